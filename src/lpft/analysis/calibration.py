@@ -1,0 +1,189 @@
+"""How far probabilities can be trusted: reliability bins, ECE, MCE and temperature scaling."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import log_softmax, softmax
+
+from lpft.analysis.inputs import class_indices, finite_matrix, logit_matrix
+from lpft.errors import InputError
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
+
+_SUM_TOLERANCE = 1e-4  # float32 softmax over thousands of classes stays well inside
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """Rows grouped by top probability: bin b covers (edges[b], edges[b + 1]].
+
+    ``edges`` [B + 1]; ``counts`` [B] rows; ``confidence`` [B] mean top probability and
+    ``accuracy`` [B] fraction of rows classified right, both NaN in an empty bin.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+
+def reliability_bins(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
+) -> ReliabilityBins:
+    """Group rows into equal-width bins of their top probability.
+
+    Bin b of B holds the rows with ``b/B < max_c p_c <= (b + 1)/B``. The borders are the float64
+    numbers nearest to ``b/B`` and the comparison is exact: float64 0.6 with 15 bins is the border
+    9/15 and lies in (8/15, 9/15], 1.0 in the last bin, and the next float64 above a border in the
+    next bin. Of equal top probabilities the first class is the prediction.
+
+    ``probabilities`` [N, C], rows summing to 1; ``labels`` [N] class indices.
+
+    Raises:
+        InputError: rows that are no distribution, an empty split, wrong labels, ``bins`` below 1.
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, section 2.
+    """
+    if bins < 1:
+        raise InputError(f"bins: expected at least 1, found {bins}")
+    table = finite_matrix(probabilities, "probabilities")
+    rows, classes = table.shape
+    indices = class_indices(labels, rows, classes)
+    if (table < 0).any() or (np.abs(table.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
+        raise InputError(
+            "probabilities: expected rows of numbers in [0, 1] that sum to 1, found others; "
+            "turn logits into probabilities with a softmax"
+        )
+    top = np.minimum(table.max(axis=1), 1.0)  # float32 rounding may leave 1.0000001
+    right = (table.argmax(axis=1) == indices).astype(np.float64)
+
+    # Division rounds each border correctly; linspace multiplies, and misses 0.6 for 10 bins.
+    edges = np.arange(bins + 1) / bins
+    position = np.searchsorted(edges, top, side="left") - 1
+    counts = np.bincount(position, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        confidence = np.bincount(position, weights=top, minlength=bins) / counts
+        accuracy = np.bincount(position, weights=right, minlength=bins) / counts
+    return ReliabilityBins(edges, counts, confidence, accuracy)
+
+
+def _gaps(table: ReliabilityBins) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight n_b / N and |accuracy - confidence| of each bin that is not empty."""
+    used = table.counts > 0
+    weight = table.counts[used] / table.counts.sum()
+    return weight, np.abs(table.accuracy[used] - table.confidence[used])
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
+) -> float:
+    """Mean over rows of the gap between accuracy and confidence of the row's bin.
+
+    ``ECE = sum_b (n_b / N) |accuracy_b - confidence_b|``, a fraction in [0, 1], over the bins of
+    :func:`reliability_bins`, which says what goes in and what is raised.
+
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3.
+    """
+    weight, gap = _gaps(reliability_bins(probabilities, labels, bins))
+    return float(weight @ gap)
+
+
+def maximum_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+    """Largest gap between accuracy and confidence over the bins that are not empty.
+
+    ``MCE = max_b |accuracy_b - confidence_b|``, a fraction in [0, 1], over the bins of
+    :func:`reliability_bins`, which says what goes in and what is raised.
+
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 5.
+    """
+    _, gap = _gaps(reliability_bins(probabilities, labels, bins))
+    return float(gap.max())
+
+
+def negative_log_likelihood(
+    logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
+) -> float:
+    """Mean cross-entropy in nats, ``-(1/N) sum_i log softmax(f(x_i) / T)[y_i]``.
+
+    ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
+
+    Raises:
+        InputError: logits that are not finite, an empty split, wrong labels, wrong temperature.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"temperature: expected a finite number above 0, found {temperature}")
+    table = logit_matrix(logits)
+    indices = class_indices(labels, *table.shape)
+    return -float(np.mean(log_softmax(table / temperature, axis=1)[np.arange(len(table)), indices]))
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """The fitted ``temperature``; NLL in nats with T = 1 (``nll_before``) and with it.
+
+    ``reason`` is None, or the sentence that says why the temperature stays 1.
+    """
+
+    temperature: float
+    reason: str | None
+    nll_before: float
+    nll_after: float
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFit:
+    """The one scalar T that minimises the NLL of ``softmax(f / T)``, within [0.01, 100].
+
+    The NLL is convex in ``beta = 1/T`` with the slope ``(1/N) sum_i sum_c p_ic (f_ic - f_iy)``,
+    which never decreases; its root is found by Brent's method over log T. The root of the slope
+    is sharp to rounding, where a minimum sought by values is sharp to its square root only.
+    Without a root strictly inside the range, as for perfectly separated rows, T stays 1.
+
+    ``logits`` [N, C] raw, of the validation split; ``labels`` [N] class indices.
+
+    Raises:
+        InputError: logits that are not finite, an empty split, wrong labels.
+    Source: Guo et al., ICML 2017, section 4.2; the same optimum as scikit-learn's
+    ``CalibratedClassifierCV(method="temperature")``.
+    """
+    table = logit_matrix(logits)
+    indices = class_indices(labels, *table.shape)
+    # Differences before sums: the slope of a row whose logits are all equal is exactly 0.
+    excess = table - np.take_along_axis(table, indices[:, None], axis=1)
+
+    def slope(log_temperature: float) -> float:
+        probabilities = softmax(table / math.exp(log_temperature), axis=1)
+        return float(np.mean(np.sum(probabilities * excess, axis=1)))
+
+    before = negative_log_likelihood(table, indices)
+    lowest, highest = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
+    if slope(lowest) <= 0 or slope(highest) >= 0:
+        return TemperatureFit(1.0, _why_no_minimum(excess, slope(lowest)), before, before)
+    temperature = math.exp(brentq(slope, lowest, highest, xtol=1e-14))
+    after = negative_log_likelihood(table, indices, temperature)
+    return TemperatureFit(temperature, None, before, after)
+
+
+def _why_no_minimum(excess: NDArray[np.float64], slope_at_lowest: float) -> str:
+    """The sentence for a NLL that does not turn inside the range of temperatures."""
+    start = "The temperature stays 1: "
+    if not excess.any():
+        return start + "each row's logits are all equal, so every temperature gives the same NLL."
+    if (excess <= 0).all():
+        return start + (
+            f"the label has the highest logit in all {len(excess)} validation rows, so the NLL "
+            "falls for ever as the temperature goes to 0 and has no minimum."
+        )
+    if slope_at_lowest <= 0:
+        return start + (
+            f"the NLL still falls at {LOWEST_TEMPERATURE:g}, the lowest temperature allowed."
+        )
+    if excess.mean() >= 0:
+        return start + (
+            "the logits favour the validation labels no more than chance would, so the NLL falls "
+            "for ever as the temperature grows and has no minimum."
+        )
+    return start + (
+        f"the NLL still falls at {HIGHEST_TEMPERATURE:g}, the highest temperature allowed."
+    )

@@ -1,0 +1,82 @@
+"""Every number that one split's logits and labels give, as ``metrics.json`` stores them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from lpft.analysis.calibration import (
+    expected_calibration_error,
+    maximum_calibration_error,
+    negative_log_likelihood,
+)
+from lpft.analysis.inputs import class_indices, logit_matrix
+
+
+def split_metrics(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> dict[str, Any]:
+    """Accuracy, calibration and logit sizes of one split, ready for JSON; fractions, not per cent.
+
+    With ``p = softmax(f)`` and ``e_y`` the one-hot label:
+
+    - ``accuracy``, ``macro_f1``, ``matthews_correlation`` of ``argmax_c f_c`` (the first of equal
+      ones), by scikit-learn. ``macro_f1`` is the mean over the classes that occur here among
+      labels or predictions, as scikit-learn defines it: a class with neither has no F1 (0/0).
+      ``matthews_correlation`` is 0 where labels or predictions are of one class.
+    - ``nll``: mean of ``-log p_y``, in nats. ``brier``: mean of ``||p - e_y||^2``, in [0, 2];
+      ``brier_mean``: the same divided by C.
+    - ``ece``, ``mce``: 15 bins, see :mod:`lpft.analysis.calibration`; ``confidence``: mean of
+      ``max_c p_c``.
+    - ``logit_norm_l1``, ``logit_norm_l2``: mean norms of the raw f; ``logit_mean``: mean of all
+      its N C entries.
+    - ``calibrated``: nll, brier, brier_mean, ece, mce, confidence with ``p = softmax(f / T)``.
+
+    ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
+
+    Raises:
+        InputError: logits that are not finite, an empty split, wrong labels, wrong temperature.
+    Source: Tomihari and Sato, NeurIPS 2024; Brier 1950; Guo et al., ICML 2017.
+    """
+    table = logit_matrix(logits)
+    rows, classes = table.shape
+    indices = class_indices(labels, rows, classes)
+    predictions = table.argmax(axis=1)
+    return {
+        "rows": rows,
+        "accuracy": float(accuracy_score(indices, predictions)),
+        "macro_f1": float(f1_score(indices, predictions, average="macro", zero_division=0)),
+        "matthews_correlation": _matthews_correlation(indices, predictions),
+        **_probability_metrics(table, indices, 1.0),
+        "logit_norm_l1": float(np.abs(table).sum(axis=1).mean()),
+        "logit_norm_l2": float(np.linalg.norm(table, axis=1).mean()),
+        "logit_mean": float(table.mean()),
+        "calibrated": _probability_metrics(table, indices, temperature),
+    }
+
+
+def _matthews_correlation(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
+    """scikit-learn's value, without its warning where only one class occurs at all."""
+    if np.unique(np.concatenate([labels, predictions])).size == 1:
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def _probability_metrics(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], temperature: float
+) -> dict[str, float]:
+    """The metrics that depend on the temperature."""
+    nll = negative_log_likelihood(logits, labels, temperature)
+    probabilities = softmax(logits / temperature, axis=1)
+    rows, classes = logits.shape
+    error = probabilities.copy()
+    error[np.arange(rows), labels] -= 1
+    brier = float(np.sum(error**2, axis=1).mean())
+    return {
+        "nll": nll,
+        "brier": brier,
+        "brier_mean": brier / classes,
+        "ece": expected_calibration_error(probabilities, labels),
+        "mce": maximum_calibration_error(probabilities, labels),
+        "confidence": float(probabilities.max(axis=1).mean()),
+    }

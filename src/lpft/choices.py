@@ -1,0 +1,9 @@
+"""The values that a choice may take, under the name that options, files and code share."""
+
+from typing import Literal
+
+Pooling = Literal["first", "last", "mean"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+ClassWeight = Literal["balanced"]
+SplitProtocol = Literal["paper", "stratified"]

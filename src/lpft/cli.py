@@ -1,0 +1,440 @@
+"""The command line: parse, call, print."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from lpft import __version__
+from lpft.choices import Device
+from lpft.errors import InputError
+from lpft.progress import visible_progress
+from lpft.runs.config import DataSettings
+from lpft.runs.options import add_setting_options, given_settings
+
+logger = logging.getLogger("lpft")
+
+BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
+
+
+class _Parser(ArgumentParser):
+    """argparse with errors in the form of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``lpft`` and give its exit status: 0, 2 for bad input, 1 unexpected, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    _quiet_libraries()
+    _log_to_stderr()
+    try:
+        with visible_progress():
+            options.run(options)
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(options, str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if _out_of_memory(error):
+            advice = "lower --batch-size or --max-length, or use a smaller --model"
+            return _fail(options, f"the model does not fit in memory: {advice}", BAD_INPUT)
+        reason = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        return _fail(options, reason, UNEXPECTED)
+    return 0
+
+
+def _demo(options: Namespace) -> None:
+    from lpft.experiments.demo import run_demo
+    from lpft.report import build_report, collect_runs, format_method_table, method_table
+
+    for _ in run_demo(
+        options.output_dir, seed=options.seed, resume=options.resume, overwrite=options.overwrite
+    ):
+        pass
+    report = build_report(options.output_dir, overwrite=options.resume or options.overwrite)
+    print(format_method_table(method_table(collect_runs(options.output_dir).runs)))
+    print(f"\nreport: {report.page}")
+
+
+def _train(options: Namespace) -> None:
+    from lpft.runs.config import collect_settings, make_config
+    from lpft.runs.train import train_run
+
+    settings, folder = collect_settings(
+        given_settings(options), options.config, options.output_dir, resume=options.resume
+    )
+    config = make_config(settings, folder)
+    result = train_run(config, resume=options.resume, overwrite=options.overwrite)
+    if options.json:
+        _print_json({"folder": str(result.folder), **result.metrics})
+        return
+    _print_metrics(result.metrics)
+    print(f"\nrun: {result.folder}")
+
+
+def _evaluate(options: Namespace) -> None:
+    from lpft.runs.evaluation import evaluate_saved, file_set, task_sets
+    from lpft.runs.saved import open_saved
+
+    saved = open_saved(options.folder, options.device)
+    if options.file is None:
+        sets = task_sets(saved, options.task, options.data_dir, options.template)
+    else:
+        sets = file_set(saved, options.file, options.text_columns, options.label_column)
+    metrics = evaluate_saved(saved, sets)
+    if options.json:
+        _print_json(metrics)
+    else:
+        _print_metrics(metrics)
+
+
+def _predict(options: Namespace) -> None:
+    from lpft.runs import predict
+    from lpft.runs.saved import open_saved
+
+    if options.output is not None:
+        predict.check_prediction_output(options.output, overwrite=options.overwrite)
+    saved = open_saved(options.folder, options.device)
+    if options.file is not None:
+        texts = predict.file_texts(saved, options.file, options.text_columns)
+    elif options.text is not None:
+        texts = iter(predict.argument_texts(saved, options.text))
+    else:
+        texts = predict.line_texts(saved, sys.stdin)
+    rows = predict.predict_texts(saved, texts)
+    if options.output is None:
+        predict.print_predictions(rows, sys.stdout)
+    else:
+        predict.save_predictions(options.output, rows, saved.classifier.model.config.classes)
+
+
+def _report(options: Namespace) -> None:
+    from lpft.report import build_report, collect_runs, format_method_table, method_table
+
+    report = build_report(options.folder, options.output, overwrite=options.overwrite)
+    print(format_method_table(method_table(collect_runs(options.folder).runs)))
+    print(f"\nreport: {report.page}")
+
+
+def _check(options: Namespace) -> None:
+    from lpft.data import check_data
+    from lpft.runs.config import collect_settings, make_config
+    from lpft.runs.train import load_data
+
+    settings, _ = collect_settings(given_settings(options), None, None, resume=False)
+    data = load_data(make_config(settings).data)
+    findings = check_data(data)
+    if options.json:
+        _print_json(
+            {
+                "name": data.name,
+                "classes": list(data.classes),
+                "rows": {split: len(examples) for split, examples in data.splits().items()},
+                "findings": [vars(finding) for finding in findings],
+            }
+        )
+        return
+    print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
+    _print_table(
+        ["split", "rows", *map(str, data.classes)],
+        [
+            [split, len(examples), *examples.class_counts(len(data.classes))]
+            for split, examples in data.splits().items()
+        ],
+    )
+    for finding in findings:
+        print(f"{finding.level}: {finding.message}")
+    if not findings:
+        print("nothing to report")
+
+
+def _tasks(options: Namespace) -> None:
+    from lpft.data import TASKS, find_task
+
+    tasks = list(TASKS.values()) if options.name is None else [find_task(options.name)]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": task.name,
+            "title": task.title,
+            "classes": list(task.classes),
+            "metric": task.metric,
+            "templates": [template.description for template in task.templates],
+            "ood": list(task.ood),
+            "hub": None if task.hub is None else task.hub.id,
+            "url": task.url,
+            "licence": task.licence,
+        }
+        for task in tasks
+    ]
+    if options.json:
+        _print_json(rows)
+    elif options.name is None:
+        _print_table(
+            ["task", "classes", "metric", "what"],
+            [[row["name"], len(row["classes"]), row["metric"], row["title"]] for row in rows],
+        )
+    else:
+        for name, value in rows[0].items():
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"{name + ':':<11}{'-' if text in (None, '') else text}")
+
+
+def _models(options: Namespace) -> None:
+    from lpft.model.families import TESTED_FAMILIES
+    from lpft.model.packaged import DESCRIPTION, NAME
+
+    if options.json:
+        _print_json(
+            {
+                "packaged": {NAME: DESCRIPTION},
+                "families": {
+                    family.model_type: {
+                        "pooling": family.pooling,
+                        "adapted": list(family.adapted),
+                        "fused": family.fused,
+                    }
+                    for family in TESTED_FAMILIES
+                },
+            }
+        )
+        return
+    print(f"{NAME}: {DESCRIPTION}, comes with the demo extra")
+    print("Any other model: a Hugging Face Hub id or a model folder. The tests train these:\n")
+    _print_table(
+        ["family", "default pooling", "LoRA adapts"],
+        [[family.model_type, family.pooling, family.adapted_text] for family in TESTED_FAMILIES],
+    )
+    print(
+        "\nA sentence-transformers folder's own pooling comes before the family's (MiniLM: mean)."
+    )
+
+
+def _methods(options: Namespace) -> None:
+    from lpft.training.methods import METHODS
+
+    if options.json:
+        _print_json([vars(method) for method in METHODS.values()])
+        return
+    _print_table(
+        ["method", "head starts", "then trains", "in words"],
+        [
+            [
+                method.name,
+                "from the LP solution" if method.head_start == "lp" else "random",
+                {"head": "nothing", "all": "everything"}.get(
+                    method.trained, f"{method.trained} factors, head"
+                ),
+                method.summary,
+            ]
+            for method in METHODS.values()
+        ],
+    )
+    print(
+        "\nAdapters sit on the query and value projections (see lpft models). In families that "
+        "fuse query,\nkey and value into one projection, all of it is adapted, the keys too."
+    )
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(
+        prog="lpft",
+        description="Linear probing, then fine-tuning of text classifiers: calibrated, tested "
+        "out of distribution, explained.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"lpft {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(run: Callable[[Namespace], None], summary: str) -> ArgumentParser:
+        name = run.__name__.removeprefix("_")
+        added = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        added.set_defaults(run=run)
+        return added
+
+    demo = command(_demo, "train five methods on the embedded corpus and write a report")
+    demo.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("demo-report"),
+        help="folder of the report and the runs (default: %(default)s)",
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of all methods (default: %(default)s)")
+    _add_restart(demo)
+
+    train = command(_train, "train one classifier")
+    train.add_argument("--config", type=Path, help="YAML file of 'option: value' lines")
+    add_setting_options(train)
+    train.add_argument(
+        "--output-dir",
+        type=Path,
+        help="folder of the run (default: runs/DATA-MODEL-METHOD-seedS)",
+    )
+    _add_restart(train)
+    _add_json(train)
+
+    evaluate = command(_evaluate, "metrics of a trained classifier on more labelled data")
+    _add_run(evaluate)
+    source = evaluate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--task", help="a task of lpft tasks: its test split and OOD sets")
+    source.add_argument("--file", type=Path, help="labelled texts: CSV, TSV, JSON Lines, Parquet")
+    evaluate.add_argument("--data-dir", type=Path, help="folder of the task's release files")
+    evaluate.add_argument("--template", type=int, default=0, help="of the task (default: 0)")
+    _add_columns(evaluate)
+    evaluate.add_argument("--label-column", help="(default: as in training)")
+    _add_json(evaluate)
+
+    predict = command(_predict, "labels and probabilities of new texts, as JSON lines or CSV")
+    _add_run(predict)
+    texts = predict.add_mutually_exclusive_group()
+    texts.add_argument("--file", type=Path, help="CSV, TSV, JSON Lines or Parquet")
+    texts.add_argument("--text", nargs="+", help="texts; for a model of pairs, each two are a pair")
+    _add_columns(predict)
+    predict.add_argument(
+        "--output", type=Path, help="file ending in .jsonl or .csv (default: standard output)"
+    )
+    predict.add_argument("--overwrite", action="store_true", help="replace the output file")
+    predict.epilog = (
+        "Without --file and --text, standard input is read: a text per line, or for a model of "
+        "pairs two with a tab between them."
+    )
+
+    report = command(_report, "tables, figures and one page on all runs below a folder")
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder that holds runs")
+    report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
+    report.add_argument("--overwrite", action="store_true", help="replace an older report")
+
+    check = command(_check, "look at data before training on it")
+    add_setting_options(check, [item.name for item in fields(DataSettings)])
+    _add_json(check)
+
+    tasks = command(_tasks, "what data lpft knows by name")
+    tasks.add_argument("name", nargs="?", metavar="NAME", help="show one task whole")
+    _add_json(tasks)
+    _add_json(command(_models, "what models can be trained"))
+    _add_json(command(_methods, "what the methods do"))
+    return parser
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
+    parser.add_argument(
+        "--device", choices=get_args(Device), default="auto", help="(default: %(default)s)"
+    )
+
+
+def _add_columns(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--text-columns",
+        type=lambda names: tuple(name.strip() for name in names.split(",")),
+        help="one column, or two with a comma for pairs (default: as in training)",
+    )
+
+
+def _add_restart(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an unfinished run in the output folder"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what the output folder holds"
+    )
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    rows = [
+        [
+            split,
+            m["rows"],
+            *(f"{m[name]:.3f}" for name in ("accuracy", "macro_f1", "matthews_correlation")),
+            f"{m['nll']:.3f}",
+            f"{m['calibrated']['nll']:.3f}",
+            f"{m['ece']:.3f}",
+            f"{m['calibrated']['ece']:.3f}",
+        ]
+        for split, m in metrics["splits"].items()
+    ]
+    _print_table(
+        ["split", "rows", "accuracy", "macro F1", "MCC", "NLL", "with T", "ECE", "with T"], rows
+    )
+    print(f"temperature T: {metrics['temperature']:.3f}")
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Columns of text left, of numbers right, two blanks apart."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [
+        all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)
+        for column in zip(*cells[1:], strict=True)
+    ]
+    for line in cells:
+        aligned = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        print("  ".join(aligned).rstrip())
+
+
+def _quiet_libraries() -> None:
+    """Let our own lines be the only ones: no load reports, no bars but ours, no deprecations."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.simplefilter("ignore")
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LevelPrefix())
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+class _LevelPrefix(logging.Formatter):
+    """``warning: ...`` before what is not plain progress."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _fail(options: Namespace, message: str, status: int) -> int:
+    if options.debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether torch or NumPy found no memory; torch on CPUs has no exception class for it."""
+    name = type(error).__name__
+    return name in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError") or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

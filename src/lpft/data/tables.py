@@ -1,0 +1,185 @@
+"""User files (CSV, TSV, JSON Lines, Parquet) as tables of plain Python values.
+
+The formats are read here, not by pandas' readers, because those repair bad files silently: short
+rows are filled up, "NA" becomes a missing value, "1" in JSON becomes a number, and an error in a
+JSON line has no line number.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpft.data.lines import (
+    check_unique,
+    check_width,
+    named_rows,
+    read_lines,
+    require_file,
+    split_fields,
+)
+from lpft.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+"""Endings of the files that can be read (``.json`` holds one object per line, as ``.jsonl``)."""
+
+Row = dict[str, Any]
+
+
+def read_table(path: str | Path) -> "pd.DataFrame":
+    """All rows of a file.
+
+    Values are Python's own (column dtype object): text of CSV and TSV files stays text, "NA" and
+    "null" too; JSON and Parquet values keep their type; a missing value is None or NaN. Text is
+    UTF-8, with or without a byte-order mark. In TSV files a quote is an ordinary character unless
+    it encloses a whole field, so that both GLUE's files and those that pandas writes are read.
+
+    Returns:
+        A frame of N rows whose index is the row number from 0.
+
+    Raises:
+        InputError: the file is missing, empty, damaged, not UTF-8, of an unknown format, holds no
+            rows, has two columns of one name or a row with too many or too few fields; the
+            message names the file and, where known, the line.
+    """
+    path = Path(path)
+    rows = list(_rows(path))
+    if not rows:
+        raise _no_rows(path)
+    return _frame(rows, start=0)
+
+
+def iter_tables(path: str | Path, rows: int = 1000) -> Iterator["pd.DataFrame"]:
+    """The same rows as :func:`read_table`, ``rows`` at a time, for files larger than memory.
+
+    The index goes on from table to table: it is the row number in the file, from 0.
+
+    Raises:
+        InputError: as :func:`read_table`, when the bad row is reached.
+    """
+    path = Path(path)
+    remaining = _rows(path)
+    start = 0
+    while chunk := list(islice(remaining, rows)):
+        yield _frame(chunk, start)
+        start += len(chunk)
+    if start == 0:
+        raise _no_rows(path)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compressed = suffixes[-1:] == [".gz"]
+    match suffixes[-2:-1] if compressed else suffixes[-1:]:
+        case [".csv"]:
+            return _csv_rows(path)
+        case [".tsv"]:
+            return _tsv_rows(path)
+        case [".jsonl" | ".json"]:
+            return _json_rows(path)
+        case [".parquet"] if not compressed:
+            return _parquet_rows(path)
+    raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
+    reader = csv.reader((line for _, line in read_lines(path)), strict=True)
+
+    def records() -> Iterator[list[str]]:
+        expected = 0
+        try:
+            for record in reader:
+                if record:
+                    expected = len(record) if expected == 0 else expected
+                    check_width(path, reader.line_num, len(record), expected)
+                    yield record
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
+                'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
+            ) from error
+
+    yield from _with_header(path, records())
+
+
+def _tsv_rows(path: Path) -> Iterator[Row]:
+    fields = (fields for _, fields in split_fields(path, read_lines(path)))
+    yield from _with_header(path, ([_unquote(field) for field in record] for record in fields))
+
+
+def _unquote(field: str) -> str:
+    inner = field[1:-1].replace('""', "")
+    enclosed = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner
+    return field[1:-1].replace('""', '"') if enclosed else field
+
+
+def _with_header(path: Path, records: Iterator[list[str]]) -> Iterator[Row]:
+    header = next(records, None)
+    if header is None:
+        raise InputError(f"{path} is empty: expected a first line that names the columns, and rows")
+    yield from named_rows(path, header, records)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_json_object)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}, line {number}: not valid JSON ({error}); "
+                "expected one complete object per line (JSON Lines)"
+            ) from error
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{path}, line {number}: found a JSON {type(row).__name__}, expected one object "
+                "per line (JSON Lines): write each row on a line of its own"
+            )
+        yield row
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> Row:
+    # json alone would keep the last value of a repeated name and say nothing
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name occurs more than once in one object")
+    return row
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    require_file(path)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            check_unique(path, names)
+            for batch in file.iter_batches(batch_size=1000):
+                columns = [column.to_pylist() for column in batch.columns]
+                for values in zip(*columns, strict=True):
+                    yield dict(zip(names, values, strict=True))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a readable Parquet file ({reason})") from error
+
+
+def _frame(rows: list[Row], start: int) -> "pd.DataFrame":
+    import pandas as pd
+
+    # the union of all rows' names: a JSON object may leave out what it has no value for
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = [[row.get(name) for name in names] for row in rows]
+    index = range(start, start + len(rows))
+    return pd.DataFrame(values, columns=names, index=index, dtype=object)
+
+
+def _no_rows(path: Path) -> InputError:
+    return InputError(f"{path} has no rows: expected at least one row of data")

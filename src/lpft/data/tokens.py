@@ -1,0 +1,162 @@
+"""Texts to token ids, and the length-grouped batches in which encoders read them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lpft.data.examples import Text
+from lpft.errors import InputError
+from lpft.progress import progress
+
+_TOKENIZER_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Unpadded model inputs of N texts: ``columns[name][i]`` are the ids of text i."""
+
+    columns: dict[str, list[list[int]]]
+    pad_values: dict[str, int]
+    padding_side: str
+
+    def __len__(self) -> int:
+        return len(self.columns["input_ids"])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per text, special ones counted."""
+        return np.array([len(ids) for ids in self.columns["input_ids"]], dtype=np.int64)
+
+    def batch(
+        self, rows: Sequence[int] | NDArray[np.int64], width: int | None = None
+    ) -> dict[str, Tensor]:
+        """The given texts as tensors (rows x T), padded to their longest or to ``width``."""
+        longest = max(len(self.columns["input_ids"][row]) for row in rows)
+        width = longest if width is None else max(width, longest)
+        batch = {}
+        for name, column in self.columns.items():
+            padded = torch.full((len(rows), width), self.pad_values[name], dtype=torch.long)
+            for place, row in enumerate(rows):
+                ids = torch.tensor(column[row], dtype=torch.long)
+                start = width - len(ids) if self.padding_side == "left" else 0
+                padded[place, start : start + len(ids)] = ids
+            batch[name] = padded
+        return batch
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every id of every column."""
+        digest = sha256()
+        for name in sorted(self.columns):
+            digest.update(name.encode())
+            for ids in self.columns[name]:
+                digest.update(np.array([len(ids), *ids], dtype=np.int32).tobytes())
+        return digest.hexdigest()
+
+
+def load_tokenizer(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, without a fixed padding or truncation, and with a padding token.
+
+    A tokenizer without a padding token borrows an existing one: the attention mask keeps padding
+    out of every output, so no embedding is added and no output changes.
+
+    Raises:
+        InputError: the tokenizer files are missing or damaged.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the tokenizer of '{source}' cannot be loaded ({reason}): expected tokenizer.json or "
+            "the vocabulary files of the model beside its weights"
+        ) from error
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    if tokenizer.pad_token is None:
+        stand_in = next(
+            (
+                token
+                for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token)
+                if token is not None
+            ),
+            tokenizer.convert_ids_to_tokens(0),
+        )
+        tokenizer.pad_token = stand_in
+    return tokenizer
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int) -> Tokens:
+    """Token ids of texts or pairs, truncated to ``max_length`` tokens, the longer text first.
+
+    Raises:
+        InputError: a text has no token at all, or texts and pairs are mixed.
+    """
+    if not texts:
+        raise InputError("there is no text to read: expected at least one")
+    paired = isinstance(texts[0], tuple)
+    columns: dict[str, list[list[int]]] = {}
+    for start in progress(range(0, len(texts), _TOKENIZER_CHUNK), "tokenizing", unit="k texts"):
+        chunk = texts[start : start + _TOKENIZER_CHUNK]
+        for offset, text in enumerate(chunk):
+            _check_text(text, paired, start + offset)
+        arguments: tuple[Any, ...] = (
+            tuple(map(list, zip(*chunk, strict=True))) if paired else (list(chunk),)
+        )
+        encoded = tokenizer(*arguments, truncation=True, max_length=max_length)
+        for name, values in encoded.items():
+            columns.setdefault(name, []).extend(values)
+    for row, ids in enumerate(columns["input_ids"]):
+        if not ids:
+            raise InputError(
+                f"text {row + 1} has no token that the model knows: expected some text"
+            )
+    pad_values = {
+        "input_ids": tokenizer.pad_token_id,
+        "token_type_ids": tokenizer.pad_token_type_id,
+    }
+    return Tokens(
+        columns=columns,
+        pad_values={name: pad_values.get(name, 0) for name in columns},
+        padding_side=tokenizer.padding_side,
+    )
+
+
+def length_batches(
+    lengths: NDArray[np.int64], *, max_rows: int, max_tokens: int
+) -> Iterator[NDArray[np.int64]]:
+    """Row indices in batches of similar length, longest first, at most ``max_tokens`` padded.
+
+    Longest first, so that running out of memory happens at once and not at the end.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, min(max_rows, max_tokens // int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def _check_text(text: Text, paired: bool, row: int) -> None:
+    parts = text if isinstance(text, tuple) else (text,)
+    if isinstance(text, tuple) != paired or len(parts) != (2 if paired else 1):
+        expected = "a pair of texts" if paired else "a single text"
+        raise InputError(f"text {row + 1} is not {expected}, as the first one is")
+    for part in parts:
+        if not isinstance(part, str):
+            raise InputError(
+                f"text {row + 1} is {part!r}: expected a string, or a tuple of two for a pair"
+            )
+        if not part.strip():
+            raise InputError(f"text {row + 1} is empty: give it a text or leave the row out")

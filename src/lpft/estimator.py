@@ -1,0 +1,295 @@
+"""TextClassifier: LP-FT and its relatives as a scikit-learn estimator."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from lpft.choices import ClassWeight, Device, Pooling, Precision
+from lpft.data import Examples, Label, Text, encode_labels, infer_classes, stratified_holdout
+from lpft.data import read_labels as checked_labels
+from lpft.errors import InputError
+from lpft.progress import visible_progress
+from lpft.training.settings import TrainingSettings, resolve
+
+if TYPE_CHECKING:
+    from lpft.model import Classifier
+
+_FILE_OF_LABELS = "the labels"
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):
+    """A text classifier by linear probing, fine-tuning, LP-FT, LoRA or LP-LoRA, calibrated.
+
+    ``f(x) = V phi(x) + b`` over a pre-trained encoder phi; probabilities are
+    ``softmax(f(x) / T)`` with the temperature T fitted on validation texts (Guo et al., 2017).
+    The parameters are the options of ``lpft train``; None takes the method's default.
+
+    Attributes:
+        classes_: the C class names, sorted, of the type in which the labels were given.
+        model_: the ``LinearHeadClassifier`` (a ``PreTrainedModel``): ``model_.features(**tokens)``
+            is phi (N x h), ``model_.head`` the ``nn.Linear`` of V and b.
+        tokenizer_: its tokenizer, whose ``model_max_length`` is the training's.
+        temperature_: T.
+        history_: one row per evaluation and logging step of the training.
+
+    Source: Kumar et al., ICLR 2022 (LP-FT); Tomihari and Sato, NeurIPS 2024.
+    """
+
+    def __init__(
+        self,
+        model: str = "minilm",
+        *,
+        method: str = "lp-ft",
+        seed: int = 0,
+        pooling: Pooling | None = None,
+        head_bias: bool = True,
+        max_length: int = 128,
+        epochs: float | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        head_scale: float | None = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        class_weight: ClassWeight | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        device: Device = "auto",
+        precision: Precision = "float32",
+        report_to: str = "none",
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.seed = seed
+        self.pooling = pooling
+        self.head_bias = head_bias
+        self.max_length = max_length
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.head_scale = head_scale
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.class_weight = class_weight
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.device = device
+        self.precision = precision
+        self.report_to = report_to
+        self.verbose = verbose
+
+    def fit(
+        self,
+        texts: Sequence[Text],
+        labels: ArrayLike,
+        validation: tuple[Sequence[Text], ArrayLike] | None = None,
+    ) -> Self:
+        """Train on N texts (or pairs, as tuples of two) and their N labels, and calibrate.
+
+        ``validation`` is (texts, labels) for the best epoch and the temperature; without it 10% of
+        each class are held out, always the same rows.
+
+        Raises:
+            InputError: empty or unequal inputs, fewer than two classes, multi-label or continuous
+                labels, a label of validation that training lacks, a model that cannot be loaded.
+        """
+        from lpft.model.inference import resolve_device
+        from lpft.training.fit import fit_classifier
+        from lpft.training.frozen import default_cache_dir, encoder_fingerprint
+        from lpft.training.inputs import prepare_split
+
+        settings = resolve(self._settings())
+        classes, train = _examples(texts, labels, None)
+        if validation is None:
+            assert train.labels is not None
+            train_rows, validation_rows = stratified_holdout(train.labels)
+            if not len(validation_rows):
+                raise InputError(
+                    "no text can be held out for validation: expected at least 2 texts of a "
+                    "class, or validation=(texts, labels)"
+                )
+            held_out = train.select(validation_rows)
+            train = train.select(train_rows)
+        else:
+            _, held_out = _examples(*validation, classes)
+        with visible_progress(self.verbose):
+            classifier = self._build(classes)
+            encoder = encoder_fingerprint(classifier.model)
+            train_inputs, validation_inputs = (
+                prepare_split(
+                    classifier,
+                    examples,
+                    settings,
+                    encoder=encoder,
+                    cache_dir=default_cache_dir(),
+                    name=name,
+                )
+                for name, examples in (("train", train), ("validation", held_out))
+            )
+            with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
+                result = fit_classifier(
+                    classifier,
+                    train_inputs,
+                    validation_inputs,
+                    settings,
+                    metric="accuracy",
+                    folder=Path(folder),
+                )
+        result.classifier.model.to(resolve_device("cpu"))
+        self._take(result.classifier)
+        self.history_ = result.history
+        return self
+
+    def predict(self, texts: Sequence[Text]) -> NDArray[Any]:
+        """The most probable class of each text, N names of the type given in training."""
+        return self.classes_[self._logits(texts).argmax(axis=1)]
+
+    def predict_proba(self, texts: Sequence[Text]) -> NDArray[np.float64]:
+        """``softmax(f(x) / T)``, N x C, in the order of ``classes_``."""
+        from scipy.special import softmax
+
+        return softmax(self._logits(texts).astype(np.float64) / self.temperature_, axis=1)
+
+    def decision_function(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """The logits ``V phi(x) + b`` before the temperature, N x C."""
+        return self._logits(texts)
+
+    def features(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """phi(x), N x h, in evaluation mode.
+
+        Raises:
+            InputError: a text is empty, or texts and pairs are mixed.
+        """
+        check_is_fitted(self, "model_")
+        from lpft.data.tokens import tokenize
+        from lpft.model.inference import extract_features, resolve_device
+
+        tokens = tokenize(self.tokenizer_, list(texts), self.tokenizer_.model_max_length)
+        with visible_progress(self.verbose):
+            return extract_features(
+                self.model_, tokens, device=resolve_device(self.device), precision=self.precision
+            )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write model and tokenizer in Hugging Face form to a new or empty folder.
+
+        Raises:
+            InputError: the folder holds files and ``overwrite`` is not set, or cannot be written.
+        """
+        check_is_fitted(self, "model_")
+        from lpft.model import Classifier, save_classifier
+
+        target = Path(folder)
+        if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
+            raise InputError(
+                f"'{target}' exists and is not an empty folder: name another, or pass "
+                "overwrite=True for a folder"
+            )
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            save_classifier(Classifier(self.model_, self.tokenizer_), target)
+        except OSError as error:
+            raise InputError(f"'{target}' cannot be written ({error.strerror})") from error
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: Device = "auto") -> Self:
+        """A fitted classifier from what :meth:`save` or ``lpft train`` wrote.
+
+        Raises:
+            InputError: the folder is missing, damaged, or holds another kind of model.
+        """
+        from lpft.model import load_classifier
+
+        classifier = load_classifier(Path(folder))
+        config = classifier.model.config
+        estimator = cls(
+            model=str(folder),
+            pooling=config.pooling,
+            head_bias=config.head_bias,
+            max_length=classifier.max_length,
+            device=device,
+        )
+        estimator._take(classifier)
+        return estimator
+
+    @classmethod
+    def untrained(
+        cls, model: str, classes: Sequence[Label], seed: int = 0, **parameters: Any
+    ) -> Self:
+        """The model before any training, with the random head of ``seed``.
+
+        Args:
+            model: as in the constructor.
+            classes: the C class names, in the order that the logits shall have.
+            parameters: further parameters of the constructor.
+
+        Raises:
+            InputError: fewer than two classes, a repeated one, or a model that cannot be loaded.
+        """
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise InputError(f"the classes {list(classes)} must be at least 2 different names")
+        estimator = cls(model, seed=seed, **parameters)
+        estimator._take(estimator._build(tuple(classes)))
+        return estimator
+
+    def _settings(self) -> TrainingSettings:
+        parameters = self.get_params()
+        del parameters["verbose"]
+        return TrainingSettings(**parameters)
+
+    def _build(self, classes: tuple[Label, ...]) -> "Classifier":
+        from lpft.model import build_classifier
+
+        return build_classifier(
+            self.model,
+            classes,
+            seed=self.seed,
+            pooling=self.pooling,
+            head_bias=self.head_bias,
+            max_length=self.max_length,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def _take(self, classifier: "Classifier") -> None:
+        self.model_ = classifier.model
+        self.tokenizer_ = classifier.tokenizer
+        self.classes_ = np.array(classifier.model.config.classes)
+        self.temperature_ = float(classifier.model.config.temperature)
+
+    def _logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+        from lpft.model.inference import head_logits
+
+        features = self.features(texts)
+        return head_logits(self.model_, features)
+
+
+def _examples(
+    texts: Sequence[Text], labels: ArrayLike, classes: tuple[Label, ...] | None
+) -> tuple[tuple[Label, ...], Examples]:
+    """The class names (inferred where None) and the rows, checked."""
+    texts = [tuple(text) if isinstance(text, list) else text for text in texts]
+    values = np.asarray(labels, dtype=object)
+    if values.ndim > 1:
+        raise InputError(
+            f"the labels have shape {values.shape}: expected one class per text; multi-label is "
+            "not supported"
+        )
+    if len(texts) != len(values):
+        raise InputError(f"there are {len(texts)} texts but {len(values)} labels")
+    names = checked_labels(values.tolist(), _FILE_OF_LABELS)
+    if classes is None:
+        classes = infer_classes(names, _FILE_OF_LABELS)
+    return classes, Examples(
+        ids=[str(row) for row in range(len(texts))],
+        texts=texts,
+        labels=encode_labels(names, classes, _FILE_OF_LABELS),
+    )

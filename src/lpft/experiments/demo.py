@@ -1,0 +1,31 @@
+"""The main job, offline: every method of the paper on the embedded corpus, in one report."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from lpft.runs.config import make_config
+from lpft.runs.train import RunResult, train_run
+
+logger = logging.getLogger(__name__)
+
+DEMO_METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
+"""The five methods of the paper."""
+
+_SETTINGS = {"task": "demo", "model": "minilm", "split_protocol": "stratified"}
+_FINE_TUNING = {"epochs": 5}
+
+
+def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Iterator[RunResult]:
+    """Train each method into ``folder / "runs" / method``, one after the other.
+
+    FT and LP-FT share one learning rate and batch size, and so do LoRA and LP-LoRA, so that the
+    report may compare them.
+    """
+    for method in DEMO_METHODS:
+        logger.info("training %s", method)
+        settings = _SETTINGS | {"method": method, "seed": seed}
+        if method != "lp":
+            settings |= _FINE_TUNING
+        config = make_config(settings, folder / "runs" / method)
+        yield train_run(config, resume=resume, overwrite=overwrite)

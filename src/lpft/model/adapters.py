@@ -1,0 +1,74 @@
+"""Low-rank adapters on a classifier's encoder; the only module that imports PEFT."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.model.families import query_value_projections
+
+
+def _lora(targets: list[str], rank: int, alpha: float, *, use_dora: bool = False) -> PeftConfig:
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=targets,
+        modules_to_save=["head"],
+        use_dora=use_dora,
+    )
+
+
+def _dora(targets: list[str], rank: int, alpha: float) -> PeftConfig:
+    return _lora(targets, rank, alpha, use_dora=True)
+
+
+ADAPTERS: dict[str, Callable[[list[str], int, float], PeftConfig]] = {"lora": _lora, "dora": _dora}
+"""Adapter name to the PEFT configuration for (target modules, rank, alpha)."""
+
+
+def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: float) -> PeftModel:
+    """The classifier with ``name``'s factors on its query and value projections.
+
+    Only the factors and the head train. The head keeps the values that it has now.
+
+    Raises:
+        InputError: the model has no query and value projections of a known name.
+    """
+    targets = query_value_projections(
+        module_name
+        for module_name, module in model.encoder.named_modules()
+        if hasattr(module, "weight")
+    )
+    return get_peft_model(model, ADAPTERS[name](list(targets), rank, alpha))
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """Write the factors and the head to ``folder`` in PEFT's own form (``adapter_*`` files)."""
+    assert isinstance(model, PeftModel)
+    model.save_pretrained(str(folder))
+
+
+def merge_adapter(model: nn.Module) -> LinearHeadClassifier:
+    """The plain classifier with the factors added to the weights: W + (alpha / r) B A."""
+    assert isinstance(model, PeftModel)
+    return model.merge_and_unload()
+
+
+def load_adapter(model: LinearHeadClassifier, folder: Path) -> PeftModel:
+    """The classifier with the adapter and head that ``folder`` holds (``adapter_*`` files)."""
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def trained_head(model: nn.Module) -> nn.Linear:
+    """The head that trains: PEFT keeps the trained copy beside the original one."""
+    name = (
+        f"base_model.model.head.modules_to_save.{model.active_adapter}"
+        if isinstance(model, PeftModel)
+        else "head"
+    )
+    head = model.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    return head

@@ -1,0 +1,154 @@
+"""An encoder with dropout and one linear layer on its pooled feature, in Hugging Face form."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ModelOutput
+
+from lpft.choices import Pooling
+from lpft.data.examples import Label
+from lpft.model.encoder import build_encoder, feature_size, head_dropout, hidden_states, pool
+
+HEAD_INITIAL_STD = 0.02
+
+
+@strict
+class LinearHeadConfig(PreTrainedConfig):
+    """Configuration of :class:`LinearHeadClassifier`; the encoder's own is ``encoder_config``.
+
+    ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``label_type`` says
+    whether the user's class names are strings or integers; ``id2label`` holds them as strings.
+    """
+
+    model_type = "lpft"
+    sub_configs: ClassVar = {"encoder_config": AutoConfig}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    pooling: Pooling = "first"
+    head_bias: bool = True
+    head_dropout: float | int = 0.1
+    temperature: float | int = 1.0
+    label_type: Literal["str", "int"] = "str"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.encoder_config, dict):
+            settings = dict(self.encoder_config)
+            self.encoder_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        super().__post_init__(**kwargs)
+
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """The class names in the order of the logits, of the type in which they were given."""
+        convert = int if self.label_type == "int" else str
+        return tuple(convert(self.id2label[index]) for index in range(self.num_labels))
+
+
+@dataclass
+class ClassifierOutput(ModelOutput):
+    """``logits`` (N x C) are divided by the temperature in evaluation mode; ``loss`` never is."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    features: Tensor | None = None
+
+
+class LinearHeadClassifier(PreTrainedModel):
+    """``f(x) = V phi(x) + b``: the classifier of Tomihari and Sato (2024), section 3.
+
+    ``phi`` (N x h) is the pooled last hidden state of a pre-trained encoder, V (C x h) and b (C)
+    are :attr:`head`, with dropout between the two while training.
+    """
+
+    config_class = LinearHeadConfig
+    supports_gradient_checkpointing = True
+    # Trainer would take forward's **_ for a loss that counts the items of accumulated batches.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: LinearHeadConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.encoder = build_encoder(config.encoder_config) if encoder is None else encoder
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.head = nn.Linear(
+            feature_size(config.encoder_config), config.num_labels, bias=config.head_bias
+        )
+        self.post_init()
+
+    def features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **extra: Tensor
+    ) -> Tensor:
+        """phi(x), N x h, of token ids (N x T); without a mask every token counts as real."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        states = hidden_states(self.encoder, input_ids, attention_mask, **extra)
+        return pool(states, attention_mask, self.config.pooling)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> ClassifierOutput:
+        """Logits (N x C), features (N x h), and with ``labels`` (N) the mean cross-entropy."""
+        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        features = self.features(input_ids, attention_mask, **extra)
+        logits = self.head(self.dropout(features))
+        loss = None if labels is None else cross_entropy(logits.float(), labels)
+        if not self.training:
+            logits = logits / self.config.temperature
+        return ClassifierOutput(loss=loss, logits=logits, features=features)
+
+    @torch.no_grad()
+    def initialize_head(self, generator: torch.Generator) -> None:
+        """The random head of fine-tuning: V normal with standard deviation 0.02, b zero."""
+        weight = torch.empty(self.head.weight.shape, dtype=torch.float32)
+        weight.normal_(0.0, HEAD_INITIAL_STD, generator=generator)
+        self.head.weight.copy_(weight)
+        if self.head.bias is not None:
+            self.head.bias.zero_()
+
+
+def attach_head(
+    encoder: PreTrainedModel,
+    classes: tuple[Label, ...],
+    *,
+    pooling: Pooling,
+    head_bias: bool,
+    generator: torch.Generator,
+) -> LinearHeadClassifier:
+    """A classifier over ``classes`` on a pre-trained encoder, with a random head."""
+    names = [str(label) for label in classes]
+    config = LinearHeadConfig(
+        # A copy: composing would reset the attention implementation of the loaded encoder.
+        encoder_config=deepcopy(encoder.config),
+        pooling=pooling,
+        head_bias=head_bias,
+        head_dropout=head_dropout(encoder.config),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        label_type="int" if all(isinstance(label, int) for label in classes) else "str",
+        problem_type="single_label_classification",
+    )
+    model = LinearHeadClassifier(config, encoder).to(encoder.dtype)
+    model.initialize_head(generator)
+    return model.eval()
+
+
+AutoConfig.register("lpft", LinearHeadConfig)
+AutoModelForSequenceClassification.register(LinearHeadConfig, LinearHeadClassifier)

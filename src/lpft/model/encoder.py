@@ -1,0 +1,224 @@
+"""Pre-trained encoders: loading them, and turning their hidden states into one feature per text.
+
+This is the only module that loads the models of transformers.
+"""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils.hub import cached_file
+
+from lpft.choices import Pooling
+from lpft.errors import InputError
+
+_SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
+    "cls": "first",
+    "cls_token": "first",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "lasttoken": "last",
+}
+
+
+def load_config(source: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedConfig:
+    """The configuration of a Hub id or a model folder.
+
+    Raises:
+        InputError: nothing is there, it cannot be reached, or it is no model.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(_explain_load_failure(source, error)) from error
+
+
+def load_encoder(
+    source: str,
+    config: PreTrainedConfig,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """The pre-trained encoder without pooler or language-model head, in evaluation mode.
+
+    Raises:
+        InputError: the weights are missing, damaged or of another architecture.
+    """
+    auto_class, keywords = _construction(config)
+    try:
+        encoder, report = auto_class.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            output_loading_info=True,
+            **keywords,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(_explain_load_failure(source, error)) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"the weights of '{source}' lack {len(missing)} parameters of a {config.model_type} "
+            f"model (for example {missing[0]}): the checkpoint is incomplete or of another "
+            "architecture; download it again or name another model"
+        )
+    return encoder.eval()
+
+
+def build_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The architecture of ``config`` with the library's own random weights."""
+    auto_class, keywords = _construction(config)
+    if dtype is not None:
+        keywords["dtype"] = dtype
+    return auto_class.from_config(config, **keywords)
+
+
+def hidden_states(
+    encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor, **extra: Tensor
+) -> Tensor:
+    """The last hidden states, N x T x h, of padded token ids (N x T) under their mask (N x T).
+
+    Left padding gives the states of right padding: where the encoder would number positions from
+    the first column, the positions of the real tokens are passed instead.
+    """
+    accepted = inspect.signature(encoder.forward).parameters
+    keywords: dict[str, Any] = {name: value for name, value in extra.items() if name in accepted}
+    if "use_cache" in accepted:
+        keywords["use_cache"] = False
+    if "position_ids" in accepted and not _numbers_real_tokens(encoder):
+        padded_left = attention_mask[:, 0] == 0
+        if bool(padded_left.any()):
+            keywords["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+    return encoder(input_ids=input_ids, attention_mask=attention_mask, **keywords).last_hidden_state
+
+
+def pool(states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+    """One feature per text, N x h, from hidden states (N x T x h) and the mask (N x T).
+
+    ``first`` and ``last`` take the first and last token that is not padding, on whichever side the
+    padding is; ``mean`` averages the tokens that are not padding.
+    """
+    mask = attention_mask.to(states.dtype)
+    if pooling == "mean":
+        return (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    columns = torch.arange(states.shape[1], device=states.device)
+    order = columns if pooling == "last" else -columns
+    chosen = torch.where(attention_mask > 0, order, order.min() - 1).argmax(1)
+    return states[torch.arange(states.shape[0], device=states.device), chosen]
+
+
+def default_pooling(source: str, config: PreTrainedConfig, revision: str | None = None) -> Pooling:
+    """What the model was made for: its own sentence pooling, or else its family's token.
+
+    A sentence-transformers folder names its pooling in ``1_Pooling``. Otherwise encoders take the
+    first token, decoders the last, and the encoder halves of sequence-to-sequence models (which
+    have no classification token) the mean.
+    """
+    named = cached_file(
+        source,
+        "1_Pooling/config.json",
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if named is not None:
+        settings = json.loads(Path(named).read_text(encoding="utf-8"))
+        modes = [settings.get("pooling_mode")] + [
+            key.removeprefix("pooling_mode_") for key, value in settings.items() if value is True
+        ]
+        for mode in modes:
+            if mode in _SENTENCE_TRANSFORMERS_POOLING:
+                return _SENTENCE_TRANSFORMERS_POOLING[mode]
+    if config.is_encoder_decoder:
+        return "mean"
+    kind = type(config)
+    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    return "last" if is_decoder else "first"
+
+
+def position_limit(encoder: PreTrainedModel) -> int | None:
+    """The most tokens that the encoder can number, or None where it has no such limit."""
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    padding = _position_padding(encoder)
+    return limit if padding is None else limit - padding - 1
+
+
+def feature_size(config: PreTrainedConfig) -> int:
+    """The width h of the encoder's last hidden state."""
+    return config.get_text_config().hidden_size
+
+
+def head_dropout(config: PreTrainedConfig) -> float:
+    """The dropout that the family puts before its own classification head; 0.1 where unnamed."""
+    for name in (
+        "classifier_dropout",
+        "classifier_dropout_prob",
+        "seq_classif_dropout",
+        "hidden_dropout_prob",
+        "resid_pdrop",
+        "dropout_rate",
+    ):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    return 0.1
+
+
+def _construction(config: PreTrainedConfig) -> tuple[Any, dict[str, Any]]:
+    """The Auto class to build with, and the keyword that leaves out a pooler the family has."""
+    if config.is_encoder_decoder:
+        return AutoModelForTextEncoding, {}
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if model_class is None:
+        return AutoModel, {}
+    arguments = inspect.signature(model_class.__init__).parameters
+    return AutoModel, {"add_pooling_layer": False} if "add_pooling_layer" in arguments else {}
+
+
+def _position_padding(encoder: nn.Module) -> int | None:
+    """The padding id of RoBERTa-like position embeddings, which begin to count behind it."""
+    embeddings = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    return getattr(embeddings, "padding_idx", None)
+
+
+def _numbers_real_tokens(encoder: nn.Module) -> bool:
+    """Whether the encoder itself numbers positions by its real tokens, as RoBERTa does."""
+    return _position_padding(encoder) is not None
+
+
+def _explain_load_failure(source: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    if Path(source).is_dir():
+        return f"the model folder '{source}' cannot be loaded ({reason}): name an intact one"
+    if Path(source).exists() or source.startswith((".", "/", "~")):
+        return (
+            f"'{source}' is not a model folder: expected a folder with config.json, "
+            "weights and tokenizer files"
+        )
+    return (
+        f"the model '{source}' is neither a folder here nor could it be loaded from the Hugging "
+        f"Face Hub ({reason}): check the name and the network, or use --model minilm"
+    )

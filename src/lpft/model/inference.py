@@ -1,0 +1,78 @@
+"""Features of texts by the encoder in evaluation mode, in length-grouped batches."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lpft.choices import Device, Precision
+from lpft.data.tokens import Tokens, length_batches
+from lpft.errors import InputError
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.progress import progress
+
+_MAX_ROWS = 256
+_MAX_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 16384}
+
+
+def resolve_device(name: Device) -> torch.device:
+    """``auto`` is the accelerator where there is one.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available[name]:
+        raise InputError(
+            f"--device {name} was asked for but this machine has none: use auto or cpu"
+        )
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Mixed precision on ``device``; nothing for float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+@torch.inference_mode()
+def extract_features(
+    model: LinearHeadClassifier,
+    tokens: Tokens,
+    *,
+    device: torch.device,
+    precision: Precision = "float32",
+    description: str = "reading texts",
+) -> NDArray[np.float32]:
+    """phi of every text, N x h, in the order of ``tokens``; the model is left as it was."""
+    was_training = model.training
+    model.eval().to(device)
+    result: NDArray[np.float32] | None = None
+    batches = length_batches(
+        tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_MAX_TOKENS[device.type]
+    )
+    with progress(description=description, total=len(tokens), unit="texts") as bar:
+        for rows in batches:
+            batch = {name: ids.to(device) for name, ids in tokens.batch(rows).items()}
+            with autocast(device, precision):
+                features = model.features(**batch).float().cpu().numpy()
+            if result is None:
+                result = np.empty((len(tokens), features.shape[1]), dtype=np.float32)
+            result[rows] = features
+            bar.update(len(rows))
+    model.train(was_training)
+    assert result is not None, "tokenize refuses an empty list of texts"
+    return result
+
+
+def head_logits(model: LinearHeadClassifier, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``V phi + b``, N x C, before the temperature, from features (N x h)."""
+    weight = model.head.weight.detach().float().cpu().numpy()
+    logits = features @ weight.T
+    if model.head.bias is not None:
+        logits = logits + model.head.bias.detach().float().cpu().numpy()
+    return logits

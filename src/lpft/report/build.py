@@ -1,0 +1,160 @@
+"""Build the report of a folder of runs: one page, tables and figures beside it."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lpft.errors import InputError
+from lpft.report.collect import RunSummary, UnreadRun, collect_runs
+from lpft.report.curves import curve_sheet
+from lpft.report.drawing import saved
+from lpft.report.figures import accuracy_figure, feature_change_figure
+from lpft.report.grid import to_csv, to_latex, to_markdown
+from lpft.report.numbers import slug
+from lpft.report.page import render_page
+from lpft.report.pairs import compare
+from lpft.report.palette import styles
+from lpft.report.reliability import reliability_sheet
+from lpft.report.settings import Group, group_runs
+from lpft.report.views import GroupView, relative_link, view_group, view_run
+
+TABLE_WRITERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
+FIGURE_KINDS = ("png", "pdf")
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The files of a report and the runs in it.
+
+    ``runs`` are those whose numbers are shown; ``unread`` those that are only listed, with the
+    reason (unfinished, damaged, or repeating another's setting and seed).
+    """
+
+    page: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+    runs: tuple[RunSummary, ...]
+    unread: tuple[UnreadRun, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.page, *self.tables, *self.figures)
+
+
+def build_report(
+    directory: Path, output: Path | None = None, *, overwrite: bool = False
+) -> ReportResult:
+    """Write the report of every finished run at or below ``directory``.
+
+    ``output`` is the page, ``directory/report.html`` by default. Beside a page ``report.html``:
+
+    - ``report-tables/<group>-<table>.csv``, ``.md``, ``.tex``: ``methods``,
+      ``feature-change-own``, ``feature-change-shared``, ``calibration``, ``features``, ``head``;
+    - ``report-figures/<group>-<figure>.png``, ``.pdf``: ``accuracy``, ``feature-change``,
+      ``training``, ``reliability-<method>``.
+
+    A group is one data set, model, pooling and split protocol. A page ``x.html`` has
+    ``x-tables/`` and ``x-figures/``. Each file is written beside its place and renamed, the page
+    last; with ``overwrite`` files of the same names are replaced and others left alone.
+
+    Raises :class:`~lpft.errors.InputError` where there is no finished run, where the output is
+    not a name for a page, and where a file is there already and ``overwrite`` is false.
+    """
+    page = directory / "report.html" if output is None else output
+    collection = collect_runs(directory)
+    _check_output(page)
+    groups, repeated = group_runs(collection.runs)
+    unread = (*collection.unread, *repeated)
+    views = [view_group(group) for group in groups]
+    tables_folder = page.with_name(f"{page.stem}-tables")
+    figures_folder = page.with_name(f"{page.stem}-figures")
+    texts = {tables_folder / name: text for view in views for name, text in _tables(view)}
+    drawings = {figures_folder / name: figure for g in groups for name, figure in _figures(g)}
+    images = {
+        path.with_name(f"{path.name}.{kind}"): (figure, kind)
+        for path, figure in drawings.items()
+        for kind in FIGURE_KINDS
+    }
+    if not overwrite:
+        _refuse_existing([page, *texts, *images])
+
+    html = _page(views, unread, page)
+    for path, text in texts.items():
+        _write(path, text.encode("utf-8"))
+    for path, (figure, kind) in images.items():
+        _write(path, saved(figure, kind))
+    _write(page, html.encode("utf-8"))
+    shown = tuple(run for group in groups for run in group.runs)
+    return ReportResult(page, tuple(texts), tuple(images), shown, unread)
+
+
+def _check_output(page: Path) -> None:
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"{page}: the report is an HTML page; expected a file name that ends in .html"
+        )
+    if page.is_dir():
+        raise InputError(f"{page} is a folder; expected the name of a file for the page")
+
+
+def _refuse_existing(paths: Sequence[Path]) -> None:
+    there = [path for path in paths if os.path.lexists(path)]
+    if there:
+        more = f" and {len(there) - 1} more of its files" if len(there) > 1 else ""
+        raise InputError(
+            f"{there[0]}{more} exists already and nothing was written; choose another output, or "
+            "replace it with --overwrite (overwrite=True in Python)"
+        )
+
+
+def _tables(view: GroupView) -> Iterator[tuple[str, str]]:
+    for table in view.tables:
+        for ending, writer in TABLE_WRITERS.items():
+            yield f"{view.group.slug}-{table.slug}.{ending}", writer(table)
+
+
+def _figures(group: Group) -> Iterator[tuple[str, Figure]]:
+    yield f"{group.slug}-accuracy", accuracy_figure(group, with_legend=True)
+    change = feature_change_figure(compare(group), group)
+    if change is not None:
+        yield f"{group.slug}-feature-change", change
+    training = curve_sheet(group)
+    if training is not None:
+        yield f"{group.slug}-training", training
+    looks = styles(group.settings)
+    for setting in group.settings:
+        figure = reliability_sheet(setting, group, looks[setting.label])
+        yield f"{group.slug}-reliability-{setting.slug}", figure
+
+
+def _page(views: Sequence[GroupView], unread: Sequence[UnreadRun], page: Path) -> str:
+    taken: set[str] = set()
+    runs = [
+        view_run(run, "run-" + slug(run.name, taken), view.group, page.parent)
+        for view in views
+        for run in view.group.runs
+    ]
+    return render_page(
+        views,
+        runs,
+        [(run, relative_link(run.folder, page.parent)) for run in unread],
+        title="LP-FT report",
+        tables_href=relative_link(page.with_name(f"{page.stem}-tables"), page.parent),
+        figures_href=relative_link(page.with_name(f"{page.stem}-figures"), page.parent),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside the place and rename: the file is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as problem:
+        raise InputError(f"{path} cannot be written: {problem.strerror}") from problem
+    finally:
+        temporary.unlink(missing_ok=True)

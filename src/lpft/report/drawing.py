@@ -1,0 +1,153 @@
+"""What all figures share: size and dress of axes, legends, and saving without global state."""
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lpft.report.numbers import plain
+from lpft.report.palette import GRID, INK, MUTED, PAPER, Style
+
+TEXT, SMALL = 9.0, 8.0  # points
+
+# Text stays text in SVG and PDF; ids that do not change from one call to the next.
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lpft",
+    "pdf.fonttype": 42,
+    "axes.unicode_minus": True,
+    "font.family": ["DejaVu Sans"],
+    "mathtext.default": "regular",
+}
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    with mpl.rc_context(_RC), warnings.catch_warnings():
+        # Class names may be in any script; the page shows them, whatever this font has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, on Agg, known to nothing but its caller."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Quiet axes: two spines, a faint grid, small muted numbers; labels as plain text."""
+    axes.set_facecolor("none")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+        axes.spines[side].set_linewidth(0.6)
+    axes.grid(True, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6)
+    if title:
+        axes.set_title(
+            plain(title), fontsize=TEXT, color=INK, loc="left", weight="bold", parse_math=False
+        )
+    axes.set_xlabel(plain(x), fontsize=SMALL, color=MUTED, parse_math=False)
+    axes.set_ylabel(plain(y), fontsize=SMALL, color=MUTED, parse_math=False)
+
+
+def line_of(style: Style, **more: Any) -> dict[str, Any]:
+    """Keywords that draw a line with markers in a style."""
+    return {
+        "color": style.colour,
+        "marker": style.marker,
+        "markersize": 4.2,
+        "markerfacecolor": style.colour if style.filled else PAPER,
+        "markeredgecolor": style.colour,
+        "markeredgewidth": 1.0,
+        "linewidth": 1.4,
+        "linestyle": (0, style.dashes) if style.dashes else "solid",
+        **more,
+    }
+
+
+def legend(figure: Figure, styles: Mapping[str, Style], top: float) -> None:
+    """A legend along the top edge; ``top`` is the part of the height that it has."""
+    names = [plain(name) for name in styles]
+    box = figure.legend(
+        [Line2D([], [], **line_of(style)) for style in styles.values()],
+        names,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0 - top, 1.0, top),
+        ncols=_legend_columns(names, figure.get_figwidth()),
+        fontsize=SMALL,
+        frameon=False,
+        labelcolor=INK,
+        handlelength=2.6,
+    )
+    for text in box.get_texts():
+        text.set_parse_math(False)
+
+
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """Columns of equal width that fit in ``width`` inches, at about 0.07 inches a letter."""
+    column = 0.6 + 0.07 * max(map(len, names))
+    return max(1, min(len(names), int(width / column)))
+
+
+def legend_height(styles: Mapping[str, Style], width: float) -> float:
+    """Inches that :func:`legend` needs at this width."""
+    return 0.1 + 0.2 * math.ceil(len(styles) / _legend_columns(list(styles), width))
+
+
+def swatch(style: Style) -> Figure:
+    """A style's line and marker alone, for the legends of the page."""
+    figure = new_figure(0.42, 0.16)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.plot([0.08, 0.92], [0, 0], **line_of(style, marker="None"))
+    axes.plot([0.5], [0], **line_of(style))
+    axes.set_xlim(0, 1)
+    return figure
+
+
+def saved(figure: Figure, kind: str) -> bytes:
+    """The figure as ``png`` (200 dpi, white), ``pdf`` (white) or ``svg`` (transparent)."""
+    out = io.BytesIO()
+    # No dates or versions: the same runs give the same bytes.
+    unsaid = {
+        "png": ("Software",),
+        "pdf": ("CreationDate", "Producer", "Creator"),
+        "svg": ("Date", "Creator", "Format", "Type"),
+    }[kind]
+    with _settings():
+        figure.savefig(
+            out,
+            format=kind,
+            dpi=200,
+            facecolor="none" if kind == "svg" else PAPER,
+            metadata=dict.fromkeys(unsaid),
+        )
+    return out.getvalue()
+
+
+def sheet(count: int, columns: int, width: float, height: float) -> tuple[int, int, Figure]:
+    """A figure with room for ``count`` panels of ``width`` x ``height`` inches: rows, columns."""
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    return rows, columns, new_figure(columns * width, rows * height)
+
+
+def names_as_ticks(axes: Axes, positions: Sequence[float], names: Sequence[str]) -> None:
+    """Names along the y axis from the top down, never read as mathematics."""
+    lines = ("\n".join(plain(line) for line in name.split("\n")) for name in names)
+    axes.set_yticks(list(positions), list(lines), parse_math=False)
+    axes.tick_params(axis="y", length=0, labelsize=TEXT, labelcolor=INK)
+    axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)

@@ -1,0 +1,157 @@
+"""How numbers and text from records are written: spreads over seeds, digits, plain text."""
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ABSENT = "–"
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds of one quantity.
+
+    ``sd`` is the sample standard deviation (n - 1) and None for fewer than two seeds.
+    """
+
+    mean: float
+    sd: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        """The spread of the values that are there, or None where none is."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+        return cls(float(np.mean(known)), sd, len(known))
+
+
+def number(value: object) -> float | None:
+    """A finite number as float; None for anything else, so that a gap stays a gap."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        real = float(value)
+    except OverflowError:
+        return None
+    return real if math.isfinite(real) else None
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with a fixed count of decimals, with a true minus sign."""
+    if value is None:
+        return ABSENT
+    text = f"{value:.{digits}f}"
+    if float(text) == 0.0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with significant digits; powers of ten below 1e-3 and from 1e5 up."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size < -3 or size >= 5:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+    return fixed(value, max(0, digits - 1 - size))
+
+
+def rate(value: float | None) -> str:
+    """A learning rate as people type it: 5e-6, 2.5e-5, 0.1 as 1e-1."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    mantissa = value / 10.0**exponent
+    return f"{mantissa:.6g}e{exponent}"
+
+
+def whole(value: float | None) -> str:
+    """A count, with thousands set apart by thin spaces."""
+    return ABSENT if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def seconds(value: float | None) -> str:
+    """A duration in seconds, or minutes and seconds from two minutes up."""
+    if value is None:
+        return ABSENT
+    if value < 120:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def wilson(fraction: float, rows: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a fraction counted over ``rows`` rows."""
+    z = 1.959964
+    middle = (fraction + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    half = (
+        z / (1 + z**2 / rows) * math.sqrt(fraction * (1 - fraction) / rows + z**2 / (4 * rows**2))
+    )
+    return middle - half, middle + half
+
+
+def decimals_for(values: Iterable[float | None]) -> int:
+    """Decimals that suit a column of norms or distances: fewer for larger numbers."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    for bound, digits in ((100.0, 1), (10.0, 2), (0.1, 3)):
+        if largest >= bound:
+            return digits
+    return 4
+
+
+def with_sd(spread: Spread | None, digits: int = 3) -> str:
+    """``mean ± sd`` where there are two seeds or more, the value where there is one."""
+    if spread is None:
+        return ABSENT
+    if spread.sd is None:
+        return fixed(spread.mean, digits)
+    return f"{fixed(spread.mean, digits)} ± {fixed(spread.sd, digits)}"
+
+
+def plain(text: object) -> str:
+    """Text from data with control characters and lone surrogates replaced.
+
+    They are not allowed in XML (the figures) or cannot be written as UTF-8.
+    """
+    return "".join("\N{REPLACEMENT CHARACTER}" if _unprintable(c) else c for c in str(text))
+
+
+def _unprintable(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Cn") or character in "\u2028\u2029"
+
+
+def joined(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def slug(text: str, taken: set[str]) -> str:
+    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``taken``, added to it."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = "".join(c if c.isalnum() else " " for c in ascii_text).split()
+    base = "-".join(words)[:60].strip("-")
+    if not base:
+        base = "x"
+    name, number_of = base, 2
+    while name in taken:
+        name, number_of = f"{base}-{number_of}", number_of + 1
+    taken.add(name)
+    return name

@@ -1,0 +1,191 @@
+"""Pair runs with a random head (FT, LoRA) with runs from an LP head (LP-FT, LP-LoRA).
+
+A method's published rate and batch size are part of what moves its features, so a difference
+between two methods at their own rates is not yet a difference made by the head. Runs are paired
+only where model, data, seed and every other option agree, and each pair knows whether rate and
+batch size agree too.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from lpft.report.collect import RunSummary
+from lpft.report.numbers import Spread, number
+from lpft.report.settings import Group, key_of, setting_of
+
+LP_START = "lp-"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate and batch size of one run."""
+
+    learning_rate: float | None
+    batch_size: float | None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Pairs of runs, one per seed, at one choice of rates for either method.
+
+    ``changes`` holds (random head, LP head) feature changes, the mean L2 distance of the features
+    of ``split`` from their pre-trained values.
+    """
+
+    methods: tuple[str, str]
+    rates: tuple[Rates, Rates]
+    split: str
+    runs: tuple[tuple[RunSummary, RunSummary], ...]
+
+    @property
+    def shared(self) -> bool:
+        """Both methods at the same learning rate and batch size."""
+        return self.rates[0] == self.rates[1]
+
+    @property
+    def changes(self) -> tuple[tuple[float, float], ...]:
+        found = []
+        for pair in self.runs:
+            random_head, lp_head = (run.feature(self.split, "feature_difference") for run in pair)
+            if random_head is not None and lp_head is not None:
+                found.append((random_head, lp_head))
+        return tuple(found)
+
+    @property
+    def change(self) -> tuple[Spread, Spread] | None:
+        """Feature change of either method over the seeds; None where it was not recorded."""
+        first = Spread.of(pair[0] for pair in self.changes)
+        second = Spread.of(pair[1] for pair in self.changes)
+        return None if first is None or second is None else (first, second)
+
+    @property
+    def differences(self) -> tuple[float, ...]:
+        """Feature change with the random head minus with the LP head, seed by seed."""
+        return tuple(first - second for first, second in self.changes)
+
+    @property
+    def difference(self) -> Spread | None:
+        """Mean and standard deviation of the differences."""
+        return Spread.of(self.differences)
+
+    @property
+    def ratio(self) -> float | None:
+        """Mean feature change from the LP head over that from the random head."""
+        if self.change is None or self.change[0].mean == 0:
+            return None
+        return self.change[1].mean / self.change[0].mean
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method with and without the LP start: at own rates, and at shared ones.
+
+    ``own_because`` says how the own rates were chosen; empty where there was nothing to choose.
+    """
+
+    methods: tuple[str, str]
+    own: Match | None
+    own_because: str
+    shared: tuple[Match, ...]
+
+    def remaining(self, match: Match) -> float | None:
+        """The part of the difference at own rates that a shared-rate match still shows.
+
+        ``difference(shared) / difference(own)``, over the seeds that both have; None where there
+        is no own match or where the LP start does not move features less at own rates.
+        """
+        if self.own is None:
+            return None
+        seeds = _seeds(self.own) & _seeds(match)
+        own, shared = (only_seeds(m, seeds).difference for m in (self.own, match))
+        if own is None or shared is None or own.mean <= 0:
+            return None
+        return shared.mean / own.mean
+
+
+def only_seeds(match: Match, seeds: set[int]) -> Match:
+    """The same match with some of its seeds."""
+    runs = tuple(pair for pair in match.runs if pair[0].seed in seeds)
+    return Match(match.methods, match.rates, match.split, runs)
+
+
+def _seeds(match: Match) -> set[int]:
+    return {pair[0].seed for pair in match.runs}
+
+
+def compare(group: Group) -> tuple[Comparison, ...]:
+    """All comparisons of a method with its LP start that the runs of a group allow."""
+    by_base: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    methods = {setting.method for setting in group.settings}
+    free = {"method", "learning_rate", "batch_size"}
+    for random_head in group.settings:
+        partner = LP_START + random_head.method
+        if partner not in methods:
+            continue
+        base = key_of(setting_of(random_head.first, free))
+        for lp_head in group.settings:
+            if lp_head.method != partner or key_of(setting_of(lp_head.first, free)) != base:
+                continue
+            partners = {run.seed: run for run in lp_head.runs}
+            runs = tuple((r, partners[r.seed]) for r in random_head.runs if r.seed in partners)
+            if runs:
+                rates = (_rates(random_head.first), _rates(lp_head.first))
+                pair = (random_head.method, partner)
+                by_base[random_head.method, base].append(
+                    Match(pair, rates, group.feature_split, runs)
+                )
+    return tuple(_comparison(matches, group) for matches in by_base.values())
+
+
+def _rates(run: RunSummary) -> Rates:
+    return Rates(run.learning_rate, run.batch_size)
+
+
+def _comparison(matches: Sequence[Match], group: Group) -> Comparison:
+    shared = tuple(match for match in matches if match.shared)
+    unequal = [match for match in matches if not match.shared]
+    own, because = _own(unequal, group)
+    return Comparison(matches[0].methods, own, because, shared)
+
+
+def _own(unequal: Sequence[Match], group: Group) -> tuple[Match | None, str]:
+    """Which of the pairs at different rates has each method at its own rate."""
+    if not unequal:
+        return None, ""
+    task = str(unequal[0].runs[0][0].config.get("task"))
+    wanted = tuple(published_rates(task, method) for method in unequal[0].methods)
+    for match in unequal:
+        if match.rates == wanted:
+            return match, f"the published rates and batch sizes of {task}"
+    if len(unequal) == 1:
+        return unequal[0], ""
+    # Rates are chosen on validation, as the paper chose its own.
+    best = max(unequal, key=lambda match: _validation(match, group.metric))
+    return best, "of several pairs the one with the best validation scores"
+
+
+def _validation(match: Match, metric: str) -> float:
+    scores = Spread.of(run.score("validation", metric) for pair in match.runs for run in pair)
+    return float("-inf") if scores is None else scores.mean
+
+
+def published_rates(task: str, method: str) -> Rates | None:
+    """The paper's learning rate and batch size of a task and method, None where it has none."""
+    table = _published()
+    values = [table.get((method, setting, task)) for setting in ("learning_rate", "batch_size")]
+    return None if None in values else Rates(*values)
+
+
+@cache
+def _published() -> dict[tuple[str, str, str], float | None]:
+    text = files("lpft").joinpath("paper/hyperparameters.csv").read_text(encoding="utf-8")
+    return {
+        (row["method"], row["setting"], task): number(float(value))
+        for row in csv.DictReader(text.splitlines())
+        for task, value in row.items()
+        if task not in ("method", "setting") and value
+    }

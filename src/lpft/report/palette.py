@@ -1,0 +1,73 @@
+"""Colours, markers and line styles of methods, the same in every figure and legend.
+
+The colours are Okabe and Ito's, told apart by colour-blind readers. Methods with a random head
+are warm, methods with an LP head cool, so that a pair (FT, LP-FT) reads as one; marker and line
+style say the same without colour.
+"""
+
+from dataclasses import dataclass
+
+from lpft.report.settings import Setting
+
+INK = "#1c1d22"
+MUTED = "#6a6d78"
+GRID = "#dcdde2"
+PAPER = "#ffffff"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one setting is drawn; ``token`` names its colour in the page's style sheet."""
+
+    colour: str
+    token: str
+    marker: str
+    dashes: tuple[float, ...]
+    filled: bool
+
+
+# Colour, its token, marker, dashes in points (none: a full line).
+_METHODS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
+    "lp": ("#009E73", "green", "^", (1.0, 1.6)),
+    "ft": ("#D55E00", "vermilion", "o", ()),
+    "lp-ft": ("#0072B2", "blue", "s", ()),
+    "lora": ("#E69F00", "orange", "D", (4.5, 1.8)),
+    "lp-lora": ("#56B4E9", "sky", "v", (4.5, 1.8)),
+}
+_OTHERS = (
+    ("#CC79A7", "purple", "P", (6.0, 1.6, 1.0, 1.6)),
+    ("#7A6E00", "olive", "X", (2.5, 1.2)),
+    ("#555555", "grey", "p", (6.0, 1.6, 1.0, 1.6, 1.0, 1.6)),
+)
+_MORE_DASHES = ((), (2.2, 1.4), (5.0, 1.4, 1.2, 1.4), (8.0, 2.0), (1.0, 1.2))
+
+# Colours of matplotlib's output and the style sheet's names for them.
+TOKENS = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    PAPER: "paper",
+    **{colour: token for colour, token, *_ in (*_METHODS.values(), *_OTHERS)},
+}
+
+
+def style_of(setting: Setting, others: tuple[str, ...] = ()) -> Style:
+    """The style of a setting; ``others`` lists the group's methods that the paper does not have.
+
+    Further settings of a method keep its colour and marker, hollow and with other dashes.
+    """
+    if setting.method in _METHODS:
+        colour, token, marker, dashes = _METHODS[setting.method]
+    else:
+        position = others.index(setting.method) if setting.method in others else 0
+        colour, token, marker, dashes = _OTHERS[position % len(_OTHERS)]
+    if setting.position:
+        dashes = _MORE_DASHES[setting.position % len(_MORE_DASHES)]
+    return Style(colour, token, marker, dashes, filled=setting.position == 0)
+
+
+def styles(settings: tuple[Setting, ...]) -> dict[str, Style]:
+    """The style of each setting of a group, by its label."""
+    methods = dict.fromkeys(setting.method for setting in settings)
+    others = tuple(method for method in methods if method not in _METHODS)
+    return {setting.label: style_of(setting, others) for setting in settings}

@@ -1,0 +1,231 @@
+"""Order runs for comparison: groups of one data set and model, settings within, seeds within."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+from lpft.report.collect import RunSummary, UnreadRun
+from lpft.report.numbers import Spread, plain, rate, slug
+
+METHOD_NAMES = {
+    "lp": "LP",
+    "ft": "FT",
+    "lp-ft": "LP-FT",
+    "lora": "LoRA",
+    "lp-lora": "LP-LoRA",
+}
+
+# Where a run was written, watched or computed does not change what was run.
+NOT_SETTINGS = frozenset(
+    {
+        "cache_dir",
+        "config",
+        "data_dir",
+        "debug",
+        "device",
+        "json",
+        "name",
+        "output_dir",
+        "overwrite",
+        "report_to",
+        "resume",
+        "seed",
+    }
+)
+RATE_KEYS = ("learning_rate", "batch_size")
+_GROUP_KEYS = frozenset({"model", "pooling", "split_protocol", "task", "train_file"})
+
+
+def method_name(method: str) -> str:
+    """A method as the paper writes it; one that the paper does not have keeps its own name."""
+    return METHOD_NAMES.get(method, method)
+
+
+def method_rank(method: str) -> tuple[int, str]:
+    """The order of methods everywhere: the paper's five, then others by name."""
+    known = list(METHOD_NAMES)
+    return (known.index(method) if method in known else len(known), method)
+
+
+def setting_of(run: RunSummary, without: Collection[str] = ()) -> dict[str, Any]:
+    """What was run, apart from the seed and the keys in ``without``.
+
+    The rank and alpha of LoRA say nothing about a method that has no LoRA factors.
+    """
+    lora = "lora" in run.method
+    return {
+        key: value
+        for key, value in run.config.items()
+        if key not in NOT_SETTINGS and key not in without and (lora or not key.startswith("lora_"))
+    }
+
+
+def key_of(setting: dict[str, Any]) -> str:
+    """A setting as one comparable string."""
+    return json.dumps(setting, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One method with everything fixed but the seed; ``runs`` has one run per seed.
+
+    ``label`` tells it from all others of its group, ``name`` from those with other options than
+    learning rate and batch size, for tables that have columns for these.
+    """
+
+    label: str
+    name: str
+    slug: str
+    method: str
+    position: int  # among the settings of its method in the group
+    runs: tuple[RunSummary, ...]
+
+    @property
+    def first(self) -> RunSummary:
+        return self.runs[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    def rows(self, split: str) -> int | None:
+        """How many rows a split has; None where no run was evaluated on it."""
+        counts = (len(r.predictions[split].labels) for r in self.runs if split in r.predictions)
+        return next(counts, None)
+
+    def spread(self, value: Callable[[RunSummary], float | None]) -> Spread | None:
+        """Mean and standard deviation of a run's value over the seeds."""
+        return Spread.of(value(run) for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All settings of one data set, model, pooling and split protocol."""
+
+    slug: str
+    data: str
+    model: str
+    pooling: str
+    protocol: str
+    settings: tuple[Setting, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.data} · {self.model} · {self.pooling} pooling · {self.protocol} split"
+
+    @cached_property
+    def runs(self) -> tuple[RunSummary, ...]:
+        return tuple(run for setting in self.settings for run in setting.runs)
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Every evaluated split: validation, test, then the OOD sets in the runs' order."""
+        found = dict.fromkeys(split for run in self.runs for split in run.metrics)
+        return tuple(sorted(found, key=lambda split: split.startswith("ood/")))
+
+    @property
+    def ood_splits(self) -> tuple[str, ...]:
+        return tuple(split for split in self.splits if split.startswith("ood/"))
+
+    @cached_property
+    def id_split(self) -> str:
+        """The in-distribution set that methods are judged on: test, or validation without one."""
+        tested = all("test" in run.metrics for run in self.runs)
+        return "test" if tested or "validation" not in self.splits else "validation"
+
+    @cached_property
+    def feature_split(self) -> str:
+        """The split whose feature change is shown: test where all runs have it, else train."""
+        tested = all(run.feature("test", "feature_difference") is not None for run in self.runs)
+        return "test" if tested else "train"
+
+    @property
+    def metric(self) -> str:
+        return self.runs[0].metric
+
+
+def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[UnreadRun, ...]]:
+    """Groups in the order of their titles, and runs that repeat a setting and seed.
+
+    A repeated seed is not one more seed: it would make a standard deviation look smaller.
+    """
+    grouped: dict[tuple[str, ...], list[RunSummary]] = defaultdict(list)
+    for run in runs:
+        pooling, protocol = (
+            plain(run.config.get(key, "default")) for key in ("pooling", "split_protocol")
+        )
+        train_file = plain(run.config.get("train_file"))
+        grouped[(run.data_name, run.model, pooling, protocol, train_file)].append(run)
+
+    groups: list[Group] = []
+    repeated: list[UnreadRun] = []
+    taken: set[str] = set()
+    for key in sorted(grouped):
+        data, model, pooling, protocol, _ = key
+        name = model_name(model)
+        settings, again = _settings_of(grouped[key])
+        repeated.extend(again)
+        group_slug = slug(f"{data} {name} {pooling} {protocol}", taken)
+        groups.append(Group(group_slug, data, name, pooling, protocol, settings))
+    return tuple(groups), tuple(repeated)
+
+
+def model_name(model: str) -> str:
+    """A Hub id as it is; of a folder on someone's machine only its last part."""
+    local = PurePath(model).is_absolute() or model.startswith((".", "~")) or "\\" in model
+    return PurePath(model.replace("\\", "/")).name if local else model
+
+
+def _settings_of(runs: Sequence[RunSummary]) -> tuple[tuple[Setting, ...], list[UnreadRun]]:
+    by_setting: dict[str, dict[int, RunSummary]] = defaultdict(dict)
+    repeated = []
+    for run in sorted(runs, key=lambda run: (method_rank(run.method), run.name)):
+        seeds = by_setting[key_of(setting_of(run))]
+        if run.seed in seeds:
+            reason = f"same setting and seed as {seeds[run.seed].name}; not counted twice"
+            repeated.append(UnreadRun(run.folder, run.name, "repeated", reason))
+        else:
+            seeds[run.seed] = run
+    by_method: dict[str, list[list[RunSummary]]] = defaultdict(list)
+    for seeds in by_setting.values():
+        ordered = [seeds[seed] for seed in sorted(seeds)]
+        by_method[ordered[0].method].append(ordered)
+
+    settings: list[Setting] = []
+    taken: set[str] = set()
+    for method, variants in by_method.items():
+        differing = _differing_keys([setting_of(variant[0]) for variant in variants])
+        for position, variant in enumerate(variants):
+            first = variant[0]
+            label = _label(method, first, differing)
+            name = _label(method, first, [key for key in differing if key not in RATE_KEYS])
+            settings.append(
+                Setting(label, name, slug(label, taken), method, position, tuple(variant))
+            )
+    return tuple(settings), repeated
+
+
+def _differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
+    keys = dict.fromkeys([*RATE_KEYS, *(key for setting in settings for key in setting)])
+    return [
+        key
+        for key in keys
+        if key not in _GROUP_KEYS and len({key_of({"": one.get(key)}) for one in settings}) > 1
+    ]
+
+
+def _label(method: str, run: RunSummary, differing: Sequence[str]) -> str:
+    parts = []
+    for key in differing:
+        if key == "learning_rate":
+            parts.append(f"rate {rate(run.learning_rate)}")
+        elif key == "batch_size":
+            parts.append(f"batch {run.config.get(key)}")
+        else:
+            parts.append(f"{key.replace('_', ' ')} {run.config.get(key)}")
+    name = method_name(method)
+    return plain(f"{name} ({', '.join(parts)})" if parts else name)

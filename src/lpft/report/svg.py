@@ -1,0 +1,77 @@
+"""Figures as inline SVG: colours from the page's style sheet, ids that never clash, a title."""
+
+import re
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lpft.report.drawing import saved
+from lpft.report.numbers import plain
+from lpft.report.palette import TOKENS
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_TOKENS = {colour.lower(): token for colour, token in TOKENS.items()}
+
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", _XLINK)
+
+
+def inline_svg(figure: Figure, name: str, title: str = "", description: str = "") -> Markup:
+    """One ``<svg>`` element; ``name`` is unique in the page and begins all its ids.
+
+    A colour of the palette becomes ``var(--fig-<token>, <colour>)``, so that the page's light and
+    dark modes choose it. Without a title the drawing is decoration, hidden from screen readers.
+    """
+    root = ElementTree.fromstring(saved(figure, "svg"))
+    _drop(root, "metadata", "style")
+    for element in root.iter():
+        _rename(element, name)
+        style = element.get("style")
+        if style is not None:
+            element.set("style", _COLOUR.sub(_from_sheet, style))
+    _size(root)
+    if title:
+        root.set("role", "img")
+        root.set("aria-labelledby", f"{name}-title {name}-desc")
+        for position, (tag, text) in enumerate((("title", title), ("desc", description))):
+            element = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{name}-{tag}"})
+            element.text = plain(text)
+            root.insert(position, element)
+    else:
+        root.set("aria-hidden", "true")
+    # The serialiser escapes all text, so names from data cannot end the element.
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _drop(root: ElementTree.Element, *tags: str) -> None:
+    """Remove elements; matplotlib's style sheet would apply to all of the page."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in {f"{{{_SVG}}}{tag}" for tag in tags}:
+                parent.remove(child)
+
+
+def _rename(element: ElementTree.Element, name: str) -> None:
+    for key, value in list(element.attrib.items()):
+        if key == "id":
+            element.set(key, f"{name}-{value}")
+        elif key == f"{{{_XLINK}}}href":
+            element.set(key, f"#{name}-{value.removeprefix('#')}")
+        elif "url(#" in value:
+            element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
+
+
+def _from_sheet(match: re.Match[str]) -> str:
+    colour = match.group().lower()
+    token = _TOKENS.get(colour)
+    return colour if token is None else f"var(--fig-{token}, {colour})"
+
+
+def _size(root: ElementTree.Element) -> None:
+    """Let the page choose the size; the aspect comes from the view box."""
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)

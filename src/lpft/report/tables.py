@@ -1,0 +1,255 @@
+"""The report's tables, built from runs: methods, feature change, calibration, features."""
+
+from collections.abc import Iterable, Sequence
+
+from lpft.report.collect import RunSummary
+from lpft.report.grid import (
+    Cell,
+    Column,
+    Table,
+    from_columns,
+    number_cells,
+    ratio_cells,
+    text_cells,
+)
+from lpft.report.numbers import ABSENT, Spread, decimals_for, rate, whole
+from lpft.report.pairs import Comparison, Match, Rates
+from lpft.report.settings import Group, Setting, method_name
+from lpft.report.values import Value, feature, head, metric_name, score
+
+_PER_SEED = "With several seeds: mean ± standard deviation over seeds."
+
+
+def _spreads(settings: Iterable[Setting], value: Value) -> list[Spread | None]:
+    return [setting.spread(value) for setting in settings]
+
+
+def _sized(spreads: Sequence[Spread | None]) -> list[Cell]:
+    digits = decimals_for(None if spread is None else spread.mean for spread in spreads)
+    return number_cells(spreads, digits)
+
+
+def _seeds(runs: Sequence[RunSummary]) -> Cell:
+    """The seeds of a setting, each with a link to how its run was made."""
+    links = tuple(
+        (f"seed {run.seed}" if i == 0 else str(run.seed), run.name) for i, run in enumerate(runs)
+    )
+    text = ", ".join(seed for seed, _ in links)
+    return Cell(text, text, links=links)
+
+
+def _rates(settings: Iterable[Setting]) -> list[Cell]:
+    values = [setting.first.learning_rate for setting in settings]
+    return [Cell(rate(value), value) for value in values]
+
+
+def _batches(settings: Iterable[Setting]) -> list[Cell]:
+    values = [setting.first.batch_size for setting in settings]
+    return [Cell(whole(value), None if value is None else int(value)) for value in values]
+
+
+def _labels(settings: Iterable[Setting]) -> list[Cell]:
+    """Labels of settings; with a single run the label leads to how it was made."""
+    return [
+        Cell(s.label, s.label, links=((s.label, s.first.name),) if len(s.runs) == 1 else ())
+        for s in settings
+    ]
+
+
+def methods(group: Group) -> Table:
+    """The main table: every setting's scores in and out of distribution."""
+    settings, split = group.settings, group.id_split
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), text_cells([s.name for s in settings])),
+        (Column("rate", "Training", full="learning rate"), _rates(settings)),
+        (Column("batch", "Training", full="batch size"), _batches(settings)),
+        (
+            Column("runs", "Training", numeric=False, full="seeds"),
+            [_seeds(s.runs) for s in settings],
+        ),
+    ]
+    scored = dict.fromkeys(["validation", split]) if "validation" in group.splits else [split]
+    for name in scored:
+        column = Column(name, "Accuracy", full=f"{name} accuracy")
+        columns.append((column, number_cells(_spreads(settings, score(name, "accuracy")))))
+    for name in group.ood_splits:
+        column = Column(name.removeprefix("ood/"), "OOD accuracy", full=f"{name} accuracy")
+        columns.append((column, number_cells(_spreads(settings, score(name, "accuracy")))))
+    measures = [("macro_f1", "macro F1", False)]
+    if group.metric not in ("accuracy", "macro_f1"):
+        measures.insert(0, (group.metric, metric_name(group.metric), False))
+    measures += [("nll", "NLL", False), ("brier", "Brier", False)]
+    measures += [("ece", "ECE", False), ("ece", "ECE with T", True)]
+    for metric, name, calibrated in measures:
+        column = Column(name, f"On {split}", full=f"{split} {name}")
+        values = _spreads(settings, score(split, metric, calibrated))
+        columns.append((column, number_cells(values)))
+    change = _spreads(settings, feature(group.feature_split, "feature_difference"))
+    columns.append((Column("feature change", "Model", full="feature change"), _sized(change)))
+    norms = _spreads(settings, head("norm"))
+    columns.append((Column("head norm", "Model", full="head norm"), _sized(norms)))
+    note = (
+        f"NLL, Brier (summed over classes) and ECE are on {split}, before temperature scaling; "
+        "“ECE with T” is after it. Feature change is the mean L2 distance of the features of "
+        f"{group.feature_split} texts from their pre-trained values (Diff). Head norm is the "
+        f"Frobenius norm of the head's weights after training. {_PER_SEED}"
+    )
+    return from_columns("methods", f"Methods on {group.title}", columns, note=note)
+
+
+def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table | None:
+    """Feature change of matched pairs at own rates or at shared ones; None without a pair."""
+    rows: list[tuple[Match, float | None]] = []
+    for comparison in comparisons:
+        if shared:
+            rows += [(match, comparison.remaining(match)) for match in comparison.shared]
+        elif comparison.own is not None:
+            rows.append((comparison.own, None))
+    if not rows:
+        return None
+    matches = [match for match, _ in rows]
+    changes = [match.change for match in matches]
+    split = matches[0].split
+    first = [None if change is None else change[0] for change in changes]
+    second = [None if change is None else change[1] for change in changes]
+    digits = _change_digits(comparisons)
+    names = [f"{method_name(m.methods[0])} and {method_name(m.methods[1])}" for m in matches]
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Pair", numeric=False), text_cells(names))
+    ]
+    if shared:
+        columns.append((Column("Rate, batch"), text_cells([rates(m.rates[0]) for m in matches])))
+    else:
+        for side, name in enumerate(("random head", "LP head")):
+            texts = text_cells([rates(match.rates[side]) for match in matches])
+            columns.append((Column(name, "Rate, batch"), texts))
+    columns += [
+        (Column("Seeds", numeric=False), [_pair_seeds(match) for match in matches]),
+        (Column("random head", f"Feature change ({split})"), number_cells(first, digits)),
+        (Column("LP head", f"Feature change ({split})"), number_cells(second, digits)),
+        (Column("Difference"), number_cells([m.difference for m in matches], digits)),
+        (Column("Ratio"), ratio_cells([match.ratio for match in matches])),
+    ]
+    note = (
+        "Pairs agree in model, data, seed and every other option. Random head: FT or LoRA; LP "
+        "head: LP-FT or LP-LoRA. Difference: random head minus LP head; ratio: LP head over random "
+        f"head. {_PER_SEED}"
+    )
+    if shared:
+        remaining = [value for _, value in rows]
+        cells = [
+            Cell(ABSENT if value is None else f"{100 * value:.0f} %".replace("-", "−"), value)
+            for value in remaining
+        ]
+        columns.append((Column("Remains of own-rate difference"), cells))
+    where = "a shared rate and batch size" if shared else "each method's own rate"
+    slug = "feature-change-shared" if shared else "feature-change-own"
+    return from_columns(slug, f"Feature change at {where}", columns, note=note)
+
+
+def _change_digits(comparisons: Sequence[Comparison]) -> int:
+    """The same decimals at own and at shared rates, so that the two tables compare at a glance."""
+    matches = [m for c in comparisons for m in (c.own, *c.shared) if m is not None]
+    return decimals_for(
+        spread.mean for match in matches if match.change is not None for spread in match.change
+    )
+
+
+def rates(value: Rates) -> str:
+    return f"{rate(value.learning_rate)}, {whole(value.batch_size)}"
+
+
+def _pair_seeds(match: Match) -> Cell:
+    text = ", ".join(f"seed {pair[0].seed}" for pair in match.runs)
+    links = tuple(
+        (f"{method_name(run.method)} seed {run.seed}", run.name)
+        for pair in match.runs
+        for run in pair
+    )
+    return Cell(text, text, links=links)
+
+
+def calibration(group: Group) -> Table:
+    """Every split's calibration before and after its one temperature."""
+    rows = [(s, split) for s in group.settings for split in group.splits]
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), _labels(s for s, _ in rows)),
+        (Column("Split", numeric=False), text_cells([split for _, split in rows])),
+    ]
+    for metric, name in (
+        ("ece", "ECE"),
+        ("mce", "MCE"),
+        ("nll", "NLL"),
+        ("brier", "Brier"),
+        ("confidence", "Mean confidence"),
+    ):
+        for calibrated, when in ((False, "before"), (True, "after")):
+            values = [s.spread(score(split, metric, calibrated)) for s, split in rows]
+            columns.append((Column(when, name), number_cells(values)))
+    note = (
+        "Before: the model's own probabilities; after: logits divided by the temperature, one "
+        "number per run, fitted on validation only. ECE and MCE use 15 equal-width bins (lo, hi] "
+        f"of the top probability; Brier is summed over classes. {_PER_SEED}"
+    )
+    return from_columns(
+        "calibration",
+        "Calibration before and after temperature scaling",
+        columns,
+        note=note,
+        headers=2,
+        spanning=True,
+    )
+
+
+def features(group: Group) -> Table:
+    """CS, Diff and FDR of every split, beside their pre-trained values."""
+    found = dict.fromkeys(split for run in group.runs for split in run.features)
+    rows = [(s, split) for s in group.settings for split in found]
+    change = [s.spread(feature(split, "feature_difference")) for s, split in rows]
+
+    def statistic(key: str, digits: int | None, pretrained: bool = False) -> list[Cell]:
+        values = [s.spread(feature(split, key, pretrained)) for s, split in rows]
+        return number_cells(values, digits)
+
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), _labels(s for s, _ in rows)),
+        (Column("Split", numeric=False), text_cells([split for _, split in rows])),
+        (Column("pre-trained", "CS"), statistic("cosine_similarity", 3, pretrained=True)),
+        (Column("after", "CS"), statistic("cosine_similarity", 3)),
+        (Column("Diff"), _sized(change)),
+        (Column("pre-trained", "FDR"), statistic("fisher_ratio", None, pretrained=True)),
+        (Column("after", "FDR"), statistic("fisher_ratio", None)),
+    ]
+    note = (
+        "CS: mean cosine similarity over pairs of texts. Diff: mean L2 distance of features from "
+        "their pre-trained values. FDR: Fisher's discriminant ratio, trace(S_W⁺ S_B). The paper "
+        "gives no formula for it, and its values cannot be met by this one: published FDR is not "
+        f"comparable. {_PER_SEED}"
+    )
+    return from_columns(
+        "features", "Features by split", columns, note=note, headers=2, spanning=True
+    )
+
+
+def head_norms(group: Group) -> Table:
+    """The head's norm at the start and the end of training, its bias and the temperature."""
+    settings = group.settings
+    start, end, bias = (
+        _spreads(settings, head(name)) for name in ("norm_at_start", "norm", "bias_norm")
+    )
+    digits = decimals_for(s.mean for s in [*start, *end] if s is not None)
+    columns: list[tuple[Column, Sequence[Cell]]] = [
+        (Column("Method", numeric=False), _labels(settings)),
+        (Column("start", "Head norm"), number_cells(start, digits)),
+        (Column("end", "Head norm"), number_cells(end, digits)),
+        (Column("Bias norm"), _sized(bias)),
+        (
+            Column("Temperature"),
+            number_cells(_spreads(settings, lambda run: run.temperature), 3),
+        ),
+    ]
+    note = (
+        "Frobenius norm of the head's weights and L2 norm of its bias; the start is the head as "
+        f"fine-tuning found it, random or fitted by linear probing. {_PER_SEED}"
+    )
+    return from_columns("head", "Head norm and temperature", columns, note=note)

@@ -1,0 +1,183 @@
+"""What the page's templates show of a group and of a run, computed before they are rendered."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from lpft.report import tables
+from lpft.report.collect import RunSummary
+from lpft.report.confusion import Confusion, confusion
+from lpft.report.curves import curve_panel, recorded
+from lpft.report.drawing import swatch
+from lpft.report.figures import accuracy_figure, feature_change_figure
+from lpft.report.grid import Table
+from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
+from lpft.report.numbers import plain, seconds
+from lpft.report.pairs import compare
+from lpft.report.palette import styles
+from lpft.report.reading import read_accuracy, read_calibration, read_head, what_was_run
+from lpft.report.reliability import reliability_panel
+from lpft.report.settings import Group, method_name
+from lpft.report.svg import inline_svg
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sentences of the summary under one heading, with a link to what they are computed from."""
+
+    name: str
+    anchor: str
+    paragraphs: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """A group with its sentences, tables and drawings."""
+
+    group: Group
+    what: str
+    readings: tuple[Reading, ...]
+    methods: Table
+    change_sentences: tuple[tuple[str, ...], ...]
+    feature_change: tuple[Table, ...]
+    calibration: Table
+    features: Table
+    head: Table
+    legend: tuple[tuple[str, Markup], ...]
+    accuracy: Markup
+    change: Markup | None
+    reliability: tuple[tuple[str, tuple[Markup, ...]], ...]
+    temperatures: tuple[tuple[str, str], ...]
+    curves: tuple[Markup, ...]
+    confusions: tuple[Confusion, ...]
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All tables, for files."""
+        return (self.methods, *self.feature_change, self.calibration, self.features, self.head)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """How one run was made."""
+
+    run: RunSummary
+    anchor: str
+    href: str
+    method: str
+    group: str
+    configuration: tuple[tuple[str, str], ...]
+    timings: tuple[tuple[str, str], ...]
+
+
+def view_group(group: Group) -> GroupView:
+    """Everything the page shows of a group."""
+    comparisons = compare(group)
+    looks = styles(group.settings)
+    change = feature_change_figure(comparisons, group)
+    own, shared = (tables.feature_change(comparisons, shared=s) for s in (False, True))
+    unpaired = [(sentence,) for sentence in read_unpaired(group, comparisons)]
+    short = [tuple(summarise_feature_change(comparison)) for comparison in comparisons]
+    full = [tuple(read_feature_change(comparison)) for comparison in comparisons]
+    readings = (
+        Reading("Accuracy", f"{group.slug}-results", (tuple(read_accuracy(group)),)),
+        Reading("Feature change", f"{group.slug}-change", (*short, *unpaired)),
+        Reading("Calibration", f"{group.slug}-calibration", (tuple(read_calibration(group)),)),
+        Reading("Head norm", f"{group.slug}-features", (tuple(read_head(group)),)),
+    )
+    return GroupView(
+        group=group,
+        what=what_was_run(group),
+        readings=tuple(reading for reading in readings if any(reading.paragraphs)),
+        methods=tables.methods(group),
+        change_sentences=(*full, *unpaired),
+        feature_change=tuple(table for table in (own, shared) if table is not None),
+        calibration=tables.calibration(group),
+        features=tables.features(group),
+        head=tables.head_norms(group),
+        legend=tuple(
+            (setting.label, inline_svg(swatch(looks[setting.label]), f"{group.slug}-key-{i}"))
+            for i, setting in enumerate(group.settings)
+        ),
+        accuracy=inline_svg(
+            accuracy_figure(group, with_legend=False),
+            f"{group.slug}-accuracy-figure",
+            "Accuracy in and out of distribution",
+            f"Accuracy of each method on {', '.join((group.id_split, *group.ood_splits))}; the "
+            "values are in the table of methods.",
+        ),
+        change=None
+        if change is None
+        else inline_svg(
+            change,
+            f"{group.slug}-change-figure",
+            "Feature change of matched pairs",
+            "Feature change with a random head and with an LP head, at own and at shared rates; "
+            "the values are in the tables of feature change.",
+        ),
+        reliability=_reliability(group),
+        temperatures=tuple(
+            (run.name, run.temperature_reason)
+            for run in group.runs
+            if run.temperature_reason is not None
+        ),
+        curves=tuple(
+            inline_svg(
+                curve_panel(group, quantity),
+                f"{group.slug}-{quantity.replace('_', '-')}",
+                f"{name} along training",
+                f"{name} by epoch, one line per run.",
+            )
+            for quantity, name in recorded(group)
+        ),
+        confusions=tuple(confusion(setting, group) for setting in group.settings),
+    )
+
+
+def _reliability(group: Group) -> tuple[tuple[str, tuple[Markup, ...]], ...]:
+    looks = styles(group.settings)
+    shown = []
+    for setting in group.settings:
+        panels = []
+        for position, split in enumerate(group.splits):
+            figure = reliability_panel(setting, split, looks[setting.label])
+            if figure is not None:
+                panels.append(
+                    inline_svg(
+                        figure,
+                        f"{group.slug}-{setting.slug}-bins-{position}",
+                        f"Reliability of {setting.label} on {split}",
+                        "Accuracy against confidence in 15 bins before and after temperature "
+                        "scaling; ECE is in the table of calibration.",
+                    )
+                )
+        shown.append((setting.label, tuple(panels)))
+    return tuple(shown)
+
+
+def view_run(run: RunSummary, anchor: str, group: Group, page_folder: Path) -> RunView:
+    """How a run was made, with the way from the page to its folder."""
+    configuration = tuple(
+        (plain(key), "none" if value is None else plain(value))
+        for key, value in run.config.items()
+        if key != "output_dir"  # it may name someone's home; the link says where the run is
+    )
+    timings = tuple((name, seconds(value)) for name, value in run.timings.items())
+    return RunView(
+        run=run,
+        anchor=anchor,
+        href=relative_link(run.folder, page_folder),
+        method=method_name(run.method),
+        group=group.slug,
+        configuration=configuration,
+        timings=timings,
+    )
+
+
+def relative_link(target: Path, page_folder: Path) -> str:
+    """A URL from the page to a file or folder; any byte that a file name may have is quoted."""
+    relative = os.path.relpath(target.resolve(), page_folder.resolve())
+    return quote(os.fsencode(relative.replace(os.sep, "/")))

@@ -1,0 +1,117 @@
+"""Metrics and feature statistics of a trained classifier on labelled splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lpft.analysis import feature_statistics, split_metrics
+from lpft.choices import Precision
+from lpft.data import Examples, load_task, read_examples
+from lpft.data.tokens import tokenize
+from lpft.errors import InputError
+from lpft.model.inference import extract_features, head_logits
+from lpft.model.loading import Classifier
+from lpft.runs.saved import SavedClassifier
+from lpft.training.inputs import SplitInputs
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """What a classifier says of one split: raw logits (N x C) and the statistics of features."""
+
+    logits: NDArray[np.float32]
+    features: dict[str, Any]
+
+
+def evaluate_split(
+    classifier: Classifier,
+    inputs: SplitInputs,
+    features: NDArray[np.float32] | None,
+    *,
+    device: torch.device,
+    precision: Precision,
+    name: str,
+) -> SplitResult:
+    """Logits of a split and how its features (N x h, computed where None) moved from phi_0."""
+    if features is None:
+        features = extract_features(
+            classifier.model,
+            inputs.tokens,
+            device=device,
+            precision=precision,
+            description=f"evaluating, {name}",
+        )
+    return SplitResult(
+        logits=head_logits(classifier.model, features),
+        features=feature_statistics(features, inputs.pretrained, inputs.labels),
+    )
+
+
+def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict[str, Any]:
+    """``{"temperature", "splits": {name: M}}`` of labelled sets, with the model's temperature."""
+    model = saved.classifier.model
+    splits = {}
+    for name, examples in sets.items():
+        assert examples.labels is not None
+        tokens = tokenize(saved.classifier.tokenizer, examples.texts, saved.classifier.max_length)
+        features = extract_features(
+            model,
+            tokens,
+            device=saved.device,
+            precision=saved.precision,
+            description=f"evaluating, {name}",
+        )
+        logits = head_logits(model, features)
+        splits[name] = split_metrics(logits, examples.labels, model.config.temperature)
+    return {"temperature": model.config.temperature, "splits": splits}
+
+
+def file_set(
+    saved: SavedClassifier, path: Path, text_columns: Sequence[str] | None, label_column: str | None
+) -> dict[str, Examples]:
+    """The labelled rows of a file, under its stem; labels are matched by name.
+
+    Raises:
+        InputError: the file cannot be read, has other columns, or labels that the model lacks.
+    """
+    examples = read_examples(
+        path,
+        saved.classifier.model.config.classes,
+        text_columns=saved.text_columns if text_columns is None else text_columns,
+        label_column=saved.label_column if label_column is None else label_column,
+    )
+    if isinstance(examples.texts[0], tuple) != saved.paired:
+        needed = "two text columns" if saved.paired else "one text column"
+        raise InputError(
+            f"{path}: the model was trained on {needed}: name them with --text-columns"
+        )
+    return {path.name.partition(".")[0]: examples}
+
+
+def task_sets(
+    saved: SavedClassifier, task: str, data_dir: Path | None, template: int
+) -> dict[str, Examples]:
+    """The test split and OOD sets of a task; its classes are matched to the model's by name.
+
+    Raises:
+        InputError: the task or its data is not there, or it has classes that the model lacks.
+    """
+    data = load_task(task, data_dir, template=template)
+    classes = saved.classifier.model.config.classes
+    unknown = [str(name) for name in data.classes if name not in classes]
+    if unknown:
+        raise InputError(
+            f"the task {task} has classes that the model was not trained on "
+            f"({', '.join(unknown)}): expected {', '.join(map(str, classes))}"
+        )
+    order = np.array([classes.index(name) for name in data.classes])
+    return {
+        split: replace(examples, labels=order[examples.labels])
+        for split, examples in data.splits().items()
+        if split not in ("train", "validation")
+    }

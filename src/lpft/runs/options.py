@@ -1,0 +1,50 @@
+"""Command-line options made from the settings' dataclasses, so that neither can drift."""
+
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Iterable
+from dataclasses import MISSING
+from typing import Any, get_origin
+
+from lpft.runs.config import DataSettings, setting_fields
+
+_GROUPS: dict[type, str] = {DataSettings: "data"}
+
+
+def add_setting_options(parser: ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """One long option per setting (or per named one), with its help, choices and default."""
+    groups: dict[type, Any] = {}
+    for name, (owner, item, kind) in setting_fields().items():
+        if names is not None and name not in names:
+            continue
+        if owner not in groups:
+            groups[owner] = parser.add_argument_group(_GROUPS.get(owner, "model and training"))
+        text = item.metadata["help"]
+        option = "--" + name.replace("_", "-")
+        if kind is bool:
+            if item.default:
+                option = "--no-" + name.replace("_", "-")
+                text = "do not " + text
+            groups[owner].add_argument(
+                option,
+                dest=name,
+                action="store_false" if item.default else "store_true",
+                default=SUPPRESS,
+                help=text,
+            )
+            continue
+        if item.default is not None and item.default is not MISSING:
+            text += f" (default: {item.default})"
+        groups[owner].add_argument(
+            option,
+            dest=name,
+            action="append" if get_origin(kind) is dict else "store",
+            choices=item.metadata["choices"],
+            metavar=item.metadata.get("metavar"),
+            default=SUPPRESS,
+            help=text,
+        )
+
+
+def given_settings(arguments: Namespace) -> dict[str, Any]:
+    """The settings that the command line named, by name."""
+    return {name: getattr(arguments, name) for name in setting_fields() if hasattr(arguments, name)}

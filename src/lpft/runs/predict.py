@@ -1,0 +1,148 @@
+"""Labels and probabilities of new texts by a saved classifier, in a stream."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from scipy.special import softmax
+
+from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
+from lpft.data.tokens import tokenize
+from lpft.errors import InputError
+from lpft.files import replace_when_written
+from lpft.model.inference import extract_features, head_logits
+from lpft.runs.saved import SavedClassifier
+
+_ROWS_AT_ONCE = 1000
+_OUTPUT_FORMATS = (".jsonl", ".json", ".csv")
+
+Prediction = dict[str, Any]
+"""``{"label": name, "probabilities": {name: p}}`` with p = softmax(f / T)."""
+
+
+def predict_texts(saved: SavedClassifier, texts: Iterable[Text]) -> Iterator[Prediction]:
+    """The prediction of each text, in their order, read and computed 1000 at a time."""
+    classes = saved.classifier.model.config.classes
+    temperature = saved.classifier.model.config.temperature
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, _ROWS_AT_ONCE)):
+        tokens = tokenize(saved.classifier.tokenizer, chunk, saved.classifier.max_length)
+        features = extract_features(
+            saved.classifier.model,
+            tokens,
+            device=saved.device,
+            precision=saved.precision,
+            description="predicting",
+        )
+        logits = head_logits(saved.classifier.model, features).astype("float64")
+        for row in softmax(logits / temperature, axis=1):
+            yield {
+                "label": classes[int(row.argmax())],
+                "probabilities": {
+                    str(name): float(p) for name, p in zip(classes, row, strict=True)
+                },
+            }
+
+
+def file_texts(
+    saved: SavedClassifier, path: Path, text_columns: Sequence[str] | None
+) -> Iterator[Text]:
+    """The texts of a CSV, TSV, JSON Lines or Parquet file, in its order, read as needed.
+
+    Raises:
+        InputError: the file or a row of it cannot be read; a text column is missing or empty.
+    """
+    columns = saved.text_columns if text_columns is None else tuple(text_columns)
+    for table in iter_tables(path, _ROWS_AT_ONCE):
+        columns = choose_text_columns(table, columns, saved.label_column, path)
+        if (len(columns) == 2) != saved.paired:
+            needed = "two text columns" if saved.paired else "one text column"
+            raise InputError(
+                f"{path}: the model was trained on {needed}, found {', '.join(columns)}: "
+                "name them with --text-columns"
+            )
+        yield from texts_from_table(table, columns, path)
+
+
+def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
+    """Texts of the command line; for a model of pairs, each two of them are a pair.
+
+    Raises:
+        InputError: an odd number of texts for a model of pairs.
+    """
+    if not saved.paired:
+        return list(texts)
+    if len(texts) % 2:
+        raise InputError(
+            f"the model was trained on pairs: expected an even number of texts after --text, "
+            f"found {len(texts)}"
+        )
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def line_texts(saved: SavedClassifier, lines: TextIO) -> Iterator[Text]:
+    """One text per line, or for a model of pairs two with a tab between them.
+
+    Raises:
+        InputError: a line is empty, is not UTF-8, or is no pair where pairs are expected.
+    """
+    try:
+        for number, line in enumerate(lines, start=1):
+            text = line.rstrip("\r\n")
+            if not text.strip():
+                raise InputError(f"line {number} of the input is empty: expected a text per line")
+            parts = text.split("\t")
+            if saved.paired and len(parts) != 2:
+                raise InputError(
+                    f"line {number} of the input has {len(parts)} fields: the model was trained "
+                    "on pairs, so expected two texts with a tab between them"
+                )
+            yield (parts[0], parts[1]) if saved.paired else text
+    except UnicodeDecodeError as error:
+        raise InputError(f"the input is not UTF-8 text ({error.reason})") from error
+
+
+def check_prediction_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output before anything is computed.
+
+    Raises:
+        InputError: the file exists, has another ending, or its folder is missing.
+    """
+    if path.suffix.lower() not in _OUTPUT_FORMATS:
+        raise InputError(f"'{path}' must end in one of {', '.join(_OUTPUT_FORMATS)}")
+    if path.exists() and not overwrite:
+        raise InputError(f"'{path}' exists: give --overwrite to replace it, or another --output")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"the folder of '{path}' does not exist: make it, or name another --output"
+        )
+
+
+def save_predictions(path: Path, rows: Iterable[Prediction], classes: Sequence[Label]) -> None:
+    """Write predictions as CSV or JSON lines by the file's ending, whole or not at all.
+
+    A CSV file has the columns ``label`` and ``probability_<class>``.
+    """
+    try:
+        with (
+            replace_when_written(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            if path.suffix.lower() == ".csv":
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["label", *(f"probability_{name}" for name in classes)])
+                for row in rows:
+                    writer.writerow([row["label"], *row["probabilities"].values()])
+            else:
+                print_predictions(rows, file)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written ({error.strerror})") from error
+
+
+def print_predictions(rows: Iterable[Prediction], stream: TextIO) -> None:
+    """One JSON object per line, as they come."""
+    for row in rows:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")

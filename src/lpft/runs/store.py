@@ -1,0 +1,142 @@
+"""A run's folder: who may write it, what it holds, and how its files come and go."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lpft.errors import InputError
+from lpft.files import write_json
+
+RECORD = "run.json"
+HISTORY = "history.jsonl"
+WORK = ".work"
+"""Checkpoints and results on their way; removed at the end, so that no pickle stays."""
+
+_LOCK = ".lock"
+_PARTIAL = ".partial"
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """``run.json`` of a folder, or None where there is none.
+
+    Raises:
+        InputError: the file is damaged or something else.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{path}' cannot be read ({error}): restore it, or name another folder"
+        ) from error
+    if not isinstance(record, dict) or not {"status", "config"} <= record.keys():
+        raise InputError(f"'{path}' is no record of a run: name another folder")
+    return record
+
+
+def check_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The record of the run that ``folder`` holds and that may be continued or replaced.
+
+    Raises:
+        InputError: the folder holds what nobody asked to resume or replace.
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite contradict each other: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+    record = read_record(folder)
+    if record is not None and not (resume or overwrite):
+        advice = "" if record["status"] == "finished" else "--resume to go on with it, "
+        raise InputError(
+            f"'{folder}' holds a run that is {record['status']}: give {advice}--overwrite to "
+            "replace it, or another --output-dir"
+        )
+    if folder.is_dir():
+        own = _own_names(record)
+        foreign = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name not in own and not path.name.endswith(_PARTIAL)
+        )
+        if foreign:
+            raise InputError(
+                f"'{folder}' holds files that are not a run's ({foreign[0]}): name an empty or "
+                "new folder with --output-dir"
+            )
+    return record
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone, making it if need be.
+
+    Raises:
+        InputError: the folder cannot be written, or another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"another process is training in '{folder}': wait for it or name another --output-dir"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"the output folder '{folder}' cannot be written ({error.strerror}): name another "
+            "with --output-dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (folder / _LOCK).unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``run.json`` whole."""
+    write_json(folder / RECORD, record)
+
+
+def clear(folder: Path, record: dict[str, Any] | None) -> None:
+    """Remove the files of the run that ``record`` describes, and nothing else; its record last."""
+    for name in sorted(_own_names(record) - {_LOCK, RECORD}):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+
+
+def publish(staged: Path, folder: Path) -> None:
+    """Move every file below ``staged`` to the same place below ``folder``, each in one step.
+
+    Files take the permissions of the record: safetensors writes its own for the owner alone.
+    """
+    permissions = (folder / RECORD).stat().st_mode
+    for path in sorted(staged.rglob("*")):
+        if path.is_file():
+            target = folder / path.relative_to(staged)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.chmod(permissions)
+            path.replace(target)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove checkpoints and whatever a killed process left half-written."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    for path in folder.glob(f".*{_PARTIAL}"):
+        path.unlink()
+
+
+def _own_names(record: dict[str, Any] | None) -> set[str]:
+    published = [] if record is None else record.get("files", [])
+    return {RECORD, HISTORY, WORK, _LOCK, *(name.partition("/")[0] for name in published)}

@@ -1,0 +1,139 @@
+"""What happened along a training: rows for history.jsonl, lines for people, and divergence."""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lpft.analysis import feature_difference, split_metrics
+from lpft.errors import InputError
+from lpft.progress import progress
+from lpft.training.inputs import SplitInputs
+
+logger = logging.getLogger(__name__)
+
+_IS_EVALUATION = "eval_validation_loss"
+_TRAINER_EVALUATION_KEYS = (
+    "eval_loss",
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_steps_per_second",
+)
+_TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
+
+
+def head_norms(head: nn.Linear) -> tuple[float, float]:
+    """The Frobenius norm of V and the Euclidean norm of b (0 without a bias)."""
+    weight = float(torch.linalg.vector_norm(head.weight.detach()))
+    if head.bias is None:
+        return weight, 0.0
+    return weight, float(torch.linalg.vector_norm(head.bias.detach()))
+
+
+def evaluation_values(
+    head: nn.Linear,
+    logits: NDArray[np.float32],
+    features: NDArray[np.float32],
+    validation: SplitInputs,
+) -> dict[str, float]:
+    """One point of a history: validation metrics, norms, and the drift from phi_0.
+
+    ``logits`` (N x C) and ``features`` (N x h) are those of the validation texts now;
+    ``logit_norm`` is the mean Euclidean norm of a row's logits, ``feature_difference`` Diff(F).
+    """
+    scores = split_metrics(logits, validation.labels)
+    weight_norm, bias_norm = head_norms(head)
+    return {
+        "validation_loss": scores["nll"],
+        "validation_accuracy": scores["accuracy"],
+        "validation_macro_f1": scores["macro_f1"],
+        "validation_matthews_correlation": scores["matthews_correlation"],
+        "head_norm": weight_norm,
+        "bias_norm": bias_norm,
+        "logit_norm": scores["logit_norm_l2"],
+        "feature_difference": feature_difference(features, validation.pretrained),
+    }
+
+
+class TrainingDiverged(InputError):
+    """A loss, gradient or logit stopped being a finite number."""
+
+
+def history_rows(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trainer's log as rows with ``event`` evaluation or training, ``epoch`` and ``step``."""
+    rows = []
+    for entry in log_history:
+        place = {"epoch": entry.get("epoch", 0.0), "step": entry["step"]}
+        if _IS_EVALUATION in entry:
+            values = {
+                key.removeprefix("eval_"): value
+                for key, value in entry.items()
+                if key.startswith("eval_") and key not in _TRAINER_EVALUATION_KEYS
+            }
+            rows.append({"event": "evaluation", **place, **values})
+        elif "loss" in entry:
+            values = {key: entry[key] for key in _TRAINING_KEYS if key in entry}
+            rows.append({"event": "training", **place, **values})
+    return rows
+
+
+class TrainingReporter(TrainerCallback):
+    """Hands on the history, draws the progress bar, and stops at the first NaN."""
+
+    def __init__(self, on_history: Callable[[list[dict[str, Any]]], None]) -> None:
+        self._on_history = on_history
+        self._bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args, control
+        self._bar = progress(description="fine-tuning", total=state.max_steps, unit="step")
+        self._bar.update(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args, state, control
+        self._bar.update()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args, state, control
+        self._bar.close()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **_: Any,
+    ) -> None:
+        del control
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise TrainingDiverged(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step} with "
+                    f"learning rate {args.learning_rate:g}; lower --learning-rate, or use "
+                    "--precision float32"
+                )
+        if _IS_EVALUATION in logs:
+            logger.info(
+                "epoch %g of %g: validation accuracy %.3f, loss %.3f, head norm %.3g, "
+                "feature change %.3g",
+                round(logs["epoch"], 2),
+                args.num_train_epochs,
+                logs["eval_validation_accuracy"],
+                logs["eval_validation_loss"],
+                logs["eval_head_norm"],
+                logs["eval_feature_difference"],
+            )
+        self._on_history(history_rows(state.log_history))

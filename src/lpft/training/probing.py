@@ -1,0 +1,156 @@
+"""Linear probing: the L2 logistic regression on frozen features that becomes the head."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+
+from lpft.choices import ClassWeight
+from lpft.errors import InputError
+from lpft.model.classifier import LinearHeadClassifier
+
+STRENGTHS = 10
+FOLDS = 5
+TOLERANCE = 1e-4
+MAX_ITERATIONS = 5000
+_ABSENT_CLASS_MARGIN = 10.0
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """The fitted head: V (C x h), b (C), and the inverse strength C that cross-validation chose.
+
+    ``absent_classes`` are indices that no training row has; ``converged`` is whether every fit
+    met the tolerance.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    inverse_strength: float
+    folds: int
+    solver: str
+    converged: bool
+    absent_classes: tuple[int, ...]
+
+
+def fit_probe(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    fit_bias: bool = True,
+    class_weight: ClassWeight | None = None,
+) -> LinearProbe:
+    """Cross-validated multinomial logistic regression, as the paper fits its heads.
+
+    Minimises ``sum_i C CE(y_i, softmax(V phi_i + b)) + ||V||^2 / 2`` with scikit-learn's
+    ``LogisticRegressionCV``: its default grid of 10 strengths, 5 stratified folds cut in the order
+    of the rows (so no seed enters), scored by accuracy (Tomihari and Sato, 2024, appendix).
+    For two classes scikit-learn fits one row w with p = sigmoid(w phi); the head gets -w/2, +w/2.
+
+    Where the rarest class has fewer than 5 rows there are as many folds as it has rows; classes
+    of one row sit out the choice of C. A class without rows gets a zero row of V and a bias that
+    keeps it 10 below every other logit seen in training.
+
+    Args:
+        features: phi_0, N x h.
+        labels: N class indices below ``classes``.
+
+    Raises:
+        InputError: fewer than two classes have rows, or a feature is not finite.
+    """
+    if not np.isfinite(features).all():
+        raise InputError(
+            "the encoder gives features that are not finite: its weights hold NaN or infinity; "
+            "name an intact model, or use --precision float32"
+        )
+    present, counts = np.unique(labels, return_counts=True)
+    if len(present) < 2:
+        raise InputError(
+            f"linear probing needs training rows of at least 2 classes, found {len(present)}"
+        )
+    solver = fastest_solver(len(features), features.shape[1], len(present))
+    shared = {
+        "solver": solver,
+        "tol": TOLERANCE,
+        "max_iter": MAX_ITERATIONS,
+        "fit_intercept": fit_bias,
+        "class_weight": class_weight,
+    }
+    repeated = np.isin(labels, present[counts > 1])
+    folds = int(min(FOLDS, counts[counts > 1].min(initial=FOLDS)))
+    choosable = len(np.unique(labels[repeated])) >= 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        if choosable:
+            search = LogisticRegressionCV(
+                Cs=STRENGTHS,
+                cv=folds,
+                l1_ratios=(0.0,),
+                scoring="accuracy",
+                use_legacy_attributes=False,
+                **shared,
+            ).fit(features[repeated], labels[repeated])
+            inverse_strength = float(search.C_)
+            fitted = search
+        else:
+            inverse_strength, folds = 1.0, 0
+        if not choosable or not repeated.all():
+            fitted = LogisticRegression(C=inverse_strength, l1_ratio=0.0, **shared).fit(
+                features, labels
+            )
+    weight, bias = _rows_per_class(fitted.coef_, fitted.intercept_, features, present, classes)
+    return LinearProbe(
+        weight=weight,
+        bias=bias,
+        inverse_strength=inverse_strength,
+        folds=folds,
+        solver=solver,
+        converged=not any(issubclass(item.category, ConvergenceWarning) for item in caught),
+        absent_classes=tuple(sorted(set(range(classes)) - set(present.tolist()))),
+    )
+
+
+def fastest_solver(rows: int, width: int, classes: int) -> str:
+    """The scikit-learn solver that was fastest at this shape (benchmarks/probing.py).
+
+    ``newton-cholesky`` factors a Hessian of ``width * free rows`` columns, which pays only where
+    the rows are many times more; ``newton-cg`` needs a few Hessian products at any shape.
+    """
+    free_rows = 1 if classes == 2 else classes
+    return "newton-cholesky" if rows > 10 * width * free_rows**2 else "newton-cg"
+
+
+@torch.no_grad()
+def install_probe(model: LinearHeadClassifier, probe: LinearProbe) -> None:
+    """Copy V and b into the model's head; a head without bias takes V alone."""
+    head = model.head
+    head.weight.copy_(torch.from_numpy(probe.weight))
+    if head.bias is not None:
+        head.bias.copy_(torch.from_numpy(probe.bias))
+
+
+def _rows_per_class(
+    coefficients: NDArray[np.float64],
+    intercepts: NDArray[np.float64],
+    features: NDArray[np.float32],
+    present: NDArray[np.int64],
+    classes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """V (C x h) and b (C) from scikit-learn's rows, one of them for two classes."""
+    if len(present) == 2:
+        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    weight = np.zeros((classes, features.shape[1]))
+    bias = np.zeros(classes)
+    weight[present] = coefficients
+    bias[present] = intercepts
+    if len(present) < classes:
+        lowest = float((features @ coefficients.T + intercepts).min())
+        absent = np.setdiff1d(np.arange(classes), present)
+        bias[absent] = lowest - _ABSENT_CLASS_MARGIN
+    return weight, bias

@@ -1,0 +1,110 @@
+"""The settings of one training: the only place of their names, types, defaults and help texts."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args
+
+from lpft.choices import ClassWeight, Device, Pooling, Precision
+from lpft.errors import InputError
+from lpft.training.methods import METHODS, get_method
+
+
+def setting(default: Any, help_text: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A dataclass field with the help and choices that the command line shows."""
+    return field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is made and trained; None means the default that :func:`resolve` fills in."""
+
+    model: str = setting("minilm", "Hub id, model folder, or 'minilm' for the packaged one")
+    revision: str | None = setting(None, "branch, tag or commit of a Hub model")
+    trust_remote_code: bool = setting(False, "run the Python code that a Hub model brings")
+    pooling: Pooling | None = setting(
+        None, "token or average that is the feature (default: by model)", get_args(Pooling)
+    )
+    head_bias: bool = setting(True, "give the linear head a bias")
+    max_length: int = setting(128, "tokens after which a text is cut")
+    method: str = setting("lp-ft", "see lpft methods", tuple(METHODS))
+    seed: int = setting(0, "of the random head, the adapter, the dropout and the order of batches")
+    epochs: float | None = setting(None, "passes over the training rows (default: 10)")
+    batch_size: int | None = setting(None, "rows per step (default: by task and method)")
+    learning_rate: float | None = setting(
+        None, "AdamW's at the start, decaying linearly to 0 (default: by task and method)"
+    )
+    weight_decay: float | None = setting(None, "AdamW's decoupled decay (default: 0)")
+    head_scale: float | None = setting(
+        None, "multiplies the head's weight just before fine-tuning (default: 1)"
+    )
+    lora_rank: int | None = setting(None, "rank r of the adapter's factors (default: 8)")
+    lora_alpha: float | None = setting(None, "the factors are scaled by alpha / r (default: 8)")
+    class_weight: ClassWeight | None = setting(
+        None,
+        "weigh classes by inverse frequency, in probing and fine-tuning alike",
+        get_args(ClassWeight),
+    )
+    device: Device = setting("auto", "where to compute", get_args(Device))
+    precision: Precision = setting("float32", "of the encoder's products", get_args(Precision))
+    report_to: str = setting("none", "trackers of Trainer: none, tensorboard, wandb, mlflow, ...")
+
+
+_FINE_TUNING = {
+    "epochs": 10.0,
+    "batch_size": 16,
+    "learning_rate": 2e-5,
+    "weight_decay": 0.0,
+    "head_scale": 1.0,
+}
+_ADAPTER = {"lora_rank": 8, "lora_alpha": 8.0, "learning_rate": 5e-4}
+
+
+def resolve(
+    settings: TrainingSettings, published: dict[str, float] | None = None
+) -> TrainingSettings:
+    """Fill in every None from ``published`` (a task's hyperparameters) or else the defaults.
+
+    FT and LP-FT share one default rate and batch size, and so do LoRA and LP-LoRA, so that a
+    difference between them is a difference of their heads.
+
+    Raises:
+        InputError: a setting is outside its range, or has no effect with the chosen method.
+    """
+    method = get_method(settings.method)
+    defaults: dict[str, Any] = {}
+    if method.fine_tunes:
+        defaults |= _FINE_TUNING
+    if method.adapter is not None:
+        defaults |= _ADAPTER
+    if published is not None:
+        defaults |= published
+    for name in (*_FINE_TUNING, *_ADAPTER):
+        if name not in defaults and getattr(settings, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect with --method {method.name} "
+                f"({method.summary}): leave it out or choose another method"
+            )
+    filled = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    resolved = replace(settings, **filled)
+    _check_ranges(resolved)
+    return resolved
+
+
+def _check_ranges(settings: TrainingSettings) -> None:
+    for item in fields(settings):
+        value, choices = getattr(settings, item.name), item.metadata["choices"]
+        if choices is not None and value is not None and value not in choices:
+            raise InputError(
+                f"--{item.name.replace('_', '-')} {value} is unknown: expected one of "
+                f"{', '.join(choices)}"
+            )
+    positive = ("max_length", "epochs", "batch_size", "learning_rate", "lora_rank", "lora_alpha")
+    for name in positive:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} {value} must be a number above 0")
+    for name in ("weight_decay", "head_scale", "seed"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} {value} must be a number of at least 0")
+    if settings.seed >= 2**32:
+        raise InputError(f"--seed {settings.seed} must be below 2**32")

@@ -1,0 +1,47 @@
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lpft.data.examples import Examples, TextData
+from lpft.data.fingerprint import fingerprint
+
+
+@pytest.fixture
+def data():
+    rows = Examples(["0", "1"], ["a", ("b", "ü")], np.array([0, 1]))
+    unlabelled = Examples(["0"], ["a"], None)
+    return TextData("toy", ("x", 1), train=rows, validation=rows, ood={"far": unlabelled})
+
+
+def test_the_definition(data):
+    hashes = fingerprint(data)
+    assert list(hashes) == ["train", "validation", "ood/far"]
+    expected = b'["x", 1]' + b'["a", 0]\n' + b'[["b", "\\u00fc"], 1]\n'
+    assert hashes["train"] == hashes["validation"] == hashlib.sha256(expected).hexdigest()
+    assert hashes["ood/far"] == hashlib.sha256(b'["x", 1]["a", null]\n').hexdigest()
+
+
+def _with_train(data, **changes):
+    return replace(data, train=replace(data.train, **changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: _with_train(data, texts=["a", ("b", "u")]),
+        lambda data: _with_train(data, texts=["a", "bü"]),
+        lambda data: _with_train(data, labels=np.array([0, 0])),
+        lambda data: _with_train(data, texts=[("b", "ü"), "a"]),
+        lambda data: replace(data, classes=("x", "1")),
+    ],
+    ids=["text", "pair joined", "label", "order", "class name"],
+)
+def test_what_changes_it(data, change):
+    assert fingerprint(change(data))["train"] != fingerprint(data)["train"]
+
+
+def test_what_does_not_change_it(data):
+    other = _with_train(replace(data, name="other", notes=("n",)), ids=["7", "8"])
+    assert fingerprint(other) == fingerprint(data)

@@ -1,0 +1,113 @@
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lpft.data.labels import (
+    encode_labels,
+    infer_classes,
+    integers_where_all_are,
+    is_missing,
+    read_labels,
+)
+from lpft.errors import InputError
+
+
+def test_labels_become_strings_and_integers():
+    values = ["a", " b ", 1, 2.0, np.int64(3), np.float32(4), True, np.bool_(False), Decimal(5)]
+    assert read_labels(values, "f") == ["a", "b", 1, 2, 3, 4, "True", "False", "5"]
+
+
+def test_large_integers_stay_exact():
+    big = 2**60 + 1
+    assert read_labels([big, str(big)], "f") == [big, str(big)]
+    assert integers_where_all_are([str(big), "0"]) == [big, 0]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), np.nan, pd.NA, pd.NaT, "", " \t"])
+def test_missing_values(value):
+    assert is_missing(value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, "nan", "NA", "None", [], np.zeros(2)])
+def test_present_values(value):
+    assert not is_missing(value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["1", "0", "-1", "2.0"], [1, 0, -1, 2]),
+        ([1, "0"], [1, 0]),
+        (["1", "a"], ["1", "a"]),
+        (["01", "1"], ["01", "1"]),
+        (["1e3", "1"], ["1e3", "1"]),
+    ],
+)
+def test_integers_are_recognised_only_if_all_are(labels, expected):
+    assert integers_where_all_are(labels) == expected
+
+
+def test_classes_are_sorted_by_value_or_by_name():
+    assert infer_classes([10, 9, 10, -1], "f") == (-1, 9, 10)
+    assert infer_classes(["b", "B", "a"], "f") == ("B", "a", "b")
+    assert infer_classes([10, "9"], "f") == ("10", "9")
+
+
+def test_labels_are_matched_by_name():
+    assert encode_labels(["1", "0", 1, "1.0"], (0, 1), "f").tolist() == [1, 0, 1, 1]
+    assert encode_labels([1, "a"], ("1", "a"), "f").tolist() == [0, 1]
+    assert encode_labels(["a"], ("a", "b"), "f").dtype == np.int64
+
+
+BAD = {
+    "lists": ([["a"], ["a", "b"]], ["multi-label is not supported", "['a']"]),
+    "dictionaries": ([{"a": 1}], ["multi-label is not supported"]),
+    "arrays": ([np.array([0, 1])], ["multi-label is not supported"]),
+    "fractions": ([1.0, 0.25, 3.5], ["regression is not supported", "0.25, 3.5"]),
+    "fractions as text": (["1", "2.5"], ["regression is not supported", "'2.5'"]),
+    "infinity": ([float("inf")], ["regression is not supported"]),
+    "missing": (["a", None, "", "b"], ["no label in rows 2, 3;"]),
+    "nan": ([1.0, float("nan")], ["no label in row 2;"]),
+    "many missing": ([None] * 9, ["rows 1, 2, 3, 4, 5 and 4 more"]),
+}
+
+
+@pytest.mark.parametrize(("values", "parts"), BAD.values(), ids=BAD)
+def test_bad_labels_are_named(values, parts):
+    with pytest.raises(InputError) as caught:
+        read_labels(values, "data.csv, column 'y'")
+    for part in ["data.csv, column 'y'", *parts]:
+        assert part in str(caught.value)
+
+
+def test_words_beside_fractions_are_classes():
+    assert read_labels(["0.5", "low"], "f") == ["0.5", "low"]
+
+
+def test_row_numbers_follow_the_rows_given():
+    with pytest.raises(InputError, match="no label in row 1001"):
+        read_labels([None], "f", rows=[1000])
+
+
+def test_one_class_is_refused():
+    with pytest.raises(
+        InputError, match=r"found only the class 'a' in 2 rows, expected at least 2"
+    ):
+        infer_classes(["a", "a"], "f")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "found"),
+    [
+        (["a", "z", "z"], ("a", "b"), "'z' in 2 of 3 rows, expected one of the classes 'a', 'b'"),
+        ([2], (0, 1), "2 in 1 of 1 rows, expected one of the classes 0, 1"),
+        (["None"], (0, 1), "'None' in 1 of 1 rows"),
+        (["A"], ("a", "b"), "'A' in 1 of 1 rows"),
+    ],
+)
+def test_unseen_labels_are_named(labels, classes, found):
+    with pytest.raises(InputError) as caught:
+        encode_labels(labels, classes, "test.csv")
+    assert f"test.csv: found the label {found}" in str(caught.value)

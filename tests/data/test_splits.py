@@ -1,0 +1,122 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpft.data.examples import Examples, TextData
+from lpft.data.splits import (
+    SPLIT_SEED,
+    limit_training,
+    paper_split,
+    split_rows,
+    stratified_holdout,
+)
+from lpft.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("n", "training", "validation"),
+    # the sizes of CB, RTE, SST-2, CoLA and MRPC by the paper's rule, and the smallest ones
+    [
+        (250, 225, 25),
+        (2490, 2241, 249),
+        (67349, 60614, 6735),
+        (8551, 7695, 856),
+        (3668, 3301, 367),
+        (2, 1, 1),
+        (11, 9, 2),
+    ],
+)
+def test_paper_split_takes_the_last_tenth_rounded_up(n, training, validation):
+    train, held_out = paper_split(n)
+    assert (len(train), len(held_out)) == (training, validation)
+    assert np.array_equal(np.concatenate([train, held_out]), np.arange(n))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_paper_split_refuses_too_few_rows(n):
+    with pytest.raises(InputError, match=f"at least 2 training rows, found {n}"):
+        paper_split(n)
+
+
+def test_stratified_holdout_takes_a_tenth_of_every_class():
+    labels = np.array([0] * 100 + [1] * 30 + [2] * 4 + [3])
+    train, held_out = stratified_holdout(labels)
+    # 10% of 100 and of 30; of 4 rows one; the only row of a class stays in training
+    assert Counter(labels[held_out].tolist()) == {0: 10, 1: 3, 2: 1}
+    assert Counter(labels[train].tolist()) == {0: 90, 1: 27, 2: 3, 3: 1}
+
+
+def test_stratified_holdout_is_the_same_every_time_and_another_with_another_seed():
+    labels = np.arange(200) % 4
+    first, second = stratified_holdout(labels), stratified_holdout(labels, seed=SPLIT_SEED)
+    assert np.array_equal(first[1], second[1])
+    assert not np.array_equal(first[1], stratified_holdout(labels, seed=SPLIT_SEED + 1)[1])
+
+
+def test_stratified_holdout_leaves_the_global_generator_alone():
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    stratified_holdout([0, 0, 1, 1])
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=80).filter(
+        lambda labels: max(Counter(labels).values()) > 1
+    ),
+    fraction=st.floats(0.01, 0.99),
+)
+def test_stratified_holdout_is_a_partition_with_every_class_in_training(labels, fraction):
+    train, held_out = stratified_holdout(labels, fraction)
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    assert list(train) == sorted(train)
+    assert list(held_out) == sorted(held_out)
+    validated = Counter(labels[row] for row in held_out)
+    for label, count in Counter(labels).items():
+        assert count - validated[label] >= 1
+        assert (validated[label] >= 1) == (count > 1)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+def test_stratified_holdout_refuses_fractions_out_of_range(fraction):
+    with pytest.raises(InputError, match=r"between 0 and 1"):
+        stratified_holdout([0, 0, 1, 1], fraction)
+
+
+def test_stratified_holdout_refuses_classes_of_one_row_only():
+    with pytest.raises(InputError, match=r"each of the 3 training rows"):
+        stratified_holdout([0, 1, 2])
+
+
+def test_split_rows_follows_the_protocol():
+    labels = np.array([0] * 10 + [1] * 10)
+    assert split_rows(labels, "paper")[1].tolist() == [18, 19]
+    assert sorted(labels[split_rows(labels, "stratified")[1]]) == [0, 1]
+    with pytest.raises(InputError, match=r"unknown split protocol 'random'.*paper, stratified"):
+        split_rows(labels, "random")
+
+
+def _data(labels: list[int]) -> TextData:
+    rows = Examples([str(i) for i in range(len(labels))], ["x"] * len(labels), np.array(labels))
+    return TextData("toy", ("a", "b"), rows, rows)
+
+
+def test_limit_training_keeps_proportions_order_and_the_other_splits():
+    data = _data([0, 0, 0, 1] * 10)
+    limited = limit_training(data, 20)
+    assert Counter(limited.train.labels.tolist()) == {0: 15, 1: 5}
+    ids = [int(name) for name in limited.train.ids]
+    assert ids == sorted(ids)
+    assert limited.validation is data.validation
+    assert limited.notes == ("training is limited to 20 of 40 rows, each class in proportion",)
+    assert limit_training(data, 20).train.ids == limited.train.ids
+
+
+def test_limit_training_leaves_smaller_data_alone_and_refuses_fewer_rows_than_classes():
+    data = _data([0, 1])
+    assert limit_training(data, 2) is data
+    with pytest.raises(InputError, match=r"at most 1 training rows.*each of the 2 classes"):
+        limit_training(data, 1)

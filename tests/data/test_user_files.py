@@ -1,0 +1,212 @@
+import json
+
+import pandas as pd
+import pytest
+
+from lpft.data.columns import choose_text_columns, ids_from_table, texts_from_table
+from lpft.data.files import load_files, read_examples
+from lpft.errors import InputError
+
+WORDS = ["good", "bad", "fine", "poor", "great", "awful", "nice", "ugly", "neat", "dull"]
+
+
+def _csv(path, labels, column="text", extra=""):
+    lines = [f"{column},label"] + [
+        f"{WORDS[i % 10]} thing {i}{extra},{label}" for i, label in enumerate(labels)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_four_files(tmp_path):
+    data = load_files(
+        _csv(tmp_path / "reviews.train.csv", ["pos", "neg"] * 5),
+        validation=_csv(tmp_path / "valid.csv", ["neg", "pos"], extra=" v"),
+        test=_csv(tmp_path / "test.csv", ["pos"], extra=" t"),
+        ood={"other-2.x": _csv(tmp_path / "ood.csv", ["neg", "neg", "pos"], extra=" o")},
+    )
+    assert data.name == "reviews"
+    assert data.classes == ("neg", "pos")
+    assert {name: len(rows) for name, rows in data.splits().items()} == {
+        "train": 10,
+        "validation": 2,
+        "test": 1,
+        "ood/other-2.x": 3,
+    }
+    assert data.train.texts[:2] == ["good thing 0", "bad thing 1"]
+    assert data.train.labels.tolist() == [1, 0] * 5
+    assert data.ood["other-2.x"].labels.tolist() == [0, 0, 1]
+    assert data.sources["ood/other-2.x"] == str(tmp_path / "ood.csv")
+    assert data.metric == "accuracy"
+
+
+def test_one_file_holds_out_a_tenth_of_each_class_and_has_no_test_split(tmp_path):
+    path = _csv(tmp_path / "train.csv", ["a"] * 20 + ["b"] * 30)
+    data = load_files(path)
+    assert data.test is None
+    assert data.validation.labels.tolist() == [0] * 2 + [1] * 3
+    assert sorted(map(int, [*data.train.ids, *data.validation.ids])) == list(range(50))
+    assert "10% of the training rows of every class" in data.sources["validation"]
+
+
+def test_the_paper_protocol_takes_the_last_rows(tmp_path):
+    data = load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 10 + ["a"]), protocol="paper")
+    # ceil(21 / 10) = 3 rows
+    assert data.validation.ids == ["18", "19", "20"]
+    assert data.protocol == "paper"
+
+
+def test_pairs_from_named_columns(tmp_path):
+    path = tmp_path / "train.jsonl"
+    rows = [{"q": f"q {i}", "a": f"a {i}", "y": i % 2} for i in range(20)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = load_files(path, text_columns=["q", "a"], label_column="y")
+    assert data.classes == (0, 1)
+    assert data.train.texts[0] == ("q 0", "a 0")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([3.0, 1.0, 3.0, 1.0], (1, 3)),
+        ([True, False, True, False], ("False", "True")),
+        (["10", "9", "10", "9"], (9, 10)),
+        (["x", "1", "x", "1"], ("1", "x")),
+    ],
+    ids=["floats", "booleans", "integers as text", "mixed"],
+)
+def test_classes_by_the_kind_of_labels(tmp_path, labels, classes):
+    path = tmp_path / "train.parquet"
+    pd.DataFrame({"text": list("abcd"), "label": labels}).to_parquet(path)
+    assert load_files(path).classes == classes
+
+
+def test_labels_match_across_formats(tmp_path):
+    parquet = tmp_path / "test.parquet"
+    pd.DataFrame({"text": ["a", "b"], "label": [2.0, 1.0]}).to_parquet(parquet)
+    data = load_files(_csv(tmp_path / "train.csv", [1, 2] * 5), test=parquet)
+    assert data.classes == (1, 2)
+    assert data.test.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "x", "other": "y", "label": "a"}, "text"),
+        ({"Sentence": "x", "other": "y", "label": "a"}, "Sentence"),
+        ({"text": "x", "sentence": "y", "label": "a"}, "text"),
+        ({"id": "r1", "review": "x y", "stars": "5", "label": "a"}, "review"),
+        ({"review": "x y", "stars": 5, "label": "a"}, "review"),
+    ],
+)
+def test_the_text_column_is_found(row, expected):
+    assert choose_text_columns(pd.DataFrame([row]), None, "label", "f") == (expected,)
+
+
+@pytest.mark.parametrize("row", [{"a": "x y", "b": "y z", "label": "c"}, {"n": "5", "label": "c"}])
+def test_an_unclear_text_column_is_asked_for(row):
+    with pytest.raises(InputError) as caught:
+        choose_text_columns(pd.DataFrame([row]), None, "label", "f.csv")
+    for part in ["f.csv", *row, "--text-columns", "text or sentence"]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [[], ["a", "a"], ["a", "label"], ["a", "b", "c"]],
+    ids=["none", "twice", "label", "3"],
+)
+def test_text_columns_that_make_no_sense(columns):
+    table = pd.DataFrame([{"a": "x", "b": "y", "c": "z", "label": "l"}])
+    with pytest.raises(InputError, match="one text column, or two different ones for pairs"):
+        choose_text_columns(table, columns, "label", "f.csv")
+
+
+def test_ids_are_taken_where_unique():
+    assert ids_from_table(pd.DataFrame({"id": ["x", "y"]})) == ["x", "y"]
+    assert ids_from_table(pd.DataFrame({"idx": [7, 5]})) == ["7", "5"]
+    assert ids_from_table(pd.DataFrame({"id": ["x", "x"], "idx": [1, 2]})) == ["1", "2"]
+    assert ids_from_table(pd.DataFrame({"id": ["x", ""]}, index=[3, 4])) == ["3", "4"]
+    assert ids_from_table(pd.DataFrame({"idx": [{"a": 1}, {"a": 2}]})) == ["0", "1"]
+
+
+def test_texts_are_counted_by_the_tables_index():
+    table = pd.DataFrame({"text": ["a", " "]}, index=[1000, 1001])
+    with pytest.raises(InputError, match="no text in row 1002"):
+        texts_from_table(table, ["text"], "f.csv")
+
+
+def test_more_rows_for_known_classes(tmp_path):
+    path = _csv(tmp_path / "more.csv", ["b", "a"])
+    assert read_examples(path, ("a", "b")).labels.tolist() == [1, 0]
+    with pytest.raises(InputError, match=r"more\.csv.*'b' in 1 of 2 rows.*'a', 'c'"):
+        read_examples(path, ("a", "c"))
+
+
+GOOD = "text,label\na,x\nb,y\nc,x\nd,y\n"
+BAD = {
+    "no label column": ("text,Label\na,x\n", {}, ["no column 'label'", "text, Label", "'Label'?"]),
+    "no text column": (GOOD, {"text_columns": ["body"]}, ["no column 'body'", "text, label"]),
+    "no second column": (GOOD, {"text_columns": ["text", "b"]}, ["no column 'b'"]),
+    "empty text": ("text,label\n,x\nb,y\n ,x\n", {}, ["'text'", "no text in rows 1, 3"]),
+    "empty label": ("text,label\na,\nb,y\n", {}, ["'label'", "no label in row 1"]),
+    "one class": ("text,label\na,x\nb,x\n", {}, ["only the class 'x'", "at least 2 classes"]),
+    "regression": ("text,label\na,0.5\nb,1.5\n", {}, ["regression is not supported"]),
+    "one row per class": ("text,label\na,x\nb,y\n", {}, ["no rows can be held out"]),
+    "unknown protocol": (GOOD, {"protocol": "cv"}, ["unknown split protocol 'cv'"]),
+    "label is text": (GOOD, {"text_columns": ["label"]}, ["another for the label"]),
+}
+
+
+@pytest.mark.parametrize(("content", "options", "parts"), BAD.values(), ids=BAD)
+def test_bad_training_files_are_named(tmp_path, content, options, parts):
+    path = tmp_path / "train.csv"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_files(path, **options)
+    for part in parts:
+        assert part in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+BAD_JSON = {
+    "multi-label": ({"text": "a", "label": ["x", "y"]}, "multi-label is not supported"),
+    "null text": ({"text": None, "label": "x"}, "no text in row 5"),
+    "absent text": ({"label": "x"}, "no text in row 5"),
+    "null label": ({"text": "a", "label": None}, "no label in row 5"),
+    "number as text": ({"text": 5, "label": "x"}, "found 5 (int) in row 5, expected text"),
+    "list as text": ({"text": ["a"], "label": "x"}, "found ['a'] (list) in row 5"),
+    "half a surrogate": ({"text": "\ud83d", "label": "x"}, "half of a surrogate pair in row 5"),
+}
+
+
+@pytest.mark.parametrize(("row", "part"), BAD_JSON.values(), ids=BAD_JSON)
+def test_bad_json_values_are_named(tmp_path, row, part):
+    path = tmp_path / "train.jsonl"
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 2
+    path.write_text("\n".join(map(json.dumps, [*rows, row])))
+    with pytest.raises(InputError) as caught:
+        load_files(path)
+    assert part in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "ood"])
+def test_labels_unseen_in_training_are_named_with_their_file(tmp_path, split):
+    other = _csv(tmp_path / "other.csv", ["a", "c"])
+    given = {"far": other} if split == "ood" else other
+    with pytest.raises(InputError, match=r"other\.csv, column 'label': found the label 'c'"):
+        load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5), **{split: given})
+
+
+def test_other_files_need_the_same_text_column(tmp_path):
+    other = _csv(tmp_path / "other.csv", ["a"], column="body")
+    with pytest.raises(InputError, match=r"other\.csv has no column 'text'"):
+        load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5), test=other)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "a b", "ä", "-x", "a\n"])
+def test_ood_names_that_are_no_file_names(tmp_path, name):
+    path = _csv(tmp_path / "train.csv", ["a", "b"] * 5)
+    with pytest.raises(InputError, match="cannot be part of a file name"):
+        load_files(path, ood={name: path})
