@@ -33,6 +33,7 @@ def write_run(
     reason: str | None = None,
     notes: tuple[str, ...] = (),
     history: bool = True,
+    fingerprints: dict[str, Any] | None = None,
     **config: Any,
 ) -> Path:
     """Write one run and return its folder.
@@ -104,6 +105,8 @@ def write_run(
         "timings": {"features": 1.2, "probing": 0.4, "finetuning": 21.5, "total": 24.0},
         "metric": metric,
     }
+    if fingerprints is not None:
+        record["fingerprints"] = fingerprints
     norms = {"norm": end_norm, "bias_norm": 0.2 if lp_start else 0.01, "norm_at_start": start_norm}
     _write_json(folder / "run.json", record)
     _write_json(folder / "metrics.json", {"temperature": temperature, "splits": metrics})

@@ -1,31 +1,42 @@
 """Low-rank adapters on a classifier's encoder; the only module that imports PEFT."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.families import query_value_projections
 
 
-def _lora(targets: list[str], rank: int, alpha: float, *, use_dora: bool = False) -> PeftConfig:
+@dataclass(frozen=True)
+class Targets:
+    """The adapted modules by the last part of their names; GPT-2's keep W transposed."""
+
+    names: tuple[str, ...]
+    transposed: bool
+
+
+def _lora(targets: Targets, rank: int, alpha: float, *, use_dora: bool = False) -> PeftConfig:
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=targets,
+        target_modules=list(targets.names),
+        fan_in_fan_out=targets.transposed,
         modules_to_save=["head"],
         use_dora=use_dora,
     )
 
 
-def _dora(targets: list[str], rank: int, alpha: float) -> PeftConfig:
+def _dora(targets: Targets, rank: int, alpha: float) -> PeftConfig:
     return _lora(targets, rank, alpha, use_dora=True)
 
 
-ADAPTERS: dict[str, Callable[[list[str], int, float], PeftConfig]] = {"lora": _lora, "dora": _dora}
+ADAPTERS: dict[str, Callable[[Targets, int, float], PeftConfig]] = {"lora": _lora, "dora": _dora}
 """Adapter name to the PEFT configuration for (target modules, rank, alpha)."""
 
 
@@ -37,12 +48,18 @@ def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: flo
     Raises:
         InputError: the model has no query and value projections of a known name.
     """
-    targets = query_value_projections(
-        module_name
+    modules = {
+        module_name: module
         for module_name, module in model.encoder.named_modules()
         if hasattr(module, "weight")
+    }
+    names = query_value_projections(modules)
+    transposed = any(
+        isinstance(module, Conv1D)
+        for module_name, module in modules.items()
+        if module_name.rpartition(".")[2] in names
     )
-    return get_peft_model(model, ADAPTERS[name](list(targets), rank, alpha))
+    return get_peft_model(model, ADAPTERS[name](Targets(names, transposed), rank, alpha))
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:

@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file
 
 from lpft.choices import Pooling
 from lpft.errors import InputError
+from lpft.model.quiet import quiet_transformers
 
 _SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
     "cls": "first",
@@ -64,15 +65,16 @@ def load_encoder(
     """
     auto_class, keywords = _construction(config)
     try:
-        encoder, report = auto_class.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            output_loading_info=True,
-            **keywords,
-        )
+        with quiet_transformers():
+            encoder, report = auto_class.from_pretrained(
+                source,
+                config=config,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                dtype=dtype,
+                output_loading_info=True,
+                **keywords,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(_explain_load_failure(source, error)) from error
     missing = sorted(report["missing_keys"])

@@ -14,6 +14,7 @@ from lpft.errors import InputError
 from lpft.model import packaged
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import default_pooling, load_config, load_encoder, position_limit
+from lpft.model.quiet import quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ def load_classifier(folder: Path) -> Classifier:
             f"on it with lpft train --model {folder}"
         )
     try:
-        model, report = LinearHeadClassifier.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet_transformers():
+            model, report = LinearHeadClassifier.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -109,7 +111,8 @@ def load_classifier(folder: Path) -> Classifier:
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Config, weights (safetensors) and tokenizer in Hugging Face form, labels by name."""
-    classifier.model.save_pretrained(folder)
+    with quiet_transformers():
+        classifier.model.save_pretrained(folder)
     classifier.tokenizer.save_pretrained(folder)
 
 

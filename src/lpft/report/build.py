@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lpft.errors import InputError
+from lpft.files import replace_when_written
 from lpft.report.collect import RunSummary, UnreadRun, collect_runs
 from lpft.report.curves import curve_sheet
 from lpft.report.drawing import saved
@@ -148,13 +149,10 @@ def _page(views: Sequence[GroupView], unread: Sequence[UnreadRun], page: Path) -
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write beside the place and rename: the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Make the folder and write the file, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with replace_when_written(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as problem:
         raise InputError(f"{path} cannot be written: {problem.strerror}") from problem
-    finally:
-        temporary.unlink(missing_ok=True)

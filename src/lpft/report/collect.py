@@ -42,10 +42,11 @@ class RunSummary:
     folder: Path
     name: str
     config: Record
-    config_hash: str
+    config_hash: str | None
     data_name: str
     classes: tuple[str, ...]
     rows: Mapping[str, int]
+    data_sources: Record
     data_notes: tuple[str, ...]
     licence: str | None
     metric: str
@@ -59,6 +60,8 @@ class RunSummary:
     versions: Mapping[str, str]
     commit: str | None
     device: str | None
+    fingerprints: Mapping[str, str]
+    probe: Record
     timings: Mapping[str, float]
 
     @property
@@ -205,7 +208,7 @@ def _read_run(folder: Path, name: str, record: Record) -> RunSummary:
         raise _DamagedRun("metrics.json: no splits")
     classes = _texts(data, "classes")
     predictions = {
-        split: _read_predictions(folder, split, scores, len(classes))
+        plain(split): _read_predictions(folder, split, scores, len(classes))
         for split, scores in splits.items()
     }
     calibration = _section(record, "calibration", RUN_RECORD)
@@ -216,23 +219,26 @@ def _read_run(folder: Path, name: str, record: Record) -> RunSummary:
         folder=folder,
         name=name,
         config=config,
-        config_hash=plain(record.get("config_hash", "")),
+        config_hash=_text(record, "config_hash"),
         data_name=plain(data["name"]),
         classes=classes,
         rows={k: int(v) for k, v in _numbers(data, "rows").items()},
+        data_sources=_section(data, "sources", RUN_RECORD),
         data_notes=_texts(data, "notes"),
         licence=_text(data, "licence"),
         metric=plain(record.get("metric", "accuracy")),
         temperature=temperature,
         temperature_reason=_text(calibration, "reason"),
-        metrics=splits,
-        features=_sections(features, "splits", "features.json"),
+        metrics=_shown(splits),
+        features=_shown(_sections(features, "splits", "features.json")),
         head=_section(features, "head", "features.json"),
         history=_history(folder / "history.jsonl"),
         predictions=predictions,
         versions={plain(k): plain(v) for k, v in _section(record, "versions", RUN_RECORD).items()},
         commit=_text(record, "commit"),
         device=_text(record, "device"),
+        fingerprints=_fingerprints(record),
+        probe=_section(record, "probe", RUN_RECORD),
         timings=_numbers(record, "timings"),
     )
 
@@ -307,12 +313,16 @@ def _section(record: Record, key: str, where: str, required: tuple[str, ...] = (
 
 def _sections(record: Record, key: str, where: str) -> dict[str, Record]:
     outer = _section(record, key, where)
-    inner = {plain(name): _section(outer, name, where) for name in outer}
+    inner = {name: _section(outer, name, where) for name in outer}
     for section in inner.values():
         for part in ("calibrated", "pretrained"):
             if not isinstance(section.get(part, {}), Mapping):
                 raise _DamagedRun(f"{where}: {part} is not an object")
     return inner
+
+
+def _shown(sections: dict[str, Record]) -> dict[str, Record]:
+    return {plain(name): section for name, section in sections.items()}
 
 
 def _texts(record: Record, key: str) -> tuple[str, ...]:
@@ -325,6 +335,14 @@ def _texts(record: Record, key: str) -> tuple[str, ...]:
 def _numbers(record: Record, key: str) -> dict[str, float]:
     pairs = ((plain(k), number(v)) for k, v in _section(record, key, RUN_RECORD).items())
     return {name: value for name, value in pairs if value is not None}
+
+
+def _fingerprints(record: Record) -> dict[str, str]:
+    """Hashes of the encoder's weights and of every split of the data, as ``data/<split>``."""
+    found = _section(record, "fingerprints", RUN_RECORD)
+    data = _section(found, "data", RUN_RECORD)
+    encoder = {} if found.get("encoder") is None else {"encoder": plain(found["encoder"])}
+    return encoder | {f"data/{plain(split)}": plain(value) for split, value in data.items()}
 
 
 def _text(record: Record, key: str) -> str | None:

@@ -16,7 +16,6 @@ class Confusion:
     """Counts [C, C] of one setting, rows true and columns predicted, all seeds together."""
 
     label: str
-    slug: str
     split: str
     seeds: int
     classes: tuple[str, ...]
@@ -61,4 +60,4 @@ def confusion(setting: Setting, group: Group) -> Confusion:
     for run in runs:
         found = run.predictions[split]
         np.add.at(counts, (found.labels, found.logits.argmax(axis=1)), 1)
-    return Confusion(setting.label, setting.slug, split, len(runs), classes, counts)
+    return Confusion(setting.label, split, len(runs), classes, counts)

@@ -90,7 +90,7 @@ def _draw(axes: Axes, group: Group, quantity: str) -> None:
     dress(axes, title=title, x="epoch")
     axes.margins(x=0.03)
     if quantity in _FROM_ZERO:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1e-12))
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float]], look: dict, runs: int) -> None:
@@ -102,4 +102,4 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], look: dict, runs: i
         linewidth=1.3 if runs == 1 else 0.8,
         alpha=1.0 if runs == 1 else 0.75,
     )
-    axes.plot(epochs, values, **look)
+    axes.plot(epochs, values, clip_on=False, **look)

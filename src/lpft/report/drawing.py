@@ -80,7 +80,7 @@ def line_of(style: Style, **more: Any) -> dict[str, Any]:
 
 def legend(figure: Figure, styles: Mapping[str, Style], top: float) -> None:
     """A legend along the top edge; ``top`` is the part of the height that it has."""
-    names = [plain(name) for name in styles]
+    names = [shortened(name, 40) for name in styles]
     box = figure.legend(
         [Line2D([], [], **line_of(style)) for style in styles.values()],
         names,
@@ -104,7 +104,8 @@ def _legend_columns(names: Sequence[str], width: float) -> int:
 
 def legend_height(styles: Mapping[str, Style], width: float) -> float:
     """Inches that :func:`legend` needs at this width."""
-    return 0.1 + 0.2 * math.ceil(len(styles) / _legend_columns(list(styles), width))
+    names = [shortened(name, 40) for name in styles]
+    return 0.1 + 0.2 * math.ceil(len(names) / _legend_columns(names, width))
 
 
 def swatch(style: Style) -> Figure:
@@ -147,7 +148,18 @@ def sheet(count: int, columns: int, width: float, height: float) -> tuple[int, i
 
 def names_as_ticks(axes: Axes, positions: Sequence[float], names: Sequence[str]) -> None:
     """Names along the y axis from the top down, never read as mathematics."""
-    lines = ("\n".join(plain(line) for line in name.split("\n")) for name in names)
+    lines = ("\n".join(shortened(line) for line in name.split("\n")) for name in names)
     axes.set_yticks(list(positions), list(lines), parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=TEXT, labelcolor=INK)
     axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)
+
+
+def name_width(names: Sequence[str]) -> float:
+    """Inches that the longest of some names needs beside the y axis, at about 0.08 a letter."""
+    return 0.25 + 0.08 * max(len(shortened(name)) for name in names)
+
+
+def shortened(name: str, letters: int = 28) -> str:
+    """A name that fits into a figure; the tables have it whole."""
+    text = plain(name)
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"

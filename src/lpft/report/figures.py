@@ -10,6 +10,7 @@ from lpft.report.drawing import (
     legend,
     legend_height,
     line_of,
+    name_width,
     names_as_ticks,
     new_figure,
 )
@@ -28,7 +29,8 @@ def accuracy_figure(group: Group, *, with_legend: bool) -> Figure:
     top = legend_height(looks, 6.6) if with_legend else 0.08
     height = top + row * len(splits) + 0.5
     figure = new_figure(6.6, height)
-    axes = figure.add_axes((0.17, 0.44 / height, 0.8, 1 - (0.44 + top) / height))
+    left = name_width(splits) / 6.6
+    axes = figure.add_axes((left, 0.44 / height, 0.97 - left, 1 - (0.44 + top) / height))
     step = 0.72 / max(len(names), 1)
     for position, split in enumerate(splits):
         if position % 2 == 0:
@@ -74,13 +76,14 @@ def feature_change_figure(comparisons: Sequence[Comparison], group: Group) -> Fi
         looks.setdefault(setting.method, styles((setting,))[setting.label])
     farthest = max(spread.mean for *_, change in drawn for spread in change)
     digits = decimals_for([farthest])
-    height = 0.62 + 0.56 * len(drawn)
+    height = 0.62 + 0.6 * len(drawn)
     figure = new_figure(6.6, height)
     axes = figure.add_axes((0.29, 0.46 / height, 0.67, 1 - 0.54 / height))
     for position, (_, match, change) in enumerate(drawn):
         ends = [change[0].mean, change[1].mean]
         axes.plot(ends, [position] * 2, color=MUTED, linewidth=1.2, zorder=1)
-        for method, spread, other in zip(match.methods, change, reversed(change), strict=True):
+        # Labels on either side of the line never meet, however near the two values are.
+        for method, spread, side in zip(match.methods, change, (1, -1), strict=True):
             axes.errorbar(
                 [spread.mean],
                 [position],
@@ -90,9 +93,10 @@ def feature_change_figure(comparisons: Sequence[Comparison], group: Group) -> Fi
             axes.annotate(
                 f"{method_name(method)} {fixed(spread.mean, digits)}",
                 (spread.mean, position),
-                xytext=(0, 7),
+                xytext=(0, 7 * side),
                 textcoords="offset points",
-                ha=_side(spread.mean / farthest, other.mean / farthest),
+                ha="center" if spread.mean > 0.1 * farthest else "left",
+                va="bottom" if side > 0 else "top",
                 fontsize=SMALL,
                 color=INK,
                 parse_math=False,
@@ -104,10 +108,3 @@ def feature_change_figure(comparisons: Sequence[Comparison], group: Group) -> Fi
     axes.set_xlim(0, farthest * 1.16)
     names_as_ticks(axes, range(len(drawn)), [name for name, *_ in drawn])
     return figure
-
-
-def _side(value: float, other: float) -> str:
-    """Where a label goes, so that two near each other do not meet; parts of the axis."""
-    if abs(value - other) > 0.3:
-        return "center" if value > 0.1 else "left"
-    return "left" if value >= other or value < 0.15 else "right"

@@ -13,12 +13,16 @@ Value = str | float | int | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading, with a heading above it that it may share with its neighbours."""
+    """A column's heading, with a heading above it that it may share with its neighbours.
+
+    ``full`` is the heading in files, ``wraps`` allows lines to break in the page.
+    """
 
     name: str
     above: str = ""
     numeric: bool = True
     full: str = ""
+    wraps: bool = False
 
     @property
     def flat(self) -> str:

@@ -100,7 +100,7 @@ def _conclusion(comparison: Comparison) -> list[str]:
     elif known and max(known) < MOST:
         sentences.append(
             "So most of the difference at own rates comes, in these runs, with the learning rate "
-            f"and batch size, and {second} gets no credit for it."
+            f"and batch size, and {second} gets no credit for that part."
         )
     elif known and min(known) >= MOST:
         sentences.append(

@@ -6,15 +6,13 @@ only where model, data, seed and every other option agree, and each pair knows w
 batch size agree too.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
+from lpft.paper import published_hyperparameters
 from lpft.report.collect import RunSummary
-from lpft.report.numbers import Spread, number
+from lpft.report.numbers import Spread
 from lpft.report.settings import Group, key_of, setting_of
 
 LP_START = "lp-"
@@ -175,17 +173,5 @@ def _validation(match: Match, metric: str) -> float:
 
 def published_rates(task: str, method: str) -> Rates | None:
     """The paper's learning rate and batch size of a task and method, None where it has none."""
-    table = _published()
-    values = [table.get((method, setting, task)) for setting in ("learning_rate", "batch_size")]
-    return None if None in values else Rates(*values)
-
-
-@cache
-def _published() -> dict[tuple[str, str, str], float | None]:
-    text = files("lpft").joinpath("paper/hyperparameters.csv").read_text(encoding="utf-8")
-    return {
-        (row["method"], row["setting"], task): number(float(value))
-        for row in csv.DictReader(text.splitlines())
-        for task, value in row.items()
-        if task not in ("method", "setting") and value
-    }
+    found = published_hyperparameters(task, method)
+    return None if found is None else Rates(found["learning_rate"], found["batch_size"])

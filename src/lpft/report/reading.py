@@ -49,21 +49,29 @@ def what_was_run(group: Group) -> str:
 
 def read_accuracy(group: Group) -> list[str]:
     """Best and worst score in distribution, how sure the first place is; the same OOD."""
-    split, name = group.id_split, metric_name(group.metric)
-    rows = max(setting.rows(split) or 0 for setting in group.settings)
-    where = f"In distribution ({split}, {whole(rows)} rows)"
-    sentences = _range_and_lead(group.settings, where, name, score(split, group.metric))
-    ranked = _ranked(group.settings, score(split, "accuracy"))
-    if ranked and group.metric == "accuracy":
-        top = ranked[0][1].mean
-        low, high = wilson(top, rows)
-        sentences.append(
-            f"With {whole(rows)} rows an accuracy of {fixed(top)} has a 95 % interval from "
-            f"{fixed(low)} to {fixed(high)}."
-        )
+    sentences = _in_distribution(group)
     if group.ood_splits:
         where = f"Out of distribution (mean over {counted(len(group.ood_splits), 'set')})"
         sentences += _range_and_lead(group.settings, where, "accuracy", _mean_accuracy(group))
+    return sentences
+
+
+def _in_distribution(group: Group) -> list[str]:
+    split = group.id_split
+    counts = [rows for rows in (s.rows(split) for s in group.settings) if rows is not None]
+    if not counts:
+        return []
+    rows = whole(counts[0])
+    where = f"In distribution ({split}, {rows} rows)"
+    value = score(split, group.metric)
+    sentences = _range_and_lead(group.settings, where, metric_name(group.metric), value)
+    if sentences and group.metric == "accuracy":
+        top = _ranked(group.settings, value)[0][1].mean
+        low, high = wilson(top, counts[0])
+        sentences.append(
+            f"With {rows} rows an accuracy of {fixed(top)} has a 95 % interval from {fixed(low)} "
+            f"to {fixed(high)}."
+        )
     return sentences
 
 
@@ -149,7 +157,7 @@ def read_calibration(group: Group) -> list[str]:
     lower = sum(change[0] > 0 for change in changes)
     text = (
         f"One temperature per run, fitted on validation, lowers ECE on {group.id_split} for "
-        f"{lower} of {counted(len(changes), noun)}"
+        f"{lower if lower else 'none'} of {counted(len(changes), noun)}"
     )
     if lower:
         _, setting, first, second = max(changes, key=lambda change: change[0])

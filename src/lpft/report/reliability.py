@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpft.analysis.calibration import ReliabilityBins, reliability_bins
-from lpft.report.drawing import SMALL, TEXT, dress, new_figure, sheet
-from lpft.report.numbers import fixed, plain
+from lpft.report.drawing import SMALL, TEXT, dress, new_figure, sheet, shortened
+from lpft.report.numbers import fixed
 from lpft.report.palette import INK, MUTED, PAPER, Style
 from lpft.report.settings import Group, Setting
 from lpft.report.values import score
@@ -73,7 +73,7 @@ def _draw_reliability(
     axes.text(
         0,
         1.15,
-        plain(split),
+        shortened(split, 24),
         transform=axes.transAxes,
         fontsize=TEXT,
         color=INK,

@@ -1,7 +1,7 @@
 """Order runs for comparison: groups of one data set and model, settings within, seeds within."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,27 +17,22 @@ METHOD_NAMES = {
     "lp-ft": "LP-FT",
     "lora": "LoRA",
     "lp-lora": "LP-LoRA",
+    "dora": "DoRA",
+    "lp-dora": "LP-DoRA",
 }
 
 # Where a run was written, watched or computed does not change what was run.
 NOT_SETTINGS = frozenset(
-    {
-        "cache_dir",
-        "config",
-        "data_dir",
-        "debug",
-        "device",
-        "json",
-        "name",
-        "output_dir",
-        "overwrite",
-        "report_to",
-        "resume",
-        "seed",
-    }
+    {"data_dir", "device", "output_dir", "overwrite", "report_to", "resume", "seed"}
+    | {"trust_remote_code"}
 )
 RATE_KEYS = ("learning_rate", "batch_size")
+# Settings that fingerprints say better: the same files may lie elsewhere, or have changed.
+_DATA_PATHS = frozenset({"train_file", "validation_file", "test_file", "ood"})
+_MODEL_PATHS = frozenset({"model", "revision"})
 _GROUP_KEYS = frozenset({"model", "pooling", "split_protocol", "task", "train_file"})
+_WITHOUT_ADAPTER = frozenset({"lp", "ft", "lp-ft"})
+_TRAINED_ON = ("data/train", "data/validation")
 
 
 def method_name(method: str) -> str:
@@ -54,14 +49,17 @@ def method_rank(method: str) -> tuple[int, str]:
 def setting_of(run: RunSummary, without: Collection[str] = ()) -> dict[str, Any]:
     """What was run, apart from the seed and the keys in ``without``.
 
-    The rank and alpha of LoRA say nothing about a method that has no LoRA factors.
+    Data and weights count by their fingerprints where these were recorded. An adapter's rank
+    and alpha say nothing about a method that has none.
     """
-    lora = "lora" in run.method
-    return {
-        key: value
-        for key, value in run.config.items()
-        if key not in NOT_SETTINGS and key not in without and (lora or not key.startswith("lora_"))
-    }
+    prints = run.fingerprints
+    left_out = {*NOT_SETTINGS, *without}
+    left_out |= _DATA_PATHS if "data/train" in prints else set()
+    left_out |= _MODEL_PATHS if "encoder" in prints else set()
+    left_out |= {"lora_rank", "lora_alpha"} if run.method in _WITHOUT_ADAPTER else set()
+    setting = {key: value for key, value in run.config.items() if key not in left_out}
+    trained_on = [prints[name][:7] for name in _TRAINED_ON if name in prints]
+    return setting | ({"training data": " ".join(trained_on)} if trained_on else {})
 
 
 def key_of(setting: dict[str, Any]) -> str:
@@ -104,7 +102,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """All settings of one data set, model, pooling and split protocol."""
+    """All settings of one data set, model, pooling and split protocol.
+
+    ``remark`` tells groups apart whose names are the same and whose data or weights are not.
+    """
 
     slug: str
     data: str
@@ -112,10 +113,12 @@ class Group:
     pooling: str
     protocol: str
     settings: tuple[Setting, ...]
+    remark: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.data} · {self.model} · {self.pooling} pooling · {self.protocol} split"
+        parts = [self.data, self.model, f"{self.pooling} pooling", f"{self.protocol} split"]
+        return " · ".join([*parts, self.remark] if self.remark else parts)
 
     @cached_property
     def runs(self) -> tuple[RunSummary, ...]:
@@ -151,27 +154,51 @@ class Group:
 def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[UnreadRun, ...]]:
     """Groups in the order of their titles, and runs that repeat a setting and seed.
 
-    A repeated seed is not one more seed: it would make a standard deviation look smaller.
+    Runs of one group were tested on the same texts, by fingerprint where there is one. A repeated
+    seed is not one more seed: it would make a standard deviation look smaller.
     """
     grouped: dict[tuple[str, ...], list[RunSummary]] = defaultdict(list)
     for run in runs:
-        pooling, protocol = (
-            plain(run.config.get(key, "default")) for key in ("pooling", "split_protocol")
-        )
-        train_file = plain(run.config.get("train_file"))
-        grouped[(run.data_name, run.model, pooling, protocol, train_file)].append(run)
+        grouped[_identity(run)].append(run)
+    names = {key: _names(members[0]) for key, members in grouped.items()}
+    times = Counter(names.values())
 
     groups: list[Group] = []
     repeated: list[UnreadRun] = []
     taken: set[str] = set()
-    for key in sorted(grouped):
-        data, model, pooling, protocol, _ = key
-        name = model_name(model)
+    for key in sorted(grouped, key=lambda key: (names[key], key)):
         settings, again = _settings_of(grouped[key])
         repeated.extend(again)
-        group_slug = slug(f"{data} {name} {pooling} {protocol}", taken)
-        groups.append(Group(group_slug, data, name, pooling, protocol, settings))
+        remark = _remark(grouped[key][0]) if times[names[key]] > 1 else ""
+        group_slug = slug(" ".join([*names[key], remark]), taken)
+        groups.append(Group(group_slug, *names[key], settings, remark))
     return tuple(groups), tuple(repeated)
+
+
+def _names(run: RunSummary) -> tuple[str, str, str, str]:
+    pooling, protocol = (
+        plain(run.config.get(key, "default")) for key in ("pooling", "split_protocol")
+    )
+    return run.data_name, model_name(run.model), pooling, protocol
+
+
+def _identity(run: RunSummary) -> tuple[str, ...]:
+    """What runs of one group have in common."""
+    data, _, pooling, protocol = _names(run)
+    model = run.fingerprints.get("encoder", run.model)
+    train_file = plain(run.config.get("train_file"))
+    tested_on = [run.fingerprints.get(f"data/{split}") for split in ("test", "validation")]
+    texts = next((found for found in tested_on if found is not None), train_file)
+    return data, model, pooling, protocol, texts
+
+
+def _remark(run: RunSummary) -> str:
+    """The beginning of the fingerprints, or the training file's name where there are none."""
+    if not run.fingerprints:
+        return model_name(plain(run.config.get("train_file")))
+    *_, texts = _identity(run)
+    encoder = run.fingerprints.get("encoder", "")
+    return f"texts {texts[:7]}, encoder {encoder[:7]}"
 
 
 def model_name(model: str) -> str:
@@ -221,11 +248,12 @@ def _differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
 def _label(method: str, run: RunSummary, differing: Sequence[str]) -> str:
     parts = []
     for key in differing:
+        value = setting_of(run).get(key)
         if key == "learning_rate":
             parts.append(f"rate {rate(run.learning_rate)}")
         elif key == "batch_size":
-            parts.append(f"batch {run.config.get(key)}")
+            parts.append(f"batch {value}")
         else:
-            parts.append(f"{key.replace('_', ' ')} {run.config.get(key)}")
+            parts.append(f"{key.replace('_', ' ')} {value}")
     name = method_name(method)
     return plain(f"{name} ({', '.join(parts)})" if parts else name)

@@ -124,7 +124,10 @@ def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table 
             texts = text_cells([rates(match.rates[side]) for match in matches])
             columns.append((Column(name, "Rate, batch"), texts))
     columns += [
-        (Column("Seeds", numeric=False), [_pair_seeds(match) for match in matches]),
+        (
+            Column("Runs", numeric=False, full="seeds", wraps=True),
+            [_pair_seeds(match) for match in matches],
+        ),
         (Column("random head", f"Feature change ({split})"), number_cells(first, digits)),
         (Column("LP head", f"Feature change ({split})"), number_cells(second, digits)),
         (Column("Difference"), number_cells([m.difference for m in matches], digits)),
@@ -162,7 +165,7 @@ def rates(value: Rates) -> str:
 def _pair_seeds(match: Match) -> Cell:
     text = ", ".join(f"seed {pair[0].seed}" for pair in match.runs)
     links = tuple(
-        (f"{method_name(run.method)} seed {run.seed}", run.name)
+        (f"{method_name(run.method)}\u00a0seed\u00a0{run.seed}", run.name)
         for pair in match.runs
         for run in pair
     )
@@ -249,7 +252,8 @@ def head_norms(group: Group) -> Table:
         ),
     ]
     note = (
-        "Frobenius norm of the head's weights and L2 norm of its bias; the start is the head as "
-        f"fine-tuning found it, random or fitted by linear probing. {_PER_SEED}"
+        "Frobenius norm of the head's weights and L2 norm of its bias. The start is the head that "
+        "fine-tuning began with, random or fitted by linear probing; for LP the random head that "
+        f"it replaced. {_PER_SEED}"
     )
     return from_columns("head", "Head norm and temperature", columns, note=note)

@@ -66,24 +66,35 @@ def _record(
 
 def format_method_table(frame: pd.DataFrame) -> str:
     """The frame of :func:`method_table` as aligned text of a terminal, with a line on its units."""
-    names = [name for name in frame.columns if not name.endswith(" sd")]
-    if (frame["seeds"] == 1).all():
-        names.remove("seeds")
-    columns = [[*_heading(name), *_texts(frame, name)] for name in names]
-    words = {*_WHERE, "method"}
-    padded = [
-        [f"{text:{'<' if name in words else '>'}{max(map(len, column))}}" for text in column]
-        for name, column in zip(names, columns, strict=True)
-    ]
-    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
-    lines.insert(2, "-" * max(map(len, lines)))
+    if "data" in frame:
+        parts = [
+            f"{' · '.join(map(str, where))}\n{_block(part.drop(columns=list(_WHERE)))}"
+            for where, part in frame.groupby(list(_WHERE), sort=False)
+        ]
+    else:
+        parts = [_block(frame)]
     several = "; mean ± standard deviation over seeds" if (frame["seeds"] > 1).any() else ""
     legend = (
         f"ID: {frame.attrs.get('id_split', 'test')} split. ID and ood/...: accuracy. ECE: 15 bins, "
         "on ID, without and with temperature T.\nfeature change: mean L2 distance of the features "
         f"of {frame.attrs.get('feature_split', 'test')} texts from pre-trained ones{several}."
     )
-    return "\n".join([*lines, "", legend])
+    return "\n\n".join([*parts, legend])
+
+
+def _block(frame: pd.DataFrame) -> str:
+    """One group's rows, without the columns that it has nothing in."""
+    names = [n for n in frame.columns if not n.endswith(" sd") and not frame[n].isna().all()]
+    if (frame["seeds"] == 1).all():
+        names.remove("seeds")
+    columns = [[*_heading(name), *_texts(frame, name)] for name in names]
+    padded = [
+        [f"{text:{'<' if name == 'method' else '>'}{max(map(len, column))}}" for text in column]
+        for name, column in zip(names, columns, strict=True)
+    ]
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    lines.insert(2, "-" * max(map(len, lines)))
+    return "\n".join(lines)
 
 
 def _heading(name: str) -> tuple[str, str]:
@@ -97,7 +108,7 @@ def _heading(name: str) -> tuple[str, str]:
 
 def _texts(frame: pd.DataFrame, name: str) -> list[str]:
     values = frame[name].tolist()
-    if name in (*_WHERE, "method", "seeds"):
+    if name in ("method", "seeds"):
         return [str(value) for value in values]
     numbers = [number(value) for value in values]
     deviations = frame[f"{name} sd"].tolist() if f"{name} sd" in frame else [None] * len(values)

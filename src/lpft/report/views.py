@@ -1,8 +1,10 @@
 """What the page's templates show of a group and of a run, computed before they are rendered."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -20,8 +22,10 @@ from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.reading import read_accuracy, read_calibration, read_head, what_was_run
 from lpft.report.reliability import reliability_panel
-from lpft.report.settings import Group, method_name
+from lpft.report.settings import Group, method_name, model_name
 from lpft.report.svg import inline_svg
+
+Legend = tuple[tuple[str, Markup], ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class GroupView:
 
     group: Group
     what: str
+    notes: tuple[str, ...]
     readings: tuple[Reading, ...]
     methods: Table
     change_sentences: tuple[tuple[str, ...], ...]
@@ -46,12 +51,13 @@ class GroupView:
     calibration: Table
     features: Table
     head: Table
-    legend: tuple[tuple[str, Markup], ...]
     accuracy: Markup
+    accuracy_legend: Legend
     change: Markup | None
     reliability: tuple[tuple[str, tuple[Markup, ...]], ...]
     temperatures: tuple[tuple[str, str], ...]
     curves: tuple[Markup, ...]
+    curves_legend: Legend
     confusions: tuple[Confusion, ...]
 
     @property
@@ -71,12 +77,14 @@ class RunView:
     group: str
     configuration: tuple[tuple[str, str], ...]
     timings: tuple[tuple[str, str], ...]
+    sources: tuple[tuple[str, str], ...]
+    probe: tuple[tuple[str, str], ...]
+    fingerprints: tuple[tuple[str, str], ...]
 
 
 def view_group(group: Group) -> GroupView:
     """Everything the page shows of a group."""
     comparisons = compare(group)
-    looks = styles(group.settings)
     change = feature_change_figure(comparisons, group)
     own, shared = (tables.feature_change(comparisons, shared=s) for s in (False, True))
     unpaired = [(sentence,) for sentence in read_unpaired(group, comparisons)]
@@ -91,6 +99,7 @@ def view_group(group: Group) -> GroupView:
     return GroupView(
         group=group,
         what=what_was_run(group),
+        notes=tuple(dict.fromkeys(note for run in group.runs for note in run.data_notes)),
         readings=tuple(reading for reading in readings if any(reading.paragraphs)),
         methods=tables.methods(group),
         change_sentences=(*full, *unpaired),
@@ -98,10 +107,7 @@ def view_group(group: Group) -> GroupView:
         calibration=tables.calibration(group),
         features=tables.features(group),
         head=tables.head_norms(group),
-        legend=tuple(
-            (setting.label, inline_svg(swatch(looks[setting.label]), f"{group.slug}-key-{i}"))
-            for i, setting in enumerate(group.settings)
-        ),
+        accuracy_legend=_legend(group, "results"),
         accuracy=inline_svg(
             accuracy_figure(group, with_legend=False),
             f"{group.slug}-accuracy-figure",
@@ -133,7 +139,20 @@ def view_group(group: Group) -> GroupView:
             )
             for quantity, name in recorded(group)
         ),
+        curves_legend=_legend(group, "training"),
         confusions=tuple(confusion(setting, group) for setting in group.settings),
+    )
+
+
+def _legend(group: Group, where: str) -> Legend:
+    """Labels of settings with their line and marker; ``where`` keeps the drawings' ids apart."""
+    looks = styles(group.settings)
+    return tuple(
+        (
+            setting.label,
+            inline_svg(swatch(looks[setting.label]), f"{group.slug}-{where}-key-{position}"),
+        )
+        for position, setting in enumerate(group.settings)
     )
 
 
@@ -160,11 +179,7 @@ def _reliability(group: Group) -> tuple[tuple[str, tuple[Markup, ...]], ...]:
 
 def view_run(run: RunSummary, anchor: str, group: Group, page_folder: Path) -> RunView:
     """How a run was made, with the way from the page to its folder."""
-    configuration = tuple(
-        (plain(key), "none" if value is None else plain(value))
-        for key, value in run.config.items()
-        if key != "output_dir"  # it may name someone's home; the link says where the run is
-    )
+    configuration = {key: value for key, value in run.config.items() if key != "output_dir"}
     timings = tuple((name, seconds(value)) for name, value in run.timings.items())
     return RunView(
         run=run,
@@ -172,9 +187,30 @@ def view_run(run: RunSummary, anchor: str, group: Group, page_folder: Path) -> R
         href=relative_link(run.folder, page_folder),
         method=method_name(run.method),
         group=group.slug,
-        configuration=configuration,
+        configuration=_facts(configuration),
         timings=timings,
+        sources=_facts(run.data_sources),
+        probe=_facts(run.probe),
+        fingerprints=tuple((name, value[:12]) for name, value in run.fingerprints.items()),
     )
+
+
+def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((plain(key), _fact(value)) for key, value in record.items())
+
+
+def _fact(value: object) -> str:
+    """A value in words; of a path on someone's machine only its last part, as run.json has all."""
+    if value is None or value in ([], {}):
+        return "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(key)}: {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_fact(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = plain(value)
+    return f"…/{model_name(text)}" if PurePath(text).is_absolute() else text
 
 
 def relative_link(target: Path, page_folder: Path) -> str:

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from lpft.choices import Precision
 from lpft.data.tokens import Tokens
 from lpft.model.adapters import trained_head
+from lpft.model.quiet import quiet_transformers
 from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
 from lpft.training.history import TrainingDiverged, TrainingReporter, evaluation_values
 from lpft.training.inputs import SplitInputs
@@ -72,7 +73,7 @@ def finetune(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         lr_scheduler_type="linear",
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         seed=seed,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
@@ -104,7 +105,8 @@ def finetune(
         callbacks=[TrainingReporter(on_history), CheckpointKeeper()],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 class _Rows(Dataset):

@@ -1,0 +1,54 @@
+"""What every benchmark shares: the machine's own rate, its description, and the recorded result."""
+
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from lpft.runs.environment import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    started = perf_counter()
+    action()
+    return perf_counter() - started
+
+
+def matmul_rate(size: int = 2048, repeats: int = 7) -> float:
+    """Median float32 GFLOP/s of ``torch.matmul`` of two square matrices on this machine, now."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    times = [seconds(lambda: left @ right) for _ in range(repeats)]
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def record(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/<name>.json`` with the environment, and print it."""
+    written = {
+        "benchmark": name,
+        "processor": processor(),
+        "matmul_gflops": round(matmul_rate(), 1),
+        **environment(torch.device("cpu")),
+        "result": result,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(written, indent=2) + "\n"
+    (RESULTS / f"{name}.json").write_text(text)
+    print(text)

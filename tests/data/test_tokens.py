@@ -1,0 +1,108 @@
+"""Tokens: truncation, padding on both sides, batches by length, and what is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import save_tiny_model, tiny_tokenizer
+from tokenizers.normalizers import Replace
+
+from lpft.data.tokens import length_batches, load_tokenizer, tokenize
+from lpft.errors import InputError
+
+PAD, CLS, SEP = 0, 2, 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer("bert")
+
+
+def test_single_texts_are_cut_and_keep_their_special_tokens(tokenizer):
+    tokens = tokenize(tokenizer, ["good film", "the a it was is not"], 5)
+    good, film, the, a, it = tokenizer.convert_tokens_to_ids(["good", "film", "the", "a", "it"])
+    assert tokens.columns["input_ids"] == [[CLS, good, film, SEP], [CLS, the, a, it, SEP]]
+    assert tokens.lengths.tolist() == [4, 5]
+
+
+def test_pairs_have_two_segments_and_the_longer_is_cut_first(tokenizer):
+    tokens = tokenize(tokenizer, [("the a it was is not", "good film")], 8)
+    the, a, it, good, film = tokenizer.convert_tokens_to_ids(["the", "a", "it", "good", "film"])
+    assert tokens.columns["input_ids"] == [[CLS, the, a, it, SEP, good, film, SEP]]
+    assert tokens.columns["token_type_ids"] == [[0, 0, 0, 0, 0, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_are_padded_to_their_longest_on_the_tokenizers_side(tokenizer, side):
+    tokenizer.padding_side = side
+    batch = tokenize(tokenizer, ["good", "good film", "bad good film"], 32).batch([0, 1])
+    tokenizer.padding_side = "right"
+    good, film = tokenizer.convert_tokens_to_ids(["good", "film"])
+    short = [CLS, good, SEP]
+    padded = [PAD, *short] if side == "left" else [*short, PAD]
+    assert batch["input_ids"].tolist() == [padded, [CLS, good, film, SEP]]
+    mask = [0, 1, 1, 1] if side == "left" else [1, 1, 1, 0]
+    assert batch["attention_mask"].tolist() == [mask, [1, 1, 1, 1]]
+
+
+def test_a_fixed_padding_in_the_tokenizers_file_is_undone(tmp_path):
+    folder = save_tiny_model("bert", tmp_path)
+    fixed = tiny_tokenizer("bert")
+    fixed.backend_tokenizer.enable_padding(length=20)
+    fixed.backend_tokenizer.enable_truncation(6)
+    fixed.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(str(folder))
+    assert len(tokenizer("good film")["input_ids"]) == 4
+    assert len(tokenizer(" ".join(["good"] * 30))["input_ids"]) == 32
+
+
+def test_the_fingerprint_tells_texts_and_their_order_apart(tokenizer):
+    def print_of(*texts):
+        return tokenize(tokenizer, list(texts), 32).fingerprint()
+
+    assert print_of("good", "bad") == print_of("good", "bad")
+    assert (
+        len({print_of(*texts) for texts in (("good", "bad"), ("bad", "good"), ("good bad",))}) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ([], "no text"),
+        (["good", ""], "text 2 is empty"),
+        (["good", "  \n"], "text 2 is empty"),
+        (["good", ("a", "b")], "text 2 is not a single text"),
+        ([("a", "b"), "good"], "text 2 is not a pair"),
+        ([("a", "b", "c")], "text 1 is not a pair"),
+        ([("a", "")], "text 1 is empty"),
+        (["good", None], "text 2 is None"),
+        ([3.5], "text 1 is 3.5"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_row(tokenizer, texts, says):
+    with pytest.raises(InputError, match=says):
+        tokenize(tokenizer, texts, 32)
+
+
+def test_a_text_without_any_token_is_refused():
+    tokenizer = tiny_tokenizer("gpt2")
+    tokenizer.backend_tokenizer.normalizer = Replace("x", "")
+    with pytest.raises(InputError, match="text 2 has no token"):
+        tokenize(tokenizer, ["good", "xx"], 32)
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=80),
+    st.integers(1, 20),
+    st.integers(1, 300),
+)
+def test_length_batches_hold_every_row_once_within_the_limits(lengths, max_rows, max_tokens):
+    lengths = np.array(lengths)
+    batches = list(length_batches(lengths, max_rows=max_rows, max_tokens=max_tokens))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for rows in batches:
+        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= max_tokens
+        assert len(rows) <= max_rows
+    flat = lengths[np.concatenate(batches)]
+    assert (np.diff(flat) <= 0).all()

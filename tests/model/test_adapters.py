@@ -1,0 +1,110 @@
+"""Adapters: what trains, that the head survives wrapping, saving, loading and merging."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import FAMILIES, save_tiny_model
+
+from lpft.errors import InputError
+from lpft.model import build_classifier
+from lpft.model.adapters import (
+    ADAPTERS,
+    add_adapter,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+    trained_head,
+)
+from lpft.model.families import TESTED_FAMILIES, query_value_projections
+
+IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
+
+
+def build(tmp_path, family):
+    folder = save_tiny_model(family, tmp_path / family)
+    return build_classifier(str(folder), ("a", "b", "c"), seed=0, max_length=32).model
+
+
+def train_a_little(model):
+    """Random steps on whatever trains, so that factors and head leave their start."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("family", TESTED_FAMILIES, ids=lambda family: family.model_type)
+def test_lora_adapts_the_projections_that_the_table_names(tmp_path, family):
+    model = build(tmp_path, family.model_type)
+    adapted = add_adapter(model, "lora", rank=3, alpha=8)
+    training = {name for name, value in adapted.named_parameters() if value.requires_grad}
+    factors = {name for name in training if "lora_" in name}
+    projections = {name.split(".lora_")[0].rpartition(".")[2] for name in factors}
+    assert projections == set(family.adapted)
+    head = training - factors
+    assert {name.rpartition(".")[2] for name in head} == {"weight", "bias"}
+    assert all(".head.modules_to_save." in name for name in head)
+    layers = 1 if family.model_type == "albert" else 2
+    assert len(factors) == 2 * layers * len(family.adapted)
+    for name, value in adapted.named_parameters():
+        if "lora_A" in name:
+            assert value.shape[0] == 3
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_fresh_adapter_changes_no_logit(tmp_path, name):
+    model = build(tmp_path, "bert")
+    before = logits(model)
+    torch.testing.assert_close(logits(add_adapter(model, name, rank=4, alpha=8)), before)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_trained_head_and_factors_survive_saving_loading_and_merging(tmp_path, family, name):
+    trained = train_a_little(add_adapter(build(tmp_path, family), name, rank=4, alpha=8))
+    expected, head = logits(trained), trained_head(trained).weight.detach().clone()
+    save_adapter(trained, tmp_path / "adapter")
+
+    loaded = load_adapter(build(tmp_path, family), tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(trained_head(loaded).weight, head)
+
+    merged = merge_adapter(trained)
+    assert torch.equal(merged.head.weight, head)
+    assert not [key for key in merged.state_dict() if "lora" in key or "base_layer" in key]
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_merging_adds_the_scaled_product_of_the_factors(tmp_path):
+    model = build(tmp_path, "bert")
+    name = "encoder.encoder.layer.0.attention.self.query"
+    before = model.get_submodule(name).weight.detach().clone()
+    trained = train_a_little(add_adapter(model, "lora", rank=4, alpha=10))
+    layer = trained.get_submodule(f"base_model.model.{name}")
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    expected = before + (10 / 4) * product.detach()
+    after = merge_adapter(trained).get_submodule(name).weight
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_adapter_file_holds_factors_and_head_alone(tmp_path):
+    trained = add_adapter(build(tmp_path, "bert"), "lora", rank=2, alpha=8)
+    save_adapter(trained, tmp_path / "adapter")
+    keys = set(load_file(tmp_path / "adapter/adapter_model.safetensors"))
+    assert {key for key in keys if "lora_" not in key} == {
+        "base_model.model.head.weight",
+        "base_model.model.head.bias",
+    }
+    assert len(keys) == 2 + 2 * 2 * 2
+
+
+def test_a_model_without_known_projections_is_refused():
+    with pytest.raises(InputError, match="no query and value projections"):
+        query_value_projections(["encoder.layer.0.mixer", "head"])

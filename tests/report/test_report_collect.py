@@ -1,0 +1,183 @@
+"""Reading run folders: what counts as a run, and what is wrong with a damaged one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lpft.errors import InputError
+from lpft.report import build_report, collect_runs
+
+from .run_folders import SPLITS, edit_json, write_run
+
+
+def test_runs_are_found_at_any_depth_with_their_numbers(tmp_path: Path) -> None:
+    write_run(tmp_path / "a" / "deep" / "ft", "ft", seed=3)
+    write_run(tmp_path / "lp", "lp")
+    write_run(tmp_path / ".hidden" / "ft", "ft")
+    write_run(tmp_path / "lp" / "inside-a-run", "ft")
+    collection = collect_runs(tmp_path)
+    assert [run.name for run in collection.runs] == ["a/deep/ft", "lp"]
+    run, lp = collection.runs
+    assert (run.method, run.seed, run.learning_rate, run.batch_size) == ("ft", 3, 5e-5, 16)
+    assert (lp.learning_rate, lp.batch_size) == (None, None)
+    record = json.loads((tmp_path / "a/deep/ft/metrics.json").read_text())
+    assert run.score("test", "accuracy") == record["splits"]["test"]["accuracy"]
+    calibrated = record["splits"]["ood/books"]["calibrated"]["ece"]
+    assert run.score("ood/books", "ece", calibrated=True) == calibrated
+    assert run.ood_splits == ("ood/books", "ood/hotels")
+    assert run.feature("test", "fisher_ratio", pretrained=True) == 5.0
+    assert run.head_norm("norm_at_start") == 0.55
+    assert {split: len(p.labels) for split, p in run.predictions.items()} == SPLITS
+    assert run.temperature == 1.7
+
+
+def test_the_folder_may_be_the_run_itself(tmp_path: Path) -> None:
+    write_run(tmp_path / "only")
+    assert [run.name for run in collect_runs(tmp_path / "only").runs] == ["only"]
+
+
+def test_probabilities_are_those_of_divided_logits(tmp_path: Path) -> None:
+    write_run(tmp_path / "ft")
+    found = collect_runs(tmp_path).runs[0].predictions["test"]
+    frame = pd.read_parquet(tmp_path / "ft" / "predictions" / "test.parquet")
+    for row, logits in zip(found.probabilities(2.0), frame["logits"], strict=True):
+        powers = np.exp(np.asarray(logits, dtype=float) / 2.0)
+        np.testing.assert_allclose(row, powers / powers.sum(), rtol=1e-12)
+
+
+def _frame(run: Path, change: Callable[[pd.DataFrame], Any]) -> None:
+    path = run / "predictions" / "test.parquet"
+    frame = pd.read_parquet(path)
+    change(frame)
+    frame.to_parquet(path)
+
+
+def _not_finite(frame: pd.DataFrame) -> None:
+    frame["logits"] = [[float("nan"), 0.0, 0.0]] * len(frame)
+
+
+def _flip_labels(frame: pd.DataFrame) -> None:
+    frame["label"] = (frame["label"] + 1) % 3
+
+
+def _unknown_label(frame: pd.DataFrame) -> None:
+    frame.loc[0, "label"] = 7
+
+
+def _no_logits(frame: pd.DataFrame) -> None:
+    del frame["logits"]
+
+
+def _ragged(frame: pd.DataFrame) -> None:
+    frame["logits"] = [[1.0] if row == 0 else [1.0, 2.0, 3.0] for row in range(len(frame))]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "run.json cut off": (lambda r: (r / "run.json").write_text('{"status": '), "run.json is not"),
+    "run.json a list": (lambda r: (r / "run.json").write_text("[]"), "not a JSON object"),
+    "run.json not text": (
+        lambda r: (r / "run.json").write_bytes(b"\xff\xfe\x00"),
+        "cannot be read",
+    ),
+    "unknown status": (lambda r: edit_json(r / "run.json", status="odd"), "'odd'"),
+    "no status": (lambda r: edit_json(r / "run.json", status=None), "status is None"),
+    "config a list": (lambda r: edit_json(r / "run.json", config=[1]), "config is not an object"),
+    "no method": (lambda r: edit_json(r / "run.json", config={"seed": 0}), "config has no method"),
+    "data without classes": (lambda r: edit_json(r / "run.json", data={"name": "x"}), "no classes"),
+    "classes a word": (
+        lambda r: edit_json(r / "run.json", data={"name": "x", "classes": "abc"}),
+        "classes is not a list",
+    ),
+    "no metrics": (lambda r: (r / "metrics.json").unlink(), "metrics.json is not there"),
+    "no splits": (lambda r: edit_json(r / "metrics.json", splits={}), "no splits"),
+    "temperature 0": (lambda r: edit_json(r / "metrics.json", temperature=0), "temperature"),
+    "calibrated a number": (
+        lambda r: edit_json(r / "metrics.json", splits={"test": {"calibrated": 1}}),
+        "calibrated is not an object",
+    ),
+    "no features": (lambda r: (r / "features.json").unlink(), "features.json is not there"),
+    "no history": (lambda r: (r / "history.jsonl").unlink(), "history.jsonl is not there"),
+    "history cut off": (
+        lambda r: (r / "history.jsonl").write_text('{"epoch": 0}\n{"epo'),
+        "history.jsonl line 2",
+    ),
+    "no predictions": (
+        lambda r: (r / "predictions" / "ood-books.parquet").unlink(),
+        "predictions/ood-books.parquet is not there",
+    ),
+    "predictions not parquet": (
+        lambda r: (r / "predictions" / "test.parquet").write_text("PAR1 or not"),
+        "predictions/test.parquet cannot be read",
+    ),
+    "no logits": (lambda r: _frame(r, _no_logits), "cannot be read"),
+    "ragged logits": (lambda r: _frame(r, _ragged), "cannot be read"),
+    "logits not finite": (lambda r: _frame(r, _not_finite), "not finite"),
+    "unknown label": (lambda r: _frame(r, _unknown_label), "outside the classes"),
+    "other accuracy": (lambda r: _frame(r, _flip_labels), "metrics.json: accuracy of test"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_listed_with_its_reason(tmp_path: Path, damage: str) -> None:
+    write_run(tmp_path / "good", "lp-ft")
+    act, reason = DAMAGES[damage]
+    act(write_run(tmp_path / "bad", "ft"))
+    collection = collect_runs(tmp_path)
+    assert [run.name for run in collection.runs] == ["good"]
+    (bad,) = collection.unread
+    assert (bad.name, bad.state) == ("bad", "damaged")
+    assert reason in bad.reason
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_an_unfinished_run_is_listed(tmp_path: Path, status: str) -> None:
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "other", "lp", status=status)
+    edit_json(tmp_path / "other" / "run.json", error="out of memory")
+    (other,) = collect_runs(tmp_path).unread
+    assert (other.state, other.reason) == (status, "out of memory")
+
+
+def test_a_running_run_without_an_error_says_what_that_means(tmp_path: Path) -> None:
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "other", "lp", status="running")
+    assert "still at work, or killed" in collect_runs(tmp_path).unread[0].reason
+
+
+def test_optional_keys_may_be_absent(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "ft", history=False)
+    record = json.loads((run / "run.json").read_text())
+    for key in ("config_hash", "calibration", "versions", "commit", "device", "timings", "metric"):
+        del record[key]
+    record["data"] = {"name": "corpus", "classes": record["data"]["classes"]}
+    record["config"] = {"model": "minilm", "method": "ft", "seed": 0}
+    (run / "run.json").write_text(json.dumps(record))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["splits"] = {"test": {"accuracy": metrics["splits"]["test"]["accuracy"]}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "features.json").write_text("{}")
+    summary = collect_runs(tmp_path).runs[0]
+    assert summary.score("test", "ece") is None
+    assert summary.feature("test", "feature_difference") is None
+    assert summary.licence is None
+    page = build_report(tmp_path).page.read_text(encoding="utf-8")
+    assert "not recorded" in page
+
+
+def test_nothing_found_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no runs below .*; expected folders with run\.json"):
+        collect_runs(tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        collect_runs(tmp_path / "absent")
+
+
+def test_only_unfinished_runs_are_no_report(tmp_path: Path) -> None:
+    write_run(tmp_path / "ft", status="running")
+    with pytest.raises(InputError, match=r"no finished run .* the first ft \(running"):
+        build_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,118 @@
+"""Numbers as text: digits, signs, spreads over seeds, names that are safe in files."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from lpft.report.numbers import (
+    Spread,
+    counted,
+    decimals_for,
+    fixed,
+    joined,
+    number,
+    plain,
+    rate,
+    seconds,
+    significant,
+    slug,
+    whole,
+    wilson,
+    with_sd,
+)
+
+
+def test_spread_is_the_sample_mean_and_deviation() -> None:
+    assert Spread.of([1.0, 2.0, 4.0, None]) == Spread(7 / 3, pytest.approx(1.527525, abs=1e-6), 3)
+    assert Spread.of([3.0]) == Spread(3.0, None, 1)
+    assert Spread.of([None]) is None
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, "1", [], float("nan"), float("inf"), 10**400], ids=str
+)
+def test_what_is_no_number_stays_a_gap(value: object) -> None:
+    assert number(value) is None
+
+
+def test_zero_is_a_number() -> None:
+    assert number(0) == 0.0
+    assert fixed(0.0) == "0.000"
+    assert significant(0.0) == "0"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.8375, "0.838"), (-0.5, "−0.500"), (-0.0001, "0.000"), (None, "–")],
+)
+def test_fixed(value: float | None, text: str) -> None:
+    assert fixed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (24.81, "24.8"),
+        (0.951, "0.951"),
+        (7.39e8, "7.39e8"),
+        (81_400.0, "81400"),
+        (2.26e-4, "2.26e−4"),
+        (None, "–"),
+    ],
+)
+def test_significant(value: float | None, text: str) -> None:
+    assert significant(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5e-6, "5e-6"), (2.5e-5, "2.5e-5"), (1e-3, "1e-3"), (0.0, "0"), (None, "–"), (1.0, "1e0")],
+)
+def test_rate(value: float | None, text: str) -> None:
+    assert rate(value) == text
+
+
+@given(st.integers(1, 99), st.integers(-8, 0))
+def test_rate_says_the_rate(mantissa: int, exponent: int) -> None:
+    value = float(f"{mantissa}e{exponent}")
+    assert float(rate(value)) == pytest.approx(value, rel=1e-12)
+
+
+def test_words() -> None:
+    assert joined([]) == ""
+    assert joined(["a"]) == "a"
+    assert joined(["a", "b", "c"]) == "a, b and c"
+    assert (counted(1, "seed"), counted(3, "seed")) == ("1 seed", "3 seeds")
+    assert whole(12345) == "12 345"
+    assert [seconds(s) for s in (1.25, 61.0, 150.0, None)] == ["1.2 s", "61 s", "2 min 30 s", "–"]
+    assert with_sd(Spread(0.5, 0.1, 3), 2) == "0.50 ± 0.10"
+    assert with_sd(Spread(0.5, None, 1), 2) == "0.50"
+
+
+def test_larger_numbers_have_fewer_decimals() -> None:
+    assert [decimals_for([value, None]) for value in (132.0, 24.8, 3.9, 0.05)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 7), (47, 56), (56, 56), (900, 1000)])
+def test_wilson_is_scipys_interval(right: int, rows: int) -> None:
+    expected = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    assert wilson(right / rows, rows) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@given(st.text())
+def test_plain_text_can_be_written_and_parsed(text: str) -> None:
+    from xml.etree import ElementTree
+
+    element = ElementTree.Element("t")
+    element.text = plain(text)
+    parsed = ElementTree.fromstring(ElementTree.tostring(element, encoding="utf-8"))
+    assert (parsed.text if parsed.text is not None else "") == plain(text)
+
+
+@given(st.lists(st.text(max_size=80), max_size=12))
+def test_slugs_are_safe_and_differ(texts: list[str]) -> None:
+    taken: set[str] = set()
+    slugs = [slug(text, taken) for text in texts]
+    assert len(set(slugs)) == len(texts)
+    assert all(set(s) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and s for s in slugs)

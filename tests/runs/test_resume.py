@@ -1,0 +1,177 @@
+"""A training killed at any moment goes on from its last checkpoint to the same result."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_models import save_tiny_model, toy_texts
+from transformers import Trainer
+
+from lpft.runs.config import make_config
+from lpft.runs.train import train_run
+from lpft.training import checkpoints
+
+ROWS, BATCH, EPOCHS = 240, 4, 6
+STEPS = ROWS // BATCH * EPOCHS
+
+
+@pytest.fixture
+def settings(tmp_path):
+    folder = save_tiny_model("bert", tmp_path / "model")
+    files = {}
+    for seed, (name, rows) in enumerate({"train": ROWS, "validation": 40, "test": 40}.items()):
+        texts, labels = toy_texts(rows, seed)
+        lines = [json.dumps({"text": t, "label": k}) for t, k in zip(texts, labels, strict=True)]
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {
+        "model": str(folder),
+        "train_file": files["train"],
+        "validation_file": files["validation"],
+        "test_file": files["test"],
+        "max_length": 32,
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "learning_rate": 1e-3,
+        "device": "cpu",
+    }
+
+
+class Steps:
+    """Counts the optimisation steps of this process, and may interrupt after some of them."""
+
+    def __init__(self, monkeypatch, interrupt_after=None):
+        self.count = 0
+        real = Trainer.training_step
+
+        def step(trainer, *arguments, **keywords):
+            if self.count == interrupt_after:
+                raise KeyboardInterrupt
+            self.count += 1
+            return real(trainer, *arguments, **keywords)
+
+        monkeypatch.setattr(Trainer, "training_step", step)
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())["splits"]
+
+
+def assert_same_metrics(found, expected):
+    assert found.keys() == expected.keys() == {"validation", "test"}
+    for split, values in expected.items():
+        for name, value in values.items():
+            assert found[split][name] == pytest.approx(value, rel=1e-6, abs=1e-6), (split, name)
+
+
+def whole_checkpoints(folder):
+    return sorted(
+        int(marker.parent.name.rpartition("-")[2])
+        for marker in folder.glob(".work/checkpoints/checkpoint-*/whole")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lp-ft", "lora"])
+def test_killed_three_times_and_resumed_is_the_same_as_left_alone(
+    settings, method, tmp_path, monkeypatch
+):
+    settings["method"] = method
+    alone = train_run(make_config(settings, tmp_path / "alone"))
+
+    folder = tmp_path / "killed"
+    options = [
+        f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "ood"
+    ]
+    command = [sys.executable, "-m", "lpft.cli", "train", *options, f"--output-dir={folder}"]
+    moments = random.Random(f"moments of {method}")
+    reached = []
+    for attempt in range(3):
+        process = subprocess.Popen(
+            [*command, *(["--resume"] if attempt else [])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        seen = len(reached) and reached[-1]
+        while process.poll() is None and (whole_checkpoints(folder) or [0])[-1] <= seen:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
+        reached.append(whole_checkpoints(folder)[-1])
+        assert json.loads((folder / "run.json").read_text())["status"] == "running"
+        for line in (folder / "history.jsonl").read_text().splitlines():
+            json.loads(line)
+    assert reached == sorted(set(reached))
+
+    steps = Steps(monkeypatch)
+    resumed = train_run(make_config(settings, folder), resume=True)
+    assert steps.count == STEPS - reached[-1]
+    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+    assert resumed.metrics["temperature"] == pytest.approx(alone.metrics["temperature"], rel=1e-6)
+    left = {path.name for path in folder.rglob("*")}
+    assert left == {path.name for path in alone.folder.rglob("*")}
+    assert not [name for name in left if name.endswith((".partial", ".pt", ".bin", ".pth"))]
+
+
+@pytest.mark.parametrize("interrupted_at", [75, 130])
+def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
+    settings, interrupted_at, tmp_path, monkeypatch
+):
+    settings["epochs"] = 3
+    alone = train_run(make_config(settings, tmp_path / "alone"))
+    keeper = checkpoints.CheckpointKeeper
+    monkeypatch.setattr(keeper.__init__, "__defaults__", (0.0,))
+    folder = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        Steps(patch, interrupt_after=interrupted_at)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(make_config(settings, folder))
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert whole_checkpoints(folder)[-1] == interrupted_at
+    steps = Steps(monkeypatch)
+    train_run(make_config(settings, folder), resume=True)
+    assert steps.count == 3 * ROWS // BATCH - interrupted_at
+    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+
+
+def test_a_half_written_checkpoint_is_never_resumed_from(settings, tmp_path, monkeypatch):
+    settings["epochs"] = 2
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        Steps(patch, interrupt_after=100)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(make_config(settings, folder))
+    half = folder / ".work/checkpoints/checkpoint-90"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"global_')
+    train_run(make_config(settings, folder), resume=True)
+    alone = train_run(make_config(settings, tmp_path / "alone"))
+    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+
+
+def test_a_run_that_was_moved_goes_on_with_its_best_epoch(settings, tmp_path, monkeypatch):
+    settings["epochs"] = 3
+    with monkeypatch.context() as patch:
+        Steps(patch, interrupt_after=150)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(make_config(settings, tmp_path / "before"))
+    (tmp_path / "before").rename(tmp_path / "after")
+    train_run(make_config(settings, tmp_path / "after"), resume=True)
+    alone = train_run(make_config(settings, tmp_path / "alone"))
+    assert_same_metrics(metrics_of(tmp_path / "after"), metrics_of(alone.folder))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(settings, tmp_path):
+    settings |= {"epochs": 1, "method": "ft"}
+    runs = [
+        metrics_of(train_run(make_config(settings | {"seed": seed}, tmp_path / name)).folder)
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]

@@ -1,0 +1,633 @@
+"""Bad input at the command line: exit 2, one clear line, every file as it was."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+ADVICE = re.compile(
+    r"\b(expected|must|give|name|use|leave|choose|see|run|lower|train|make|wait|restore|check|"
+    r"replace|reads|requires|did you mean)\b"
+)
+PROGRESS = re.compile(r"(warning: |linear probe: |epoch |going on from )")
+
+
+def table(labels, header="text,label"):
+    """CSV text with one row per label; no two texts are the same."""
+    rows = (f"good table {'a ' * i}lamp,{label}" for i, label in enumerate(labels))
+    return "\n".join([header, *rows]) + "\n"
+
+
+def parquet(**columns):
+    return pd.DataFrame(columns).to_parquet(index=False)
+
+
+def json_lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+GOOD = table(["good", "bad"] * 6)
+TRAIN = "train --model MODEL --method lp --max-length 32 --output-dir out"
+FILE = f"{TRAIN} --train-file train.csv"
+FT = "train --model MODEL --method ft --max-length 32 --output-dir out --train-file train.csv"
+X = f"{TRAIN} --train-file x"
+CONFIG = f"{FILE} --config run.yaml"
+CB = f"{TRAIN} --task cb --data-dir ."
+CB_ROW = {"premise": "it was good", "hypothesis": "good", "label": "entailment"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, the files that it finds beside ``train.csv``, and what its error must name."""
+
+    title: str
+    command: str
+    names: tuple[str, ...]
+    files: dict[str, str | bytes] = field(default_factory=dict)
+    stdin: bytes = b""
+
+
+def case(title, command, *names, stdin=b"", **files):
+    return Case(title, command, names, {n.replace("__", "."): c for n, c in files.items()}, stdin)
+
+
+def numbers(command, *values):
+    option = command.split()[-1]
+    return [case(f"{option} {value}", f"{command} {value}", option, value) for value in values]
+
+
+CALLS = [
+    case("no command", "", "COMMAND"),
+    case("unknown command", "trian", "trian", "train"),
+    case("unknown option", f"{FILE} --poling mean", "--poling"),
+    case("shortened option", f"{FILE} --pool mean", "--pool"),
+    case("option without its value", f"{FILE} --seed", "--seed"),
+    case("no data named", TRAIN, "--task", "--train-file"),
+    case("task and file", f"{FILE} --task cb", "--task cb", "--train-file"),
+    case("task and OOD file", f"{TRAIN} --task demo --ood a=train.csv", "--task demo", "--ood"),
+    case("unknown task", f"{TRAIN} --task cbb", "'cbb'", "cb"),
+    case("unknown task to show", "tasks cbb", "'cbb'", "cb"),
+    case("unknown method", f"{FILE} --method lpft", "--method", "lpft", "lp-ft"),
+    case("unknown pooling", f"{FILE} --pooling max", "--pooling", "max", "mean"),
+    case("unknown device", f"{FILE} --device gpu", "--device", "gpu", "cuda"),
+    case("unknown precision", f"{FILE} --precision int8", "--precision", "int8", "float32"),
+    case("unknown class weight", f"{FILE} --class-weight equal", "equal", "balanced"),
+    case("unknown split protocol", f"{FILE} --split-protocol half", "half", "stratified"),
+    case("unknown tracker", f"{FT} --report-to nonsense", "--report-to", "nonsense"),
+    case("tracker not installed", f"{FT} --report-to comet_ml", "comet_ml"),
+    case("template that does not exist", f"{CB} --template 7", "cb", "template 7"),
+    case("template of a file", f"{FILE} --template 1", "--template", "--task"),
+    case("data folder of a file", f"{FILE} --data-dir .", "--data-dir", "--task"),
+    case("learning rate of lp", f"{FILE} --learning-rate 0.1", "--learning-rate", "--method lp"),
+    case("epochs of lp", f"{FILE} --epochs 3", "--epochs", "--method lp"),
+    case("head scale of lp", f"{FILE} --head-scale 2", "--head-scale", "--method lp"),
+    case("rank of ft", f"{FT} --lora-rank 4", "--lora-rank", "--method ft"),
+    case("alpha of ft", f"{FT} --lora-alpha 4", "--lora-alpha", "--method ft"),
+    case("resume and overwrite", f"{FILE} --resume --overwrite", "--resume", "--overwrite"),
+    case("longer than the model reads", f"{FILE} --max-length 65", "--max-length 65", "64"),
+    case("more classes than rows", f"{X}.csv --max-train-samples 2", "2", "3 classes",
+         x__csv=table(["a", "b", "c"] * 4)),
+    *numbers(f"{FT} --epochs", "-1", "0", "nan", "inf", "many"),
+    *numbers(f"{FT} --learning-rate", "-1", "0", "nan", "inf", "high"),
+    *numbers(f"{FT} --batch-size", "-1", "0", "nan", "inf", "1.5", "all"),
+    *numbers(f"{FILE} --max-length", "-1", "0", "nan", "inf", "1.5", "long"),
+    *numbers(f"{FILE} --seed", "-1", "nan", "inf", "0.5", "4294967296", "lucky"),
+    *numbers(f"{FT} --weight-decay", "-1", "nan", "inf", "little"),
+    *numbers(f"{FT} --head-scale", "-1", "nan", "inf", "double"),
+    *numbers(f"{FT} --method lora --lora-rank", "-1", "0", "nan", "inf", "1.5", "full"),
+    *numbers(f"{FT} --method lora --lora-alpha", "-1", "0", "nan", "inf", "half"),
+    *numbers(f"{FILE} --max-train-samples", "-1", "0", "1", "nan", "inf", "few"),
+]  # fmt: skip
+
+CONFIGS = [
+    case("missing YAML", CONFIG, "run.yaml"),
+    case("folder as YAML", f"{FILE} --config .", "'.'"),
+    case("damaged YAML", CONFIG, "run.yaml", run__yaml="seed: [1\nmethod: lp"),
+    case("YAML that is not UTF-8", CONFIG, "run.yaml", run__yaml=b"label-column: caf\xe9\n"),
+    case("empty YAML", CONFIG, "run.yaml", run__yaml=""),
+    case("YAML list", CONFIG, "run.yaml", run__yaml="- method\n- lp\n"),
+    case("unknown YAML key", CONFIG, "poling", "pooling", run__yaml="poling: mean\n"),
+    case("YAML key that is a number", CONFIG, "'3'", run__yaml="3: 4\n"),
+    case("unknown YAML method", f"{X} --config run.yaml".replace("--method lp", ""), "lpft",
+         run__yaml="method: lpft\n"),
+    case("unknown YAML pooling", CONFIG, "pooling", "max", "mean", run__yaml="pooling: max\n"),
+    case("YAML list for a number", CONFIG, "seed", run__yaml="seed: [1, 2]\n"),
+    case("YAML fraction for a whole number", CONFIG, "seed", "1.5", run__yaml="seed: 1.5\n"),
+    case("YAML truth for a number", CONFIG, "seed", "True", run__yaml="seed: true\n"),
+    case("YAML text for a truth", CONFIG, "head-bias", "maybe", run__yaml="head-bias: maybe\n"),
+    case("YAML number for columns", CONFIG, "text-columns", "3", run__yaml="text-columns: 3\n"),
+    case("YAML number for OOD files", CONFIG, "ood", "5", run__yaml="ood: 5\n"),
+    case("YAML number for an OOD file", CONFIG, "ood", "3", run__yaml="ood: {far: 3}\n"),
+    case("YAML number for the folder", "train --train-file train.csv --config run.yaml",
+         "output-dir", "3", run__yaml="output-dir: 3\n"),
+    case("YAML NaN", CONFIG, "max-train-samples", "nan", run__yaml="max-train-samples: .nan\n"),
+]  # fmt: skip
+
+FILES = [
+    case("missing training file", f"{X}.csv", "x.csv"),
+    case("missing validation file", f"{FILE} --validation-file x.csv", "x.csv"),
+    case("missing test file", f"{FILE} --test-file x.csv", "x.csv"),
+    case("missing OOD file", f"{FILE} --ood far=x.csv", "x.csv"),
+    case("file to check is missing", "check --train-file x.csv", "x.csv"),
+    case("unknown ending", f"{X}.xlsx", "x.xlsx", ".csv", x__xlsx=GOOD),
+    case("folder as file", f"{TRAIN} --train-file folder.csv", "folder.csv",
+         **{"folder.csv/a__txt": ""}),
+    case("empty file", f"{X}.csv", "x.csv", "empty", x__csv=""),
+    case("header only", f"{X}.csv", "x.csv", "row", x__csv="text,label\n"),
+    case("not UTF-8", f"{X}.csv", "x.csv", "line 2", "UTF-8", x__csv=b"text,label\ncaf\xe9,good\n"),
+    case("row with too many fields", f"{X}.csv", "line 14", "3", x__csv=GOOD + "a,b,good\n"),
+    case("row with too few fields", f"{X}.csv", "line 14", "1", x__csv=GOOD + "a\n"),
+    case("stray quote", f"{X}.csv", "line", "quote", x__csv=GOOD + '"a"b,good\n'),
+    case("unclosed quote", f"{X}.csv", "x.csv", x__csv=GOOD + '"a,good\n' + GOOD),
+    case("ragged TSV", f"{X}.tsv", "line 3", x__tsv="text\tlabel\na\tgood\nb\n"),
+    case("column named twice", f"{X}.csv", "x.csv", "'text'", x__csv="text,text\na,b\n"),
+    case("damaged JSON line", f"{X}.jsonl", "line 2",
+         x__jsonl=json_lines({"text": "a", "label": "b"}) + '{"text": \n'),
+    case("JSON array", f"{X}.jsonl", "line 1", "object", x__jsonl='[{"text": "a"}]\n'),
+    case("damaged Parquet", f"{X}.parquet", "x.parquet",
+         x__parquet=parquet(text=["a", "b"], label=["x", "y"])[:-30]),
+    case("CSV named Parquet", f"{X}.parquet", "x.parquet", x__parquet=GOOD),
+    case("damaged gzip", f"{X}.csv.gz", "x.csv.gz", "gzip", **{"x__csv__gz": GOOD}),
+]  # fmt: skip
+
+COLUMNS = [
+    case("wrong text column", f"{FILE} --text-columns txt", "'txt'", "text"),
+    case("wrong label column", f"{FILE} --label-column lable", "'lable'", "label"),
+    case("three text columns", f"{FILE} --text-columns a,b,c", "a, b, c"),
+    case("one text column twice", f"{FILE} --text-columns text,text", "text, text"),
+    case("label as text", f"{FILE} --text-columns label", "label column"),
+    case("no text column named", f"{FILE} --text-columns ,", "text columns"),
+    case("text column not clear", f"{X}.csv", "premise", "hypothesis", "--text-columns",
+         x__csv="premise,hypothesis,label\na,b,good\nb,c,bad\n"),
+    case("no label column", f"{X}.csv", "'label'", "text", x__csv="text,class\na,good\nb,bad\n"),
+    case("validation without the column", f"{FILE} --validation-file x.csv", "x.csv", "'text'",
+         x__csv="sentence,label\na,good\n"),
+    case("empty text", f"{X}.csv", "row 13", "'text'", x__csv=GOOD + ",good\n"),
+    case("blank text", f"{X}.csv", "row 13", "'text'", x__csv=GOOD + '"  ",good\n'),
+    case("number as text", f"{X}.jsonl --text-columns text", "5", "row 2",
+         x__jsonl=json_lines({"text": "a", "label": "b"}, {"text": 5, "label": "c"})),
+    case("missing label", f"{X}.csv", "row 13", "'label'", x__csv=GOOD + "a,\n"),
+    case("one class", f"{X}.csv", "'good'", "2 classes", x__csv=table(["good"] * 9)),
+    case("float labels", f"{X}.csv", "regression", "'0.5'", x__csv=table(["0.5", "1.5"] * 5)),
+    case("list labels", f"{X}.jsonl", "multi-label", "['a', 'b']",
+         x__jsonl=json_lines(*[{"text": f"t{i}", "label": ["a", "b"]} for i in range(9)])),
+    case("labels of another set in validation", f"{FILE} --validation-file x.csv", "x.csv",
+         "'pos'", "'good'", x__csv=table(["pos", "neg"])),
+    case("labels of another set in test", f"{FILE} --test-file x.csv", "x.csv", "'pos'", "'good'",
+         x__csv=table(["good", "pos"])),
+    case("labels of another set in OOD", f"{FILE} --ood far=x.csv", "x.csv", "'pos'", "'good'",
+         x__csv=table(["good", "pos"])),
+    case("a row of each class", f"{X}.csv", "validation", x__csv=table(["good", "bad"])),
+    case("OOD without name", f"{FILE} --ood train.csv", "--ood", "NAME=FILE"),
+    case("OOD without file", f"{FILE} --ood far=", "--ood", "NAME=FILE"),
+    case("unsafe OOD name", f"{FILE} --ood ../far=train.csv", "'../far'"),
+    case("OOD twice", f"{FILE} --ood far=train.csv --ood far=train.csv", "--ood", "'far'", "twice"),
+]  # fmt: skip
+
+TASKS = [
+    case("missing data folder", f"{TRAIN} --task cb --data-dir none", "none", "cb"),
+    case("file as data folder", f"{TRAIN} --task cb --data-dir train.csv", "train.csv", "cb"),
+    case("wrong data folder", CB, "CB/train.jsonl", "superglue"),
+    case("data folder of a packaged task", f"{TRAIN} --task demo --data-dir .", "demo",
+         "--data-dir"),
+    case("task without its test file", CB, "val.jsonl", "cb",
+         **{"CB/train__jsonl": json_lines(CB_ROW)}),
+    case("task file with wrong labels", CB, "'maybe'", "entailment",
+         **{"CB/train__jsonl": json_lines(*[CB_ROW | {"label": "maybe"}] * 9),
+            "CB/val__jsonl": json_lines(CB_ROW)}),
+    case("task file with hidden labels", CB, "hidden", "val.jsonl",
+         **{"CB/train__jsonl": json_lines(*[CB_ROW] * 9),
+            "CB/val__jsonl": json_lines(CB_ROW | {"label": -1})}),
+    case("task file without its column", CB, "'hypothesis'", "train.jsonl",
+         **{"CB/train__jsonl": json_lines({"premise": "a", "label": "neutral"}),
+            "CB/val__jsonl": json_lines(CB_ROW)}),
+]  # fmt: skip
+
+MODELS = [
+    case("missing model folder", FILE.replace("MODEL", "./no-model"), "no-model"),
+    case("unknown model", FILE.replace("MODEL", "no/such-model"), "no/such-model", "Hub"),
+    case("file as model", FILE.replace("MODEL", "train.csv"), "train.csv", "folder"),
+    case("empty model folder", FILE.replace("MODEL", "model"), "model", **{"model/a__txt": ""}),
+    case("no output folder but a file", f"{FILE} --output-dir train.csv", "train.csv"),
+    case("output below a file", f"{FILE} --output-dir train.csv/run", "train.csv/run"),
+    case("output folder with other files", f"{FILE} --output-dir data", "data", "notes.txt",
+         **{"data/notes__txt": "mine"}),
+    case("output is this folder", f"{FILE} --output-dir .", "'.'", "train.csv"),
+    case("overwrite a folder with other files", f"{FILE} --output-dir data --overwrite", "data",
+         "notes.txt", **{"data/notes__txt": "mine"}),
+    case("damaged record of an output folder", f"{FILE} --output-dir data --resume",
+         "data/run.json", **{"data/run__json": '{"status": "fin'}),
+    case("foreign record in an output folder", f"{FILE} --output-dir data --resume",
+         "data/run.json", **{"data/run__json": "[]"}),
+    case("record of another program", f"{FILE} --output-dir data --resume", "data/run.json",
+         **{"data/run__json": '{"status": "ok", "config": 3}'}),
+    case("report of a folder without runs", "report .", "no runs"),
+    case("report of a missing folder", "report none", "none"),
+]  # fmt: skip
+
+# With a finished run in "run" (single texts) and another in "pairs".
+RUNS = [
+    case("train into a finished run", f"{FILE} --output-dir run", "'run'", "--overwrite"),
+    case("replace a run by a missing file", f"{X}.csv --output-dir run --overwrite", "x.csv"),
+    case("replace a run by damaged data", f"{X}.csv --output-dir run --overwrite", "row 13",
+         x__csv=GOOD + ",good\n"),
+    case("replace a run by a missing model",
+         FILE.replace("MODEL", "./none") + " --output-dir run --overwrite", "none"),
+    case("resume with another seed", f"{FILE} --output-dir run --resume --seed 5", "run", "seed",
+         "5"),
+    case("resume with another method", "train --output-dir run --resume --method lp-ft", "run",
+         "method", "lp-ft"),
+    case("resume with another column", "train --output-dir run --resume --text-columns text",
+         "run", "text-columns"),
+    case("evaluate nothing", "evaluate run", "--task", "--file"),
+    case("evaluate task and file", "evaluate run --task demo --file train.csv", "--task",
+         "--file"),
+    case("evaluate on an unknown task", "evaluate run --task cbb", "'cbb'"),
+    case("evaluate on other classes", "evaluate run --task demo", "demo", "negative", "good"),
+    case("evaluate a missing folder", "evaluate none --file train.csv", "none", "run"),
+    case("evaluate a folder without a run", "evaluate . --file train.csv", "'.'", "run"),
+    case("evaluate a plain model", "evaluate MODEL --file train.csv", "bert", "lpft train"),
+    case("evaluate a missing file", "evaluate run --file x.csv", "x.csv"),
+    case("evaluate another text column", "evaluate run --file train.csv --text-columns words",
+         "'words'", "text"),
+    case("evaluate another label column", "evaluate run --file train.csv --label-column class",
+         "'class'", "label"),
+    case("evaluate without labels", "evaluate run --file x.csv", "x.csv", "'label'",
+         x__csv="text\ngood\n"),
+    case("evaluate unknown labels", "evaluate run --file x.csv", "'fine'", "'good'",
+         x__csv=table(["good", "fine"])),
+    case("evaluate singles as pairs", "evaluate run --file x.csv --text-columns a,b", "x.csv",
+         "one text column", x__csv="a,b,label\nx,y,good\n"),
+    case("evaluate pairs as singles", "evaluate pairs --file train.csv --text-columns text",
+         "train.csv", "two text columns"),
+    case("evaluate a file from a data folder", "evaluate run --file train.csv --data-dir .",
+         "--data-dir"),
+    case("evaluate a file by a template", "evaluate run --file train.csv --template 1",
+         "--template"),
+    case("predict with a missing folder", "predict none --text good", "none", "run"),
+    case("predict with a plain model", "predict MODEL --text good", "bert", "lpft train"),
+    case("predict a missing file", "predict run --file x.csv", "x.csv"),
+    case("predict another text column", "predict run --file x.csv --text-columns words",
+         "'words'", "text", x__csv=GOOD),
+    case("predict an empty text in a file", "predict run --file x.csv", "row 2",
+         x__csv="text\ngood\n  \n"),
+    case("predict file and text", "predict run --file train.csv --text good", "--file", "--text"),
+    case("predict no text", "predict run --text", "--text"),
+    case("predict an empty text", "predict run --text good ''", "text 2"),
+    case("predict text that is not UTF-8", "predict run --text caf\udce9", "text 1", "UTF-8"),
+    case("predict an empty line", "predict run", "line 2", stdin=b"good\n\nbad\n"),
+    case("predict a line that is not UTF-8", "predict run", "UTF-8", stdin=b"caf\xe9\n"),
+    case("predict an odd number of texts for pairs", "predict pairs --text a b c", "3", "pair"),
+    case("predict lines that are no pairs", "predict pairs", "line 1", "tab", stdin=b"good\n"),
+    case("predict single texts for pairs", "predict pairs --file train.csv --text-columns text",
+         "train.csv", "two text columns"),
+    case("predict columns of named texts", "predict run --text good --text-columns text",
+         "--text-columns"),
+    case("predict into an existing file", "predict run --text good --output x.csv", "x.csv",
+         "--overwrite", x__csv="mine"),
+    case("predict into an unknown ending", "predict run --text good --output x.txt", "x.txt",
+         ".csv"),
+    case("predict into a missing folder", "predict run --text good --output none/x.csv",
+         "none/x.csv"),
+    case("predict below a file", "predict run --text good --output train.csv/x.csv",
+         "train.csv/x.csv"),
+    case("predict into a folder", "predict run --text good --output folder.csv --overwrite",
+         "folder.csv", **{"folder.csv/a__txt": ""}),
+    case("predict a file that ends badly", "predict run --file x.csv --output y.jsonl", "x.csv",
+         "row 1501", x__csv="text\n" + "good\n" * 1500 + '" "\n'),
+    case("report over an existing page", "report run --output x.html", "x.html", "--overwrite",
+         x__html="mine"),
+    case("report that is no page", "report run --output x.pdf", "x.pdf", ".html"),
+    case("report below a file", "report run --output train.csv/x.html", "train.csv"),
+]  # fmt: skip
+
+ALL = CALLS + CONFIGS + FILES + COLUMNS + TASKS + MODELS
+
+
+@pytest.fixture(scope="module")
+def finished(lpft, tiny_bert, tmp_path_factory):
+    """Two LP runs, of single texts and of pairs, and the file of the first."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "train.csv").write_text(GOOD)
+    pairs = [line.replace(",", ",i saw,") for line in GOOD.splitlines()[1:]]
+    (folder / "pairs.csv").write_text("\n".join(["a,b,label", *pairs]) + "\n")
+    for name, file, columns in (
+        ("run", "train", ()),
+        ("pairs", "pairs", ("--text-columns", "a,b")),
+    ):
+        outcome = lpft(
+            "train", "--model", tiny_bert, "--method", "lp", "--max-length", 32,
+            "--train-file", folder / f"{file}.csv", *columns, "--output-dir", folder / name,
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder that a command runs in: it holds ``train.csv``, and no network is asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "train.csv").write_text(GOOD)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(lpft, folder, tiny_bert) -> Callable[..., str]:
+    """Run a command that must be refused, with nothing changed, and give its message."""
+
+    def check(command: str, *names: str, stdin: bytes = b"") -> str:
+        before = snapshot(folder)
+        arguments = [part.replace("MODEL", str(tiny_bert)) for part in shlex.split(command)]
+        outcome = lpft(*arguments, stdin=stdin)
+        message = error_message(outcome)
+        missing = [name for name in names if name not in message]
+        assert not missing, f"{message!r} does not name {missing}"
+        assert snapshot(folder) == before
+        return message
+
+    return check
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every file's bytes and every folder below ``folder``, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def error_message(outcome) -> str:
+    """The one or two lines of a refusal, checked for what all of them have in common."""
+    assert outcome.status == 2, outcome.err
+    assert outcome.out == ""
+    lines = outcome.err.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    assert len(starts) == 1, outcome.err
+    noise = [line for line in lines[: starts[0]] if not PROGRESS.match(line)]
+    assert not noise, f"between command and error: {noise}"
+    message = lines[starts[0] :]
+    assert len(message) <= 2, outcome.err
+    text = " ".join(message)
+    assert "Traceback" not in text
+    assert not text.startswith("error: unexpected")
+    assert len(text) < 500, f"{len(text)} characters: {text}"
+    assert ADVICE.search(text), f"says not what to do: {text}"
+    return text
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.mark.parametrize("bad", ALL, ids=lambda bad: bad.title)
+def test_bad_input_is_refused(refused, folder, bad):
+    write(folder, bad.files)
+    refused(bad.command, *bad.names, stdin=bad.stdin)
+
+
+@pytest.mark.parametrize("bad", RUNS, ids=lambda bad: bad.title)
+def test_bad_input_to_a_run_is_refused(refused, folder, finished, bad):
+    for name in ("run", "pairs"):
+        shutil.copytree(finished / name, folder / name)
+    write(folder, bad.files)
+    refused(bad.command, *bad.names, stdin=bad.stdin)
+
+
+def test_the_tables_are_read_whole():
+    titles = [bad.title for bad in (*ALL, *RUNS)]
+    assert len(titles) == len(set(titles))
+    assert len(titles) >= 180
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def change_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def fill_with_nan(model: Path) -> None:
+    change_weights(
+        model / "model.safetensors", lambda weights: [w.fill_(torch.nan) for w in weights.values()]
+    )
+
+
+DAMAGED_MODELS = {
+    "no weights": lambda model: (model / "model.safetensors").unlink(),
+    "cut weights": lambda model: cut(model / "model.safetensors"),
+    "weights that are text": lambda model: (model / "model.safetensors").write_text("weights"),
+    "empty weights": lambda model: (model / "model.safetensors").write_text(""),
+    "weights without a layer": lambda model: change_weights(
+        model / "model.safetensors", lambda w: w.pop("encoder.layer.1.output.dense.weight")
+    ),
+    "weights of another width": lambda model: change_json(model / "config.json", hidden_size=48),
+    "no config": lambda model: (model / "config.json").unlink(),
+    "cut config": lambda model: cut(model / "config.json"),
+    "config that is a list": lambda model: (model / "config.json").write_text("[]"),
+    "config of an unknown family": lambda model: change_json(
+        model / "config.json", model_type="perceptron"
+    ),
+    "config of another family": lambda model: change_json(model / "config.json", model_type="gpt2"),
+    "config with text for a number": lambda model: change_json(
+        model / "config.json", num_hidden_layers="two"
+    ),
+    "config with heads that do not divide": lambda model: change_json(
+        model / "config.json", num_attention_heads=5
+    ),
+    "no tokenizer": lambda model: [path.unlink() for path in model.glob("tokenizer*")],
+    "cut tokenizer": lambda model: cut(model / "tokenizer.json"),
+    "tokenizer with more tokens than the model": lambda model: change_weights_and_vocabulary(model),
+    "damaged pooling": lambda model: write(model, {"1_Pooling/config.json": '{"pooling'}),
+}
+
+
+def change_weights_and_vocabulary(model: Path) -> None:
+    change_weights(
+        model / "model.safetensors",
+        lambda weights: weights.update(
+            {
+                "embeddings.word_embeddings.weight": weights["embeddings.word_embeddings.weight"][
+                    :20
+                ].clone()
+            }
+        ),
+    )
+    change_json(model / "config.json", vocab_size=20)
+
+
+@pytest.mark.parametrize("damage", DAMAGED_MODELS)
+def test_a_damaged_model_is_refused(refused, folder, tiny_bert, damage):
+    shutil.copytree(tiny_bert, folder / "model")
+    DAMAGED_MODELS[damage](folder / "model")
+    refused(FILE.replace("MODEL", "model"), str(folder / "model"))
+
+
+DAMAGED_RUNS = {
+    "no weights": lambda run: (run / "model.safetensors").unlink(),
+    "cut weights": lambda run: cut(run / "model.safetensors"),
+    "weights without the head": lambda run: change_weights(
+        run / "model.safetensors", lambda weights: weights.pop("head.weight")
+    ),
+    "head of another width": lambda run: change_weights(
+        run / "model.safetensors", lambda w: w.update({"head.weight": torch.zeros(2, 7)})
+    ),
+    "no config": lambda run: (run / "config.json").unlink(),
+    "cut config": lambda run: cut(run / "config.json"),
+    "cut tokenizer": lambda run: cut(run / "tokenizer.json"),
+    "no tokenizer": lambda run: [path.unlink() for path in run.glob("tokenizer*")],
+    "cut record": lambda run: cut(run / "run.json"),
+    "record without its data": lambda run: (run / "run.json").write_text(
+        '{"status": "finished", "config": {}}'
+    ),
+    "record whose config is a list": lambda run: change_json(run / "run.json", config=[]),
+}
+
+
+@pytest.mark.parametrize("command", ["evaluate run --file train.csv", "predict run --text good"])
+@pytest.mark.parametrize("damage", DAMAGED_RUNS)
+def test_a_damaged_run_is_refused(refused, folder, finished, damage, command):
+    shutil.copytree(finished / "run", folder / "run")
+    DAMAGED_RUNS[damage](folder / "run")
+    refused(command, "run")
+
+
+@pytest.mark.parametrize("command", ["evaluate run --file train.csv", "predict run --text good"])
+def test_a_run_with_weights_that_are_nan_is_refused(refused, folder, finished, command):
+    shutil.copytree(finished / "run", folder / "run")
+    fill_with_nan(folder / "run")
+    refused(command, "finite")
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+@pytest.mark.parametrize("command", ["evaluate run --file train.csv", "predict run --text good"])
+def test_an_unfinished_run_is_refused(refused, folder, finished, command, status):
+    (folder / "run").mkdir()
+    record = json.loads((finished / "run/run.json").read_text())
+    (folder / "run/run.json").write_text(json.dumps(record | {"status": status}))
+    refused(command, "run")
+    refused("train --train-file train.csv --output-dir run", "run", status, "--resume")
+    refused("report run", "run", status)
+
+
+@pytest.mark.parametrize("method", ["lp", "ft"])
+def test_a_model_with_weights_that_are_nan_is_named(lpft, folder, tiny_bert, method):
+    shutil.copytree(tiny_bert, folder / "model")
+    fill_with_nan(folder / "model")
+    outcome = lpft(
+        "train", "--model", "model", "--train-file", "train.csv", "--method", method,
+        "--max-length", 32, "--output-dir", "out",
+    )  # fmt: skip
+    assert "not finite" in error_message(outcome)
+    assert_failed_run(folder / "out")
+
+
+def test_diverging_training_says_so_and_leaves_a_failed_record(lpft, folder, tiny_bert):
+    arguments = (
+        "train", "--model", tiny_bert, "--train-file", "train.csv", "--method", "ft",
+        "--max-length", 32, "--output-dir", "out", "--learning-rate",
+    )  # fmt: skip
+    outcome = lpft(*arguments, 1e6, "--epochs", 30)
+    message = error_message(outcome)
+    assert "diverged" in message
+    assert "--learning-rate" in message
+    assert_failed_run(folder / "out", message.removeprefix("error: "))
+
+    # what failed can be replaced, not mistaken for a result
+    again = lpft(*arguments, 1e-4, "--epochs", 1, "--overwrite")
+    assert again.status == 0, again.err
+    assert json.loads((folder / "out/run.json").read_text())["status"] == "finished"
+
+
+def assert_failed_run(folder: Path, reason: str | None = None) -> None:
+    """Nothing below ``folder`` looks like a result; its record gives the reason."""
+    if not folder.exists() and reason is None:
+        return
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert reason is None or record["reason"] == reason
+    results = {"metrics.json", "model.safetensors", "config.json", "predictions", "features.json"}
+    assert not results & {path.name for path in folder.iterdir()}
+
+
+CHANGES = {
+    "training text": ("train.csv", "train", lambda path: path.write_text(GOOD.replace("a a", "a"))),
+    "training label": (
+        "train.csv",
+        "train",
+        lambda path: path.write_text(GOOD.replace("lamp,good", "lamp,bad", 1)),
+    ),
+    "validation text": (
+        "valid.csv",
+        "validation",
+        lambda path: path.write_text(table(["bad", "good"] * 3)),
+    ),
+    "weights": (
+        "model/model.safetensors",
+        "weights",
+        lambda path: change_weights(path, lambda w: w["embeddings.LayerNorm.bias"].add_(1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_interrupted_run_does_not_go_on_with_other_inputs(
+    refused, lpft, folder, tiny_bert, change
+):
+    shutil.copytree(tiny_bert, folder / "model")
+    (folder / "valid.csv").write_text(table(["good", "bad"] * 3))
+    command = FILE.replace("MODEL", "model") + " --validation-file valid.csv"
+    assert lpft(*command.split()).status == 0
+    change_json(folder / "out/run.json", status="interrupted")
+    file, named, apply = CHANGES[change]
+    apply(folder / file)
+    refused(command + " --resume", "out", named, "changed")
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(refused, folder):
+    (folder / "out").mkdir()
+    with FileLock(folder / "out/.lock"):
+        refused(FILE, "another process", "out")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_refused(refused, folder, finished):
+    shutil.copytree(finished / "run", folder / "run")
+    for command in (FILE, "evaluate run --file train.csv", "predict run --text good"):
+        refused(f"{command} --device cuda", "--device cuda", "cpu")
+
+
+def test_a_page_and_its_figures_are_not_written_over(refused, lpft, folder, finished):
+    shutil.copytree(finished / "run", folder / "run")
+    assert lpft("report", "run").status == 0
+    refused("report run", "run/report.html", "--overwrite")
+    (folder / "run/report.html").unlink()
+    refused("report run", "run/report-", "--overwrite")
+
+
+def test_debug_shows_where_before_the_same_message(lpft, folder):
+    outcome = lpft("train", "--train-file", "none.csv", "--debug")
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert "Traceback (most recent call last)" in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("error: ")
+    assert str(folder / "none.csv") in outcome.err.splitlines()[-1]

@@ -1,0 +1,164 @@
+"""Tiny random models of every tested family, as folders in Hugging Face layout, and toy data."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+_VOCABULARY = """
+the a it was is not very good bad fine great poor table chair lamp film meal train i we they
+bought saw ate took and but then again never always quickly slowly yes no
+"""
+WORDS = tuple(_VOCABULARY.split())
+FAMILIES = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "albert",
+    "deberta-v2",
+    "modernbert",
+    "gpt2",
+    "llama",
+)
+DECODERS = ("gpt2", "llama")
+
+_SPECIAL = ["<pad>", "<unk>", "<cls>", "<sep>"]
+_PAD, _UNK, _CLS, _SEP = range(4)
+
+
+def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """One token per word; encoders get <cls> and <sep>, decoders neither, and no padding token."""
+    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    if family in DECODERS:
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<sep>", model_max_length=62
+        )
+    tokenizer.post_processor = TemplateProcessing(
+        single="<cls> $A <sep>",
+        pair="<cls> $A <sep> $B:1 <sep>:1",
+        special_tokens=[("<cls>", _CLS), ("<sep>", _SEP)],
+    )
+    inputs = ["input_ids", "attention_mask"]
+    if family in ("bert", "albert", "deberta-v2"):
+        inputs.append("token_type_ids")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        cls_token="<cls>",
+        sep_token="<sep>",
+        model_max_length=62,
+        model_input_names=inputs,
+    )
+
+
+def tiny_config(family: str) -> PreTrainedConfig:
+    """Two layers, 32 wide, dropout 0.1, 64 positions."""
+    vocabulary = len(_SPECIAL) + len(WORDS)
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    if family == "bert":
+        return BertConfig(**sizes, pad_token_id=_PAD)
+    if family == "roberta":
+        return RobertaConfig(**sizes, pad_token_id=_PAD, bos_token_id=_CLS, eos_token_id=_SEP)
+    if family == "distilbert":
+        return DistilBertConfig(
+            vocab_size=vocabulary,
+            dim=32,
+            n_layers=2,
+            n_heads=4,
+            hidden_dim=64,
+            max_position_embeddings=64,
+            pad_token_id=_PAD,
+        )
+    if family == "albert":
+        return AlbertConfig(**sizes, embedding_size=16, pad_token_id=_PAD)
+    if family == "deberta-v2":
+        return DebertaV2Config(
+            **sizes,
+            pad_token_id=_PAD,
+            type_vocab_size=2,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_buckets=8,
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+        )
+    if family == "modernbert":
+        return ModernBertConfig(
+            **sizes,
+            pad_token_id=_PAD,
+            bos_token_id=_CLS,
+            eos_token_id=_SEP,
+            cls_token_id=_CLS,
+            sep_token_id=_SEP,
+            local_attention=8,
+        )
+    if family == "gpt2":
+        return GPT2Config(
+            vocab_size=vocabulary,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=_SEP,
+            eos_token_id=_SEP,
+        )
+    if family == "llama":
+        return LlamaConfig(
+            **sizes, num_key_value_heads=2, bos_token_id=_CLS, eos_token_id=_SEP, pad_token_id=None
+        )
+    raise ValueError(family)
+
+
+def save_tiny_model(family: str, folder: Path) -> Path:
+    """A model folder with random weights; always the same ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = AutoModel.from_config(tiny_config(family))
+    model.save_pretrained(folder)
+    tiny_tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def toy_texts(rows: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Word salads of 3 to 12 words whose label is whether a good or a bad word leads them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int, low: int, high: int) -> list[int]:
+        return torch.randint(low, high, (count,), generator=generator).tolist()
+
+    texts, labels = [], []
+    for row in range(rows):
+        good = row % 2 == 0
+        lead = ("good", "great", "fine") if good else ("bad", "poor", "never")
+        words = [lead[draw(1, 0, 3)[0]]] + [
+            WORDS[k] for k in draw(draw(1, 2, 12)[0], 0, len(WORDS))
+        ]
+        texts.append(" ".join(words))
+        labels.append("good" if good else "bad")
+    return texts, labels

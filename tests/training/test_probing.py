@@ -1,0 +1,154 @@
+"""The linear probe against scikit-learn's own predictions and the optimum's own equations."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegressionCV
+from tiny_models import save_tiny_model
+
+from lpft.errors import InputError
+from lpft.model import build_classifier
+from lpft.model.inference import head_logits
+from lpft.training.probing import fit_probe, install_probe
+
+
+def problem(rows, width, classes, seed=0):
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(rows, width)).astype(np.float32)
+    scores = features @ generator.normal(size=(width, classes)) + generator.normal(
+        size=(rows, classes)
+    )
+    return features, scores.argmax(1)
+
+
+def by_scikit_learn(features, labels, **settings):
+    return LogisticRegressionCV(
+        Cs=10,
+        cv=5,
+        l1_ratios=(0.0,),
+        scoring="accuracy",
+        use_legacy_attributes=False,
+        tol=1e-10,
+        max_iter=20000,
+        **settings,
+    ).fit(features.astype(np.float64), labels)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(200, 8), (120, 40), (3000, 6)])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("fit_bias", [True, False])
+def test_the_installed_head_predicts_what_scikit_learn_predicts(rows, width, classes, fit_bias):
+    features, labels = problem(rows, width, classes)
+    probe = fit_probe(features, labels, classes, fit_bias=fit_bias)
+    expected = by_scikit_learn(features, labels, fit_intercept=fit_bias)
+    assert probe.inverse_strength == pytest.approx(expected.C_)
+    logits = features @ probe.weight.T + probe.bias
+    by_head = softmax(logits, axis=1)
+    np.testing.assert_allclose(by_head, expected.predict_proba(features), atol=1e-5)
+    assert probe.converged
+    assert probe.weight.shape == (classes, width)
+    if not fit_bias:
+        assert not probe.bias.any()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_probe_meets_the_optimum_of_its_objective(classes):
+    # Where C sum_i CE + |V|^2 / 2 is smallest, C (P - Y)^T Phi + V = 0; b has no penalty.
+    features, labels = problem(400, 10, classes)
+    probe = fit_probe(features, labels, classes)
+    logits = features @ probe.weight.T + probe.bias
+    residual = softmax(logits, axis=1) - np.eye(classes)[labels]
+    # scikit-learn's binary row w has penalty |w|^2 / 2 = |w/2|^2 + |w/2|^2, twice that of V's rows.
+    penalty = probe.weight * (2 if classes == 2 else 1)
+    gradient = residual.T @ features + penalty / probe.inverse_strength
+    assert np.abs(gradient).max() < 1e-6 * len(features)
+    assert np.abs(residual.sum(0)).max() < 1e-6 * len(features)
+
+
+def test_two_classes_share_one_row_of_opposite_signs():
+    features, labels = problem(100, 5, 2)
+    probe = fit_probe(features, labels, 2)
+    np.testing.assert_array_equal(probe.weight[0], -probe.weight[1])
+    assert probe.bias[0] == -probe.bias[1]
+
+
+def test_rows_of_three_classes_sum_to_zero():
+    features, labels = problem(200, 5, 3)
+    np.testing.assert_allclose(fit_probe(features, labels, 3).weight.sum(0), 0, atol=1e-6)
+
+
+def test_balanced_weights_are_scikit_learns():
+    features, labels = problem(300, 6, 3)
+    keep = (labels != 0) | (np.arange(300) % 5 == 0)
+    features, labels = features[keep], labels[keep]
+    probe = fit_probe(features, labels, 3, class_weight="balanced")
+    expected = by_scikit_learn(features, labels, class_weight="balanced")
+    assert probe.inverse_strength == pytest.approx(expected.C_)
+    np.testing.assert_allclose(
+        softmax(features @ probe.weight.T + probe.bias, axis=1),
+        expected.predict_proba(features),
+        atol=1e-5,
+    )
+
+
+def test_a_class_without_rows_is_never_predicted_and_stays_finite():
+    features, labels = problem(150, 5, 3)
+    labels = np.where(labels == 1, 3, labels)
+    probe = fit_probe(features, labels, 5)
+    assert probe.absent_classes == (1, 4)
+    logits = features @ probe.weight.T + probe.bias
+    assert not probe.weight[[1, 4]].any()
+    present = logits[:, [0, 2, 3]]
+    assert logits[:, [1, 4]].max() <= present.min() - 10 + 1e-9
+    expected = by_scikit_learn(features, labels).predict_proba(features)
+    np.testing.assert_allclose(softmax(present, axis=1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rarest", "folds"), [(3, 3), (2, 2), (1, 5)])
+def test_rare_classes_lower_the_folds_or_sit_out_the_choice(rarest, folds):
+    features, labels = problem(120, 5, 2)
+    features = np.concatenate([features, np.full((rarest, 5), 9.0, dtype=np.float32)])
+    labels = np.concatenate([labels, np.full(rarest, 2)])
+    probe = fit_probe(features, labels, 3)
+    assert probe.folds == folds
+    predicted = (features @ probe.weight.T + probe.bias).argmax(1)
+    assert (predicted[-rarest:] == 2).all()
+
+
+def test_two_rows_of_two_classes_are_enough():
+    features = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32)
+    probe = fit_probe(features, np.array([0, 1]), 2)
+    assert (probe.folds, probe.inverse_strength) == (0, 1.0)
+    assert (features @ probe.weight.T + probe.bias).argmax(1).tolist() == [0, 1]
+
+
+def test_the_probe_has_no_seed():
+    features, labels = problem(150, 20, 3)
+    first = fit_probe(features, labels, 3)
+    np.random.seed(5)  # noqa: NPY002
+    second = fit_probe(features, labels, 3)
+    np.testing.assert_array_equal(first.weight, second.weight)
+
+
+def test_wrong_inputs_are_refused():
+    features, labels = problem(20, 3, 2)
+    with pytest.raises(InputError, match="at least 2 classes, found 1"):
+        fit_probe(features, np.zeros(20, dtype=np.int64), 2)
+    features[3, 1] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        fit_probe(features, labels, 2)
+
+
+def test_installing_fills_the_head_and_leaves_the_encoder(tmp_path):
+    folder = save_tiny_model("bert", tmp_path)
+    model = build_classifier(str(folder), ("a", "b", "c"), seed=0, max_length=32).model
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    features, labels = problem(60, 32, 3)
+    probe = fit_probe(features, labels, 3)
+    install_probe(model, probe)
+    np.testing.assert_allclose(
+        head_logits(model, features), features @ probe.weight.T + probe.bias, atol=1e-5
+    )
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, before[name])
