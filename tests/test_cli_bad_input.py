@@ -1,9 +1,12 @@
 """Bad input at the command line: exit 2, one clear line, every file as it was."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,7 @@ ADVICE = re.compile(
     r"\b(expected|must|give|name|use|leave|choose|see|run|lower|train|make|wait|restore|check|"
     r"replace|reads|requires|did you mean)\b"
 )
-PROGRESS = re.compile(r"(warning: |linear probe: |epoch |going on from )")
+PROGRESS = re.compile(r"(warning: |linear probe: |epoch |going on from |training lp$)")
 
 
 def table(labels, header="text,label"):
@@ -42,6 +45,7 @@ FT = "train --model MODEL --method ft --max-length 32 --output-dir out --train-f
 X = f"{TRAIN} --train-file x"
 CONFIG = f"{FILE} --config run.yaml"
 CB = f"{TRAIN} --task cb --data-dir ."
+LONG = "a" * 300
 CB_ROW = {"premise": "it was good", "hypothesis": "good", "label": "entailment"}
 
 
@@ -230,6 +234,11 @@ MODELS = [
          "data/run.json", **{"data/run__json": "[]"}),
     case("record of another program", f"{FILE} --output-dir data --resume", "data/run.json",
          **{"data/run__json": '{"status": "ok", "config": 3}'}),
+    case("demo into a file", "demo --output-dir train.csv", "train.csv"),
+    case("demo with a wrong seed", "demo --output-dir out --seed -1", "--seed", "-1"),
+    case("name that no file can have", f"{FILE} --output-dir {LONG}", LONG),
+    case("model name that no file can have", FILE.replace("MODEL", LONG), LONG),
+    case("run name that no file can have", f"predict {LONG} --text good", LONG),
     case("report of a folder without runs", "report .", "no runs"),
     case("report of a missing folder", "report none", "none"),
 ]  # fmt: skip
@@ -366,21 +375,22 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def error_message(outcome) -> str:
+def error_message(outcome: tuple[int, str, str]) -> str:
     """The one or two lines of a refusal, checked for what all of them have in common."""
-    assert outcome.status == 2, outcome.err
-    assert outcome.out == ""
-    lines = outcome.err.splitlines()
+    status, out, err = outcome
+    assert status == 2, err
+    assert out == ""
+    lines = err.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-    assert len(starts) == 1, outcome.err
+    assert len(starts) == 1, err
     noise = [line for line in lines[: starts[0]] if not PROGRESS.match(line)]
     assert not noise, f"between command and error: {noise}"
     message = lines[starts[0] :]
-    assert len(message) <= 2, outcome.err
+    assert len(message) <= 2, err
     text = " ".join(message)
     assert "Traceback" not in text
     assert not text.startswith("error: unexpected")
-    assert len(text) < 500, f"{len(text)} characters: {text}"
+    assert len(text) < 700, f"{len(text)} characters: {text}"
     assert ADVICE.search(text), f"says not what to do: {text}"
     return text
 
@@ -426,6 +436,13 @@ def change_json(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def forget_words(model: Path, kept: int) -> None:
+    """Leave the model embeddings of its first ``kept`` tokens only."""
+    name = "embeddings.word_embeddings.weight"
+    change_weights(model / "model.safetensors", lambda w: w.update({name: w[name][:kept].clone()}))
+    change_json(model / "config.json", vocab_size=kept)
+
+
 def fill_with_nan(model: Path) -> None:
     change_weights(
         model / "model.safetensors", lambda weights: [w.fill_(torch.nan) for w in weights.values()]
@@ -456,23 +473,9 @@ DAMAGED_MODELS = {
     ),
     "no tokenizer": lambda model: [path.unlink() for path in model.glob("tokenizer*")],
     "cut tokenizer": lambda model: cut(model / "tokenizer.json"),
-    "tokenizer with more tokens than the model": lambda model: change_weights_and_vocabulary(model),
-    "damaged pooling": lambda model: write(model, {"1_Pooling/config.json": '{"pooling'}),
+    "tokenizer with more tokens than the model": lambda model: forget_words(model, 20),
+    "cut pooling": lambda model: write(model, {"1_Pooling/config.json": '{"pooling'}),
 }
-
-
-def change_weights_and_vocabulary(model: Path) -> None:
-    change_weights(
-        model / "model.safetensors",
-        lambda weights: weights.update(
-            {
-                "embeddings.word_embeddings.weight": weights["embeddings.word_embeddings.weight"][
-                    :20
-                ].clone()
-            }
-        ),
-    )
-    change_json(model / "config.json", vocab_size=20)
 
 
 @pytest.mark.parametrize("damage", DAMAGED_MODELS)
@@ -529,6 +532,12 @@ def test_an_unfinished_run_is_refused(refused, folder, finished, command, status
     refused("report run", "run", status)
 
 
+def test_a_run_whose_metrics_are_damaged_makes_no_report(refused, folder, finished):
+    shutil.copytree(finished / "run", folder / "run")
+    cut(folder / "run/metrics.json")
+    refused("report .", "run", "metrics.json")
+
+
 @pytest.mark.parametrize("method", ["lp", "ft"])
 def test_a_model_with_weights_that_are_nan_is_named(lpft, folder, tiny_bert, method):
     shutil.copytree(tiny_bert, folder / "model")
@@ -537,7 +546,10 @@ def test_a_model_with_weights_that_are_nan_is_named(lpft, folder, tiny_bert, met
         "train", "--model", "model", "--train-file", "train.csv", "--method", method,
         "--max-length", 32, "--output-dir", "out",
     )  # fmt: skip
-    assert "not finite" in error_message(outcome)
+    message = error_message(outcome)
+    assert "model" in message
+    assert "NaN" in message
+    assert "diverged" not in message
     assert_failed_run(folder / "out")
 
 
@@ -570,15 +582,15 @@ def assert_failed_run(folder: Path, reason: str | None = None) -> None:
 
 
 CHANGES = {
-    "training text": ("train.csv", "train", lambda path: path.write_text(GOOD.replace("a a", "a"))),
+    "training text": ("train.csv", "data", lambda path: path.write_text(GOOD.replace("a a", "a"))),
     "training label": (
         "train.csv",
-        "train",
+        "data",
         lambda path: path.write_text(GOOD.replace("lamp,good", "lamp,bad", 1)),
     ),
     "validation text": (
         "valid.csv",
-        "validation",
+        "data",
         lambda path: path.write_text(table(["bad", "good"] * 3)),
     ),
     "weights": (
@@ -631,3 +643,46 @@ def test_debug_shows_where_before_the_same_message(lpft, folder):
     assert "Traceback (most recent call last)" in outcome.err
     assert outcome.err.splitlines()[-1].startswith("error: ")
     assert str(folder / "none.csv") in outcome.err.splitlines()[-1]
+
+
+def test_lines_that_are_not_utf8_are_refused_where_no_locale_is_set(folder, finished):
+    """Python reads them as halves of surrogate pairs there, as in most containers."""
+    environment = {name: value for name, value in os.environ.items() if name[:2] != "LC"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lpft.cli", "predict", finished / "run"],
+        input=b"good\ncaf\xe9\n",
+        env=environment | {"LANG": "C"},
+        capture_output=True,
+        check=False,
+    )
+    message = error_message((done.returncode, done.stdout.decode(), done.stderr.decode()))
+    assert "UTF-8" in message
+    assert [path.name for path in folder.iterdir()] == ["train.csv"]
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [("train", "--train-file"), ("predict run --text good", "run"), (FILE, "model")],
+    ids=["no data", "damaged run", "damaged model"],
+)
+def test_a_process_of_its_own_ends_with_2_and_that_line_alone(
+    folder, tiny_bert, finished, command, named
+):
+    shutil.copytree(finished / "run", folder / "run")
+    cut(folder / "run/model.safetensors")
+    shutil.copytree(tiny_bert, folder / "model")
+    cut(folder / "model/model.safetensors")
+    before = snapshot(folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "lpft.cli", *command.replace("MODEL", "model").split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert named in lines[0]
+    assert snapshot(folder) == before

@@ -179,7 +179,9 @@ def test_nothing_is_written_over_without_leave(tmp_path: Path) -> None:
     write_run(tmp_path / "ft")
     result = build_report(tmp_path)
     before = {path: path.read_bytes() for path in result.files}
-    with pytest.raises(InputError, match=r"report\.html and \d+ more of its files exists already"):
+    with pytest.raises(
+        InputError, match=r"report\.html exists already \(with \d+ more of its files"
+    ):
         build_report(tmp_path)
     result.page.write_text("mine")
     with pytest.raises(InputError, match="nothing was written"):

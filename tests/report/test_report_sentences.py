@@ -118,9 +118,25 @@ def test_lp_ft_that_moves_features_more_is_said_to(tmp_path: Path) -> None:
     own_rates(tmp_path, ft=3.0, lp_ft=5.0)
     write_run(tmp_path / "ft-low", "ft", **LOW, change=2.0)
     long, short = said(tmp_path)
-    assert "LP-FT does not move them less." in long
+    assert "LP-FT does not move them less, or by under 1 %." in long
     assert "remain" not in long
     assert "credit" not in long + short
+
+
+def test_a_difference_too_small_to_divide_is_not_divided(tmp_path: Path) -> None:
+    own_rates(tmp_path, ft=4.501, lp_ft=4.5)
+    write_run(tmp_path / "ft-low", "ft", **LOW, change=6.0)
+    long, short = said(tmp_path)
+    assert "LP-FT does not move them less, or by under 1 %." in long
+    assert "%" not in short
+
+
+def test_nothing_remaining_is_not_called_reversed(tmp_path: Path) -> None:
+    own_rates(tmp_path)
+    write_run(tmp_path / "ft-low", "ft", **LOW, change=3.9)
+    long, _ = said(tmp_path)
+    assert "all but vanishes: 0 % remains." in long
+    assert "reversed" not in long
 
 
 def test_shared_rates_alone_say_so(tmp_path: Path) -> None:

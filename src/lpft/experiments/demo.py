@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lpft.runs.config import make_config
 from lpft.runs.train import RunResult, train_run
+from lpft.training.methods import get_method
 
 logger = logging.getLogger(__name__)
 
@@ -13,7 +15,8 @@ DEMO_METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 """The five methods of the paper."""
 
 _SETTINGS = {"task": "demo", "model": "minilm", "split_protocol": "stratified"}
-_FINE_TUNING = {"epochs": 5}
+_EPOCHS = 3
+_RATE_OF_ALL, _RATE_OF_FACTORS = 5e-5, 1e-3
 
 
 def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Iterator[RunResult]:
@@ -24,8 +27,10 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
     """
     for method in DEMO_METHODS:
         logger.info("training %s", method)
-        settings = _SETTINGS | {"method": method, "seed": seed}
-        if method != "lp":
-            settings |= _FINE_TUNING
+        settings: dict[str, Any] = {**_SETTINGS, "method": method, "seed": seed}
+        if get_method(method).fine_tunes:
+            whole = get_method(method).adapter is None
+            settings["epochs"] = _EPOCHS
+            settings["learning_rate"] = _RATE_OF_ALL if whole else _RATE_OF_FACTORS
         config = make_config(settings, folder / "runs" / method)
         yield train_run(config, resume=resume, overwrite=overwrite)

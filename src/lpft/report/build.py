@@ -104,9 +104,9 @@ def _check_output(page: Path) -> None:
 def _refuse_existing(paths: Sequence[Path]) -> None:
     there = [path for path in paths if os.path.lexists(path)]
     if there:
-        more = f" and {len(there) - 1} more of its files" if len(there) > 1 else ""
+        more = f" (with {len(there) - 1} more of its files)" if len(there) > 1 else ""
         raise InputError(
-            f"{there[0]}{more} exists already and nothing was written; choose another output, or "
+            f"{there[0]} exists already{more} and nothing was written; choose another output, or "
             "replace it with --overwrite (overwrite=True in Python)"
         )
 

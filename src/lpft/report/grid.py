@@ -8,7 +8,7 @@ from itertools import groupby
 
 from lpft.report.numbers import ABSENT, Spread, fixed, significant, with_sd
 
-Value = str | float | int | None
+CellValue = str | float | int | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cell:
     """What is shown, the value behind it with its standard deviation, and links in the page."""
 
     text: str
-    value: Value
+    value: CellValue
     sd: float | None = None
     links: tuple[tuple[str, str], ...] = ()
 
@@ -126,7 +126,7 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     for row in table.rows:
-        line: list[Value] = []
+        line: list[CellValue] = []
         for cell, wide in zip(row, spread, strict=True):
             line += [cell.value, cell.sd] if wide else [cell.value]
         writer.writerow(line)

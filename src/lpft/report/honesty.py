@@ -53,10 +53,10 @@ def _at_own_rates(match: Match, comparison: Comparison) -> str:
     first, second = _names(comparison)
     because = f", {comparison.own_because}" if comparison.own_because else ""
     rates = f"{first} {_rates(match.rates[0])}; {second} {_rates(match.rates[1])}{because}"
-    change, difference = match.change, match.difference
-    if change is None or difference is None:
+    change = match.change
+    if change is None:
         return f"At their own rates ({rates}) feature change was not recorded."
-    less = "" if difference.mean > 0 else f" {second} does not move them less."
+    less = "" if match.smaller else f" {second} does not move them less, or by under 1 %."
     return (
         f"At their own rates ({rates}) features of {match.split} texts moved by "
         f"{_two(comparison, match, change)}.{less}"
@@ -70,7 +70,7 @@ def _at_shared_rate(match: Match, comparison: Comparison) -> str:
     remaining = comparison.remaining(match)
     if remaining is None:
         return start
-    if remaining <= 0:
+    if remaining < 0:
         return f"{start} None of the difference at own rates remains: the order is reversed."
     if remaining < NEGLIGIBLE:
         return (

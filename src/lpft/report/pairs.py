@@ -16,6 +16,7 @@ from lpft.report.numbers import Spread
 from lpft.report.settings import Group, key_of, setting_of
 
 LP_START = "lp-"
+NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Match:
         return Spread.of(self.differences)
 
     @property
+    def smaller(self) -> bool:
+        """Whether features move less from the LP head, by more than :data:`NO_DIFFERENCE`."""
+        if self.change is None or self.difference is None:
+            return False
+        return self.difference.mean > NO_DIFFERENCE * self.change[0].mean
+
+    @property
     def ratio(self) -> float | None:
         """Mean feature change from the LP head over that from the random head."""
         if self.change is None or self.change[0].mean == 0:
@@ -99,10 +107,10 @@ class Comparison:
         if self.own is None:
             return None
         seeds = _seeds(self.own) & _seeds(match)
-        own, shared = (only_seeds(m, seeds).difference for m in (self.own, match))
-        if own is None or shared is None or own.mean <= 0:
+        own, shared = (only_seeds(m, seeds) for m in (self.own, match))
+        if own.difference is None or shared.difference is None or not own.smaller:
             return None
-        return shared.mean / own.mean
+        return shared.difference.mean / own.difference.mean
 
 
 def only_seeds(match: Match, seeds: set[int]) -> Match:

@@ -178,6 +178,7 @@ def calibration(group: Group) -> Table:
     columns: list[tuple[Column, Sequence[Cell]]] = [
         (Column("Method", numeric=False), _labels(s for s, _ in rows)),
         (Column("Split", numeric=False), text_cells([split for _, split in rows])),
+        (Column("T"), number_cells(_spreads((s for s, _ in rows), lambda run: run.temperature))),
     ]
     for metric, name in (
         ("ece", "ECE"),
@@ -190,7 +191,7 @@ def calibration(group: Group) -> Table:
             values = [s.spread(score(split, metric, calibrated)) for s, split in rows]
             columns.append((Column(when, name), number_cells(values)))
     note = (
-        "Before: the model's own probabilities; after: logits divided by the temperature, one "
+        "Before: the model's own probabilities; after: logits divided by the temperature T, one "
         "number per run, fitted on validation only. ECE and MCE use 15 equal-width bins (lo, hi] "
         f"of the top probability; Brier is summed over classes. {_PER_SEED}"
     )
@@ -235,7 +236,7 @@ def features(group: Group) -> Table:
 
 
 def head_norms(group: Group) -> Table:
-    """The head's norm at the start and the end of training, its bias and the temperature."""
+    """The head's norm at the start and the end of training, and its bias."""
     settings = group.settings
     start, end, bias = (
         _spreads(settings, head(name)) for name in ("norm_at_start", "norm", "bias_norm")
@@ -246,14 +247,10 @@ def head_norms(group: Group) -> Table:
         (Column("start", "Head norm"), number_cells(start, digits)),
         (Column("end", "Head norm"), number_cells(end, digits)),
         (Column("Bias norm"), _sized(bias)),
-        (
-            Column("Temperature"),
-            number_cells(_spreads(settings, lambda run: run.temperature), 3),
-        ),
     ]
     note = (
         "Frobenius norm of the head's weights and L2 norm of its bias. The start is the head that "
         "fine-tuning began with, random or fitted by linear probing; for LP the random head that "
         f"it replaced. {_PER_SEED}"
     )
-    return from_columns("head", "Head norm and temperature", columns, note=note)
+    return from_columns("head", "Norms of the head", columns, note=note)

@@ -85,6 +85,7 @@ def fit_probe(
         "fit_intercept": fit_bias,
         "class_weight": class_weight,
     }
+    inputs = features.astype(np.float64)
     repeated = np.isin(labels, present[counts > 1])
     folds = int(min(FOLDS, counts[counts > 1].min(initial=FOLDS)))
     choosable = len(np.unique(labels[repeated])) >= 2
@@ -99,14 +100,12 @@ def fit_probe(
                 use_legacy_attributes=False,
                 tol=SEARCH_TOLERANCE,
                 **shared,
-            ).fit(features[repeated], labels[repeated])
+            ).fit(inputs[repeated], labels[repeated])
             inverse_strength = float(search.C_)
         else:
             inverse_strength, folds = 1.0, 0
-        fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(
-            features.astype(np.float64), labels
-        )
-    weight, bias = _rows_per_class(fitted.coef_, fitted.intercept_, features, present, classes)
+        fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(inputs, labels)
+    weight, bias = _rows_per_class(fitted.coef_, fitted.intercept_, inputs, present, classes)
     return LinearProbe(
         weight=weight,
         bias=bias,
@@ -130,7 +129,7 @@ def install_probe(model: LinearHeadClassifier, probe: LinearProbe) -> None:
 def _rows_per_class(
     coefficients: NDArray[np.float64],
     intercepts: NDArray[np.float64],
-    features: NDArray[np.float32],
+    features: NDArray[np.float64],
     present: NDArray[np.int64],
     classes: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

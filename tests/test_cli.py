@@ -1,0 +1,1057 @@
+"""The command line doing what it should: every command, the files of a run, the streams."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss
+from tiny_models import toy_texts
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import lpft.model  # noqa: F401  registers the architecture
+
+CLASSES = ("bad", "good", "long")
+METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
+SPLITS = ("validation", "test", "ood/far")
+COMMANDS = (
+    "demo", "train", "evaluate", "predict", "report", "check", "tasks", "models", "methods",
+)  # fmt: skip
+TRAIN_OPTIONS = (
+    "model", "pooling", "method", "task", "data-dir", "train-file", "validation-file",
+    "test-file", "ood", "text-columns", "label-column", "split-protocol", "seed", "max-length",
+    "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
+    "weight-decay", "no-head-bias", "class-weight", "template", "revision", "max-train-samples",
+    "device", "precision", "report-to", "resume", "output-dir", "config", "overwrite", "json",
+)  # fmt: skip
+
+
+def toy_rows(rows: int, seed: int) -> pd.DataFrame:
+    """Texts of three classes, a fifth of the labels drawn at random so that none is certain."""
+    texts, labels = toy_texts(rows, seed)
+    labels = np.where([len(text.split()) > 9 for text in texts], "long", labels)
+    generator = np.random.default_rng(seed)
+    random = generator.random(rows) < 0.2
+    labels = np.where(random, generator.choice(CLASSES, rows), labels)
+    return pd.DataFrame({"text": texts, "label": labels})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A user's four files."""
+    folder = tmp_path_factory.mktemp("data")
+    for seed, (name, rows) in enumerate((("train", 90), ("valid", 45), ("test", 48), ("ood", 30))):
+        toy_rows(rows, seed).to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(lpft, tiny_bert, data):
+    """Run ``lpft train`` into a folder and give what it printed; it must succeed."""
+
+    def run(folder, *options, method="lp", files=("validation", "test", "ood")):
+        paths = {
+            "validation": ("--validation-file", data / "valid.csv"),
+            "test": ("--test-file", data / "test.csv"),
+            "ood": ("--ood", f"far={data / 'ood.csv'}"),
+        }
+        model = ("--model", tiny_bert, "--pooling", "mean", "--max-length", 32)
+        if method != "lp" and "--epochs" not in options:
+            options = ("--epochs", 2, "--learning-rate", 1e-2, "--batch-size", 8, *options)
+        named = [part for file in files for part in paths[file]]
+        if "--train-file" not in options:
+            named += ["--train-file", data / "train.csv"]
+        outcome = lpft(
+            "train", *model, "--method", method, *named, *options, "--output-dir", folder
+        )
+        assert outcome.status == 0, outcome.err
+        return outcome
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(train, tmp_path_factory):
+    """A finished run of every method, by its name, and what training it printed with --json."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        method: (folder / method, train(folder / method, "--json", method=method))
+        for method in METHODS
+    }
+
+
+@pytest.fixture(params=METHODS)
+def run(request, runs) -> Path:
+    return runs[request.param][0]
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def predictions(run: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Raw logits (N x C, float64) and labels of a split, from its file alone."""
+    frame = pd.read_parquet(run / "predictions" / f"{split.replace('/', '-')}.parquet")
+    return np.stack(frame["logits"]).astype(np.float64), frame["label"].to_numpy()
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def probabilities(rows: list[dict]) -> np.ndarray:
+    return np.array([list(row["probabilities"].values()) for row in rows])
+
+
+# A run's folder
+
+
+def test_a_run_holds_exactly_the_files_of_the_design(run):
+    method = run.name
+    expected = {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "run.json", "metrics.json", "features.json", "history.jsonl", "README.md",
+        "predictions/validation.parquet", "predictions/test.parquet",
+        "predictions/ood-far.parquet",
+    }  # fmt: skip
+    if method.startswith("lp"):
+        expected.add("lp/head.safetensors")
+    if method.endswith("lora"):
+        expected |= {"adapter_config.json", "adapter_model.safetensors"}
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert found == expected
+    folders = {path.name for path in run.rglob("*") if path.is_dir()}
+    assert folders == {"predictions"} | ({"lp"} if method.startswith("lp") else set())
+    # pickles begin with their protocol, torch's zip archives of pickles with PK
+    assert not [path for path in run.rglob("*.*") if path.read_bytes()[:2] in (b"PK", b"\x80\x04")]
+    assert len({path.stat().st_mode for path in run.rglob("*.*") if path.is_file()}) == 1
+
+
+def test_metrics_have_the_keys_of_the_design(run):
+    probability = {"nll", "brier", "brier_mean", "ece", "mce", "confidence"}
+    metrics = read(run / "metrics.json")
+    assert set(metrics) == {"temperature", "splits"}
+    assert tuple(metrics["splits"]) == SPLITS
+    for values in metrics["splits"].values():
+        assert set(values) == probability | {
+            "rows", "accuracy", "macro_f1", "matthews_correlation", "logit_norm_l1",
+            "logit_norm_l2", "logit_mean", "calibrated",
+        }  # fmt: skip
+        assert set(values["calibrated"]) == probability
+
+
+def test_features_have_the_keys_of_the_design(run):
+    features = read(run / "features.json")
+    assert set(features) == {"head", "splits"}
+    assert set(features["head"]) == {"norm", "bias_norm", "norm_at_start"}
+    assert tuple(features["splits"]) == ("train", "test", "ood/far")
+    for values in features["splits"].values():
+        assert set(values) == {
+            "cosine_similarity", "feature_difference", "fisher_ratio", "pretrained",
+        }  # fmt: skip
+        assert set(values["pretrained"]) == {"cosine_similarity", "fisher_ratio"}
+
+
+def test_predictions_have_the_columns_of_the_design(run, data):
+    for split, file in (("validation", "valid"), ("test", "test"), ("ood-far", "ood")):
+        frame = pd.read_parquet(run / f"predictions/{split}.parquet")
+        source = pd.read_csv(data / f"{file}.csv")
+        assert list(frame.columns) == ["id", "label", "logits"]
+        assert [CLASSES[label] for label in frame["label"]] == list(source["label"])
+        assert list(frame["id"]) == [str(row) for row in range(len(source))]
+        assert {(row.shape, row.dtype) for row in frame["logits"]} == {((3,), np.dtype("float32"))}
+
+
+def test_the_record_says_how_the_run_was_made(run, data, tiny_bert):
+    record = read(run / "run.json")
+    config = record["config"]
+    assert record["status"] == "finished"
+    assert (config["method"], config["seed"], config["pooling"]) == (run.name, 0, "mean")
+    assert config["train_file"] == str(data / "train.csv")
+    assert config["ood"] == {"far": str(data / "ood.csv")}
+    assert config["model"] == str(tiny_bert)
+    fine_tuning = ("epochs", "batch_size", "learning_rate", "weight_decay", "head_scale")
+    assert {config[name] is None for name in fine_tuning} == {run.name == "lp"}
+    assert {config[name] is None for name in ("lora_rank", "lora_alpha")} == {
+        not run.name.endswith("lora")
+    }
+    assert len(record["config_hash"]) == 64
+    assert {"python", "lpft", "torch", "transformers", "scikit-learn"} <= set(record["versions"])
+    assert {"commit", "device", "timings"} <= set(record)
+    assert record["timings"]["total"] > 0
+    assert set(record["fingerprints"]["data"]) == {"train", *SPLITS}
+    assert len(record["fingerprints"]["encoder"]) == 64
+    assert record["data"]["classes"] == list(CLASSES)
+    assert record["data"]["rows"] == {"train": 90, "validation": 45, "test": 48, "ood/far": 30}
+
+
+def test_the_history_follows_training(run):
+    rows = lines((run / "history.jsonl").read_text())
+    evaluations = [row for row in rows if row["event"] == "evaluation"]
+    for row in evaluations:
+        assert {
+            "epoch", "step", "validation_loss", "validation_accuracy", "head_norm", "bias_norm",
+            "logit_norm", "feature_difference",
+        } <= set(row)  # fmt: skip
+    epochs = [0] if run.name == "lp" else [0, 1, 2]
+    assert [row["epoch"] for row in evaluations] == epochs
+    assert evaluations[0]["feature_difference"] == pytest.approx(0, abs=1e-4)
+    losses = [row["loss"] for row in rows if row["event"] == "training"]
+    assert bool(losses) == (run.name != "lp")
+    assert np.isfinite(losses).all()
+
+    # the best epoch by validation accuracy is the one that was kept (the start is no epoch)
+    accuracy = read(run / "metrics.json")["splits"]["validation"]["accuracy"]
+    trained = evaluations[1:] or evaluations
+    assert accuracy == pytest.approx(max(row["validation_accuracy"] for row in trained))
+
+
+def test_the_card_shows_each_set_and_the_calibration(run):
+    card = (run / "README.md").read_text(encoding="utf-8")
+    metrics = read(run / "metrics.json")
+    assert card.startswith("---\n")
+    for split, values in metrics["splits"].items():
+        row = [line for line in card.splitlines() if line.startswith(f"| {split} | ")][-1]
+        for value in (values["accuracy"], values["ece"], values["calibrated"]["ece"]):
+            assert f"{value:.3f}" in row
+    assert f"{metrics['temperature']:.3f}" in card
+    assert ", ".join(CLASSES) in card
+
+
+# Its numbers
+
+
+def expected_metrics(logits, labels, temperature):
+    """Every value of one split by formulas of its own."""
+    rows, classes = logits.shape
+    guesses = logits.argmax(axis=1)
+    scores = []
+    for label in set(labels) | set(guesses):
+        both = sum((labels == label) & (guesses == label))
+        scores.append(2 * both / (sum(labels == label) + sum(guesses == label)))
+    truth, guess = np.eye(classes)[labels], np.eye(classes)[guesses]
+    truth, guess = truth - truth.mean(axis=0), guess - guess.mean(axis=0)
+    spread = np.sqrt((truth**2).sum() * (guess**2).sum())
+    return {
+        "rows": rows,
+        "accuracy": np.mean(guesses == labels),
+        "macro_f1": np.mean(scores),
+        "matthews_correlation": (truth * guess).sum() / spread if spread > 0 else 0.0,
+        **expected_calibration(softmax(logits), labels),
+        "logit_norm_l1": np.mean([sum(abs(row)) for row in logits]),
+        "logit_norm_l2": np.mean([np.sqrt(sum(row**2)) for row in logits]),
+        "logit_mean": logits.sum() / logits.size,
+        "calibrated": expected_calibration(softmax(logits / temperature), labels),
+    }
+
+
+def expected_calibration(table, labels, bins=15):
+    confidence, right = table.max(axis=1), table.argmax(axis=1) == labels
+    gaps = []
+    for lower in range(bins):
+        inside = (confidence > lower / bins) & (confidence <= (lower + 1) / bins)
+        if inside.any():
+            gaps.append((inside.mean(), abs(right[inside].mean() - confidence[inside].mean())))
+    brier = np.mean(
+        [sum((row - np.eye(len(row))[y]) ** 2) for row, y in zip(table, labels, strict=True)]
+    )
+    return {
+        "nll": log_loss(labels, table, labels=range(table.shape[1])),
+        "brier": brier,
+        "brier_mean": brier / table.shape[1],
+        "ece": sum(weight * gap for weight, gap in gaps),
+        "mce": max(gap for _, gap in gaps),
+        "confidence": confidence.mean(),
+    }
+
+
+def test_metrics_follow_from_the_predictions_alone(run):
+    metrics = read(run / "metrics.json")
+    logits, labels = predictions(run, "validation")
+
+    def loss(log_temperature):
+        return log_loss(labels, softmax(logits / np.exp(log_temperature)), labels=range(3))
+
+    bound = np.log(100)
+    fitted = minimize_scalar(loss, bounds=(-bound, bound), options={"xatol": 1e-10})
+    assert abs(fitted.x) < bound - 0.1, "the toy data must have a temperature inside the bounds"
+    # a minimum found by its values is sharp to the square root of the rounding
+    assert metrics["temperature"] == pytest.approx(np.exp(fitted.x), rel=1e-5)
+
+    for split in SPLITS:
+        expected = expected_metrics(*predictions(run, split), metrics["temperature"])
+        found = metrics["splits"][split]
+        calibrated = expected.pop("calibrated")
+        assert found["calibrated"] == pytest.approx(calibrated, abs=1e-9)
+        assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def test_features_follow_from_the_models(run, data, tiny_bert):
+    """CS and Diff of the test split, with mean pooling by hand, one text at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    model = AutoModelForSequenceClassification.from_pretrained(run).eval()
+    texts = list(pd.read_csv(data / "test.csv")["text"])
+
+    def features(encoder):
+        with torch.no_grad():
+            states = [encoder(**tokenizer(text, return_tensors="pt"))[0][0] for text in texts]
+        return np.stack([state.mean(0).double().numpy() for state in states])
+
+    before, after = features(AutoModel.from_pretrained(tiny_bert).eval()), features(model.encoder)
+
+    def cosine(table):
+        units = [row / np.sqrt(sum(row**2)) for row in table]
+        pairs = [a @ b for i, a in enumerate(units) for j, b in enumerate(units) if i != j]
+        return np.mean(pairs)
+
+    found = read(run / "features.json")["splits"]["test"]
+    change = np.mean([np.sqrt(sum(row**2)) for row in after - before])
+    assert found["feature_difference"] == pytest.approx(change, rel=1e-4, abs=1e-5)
+    assert found["cosine_similarity"] == pytest.approx(cosine(after), abs=1e-5)
+    assert found["pretrained"]["cosine_similarity"] == pytest.approx(cosine(before), abs=1e-5)
+    if run.name == "lp":
+        assert found["feature_difference"] == 0
+    else:
+        assert found["feature_difference"] > 1e-3
+
+    logits, _ = predictions(run, "test")
+    head = load_file(run / "model.safetensors")
+    by_hand = after @ head["head.weight"].T + head["head.bias"]
+    np.testing.assert_allclose(logits, by_hand, atol=1e-5)
+
+
+def test_head_norms_follow_from_the_weights(run):
+    weights = load_file(run / "model.safetensors")
+    head = read(run / "features.json")["head"]
+    assert head["norm"] == pytest.approx(np.sqrt((weights["head.weight"] ** 2).sum()), rel=1e-5)
+    assert head["bias_norm"] == pytest.approx(np.sqrt((weights["head.bias"] ** 2).sum()), rel=1e-5)
+    if run.name in ("lp-ft", "lp-lora"):
+        probe = load_file(run / "lp/head.safetensors")
+        assert head["norm_at_start"] == pytest.approx(np.linalg.norm(probe["weight"]), rel=1e-5)
+    else:
+        # 96 normal numbers with standard deviation 0.02; their norm strays by about 7%
+        assert head["norm_at_start"] == pytest.approx(0.02 * np.sqrt(96), rel=0.3)
+
+
+def test_only_what_a_method_trains_changes(run, tiny_bert):
+    before, after = load_file(tiny_bert / "model.safetensors"), load_file(run / "model.safetensors")
+    encoder = {
+        name.removeprefix("encoder."): value
+        for name, value in after.items()
+        if not name.startswith("head.")
+    }
+    assert len(encoder) > 30
+    changed = {name for name, value in encoder.items() if not np.array_equal(value, before[name])}
+    if run.name == "lp":
+        assert not changed
+        probe = load_file(run / "lp/head.safetensors")
+        np.testing.assert_array_equal(after["head.weight"], probe["weight"].astype(np.float32))
+        np.testing.assert_array_equal(after["head.bias"], probe["bias"].astype(np.float32))
+    elif run.name.endswith("lora"):
+        projections = {
+            f"encoder.layer.{layer}.attention.self.{name}.weight"
+            for layer in (0, 1)
+            for name in ("query", "value")
+        }
+        assert changed == projections
+        factors = load_file(run / "adapter_model.safetensors")
+        for name in projections:
+            prefix = f"base_model.model.encoder.{name.removesuffix('.weight')}"
+            first, second = factors[f"{prefix}.lora_A.weight"], factors[f"{prefix}.lora_B.weight"]
+            assert first.shape == (8, 32)
+            # alpha / r = 8 / 8
+            np.testing.assert_allclose(encoder[name], before[name] + second @ first, atol=1e-6)
+    else:
+        assert len(changed) > 30
+
+
+def test_the_lp_head_is_one_for_all_methods_that_start_from_it(runs):
+    heads = {
+        (runs[method][0] / "lp/head.safetensors").read_bytes()
+        for method in ("lp", "lp-ft", "lp-lora")
+    }
+    assert len(heads) == 1
+
+
+# What commands print
+
+
+def test_train_prints_its_metrics_as_json(runs):
+    for method, (folder, outcome) in runs.items():
+        printed = json.loads(outcome.out)
+        assert printed.pop("folder") == str(folder), method
+        assert printed == read(folder / "metrics.json")
+
+
+def test_train_prints_a_table_and_its_folder(train, tmp_path):
+    out = train(tmp_path / "run").out
+    metrics = read(tmp_path / "run/metrics.json")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    for split, values in metrics["splits"].items():
+        assert rows[split][1:3] == [str(values["rows"]), f"{values['accuracy']:.3f}"]
+    assert out.splitlines()[-1] == f"run: {tmp_path / 'run'}"
+
+
+def test_progress_is_plain_lines_on_standard_error(runs):
+    for method, (_, outcome) in runs.items():
+        assert "\r" not in outcome.err, method
+        assert "it/s" not in outcome.err
+        assert bool("epoch 2 of 2: validation accuracy" in outcome.err) == (method != "lp")
+
+
+def test_evaluate_gives_the_test_metrics_of_the_run_again(lpft, run, data):
+    outcome = lpft("evaluate", run, "--file", data / "test.csv", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.err == ""
+    found, recorded = json.loads(outcome.out), read(run / "metrics.json")
+    assert set(found) == {"temperature", "splits"}
+    assert found["temperature"] == recorded["temperature"]
+    assert list(found["splits"]) == ["test"]
+    again, expected = found["splits"]["test"], recorded["splits"]["test"]
+    assert again.pop("calibrated") == pytest.approx(expected.pop("calibrated"), abs=1e-6)
+    assert again == pytest.approx(expected, abs=1e-6)
+
+    table = lpft("evaluate", run, "--file", data / "test.csv").out
+    assert f"{expected['accuracy']:.3f}" in table.splitlines()[1]
+
+
+def test_every_way_to_predict_agrees_with_the_stored_logits(lpft, run, data, tmp_path):
+    frame = pd.read_csv(data / "test.csv")
+    texts, unlabelled = list(frame["text"]), frame[["text"]]
+    unlabelled.to_csv(tmp_path / "new.tsv", sep="\t", index=False)
+    unlabelled.to_json(tmp_path / "new.jsonl", orient="records", lines=True)
+    unlabelled.to_parquet(tmp_path / "new.parquet")
+    logits, _ = predictions(run, "test")
+    temperature = read(run / "metrics.json")["temperature"]
+    expected = softmax(logits / temperature)
+
+    def predict(*options, stdin=b""):
+        outcome = lpft("predict", run, *options, stdin=stdin)
+        assert outcome.status == 0, outcome.err
+        assert outcome.err == ""
+        return outcome.out
+
+    def check(rows):
+        assert len(rows) == len(texts)
+        assert [set(row) for row in rows] == [{"label", "probabilities"}] * len(rows)
+        assert {tuple(row["probabilities"]) for row in rows} == {CLASSES}
+        np.testing.assert_allclose(probabilities(rows), expected, atol=1e-6)
+        assert [row["label"] for row in rows] == [CLASSES[i] for i in logits.argmax(axis=1)]
+
+    check(lines(predict("--file", data / "test.csv")))
+    for name in ("new.tsv", "new.jsonl", "new.parquet"):
+        check(lines(predict("--file", tmp_path / name)))
+    check(lines(predict("--text", *texts)))
+    check(lines(predict(stdin="\n".join(texts).encode())))
+
+    assert predict("--file", data / "test.csv", "--output", tmp_path / "out.jsonl") == ""
+    check(lines((tmp_path / "out.jsonl").read_text()))
+    assert predict("--file", data / "test.csv", "--output", tmp_path / "out.csv") == ""
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table.columns) == ["label", *(f"probability_{name}" for name in CLASSES)]
+    np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, atol=1e-6)
+    assert list(table["label"]) == [CLASSES[i] for i in logits.argmax(axis=1)]
+
+    (tmp_path / "out.csv").write_text("old")
+    predict("--text", "good", "--output", tmp_path / "out.csv", "--overwrite")
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 1
+
+
+def test_rows_of_a_long_file_keep_their_order(lpft, runs, tmp_path):
+    """2500 rows are read in several pieces."""
+    texts = [f"good {'a ' * (row % 20)}lamp" for row in range(2500)]
+    pd.DataFrame({"text": texts}).to_csv(tmp_path / "long.csv", index=False)
+    run, _ = runs["lp-ft"]
+    found = probabilities(lines(lpft("predict", run, "--file", tmp_path / "long.csv").out))
+    few = probabilities(lines(lpft("predict", run, "--text", *texts[:20]).out))
+    np.testing.assert_allclose(found, np.tile(few, (125, 1)), atol=1e-6)
+
+
+def test_pipeline_gives_the_probabilities_of_predict(lpft, run, data):
+    texts = [*pd.read_csv(data / "test.csv")["text"], "good table " * 40, "lamp"]
+    classify = pipeline("text-classification", model=str(run), top_k=None)
+    by_predict = probabilities(lines(lpft("predict", run, "--text", *texts).out))
+    by_pipeline = [*classify(texts, truncation=True), *classify(texts[:1])]
+    for items, expected in zip(by_pipeline, [*by_predict, by_predict[0]], strict=True):
+        scores = {item["label"]: item["score"] for item in items}
+        assert set(scores) == set(CLASSES)
+        np.testing.assert_allclose([scores[name] for name in CLASSES], expected, atol=1e-6)
+
+
+def test_report_writes_one_page_with_every_method(lpft, runs, tmp_path):
+    folder = runs["lp"][0].parent
+    outcome = lpft("report", folder, "--output", tmp_path / "page.html")
+    assert outcome.status == 0, outcome.err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert outcome.out.splitlines()[-1] == f"report: {tmp_path / 'page.html'}"
+    for method in METHODS:
+        accuracy = read(runs[method][0] / "metrics.json")["splits"]["test"]["accuracy"]
+        (row,) = (
+            line.split()
+            for line in outcome.out.splitlines()
+            if line.lower().startswith(f"{method} ")
+        )
+        assert row[1] == f"{accuracy:.3f}"
+    assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)', page)
+    assert lpft("report", folder, "--output", tmp_path / "page.html").status == 2
+    assert lpft("report", folder, "--output", tmp_path / "page.html", "--overwrite").status == 0
+
+
+# Kinds of data
+
+
+def test_integer_labels_are_sorted_by_value_and_stay_integers(lpft, train, data, tmp_path):
+    names = {"bad": 10, "good": 2, "long": 3}
+    for name in ("train", "test"):
+        frame = pd.read_csv(data / f"{name}.csv")
+        frame.assign(label=frame["label"].map(names)).to_csv(tmp_path / f"{name}.csv", index=False)
+    files = ("--train-file", tmp_path / "train.csv", "--test-file", tmp_path / "test.csv")
+    train(tmp_path / "run", *files, files=())
+    assert read(tmp_path / "run/run.json")["data"]["classes"] == [2, 3, 10]
+    config = read(tmp_path / "run/config.json")
+    assert config["id2label"] == {"0": "2", "1": "3", "2": "10"}
+    (row,) = lines(lpft("predict", tmp_path / "run", "--text", "good table").out)
+    assert list(row["probabilities"]) == ["2", "3", "10"]
+    assert row["label"] in (2, 3, 10)
+    assert type(row["label"]) is int
+    _, labels = predictions(tmp_path / "run", "test")
+    source = pd.read_csv(tmp_path / "test.csv")["label"]
+    assert [[2, 3, 10][label] for label in labels] == list(source)
+
+
+def test_pairs_of_texts(lpft, train, tmp_path):
+    frames = {name: toy_rows(60, seed) for seed, name in enumerate(("train", "test"))}
+    for name, frame in frames.items():
+        frame = frame.assign(hint="i saw a " + frame["label"]).rename(columns={"text": "body"})
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    run = tmp_path / "run"
+    files = ("--train-file", tmp_path / "train.csv", "--test-file", tmp_path / "test.csv")
+    train(run, *files, "--text-columns", "hint,body", files=(), method="lp-ft")
+    assert read(run / "run.json")["data"]["paired"] is True
+    pairs = pd.read_csv(tmp_path / "test.csv")[["hint", "body"]].to_numpy().tolist()
+
+    logits, _ = predictions(run, "test")
+    expected = softmax(logits / read(run / "metrics.json")["temperature"])
+    by_file = lines(lpft("predict", run, "--file", tmp_path / "test.csv").out)
+    np.testing.assert_allclose(probabilities(by_file), expected, atol=1e-6)
+    by_text = lines(lpft("predict", run, "--text", *itertools.chain(*pairs)).out)
+    np.testing.assert_allclose(probabilities(by_text), expected, atol=1e-6)
+    stdin = "\n".join("\t".join(pair) for pair in pairs).encode()
+    by_line = lines(lpft("predict", run, stdin=stdin).out)
+    np.testing.assert_allclose(probabilities(by_line), expected, atol=1e-6)
+    classify = pipeline("text-classification", model=str(run), top_k=None)
+    scores = classify({"text": pairs[0][0], "text_pair": pairs[0][1]}, truncation=True)
+    by_name = {item["label"]: item["score"] for item in scores}
+    np.testing.assert_allclose([by_name[name] for name in CLASSES], expected[0], atol=1e-6)
+
+    # which text comes first matters
+    swapped = probabilities(lines(lpft("predict", run, "--text", *reversed(pairs[0])).out))
+    assert np.abs(swapped - expected[0]).max() > 1e-5
+
+    again = json.loads(lpft("evaluate", run, "--file", tmp_path / "test.csv", "--json").out)
+    recorded = read(run / "metrics.json")["splits"]["test"]
+    assert again["splits"]["test"]["nll"] == pytest.approx(recorded["nll"], abs=1e-6)
+
+
+def test_a_task_from_its_release_files_takes_the_published_settings(lpft, tiny_bert, tmp_path):
+    """CommitmentBank's layout, 41 rows: the last 5 validate; val.jsonl is the test set."""
+    names = {"good": "entailment", "bad": "contradiction", "long": "neutral"}
+    cb = tmp_path / "release/superglue/CB"
+    cb.mkdir(parents=True)
+    for name, rows, seed in (("train", 41, 0), ("val", 12, 1)):
+        frame = toy_rows(rows, seed)
+        frame = pd.DataFrame(
+            {
+                "premise": frame["text"],
+                "hypothesis": "it was good",
+                "label": frame["label"].map(names),
+                "idx": range(rows),
+            }
+        )
+        frame.to_json(cb / f"{name}.jsonl", orient="records", lines=True)
+    release, run = tmp_path / "release", tmp_path / "run"
+    outcome = lpft(
+        "train", "--task", "cb", "--data-dir", release, "--model", tiny_bert, "--method", "lp-ft",
+        "--epochs", 1, "--max-length", 32, "--output-dir", run,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    record = read(run / "run.json")
+    assert record["data"]["classes"] == ["entailment", "contradiction", "neutral"]
+    assert record["data"]["rows"] == {"train": 36, "validation": 5, "test": 12}
+    # the paper's table of hyperparameters
+    assert record["config"]["learning_rate"] == 5e-6
+    assert record["config"]["batch_size"] == 8
+    validation = pd.read_parquet(run / "predictions/validation.parquet")
+    assert list(validation["id"]) == ["36", "37", "38", "39", "40"]
+
+    for folder in (release, release / "superglue", cb):
+        found = lpft("evaluate", run, "--task", "cb", "--data-dir", folder, "--json")
+        assert found.status == 0, found.err
+        again, recorded = json.loads(found.out)["splits"], read(run / "metrics.json")["splits"]
+        assert list(again) == ["test"]
+        assert again["test"]["nll"] == pytest.approx(recorded["test"]["nll"], abs=1e-6)
+
+
+def test_the_embedded_task_has_three_sets_of_other_distributions(lpft, tiny_bert, tmp_path):
+    outcome = lpft(
+        "train", "--task", "demo", "--model", tiny_bert, "--method", "lp", "--max-length", 32,
+        "--max-train-samples", 30, "--output-dir", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    splits = json.loads(outcome.out)["splits"]
+    assert list(splits) == ["validation", "test", "ood/restaurants", "ood/films", "ood/posts"]
+    assert [splits[f"ood/{name}"]["rows"] for name in ("restaurants", "films", "posts")] == [
+        120
+    ] * 3
+
+
+def test_a_text_longer_than_a_field_of_the_csv_module_is_read(train, data, tmp_path):
+    """Python's csv refuses fields above 131072 characters unless told otherwise."""
+    frame = pd.read_csv(data / "train.csv")
+    frame.loc[0, "text"] = "good table " * 20000
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    train(tmp_path / "run", "--train-file", tmp_path / "train.csv", files=())
+    assert sum(read(tmp_path / "run/run.json")["data"]["rows"].values()) == len(frame)
+
+
+# Settings
+
+
+def test_a_yaml_file_equals_the_same_options(lpft, train, data, tiny_bert, tmp_path):
+    train(tmp_path / "options", "--seed", 3, "--class-weight", "balanced", "--no-head-bias")
+    (tmp_path / "run.yaml").write_text(
+        f"""
+model: {tiny_bert}
+pooling: mean
+max-length: 32
+method: lp
+train-file: {data / "train.csv"}
+validation_file: {data / "valid.csv"}
+test-file: {data / "test.csv"}
+ood:
+  far: {data / "ood.csv"}
+seed: 3
+class-weight: balanced
+head-bias: false
+output-dir: {tmp_path / "yaml"}
+"""
+    )
+    outcome = lpft("train", "--config", tmp_path / "run.yaml")
+    assert outcome.status == 0, outcome.err
+    by_options, by_yaml = (read(tmp_path / name / "run.json") for name in ("options", "yaml"))
+    assert by_yaml["config"] == by_options["config"]
+    assert by_yaml["config_hash"] == by_options["config_hash"]
+    metrics = [(tmp_path / name / "metrics.json").read_bytes() for name in ("options", "yaml")]
+    assert metrics[0] == metrics[1]
+
+    # and the command line comes before it
+    override = ("--seed", 4, "--pooling", "first", "--output-dir", tmp_path / "both")
+    assert lpft("train", "--config", tmp_path / "run.yaml", *override).status == 0
+    config = read(tmp_path / "both/run.json")["config"]
+    assert (config["seed"], config["pooling"], config["max_length"]) == (4, "first", 32)
+    assert config["head_bias"] is False
+    assert by_yaml["config_hash"] != read(tmp_path / "both/run.json")["config_hash"]
+
+
+def test_a_tilde_in_yaml_is_the_home_folder(lpft, data, tiny_bert, tmp_path, monkeypatch):
+    for name in ("train", "test", "ood"):
+        (tmp_path / f"{name}.csv").write_bytes((data / f"{name}.csv").read_bytes())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = {"model": str(tiny_bert), "method": "lp", "max-length": 32, "output-dir": "~/run"}
+    files = {"train-file": "~/train.csv", "test-file": "~/test.csv", "ood": {"far": "~/ood.csv"}}
+    Path("run.yaml").write_text(json.dumps(settings | files))
+    outcome = lpft("train", "--config", "run.yaml")
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "run/metrics.json").is_file()
+    assert [path.name for path in Path().iterdir()] == ["run.yaml"]
+
+
+def test_overwrite_leaves_nothing_of_the_old_run(train, tmp_path):
+    run = tmp_path / "run"
+    train(run, method="lp-lora")
+    train(run, "--overwrite", method="ft", files=())
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert found == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "run.json", "metrics.json", "features.json", "history.jsonl", "README.md",
+        "predictions/validation.parquet",
+    }  # fmt: skip
+    assert read(run / "run.json")["config"]["method"] == "ft"
+
+
+def test_resuming_a_finished_run_prints_its_metrics_and_changes_nothing(lpft, runs):
+    run, first = runs["lp-lora"]
+    before = snapshot(run)
+    again = lpft("train", "--output-dir", run, "--resume", "--json")
+    assert again.status == 0, again.err
+    assert json.loads(again.out) == json.loads(first.out)
+    assert "finished" in again.err
+    assert snapshot(run) == before
+
+
+def test_resuming_where_there_is_no_run_begins_one(train, tmp_path):
+    train(tmp_path / "run", "--resume")
+    assert read(tmp_path / "run/run.json")["status"] == "finished"
+
+
+@pytest.mark.parametrize("method", ["ft", "lora"])
+def test_a_seed_decides_the_result(train, runs, tmp_path, method):
+    first, _ = runs[method]
+    train(tmp_path / "same", method=method)
+    train(tmp_path / "other", "--seed", 1, method=method)
+    expected = (first / "metrics.json").read_bytes()
+    assert (tmp_path / "same/metrics.json").read_bytes() == expected
+    assert (tmp_path / "other/metrics.json").read_bytes() != expected
+
+
+def test_the_stratified_lp_head_does_not_depend_on_the_seed(train, tmp_path):
+    for seed in (0, 1):
+        train(tmp_path / f"{seed}", "--seed", seed, method="lp-ft", files=())
+        assert read(tmp_path / f"{seed}/run.json")["config"]["split_protocol"] == "stratified"
+    heads = [(tmp_path / f"{seed}/lp/head.safetensors").read_bytes() for seed in (0, 1)]
+    assert heads[0] == heads[1]
+    # while what is trained from it does
+    models = [(tmp_path / f"{seed}/model.safetensors").read_bytes() for seed in (0, 1)]
+    assert models[0] != models[1]
+
+
+@pytest.mark.parametrize("method", ["lp", "ft"])
+def test_balanced_class_weights_favour_the_rare_class(train, tmp_path, method):
+    """A tenth of the rows are of one class, whatever their text: its share rises from 0.1.
+
+    Linear probing meets the weighted optimum, 0.5; fine-tuning is cut at the epoch of the best
+    accuracy, on its way there.
+    """
+    frame = toy_rows(240, 0).assign(label=["bad", *["good"] * 9] * 24)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    shares = []
+    for name, options in (("plain", ()), ("balanced", ("--class-weight", "balanced"))):
+        files = ("--train-file", tmp_path / "x.csv", "--validation-file", tmp_path / "x.csv")
+        train(tmp_path / name, *files, *options, method=method, files=())
+        logits, _ = predictions(tmp_path / name, "validation")
+        shares.append(softmax(logits)[:, 0].mean())
+    plain, balanced = shares
+    assert plain == pytest.approx(0.1, abs=0.05)
+    assert balanced == pytest.approx(0.5, abs=0.1) if method == "lp" else balanced > 0.2
+
+
+def test_head_scale_multiplies_the_head_before_fine_tuning(train, runs, tmp_path):
+    train(tmp_path / "run", "--head-scale", 3, method="lp-ft")
+    probe = load_file(tmp_path / "run/lp/head.safetensors")
+    expected = 3 * np.linalg.norm(probe["weight"])
+    assert read(tmp_path / "run/features.json")["head"]["norm_at_start"] == pytest.approx(expected)
+    start = lines((tmp_path / "run/history.jsonl").read_text())[0]
+    assert start["head_norm"] == pytest.approx(expected)
+    # the probe itself is the unscaled one
+    unscaled = (runs["lp-ft"][0] / "lp/head.safetensors").read_bytes()
+    assert (tmp_path / "run/lp/head.safetensors").read_bytes() == unscaled
+
+
+@pytest.mark.parametrize("method", ["lp", "lp-lora"])
+def test_a_head_without_bias(lpft, train, data, tmp_path, method):
+    train(tmp_path / "run", "--no-head-bias", method=method)
+    assert "head.bias" not in load_file(tmp_path / "run/model.safetensors")
+    assert read(tmp_path / "run/features.json")["head"]["bias_norm"] == 0
+    assert read(tmp_path / "run/config.json")["head_bias"] is False
+    probe = load_file(tmp_path / "run/lp/head.safetensors")
+    assert not probe.get("bias", np.zeros(3)).any()
+    logits, _ = predictions(tmp_path / "run", "test")
+    temperature = read(tmp_path / "run/metrics.json")["temperature"]
+    rows = lines(lpft("predict", tmp_path / "run", "--file", data / "test.csv").out)
+    np.testing.assert_allclose(probabilities(rows), softmax(logits / temperature), atol=1e-6)
+
+
+def test_max_train_samples_limits_training_alone(lpft, train, data, tmp_path):
+    train(tmp_path / "all", files=("test",))
+    train(tmp_path / "few", "--max-train-samples", 30, files=("test",))
+    rows = read(tmp_path / "few/run.json")["data"]["rows"]
+    unlimited = read(tmp_path / "all/run.json")["data"]["rows"]
+    assert rows == unlimited | {"train": 30}
+    for split in ("validation", "test"):
+        frames = [
+            pd.read_parquet(tmp_path / name / f"predictions/{split}.parquet")
+            for name in ("all", "few")
+        ]
+        assert list(frames[0]["id"]) == list(frames[1]["id"])
+    assert "30" in (tmp_path / "few/README.md").read_text()
+
+    shown = lpft("check", "--train-file", data / "train.csv", "--max-train-samples", 30).out
+    counts = next(line.split()[2:] for line in shown.splitlines() if line.startswith("train "))
+    total = pd.read_csv(data / "train.csv")["label"].value_counts()
+    for name, count in zip(CLASSES, map(int, counts), strict=True):
+        assert count == pytest.approx(30 * total[name] / 90, abs=1.5)
+
+
+def test_default_folder_names_data_model_method_and_seed(
+    lpft, tiny_bert, data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    outcome = lpft(
+        "train", "--model", tiny_bert, "--method", "lp", "--train-file", data / "train.csv",
+        "--max-length", 32, "--seed", 7,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert read(tmp_path / "runs/train-bert-lp-seed7/run.json")["status"] == "finished"
+
+
+# What there is
+
+
+def test_check_looks_at_data_before_training(lpft, tmp_path):
+    frame = toy_rows(200, 5).drop_duplicates("text")
+    frame.iloc[:150].to_csv(tmp_path / "train.csv", index=False)
+    leaked = pd.concat([frame.iloc[150:], frame.iloc[:3]])
+    leaked.to_csv(tmp_path / "test.csv", index=False)
+    files = ("--train-file", tmp_path / "train.csv", "--test-file", tmp_path / "test.csv")
+    found = json.loads(lpft("check", *files, "--json").out)
+    assert found["classes"] == list(CLASSES)
+    assert found["rows"]["test"] == len(leaked)
+    assert found["rows"]["train"] + found["rows"]["validation"] == 150
+    leaks = [item for item in found["findings"] if item["kind"] == "leakage"]
+    assert len(leaks) == 1
+    assert "test" in leaks[0]["message"]
+
+    text = lpft("check", *files)
+    assert text.status == 0
+    assert text.err == ""
+    assert leaks[0]["message"] in text.out
+    for split, rows in found["rows"].items():
+        assert any(line.split()[:2] == [split, str(rows)] for line in text.out.splitlines())
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("tasks", ("demo", "cb", "rte", "sst2", "cola")),
+        ("models", ("minilm", "bert", "roberta", "gpt2", "llama")),
+        ("methods", METHODS),
+    ],
+)
+def test_lists_are_for_people_and_for_programs(lpft, command, names):
+    people, programs = lpft(command), lpft(command, "--json")
+    assert (people.status, people.err, programs.status, programs.err) == (0, "", 0, "")
+    first_words = {line.split()[0].rstrip(":") for line in people.out.splitlines() if line}
+    parsed = json.loads(programs.out)
+    listed = {row["name"] for row in parsed} if isinstance(parsed, list) else set()
+    listed |= {name for part in ("packaged", "families") if part in parsed for name in parsed[part]}
+    assert set(names) <= first_words
+    assert set(names) <= listed
+
+
+def test_one_task_is_shown_whole(lpft):
+    (task,) = json.loads(lpft("tasks", "cb", "--json").out)
+    assert task["classes"] == ["entailment", "contradiction", "neutral"]
+    shown = lpft("tasks", "cb").out
+    assert "premise, hypothesis" in shown
+    assert "superglue" in shown.lower() or "super.glue" in shown.lower()
+
+
+# When something goes wrong that is not the input's fault
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "named"),
+    [
+        (RuntimeError("two\nlines"), 1, "RuntimeError"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "--batch-size"),
+        (MemoryError(), 2, "--batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "--batch-size"),
+    ],
+)
+def test_failures_are_short_unless_debugged(lpft, data, monkeypatch, error, status, named):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("lpft.runs.train.train_run", fail)
+    command = ("train", "--train-file", data / "train.csv")
+    short, long = lpft(*command), lpft(*command, "--debug")
+    assert (short.status, short.out) == (status, "")
+    assert (long.status, long.out) == (status, "")
+    assert short.err.startswith("error: ")
+    assert named in short.err
+    assert len(short.err.splitlines()) <= 2
+    assert long.err.startswith("Traceback (most recent call last)")
+    assert long.err.endswith(short.err)
+
+
+def test_interrupted_predictions_leave_no_file(lpft, runs, data, tmp_path, monkeypatch):
+    def interrupted(*_):
+        yield {"label": "good", "probabilities": {"good": 1.0}}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lpft.runs.predict.predict_texts", interrupted)
+    run, _ = runs["lp"]
+    outcome = lpft("predict", run, "--file", data / "test.csv", "--output", tmp_path / "x.jsonl")
+    assert outcome.status == 130
+    assert outcome.out == ""
+    assert outcome.err.startswith("interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Processes of their own
+
+
+def lpft_process(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lpft.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def seconds(action) -> float:
+    """Wall time of the fastest of three tries, which the machine's other work disturbs least."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_quick_and_goes_to_standard_output(command):
+    arguments = [command] if command else []
+    results = []
+    assert seconds(lambda: results.append(lpft_process(*arguments, "--help"))) < 2
+    assert {(done.returncode, done.stderr) for done in results} == {(0, "")}
+    assert results[0].stdout.startswith(f"usage: lpft {command}".rstrip())
+    expected = [f"--{name}" for name in TRAIN_OPTIONS] if command == "train" else []
+    expected = list(COMMANDS) if command == "" else expected
+    assert not [name for name in expected if name not in results[0].stdout]
+
+
+def test_import_is_quick_silent_and_light():
+    code = """
+import logging, os, sys, warnings
+before = dict(os.environ), list(warnings.filters), logging.getLogger().handlers[:]
+import lpft
+assert before == (dict(os.environ), list(warnings.filters), logging.getLogger().handlers[:])
+print(sorted({"torch", "transformers", "sklearn", "pandas", "scipy"} & set(sys.modules)))
+"""
+    results = []
+
+    def run():
+        results.append(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        )
+
+    assert seconds(run) < 1
+    assert {(done.stdout, done.stderr) for done in results} == {("[]\n", "")}
+
+
+def test_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert lpft_process("--version").stdout == f"lpft {version('lpft')}\n"
+
+
+def test_a_process_keeps_its_streams_apart(data, tiny_bert, tmp_path):
+    """Results alone on standard output, plain lines on standard error, no library's noise."""
+    done = lpft_process(
+        "train", "--model", tiny_bert, "--method", "lora", "--epochs", 1, "--max-length", 32,
+        "--train-file", data / "train.csv", "--output-dir", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == str(tmp_path / "run")
+    assert "\r" not in done.stderr
+    starts = ("warning: validation has", "epoch 0 of 1: ", "epoch 1 of 1: ")
+    assert [line for line in done.stderr.splitlines() if not line.startswith(starts)] == []
+
+
+def test_an_interrupted_training_goes_on_to_the_result_it_would_have_had(
+    lpft, tiny_bert, data, tmp_path
+):
+    options = (
+        "--model", tiny_bert, "--pooling", "mean", "--max-length", 32, "--method", "lp-ft",
+        "--train-file", data / "train.csv", "--test-file", data / "test.csv",
+        "--learning-rate", 1e-3, "--epochs", 25,
+    )  # fmt: skip
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "lpft.cli", "train", *options, "--output-dir", run]
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    history = run / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not (history.exists() and '"epoch": 3.0' in history.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("interrupted")
+    assert read(run / "run.json")["status"] == "interrupted"
+    assert not (run / "metrics.json").exists()
+    kept = lines(history.read_text())
+
+    resumed = lpft("train", *options, "--output-dir", run, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert "going on from checkpoint-" in resumed.err
+    assert read(run / "run.json")["status"] == "finished"
+    rows = lines(history.read_text())
+    assert [row["epoch"] for row in rows if row["event"] == "evaluation"] == list(range(26))
+    assert rows[: len(kept)] == kept
+    assert not [path for path in run.rglob("*") if "checkpoint" in path.name]
+
+    alone = lpft("train", *options, "--output-dir", tmp_path / "alone")
+    assert alone.status == 0, alone.err
+    expected = read(tmp_path / "alone/metrics.json")
+    found = read(run / "metrics.json")
+    assert found["temperature"] == pytest.approx(expected["temperature"], abs=1e-6)
+    for split, values in expected["splits"].items():
+        calibrated = values.pop("calibrated")
+        assert found["splits"][split].pop("calibrated") == pytest.approx(calibrated, abs=1e-6)
+        assert found["splits"][split] == pytest.approx(values, abs=1e-6)
+
+
+def test_predict_streams_into_a_reader_that_leaves_and_stays_silent(runs):
+    """``yes good table | lpft predict RUN | head -1``: the input has no end."""
+    texts = subprocess.Popen(["yes", "good table"], stdout=subprocess.PIPE)
+    predict = subprocess.Popen(
+        [sys.executable, "-m", "lpft.cli", "predict", runs["lp"][0]],
+        stdin=texts.stdout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    try:
+        texts.stdout.close()
+        first = predict.stdout.readline()
+        predict.stdout.close()
+        assert predict.wait(timeout=60) == 0
+        assert predict.stderr.read() == ""
+    finally:
+        for process in (predict, texts):
+            process.kill()
+            process.wait()
+        predict.stderr.close()
+    assert set(json.loads(first)["probabilities"]) == set(CLASSES)
