@@ -26,6 +26,7 @@ the a it was is not very good bad fine great poor table chair lamp film meal tra
 bought saw ate took and but then again never always quickly slowly yes no
 """
 WORDS = tuple(_VOCABULARY.split())
+GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "never")
 FAMILIES = (
     "bert",
     "roberta",
@@ -146,19 +147,17 @@ def save_tiny_model(family: str, folder: Path) -> Path:
 
 
 def toy_texts(rows: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Word salads of 3 to 12 words whose label is whether a good or a bad word leads them."""
+    """Word salads of 3 to 12 words, led by a good or a bad word, which is the label."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int, low: int, high: int) -> list[int]:
         return torch.randint(low, high, (count,), generator=generator).tolist()
 
+    neutral = [word for word in WORDS if word not in GOOD + BAD]
     texts, labels = [], []
     for row in range(rows):
-        good = row % 2 == 0
-        lead = ("good", "great", "fine") if good else ("bad", "poor", "never")
-        words = [lead[draw(1, 0, 3)[0]]] + [
-            WORDS[k] for k in draw(draw(1, 2, 12)[0], 0, len(WORDS))
-        ]
-        texts.append(" ".join(words))
-        labels.append("good" if good else "bad")
+        label, leads = ("good", GOOD) if row % 2 == 0 else ("bad", BAD)
+        rest = draw(draw(1, 2, 12)[0], 0, len(neutral))
+        texts.append(" ".join([leads[draw(1, 0, 3)[0]], *(neutral[k] for k in rest)]))
+        labels.append(label)
     return texts, labels

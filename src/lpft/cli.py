@@ -34,6 +34,7 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lpft`` and give its exit status: 0, 2 for bad input, 1 unexpected, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
+    _share_the_machine()
     _quiet_libraries()
     _log_to_stderr()
     try:
@@ -395,6 +396,15 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             for cell, width, right in zip(line, widths, numeric, strict=True)
         )
         print("  ".join(aligned).rstrip())
+
+
+def _share_the_machine() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
+
+    Where another process is busy, spinning threads wait for one that is not scheduled: a step of
+    fine-tuning took up to ten times longer (docs/log.md). Must be set before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _quiet_libraries() -> None:

@@ -150,13 +150,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, texts: Sequence[Text]) -> NDArray[Any]:
         """The most probable class of each text, N names of the type given in training."""
-        return self.classes_[self._logits(texts).argmax(axis=1)]
+        logits = self._logits(texts)
+        return self.classes_[logits.argmax(axis=1)]
 
     def predict_proba(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         """``softmax(f(x) / T)``, N x C, in the order of ``classes_``."""
         from scipy.special import softmax
 
-        return softmax(self._logits(texts).astype(np.float64) / self.temperature_, axis=1)
+        logits = self._logits(texts).astype(np.float64)
+        return softmax(logits / self.temperature_, axis=1)
 
     def decision_function(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """The logits ``V phi(x) + b`` before the temperature, N x C."""

@@ -272,8 +272,8 @@ def test_how_a_run_was_made_is_in_the_page(page: Page) -> None:
 def test_paths_of_someones_machine_stay_in_the_record(tmp_path: Path) -> None:
     write_run(
         tmp_path / "ft",
-        train_file="/home/someone/private/train.csv",
-        ood={"books": "/home/someone/private/books.csv"},
+        train_file="/Users/someone/private/train.csv",
+        ood={"books": "/Users/someone/private/books.csv"},
         text_columns=["a", "b"],
         fingerprints={"data": {"train": "0123456789abcdef"}, "encoder": "fedcba9876543210"},
     )

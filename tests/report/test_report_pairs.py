@@ -242,7 +242,7 @@ def test_labels_say_what_differs_and_nothing_else(tmp_path: Path) -> None:
     [
         ("minilm", "minilm"),
         ("FacebookAI/roberta-base", "FacebookAI/roberta-base"),
-        ("/home/someone/models/mine", "mine"),
+        ("/Users/someone/models/mine", "mine"),
         ("../models/mine/", "mine"),
         ("C:\\models\\mine", "mine"),
     ],

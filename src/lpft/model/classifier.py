@@ -145,7 +145,8 @@ def attach_head(
         label_type="int" if all(isinstance(label, int) for label in classes) else "str",
         problem_type="single_label_classification",
     )
-    model = LinearHeadClassifier(config, encoder).to(encoder.dtype)
+    with torch.random.fork_rng(devices=[]):  # nn.Linear draws its own start, which is not used
+        model = LinearHeadClassifier(config, encoder).to(encoder.dtype)
     model.initialize_head(generator)
     return model.eval()
 

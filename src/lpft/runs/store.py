@@ -17,6 +17,9 @@ HISTORY = "history.jsonl"
 WORK = ".work"
 """Checkpoints and results on their way; removed at the end, so that no pickle stays."""
 
+_REPORT = ("report.html", "report-tables", "report-figures")
+"""What ``lpft report`` writes into a run's own folder."""
+
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 
@@ -139,4 +142,4 @@ def remove_leftovers(folder: Path) -> None:
 
 def _own_names(record: dict[str, Any] | None) -> set[str]:
     published = [] if record is None else record.get("files", [])
-    return {RECORD, HISTORY, WORK, _LOCK, *(name.partition("/")[0] for name in published)}
+    return {RECORD, HISTORY, WORK, _LOCK, *_REPORT, *(name.partition("/")[0] for name in published)}
