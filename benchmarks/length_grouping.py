@@ -31,7 +31,7 @@ WIDTH = 128
 BLOCKS = 5
 BATCH_SIZE = 16
 PADDED_BATCH_ROWS = (16, 32, 64)
-STEPS = 16
+STEPS = 10
 
 
 class PaddedTokens(Tokens):

@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import errno
 import json
 import logging
 import os
@@ -9,8 +10,9 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TextIO, get_args
 
 from lpft import __version__
 from lpft.choices import Device
@@ -22,6 +24,16 @@ from lpft.runs.options import add_setting_options, given_settings
 logger = logging.getLogger("lpft")
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
+_UNUSABLE_PATHS = (
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 class _Parser(ArgumentParser):
@@ -50,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output left; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
+            reason = f"'{error.filename}' cannot be used ({error.strerror}): name another path"
+            return _fail(options, reason, BAD_INPUT)
         if _out_of_memory(error):
             advice = "lower --batch-size or --max-length, or use a smaller --model"
             return _fail(options, f"the model does not fit in memory: {advice}", BAD_INPUT)
@@ -73,12 +88,13 @@ def _demo(options: Namespace) -> None:
 
 def _train(options: Namespace) -> None:
     from lpft.runs.config import collect_settings, make_config
-    from lpft.runs.train import train_run
 
     settings, folder = collect_settings(
         given_settings(options), options.config, options.output_dir, resume=options.resume
     )
     config = make_config(settings, folder)
+    from lpft.runs.train import train_run  # loads torch, for which wrong settings need not wait
+
     result = train_run(config, resume=options.resume, overwrite=options.overwrite)
     if options.json:
         _print_json({"folder": str(result.folder), **result.metrics})
@@ -88,14 +104,19 @@ def _train(options: Namespace) -> None:
 
 
 def _evaluate(options: Namespace) -> None:
-    from lpft.runs.evaluation import evaluate_saved, file_set, task_sets
+    from lpft.runs.evaluation import evaluate_saved, labelled_sets
     from lpft.runs.saved import open_saved
 
     saved = open_saved(options.folder, options.device)
-    if options.file is None:
-        sets = task_sets(saved, options.task, options.data_dir, options.template)
-    else:
-        sets = file_set(saved, options.file, options.text_columns, options.label_column)
+    sets = labelled_sets(
+        saved,
+        task=options.task,
+        data_dir=options.data_dir,
+        template=options.template,
+        file=options.file,
+        text_columns=options.text_columns,
+        label_column=options.label_column,
+    )
     metrics = evaluate_saved(saved, sets)
     if options.json:
         _print_json(metrics)
@@ -109,18 +130,27 @@ def _predict(options: Namespace) -> None:
 
     if options.output is not None:
         predict.check_prediction_output(options.output, overwrite=options.overwrite)
+    if options.text_columns is not None and options.file is None:
+        raise InputError("--text-columns has no effect without --file: leave it out")
     saved = open_saved(options.folder, options.device)
     if options.file is not None:
         texts = predict.file_texts(saved, options.file, options.text_columns)
     elif options.text is not None:
         texts = iter(predict.argument_texts(saved, options.text))
     else:
-        texts = predict.line_texts(saved, sys.stdin)
+        texts = predict.line_texts(saved, _standard_input())
     rows = predict.predict_texts(saved, texts)
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)
     else:
         predict.save_predictions(options.output, rows, saved.classifier.model.config.classes)
+
+
+def _standard_input() -> TextIO:
+    """Standard input as UTF-8 whatever the locale; what is not UTF-8 stays recognizable."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return sys.stdin
 
 
 def _report(options: Namespace) -> None:
@@ -294,7 +324,7 @@ def _parser() -> ArgumentParser:
     source.add_argument("--task", help="a task of lpft tasks: its test split and OOD sets")
     source.add_argument("--file", type=Path, help="labelled texts: CSV, TSV, JSON Lines, Parquet")
     evaluate.add_argument("--data-dir", type=Path, help="folder of the task's release files")
-    evaluate.add_argument("--template", type=int, default=0, help="of the task (default: 0)")
+    evaluate.add_argument("--template", type=int, help="of the task (default: 0)")
     _add_columns(evaluate)
     evaluate.add_argument("--label-column", help="(default: as in training)")
     _add_json(evaluate)
@@ -412,6 +442,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     warnings.simplefilter("ignore")
 
 

@@ -234,8 +234,13 @@ def test_a_tokenizer_of_another_model_is_refused(folders, tmp_path):
         build_classifier(str(folder), ("a", "b"), seed=0, max_length=32)
 
 
-@pytest.mark.parametrize(("family", "limit"), [("bert", 64), ("roberta", 63), ("gpt2", 64)])
-def test_the_position_limit_is_enforced(folders, family, limit):
+@pytest.mark.parametrize(
+    ("family", "reach"), [("bert", "3 to 64"), ("roberta", "3 to 63"), ("gpt2", "1 to 64")]
+)
+def test_a_length_that_the_model_cannot_read_is_refused(folders, family, reach):
+    least, limit = map(int, reach.split(" to "))
     build(folders, family, max_length=limit)
-    with pytest.raises(InputError, match=f"1 to {limit} tokens"):
-        build(folders, family, max_length=limit + 1)
+    build(folders, family, max_length=least)
+    for length in (least - 1, limit + 1):
+        with pytest.raises(InputError, match=f"{reach} tokens"):
+            build(folders, family, max_length=length)

@@ -7,6 +7,7 @@ JSON line has no line number.
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -88,6 +89,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
     # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
     reader = csv.reader((line for _, line in read_lines(path)), strict=True)
 
@@ -168,7 +170,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     yield dict(zip(names, values, strict=True))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} is not a readable Parquet file ({reason})") from error
+        raise InputError(
+            f"{path} is not a readable Parquet file ({reason}): write it again, or name another"
+        ) from error
 
 
 def _frame(rows: list[Row], start: int) -> "pd.DataFrame":

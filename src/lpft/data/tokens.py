@@ -81,6 +81,11 @@ def load_tokenizer(
             f"the tokenizer of '{source}' cannot be loaded ({reason}): expected tokenizer.json or "
             "the vocabulary files of the model beside its weights"
         ) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise InputError(
+            f"'{source}' has no tokenizer files: expected tokenizer.json or the vocabulary files "
+            "of the model beside its weights"
+        )
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
@@ -157,6 +162,10 @@ def _check_text(text: Text, paired: bool, row: int) -> None:
         if not isinstance(part, str):
             raise InputError(
                 f"text {row + 1} is {part!r}: expected a string, or a tuple of two for a pair"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in part):
+            raise InputError(
+                f"text {row + 1} is not valid Unicode: it was decoded wrongly; expected UTF-8"
             )
         if not part.strip():
             raise InputError(f"text {row + 1} is empty: give it a text or leave the row out")

@@ -21,6 +21,8 @@ from lpft.data.examples import Label
 from lpft.model.encoder import build_encoder, feature_size, head_dropout, hidden_states, pool
 
 HEAD_INITIAL_STD = 0.02
+_NO_ADAPTER = "no-adapter"
+"""A folder that no checkpoint has, where transformers is sent to look for an adapter."""
 
 
 @strict
@@ -87,6 +89,15 @@ class LinearHeadClassifier(PreTrainedModel):
             feature_size(config.encoder_config), config.num_labels, bias=config.head_bias
         )
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **keywords: Any) -> Any:
+        """As in transformers, but without the adapter that may lie beside the weights.
+
+        A run's weights have its adapter merged; transformers would add it a second time.
+        """
+        keywords["adapter_kwargs"] = {"subfolder": _NO_ADAPTER}
+        return super().from_pretrained(*arguments, **keywords)
 
     def features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **extra: Tensor

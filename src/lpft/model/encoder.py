@@ -46,7 +46,7 @@ def load_config(source: str, *, revision: str | None, trust_remote_code: bool) -
         return AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a wrong field of config.json raises what its own class likes
         raise InputError(_explain_load_failure(source, error)) from error
 
 
@@ -84,7 +84,22 @@ def load_encoder(
             f"model (for example {missing[0]}): the checkpoint is incomplete or of another "
             "architecture; download it again or name another model"
         )
+    check_finite(encoder, source)
     return encoder.eval()
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        InputError: a parameter is not finite; the message names the first.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(
+                f"the weights of the model '{source}' are not finite numbers (in {name}): "
+                "name an intact model"
+            )
 
 
 def build_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -145,7 +160,7 @@ def default_pooling(source: str, config: PreTrainedConfig, revision: str | None 
         _raise_exceptions_for_connection_errors=False,
     )
     if named is not None:
-        settings = json.loads(Path(named).read_text(encoding="utf-8"))
+        settings = _read_pooling(Path(named))
         modes = [settings.get("pooling_mode")] + [
             key.removeprefix("pooling_mode_") for key, value in settings.items() if value is True
         ]
@@ -187,6 +202,16 @@ def head_dropout(config: PreTrainedConfig) -> float:
         if value is not None:
             return float(value)
     return 0.1
+
+
+def _read_pooling(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"'{path}' is damaged ({error}): restore it, or give --pooling") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"'{path}' is no pooling configuration: restore it, or give --pooling")
+    return settings
 
 
 def _construction(config: PreTrainedConfig) -> tuple[Any, dict[str, Any]]:

@@ -13,7 +13,13 @@ from lpft.data.tokens import load_tokenizer
 from lpft.errors import InputError
 from lpft.model import packaged
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
-from lpft.model.encoder import default_pooling, load_config, load_encoder, position_limit
+from lpft.model.encoder import (
+    check_finite,
+    default_pooling,
+    load_config,
+    load_encoder,
+    position_limit,
+)
 from lpft.model.quiet import quiet_transformers
 
 
@@ -63,9 +69,9 @@ def build_classifier(
         pooling = default_pooling(source, config, revision) if pooling is None else pooling
     tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     check_fit(encoder.get_input_embeddings().weight.shape[0], tokenizer, source)
-    limit = position_limit(encoder)
-    if max_length < 1 or (limit is not None and max_length > limit):
-        reach = "at least 1 token" if limit is None else f"1 to {limit} tokens"
+    least, limit = tokenizer.num_special_tokens_to_add() + 1, position_limit(encoder)
+    if max_length < least or (limit is not None and max_length > limit):
+        reach = f"at least {least} tokens" if limit is None else f"{least} to {limit} tokens"
         raise InputError(f"--max-length {max_length} does not fit '{name}', which reads {reach}")
     tokenizer.model_max_length = max_length
     generator = torch.Generator().manual_seed(seed)
@@ -106,6 +112,7 @@ def load_classifier(folder: Path) -> Classifier:
             f"the weights in '{folder}' lack {len(report['missing_keys'])} parameters (for example "
             f"{min(report['missing_keys'])}): the file is damaged; train the run again"
         )
+    check_finite(model, str(folder))
     return Classifier(model.eval(), load_tokenizer(str(folder)))
 
 
@@ -121,5 +128,5 @@ def check_fit(embeddings: int, tokenizer: PreTrainedTokenizerBase, source: str) 
     if len(tokenizer) > embeddings:
         raise InputError(
             f"the tokenizer of '{source}' has {len(tokenizer)} tokens but the model embeds "
-            f"{embeddings}: they do not belong together"
+            f"{embeddings}: they do not belong together; use both of the same model"
         )

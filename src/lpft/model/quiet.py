@@ -3,23 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 from transformers.utils import logging
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Errors only and no bars within the block; the user's own settings come back after it."""
-    verbosity, bars_disabled = logging.get_verbosity(), are_progress_bars_disabled()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    disable_progress_bars()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if not bars_disabled:
-            enable_progress_bars()
+        if bars:
+            logging.enable_progress_bar()

@@ -145,7 +145,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"the configuration file '{path}' does not exist") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the configuration file '{path}' cannot be read: {reason}") from error
+        raise InputError(
+            f"the configuration file '{path}' cannot be read ({reason}): expected YAML lines such "
+            "as 'method: lp-ft'"
+        ) from error
     if not isinstance(values, dict):
         raise InputError(f"'{path}' must hold 'name: value' lines, such as 'method: lp-ft'")
     return {str(name).replace("-", "_"): value for name, value in values.items()}
@@ -162,7 +165,7 @@ def collect_settings(
     from_file = {} if config is None else read_config(config)
     named_folder = from_file.pop("output_dir", None)
     if folder is None and named_folder is not None:
-        folder = Path(named_folder)
+        folder = convert("output_dir", named_folder, Path).expanduser()
     record = read_record(folder) if resume and folder is not None else None
     recorded = {} if record is None else record["config"]
     return {**recorded, **from_file, **given}, folder
@@ -190,7 +193,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         return _named_paths(option, value)
     if kind == tuple[str, ...]:
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(str(part).strip() for part in parts)
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise InputError(f"{option} {value!r} must be one column name, or two with a comma")
+        return tuple(part.strip() for part in parts)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise InputError(
@@ -201,23 +206,26 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, bool):
             raise InputError(f"{option} {value!r} must be true or false")
         return value
-    if kind is str and isinstance(value, (dict, list)):
-        raise InputError(f"{option} {value!r} must be a single value")
+    expected = {int: "a whole number", float: "a number", Path: "a path", str: "text"}[kind]
     try:
+        if isinstance(value, bool | dict | list):
+            raise TypeError
         converted = kind(value)
         if kind is int and not isinstance(value, str) and converted != value:
             raise ValueError
     except (TypeError, ValueError) as error:
-        expected = {int: "a whole number", float: "a number", Path: "a path"}[kind]
         raise InputError(f"{option} {value!r} must be {expected}") from error
     return converted
 
 
 def _named_paths(option: str, value: Any) -> dict[str, Path]:
     if isinstance(value, Mapping):
-        return {str(name): Path(path) for name, path in value.items()}
+        return {str(name): convert(option[2:], path, Path) for name, path in value.items()}
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        raise InputError(f"{option} {value!r} must have the form NAME=FILE")
     named = {}
-    for part in [value] if isinstance(value, str) else value:
+    for part in parts:
         name, equals, path = str(part).partition("=")
         if not (name and equals and path):
             raise InputError(f"{option} {part} must have the form NAME=FILE")
@@ -242,7 +250,7 @@ def _check_data(data: DataSettings) -> DataSettings:
     elif data.data_dir is not None or data.template != 0:
         raise InputError("--data-dir and --template belong to --task: leave them out")
     if data.max_train_samples is not None and data.max_train_samples < 2:
-        raise InputError("--max-train-samples must be at least 2")
+        raise InputError(f"--max-train-samples {data.max_train_samples} must be at least 2")
     protocol = data.split_protocol
     if protocol is None:
         protocol = "stratified" if data.task is None else "paper"
@@ -253,7 +261,7 @@ def _check_data(data: DataSettings) -> DataSettings:
         train_file=_absolute(data.train_file),
         validation_file=_absolute(data.validation_file),
         test_file=_absolute(data.test_file),
-        ood={name: path.resolve() for name, path in data.ood.items()},
+        ood={name: path.expanduser().resolve() for name, path in data.ood.items()},
     )
 
 

@@ -71,6 +71,37 @@ def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict
     return {"temperature": model.config.temperature, "splits": splits}
 
 
+def labelled_sets(
+    saved: SavedClassifier,
+    *,
+    task: str | None,
+    data_dir: Path | None,
+    template: int | None,
+    file: Path | None,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+) -> dict[str, Examples]:
+    """The labelled sets that the options of ``lpft evaluate`` name: a task's or a file's.
+
+    Raises:
+        InputError: an option belongs to the other kind, or as :func:`file_set`, :func:`task_sets`.
+    """
+    if file is None:
+        _refuse("--task", text_columns=text_columns, label_column=label_column)
+        assert task is not None, "the command line asks for a task or a file"
+        return task_sets(saved, task, data_dir, 0 if template is None else template)
+    _refuse("--file", data_dir=data_dir, template=template)
+    return file_set(saved, file, text_columns, label_column)
+
+
+def _refuse(source: str, **options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect with {source}: leave it out"
+            )
+
+
 def file_set(
     saved: SavedClassifier, path: Path, text_columns: Sequence[str] | None, label_column: str | None
 ) -> dict[str, Examples]:

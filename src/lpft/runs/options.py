@@ -1,6 +1,6 @@
 """Command-line options made from the settings' dataclasses, so that neither can drift."""
 
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Iterable
 from dataclasses import MISSING
 from typing import Any, get_origin
@@ -21,15 +21,12 @@ def add_setting_options(parser: ArgumentParser, names: Iterable[str] | None = No
         text = item.metadata["help"]
         option = "--" + name.replace("_", "-")
         if kind is bool:
-            if item.default:
-                option = "--no-" + name.replace("_", "-")
-                text = "do not " + text
             groups[owner].add_argument(
                 option,
                 dest=name,
-                action="store_false" if item.default else "store_true",
+                action=BooleanOptionalAction,
                 default=SUPPRESS,
-                help=text,
+                help=f"{text} (default: {'yes' if item.default else 'no'})",
             )
             continue
         if item.default is not None and item.default is not MISSING:

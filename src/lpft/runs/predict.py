@@ -86,23 +86,24 @@ def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
 def line_texts(saved: SavedClassifier, lines: TextIO) -> Iterator[Text]:
     """One text per line, or for a model of pairs two with a tab between them.
 
+    ``lines`` decodes what is not UTF-8 by ``surrogateescape``, so that its line can be named.
+
     Raises:
         InputError: a line is empty, is not UTF-8, or is no pair where pairs are expected.
     """
-    try:
-        for number, line in enumerate(lines, start=1):
-            text = line.rstrip("\r\n")
-            if not text.strip():
-                raise InputError(f"line {number} of the input is empty: expected a text per line")
-            parts = text.split("\t")
-            if saved.paired and len(parts) != 2:
-                raise InputError(
-                    f"line {number} of the input has {len(parts)} fields: the model was trained "
-                    "on pairs, so expected two texts with a tab between them"
-                )
-            yield (parts[0], parts[1]) if saved.paired else text
-    except UnicodeDecodeError as error:
-        raise InputError(f"the input is not UTF-8 text ({error.reason})") from error
+    for number, line in enumerate(lines, start=1):
+        text = line.rstrip("\r\n")
+        if any("\udc80" <= character <= "\udcff" for character in text):
+            raise InputError(f"line {number} of the input is not UTF-8: expected UTF-8 text")
+        if not text.strip():
+            raise InputError(f"line {number} of the input is empty: expected a text per line")
+        parts = text.split("\t")
+        if saved.paired and len(parts) != 2:
+            raise InputError(
+                f"line {number} of the input has {len(parts)} fields: the model was trained "
+                "on pairs, so expected two texts with a tab between them"
+            )
+        yield (parts[0], parts[1]) if saved.paired else text
 
 
 def check_prediction_output(path: Path, *, overwrite: bool) -> None:
@@ -113,6 +114,8 @@ def check_prediction_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.suffix.lower() not in _OUTPUT_FORMATS:
         raise InputError(f"'{path}' must end in one of {', '.join(_OUTPUT_FORMATS)}")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder: name a file with --output")
     if path.exists() and not overwrite:
         raise InputError(f"'{path}' exists: give --overwrite to replace it, or another --output")
     if not path.parent.is_dir():
@@ -139,7 +142,9 @@ def save_predictions(path: Path, rows: Iterable[Prediction], classes: Sequence[L
             else:
                 print_predictions(rows, file)
     except OSError as error:
-        raise InputError(f"'{path}' cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"'{path}' cannot be written ({error.strerror}): name another --output"
+        ) from error
 
 
 def print_predictions(rows: Iterable[Prediction], stream: TextIO) -> None:

@@ -38,7 +38,7 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
         classifier=classifier,
         device=chosen,
         precision=config.get("precision", "float32"),
-        paired=record is not None and bool(record["data"]["paired"]),
+        paired=record is not None and bool(record["data"].get("paired")),
         text_columns=None if columns is None else tuple(columns),
         label_column=config.get("label_column", "label"),
     )

@@ -13,6 +13,7 @@ from lpft.errors import InputError
 from lpft.files import write_json
 
 RECORD = "run.json"
+STATUSES = ("running", "interrupted", "failed", "finished")
 HISTORY = "history.jsonl"
 WORK = ".work"
 """Checkpoints and results on their way; removed at the end, so that no pickle stays."""
@@ -39,8 +40,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise InputError(
             f"'{path}' cannot be read ({error}): restore it, or name another folder"
         ) from error
-    if not isinstance(record, dict) or not {"status", "config"} <= record.keys():
-        raise InputError(f"'{path}' is no record of a run: name another folder")
+    sections = [record.get(name) for name in ("config", "data")] if isinstance(record, dict) else []
+    if not sections or not all(isinstance(section, dict) for section in sections):
+        raise InputError(f"'{path}' is no record of a run: restore it, or name another folder")
+    if record.get("status") not in STATUSES:
+        raise InputError(f"'{path}' has no known status: restore it, or name another folder")
     return record
 
 

@@ -30,6 +30,7 @@ from lpft.runs.store import (
     remove_leftovers,
     write_record,
 )
+from lpft.training.finetuning import check_trackers
 from lpft.training.fit import fit_classifier
 from lpft.training.frozen import default_cache_dir, encoder_fingerprint
 from lpft.training.inputs import prepare_split
@@ -68,6 +69,7 @@ def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = Fals
     for finding in check_data(data):
         logger.warning("%s", finding.message)
     device = resolve_device(config.training.device)
+    check_trackers(config.training.report_to)
     classifier = build_classifier(
         config.training.model,
         data.classes,

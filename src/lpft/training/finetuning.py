@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Sampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lpft.choices import Precision
 from lpft.data.tokens import Tokens
+from lpft.errors import InputError
 from lpft.model.adapters import trained_head
 from lpft.model.quiet import quiet_transformers
 from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
@@ -48,10 +50,11 @@ def finetune(
 ) -> None:
     """Train ``model`` in place and leave it at its best epoch by ``metric`` on validation.
 
-    AdamW with linear decay to zero over all ``epochs`` and no warm-up; the mean cross-entropy is
-    weighted by ``class_weights`` (C) where given. Batches hold texts of similar length, padded to
-    their longest; their order depends on ``seed`` and the epoch alone, so that a training that
-    goes on from the last whole checkpoint below ``folder`` repeats what it would have done.
+    AdamW with linear decay to zero over all ``epochs`` and no warm-up on the mean over rows of
+    ``w_y CE``, with ``class_weights`` w (C) where given, as in linear probing. Batches hold texts
+    of similar length, padded to their longest; their order depends on ``seed`` and the epoch
+    alone, so that a training that goes on from the last whole checkpoint below ``folder`` repeats
+    what it would have done.
 
     Args:
         model: a classifier, or one wrapped by PEFT, already seeded.
@@ -87,7 +90,7 @@ def finetune(
         logging_strategy="steps",
         logging_steps=min(_LOGGING_STEPS, steps_per_epoch),
         logging_nan_inf_filter=False,
-        report_to=report_to,
+        report_to=check_trackers(report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -107,6 +110,24 @@ def finetune(
     trainer.remove_callback(PrinterCallback)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def check_trackers(report_to: str) -> list[str]:
+    """The names in a comma-separated list of Trainer's trackers, each one usable.
+
+    Raises:
+        InputError: a tracker is unknown, or its package is not installed.
+    """
+    names = [name.strip() for name in report_to.split(",")]
+    available = get_available_reporting_integrations()
+    for name in names:
+        if name != "none" and name not in available:
+            known = ", ".join(["none", *sorted(available)])
+            raise InputError(
+                f"--report-to {name} is unknown or its package is not installed: expected one of "
+                f"{known}, or install it"
+            )
+    return names
 
 
 class _Rows(Dataset):
@@ -171,7 +192,9 @@ def _weighted_cross_entropy(
         weights = torch.tensor(class_weights, dtype=torch.float32, device=device)
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG001
-        return cross_entropy(outputs.logits.float(), labels, weight=weights)
+        entropies = cross_entropy(outputs.logits.float(), labels, reduction="none")
+        # Not cross_entropy's own weight: it divides by each batch's weights, which undoes a part.
+        return entropies.mean() if weights is None else (weights[labels] * entropies).mean()
 
     return loss
 

@@ -122,8 +122,8 @@ class TrainingReporter(TrainerCallback):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingDiverged(
                     f"training diverged: {name} is {logs[name]} at step {state.global_step} with "
-                    f"learning rate {args.learning_rate:g}; lower --learning-rate, or use "
-                    "--precision float32"
+                    f"learning rate {args.learning_rate:g}; lower --learning-rate (or "
+                    "--head-scale, --lora-alpha), or use --precision float32"
                 )
         if _IS_EVALUATION in logs:
             logger.info(
