@@ -97,7 +97,7 @@ def check_finite(model: nn.Module, source: str) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(
-                f"the weights of the model '{source}' are not finite numbers (in {name}): "
+                f"the weights of the model '{source}' are not finite (NaN or infinity in {name}): "
                 "name an intact model"
             )
 

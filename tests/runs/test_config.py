@@ -1,0 +1,99 @@
+"""Configurations: defaults of the paper and of files, types, hashes."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lpft.errors import InputError
+from lpft.paper import published_hyperparameters
+from lpft.runs.config import collect_settings, make_config, setting_fields
+
+METHODS = ("ft", "lora", "lp-ft", "lp-lora")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tasks_take_the_papers_rates_under_its_protocol(method):
+    # Typed from the paper's tables 4 to 7.
+    expected = {
+        "ft": (16, 5e-5),
+        "lora": (16, 1e-3),
+        "lp-ft": (8, 5e-6),
+        "lp-lora": (8, 1e-4),
+    }[method]
+    training = make_config({"task": "cb", "method": method}).training
+    assert (training.batch_size, training.learning_rate) == expected
+    assert (training.epochs, training.max_length, training.weight_decay) == (10, 128, 0)
+    lora = (8, 8) if "lora" in method else (None, None)
+    assert (training.lora_rank, training.lora_alpha) == lora
+
+
+def test_the_published_table_is_complete():
+    path = Path(__file__).resolve().parents[2] / "src/lpft/paper/hyperparameters.csv"
+    with path.open() as file:
+        tasks = [
+            name for name in csv.DictReader(file).fieldnames if name not in ("method", "setting")
+        ]
+    assert len(tasks) == 10
+    for task in tasks:
+        for method in METHODS:
+            found = published_hyperparameters(task, method)
+            assert found["batch_size"] in (8, 16, 32)
+            assert 1e-6 <= found["learning_rate"] <= 1e-3
+    assert published_hyperparameters("cb", "lp") is None
+    assert published_hyperparameters("demo", "ft") is None
+
+
+def test_ft_and_lp_ft_share_their_rate_on_files_and_under_stratified(tmp_path):
+    for data in (
+        {"train_file": tmp_path / "a.csv"},
+        {"task": "cb", "split_protocol": "stratified"},
+    ):
+        rates = {
+            method: (training.learning_rate, training.batch_size)
+            for method in METHODS
+            for training in [make_config({**data, "method": method}).training]
+        }
+        assert rates["ft"] == rates["lp-ft"] == (2e-5, 16)
+        assert rates["lora"] == rates["lp-lora"] == (5e-4, 16)
+
+
+def test_protocols_by_the_kind_of_data(tmp_path):
+    assert make_config({"task": "cb"}).data.split_protocol == "paper"
+    assert make_config({"train_file": tmp_path / "a.csv"}).data.split_protocol == "stratified"
+
+
+def test_text_and_typed_values_are_the_same():
+    texts = {"task": "cb", "epochs": "3", "seed": "4", "learning_rate": "1e-4"}
+    typed = {"task": "cb", "epochs": 3, "seed": 4, "learning_rate": 1e-4}
+    assert make_config(texts) == make_config(typed)
+
+
+def test_the_hash_covers_what_decides_the_result_and_nothing_else(tmp_path):
+    base = {"train_file": str(tmp_path / "a.csv"), "method": "lora"}
+    same = make_config(base).hash()
+    for change in ({"train_file": str(tmp_path / "b.csv")}, {"device": "cpu"}, {"report_to": "x"}):
+        assert make_config(base | change).hash() == same
+    changes = {"seed": 1, "epochs": 3, "lora_rank": 4, "text_columns": "a,b", "max_length": 64}
+    hashes = {make_config(base | {name: value}).hash() for name, value in changes.items()}
+    assert len(hashes | {same}) == len(changes) + 1
+
+
+def test_options_come_on_top_of_yaml_and_yaml_on_top_of_the_record(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"task: cb\nlearning-rate: 1e-4\nseed: 3\noutput-dir: {tmp_path / 'out'}\n")
+    settings, folder = collect_settings({"seed": "5"}, path, None, resume=False)
+    assert folder == tmp_path / "out"
+    training = make_config(settings, folder).training
+    assert (training.seed, training.learning_rate) == (5, 1e-4)
+
+
+def test_a_misspelt_setting_names_its_neighbour():
+    with pytest.raises(InputError, match="did you mean learning_rate"):
+        make_config({"task": "cb", "learning_rat": 1})
+
+
+def test_every_setting_has_a_help_text():
+    assert len(setting_fields()) >= 29
+    for name, (_, item, _) in setting_fields().items():
+        assert len(item.metadata["help"]) > 10, name

@@ -1,0 +1,214 @@
+"""Fine-tuning against a plain torch loop, hand-made losses and its own history."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import save_tiny_model, toy_texts
+from torch.nn.functional import cross_entropy
+
+from lpft.data import Examples
+from lpft.data.tokens import tokenize
+from lpft.errors import InputError
+from lpft.model import build_classifier
+from lpft.model.inference import extract_features, head_logits
+from lpft.training.finetuning import (
+    _SeededLengthSampler,
+    _weighted_cross_entropy,
+    check_trackers,
+    finetune,
+)
+from lpft.training.fit import fit_classifier
+from lpft.training.frozen import encoder_fingerprint
+from lpft.training.inputs import SplitInputs, prepare_split
+from lpft.training.settings import TrainingSettings, resolve
+
+CPU = torch.device("cpu")
+CLASSES = ("bad", "good")
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    folder = save_tiny_model("bert", tmp_path / "model")
+    return build_classifier(str(folder), CLASSES, seed=0, pooling="mean", max_length=32)
+
+
+def split_of(classifier, rows, seed=0):
+    texts, labels = toy_texts(rows, seed)
+    tokens = tokenize(classifier.tokenizer, texts, 32)
+    indices = np.array([CLASSES.index(label) for label in labels])
+    return SplitInputs(tokens, indices, extract_features(classifier.model, tokens, device=CPU))
+
+
+def examples_of(rows, seed=0):
+    texts, labels = toy_texts(rows, seed)
+    ids = [str(row) for row in range(rows)]
+    return Examples(ids, texts, np.array([CLASSES.index(label) for label in labels]))
+
+
+def run(classifier, train, validation, folder, **changes):
+    settings = {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "class_weights": None,
+        "metric": "accuracy",
+        "seed": 0,
+        "device": CPU,
+        "precision": "float32",
+        "report_to": "none",
+    }
+    history = []
+    finetune(
+        classifier.model,
+        train,
+        validation,
+        folder=folder / "checkpoints",
+        on_history=lambda rows: history.__setitem__(slice(None), rows),
+        **(settings | changes),
+    )
+    return history
+
+
+def without_dropout(classifier):
+    for module in classifier.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    return classifier
+
+
+@pytest.mark.parametrize("weights", [None, np.array([0.4, 1.6])])
+def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(classifier, tmp_path, weights):
+    without_dropout(classifier)
+    train, validation = split_of(classifier, 24), split_of(classifier, 8, seed=1)
+    plain = copy.deepcopy(classifier.model).train()
+    run(classifier, train, validation, tmp_path, weight_decay=0.01, class_weights=weights)
+
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01)
+    order = list(_SeededLengthSampler(train.tokens.lengths.tolist(), 8, seed=0))
+    for step in range(3):
+        rows = order[8 * step : 8 * step + 8]
+        labels = torch.tensor(train.labels[rows])
+        losses = cross_entropy(plain(**train.tokens.batch(rows)).logits, labels, reduction="none")
+        weighted = losses if weights is None else torch.tensor(weights).float()[labels] * losses
+        optimizer.zero_grad()
+        weighted.mean().backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (1 - step / 3)
+            decayed = group["params"]
+        assert len(decayed) == len(list(plain.parameters()))
+        optimizer.step()
+    for name, parameter in plain.named_parameters():
+        found = classifier.model.get_parameter(name)
+        # Trainer leaves biases and layer norms out of the decay; at 1e-5 a step it is 3e-5 at most.
+        torch.testing.assert_close(found, parameter, atol=5e-5, rtol=1e-4, msg=name)
+
+
+def test_the_model_ends_at_its_best_epoch(classifier, tmp_path):
+    train, validation = split_of(classifier, 64), split_of(classifier, 30, seed=1)
+    history = run(classifier, train, validation, tmp_path, epochs=6, learning_rate=3e-3)
+    evaluations = [row for row in history if row["event"] == "evaluation"]
+    assert [row["epoch"] for row in evaluations] == list(range(7))
+    best = max(row["validation_accuracy"] for row in evaluations[1:])
+    features = extract_features(classifier.model, validation.tokens, device=CPU)
+    logits = head_logits(classifier.model, features)
+    assert (logits.argmax(1) == validation.labels).mean() == pytest.approx(best)
+    drift = np.linalg.norm(features - validation.pretrained, axis=1).mean()
+    chosen = next(row for row in evaluations[1:] if row["validation_accuracy"] == best)
+    assert chosen["feature_difference"] == pytest.approx(drift, rel=1e-5)
+    norm = np.linalg.norm(classifier.model.head.weight.detach().numpy())
+    assert chosen["head_norm"] == pytest.approx(norm, rel=1e-6)
+    assert evaluations[0]["feature_difference"] == pytest.approx(0, abs=1e-5)
+    steps = [row["step"] for row in history if row["event"] == "training"]
+    assert steps == sorted(set(steps))
+
+
+def test_the_order_of_batches_depends_on_seed_and_epoch_alone():
+    lengths = np.random.default_rng(0).integers(3, 60, 500).tolist()
+
+    def order(seed, epoch):
+        sampler = _SeededLengthSampler(lengths, 8, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    torch.manual_seed(1)
+    first = order(3, 2)
+    torch.manual_seed(2)
+    assert order(3, 2) == first
+    assert sorted(first) == list(range(500))
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1, 2) for epoch in (0, 1, 2)}) == 9
+    spread = [np.ptp([lengths[row] for row in first[k : k + 8]]) for k in range(0, 496, 8)]
+    assert np.median(spread) < 5
+
+
+def test_class_weights_are_averaged_over_rows_not_over_weights():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    labels = torch.tensor([0, 0, 1])
+    loss = _weighted_cross_entropy(np.array([0.5, 3.0]), CPU)
+
+    class Outputs:
+        pass
+
+    outputs = Outputs()
+    outputs.logits = logits
+    by_hand = (0.5 * np.log(1 + np.exp(-2)) + 0.5 * np.log(1 + np.exp(1)) + 3.0 * np.log(2)) / 3
+    assert loss(outputs, labels).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def fit(classifier, folder, method, **changes):
+    settings = resolve(TrainingSettings(method=method, max_length=32, **changes))
+    encoder = encoder_fingerprint(classifier.model)
+    train, validation = (
+        prepare_split(
+            classifier, examples_of(rows, seed), settings, encoder=encoder, cache_dir=None, name="x"
+        )
+        for rows, seed in ((60, 0), (30, 1))
+    )
+    return fit_classifier(classifier, train, validation, settings, metric="accuracy", folder=folder)
+
+
+@pytest.mark.parametrize("method", ["lp-ft", "lp-lora"])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_fine_tuning_starts_at_the_scaled_head_of_linear_probing(
+    tmp_path, classifier, method, scale
+):
+    found = fit(classifier, tmp_path / "run", method, epochs=1, head_scale=scale)
+    start = found.history[0]
+    norm = np.linalg.norm(found.probe.weight)
+    assert found.head_norm_at_start == pytest.approx(scale * norm, rel=1e-5)
+    assert start["head_norm"] == pytest.approx(scale * norm, rel=1e-5)
+    assert start["bias_norm"] == pytest.approx(np.linalg.norm(found.probe.bias), rel=1e-5)
+
+
+def test_linear_probing_changes_nothing_but_the_head(tmp_path, classifier):
+    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    found = fit(classifier, tmp_path / "run", "lp")
+    for name, value in found.classifier.model.state_dict().items():
+        assert torch.equal(value, before[name]) == (not name.startswith("head."))
+    assert found.adapter is None
+    assert len(found.history) == 1
+
+
+def test_lora_merges_what_it_trained_into_the_query_and_value_projections_alone(
+    tmp_path, classifier
+):
+    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    found = fit(classifier, tmp_path / "run", "lora", epochs=1, learning_rate=1e-2)
+    changed = {
+        name
+        for name, value in found.classifier.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    ends = {".".join(name.split(".")[-2:]) for name in changed}
+    assert ends == {"query.weight", "value.weight", "head.weight", "head.bias"}
+
+
+def test_unknown_trackers_are_refused():
+    assert check_trackers("none") == ["none"]
+    with pytest.raises(InputError, match="nonsense is unknown"):
+        check_trackers("none, nonsense")
