@@ -46,7 +46,7 @@ def test_its_parameters_are_the_settings_with_their_defaults():
         if name not in ("self", "verbose")
     }
     assert named == {item.name: item.default for item in fields(TrainingSettings)}
-    assert len(named) == 19
+    assert len(named) == 18
 
 
 def test_it_learns_and_its_attributes_agree_with_each_other(fitted):
@@ -185,3 +185,20 @@ def test_unknown_parameters_of_a_method_are_refused(model):
         classifier(model, method="lpft").fit(*toy_texts(20))
     with pytest.raises(InputError, match="no effect with --method lp"):
         classifier(model, method="lp").fit(*toy_texts(20))
+
+
+def test_one_bare_string_is_not_read_letter_by_letter(fitted):
+    with pytest.raises(InputError, match="expected a list of texts"):
+        fitted.predict("good film")
+
+
+def test_untrained_takes_the_classes_of_numpy(model):
+    found = TextClassifier.untrained(model, np.unique([3, 1, 3]), max_length=32)
+    assert found.classes_.tolist() == [1, 3]
+    assert np.issubdtype(found.classes_.dtype, np.integer)
+
+
+def test_a_run_of_the_command_line_is_never_saved_over(fitted, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run"):
+        fitted.save(tmp_path, overwrite=True)

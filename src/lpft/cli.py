@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
-            reason = f"'{error.filename}' cannot be used ({error.strerror}): name another path"
+            place = "the output" if error.filename is None else f"'{error.filename}'"
+            reason = f"{place} cannot be used ({error.strerror}): make room or name another path"
             return _fail(options, reason, BAD_INPUT)
         if _out_of_memory(error):
             advice = "lower --batch-size or --max-length, or use a smaller --model"
@@ -77,12 +78,16 @@ def _demo(options: Namespace) -> None:
     from lpft.experiments.demo import run_demo
     from lpft.report import build_report, collect_runs, format_method_table, method_table
 
-    for _ in run_demo(
-        options.output_dir, seed=options.seed, resume=options.resume, overwrite=options.overwrite
-    ):
+    replace = options.resume or options.overwrite
+    runs, page = options.output_dir / "runs", options.output_dir / "report.html"
+    if page.exists() and not replace:
+        raise InputError(
+            f"'{page}' exists: give --overwrite to replace the demo, or another --output-dir"
+        )
+    for _ in run_demo(runs, seed=options.seed, resume=options.resume, overwrite=options.overwrite):
         pass
-    report = build_report(options.output_dir, overwrite=options.resume or options.overwrite)
-    print(format_method_table(method_table(collect_runs(options.output_dir).runs)))
+    report = build_report(runs, page, overwrite=replace)
+    print(format_method_table(method_table(collect_runs(runs).runs)))
     print(f"\nreport: {report.page}")
 
 

@@ -59,7 +59,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         lora_alpha: float | None = None,
         class_weight: ClassWeight | None = None,
         revision: str | None = None,
-        trust_remote_code: bool = False,
         device: Device = "auto",
         precision: Precision = "float32",
         report_to: str = "none",
@@ -80,7 +79,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.lora_alpha = lora_alpha
         self.class_weight = class_weight
         self.revision = revision
-        self.trust_remote_code = trust_remote_code
         self.device = device
         self.precision = precision
         self.report_to = report_to
@@ -101,7 +99,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: empty or unequal inputs, fewer than two classes, multi-label or continuous
                 labels, a label of validation that training lacks, a model that cannot be loaded.
         """
-        from lpft.model.inference import resolve_device
         from lpft.training.fit import fit_classifier
         from lpft.training.frozen import default_cache_dir, encoder_fingerprint
         from lpft.training.inputs import prepare_split
@@ -111,17 +108,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if validation is None:
             assert train.labels is not None
             train_rows, validation_rows = stratified_holdout(train.labels)
-            if not len(validation_rows):
-                raise InputError(
-                    "no text can be held out for validation: expected at least 2 texts of a "
-                    "class, or validation=(texts, labels)"
-                )
             held_out = train.select(validation_rows)
             train = train.select(train_rows)
         else:
             _, held_out = _examples(*validation, classes)
         with visible_progress(self.verbose):
-            classifier = self._build(classes)
+            classifier = self._build(classes, paired=isinstance(train.texts[0], tuple))
             encoder = encoder_fingerprint(classifier.model)
             train_inputs, validation_inputs = (
                 prepare_split(
@@ -143,7 +135,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                     metric="accuracy",
                     folder=Path(folder),
                 )
-        result.classifier.model.to(resolve_device("cpu"))
+        result.classifier.model.cpu()
         self._take(result.classifier)
         self.history_ = result.history
         return self
@@ -174,11 +166,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
-        tokens = tokenize(self.tokenizer_, list(texts), self.tokenizer_.model_max_length)
-        with visible_progress(self.verbose):
-            return extract_features(
-                self.model_, tokens, device=resolve_device(self.device), precision=self.precision
-            )
+        texts = _listed(texts)
+        tokens = tokenize(self.tokenizer_, texts, self.tokenizer_.model_max_length)
+        try:
+            with visible_progress(self.verbose):
+                return extract_features(self.model_, tokens, device=resolve_device(self.device))
+        finally:
+            self.model_.cpu()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write model and tokenizer in Hugging Face form to a new or empty folder.
@@ -195,9 +189,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 f"'{target}' exists and is not an empty folder: name another, or pass "
                 "overwrite=True for a folder"
             )
+        if (target / "run.json").exists():
+            raise InputError(f"'{target}' holds a run of lpft train: name another folder")
         try:
             target.mkdir(parents=True, exist_ok=True)
-            save_classifier(Classifier(self.model_, self.tokenizer_), target)
+            with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as staged:
+                save_classifier(Classifier(self.model_, self.tokenizer_), Path(staged))
+                for path in Path(staged).iterdir():
+                    path.replace(target / path.name)
         except OSError as error:
             raise InputError(f"'{target}' cannot be written ({error.strerror})") from error
 
@@ -236,10 +235,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: fewer than two classes, a repeated one, or a model that cannot be loaded.
         """
-        if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise InputError(f"the classes {list(classes)} must be at least 2 different names")
+        names = checked_labels(list(classes), "the classes")
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise InputError(f"the classes {names} must be at least 2 different names")
         estimator = cls(model, seed=seed, **parameters)
-        estimator._take(estimator._build(tuple(classes)))
+        estimator._take(estimator._build(tuple(names)))
         return estimator
 
     def _settings(self) -> TrainingSettings:
@@ -247,7 +247,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         del parameters["verbose"]
         return TrainingSettings(**parameters)
 
-    def _build(self, classes: tuple[Label, ...]) -> "Classifier":
+    def _build(self, classes: tuple[Label, ...], *, paired: bool = False) -> "Classifier":
         from lpft.model import build_classifier
 
         return build_classifier(
@@ -258,7 +258,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             head_bias=self.head_bias,
             max_length=self.max_length,
             revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
+            paired=paired,
         )
 
     def _take(self, classifier: "Classifier") -> None:
@@ -274,11 +274,20 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return head_logits(self.model_, features)
 
 
+def _listed(texts: Sequence[Text]) -> list[Text]:
+    """The texts as a list, pairs as tuples; one bare string is refused, not read by letters."""
+    if isinstance(texts, str):
+        raise InputError("the texts are one string: expected a list of texts, such as [text]")
+    return [
+        (text[0], text[1]) if isinstance(text, list) and len(text) == 2 else text for text in texts
+    ]
+
+
 def _examples(
     texts: Sequence[Text], labels: ArrayLike, classes: tuple[Label, ...] | None
 ) -> tuple[tuple[Label, ...], Examples]:
     """The class names (inferred where None) and the rows, checked."""
-    texts = [tuple(text) if isinstance(text, list) else text for text in texts]
+    texts = _listed(texts)
     values = np.asarray(labels, dtype=object)
     if values.ndim > 1:
         raise InputError(

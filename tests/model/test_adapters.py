@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import FAMILIES, save_tiny_model
 
@@ -10,7 +11,6 @@ from lpft.model import build_classifier
 from lpft.model.adapters import (
     ADAPTERS,
     add_adapter,
-    load_adapter,
     merge_adapter,
     save_adapter,
     trained_head,
@@ -72,7 +72,7 @@ def test_the_trained_head_and_factors_survive_saving_loading_and_merging(tmp_pat
     expected, head = logits(trained), trained_head(trained).weight.detach().clone()
     save_adapter(trained, tmp_path / "adapter")
 
-    loaded = load_adapter(build(tmp_path, family), tmp_path / "adapter").eval()
+    loaded = PeftModel.from_pretrained(build(tmp_path, family), tmp_path / "adapter").eval()
     torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(trained_head(loaded).weight, head)
 

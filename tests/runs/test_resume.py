@@ -119,7 +119,7 @@ def test_killed_three_times_and_resumed_is_the_same_as_left_alone(
     assert not [name for name in left if name.endswith((".partial", ".pt", ".bin", ".pth"))]
 
 
-@pytest.mark.parametrize("interrupted_at", [75, 130])
+@pytest.mark.parametrize("interrupted_at", [75, 119, 130])
 def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
     settings, interrupted_at, tmp_path, monkeypatch
 ):
@@ -175,3 +175,29 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(settings, 
     ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_a_kill_during_an_epochs_evaluation_does_not_skip_it(settings, tmp_path, monkeypatch):
+    settings["epochs"] = 3
+    alone = train_run(make_config(settings, tmp_path / "alone"))
+    monkeypatch.setattr(checkpoints.CheckpointKeeper.__init__, "__defaults__", (0.0,))
+    real = Trainer.evaluate
+
+    def evaluate(trainer, *arguments, **keywords):
+        if trainer.state.global_step == 2 * ROWS // BATCH:
+            raise KeyboardInterrupt
+        return real(trainer, *arguments, **keywords)
+
+    folder = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", evaluate)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(make_config(settings, folder))
+    train_run(make_config(settings, folder), resume=True)
+    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+    epochs = [
+        row["epoch"]
+        for row in map(json.loads, (folder / "history.jsonl").read_text().splitlines())
+        if row["event"] == "evaluation"
+    ]
+    assert epochs == [0, 1, 2, 3]

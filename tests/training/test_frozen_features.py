@@ -80,7 +80,8 @@ def test_cached_features_are_read_again_and_only_for_the_same_inputs(
     first = features()
     np.testing.assert_array_equal(features(), first)
     assert counter.calls == 1
-    features(precision="bfloat16")
+    classifier.model.encoder.config.layer_norm_eps = 0.5
+    features()
     assert counter.calls == 2
     classifier.model.config.pooling = "mean"
     assert not np.array_equal(features(), first)
@@ -120,3 +121,17 @@ def test_the_fingerprint_is_the_encoders_alone(classifier):
     with torch.no_grad():
         classifier.model.head.weight.add_(1)
     assert encoder_fingerprint(classifier.model) == before
+
+
+def test_parameters_can_still_be_trained_after_being_moved(classifier, tokens):
+    move = classifier.model.to
+
+    def moved(device):
+        classifier.model._apply(torch.clone)
+        return move(device)
+
+    classifier.model.to = moved
+    extract_features(classifier.model, tokens, device=CPU)
+    assert not any(parameter.is_inference() for parameter in classifier.model.parameters())
+    classifier.model(**tokens.batch([0, 1])).logits.sum().backward()
+    assert classifier.model.head.weight.grad is not None

@@ -60,9 +60,7 @@ class Tokens:
         return digest.hexdigest()
 
 
-def load_tokenizer(
-    source: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The model's tokenizer, without a fixed padding or truncation, and with a padding token.
 
     A tokenizer without a padding token borrows an existing one: the attention mask keeps padding
@@ -73,7 +71,7 @@ def load_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
+            source, revision=revision, trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         reason = " ".join(str(error).split())[:200]
@@ -163,9 +161,11 @@ def _check_text(text: Text, paired: bool, row: int) -> None:
             raise InputError(
                 f"text {row + 1} is {part!r}: expected a string, or a tuple of two for a pair"
             )
-        if any("\ud800" <= character <= "\udfff" for character in part):
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
             raise InputError(
                 f"text {row + 1} is not valid Unicode: it was decoded wrongly; expected UTF-8"
-            )
+            ) from error
         if not part.strip():
             raise InputError(f"text {row + 1} is empty: give it a text or leave the row out")

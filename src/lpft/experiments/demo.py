@@ -20,7 +20,7 @@ _RATE_OF_ALL, _RATE_OF_FACTORS = 5e-5, 1e-3
 
 
 def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Iterator[RunResult]:
-    """Train each method into ``folder / "runs" / method``, one after the other.
+    """Train each method into ``folder / method``, one after the other.
 
     FT and LP-FT share one learning rate and batch size, and so do LoRA and LP-LoRA, so that the
     report may compare them.
@@ -32,5 +32,5 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
             whole = get_method(method).adapter is None
             settings["epochs"] = _EPOCHS
             settings["learning_rate"] = _RATE_OF_ALL if whole else _RATE_OF_FACTORS
-        config = make_config(settings, folder / "runs" / method)
+        config = make_config(settings, folder / method)
         yield train_run(config, resume=resume, overwrite=overwrite)

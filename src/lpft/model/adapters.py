@@ -74,11 +74,6 @@ def merge_adapter(model: nn.Module) -> LinearHeadClassifier:
     return model.merge_and_unload()
 
 
-def load_adapter(model: LinearHeadClassifier, folder: Path) -> PeftModel:
-    """The classifier with the adapter and head that ``folder`` holds (``adapter_*`` files)."""
-    return PeftModel.from_pretrained(model, str(folder))
-
-
 def trained_head(model: nn.Module) -> nn.Linear:
     """The head that trains: PEFT keeps the trained copy beside the original one."""
     name = (

@@ -31,6 +31,7 @@ class LinearHeadConfig(PreTrainedConfig):
 
     ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``label_type`` says
     whether the user's class names are strings or integers; ``id2label`` holds them as strings.
+    ``paired`` says whether it was trained on pairs of texts.
     """
 
     model_type = "lpft"
@@ -42,6 +43,7 @@ class LinearHeadConfig(PreTrainedConfig):
     head_dropout: float | int = 0.1
     temperature: float | int = 1.0
     label_type: Literal["str", "int"] = "str"
+    paired: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):
@@ -118,8 +120,10 @@ class LinearHeadClassifier(PreTrainedModel):
     ) -> ClassifierOutput:
         """Logits (N x C), features (N x h), and with ``labels`` (N) the mean cross-entropy."""
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        features = self.features(input_ids, attention_mask, **extra)
-        logits = self.head(self.dropout(features))
+        features = self.features(input_ids, attention_mask, **extra).to(self.head.weight.dtype)
+        # Large heads, as linear probing leaves them, lose too much in half precision.
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.head(self.dropout(features))
         loss = None if labels is None else cross_entropy(logits.float(), labels)
         if not self.training:
             logits = logits / self.config.temperature
@@ -142,6 +146,7 @@ def attach_head(
     pooling: Pooling,
     head_bias: bool,
     generator: torch.Generator,
+    paired: bool = False,
 ) -> LinearHeadClassifier:
     """A classifier over ``classes`` on a pre-trained encoder, with a random head."""
     names = [str(label) for label in classes]
@@ -154,6 +159,7 @@ def attach_head(
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
         label_type="int" if all(isinstance(label, int) for label in classes) else "str",
+        paired=paired,
         problem_type="single_label_classification",
     )
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws its own start, which is not used

@@ -36,16 +36,14 @@ _SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
 }
 
 
-def load_config(source: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedConfig:
+def load_config(source: str, *, revision: str | None = None) -> PreTrainedConfig:
     """The configuration of a Hub id or a model folder.
 
     Raises:
         InputError: nothing is there, it cannot be reached, or it is no model.
     """
     try:
-        return AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # a wrong field of config.json raises what its own class likes
         raise InputError(_explain_load_failure(source, error)) from error
 
@@ -55,7 +53,6 @@ def load_encoder(
     config: PreTrainedConfig,
     *,
     revision: str | None = None,
-    trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """The pre-trained encoder without pooler or language-model head, in evaluation mode.
@@ -70,7 +67,7 @@ def load_encoder(
                 source,
                 config=config,
                 revision=revision,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=False,
                 dtype=dtype,
                 output_loading_info=True,
                 **keywords,
@@ -135,6 +132,7 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     ``first`` and ``last`` take the first and last token that is not padding, on whichever side the
     padding is; ``mean`` averages the tokens that are not padding.
     """
+    states = states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
     mask = attention_mask.to(states.dtype)
     if pooling == "mean":
         return (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)

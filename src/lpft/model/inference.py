@@ -1,12 +1,10 @@
 """Features of texts by the encoder in evaluation mode, in length-grouped batches."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpft.choices import Device, Precision
+from lpft.choices import Device
 from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
@@ -32,23 +30,19 @@ def resolve_device(name: Device) -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Mixed precision on ``device``; nothing for float32."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision))
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def extract_features(
     model: LinearHeadClassifier,
     tokens: Tokens,
     *,
     device: torch.device,
-    precision: Precision = "float32",
     description: str = "reading texts",
 ) -> NDArray[np.float32]:
-    """phi of every text, N x h, in the order of ``tokens``; the model is left as it was."""
+    """phi of every text, N x h, in float32 and the order of ``tokens``.
+
+    The model is moved to ``device`` and stays there, in the mode that it was in. (Parameters that
+    are moved under ``torch.inference_mode`` could never be trained again: hence ``no_grad``.)
+    """
     was_training = model.training
     model.eval().to(device)
     result: NDArray[np.float32] | None = None
@@ -58,8 +52,7 @@ def extract_features(
     with progress(description=description, total=len(tokens), unit="texts") as bar:
         for rows in batches:
             batch = {name: ids.to(device) for name, ids in tokens.batch(rows).items()}
-            with autocast(device, precision):
-                features = model.features(**batch).float().cpu().numpy()
+            features = model.features(**batch).cpu().numpy()
             if result is None:
                 result = np.empty((len(tokens), features.shape[1]), dtype=np.float32)
             result[rows] = features

@@ -49,25 +49,27 @@ def build_classifier(
     head_bias: bool = True,
     max_length: int = 128,
     revision: str | None = None,
-    trust_remote_code: bool = False,
+    paired: bool = False,
 ) -> Classifier:
     """A pre-trained encoder in float32 with a random head over ``classes``.
+
+    Models that bring Python code of their own are refused: it is never run.
 
     Raises:
         InputError: the model cannot be loaded, does not fit, or cannot read ``max_length`` tokens.
     """
     source = model_source(name)
-    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
+    if revision is not None and Path(source).is_dir():
+        raise InputError(f"--revision has no effect with the folder '{name}': leave it out")
+    config = load_config(source, revision=revision)
     if isinstance(config, LinearHeadConfig):
         saved = load_classifier(Path(source))
         encoder = saved.model.encoder
         pooling = saved.model.config.pooling if pooling is None else pooling
     else:
-        encoder = load_encoder(
-            source, config, revision=revision, trust_remote_code=trust_remote_code
-        )
+        encoder = load_encoder(source, config, revision=revision)
         pooling = default_pooling(source, config, revision) if pooling is None else pooling
-    tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source, revision=revision)
     check_fit(encoder.get_input_embeddings().weight.shape[0], tokenizer, source)
     least, limit = tokenizer.num_special_tokens_to_add() + 1, position_limit(encoder)
     if max_length < least or (limit is not None and max_length > limit):
@@ -75,7 +77,14 @@ def build_classifier(
         raise InputError(f"--max-length {max_length} does not fit '{name}', which reads {reach}")
     tokenizer.model_max_length = max_length
     generator = torch.Generator().manual_seed(seed)
-    model = attach_head(encoder, classes, pooling=pooling, head_bias=head_bias, generator=generator)
+    model = attach_head(
+        encoder,
+        classes,
+        pooling=pooling,
+        head_bias=head_bias,
+        generator=generator,
+        paired=paired,
+    )
     return Classifier(model, tokenizer)
 
 
@@ -90,7 +99,7 @@ def load_classifier(folder: Path) -> Classifier:
             f"'{folder}' is not a trained run: expected a folder with config.json and "
             "model.safetensors, as lpft train writes"
         )
-    config = load_config(str(folder), revision=None, trust_remote_code=False)
+    config = load_config(str(folder))
     if not isinstance(config, LinearHeadConfig):
         raise InputError(
             f"'{folder}' holds a {config.model_type} model, not a classifier of lpft: train one "

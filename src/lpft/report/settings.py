@@ -24,7 +24,6 @@ METHOD_NAMES = {
 # Where a run was written, watched or computed does not change what was run.
 NOT_SETTINGS = frozenset(
     {"data_dir", "device", "output_dir", "overwrite", "report_to", "resume", "seed"}
-    | {"trust_remote_code"}
 )
 RATE_KEYS = ("learning_rate", "batch_size")
 # Settings that fingerprints say better: the same files may lie elsewhere, or have changed.

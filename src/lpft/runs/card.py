@@ -1,5 +1,6 @@
 """The model card of a run: its README.md, made from its records."""
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,14 +28,32 @@ def model_card(
     )
     environment.filters["cell"] = _markdown_cell
     return environment.get_template("card.md.j2").render(
-        config=config,
+        config={name: _without_folders(value) for name, value in config.items()},
         data=data,
+        sources={split: _file_only(source) for split, source in data.sources.items()},
         metrics=metrics,
         method=METHODS[config["method"]],
         paired=isinstance(data.train.texts[0], tuple),
         reason=reason,
         library=_LIBRARY_NAME,
     )
+
+
+def _without_folders(value: Any) -> Any:
+    """Paths of this machine by their last part: a card is made to be published."""
+    if isinstance(value, dict):
+        return (
+            ", ".join(f"{name}: {_without_folders(path)}" for name, path in value.items()) or None
+        )
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
+def _file_only(source: str) -> str:
+    """``/folder/file: how it was split`` as ``file: how it was split``."""
+    place, colon, rest = source.partition(": ")
+    return Path(place).name + colon + rest if Path(place).is_absolute() else source
 
 
 def _markdown_cell(value: Any) -> str:

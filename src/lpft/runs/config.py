@@ -88,7 +88,7 @@ def deciding_settings() -> list[str]:
 
 _NOT_HASHED = frozenset(
     {"model", "data_dir", "train_file", "validation_file", "test_file", "ood", "device"}
-    | {"report_to", "revision", "trust_remote_code"}
+    | {"report_to", "revision"}
 )
 
 
@@ -240,6 +240,8 @@ def _check_data(data: DataSettings) -> DataSettings:
     files = ("train_file", "validation_file", "test_file", "ood", "text_columns")
     if data.task is not None:
         extra = [name for name in files if getattr(data, name)]
+        if data.label_column != DataSettings.label_column:
+            extra.append("label_column")
         if extra:
             raise InputError(
                 f"--task {data.task} brings its own data: leave out "

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from lpft.analysis import feature_statistics, split_metrics
-from lpft.choices import Precision
 from lpft.data import Examples, load_task, read_examples
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
@@ -34,7 +33,6 @@ def evaluate_split(
     features: NDArray[np.float32] | None,
     *,
     device: torch.device,
-    precision: Precision,
     name: str,
 ) -> SplitResult:
     """Logits of a split and how its features (N x h, computed where None) moved from phi_0."""
@@ -43,7 +41,6 @@ def evaluate_split(
             classifier.model,
             inputs.tokens,
             device=device,
-            precision=precision,
             description=f"evaluating, {name}",
         )
     return SplitResult(
@@ -63,7 +60,6 @@ def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict
             model,
             tokens,
             device=saved.device,
-            precision=saved.precision,
             description=f"evaluating, {name}",
         )
         logits = head_logits(model, features)
@@ -89,7 +85,9 @@ def labelled_sets(
     if file is None:
         _refuse("--task", text_columns=text_columns, label_column=label_column)
         assert task is not None, "the command line asks for a task or a file"
-        return task_sets(saved, task, data_dir, 0 if template is None else template)
+        if template is None:
+            template = saved.template if saved.task == task else 0
+        return task_sets(saved, task, data_dir, template)
     _refuse("--file", data_dir=data_dir, template=template)
     return file_set(saved, file, text_columns, label_column)
 
@@ -140,6 +138,10 @@ def task_sets(
             f"the task {task} has classes that the model was not trained on "
             f"({', '.join(unknown)}): expected {', '.join(map(str, classes))}"
         )
+    assert data.test is not None, f"the task {task} has no test split"
+    if isinstance(data.test.texts[0], tuple) != saved.paired:
+        kind = "pairs of texts" if saved.paired else "single texts"
+        raise InputError(f"the model was trained on {kind}, unlike the task {task}: name another")
     order = np.array([classes.index(name) for name in data.classes])
     return {
         split: replace(examples, labels=order[examples.labels])

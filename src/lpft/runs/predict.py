@@ -34,7 +34,6 @@ def predict_texts(saved: SavedClassifier, texts: Iterable[Text]) -> Iterator[Pre
             saved.classifier.model,
             tokens,
             device=saved.device,
-            precision=saved.precision,
             description="predicting",
         )
         logits = head_logits(saved.classifier.model, features).astype("float64")
@@ -151,3 +150,4 @@ def print_predictions(rows: Iterable[Prediction], stream: TextIO) -> None:
     """One JSON object per line, as they come."""
     for row in rows:
         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    stream.flush()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from lpft.choices import Device, Precision
+from lpft.choices import Device
+from lpft.errors import InputError
 from lpft.model import Classifier, load_classifier
 from lpft.model.inference import resolve_device
 from lpft.runs.store import read_record
@@ -13,11 +14,15 @@ from lpft.runs.store import read_record
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """``paired`` is whether it was trained on pairs, ``text_columns`` the columns that it read."""
+    """``paired`` is whether it was trained on pairs, ``text_columns`` the columns that it read.
+
+    ``task`` and ``template`` are those of its training, where it was on a task.
+    """
 
     classifier: Classifier
     device: torch.device
-    precision: Precision
+    task: str | None
+    template: int
     paired: bool
     text_columns: tuple[str, ...] | None
     label_column: str
@@ -30,15 +35,21 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
         InputError: the folder is missing, unfinished, damaged, or holds another kind of model.
     """
     chosen = resolve_device(device)
-    classifier = load_classifier(folder)
     record = read_record(folder)
+    if record is not None and record["status"] != "finished":
+        raise InputError(
+            f"the run in '{folder}' is {record['status']}, not finished: go on with it by "
+            f"lpft train --resume --output-dir {folder}"
+        )
+    classifier = load_classifier(folder)
     config = {} if record is None else record["config"]
     columns = config.get("text_columns")
     return SavedClassifier(
         classifier=classifier,
         device=chosen,
-        precision=config.get("precision", "float32"),
-        paired=record is not None and bool(record["data"].get("paired")),
+        task=config.get("task"),
+        template=config.get("template", 0),
+        paired=classifier.model.config.paired,
         text_columns=None if columns is None else tuple(columns),
         label_column=config.get("label_column", "label"),
     )

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -37,14 +37,18 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"'{path}' cannot be read ({error}): restore it, or name another folder"
+            f"'{path}' cannot be read ({reason}): restore it, or name another folder"
         ) from error
     sections = [record.get(name) for name in ("config", "data")] if isinstance(record, dict) else []
     if not sections or not all(isinstance(section, dict) for section in sections):
         raise InputError(f"'{path}' is no record of a run: restore it, or name another folder")
     if record.get("status") not in STATUSES:
         raise InputError(f"'{path}' has no known status: restore it, or name another folder")
+    files = record.setdefault("files", [])
+    if not isinstance(files, list) or not all(_is_inside(name) for name in files):
+        raise InputError(f"'{path}' lists files outside its folder: name another folder")
     return record
 
 
@@ -114,13 +118,15 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def clear(folder: Path, record: dict[str, Any] | None) -> None:
     """Remove the files of the run that ``record`` describes, and nothing else; its record last."""
-    for name in sorted(_own_names(record) - {_LOCK, RECORD}):
+    remove_leftovers(folder)
+    if record is None:
+        return
+    for name in [*record["files"], HISTORY]:
         path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        if path.parent != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    (folder / RECORD).unlink()
 
 
 def publish(staged: Path, folder: Path) -> None:
@@ -144,6 +150,22 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
+def _is_inside(name: object) -> bool:
+    """Whether a published file's name stays in the run's folder, whoever wrote the record."""
+    if not isinstance(name, str) or not name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def _own_names(record: dict[str, Any] | None) -> set[str]:
-    published = [] if record is None else record.get("files", [])
-    return {RECORD, HISTORY, WORK, _LOCK, *_REPORT, *(name.partition("/")[0] for name in published)}
+    if record is None:
+        return {WORK, _LOCK, *_REPORT}
+    return {
+        RECORD,
+        HISTORY,
+        WORK,
+        _LOCK,
+        *_REPORT,
+        *(name.partition("/")[0] for name in record["files"]),
+    }

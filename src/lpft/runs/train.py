@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from lpft.data import TextData, check_data, fingerprint, limit_training, load_files, load_task
+from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.model import Classifier, build_classifier
@@ -69,6 +70,8 @@ def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = Fals
     for finding in check_data(data):
         logger.warning("%s", finding.message)
     device = resolve_device(config.training.device)
+    if config.training.precision == "float16" and device.type == "cpu":
+        raise InputError("--precision float16 needs an accelerator: use bfloat16 or float32 here")
     check_trackers(config.training.report_to)
     classifier = build_classifier(
         config.training.model,
@@ -78,12 +81,14 @@ def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = Fals
         head_bias=config.training.head_bias,
         max_length=config.training.max_length,
         revision=config.training.revision,
-        trust_remote_code=config.training.trust_remote_code,
+        paired=isinstance(data.train.texts[0], tuple),
     )
     training = replace(config.training, pooling=classifier.model.config.pooling)
     config = replace(config, training=training)
     fingerprints = {"data": fingerprint(data), "encoder": encoder_fingerprint(classifier.model)}
     with locked(folder):
+        if check_output(folder, resume=resume, overwrite=overwrite) != record:
+            raise InputError(f"'{folder}' was changed by another process: start again")
         if resume and record is not None:
             _check_same_inputs(folder, record, fingerprints)
         else:
@@ -95,7 +100,9 @@ def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = Fals
             "config_hash": config.hash(),
             "metric": data.metric,
             "data": _describe(data),
+            "seeds": {"run": config.training.seed, "split": SPLIT_SEED},
             "fingerprints": fingerprints,
+            "files": record["files"] if resume and record is not None else [],
             **environment(device),
         }
         with _recorded(folder, record):
@@ -144,7 +151,6 @@ def _train_locked(
             split_inputs,
             known.get(split),
             device=resolve_device(settings.device),
-            precision=settings.precision,
             name=split,
         )
         for split, split_inputs in inputs.items()

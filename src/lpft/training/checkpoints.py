@@ -52,7 +52,9 @@ class CheckpointKeeper(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        del args, state
+        del args
+        if state.epoch is not None and state.epoch == int(state.epoch):
+            return  # Trainer saves here itself, after the evaluation that must not be skipped
         if time.monotonic() - self._saved_at > self._seconds:
             control.should_save = True
 

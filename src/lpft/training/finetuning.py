@@ -96,6 +96,7 @@ def finetune(
         label_names=["labels"],
         dataloader_pin_memory=use_cuda,
     )
+    arguments._n_gpu = 1  # or Trainer would multiply the batch size by the number of GPUs
     by_length = np.argsort(validation.tokens.lengths, kind="stable")
     trainer = _LengthGroupedTrainer(
         model=model,

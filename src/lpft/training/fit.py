@@ -130,9 +130,7 @@ def fit_classifier(
     model.eval()
     features = validation.pretrained
     if method.fine_tunes:
-        features = extract_features(
-            model, validation.tokens, device=device, precision=settings.precision
-        )
+        features = extract_features(model, validation.tokens, device=device)
     logits = head_logits(model, features)
     if not np.isfinite(logits).all():
         raise TrainingDiverged("the trained model's logits are not finite: lower --learning-rate")

@@ -1,5 +1,6 @@
 """Features of the frozen encoder, computed once and kept by a fingerprint of all that they are."""
 
+import json
 import logging
 import os
 from hashlib import sha256
@@ -8,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from lpft.choices import Precision
 from lpft.data.tokens import Tokens
 from lpft.files import replace_when_written
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import extract_features
 
 logger = logging.getLogger(__name__)
+
+_PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id")
+"""Entries of a configuration that say where a model is from, not what it computes."""
 
 CACHE_VARIABLE = "LPFT_CACHE_DIR"
 
@@ -30,12 +34,16 @@ def default_cache_dir() -> Path:
 
 
 def encoder_fingerprint(model: LinearHeadClassifier) -> str:
-    """SHA-256 over the encoder's configuration, every parameter and buffer, and the pooling."""
-    digest = sha256(model.config.pooling.encode())
-    digest.update(model.encoder.config.model_type.encode())
-    for name, tensor in sorted(model.encoder.state_dict().items()):
+    """SHA-256 over all that decides phi: configuration, attention, parameters, buffers, pooling."""
+    config = model.encoder.config
+    settings = {name: value for name, value in config.to_dict().items() if name not in _PROVENANCE}
+    digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(f"{config._attn_implementation} {model.config.pooling}".encode())
+    tensors = dict(model.encoder.named_parameters()) | dict(model.encoder.named_buffers())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -44,7 +52,6 @@ def frozen_features(
     tokens: Tokens,
     *,
     device: torch.device,
-    precision: Precision = "float32",
     encoder: str | None = None,
     cache_dir: Path | None = None,
     description: str = "frozen features",
@@ -52,17 +59,15 @@ def frozen_features(
     """phi_0 of every text (N x h), read from ``cache_dir`` where it was computed before.
 
     ``encoder`` is the model's :func:`encoder_fingerprint`; the name of the cached file is a hash
-    of it, the tokens, the device's kind, the precision and the version of torch. A damaged file
+    of it, the tokens, the device's kind and the versions of torch and transformers. A damaged file
     is computed again. ``cache_dir=None`` computes without looking or keeping.
     """
     if cache_dir is None:
-        return extract_features(
-            model, tokens, device=device, precision=precision, description=description
-        )
+        return extract_features(model, tokens, device=device, description=description)
     identity = encoder_fingerprint(model) if encoder is None else encoder
     key = sha256(
         f"{identity} {tokens.fingerprint()} {tokens.padding_side} "
-        f"{device.type} {precision} {torch.__version__}".encode()
+        f"{device.type} {torch.__version__} {transformers.__version__}".encode()
     ).hexdigest()
     path = cache_dir / "features" / f"{key}.safetensors"
     try:
@@ -73,13 +78,11 @@ def frozen_features(
         pass
     except (OSError, SafetensorError, KeyError) as error:
         logger.warning("cached features %s cannot be read (%s): computing them again", path, error)
-    features = extract_features(
-        model, tokens, device=device, precision=precision, description=description
-    )
+    features = extract_features(model, tokens, device=device, description=description)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_when_written(path) as temporary:
             save_file({"features": features}, temporary)
-    except OSError as error:
-        logger.warning("features are not kept: %s cannot be written (%s)", path, error.strerror)
+    except (OSError, SafetensorError) as error:
+        logger.warning("features are not kept: %s cannot be written (%s)", path, error)
     return features

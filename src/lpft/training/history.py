@@ -118,7 +118,8 @@ class TrainingReporter(TrainerCallback):
         **_: Any,
     ) -> None:
         del control
-        for name in ("loss", "grad_norm"):
+        # In float16 an infinite gradient only tells the scaler to lower its scale.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingDiverged(
                     f"training diverged: {name} is {logs[name]} at step {state.global_step} with "

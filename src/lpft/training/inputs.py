@@ -43,7 +43,6 @@ def prepare_split(
         classifier.model,
         tokens,
         device=resolve_device(settings.device),
-        precision=settings.precision,
         encoder=encoder,
         cache_dir=cache_dir,
         description=f"frozen features, {name}",

@@ -60,7 +60,7 @@ def fit_probe(
 
     Where the rarest class has fewer than 5 rows there are as many folds as it has rows; classes
     of one row sit out the choice of C. A class without rows gets a zero row of V and a bias that
-    keeps it 10 below every other logit seen in training.
+    keeps it 10 below every other logit seen in training; without a bias its logit stays 0.
 
     Args:
         features: phi_0, N x h.

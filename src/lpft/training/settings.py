@@ -19,7 +19,6 @@ class TrainingSettings:
 
     model: str = setting("minilm", "Hub id, model folder, or 'minilm' for the packaged one")
     revision: str | None = setting(None, "branch, tag or commit of a Hub model")
-    trust_remote_code: bool = setting(False, "run the Python code that a Hub model brings")
     pooling: Pooling | None = setting(
         None, "token or average that is the feature (default: by model)", get_args(Pooling)
     )
@@ -44,7 +43,11 @@ class TrainingSettings:
         get_args(ClassWeight),
     )
     device: Device = setting("auto", "where to compute", get_args(Device))
-    precision: Precision = setting("float32", "of the encoder's products", get_args(Precision))
+    precision: Precision = setting(
+        "float32",
+        "of the products in fine-tuning; evaluation and prediction are in float32",
+        get_args(Precision),
+    )
     report_to: str = setting("none", "trackers of Trainer: none, tensorboard, wandb, mlflow, ...")
 
 
@@ -77,6 +80,8 @@ def resolve(
         defaults |= _ADAPTER
     if published is not None:
         defaults |= published
+    if not method.fine_tunes and settings.report_to != "none":
+        raise InputError(f"--report-to has no effect with --method {method.name}: leave it out")
     for name in (*_FINE_TUNING, *_ADAPTER):
         if name not in defaults and getattr(settings, name) is not None:
             raise InputError(
