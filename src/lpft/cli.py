@@ -1,27 +1,30 @@
 """The command line: parse, call, print."""
 
 import errno
-import json
-import logging
 import os
 import sys
 import traceback
-import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, get_args
+from typing import Any, NoReturn, get_args
 
 from lpft import __version__
 from lpft.choices import Device
+from lpft.console import (
+    log_to_stderr,
+    print_json,
+    print_metrics,
+    print_table,
+    quiet_libraries,
+    share_the_machine,
+    standard_input,
+)
 from lpft.errors import InputError
 from lpft.progress import visible_progress
 from lpft.runs.config import DataSettings
 from lpft.runs.options import add_setting_options, given_settings
-
-logger = logging.getLogger("lpft")
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
 _UNUSABLE_PATHS = (
@@ -46,9 +49,9 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lpft`` and give its exit status: 0, 2 for bad input, 1 unexpected, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
-    _share_the_machine()
-    _quiet_libraries()
-    _log_to_stderr()
+    share_the_machine()
+    quiet_libraries()
+    log_to_stderr()
     try:
         with visible_progress():
             options.run(options)
@@ -102,9 +105,9 @@ def _train(options: Namespace) -> None:
 
     result = train_run(config, resume=options.resume, overwrite=options.overwrite)
     if options.json:
-        _print_json({"folder": str(result.folder), **result.metrics})
+        print_json({"folder": str(result.folder), **result.metrics})
         return
-    _print_metrics(result.metrics)
+    print_metrics(result.metrics)
     print(f"\nrun: {result.folder}")
 
 
@@ -124,9 +127,9 @@ def _evaluate(options: Namespace) -> None:
     )
     metrics = evaluate_saved(saved, sets)
     if options.json:
-        _print_json(metrics)
+        print_json(metrics)
     else:
-        _print_metrics(metrics)
+        print_metrics(metrics)
 
 
 def _predict(options: Namespace) -> None:
@@ -143,19 +146,12 @@ def _predict(options: Namespace) -> None:
     elif options.text is not None:
         texts = iter(predict.argument_texts(saved, options.text))
     else:
-        texts = predict.line_texts(saved, _standard_input())
+        texts = predict.line_texts(saved, standard_input())
     rows = predict.predict_texts(saved, texts)
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)
     else:
         predict.save_predictions(options.output, rows, saved.classifier.model.config.classes)
-
-
-def _standard_input() -> TextIO:
-    """Standard input as UTF-8 whatever the locale; what is not UTF-8 stays recognizable."""
-    if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    return sys.stdin
 
 
 def _report(options: Namespace) -> None:
@@ -175,7 +171,7 @@ def _check(options: Namespace) -> None:
     data = load_data(make_config(settings).data)
     findings = check_data(data)
     if options.json:
-        _print_json(
+        print_json(
             {
                 "name": data.name,
                 "classes": list(data.classes),
@@ -185,7 +181,7 @@ def _check(options: Namespace) -> None:
         )
         return
     print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
-    _print_table(
+    print_table(
         ["split", "rows", *map(str, data.classes)],
         [
             [split, len(examples), *examples.class_counts(len(data.classes))]
@@ -217,9 +213,9 @@ def _tasks(options: Namespace) -> None:
         for task in tasks
     ]
     if options.json:
-        _print_json(rows)
+        print_json(rows)
     elif options.name is None:
-        _print_table(
+        print_table(
             ["task", "classes", "metric", "what"],
             [[row["name"], len(row["classes"]), row["metric"], row["title"]] for row in rows],
         )
@@ -234,7 +230,7 @@ def _models(options: Namespace) -> None:
     from lpft.model.packaged import DESCRIPTION, NAME
 
     if options.json:
-        _print_json(
+        print_json(
             {
                 "packaged": {NAME: DESCRIPTION},
                 "families": {
@@ -250,7 +246,7 @@ def _models(options: Namespace) -> None:
         return
     print(f"{NAME}: {DESCRIPTION}, comes with the demo extra")
     print("Any other model: a Hugging Face Hub id or a model folder. The tests train these:\n")
-    _print_table(
+    print_table(
         ["family", "default pooling", "LoRA adapts"],
         [[family.model_type, family.pooling, family.adapted_text] for family in TESTED_FAMILIES],
     )
@@ -263,9 +259,9 @@ def _methods(options: Namespace) -> None:
     from lpft.training.methods import METHODS
 
     if options.json:
-        _print_json([vars(method) for method in METHODS.values()])
+        print_json([vars(method) for method in METHODS.values()])
         return
-    _print_table(
+    print_table(
         ["method", "head starts", "then trains", "in words"],
         [
             [
@@ -392,79 +388,6 @@ def _add_restart(parser: ArgumentParser) -> None:
 
 def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    rows = [
-        [
-            split,
-            m["rows"],
-            *(f"{m[name]:.3f}" for name in ("accuracy", "macro_f1", "matthews_correlation")),
-            f"{m['nll']:.3f}",
-            f"{m['calibrated']['nll']:.3f}",
-            f"{m['ece']:.3f}",
-            f"{m['calibrated']['ece']:.3f}",
-        ]
-        for split, m in metrics["splits"].items()
-    ]
-    _print_table(
-        ["split", "rows", "accuracy", "macro F1", "MCC", "NLL", "with T", "ECE", "with T"], rows
-    )
-    print(f"temperature T: {metrics['temperature']:.3f}")
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns of text left, of numbers right, two blanks apart."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [
-        all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)
-        for column in zip(*cells[1:], strict=True)
-    ]
-    for line in cells:
-        aligned = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        )
-        print("  ".join(aligned).rstrip())
-
-
-def _share_the_machine() -> None:
-    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
-
-    Where another process is busy, spinning threads wait for one that is not scheduled: a step of
-    fine-tuning took up to ten times longer (docs/log.md). Must be set before torch is imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _quiet_libraries() -> None:
-    """Let our own lines be the only ones: no load reports, no bars but ours, no deprecations."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    warnings.simplefilter("ignore")
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LevelPrefix())
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
-
-
-class _LevelPrefix(logging.Formatter):
-    """``warning: ...`` before what is not plain progress."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
 def _fail(options: Namespace, message: str, status: int) -> int:

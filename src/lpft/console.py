@@ -1,0 +1,91 @@
+"""What the command line shows and reads: tables and JSON, progress lines, standard input."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Any, TextIO
+
+
+def standard_input() -> TextIO:
+    """Standard input as UTF-8 whatever the locale; what is not UTF-8 stays recognizable."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return sys.stdin
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    rows = [
+        [
+            split,
+            m["rows"],
+            *(f"{m[name]:.3f}" for name in ("accuracy", "macro_f1", "matthews_correlation")),
+            f"{m['nll']:.3f}",
+            f"{m['calibrated']['nll']:.3f}",
+            f"{m['ece']:.3f}",
+            f"{m['calibrated']['ece']:.3f}",
+        ]
+        for split, m in metrics["splits"].items()
+    ]
+    print_table(
+        ["split", "rows", "accuracy", "macro F1", "MCC", "NLL", "with T", "ECE", "with T"], rows
+    )
+    print(f"temperature T: {metrics['temperature']:.3f}")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Columns of text left, of numbers right, two blanks apart."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [
+        all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)
+        for column in zip(*cells[1:], strict=True)
+    ]
+    for line in cells:
+        aligned = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        print("  ".join(aligned).rstrip())
+
+
+def share_the_machine() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
+
+    Where another process is busy, spinning threads wait for one that is not scheduled: a step of
+    fine-tuning took up to ten times longer (docs/log.md). Must be set before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def quiet_libraries() -> None:
+    """Let our own lines be the only ones: no load reports, no bars but ours, no deprecations."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+
+
+def log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LevelPrefix())
+    logger = logging.getLogger("lpft")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+class _LevelPrefix(logging.Formatter):
+    """``warning: ...`` before what is not plain progress."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
