@@ -202,3 +202,11 @@ def test_a_run_of_the_command_line_is_never_saved_over(fitted, tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match="holds a run"):
         fitted.save(tmp_path, overwrite=True)
+
+
+def test_precision_that_cannot_have_an_effect_is_refused(model):
+    probing = {"method": "lp", "epochs": None, "learning_rate": None}
+    with pytest.raises(InputError, match="--precision has no effect"):
+        classifier(model, precision="bfloat16", **probing).fit(*toy_texts(20))
+    with pytest.raises(InputError, match="needs an accelerator"):
+        classifier(model, precision="float16", device="cpu").fit(*toy_texts(20))

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(options: Namespace) -> None:
     from lpft.experiments.demo import run_demo
-    from lpft.report import build_report, collect_runs, format_method_table, method_table
+    from lpft.report import build_report, format_method_table, method_table
 
     replace = options.resume or options.overwrite
     runs, page = options.output_dir / "runs", options.output_dir / "report.html"
@@ -90,7 +90,7 @@ def _demo(options: Namespace) -> None:
     for _ in run_demo(runs, seed=options.seed, resume=options.resume, overwrite=options.overwrite):
         pass
     report = build_report(runs, page, overwrite=replace)
-    print(format_method_table(method_table(collect_runs(runs).runs)))
+    print(format_method_table(method_table(report.runs)))
     print(f"\nreport: {report.page}")
 
 
@@ -155,10 +155,10 @@ def _predict(options: Namespace) -> None:
 
 
 def _report(options: Namespace) -> None:
-    from lpft.report import build_report, collect_runs, format_method_table, method_table
+    from lpft.report import build_report, format_method_table, method_table
 
     report = build_report(options.folder, options.output, overwrite=options.overwrite)
-    print(format_method_table(method_table(collect_runs(options.folder).runs)))
+    print(format_method_table(method_table(report.runs)))
     print(f"\nreport: {report.page}")
 
 

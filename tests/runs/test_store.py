@@ -71,3 +71,10 @@ def test_an_unfinished_run_is_not_opened(tmp_path, status):
     folder = record(tmp_path / "run", status=status)
     with pytest.raises(InputError, match=f"is {status}, not finished"):
         open_saved(folder)
+
+
+def test_a_users_own_work_folder_is_foreign(tmp_path):
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work/thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"\.work"):
+        check_output(tmp_path, resume=False, overwrite=False)

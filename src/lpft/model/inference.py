@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpft.choices import Device
+from lpft.choices import Device, Precision
 from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
@@ -28,6 +28,16 @@ def resolve_device(name: Device) -> torch.device:
             f"--device {name} was asked for but this machine has none: use auto or cpu"
         )
     return torch.device(name)
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse to fine-tune in float16 where there is no hardware for it.
+
+    Raises:
+        InputError: float16 on a CPU.
+    """
+    if precision == "float16" and device.type == "cpu":
+        raise InputError("--precision float16 needs an accelerator: use bfloat16 or float32 here")
 
 
 @torch.no_grad()

@@ -118,9 +118,9 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def clear(folder: Path, record: dict[str, Any] | None) -> None:
     """Remove the files of the run that ``record`` describes, and nothing else; its record last."""
-    remove_leftovers(folder)
     if record is None:
         return
+    remove_leftovers(folder)
     for name in [*record["files"], HISTORY]:
         path = folder / name
         path.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def _is_inside(name: object) -> bool:
 
 def _own_names(record: dict[str, Any] | None) -> set[str]:
     if record is None:
-        return {WORK, _LOCK, *_REPORT}
+        return {_LOCK, *_REPORT}
     return {
         RECORD,
         HISTORY,

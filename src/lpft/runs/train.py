@@ -16,7 +16,7 @@ from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.model import Classifier, build_classifier
-from lpft.model.inference import resolve_device
+from lpft.model.inference import check_precision, resolve_device
 from lpft.runs.config import DataSettings, RunConfig, deciding_settings
 from lpft.runs.environment import environment
 from lpft.runs.evaluation import evaluate_split
@@ -70,8 +70,7 @@ def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = Fals
     for finding in check_data(data):
         logger.warning("%s", finding.message)
     device = resolve_device(config.training.device)
-    if config.training.precision == "float16" and device.type == "cpu":
-        raise InputError("--precision float16 needs an accelerator: use bfloat16 or float32 here")
+    check_precision(config.training.precision, device)
     check_trackers(config.training.report_to)
     classifier = build_classifier(
         config.training.model,

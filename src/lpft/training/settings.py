@@ -80,8 +80,10 @@ def resolve(
         defaults |= _ADAPTER
     if published is not None:
         defaults |= published
-    if not method.fine_tunes and settings.report_to != "none":
-        raise InputError(f"--report-to has no effect with --method {method.name}: leave it out")
+    for name in ("report_to", "precision"):
+        if not method.fine_tunes and getattr(settings, name) != getattr(TrainingSettings, name):
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option} has no effect with --method {method.name}: leave it out")
     for name in (*_FINE_TUNING, *_ADAPTER):
         if name not in defaults and getattr(settings, name) is not None:
             raise InputError(
