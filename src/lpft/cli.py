@@ -16,6 +16,7 @@ from lpft.console import (
     log_to_stderr,
     print_json,
     print_metrics,
+    print_plan,
     print_table,
     quiet_libraries,
     share_the_machine,
@@ -24,6 +25,7 @@ from lpft.console import (
 from lpft.errors import InputError
 from lpft.progress import visible_progress
 from lpft.runs.config import DataSettings
+from lpft.runs.kernel_settings import KERNEL_OPTIONS, OWNERS, make_kernel_config
 from lpft.runs.options import add_setting_options, given_settings
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reason = f"{place} cannot be used ({error.strerror}): make room or name another path"
             return _fail(options, reason, BAD_INPUT)
         if _out_of_memory(error):
-            advice = "lower --batch-size or --max-length, or use a smaller --model"
+            advice = "lower --batch-size, --max-length or --memory, or use a smaller --model"
             return _fail(options, f"the model does not fit in memory: {advice}", BAD_INPUT)
         reason = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
         return _fail(options, reason, UNEXPECTED)
@@ -152,6 +154,42 @@ def _predict(options: Namespace) -> None:
         predict.print_predictions(rows, sys.stdout)
     else:
         predict.save_predictions(options.output, rows, saved.classifier.model.config.classes)
+
+
+def _ntk(options: Namespace) -> None:
+    from lpft.runs.kernels import KernelWork, compute_kernels, recorded_settings
+
+    settings = recorded_settings(options.folder, given_settings(options, OWNERS))
+    config = make_kernel_config(settings, options.output_dir)
+    if options.dry_run:
+        plans = KernelWork(config, options.folder).plans
+        if options.json:
+            print_json([plan.as_record() for plan in plans])
+            return
+        for plan in plans:
+            print_plan(plan.as_record(), plan.rows())
+        return
+    result = compute_kernels(
+        config, run=options.folder, resume=options.resume, overwrite=options.overwrite
+    )
+    if options.json:
+        print_json(result.record)
+        return
+    from lpft.report.kernels.terminal import format_kernel_table
+
+    print(format_kernel_table(result.record))
+    print(f"\nkernels: {result.folder}")
+
+
+def _theory(options: Namespace) -> None:
+    from lpft.experiments.theory import run_theory, theory_json, theory_table
+
+    checks = run_theory(seed=options.seed)
+    if options.json:
+        print_json(theory_json(checks, seed=options.seed))
+        return
+    header, rows = theory_table(checks)
+    print_table(list(header), [list(row) for row in rows])
 
 
 def _report(options: Namespace) -> None:
@@ -344,6 +382,28 @@ def _parser() -> ArgumentParser:
         "Without --file and --text, standard input is read: a text per line, or for a model of "
         "pairs two with a tab between them."
     )
+
+    ntk = command(_ntk, "the exact empirical NTK: P, F, their statistics, kernel regression")
+    ntk.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="RUN",
+        help="a trained classifier, whose kernel is wanted (default: the start of --methods)",
+    )
+    add_setting_options(ntk, KERNEL_OPTIONS, OWNERS)
+    ntk.add_argument(
+        "--output-dir", type=Path, help="folder of the kernels (default: kernels/DATA-MODEL-seedS)"
+    )
+    ntk.add_argument(
+        "--dry-run", action="store_true", help="print what would be computed, and stop"
+    )
+    _add_restart(ntk)
+    _add_json(ntk)
+
+    theory = command(_theory, "the paper's propositions, checked numerically")
+    theory.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+    _add_json(theory)
 
     report = command(_report, "tables, figures and one page on all runs below a folder")
     report.add_argument("folder", type=Path, metavar="DIR", help="folder that holds runs")

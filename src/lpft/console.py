@@ -40,6 +40,34 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     print(f"temperature T: {metrics['temperature']:.3f}")
 
 
+def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
+    """A kernel's plan: what it will take, then a line per linear weight."""
+    flops = plan["flops"]
+    lines = {
+        "texts": f"{plan['texts']} of {plan['tokens']} tokens in all, on {plan['device']}",
+        "passes": f"1 forward and {plan['backward_passes']} backward, "
+        + (
+            f"block by block ({plan['blocks']})"
+            if plan["blocks"]
+            else "the whole encoder at once (no chain of blocks was found)"
+        )
+        + ("" if plan["batches_of_several_texts"] else ", text by text"),
+        "tiles": f"{plan['tiles']}, {plan['tiles_held']} held at once; hidden states in "
+        f"{plan['between_blocks']}",
+        "by autograd": ", ".join(plan["fallback"]) or "nothing: every parameter has a rule",
+        "work": f"{flops['passes'] / 1e12:.2f} TFLOP of passes, {flops['forming'] / 1e12:.2f} to "
+        f"form gradients, {flops['contracting'] / 1e12:.2f} to contract them",
+        "memory": f"{plan['expected_memory'] / 1e9:.1f} of {plan['memory_budget'] / 1e9:.1f} GB",
+        "time": f"about {plan['expected_seconds']:.0f} s at the {plan['matmul_gflops']:.0f} "
+        "GFLOP/s measured just now",
+    }
+    for name, text in lines.items():
+        print(f"{name + ':':<13}{text}")
+    if weights:
+        print()
+        print_table(["layer", "weight", "size", "tokens", "method", "GFLOP"], weights)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns of text left, of numbers right, two blanks apart."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]

@@ -99,9 +99,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: empty or unequal inputs, fewer than two classes, multi-label or continuous
                 labels, a label of validation that training lacks, a model that cannot be loaded.
         """
+        from lpft.model.fingerprint import encoder_fingerprint
         from lpft.model.inference import check_precision, resolve_device
         from lpft.training.fit import fit_classifier
-        from lpft.training.frozen import default_cache_dir, encoder_fingerprint
+        from lpft.training.frozen import default_cache_dir
         from lpft.training.inputs import prepare_split
 
         settings = resolve(self._settings())

@@ -20,7 +20,7 @@ from lpft.training.finetuning import (
     finetune,
 )
 from lpft.training.fit import fit_classifier
-from lpft.training.frozen import encoder_fingerprint
+from lpft.model.fingerprint import encoder_fingerprint
 from lpft.training.inputs import SplitInputs, prepare_split
 from lpft.training.settings import TrainingSettings, resolve
 

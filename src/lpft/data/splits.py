@@ -123,14 +123,26 @@ def limit_training(data: TextData, max_train_samples: int) -> TextData:
     total = len(data.train)
     if max_train_samples >= total:
         return data
+    assert data.train.labels is not None
+    rows = draw_rows(data.train.labels, max_train_samples)
+    note = f"training is limited to {max_train_samples} of {total} rows, each class in proportion"
+    return replace(data, train=data.train.select(rows), notes=(*data.notes, note))
+
+
+def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:
+    """``count`` of the labelled rows, each class in proportion, in ascending order.
+
+    They are drawn with :data:`SPLIT_SEED`; where there are no more than ``count``, all are given.
+    """
     from sklearn.utils import resample
 
+    if count >= len(labels):
+        return np.arange(len(labels), dtype=np.int64)
     rows = resample(
-        np.arange(total),
+        np.arange(len(labels)),
         replace=False,
-        n_samples=max_train_samples,
-        stratify=data.train.labels,
+        n_samples=count,
+        stratify=labels,
         random_state=SPLIT_SEED,
     )
-    note = f"training is limited to {max_train_samples} of {total} rows, each class in proportion"
-    return replace(data, train=data.train.select(np.sort(rows)), notes=(*data.notes, note))
+    return np.sort(rows)

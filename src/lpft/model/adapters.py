@@ -74,6 +74,11 @@ def merge_adapter(model: nn.Module) -> LinearHeadClassifier:
     return model.merge_and_unload()
 
 
+def plain_classifier(model: nn.Module) -> nn.Module:
+    """The model inside PEFT's wrapper, its layers replaced by adapted ones; others as they are."""
+    return model.base_model.model if isinstance(model, PeftModel) else model
+
+
 def trained_head(model: nn.Module) -> nn.Linear:
     """The head that trains: PEFT keeps the trained copy beside the original one."""
     name = (

@@ -68,7 +68,7 @@ class RunConfig:
     def flat(self) -> dict[str, Any]:
         """All settings by their option's name, ready for JSON; the output folder is left out."""
         merged = asdict(self.data) | asdict(self.training)
-        return {name: _plain(value) for name, value in merged.items()}
+        return {name: plain(value) for name, value in merged.items()}
 
     def hash(self) -> str:
         """SHA-256 of all settings that can change the result.
@@ -92,10 +92,12 @@ _NOT_HASHED = frozenset(
 )
 
 
-def setting_fields() -> dict[str, tuple[type, Field, Any]]:
+def setting_fields(
+    owners: tuple[type, ...] = (DataSettings, TrainingSettings),
+) -> dict[str, tuple[type, Field, Any]]:
     """Every setting by name: the dataclass that owns it, its field, and its type."""
     found: dict[str, tuple[type, Field, Any]] = {}
-    for owner in (DataSettings, TrainingSettings):
+    for owner in owners:
         hints = get_type_hints(owner)
         for item in fields(owner):
             found[item.name] = (owner, item, hints[item.name])
@@ -276,12 +278,12 @@ def _stem(path: Path | None) -> str:
     return path.name.partition(".")[0]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Paths as strings and tuples as lists, for JSON."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return value

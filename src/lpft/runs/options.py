@@ -6,18 +6,28 @@ from dataclasses import MISSING
 from typing import Any, get_origin
 
 from lpft.runs.config import DataSettings, setting_fields
+from lpft.runs.kernel_settings import KernelSettings
+from lpft.training.settings import TrainingSettings
 
-_GROUPS: dict[type, str] = {DataSettings: "data"}
+_GROUPS: dict[type, str] = {
+    DataSettings: "data",
+    TrainingSettings: "model and training",
+    KernelSettings: "kernels",
+}
 
 
-def add_setting_options(parser: ArgumentParser, names: Iterable[str] | None = None) -> None:
+def add_setting_options(
+    parser: ArgumentParser,
+    names: Iterable[str] | None = None,
+    owners: tuple[type, ...] = (DataSettings, TrainingSettings),
+) -> None:
     """One long option per setting (or per named one), with its help, choices and default."""
     groups: dict[type, Any] = {}
-    for name, (owner, item, kind) in setting_fields().items():
+    for name, (owner, item, kind) in setting_fields(owners).items():
         if names is not None and name not in names:
             continue
         if owner not in groups:
-            groups[owner] = parser.add_argument_group(_GROUPS.get(owner, "model and training"))
+            groups[owner] = parser.add_argument_group(_GROUPS[owner])
         text = item.metadata["help"]
         option = "--" + name.replace("_", "-")
         if kind is bool:
@@ -30,7 +40,9 @@ def add_setting_options(parser: ArgumentParser, names: Iterable[str] | None = No
             )
             continue
         if item.default is not None and item.default is not MISSING:
-            text += f" (default: {item.default})"
+            given = item.default
+            shown = ",".join(given) if isinstance(given, tuple) else given
+            text += f" (default: {shown})"
         groups[owner].add_argument(
             option,
             dest=name,
@@ -42,6 +54,12 @@ def add_setting_options(parser: ArgumentParser, names: Iterable[str] | None = No
         )
 
 
-def given_settings(arguments: Namespace) -> dict[str, Any]:
+def given_settings(
+    arguments: Namespace, owners: tuple[type, ...] = (DataSettings, TrainingSettings)
+) -> dict[str, Any]:
     """The settings that the command line named, by name."""
-    return {name: getattr(arguments, name) for name in setting_fields() if hasattr(arguments, name)}
+    return {
+        name: getattr(arguments, name)
+        for name in setting_fields(owners)
+        if hasattr(arguments, name)
+    }

@@ -16,6 +16,7 @@ from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.model import Classifier, build_classifier
+from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import check_precision, resolve_device
 from lpft.runs.config import DataSettings, RunConfig, deciding_settings
 from lpft.runs.environment import environment
@@ -33,7 +34,7 @@ from lpft.runs.store import (
 )
 from lpft.training.finetuning import check_trackers
 from lpft.training.fit import fit_classifier
-from lpft.training.frozen import default_cache_dir, encoder_fingerprint
+from lpft.training.frozen import default_cache_dir
 from lpft.training.inputs import prepare_split
 from lpft.training.methods import get_method
 

@@ -1,6 +1,5 @@
 """Features of the frozen encoder, computed once and kept by a fingerprint of all that they are."""
 
-import json
 import logging
 import os
 from hashlib import sha256
@@ -17,12 +16,10 @@ from safetensors.numpy import load_file, save_file
 from lpft.data.tokens import Tokens
 from lpft.files import replace_when_written
 from lpft.model.classifier import LinearHeadClassifier
+from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import extract_features
 
 logger = logging.getLogger(__name__)
-
-_PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id")
-"""Entries of a configuration that say where a model is from, not what it computes."""
 
 CACHE_VARIABLE = "LPFT_CACHE_DIR"
 
@@ -31,20 +28,6 @@ def default_cache_dir() -> Path:
     """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
-
-
-def encoder_fingerprint(model: LinearHeadClassifier) -> str:
-    """SHA-256 over all that decides phi: configuration, attention, parameters, buffers, pooling."""
-    config = model.encoder.config
-    settings = {name: value for name, value in config.to_dict().items() if name not in _PROVENANCE}
-    digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    digest.update(f"{config._attn_implementation} {model.config.pooling}".encode())
-    tensors = dict(model.encoder.named_parameters()) | dict(model.encoder.named_buffers())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def frozen_features(

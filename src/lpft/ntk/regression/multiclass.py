@@ -1,0 +1,199 @@
+"""Kernel logistic and kernel ridge regression of several classes on the N x C x N x C kernel.
+
+Both give one logit per class and sample with the offset f_0, cut folds between samples only and
+are scored by the predicted class of each sample.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lpft.ntk.regression.kernels import Array, TrainingSet, entry_matrix, require_symmetric
+from lpft.ntk.regression.model import KernelModel, Setting
+from lpft.ntk.regression.newton import (
+    SEARCH_TOLERANCE,
+    TOLERANCE,
+    fit_softmax,
+    sum_free_contrasts,
+)
+from lpft.ntk.regression.spectral import positive_part
+from lpft.ntk.regression.strength import (
+    FOLDS,
+    ValidationSet,
+    held_out_nll,
+    held_out_squares,
+    solve,
+)
+
+SEEN_OFFSET = (
+    "f_0 of a head that was fitted on the training rows (LP, LP-FT, LP-LoRA) has seen the rows "
+    "that the folds hold out, so a strong regularisation looks better than it is: give validation "
+    "rows, or f0_scale=0"
+)
+
+
+def fit_kernel_logistic(
+    train: TrainingSet,
+    *,
+    f0_scale: float = 1.0,
+    strength: float | None = None,
+    folds: int = FOLDS,
+    validation: ValidationSet | None = None,
+) -> KernelModel:
+    """Multinomial kernel logistic regression with the offset f_0.
+
+    Minimises ``sum_i CE(y_i, f(x_i)) + lambda/2 alpha^T K alpha`` with
+    ``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``. At the optimum
+    ``alpha_i = (onehot(y_i) - softmax f(x_i)) / lambda``; the rows of alpha sum to zero. It is
+    the L2 logistic regression on the gradients of the logits (for P: on [phi, 1] without a
+    further intercept, scikit-learn's ``LogisticRegression`` with C = 1 / lambda, and 2 / lambda
+    for two classes, where it has one row of weights for two). Newton's method runs on the
+    eigenvectors of the part of K that a softmax sees, N (C - 1) wide.
+
+    Args:
+        train: N training rows.
+        f0_scale: s, which multiplies f_0.
+        strength: lambda, in units of the kernel; chosen by the lowest held-out NLL by default.
+        folds: stratified folds of whole samples for that choice.
+        validation: rows to choose lambda on instead of folds.
+
+    Raises:
+        InputError: an asymmetric, indefinite or zero kernel, f_0 missing, or wrong options.
+    Source: Zhu and Hastie, Journal of Computational and Graphical Statistics 14(1), 2005; the
+    kernel with coupled outputs: Alvarez et al., Foundations and Trends in Machine Learning, 2012.
+    """
+    require_symmetric(train.kernel, "klr")
+
+    def path(part: TrainingSet, strengths: Sequence[float], final: bool) -> tuple[list[Array], bool]:
+        return _logistic_path(part, strengths, f0_scale, TOLERANCE if final else SEARCH_TOLERANCE)
+
+    alpha, found, converged = solve(
+        train,
+        path,
+        held_out_nll,
+        f0_scale=f0_scale,
+        strength=strength,
+        folds=folds,
+        validation=validation,
+    )
+    return KernelModel(
+        "klr",
+        alpha,
+        np.zeros(train.classes),
+        f0_scale,
+        strength=found,
+        converged=converged,
+        probabilistic=True,
+        settings=_settings(f0_scale, validation),
+        caveats=_caveats(f0_scale, found.folds),
+    )
+
+
+def fit_kernel_ridge(
+    train: TrainingSet,
+    *,
+    f0_scale: float = 1.0,
+    strength: float | None = None,
+    folds: int = FOLDS,
+    validation: ValidationSet | None = None,
+) -> KernelModel:
+    """Kernel ridge regression of the one-hot labels with the offset f_0.
+
+    Minimises ``sum_i ||onehot(y_i) - f(x_i)||^2 + lambda alpha^T K alpha`` with
+    ``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``: ``(K + lambda I) alpha = onehot(y) - s f_0``
+    over all N C entries. For P it is scikit-learn's ``KernelRidge(alpha=lambda)`` per class.
+
+    Arguments and errors as :func:`fit_kernel_logistic`; lambda is chosen by the lowest held-out
+    squared error.
+
+    Source: Saunders, Gammerman and Vovk, ICML 1998; the offset: Malladi et al., ICML 2023.
+    """
+    require_symmetric(train.kernel, "krr")
+
+    def path(part: TrainingSet, strengths: Sequence[float], _: bool) -> tuple[list[Array], bool]:
+        return _ridge_path(part, strengths, f0_scale), True
+
+    alpha, found, converged = solve(
+        train,
+        path,
+        held_out_squares,
+        f0_scale=f0_scale,
+        strength=strength,
+        folds=folds,
+        validation=validation,
+    )
+    return KernelModel(
+        "krr",
+        alpha,
+        np.zeros(train.classes),
+        f0_scale,
+        strength=found,
+        converged=converged,
+        settings=_settings(f0_scale, validation),
+        caveats=_caveats(f0_scale, found.folds),
+    )
+
+
+def _logistic_path(
+    train: TrainingSet, strengths: Sequence[float], f0_scale: float, tolerance: float
+) -> tuple[list[Array], bool]:
+    """alpha [N, C] for each strength, each fit starting from the one before."""
+    rows, classes = len(train.labels), train.classes
+    contrasts = sum_free_contrasts(classes)
+    vectors, features = _contrast_features(train.kernel, contrasts)
+    offset, rank = train.offset(f0_scale), features.shape[2]
+    alphas, converged, start = [], True, np.zeros(rank)
+    for strength in strengths:
+        fit = fit_softmax(
+            features,
+            contrasts,
+            train.labels,
+            offset,
+            np.full(rank, strength),
+            start=start,
+            tolerance=tolerance,
+        )
+        start, converged = fit.coefficients, converged and fit.converged
+        seen = (fit.residual @ contrasts).ravel()
+        kept = vectors @ (vectors.T @ seen)
+        alphas.append(kept.reshape(rows, classes - 1) @ contrasts.T / strength)
+    return alphas, converged
+
+
+def _contrast_features(kernel: Array, contrasts: Array) -> tuple[Array, Array]:
+    """Eigenvectors U [N k, r] and features U sqrt(Lambda) [N, k, r] of the contrasts' kernel.
+
+    That kernel is ``E^T K(x, x') E``, k x k per pair of samples; P's is P times I_k.
+    """
+    rows, width = len(kernel), contrasts.shape[1]
+    if kernel.ndim == 2:
+        values, vectors = positive_part(kernel, "klr")
+        values, vectors = np.repeat(values, width), np.kron(vectors, np.eye(width))
+    else:
+        seen = np.einsum("ca,ncmd,db->namb", contrasts, kernel, contrasts, optimize=True)
+        values, vectors = positive_part(seen.reshape(rows * width, rows * width), "klr")
+    return vectors, (vectors * np.sqrt(values)).reshape(rows, width, len(values))
+
+
+def _ridge_path(train: TrainingSet, strengths: Sequence[float], f0_scale: float) -> list[Array]:
+    """alpha [N, C] for each strength, from one eigendecomposition."""
+    target = train.one_hot - train.offset(f0_scale)
+    if train.kernel.ndim == 2:
+        matrix, columns = train.kernel, target
+    else:
+        matrix, columns = entry_matrix(train.kernel, train.classes), target.reshape(-1, 1)
+    values, vectors = positive_part(matrix, "krr")
+    projected = vectors.T @ columns
+    return [
+        (vectors @ (projected / (values + strength)[:, None])).reshape(target.shape)
+        for strength in strengths
+    ]
+
+
+def _settings(f0_scale: float, validation: ValidationSet | None) -> dict[str, Setting]:
+    rows = None if validation is None else len(validation.labels)
+    return {"f0_scale": f0_scale, "validation_rows": rows}
+
+
+def _caveats(f0_scale: float, folds: int) -> tuple[str, ...]:
+    return (SEEN_OFFSET,) if f0_scale != 0 and folds > 0 else ()

@@ -1,0 +1,86 @@
+"""Hidden states and running gradients between blocks: in memory, in files, or on the host."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Place = Literal["memory", "files", "host"]
+Key = tuple[str, int, int]
+"""What (``hidden`` or ``gradient``), the position in the chain, and the batch."""
+
+
+class Stash:
+    """Lists of tensors by key, kept where ``place`` says; a None in a list stands for zero.
+
+    ``files`` are written below ``folder`` (the system's temporary folder where None) and removed
+    by :meth:`close`; ``host`` moves an accelerator's tensors to the CPU's memory.
+    """
+
+    def __init__(self, place: Place, folder: Path | None = None) -> None:
+        self._place = place
+        self._kept: dict[Key, list[Tensor | None]] = {}
+        self._shapes: dict[Key, list[tuple[torch.Size, torch.dtype] | None]] = {}
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="lpft-ntk-", dir=folder)
+            if place == "files"
+            else None
+        )
+
+    def put(self, key: Key, tensors: Sequence[Tensor | None]) -> None:
+        """Keep the tensors, replacing those of the same key."""
+        detached = [None if tensor is None else tensor.detach() for tensor in tensors]
+        if self._folder is None:
+            host = self._place == "host"
+            self._kept[key] = [
+                tensor.cpu() if host and tensor is not None else tensor for tensor in detached
+            ]
+            return
+        self._shapes[key] = [
+            None if tensor is None else (tensor.shape, tensor.dtype) for tensor in detached
+        ]
+        with self._path(key).open("wb") as file:
+            for tensor in detached:
+                if tensor is not None:
+                    tensor.contiguous().numpy().tofile(file)
+
+    def get(self, key: Key, device: torch.device) -> list[Tensor | None]:
+        """The tensors of ``key`` on ``device``."""
+        if self._folder is None:
+            return [
+                None if tensor is None else tensor.to(device, non_blocking=True)
+                for tensor in self._kept[key]
+            ]
+        tensors: list[Tensor | None] = []
+        with self._path(key).open("rb") as file:
+            for kept in self._shapes[key]:
+                if kept is None:
+                    tensors.append(None)
+                    continue
+                shape, dtype = kept
+                numbers = np.fromfile(
+                    file, torch.empty(0, dtype=dtype).numpy().dtype, shape.numel()
+                )
+                tensors.append(torch.from_numpy(numbers).reshape(shape))
+        return tensors
+
+    def drop(self, key: Key) -> None:
+        """Forget the tensors of ``key``, if there are any."""
+        self._kept.pop(key, None)
+        if self._shapes.pop(key, None) is not None:
+            self._path(key).unlink()
+
+    def close(self) -> None:
+        """Forget everything and remove the files."""
+        self._kept.clear()
+        self._shapes.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _path(self, key: Key) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / "-".join(map(str, key))

@@ -1,0 +1,85 @@
+"""Finished pieces of a kernel on disk: whole, named by what they were computed from, checked."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lpft.errors import InputError
+from lpft.files import replace_when_written
+from lpft.ntk.products import Pair
+
+
+class TileStore:
+    """The pieces of one kernel in a folder: one file per unit of positions and pair of tiles.
+
+    ``fingerprints`` say what the kernel is computed from (weights, texts, head, method, precision
+    and so on); a piece of anything else is refused, and so is a damaged one.
+    """
+
+    def __init__(self, folder: Path, fingerprints: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._fingerprints = dict(fingerprints)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the folder '{folder}' for unfinished kernels cannot be made "
+                f"({error.strerror}): name another"
+            ) from error
+
+    def load(self, unit: int, pair: Pair) -> dict[str, Tensor] | None:
+        """The piece, or None where it was not finished.
+
+        Raises:
+            InputError: the file is damaged, or belongs to another kernel.
+        """
+        path = self._path(unit, pair)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            recorded = json.loads(metadata["fingerprints"])
+            intact = metadata["sha256"] == _digest(tensors, recorded)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(_damaged(path)) from error
+        if not intact:
+            raise InputError(_damaged(path))
+        for name, value in self._fingerprints.items():
+            if recorded.get(name) != value:
+                raise InputError(
+                    f"'{path}' was computed from other {name}: it belongs to another kernel; "
+                    "delete the file or name another folder"
+                )
+        return tensors
+
+    def save(self, unit: int, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
+        """Write a finished piece, whole or not at all."""
+        ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {
+            "fingerprints": json.dumps(self._fingerprints, sort_keys=True),
+            "sha256": _digest(ready, self._fingerprints),
+        }
+        with replace_when_written(self._path(unit, pair)) as temporary:
+            save_file(ready, temporary, metadata)
+
+    def _path(self, unit: int, pair: Pair) -> Path:
+        return self._folder / f"unit-{unit:03d}-tiles-{pair[0]:03d}-{pair[1]:03d}.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor], fingerprints: Mapping[str, str]) -> str:
+    digest = sha256(json.dumps(fingerprints, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path) -> str:
+    return f"'{path}' is damaged: delete it, and this piece of the kernel is computed again"

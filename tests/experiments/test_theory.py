@@ -1,0 +1,111 @@
+"""The table of lpft theory: what it holds, what holds in it, and that the printed form fails."""
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from lpft.console import print_table
+from lpft.errors import InputError
+from lpft.experiments.theory import TheoryCheck, run_theory, theory_json, theory_table
+
+
+@pytest.fixture(scope="module")
+def checks():
+    return run_theory(seed=3)
+
+
+def of(checks, claim):
+    return [check for check in checks if check.claim == claim]
+
+
+def test_every_claim_has_its_rows(checks):
+    # 2 trainings x 2 outputs x 3 decades; 3 shapes; P, then 5 ranks x 4 eps; 5 ranks.
+    assert Counter(check.claim for check in checks) == {
+        "Proposition 4.1": 12,
+        "Corollary 4.3": 3,
+        "Proposition 4.4": 21,
+        "Proposition 4.4 as printed": 5,
+    }
+
+
+def test_the_error_of_proposition_4_1_falls_tenfold_in_every_decade(checks):
+    found = of(checks, "Proposition 4.1")
+    assert all(check.holds and 9 < check.measured < 11 for check in found)
+    assert {check.promised for check in found} == {10}
+    settings = " ".join(check.setting for check in found)
+    assert all(word in settings for word in ("all parameters", "LoRA", "logits", "features"))
+
+
+def test_corollary_4_3_holds_to_rounding(checks):
+    found = of(checks, "Corollary 4.3")
+    assert all(check.holds and check.promised == 0 and check.measured < 1e-12 for check in found)
+
+
+def test_proposition_4_4_holds_where_it_promises_anything(checks):
+    first, *found = of(checks, "Proposition 4.4")
+    assert (first.measured, first.promised, first.holds) == (0, 0, True)
+    promised = {
+        f"r={rank}, eps={epsilon}": 1 - 4 * math.exp(-(epsilon**2) * (1 - epsilon) * rank / 4)
+        for rank in (64, 128, 256, 512, 1024)
+        for epsilon in (0.1, 0.2, 0.3, 0.5)
+    }
+    assert {check.setting: check.promised for check in found} == pytest.approx(promised)
+    for check in found:
+        if check.promised <= 0:
+            assert check.holds is None
+            assert "at the best eps of 2/3, below r = 38" in check.note
+        else:
+            assert check.holds is True
+            assert check.measured >= check.promised - 0.01
+    # By hand: 4 ln 4 / (eps^2 - eps^3) is 616.1, 173.3, 88.02 and 44.4.
+    vacuous = [check for check in found if check.holds is None]
+    assert len(vacuous) == 4 + 2 + 1
+    for epsilon, rank in ((0.1, 617), (0.2, 174), (0.3, 89)):
+        notes = {check.note for check in vacuous if check.setting.endswith(f"eps={epsilon}")}
+        assert [note.startswith(f"promises nothing below r = {rank};") for note in notes] == [True]
+
+
+def test_the_printed_form_fails(checks):
+    for check in of(checks, "Proposition 4.4 as printed"):
+        assert check.holds is False
+        assert check.measured < 0.1 < check.promised
+        rank = check.setting.removeprefix("r=").partition(",")[0]
+        assert f"sigma^2 r = {rank}" in check.note
+
+
+def test_the_table_prints(checks, capsys):
+    header, rows = theory_table(checks)
+    assert header == ("claim", "setting", "measured", "promised", "holds", "note")
+    assert len(rows) == len(checks)
+    print_table(header, rows)
+    assert len(capsys.readouterr().out.splitlines()) == len(checks) + 1
+    assert Counter(row[4] for row in rows) == {"yes": 29, "vacuous": 7, "NO": 5}
+
+
+def test_a_probability_below_one_is_not_shown_as_certainty():
+    check = TheoryCheck("claim", "setting", 1.0, 0.99999955, True, "note")
+    assert theory_table([check])[1] == [("claim", "setting", "1", ">0.9999", "yes", "note")]
+
+
+def test_the_json_holds_every_number(checks):
+    value = json.loads(json.dumps(theory_json(checks, seed=3), allow_nan=False))
+    assert value["seed"] == 3
+    assert value["checks"][5] == vars(checks[5])
+    assert len(value["checks"]) == len(checks)
+
+
+def test_a_seed_gives_the_same_numbers_and_leaves_the_program_s_own_alone(checks):
+    state = torch.get_rng_state()
+    again = run_theory(seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert again == checks
+    assert run_theory(seed=4) != checks
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(InputError, match="seed: expected a number from 0 to"):
+        run_theory(seed=seed)
