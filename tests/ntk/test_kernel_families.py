@@ -13,6 +13,7 @@ from references import (
     explicit_features,
     explicit_jacobian,
     explicit_kernels,
+    explicit_ntk,
     head_names,
     trainable_names,
 )
@@ -27,25 +28,38 @@ from lpft.ntk import empirical_ntk
 METHODS = ("auto", "materialize", "token_gram", "sandwich")
 TOLERANCE = 1e-10
 
-SINGLE_A = [
-    "the chair was good",
-    "never",
-    "we took the train and then we saw the lamp but the lamp was poor",
-    "good good good the good the film",
-    "a fine meal",
-]
-SINGLE_B = ["they ate the meal quickly and the chair", "good", "the film was not the film"]
-PAIR_A = [
-    ("the chair", "was good but never the chair"),
-    ("never", "yes"),
-    ("we took the train and then the train", "no"),
-    ("a fine meal", "a fine meal"),
-]
-PAIR_B = [("they ate", "the meal quickly"), ("the film was not the film", "it was")]
+SINGLE = (
+    [
+        "the chair was good",
+        "never",
+        "we took the train and then we saw the lamp but the lamp was poor",
+        "good good good the good the film",
+        "a fine meal",
+    ],
+    ["they ate the meal quickly and the chair", "good", "the film was not the film"],
+)
+PAIRS = (
+    [
+        ("the chair", "was good but never the chair"),
+        ("never", "yes"),
+        ("we took the train and then the train", "no"),
+        ("a fine meal", "a fine meal"),
+    ],
+    [("they ate", "the meal quickly"), ("the film was not the film", "it was")],
+)
+CASES = [
+    (kind, texts, method)
+    for kind, texts in (("full", "single"), ("full", "pairs"), ("lora", "single"))
+    for method in METHODS
+] + [("lora", "pairs", "auto")]
 
 
 class Case(NamedTuple):
-    """A model, its texts, and the explicit Jacobians of its encoder's parameters."""
+    """A model, its texts, and the explicit Jacobians of its encoder's parameters.
+
+    The parameters are all of a plain model's, and the adapters' of an adapted one. ``head`` and
+    ``pretrain`` are the explicit kernel of the head's parameters and ``Phi Phi'^T + 1``.
+    """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -54,10 +68,14 @@ class Case(NamedTuple):
     b: list
     left: Tensor
     right: Tensor
+    head: Tensor
+    pretrain: Tensor
 
 
 @cache
-def case(family: str, kind: str, *, pairs: bool = False, pooling: Pooling | None = None) -> Case:
+def case(
+    family: str, kind: str = "full", texts: str = "single", pooling: Pooling | None = None
+) -> Case:
     if kind == "full":
         classifier = tiny_classifier(family, pooling=pooling)
         model, tokenizer = classifier.model, classifier.tokenizer
@@ -65,14 +83,18 @@ def case(family: str, kind: str, *, pairs: bool = False, pooling: Pooling | None
     else:
         model, tokenizer = tiny_adapted(family, kind)
         names = [name for name in trainable_names(model) if name not in head_names(model)]
-    a, b = (PAIR_A, PAIR_B) if pairs else (SINGLE_A, SINGLE_B)
-    left, right = (explicit_jacobian(model, read(tokenizer, texts), names) for texts in (a, b))
-    return Case(model, tokenizer, names, a, b, left, right)
+    a, b = SINGLE if texts == "single" else PAIRS
+    tokens = read(tokenizer, a), read(tokenizer, b)
+    left, right = (explicit_jacobian(model, given, names) for given in tokens)
+    phi, other = (explicit_features(model, given) for given in tokens)
+    head = explicit_ntk(model, *tokens, head_names(model))
+    return Case(model, tokenizer, names, a, b, left, right, head, phi @ other.T + 1)
 
 
-def kernel_of(case: Case, a: list, b: list | None = None, **keywords):
-    keywords = {"dtype": torch.float64, "tokenizer": case.tokenizer} | keywords
-    return empirical_ntk(case.model, a, b, **keywords)
+def kernel_of(given: Case, a: list, b: list | None = None, **keywords):
+    parameters = "trainable" if "lora_" in given.names[0] else "all"
+    keywords = {"dtype": torch.float64, "parameters": parameters, "check_entries": 0} | keywords
+    return empirical_ntk(given.model, a, b, tokenizer=given.tokenizer, **keywords)
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -85,83 +107,71 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_explicit_jacobian_is_that_of_finite_differences(family, kind):
-    model, tokenizer, names, texts, _, jacobian, _ = case(family, kind)
+    given = case(family, kind)
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(jacobian.shape[2], generator=generator, dtype=torch.float64)
-    found = directional_derivative(model, read(tokenizer, texts), names, direction, step=1e-6)
-    assert_close(found, jacobian @ direction, tolerance=1e-8)
+    direction = torch.randn(given.left.shape[2], generator=generator, dtype=torch.float64)
+    tokens = read(given.tokenizer, given.a)
+    found = directional_derivative(given.model, tokens, given.names, direction, step=1e-6)
+    assert_close(found, given.left @ direction, tolerance=1e-8)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("pairs", [False, True], ids=["single", "pairs"])
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize(("kind", "texts", "method"), CASES, ids="-".join)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_method_meets_the_explicit_jacobian(family, kind, pairs, method):
-    given = case(family, kind, pairs=pairs)
-    parameters = "all" if kind == "full" else "trainable"
-    kernel = kernel_of(given, given.a, given.b, method=method, parameters=parameters)
-    assert_close(kernel.ft_effective, contract(given.left, given.right))
+def test_every_method_meets_the_explicit_jacobian(family, kind, texts, method):
+    given = case(family, kind, texts)
+    kernel = kernel_of(given, given.a, given.b, method=method)
+    explicit = contract(given.left, given.right)
+    assert_close(kernel.ft_effective, explicit)
+    assert_close(kernel.pretrain_effective, given.pretrain)
+    assert_close(kernel.total(), explicit + given.head)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_set_of_texts_against_itself(family, method):
-    given = case(family, "full")
+def test_one_set_of_texts_against_itself(family):
+    given = case(family)
+    assert_close(kernel_of(given, given.a).ft_effective, contract(given.left, given.left))
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("family", ["albert", "gpt2"])
+def test_one_set_of_texts_by_every_method(family, method):
+    given = case(family)
     kernel = kernel_of(given, given.a, method=method)
     assert_close(kernel.ft_effective, contract(given.left, given.left))
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_of_one_text(family, kind):
-    given = case(family, kind)
-    parameters = "all" if kind == "full" else "trainable"
-    kernel = kernel_of(given, given.a[2:3], given.b[:1], parameters=parameters)
+def test_a_batch_of_one_text(family):
+    given = case(family)
+    kernel = kernel_of(given, given.a[2:3], given.b[:1])
     assert_close(kernel.ft_effective, contract(given.left[2:3], given.right[:1]))
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_total_is_the_explicit_kernel_with_the_head(family, kind):
-    given = case(family, kind)
-    a, b = (read(given.tokenizer, texts) for texts in (given.a, given.b))
-    head = head_names(given.model)
-    assert len(head) == 2
-    left = torch.cat([given.left, explicit_jacobian(given.model, a, head)], dim=2)
-    right = torch.cat([given.right, explicit_jacobian(given.model, b, head)], dim=2)
-    parameters = "all" if kind == "full" else "trainable"
-    kernel = kernel_of(given, given.a, given.b, parameters=parameters)
-    assert_close(kernel.total(), contract(left, right))
-    phi = [explicit_features(given.model, tokens) for tokens in (a, b)]
-    assert_close(kernel.pretrain_effective, phi[0] @ phi[1].T + 1)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "llama"])
 def test_all_parameters_of_an_adapted_model_are_its_weights_and_its_factors(family):
     adapted = case(family, "lora")
     names = encoder_names(adapted.model)
     assert set(adapted.names) < set(names)
-    left, right = (
-        explicit_jacobian(adapted.model, read(adapted.tokenizer, texts), names)
-        for texts in (adapted.a, adapted.b)
-    )
+    tokens = (read(adapted.tokenizer, texts) for texts in (adapted.a, adapted.b))
     kernel = kernel_of(adapted, adapted.a, adapted.b, parameters="all")
-    assert_close(kernel.ft_effective, contract(left, right))
+    assert_close(kernel.ft_effective, explicit_ntk(adapted.model, *tokens, names))
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_another_adapter_meets_the_explicit_jacobian(family):
     given = case(family, "dora")
     assert any("magnitude" in name for name in given.names)
-    kernel = kernel_of(given, given.a, given.b, parameters="trainable")
+    kernel = kernel_of(given, given.a, given.b)
     assert_close(kernel.ft_effective, contract(given.left, given.right))
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("pooling", ["first", "last", "mean"])
-@pytest.mark.parametrize("family", ["bert", "llama"])
-def test_every_pooling(family, pooling, method):
-    given = case(family, "full", pooling=pooling)
+@pytest.mark.parametrize(
+    ("family", "pooling"),
+    [("bert", "last"), ("bert", "mean"), ("llama", "first"), ("llama", "mean")],
+)
+def test_poolings_that_are_not_the_familys_own(family, pooling, method):
+    given = case(family, pooling=pooling)
     kernel = kernel_of(given, given.a, given.b, method=method)
     assert_close(kernel.ft_effective, contract(given.left, given.right))
 
@@ -171,22 +181,22 @@ def test_every_pooling(family, pooling, method):
     ["embeddings", "bias", "LayerNorm", "layer.1.", "query", "position_embeddings", "token_type"],
 )
 def test_a_part_of_the_parameters_trains(part):
-    model, tokenizer, *_ = case("bert", "full")
+    model, tokenizer, *_ = case("bert")
     model = deepcopy(model)
     for name, parameter in model.encoder.named_parameters():
         parameter.requires_grad_(part in name)
     names = [name for name in trainable_names(model) if name not in head_names(model)]
     assert 0 < len(names) < len(encoder_names(model))
-    a, b = (read(tokenizer, texts) for texts in (PAIR_A, PAIR_B))
+    a, b = (read(tokenizer, texts) for texts in PAIRS)
     shares = explicit_kernels(model, a, b, names)
     kernel = empirical_ntk(
-        model, PAIR_A, PAIR_B, parameters="trainable", tokenizer=tokenizer, dtype=torch.float64
+        model, *PAIRS, parameters="trainable", tokenizer=tokenizer, dtype=torch.float64
     )
     assert_close(kernel.ft_effective, torch.stack(list(shares.values())).sum(0))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_single_precision_keeps_five_digits(family):
-    given = case(family, "full")
+    given = case(family)
     kernel = kernel_of(given, given.a, given.b, dtype=torch.float32)
     assert_close(kernel.ft_effective, contract(given.left, given.right), tolerance=1e-5)

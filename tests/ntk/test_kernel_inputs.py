@@ -105,13 +105,33 @@ def test_a_failed_call_leaves_the_model_as_it_was(compute, model):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_callers_grad_mode_and_random_state_do_not_matter(compute):
+CONTEXTS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_the_callers_context_does_not_matter(compute, context):
     expected = compute().ft_effective
-    state = torch.random.get_rng_state()
-    with torch.no_grad():
+    with CONTEXTS[context]():
         assert torch.equal(compute().ft_effective, expected)
-        assert not torch.is_grad_enabled()
+
+
+def test_random_numbers_of_the_caller_are_not_drawn(compute):
+    state = torch.random.get_rng_state()
+    compute()
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_models_attention_and_checkpointing_do_not_matter(compute, model, attention):
+    expected = compute(dtype=torch.float64).ft_effective
+    model.encoder.set_attn_implementation(attention)
+    model.gradient_checkpointing_enable()
+    found = compute(of=model.train(), dtype=torch.float64).ft_effective
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11 * expected.abs().max())
 
 
 def test_what_trains_does_not_matter_to_the_kernel_of_all_parameters(compute, model):
@@ -120,6 +140,11 @@ def test_what_trains_does_not_matter_to_the_kernel_of_all_parameters(compute, mo
     frozen = compute(parameters="all")
     assert torch.equal(frozen.ft_effective, expected.ft_effective)
     assert torch.equal(frozen.pretrain_effective, expected.pretrain_effective)
+
+
+@pytest.mark.parametrize("texts", [None, 3], ids=str)
+def test_what_is_no_list_of_texts_is_refused(compute, texts):
+    refused(compute, texts, says="list of texts")
 
 
 @pytest.mark.parametrize("texts", [[], ()])
@@ -144,11 +169,15 @@ def test_no_texts_are_refused(compute, texts):
 )
 def test_texts_that_cannot_be_read_are_refused(compute, texts, says):
     refused(compute, texts, says=says)
-    refused(compute, TEXTS, texts, says=says if says != "text 1 is not a" else "text 1 is")
 
 
-def test_a_second_bad_list_of_texts_is_told_apart(compute):
-    refused(compute, TEXTS, ["good", ""], says="text 2 is empty")
+def test_a_bad_text_of_the_columns_has_its_own_number(compute):
+    refused(compute, TEXTS, ["good", ""], says="text 2 .*is empty")
+    refused(compute, TEXTS, "good", says="one string")
+
+
+def test_texts_against_pairs_are_refused(compute):
+    refused(compute, TEXTS, [("the chair", "was good")], says="pair|single text")
 
 
 @pytest.mark.parametrize("what", ["text", "module", "none", "number"])
@@ -205,6 +234,12 @@ def test_weights_that_are_not_finite_are_refused_by_name(compute, model, place, 
         ({"max_length": 0}, "max_length.*0"),
         ({"max_length": -3}, "max_length.*-3"),
         ({"max_length": "12"}, "max_length.*12"),
+        ({"max_length": 6.5}, "max_length.*6.5"),
+        ({"tokenizer": "bert-base-uncased"}, "tokenizer.*bert-base-uncased"),
+        ({"granularity": "heads"}, "granularity.*layer"),
+        ({"products": "fast"}, "products.*'fast'.*bfloat16"),
+        ({"products": "tf32", "device": "cpu"}, "tf32"),
+        ({"check_entries": -1}, "check_entries.*-1"),
         ({"memory": "1KB"}, "memory"),
         ({"memory": "0GB"}, "memory"),
         ({"memory": "-2GB"}, "memory"),
@@ -223,6 +258,8 @@ def test_more_tokens_than_the_model_has_positions_are_refused(compute):
     refused(compute, ["good " * 100], max_length=1000, says="max_length 1000.*64")
 
 
-def test_nothing_to_train_is_refused(compute, model):
+def test_where_nothing_trains_the_kernel_is_zero(compute, model):
     model.requires_grad_(False)
-    refused(compute, parameters="trainable", says="train")
+    kernel = compute(parameters="trainable")
+    assert kernel.total().shape == (5, 3, 5, 3)
+    assert torch.count_nonzero(kernel.total()) == 0

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from references import (
     encoder_names,
@@ -18,15 +18,20 @@ from torch import Tensor
 
 from lpft.model import Classifier
 from lpft.ntk import empirical_ntk
+from lpft.ntk.plan import Layout
 
 TOLERANCE = 1e-10
 METHODS = ("materialize", "token_gram", "sandwich")
 TEXTS = toy_texts(9, seed=3)[0]
+COLUMNS = slice(2, 7)
 
 texts_of_words = st.lists(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=5
 )
-properties = settings(max_examples=8, deadline=None, derandomize=True)
+properties = settings(
+    max_examples=5, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
+)
+"""Without shrinking: an example takes longer than the hundreds of smaller ones are worth."""
 
 
 @cache
@@ -35,8 +40,13 @@ def tiny(family: str = "bert", **keywords) -> Classifier:
 
 
 def kernel_of(classifier: Classifier, a: list, b: list | None = None, **keywords):
-    keywords = {"tokenizer": classifier.tokenizer, "dtype": torch.float64} | keywords
-    return empirical_ntk(classifier.model, a, b, **keywords)
+    keywords = {"dtype": torch.float64, "check_entries": 0} | keywords
+    return empirical_ntk(classifier.model, a, b, tokenizer=classifier.tokenizer, **keywords)
+
+
+@cache
+def kernel_of_texts(family: str = "bert"):
+    return kernel_of(tiny(family), TEXTS)
 
 
 def explicit(classifier: Classifier, a: list, b: list) -> Tensor:
@@ -84,33 +94,54 @@ def test_the_kernel_is_symmetric_and_positive_semidefinite(texts, family):
     kernel = kernel_of(tiny(family), texts)
     for part in (kernel.ft_effective, kernel.total()):
         matrix = part.flatten(2).flatten(0, 1)
-        assert torch.equal(matrix, matrix.T)
+        assert relative_error(matrix, matrix.T) <= 1e-14
         eigenvalues = torch.linalg.eigvalsh(matrix)
         assert eigenvalues[0] >= -TOLERANCE * eigenvalues[-1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "gpt2"])
 def test_many_texts_give_what_each_gives_alone(family):
-    together = kernel_of(tiny(family), TEXTS[:4], TEXTS[4:7]).ft_effective
-    for row, one in enumerate(TEXTS[:4]):
-        for column, other in enumerate(TEXTS[4:7]):
+    together = kernel_of(tiny(family), TEXTS[:2], TEXTS[4:6]).ft_effective
+    for row, one in enumerate(TEXTS[:2]):
+        for column, other in enumerate(TEXTS[4:6]):
             alone = kernel_of(tiny(family), [one], [other]).ft_effective
             block = together[row : row + 1, :, column : column + 1]
             assert relative_error(block, alone) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "gpt2"])
+def test_the_size_of_batches_does_not_matter(monkeypatch, family):
+    together = kernel_of_texts(family).ft_effective
+    monkeypatch.setattr("lpft.ntk.plan._BATCH_TOKENS", {"cpu": 16})
+    assert relative_error(kernel_of(tiny(family), TEXTS).ft_effective, together) <= TOLERANCE
+
+
+@pytest.mark.parametrize("columns", [None, TEXTS[COLUMNS]], ids=["symmetric", "rows and columns"])
+@pytest.mark.parametrize(("tiles", "place"), [(1, "memory"), (3, "memory"), (4, "files")])
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_tiles_and_chunks_do_not_matter(tmp_path, family, tiles, place, columns):
+    expected = kernel_of_texts(family)
+    Layout(tiles, place, workspace=4000).write(tmp_path)
+    found = kernel_of(tiny(family), TEXTS, columns, cache_dir=tmp_path)
+    assert found.record["plan"]["tiles"] >= tiles
+    kept = slice(None) if columns is None else COLUMNS
+    assert relative_error(found.ft_effective, expected.ft_effective[:, :, kept]) <= TOLERANCE
+    assert relative_error(found.pretrain_effective, expected.pretrain_effective[:, kept]) <= (
+        TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("family", ["roberta", "llama"])
 def test_one_set_is_the_same_set_given_twice(family):
-    once, twice = kernel_of(tiny(family), TEXTS), kernel_of(tiny(family), TEXTS, list(TEXTS))
-    assert relative_error(once.ft_effective, twice.ft_effective) <= TOLERANCE
+    twice = kernel_of(tiny(family), TEXTS, list(TEXTS)).ft_effective
+    assert relative_error(twice, kernel_of_texts(family).ft_effective) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_side_of_the_padding_does_not_matter(family):
-    right = tiny(family)
-    left = Classifier(right.model, deepcopy(right.tokenizer))
+    left = Classifier(tiny(family).model, deepcopy(tiny(family).tokenizer))
     left.tokenizer.padding_side = "left"
-    expected = kernel_of(right, TEXTS).ft_effective
+    expected = kernel_of_texts(family).ft_effective
     assert relative_error(kernel_of(left, TEXTS).ft_effective, expected) <= TOLERANCE
 
 
@@ -163,23 +194,14 @@ def test_any_number_of_classes_and_unequal_numbers_of_texts(classes):
     assert relative_error(found.ft_effective, expected) <= TOLERANCE
 
 
-@properties
-@given(scale=st.floats(-50, 50).filter(lambda scale: abs(scale) > 1e-3))
-def test_f_grows_with_the_square_of_the_head(scale):
-    weight = tiny().model.head.weight.detach()
-    scaled = with_head(scale * weight)
-    factor = (scaled.model.head.weight.double() / weight.double()).detach()
-    before, after = kernel_of(tiny(), TEXTS[:3]), kernel_of(scaled, TEXTS[:3])
-    assert factor.std() < 1e-6 * abs(scale)  # rounding of scale * V to float32
-    assert relative_error(after.ft_effective, scale**2 * before.ft_effective) <= 1e-6
+@pytest.mark.parametrize("power", [-3, 0, 5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_f_grows_with_the_square_of_the_head(sign, power):
+    scale = sign * 2.0**power  # exact in float32
+    before = kernel_of(tiny(), TEXTS[:3])
+    after = kernel_of(with_head(scale * tiny().model.head.weight.detach()), TEXTS[:3])
+    assert relative_error(after.ft_effective, scale**2 * before.ft_effective) <= 1e-13
     assert torch.equal(after.pretrain_effective, before.pretrain_effective)
-
-
-@pytest.mark.parametrize("power", [-3, 5])
-def test_a_power_of_two_scales_f_exactly(power):
-    scaled = with_head(2.0**power * tiny().model.head.weight.detach())
-    expected = 4.0**power * kernel_of(tiny(), TEXTS[:3]).ft_effective
-    assert relative_error(kernel_of(scaled, TEXTS[:3]).ft_effective, expected) <= 1e-13
 
 
 DEFICIENT = {
@@ -191,12 +213,23 @@ DEFICIENT = {
 }
 
 
-@pytest.mark.parametrize("method", ["auto", *METHODS])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, TOLERANCE), (torch.float32, 1e-5)]
+)
 @pytest.mark.parametrize("head", DEFICIENT)
-def test_heads_whose_rows_depend_on_each_other(head, method):
+def test_heads_whose_rows_depend_on_each_other(head, dtype, tolerance):
     classifier = with_head(DEFICIENT[head](tiny().model.head.weight.detach()))
-    found = kernel_of(classifier, TEXTS[:4], TEXTS[3:6], method=method).ft_effective
-    assert relative_error(found, explicit(classifier, TEXTS[:4], TEXTS[3:6])) <= TOLERANCE
+    found = kernel_of(classifier, TEXTS[:4], TEXTS[3:6], dtype=dtype).ft_effective
+    assert relative_error(found, explicit(classifier, TEXTS[:4], TEXTS[3:6])) <= tolerance
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_head_of_rank_one_by_every_method(method):
+    classifier = with_head(DEFICIENT["two opposite rows"](tiny().model.head.weight.detach()))
+    found = kernel_of(classifier, TEXTS[:4], TEXTS[3:6], method=method)
+    assert found.record["head_rank"] == 1
+    expected = explicit(classifier, TEXTS[:4], TEXTS[3:6])
+    assert relative_error(found.ft_effective, expected) <= TOLERANCE
 
 
 def test_a_head_of_zeros_has_no_ft_effective_part():
@@ -226,6 +259,16 @@ def test_a_frozen_head_has_no_pretrain_effective_part():
     assert torch.equal(kernel.total(), kernel.ft_effective)
 
 
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_half_frozen_head_keeps_the_part_that_trains(part):
+    model = deepcopy(tiny().model)
+    model.head.get_parameter(part).requires_grad_(False)
+    kernel = kernel_of(Classifier(model, tiny().tokenizer), TEXTS[:3], parameters="trainable")
+    whole = kernel_of(tiny(), TEXTS[:3]).pretrain_effective
+    expected = torch.ones_like(whole) if part == "weight" else whole - 1
+    assert relative_error(kernel.pretrain_effective, expected) <= TOLERANCE
+
+
 def test_a_head_without_bias_adds_no_one():
     classifier = tiny(head_bias=False)
     phi = explicit_features(classifier.model, read(classifier.tokenizer, TEXTS))
@@ -236,6 +279,6 @@ def test_a_head_without_bias_adds_no_one():
 def test_the_temperature_is_no_part_of_the_kernel():
     model = deepcopy(tiny().model)
     model.config.temperature = 7.0
-    cold, warm = kernel_of(tiny(), TEXTS), kernel_of(Classifier(model, tiny().tokenizer), TEXTS)
+    cold, warm = kernel_of_texts(), kernel_of(Classifier(model, tiny().tokenizer), TEXTS)
     assert torch.equal(cold.ft_effective, warm.ft_effective)
     assert torch.equal(cold.pretrain_effective, warm.pretrain_effective)

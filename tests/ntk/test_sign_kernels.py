@@ -68,6 +68,7 @@ def kernel_of(given: Case, a: list[str], b: list[str] | None, kernel: str, **key
         kernel=kernel,
         parameters="trainable",
         dtype=torch.float64,
+        check_entries=0,
         **keywords,
     )
 

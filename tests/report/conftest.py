@@ -1,11 +1,14 @@
-"""A report built once for the tests that only read it."""
+"""Reports built once for the tests that only read them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lpft.report import ReportResult, build_report
+from lpft.report import KernelSummary, ReportResult, build_report
 
+from .kernel_folders import write_kernels
 from .run_folders import write_five_methods
 
 
@@ -17,3 +20,27 @@ def five_methods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def report(five_methods: Path) -> ReportResult:
     return build_report(five_methods)
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds kernels and no run."""
+    return write_kernels(tmp_path_factory.mktemp("kernels") / "cb").parent
+
+
+@pytest.fixture(scope="session")
+def kernel_report(kernel_folder: Path) -> ReportResult:
+    return build_report(kernel_folder)
+
+
+@pytest.fixture
+def kernels(kernel_report: ReportResult) -> KernelSummary:
+    (found,) = kernel_report.kernels
+    return found
+
+
+@pytest.fixture
+def record(kernel_folder: Path) -> dict[str, Any]:
+    """The record as ``json`` reads it."""
+    found: dict[str, Any] = json.loads((kernel_folder / "cb" / "kernels.json").read_text())
+    return found

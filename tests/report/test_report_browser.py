@@ -10,6 +10,7 @@ import pytest
 
 from lpft.report import ReportResult, build_report
 
+from .kernel_folders import write_kernels
 from .run_folders import write_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -103,6 +104,49 @@ def test_nothing_is_wider_than_the_window(
     assert found["wide"] == []
     assert found["tables"] == 12
     assert found["drawn"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_of_kernels_is_no_wider_than_the_window(
+    chromium: str, kernel_report: ReportResult, tmp_path: Path, width: int
+) -> None:
+    found = measured(chromium, kernel_report.page, tmp_path, width)
+    assert (found["inner"], found["wide"]) == (width, [])
+    assert found["scroll"] <= width
+    assert found["tables"] == 5
+    assert found["drawn"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_long_names_of_kernels_do_not_widen_the_page(
+    chromium: str, tmp_path: Path, width: int
+) -> None:
+    long = "unbroken" * 30
+    write_kernels(
+        tmp_path / "k" / long[:200],
+        samples=9,
+        methods=("ft",),
+        classes=(long, "b", "c"),
+        data_name=long,
+        model=f"someone/{long}",
+        kernel=long,
+        plan={long: long},
+        environment={long: {long: [long]}},
+        timings={long: 3.0},
+    )
+    (tmp_path / "k" / f"bad-{long[:200]}").mkdir()
+    (tmp_path / "k" / f"bad-{long[:200]}" / "kernels.json").write_text(f'{{"schema": "{long}"}}')
+    found = measured(chromium, build_report(tmp_path / "k").page, tmp_path, width)
+    assert (found["inner"], found["wide"]) == (width, [])
+    assert found["scroll"] <= width
+
+
+def test_kernels_open_without_a_word_on_the_console(
+    chromium: str, kernel_report: ReportResult, tmp_path: Path
+) -> None:
+    done = browse(chromium, kernel_report.page, tmp_path)
+    assert "Kernel regression under both protocols" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -14,6 +14,7 @@ from lpft.report.numbers import (
     number,
     plain,
     rate,
+    scientific,
     seconds,
     significant,
     slug,
@@ -63,6 +64,21 @@ def test_fixed(value: float | None, text: str) -> None:
 )
 def test_significant(value: float | None, text: str) -> None:
     assert significant(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (51000, "5.10e4"),
+        (22.6, "2.26e1"),
+        (-3e-9, "−3.00e−9"),
+        (1, "1.00e0"),
+    ],
+)
+def test_norms_are_written_as_the_paper_writes_them(value: float | None, text: str) -> None:
+    assert scientific(value) == text
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from lpft.ntk.rules import Rule, module_rules, normalized
 
 
+_MOSTLY = 0.9
+"""Share of reached tokens above which leaving out the others would not pay for the copy."""
+
+
 class NotBatched(Exception):
     """A module's result has no sample axis, so samples must be passed one by one."""
 
@@ -248,11 +252,17 @@ def active_tokens(outer: Outer) -> Outer | None:
 
     Padding has no gradient, and above the last attention a pooled token is the only one with any.
     """
+    length = outer.inputs.shape[1]
+    # One entry that is not zero shows that its token is reached: mostly there is no need to look
+    # at the others.
+    shown = torch.stack([gradient[..., 0].ne(0) for gradient in outer.gradients]).any(0)
+    if int(shown.sum(1).max()) > _MOSTLY * length:
+        return outer
     reached = torch.stack([gradient.ne(0).any(-1) for gradient in outer.gradients]).any(0)
     most = int(reached.sum(1).max())
     if most == 0:
         return None
-    if most > 0.9 * reached.shape[1]:
+    if most > _MOSTLY * length:
         return outer
     kept = torch.sort((~reached).to(torch.uint8), dim=1, stable=True).indices[:, :most]
     return Outer(

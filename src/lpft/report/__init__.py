@@ -1,16 +1,22 @@
-"""The report of a folder of runs: one self-contained page, tables and figures."""
+"""The report of a folder of runs and kernels: one self-contained page, tables and figures."""
 
 from lpft.report.build import ReportResult, build_report
-from lpft.report.collect import Collection, RunSummary, UnreadRun, collect_runs
-from lpft.report.terminal import format_method_table, method_table
+from lpft.report.collect import Collection, RunSummary, collect_runs
+from lpft.report.kernels.summary import KernelSummary
+from lpft.report.kernels.terminal import format_kernel_table
+from lpft.report.records import UnreadFolder
+from lpft.report.terminal import format_method_table, format_report, method_table
 
 __all__ = [
     "Collection",
+    "KernelSummary",
     "ReportResult",
     "RunSummary",
-    "UnreadRun",
+    "UnreadFolder",
     "build_report",
     "collect_runs",
+    "format_kernel_table",
     "format_method_table",
+    "format_report",
     "method_table",
 ]

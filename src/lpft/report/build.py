@@ -9,36 +9,43 @@ from matplotlib.figure import Figure
 
 from lpft.errors import InputError
 from lpft.files import replace_when_written
-from lpft.report.collect import RunSummary, UnreadRun, collect_runs
+from lpft.report.collect import RUNS_EXPECTED, RunSummary, find_runs, nothing_found
 from lpft.report.curves import curve_sheet
 from lpft.report.drawing import saved
 from lpft.report.figures import accuracy_figure, feature_change_figure
-from lpft.report.grid import to_csv, to_latex, to_markdown
+from lpft.report.grid import Table, to_csv, to_latex, to_markdown
+from lpft.report.kernels.collect import KERNEL_RECORD, find_kernels
+from lpft.report.kernels.summary import KernelSummary
+from lpft.report.kernels.views import KernelView, kernel_figures, view_kernels
 from lpft.report.numbers import slug
 from lpft.report.page import render_page
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
+from lpft.report.records import UnreadFolder
 from lpft.report.reliability import reliability_sheet
 from lpft.report.settings import Group, group_runs
 from lpft.report.views import GroupView, relative_link, view_group, view_run
 
 TABLE_WRITERS = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 FIGURE_KINDS = ("png", "pdf")
+EXPECTED = f"{RUNS_EXPECTED}, or with {KERNEL_RECORD}, as lpft ntk writes it"
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """The files of a report and the runs in it.
+    """The files of a report, and the runs and kernels in it.
 
-    ``runs`` are those whose numbers are shown; ``unread`` those that are only listed, with the
-    reason (unfinished, damaged, or repeating another's setting and seed).
+    ``runs`` and ``kernels`` are those whose numbers are shown; ``unread`` the folders that are
+    only listed, with the reason (unfinished, damaged, foreign, or repeating another run's setting
+    and seed).
     """
 
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
     runs: tuple[RunSummary, ...]
-    unread: tuple[UnreadRun, ...]
+    kernels: tuple[KernelSummary, ...]
+    unread: tuple[UnreadFolder, ...]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -48,32 +55,46 @@ class ReportResult:
 def build_report(
     directory: Path, output: Path | None = None, *, overwrite: bool = False
 ) -> ReportResult:
-    """Write the report of every finished run at or below ``directory``.
+    """Write the report of every finished run and all kernels at or below ``directory``.
 
     ``output`` is the page, ``directory/report.html`` by default. Beside a page ``report.html``:
 
     - ``report-tables/<group>-<table>.csv``, ``.md``, ``.tex``: ``methods``,
       ``feature-change-own``, ``feature-change-shared``, ``calibration``, ``features``, ``head``;
     - ``report-figures/<group>-<figure>.png``, ``.pdf``: ``accuracy``, ``feature-change``,
-      ``training``, ``reliability-<method>``.
+      ``training``, ``reliability-<method>``;
+    - for each ``kernels.json`` tables ``statistics``, ``regression``, ``alignment``, ``shares``,
+      ``certificate`` and figures ``spectra``, ``heat-maps``, ``shares``, as far as it has them.
 
-    A group is one data set, model, pooling and split protocol. A page ``x.html`` has
+    A group is one data set, model, pooling and split protocol; kernels have their data set, model
+    and kind of kernel in place of it. A page ``x.html`` has
     ``x-tables/`` and ``x-figures/``. Each file is written beside its place and renamed, the page
     last; with ``overwrite`` files of the same names are replaced and others left alone.
 
-    Raises :class:`~lpft.errors.InputError` where there is no finished run, where the output is
-    not a name for a page, and where a file is there already and ``overwrite`` is false.
+    Raises :class:`~lpft.errors.InputError` where there is neither a finished run nor a kernel,
+    where the output is not a name for a page, and where a file is there already and ``overwrite``
+    is false.
     """
     page = directory / "report.html" if output is None else output
-    collection = collect_runs(directory)
+    collection = find_runs(directory)
+    kernels, unread_kernels = find_kernels(directory)
+    if not collection.runs and not kernels:
+        unread = (*collection.unread, *unread_kernels)
+        raise InputError(nothing_found(directory, unread, EXPECTED))
     _check_output(page)
     groups, repeated = group_runs(collection.runs)
-    unread = (*collection.unread, *repeated)
+    unread = (*collection.unread, *repeated, *unread_kernels)
     views = [view_group(group) for group in groups]
+    kernel_views = view_kernels(kernels, page.parent, {group.slug for group in groups})
     tables_folder = page.with_name(f"{page.stem}-tables")
     figures_folder = page.with_name(f"{page.stem}-figures")
-    texts = {tables_folder / name: text for view in views for name, text in _tables(view)}
-    drawings = {figures_folder / name: figure for g in groups for name, figure in _figures(g)}
+    tables = [*_tables(views), *_kernel_tables(kernel_views)]
+    texts = {tables_folder / name: text for name, text in tables}
+    figures = [
+        *(figure for group in groups for figure in _figures(group)),
+        *(figure for view in kernel_views for figure in kernel_figures(view)),
+    ]
+    drawings = {figures_folder / name: figure for name, figure in figures}
     images = {
         path.with_name(f"{path.name}.{kind}"): (figure, kind)
         for path, figure in drawings.items()
@@ -82,14 +103,14 @@ def build_report(
     if not overwrite:
         _refuse_existing([page, *texts, *images])
 
-    html = _page(views, unread, page)
+    html = _page(views, kernel_views, unread, page)
     for path, text in texts.items():
         _write(path, text.encode("utf-8"))
     for path, (figure, kind) in images.items():
         _write(path, saved(figure, kind))
     _write(page, html.encode("utf-8"))
     shown = tuple(run for group in groups for run in group.runs)
-    return ReportResult(page, tuple(texts), tuple(images), shown, unread)
+    return ReportResult(page, tuple(texts), tuple(images), shown, kernels, unread)
 
 
 def _check_output(page: Path) -> None:
@@ -111,10 +132,20 @@ def _refuse_existing(paths: Sequence[Path]) -> None:
         )
 
 
-def _tables(view: GroupView) -> Iterator[tuple[str, str]]:
-    for table in view.tables:
+def _tables(views: Sequence[GroupView]) -> Iterator[tuple[str, str]]:
+    for view in views:
+        yield from _written(view.group.slug, view.tables)
+
+
+def _kernel_tables(views: Sequence[KernelView]) -> Iterator[tuple[str, str]]:
+    for view in views:
+        yield from _written(view.slug, view.tables)
+
+
+def _written(prefix: str, tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
+    for table in tables:
         for ending, writer in TABLE_WRITERS.items():
-            yield f"{view.group.slug}-{table.slug}.{ending}", writer(table)
+            yield f"{prefix}-{table.slug}.{ending}", writer(table)
 
 
 def _figures(group: Group) -> Iterator[tuple[str, Figure]]:
@@ -131,7 +162,12 @@ def _figures(group: Group) -> Iterator[tuple[str, Figure]]:
         yield f"{group.slug}-reliability-{setting.slug}", figure
 
 
-def _page(views: Sequence[GroupView], unread: Sequence[UnreadRun], page: Path) -> str:
+def _page(
+    views: Sequence[GroupView],
+    kernels: Sequence[KernelView],
+    unread: Sequence[UnreadFolder],
+    page: Path,
+) -> str:
     taken: set[str] = set()
     runs = [
         view_run(run, "run-" + slug(run.name, taken), view.group, page.parent)
@@ -141,7 +177,8 @@ def _page(views: Sequence[GroupView], unread: Sequence[UnreadRun], page: Path) -
     return render_page(
         views,
         runs,
-        [(run, relative_link(run.folder, page.parent)) for run in unread],
+        kernels,
+        [(found, relative_link(found.folder, page.parent)) for found in unread],
         title="LP-FT report",
         tables_href=relative_link(page.with_name(f"{page.stem}-tables"), page.parent),
         figures_href=relative_link(page.with_name(f"{page.stem}-figures"), page.parent),

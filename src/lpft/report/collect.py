@@ -1,11 +1,9 @@
 """Read run folders: the only file of the report that knows how a run lies on disk."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +13,27 @@ from scipy.special import softmax
 
 from lpft.errors import InputError
 from lpft.report.numbers import number, plain
+from lpft.report.records import (
+    DamagedRecord,
+    Record,
+    UnreadFolder,
+    display_name,
+    numbers,
+    parsed,
+    read_record,
+    read_text,
+    section,
+    text,
+    texts,
+)
 
 RUN_RECORD = "run.json"
 RUN_FILES = (RUN_RECORD, "metrics.json", "features.json", "history.jsonl")
 UNFINISHED = ("running", "failed", "interrupted")
-
-Record = Mapping[str, Any]
+RUNS_EXPECTED = (
+    f"expected folders with {', '.join(RUN_FILES)} and predictions/*.parquet, as lpft train writes "
+    "them"
+)
 
 
 @dataclass(frozen=True)
@@ -108,55 +121,50 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
-class UnreadRun:
-    """A run folder whose numbers are not in the report, and why."""
-
-    folder: Path
-    name: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Collection:
     """Everything found below one directory."""
 
     directory: Path
     runs: tuple[RunSummary, ...]
-    unread: tuple[UnreadRun, ...]
-
-
-class _DamagedRun(Exception):
-    """A run folder cannot be used; the message says what is wrong with which file."""
+    unread: tuple[UnreadFolder, ...]
 
 
 def collect_runs(directory: Path) -> Collection:
-    """Read every run at or below ``directory``; a run is a folder that holds ``run.json``.
-
-    Damaged and unfinished runs come back as :class:`UnreadRun`, with their reason. Hidden folders
-    and folders inside a run are not searched.
+    """Read every run at or below ``directory``, as :func:`find_runs` does.
 
     Raises :class:`~lpft.errors.InputError` where there is no folder or no finished run in it.
+    """
+    collection = find_runs(directory)
+    if not collection.runs:
+        raise InputError(nothing_found(directory, collection.unread, RUNS_EXPECTED))
+    return collection
+
+
+def find_runs(directory: Path) -> Collection:
+    """Read every run at or below ``directory``; a run is a folder that holds ``run.json``.
+
+    Damaged and unfinished runs come back as :class:`UnreadFolder`, with their reason. Hidden
+    folders and folders inside a run are not searched.
+
+    Raises :class:`~lpft.errors.InputError` where there is no folder.
     """
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder; expected one that holds runs of lpft train")
     runs: list[RunSummary] = []
-    unread: list[UnreadRun] = []
+    unread: list[UnreadFolder] = []
     for folder in _run_folders(directory):
-        name = _display_name(folder, directory)
+        name = display_name(folder, directory)
         try:
-            record = _json(folder / RUN_RECORD)
+            record = read_record(folder / RUN_RECORD)
             status = record.get("status")
             if status in UNFINISHED:
-                unread.append(UnreadRun(folder, name, str(status), _why_unfinished(record)))
+                unread.append(UnreadFolder(folder, name, str(status), _why_unfinished(record)))
                 continue
             if status != "finished":
-                raise _DamagedRun(f"run.json: status is {status!r}, not a state of a run")
+                raise DamagedRecord(f"run.json: status is {status!r}, not a state of a run")
             runs.append(_read_run(folder, name, record))
-        except _DamagedRun as problem:
-            unread.append(UnreadRun(folder, name, "damaged", plain(problem)))
-    if not runs:
-        raise InputError(_nothing_found(directory, unread))
+        except DamagedRecord as problem:
+            unread.append(UnreadFolder(folder, name, "damaged", plain(problem)))
     return Collection(directory, tuple(runs), tuple(unread))
 
 
@@ -170,16 +178,10 @@ def _run_folders(directory: Path) -> list[Path]:
     return found
 
 
-def _display_name(folder: Path, directory: Path) -> str:
-    relative = folder.resolve().name if folder == directory else folder.relative_to(directory)
-    # A file name need not be text: bytes that are not UTF-8 are shown as replacement characters.
-    return plain(os.fsencode(str(relative)).decode("utf-8", "replace")).replace(os.sep, "/")
-
-
-def _nothing_found(directory: Path, unread: list[UnreadRun]) -> str:
-    expected = f"expected folders with {', '.join(RUN_FILES)} and predictions/*.parquet"
+def nothing_found(directory: Path, unread: Sequence[UnreadFolder], expected: str) -> str:
+    """What is wrong with a folder that has nothing to report."""
     if not unread:
-        return f"no runs below {directory}; {expected}, as lpft train writes them"
+        return f"no runs below {directory}; {expected}"
     first = unread[0]
     return (
         f"no finished run below {directory}; {expected}; found {len(unread)} that cannot be "
@@ -197,49 +199,49 @@ def _why_unfinished(record: Record) -> str:
 
 
 def _read_run(folder: Path, name: str, record: Record) -> RunSummary:
-    config = _section(record, "config", RUN_RECORD, required=("method", "model", "seed"))
+    config = section(record, "config", RUN_RECORD, required=("method", "model", "seed"))
     if number(config["seed"]) is None:
-        raise _DamagedRun(f"run.json: seed is {config['seed']!r}, expected an integer")
-    data = _section(record, "data", RUN_RECORD, required=("name", "classes"))
-    metrics = _json(folder / "metrics.json")
-    features = _json(folder / "features.json")
+        raise DamagedRecord(f"run.json: seed is {config['seed']!r}, expected an integer")
+    data = section(record, "data", RUN_RECORD, required=("name", "classes"))
+    metrics = read_record(folder / "metrics.json")
+    features = read_record(folder / "features.json")
     splits = _sections(metrics, "splits", "metrics.json")
     if not splits:
-        raise _DamagedRun("metrics.json: no splits")
-    classes = _texts(data, "classes")
+        raise DamagedRecord("metrics.json: no splits")
+    classes = texts(data, "classes", RUN_RECORD)
     predictions = {
         plain(split): _read_predictions(folder, split, scores, len(classes))
         for split, scores in splits.items()
     }
-    calibration = _section(record, "calibration", RUN_RECORD)
+    calibration = section(record, "calibration", RUN_RECORD)
     temperature = number(metrics.get("temperature", calibration.get("temperature", 1.0)))
     if temperature is None or temperature <= 0:
-        raise _DamagedRun("metrics.json: temperature is not a positive number")
+        raise DamagedRecord("metrics.json: temperature is not a positive number")
     return RunSummary(
         folder=folder,
         name=name,
         config=config,
-        config_hash=_text(record, "config_hash"),
+        config_hash=text(record, "config_hash"),
         data_name=plain(data["name"]),
         classes=classes,
-        rows={k: int(v) for k, v in _numbers(data, "rows").items()},
-        data_sources=_section(data, "sources", RUN_RECORD),
-        data_notes=_texts(data, "notes"),
-        licence=_text(data, "licence"),
+        rows={k: int(v) for k, v in numbers(data, "rows", RUN_RECORD).items()},
+        data_sources=section(data, "sources", RUN_RECORD),
+        data_notes=texts(data, "notes", RUN_RECORD),
+        licence=text(data, "licence"),
         metric=plain(record.get("metric", "accuracy")),
         temperature=temperature,
-        temperature_reason=_text(calibration, "reason"),
+        temperature_reason=text(calibration, "reason"),
         metrics=_shown(splits),
         features=_shown(_sections(features, "splits", "features.json")),
-        head=_section(features, "head", "features.json"),
+        head=section(features, "head", "features.json"),
         history=_history(folder / "history.jsonl"),
         predictions=predictions,
-        versions={plain(k): plain(v) for k, v in _section(record, "versions", RUN_RECORD).items()},
-        commit=_text(record, "commit"),
-        device=_text(record, "device"),
+        versions={plain(k): plain(v) for k, v in section(record, "versions", RUN_RECORD).items()},
+        commit=text(record, "commit"),
+        device=text(record, "device"),
         fingerprints=_fingerprints(record),
-        probe=_section(record, "probe", RUN_RECORD),
-        timings=_numbers(record, "timings"),
+        probe=section(record, "probe", RUN_RECORD),
+        timings=numbers(record, "timings", RUN_RECORD),
     )
 
 
@@ -247,22 +249,22 @@ def _read_predictions(folder: Path, split: str, scores: Record, classes: int) ->
     path = folder / "predictions" / f"{split.replace('/', '-')}.parquet"
     where = f"predictions/{path.name}"
     if not path.is_file():
-        raise _DamagedRun(f"{where} is not there, though metrics.json has {split}")
+        raise DamagedRecord(f"{where} is not there, though metrics.json has {split}")
     try:
         table = pq.read_table(path, columns=["label", "logits"])
         labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
         logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
-        raise _DamagedRun(f"{where} cannot be read: {problem}") from problem
+        raise DamagedRecord(f"{where} cannot be read: {problem}") from problem
     if logits.shape != (len(labels), classes) or not len(labels):
-        raise _DamagedRun(
+        raise DamagedRecord(
             f"{where}: logits of shape {logits.shape}, expected {(len(labels), classes)}"
         )
     if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() >= classes:
-        raise _DamagedRun(f"{where}: logits that are not finite, or labels outside the classes")
+        raise DamagedRecord(f"{where}: logits that are not finite, or labels outside the classes")
     recorded, found = number(scores.get("accuracy")), float(np.mean(logits.argmax(1) == labels))
     if recorded is not None and abs(recorded - found) > 1e-6:
-        raise _DamagedRun(
+        raise DamagedRecord(
             f"metrics.json: accuracy of {split} is {recorded:.6f}, but {where} gives {found:.6f}"
         )
     return Predictions(labels, logits)
@@ -270,54 +272,19 @@ def _read_predictions(folder: Path, split: str, scores: Record, classes: int) ->
 
 def _history(path: Path) -> tuple[Record, ...]:
     rows = []
-    for position, line in enumerate(_read_text(path).splitlines(), start=1):
+    for position, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
-            rows.append(_parsed(line, f"{path.name} line {position}"))
+            rows.append(parsed(line, f"{path.name} line {position}"))
     return tuple(rows)
 
 
-def _json(path: Path) -> Record:
-    return _parsed(_read_text(path), path.name)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as problem:
-        raise _DamagedRun(f"{path.name} is not there") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise _DamagedRun(f"{path.name} cannot be read: {problem}") from problem
-
-
-def _parsed(text: str, where: str) -> Record:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise _DamagedRun(f"{where} is not JSON: {problem}") from problem
-    if not isinstance(record, dict):
-        raise _DamagedRun(f"{where} is not a JSON object")
-    return record
-
-
-def _section(record: Record, key: str, where: str, required: tuple[str, ...] = ()) -> Record:
-    section = record.get(key, {})
-    if section is None:
-        section = {}
-    if not isinstance(section, Mapping):
-        raise _DamagedRun(f"{where}: {key} is not an object")
-    for name in required:
-        if section.get(name) is None:
-            raise _DamagedRun(f"{where}: {key} has no {name}")
-    return section
-
-
 def _sections(record: Record, key: str, where: str) -> dict[str, Record]:
-    outer = _section(record, key, where)
-    inner = {name: _section(outer, name, where) for name in outer}
-    for section in inner.values():
+    outer = section(record, key, where)
+    inner = {name: section(outer, name, where) for name in outer}
+    for found in inner.values():
         for part in ("calibrated", "pretrained"):
-            if not isinstance(section.get(part, {}), Mapping):
-                raise _DamagedRun(f"{where}: {part} is not an object")
+            if not isinstance(found.get(part, {}), Mapping):
+                raise DamagedRecord(f"{where}: {part} is not an object")
     return inner
 
 
@@ -325,26 +292,9 @@ def _shown(sections: dict[str, Record]) -> dict[str, Record]:
     return {plain(name): section for name, section in sections.items()}
 
 
-def _texts(record: Record, key: str) -> tuple[str, ...]:
-    values = record.get(key, [])
-    if not isinstance(values, list):
-        raise _DamagedRun(f"{RUN_RECORD}: {key} is not a list")
-    return tuple(plain(value) for value in values)
-
-
-def _numbers(record: Record, key: str) -> dict[str, float]:
-    pairs = ((plain(k), number(v)) for k, v in _section(record, key, RUN_RECORD).items())
-    return {name: value for name, value in pairs if value is not None}
-
-
 def _fingerprints(record: Record) -> dict[str, str]:
     """Hashes of the encoder's weights and of every split of the data, as ``data/<split>``."""
-    found = _section(record, "fingerprints", RUN_RECORD)
-    data = _section(found, "data", RUN_RECORD)
+    found = section(record, "fingerprints", RUN_RECORD)
+    data = section(found, "data", RUN_RECORD)
     encoder = {} if found.get("encoder") is None else {"encoder": plain(found["encoder"])}
     return encoder | {f"data/{plain(split)}": plain(value) for split, value in data.items()}
-
-
-def _text(record: Record, key: str) -> str | None:
-    value = record.get(key)
-    return None if value is None else plain(value)

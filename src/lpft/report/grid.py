@@ -34,12 +34,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, the value behind it with its standard deviation, and links in the page."""
+    """What is shown, the value behind it with its standard deviation, and links in the page.
+
+    ``shade`` is how strongly the page colours the cell, from 0 to 1.
+    """
 
     text: str
     value: CellValue
     sd: float | None = None
     links: tuple[tuple[str, str], ...] = ()
+    shade: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,41 @@ def to_csv(table: Table) -> str:
             line += [cell.value, cell.sd] if wide else [cell.value]
         writer.writerow(line)
     return out.getvalue()
+
+
+def to_text(table: Table) -> str:
+    """Aligned text for a terminal: upper headings over their columns, equal first cells once."""
+    columns = [
+        [column.name, *(row[place].text for row in table.rows)]
+        for place, column in enumerate(table.columns)
+    ]
+    if table.spanning:
+        columns[0][1:] = _without_repetitions(columns[0][1:])
+    widths = [max(map(len, cells)) for cells in columns]
+    place = 0
+    for above, count in table.bands:
+        # The last column of a band makes room for a heading that is longer than its columns.
+        missing = len(above) - sum(widths[place : place + count]) - 2 * (count - 1)
+        widths[place + count - 1] += max(0, missing)
+        place += count
+    lines = [
+        "  ".join(
+            f"{text:{'>' if column.numeric else '<'}{width}}"
+            for text, column, width in zip(cells, table.columns, widths, strict=True)
+        ).rstrip()
+        for cells in zip(*columns, strict=True)
+    ]
+    bands, place = [], 0
+    for above, count in table.bands:
+        bands.append(f"{above:>{sum(widths[place : place + count]) + 2 * (count - 1)}}")
+        place += count
+    heading = ["  ".join(bands).rstrip()] if bands else []
+    return "\n".join([*heading, lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _without_repetitions(names: Sequence[str]) -> list[str]:
+    before = ["", *names[:-1]]
+    return ["" if name == last else name for name, last in zip(names, before, strict=True)]
 
 
 def to_markdown(table: Table) -> str:

@@ -41,6 +41,38 @@ DEFINITIONS = (
     ),
 )
 
+KERNEL_DEFINITIONS = (
+    (
+        "Empirical NTK",
+        "P + F at the start of fine-tuning, over all pairs of texts and classes: how a step on one "
+        "text moves the logits of another. P, the pre-train-effective kernel, is what the head's "
+        "own weights and bias contribute: the inner products of the pre-trained features, plus 1 "
+        "for the bias, times the identity of the classes. F, the FT-effective kernel, is what goes "
+        "through the features.",
+    ),
+    (
+        "FT ratio",
+        "Mean over training texts of the norm of F times the residuals over the norm of P + F "
+        "times the residuals; residuals are one-hot labels minus the probabilities at the start. "
+        "Above 1 where the two parts work against each other.",
+    ),
+    (
+        "Rank of a kernel",
+        "Singular values, in float64, above the tolerance of float32: the longer side of the "
+        "matrix times 1.19e-7 times the largest singular value.",
+    ),
+    ("FN", "Frobenius norm of a kernel over all pairs of texts and classes."),
+    (
+        "Trace norm",
+        "Sum of the singular values of the block of one pair of texts, a matrix over the classes.",
+    ),
+    (
+        "CKA",
+        "Centred kernel alignment: the cosine between two kernels as vectors, after the mean over "
+        "texts has been taken out for each class.",
+    ),
+)
+
 _HALVED = (
     "Two classes: the reference installs half of the weights that its logistic regression fitted "
     "(its scikit-learn means p = sigmoid(2 w·x), its code copies ∓w/2), so published binary head "
@@ -55,6 +87,25 @@ _ATTENTION = (
     "The reference switches scale_attn_by_inverse_layer_idx on for GPT-2, which changes the "
     "pre-trained function. Here GPT-2 keeps its own configuration."
 )
+_WORD_EMBEDDINGS = (
+    "In the reference's kernels the word embeddings' part is filled for 32 of 250 texts and zero "
+    "for all others, and it comes from a tenth of the parameters and outputs, scaled so that the "
+    "blocks of a text with itself are about ten times too large. Here every parameter counts."
+)
+_GPT2_KERNELS = (
+    "The reference's kernels of GPT-2 leave out its final LayerNorm and add 1 to P although its "
+    "head has no bias."
+)
+_CACHED_KERNELS = (
+    "The reference names saved parts of kernels by the output folder alone, so that another "
+    "evaluation set can silently reuse old ones."
+)
+
+
+def kernel_faults(models: Iterable[str]) -> list[str]:
+    """Faults of the reference implementation that bear on its published kernels."""
+    gpt2 = [_GPT2_KERNELS] if any("gpt2" in model.lower() for model in models) else []
+    return [_WORD_EMBEDDINGS, *gpt2, _CACHED_KERNELS]
 
 
 def faults(groups: Iterable[Group]) -> list[str]:

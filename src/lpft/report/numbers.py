@@ -61,9 +61,18 @@ def significant(value: float | None, digits: int = 3) -> str:
         return "0"
     size = math.floor(math.log10(abs(value)))
     if size < -3 or size >= 5:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+        return scientific(value, digits - 1)
     return fixed(value, max(0, digits - 1 - size))
+
+
+def scientific(value: float | None, digits: int = 2) -> str:
+    """A number as the paper writes norms of kernels: 5.10e4; ``digits`` are decimals."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
 
 
 def rate(value: float | None) -> str:

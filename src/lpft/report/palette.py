@@ -5,6 +5,7 @@ are warm, methods with an LP head cool, so that a pair (FT, LP-FT) reads as one;
 style say the same without colour.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lpft.report.settings import Setting
@@ -56,14 +57,18 @@ def style_of(setting: Setting, others: tuple[str, ...] = ()) -> Style:
 
     Further settings of a method keep its colour and marker, hollow and with other dashes.
     """
-    if setting.method in _METHODS:
-        colour, token, marker, dashes = _METHODS[setting.method]
+    return _style(setting.method, setting.position, others)
+
+
+def _style(method: str, position: int, others: tuple[str, ...]) -> Style:
+    if method in _METHODS:
+        colour, token, marker, dashes = _METHODS[method]
     else:
-        position = others.index(setting.method) if setting.method in others else 0
-        colour, token, marker, dashes = _OTHERS[position % len(_OTHERS)]
-    if setting.position:
-        dashes = _MORE_DASHES[setting.position % len(_MORE_DASHES)]
-    return Style(colour, token, marker, dashes, filled=setting.position == 0)
+        place = others.index(method) if method in others else 0
+        colour, token, marker, dashes = _OTHERS[place % len(_OTHERS)]
+    if position:
+        dashes = _MORE_DASHES[position % len(_MORE_DASHES)]
+    return Style(colour, token, marker, dashes, filled=position == 0)
 
 
 def styles(settings: tuple[Setting, ...]) -> dict[str, Style]:
@@ -71,3 +76,13 @@ def styles(settings: tuple[Setting, ...]) -> dict[str, Style]:
     methods = dict.fromkeys(setting.method for setting in settings)
     others = tuple(method for method in methods if method not in _METHODS)
     return {setting.label: style_of(setting, others) for setting in settings}
+
+
+def method_styles(methods: Sequence[str]) -> dict[str, Style]:
+    """The style of each of some methods, by the method."""
+    others = tuple(method for method in methods if method not in _METHODS)
+    return {method: _style(method, 0, others) for method in methods}
+
+
+REFERENCE = Style(INK, TOKENS[INK], "*", (1.0, 1.2), filled=True)
+"""What methods are compared with, such as the kernel P that they share."""

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from lpft.report.collect import RunSummary, UnreadRun
+from lpft.report.collect import RunSummary
 from lpft.report.numbers import Spread, plain, rate, slug
+from lpft.report.records import UnreadFolder
 
 METHOD_NAMES = {
     "lp": "LP",
@@ -150,7 +151,7 @@ class Group:
         return self.runs[0].metric
 
 
-def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[UnreadRun, ...]]:
+def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[UnreadFolder, ...]]:
     """Groups in the order of their titles, and runs that repeat a setting and seed.
 
     Runs of one group were tested on the same texts, by fingerprint where there is one. A repeated
@@ -163,7 +164,7 @@ def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[Unr
     times = Counter(names.values())
 
     groups: list[Group] = []
-    repeated: list[UnreadRun] = []
+    repeated: list[UnreadFolder] = []
     taken: set[str] = set()
     for key in sorted(grouped, key=lambda key: (names[key], key)):
         settings, again = _settings_of(grouped[key])
@@ -206,14 +207,14 @@ def model_name(model: str) -> str:
     return PurePath(model.replace("\\", "/")).name if local else model
 
 
-def _settings_of(runs: Sequence[RunSummary]) -> tuple[tuple[Setting, ...], list[UnreadRun]]:
+def _settings_of(runs: Sequence[RunSummary]) -> tuple[tuple[Setting, ...], list[UnreadFolder]]:
     by_setting: dict[str, dict[int, RunSummary]] = defaultdict(dict)
     repeated = []
     for run in sorted(runs, key=lambda run: (method_rank(run.method), run.name)):
         seeds = by_setting[key_of(setting_of(run))]
         if run.seed in seeds:
             reason = f"same setting and seed as {seeds[run.seed].name}; not counted twice"
-            repeated.append(UnreadRun(run.folder, run.name, "repeated", reason))
+            repeated.append(UnreadFolder(run.folder, run.name, "repeated", reason))
         else:
             seeds[run.seed] = run
     by_method: dict[str, list[list[RunSummary]]] = defaultdict(list)

@@ -1,10 +1,12 @@
-"""The method table as a data frame, and as plain text for a terminal."""
+"""The method table as a data frame and as text for a terminal, with the tables of kernels."""
 
 from collections.abc import Iterable
 
 import pandas as pd
 
+from lpft.report.build import ReportResult
 from lpft.report.collect import RunSummary
+from lpft.report.kernels.terminal import kernel_text
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
 from lpft.report.settings import Group, group_runs
 from lpft.report.values import Value, feature, head, score
@@ -33,13 +35,19 @@ def method_table(runs: Iterable[RunSummary]) -> pd.DataFrame:
             spreads = {name: setting.spread(value) for name, value in measures.items()}
             where = {name: getattr(group, name) for name in _WHERE} if len(groups) > 1 else {}
             records.append(where | _record(setting.label, len(setting.runs), spreads))
-    frame = pd.DataFrame.from_records(records)
+    frame = pd.DataFrame.from_records(records, columns=None if records else ["method", "seeds"])
     empty = [name for name in frame.columns if name.endswith(" sd") and frame[name].isna().all()]
     frame = frame.drop(columns=empty)
     for attribute in ("id_split", "feature_split"):
         splits = dict.fromkeys(getattr(group, attribute) for group in groups)
         frame.attrs[attribute] = " or ".join(splits)
     return frame
+
+
+def format_report(report: ReportResult) -> str:
+    """What a terminal shows of a report: the method table, then the table of each kernel."""
+    methods = [format_method_table(method_table(report.runs))] if report.runs else []
+    return "\n\n".join([*methods, *(kernel_text(kernels) for kernels in report.kernels)])
 
 
 def _measures(group: Group, ood: tuple[str, ...]) -> dict[str, Value]:
@@ -66,6 +74,8 @@ def _record(
 
 def format_method_table(frame: pd.DataFrame) -> str:
     """The frame of :func:`method_table` as aligned text of a terminal, with a line on its units."""
+    if frame.empty:
+        return "no finished runs"
     if "data" in frame:
         parts = [
             f"{' · '.join(map(str, where))}\n{_block(part.drop(columns=list(_WHERE)))}"

@@ -187,15 +187,16 @@ def view_run(run: RunSummary, anchor: str, group: Group, page_folder: Path) -> R
         href=relative_link(run.folder, page_folder),
         method=method_name(run.method),
         group=group.slug,
-        configuration=_facts(configuration),
+        configuration=facts(configuration),
         timings=timings,
-        sources=_facts(run.data_sources),
-        probe=_facts(run.probe),
+        sources=facts(run.data_sources),
+        probe=facts(run.probe),
         fingerprints=tuple((name, value[:12]) for name, value in run.fingerprints.items()),
     )
 
 
-def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Keys and values of a record in words."""
     return tuple((plain(key), _fact(value)) for key, value in record.items())
 
 

@@ -168,7 +168,7 @@ class KernelWork:
                 each.start.name: each.record(self.texts, scores[each.start.name]) for each in found
             },
             "alignment": alignment(found),
-            "plan": [plan.as_record() for plan in self.plans],
+            "plan": {"passes": [plan.as_record() for plan in self.plans]},
             "environment": environment(self.device),
         }
 

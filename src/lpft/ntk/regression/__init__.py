@@ -1,4 +1,4 @@
-"""Kernel regression on empirical NTKs: the paper's protocol, sound multi-class ones, and others'."""
+"""Kernel regression on empirical NTKs: the paper's protocol, sound ones, LM-Kernel-FT's solvers."""
 
 from lpft.ntk.regression.kernels import KernelPair, TrainingSet
 from lpft.ntk.regression.model import KernelModel, Strength

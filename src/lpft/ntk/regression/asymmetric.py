@@ -21,7 +21,6 @@ def fit_asymmetric(
     mix: float = 0.5,
     f0_scale: float = 0.0,
     regularization: float = 0.0,
-    single_logit: bool = False,
 ) -> KernelModel:
     """AsK-LS: the least-squares support vector machine of a kernel that is not symmetric.
 
@@ -31,21 +30,21 @@ def fit_asymmetric(
 
         alpha / gamma + K beta = y,    K^T alpha + beta / gamma = y
 
-    on the n training entries, with targets y = +-1 minus ``s f_0``; the answer is
+    on the N C training entries, with targets y = +-1 minus ``s f_0``; the answer is
     ``mix f_s + (1 - mix) f_t``. For a symmetric positive K both are kernel ridge regression with
-    lambda = 1/gamma. The system is solved in K's singular vectors, its null space left out.
+    lambda = 1/gamma. The system is solved in K's singular vectors.
 
-    Left out as in LM-Kernel-FT: the two intercepts of the paper. It departs from LM-Kernel-FT,
-    which multiplies the equations by y: the same for y = +-1, but not once an f_0 is subtracted.
-    LM-Kernel-FT's kernel has its rows and columns exchanged, ``<t, s>``.
+    As in LM-Kernel-FT, the paper's two intercepts are left out. Unlike there, several classes are
+    all entries at once (LM-Kernel-FT takes two classes with a single logit; the kernel of a
+    difference of logits cannot be had from signs of each), and the equations are not multiplied by
+    y, which is the same for y = +-1 but not once an f_0 is subtracted. LM-Kernel-FT's kernel has
+    its rows and columns exchanged, ``<t, s>``.
 
     Args:
         gamma: weight of the errors, in units of 1 / kernel; LM-Kernel-FT's ``kernel_gamma``.
         mix: between 0 and 1; LM-Kernel-FT's ``kernel_lambda``, which its published options lack;
             AsK-LS weighs both alike. Below 1, prediction needs the reversed kernel.
-        f0_scale, regularization, single_logit: as in
-            :func:`~lpft.ntk.regression.entries.entry_problem`, for all of the C logits' entries
-            or for a single one.
+        f0_scale, regularization: as in :func:`~lpft.ntk.regression.entries.entry_problem`.
 
     Raises:
         InputError: f_0 is missing, or wrong options.
@@ -56,16 +55,13 @@ def fit_asymmetric(
         raise InputError(f"gamma: expected a finite number above 0, found {gamma}")
     if not 0 <= mix <= 1:
         raise InputError(f"mix: expected a number from 0 to 1, found {mix}")
-    entries = entry_problem(
-        train, f0_scale=f0_scale, regularization=regularization, single_logit=single_logit
-    )
+    entries = entry_problem(train, f0_scale=f0_scale, regularization=regularization)
     alpha, beta, near = solve_asymmetric(entries.matrix, entries.signs - entries.offset, gamma)
     settings: dict[str, Setting] = {
         "gamma": gamma,
         "mix": mix,
         "f0_scale": f0_scale,
         "regularization": regularization,
-        "single_logit": single_logit,
     }
     return KernelModel(
         "asymmetric",

@@ -54,7 +54,7 @@ class TrainingSet:
     """What a solver learns from: the training kernel, N class indices and the logits f_0 [N, C].
 
     Raises:
-        InputError: shapes that do not fit together, or labels out of range.
+        InputError: shapes that do not fit together, fewer than 2 classes, or labels out of range.
     """
 
     kernel: Array
@@ -67,6 +67,11 @@ class TrainingSet:
         rows = len(kernel)
         _expect("training kernel", kernel, rows, rows, kernel.ndim)
         object.__setattr__(self, "kernel", kernel)
+        if self.classes < 2:
+            raise InputError(
+                f"kernel: expected at least 2 logits, found {self.classes}; a single binary logit z "
+                "is the pair (-z/2, z/2), whose kernel is K_z times [[1, -1], [-1, 1]] / 4"
+            )
         object.__setattr__(self, "labels", class_indices(self.labels, rows, self.classes))
         if self.f0 is not None:
             object.__setattr__(self, "f0", checked_logits(self.f0, rows, self.classes))
@@ -136,7 +141,7 @@ def scaled_logits(f0: Array | None, scale: float, rows: int, classes: int) -> Ar
 def entry_matrix(kernel: Array, classes: int) -> Array:
     """The kernel between (row, logit) entries, NC x MC, the logit running fastest."""
     if kernel.ndim == 2:
-        return np.kron(kernel, np.eye(classes))
+        return np.asarray(np.kron(kernel, np.eye(classes)), dtype=np.float64)
     rows, _, columns, _ = kernel.shape
     return kernel.reshape(rows * classes, columns * classes)
 

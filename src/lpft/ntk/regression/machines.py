@@ -12,7 +12,9 @@ from lpft.ntk.regression.entries import Entries, entry_problem
 from lpft.ntk.regression.kernels import Array, TrainingSet, require_symmetric
 from lpft.ntk.regression.model import KernelModel, Setting
 
-MAX_ITERATIONS = 5_000_000
+MAX_ITERATIONS = 1_000_000
+"""Of libsvm. On a kernel of large entries that cannot separate the labels it may need more: then
+the model is not converged, and a smaller cost helps."""
 
 
 def fit_svc(
@@ -45,7 +47,7 @@ def fit_svc(
         "regularization": regularization,
         "single_logit": single_logit,
     }
-    return _fit_machine(machine, entries, entries.labels, "svc", 0.0, settings)
+    return _fit_machine(machine, entries, entries.signs, "svc", 0.0, settings)
 
 
 def fit_svr(

@@ -35,6 +35,9 @@ class KernelModel:
     ``coefficients`` alpha [N, C]; ``intercept`` b [C]; ``f0_scale`` s; ``reverse_coefficients``
     beta [N, C] of the asymmetric solver only. ``probabilistic``: softmax(f) is what the solver
     fitted. ``settings`` are the options as used; ``caveats`` what a reader must know.
+
+    Rows of a kernel are the rows to predict, of training and of test kernels, in :meth:`predict`
+    and in :meth:`score`. (LM-Kernel-FT has training rows first; the paper's code mixes both.)
     """
 
     solver: str

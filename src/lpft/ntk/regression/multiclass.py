@@ -44,11 +44,11 @@ def fit_kernel_logistic(
 
     Minimises ``sum_i CE(y_i, f(x_i)) + lambda/2 alpha^T K alpha`` with
     ``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``. At the optimum
-    ``alpha_i = (onehot(y_i) - softmax f(x_i)) / lambda``; the rows of alpha sum to zero. It is
-    the L2 logistic regression on the gradients of the logits (for P: on [phi, 1] without a
-    further intercept, scikit-learn's ``LogisticRegression`` with C = 1 / lambda, and 2 / lambda
-    for two classes, where it has one row of weights for two). Newton's method runs on the
-    eigenvectors of the part of K that a softmax sees, N (C - 1) wide.
+    ``alpha_i = (onehot(y_i) - softmax f(x_i)) / lambda`` (up to K's null space, which is left
+    out); the rows of alpha sum to zero. It is the L2 logistic regression on the gradients of the
+    logits (for P: on [phi, 1] without a further intercept, scikit-learn's ``LogisticRegression``
+    with C = 1 / lambda, and 2 / lambda for two classes, where it has one row of weights for two).
+    Newton's method runs on the eigenvectors of the part of K that a softmax sees, N (C - 1) wide.
 
     Args:
         train: N training rows.
@@ -64,7 +64,9 @@ def fit_kernel_logistic(
     """
     require_symmetric(train.kernel, "klr")
 
-    def path(part: TrainingSet, strengths: Sequence[float], final: bool) -> tuple[list[Array], bool]:
+    def path(
+        part: TrainingSet, strengths: Sequence[float], final: bool
+    ) -> tuple[list[Array], bool]:
         return _logistic_path(part, strengths, f0_scale, TOLERANCE if final else SEARCH_TOLERANCE)
 
     alpha, found, converged = solve(
@@ -167,8 +169,9 @@ def _contrast_features(kernel: Array, contrasts: Array) -> tuple[Array, Array]:
     """
     rows, width = len(kernel), contrasts.shape[1]
     if kernel.ndim == 2:
-        values, vectors = positive_part(kernel, "klr")
-        values, vectors = np.repeat(values, width), np.kron(vectors, np.eye(width))
+        own_values, own_vectors = positive_part(kernel, "klr")
+        values = np.repeat(own_values, width)
+        vectors = np.asarray(np.kron(own_vectors, np.eye(width)), dtype=np.float64)
     else:
         seen = np.einsum("ca,ncmd,db->namb", contrasts, kernel, contrasts, optimize=True)
         values, vectors = positive_part(seen.reshape(rows * width, rows * width), "klr")

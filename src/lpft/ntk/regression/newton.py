@@ -15,7 +15,7 @@ from scipy.special import softmax
 Array = NDArray[np.float64]
 
 SEARCH_TOLERANCE = 1e-8
-TOLERANCE = 1e-18
+TOLERANCE = 1e-24
 MAX_ITERATIONS = 200
 _SHRINK = 0.1  # the least that a step with an old Hessian must shrink the decrement by
 _RESOLUTION = 1e-12  # below this share of the objective, its own rounding hides any descent
@@ -83,12 +83,14 @@ def fit_softmax(
             if not fresh:
                 factor = None
                 continue
-            if decrement <= _RESOLUTION**2 * value:
+            if decrement <= _RESOLUTION * value:  # a new Hessian shrinks all but rounding
                 converged = True
                 break
-        change = problem.logits(step) - offset
-        size = 1.0 if decrement <= _RESOLUTION * value else problem.search(
-            z, step, logits, change, value, decrement
+        change = problem.moved(step)
+        size = (
+            1.0
+            if decrement <= _RESOLUTION * value
+            else problem.search(z, step, logits, change, value, decrement)
         )
         if size == 0:
             converged = decrement <= SEARCH_TOLERANCE * value
@@ -111,8 +113,12 @@ class _Problem:
     offset: Array
     penalties: Array
 
+    def moved(self, step: Array) -> Array:
+        """What a step adds to the logits, N x C."""
+        return (self.features @ step) @ self.contrasts.T
+
     def logits(self, z: Array) -> Array:
-        return self.offset + (self.features @ z) @ self.contrasts.T
+        return self.offset + self.moved(z)
 
     def value(self, z: Array, logits: Array) -> float:
         """The objective, exact in relative terms also where every row is fitted almost surely."""
@@ -174,7 +180,7 @@ def softmax_root(probabilities: Array) -> Array:
     """L with ``L L^T = diag(p) - p p^T`` for every row, N x C x (C - 1), lower triangular.
 
     With the tails ``q_c = sum of p_d over d > c``: ``L_cc = sqrt(p_c q_c / q_{c-1})`` and
-    ``L_dc = -p_d sqrt(p_c / (q_{c-1} q_c))`` for d > c. Where a tail is 0, its column is.
+    ``L_dc = -(p_d / q_c) L_cc`` for d > c. Where a tail is 0, its column is.
     Source: Tanabe and Sagae, Journal of the Royal Statistical Society B 54(1), 1992.
     """
     rows, classes = probabilities.shape
@@ -184,8 +190,11 @@ def softmax_root(probabilities: Array) -> Array:
         own, before, after = probabilities[:, column], tails[:, column], tails[:, column + 1]
         share = np.divide(own, before, out=np.zeros(rows), where=before > 0)
         root[:, column, column] = np.sqrt(share * after)
-        scale = np.divide(share, after, out=np.zeros(rows), where=after > 0)
-        root[:, column + 1 :, column] = -probabilities[:, column + 1 :] * np.sqrt(scale)[:, None]
+        later = probabilities[:, column + 1 :]
+        shares = np.divide(
+            later, after[:, None], out=np.zeros_like(later), where=after[:, None] > 0
+        )
+        root[:, column + 1 :, column] = -shares * root[:, column, column, None]
     return root
 
 

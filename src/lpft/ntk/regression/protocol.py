@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import qr
 
 from lpft.analysis.inputs import class_indices
 from lpft.ntk.regression.entries import Entries, entry_problem
@@ -34,13 +35,13 @@ def fit_paper_protocol(train: TrainingSet) -> KernelModel:
     t the label of a binary L2 logistic regression with an intercept,
     ``min_{w,b} C sum_e CE(t_e, sigmoid(K_e w + b)) + ||w||^2 / 2``: scikit-learn's
     ``LogisticRegressionCV(Cs=10, cv=5, scoring="accuracy")``, stratified folds of entries in
-    their order. Features are not scaled. The optimum is met by Newton's method on the singular
-    vectors of the rows, whatever the scale of the kernel; the reference stops lbfgs at a gradient
-    of 1e-4, at weak regularisation far from it.
+    their order. Features are not scaled. The optimum is met by Newton's method on an orthonormal
+    basis of the rows, whatever the scale of the kernel; the reference stops lbfgs at a gradient of
+    1e-4, at weak regularisation short of it.
 
     ``strength`` of the model is 1 / C. Its logits are decision values of entries: above 0 is a
     one-hot entry of 1 (:func:`entry_accuracy`), and the largest one of a sample its class.
-    Source: Tomihari and Sato, NeurIPS 2024, section 5 and its code, which takes the logistic
+    Source: Tomihari and Sato, NeurIPS 2024, tables 2 and 9, by its code, which takes the logistic
     solver of LM-Kernel-FT (Malladi et al., ICML 2023).
     """
     return _fit(entry_problem(train), "paper", {}, CAVEATS)
@@ -110,9 +111,7 @@ def _choose(rows: Array, labels: NDArray[np.int64]) -> tuple[float, int, bool]:
         outside = rows[held] @ rotation
         start = None
         for column, inverse_strength in enumerate(INVERSE_STRENGTHS):
-            fit = _fit_binary(
-                features, labels[fitted], inverse_strength, start, SEARCH_TOLERANCE
-            )
+            fit = _fit_binary(features, labels[fitted], inverse_strength, start, SEARCH_TOLERANCE)
             start, converged = fit.coefficients, converged and fit.converged
             answers = outside @ start[:-1] + start[-1] > 0
             accuracies[place, column] = np.mean(answers == (labels[held] == 1))
@@ -121,15 +120,17 @@ def _choose(rows: Array, labels: NDArray[np.int64]) -> tuple[float, int, bool]:
 
 
 def _features(rows: Array) -> tuple[Array, Array]:
-    """X V [n, 1, r + 1] with a last column of ones, and V [m, r], of ``X = U S V^T``.
+    """X Q [n, 1, r + 1] with a last column of ones, and Q [m, r], an orthonormal basis of X's rows.
 
     A rotation leaves ``||w||`` as it is, so it changes nothing but the number and the scaling of
-    columns: those of singular values above rounding, in falling order.
+    columns: pivoted QR of X^T leaves those above rounding, in falling order.
     """
-    left, values, right = np.linalg.svd(rows, full_matrices=False)
-    kept = values > max(rows.shape) * np.finfo(np.float64).eps * values[0]
-    features = np.concatenate([left[:, kept] * values[kept], np.ones((len(rows), 1))], axis=1)
-    return features[:, None, :], right[kept].T
+    basis, triangle, order = qr(rows.T, mode="economic", pivoting=True, check_finite=False)
+    sizes = np.abs(np.diag(triangle))
+    rank = int(np.sum(sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]))
+    features = np.ones((len(rows), rank + 1))
+    features[order, :rank] = triangle[:rank].T
+    return features[:, None, :], basis[:, :rank]
 
 
 def _fit_binary(

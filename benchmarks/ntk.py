@@ -1,0 +1,255 @@
+"""The empirical NTK engine against its alternatives, in one process per part, on random weights.
+
+Ours computes the whole kernel of N texts. The alternatives' cost per text is the measured one of a
+few texts' Jacobians, and the product over all of them that of some columns of it, times the columns
+that there are; so they are spared what bounding their memory would cost. The reference's algorithm
+is timed on one text and the attention groups of the first and the last layer; the other groups are
+taken to cost the mean of the two. "model" flops are those of docs/ntk.md: one forward pass, a
+backward pass for each row of the head, J, and the symmetric product once; recomputation is not
+counted.
+
+    python benchmarks/ntk.py roberta | minilm | rank | memory [--samples 250]
+    python benchmarks/ntk.py child ... (one kernel in a process of its own, for its peak memory)
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from common import matmul_rate, record, seconds
+from ntk_baselines import (
+    contract,
+    grad_loop_jacobian,
+    jacrev_jacobian,
+    parameter_groups,
+    reference_algorithm,
+)
+from transformers import BertConfig, RobertaConfig
+
+from lpft.data.tokens import Tokens
+from lpft.model import LinearHeadClassifier
+from lpft.model.classifier import attach_head
+from lpft.model.encoder import build_encoder
+from lpft.ntk.inputs import Subject
+from lpft.ntk.kernel import KernelJob, Options, request_of
+from lpft.ntk.result import EmpiricalNTK
+
+SHAPES = {
+    "roberta": RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
+    "minilm": BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    ),
+}
+TOKENS = {"roberta": 128, "minilm": 64}
+JACOBIANS = 6
+PRODUCT_COLUMNS = 65536
+
+
+class Words(Subject):
+    """A classifier whose texts are given as numbers of ready token ids."""
+
+    ready: Tokens
+
+    def tokens(self, texts: Any) -> Tokens:
+        columns = {name: [ids[t] for t in texts] for name, ids in self.ready.columns.items()}
+        return Tokens(columns, self.ready.pad_values, self.ready.padding_side)
+
+
+def build(shape: str, classes: int, *, centred: bool) -> LinearHeadClassifier:
+    """A random encoder with a random head, whose rows sum to zero if ``centred``, as LP's do."""
+    torch.manual_seed(0)
+    model = attach_head(
+        build_encoder(SHAPES[shape], torch.float32),
+        tuple("abcdef"[:classes]),
+        pooling="first",
+        head_bias=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    if centred:
+        with torch.no_grad():
+            model.head.weight.sub_(model.head.weight.mean(0))
+    return model
+
+
+def words(shape: str, samples: int) -> Tokens:
+    """Texts of full length whose words are as unequally frequent as those of a language."""
+    config, length = SHAPES[shape], TOKENS[shape]
+    drawn = np.random.default_rng(0).zipf(1.2, size=(samples, length)) % (config.vocab_size - 4) + 4
+    drawn[:, 0], drawn[:, -1] = 0, 2
+    return Tokens(
+        {"input_ids": drawn.tolist(), "attention_mask": [[1] * length] * samples},
+        {"input_ids": 1, "attention_mask": 0},
+        "right",
+    )
+
+
+def ours(
+    model: LinearHeadClassifier, tokens: Tokens, memory: str
+) -> tuple[EmpiricalNTK, dict[str, Any]]:
+    """The kernel of all texts, with its seconds and flops."""
+    subject = Words(model, model.head, None, TOKENS["roberta"])  # type: ignore[arg-type]
+    object.__setattr__(subject, "ready", tokens)
+    started = perf_counter()
+    job = KernelJob(
+        subject,
+        {"ntk": request_of(subject, trainable=False)},
+        [list(range(len(tokens)))],  # type: ignore[list-item]
+        ((0, 0),),
+        Options(memory=memory, check_entries=0, device="cpu"),
+    )
+    kernel = job.run()["ntk"][0, 0]
+    taken = perf_counter() - started
+    plan = kernel.record["plan"]
+    return kernel, {
+        "samples": len(tokens),
+        "tokens": TOKENS["roberta" if len(tokens.columns["input_ids"][0]) > 64 else "minilm"],
+        "head_rank": kernel.record["head_rank"],
+        "seconds": round(taken, 2),
+        "seconds_per_sample": round(taken / len(tokens), 4),
+        "parts": {name: round(value, 2) for name, value in kernel.record["seconds"].items()},
+        "model_tflop": round(plan["flops"]["model"] / 1e12, 2),
+        "model_gflops": round(plan["flops"]["model"] / taken / 1e9, 1),
+        "methods": plan["methods"],
+        "tiles": plan["tiles"],
+        "between_blocks": plan["between_blocks"],
+    }
+
+
+def alternative(
+    write: Callable[..., None], model: LinearHeadClassifier, tokens: Tokens, samples: int
+) -> dict[str, Any]:
+    """Seconds per text of an alternative for a kernel of ``samples`` texts."""
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    classes = model.head.weight.shape[0]
+    out = torch.zeros(classes, parameters)
+    times = []
+    for text in range(JACOBIANS + 1):
+        batch = tokens.batch([text])
+        times.append(seconds(lambda batch=batch: write(model, batch, out)))
+    jacobian = float(np.median(times[1:]))
+    rows = torch.randn(samples * classes, PRODUCT_COLUMNS)
+    product = float(np.median([seconds(lambda: contract(rows, rows)) for _ in range(3)]))
+    product *= parameters / PRODUCT_COLUMNS
+    return {
+        "jacobian_seconds_per_sample": round(jacobian, 4),
+        "product_seconds_per_sample": round(product / samples, 4),
+        "seconds_per_sample": round(jacobian + product / samples, 4),
+    }
+
+
+def agreement(model: LinearHeadClassifier, tokens: Tokens) -> float:
+    """Relative difference of our F from that of a loop of ``autograd.grad``, on two texts."""
+    few = Tokens(
+        {name: ids[:2] for name, ids in tokens.columns.items()},
+        tokens.pad_values,
+        tokens.padding_side,
+    )
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    jacobians = torch.zeros(2, model.head.weight.shape[0], parameters)
+    for text in range(2):
+        grad_loop_jacobian(model, few.batch([text]), jacobians[text])
+    flat = jacobians.flatten(0, 1)
+    expected = (flat @ flat.T).double().reshape(2, -1, 2, jacobians.shape[1])
+    found = ours(model, few, "6GB")[0].ft_effective
+    return float((found - expected).norm() / expected.norm())
+
+
+def child(shape: str, samples: int, classes: int, memory: str, *, centred: bool) -> dict[str, Any]:
+    """One kernel in a process of its own, with its peak memory."""
+    command = [sys.executable, __file__, "child", "--shape", shape, "--samples", str(samples)]
+    command += ["--classes", str(classes), "--memory", memory, *(["--centred"] if centred else [])]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+def run_child(options: argparse.Namespace) -> None:
+    """Compute one kernel and print what it took, with the machine's rate before and after."""
+    model = build(options.shape, options.classes, centred=options.centred)
+    tokens = words(options.shape, options.samples)
+    before = matmul_rate()
+    _, result = ours(model, tokens, options.memory)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rate = (before + matmul_rate()) / 2
+    result["peak_memory_gb"] = round(peak / 1e9, 2)
+    result["matmul_gflops"] = round(rate, 1)
+    result["share_of_matmul_rate"] = round(result["model_gflops"] / rate, 3)
+    print(json.dumps(result))
+
+
+def against_alternatives(shape: str, samples: int) -> dict[str, Any]:
+    """Ours beside both alternatives, with a full-rank head and with LP's head of a binary task."""
+    result: dict[str, Any] = {}
+    for name, classes, centred in (("full_rank", 3, False), ("binary_lp", 2, True)):
+        model, tokens = build(shape, classes, centred=centred), words(shape, samples)
+        found = {
+            "ours": ours(model, tokens, "6GB")[1],
+            "jacrev": alternative(jacrev_jacobian, model, tokens, samples),
+            "grad_loop": alternative(grad_loop_jacobian, model, tokens, samples),
+            "relative_difference": agreement(model, tokens),
+            "matmul_gflops": round(matmul_rate(), 1),
+        }
+        best = min(found[other]["seconds_per_sample"] for other in ("jacrev", "grad_loop"))
+        found["times_faster"] = round(best / found["ours"]["seconds_per_sample"], 2)
+        result[name] = found
+    return result
+
+
+def against_reference(ours_per_sample: float) -> dict[str, Any]:
+    """The reference's algorithm on one text and two groups, extrapolated to all groups."""
+    model, tokens = build("roberta", 3, centred=False), words("roberta", 1)
+    names = list(parameter_groups(model))
+    attention = [name for name in names if "attention" in name]
+    timed = {}
+    for group in (attention[0], attention[-1]):
+        timed[group] = seconds(
+            lambda group=group: reference_algorithm(model, tokens, groups=[group])
+        )
+    whole = float(np.mean(list(timed.values()))) * len(names)
+    return {
+        "seconds_of_groups": {name: round(value, 1) for name, value in timed.items()},
+        "groups": len(names),
+        "extrapolated_seconds_per_sample": round(whole, 1),
+        "times_faster": round(whole / ours_per_sample),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["roberta", "minilm", "rank", "memory", "child"])
+    parser.add_argument("--samples", type=int, default=250)
+    parser.add_argument("--shape", default="roberta", choices=SHAPES)
+    parser.add_argument("--classes", type=int, default=3)
+    parser.add_argument("--memory", default="6GB")
+    parser.add_argument("--centred", action="store_true")
+    options = parser.parse_args()
+    samples = options.samples
+    if options.part == "child":
+        run_child(options)
+    elif options.part == "minilm":
+        record("ntk_minilm", against_alternatives("minilm", samples))
+    elif options.part == "roberta":
+        result = against_alternatives("roberta", samples)
+        per_sample = result["full_rank"]["ours"]["seconds_per_sample"]
+        record("ntk_roberta", {**result, "reference": against_reference(per_sample)})
+    elif options.part == "rank":
+        full = child("roberta", samples, 2, "6GB", centred=False)
+        one = child("roberta", samples, 2, "6GB", centred=True)
+        times = round(full["seconds"] / one["seconds"], 2)
+        record("ntk_rank", {"full_rank": full, "rank_one": one, "times_faster": times})
+    else:
+        kept = {size: child("roberta", samples, 3, size, centred=False) for size in ("6GB", "3GB")}
+        record("ntk_memory", kept)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(True)
+    Path(__file__).parent.joinpath("results").mkdir(exist_ok=True)
+    main()

@@ -1,0 +1,1 @@
+"""The report's part on kernels: statistics, spectra, heat maps, regression, alignment."""

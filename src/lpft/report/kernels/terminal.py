@@ -1,0 +1,43 @@
+"""The kernel table of one record as plain text for a terminal."""
+
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from lpft.errors import InputError
+from lpft.report.grid import to_text
+from lpft.report.kernels import tables
+from lpft.report.kernels.collect import parse_kernels
+from lpft.report.kernels.reading import read_certificate, what_was_computed
+from lpft.report.kernels.summary import KernelSummary
+from lpft.report.records import DamagedRecord
+
+WIDTH = 100  # columns of a terminal
+
+
+def format_kernel_table(record: dict[str, Any]) -> str:
+    """The record of ``kernels.json`` (schema 1) in the layout of the paper's tables 2 and 9.
+
+    P stands once, then F and P + F of every method: rank, Frobenius norm, train and test accuracy
+    of kernel regression by the paper's protocol and per text, FT ratio. Above it one line says
+    what was computed, below it the units.
+
+    Raises:
+        InputError: not a record of that schema; the message says what is wrong with it.
+    """
+    try:
+        kernels = parse_kernels(record, Path(), "")
+    except DamagedRecord as problem:
+        raise InputError(f"the record of kernels cannot be shown: {problem}") from problem
+    return kernel_text(kernels)
+
+
+def kernel_text(kernels: KernelSummary) -> str:
+    """The same of a record that has been read."""
+    table = tables.statistics(kernels)
+    checks = [f"Certificate: {sentence}" for sentence in read_certificate(kernels)]
+    what, *notes = (
+        fill(text, WIDTH, break_on_hyphens=False)
+        for text in (what_was_computed(kernels), table.note, *checks)
+    )
+    return "\n\n".join([what, to_text(table), "\n".join(notes)])

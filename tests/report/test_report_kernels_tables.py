@@ -1,0 +1,300 @@
+"""Tables of kernels: the paper's layout, every number looked up again in the record."""
+
+import copy
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpft.errors import InputError
+from lpft.report import (
+    KernelSummary,
+    ReportResult,
+    format_kernel_table,
+    format_method_table,
+    format_report,
+    method_table,
+)
+from lpft.report.grid import Cell, Column, from_columns, to_csv, to_latex, to_markdown, to_text
+from lpft.report.kernels import tables
+from lpft.report.kernels.collect import find_kernels, parse_kernels
+from lpft.report.kernels.reading import (
+    read_certificate,
+    read_regression,
+    read_statistics,
+    what_was_computed,
+    why_protocols_differ,
+)
+from lpft.report.numbers import scientific
+
+from .kernel_folders import METHODS, write_kernels
+
+NAMES = ["FT", "LoRA", "LP-FT", "LP-LoRA"]
+
+
+def rows_of(table: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
+def parsed(record: dict[str, Any]) -> KernelSummary:
+    return parse_kernels(record, Path(), "")
+
+
+def test_statistics_have_the_layout_of_the_paper(
+    kernels: KernelSummary, record: dict[str, Any]
+) -> None:
+    rows = rows_of(tables.statistics(kernels))
+    layout = [("all methods", "P")] + [(m, k) for m in NAMES for k in ("F", "P + F")]
+    assert [(row["Method"], row["Kernel"]) for row in rows] == layout
+    keys = [("ft", "pretrain_effective")]
+    keys += [(method, kernel) for method in METHODS for kernel in ("ft_effective", "ntk")]
+    assert len(keys) == len(rows) == 9
+    for row, (method, kernel) in zip(rows, keys, strict=True):
+        found = record["methods"][method]["kernels"][kernel]
+        assert int(row["Rank"]) == found["rank"]
+        assert float(row["Frobenius norm"]) == found["frobenius_norm"]
+        for column, solver in (
+            ("paper's protocol", "paper"),
+            ("kernel logistic regression", "kernel_logistic_regression"),
+        ):
+            for split in ("train", "test"):
+                accuracy = found["regression"][solver][f"{split}_accuracy"]
+                assert float(row[f"{column}: {split} accuracy"]) == accuracy
+        ft_ratio = record["methods"][method]["ft_ratio"] if kernel == "ft_effective" else None
+        assert row["FT ratio"] == ("" if ft_ratio is None else str(ft_ratio))
+
+
+def test_each_different_pretrain_effective_kernel_has_a_row(record: dict[str, Any]) -> None:
+    changed = copy.deepcopy(record)
+    for method in ("lp-ft", "lp-lora"):  # such as a head without bias
+        changed["methods"][method]["kernels"]["pretrain_effective"]["frobenius_norm"] *= 2
+    rows = rows_of(tables.statistics(parsed(changed)))
+    heads = [row["Method"] for row in rows if row["Kernel"] == "P"]
+    assert heads == ["FT, LoRA", "LP-FT, LP-LoRA"]
+
+
+def test_regression_on_p_that_depends_on_the_method_is_not_passed_off_as_one(
+    record: dict[str, Any],
+) -> None:
+    changed = copy.deepcopy(record)
+    of_lora = changed["methods"]["lora"]["kernels"]["pretrain_effective"]["regression"]
+    of_lora["kernel_logistic_regression"]["test_accuracy"] = 0.123
+    kernels = parsed(changed)
+    table = tables.statistics(kernels)
+    texts = [cell.text for cell in table.rows[0]]
+    assert texts[0:2] == ["all methods", "P"]
+    assert texts.count(tables.VARIES) == 1
+    assert "Varies:" in table.note
+    regression = tables.regression(kernels)
+    assert regression is not None
+    rows = rows_of(regression)
+    found = {
+        row["Method"]: row["Kernel logistic regression: test"]
+        for row in rows
+        if row["Kernel"] == "P"
+    }
+    assert found == {"FT, LP-FT, LP-LoRA": "0.7", "LoRA": "0.123"}
+
+
+def test_regression_stands_beside_constant_answers(
+    kernels: KernelSummary, record: dict[str, Any]
+) -> None:
+    table = tables.regression(kernels)
+    assert table is not None
+    rows = rows_of(table)
+    assert len(rows) == 9
+    commonest = np.mean(kernels.labels["eval"] == np.bincount(kernels.labels["train"]).argmax())
+    for row in rows:
+        assert float(row["Paper's protocol: constant"]) == pytest.approx(2 / 3)
+        assert float(row["Kernel logistic regression: constant"]) == commonest
+        assert float(row["Kernel ridge regression: constant"]) == commonest
+    ridge = record["methods"]["lora"]["kernels"]["ntk"]["regression"]["kernel_ridge_regression"]
+    assert float(rows[4]["Kernel ridge regression: train"]) == ridge["train_accuracy"]
+    bands = [above for above, _ in table.bands if above]
+    assert bands == [
+        *("Paper's protocol", "Paper's protocol, per text"),
+        *("Kernel logistic regression", "Kernel ridge regression"),
+    ]
+    paper = record["methods"]["lora"]["kernels"]["ntk"]["regression"]["paper"]
+    assert float(rows[4]["Paper's protocol, per text: test"]) == paper["test_text_accuracy"]
+
+
+def test_without_regression_there_is_no_table_of_it(tmp_path: Path) -> None:
+    write_kernels(tmp_path / "k", samples=9, regressed=False, tensors=False)
+    (kernels,), _ = find_kernels(tmp_path)
+    assert tables.regression(kernels) is None
+    assert read_regression(kernels) == []
+    columns = [column.flat for column in tables.statistics(kernels).columns]
+    assert columns == ["Method", "Kernel", "Rank", "Frobenius norm", "FT ratio"]
+    assert kernels.commonest_class("eval") is None
+
+
+def test_alignment_is_the_record_with_names(kernels: KernelSummary, record: dict[str, Any]) -> None:
+    table = tables.alignment(kernels)
+    assert table is not None
+    names = ["P"] + [f"{method}: {kernel}" for method in NAMES for kernel in ("F", "P + F")]
+    rows = rows_of(table)
+    assert [row["Kernel"] for row in rows] == names
+    for row, values in zip(rows, record["alignment"]["values"], strict=True):
+        assert [float(row[name]) for name in names] == values
+    assert all(0 <= cell.shade <= 1 for row in table.rows for cell in row[1:])  # type: ignore[operator]
+    gap = copy.deepcopy(record)
+    gap["alignment"]["values"][0][1] = None
+    with_gap = tables.alignment(parsed(gap))
+    assert with_gap is not None
+    assert with_gap.rows[0][2] == Cell("–", None)
+    assert tables.alignment(parsed(record | {"alignment": None})) is None
+
+
+def test_shares_are_parts_of_the_trace_of_f(kernels: KernelSummary, record: dict[str, Any]) -> None:
+    table = tables.shares(kernels)
+    assert table is not None
+    rows = rows_of(table)
+    assert [row["By"] for row in rows] == ["kind"] * 5 + ["layer"] * 7
+    for row in rows:
+        for method, name in zip(METHODS, NAMES, strict=True):
+            found = record["methods"][method]
+            trace = found["kernels"]["ft_effective"]["trace"]
+            part = found[f"{row['By']}s"].get(row["Part"])
+            if part is None:
+                assert row[name] == ""
+            else:
+                assert float(row[name]) == pytest.approx(part["trace"] / trace, rel=1e-12)
+    ft = [float(row["FT"]) for row in rows if row["By"] == "layer"]
+    np.testing.assert_allclose(ft, np.arange(1, 8) / 28)
+
+
+def test_a_zero_kernel_has_no_shares(record: dict[str, Any]) -> None:
+    changed = copy.deepcopy(record)
+    changed["methods"]["ft"]["kernels"]["ft_effective"]["trace"] = 0.0
+    changed["methods"]["ft"]["kinds"] = {"attention": {"trace": 0.0}}
+    changed["methods"]["ft"]["layers"] = {}
+    assert tables.trace_shares(parsed(changed).methods[0], "kind") == {}
+
+
+def test_the_certificate_has_a_row_per_method(
+    kernels: KernelSummary, record: dict[str, Any]
+) -> None:
+    rows = rows_of(tables.certificate(kernels))
+    assert [row["Method"] for row in rows] == NAMES
+    for row, method in zip(rows, METHODS, strict=True):
+        found = record["methods"][method]
+        assert float(row["Head: norm"]) == found["head_norm"]
+        assert int(row["Head: rank"]) == found["head_rank"]
+        assert int(row["Parameters"]) == found["parameters"]
+        checks = found["certificate"]
+        assert float(row["Certificate: smallest eigenvalue"]) == checks["smallest_eigenvalue"]
+        assert int(row["Certificate: entries recomputed"]) == checks["entries_checked"]
+        assert float(row["Certificate: largest relative error"]) == checks["largest_relative_error"]
+
+
+def test_faster_products_show_their_error(record: dict[str, Any]) -> None:
+    names = [column.flat for column in tables.certificate(parsed(record)).columns]
+    assert "Certificate: error of fast products" not in names
+    changed = copy.deepcopy(record)
+    changed["methods"]["ft"]["products_error"] = 2e-3
+    rows = rows_of(tables.certificate(parsed(changed)))
+    assert [row["Certificate: error of fast products"] for row in rows] == ["0.002", "", "", ""]
+
+
+def test_the_terminal_shows_the_table_aligned(record: dict[str, Any]) -> None:
+    text = format_kernel_table(record)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "Empirical NTK of minilm on cb (60 training and 20 test texts, 3 classes)" in lines[0]
+    start = next(place for place, line in enumerate(lines) if set(line) == {"-"})
+    body = lines[start + 1 : start + 10]
+    assert body[0].startswith("all methods  P ")
+    firsts = [line.split("  ")[0] for line in body]
+    assert firsts == ["all methods", "FT", "", "LoRA", "", "LP-FT", "", "LP-LoRA", ""]
+    assert len({len(line) for line in body}) == 1
+    found = record["methods"]["lp-ft"]
+    f = found["kernels"]["ft_effective"]
+    assert body[5].split() == [
+        *("LP-FT", "F", str(f["rank"]), scientific(f["frobenius_norm"])),
+        *("0.924", "0.824", "0.874", "0.724", f"{found['ft_ratio']:.4f}"),
+    ]
+    assert "a constant answer scores 0.667" in " ".join(lines)
+    assert "Certificate: " in text
+
+
+def test_the_terminal_refuses_what_is_no_record(record: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"cannot be shown: kernels\.json: schema is 7"):
+        format_kernel_table(record | {"schema": 7})
+    with pytest.raises(InputError, match="no methods"):
+        format_kernel_table(record | {"methods": {}})
+
+
+def test_a_report_in_a_terminal_has_runs_and_kernels(
+    report: ReportResult, kernel_report: ReportResult
+) -> None:
+    assert format_report(report).startswith(" ")  # the two-line heading of methods
+    assert format_report(kernel_report).startswith("Empirical NTK")
+    assert format_method_table(method_table(kernel_report.runs)) == "no finished runs"
+
+
+def test_text_tables_make_room_for_long_upper_headings() -> None:
+    columns = [
+        (Column("m", numeric=False), [Cell("a", "a"), Cell("a", "a"), Cell("bb", "bb")]),
+        (Column("x", "a long heading"), [Cell("1", 1), Cell("22", 22), Cell("3", 3)]),
+        (Column("y", "a long heading"), [Cell("4", 4), Cell("5", 5), Cell("6", 6)]),
+    ]
+    text = to_text(from_columns("t", "c", columns, spanning=True))
+    assert text.splitlines() == [
+        "    a long heading",
+        "m    x           y",
+        "------------------",
+        "a    1           4",
+        "    22           5",
+        "bb   3           6",
+    ]
+
+
+def test_markdown_and_latex_are_written(kernels: KernelSummary) -> None:
+    table = tables.statistics(kernels)
+    assert "| all methods | P |" in to_markdown(table)
+    assert r"\multicolumn{2}{c}{Paper: entries}" in to_latex(table)
+    assert "$-$" in to_latex(tables.certificate(kernels))
+
+
+def test_sentences_say_what_the_record_says(kernels: KernelSummary, record: dict[str, Any]) -> None:
+    assert what_was_computed(kernels) == (
+        "Empirical NTK of minilm on cb (60 training and 20 test texts, 3 classes) for FT, LoRA, "
+        "LP-FT and LP-LoRA: SGD kernel in float32, texts of at most 128 tokens, seed 0."
+    )
+    ratios, ranks, norms = read_statistics(kernels)
+    assert f"{record['methods']['lp-ft']['ft_ratio']:.4f} for LP-FT" in ratios
+    f = {m: record["methods"][m]["kernels"]["ft_effective"] for m in METHODS}
+    assert f"Rank of F of 180: {f['ft']['rank']} for FT" in ranks
+    low, high = f["lora"]["frobenius_norm"], f["lp-ft"]["frobenius_norm"]
+    assert norms == (
+        f"Frobenius norm of F: {scientific(low)} (LoRA) to {scientific(high)} (LP-FT)."
+    )
+    paper, honest = read_regression(kernels)
+    assert "0.806 (FT) to 0.836 (LP-LoRA) of the test entries" in paper
+    assert "a constant answer scores 0.667" in paper
+    assert "0.706 (FT) to 0.736 (LP-LoRA) of the test texts" in honest
+    (certificate,) = read_certificate(kernels)
+    assert "3.1e−7 among 32 random entries" in certificate
+    assert "right for 2 entries of 3, that is 0.667" in why_protocols_differ(kernels)
+
+
+def test_sentences_leave_out_what_is_not_recorded(record: dict[str, Any]) -> None:
+    bare = copy.deepcopy(record)
+    bare["data"]["eval_split"] = None
+    for method in bare["methods"].values():
+        method["ft_ratio"] = None
+        method["certificate"] = {}
+        for kernel in method["kernels"].values():
+            kernel.update(rank=None, frobenius_norm=None)
+    kernels = parsed(json.loads(json.dumps(bare)))
+    assert read_statistics(kernels) == []
+    assert read_regression(kernels) == []
+    assert read_certificate(kernels) == []
+    regression = tables.regression(kernels)
+    assert regression is not None
+    assert "There is no evaluation split" in regression.note
