@@ -8,25 +8,20 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
-from lpft import __version__
+from lpft import __version__, commands
 from lpft.choices import Device
 from lpft.console import (
     log_to_stderr,
-    print_json,
-    print_metrics,
-    print_plan,
-    print_table,
     quiet_libraries,
     share_the_machine,
-    standard_input,
 )
 from lpft.errors import InputError
 from lpft.progress import visible_progress
 from lpft.runs.config import DataSettings
-from lpft.runs.kernel_settings import KERNEL_OPTIONS, OWNERS, make_kernel_config
-from lpft.runs.options import add_setting_options, given_settings
+from lpft.runs.kernel_settings import KERNEL_OPTIONS, OWNERS
+from lpft.runs.options import add_setting_options
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
 _UNUSABLE_PATHS = (
@@ -79,246 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _demo(options: Namespace) -> None:
-    from lpft.experiments.demo import run_demo
-    from lpft.report import build_report, format_method_table, method_table
-
-    replace = options.resume or options.overwrite
-    runs, page = options.output_dir / "runs", options.output_dir / "report.html"
-    if page.exists() and not replace:
-        raise InputError(
-            f"'{page}' exists: give --overwrite to replace the demo, or another --output-dir"
-        )
-    for _ in run_demo(runs, seed=options.seed, resume=options.resume, overwrite=options.overwrite):
-        pass
-    report = build_report(runs, page, overwrite=replace)
-    print(format_method_table(method_table(report.runs)))
-    print(f"\nreport: {report.page}")
-
-
-def _train(options: Namespace) -> None:
-    from lpft.runs.config import collect_settings, make_config
-
-    settings, folder = collect_settings(
-        given_settings(options), options.config, options.output_dir, resume=options.resume
-    )
-    config = make_config(settings, folder)
-    from lpft.runs.train import train_run  # loads torch, for which wrong settings need not wait
-
-    result = train_run(config, resume=options.resume, overwrite=options.overwrite)
-    if options.json:
-        print_json({"folder": str(result.folder), **result.metrics})
-        return
-    print_metrics(result.metrics)
-    print(f"\nrun: {result.folder}")
-
-
-def _evaluate(options: Namespace) -> None:
-    from lpft.runs.evaluation import evaluate_saved, labelled_sets
-    from lpft.runs.saved import open_saved
-
-    saved = open_saved(options.folder, options.device)
-    sets = labelled_sets(
-        saved,
-        task=options.task,
-        data_dir=options.data_dir,
-        template=options.template,
-        file=options.file,
-        text_columns=options.text_columns,
-        label_column=options.label_column,
-    )
-    metrics = evaluate_saved(saved, sets)
-    if options.json:
-        print_json(metrics)
-    else:
-        print_metrics(metrics)
-
-
-def _predict(options: Namespace) -> None:
-    from lpft.runs import predict
-    from lpft.runs.saved import open_saved
-
-    if options.output is not None:
-        predict.check_prediction_output(options.output, overwrite=options.overwrite)
-    if options.text_columns is not None and options.file is None:
-        raise InputError("--text-columns has no effect without --file: leave it out")
-    saved = open_saved(options.folder, options.device)
-    if options.file is not None:
-        texts = predict.file_texts(saved, options.file, options.text_columns)
-    elif options.text is not None:
-        texts = iter(predict.argument_texts(saved, options.text))
-    else:
-        texts = predict.line_texts(saved, standard_input())
-    rows = predict.predict_texts(saved, texts)
-    if options.output is None:
-        predict.print_predictions(rows, sys.stdout)
-    else:
-        predict.save_predictions(options.output, rows, saved.classifier.model.config.classes)
-
-
-def _ntk(options: Namespace) -> None:
-    from lpft.runs.kernels import KernelWork, compute_kernels, recorded_settings
-
-    settings = recorded_settings(options.folder, given_settings(options, OWNERS))
-    config = make_kernel_config(settings, options.output_dir)
-    if options.dry_run:
-        plans = KernelWork(config, options.folder).plans
-        if options.json:
-            print_json([plan.as_record() for plan in plans])
-            return
-        for plan in plans:
-            print_plan(plan.as_record(), plan.rows())
-        return
-    result = compute_kernels(
-        config, run=options.folder, resume=options.resume, overwrite=options.overwrite
-    )
-    if options.json:
-        print_json(result.record)
-        return
-    from lpft.report.kernels.terminal import format_kernel_table
-
-    print(format_kernel_table(result.record))
-    print(f"\nkernels: {result.folder}")
-
-
-def _theory(options: Namespace) -> None:
-    from lpft.experiments.theory import run_theory, theory_json, theory_table
-
-    checks = run_theory(seed=options.seed)
-    if options.json:
-        print_json(theory_json(checks, seed=options.seed))
-        return
-    header, rows = theory_table(checks)
-    print_table(list(header), [list(row) for row in rows])
-
-
-def _report(options: Namespace) -> None:
-    from lpft.report import build_report, format_method_table, method_table
-
-    report = build_report(options.folder, options.output, overwrite=options.overwrite)
-    print(format_method_table(method_table(report.runs)))
-    print(f"\nreport: {report.page}")
-
-
-def _check(options: Namespace) -> None:
-    from lpft.data import check_data
-    from lpft.runs.config import collect_settings, make_config
-    from lpft.runs.train import load_data
-
-    settings, _ = collect_settings(given_settings(options), None, None, resume=False)
-    data = load_data(make_config(settings).data)
-    findings = check_data(data)
-    if options.json:
-        print_json(
-            {
-                "name": data.name,
-                "classes": list(data.classes),
-                "rows": {split: len(examples) for split, examples in data.splits().items()},
-                "findings": [vars(finding) for finding in findings],
-            }
-        )
-        return
-    print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
-    print_table(
-        ["split", "rows", *map(str, data.classes)],
-        [
-            [split, len(examples), *examples.class_counts(len(data.classes))]
-            for split, examples in data.splits().items()
-        ],
-    )
-    for finding in findings:
-        print(f"{finding.level}: {finding.message}")
-    if not findings:
-        print("nothing to report")
-
-
-def _tasks(options: Namespace) -> None:
-    from lpft.data import TASKS, find_task
-
-    tasks = list(TASKS.values()) if options.name is None else [find_task(options.name)]
-    rows: list[dict[str, Any]] = [
-        {
-            "name": task.name,
-            "title": task.title,
-            "classes": list(task.classes),
-            "metric": task.metric,
-            "templates": [template.description for template in task.templates],
-            "ood": list(task.ood),
-            "hub": None if task.hub is None else task.hub.id,
-            "url": task.url,
-            "licence": task.licence,
-        }
-        for task in tasks
-    ]
-    if options.json:
-        print_json(rows)
-    elif options.name is None:
-        print_table(
-            ["task", "classes", "metric", "what"],
-            [[row["name"], len(row["classes"]), row["metric"], row["title"]] for row in rows],
-        )
-    else:
-        for name, value in rows[0].items():
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print(f"{name + ':':<11}{'-' if text in (None, '') else text}")
-
-
-def _models(options: Namespace) -> None:
-    from lpft.model.families import TESTED_FAMILIES
-    from lpft.model.packaged import DESCRIPTION, NAME
-
-    if options.json:
-        print_json(
-            {
-                "packaged": {NAME: DESCRIPTION},
-                "families": {
-                    family.model_type: {
-                        "pooling": family.pooling,
-                        "adapted": list(family.adapted),
-                        "fused": family.fused,
-                    }
-                    for family in TESTED_FAMILIES
-                },
-            }
-        )
-        return
-    print(f"{NAME}: {DESCRIPTION}, comes with the demo extra")
-    print("Any other model: a Hugging Face Hub id or a model folder. The tests train these:\n")
-    print_table(
-        ["family", "default pooling", "LoRA adapts"],
-        [[family.model_type, family.pooling, family.adapted_text] for family in TESTED_FAMILIES],
-    )
-    print(
-        "\nA sentence-transformers folder's own pooling comes before the family's (MiniLM: mean)."
-    )
-
-
-def _methods(options: Namespace) -> None:
-    from lpft.training.methods import METHODS
-
-    if options.json:
-        print_json([vars(method) for method in METHODS.values()])
-        return
-    print_table(
-        ["method", "head starts", "then trains", "in words"],
-        [
-            [
-                method.name,
-                "from the LP solution" if method.head_start == "lp" else "random",
-                {"head": "nothing", "all": "everything"}.get(
-                    method.trained, f"{method.trained} factors, head"
-                ),
-                method.summary,
-            ]
-            for method in METHODS.values()
-        ],
-    )
-    print(
-        "\nAdapters sit on the query and value projections (see lpft models). In families that "
-        "fuse query,\nkey and value into one projection, all of it is adapted, the keys too."
-    )
-
-
 def _parser() -> ArgumentParser:
     parser = _Parser(
         prog="lpft",
@@ -327,16 +82,16 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"lpft {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(run: Callable[[Namespace], None], summary: str) -> ArgumentParser:
-        name = run.__name__.removeprefix("_")
-        added = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        name = run.__name__
+        added = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
         added.set_defaults(run=run)
         return added
 
-    demo = command(_demo, "train five methods on the embedded corpus and write a report")
+    demo = command(commands.demo, "train five methods on the embedded corpus and write a report")
     demo.add_argument(
         "--output-dir",
         type=Path,
@@ -346,7 +101,7 @@ def _parser() -> ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of all methods (default: %(default)s)")
     _add_restart(demo)
 
-    train = command(_train, "train one classifier")
+    train = command(commands.train, "train one classifier")
     train.add_argument("--config", type=Path, help="YAML file of 'option: value' lines")
     add_setting_options(train)
     train.add_argument(
@@ -357,7 +112,7 @@ def _parser() -> ArgumentParser:
     _add_restart(train)
     _add_json(train)
 
-    evaluate = command(_evaluate, "metrics of a trained classifier on more labelled data")
+    evaluate = command(commands.evaluate, "metrics of a trained classifier on more labelled data")
     _add_run(evaluate)
     source = evaluate.add_mutually_exclusive_group(required=True)
     source.add_argument("--task", help="a task of lpft tasks: its test split and OOD sets")
@@ -368,7 +123,9 @@ def _parser() -> ArgumentParser:
     evaluate.add_argument("--label-column", help="(default: as in training)")
     _add_json(evaluate)
 
-    predict = command(_predict, "labels and probabilities of new texts, as JSON lines or CSV")
+    predict = command(
+        commands.predict, "labels and probabilities of new texts, as JSON lines or CSV"
+    )
     _add_run(predict)
     texts = predict.add_mutually_exclusive_group()
     texts.add_argument("--file", type=Path, help="CSV, TSV, JSON Lines or Parquet")
@@ -383,7 +140,9 @@ def _parser() -> ArgumentParser:
         "pairs two with a tab between them."
     )
 
-    ntk = command(_ntk, "the exact empirical NTK: P, F, their statistics, kernel regression")
+    ntk = command(
+        commands.ntk, "the exact empirical NTK: P, F, their statistics, kernel regression"
+    )
     ntk.add_argument(
         "folder",
         nargs="?",
@@ -401,24 +160,24 @@ def _parser() -> ArgumentParser:
     _add_restart(ntk)
     _add_json(ntk)
 
-    theory = command(_theory, "the paper's propositions, checked numerically")
+    theory = command(commands.theory, "the paper's propositions, checked numerically")
     theory.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
     _add_json(theory)
 
-    report = command(_report, "tables, figures and one page on all runs below a folder")
+    report = command(commands.report, "tables, figures and one page on all runs below a folder")
     report.add_argument("folder", type=Path, metavar="DIR", help="folder that holds runs")
     report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
     report.add_argument("--overwrite", action="store_true", help="replace an older report")
 
-    check = command(_check, "look at data before training on it")
+    check = command(commands.check, "look at data before training on it")
     add_setting_options(check, [item.name for item in fields(DataSettings)])
     _add_json(check)
 
-    tasks = command(_tasks, "what data lpft knows by name")
+    tasks = command(commands.tasks, "what data lpft knows by name")
     tasks.add_argument("name", nargs="?", metavar="NAME", help="show one task whole")
     _add_json(tasks)
-    _add_json(command(_models, "what models can be trained"))
-    _add_json(command(_methods, "what the methods do"))
+    _add_json(command(commands.models, "what models can be trained"))
+    _add_json(command(commands.methods, "what the methods do"))
     return parser
 
 

@@ -59,7 +59,7 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
         f"form gradients, {flops['contracting'] / 1e12:.2f} to contract them",
         "memory": f"{plan['expected_memory'] / 1e9:.1f} of {plan['memory_budget'] / 1e9:.1f} GB",
         "time": f"about {plan['expected_seconds']:.0f} s at the {plan['matmul_gflops']:.0f} "
-        "GFLOP/s measured just now",
+        "GFLOP/s measured here",
     }
     for name, text in lines.items():
         print(f"{name + ':':<13}{text}")

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from lpft.choices import ClassWeight, Device, Pooling, Precision
 from lpft.data import Examples, Label, Text, encode_labels, infer_classes, stratified_holdout
 from lpft.data import read_labels as checked_labels
+from lpft.data.examples import listed_texts
 from lpft.errors import InputError
 from lpft.progress import visible_progress
 from lpft.training.settings import TrainingSettings, resolve
@@ -169,7 +170,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
-        texts = _listed(texts)
+        texts = listed_texts(texts)
         tokens = tokenize(self.tokenizer_, texts, self.tokenizer_.model_max_length)
         try:
             with visible_progress(self.verbose):
@@ -277,20 +278,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return head_logits(self.model_, features)
 
 
-def _listed(texts: Sequence[Text]) -> list[Text]:
-    """The texts as a list, pairs as tuples; one bare string is refused, not read by letters."""
-    if isinstance(texts, str):
-        raise InputError("the texts are one string: expected a list of texts, such as [text]")
-    return [
-        (text[0], text[1]) if isinstance(text, list) and len(text) == 2 else text for text in texts
-    ]
-
-
 def _examples(
     texts: Sequence[Text], labels: ArrayLike, classes: tuple[Label, ...] | None
 ) -> tuple[tuple[Label, ...], Examples]:
     """The class names (inferred where None) and the rows, checked."""
-    texts = _listed(texts)
+    texts = listed_texts(texts)
     values = np.asarray(labels, dtype=object)
     if values.ndim > 1:
         raise InputError(

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lpft.runs.config import make_config
+from lpft.runs.kernel_settings import make_kernel_config
+from lpft.runs.kernels import KernelRun, compute_kernels, finished_kernels
 from lpft.runs.train import RunResult, train_run
 from lpft.training.methods import get_method
 
@@ -16,6 +18,7 @@ DEMO_METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 
 _SETTINGS = {"task": "demo", "model": "minilm", "split_protocol": "stratified"}
 _EPOCHS = 3
+_KERNEL_TEXTS = 60
 _RATE_OF_ALL, _RATE_OF_FACTORS = 5e-5, 1e-3
 
 
@@ -34,3 +37,14 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
             settings["learning_rate"] = _RATE_OF_ALL if whole else _RATE_OF_FACTORS
         config = make_config(settings, folder / method)
         yield train_run(config, resume=resume, overwrite=overwrite)
+
+
+def demo_kernels(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> KernelRun:
+    """The kernels at the starts of the methods, on few texts, into ``folder``."""
+    known = finished_kernels(folder) if resume else None
+    if known is not None:
+        return known
+    logger.info("computing the empirical NTK of %d texts", 2 * _KERNEL_TEXTS)
+    settings = {**_SETTINGS, "seed": seed, "max_samples": _KERNEL_TEXTS}
+    config = make_kernel_config(settings, folder)
+    return compute_kernels(config, resume=resume, overwrite=overwrite)

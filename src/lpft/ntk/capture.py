@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lpft.ntk.rules import Rule, module_rules, normalized
 
-
 _MOSTLY = 0.9
 """Share of reached tokens above which leaving out the others would not pay for the copy."""
 

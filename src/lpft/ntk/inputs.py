@@ -42,18 +42,21 @@ class Subject:
         )
 
     def tokens(self, texts: Sequence[Text]) -> Tokens:
-        """Token ids of texts, or of pairs as tuples of two.
+        """Token ids of texts, or of pairs.
 
         Raises:
             InputError: there is no text, one is empty, or texts and pairs are mixed.
         """
-        if isinstance(texts, str):
-            raise InputError("the texts are one string: expected a list of texts, such as [text]")
-        listed: list[Text] = [
-            (text[0], text[1]) if isinstance(text, list) and len(text) == 2 else text
-            for text in texts
-        ]
-        return tokenize(self.tokenizer, listed, self.max_length)
+        return tokenize(self.tokenizer, texts, self.max_length)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """The tokens of several lists of texts as those of one."""
+    return Tokens(
+        {name: [ids for part in parts for ids in part.columns[name]] for name in parts[0].columns},
+        parts[0].pad_values,
+        parts[0].padding_side,
+    )
 
 
 def open_subject(
@@ -84,6 +87,12 @@ def open_subject(
         )
     if tokenizer is None:
         raise InputError("the model has no tokenizer: give it by tokenizer=...")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            f"tokenizer={tokenizer!r}: expected a tokenizer object of transformers, not its name"
+        )
+    if max_length is not None and not isinstance(max_length, int):
+        raise InputError(f"max_length={max_length!r} is no whole number: expected tokens per text")
     check_finite(classifier, "the given model")
     if network is classifier and not isinstance(classifier.head, nn.Linear):
         raise InputError("the model has adapters in it: give the PEFT model that wraps it")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lpft.choices import Device, Granularity, KernelKind, LinearMethod, Products
-from lpft.data.examples import Text
+from lpft.data.examples import Text, listed_texts
 from lpft.errors import InputError
 from lpft.model.encoder import feature_size
 from lpft.model.fingerprint import encoder_fingerprint
@@ -21,9 +21,10 @@ from lpft.model.inference import resolve_device
 from lpft.ntk.certificate import check_entries
 from lpft.ntk.engine import TOTAL, Request, Sweep, distinct_heads, sweep
 from lpft.ntk.heads import row_space, rows_as_they_are
-from lpft.ntk.inputs import Subject, open_subject
+from lpft.ntk.inputs import Subject, joined, open_subject
 from lpft.ntk.memory import default_budget, memory_in_use, parse_size
 from lpft.ntk.plan import Demand, Layout, Plan, make_plan
+from lpft.ntk.precision import computed_in
 from lpft.ntk.products import Method, Pair
 from lpft.ntk.result import EmpiricalNTK
 from lpft.ntk.structure import examine
@@ -58,7 +59,7 @@ class Options:
     products: Products = "exact"
     dtype: torch.dtype = torch.float32
     memory: str | int | None = None
-    cache_dir: Path | None = None
+    cache_dir: str | Path | None = None
     device: Device = "auto"
     check_entries: int = 2
 
@@ -119,20 +120,21 @@ def empirical_ntk(
     options = Options(
         method=method,
         kernel=kernel,
-        granularity=tuple(granularity),
+        granularity=(granularity,) if isinstance(granularity, str) else tuple(granularity),  # type: ignore[arg-type]
         products=products,
         dtype=dtype,
         memory=memory,
-        cache_dir=None if cache_dir is None else Path(cache_dir),
+        cache_dir=cache_dir,
         device=device,
         check_entries=check_entries,
     )
     check_options(options)
-    subject = open_subject(model, tokenizer, max_length)
-    request = request_of(subject, trainable=parameters == "trainable")
-    groups = [a] if b is None else [a, b]
+    groups = [listed_texts(texts) for texts in ([a] if b is None else [a, b])]
     block = (0, 0) if b is None else (0, 1)
-    return KernelJob(subject, {"ntk": request}, groups, (block,), options).run()["ntk"][block]
+    with computed_in(dtype):
+        subject = open_subject(model, tokenizer, max_length)
+        request = request_of(subject, trainable=parameters == "trainable")
+        return KernelJob(subject, {"ntk": request}, groups, (block,), options).run()["ntk"][block]
 
 
 def request_of(subject: Subject, *, trainable: bool) -> KernelRequest:
@@ -176,11 +178,10 @@ class KernelJob:
         self._subject = subject.on(self._device, options.dtype)
         self._requests = dict(requests)
         self._blocks = blocks
-        for group in groups:
-            if len(group) == 0:
-                raise InputError("there is no text to read: expected at least one")
         self._texts = [text for group in groups for text in group]
-        self._tokens = self._subject.tokens(self._texts)
+        if len({isinstance(group[0], tuple) for group in groups if group}) > 1:
+            raise InputError("some lists hold single texts and others pairs: give one kind")
+        self._tokens = joined([self._subject.tokens(group) for group in groups])
         self._groups = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         self._inner = self._inner_requests()
         self.plan = self._make_plan()
@@ -197,8 +198,8 @@ class KernelJob:
         started = perf_counter()
         store = None
         if self._options.cache_dir is not None:
-            store = TileStore(self._options.cache_dir, self._fingerprints())
-            self.plan.layout.write(self._options.cache_dir)
+            store = TileStore(Path(self._options.cache_dir), self._fingerprints())
+            self.plan.layout.write(Path(self._options.cache_dir))
         swept = sweep(
             self._subject.classifier,
             self._tokens,
@@ -208,7 +209,7 @@ class KernelJob:
             products=self._options.products,
             dtype=self._options.dtype,
             store=store,
-            folder=self._options.cache_dir,
+            folder=None if self._options.cache_dir is None else Path(self._options.cache_dir),
         )
         kernels = {
             name: {block: self._kernel(name, request, block, swept) for block in self._blocks}
@@ -268,7 +269,7 @@ class KernelJob:
         memory = self._options.memory
         layout = None
         if self._options.cache_dir is not None:
-            layout = Layout.read(self._options.cache_dir)
+            layout = Layout.read(Path(self._options.cache_dir))
         return make_plan(
             structure,
             demand,
@@ -418,6 +419,7 @@ def check_options(options: Options) -> None:
     _check_choice("method", options.method, LinearMethod)
     _check_choice("kernel", options.kernel, KernelKind)
     _check_choice("products", options.products, Products)
+    _check_choice("device", options.device, Device)
     for part in options.granularity:
         _check_choice("granularity", part, Granularity)
     if options.kernel != "sgd" and options.method not in ("auto", "materialize"):
@@ -429,8 +431,10 @@ def check_options(options: Options) -> None:
         raise InputError(
             f"the dtype {options.dtype} is not supported: expected torch.float32 or torch.float64"
         )
-    if options.check_entries < 0:
-        raise InputError(f"check_entries is {options.check_entries}: expected 0 or more")
+    if not isinstance(options.check_entries, int) or options.check_entries < 0:
+        raise InputError(f"check_entries={options.check_entries!r}: expected a count, 0 or more")
+    if not isinstance(options.cache_dir, str | Path | None):
+        raise InputError(f"cache_dir={options.cache_dir!r}: expected the path of a folder")
     if options.memory is not None:
         parse_size(options.memory)
 

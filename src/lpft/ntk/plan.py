@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -200,7 +200,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Expected seconds, from the machine's rate of matrix products measured just now."""
+        """Expected seconds, from the machine's rate of matrix products."""
         return sum(self.flops[part] / (share * self.rate) for part, share in _EFFICIENCY.items())
 
     def _loads(self) -> list[int]:
@@ -322,11 +322,12 @@ def _layouts(demand: Demand, device: torch.device, free: int) -> Iterator[Layout
         count = min(largest, max(count + 1, int(count * 1.3), 3))
 
 
+@cache
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """Flops per second of a square matrix product on this device, the median of five."""
-    left = torch.randn(size, size, dtype=dtype, device=device)
+    """Flops per second of a square matrix product on this device, measured once in a process."""
+    left = torch.linspace(-1, 1, size * size, dtype=dtype, device=device).view(size, size)
     times = []
-    for _ in range(6):
+    for _ in range(4):
         started = perf_counter()
         float((left @ left)[0, 0])
         times.append(perf_counter() - started)

@@ -70,6 +70,9 @@ class KernelSettings:
     dtype: Literal["float32", "float64"] = setting(
         "float32", "of passes and products; sums are float64", ("float32", "float64")
     )
+    with_start: bool = setting(
+        False, "of a trained run: also the kernel at the start of its training, and their alignment"
+    )
     memory: str | None = setting(
         None, "that the process may take in all, such as 6GB (default: half of what is free)"
     )

@@ -1,5 +1,6 @@
 """``lpft ntk``: the kernels of several methods' starts, or of a trained run, in one folder."""
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from lpft.errors import InputError
 from lpft.files import replace_when_written, write_json
 from lpft.model.inference import resolve_device
 from lpft.ntk import EmpiricalNTK, KernelJob, Options
+from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.runs.environment import environment
 from lpft.runs.kernel_record import (
@@ -60,6 +62,8 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
         InputError: a setting of the model is given beside a run, which has its own.
     """
     if run is None:
+        if given.get("with_start"):
+            raise InputError("--with-start belongs to a trained run: name its folder, or leave it")
         return given
     refused = [name for name in MODEL_SETTINGS if name in given and name != "device"]
     if refused or "methods" in given:
@@ -67,9 +71,14 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
         raise InputError(f"--{name} has no effect with a trained run, which has its own: leave it")
     record = read_record(run)
     if record is None:
+        if given.get("with_start"):
+            raise InputError(f"'{run}' has no run.json, which --with-start needs: leave it out")
         return given
     names = [name for name in (*DATA_SETTINGS, *MODEL_SETTINGS) if name in record["config"]]
-    recorded = {name: record["config"][name] for name in names if name != "head_scale"}
+    recorded = {
+        name: record["config"][name] for name in names if record["config"][name] is not None
+    }
+    recorded["methods"] = (record["config"]["method"],)
     if "task" in given or "train_file" in given:
         recorded = {name: value for name, value in recorded.items() if name not in DATA_SETTINGS}
     return {**recorded, **given}
@@ -85,11 +94,11 @@ class KernelWork:
         self.device = resolve_device(training.device)
         self.data: TextData = load_data(config.run.data)
         self.texts: KernelTexts = kernel_texts(self.data, config.kernels.max_samples)
-        self.passes: Sequence[Pass] = (
-            method_passes(config.kernels.methods, self.data, training)
-            if run is None
-            else [trained_pass(run, self.data, training)]
-        )
+        self.passes: list[Pass] = []
+        if run is None or config.kernels.with_start:
+            self.passes += method_passes(config.kernels.methods, self.data, training)
+        if run is not None:
+            self.passes.append(trained_pass(run, self.data, training))
         self.jobs = [self._job(number, each) for number, each in enumerate(self.passes)]
 
     @property
@@ -99,6 +108,13 @@ class KernelWork:
     def run(self) -> KernelRun:
         """Compute, describe and write the kernels; what a killed run had finished is taken up."""
         folder = self.config.output_dir
+        for plan in self.plans:
+            logger.info(
+                "kernels of %d texts: about %.0f s, %s of memory at most",
+                len(plan.demand.lengths),
+                plan.seconds,
+                readable_size(plan.memory),
+            )
         started = perf_counter()
         found: list[MethodKernels] = []
         seconds = 0.0
@@ -171,6 +187,23 @@ class KernelWork:
             "plan": {"passes": [plan.as_record() for plan in self.plans]},
             "environment": environment(self.device),
         }
+
+
+def finished_kernels(folder: Path) -> KernelRun | None:
+    """The finished kernels that a folder holds, or None.
+
+    Raises:
+        InputError: their record is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        return KernelRun(folder, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{path}' cannot be read ({error}): compute the kernels again with --overwrite"
+        ) from error
 
 
 def compute_kernels(

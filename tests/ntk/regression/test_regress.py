@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from lpft.errors import InputError
-from lpft.ntk.regression import SOLVERS, KernelPair, regress, solver_options
+from lpft.ntk.regression import SOLVERS, KernelModel, KernelPair, regress, solver_options
 from lpft.ntk.regression.multiclass import SEEN_OFFSET
 from lpft.ntk.regression.protocol import CAVEATS
 
@@ -189,6 +190,27 @@ def test_an_asymmetric_kernel_without_its_reverse():
     with pytest.raises(InputError, match="fit with mix=1"):
         run(problem, pair, "asymmetric")
     assert run(problem, pair, "asymmetric", mix=1.0).model.settings["mix"] == 1.0
+
+
+@pytest.mark.parametrize(("rows", "limited"), [(20, True), (502, False)])
+def test_small_problems_take_one_thread_and_give_the_others_back(monkeypatch, rows, limited):
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    seen = []
+
+    def fit(_train):
+        seen.append(threads())
+        return KernelModel("probe", np.zeros((rows, 3)), np.zeros(3))
+
+    monkeypatch.setitem(SOLVERS, "probe", fit)
+    labels = np.arange(rows) % 3
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = threads()
+        regress(KernelPair(np.eye(rows), np.eye(rows), 3), labels, labels, solver="probe")
+        assert threads() == before
+    assert len(before) > 0
+    assert seen == [[1] * len(before) if limited else before]
 
 
 @pytest.mark.parametrize("solver", NAMES)

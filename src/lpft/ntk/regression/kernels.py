@@ -69,7 +69,7 @@ class TrainingSet:
         object.__setattr__(self, "kernel", kernel)
         if self.classes < 2:
             raise InputError(
-                f"kernel: expected at least 2 logits, found {self.classes}; a single binary logit z "
+                f"kernel: expected at least 2 logits, found {self.classes}; a binary logit z "
                 "is the pair (-z/2, z/2), whose kernel is K_z times [[1, -1], [-1, 1]] / 4"
             )
         object.__setattr__(self, "labels", class_indices(self.labels, rows, self.classes))

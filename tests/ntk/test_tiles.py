@@ -1,0 +1,297 @@
+"""Pieces of a kernel on disk: an interrupted call ends the same, damage is refused."""
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_classifiers import tiny_classifier
+from tiny_models import toy_texts
+
+from lpft.errors import InputError
+from lpft.model import Classifier
+from lpft.ntk import EmpiricalNTK, empirical_ntk
+from lpft.ntk.plan import Layout
+from lpft.ntk.tiles import TileStore
+
+TEXTS = toy_texts(7)[0]
+COLUMNS = toy_texts(4, seed=1)[0]
+LAYOUT = Layout(tiles=3, stash="memory", workspace=1 << 22)
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import lpft.ntk.tiles
+from lpft.ntk.tiles import save_file
+from test_tiles import bert, kernel
+
+written = 0
+
+def dies_within_the_fifth(tensors, path, metadata):
+    global written
+    written += 1
+    save_file(tensors, path, metadata)
+    if written == 5:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+lpft.ntk.tiles.save_file = dies_within_the_fifth
+kernel(bert(), Path(sys.argv[1]))
+"""
+
+
+class Interrupted(Exception):
+    """What a test stops a computation by."""
+
+
+def bert() -> Classifier:
+    return tiny_classifier("bert")
+
+
+def kernel(
+    classifier: Classifier, folder: Path, texts: list[str] = TEXTS, **options
+) -> EmpiricalNTK:
+    """The kernel with its pieces in ``folder``, in three tiles however much memory there is."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "layout.json").exists():
+        LAYOUT.write(folder)
+    return empirical_ntk(
+        classifier.model,
+        texts,
+        COLUMNS,
+        tokenizer=classifier.tokenizer,
+        cache_dir=folder,
+        device="cpu",
+        check_entries=0,
+        **options,
+    )
+
+
+def pieces(folder: Path) -> list[Path]:
+    return sorted(folder.glob("unit-*.safetensors"))
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in pieces(folder)}
+
+
+def assert_same(found: EmpiricalNTK, expected: EmpiricalNTK) -> None:
+    assert torch.equal(found.pretrain_effective, expected.pretrain_effective)
+    assert torch.equal(found.ft_effective, expected.ft_effective)
+    for parts, of_expected in (
+        (found.layers, expected.layers),
+        (found.kinds, expected.kinds),
+    ):
+        assert parts.keys() == of_expected.keys()
+        assert all(torch.equal(parts[name], of_expected[name]) for name in parts)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    save, saved = TileStore.save, []
+
+    def stop_or_save(self, unit, pair, tensors):
+        if len(saved) == count:
+            raise Interrupted
+        saved.append((unit, pair))
+        save(self, unit, pair, tensors)
+
+    monkeypatch.setattr(TileStore, "save", stop_or_save)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[EmpiricalNTK, Path]:
+    """The kernel of an uninterrupted call, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return kernel(bert(), folder), folder
+
+
+def test_pieces_do_not_change_the_kernel(whole):
+    classifier = bert()
+    plain = empirical_ntk(
+        classifier.model, TEXTS, COLUMNS, tokenizer=classifier.tokenizer, device="cpu"
+    )
+    found, folder = whole
+    assert found.record["plan"]["tiles"] > 2
+    assert len(pieces(folder)) > 5
+    torch.testing.assert_close(
+        found.pretrain_effective, plain.pretrain_effective, rtol=1e-6, atol=0
+    )
+    scale = float(plain.ft_effective.abs().max())
+    torch.testing.assert_close(found.ft_effective, plain.ft_effective, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_an_interrupted_call_ends_the_same(whole, tmp_path, monkeypatch, count):
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, count)
+        with pytest.raises(Interrupted):
+            kernel(bert(), tmp_path)
+    assert len(pieces(tmp_path)) == count
+    assert_same(kernel(bert(), tmp_path), whole[0])
+
+
+def test_the_parts_of_an_interrupted_call_are_the_same(tmp_path, monkeypatch):
+    options = {"granularity": ("layer", "kind")}
+    expected = kernel(bert(), tmp_path / "whole", **options)
+    assert expected.layers
+    assert expected.kinds
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 4)
+        with pytest.raises(Interrupted):
+            kernel(bert(), tmp_path / "resumed", **options)
+    assert_same(kernel(bert(), tmp_path / "resumed", **options), expected)
+
+
+def test_finished_pieces_are_not_computed_again(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 4)
+        with pytest.raises(Interrupted):
+            kernel(bert(), tmp_path)
+    before = contents(tmp_path)
+    save, saved = TileStore.save, []
+
+    def noted(self, unit, pair, tensors):
+        saved.append(self._path(unit, pair).name)
+        save(self, unit, pair, tensors)
+
+    monkeypatch.setattr(TileStore, "save", noted)
+    kernel(bert(), tmp_path)
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sorted([*before, *saved]) == [path.name for path in pieces(whole[1])]
+
+
+def test_a_finished_folder_gives_the_kernel_without_saving(whole, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    interrupt_after(monkeypatch, 0)
+    assert_same(kernel(bert(), folder), whole[0])
+
+
+def test_a_killed_process_goes_on(whole, tmp_path):
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    }
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(pieces(tmp_path)) == 4
+    assert_same(kernel(bert(), tmp_path), whole[0])
+
+
+def test_a_flipped_byte_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    piece = pieces(folder)[2]
+    content = bytearray(piece.read_bytes())
+    content[-3] ^= 1
+    piece.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged: delete it") as refused:
+        kernel(bert(), folder)
+    assert str(piece) in str(refused.value)
+    piece.unlink()
+    assert_same(kernel(bert(), folder), whole[0])
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_a_truncated_piece_is_refused(whole, tmp_path, kept):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    piece = pieces(folder)[0]
+    piece.write_bytes(piece.read_bytes()[:kept])
+    with pytest.raises(InputError, match="is damaged") as refused:
+        kernel(bert(), folder)
+    assert str(piece) in str(refused.value)
+
+
+@torch.no_grad()
+def changed(what: str) -> tuple[Classifier, list[str], dict[str, object]]:
+    """Another kernel: its classifier, texts and options, of which only ``what`` differs."""
+    classifier, texts, options = bert(), TEXTS, {}
+    model = copy.deepcopy(classifier.model)
+    if what == "weights":
+        next(iter(model.encoder.parameters())).view(-1)[0] += 1e-3
+    elif what == "heads":
+        model.head.weight[0, 0] += 1e-3
+    elif what == "parameters":
+        model.encoder.get_parameter("embeddings.word_embeddings.weight").requires_grad = False
+        options["parameters"] = "trainable"
+    elif what == "texts":
+        texts = [*TEXTS[:-1], TEXTS[-1].replace(TEXTS[-1].split()[-1], "table")]
+    else:
+        options |= {
+            "kernels": {"kernel": "asymmetric"},
+            "methods": {"method": "materialize"},
+            "precision": {"dtype": torch.float64},
+        }[what]
+    return Classifier(model, classifier.tokenizer), texts, options
+
+
+@pytest.mark.parametrize(
+    "what", ["weights", "texts", "heads", "parameters", "kernels", "methods", "precision"]
+)
+def test_a_piece_of_another_kernel_is_refused(whole, tmp_path, what):
+    classifier, texts, options = changed(what)
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    with pytest.raises(InputError, match=f"was computed from other {what}") as refused:
+        kernel(classifier, folder, texts, **options)
+    assert str(pieces(folder)[0]) in str(refused.value)
+
+
+@pytest.mark.parametrize("what", ["weights", "texts", "heads"])
+def test_one_foreign_piece_among_the_own_is_refused(whole, tmp_path, what):
+    classifier, texts, options = changed(what)
+    kernel(classifier, tmp_path / "other", texts, **options)
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    foreign = pieces(tmp_path / "other")[3]
+    shutil.copy(foreign, folder)
+    with pytest.raises(InputError, match=f"was computed from other {what}") as refused:
+        kernel(bert(), folder)
+    assert str(folder / foreign.name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"tiles": 3}',
+        b'{"tiles": "x", "stash": "memory", "workspace": 9}',
+        b'{"tiles": 0, "stash": "memory", "workspace": 4194304}',
+        b'{"tiles": 3, "stash": "attic", "workspace": 4194304}',
+        b'{"tiles": 3, "stash": "memory", "workspace": -1}',
+    ],
+)
+def test_a_damaged_layout_is_refused(tmp_path, content):
+    (tmp_path / "layout.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"layout\.json' is damaged"):
+        kernel(bert(), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    classifier = bert()
+    with pytest.raises(InputError, match="cannot be made"):
+        empirical_ntk(
+            classifier.model,
+            TEXTS,
+            tokenizer=classifier.tokenizer,
+            cache_dir=tmp_path / "file" / "below",
+        )
+
+
+def test_less_memory_than_at_the_start_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    with pytest.raises(InputError, match="begun with more memory"):
+        kernel(bert(), folder, memory="1MB")
