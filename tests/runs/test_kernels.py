@@ -1,4 +1,4 @@
-"""``lpft ntk`` on small files: its folder, its streams, its refusals, and kernels that are right."""
+"""``lpft ntk`` on small files: its folder, its streams, its refusals, and the right kernels."""
 
 import json
 from pathlib import Path
@@ -140,7 +140,7 @@ def test_names_and_shapes_of_arrays(finished, data, method):
         "eval/ft_effective": evaluation + train,
         **{f"train/heat_map/{kernel}": (TRAIN, TRAIN) for kernel in KERNELS},
     }
-    parts = {name for name in arrays if name.startswith(("train/ft_effective/",))}
+    parts = {name for name in arrays if name.startswith("train/ft_effective/")}
     assert {name: arrays[name].shape for name in arrays if name not in parts} == expected
     for by in ("layers", "kinds"):
         named = [name for name in parts if name.startswith(f"train/ft_effective/{by}/")]
@@ -152,7 +152,7 @@ def test_names_and_shapes_of_arrays(finished, data, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, data, tmp_path, method):
+def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, data, method):
     arrays = load_file(finished[0] / f"{method}.safetensors")
     classifier = build_classifier(str(tiny_bert), ("bad", "good"), seed=SEED, max_length=MAX_LENGTH)
     train, evaluation = texts_of(data, "train"), texts_of(data, "test")
@@ -230,6 +230,17 @@ def test_a_trained_run(lpft, trained, data, tmp_path):
     )
     assert_near(arrays["train/pretrain_effective"], kernel.pretrain_effective.numpy())
     assert_near(arrays["train/ft_effective"], kernel.ft_effective.numpy())
+
+
+def test_a_trained_run_beside_its_start(lpft, trained, base, finished, tmp_path):
+    folder = tmp_path / "kernels"
+    outcome = lpft("ntk", trained, "--with-start", "--device", "cpu", "--output-dir", folder)
+    assert outcome.status == 0, outcome.err
+    assert set(read(folder)["methods"]) == {"ft", "trained"}
+    start, expected = (load_file(each / "ft.safetensors") for each in (folder, finished[0]))
+    for name in ("train/ft_effective", "eval/pretrain_effective", "eval/logits"):
+        assert_near(start[name], expected[name])
+    assert_refused(lpft("ntk", *base, "--with-start", "--output-dir", folder), "--with-start")
 
 
 @pytest.mark.parametrize(
@@ -337,4 +348,5 @@ def test_theory_prints_json(lpft):
         set(check) == {"claim", "setting", "measured", "promised", "holds", "note"}
         for check in found["checks"]
     )
-    assert all(check["holds"] for check in found["checks"])
+    refuted = {check["claim"] for check in found["checks"] if check["holds"] is False}
+    assert refuted == {"Proposition 4.4 as printed"}

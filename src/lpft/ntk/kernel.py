@@ -398,13 +398,13 @@ class KernelJob:
             wanted.update(" ".join([request.name, *sorted(request.parameters)]).encode())
         options = self._options
         return {
+            "kernels": f"{options.kernel} {self._blocks} {options.granularity}",
+            "methods": options.method,
+            "precision": f"{options.dtype} {options.products} {self._device.type}",
             "weights": encoder_fingerprint(self._subject.classifier),
             "texts": f"{self._tokens.fingerprint()} {sha256(self._groups.tobytes()).hexdigest()}",
             "heads": heads.hexdigest(),
             "parameters": wanted.hexdigest(),
-            "kernels": f"{options.kernel} {self._blocks} {options.granularity}",
-            "methods": options.method,
-            "precision": f"{options.dtype} {options.products} {self._device.type}",
             "tiles": tiling.hexdigest(),
             "versions": f"torch {torch.__version__}",
         }

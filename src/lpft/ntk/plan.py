@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -77,12 +77,15 @@ class Layout:
             return None
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            return cls(int(kept["tiles"]), kept["stash"], int(kept["workspace"]))
+            layout = cls(int(kept["tiles"]), kept["stash"], int(kept["workspace"]))
+            if layout.tiles < 1 or layout.workspace < 1 or layout.stash not in get_args(Place):
+                raise ValueError(layout)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"'{path}' is damaged: delete the folder '{folder}', and the kernel is computed "
                 "from the start"
             ) from error
+        return layout
 
     def write(self, folder: Path) -> None:
         """Keep it in ``folder``."""
