@@ -12,6 +12,7 @@ from lpft.data import Examples
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.model import build_classifier
+from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import extract_features, head_logits
 from lpft.training.finetuning import (
     _SeededLengthSampler,
@@ -20,7 +21,6 @@ from lpft.training.finetuning import (
     finetune,
 )
 from lpft.training.fit import fit_classifier
-from lpft.model.fingerprint import encoder_fingerprint
 from lpft.training.inputs import SplitInputs, prepare_split
 from lpft.training.settings import TrainingSettings, resolve
 

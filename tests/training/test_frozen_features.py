@@ -7,9 +7,9 @@ from tiny_models import save_tiny_model, toy_texts
 
 from lpft.data.tokens import tokenize
 from lpft.model import build_classifier
+from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import extract_features, head_logits
 from lpft.training import frozen
-from lpft.model.fingerprint import encoder_fingerprint
 from lpft.training.frozen import frozen_features
 from lpft.training.probing import fit_probe, install_probe
 
