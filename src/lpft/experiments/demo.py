@@ -18,7 +18,7 @@ DEMO_METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 
 _SETTINGS = {"task": "demo", "model": "minilm", "split_protocol": "stratified"}
 _EPOCHS = 3
-_KERNEL_TEXTS = 60
+_KERNEL_TEXTS = 30
 _RATE_OF_ALL, _RATE_OF_FACTORS = 5e-5, 1e-3
 
 
