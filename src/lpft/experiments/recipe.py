@@ -1,0 +1,117 @@
+"""What a recipe is: the runs, kernels and steps that an experiment needs, and what it shows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lpft.report.collect import RunSummary
+from lpft.report.exhibits.record import FigureExhibit, TableExhibit, Verdict
+from lpft.report.kernels.summary import KernelSummary
+from lpft.runs.config import RunConfig
+from lpft.runs.kernel_settings import KernelConfig
+
+PUBLISHED, SHARED = "published", "shared"
+"""Rates: each method's own published learning rate and batch size, or those of the pair's method
+that starts from linear probing, for both of the pair."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much of an experiment is done, on what, and where to.
+
+    ``settings`` are further settings of ``lpft train`` for every run, by name (``epochs``,
+    ``max_train_samples``, ``data_dir``).
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    kernel_samples: int = 250
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run and the part it plays: two parts may share one run (one ``config.output_dir``)."""
+
+    variant: str
+    task: str
+    method: str
+    seed: int
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class PlannedKernels:
+    """Kernels of the starts of several methods on one task, for one seed."""
+
+    task: str
+    seed: int
+    config: KernelConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that must be computed before an experiment can be shown."""
+
+    runs: tuple[PlannedRun, ...] = ()
+    kernels: tuple[PlannedKernels, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of a plan is there: finished runs and kernels by the part they play.
+
+    ``runs`` is by (variant, task, method, seed), ``kernels`` by (task, seed); what failed is
+    absent from them.
+    """
+
+    scope: Scope
+    runs: Mapping[tuple[str, str, str, int], RunSummary]
+    kernels: Mapping[tuple[str, int], KernelSummary]
+
+    def seeds(self, variant: str, task: str, method: str) -> dict[int, RunSummary]:
+        """The finished runs of one setting by seed."""
+        return {
+            seed: self.runs[variant, task, method, seed]
+            for seed in self.scope.seeds
+            if (variant, task, method, seed) in self.runs
+        }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an experiment shows: exhibits, verdicts, and sentences computed from the numbers."""
+
+    exhibits: tuple[TableExhibit | FigureExhibit, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One table, figure or set of claims of the paper.
+
+    Attributes:
+        name: what ``lpft reproduce`` calls it.
+        title: what it shows.
+        source: where the paper has it ("Table 8").
+        tasks: the paper's tasks; ``lpft reproduce --tasks`` takes others.
+        methods: the methods that it compares.
+        plan: runs and kernels that it needs.
+        show: its exhibits, from what is there.
+        step: further results that only it needs, computed once runs and kernels are there and kept
+            below ``scope.folder``; ``show`` reads them.
+    """
+
+    name: str
+    title: str
+    source: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    plan: Callable[[Scope], Plan]
+    show: Callable[[Found], Shown]
+    step: Callable[[Found], None] | None = None

@@ -1,0 +1,215 @@
+"""What an experiment found, as data: ``experiment.json`` and the exhibits in it.
+
+Recipes make these records, the report draws them; neither knows the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FigureKind = Literal["lines", "points", "scatter", "heat"]
+VerdictName = Literal["holds", "does not hold", "cannot tell"]
+
+RECORD = "experiment.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number with what is known of its uncertainty and where it comes from.
+
+    ``sd`` is the sample standard deviation over ``count`` seeds; ``low`` and ``high`` bound a 95 %
+    interval; ``runs`` are the folders, relative to the experiment's, that it was computed from
+    (none for a published number).
+    """
+
+    value: float | None
+    sd: float | None = None
+    count: int | None = None
+    low: float | None = None
+    high: float | None = None
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExhibitColumn:
+    """A column of a table exhibit.
+
+    ``above`` is a heading shared with neighbours, ``digits`` the decimals that are shown (None:
+    three significant digits), ``source`` who found its numbers.
+    """
+
+    name: str
+    above: str = ""
+    digits: int | None = None
+    source: Literal["ours", "published", "names"] = "ours"
+
+
+@dataclass(frozen=True)
+class TableExhibit:
+    """A table: each cell is an estimate, a text, or None where there is nothing.
+
+    The first ``headers`` columns name the row.
+    """
+
+    name: str
+    title: str
+    columns: tuple[ExhibitColumn, ...]
+    rows: tuple[tuple[Estimate | str | None, ...], ...]
+    note: str = ""
+    headers: int = 1
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or set of points; ``low`` and ``high`` are bands or error bars around ``y``.
+
+    ``method`` gives it that method's colour, ``dashed`` sets a second series of it apart;
+    ``texts`` label single points.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    method: str | None = None
+    low: tuple[float | None, ...] | None = None
+    high: tuple[float | None, ...] | None = None
+    dashed: bool = False
+    texts: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes. ``ticks`` name the positions 0, 1, ... along x (``points``).
+
+    A ``heat`` panel has ``matrix`` in place of series, with rows and columns sorted by class and
+    ``bounds`` the (class name, first row) of each class.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: tuple[Series, ...] = ()
+    x_scale: Literal["linear", "log"] = "linear"
+    y_scale: Literal["linear", "log"] = "linear"
+    ticks: tuple[str, ...] = ()
+    matrix: tuple[tuple[float, ...], ...] | None = None
+    bounds: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class FigureExhibit:
+    """A figure of one or more panels of one kind."""
+
+    name: str
+    title: str
+    kind: FigureKind
+    panels: tuple[Panel, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results say of one claim of the paper, on one comparison.
+
+    ``effect`` is in ``unit`` and positive in the claim's direction; its interval is a bootstrap
+    over seeds and samples. ``detectable`` is the smallest effect that so many seeds could show.
+    """
+
+    claim: int
+    statement: str
+    comparison: str
+    rates: str
+    effect: Estimate
+    unit: str
+    verdict: VerdictName
+    reason: str
+    detectable: float | None = None
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """Everything that an experiment's page shows.
+
+    ``differences`` are sentences on how this differs from the paper's experiment (model, rows,
+    epochs, seeds, data that stands in); ``findings`` are sentences computed from the results;
+    ``failures`` pair a run or step with the reason why its numbers are missing.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    model: str
+    settings: Mapping[str, Any]
+    exhibits: tuple[TableExhibit | FigureExhibit, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    findings: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    failures: tuple[tuple[str, str], ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The record ready for JSON; an exhibit says whether it is a table or a figure."""
+        record = asdict(self)
+        record["schema"] = SCHEMA
+        for exhibit, written in zip(self.exhibits, record["exhibits"], strict=True):
+            written["exhibit"] = "table" if isinstance(exhibit, TableExhibit) else "figure"
+        return record
+
+
+def read_experiment(record: Mapping[str, Any]) -> ExperimentRecord:
+    """The experiment of a JSON object that :meth:`ExperimentRecord.as_json` made.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not one, or of another schema.
+    """
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema {record['schema']}, expected {SCHEMA}")
+    values = {name: value for name, value in record.items() if name != "schema"}
+    values["exhibits"] = tuple(_exhibit(exhibit) for exhibit in record["exhibits"])
+    values["verdicts"] = tuple(
+        Verdict(**{**verdict, "effect": _estimate(verdict["effect"])})
+        for verdict in record["verdicts"]
+    )
+    values["failures"] = tuple((name, reason) for name, reason in record["failures"])
+    for name in ("findings", "differences"):
+        values[name] = tuple(record[name])
+    return ExperimentRecord(**values)
+
+
+def _exhibit(record: Mapping[str, Any]) -> TableExhibit | FigureExhibit:
+    values = {name: value for name, value in record.items() if name != "exhibit"}
+    if record["exhibit"] == "table":
+        values["columns"] = tuple(ExhibitColumn(**column) for column in record["columns"])
+        values["rows"] = tuple(
+            tuple(_estimate(cell) if isinstance(cell, Mapping) else cell for cell in row)
+            for row in record["rows"]
+        )
+        return TableExhibit(**values)
+    values["panels"] = tuple(_panel(panel) for panel in record["panels"])
+    return FigureExhibit(**values)
+
+
+def _panel(record: Mapping[str, Any]) -> Panel:
+    matrix = record["matrix"]
+    return Panel(
+        **{
+            **record,
+            "series": tuple(
+                Series(**{name: _tuple(value) for name, value in series.items()})
+                for series in record["series"]
+            ),
+            "ticks": tuple(record["ticks"]),
+            "matrix": None if matrix is None else tuple(map(tuple, matrix)),
+            "bounds": tuple((name, first) for name, first in record["bounds"]),
+        }
+    )
+
+
+def _estimate(record: Mapping[str, Any]) -> Estimate:
+    return Estimate(**{**record, "runs": tuple(record["runs"])})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
