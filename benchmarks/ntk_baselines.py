@@ -42,19 +42,19 @@ def reference_algorithm(
     *,
     groups: Sequence[str] | None = None,
     width: int = REFERENCE_WIDTH,
-    chunk_size: int = 16,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """F (N x C x M x C) as the published code of Tomihari and Sato (2024) finds it, exactly.
 
     For each group of parameters and each text, alone and padded to ``width`` tokens: the Jacobian
-    of all h features, moved to the CPU and only there contracted with V. This port spares the
-    original the memory of a whole feature Jacobian (7 GB for one text and one attention group of
-    RoBERTa-base): ``chunk_size`` of the h rows are found, moved and contracted at a time. It leaves
-    out the original's sampling of word embeddings, which makes its kernel inexact.
+    of all h features (7 GB for one text and one attention group of RoBERTa-base), moved to the CPU
+    and only there contracted with V. It leaves out the original's sampling of word embeddings,
+    which makes its kernel inexact.
 
     Args:
         groups: keys of :func:`parameter_groups`; all of them where None.
-        chunk_size: backward passes that ``vmap`` batches; 1 is a plain loop.
+        chunk_size: rows of the Jacobian that are found, moved and contracted at a time, batched
+            by ``vmap``; None, as in the original, takes all h at once; 1 is a plain loop.
     """
     members = parameter_groups(model)
     shares = []
@@ -160,10 +160,11 @@ def grad_loop_jacobian(model: LinearHeadClassifier, batch: Batch, out: Tensor) -
 def contract(left: Tensor, right: Tensor, *, columns: int = COLUMNS) -> Tensor:
     """``left right^T`` by ``torch.matmul`` over ``columns`` parameters at a time.
 
-    Jacobians N x C x P and M x C x P give N x C x M x C, summed in their own precision.
+    Jacobians N x C x P and M x C x P give N x C x M x C in float64: each product in the Jacobians'
+    precision, the sum of all in float64.
     """
     rows, others = left.flatten(0, 1), right.flatten(0, 1)
-    kernel = rows.new_zeros(len(rows), len(others))
+    kernel = rows.new_zeros(len(rows), len(others), dtype=torch.float64)
     for start in range(0, rows.shape[1], columns):
         stop = start + columns
         kernel += rows[:, start:stop] @ others[:, start:stop].T
@@ -181,7 +182,7 @@ def _tiled_kernel(
     """F by tiles of texts; a Jacobian that does not fit beside another is found again."""
     others = left if right is None else right
     classes = model.head.out_features
-    kernel = torch.empty(len(left), classes, len(others), classes)
+    kernel = torch.empty(len(left), classes, len(others), classes, dtype=torch.float64)
     for rows in _tiles(len(left), tile):
         first = _jacobians(write, model, left, rows)
         for places in _tiles(len(others), tile):
@@ -207,22 +208,28 @@ def _jacobians(
 
 
 def _contracted_features(
-    model: LinearHeadClassifier, tokens: Tokens, *, names: list[str], width: int, chunk_size: int
+    model: LinearHeadClassifier,
+    tokens: Tokens,
+    *,
+    names: list[str],
+    width: int,
+    chunk_size: int | None,
 ) -> Tensor:
     """``V J_phi`` of a group of parameters (N x C x P), from all h rows of J_phi."""
     parameters = {name: model.encoder.get_parameter(name).detach() for name in names}
     size = sum(value.numel() for value in parameters.values())
     head = model.head.weight.detach()
     outputs = torch.eye(model.head.in_features, device=head.device)
-    rows = torch.empty(chunk_size, size, device=head.device)
+    size_of_chunk = len(outputs) if chunk_size is None else chunk_size
+    rows = torch.empty(size_of_chunk, size, device=head.device)
     contracted = torch.zeros(len(tokens), len(head), size)
     for text, sums in enumerate(contracted):
         write_vjps = _forward(model, _batch_of_one(tokens, text, head.device, width), parameters)
-        for start in range(0, len(outputs), chunk_size):
-            seeds = outputs[start : start + chunk_size]
+        for start in range(0, len(outputs), size_of_chunk):
+            seeds = outputs[start : start + size_of_chunk]
             found = rows[: len(seeds)]
-            write_vjps(seeds, found, chunk_size)
-            sums += head[:, start : start + chunk_size].cpu() @ found.cpu()
+            write_vjps(seeds, found, None)
+            sums += head[:, start : start + size_of_chunk].cpu() @ found.cpu()
     return contracted
 
 

@@ -27,6 +27,7 @@ METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 SPLITS = ("validation", "test", "ood/far")
 COMMANDS = (
     "demo", "train", "evaluate", "predict", "report", "check", "tasks", "models", "methods",
+    "sweep",
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "model", "pooling", "method", "task", "data-dir", "train-file", "validation-file",
@@ -34,6 +35,7 @@ TRAIN_OPTIONS = (
     "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
     "weight-decay", "no-head-bias", "class-weight", "template", "revision", "max-train-samples",
     "device", "precision", "report-to", "resume", "output-dir", "config", "overwrite", "json",
+    "no-save-model", "save-features", "data-name",
 )  # fmt: skip
 
 
@@ -137,6 +139,7 @@ def test_a_run_holds_exactly_the_files_of_the_design(run):
         "run.json", "metrics.json", "features.json", "history.jsonl", "README.md",
         "predictions/validation.parquet", "predictions/test.parquet",
         "predictions/ood-far.parquet",
+        "features/train.parquet", "features/test.parquet", "features/ood-far.parquet",
     }  # fmt: skip
     if method.startswith("lp"):
         expected.add("lp/head.safetensors")
@@ -145,7 +148,7 @@ def test_a_run_holds_exactly_the_files_of_the_design(run):
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert found == expected
     folders = {path.name for path in run.rglob("*") if path.is_dir()}
-    assert folders == {"predictions"} | ({"lp"} if method.startswith("lp") else set())
+    assert folders == {"predictions", "features"} | ({"lp"} if method.startswith("lp") else set())
     # pickles begin with their protocol, torch's zip archives of pickles with PK
     assert not [path for path in run.rglob("*.*") if path.read_bytes()[:2] in (b"PK", b"\x80\x04")]
     assert len({path.stat().st_mode for path in run.rglob("*.*") if path.is_file()}) == 1

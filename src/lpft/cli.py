@@ -1,6 +1,5 @@
 """The command line: parse, call, print."""
 
-import errno
 import os
 import sys
 import traceback
@@ -17,23 +16,14 @@ from lpft.console import (
     quiet_libraries,
     share_the_machine,
 )
-from lpft.errors import InputError
+from lpft.experiments.settings import EXPERIMENT_GROUPS, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS
+from lpft.failures import explain, unexpected
 from lpft.progress import visible_progress
 from lpft.runs.config import DataSettings
 from lpft.runs.kernel_settings import KERNEL_OPTIONS, OWNERS
 from lpft.runs.options import add_setting_options
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
-_UNUSABLE_PATHS = (
-    errno.EACCES,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
 
 
 class _Parser(ArgumentParser):
@@ -44,34 +34,31 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``lpft`` and give its exit status: 0, 2 for bad input, 1 unexpected, 130 for Ctrl-C."""
+    """Run ``lpft`` and give its exit status.
+
+    0; 2 for bad input; 1 for an unexpected error, or where a run of a sweep failed; 130 for Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     share_the_machine()
     quiet_libraries()
     log_to_stderr()
     try:
         with visible_progress():
-            options.run(options)
+            status = options.run(options)
         sys.stdout.flush()
-    except InputError as error:
-        return _fail(options, str(error), BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
-            place = "the output" if error.filename is None else f"'{error.filename}'"
-            reason = f"{place} cannot be used ({error.strerror}): make room or name another path"
+        reason = explain(error)
+        if reason is not None:
             return _fail(options, reason, BAD_INPUT)
-        if _out_of_memory(error):
-            advice = "lower --batch-size, --max-length or --memory, or use a smaller --model"
-            return _fail(options, f"the model does not fit in memory: {advice}", BAD_INPUT)
-        reason = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-        return _fail(options, reason, UNEXPECTED)
-    return 0
+        return _fail(options, f"{unexpected(error)} (--debug shows where)", UNEXPECTED)
+    return 0 if status is None else status
 
 
 def _parser() -> ArgumentParser:
@@ -84,7 +71,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lpft {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(run: Callable[[Namespace], None], summary: str) -> ArgumentParser:
+    def command(run: Callable[[Namespace], int | None], summary: str) -> ArgumentParser:
         name = run.__name__
         added = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -164,6 +151,45 @@ def _parser() -> ArgumentParser:
     theory.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
     _add_json(theory)
 
+    sweep = command(commands.sweep, "tasks x models x methods x seeds of a YAML file")
+    sweep.add_argument("config", type=Path, metavar="CONFIG", help="what to train: a YAML file")
+    _add_executor(sweep)
+    sweep.add_argument(
+        "--output-dir", type=Path, help="folder of the sweep (default: sweeps/NAME of the file)"
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs, and stop")
+    _add_restart(sweep)
+    _add_json(sweep)
+
+    reproduce = command(
+        commands.reproduce, "an experiment of the paper, published numbers beside ours"
+    )
+    reproduce.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        default="list",
+        help="an experiment, or all (default: list what there is)",
+    )
+    add_setting_options(reproduce, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS, EXPERIMENT_GROUPS)
+    reproduce.add_argument(
+        "--tiny",
+        action="store_true",
+        help="a random model on a few texts, offline, in seconds: shows that the chain works",
+    )
+    _add_executor(reproduce)
+    reproduce.add_argument(
+        "--output-dir",
+        type=Path,
+        help="folder of the experiment, or with all of experiments (default: "
+        "experiments/NAME-MODEL)",
+    )
+    reproduce.add_argument(
+        "--dry-run", action="store_true", help="print what would be computed, and stop"
+    )
+    _add_restart(reproduce)
+    _add_json(reproduce)
+
     report = command(commands.report, "tables, figures and one page on all runs below a folder")
     report.add_argument("folder", type=Path, metavar="DIR", help="folder that holds runs")
     report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
@@ -196,6 +222,17 @@ def _add_columns(parser: ArgumentParser) -> None:
     )
 
 
+def _add_executor(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor",
+        default="local",
+        help="where runs are executed: local (this machine) or ray (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="runs at a time (default: %(default)s)"
+    )
+
+
 def _add_restart(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an unfinished run in the output folder"
@@ -214,14 +251,6 @@ def _fail(options: Namespace, message: str, status: int) -> int:
         traceback.print_exc()
     print(f"error: {message}", file=sys.stderr)
     return status
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether torch or NumPy found no memory; torch on CPUs has no exception class for it."""
-    name = type(error).__name__
-    return name in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError") or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from lpft.console import print_json, print_metrics, print_plan, print_table, standard_input
@@ -135,6 +136,119 @@ def theory(options: Namespace) -> None:
     print_table(list(header), [list(row) for row in rows])
 
 
+def sweep(options: Namespace) -> int | None:
+    """Train what a YAML file says, or list it, and print how each run ended; 1 if one failed."""
+    from lpft.runs.sweep_config import read_sweep_config
+    from lpft.runs.sweep_tables import choice_table, outcome_table, plan_records, plan_table
+
+    config = read_sweep_config(options.config)
+    folder = options.output_dir
+    if folder is None:
+        folder = Path("sweeps") / options.config.stem
+    if options.dry_run:
+        planned = plan_records(config, folder)
+        if options.json:
+            print_json(planned)
+        else:
+            print_table(*plan_table(planned))
+        return None
+    from lpft.runs.search import read_search, train_sweep
+
+    result = train_sweep(
+        config,
+        folder,
+        executor=options.executor,
+        workers=options.workers,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    search = None if config.grid is None else read_search(folder)
+    if options.json:
+        print_json({**result.as_json(), "search": search})
+    else:
+        if search is not None:
+            print_table(*choice_table(search))
+            print()
+        print_table(*outcome_table(result))
+        print(f"\nsweep: {folder} (lpft report {folder} makes its report)")
+    if not result.failed:
+        return None
+    print(
+        f"error: {len(result.failed)} of {len(result.outcomes)} runs failed: mend what their "
+        "reasons say, then go on with --resume",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def reproduce(options: Namespace) -> int | None:
+    """List the paper's experiments, or do one of them or all; 1 where a part of it failed."""
+    from lpft.experiments.settings import EXPERIMENT_OWNERS, default_folder
+
+    given = given_settings(options, EXPERIMENT_OWNERS)
+    if options.name == "list":
+        _list_experiments(options, given)
+        return None
+    from lpft.experiments.dry_run import format_work, planned_work
+    from lpft.experiments.session import (
+        NotReproduced,
+        check_experiments,
+        plan_experiments,
+        run_experiments,
+    )
+    from lpft.experiments.tiny import TINY_REMARK
+    from lpft.report.exhibits.terminal import format_experiment
+
+    folder = options.output_dir
+    if folder is None:
+        folder = default_folder(options.name, given.get("model"), tiny=options.tiny)
+    planned = plan_experiments(options.name, given, folder, tiny=options.tiny)
+    how = {name: getattr(options, name) for name in ("executor", "workers", "resume", "overwrite")}
+    inputs = check_experiments(planned, **how)
+    if options.dry_run:
+        work = {each.recipe.name: planned_work(each.plan, inputs) for each in planned}
+        if options.json:
+            print_json(work)
+            return None
+        for name, parts in work.items():
+            print(f"{name}:")
+            print_table(*format_work(parts))
+        return None
+    records = {}
+    status = None
+    remarks = (TINY_REMARK,) if options.tiny else ()
+    for ended in run_experiments(planned, inputs, remarks=remarks, **how):
+        if isinstance(ended, NotReproduced):
+            if len(planned) == 1:
+                raise ended.error
+            print(f"error: {ended.name}: {ended.error}", file=sys.stderr)
+            status = 1
+            continue
+        if ended.record.failures:
+            status = 1
+        records[ended.record.name] = {"page": str(ended.page), **ended.record.as_json()}
+        if not options.json:
+            print(f"{format_experiment(ended.record)}\n\nreport: {ended.page}\n")
+    if options.json:
+        print_json(records)
+    return status
+
+
+def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
+    from lpft.experiments.registry import listed
+
+    if given or options.tiny or options.dry_run or options.output_dir is not None:
+        raise InputError("no experiment is named: give one of lpft reproduce list, or all")
+    rows = listed()
+    if options.json:
+        print_json(rows)
+        return
+    print_table(
+        ["experiment", "in the paper", "tasks", "what it shows"],
+        [[row["name"], row["source"], ", ".join(row["tasks"]), row["shows"]] for row in rows],
+    )
+
+
 def report(options: Namespace) -> None:
     """Write the report of a folder and print its tables."""
     from lpft.report import build_report, format_report
@@ -159,6 +273,7 @@ def check(options: Namespace) -> None:
                 "name": data.name,
                 "classes": list(data.classes),
                 "rows": {split: len(examples) for split, examples in data.splits().items()},
+                "notes": list(data.notes),
                 "findings": [vars(finding) for finding in findings],
             }
         )
@@ -171,6 +286,8 @@ def check(options: Namespace) -> None:
             for split, examples in data.splits().items()
         ],
     )
+    for note in data.notes:
+        print(f"note: {note}")
     for finding in findings:
         print(f"{finding.level}: {finding.message}")
     if not findings:
@@ -180,33 +297,30 @@ def check(options: Namespace) -> None:
 def tasks(options: Namespace) -> None:
     """Print the tasks, or one of them whole."""
     from lpft.data import TASKS, find_task
+    from lpft.data.tasks import REFUSED
+    from lpft.data.tasks.describe import describe_task, format_task
+    from lpft.paper import published_size
 
-    tasks = list(TASKS.values()) if options.name is None else [find_task(options.name)]
-    rows: list[dict[str, Any]] = [
-        {
-            "name": task.name,
-            "title": task.title,
-            "classes": list(task.classes),
-            "metric": task.metric,
-            "templates": [template.description for template in task.templates],
-            "ood": list(task.ood),
-            "hub": None if task.hub is None else task.hub.id,
-            "url": task.url,
-            "licence": task.licence,
-        }
-        for task in tasks
-    ]
+    rows: list[dict[str, Any]] = []
+    for task in TASKS.values() if options.name is None else [find_task(options.name)]:
+        size = published_size(task.name)
+        splits = ("train", "validation", "test")
+        counts = None if size is None else {split: getattr(size, split) for split in splits}
+        rows.append({**describe_task(task), "paper_rows": counts})
     if options.json:
         print_json(rows)
-    elif options.name is None:
-        print_table(
-            ["task", "classes", "metric", "what"],
-            [[row["name"], len(row["classes"]), row["metric"], row["title"]] for row in rows],
-        )
+    elif options.name is not None:
+        print(format_task(rows[0]))
     else:
-        for name, value in rows[0].items():
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print(f"{name + ':':<11}{'-' if text in (None, '') else text}")
+        print_table(
+            ["task", "benchmark", "classes", "metric", "what"],
+            [
+                [row["name"], row["benchmark"], len(row["classes"]), row["metric"], row["title"]]
+                for row in rows
+            ],
+        )
+        for name, reason in REFUSED.items():
+            print(f"\nnot supported: {name}, {reason}")
 
 
 def models(options: Namespace) -> None:

@@ -22,11 +22,16 @@ def print_json(value: Any) -> None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
+    from lpft.analysis.metrics import ORDINARY_METRICS
+
+    every = dict.fromkeys(name for m in metrics["splits"].values() for name in m)
+    of_groups = [name for name in every if name not in ORDINARY_METRICS]
+    shown = ("accuracy", "macro_f1", "matthews_correlation", *of_groups)
     rows = [
         [
             split,
             m["rows"],
-            *(f"{m[name]:.3f}" for name in ("accuracy", "macro_f1", "matthews_correlation")),
+            *(f"{m[name]:.3f}" for name in shown),
             f"{m['nll']:.3f}",
             f"{m['calibrated']['nll']:.3f}",
             f"{m['ece']:.3f}",
@@ -34,9 +39,9 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         ]
         for split, m in metrics["splits"].items()
     ]
-    print_table(
-        ["split", "rows", "accuracy", "macro F1", "MCC", "NLL", "with T", "ECE", "with T"], rows
-    )
+    named = [name.replace("_", " ").replace("f1", "F1") for name in of_groups]
+    usual = ["split", "rows", "accuracy", "macro F1", "MCC"]
+    print_table([*usual, *named, "NLL", "with T", "ECE", "with T"], rows)
     print(f"temperature T: {metrics['temperature']:.3f}")
 
 
@@ -102,13 +107,13 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore")
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LevelPrefix())
     logger = logging.getLogger("lpft")
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
 
 
 class _LevelPrefix(logging.Formatter):

@@ -102,8 +102,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         from lpft.model.fingerprint import encoder_fingerprint
         from lpft.model.inference import check_precision, resolve_device
+        from lpft.training.cache import default_cache_dir
         from lpft.training.fit import fit_classifier
-        from lpft.training.frozen import default_cache_dir
         from lpft.training.inputs import prepare_split
 
         settings = resolve(self._settings())
@@ -138,6 +138,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                     settings,
                     metric="accuracy",
                     folder=Path(folder),
+                    cache_dir=default_cache_dir(),
                 )
         result.classifier.model.cpu()
         self._take(result.classifier)

@@ -6,6 +6,7 @@ import pytest
 
 from lpft.data.examples import Examples, TextData
 from lpft.data.fingerprint import fingerprint
+from lpft.data.groups import Groups
 
 
 @pytest.fixture
@@ -45,3 +46,14 @@ def test_what_changes_it(data, change):
 def test_what_does_not_change_it(data):
     other = _with_train(replace(data, name="other", notes=("n",)), ids=["7", "8"])
     assert fingerprint(other) == fingerprint(data)
+
+
+def test_groups_count_because_their_metrics_choose_the_best_epoch(data):
+    def hashed(groups):
+        return fingerprint(_with_train(data, groups=groups))["train"]
+
+    index = np.array([0, 0])
+    earned = Groups(index, credits={"choice_accuracy": np.array([1.0, 0.0])})
+    several = [None, Groups(index), Groups(np.array([0, 1])), Groups(index, positive=0), earned]
+    assert len({hashed(groups) for groups in several}) == 5
+    assert hashed(Groups(index, noun="query")) == hashed(Groups(index))

@@ -1,11 +1,14 @@
 """The real release files: sizes by hand count of the releases and by the paper's rule."""
 
+import csv
 import json
 from collections import Counter
 
 import pytest
 
 from lpft.data.sources import load_task
+from lpft.errors import InputError
+from lpft.paper.files import rows_of
 
 pytestmark = pytest.mark.data
 
@@ -14,7 +17,14 @@ SIZES = {
     "rte": {"train": 2241, "validation": 249, "test": 277},
     "sst2": {"train": 60614, "validation": 6735, "test": 872},
     "cola": {"train": 7695, "validation": 856, "test": 527, "ood/out_of_domain": 516},
-}
+    "wic": {"train": 4885, "validation": 543, "test": 638},
+    "wsc": {"train": 498, "validation": 56, "test": 104},
+    # the file lacks one of the release's 3668 training rows
+    "mrpc": {"train": 3300, "validation": 367, "test": 408},
+    "amazon": {
+        "train": 2700, "validation": 300, "test": 708, "ood/semeval": 2000, "ood/sst5": 2210,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("task", SIZES)
@@ -23,9 +33,34 @@ def test_sizes_by_the_papers_rule(data_dir, task):
     assert {name: len(rows) for name, rows in data.splits().items()} == SIZES[task]
 
 
+def test_sizes_are_the_papers_own_by_its_rule():
+    splits = ("train", "validation", "test")
+    published = {
+        row["dataset"]: {split: int(row[f"{split}_by_rule"]) for split in splits}
+        for row in rows_of("datasets")
+        if row["train_by_rule"]
+    }
+    complete = ("cb", "rte", "sst2", "wic", "wsc")
+    assert {task: published[task] for task in complete} == {task: SIZES[task] for task in complete}
+    # CoLA's public release has the two parts of GLUE's dev set apart; see MRPC's comment
+    assert published["cola"] == {"train": 7695, "validation": 856, "test": 527 + 516}
+    assert published["mrpc"] == {"train": 3301, "validation": 367, "test": 408}
+
+
 @pytest.mark.parametrize(
     ("task", "folder"),
-    [("cb", "superglue/CB"), ("rte", "superglue"), ("sst2", "glue"), ("cola", "glue/CoLA")],
+    [
+        ("cb", "superglue/CB"),
+        ("rte", "superglue"),
+        ("sst2", "glue"),
+        ("cola", "glue/CoLA"),
+        ("wic", "superglue/WiC"),
+        ("wsc", "superglue"),
+        ("mrpc", "glue/MRPC"),
+        ("amazon", "boss"),
+        ("amazon", "boss/SentimentAnalysis"),
+        ("amazon", "boss/SentimentAnalysis/amazon"),
+    ],
 )
 def test_other_folders_give_the_same_rows(data_dir, task, folder):
     one, other = load_task(task, data_dir), load_task(task, data_dir / folder)
@@ -60,3 +95,97 @@ def test_first_rows_of_the_tab_separated_files(data_dir):
     assert sst2.classes[sst2.train.labels[0]] == "negative"
     assert cola.ood["out_of_domain"].texts[0] == "Somebody just left - guess who."
     assert cola.classes[cola.ood["out_of_domain"].labels[0]] == "acceptable"
+
+
+def test_first_and_last_rows_of_wic(data_dir):
+    data = load_task("wic", data_dir)
+    assert data.train.texts[0] == (
+        "You must carry your camping gear . Sound carries well over water . "
+        "Does carry have the same meaning in both sentences?"
+    )
+    pairs = load_task("wic", data_dir, template=1)
+    assert pairs.test.texts[0] == (
+        "board: Room and board .",
+        "board: He nailed boards across the windows .",
+    )
+    gold = (data_dir / "superglue/WiC/dev.gold.txt").read_text().split()
+    assert [data.classes[label][0] for label in data.test.labels] == gold
+    # both files of WiC have as many of either class
+    assert data.test.class_counts(2) == [319, 319]
+
+
+def test_wsc_is_the_file_row_by_row(data_dir):
+    lines = (data_dir / "superglue/WSC/train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    data, marked = load_task("wsc", data_dir), load_task("wsc", data_dir, template=1)
+    assert data.train.texts[0] == (
+        "He: Mark told Pete many lies about himself, which Pete included in his book. He should "
+        "have been more skeptical.",
+        "Mark",
+    )
+    assert marked.train.texts[0] == (
+        "Mark told Pete many lies about himself, which Pete included in his book. *He* should "
+        "have been more skeptical.",
+        "Mark",
+    )
+    labels = [*data.train.labels, *data.validation.labels]
+    assert [bool(label) for label in labels] == [row["label"] for row in rows]
+    assert Counter(labels) == {0: 295, 1: 259}
+    # row 42 of val.jsonl points at "use" instead of the "it" after it
+    assert "want to use *it* ," in marked.test.texts[42][0]
+
+
+def test_mrpc_keeps_its_single_quotes(data_dir):
+    data = load_task("mrpc", data_dir)
+    first = data.train.texts[0]
+    assert first[0].startswith('Amrozi accused his brother , whom he called " the witness " ,')
+    assert data.classes[data.train.labels[0]] == "equivalent"
+    assert data.test.texts[0][1].startswith('" The foodservice pie business does not fit')
+    # an odd number of quotes in a sentence, which quoting readers swallow rows over
+    assert sum(text.count('"') % 2 for pair in data.train.texts for text in pair) > 0
+    # column Quality of the files
+    both = data.train.class_counts(2), data.validation.class_counts(2)
+    lines = (data_dir / "glue/MRPC/train.tsv").read_text("utf-8-sig").splitlines()[1:]
+    quality = Counter(line[0] for line in lines)
+    assert [sum(counts) for counts in zip(*both, strict=True)] == [quality["0"], quality["1"]]
+
+
+def test_the_stand_in_for_boss_is_what_csv_reads_and_says_what_it_lacks(data_dir):
+    data = load_task("amazon", data_dir)
+    assert data.notes == ("ood/dynasent is left out: the data's folder has no dynasent/test.tsv",)
+    with (data_dir / "boss/SentimentAnalysis/semeval/test.tsv").open(newline="") as file:
+        header, *rows = csv.reader(file, delimiter="\t")
+    assert header == ["Text", "Label"]
+    assert data.ood["semeval"].texts == [row[0] for row in rows]
+    assert data.ood["semeval"].labels.tolist() == [int(row[1]) for row in rows]
+    assert data.classes == ("negative", "positive", "neutral")
+    assert data.test.texts[0] == "hopefully you won't regret."
+    assert data.classes[data.test.labels[0]] == "neutral"
+
+
+def test_boolq_without_its_training_file(data_dir):
+    with pytest.raises(InputError) as caught:
+        load_task("boolq", data_dir)
+    path = data_dir / "superglue" / "BoolQ" / "train.jsonl"
+    for part in (str(path), "BoolQ.zip", "CC BY-SA 3.0"):
+        assert part in str(caught.value)
+
+
+def test_boolq_reads_what_is_there_of_it(data_dir, tmp_path):
+    (tmp_path / "BoolQ").mkdir()
+    for name, real in (("train", "train_32"), ("val", "val")):
+        content = (data_dir / "superglue/BoolQ" / f"{real}.jsonl").read_bytes()
+        (tmp_path / "BoolQ" / f"{name}.jsonl").write_bytes(content)
+    data = load_task("boolq", tmp_path)
+    assert (len(data.train), len(data.validation), len(data.test)) == (28, 4, 3270)
+    assert data.train.texts[0][0] == "is ghost in the shell based on the anime"
+
+
+def test_abstracts_with_other_labels_are_refused_by_these(data_dir):
+    with pytest.raises(InputError) as caught:
+        load_task("pubmed", data_dir / "sequential" / "NICTA-PIBOSO")
+    message = str(caught.value)
+    for part in ("train_clean.txt", "population", "intervention", "outcome", "study design"):
+        assert part in message
+    assert "expected BACKGROUND or CONCLUSIONS or METHODS or OBJECTIVE or RESULTS" in message
+    assert "\n" not in message

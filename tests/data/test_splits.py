@@ -6,9 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpft.data.examples import Examples, TextData
+from lpft.data.groups import Groups
 from lpft.data.splits import (
     SPLIT_SEED,
+    grouped_holdout,
     limit_training,
+    limit_validation,
     paper_split,
     split_rows,
     stratified_holdout,
@@ -115,8 +118,76 @@ def test_limit_training_keeps_proportions_order_and_the_other_splits():
     assert limit_training(data, 20).train.ids == limited.train.ids
 
 
+def test_limit_validation_draws_as_training_is_drawn():
+    data = _data([0, 0, 0, 1] * 10)
+    limited = limit_validation(data, 20)
+    assert limited.validation.ids == limit_training(data, 20).train.ids
+    assert limited.train is data.train
+    assert limited.notes == ("validation is limited to 20 of 40 rows, each class in proportion",)
+    assert limit_validation(data, 40) is data
+    with pytest.raises(InputError, match=r"at most 1 validation rows.*each of the 2 classes"):
+        limit_validation(data, 1)
+
+
 def test_limit_training_leaves_smaller_data_alone_and_refuses_fewer_rows_than_classes():
     data = _data([0, 1])
     assert limit_training(data, 2) is data
     with pytest.raises(InputError, match=r"at most 1 training rows.*each of the 2 classes"):
         limit_training(data, 1)
+
+
+def _groups(*sizes: int) -> Groups:
+    return Groups(np.repeat(np.arange(len(sizes)), sizes))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "validation"),
+    [
+        # the last 2 of 20 rows are a group; begin within one of 3; are all of one of 12
+        ([2] * 10, [18, 19]),
+        ([3] * 6 + [2], [18, 19]),
+        ([2] + [3] * 6, [17, 18, 19]),
+        ([8, 12], list(range(8, 20))),
+    ],
+)
+def test_paper_split_leaves_the_group_whole_that_it_would_cut(sizes, validation):
+    train, held_out = paper_split(20, _groups(*sizes))
+    assert held_out.tolist() == validation
+    assert train.tolist() == list(range(validation[0]))
+
+
+def test_paper_split_takes_every_row_of_a_group_that_lies_apart():
+    index = np.array([5, 0, 0, 0, 0, 0, 0, 0, 0, 9, 5])
+    train, held_out = paper_split(11, Groups(index))
+    # the last 2 rows are of the groups 9 and 5, and 5 has the first row too
+    assert (train.tolist(), held_out.tolist()) == ([1, 2, 3, 4, 5, 6, 7, 8], [0, 9, 10])
+
+
+def test_grouped_holdout_takes_a_tenth_of_the_groups_whole():
+    groups = _groups(*[1, 2, 3, 4] * 10)
+    train, held_out = grouped_holdout(groups)
+    assert sorted([*train, *held_out]) == list(range(100))
+    assert not set(groups.index[train]) & set(groups.index[held_out])
+    assert len(set(groups.index[held_out])) == 4
+    assert np.array_equal(held_out, grouped_holdout(groups)[1])
+    assert np.array_equal(held_out, split_rows(np.zeros(100), "stratified", groups)[1])
+    assert split_rows(np.zeros(100), "paper", groups)[1].tolist() == list(range(90, 100))
+
+
+@pytest.mark.parametrize("split", [lambda g: paper_split(6, g), grouped_holdout])
+def test_rows_of_one_group_cannot_be_split(split):
+    with pytest.raises(InputError, match=r"all 6 training rows belong to one question"):
+        split(_groups(6))
+
+
+def test_limit_training_draws_whole_groups():
+    groups = _groups(*[3, 1, 4, 2] * 5)
+    rows = Examples([str(i) for i in range(50)], ["x"] * 50, np.arange(50) % 2, groups)
+    limited = limit_training(TextData("toy", ("a", "b"), rows, rows), 20)
+    kept = limited.train.groups.index
+    assert 16 < len(kept) <= 20
+    assert all(np.sum(kept == group) == np.sum(groups.index == group) for group in set(kept))
+    assert limited.notes == (f"training is limited to {len(kept)} of 50 rows, drawn by question",)
+    assert list(map(int, limited.train.ids)) == sorted(map(int, limited.train.ids))
+    with pytest.raises(InputError, match=r"at most 3 training rows.*at least 4.*longest question"):
+        limit_training(TextData("toy", ("a", "b"), rows, rows), 3)

@@ -1,15 +1,27 @@
-"""Tasks from release files in their own layouts, made by hand here."""
+"""The table of tasks, how a task is found and loaded, and what is refused."""
 
 import json
-from dataclasses import replace
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 
+from lpft.data import Task
 from lpft.data.sources import load_task
-from lpft.data.tasks import TASKS, find_task, pair
+from lpft.data.tasks import REFUSED, TASKS, find_task
 from lpft.errors import InputError
 
+from .release_files import CASES, case_of
+
 CB_LABELS = ["contradiction", "entailment", "neutral"]
+NAMES = [
+    "demo",
+    *("cola", "mnli", "mrpc", "qnli", "qqp", "sst2", "wnli"),
+    *("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"),
+    "amazon",
+    *("pubmed", "pubmed_numbers", "pubmed_200k", "pubmed_200k_numbers"),
+]
 
 
 def _jsonl(path, rows):
@@ -30,29 +42,50 @@ def _superglue(folder, n=30, labels=CB_LABELS):
     return folder
 
 
-def _tsv(path, lines, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines), encoding)
-
-
 def test_the_table_is_consistent():
-    assert set(TASKS) == {"demo", "cb", "rte", "sst2", "cola"}
+    assert list(TASKS) == NAMES
     for name, task in TASKS.items():
         assert name == task.name
         assert len(task.classes) == len(set(task.classes)) >= 2
         assert task.templates
         assert task.licence
-        assert (task.embedded is None) == (task.hub is not None) == bool(task.releases)
+        assert (task.embedded is None) == bool(task.releases)
+        assert task.embedded is None or task.hub is None
+        sources = [release.files for release in task.releases]
+        sources += [task.hub.splits] if task.hub is not None else []
+        named = {split[4:] for splits in sources for split in splits if split.startswith("ood/")}
+        assert named == set(task.ood) or task.embedded is not None
         for release in task.releases:
             assert {"train", "test"} <= set(release.files)
-            assert set(release.labels.values()) in (set(), set(task.classes))
-    assert [name for name, task in TASKS.items() if task.metric != "accuracy"] == ["cola"]
+            assert set(release.optional) <= set(release.files) - {"train", "test"}
+            choice = {"choice1", "choice2"} if name == "copa" else set(task.classes)
+            assert set(release.labels.values()) in (set(), choice)
+        if task.grouping is not None:
+            assert task.classes == ("False", "True")
+    assert {name: task.metric for name, task in TASKS.items() if task.metric != "accuracy"} == {
+        "cola": "matthews_correlation",
+        "copa": "choice_accuracy",
+        "multirc": "answer_f1",
+        "record": "token_f1",
+    }
+    assert [name for name, task in TASKS.items() if task.hub is None] == [
+        "demo", "amazon", "pubmed_numbers", "pubmed_200k",
+    ]  # fmt: skip
 
 
 def test_hub_revisions_are_commits():
     revisions = {task.hub.revision for task in TASKS.values() if task.hub is not None}
-    assert len(revisions) == 2
-    assert all(len(revision) == 40 for revision in revisions)
+    assert len(revisions) == 4
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions)
+
+
+def test_the_papers_tasks_have_its_hyperparameters():
+    from lpft.paper import published_hyperparameters, published_size
+
+    tasks = ["cb", "rte", "boolq", "wic", "wsc", "cola", "sst2", "mrpc", "amazon", "pubmed"]
+    for name in tasks:
+        assert published_hyperparameters(name, "lp-ft") is not None
+        assert published_size(name).classes == len(TASKS[name].classes)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +102,6 @@ def test_cb_is_found_in_any_of_three_folders_in_any_case(tmp_path, folder, data_
     _superglue(tmp_path / folder)
     data = load_task("cb", tmp_path / data_dir)
     assert data.classes == ("entailment", "contradiction", "neutral")
-    assert {name: len(rows) for name, rows in data.splits().items()} == {
-        "train": 27,
-        "validation": 3,
-        "test": 4,
-    }
     # rows 27, 28, 29 of the training file, unshuffled
     assert data.validation.ids == ["27", "28", "29"]
     assert data.validation.texts[0] == ("p 27", "h 27")
@@ -91,78 +119,106 @@ def test_the_stratified_protocol_holds_out_from_training_and_keeps_test(tmp_path
     assert len(data.test) == 4
 
 
-def test_rte_in_glues_layout(tmp_path):
-    header = "index\tsentence1\tsentence2\tlabel"
-    lines = [f'{i}\t"p {i}\th {i}\t{"not_" * (i % 2)}entailment' for i in range(20)]
-    _tsv(tmp_path / "glue_data/RTE/train.tsv", [header, *lines], "utf-8-sig")
-    _tsv(tmp_path / "glue_data/RTE/dev.tsv", [header, *lines[:2]])
-    data = load_task("rte", tmp_path)
-    assert data.classes == ("entailment", "not_entailment")
-    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 2)
-    assert data.train.texts[1] == ('"p 1', "h 1")
-    assert data.test.labels.tolist() == [0, 1]
-
-
-def test_superglue_is_read_where_both_layouts_are_there(tmp_path):
-    _superglue(tmp_path / "superglue/RTE", labels=["entailment", "not_entailment"])
-    header = "index\tsentence1\tsentence2\tlabel"
-    _tsv(tmp_path / "glue/RTE/train.tsv", [header, "0\ta\tb\tentailment"])
-    assert "superglue" in load_task("rte", tmp_path).sources["train"]
-
-
-def test_sst2_quotes_and_spaces_stay(tmp_path):
-    lines = ["sentence\tlabel"] + [f"\" it 's {i} \t{i % 2}" for i in range(10)]
-    _tsv(tmp_path / "SST-2/train.tsv", lines)
-    _tsv(tmp_path / "SST-2/dev.tsv", lines[:3])
-    data = load_task("sst2", tmp_path)
-    assert data.classes == ("negative", "positive")
-    assert data.train.texts[0] == "\" it 's 0 "
-    assert data.test.labels.tolist() == [0, 1]
-
-
-def _cola_lines(n):
-    return [f"gj04\t{i % 2}\t{'*' if i % 2 == 0 else ''}\tSentence {i}." for i in range(n)]
-
-
-def test_cola_public_release_has_an_ood_set(tmp_path):
-    folder = tmp_path / "glue" / "CoLA"
-    _tsv(folder / "in_domain_train.tsv", _cola_lines(21))
-    _tsv(folder / "in_domain_dev.tsv", _cola_lines(4))
-    _tsv(folder / "out_of_domain_dev.tsv", _cola_lines(3))
-    data = load_task("cola", tmp_path)
-    assert {name: len(rows) for name, rows in data.splits().items()} == {
-        "train": 18,
-        "validation": 3,
-        "test": 4,
-        "ood/out_of_domain": 3,
+def test_the_first_layout_is_read_where_several_are_there(tmp_path):
+    for case in CASES:
+        if case.task in ("rte", "cola", "wic", "mrpc"):
+            case.write(tmp_path)
+    files = {name: load_task(name, tmp_path).sources["train"] for name in ("rte", "cola", "wic")}
+    assert {name: Path(file).name for name, file in files.items()} == {
+        "rte": "train.jsonl",
+        "cola": "in_domain_train.tsv",
+        "wic": "train.jsonl",
     }
-    assert data.metric == "matthews_correlation"
-    assert data.classes == ("unacceptable", "acceptable")
-    assert data.ood["out_of_domain"].labels.tolist() == [0, 1, 0]
-    assert any("both together" in note for note in data.notes)
+    assert Path(load_task("mrpc", tmp_path).sources["test"]).name == "dev.tsv"
 
 
-def test_cola_in_glues_layout_has_no_header_and_no_ood_set(tmp_path):
-    _tsv(tmp_path / "CoLA/train.tsv", _cola_lines(20))
-    _tsv(tmp_path / "CoLA/dev.tsv", _cola_lines(7))
-    data = load_task("cola", tmp_path / "CoLA")
-    assert (len(data.train), len(data.test), data.ood) == (18, 7, {})
-    assert data.train.texts[0] == "Sentence 0."
+def test_cola_notes_what_its_test_set_is(tmp_path):
+    for case in CASES[:2]:
+        case.write(tmp_path)
+    public, glue = load_task("cola", tmp_path / "glue"), load_task("cola", tmp_path / "glue_data")
+    assert any("both together" in note for note in public.notes)
+    assert not any("both together" in note for note in glue.notes)
+    assert public.metric == "matthews_correlation"
 
 
-def test_a_row_with_its_own_validation_split_and_another_template(tmp_path):
-    cb = TASKS["cb"]
-    own = replace(cb.releases[0], files=cb.releases[0].files | {"validation": "dev.jsonl"})
-    task = replace(
-        cb, releases=(own,), templates=(*cb.templates, pair("hypothesis", "premise")), hub=None
-    )
-    folder = _superglue(tmp_path)
-    _jsonl(folder / "dev.jsonl", _entailment_rows(5, CB_LABELS))
-    data = load_task(task, folder, template=1)
-    assert (len(data.train), len(data.validation)) == (30, 5)
-    assert data.train.texts[0] == ("h 0", "p 0")
-    with pytest.raises(InputError, match=r"cb is not on the Hub.*--data-dir"):
-        load_task(task)
+@pytest.fixture
+def news():
+    """The row that CONTRIBUTING.md shows."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    found: dict = {}
+    exec(textwrap.dedent(example), found)
+    (row,) = [value for value in found.values() if isinstance(value, Task)]
+    return row
+
+
+def test_adding_a_task_is_adding_a_row(tmp_path, monkeypatch, lpft, news):
+    monkeypatch.setitem(TASKS, "news", news)
+    rows = [
+        {"headline": f"H {i}", "teaser": f"T {i}", "label": ["sport", "world"][i % 2]}
+        for i in range(20)
+    ]
+    _jsonl(tmp_path / "superglue/News/train.jsonl", rows)
+    _jsonl(tmp_path / "superglue/News/val.jsonl", rows[:3])
+    data = load_task("news", tmp_path, template=1)
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 3)
+    assert data.train.texts[0] == ("H 0", "T 0")
+    assert data.test.labels.tolist() == [1, 0, 1]
+    assert data.classes == ("world", "sport")
+    assert "News headlines" in lpft("tasks").out
+    assert "headline, teaser" in lpft("tasks", "news").out
+    checked = lpft("check", "--task", "news", "--data-dir", tmp_path)
+    assert checked.status == 0
+    assert "news: 2 classes" in checked.out
+    with pytest.raises(InputError, match=r"news is not on the Hub.*News\.zip.*--data-dir"):
+        load_task("news")
+
+
+def test_lpft_tasks_shows_all_of_them_and_what_is_refused(lpft):
+    shown = lpft("tasks").out.splitlines()
+    assert [line.split()[0] for line in shown[1 : len(NAMES) + 1]] == NAMES
+    assert shown[-1].startswith("not supported: stsb, it is regression")
+    listed = json.loads(lpft("tasks", "--json").out)
+    assert [row["name"] for row in listed] == NAMES
+    refused = lpft("tasks", "stsb")
+    assert (refused.status, refused.out) == (2, "")
+    assert "regression" in refused.err
+
+
+SHOWN = {
+    "cola": ["out_of_domain", "in_domain_train.tsv", "GLUE tsv", "validation 855, test 1040"],
+    "wic": [
+        "0: '{sentence1}",
+        "1: pair: '{word}",
+        "train/train.data.txt",
+        "CC BY-NC",
+        "train 5400",
+    ],
+    "multirc": ["answer_f1 (rows are grouped by question)", "MultiRC.zip"],
+    "pubmed": ["BACKGROUND, CONCLUSIONS", "train_clean.txt", "third party", "abstracts"],
+    "amazon": ["dynasent, semeval, sst5", "sst5/test.tsv", "hub:       -", "train 27000"],
+    "cb": ["aps/super_glue (cb) at 3de24cf8022e94f4ee4b9d55a6f539891524d646", "research context"],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_lpft_tasks_shows_one_whole(lpft, name):
+    shown = lpft("tasks", name)
+    assert (shown.status, shown.err) == (0, "")
+    for part in SHOWN[name]:
+        assert part in shown.out
+    (row,) = json.loads(lpft("tasks", name, "--json").out)
+    assert row["licence"] == TASKS[name].licence
+
+
+def test_check_says_what_was_left_out(tmp_path, lpft):
+    case = case_of("amazon")
+    own = case.write(tmp_path)
+    (own / "dynasent/test.tsv").unlink()
+    checked = lpft("check", "--task", "amazon", "--data-dir", tmp_path)
+    assert "note: ood/dynasent is left out" in checked.out
+    found = json.loads(lpft("check", "--task", "amazon", "--data-dir", tmp_path, "--json").out)
+    assert [note.split()[0] for note in found["notes"]] == ["ood/dynasent"]
 
 
 def test_demo_has_its_own_splits_under_both_protocols():
@@ -172,8 +228,11 @@ def test_demo_has_its_own_splits_under_both_protocols():
 
 
 BAD_CALLS = {
-    "unknown task": (("mnli",), {}, ["unknown task 'mnli'", "cb, rte, sst2, cola"]),
+    "unknown task": (("squad",), {}, ["unknown task 'squad'", ", ".join(NAMES)]),
     "misspelt task": (("COLA",), {}, ["did you mean 'cola'?"]),
+    "misspelt refused task": (("STS-B",), {}, ["did you mean 'stsb'?"]),
+    "regression": (("stsb",), {}, ["stsb is not supported", "regression"]),
+    "not on the Hub": (("amazon",), {}, ["not on the Hub", "OOD_NLP", "licence", "--data-dir"]),
     "no such template": (("cb",), {"template": 1}, ["no template 1", "0 to 0", "(it has 1)"]),
     "negative template": (("cb",), {"template": -1}, ["no template -1"]),
     "unknown protocol": (("cb",), {"protocol": "x"}, ["unknown split protocol 'x'"]),
@@ -194,9 +253,10 @@ def test_bad_calls_are_named(arguments, options, parts):
 
 def test_find_task():
     assert find_task("cb") is TASKS["cb"]
+    assert not set(REFUSED) & set(TASKS)
 
 
-def test_missing_training_file_names_paths_site_and_licence(tmp_path):
+def test_a_folder_without_any_of_it_names_relative_paths_site_and_licence(tmp_path):
     with pytest.raises(InputError) as caught:
         load_task("rte", tmp_path)
     for part in [
@@ -206,15 +266,6 @@ def test_missing_training_file_names_paths_site_and_licence(tmp_path):
         "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/RTE.zip",
         "research context",
     ]:
-        assert part in str(caught.value)
-
-
-def test_missing_second_file_is_named(tmp_path):
-    folder = _superglue(tmp_path / "CB")
-    (folder / "val.jsonl").unlink()
-    with pytest.raises(InputError) as caught:
-        load_task("cb", tmp_path)
-    for part in [str(folder / "val.jsonl"), "does not exist", "CB.zip", "licence"]:
         assert part in str(caught.value)
 
 
@@ -245,22 +296,23 @@ def test_rows_of_something_else_are_named(tmp_path, row, parts):
 
 
 BAD_FILES = {
-    "columns": (
-        "sst2",
-        "train.tsv",
-        "text\tlabel\na\t0\n",
-        ["no column 'sentence'", "text, label"],
-    ),
-    "code": ("sst2", "train.tsv", "sentence\tlabel\na\t2\n", ["'2' in 1 of 1 rows", "0 or 1"]),
     "ragged": ("sst2", "train.tsv", "sentence\tlabel\na\n", ["line 2", "found 1"]),
-    "empty": ("sst2", "train.tsv", "", ["is empty"]),
+    "too long a line in qqp": (
+        "qqp",
+        "train.tsv",
+        "question1\tquestion2\tis_duplicate\na\tb\t0\t0\n",
+        ["line 2", "found 4"],
+    ),
+    "no rows": ("sst2", "train.tsv", "sentence\tlabel\n", ["is empty"]),
     "header in cola": ("cola", "train.tsv", "sentence\tlabel\n", ["line 1", "expected CoLA's 4"]),
+    "open quote in boss": ("amazon", "amazon/train.tsv", 'Text\tLabel\n"a\t0\n', ["line 2"]),
 }
 
 
 @pytest.mark.parametrize(("task", "name", "content", "parts"), BAD_FILES.values(), ids=BAD_FILES)
-def test_damaged_glue_files_are_named(tmp_path, task, name, content, parts):
-    for file in (name, "dev.tsv"):
+def test_damaged_files_are_named(tmp_path, task, name, content, parts):
+    for file in (name, str(Path(name).with_name("dev.tsv")), str(Path(name).with_name("test.tsv"))):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(content)
     with pytest.raises(InputError) as caught:
         load_task(task, tmp_path)

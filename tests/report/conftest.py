@@ -8,6 +8,7 @@ import pytest
 
 from lpft.report import KernelSummary, ReportResult, build_report
 
+from .experiment_folders import sample_experiment, write_behind, write_experiment
 from .kernel_folders import write_kernels
 from .run_folders import write_five_methods
 
@@ -44,3 +45,16 @@ def record(kernel_folder: Path) -> dict[str, Any]:
     """The record as ``json`` reads it."""
     found: dict[str, Any] = json.loads((kernel_folder / "cb" / "kernels.json").read_text())
     return found
+
+
+@pytest.fixture(scope="session")
+def experiment_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment over six of the runs that its numbers name; the others are not there."""
+    folder = tmp_path_factory.mktemp("experiment")
+    write_behind(folder, ("cb",), ("ft", "lp-ft"))
+    return write_experiment(folder, sample_experiment())
+
+
+@pytest.fixture(scope="session")
+def experiment_report(experiment_folder: Path) -> ReportResult:
+    return build_report(experiment_folder)

@@ -10,6 +10,7 @@ import pytest
 
 from lpft.report import ReportResult, build_report
 
+from .experiment_folders import hostile_experiment, sample_experiment, write_experiment
 from .kernel_folders import write_kernels
 from .run_folders import write_run
 
@@ -168,6 +169,64 @@ def test_long_names_do_not_widen_the_page(chromium: str, tmp_path: Path, width: 
     found = measured(chromium, page, tmp_path, width)
     assert (found["inner"], found["wide"]) == (width, [])
     assert found["scroll"] <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_experiment_is_no_wider_than_the_window(
+    chromium: str, experiment_report: ReportResult, tmp_path: Path, width: int
+) -> None:
+    found = measured(chromium, experiment_report.page, tmp_path, width)
+    assert (found["inner"], found["wide"]) == (width, [])
+    assert found["scroll"] <= width
+    # Verdicts, four tables, what is missing, and six of the runs behind.
+    assert found["tables"] == 6 + 7
+    assert found["drawn"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_long_and_hostile_texts_of_an_experiment_do_not_widen_the_page(
+    chromium: str, tmp_path: Path, width: int
+) -> None:
+    long = "<script>missing()</script>" + "unbroken" * 30
+    write_experiment(tmp_path / "x", hostile_experiment(long))
+    write_experiment(tmp_path / "y", sample_experiment(exhibits=(), title=long))
+    found = measured(chromium, build_report(tmp_path).page, tmp_path, width)
+    assert (found["inner"], found["wide"]) == (width, [])
+    assert found["scroll"] <= width
+
+
+def test_an_experiment_opens_without_a_word_on_the_console(
+    chromium: str, experiment_report: ReportResult, tmp_path: Path
+) -> None:
+    done = browse(chromium, experiment_report.page, tmp_path)
+    assert "Verdicts on the paper’s claims" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+
+
+def test_scripts_in_the_texts_of_an_experiment_do_not_run(chromium: str, tmp_path: Path) -> None:
+    script = "<script>document.title = 'run'; missing()</script>"
+    write_experiment(tmp_path, hostile_experiment(script))
+    done = browse(chromium, build_report(tmp_path).page, tmp_path)
+    assert "&lt;script&gt;document.title" in done.stdout
+    assert "<title>run</title>" not in done.stdout
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+
+
+def test_a_link_opens_what_it_leads_to_without_a_script(
+    chromium: str, experiment_report: ReportResult, tmp_path: Path
+) -> None:
+    """Links to folded runs: the browser opens the fold."""
+    html = experiment_report.page.read_text(encoding="utf-8")
+    ask = """<script>addEventListener("load", () => {
+      location.hash = "run-runs-cb-ft-seed0";
+      requestAnimationFrame(() => requestAnimationFrame(() => {
+        const run = document.getElementById("run-runs-cb-ft-seed0");
+        document.body.dataset.seen = run.checkVisibility() && run.closest("details").open;
+      }));
+    });</script></body>"""
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", ask), encoding="utf-8")
+    assert 'data-seen="true"' in browse(chromium, page, tmp_path).stdout
 
 
 def test_the_measure_would_see_an_overflow(chromium: str, tmp_path: Path) -> None:

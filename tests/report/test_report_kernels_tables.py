@@ -19,7 +19,7 @@ from lpft.report import (
     format_report,
     method_table,
 )
-from lpft.report.grid import Cell, Column, from_columns, to_csv, to_latex, to_markdown, to_text
+from lpft.report.grid import Cell, Column, from_columns
 from lpft.report.kernels import tables
 from lpft.report.kernels.collect import find_kernels, parse_kernels
 from lpft.report.kernels.reading import (
@@ -30,6 +30,7 @@ from lpft.report.kernels.reading import (
     why_protocols_differ,
 )
 from lpft.report.numbers import scientific
+from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
 
 from .kernel_folders import METHODS, write_kernels
 

@@ -129,6 +129,19 @@ def test_every_drawing_has_a_name_or_is_decoration(page: Page) -> None:
     assert (len(named), len(hidden)) == (1 + 1 + 24 + 7, 12)
 
 
+def check_files(page: Page, result: ReportResult) -> None:
+    """Links lead to files, files have plain names, and no script is in a table."""
+    hrefs = [attributes["href"] for attributes in page.of("a")]
+    assert not any(href.lower().startswith("javascript") for href in hrefs)
+    files = [unquote(href) for href in hrefs if href[0] != "#"]
+    assert files
+    assert all((result.page.parent / file).exists() for file in files)
+    assert all(re.fullmatch(r"[a-z0-9.-]+", path.name) for path in result.files)
+    texts = [path.read_text(encoding="utf-8") for path in result.tables if path.suffix == ".md"]
+    assert texts
+    assert not any("<script>" in text for text in texts)
+
+
 def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
     for method in ("ft", "lp-ft"):
         write_run(
@@ -153,14 +166,7 @@ def test_text_from_data_is_escaped_everywhere(tmp_path: Path) -> None:
     for name in (HOSTILE, "$\\frac{1}{0}$", f"note {HOSTILE}", f"reason {HOSTILE}", "<u>damaged"):
         assert name in page.text
     assert '"><i>$x_y^z$\N{REPLACEMENT CHARACTER}' in page.text
-    hrefs = [attributes["href"] for attributes in page.of("a")]
-    assert not any(href.lower().startswith("javascript") for href in hrefs)
-    files = [unquote(href) for href in hrefs if href[0] != "#"]
-    assert all((tmp_path / file).exists() for file in files)
-    assert all(re.fullmatch(r"[a-z0-9.-]+", path.name) for path in result.files)
-    for path in result.tables:
-        if path.suffix == ".md":
-            assert "<script>" not in path.read_text(encoding="utf-8")
+    check_files(page, result)
 
 
 def test_names_in_any_script_do_not_stop_the_report(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from sklearn.metrics import f1_score, log_loss
 
 from lpft.report import ReportResult, collect_runs, format_method_table, method_table
 from lpft.report.collect import RunSummary
-from lpft.report.grid import Cell, Column, from_columns, to_csv, to_latex, to_markdown
+from lpft.report.grid import Cell, Column, from_columns
 from lpft.report.settings import group_runs
 from lpft.report.tables import calibration, features, head_norms, methods
+from lpft.report.writers import to_csv, to_latex, to_markdown
 
 from .run_folders import SPLITS, write_run
 

@@ -1,4 +1,4 @@
-"""Statistics of logits and features: metrics, calibration, geometry. NumPy only, float64."""
+"""Statistics of logits and features, and of effects over seeds. NumPy only, float64."""
 
 from lpft.analysis.calibration import (
     ReliabilityBins,
@@ -9,25 +9,39 @@ from lpft.analysis.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
+from lpft.analysis.comparison import Effect, effect_over_seeds, paired_difference
 from lpft.analysis.features import (
     cosine_similarity,
     feature_difference,
+    feature_differences,
     feature_statistics,
     fisher_ratio,
 )
+from lpft.analysis.grouped import grouped_metrics
 from lpft.analysis.metrics import split_metrics
+from lpft.analysis.power import smallest_detectable_difference
+from lpft.analysis.resampling import Resampled, resample, without_samples
 
 __all__ = [
+    "Effect",
     "ReliabilityBins",
+    "Resampled",
     "TemperatureFit",
     "cosine_similarity",
+    "effect_over_seeds",
     "expected_calibration_error",
     "feature_difference",
+    "feature_differences",
     "feature_statistics",
     "fisher_ratio",
     "fit_temperature",
+    "grouped_metrics",
     "maximum_calibration_error",
     "negative_log_likelihood",
+    "paired_difference",
     "reliability_bins",
+    "resample",
+    "smallest_detectable_difference",
     "split_metrics",
+    "without_samples",
 ]

@@ -42,13 +42,23 @@ def cosine_similarity(features: ArrayLike) -> float | None:
 def feature_difference(features: ArrayLike, pretrained: ArrayLike) -> float:
     """Diff(F): mean distance of each row's feature from its pre-trained one.
 
-    ``Diff = (1/N) sum_i ||phi(x_i) - phi_0(x_i)||_2``.
+    ``Diff = (1/N) sum_i ||phi(x_i) - phi_0(x_i)||_2``; :func:`feature_differences` says what goes
+    in and what is raised.
+
+    Source: Tomihari and Sato, NeurIPS 2024, Table 1.
+    """
+    return float(feature_differences(features, pretrained).mean())
+
+
+def feature_differences(features: ArrayLike, pretrained: ArrayLike) -> NDArray[np.float64]:
+    """The distance of each row's feature from its pre-trained one, [N].
+
+    ``||phi(x_i) - phi_0(x_i)||_2``.
 
     ``features``, ``pretrained`` [N, h], the same texts in the same order.
 
     Raises:
         InputError: not matrices of one shape, empty, or not finite.
-    Source: Tomihari and Sato, NeurIPS 2024, Table 1.
     """
     table = finite_matrix(features, "features")
     start = finite_matrix(pretrained, "pre-trained features")
@@ -57,7 +67,7 @@ def feature_difference(features: ArrayLike, pretrained: ArrayLike) -> float:
             f"features: expected the shape of the pre-trained features, {start.shape}, "
             f"found {table.shape}; take both from the same texts and the same encoder"
         )
-    return float(np.linalg.norm(table - start, axis=1).mean())
+    return np.linalg.norm(table - start, axis=1)
 
 
 def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:

@@ -12,10 +12,35 @@ from lpft.analysis.calibration import (
     maximum_calibration_error,
     negative_log_likelihood,
 )
+from lpft.analysis.grouped import grouped_metrics
 from lpft.analysis.inputs import class_indices, logit_matrix
+from lpft.data.groups import Groups
+
+ORDINARY_METRICS = (
+    "rows",
+    "accuracy",
+    "macro_f1",
+    "matthews_correlation",
+    "nll",
+    "brier",
+    "brier_mean",
+    "ece",
+    "mce",
+    "confidence",
+    "logit_norm_l1",
+    "logit_norm_l2",
+    "logit_mean",
+    "calibrated",
+)
+"""What every split has; a split with groups has their metrics beside these."""
 
 
-def split_metrics(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> dict[str, Any]:
+def split_metrics(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    temperature: float = 1.0,
+    groups: Groups | None = None,
+) -> dict[str, Any]:
     """Accuracy, calibration and logit sizes of one split, ready for JSON; fractions, not per cent.
 
     With ``p = softmax(f)`` and ``e_y`` the one-hot label:
@@ -31,6 +56,7 @@ def split_metrics(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
     - ``logit_norm_l1``, ``logit_norm_l2``: mean norms of the raw f; ``logit_mean``: mean of all
       its N C entries.
     - ``calibrated``: nll, brier, brier_mean, ece, mce, confidence with ``p = softmax(f / T)``.
+    - with ``groups``, their metrics beside these: :func:`lpft.analysis.grouped.grouped_metrics`.
 
     ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
 
@@ -46,7 +72,8 @@ def split_metrics(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
         "rows": rows,
         "accuracy": float(accuracy_score(indices, predictions)),
         "macro_f1": float(f1_score(indices, predictions, average="macro", zero_division=0)),
-        "matthews_correlation": _matthews_correlation(indices, predictions),
+        "matthews_correlation": matthews_correlation(indices, predictions),
+        **({} if groups is None else grouped_metrics(table, indices, groups)),
         **_probability_metrics(table, indices, 1.0),
         "logit_norm_l1": float(np.abs(table).sum(axis=1).mean()),
         "logit_norm_l2": float(np.linalg.norm(table, axis=1).mean()),
@@ -55,8 +82,11 @@ def split_metrics(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
     }
 
 
-def _matthews_correlation(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
-    """scikit-learn's value, without its warning where only one class occurs at all."""
+def matthews_correlation(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
+    """Matthews correlation of class indices [N], 0 where only one class occurs at all.
+
+    scikit-learn's ``matthews_corrcoef`` without its warning.
+    """
     if np.unique(np.concatenate([labels, predictions])).size == 1:
         return 0.0
     return float(matthews_corrcoef(labels, predictions))

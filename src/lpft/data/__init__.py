@@ -10,7 +10,13 @@ from lpft.data.files import check_ood_name, load_files, read_examples
 from lpft.data.fingerprint import fingerprint
 from lpft.data.labels import encode_labels, infer_classes, read_labels
 from lpft.data.sources import load_task
-from lpft.data.splits import PROTOCOLS, limit_training, paper_split, stratified_holdout
+from lpft.data.splits import (
+    PROTOCOLS,
+    limit_training,
+    limit_validation,
+    paper_split,
+    stratified_holdout,
+)
 from lpft.data.tables import iter_tables, read_table
 from lpft.data.tasks import TASKS, Task, Template, find_task
 
@@ -34,6 +40,7 @@ __all__ = [
     "iter_tables",
     "labels_from_table",
     "limit_training",
+    "limit_validation",
     "load_files",
     "load_task",
     "paper_split",

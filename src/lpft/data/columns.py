@@ -1,9 +1,9 @@
 """Which columns of a table are texts, label and id, and their values checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lpft.data.examples import Label, Text
 from lpft.data.labels import is_missing, looks_numeric, read_labels, show, show_rows
@@ -131,6 +131,14 @@ def ids_from_table(table: "pd.DataFrame") -> list[str]:
             if scalar and len({str(value) for value in values}) == len(values):
                 return [str(value) for value in values]
     return [str(row) for row in table.index]
+
+
+def records(table: "pd.DataFrame") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row numbers and rows by column name, made one at a time."""
+    names = [str(column) for column in table.columns]
+    columns = [list(table[column]) for column in table.columns]
+    for number, values in zip(table.index, zip(*columns, strict=True), strict=True):
+        yield number, dict(zip(names, values, strict=True))
 
 
 def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:

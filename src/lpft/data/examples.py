@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.data.groups import Groups
 from lpft.errors import InputError
 
 Text = str | tuple[str, str]
@@ -38,12 +39,14 @@ class Examples:
     """The rows of one split, in the order of their source.
 
     ``labels`` holds N class indices (int64) into :attr:`TextData.classes`; ``None`` where the
-    source has no label column.
+    source has no label column. ``groups`` says which rows answer one question together, where the
+    task's metric asks for it.
     """
 
     ids: list[str]
     texts: list[Text]
     labels: NDArray[np.int64] | None
+    groups: Groups | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,6 +67,7 @@ class Examples:
             ids=[self.ids[row] for row in rows],
             texts=[self.texts[row] for row in rows],
             labels=None if self.labels is None else self.labels[np.asarray(rows, dtype=np.int64)],
+            groups=None if self.groups is None else self.groups.select(rows),
         )
 
 

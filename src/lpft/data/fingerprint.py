@@ -9,7 +9,8 @@ from lpft.data.examples import TextData
 def fingerprint(data: TextData) -> dict[str, str]:
     """SHA-256 (hex) of every split by its name: class names, then texts and labels in order.
 
-    Ids, sources and notes do not count: they change nothing that is computed.
+    Groups count where rows have them, since their metrics choose the best epoch. Ids, sources and
+    notes do not count: they change nothing that is computed.
     """
     return {name: _digest(data, name) for name in data.splits()}
 
@@ -21,4 +22,8 @@ def _digest(data: TextData, split: str) -> str:
     for text, label in zip(examples.texts, labels, strict=True):
         # JSON keeps apart what plain joining would not: "ab" and the pair ("a", "b"), 1 and "1"
         digest.update(json.dumps([text, label]).encode() + b"\n")
+    if examples.groups is not None:
+        groups = examples.groups
+        credits = {name: credit.tolist() for name, credit in groups.credits.items()}
+        digest.update(json.dumps([groups.index.tolist(), credits, groups.positive]).encode())
     return digest.hexdigest()

@@ -1,20 +1,29 @@
 """Tasks from the Hugging Face Hub (or a local folder in the same layout)."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from lpft.data.releases import RawSplit
+from lpft.data.releases import RawData, RawSplit
 from lpft.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class HubSource:
     """Where the Hub keeps a task: dataset, configuration, pinned commit and splits.
 
-    ``splits`` maps our splits (``train``, ``test``, and where there are such, ``validation`` and
-    ``ood/NAME``) to the Hub's.
+    Attributes:
+        splits: our splits (``train``, ``test``, and where there are such, ``validation`` and
+            ``ood/NAME``) to the Hub's.
+        labels: as in :class:`lpft.data.releases.RawSplit`, where the dataset gives its labels no
+            names of its own.
+        read: turns the dataset's rows (and the source's name, for messages) into the task's.
+        notes: facts about this source that a report must repeat.
     """
 
     id: str
@@ -23,9 +32,12 @@ class HubSource:
     splits: Mapping[str, str] = field(
         default_factory=lambda: {"train": "train", "test": "validation"}
     )
+    labels: Mapping[str, str] = field(default_factory=dict)
+    read: "Callable[[pd.DataFrame, str], pd.DataFrame] | None" = None
+    notes: tuple[str, ...] = ()
 
 
-def read_hub(task: str, hub: HubSource, revision: str | None = None) -> dict[str, RawSplit]:
+def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
     """Every split of a task; labels are read by the names that the dataset gives its indices.
 
     Args:
@@ -56,14 +68,16 @@ def read_hub(task: str, hub: HubSource, revision: str | None = None) -> dict[str
                 f"{source} has the splits {', '.join(found)}, expected '{name}': "
                 "take another revision, or give the official files with --data-dir"
             )
-        names = getattr(found[name].features.get("label"), "names", [])
+        where = f"{source}, split {name}"
+        names = getattr(found[name].features.get("label"), "names", None)
+        table = pd.DataFrame(found[name].to_dict(), dtype=object)
         splits[split] = RawSplit(
-            table=pd.DataFrame(found[name].to_dict(), dtype=object),
+            table=table if hub.read is None else hub.read(table, where),
             # str: YAML reads an unquoted class name "no" in a dataset card as False
-            labels={str(index): str(class_name) for index, class_name in enumerate(names)},
-            source=f"{source}, split {name}",
+            labels=hub.labels if names is None else {str(i): str(n) for i, n in enumerate(names)},
+            source=where,
         )
-    return splits
+    return RawData(splits, hub.notes)
 
 
 @contextmanager

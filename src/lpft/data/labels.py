@@ -2,7 +2,7 @@
 
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,49 @@ def encode_labels(
             f"{len(labels)} rows, expected one of the classes {', '.join(map(repr, classes))}"
         )
     return np.array([index[name] for name in names], dtype=np.int64)
+
+
+def official_names(
+    values: Sequence[object],
+    codes: Mapping[str, str],
+    classes: Sequence[str],
+    source: str,
+    task: str,
+) -> list[str]:
+    """Class names of N labels as a task's official files write them.
+
+    Args:
+        values: N raw labels.
+        codes: class names by the way in which the source writes them (``"0"``); empty where it
+            writes the names themselves.
+        classes: the task's.
+        source: what to call the labels in messages.
+        task: its name, for messages.
+
+    Raises:
+        InputError: the codes are of other classes, labels are hidden (-1), or one is unknown.
+    """
+    named = list(dict.fromkeys(codes.values()))
+    if named and set(named) != set(classes):
+        raise InputError(
+            f"{source}: its classes are {', '.join(named)}, expected {task}'s: {', '.join(classes)}"
+        )
+    known = codes if codes else {name: name for name in classes}
+    expected = known if len(known) == len(classes) else classes
+    written = [str(value).strip() for value in values]
+    unknown = [value for value in written if value not in known]
+    if "-1" in unknown:
+        raise InputError(
+            f"{source}: the labels are hidden (-1), as in official test sets; "
+            "expected a labelled split: take the training or validation set"
+        )
+    if unknown:
+        raise InputError(
+            f"{source}: found the label {show(list(dict.fromkeys(unknown)))} in "
+            f"{len(unknown)} of {len(written)} rows, expected {' or '.join(expected)}: "
+            f"is this {task}?"
+        )
+    return [known[value] for value in written]
 
 
 def _is_collection(value: object) -> bool:

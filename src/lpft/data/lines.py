@@ -34,8 +34,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def split_fields(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+def split_fields(
+    path: Path, lines: Iterable[tuple[int, str]], *, fill: bool = False
+) -> Iterator[tuple[int, list[str]]]:
     """Tab-separated fields of each line, quotes left as they are; empty lines are skipped.
+
+    With ``fill``, lines with too few fields get empty ones at their end.
 
     Raises:
         InputError: a line has another number of fields than the first one.
@@ -48,6 +52,8 @@ def split_fields(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple
         fields = content.split("\t")
         if expected == 0:
             expected = len(fields)
+        if fill:
+            fields += [""] * (expected - len(fields))
         check_width(path, number, len(fields), expected)
         yield number, fields
 

@@ -1,12 +1,11 @@
-"""Official release files of benchmarks: their layouts, where they lie, and their readers."""
+"""Official release files of benchmarks: their layouts, and where they lie."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpft.data.lines import named_rows, read_lines, split_fields
-from lpft.data.tables import read_table
+from lpft.data.columns import require_column
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +26,14 @@ class RawSplit:
 
 
 @dataclass(frozen=True)
+class RawData:
+    """Every split of a source by name, and facts about it that a report must repeat."""
+
+    splits: dict[str, RawSplit]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Release:
     """One layout in which a task's official files are handed out.
 
@@ -37,9 +44,11 @@ class Release:
         folders: names of the task's own folder within it.
         files: paths within the task's folder by split: ``train``, ``test``, and where the release
             has its own ones ``validation`` and ``ood/NAME``.
-        read: the reader of one such file; it gives one row per example.
+        read: the reader of one such file; it gives one row per example or per question.
         columns: the release's column names for the task's fields where they differ.
         labels: as in :class:`RawSplit`.
+        optional: splits whose files may be missing.
+        beside: the path of a second file that ``read`` takes with each one.
         notes: facts about this layout that a report must repeat.
     """
 
@@ -51,76 +60,14 @@ class Release:
     read: "Callable[[Path], pd.DataFrame]"
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    beside: Callable[[Path], Path] | None = None
     notes: tuple[str, ...] = ()
-
-
-def read_jsonl(path: Path) -> "pd.DataFrame":
-    """SuperGLUE's files: one JSON object per line."""
-    return read_table(path)
-
-
-def read_tsv(path: Path) -> "pd.DataFrame":
-    """GLUE's files: a header, then tab-separated fields in which quotes are ordinary characters."""
-    import pandas as pd
-
-    records = (fields for _, fields in split_fields(path, read_lines(path)))
-    header = next(records, None)
-    if header is None:
-        raise InputError(f"{path} is empty: expected a header line and rows")
-    return pd.DataFrame(list(named_rows(path, header, records)), dtype=object)
-
-
-def read_cola(path: Path) -> "pd.DataFrame":
-    """CoLA's files: four columns without a header, in its own release and in GLUE's alike."""
-    import pandas as pd
-
-    columns = ["source", "label", "annotation", "sentence"]
-    rows = []
-    for line, fields in split_fields(path, read_lines(path)):
-        if len(fields) != len(columns):
-            raise InputError(
-                f"{path}, line {line}: found {len(fields)} tab-separated fields, expected CoLA's "
-                f"{len(columns)} ({', '.join(columns)}, no header)"
-            )
-        rows.append(fields)
-    return pd.DataFrame(rows, columns=columns, dtype=object)
-
-
-def superglue(folder: str) -> Release:
-    """A task in SuperGLUE's own layout; its test file has no labels, so val.jsonl is test."""
-    return Release(
-        layout="SuperGLUE jsonl",
-        url=f"https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{folder}.zip",
-        benchmarks=("superglue", "super_glue"),
-        folders=(folder,),
-        files={"train": "train.jsonl", "test": "val.jsonl"},
-        read=read_jsonl,
-    )
-
-
-def glue(
-    folder: str,
-    *,
-    read: "Callable[[Path], pd.DataFrame]" = read_tsv,
-    columns: Mapping[str, str] | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> Release:
-    """A task in GLUE's own layout; its test file has no labels, so dev.tsv is test."""
-    return Release(
-        layout="GLUE tsv",
-        url=f"https://dl.fbaipublicfiles.com/glue/data/{folder}.zip",
-        benchmarks=("glue", "glue_data"),
-        folders=(folder,),
-        files={"train": "train.tsv", "test": "dev.tsv"},
-        read=read,
-        columns={} if columns is None else columns,
-        labels={} if labels is None else labels,
-    )
 
 
 def read_release(
     task: str, releases: tuple[Release, ...], data_dir: str | Path, licence: str
-) -> tuple[Release, dict[str, RawSplit]]:
+) -> RawData:
     """Every split of the first of a task's releases whose training file is found.
 
     Args:
@@ -130,7 +77,7 @@ def read_release(
 
     Raises:
         InputError: no release is found or a file of it is missing; the message gives the expected
-            paths and where to get them. Or a file cannot be read.
+            paths and where to get them. Or a file cannot be read, or lacks a column.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -141,33 +88,50 @@ def read_release(
     for release in releases:
         for folder in _candidates(root, release):
             if (folder / release.files["train"]).is_file():
-                return release, _read_files(task, release, folder, licence)
-    expected = "; or ".join(_expected_paths(release) for release in releases)
+                return _read_files(task, release, folder, licence)
     urls = " or ".join(dict.fromkeys(release.url for release in releases))
     raise InputError(
-        f"no training file of {task} in {root}: expected {expected}; "
+        f"no training file of {task} in {root}: expected {_expected(root, releases)}; "
         f"get it from {urls} (licence: {licence})"
     )
 
 
-def _read_files(task: str, release: Release, folder: Path, licence: str) -> dict[str, RawSplit]:
-    splits = {}
+def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawData:
+    splits, notes = {}, [*release.notes]
+    train = release.files["train"]
     for split, name in release.files.items():
         path = folder / name
-        if not path.is_file():
-            raise InputError(
-                f"{path} does not exist: {task} in the layout {release.layout} needs it beside "
-                f"{release.files['train']}; get it from {release.url} (licence: {licence})"
-            )
-        table = release.read(path).rename(columns=dict(release.columns))
-        splits[split] = RawSplit(table, release.labels, str(path))
-    return splits
+        if split in release.optional and not path.is_file():
+            notes.append(f"{split} is left out: the data's folder has no {name}")
+            continue
+        for needed in (path,) if release.beside is None else (path, release.beside(path)):
+            if not needed.is_file():
+                raise InputError(
+                    f"{needed} does not exist: {task} in the layout {release.layout} needs it "
+                    f"beside {train}; get it from {release.url} (licence: {licence})"
+                )
+        table = release.read(path)
+        for column in release.columns:
+            require_column(table, column, path)
+        splits[split] = RawSplit(
+            table.rename(columns=dict(release.columns)), release.labels, str(path)
+        )
+    return RawData(splits, tuple(notes))
 
 
 def _candidates(root: Path, release: Release) -> list[Path]:
+    """The folders in which a release's files may lie, the most specific place first."""
     within = [f"{benchmark}/{own}" for benchmark in release.benchmarks for own in release.folders]
     found = [_resolve(root, relative) for relative in (*within, *release.folders)]
-    return [folder for folder in found if folder is not None] + [root]
+    candidates = [folder for folder in found if folder is not None] + [root]
+    # root may be the folder of the training file itself, which a release can have deeper down
+    *inner, _ = Path(release.files["train"]).parts
+    place = root.resolve()
+    if inner and [part.lower() for part in place.parts[-len(inner) :]] == [
+        part.lower() for part in inner
+    ]:
+        candidates.append(place.parents[len(inner) - 1])
+    return candidates
 
 
 def _resolve(root: Path, relative: str) -> Path | None:
@@ -188,6 +152,19 @@ def _resolve(root: Path, relative: str) -> Path | None:
     return folder
 
 
-def _expected_paths(release: Release) -> str:
+def _expected(root: Path, releases: tuple[Release, ...]) -> str:
+    """The exact paths of training files where the task's folder is there, or else relative ones."""
+    exact = [
+        f"{folder / release.files['train']} ({release.layout})"
+        for release in releases
+        for folder in _candidates(root, release)
+        if folder != root or any((root / name).is_file() for name in release.files.values())
+    ]
+    if exact:
+        return " or ".join(dict.fromkeys(exact))
+    return "; or ".join(_relative_paths(release) for release in releases)
+
+
+def _relative_paths(release: Release) -> str:
     own, file = release.folders[0], release.files["train"]
     return f"{release.benchmarks[0]}/{own}/{file}, {own}/{file} or {file} ({release.layout})"

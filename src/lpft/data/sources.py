@@ -1,19 +1,24 @@
 """A task's data by its name: from the Hub, official release files, or this package."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lpft.data.columns import ids_from_table, require_column, strings_from_table
-from lpft.data.examples import Examples, TextData
+from lpft.data.columns import ids_from_table, records, require_column, strings_from_table
+from lpft.data.examples import Examples, Text, TextData
+from lpft.data.groups import Groups
 from lpft.data.hub import read_hub
-from lpft.data.labels import encode_labels, show
-from lpft.data.releases import RawSplit, read_release
+from lpft.data.labels import encode_labels, is_missing, official_names
+from lpft.data.releases import RawData, RawSplit, read_release
 from lpft.data.splits import check_protocol, describe_split, split_rows
-from lpft.data.tasks import Task, Template, find_task
+from lpft.data.tasks import Grouping, Task, Template, find_task
 from lpft.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def load_task(
@@ -27,7 +32,7 @@ def load_task(
     """Training, validation, test and OOD sets of a task.
 
     Validation rows are taken from the official training set by ``protocol``, test is the official
-    validation set, unless the source has splits of its own for them (``demo``).
+    validation set, unless the source has splits of its own for them (``demo``, ``pubmed``).
 
     Args:
         name: a key of :data:`lpft.data.tasks.TASKS`, or a row of your own.
@@ -51,25 +56,23 @@ def load_task(
     if task.embedded is not None:
         _refuse(task, "comes with this package", data_dir=data_dir, revision=revision)
         return replace(task.embedded(), protocol=protocol)
-    notes = task.notes
-    if data_dir is None:
-        if task.hub is None:
-            raise InputError(
-                f"{task.name} is not on the Hub: give its official files with --data-dir "
-                f"({task.url})"
-            )
-        raw = read_hub(task.name, task.hub, revision)
-    else:
-        _refuse(task, "is read from --data-dir", revision=revision)
-        release, raw = read_release(task.name, task.releases, data_dir, task.licence)
-        notes += release.notes
-    splits = {split: _examples(task, task.templates[template], rows) for split, rows in raw.items()}
-    sources = {split: rows.source for split, rows in raw.items()}
+    raw = _read(task, data_dir, revision)
+    notes = [*task.notes, *raw.notes]
+    splits = {}
+    for split, rows in raw.splits.items():
+        whole, left_out = _complete(task, _unfold(task, rows))
+        if left_out:
+            notes.append(f"rows of {split} left out because they lack text or label: {left_out}")
+        splits[split] = _examples(task, task.templates[template], whole)
+    sources = {split: rows.source for split, rows in raw.splits.items()}
     if "validation" not in splits:
-        train_rows, validation_rows = split_rows(_labels(task, raw["train"]), protocol)
-        splits["validation"] = splits["train"].select(validation_rows)
-        splits["train"] = splits["train"].select(train_rows)
-        sources["validation"] = f"{sources['train']}: {describe_split(protocol)}"
+        official = splits["train"]
+        assert official.labels is not None
+        train_rows, validation_rows = split_rows(official.labels, protocol, official.groups)
+        splits["validation"] = official.select(validation_rows)
+        splits["train"] = official.select(train_rows)
+        how = describe_split(protocol, official.groups)
+        sources["validation"] = f"{sources['train']}: {how}"
     return TextData(
         name=task.name,
         classes=task.classes,
@@ -85,45 +88,75 @@ def load_task(
         protocol=protocol,
         sources=sources,
         licence=task.licence,
-        notes=notes,
+        notes=tuple(notes),
     )
+
+
+def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawData:
+    if data_dir is not None:
+        _refuse(task, "is read from --data-dir", revision=revision)
+        return read_release(task.name, task.releases, data_dir, task.licence)
+    if task.hub is None:
+        sites = " or ".join(dict.fromkeys(release.url for release in task.releases))
+        raise InputError(
+            f"{task.name} is not on the Hub: get its official files from {sites} "
+            f"(licence: {task.licence}) and give their folder with --data-dir"
+        )
+    return read_hub(task.name, task.hub, revision)
+
+
+def _unfold(task: Task, rows: RawSplit) -> RawSplit:
+    return rows if task.grouping is None else task.grouping.unfold(rows)
+
+
+def _complete(task: Task, rows: RawSplit) -> tuple[RawSplit, int]:
+    """The rows with text and label, and how many others there were, where the task has such."""
+    if not task.incomplete:
+        return rows, 0
+    missing = np.zeros(len(rows.table), dtype=bool)
+    for column in (*task.fields, "label"):
+        require_column(rows.table, column, rows.source)
+        missing |= [is_missing(value) for value in rows.table[column]]
+    if missing.all():
+        raise InputError(
+            f"{rows.source}: none of the {len(missing)} rows has both text and label: is this "
+            f"{task.name}?"
+        )
+    return replace(rows, table=rows.table[~missing]), int(missing.sum())
 
 
 def _examples(task: Task, template: Template, rows: RawSplit) -> Examples:
     for field in task.fields:
         strings_from_table(rows.table, field, rows.source)
-    records = rows.table.to_dict(orient="records")
+    require_column(rows.table, "label", rows.source)
+    names = official_names(
+        list(rows.table["label"]), rows.labels, task.classes, rows.source, task.name
+    )
     return Examples(
         ids=ids_from_table(rows.table),
-        texts=[template.build({str(name): record[name] for name in record}) for record in records],
-        labels=_labels(task, rows),
+        texts=list(_texts(template, rows)),
+        labels=encode_labels(names, task.classes, rows.source),
+        groups=None if task.grouping is None else _groups(task, task.grouping, rows.table),
     )
 
 
-def _labels(task: Task, rows: RawSplit) -> NDArray[np.int64]:
-    require_column(rows.table, "label", rows.source)
-    values = [str(value).strip() for value in rows.table["label"]]
-    codes = dict.fromkeys(rows.labels.values())
-    if codes and set(codes) != set(task.classes):
-        raise InputError(
-            f"{rows.source}: its classes are {', '.join(codes)}, expected {task.name}'s: "
-            f"{', '.join(task.classes)}"
-        )
-    known = rows.labels if codes else dict.fromkeys(task.classes)
-    unknown = [value for value in values if value not in known]
-    if "-1" in unknown:
-        raise InputError(
-            f"{rows.source}: the labels are hidden (-1), as in official test sets; "
-            "expected a labelled split: take the training or validation set"
-        )
-    if unknown:
-        raise InputError(
-            f"{rows.source}: found the label {show(list(dict.fromkeys(unknown)))} in "
-            f"{len(unknown)} of {len(values)} rows, expected {' or '.join(known)}: "
-            f"is this {task.name}?"
-        )
-    names = [rows.labels[value] if codes else value for value in values]
-    return encode_labels(names, task.classes, rows.source)
+def _texts(template: Template, rows: RawSplit) -> Iterator[Text]:
+    for number, row in records(rows.table):
+        try:
+            yield template.build(row)
+        except InputError as error:
+            raise InputError(f"{rows.source}, row {number + 1}: {error}") from error
+
+
+def _groups(task: Task, grouping: Grouping, table: "pd.DataFrame") -> Groups:
+    import pandas as pd
+
+    return Groups(
+        index=pd.factorize(table["group"])[0].astype(np.int64),
+        noun=grouping.noun,
+        credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
+        positive=task.classes.index("True"),
+    )
 
 
 def _refuse(task: Task, reason: str, **options: object) -> None:

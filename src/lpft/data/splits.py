@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.examples import TextData
+from lpft.data.examples import Examples, TextData
+from lpft.data.groups import Groups
 from lpft.errors import InputError
 
 PROTOCOLS = ("paper", "stratified")
@@ -19,24 +20,57 @@ SPLIT_SEED = 20240527
 Rows = NDArray[np.int64]
 
 
-def paper_split(n: int) -> tuple[Rows, Rows]:
+def paper_split(n: int, groups: Groups | None = None) -> tuple[Rows, Rows]:
     """Training and validation rows by the paper's rule: the last ceil(n/10), unshuffled, validate.
 
     Args:
         n: number of rows of the official training set.
+        groups: where rows belong together, the group that the rule would cut validates whole.
 
     Returns:
-        Row indices in ascending order, n - ceil(n/10) and ceil(n/10) of them.
+        Row indices in ascending order, without groups n - ceil(n/10) and ceil(n/10) of them.
 
     Raises:
-        InputError: fewer than 2 rows.
+        InputError: fewer than 2 rows, or than 2 groups.
 
-    Source: the reference code of arXiv 2405.16747.
+    Source: the reference code of arXiv 2405.16747, which cuts groups.
     """
     if n < 2:
         raise InputError(f"the paper's split needs at least 2 training rows, found {n}")
-    first = n - math.ceil(n / 10)
-    return np.arange(first, dtype=np.int64), np.arange(first, n, dtype=np.int64)
+    last = np.arange(n - math.ceil(n / 10), n, dtype=np.int64)
+    if groups is None:
+        return np.arange(last[0], dtype=np.int64), last
+    _check_several(groups)
+    return _divided(groups, groups.index[last])
+
+
+def grouped_holdout(groups: Groups, fraction: float = 0.1) -> tuple[Rows, Rows]:
+    """Training and validation rows, whole groups each, drawn with :data:`SPLIT_SEED`.
+
+    scikit-learn's ``GroupShuffleSplit``. Classes are not balanced: a group has rows of several.
+
+    Raises:
+        InputError: there is one group only.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    _check_several(groups)
+    split = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=SPLIT_SEED)
+    _, held_out = next(split.split(groups.index, groups=groups.index))
+    return _divided(groups, groups.index[held_out])
+
+
+def _divided(groups: Groups, held_out: NDArray[np.int64]) -> tuple[Rows, Rows]:
+    validates = np.isin(groups.index, held_out)
+    return np.flatnonzero(~validates), np.flatnonzero(validates)
+
+
+def _check_several(groups: Groups) -> None:
+    if len(np.unique(groups.index)) < 2:
+        raise InputError(
+            f"no rows can be held out for validation: all {len(groups.index)} training rows belong "
+            f"to one {groups.noun}; expected at least 2"
+        )
 
 
 def stratified_holdout(
@@ -77,14 +111,20 @@ def stratified_holdout(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def split_rows(labels: NDArray[np.int64], protocol: str) -> tuple[Rows, Rows]:
+def split_rows(
+    labels: NDArray[np.int64], protocol: str, groups: Groups | None = None
+) -> tuple[Rows, Rows]:
     """Training and validation rows of N labelled rows under a protocol of :data:`PROTOCOLS`.
+
+    No group is torn apart: its metrics need all its rows.
 
     Raises:
         InputError: the protocol is unknown or there are too few rows.
     """
     check_protocol(protocol)
-    return paper_split(len(labels)) if protocol == "paper" else stratified_holdout(labels)
+    if protocol == "paper":
+        return paper_split(len(labels), groups)
+    return stratified_holdout(labels) if groups is None else grouped_holdout(groups)
 
 
 def check_protocol(protocol: str) -> None:
@@ -99,34 +139,59 @@ def check_protocol(protocol: str) -> None:
         )
 
 
-def describe_split(protocol: str) -> str:
+def describe_split(protocol: str, groups: Groups | None = None) -> str:
     """One clause that says how validation rows were taken, for records and reports."""
     if protocol == "paper":
-        return "the last tenth of the training rows, unshuffled"
-    return f"10% of the training rows of every class, drawn with the fixed split seed {SPLIT_SEED}"
+        rule = "the last tenth of the training rows, unshuffled"
+        return rule if groups is None else f"{rule}, with the whole {groups.noun} that begins them"
+    drawn = f"drawn with the fixed split seed {SPLIT_SEED}"
+    if groups is None:
+        return f"10% of the training rows of every class, {drawn}"
+    return f"10% of the training set by {groups.noun}, {drawn}"
 
 
 def limit_training(data: TextData, max_train_samples: int) -> TextData:
     """The same data with at most ``max_train_samples`` training rows, each class in proportion.
 
     The rows are drawn with :data:`SPLIT_SEED` after the split, so that validation, test and OOD
-    sets stay as they are, and keep their order. A note says what was left out.
+    sets stay as they are, and keep their order. Rows that belong together are drawn together, and
+    then classes are in proportion by chance only. A note says what was left out.
 
     Raises:
-        InputError: ``max_train_samples`` is below the number of classes.
+        InputError: ``max_train_samples`` is below the number of classes or a group's rows.
     """
-    if max_train_samples < len(data.classes):
+    train, note = _limited(data.train, max_train_samples, len(data.classes), "training")
+    return data if note is None else replace(data, train=train, notes=(*data.notes, note))
+
+
+def limit_validation(data: TextData, max_validation_samples: int) -> TextData:
+    """The same for the validation rows.
+
+    Raises:
+        InputError: as :func:`limit_training`.
+    """
+    validation, note = _limited(
+        data.validation, max_validation_samples, len(data.classes), "validation"
+    )
+    return data if note is None else replace(data, validation=validation, notes=(*data.notes, note))
+
+
+def _limited(examples: Examples, most: int, classes: int, name: str) -> tuple[Examples, str | None]:
+    """At most that many rows of a split, with a note where some were left out."""
+    if most < classes:
         raise InputError(
-            f"at most {max_train_samples} training rows were asked for: expected at least one for "
-            f"each of the {len(data.classes)} classes"
+            f"at most {most} {name} rows were asked for: expected at least one for each of the "
+            f"{classes} classes"
         )
-    total = len(data.train)
-    if max_train_samples >= total:
-        return data
-    assert data.train.labels is not None
-    rows = draw_rows(data.train.labels, max_train_samples)
-    note = f"training is limited to {max_train_samples} of {total} rows, each class in proportion"
-    return replace(data, train=data.train.select(rows), notes=(*data.notes, note))
+    total = len(examples)
+    if most >= total:
+        return examples, None
+    assert examples.labels is not None
+    if examples.groups is None:
+        rows, how = draw_rows(examples.labels, most), "each class in proportion"
+    else:
+        rows, how = draw_groups(examples.groups, most, name), f"drawn by {examples.groups.noun}"
+    return examples.select(rows), f"{name} is limited to {len(rows)} of {total} rows, {how}"
 
 
 def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:
@@ -146,3 +211,20 @@ def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:
         random_state=SPLIT_SEED,
     )
     return np.sort(rows)
+
+
+def draw_groups(groups: Groups, count: int, name: str = "training") -> Rows:
+    """At most ``count`` rows in ascending order: whole groups, drawn with :data:`SPLIT_SEED`.
+
+    Raises:
+        InputError: ``count`` is below the rows of some group.
+    """
+    _, index, sizes = np.unique(groups.index, return_inverse=True, return_counts=True)
+    if sizes.max() > count:
+        raise InputError(
+            f"at most {count} {name} rows were asked for: expected at least {sizes.max()}, "
+            f"the rows of the longest {groups.noun}, which stay together"
+        )
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(sizes))
+    drawn = order[np.cumsum(sizes[order]) <= count]
+    return np.flatnonzero(np.isin(index, drawn))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lpft.paper import KERNEL_SAMPLES
 from lpft.report.collect import RunSummary
 from lpft.report.exhibits.record import FigureExhibit, TableExhibit, Verdict
 from lpft.report.kernels.summary import KernelSummary
@@ -30,7 +31,7 @@ class Scope:
     seeds: tuple[int, ...]
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
-    kernel_samples: int = 250
+    kernel_samples: int = KERNEL_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Recipe:
         show: its exhibits, from what is there.
         step: further results that only it needs, computed once runs and kernels are there and kept
             below ``scope.folder``; ``show`` reads them.
+        kernel_samples: texts of a split at most whose kernel is computed, where
+            ``lpft reproduce --kernel-samples`` names no other number.
     """
 
     name: str
@@ -115,3 +118,4 @@ class Recipe:
     plan: Callable[[Scope], Plan]
     show: Callable[[Found], Shown]
     step: Callable[[Found], None] | None = None
+    kernel_samples: int = KERNEL_SAMPLES

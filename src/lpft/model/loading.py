@@ -96,8 +96,8 @@ def load_classifier(folder: Path) -> Classifier:
     """
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"'{folder}' is not a trained run: expected a folder with config.json and "
-            "model.safetensors, as lpft train writes"
+            f"'{folder}' holds no trained classifier: expected a folder with config.json and "
+            "model.safetensors, as lpft train writes it unless told --no-save-model"
         )
     config = load_config(str(folder))
     if not isinstance(config, LinearHeadConfig):

@@ -1,25 +1,38 @@
-"""What the paper published, as tables: hyperparameters (and, for reports, results)."""
+"""What the paper published: hyperparameters, sizes of its datasets, and results.
 
-import csv
-from importlib.resources import files
+Source of every number: Tomihari and Sato, NeurIPS 2024 (arXiv 2405.16747).
+"""
 
-_SETTINGS = {
-    "batch_size": ("batch_size", int),
-    "learning_rate": ("learning_rate", float),
-    "rank": ("lora_rank", int),
-    "alpha": ("lora_alpha", float),
-}
+from lpft.paper.results import (
+    KernelNumbers,
+    PublishedValue,
+    published_kernels,
+    published_tables,
+    published_value,
+)
+from lpft.paper.settings import (
+    EPOCHS,
+    KERNEL_SAMPLES,
+    MAX_LENGTH,
+    MODEL,
+    SEEDS,
+    DatasetSize,
+    published_hyperparameters,
+    published_size,
+)
 
-
-def published_hyperparameters(task: str, method: str) -> dict[str, float] | None:
-    """Batch size, learning rate (and rank, alpha) of the paper, or None where it has none.
-
-    Source: Tomihari and Sato, NeurIPS 2024, tables 4 to 7.
-    """
-    with (files(__name__) / "hyperparameters.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == method and task in row]
-    published = {}
-    for row in rows:
-        name, convert = _SETTINGS[row["setting"]]
-        published[name] = convert(row[task])
-    return published or None
+__all__ = [
+    "EPOCHS",
+    "KERNEL_SAMPLES",
+    "MAX_LENGTH",
+    "MODEL",
+    "SEEDS",
+    "DatasetSize",
+    "KernelNumbers",
+    "PublishedValue",
+    "published_hyperparameters",
+    "published_kernels",
+    "published_size",
+    "published_tables",
+    "published_value",
+]

@@ -1,7 +1,9 @@
-"""The report of a folder of runs and kernels: one self-contained page, tables and figures."""
+"""The report of a folder: experiments, runs and kernels on one page, with tables and figures."""
 
 from lpft.report.build import ReportResult, build_report
 from lpft.report.collect import Collection, RunSummary, collect_runs
+from lpft.report.exhibits.record import ExperimentRecord
+from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.summary import KernelSummary
 from lpft.report.kernels.terminal import format_kernel_table
 from lpft.report.records import UnreadFolder
@@ -9,12 +11,14 @@ from lpft.report.terminal import format_method_table, format_report, method_tabl
 
 __all__ = [
     "Collection",
+    "ExperimentRecord",
     "KernelSummary",
     "ReportResult",
     "RunSummary",
     "UnreadFolder",
     "build_report",
     "collect_runs",
+    "format_experiment",
     "format_kernel_table",
     "format_method_table",
     "format_report",

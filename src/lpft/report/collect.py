@@ -28,6 +28,7 @@ from lpft.report.records import (
 )
 
 RUN_RECORD = "run.json"
+SEARCH_RECORD = "search.json"
 RUN_FILES = (RUN_RECORD, "metrics.json", "features.json", "history.jsonl")
 UNFINISHED = ("running", "failed", "interrupted")
 RUNS_EXPECTED = (
@@ -144,7 +145,7 @@ def find_runs(directory: Path) -> Collection:
     """Read every run at or below ``directory``; a run is a folder that holds ``run.json``.
 
     Damaged and unfinished runs come back as :class:`UnreadFolder`, with their reason. Hidden
-    folders and folders inside a run are not searched.
+    folders, folders inside a run, and those of a sweep's search for its settings are not searched.
 
     Raises :class:`~lpft.errors.InputError` where there is no folder.
     """
@@ -173,6 +174,8 @@ def _run_folders(directory: Path) -> list[Path]:
     for parent, folders, files in os.walk(directory):
         if RUN_RECORD in files:
             found.append(Path(parent))
+            folders.clear()
+        elif SEARCH_RECORD in files and Path(parent) != directory:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     return found

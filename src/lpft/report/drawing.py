@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
-from lpft.report.numbers import plain
+from lpft.report.numbers import MINUS, plain
 from lpft.report.palette import GRID, INK, MUTED, PAPER, Style
 
 TEXT, SMALL = 9.0, 8.0  # points
@@ -57,10 +59,15 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     axes.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6)
     if title:
         axes.set_title(
-            plain(title), fontsize=TEXT, color=INK, loc="left", weight="bold", parse_math=False
+            _lines(title), fontsize=TEXT, color=INK, loc="left", weight="bold", parse_math=False
         )
-    axes.set_xlabel(plain(x), fontsize=SMALL, color=MUTED, parse_math=False)
-    axes.set_ylabel(plain(y), fontsize=SMALL, color=MUTED, parse_math=False)
+    axes.set_xlabel(_lines(x), fontsize=SMALL, color=MUTED, parse_math=False)
+    axes.set_ylabel(_lines(y), fontsize=SMALL, color=MUTED, parse_math=False)
+
+
+def _lines(text: str) -> str:
+    """A printable text that keeps its line breaks."""
+    return "\n".join(plain(line) for line in text.split("\n"))
 
 
 def line_of(style: Style, **more: Any) -> dict[str, Any]:
@@ -73,9 +80,15 @@ def line_of(style: Style, **more: Any) -> dict[str, Any]:
         "markeredgecolor": style.colour,
         "markeredgewidth": 1.0,
         "linewidth": 1.4,
-        "linestyle": (0, style.dashes) if style.dashes else "solid",
+        "linestyle": _line_style(style.dashes),
         **more,
     }
+
+
+def _line_style(dashes: tuple[float, ...] | None) -> str | tuple[float, tuple[float, ...]]:
+    if dashes is None:
+        return "None"
+    return (0, dashes) if dashes else "solid"
 
 
 def legend(figure: Figure, styles: Mapping[str, Style], top: float) -> None:
@@ -152,6 +165,42 @@ def names_as_ticks(axes: Axes, positions: Sequence[float], names: Sequence[str])
     axes.set_yticks(list(positions), list(lines), parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=TEXT, labelcolor=INK)
     axes.set_ylim(max(positions) + 0.5, min(positions) - 0.5)
+
+
+def banded_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Rows 0, 1, ... from the top down with their names, every other one on a band."""
+    for position in range(0, len(names), 2):
+        axes.axhspan(position - 0.5, position + 0.5, color=GRID, alpha=0.35, linewidth=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    names_as_ticks(axes, range(len(names)), names)
+
+
+def row_places(count: int, position: int) -> list[float]:
+    """Where ``count`` points lie in a row, above one another."""
+    step = 0.72 / max(count, 1)
+    return [position + (order - (count - 1) / 2) * step for order in range(count)]
+
+
+def point_with_interval(
+    axes: Axes, value: float, interval: tuple[float, float] | None, y: float, style: Style
+) -> None:
+    """A value along x with the line of its interval, at height ``y``."""
+    if interval is not None:
+        axes.plot(interval, [y, y], color=style.colour, linewidth=1.1)
+    axes.plot([value], [y], **line_of(style, linestyle="None", markersize=5))
+
+
+def tick_text(value: float, _position: int | None = None) -> str:
+    """A number beside an axis: 0.001, 250, 5e6."""
+    mantissa, _, exponent = f"{value:.6g}".partition("e")
+    text = f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    return text.replace("-", MINUS)
+
+
+def thinned(count: int, most: int) -> NDArray[np.int64]:
+    """Places of at most ``most`` of ``count`` points, evenly apart, both ends kept."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def name_width(names: Sequence[str]) -> float:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from lpft.report.drawing import (
     SMALL,
+    banded_rows,
     dress,
     legend,
     legend_height,
@@ -13,10 +14,12 @@ from lpft.report.drawing import (
     name_width,
     names_as_ticks,
     new_figure,
+    point_with_interval,
+    row_places,
 )
 from lpft.report.numbers import decimals_for, fixed, rate, whole, wilson
 from lpft.report.pairs import Comparison, Match
-from lpft.report.palette import GRID, INK, MUTED, Style, styles
+from lpft.report.palette import INK, MUTED, Style, styles
 from lpft.report.settings import Group, method_name
 from lpft.report.values import score
 
@@ -31,27 +34,20 @@ def accuracy_figure(group: Group, *, with_legend: bool) -> Figure:
     figure = new_figure(6.6, height)
     left = name_width(splits) / 6.6
     axes = figure.add_axes((left, 0.44 / height, 0.97 - left, 1 - (0.44 + top) / height))
-    step = 0.72 / max(len(names), 1)
     for position, split in enumerate(splits):
-        if position % 2 == 0:
-            axes.axhspan(position - 0.5, position + 0.5, color=GRID, alpha=0.35, linewidth=0)
-        for order, setting in enumerate(group.settings):
+        places = row_places(len(names), position)
+        for y, setting in zip(places, group.settings, strict=True):
             spread = setting.spread(score(split, "accuracy"))
             rows = setting.rows(split)
             if spread is None or rows is None:
                 continue
-            y = position + (order - (len(names) - 1) / 2) * step
             if spread.sd is None:
-                low, high = wilson(spread.mean, rows)
+                interval = wilson(spread.mean, rows)
             else:
-                low, high = spread.mean - spread.sd, spread.mean + spread.sd
-            look = looks[setting.label]
-            axes.plot([low, high], [y, y], color=look.colour, linewidth=1.1)
-            axes.plot([spread.mean], [y], **line_of(look, linestyle="None", markersize=5))
+                interval = spread.mean - spread.sd, spread.mean + spread.sd
+            point_with_interval(axes, spread.mean, interval, y, looks[setting.label])
     dress(axes, x="accuracy")
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
-    names_as_ticks(axes, range(len(splits)), splits)
+    banded_rows(axes, splits)
     if with_legend:
         legend(figure, looks, top / height)
     return figure

@@ -119,6 +119,17 @@ def decimals_for(values: Iterable[float | None]) -> int:
     return 4
 
 
+def shared_digits(values: Iterable[float | None]) -> int | None:
+    """Decimals that give the largest of some numbers three significant digits.
+
+    None where :func:`significant` would write it with a power of ten.
+    """
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    rounded = float(f"{largest:.2e}")  # 0.9999 is shown as 1.00
+    size = math.floor(math.log10(rounded)) if rounded else 0
+    return max(0, 2 - size) if -3 <= size < 5 else None
+
+
 def with_sd(spread: Spread | None, digits: int = 3) -> str:
     """``mean ± sd`` where there are two seeds or more, the value where there is one."""
     if spread is None:

@@ -1,18 +1,21 @@
 """Render the one self-contained HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import lpft
+from lpft.report.exhibits.views import ExperimentView
 from lpft.report.kernels.views import KernelView
 from lpft.report.notes import DEFINITIONS, KERNEL_DEFINITIONS, faults, kernel_faults
 from lpft.report.numbers import counted, fixed, joined
 from lpft.report.records import UnreadFolder
 from lpft.report.settings import model_name
-from lpft.report.views import GroupView, RunView
+from lpft.report.views import GroupView, RunView, UnreadView
 
+MOST_RUNS_OPEN = 12
 GROUP_PARTS = (
     ("results", "Results"),
     ("change", "Feature change"),
@@ -37,55 +40,77 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def render_page(
-    groups: Sequence[GroupView],
-    runs: Sequence[RunView],
-    kernels: Sequence[KernelView],
-    unread: Sequence[tuple[UnreadFolder, str]],
-    *,
-    title: str,
-    tables_href: str,
-    figures_href: str,
-) -> str:
-    """The page as HTML; ``unread`` pairs each folder that is not shown with a link to it."""
-    anchors: Mapping[str, str] = {view.run.name: view.anchor for view in runs}
-    known = faults(view.group for view in groups)
-    if kernels:
-        known += kernel_faults(view.kernels.model for view in kernels)
+@dataclass(frozen=True)
+class PageParts:
+    """Everything on the page, in its order."""
+
+    experiments: Sequence[ExperimentView]
+    groups: Sequence[GroupView]
+    runs: Sequence[RunView]
+    kernels: Sequence[KernelView]
+    unread: Sequence[UnreadView]
+
+    @property
+    def folded(self) -> bool:
+        """Whether runs and kernels are folded away: behind experiments, or where runs are many."""
+        return bool(self.experiments) or len(self.runs) > MOST_RUNS_OPEN
+
+
+def render_page(parts: PageParts, *, tables_href: str, figures_href: str) -> str:
+    """The page as HTML, with the way to the folders of tables and figures."""
     return _template().render(
-        title=title,
-        groups=groups,
-        runs=runs,
-        kernels=kernels,
-        anchors=anchors,
-        unread=unread,
-        unread_counts=_unread_counts([folder for folder, _ in unread]),
-        navigation=_navigation(groups, kernels),
+        title=_title(parts),
+        overview=_overview(parts),
+        subject=_subject(parts),
+        experiments=parts.experiments,
+        groups=parts.groups,
+        runs=parts.runs,
+        kernels=parts.kernels,
+        unread=parts.unread,
+        folded=parts.folded,
+        level=2 if len(parts.experiments) == 1 else 3,
+        anchors={view.run.name: view.anchor for view in parts.runs},
+        unread_counts=_unread_counts([view.folder for view in parts.unread]),
+        navigation=_navigation(parts),
         group_parts=GROUP_PARTS,
-        definitions=(
-            *(DEFINITIONS if groups else ()),
-            *(KERNEL_DEFINITIONS if kernels else ()),
-        ),
-        faults=known,
-        overview=_overview(groups, runs, kernels),
-        subject=_subject(groups, kernels),
+        definitions=_definitions(parts),
+        faults=_faults(parts),
         tables_href=tables_href,
         figures_href=figures_href,
         version=lpft.__version__,
     )
 
 
-def _overview(
-    groups: Sequence[GroupView], runs: Sequence[RunView], kernels: Sequence[KernelView]
-) -> str:
-    parts = []
-    if runs:
+def _title(parts: PageParts) -> str:
+    return parts.experiments[0].title if len(parts.experiments) == 1 else "LP-FT report"
+
+
+def _definitions(parts: PageParts) -> tuple[tuple[str, str], ...]:
+    ours = DEFINITIONS if parts.groups or parts.experiments else ()
+    return (*ours, *(KERNEL_DEFINITIONS if parts.kernels else ()))
+
+
+def _faults(parts: PageParts) -> list[str]:
+    known = faults(view.group for view in parts.groups)
+    if parts.kernels:
+        known += kernel_faults(view.kernels.model for view in parts.kernels)
+    return known
+
+
+def _overview(parts: PageParts) -> str:
+    groups, kernels, experiments = parts.groups, parts.kernels, parts.experiments
+    behind = []
+    if parts.runs:
         where = _where([(view.group.data, view.group.model) for view in groups])
-        parts.append(f"{counted(len(runs), 'run')} on {where}")
+        behind.append(f"{counted(len(parts.runs), 'run')} on {where}")
     if kernels:
         names = [(view.kernels.data_name, model_name(view.kernels.model)) for view in kernels]
-        parts.append(f"{'k' if runs else 'K'}ernels of {_where(names)}")
-    return joined(parts)
+        behind.append(f"{'k' if behind or experiments else 'K'}ernels of {_where(names)}")
+    if not experiments:
+        return joined(behind)
+    alone = len(experiments) == 1
+    first = experiments[0].record.name if alone else counted(len(experiments), "experiment")
+    return joined([f"Experiment {first}" if alone else first, *behind])
 
 
 def _where(names: Sequence[tuple[str, str]]) -> str:
@@ -94,7 +119,11 @@ def _where(names: Sequence[tuple[str, str]]) -> str:
     return f"{named} with {joined(models)}"
 
 
-def _subject(groups: Sequence[GroupView], kernels: Sequence[KernelView]) -> str:
+def _subject(parts: PageParts) -> str:
+    paper = (
+        "Tables and figures of the paper done again, published numbers beside ours, each of ours "
+        "with a link to the runs that it is from."
+    )
     runs = (
         "Linear probing, fine-tuning and both in a row: accuracy in and out of distribution, "
         "calibration, and what happened to the features."
@@ -103,14 +132,20 @@ def _subject(groups: Sequence[GroupView], kernels: Sequence[KernelView]) -> str:
         "The empirical neural tangent kernel at the start of fine-tuning, split into what the "
         "head's own weights contribute and what goes through the features."
     )
-    return " ".join([runs] * bool(groups) + [ntk] * bool(kernels))
+    if parts.experiments:
+        return paper
+    return " ".join([runs] * bool(parts.groups) + [ntk] * bool(parts.kernels))
 
 
-def _navigation(
-    groups: Sequence[GroupView], kernels: Sequence[KernelView]
-) -> tuple[tuple[str, str], ...]:
+def _navigation(parts: PageParts) -> tuple[tuple[str, str], ...]:
     """Anchors and names: the parts of what is alone, the sections of what is not."""
+    groups, kernels, experiments = parts.groups, parts.kernels, parts.experiments
     links = [("summary", "Summary")]
+    if experiments:
+        alone = len(experiments) == 1
+        links += experiments[0].sections if alone else [(v.slug, v.title) for v in experiments]
+        links += [("behind", "Runs and kernels")] if groups or kernels else []
+        return (*links, ("notes", "Notes"))
     if len(groups) == 1:
         slug = groups[0].group.slug
         links += [(f"{slug}-{part}", name) for part, name in GROUP_PARTS]
@@ -128,6 +163,10 @@ def _navigation(
 
 def _unread_counts(unread: Sequence[UnreadFolder]) -> str:
     """``2 run folders and 1 kernel folder``."""
-    nouns = {"run": "run folder", "kernels": "kernel folder"}
+    nouns = {
+        "experiment": "experiment folder",
+        "run": "run folder",
+        "kernels": "kernel folder",
+    }
     counts = {holds: sum(folder.holds == holds for folder in unread) for holds in nouns}
     return joined([counted(counts[holds], noun) for holds, noun in nouns.items() if counts[holds]])

@@ -18,12 +18,15 @@ PAPER = "#ffffff"
 
 @dataclass(frozen=True)
 class Style:
-    """How one setting is drawn; ``token`` names its colour in the page's style sheet."""
+    """How one setting is drawn; ``token`` names its colour in the page's style sheet.
+
+    ``dashes`` are in points: none for a full line, None for points without a line.
+    """
 
     colour: str
     token: str
     marker: str
-    dashes: tuple[float, ...]
+    dashes: tuple[float, ...] | None
     filled: bool
 
 
@@ -57,15 +60,21 @@ def style_of(setting: Setting, others: tuple[str, ...] = ()) -> Style:
 
     Further settings of a method keep its colour and marker, hollow and with other dashes.
     """
-    return _style(setting.method, setting.position, others)
+    return varied_style(setting.method, setting.position, others)
 
 
-def _style(method: str, position: int, others: tuple[str, ...]) -> Style:
+def varied_style(method: str, position: int, others: tuple[str, ...] = ()) -> Style:
+    """The style of a method's series at ``position``: 0 its own, then hollow and dashed ones."""
     if method in _METHODS:
         colour, token, marker, dashes = _METHODS[method]
     else:
         place = others.index(method) if method in others else 0
         colour, token, marker, dashes = _OTHERS[place % len(_OTHERS)]
+    return _styled((colour, token, marker, dashes), position)
+
+
+def _styled(look: tuple[str, str, str, tuple[float, ...]], position: int) -> Style:
+    colour, token, marker, dashes = look
     if position:
         dashes = _MORE_DASHES[position % len(_MORE_DASHES)]
     return Style(colour, token, marker, dashes, filled=position == 0)
@@ -81,7 +90,20 @@ def styles(settings: tuple[Setting, ...]) -> dict[str, Style]:
 def method_styles(methods: Sequence[str]) -> dict[str, Style]:
     """The style of each of some methods, by the method."""
     others = tuple(method for method in methods if method not in _METHODS)
-    return {method: _style(method, 0, others) for method in methods}
+    return {method: varied_style(method, 0, others) for method in methods}
+
+
+def plain_styles(labels: Sequence[str], *, beside_methods: bool) -> dict[str, Style]:
+    """The styles of what is no method, such as classes, with no method's colour beside methods.
+
+    From the second round through the colours on they are hollow.
+    """
+    apart = [_METHODS[method] for method in ("lp-ft", "ft", "lp", "lora", "lp-lora")]
+    looks = _OTHERS if beside_methods else (*apart, *_OTHERS)
+    return {
+        label: _styled(looks[place % len(looks)], place // len(looks))
+        for place, label in enumerate(labels)
+    }
 
 
 REFERENCE = Style(INK, TOKENS[INK], "*", (1.0, 1.2), filled=True)

@@ -18,13 +18,23 @@ class DamagedRecord(Exception):
 
 @dataclass(frozen=True)
 class UnreadFolder:
-    """A folder of a run or of kernels whose numbers are not in the report, and why."""
+    """A folder of a run, kernels or an experiment that is not in the report, and why."""
 
     folder: Path
     name: str
     state: str
     reason: str
-    holds: Literal["run", "kernels"] = "run"
+    holds: Literal["run", "kernels", "experiment"] = "run"
+
+
+def folders_with(record: str, directory: Path) -> list[Path]:
+    """The folders at or below ``directory`` that hold a file ``record``, but no hidden ones."""
+    found = []
+    for parent, folders, files in os.walk(directory):
+        if record in files:
+            found.append(Path(parent))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    return found
 
 
 def read_record(path: Path) -> Record:

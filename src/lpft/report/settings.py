@@ -22,9 +22,10 @@ METHOD_NAMES = {
     "lp-dora": "LP-DoRA",
 }
 
-# Where a run was written, watched or computed does not change what was run.
+# Where a run was written, watched or computed, and what it kept, does not change what was run.
 NOT_SETTINGS = frozenset(
     {"data_dir", "device", "output_dir", "overwrite", "report_to", "resume", "seed"}
+    | {"save_features", "save_model"}
 )
 RATE_KEYS = ("learning_rate", "batch_size")
 # Settings that fingerprints say better: the same files may lie elsewhere, or have changed.

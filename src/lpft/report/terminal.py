@@ -6,6 +6,7 @@ import pandas as pd
 
 from lpft.report.build import ReportResult
 from lpft.report.collect import RunSummary
+from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.terminal import kernel_text
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
 from lpft.report.settings import Group, group_runs
@@ -45,9 +46,10 @@ def method_table(runs: Iterable[RunSummary]) -> pd.DataFrame:
 
 
 def format_report(report: ReportResult) -> str:
-    """What a terminal shows of a report: the method table, then the table of each kernel."""
+    """What a terminal shows of a report: experiments, then the method table, then kernels."""
     methods = [format_method_table(method_table(report.runs))] if report.runs else []
-    return "\n\n".join([*methods, *(kernel_text(kernels) for kernels in report.kernels)])
+    kernels = [kernel_text(found) for found in report.kernels]
+    return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
 
 
 def _measures(group: Group, ood: tuple[str, ...]) -> dict[str, Value]:

@@ -22,7 +22,12 @@ def head(statistic: str) -> Value:
     return lambda run: run.head_norm(statistic)
 
 
-METRIC_NAMES = {"macro_f1": "macro F1", "matthews_correlation": "Matthews correlation"}
+METRIC_NAMES = {
+    "macro_f1": "macro F1",
+    "matthews_correlation": "Matthews correlation",
+    "answer_f1": "answer F1",
+    "token_f1": "token F1",
+}
 
 
 def metric_name(metric: str) -> str:

@@ -1,7 +1,7 @@
 """What the page's templates show of a group and of a run, computed before they are rendered."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,12 +17,13 @@ from lpft.report.drawing import swatch
 from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.grid import Table
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
-from lpft.report.numbers import plain, seconds
+from lpft.report.numbers import plain, seconds, slug
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.reading import read_accuracy, read_calibration, read_head, what_was_run
+from lpft.report.records import UnreadFolder
 from lpft.report.reliability import reliability_panel
-from lpft.report.settings import Group, method_name, model_name
+from lpft.report.settings import Group, Setting, method_name, model_name
 from lpft.report.svg import inline_svg
 
 Legend = tuple[tuple[str, Markup], ...]
@@ -74,6 +75,7 @@ class RunView:
     anchor: str
     href: str
     method: str
+    setting: str
     group: str
     configuration: tuple[tuple[str, str], ...]
     timings: tuple[tuple[str, str], ...]
@@ -177,7 +179,40 @@ def _reliability(group: Group) -> tuple[tuple[str, tuple[Markup, ...]], ...]:
     return tuple(shown)
 
 
-def view_run(run: RunSummary, anchor: str, group: Group, page_folder: Path) -> RunView:
+@dataclass(frozen=True)
+class UnreadView:
+    """A folder that is not in the numbers, with its place in the page and the way to it."""
+
+    folder: UnreadFolder
+    anchor: str
+    href: str
+
+
+def view_runs(groups: Sequence[Group], page_folder: Path, taken: set[str]) -> tuple[RunView, ...]:
+    """How every run was made; ``taken`` holds the page's anchors, and gets theirs."""
+    return tuple(
+        _view_run(run, setting, slug(f"run {run.name}", taken), group, page_folder)
+        for group in groups
+        for setting in group.settings
+        for run in setting.runs
+    )
+
+
+def view_unread(
+    unread: Sequence[UnreadFolder], page_folder: Path, taken: set[str]
+) -> tuple[UnreadView, ...]:
+    """Folders that are not in the numbers; ``taken`` as for :func:`view_runs`."""
+    return tuple(
+        UnreadView(
+            found, slug(f"unread {found.name}", taken), relative_link(found.folder, page_folder)
+        )
+        for found in unread
+    )
+
+
+def _view_run(
+    run: RunSummary, setting: Setting, anchor: str, group: Group, page_folder: Path
+) -> RunView:
     """How a run was made, with the way from the page to its folder."""
     configuration = {key: value for key, value in run.config.items() if key != "output_dir"}
     timings = tuple((name, seconds(value)) for name, value in run.timings.items())
@@ -186,6 +221,7 @@ def view_run(run: RunSummary, anchor: str, group: Group, page_folder: Path) -> R
         anchor=anchor,
         href=relative_link(run.folder, page_folder),
         method=method_name(run.method),
+        setting=setting.label,
         group=group.slug,
         configuration=facts(configuration),
         timings=timings,

@@ -6,13 +6,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lpft.data.examples import TextData
+from lpft.runs.config import DataSettings, RunConfig, setting_fields
 from lpft.training.methods import METHODS
+from lpft.training.settings import TrainingSettings
 
 _LIBRARY_NAME = "lpft"
 
 
 def model_card(
-    config: dict[str, Any], data: TextData, metrics: dict[str, Any], reason: str | None
+    config: RunConfig, data: TextData, metrics: dict[str, Any], reason: str | None
 ) -> str:
     """Markdown with the data, the method, ID beside OOD, calibration, use and limits.
 
@@ -28,11 +30,16 @@ def model_card(
     )
     environment.filters["cell"] = _markdown_cell
     return environment.get_template("card.md.j2").render(
-        config={name: _without_folders(value) for name, value in config.items()},
+        config={
+            name: _without_folders(value)
+            for name, value in config.flat().items()
+            if name in setting_fields((DataSettings, TrainingSettings))
+        },
+        model_kept=config.output.save_model,
         data=data,
         sources={split: _file_only(source) for split, source in data.sources.items()},
         metrics=metrics,
-        method=METHODS[config["method"]],
+        method=METHODS[config.training.method],
         paired=isinstance(data.train.texts[0], tuple),
         reason=reason,
         library=_LIBRARY_NAME,

@@ -14,6 +14,7 @@ import yaml
 from lpft.choices import SplitProtocol
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
+from lpft.runs.output_settings import OutputSettings
 from lpft.runs.store import read_record
 from lpft.training.settings import TrainingSettings, resolve, setting
 
@@ -46,6 +47,9 @@ class DataSettings:
         None, "one column, or two with a comma for pairs (default: the only text column)"
     )
     label_column: str = setting("label", "column of the class names")
+    data_name: str | None = setting(
+        None, "what data from files is called in records and reports (default: by --train-file)"
+    )
     split_protocol: SplitProtocol | None = setting(
         None,
         "paper: the last tenth of the training rows is validation; stratified: a tenth of each "
@@ -55,6 +59,9 @@ class DataSettings:
     max_train_samples: int | None = setting(
         None, "train on this many rows at most, drawn by class with a fixed seed"
     )
+    max_validation_samples: int | None = setting(
+        None, "choose the epoch and fit the temperature on this many rows at most, drawn alike"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,18 +70,19 @@ class RunConfig:
 
     data: DataSettings
     training: TrainingSettings
+    output: OutputSettings
     output_dir: Path
 
     def flat(self) -> dict[str, Any]:
         """All settings by their option's name, ready for JSON; the output folder is left out."""
-        merged = asdict(self.data) | asdict(self.training)
+        merged = asdict(self.data) | asdict(self.training) | asdict(self.output)
         return {name: plain(value) for name, value in merged.items()}
 
     def hash(self) -> str:
         """SHA-256 of all settings that can change the result.
 
-        Paths and the device's and tracker's names are left out: data and weights are compared by
-        their own fingerprints.
+        Paths and the device's and tracker's names are left out, and so is what is kept: data and
+        weights are compared by their own fingerprints.
         """
         flat = self.flat()
         deciding = {name: flat[name] for name in deciding_settings()}
@@ -88,13 +96,14 @@ def deciding_settings() -> list[str]:
 
 _NOT_HASHED = frozenset(
     {"model", "data_dir", "train_file", "validation_file", "test_file", "ood", "device"}
-    | {"report_to", "revision"}
+    | {"data_name", "report_to", "revision", "save_model", "save_features"}
 )
 
+RUN_OWNERS: tuple[type, ...] = (DataSettings, TrainingSettings, OutputSettings)
+"""The dataclasses of a run's settings."""
 
-def setting_fields(
-    owners: tuple[type, ...] = (DataSettings, TrainingSettings),
-) -> dict[str, tuple[type, Field, Any]]:
+
+def setting_fields(owners: tuple[type, ...] = RUN_OWNERS) -> dict[str, tuple[type, Field, Any]]:
     """Every setting by name: the dataclass that owns it, its field, and its type."""
     found: dict[str, tuple[type, Field, Any]] = {}
     for owner in owners:
@@ -114,7 +123,7 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
             contradict each other, or no data named.
     """
     known = setting_fields()
-    chosen: dict[type, dict[str, Any]] = {DataSettings: {}, TrainingSettings: {}}
+    chosen: dict[type, dict[str, Any]] = {owner: {} for owner in RUN_OWNERS}
     for name, value in values.items():
         if name not in known:
             close = get_close_matches(name, known, n=1)
@@ -132,7 +141,7 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
         training = replace(training, model=str(Path(training.model).resolve()))
     if output_dir is None:
         output_dir = default_output_dir(data, training)
-    return RunConfig(data, training, output_dir)
+    return RunConfig(data, training, OutputSettings(**chosen[OutputSettings]), output_dir)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -239,7 +248,7 @@ def _named_paths(option: str, value: Any) -> dict[str, Path]:
 
 def _check_data(data: DataSettings) -> DataSettings:
     """Exactly one kind of data, with its protocol and absolute paths filled in."""
-    files = ("train_file", "validation_file", "test_file", "ood", "text_columns")
+    files = ("train_file", "validation_file", "test_file", "ood", "text_columns", "data_name")
     if data.task is not None:
         extra = [name for name in files if getattr(data, name)]
         if data.label_column != DataSettings.label_column:
@@ -253,8 +262,12 @@ def _check_data(data: DataSettings) -> DataSettings:
         raise InputError("no data is named: give --task NAME (see lpft tasks) or --train-file FILE")
     elif data.data_dir is not None or data.template != 0:
         raise InputError("--data-dir and --template belong to --task: leave them out")
-    if data.max_train_samples is not None and data.max_train_samples < 2:
-        raise InputError(f"--max-train-samples {data.max_train_samples} must be at least 2")
+    if data.data_name is not None and not data.data_name.strip():
+        raise InputError("--data-name is empty: expected a name, or leave it out")
+    for name in ("max_train_samples", "max_validation_samples"):
+        most = getattr(data, name)
+        if most is not None and most < 2:
+            raise InputError(f"--{name.replace('_', '-')} {most} must be at least 2")
     protocol = data.split_protocol
     if protocol is None:
         protocol = "stratified" if data.task is None else "paper"

@@ -9,22 +9,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpft.analysis import feature_statistics, split_metrics
+from lpft.analysis import feature_differences, feature_statistics, split_metrics
 from lpft.data import Examples, load_task, read_examples
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
+from lpft.runs.features import SplitFeatures
 from lpft.runs.saved import SavedClassifier
 from lpft.training.inputs import SplitInputs
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What a classifier says of one split: raw logits (N x C) and the statistics of features."""
+    """What a classifier says of one split of N texts.
+
+    ``logits`` (N x C) are before the temperature, ``statistics`` those of ``features.json``,
+    ``feature_differences`` (N) the distances from phi_0; ``features`` is None unless kept.
+    """
 
     logits: NDArray[np.float32]
-    features: dict[str, Any]
+    statistics: dict[str, Any]
+    feature_differences: NDArray[np.float64]
+    features: SplitFeatures | None
 
 
 def evaluate_split(
@@ -34,6 +41,7 @@ def evaluate_split(
     *,
     device: torch.device,
     name: str,
+    keep_features: bool,
 ) -> SplitResult:
     """Logits of a split and how its features (N x h, computed where None) moved from phi_0."""
     if features is None:
@@ -45,7 +53,9 @@ def evaluate_split(
         )
     return SplitResult(
         logits=head_logits(classifier.model, features),
-        features=feature_statistics(features, inputs.pretrained, inputs.labels),
+        statistics=feature_statistics(features, inputs.pretrained, inputs.labels),
+        feature_differences=feature_differences(features, inputs.pretrained),
+        features=SplitFeatures(features, inputs.pretrained) if keep_features else None,
     )
 
 
@@ -63,7 +73,9 @@ def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict
             description=f"evaluating, {name}",
         )
         logits = head_logits(model, features)
-        splits[name] = split_metrics(logits, examples.labels, model.config.temperature)
+        splits[name] = split_metrics(
+            logits, examples.labels, model.config.temperature, examples.groups
+        )
     return {"temperature": model.config.temperature, "splits": splits}
 
 
@@ -144,7 +156,15 @@ def task_sets(
         raise InputError(f"the model was trained on {kind}, unlike the task {task}: name another")
     order = np.array([classes.index(name) for name in data.classes])
     return {
-        split: replace(examples, labels=order[examples.labels])
+        split: _reordered(examples, order)
         for split, examples in data.splits().items()
         if split not in ("train", "validation")
     }
+
+
+def _reordered(examples: Examples, order: NDArray[np.int64]) -> Examples:
+    """The same rows with class index c called ``order[c]``."""
+    groups = examples.groups
+    if groups is not None:
+        groups = replace(groups, positive=int(order[groups.positive]))
+    return replace(examples, labels=order[examples.labels], groups=groups)

@@ -11,16 +11,17 @@ from torch import Tensor
 from lpft.data import Examples, TextData
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
-from lpft.model import Classifier, build_classifier
+from lpft.model import Classifier
 from lpft.model.adapters import add_adapter
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.ntk import KernelRequest
 from lpft.ntk.inputs import Subject, open_subject
 from lpft.runs.saved import open_saved
-from lpft.training.frozen import default_cache_dir
-from lpft.training.inputs import prepare_split
+from lpft.training.cache import default_cache_dir
+from lpft.training.inputs import fresh_classifier, prepare_split
 from lpft.training.methods import Method, get_method
-from lpft.training.probing import fit_probe, install_probe
+from lpft.training.probe_cache import cached_probe
+from lpft.training.probing import install_probe
 from lpft.training.randomness import seeded
 from lpft.training.settings import TrainingSettings
 
@@ -72,16 +73,7 @@ def method_passes(methods: Sequence[str], data: TextData, settings: TrainingSett
     Adapters are drawn and heads fitted as :func:`lpft.training.fit.fit_classifier` does, so that a
     kernel is that of the training with the same seed.
     """
-    classifier = build_classifier(
-        settings.model,
-        data.classes,
-        seed=settings.seed,
-        pooling=settings.pooling,
-        head_bias=settings.head_bias,
-        max_length=settings.max_length,
-        revision=settings.revision,
-        paired=isinstance(data.train.texts[0], tuple),
-    )
+    classifier = fresh_classifier(data, settings)
     chosen = [get_method(name) for name in methods]
     starts: set[str] = {method.head_start for method in chosen}
     weights = {start: _start_head(start, classifier, data, settings) for start in starts}
@@ -143,12 +135,13 @@ def _start_head(
             cache_dir=default_cache_dir(),
             name="train",
         )
-        probe = fit_probe(
+        probe = cached_probe(
             inputs.pretrained,
             inputs.labels,
             len(data.classes),
             fit_bias=settings.head_bias,
             class_weight=settings.class_weight,
+            cache_dir=default_cache_dir(),
         )
         install_probe(model, probe)
     assert settings.head_scale is not None, "settings must be resolved"

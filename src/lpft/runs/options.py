@@ -1,33 +1,40 @@
 """Command-line options made from the settings' dataclasses, so that neither can drift."""
 
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
 from typing import Any, get_origin
 
-from lpft.runs.config import DataSettings, setting_fields
+from lpft.runs.config import RUN_OWNERS, DataSettings, setting_fields
 from lpft.runs.kernel_settings import KernelSettings
+from lpft.runs.output_settings import OutputSettings
 from lpft.training.settings import TrainingSettings
 
-_GROUPS: dict[type, str] = {
+GROUPS: dict[type, str] = {
     DataSettings: "data",
     TrainingSettings: "model and training",
+    OutputSettings: "what is kept",
     KernelSettings: "kernels",
 }
+"""What ``--help`` calls the options of a dataclass."""
 
 
 def add_setting_options(
     parser: ArgumentParser,
     names: Iterable[str] | None = None,
-    owners: tuple[type, ...] = (DataSettings, TrainingSettings),
+    owners: tuple[type, ...] = RUN_OWNERS,
+    titles: Mapping[type, str] = GROUPS,
 ) -> None:
-    """One long option per setting (or per named one), with its help, choices and default."""
+    """One long option per setting (or per named one), with its help, choices and default.
+
+    ``titles`` head the options of each owner in ``--help``.
+    """
     groups: dict[type, Any] = {}
     for name, (owner, item, kind) in setting_fields(owners).items():
         if names is not None and name not in names:
             continue
         if owner not in groups:
-            groups[owner] = parser.add_argument_group(_GROUPS[owner])
+            groups[owner] = parser.add_argument_group(titles[owner])
         text = item.metadata["help"]
         option = "--" + name.replace("_", "-")
         if kind is bool:
@@ -54,9 +61,7 @@ def add_setting_options(
         )
 
 
-def given_settings(
-    arguments: Namespace, owners: tuple[type, ...] = (DataSettings, TrainingSettings)
-) -> dict[str, Any]:
+def given_settings(arguments: Namespace, owners: tuple[type, ...] = RUN_OWNERS) -> dict[str, Any]:
     """The settings that the command line named, by name."""
     return {
         name: getattr(arguments, name)

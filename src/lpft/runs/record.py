@@ -13,7 +13,10 @@ from lpft.data.examples import Examples, Label, TextData
 from lpft.files import write_json
 from lpft.model import save_classifier
 from lpft.runs.card import model_card
+from lpft.runs.config import RunConfig
 from lpft.runs.evaluation import SplitResult
+from lpft.runs.features import split_file, write_feature_changes, write_features
+from lpft.runs.head import write_head
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe
@@ -27,15 +30,13 @@ def write_results(
     fit: Fit,
     data: TextData,
     results: dict[str, SplitResult],
-    config: dict[str, Any],
+    config: RunConfig,
 ) -> dict[str, Any]:
-    """Write the model, its predictions and every statistic below ``folder``; gives the metrics."""
+    """Write predictions, every statistic and what else ``config`` keeps; gives the metrics."""
     folder.mkdir(parents=True)
     metrics = run_metrics(data, results, fit.temperature.temperature)
-    save_classifier(fit.classifier, folder)
-    if fit.adapter is not None:
-        for path in fit.adapter.glob("adapter_*"):
-            (folder / path.name).write_bytes(path.read_bytes())
+    if config.output.save_model:
+        _write_model(folder, fit)
     if fit.probe is not None:
         (folder / "lp").mkdir()
         save_file(
@@ -48,11 +49,25 @@ def write_results(
     for split, examples in data.splits().items():
         if split not in _WITHOUT_METRICS:
             frame = predictions_frame(examples, results[split].logits)
-            frame.to_parquet(predictions / f"{split.replace('/', '-')}.parquet", index=False)
+            frame.to_parquet(predictions / split_file(split, "parquet"), index=False)
+        if split not in _WITHOUT_FEATURES:
+            result = results[split]
+            write_feature_changes(folder, split, examples.ids, result.feature_differences)
+            if result.features is not None:
+                write_features(folder, split, result.features)
+    if config.output.save_features:
+        write_head(folder, fit.classifier.model.head)
     (folder / "history.jsonl").write_text(history_lines(fit.history), encoding="utf-8")
     card = model_card(config, data, metrics, fit.temperature.reason)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return metrics
+
+
+def _write_model(folder: Path, fit: Fit) -> None:
+    save_classifier(fit.classifier, folder)
+    if fit.adapter is not None:
+        for path in fit.adapter.glob("adapter_*"):
+            (folder / path.name).write_bytes(path.read_bytes())
 
 
 def run_metrics(
@@ -60,7 +75,7 @@ def run_metrics(
 ) -> dict[str, Any]:
     """``metrics.json``: the temperature and the metrics M of every split but the training one."""
     splits = {
-        split: split_metrics(results[split].logits, examples.labels, temperature)
+        split: split_metrics(results[split].logits, examples.labels, temperature, examples.groups)
         for split, examples in data.splits().items()
         if split not in _WITHOUT_METRICS and examples.labels is not None
     }
@@ -73,7 +88,7 @@ def run_features(fit: Fit, results: dict[str, SplitResult]) -> dict[str, Any]:
     return {
         "head": {"norm": norm, "bias_norm": bias_norm, "norm_at_start": fit.head_norm_at_start},
         "splits": {
-            split: result.features
+            split: result.statistics
             for split, result in results.items()
             if split not in _WITHOUT_FEATURES
         },
@@ -81,14 +96,20 @@ def run_features(fit: Fit, results: dict[str, SplitResult]) -> dict[str, Any]:
 
 
 def predictions_frame(examples: Examples, logits: np.ndarray) -> pd.DataFrame:
-    """Columns id, label (the class index) and logits (C float32, before the temperature)."""
-    return pd.DataFrame(
-        {
-            "id": examples.ids,
-            "label": examples.labels,
-            "logits": list(np.asarray(logits, dtype=np.float32)),
-        }
-    )
+    """Columns id, label (the class index) and logits (C float32, before the temperature).
+
+    Rows that answer a question together have their ``group`` too, and what choosing a row earns by
+    a metric as ``credit_<metric>``.
+    """
+    columns: dict[str, Any] = {
+        "id": examples.ids,
+        "label": examples.labels,
+        "logits": list(np.asarray(logits, dtype=np.float32)),
+    }
+    if examples.groups is not None:
+        columns["group"] = examples.groups.index
+        columns |= {f"credit_{name}": credit for name, credit in examples.groups.credits.items()}
+    return pd.DataFrame(columns)
 
 
 def history_lines(rows: list[dict[str, Any]]) -> str:

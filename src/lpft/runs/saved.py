@@ -41,8 +41,13 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
             f"the run in '{folder}' is {record['status']}, not finished: go on with it by "
             f"lpft train --resume --output-dir {folder}"
         )
-    classifier = load_classifier(folder)
     config = {} if record is None else record["config"]
+    if config.get("save_model") is False and not (folder / "config.json").exists():
+        raise InputError(
+            f"the run in '{folder}' was trained with --no-save-model, so it has no weights: train "
+            "it again without that (--overwrite --save-model), or name another run"
+        )
+    classifier = load_classifier(folder)
     columns = config.get("text_columns")
     return SavedClassifier(
         classifier=classifier,

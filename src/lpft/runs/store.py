@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,7 +48,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if record.get("status") not in STATUSES:
         raise InputError(f"'{path}' has no known status: restore it, or name another folder")
     files = record.setdefault("files", [])
-    if not isinstance(files, list) or not all(_is_inside(name) for name in files):
+    if not isinstance(files, list) or not all(is_inside(name) for name in files):
         raise InputError(f"'{path}' lists files outside its folder: name another folder")
     return record
 
@@ -111,6 +112,11 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / _LOCK).unlink(missing_ok=True)
 
 
+def now() -> str:
+    """The time as records have it: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write ``run.json`` whole."""
     write_json(folder / RECORD, record)
@@ -150,7 +156,7 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def _is_inside(name: object) -> bool:
+def is_inside(name: object) -> bool:
     """Whether a published file's name stays in the run's folder, whoever wrote the record."""
     if not isinstance(name, str) or not name:
         return False

@@ -1,59 +1,66 @@
 """One training run from its configuration to a finished folder, resumable at any moment."""
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from lpft.data import TextData, check_data, fingerprint, limit_training, load_files, load_task
+from lpft.data import (
+    TextData,
+    check_data,
+    fingerprint,
+    limit_training,
+    limit_validation,
+    load_files,
+    load_task,
+)
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
-from lpft.model import Classifier, build_classifier
+from lpft.model import Classifier
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import check_precision, resolve_device
-from lpft.runs.config import DataSettings, RunConfig, deciding_settings
+from lpft.runs.config import DataSettings, RunConfig
 from lpft.runs.environment import environment
 from lpft.runs.evaluation import evaluate_split
 from lpft.runs.record import describe_probe, history_lines, write_results
+from lpft.runs.resume import RunResult, began, check_same_inputs, finished_run
 from lpft.runs.store import (
     HISTORY,
     WORK,
     check_output,
     clear,
     locked,
+    now,
     publish,
     remove_leftovers,
     write_record,
 )
+from lpft.training.cache import default_cache_dir
 from lpft.training.finetuning import check_trackers
 from lpft.training.fit import fit_classifier
-from lpft.training.frozen import default_cache_dir
-from lpft.training.inputs import prepare_split
+from lpft.training.inputs import fresh_classifier, prepare_split
 from lpft.training.methods import get_method
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: its folder, and what its ``metrics.json`` holds."""
-
-    folder: Path
-    metrics: dict[str, Any]
-
-
-def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+def train_run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    data: TextData | None = None,
+) -> RunResult:
     """Train as ``config`` says and fill its output folder; a finished run is returned as it is.
 
     With ``resume`` an unfinished run goes on from its last checkpoint, to the result that it
     would have had; with ``overwrite`` the folder's run is replaced once data and model are read.
+    ``data`` is that of :func:`load_data`, checked, where the caller has read it already.
 
     Raises:
         InputError: the data, the model, a setting or the folder is not usable, the folder's run is
@@ -61,48 +68,40 @@ def train_run(config: RunConfig, *, resume: bool = False, overwrite: bool = Fals
     """
     folder = config.output_dir
     record = check_output(folder, resume=resume, overwrite=overwrite)
-    if resume and record is not None:
-        _check_same_settings(folder, record, config)
-        if record["status"] == "finished":
-            logger.info("%s is finished already", folder)
-            return RunResult(folder, read_metrics(folder))
+    finished = finished_run(config, record) if resume and record is not None else None
+    if finished is not None:
+        logger.info("%s is finished already", folder)
+        return finished
     started = perf_counter()
-    data = load_data(config.data)
-    for finding in check_data(data):
-        logger.warning("%s", finding.message)
+    if data is None:
+        data = load_data(config.data)
+        for finding in check_data(data):
+            logger.warning("%s", finding.message)
     device = resolve_device(config.training.device)
     check_precision(config.training.precision, device)
     check_trackers(config.training.report_to)
-    classifier = build_classifier(
-        config.training.model,
-        data.classes,
-        seed=config.training.seed,
-        pooling=config.training.pooling,
-        head_bias=config.training.head_bias,
-        max_length=config.training.max_length,
-        revision=config.training.revision,
-        paired=isinstance(data.train.texts[0], tuple),
-    )
+    classifier = fresh_classifier(data, config.training)
     training = replace(config.training, pooling=classifier.model.config.pooling)
     config = replace(config, training=training)
     fingerprints = {"data": fingerprint(data), "encoder": encoder_fingerprint(classifier.model)}
     with locked(folder):
         if check_output(folder, resume=resume, overwrite=overwrite) != record:
             raise InputError(f"'{folder}' was changed by another process: start again")
-        if resume and record is not None:
-            _check_same_inputs(folder, record, fingerprints)
-        else:
+        going_on = record if resume and record is not None and began(record) else None
+        if going_on is None:
             clear(folder, record)
+        else:
+            check_same_inputs(folder, going_on, fingerprints)
         record = {
             "status": "running",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": now(),
             "config": config.flat(),
             "config_hash": config.hash(),
             "metric": data.metric,
             "data": _describe(data),
             "seeds": {"run": config.training.seed, "split": SPLIT_SEED},
             "fingerprints": fingerprints,
-            "files": record["files"] if resume and record is not None else [],
+            "files": [] if going_on is None else going_on["files"],
             **environment(device),
         }
         with _recorded(folder, record):
@@ -139,6 +138,7 @@ def _train_locked(
         settings,
         metric=data.metric,
         folder=work,
+        cache_dir=default_cache_dir(),
         on_history=lambda rows: write_text(folder / HISTORY, history_lines(rows)),
     )
     evaluated = perf_counter()
@@ -152,12 +152,13 @@ def _train_locked(
             known.get(split),
             device=resolve_device(settings.device),
             name=split,
+            keep_features=config.output.save_features,
         )
         for split, split_inputs in inputs.items()
     }
     staged = work / "results"
     shutil.rmtree(staged, ignore_errors=True)
-    metrics = write_results(staged, fit, data, results, config.flat())
+    metrics = write_results(staged, fit, data, results, config)
     record |= {
         "calibration": {
             "temperature": fit.temperature.temperature,
@@ -178,7 +179,7 @@ def _train_locked(
     publish(staged, folder)
     record |= {
         "status": "finished",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": now(),
     }
     write_record(folder, record)
     remove_leftovers(folder)
@@ -226,24 +227,13 @@ def load_data(settings: DataSettings) -> TextData:
             label_column=settings.label_column,
             protocol=settings.split_protocol,
         )
+        if settings.data_name is not None:
+            data = replace(data, name=settings.data_name)
     if settings.max_train_samples is not None:
         data = limit_training(data, settings.max_train_samples)
+    if settings.max_validation_samples is not None:
+        data = limit_validation(data, settings.max_validation_samples)
     return data
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """``metrics.json`` of a finished run.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = folder / "metrics.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"'{path}' cannot be read ({error}): the run is damaged; train it again"
-        ) from error
 
 
 def _describe(data: TextData) -> dict[str, Any]:
@@ -257,27 +247,3 @@ def _describe(data: TextData) -> dict[str, Any]:
         "licence": data.licence,
         "paired": isinstance(data.train.texts[0], tuple),
     }
-
-
-def _check_same_settings(folder: Path, record: dict[str, Any], config: RunConfig) -> None:
-    recorded, asked = record["config"], config.flat()
-    for name in deciding_settings():
-        open_choice = name == "pooling" and asked[name] is None
-        if recorded.get(name) != asked[name] and not open_choice:
-            raise InputError(
-                f"'{folder}' cannot be resumed: it was started with {name.replace('_', '-')} "
-                f"{recorded.get(name)}, now it is {asked[name]}; give the same settings, or "
-                "another --output-dir"
-            )
-
-
-def _check_same_inputs(folder: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
-    recorded = record.get("fingerprints")
-    if recorded != found:
-        what = (
-            "data" if recorded is None or recorded["data"] != found["data"] else "model's weights"
-        )
-        raise InputError(
-            f"'{folder}' cannot be resumed: the {what} changed since it was started; restore the "
-            "old state, or start again with --overwrite"
-        )

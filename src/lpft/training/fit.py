@@ -23,7 +23,8 @@ from lpft.training.finetuning import finetune
 from lpft.training.history import TrainingDiverged, evaluation_values, head_norms
 from lpft.training.inputs import SplitInputs
 from lpft.training.methods import get_method
-from lpft.training.probing import LinearProbe, fit_probe, install_probe
+from lpft.training.probe_cache import cached_probe
+from lpft.training.probing import LinearProbe, install_probe
 from lpft.training.randomness import seeded
 from lpft.training.settings import TrainingSettings
 
@@ -56,12 +57,14 @@ def fit_classifier(
     *,
     metric: str,
     folder: Path,
+    cache_dir: Path | None = None,
     on_history: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Fit:
     """Train ``classifier`` by ``settings.method`` and fit its temperature on validation.
 
     ``settings`` must be resolved. Checkpoints are kept below ``folder / "checkpoints"`` and
     resumed from where they are found; the adapter of a PEFT method goes to ``folder / "adapter"``.
+    The linear probe is looked for and kept in ``cache_dir``, unless that is None.
 
     Raises:
         InputError: the data or the model cannot be trained on, or training diverges.
@@ -79,7 +82,7 @@ def fit_classifier(
 
     started = perf_counter()
     norm_at_start = head_norms(model.head)[0]
-    probe = _probe(model, train, settings) if method.head_start == "lp" else None
+    probe = _probe(model, train, settings, cache_dir) if method.head_start == "lp" else None
     timings["probing"] = perf_counter() - started
 
     adapter = None
@@ -152,15 +155,19 @@ def fit_classifier(
 
 
 def _probe(
-    model: LinearHeadClassifier, train: SplitInputs, settings: TrainingSettings
+    model: LinearHeadClassifier,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    cache_dir: Path | None,
 ) -> LinearProbe:
     """Fit the probe on phi_0 of the training rows and install it as the head."""
-    probe = fit_probe(
+    probe = cached_probe(
         train.pretrained,
         train.labels,
         model.config.num_labels,
         fit_bias=settings.head_bias,
         class_weight=settings.class_weight,
+        cache_dir=cache_dir,
     )
     install_probe(model, probe)
     logger.info(

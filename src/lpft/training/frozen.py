@@ -1,33 +1,19 @@
 """Features of the frozen encoder, computed once and kept by a fingerprint of all that they are."""
 
-import logging
-import os
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from lpft.data.tokens import Tokens
-from lpft.files import replace_when_written
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import extract_features
-
-logger = logging.getLogger(__name__)
-
-CACHE_VARIABLE = "LPFT_CACHE_DIR"
-
-
-def default_cache_dir() -> Path:
-    """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
+from lpft.training.cache import read_or_compute
 
 
 def frozen_features(
@@ -45,27 +31,25 @@ def frozen_features(
     of it, the tokens, the device's kind and the versions of torch and transformers. A damaged file
     is computed again. ``cache_dir=None`` computes without looking or keeping.
     """
-    if cache_dir is None:
+
+    def read(path: Path) -> NDArray[np.float32]:
+        features = load_file(path)["features"]
+        if features.shape[0] != len(tokens):
+            raise ValueError(f"{features.shape[0]} rows, expected {len(tokens)}")
+        return features
+
+    def compute() -> NDArray[np.float32]:
         return extract_features(model, tokens, device=device, description=description)
+
+    def write(features: NDArray[np.float32], path: Path) -> None:
+        save_file({"features": features}, path)
+
+    if cache_dir is None:
+        return compute()
     identity = encoder_fingerprint(model) if encoder is None else encoder
     key = sha256(
         f"{identity} {tokens.fingerprint()} {tokens.padding_side} "
         f"{device.type} {torch.__version__} {transformers.__version__}".encode()
     ).hexdigest()
     path = cache_dir / "features" / f"{key}.safetensors"
-    try:
-        cached = load_file(path)["features"]
-        if cached.shape[0] == len(tokens):
-            return cached
-    except FileNotFoundError:
-        pass
-    except (OSError, SafetensorError, KeyError) as error:
-        logger.warning("cached features %s cannot be read (%s): computing them again", path, error)
-    features = extract_features(model, tokens, device=device, description=description)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_when_written(path) as temporary:
-            save_file({"features": features}, temporary)
-    except (OSError, SafetensorError) as error:
-        logger.warning("features are not kept: %s cannot be written (%s)", path, error)
-    return features
+    return read_or_compute(path, "file of features", read=read, compute=compute, write=write)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lpft.analysis import feature_difference, split_metrics
+from lpft.data.groups import Groups
 from lpft.errors import InputError
 from lpft.progress import progress
 from lpft.training.inputs import SplitInputs
@@ -25,6 +26,7 @@ _TRAINER_EVALUATION_KEYS = (
     "eval_samples_per_second",
     "eval_steps_per_second",
 )
+_METRICS = ("accuracy", "macro_f1", "matthews_correlation")
 _TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
 
 
@@ -42,22 +44,36 @@ def evaluation_values(
     features: NDArray[np.float32],
     validation: SplitInputs,
 ) -> dict[str, float]:
-    """One point of a history: validation metrics, norms, and the drift from phi_0.
+    """One point of a history: :func:`head_values`, and the drift from phi_0.
 
     ``logits`` (N x C) and ``features`` (N x h) are those of the validation texts now;
-    ``logit_norm`` is the mean Euclidean norm of a row's logits, ``feature_difference`` Diff(F).
+    ``feature_difference`` is Diff(F).
     """
-    scores = split_metrics(logits, validation.labels)
-    weight_norm, bias_norm = head_norms(head)
+    return {
+        **head_values(*head_norms(head), logits, validation.labels, validation.groups),
+        "feature_difference": feature_difference(features, validation.pretrained),
+    }
+
+
+def head_values(
+    head_norm: float,
+    bias_norm: float,
+    logits: ArrayLike,
+    labels: NDArray[np.int64],
+    groups: Groups | None = None,
+) -> dict[str, float]:
+    """Validation metrics and norms of a head, given its logits (N x C) of the validation texts.
+
+    ``logit_norm`` is the mean Euclidean norm of a row's logits; ``groups`` add their metrics.
+    """
+    scores = split_metrics(logits, labels, groups=groups)
+    chosen = (*_METRICS, *(() if groups is None else groups.metrics))
     return {
         "validation_loss": scores["nll"],
-        "validation_accuracy": scores["accuracy"],
-        "validation_macro_f1": scores["macro_f1"],
-        "validation_matthews_correlation": scores["matthews_correlation"],
-        "head_norm": weight_norm,
+        **{f"validation_{name}": scores[name] for name in chosen},
+        "head_norm": head_norm,
         "bias_norm": bias_norm,
         "logit_norm": scores["logit_norm_l2"],
-        "feature_difference": feature_difference(features, validation.pretrained),
     }
 
 

@@ -6,21 +6,44 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.examples import Examples
+from lpft.data.examples import Examples, TextData
+from lpft.data.groups import Groups
 from lpft.data.tokens import Tokens, tokenize
 from lpft.model.inference import resolve_device
-from lpft.model.loading import Classifier
+from lpft.model.loading import Classifier, build_classifier
 from lpft.training.frozen import frozen_features
 from lpft.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class SplitInputs:
-    """Tokens and labels of N texts, and phi_0 (N x h) by the encoder before training."""
+    """Tokens and labels of N texts, and phi_0 (N x h) by the encoder before training.
+
+    ``groups`` are those of :class:`~lpft.data.examples.Examples`.
+    """
 
     tokens: Tokens
     labels: NDArray[np.int64]
     pretrained: NDArray[np.float32]
+    groups: Groups | None = None
+
+
+def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
+    """The classifier that a training with ``settings`` on ``data`` starts from.
+
+    Raises:
+        InputError: as :func:`~lpft.model.loading.build_classifier`.
+    """
+    return build_classifier(
+        settings.model,
+        data.classes,
+        seed=settings.seed,
+        pooling=settings.pooling,
+        head_bias=settings.head_bias,
+        max_length=settings.max_length,
+        revision=settings.revision,
+        paired=isinstance(data.train.texts[0], tuple),
+    )
 
 
 def prepare_split(
@@ -47,4 +70,4 @@ def prepare_split(
         cache_dir=cache_dir,
         description=f"frozen features, {name}",
     )
-    return SplitInputs(tokens, examples.labels, pretrained)
+    return SplitInputs(tokens, examples.labels, pretrained, examples.groups)

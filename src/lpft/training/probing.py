@@ -105,7 +105,7 @@ def fit_probe(
         else:
             inverse_strength, folds = 1.0, 0
         fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(inputs, labels)
-    weight, bias = _rows_per_class(fitted.coef_, fitted.intercept_, inputs, present, classes)
+    weight, bias = rows_per_class(fitted, inputs, classes)
     return LinearProbe(
         weight=weight,
         bias=bias,
@@ -126,14 +126,14 @@ def install_probe(model: LinearHeadClassifier, probe: LinearProbe) -> None:
         head.bias.copy_(torch.from_numpy(probe.bias))
 
 
-def _rows_per_class(
-    coefficients: NDArray[np.float64],
-    intercepts: NDArray[np.float64],
-    features: NDArray[np.float64],
-    present: NDArray[np.int64],
-    classes: int,
+def rows_per_class(
+    fitted: LogisticRegression, features: NDArray[np.float64], classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """V (C x h) and b (C) from scikit-learn's rows, one of them for two classes."""
+    """V (C x h) and b (C) of a logistic regression, which has one row for two classes.
+
+    ``features`` (N x h) are those of its training, over which a class without rows gets its bias.
+    """
+    coefficients, intercepts, present = fitted.coef_, fitted.intercept_, fitted.classes_
     if len(present) == 2:
         coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
         intercepts = np.concatenate([-intercepts / 2, intercepts / 2])

@@ -61,6 +61,18 @@ _FINE_TUNING = {
 _ADAPTER = {"lora_rank": 8, "lora_alpha": 8.0, "learning_rate": 5e-4}
 
 
+def without_effect(method: str) -> tuple[str, ...]:
+    """The settings that a method does not take: of fine-tuning, of an adapter, or of both.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    chosen = get_method(method)
+    fine_tuning = () if chosen.fine_tunes else (*_FINE_TUNING, "precision", "report_to")
+    factors = () if chosen.adapter is not None else ("lora_rank", "lora_alpha")
+    return (*fine_tuning, *factors)
+
+
 def resolve(
     settings: TrainingSettings, published: dict[str, float] | None = None
 ) -> TrainingSettings:
@@ -80,12 +92,8 @@ def resolve(
         defaults |= _ADAPTER
     if published is not None:
         defaults |= published
-    for name in ("report_to", "precision"):
-        if not method.fine_tunes and getattr(settings, name) != getattr(TrainingSettings, name):
-            option = "--" + name.replace("_", "-")
-            raise InputError(f"{option} has no effect with --method {method.name}: leave it out")
-    for name in (*_FINE_TUNING, *_ADAPTER):
-        if name not in defaults and getattr(settings, name) is not None:
+    for name in without_effect(method.name):
+        if getattr(settings, name) != getattr(TrainingSettings, name):
             raise InputError(
                 f"--{name.replace('_', '-')} has no effect with --method {method.name} "
                 f"({method.summary}): leave it out or choose another method"

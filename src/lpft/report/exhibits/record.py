@@ -3,15 +3,19 @@
 Recipes make these records, the report draws them; neither knows the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 FigureKind = Literal["lines", "points", "scatter", "heat"]
 VerdictName = Literal["holds", "does not hold", "cannot tell"]
 
 RECORD = "experiment.json"
 SCHEMA = 1
+OVERALL = "overall"
+"""The comparison of a verdict on a claim as a whole; its effect has no value."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,16 @@ class ExperimentRecord:
         """The record ready for JSON; an exhibit says whether it is a table or a figure."""
         record = asdict(self)
         record["schema"] = SCHEMA
+        kinds = {kind: name for name, kind in _EXHIBITS.items()}
         for exhibit, written in zip(self.exhibits, record["exhibits"], strict=True):
-            written["exhibit"] = "table" if isinstance(exhibit, TableExhibit) else "figure"
+            written["exhibit"] = kinds[type(exhibit)]
         return record
+
+
+_EXHIBITS: dict[str, type[TableExhibit | FigureExhibit]] = {
+    "table": TableExhibit,
+    "figure": FigureExhibit,
+}
 
 
 def read_experiment(record: Mapping[str, Any]) -> ExperimentRecord:
@@ -165,51 +176,16 @@ def read_experiment(record: Mapping[str, Any]) -> ExperimentRecord:
         KeyError, TypeError, ValueError: it is not one, or of another schema.
     """
     if record["schema"] != SCHEMA:
-        raise ValueError(f"schema {record['schema']}, expected {SCHEMA}")
+        raise ValueError(f"schema is {record['schema']!r}, expected {SCHEMA}")
     values = {name: value for name, value in record.items() if name != "schema"}
-    values["exhibits"] = tuple(_exhibit(exhibit) for exhibit in record["exhibits"])
-    values["verdicts"] = tuple(
-        Verdict(**{**verdict, "effect": _estimate(verdict["effect"])})
-        for verdict in record["verdicts"]
-    )
-    values["failures"] = tuple((name, reason) for name, reason in record["failures"])
-    for name in ("findings", "differences"):
-        values[name] = tuple(record[name])
-    return ExperimentRecord(**values)
+    values["exhibits"] = [_exhibit(exhibit) for exhibit in record["exhibits"]]
+    return TypeAdapter(ExperimentRecord).validate_python(values)
 
 
 def _exhibit(record: Mapping[str, Any]) -> TableExhibit | FigureExhibit:
+    kind = record["exhibit"]
+    if kind not in _EXHIBITS:
+        raise ValueError(f"an exhibit is {kind!r}, expected one of {', '.join(_EXHIBITS)}")
     values = {name: value for name, value in record.items() if name != "exhibit"}
-    if record["exhibit"] == "table":
-        values["columns"] = tuple(ExhibitColumn(**column) for column in record["columns"])
-        values["rows"] = tuple(
-            tuple(_estimate(cell) if isinstance(cell, Mapping) else cell for cell in row)
-            for row in record["rows"]
-        )
-        return TableExhibit(**values)
-    values["panels"] = tuple(_panel(panel) for panel in record["panels"])
-    return FigureExhibit(**values)
-
-
-def _panel(record: Mapping[str, Any]) -> Panel:
-    matrix = record["matrix"]
-    return Panel(
-        **{
-            **record,
-            "series": tuple(
-                Series(**{name: _tuple(value) for name, value in series.items()})
-                for series in record["series"]
-            ),
-            "ticks": tuple(record["ticks"]),
-            "matrix": None if matrix is None else tuple(map(tuple, matrix)),
-            "bounds": tuple((name, first) for name, first in record["bounds"]),
-        }
-    )
-
-
-def _estimate(record: Mapping[str, Any]) -> Estimate:
-    return Estimate(**{**record, "runs": tuple(record["runs"])})
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    exhibit: TableExhibit | FigureExhibit = TypeAdapter(_EXHIBITS[kind]).validate_python(values)
+    return exhibit

@@ -1,6 +1,5 @@
 """Read folders of kernels: the only file of the report that knows how kernels lie on disk."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from lpft.report.records import (
     Record,
     UnreadFolder,
     display_name,
+    folders_with,
     numbers,
     read_record,
     section,
@@ -51,7 +51,7 @@ def find_kernels(
     """
     found: list[KernelSummary] = []
     unread: list[UnreadFolder] = []
-    for folder in _kernel_folders(directory):
+    for folder in folders_with(KERNEL_RECORD, directory):
         name = display_name(folder, directory)
         try:
             record = read_record(folder / KERNEL_RECORD)
@@ -98,15 +98,6 @@ def parse_kernels(record: Record, folder: Path, name: str) -> KernelSummary:
         environment=section(record, "environment", KERNEL_RECORD),
         labels={},
     )
-
-
-def _kernel_folders(directory: Path) -> list[Path]:
-    found = []
-    for parent, folders, files in os.walk(directory):
-        if KERNEL_RECORD in files:
-            found.append(Path(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-    return found
 
 
 def _schema(record: Record) -> str:

@@ -34,6 +34,8 @@ class HeatMap:
     boundaries: tuple[int, ...]
     column: int
     row: int
+    x: str = ""
+    y: str = ""
 
     @property
     def pooled(self) -> int:
@@ -117,6 +119,9 @@ def _draw(figure: Figure, place: tuple[float, float, float, float], heat_map: He
         aspect="auto",
     )
     _mark_classes(axes, heat_map)
+    axes.set_xlabel(plain(heat_map.x), fontsize=SMALL, color=MUTED, parse_math=False)
+    if not heat_map.classes:
+        axes.set_ylabel(plain(heat_map.y), fontsize=SMALL, color=MUTED, parse_math=False)
     axes.set_title(
         plain(heat_map.title), fontsize=TEXT, color=INK, loc="left", weight="bold", parse_math=False
     )

@@ -3,9 +3,16 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from lpft.report.drawing import SMALL, dress, legend, legend_height, line_of, new_figure
+from lpft.report.drawing import (
+    SMALL,
+    dress,
+    legend,
+    legend_height,
+    line_of,
+    new_figure,
+    thinned,
+)
 from lpft.report.kernels.summary import FT, NTK, KernelStatistics, KernelSummary, kernel_name
 from lpft.report.palette import MUTED, REFERENCE, Style, method_styles
 
@@ -71,23 +78,15 @@ def legend_styles(kernels: KernelSummary) -> dict[str, Style]:
     return {name: style for name, _, style in lines}
 
 
-def thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Places from 1 and values of a spectrum, at most :data:`MOST_POINTS` of them, ends kept."""
-    count = len(values)
-    places = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(np.int64))
-    return places + 1, values[places]
-
-
 def _draw(axes: Axes, kernels: KernelSummary, kernel: str) -> None:
     lines = spectra_of(kernels, kernel)
     tolerance = max((t for _, s, _ in lines if (t := _tolerance(s)) is not None), default=None)
     bottom = _BELOW * (_NO_TOLERANCE if tolerance is None else tolerance)
     for _, statistics, style in lines:
         values = statistics.singular_values / statistics.singular_values[0]
-        places, heights = thinned(values)
-        shown = heights >= bottom
-        look = line_of(style, marker="None", linewidth=1.3)
-        axes.plot(places[shown], heights[shown], **look)
+        places = thinned(len(values), MOST_POINTS)
+        shown = places[values[places] >= bottom]
+        axes.plot(shown + 1, values[shown], **line_of(style, marker="None", linewidth=1.3))
         rank = None if statistics.rank is None else int(statistics.rank)
         if rank is not None and 0 < rank <= len(values):
             axes.plot([rank], [max(values[rank - 1], bottom)], **line_of(style), clip_on=False)

@@ -5,14 +5,12 @@ from textwrap import fill
 from typing import Any
 
 from lpft.errors import InputError
-from lpft.report.grid import to_text
 from lpft.report.kernels import tables
 from lpft.report.kernels.collect import parse_kernels
 from lpft.report.kernels.reading import read_certificate, what_was_computed
 from lpft.report.kernels.summary import KernelSummary
 from lpft.report.records import DamagedRecord
-
-WIDTH = 100  # columns of a terminal
+from lpft.report.writers import TERMINAL_WIDTH, to_text
 
 
 def format_kernel_table(record: dict[str, Any]) -> str:
@@ -37,7 +35,7 @@ def kernel_text(kernels: KernelSummary) -> str:
     table = tables.statistics(kernels)
     checks = [f"Certificate: {sentence}" for sentence in read_certificate(kernels)]
     what, *notes = (
-        fill(text, WIDTH, break_on_hyphens=False)
+        fill(text, TERMINAL_WIDTH, break_on_hyphens=False)
         for text in (what_was_computed(kernels), table.note, *checks)
     )
     return "\n\n".join([what, to_text(table), "\n".join(notes)])

@@ -1,0 +1,214 @@
+"""GLUE (Wang et al., ICLR 2019). Its test sets have no labels, so the dev sets are test."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lpft.data.hub import HubSource
+from lpft.data.readers import read_broken_tsv, read_cola, read_tsv
+from lpft.data.releases import Release
+from lpft.data.tasks.task import Task, pair, single
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BENCHMARK = "GLUE"
+FOLDERS = ("glue", "glue_data")
+
+# The commit that made the dataset Parquet files, which is what `datasets` still loads.
+REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+
+_DEV_IS_TEST: Mapping[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
+
+
+def glue(
+    folder: str,
+    *,
+    read: "Callable[[Path], pd.DataFrame]" = read_tsv,
+    files: Mapping[str, str] = _DEV_IS_TEST,
+    columns: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Release:
+    """A task in GLUE's own layout."""
+    return Release(
+        layout="GLUE tsv",
+        url=f"https://dl.fbaipublicfiles.com/glue/data/{folder}.zip",
+        benchmarks=FOLDERS,
+        folders=(folder,),
+        files=files,
+        read=read,
+        columns={} if columns is None else columns,
+        labels={} if labels is None else labels,
+    )
+
+
+def on_hub(config: str, splits: Mapping[str, str] | None = None) -> HubSource:
+    """GLUE's configuration of that name."""
+    if splits is None:
+        return HubSource("nyu-mll/glue", config, REVISION)
+    return HubSource("nyu-mll/glue", config, REVISION, splits)
+
+
+_COLA_LABELS = {"0": "unacceptable", "1": "acceptable"}
+_MRPC_COLUMNS = {"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"}
+_MRPC_LABELS = {"0": "not_equivalent", "1": "equivalent"}
+
+GLUE_TASKS = (
+    Task(
+        name="cola",
+        title="Corpus of Linguistic Acceptability: is the sentence grammatical English?",
+        benchmark=BENCHMARK,
+        classes=("unacceptable", "acceptable"),
+        fields=("sentence",),
+        templates=(single("sentence"),),
+        licence="sentences remain their publishers'; given out for research as fair use",
+        url="https://nyu-mll.github.io/CoLA/",
+        metric="matthews_correlation",
+        releases=(
+            Release(
+                layout="CoLA's public release",
+                url="https://nyu-mll.github.io/CoLA/cola_public_1.1.zip",
+                benchmarks=FOLDERS,
+                folders=("CoLA", "cola_public/raw"),
+                files={
+                    "train": "in_domain_train.tsv",
+                    "test": "in_domain_dev.tsv",
+                    "ood/out_of_domain": "out_of_domain_dev.tsv",
+                },
+                read=read_cola,
+                labels=_COLA_LABELS,
+                notes=(
+                    "CoLA's public release: test is its in-domain part and out_of_domain the "
+                    "other; the paper's test set (GLUE's dev) is both together",
+                ),
+            ),
+            glue("CoLA", read=read_cola, labels=_COLA_LABELS),
+        ),
+        hub=on_hub("cola"),
+        ood=("out_of_domain",),
+        notes=(
+            "the paper counts 855 validation and 1040 test rows, its rule and the release give "
+            "856 and 1043",
+        ),
+    ),
+    Task(
+        name="mnli",
+        title="MultiNLI: does the premise entail the hypothesis? OOD: other genres",
+        benchmark=BENCHMARK,
+        classes=("entailment", "neutral", "contradiction"),
+        fields=("premise", "hypothesis"),
+        templates=(pair("premise", "hypothesis"),),
+        licence="mostly the Open American National Corpus' (free); parts of its fiction CC BY-SA "
+        "3.0 or CC BY 3.0",
+        url="https://cims.nyu.edu/~sbowman/multinli/",
+        releases=(
+            glue(
+                "MNLI",
+                files={
+                    "train": "train.tsv",
+                    "test": "dev_matched.tsv",
+                    "ood/mismatched": "dev_mismatched.tsv",
+                },
+                columns={
+                    "sentence1": "premise",
+                    "sentence2": "hypothesis",
+                    "gold_label": "label",
+                },
+            ),
+        ),
+        hub=on_hub(
+            "mnli",
+            {
+                "train": "train",
+                "test": "validation_matched",
+                "ood/mismatched": "validation_mismatched",
+            },
+        ),
+        ood=("mismatched",),
+    ),
+    Task(
+        name="mrpc",
+        title="Microsoft Research Paraphrase Corpus: do the sentences mean the same?",
+        benchmark=BENCHMARK,
+        classes=("not_equivalent", "equivalent"),
+        fields=("sentence1", "sentence2"),
+        templates=(pair("sentence1", "sentence2"),),
+        licence="Microsoft Research's own terms, which come with the download",
+        url="https://www.microsoft.com/en-us/download/details.aspx?id=52398",
+        releases=(
+            glue("MRPC", columns=_MRPC_COLUMNS, labels=_MRPC_LABELS),
+            Release(
+                layout="MRPC's original release",
+                url="https://www.microsoft.com/en-us/download/details.aspx?id=52398",
+                benchmarks=FOLDERS,
+                folders=("MRPC", "MSRParaphraseCorpus"),
+                files={"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"},
+                read=read_tsv,
+                columns=_MRPC_COLUMNS,
+                labels=_MRPC_LABELS,
+                notes=(
+                    "MRPC's original release: the paper trains on GLUE's train.tsv and tests on "
+                    "its dev.tsv, which are both within this release's training file",
+                ),
+            ),
+        ),
+        hub=on_hub("mrpc"),
+    ),
+    Task(
+        name="qnli",
+        title="QNLI: does the sentence hold the answer to the question? (from SQuAD)",
+        benchmark=BENCHMARK,
+        classes=("entailment", "not_entailment"),
+        fields=("question", "sentence"),
+        templates=(pair("question", "sentence"),),
+        licence="CC BY-SA 4.0 (SQuAD's)",
+        url="https://rajpurkar.github.io/SQuAD-explorer/",
+        releases=(glue("QNLI"),),
+        hub=on_hub("qnli"),
+    ),
+    Task(
+        name="qqp",
+        title="Quora Question Pairs: do the two questions ask the same?",
+        benchmark=BENCHMARK,
+        classes=("not_duplicate", "duplicate"),
+        fields=("question1", "question2"),
+        templates=(pair("question1", "question2"),),
+        licence="Quora's terms of service, which allow non-commercial use",
+        url="https://quoradata.quora.com/First-Quora-Dataset-Release-Question-Pairs",
+        releases=(
+            glue(
+                "QQP",
+                read=read_broken_tsv,
+                columns={"is_duplicate": "label"},
+                labels={"0": "not_duplicate", "1": "duplicate"},
+            ),
+        ),
+        hub=on_hub("qqp"),
+        incomplete=True,
+    ),
+    Task(
+        name="sst2",
+        title="Stanford Sentiment Treebank: sentiment of film review phrases",
+        benchmark=BENCHMARK,
+        classes=("negative", "positive"),
+        fields=("sentence",),
+        templates=(single("sentence"),),
+        licence="not stated by its authors",
+        url="https://nlp.stanford.edu/sentiment/",
+        releases=(glue("SST-2", labels={"0": "negative", "1": "positive"}),),
+        hub=on_hub("sst2"),
+    ),
+    Task(
+        name="wnli",
+        title="Winograd NLI: does the sentence entail itself with its pronoun resolved?",
+        benchmark=BENCHMARK,
+        classes=("not_entailment", "entailment"),
+        fields=("sentence1", "sentence2"),
+        templates=(pair("sentence1", "sentence2"),),
+        licence="CC BY 4.0 (the collection of Winograd schemas)",
+        url="https://cs.nyu.edu/~davise/papers/WinogradSchemas/WS.html",
+        releases=(glue("WNLI", labels={"0": "not_entailment", "1": "entailment"}),),
+        hub=on_hub("wnli"),
+        notes=("WNLI's dev rows often share sentences with training rows of the other label",),
+    ),
+)

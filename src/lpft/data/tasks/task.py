@@ -1,0 +1,86 @@
+"""What a row of the table of tasks says."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lpft.data.examples import Text, TextData
+from lpft.data.hub import HubSource
+from lpft.data.releases import RawSplit, Release
+
+
+@dataclass(frozen=True)
+class Template:
+    """One way in which a row becomes the classifier's input."""
+
+    description: str
+    build: Callable[[Mapping[str, Any]], Text]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How a task's rows answer questions together.
+
+    Attributes:
+        noun: what a group is (``question``).
+        unfold: from the source's rows to one row per candidate answer, with the columns ``group``
+            and ``id`` and those of ``credits``; its class ``True`` says that a row answers.
+        credits: where one row of a group is chosen: columns with what choosing each row earns,
+            which are named as the metrics that they give.
+    """
+
+    noun: str
+    unfold: Callable[[RawSplit], RawSplit]
+    credits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A published classification task.
+
+    Attributes:
+        name: what users call it.
+        title: its full name and what is to be told apart.
+        benchmark: the collection that it is part of.
+        classes: class names in the dataset's official order.
+        fields: the columns with its text, which releases may call otherwise.
+        templates: the inputs that can be made of a row; the first is the default.
+        licence: of the data, as its owners state it.
+        url: its page.
+        metric: the published one, a key of a split's metrics.
+        releases: layouts of its official files; the first one found is read.
+        hub: where the Hugging Face Hub keeps it.
+        ood: the out-of-distribution sets that some source of it has.
+        grouping: where its rows answer questions together.
+        incomplete: its files are known to have rows without text or label, which are left out and
+            counted; otherwise such a row is an error.
+        embedded: loads it from within this package.
+        notes: facts that a report must repeat.
+    """
+
+    name: str
+    title: str
+    benchmark: str
+    classes: tuple[str, ...]
+    fields: tuple[str, ...]
+    templates: tuple[Template, ...]
+    licence: str
+    url: str
+    metric: str = "accuracy"
+    releases: tuple[Release, ...] = ()
+    hub: HubSource | None = None
+    ood: tuple[str, ...] = ()
+    grouping: Grouping | None = None
+    incomplete: bool = False
+    embedded: Callable[[], TextData] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def single(field: str) -> Template:
+    """One field as a single text."""
+    return Template(field, lambda row: row[field])
+
+
+def pair(first: str, second: str) -> Template:
+    """Two fields as a pair of texts."""
+    return Template(f"pair: {first}, {second}", lambda row: (row[first], row[second]))

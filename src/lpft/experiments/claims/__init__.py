@@ -1,0 +1,1 @@
+"""The paper's eight claims, one file each: what is compared, and the verdicts on it."""

@@ -1,0 +1,90 @@
+"""Claim 4: one temperature lowers ECE, and lowers it most for LP-FT."""
+
+from copy import deepcopy
+
+import numpy as np
+
+from lpft.experiments.cells import PER_CENT
+from lpft.experiments.claims.samples import ByRun, judged_split
+from lpft.experiments.claims.sides import Pairing, Side, at_own_rates, pairings, sides, spread_of
+from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
+from lpft.experiments.contrasts import calibration_error
+from lpft.experiments.recipe import Found
+from lpft.report.numbers import counted, with_sd
+
+STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."
+LOWERS, MOST_OF_ALL = Part("lowers ECE"), Part("most for LP-FT")
+PARTS = (LOWERS, MOST_OF_ALL)
+UNIT = "points of ECE"
+_BEST, _PARTNER = "lp-ft", "ft"
+
+
+def calibration_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
+    """ECE without the run's temperature less ECE with it, and how much more LP-FT gains.
+
+    The temperature is that of the run: its validation samples are not drawn anew.
+    """
+    lowers: list[Measured] = []
+    contrasts: list[Measured] = []
+    for task in found.scope.tasks:
+        of_task = sides(found, task)
+        by_run = _gains(of_task, generator)
+        lowers += [_lowers(side, by_run) for side in of_task]
+        contrasts += [_gains_more(pairing, by_run) for pairing in _against_best(found, task)]
+    return judge([*lowers, *contrasts], generator=generator)
+
+
+def _gains(of_task: tuple[Side, ...], generator: np.random.Generator) -> ByRun:
+    """By how many points the temperature lowers each run's ECE, on the same draws."""
+    runs = [run for side in of_task for run in side.runs.values()]
+    split, same = judged_split(runs), deepcopy(generator)
+    before = calibration_error(calibrated=False).on_draws(runs, split, generator)
+    after = calibration_error(calibrated=True).on_draws(runs, split, same)
+    return {folder: (before[folder] - after[folder]) * PER_CENT for folder in before}
+
+
+def _against_best(found: Found, task: str) -> list[Pairing]:
+    """Every other method with LP-FT at own rates, and FT at LP-FT's too."""
+    methods = dict.fromkeys(side.method for side in sides(found, task))
+    if _BEST not in methods:
+        return []
+    others = [method for method in methods if method not in (_PARTNER, _BEST)]
+    return [
+        *pairings(found, task, (_PARTNER, _BEST)),
+        *(at_own_rates(found, task, (other, _BEST)) for other in others),
+    ]
+
+
+def _lowers(side: Side, by_run: ByRun) -> Measured:
+    gains = tuple(by_run[run.folder] for run in side.runs.values())
+    unscaled = sum(run.temperature == 1 for run in side.runs.values())
+    note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
+    return Measured(
+        part=LOWERS,
+        task=side.task,
+        subject=side.name,
+        rates=side.rates,
+        unit=UNIT,
+        effects=gains,
+        runs=side.run_names,
+        told=f"lower by {with_sd(spread_of(gains), 1)} points{note}",
+    )
+
+
+def _gains_more(pairing: Pairing, by_run: ByRun) -> Measured:
+    gains = pairing.statistics(by_run)
+    names = (pairing.first.name, pairing.second.name)
+    told = [
+        f"by {with_sd(spread_of(pair[place] for pair in gains), 1)} under {name}"
+        for place, name in enumerate(names)
+    ]
+    return Measured(
+        part=MOST_OF_ALL,
+        task=pairing.task,
+        subject=f"{names[1]} more than {names[0]}",
+        rates=pairing.rates,
+        unit=UNIT,
+        effects=tuple(best - other for other, best in gains),
+        runs=pairing.run_names,
+        told=f"lower {', '.join(told)}",
+    )

@@ -1,0 +1,92 @@
+"""Claim 1: features change less from the LP solution than from a random head."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lpft.experiments.claims.samples import ByRun
+from lpft.experiments.claims.sides import Pairing, all_runs, pairings, pairs_in, spread_of
+from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
+from lpft.experiments.contrasts import feature_change
+from lpft.experiments.recipe import Found
+from lpft.report.collect import RunSummary
+from lpft.report.honesty import summarise_feature_change
+from lpft.report.numbers import with_sd
+from lpft.report.pairs import Comparison, Match, Rates
+from lpft.report.reading import change_digits
+
+STATEMENT = (
+    "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA."
+)
+PARTS = (Part("smaller feature change"),)
+
+
+def feature_change_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
+    """``Diff(F)`` from a random head less that from the LP solution."""
+    measured: list[Measured] = []
+    for task in found.scope.tasks:
+        compared = _compared(found, task)
+        runs = all_runs(compared)
+        by_run = feature_change().on_draws(runs, feature_split(runs), generator)
+        measured += [_measured(pairing, by_run) for pairing in compared]
+    return judge(measured, generator=generator)
+
+
+def feature_change_findings(found: Found) -> list[str]:
+    """How far the LP start moves features beside a random head, and what part the rates have."""
+    sentences = []
+    for task in found.scope.tasks:
+        for pair in pairs_in(found.scope.methods):
+            matches = [_match(pairing) for pairing in pairings(found, task, pair) if pairing.seeds]
+            own = next((match for match in matches if not match.shared), None)
+            shared = tuple(match for match in matches if match.shared)
+            if matches:
+                comparison = Comparison(pair, own, "", shared)
+                sentences.append(f"{task}: {' '.join(summarise_feature_change(comparison))}")
+    return sentences
+
+
+def feature_split(runs: Sequence[RunSummary]) -> str:
+    """The split whose feature change is compared: test, or train without one."""
+    return "test" if all("test" in run.features for run in runs) else "train"
+
+
+def _compared(found: Found, task: str) -> list[Pairing]:
+    pairs = pairs_in(found.scope.methods)
+    return [pairing for pair in pairs for pairing in pairings(found, task, pair)]
+
+
+def _measured(pairing: Pairing, by_run: ByRun) -> Measured:
+    changes = pairing.statistics(by_run)
+    names = (pairing.first.name, pairing.second.name)
+    digits = change_digits([change.value for pair in changes for change in pair])
+    told = [
+        f"{with_sd(spread_of(pair[place] for pair in changes), digits)} under {name}"
+        for place, name in enumerate(names)
+    ]
+    return Measured(
+        part=PARTS[0],
+        task=pairing.task,
+        subject=f"{names[1]} below {names[0]}",
+        rates=pairing.rates,
+        unit="L2 distance",
+        effects=tuple(random - probed for random, probed in changes),
+        runs=pairing.run_names,
+        told=", ".join(told),
+    )
+
+
+def _match(pairing: Pairing) -> Match:
+    first, second = (
+        [side.runs[seed] for seed in pairing.seeds] for side in (pairing.first, pairing.second)
+    )
+    return Match(
+        methods=(pairing.first.method, pairing.second.method),
+        rates=(_rates(first[0]), _rates(second[0])),
+        split=feature_split([*first, *second]),
+        runs=tuple(zip(first, second, strict=True)),
+    )
+
+
+def _rates(run: RunSummary) -> Rates:
+    return Rates(run.learning_rate, run.batch_size)

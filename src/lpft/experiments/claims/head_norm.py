@@ -1,0 +1,104 @@
+"""Claim 2: linear probing leaves a large head, and LP-FT keeps it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lpft.analysis.resampling import without_samples
+from lpft.experiments.claims.verdicts import WITHOUT_RATES, Measured, Outcome, Part, judge
+from lpft.experiments.recipe import PUBLISHED, Found
+from lpft.report.collect import RunSummary
+from lpft.report.numbers import Spread, decimals_for, number, with_sd
+from lpft.report.settings import method_name
+from lpft.training.methods import get_method
+
+STATEMENT = (
+    "The norm of the head after linear probing is well above that of its random start, and stays "
+    "there through LP-FT."
+)
+WELL_ABOVE = 2.0
+"""Norm after linear probing over that of the random start: more than this is "well above"."""
+
+STAYS = 10.0
+"""Change of the norm along fine-tuning, in per cent: less than this is "stays"."""
+
+ABOVE, KEPT = Part("well above the random start"), Part("stays through LP-FT")
+PARTS = (ABOVE, KEPT)
+_PROBED = "lp-ft"
+
+
+def head_norm_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
+    """The norm before probing, after it and along fine-tuning, in the runs of each seed.
+
+    No sample enters: the intervals are over seeds alone.
+    """
+    if _PROBED not in found.scope.methods:
+        return []
+    measured = []
+    for task in found.scope.tasks:
+        runs = found.seeds(PUBLISHED, task, _PROBED)
+        starts = {seed: random_start(found, task, seed) for seed in runs}
+        measured += [_above(task, runs, starts), _kept(task, runs)]
+    return judge(measured, generator=generator)
+
+
+def random_start(found: Found, task: str, seed: int) -> float | None:
+    """The norm of a seed's random head, from a run that began with it."""
+    for (_, of_task, method, of_seed), run in found.runs.items():
+        random = get_method(method).head_start == "random"
+        if (of_task, of_seed) == (task, seed) and random and run.config.get("head_scale") == 1:
+            return run.head_norm("norm_at_start")
+    return None
+
+
+def largest_change(run: RunSummary) -> float | None:
+    """The largest ``|  ||V|| / ||V_start|| - 1 |`` along a training and at its end, in per cent."""
+    start, end = run.head_norm("norm_at_start"), run.head_norm("norm")
+    if start is None or end is None or start == 0:
+        return None
+    along = (
+        number(row.get("head_norm")) for row in run.history if row.get("event") == "evaluation"
+    )
+    return max(100 * abs(norm / start - 1) for norm in (end, *along) if norm is not None)
+
+
+def _above(
+    task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float | None]
+) -> Measured:
+    probed = {seed: run.head_norm("norm_at_start") for seed, run in runs.items()}
+    known = {
+        seed: (start, norm)
+        for seed, start in starts.items()
+        if start and (norm := probed[seed]) is not None
+    }
+    ratios = [norm / start for start, norm in known.values()]
+    start, after = (_told([pair[place] for pair in known.values()]) for place in (0, 1))
+    return Measured(
+        part=ABOVE,
+        task=task,
+        subject=f"LP head more than {WELL_ABOVE:g} times its random start",
+        rates=WITHOUT_RATES,
+        unit=f"times the random start's norm, beyond {WELL_ABOVE:g}",
+        effects=tuple(without_samples(ratio - WELL_ABOVE) for ratio in ratios),
+        runs=tuple(runs[seed].name for seed in known),
+        told=f"norm {start} at random, {after} after LP: {with_sd(Spread.of(ratios), 2)} times",
+    )
+
+
+def _kept(task: str, runs: Mapping[int, RunSummary]) -> Measured:
+    changes = {seed: largest_change(run) for seed, run in runs.items()}
+    known = {seed: change for seed, change in changes.items() if change is not None}
+    return Measured(
+        part=KEPT,
+        task=task,
+        subject=f"norm within {STAYS:g} % through {method_name(_PROBED)}",
+        rates=WITHOUT_RATES,
+        unit=f"per cent of change, short of {STAYS:g}",
+        effects=tuple(without_samples(STAYS - change) for change in known.values()),
+        runs=tuple(runs[seed].name for seed in known),
+        told=f"the norm changes by {with_sd(Spread.of(known.values()), 1)} % at most",
+    )
+
+
+def _told(norms: list[float]) -> str:
+    return with_sd(Spread.of(norms), decimals_for(norms))

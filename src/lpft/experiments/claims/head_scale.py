@@ -1,0 +1,66 @@
+"""Claim 3: the larger the scale of the head before fine-tuning, the less features change."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from lpft.experiments.claims.feature_change import feature_split
+from lpft.experiments.claims.sides import rates_name
+from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
+from lpft.experiments.head_scales import head_scale_plan, rank_correlations, scaled_runs
+from lpft.experiments.recipe import Found, Plan, Scope
+from lpft.report.numbers import Spread, with_sd
+from lpft.report.settings import method_name
+
+STATEMENT = "The larger the head's scale before fine-tuning, the smaller the feature change."
+PARTS = (Part("feature change falls with the scale"),)
+UNIT = "rank correlation, negative"
+
+SCALES = (0.1, 1.0, 10.0, 100.0)
+MOST_SEEDS = 2
+"""Of the first task's runs at each scale, which take the larger part of an hour for five seeds."""
+
+_METHODS = ("ft", "lp-ft")
+
+
+def scaled_plan(scope: Scope) -> Plan:
+    """Runs at each scale on the first task, for the first seeds."""
+    narrowed = _narrowed(scope)
+    return head_scale_plan(narrowed, SCALES) if narrowed.methods else Plan()
+
+
+def head_scale_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
+    """Minus Spearman's correlation of scale and ``Diff(F)``, over seeds and samples."""
+    scope = _narrowed(found.scope)
+    measured = []
+    for task in scope.tasks:
+        for method in scope.methods:
+            runs = scaled_runs(found, task, method)
+            every = [run for by_scale in runs.values() for run in by_scale.values()]
+            at_some_scale = {seed: next(iter(scales.values())) for seed, scales in runs.items()}
+            correlations = rank_correlations(runs, feature_split(every), generator=generator)
+            spread = Spread.of(correlation.value for correlation in correlations.values())
+            measured.append(
+                Measured(
+                    part=PARTS[0],
+                    task=task,
+                    subject=f"{method_name(method)} at scales "
+                    + ", ".join(f"{scale:g}" for scale in SCALES),
+                    rates=rates_name(task, {method: at_some_scale}),
+                    unit=UNIT,
+                    effects=tuple(-correlation for correlation in correlations.values()),
+                    runs=tuple(run.name for seed in correlations for run in runs[seed].values()),
+                    told=f"rank correlation {with_sd(spread, 2)}",
+                    bounds=(-1.0, 1.0),
+                )
+            )
+    return judge(measured, generator=generator)
+
+
+def _narrowed(scope: Scope) -> Scope:
+    return replace(
+        scope,
+        tasks=scope.tasks[:1],
+        seeds=scope.seeds[:MOST_SEEDS],
+        methods=tuple(method for method in _METHODS if method in scope.methods),
+    )

@@ -1,0 +1,151 @@
+"""The recipe ``claims``: the eight claims of the paper, each with a verdict computed from runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lpft.errors import InputError
+from lpft.experiments.claims import (
+    calibration,
+    feature_change,
+    ft_ratio,
+    head_norm,
+    head_scale,
+    propositions,
+    scores,
+)
+from lpft.experiments.claims.sides import pairs_in
+from lpft.experiments.claims.tables import SIDE_TABLES, side_table
+from lpft.experiments.claims.verdicts import OVERALL, Outcome, Part, claim_verdicts
+from lpft.experiments.planning import planned_runs
+from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.tables_scores import EIGHT_SETS
+from lpft.report.exhibits.record import Verdict, VerdictName
+from lpft.report.numbers import joined
+
+_DRAW_SEED = 20240527
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper: its parts, and how its comparisons are measured and judged."""
+
+    number: int
+    statement: str
+    parts: tuple[Part, ...]
+    outcomes: Callable[[Found, np.random.Generator], list[Outcome]]
+
+    def verdicts(self, found: Found) -> tuple[Verdict, ...]:
+        """The verdict on the whole claim, then one on each comparison."""
+        generator = np.random.default_rng([_DRAW_SEED, self.number])
+        outcomes = self.outcomes(found, generator)
+        return claim_verdicts(self.number, self.statement, self.parts, outcomes)
+
+
+CLAIM_TABLE = (
+    Claim(
+        1,
+        feature_change.STATEMENT,
+        feature_change.PARTS,
+        feature_change.feature_change_outcomes,
+    ),
+    Claim(2, head_norm.STATEMENT, head_norm.PARTS, head_norm.head_norm_outcomes),
+    Claim(3, head_scale.STATEMENT, head_scale.PARTS, head_scale.head_scale_outcomes),
+    Claim(4, calibration.STATEMENT, calibration.PARTS, calibration.calibration_outcomes),
+    Claim(5, ft_ratio.STATEMENT, ft_ratio.PARTS, ft_ratio.ft_ratio_outcomes),
+    Claim(6, scores.STATEMENT, scores.PARTS, scores.score_outcomes),
+    Claim(
+        7,
+        propositions.FIRST_ORDER_STATEMENT,
+        propositions.FIRST_ORDER_PARTS,
+        lambda found, _: propositions.first_order_outcomes(found),
+    ),
+    Claim(
+        8,
+        propositions.LINEAR_STATEMENT,
+        propositions.LINEAR_PARTS,
+        lambda found, _: propositions.linear_outcomes(found),
+    ),
+)
+"""The claims in PAPER.md's order."""
+
+
+def _plan(scope: Scope) -> Plan:
+    """Each pair of methods at own and at shared rates; scaled heads and kernels for few seeds.
+
+    Raises:
+        InputError: the scope's methods hold no pair with and without linear probing.
+    """
+    pairs = pairs_in(scope.methods)
+    if not pairs:
+        raise InputError(
+            f"the claims compare ft with lp-ft and lora with lp-lora, found "
+            f"{', '.join(scope.methods)}: name both of a pair with --methods"
+        )
+    methods = [method for pair in pairs for method in pair]
+    scope = _with_fewer_validation_rows(scope)
+    return Plan(
+        runs=(
+            *planned_runs(scope, methods=methods),
+            *planned_runs(scope, methods=methods, rates=SHARED),
+            *head_scale.scaled_plan(scope).runs,
+        ),
+        kernels=ft_ratio.ft_ratio_kernels(scope).kernels,
+    )
+
+
+def _with_fewer_validation_rows(scope: Scope) -> Scope:
+    """Where training is limited, no more rows than that choose the epoch and the temperature.
+
+    The last tenth of SST-2's training set is 6,735 rows, whose evaluation after every epoch would
+    take several times as long as training on 500.
+    """
+    most = scope.settings.get("max_train_samples")
+    if most is None:
+        return scope
+    return replace(scope, settings={"max_validation_samples": most, **scope.settings})
+
+
+def _show(found: Found) -> Shown:
+    verdicts = [verdict for claim in CLAIM_TABLE for verdict in claim.verdicts(found)]
+    tables = [*(side_table(found, table) for table in SIDE_TABLES), ft_ratio.ft_ratio_table(found)]
+    return Shown(
+        exhibits=tuple(table for table in tables if table is not None),
+        verdicts=tuple(verdicts),
+        findings=(_in_short(verdicts), *feature_change.feature_change_findings(found)),
+    )
+
+
+def _in_short(verdicts: list[Verdict]) -> str:
+    """Which claims hold, which do not, and of which nothing can be told."""
+    by_verdict: dict[VerdictName, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.comparison == OVERALL:
+            by_verdict.setdefault(verdict.verdict, []).append(str(verdict.claim))
+    words: dict[VerdictName, tuple[str, str]] = {
+        "holds": ("holds", "hold"),
+        "does not hold": ("does not hold", "do not hold"),
+        "cannot tell": ("cannot be told", "cannot be told"),
+    }
+    told = [
+        f"{'claim' if len(numbers) == 1 else 'claims'} {joined(numbers)} "
+        f"{words[verdict][len(numbers) > 1]}"
+        for verdict, numbers in by_verdict.items()
+    ]
+    return f"Of the paper's {len(CLAIM_TABLE)} claims, taken as wholes: {'; '.join(told)}."
+
+
+RECIPES = (
+    Recipe(
+        name="claims",
+        title="The paper's claims",
+        source="the text",
+        tasks=(*EIGHT_SETS, "amazon"),
+        methods=("ft", "lp-ft", "lora", "lp-lora"),
+        plan=_plan,
+        show=_show,
+        step=propositions.keep_theory,
+        kernel_samples=ft_ratio.SAMPLES,
+    ),
+)

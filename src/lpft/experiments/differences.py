@@ -1,0 +1,189 @@
+"""Sentences on how an experiment differs from the paper's, computed from its plan and its runs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lpft import paper
+from lpft.experiments.preparation import Inputs, run_configs, unique_runs
+from lpft.experiments.recipe import PUBLISHED, Found, Plan, PlannedRun, Recipe
+from lpft.report.notes import faults, kernel_faults
+from lpft.report.numbers import counted, joined, rate, whole
+from lpft.report.settings import group_runs, method_name, model_name
+
+_PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
+_FIXED = {
+    "pooling": ("first", "pooling: {}, in the paper the first token"),
+    "epochs": (float(paper.EPOCHS), f"epochs: {{:g}}, in the paper {paper.EPOCHS}"),
+    "max_length": (
+        paper.MAX_LENGTH,
+        f"texts are cut at {{}} tokens, in the paper {paper.MAX_LENGTH}",
+    ),
+    "weight_decay": (0.0, "weight decay {:g}, in the paper none"),
+    "head_bias": (True, "the head has no bias, in the paper it has one"),
+    "class_weight": (None, "classes are weighed ({}), in the paper they are not"),
+    "precision": ("float32", "fine-tuning in {}, where float32 is this library's default"),
+}
+"""Settings that the paper has one value of, with what to say of another one."""
+
+_RATES = ("learning_rate", "batch_size", "lora_rank", "lora_alpha")
+
+
+def differences(recipe: Recipe, plan: Plan, inputs: Inputs, found: Found) -> tuple[str, ...]:
+    """Model, seeds, tasks, rows and settings other than the paper's; faults not repeated."""
+    scope = found.scope
+    sentences = [
+        *_model(scope.model),
+        *_seeds(scope.seeds),
+        *_left_out("tasks", recipe.tasks, scope.tasks),
+        *_left_out("methods", recipe.methods, scope.methods),
+        *_protocol(plan),
+        *_fixed_settings(plan, found),
+        *_hyperparameters(plan),
+        *_rows(plan, inputs),
+        *_kernel_samples(plan, scope.kernel_samples),
+    ]
+    groups, _ = group_runs(found.runs.values())
+    known = [*faults(groups), *(kernel_faults([scope.model]) if plan.kernels else [])]
+    return tuple(dict.fromkeys([*sentences, *(f"Not repeated: {fault}" for fault in known)]))
+
+
+def _model(model: str) -> list[str]:
+    if model in _PAPERS_OWN_NAMES:
+        return []
+    return [
+        f"The model is {model_name(model)}; the published numbers are of {paper.MODEL} and cannot "
+        "be met by another."
+    ]
+
+
+def _seeds(seeds: tuple[int, ...]) -> list[str]:
+    if len(seeds) == paper.SEEDS:
+        return []
+    return [f"{counted(len(seeds), 'seed').capitalize()}, in the paper {paper.SEEDS}."]
+
+
+def _left_out(what: str, published: tuple[str, ...], chosen: tuple[str, ...]) -> list[str]:
+    missing = [name for name in published if name not in chosen]
+    added = [name for name in chosen if name not in published]
+    sentences = []
+    if missing:
+        sentences.append(f"Of the paper's {what} {joined(missing)} {_are(missing)} left out.")
+    if added:
+        sentences.append(f"The paper's experiment does not have the {what} {joined(added)}.")
+    return sentences
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _protocol(plan: Plan) -> list[str]:
+    protocols = {config.data.split_protocol for config in run_configs(plan)}
+    if protocols <= {"paper"}:
+        return []
+    return [
+        "Validation rows are a tenth of each class (stratified protocol), in the paper the last "
+        "tenth of the training rows; learning rates and batch sizes are this library's defaults "
+        "unless they were given."
+    ]
+
+
+def _fixed_settings(plan: Plan, found: Found) -> list[str]:
+    sentences = []
+    for name, (published, text) in _FIXED.items():
+        values: dict[Any, None] = {}
+        if name == "pooling":
+            values = dict.fromkeys(run.config.get(name) for run in found.runs.values())
+        else:
+            values = dict.fromkeys(getattr(config.training, name) for config in unique_runs(plan))
+        for value in values:
+            if value is not None and value != published:
+                sentence = text.format(value)
+                sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    return sentences
+
+
+def _hyperparameters(plan: Plan) -> list[str]:
+    """Learning rate, batch size, rank and alpha of the runs at published rates, where not so."""
+    told: dict[str, list[str]] = {}
+    unpublished: dict[str, None] = {}
+    for run in _first_seeds(plan.runs):
+        published = paper.published_hyperparameters(run.task, run.method)
+        settings = run.config.training
+        if published is None:
+            if settings.learning_rate is not None:
+                unpublished.setdefault(run.task)
+            continue
+        where = f"{method_name(run.method)} on {run.task}"
+        for name in _RATES:
+            value = getattr(settings, name)
+            if value is not None and name in published and value != published[name]:
+                words = f"{name.replace('_', ' ')} {_short(name, value)}"
+                told.setdefault(words, []).append(f"{where} ({_short(name, published[name])})")
+    sentences = [
+        f"{words[0].upper()}{words[1:]} where the paper has its own: {joined(cases)}."
+        for words, cases in told.items()
+    ]
+    if unpublished:
+        sentences.append(
+            f"The paper has no learning rate and batch size for {joined(list(unpublished))}: these "
+            "are this library's defaults, or what was given."
+        )
+    return sentences
+
+
+def _first_seeds(runs: Iterable[PlannedRun]) -> Iterable[PlannedRun]:
+    """One run of each task and method at published rates."""
+    seen: dict[tuple[str, str], PlannedRun] = {}
+    for run in runs:
+        if run.variant == PUBLISHED:
+            seen.setdefault((run.task, run.method), run)
+    return seen.values()
+
+
+def _short(name: str, value: float) -> str:
+    return rate(value) if name == "learning_rate" else f"{value:g}"
+
+
+def _rows(plan: Plan, inputs: Inputs) -> list[str]:
+    """Rows of each split beside the published counts where these differ, and the data's notes."""
+    sentences: dict[str, None] = {}
+    for config in run_configs(plan):
+        data, task = inputs.data(config), config.data.task
+        assert task is not None, "experiments are of tasks"
+        counts = {split: len(examples) for split, examples in data.splits().items()}
+        size = paper.published_size(task)
+        if size is None:
+            sentences.setdefault(f"The paper has no results on {task}.")
+        else:
+            differing = _differing(counts, size)
+            if differing:
+                sentences.setdefault(f"{task}: {differing}.")
+        for split in counts:
+            ood = split.removeprefix("ood/")
+            size = paper.published_size(ood) if ood != split else None
+            if size is not None and size.test is not None and size.test != counts[split]:
+                sentences.setdefault(
+                    f"{ood}: {whole(counts[split])} rows, the paper counts {whole(size.test)} rows."
+                )
+        for note in data.notes:
+            sentences.setdefault(f"{task}: {note}.")
+    return list(sentences)
+
+
+def _differing(counts: Mapping[str, int], size: paper.DatasetSize) -> str:
+    published = {"train": size.train, "validation": size.validation, "test": size.test}
+    parts = [
+        f"{whole(counts[split])} {split} rows, the paper counts {whole(known)} {size.unit}"
+        for split, known in published.items()
+        if split in counts and known is not None and counts[split] != known
+    ]
+    return "; ".join(parts)
+
+
+def _kernel_samples(plan: Plan, samples: int) -> list[str]:
+    if not plan.kernels or samples == paper.KERNEL_SAMPLES:
+        return []
+    return [
+        f"Kernels of {samples} texts at most of each split, in the paper {paper.KERNEL_SAMPLES}."
+    ]

@@ -1,0 +1,158 @@
+"""Figures 1 and 4: norms of head, bias and logits, loss and accuracy along training and probing."""
+
+from collections.abc import Mapping, Sequence
+
+from lpft.experiments.planning import planned_runs
+from lpft.experiments.probing_paths import ProbedPath, keep_probing_paths, read_probing_paths
+from lpft.experiments.recipe import PUBLISHED, Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.seed_curves import BANDS, SeedCurve, mean_line
+from lpft.report.collect import RunSummary
+from lpft.report.curves import QUANTITIES, curve
+from lpft.report.exhibits.record import FigureExhibit, Panel, Series
+from lpft.report.numbers import Spread, counted, joined, significant
+from lpft.report.settings import method_name
+from lpft.training.methods import get_method
+
+_SHOWN = (
+    "head_norm",
+    "bias_norm",
+    "logit_norm",
+    "loss",
+    "validation_loss",
+    "validation_accuracy",
+)
+_NAMES = {quantity: name for quantity, _, name in QUANTITIES}
+
+Runs = Mapping[str, Sequence[RunSummary]]
+"""The finished runs of each method, one for each seed."""
+
+
+def _plan(scope: Scope) -> Plan:
+    return Plan(runs=planned_runs(scope))
+
+
+def _show(found: Found) -> Shown:
+    paths = read_probing_paths(found)
+    figures, findings = [], []
+    for task in found.scope.tasks:
+        runs = {
+            method: list(seeds.values())
+            for method in found.scope.methods
+            if get_method(method).fine_tunes and (seeds := found.seeds(PUBLISHED, task, method))
+        }
+        if runs:
+            figures.append(_training(task, runs))
+            findings += _head_norms(task, runs)
+        if task in paths:
+            figures.append(_probing(task, paths[task]))
+            findings.append(_norm_on_the_way(task, paths[task]))
+    return Shown(exhibits=tuple(figures), findings=tuple(findings))
+
+
+def _training(task: str, runs: Runs) -> FigureExhibit:
+    panels = [
+        Panel(
+            title=_NAMES[quantity],
+            x="epoch",
+            y="",
+            series=tuple(
+                mean_line(
+                    method, [SeedCurve(dict(curve(run, quantity)), (run.name,)) for run in seeds]
+                )
+                for method, seeds in runs.items()
+            ),
+        )
+        for quantity in _SHOWN
+    ]
+    return FigureExhibit(
+        name=f"fine-tuning-{task}",
+        title=f"Along fine-tuning: {task}",
+        kind="lines",
+        panels=tuple(panels),
+        caption=(
+            "Epoch 0 is the start of fine-tuning: a random head, or the one that linear probing "
+            "left. Loss of training is the mean over the batches since the point before; the rest "
+            "is of validation after each epoch, the logit norm as the mean L2 norm of a text's "
+            f"logits. {BANDS}"
+        ),
+    )
+
+
+def _probing(task: str, path: ProbedPath) -> FigureExhibit:
+    iterations = tuple(row["iteration"] for row in path.rows)
+    panels = [
+        Panel(
+            title=_NAMES[quantity],
+            x="iteration of lbfgs",
+            y="",
+            series=(
+                Series(
+                    label=method_name("lp"),
+                    method="lp",
+                    x=iterations,
+                    y=tuple(row[quantity] for row in path.rows),
+                    runs=(path.run,),
+                ),
+            ),
+        )
+        for quantity in _SHOWN
+    ]
+    return FigureExhibit(
+        name=f"probing-{task}",
+        title=f"Along linear probing: {task}",
+        kind="lines",
+        panels=tuple(panels),
+        caption=(
+            "The head of scikit-learn's logistic regression by lbfgs after k iterations from zero, "
+            f"at the inverse strength C = {significant(path.inverse_strength)} that "
+            "cross-validation chose; loss is the mean cross-entropy without the penalty. The last "
+            f"point meets a tolerance of 1e-8, the paper's 1e-4 is met after "
+            f"{counted(path.stop, 'iteration')}. No seed enters."
+        ),
+    )
+
+
+def _head_norms(task: str, runs: Runs) -> list[str]:
+    told = []
+    for method, seeds in runs.items():
+        norms = [[value for _, value in curve(run, "head_norm")] for run in seeds]
+        starts = Spread.of(values[0] for values in norms if values)
+        ends = Spread.of(values[-1] for values in norms if values)
+        if starts is not None and ends is not None:
+            told.append(
+                f"from {significant(starts.mean)} to {significant(ends.mean)} for "
+                f"{method_name(method)}"
+            )
+    return [f"Head norm along fine-tuning on {task}: {joined(told)}."] if told else []
+
+
+def _norm_on_the_way(task: str, path: ProbedPath) -> str:
+    last = path.rows[-1]
+    goes = (
+        f"Linear probing on {task}: the head's norm goes from 0 to "
+        f"{significant(last['head_norm'])} in {counted(int(last['iteration']), 'iteration')} of "
+        "lbfgs"
+    )
+    if path.stop == last["iteration"]:
+        return f"{goes}, where the paper's tolerance ends it too."
+    stop = next(row for row in path.rows if row["iteration"] == path.stop)
+    return (
+        f"{goes}; the paper's tolerance ends it after {path.stop}, at "
+        f"{significant(stop['head_norm'])}."
+    )
+
+
+def _recipe(name: str, task: str) -> Recipe:
+    return Recipe(
+        name=name,
+        title="Norms, loss and accuracy along training",
+        source=name.replace("figure", "Figure "),
+        tasks=(task,),
+        methods=("lp", "ft", "lp-ft", "lora", "lp-lora"),
+        plan=_plan,
+        show=_show,
+        step=keep_probing_paths,
+    )
+
+
+RECIPES = (_recipe("figure1", "rte"), _recipe("figure4", "cb"))

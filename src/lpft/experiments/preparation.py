@@ -1,0 +1,196 @@
+"""What is checked before an experiment's first run: folder, data, model, and what is there."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lpft.data import TextData, fingerprint
+from lpft.errors import InputError
+from lpft.experiments.kept import STEPS
+from lpft.experiments.planning import KERNELS, RUNS
+from lpft.experiments.recipe import Plan, Recipe
+from lpft.model.fingerprint import encoder_fingerprint
+from lpft.report.exhibits.record import RECORD
+from lpft.runs.config import RunConfig, plain
+from lpft.runs.kernel_settings import KernelConfig
+from lpft.runs.kernels import RECORD as KERNEL_RECORD
+from lpft.runs.kernels import finished_kernels
+from lpft.runs.resume import began, check_same_inputs, finished_run
+from lpft.runs.store import RECORD as RUN_RECORD
+from lpft.runs.store import WORK, clear, read_record
+from lpft.runs.sweep_record import SWEEP_RECORD
+from lpft.runs.train import load_data
+from lpft.training.inputs import fresh_classifier
+
+logger = logging.getLogger(__name__)
+
+_OWN = (RECORD, RUNS, KERNELS, STEPS)
+_NO_PART_OF_A_KERNEL = frozenset({"data_dir", "device", "memory", "linear_method"})
+
+
+class Inputs:
+    """The data sets and encoders that experiments read, each of them once."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, TextData] = {}
+        self._encoders: dict[tuple[str, str | None], str] = {}
+
+    def data(self, config: RunConfig) -> TextData:
+        """The data that a run is trained on.
+
+        Raises:
+            InputError: it is missing, damaged or not what the settings say.
+        """
+        settings = {name: plain(value) for name, value in vars(config.data).items()}
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._data:
+            logger.info("reading %s", config.data.task)
+            self._data[key] = load_data(config.data)
+        return self._data[key]
+
+    def encoder(self, config: RunConfig) -> str:
+        """The fingerprint of the encoder that a run begins with.
+
+        Raises:
+            InputError: the model cannot be loaded, or does not fit the settings.
+        """
+        training = config.training
+        key = (training.model, training.revision)
+        if key not in self._encoders:
+            classifier = fresh_classifier(self.data(config), training)
+            self._encoders[key] = encoder_fingerprint(classifier.model)
+        return self._encoders[key]
+
+    def read(self, plan: Plan) -> None:
+        """Read everything that a plan needs, so that what is missing fails before any work.
+
+        Raises:
+            InputError: as :meth:`data` and :meth:`encoder`.
+        """
+        for config in run_configs(plan):
+            self.data(config)
+        for config in run_configs(plan):
+            self.encoder(config)
+
+
+def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds an experiment which nobody asked to go on with, or other files.
+
+    Raises:
+        InputError: it does, or it is a file.
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite contradict each other: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+    name = _experiment_name(folder)
+    if name is None:
+        foreign = sorted(path.name for path in folder.glob("[!.]*"))
+        if foreign:
+            raise InputError(
+                f"'{folder}' holds files that are not an experiment's ({foreign[0]}): name an "
+                "empty or new folder with --output-dir"
+            )
+    elif not (resume or overwrite):
+        raise InputError(
+            f"'{folder}' holds the experiment {name}: give --resume to go on with it, --overwrite "
+            "to replace it, or another --output-dir"
+        )
+    elif name != recipe.name:
+        raise InputError(
+            f"'{folder}' holds the experiment {name}, not {recipe.name}: name another folder with "
+            "--output-dir"
+        )
+
+
+def _experiment_name(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["name"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{folder / RECORD}' cannot be read ({error}): restore it, or name another folder "
+            "with --output-dir"
+        ) from error
+
+
+def check_resumable(plan: Plan, inputs: Inputs) -> None:
+    """What is there of a plan's runs and kernels must be what the plan asks for.
+
+    Raises:
+        InputError: a run or a kernel has other settings, data or weights.
+    """
+    for config in unique_runs(plan):
+        record = read_record(config.output_dir)
+        if record is not None:
+            reusable_run(config, record, inputs)
+    for planned in plan.kernels:
+        matching_kernels(planned.config)
+
+
+def reusable_run(config: RunConfig, record: dict[str, Any], inputs: Inputs) -> bool:
+    """Whether the run that ``record`` describes is finished.
+
+    Raises:
+        InputError: it has other settings, data or weights than ``config`` asks for.
+    """
+    if not began(record):
+        return False
+    finished = finished_run(config, record) is not None
+    found = {"data": fingerprint(inputs.data(config)), "encoder": inputs.encoder(config)}
+    check_same_inputs(config.output_dir, record, found)
+    return finished
+
+
+def matching_kernels(config: KernelConfig) -> bool:
+    """Whether the kernels of ``config`` are finished in its folder.
+
+    Raises:
+        InputError: others are.
+    """
+    known = finished_kernels(config.output_dir)
+    if known is None:
+        return False
+    recorded = known.record.get("config", {})
+    for name, asked in config.flat().items():
+        if name not in _NO_PART_OF_A_KERNEL and recorded.get(name) != asked:
+            raise InputError(
+                f"'{config.output_dir}' cannot be resumed: its kernels are of "
+                f"{name.replace('_', '-')} {recorded.get(name)}, now it is {asked}; give the same "
+                "settings, or another --output-dir"
+            )
+    return True
+
+
+def clear_experiment(folder: Path) -> None:
+    """Remove the runs, the kernels, the steps and the record of an experiment, and nothing else.
+
+    Raises:
+        InputError: a run's record is damaged.
+    """
+    for path in sorted((folder / RUNS).rglob(RUN_RECORD)):
+        clear(path.parent, read_record(path.parent))
+    for path in sorted((folder / KERNELS).glob("*/")):
+        shutil.rmtree(path / WORK, ignore_errors=True)
+        if (path / KERNEL_RECORD).exists():
+            for file in (*path.glob("*.safetensors"), path / KERNEL_RECORD):
+                file.unlink()
+    for path in (folder / STEPS).glob("*.json"):
+        path.unlink()
+    (folder / RUNS / SWEEP_RECORD).unlink(missing_ok=True)
+
+
+def unique_runs(plan: Plan) -> list[RunConfig]:
+    """One configuration for each folder: runs that play two parts are trained once."""
+    return list({planned.config.output_dir: planned.config for planned in plan.runs}.values())
+
+
+def run_configs(plan: Plan) -> Iterable[RunConfig]:
+    """Every configuration that a plan takes data and a model from."""
+    yield from unique_runs(plan)
+    for planned in plan.kernels:
+        yield planned.config.run

@@ -1,0 +1,93 @@
+"""The way of a task's linear probe, computed once from its frozen features."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpft.errors import InputError
+from lpft.experiments.kept import STEPS, Result, keep_result, read_result
+from lpft.experiments.recipe import Found
+from lpft.experiments.reopening import reopen
+from lpft.report.collect import RunSummary
+from lpft.report.numbers import number
+from lpft.training.probing_path import path_rows, probing_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ProbedPath:
+    """Rows of :func:`~lpft.training.probing_path.path_rows` and where they are from.
+
+    ``run`` is the run whose cross-validation chose ``inverse_strength``; ``stop`` is the iteration
+    at which the paper's tolerance ends the fit.
+    """
+
+    run: str
+    inverse_strength: float
+    stop: int
+    rows: list[dict[str, float]]
+
+
+def keep_probing_paths(found: Found) -> None:
+    """Compute the path of each task that has a probed run, unless it is kept already.
+
+    Neither rows nor folds depend on the seed, so that one run of a task stands for all.
+
+    Raises:
+        InputError: a run's data or model cannot be read, or changed since.
+    """
+    for task, run in _probed_runs(found).items():
+        keep_result(_file(found, task), run, _follow)
+
+
+def read_probing_paths(found: Found) -> dict[str, ProbedPath]:
+    """The kept paths by task; a task without one is absent."""
+    kept = {
+        task: (run.name, read_result(_file(found, task), run))
+        for task, run in _probed_runs(found).items()
+    }
+    return {
+        task: ProbedPath(name, **result)
+        for task, (name, result) in kept.items()
+        if result is not None
+    }
+
+
+def _probed_runs(found: Found) -> dict[str, RunSummary]:
+    """One run of each task whose head came from linear probing."""
+    runs: dict[str, RunSummary] = {}
+    for (_, task, _, _), run in found.runs.items():
+        if run.probe:
+            runs.setdefault(task, run)
+    return {task: runs[task] for task in found.scope.tasks if task in runs}
+
+
+def _follow(run: RunSummary) -> Result:
+    strength = number(run.probe.get("inverse_strength"))
+    if strength is None:
+        raise InputError(
+            f"run.json of '{run.folder}' lacks the strength of its linear probe: train it again"
+        )
+    logger.info("following the linear probe of %s", run.name)
+    reopened = reopen(run)
+    train, validation = (reopened.inputs(split) for split in ("train", "validation"))
+    settings = reopened.config.training
+    path = probing_path(
+        train.pretrained,
+        train.labels,
+        len(reopened.data.classes),
+        inverse_strength=strength,
+        fit_bias=settings.head_bias,
+        class_weight=settings.class_weight,
+    )
+    rows = path_rows(
+        path,
+        (train.pretrained, train.labels),
+        (validation.pretrained, validation.labels),
+    )
+    return {"inverse_strength": strength, "stop": path.stop, "rows": rows}
+
+
+def _file(found: Found, task: str) -> Path:
+    return found.scope.folder / STEPS / f"probing-{task}.json"

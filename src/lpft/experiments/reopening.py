@@ -1,0 +1,55 @@
+"""What a finished run was made from, read again by steps that look inside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpft.data import TextData, fingerprint
+from lpft.errors import InputError
+from lpft.model import Classifier
+from lpft.model.fingerprint import encoder_fingerprint
+from lpft.report.collect import RunSummary
+from lpft.runs.config import RunConfig, make_config
+from lpft.runs.train import load_data
+from lpft.training.cache import default_cache_dir
+from lpft.training.inputs import SplitInputs, fresh_classifier, prepare_split
+
+
+@dataclass(frozen=True)
+class ReopenedRun:
+    """A run's settings, its data, and its classifier as it was before any training."""
+
+    config: RunConfig
+    data: TextData
+    classifier: Classifier
+    encoder: str
+
+    def inputs(self, split: str) -> SplitInputs:
+        """Tokens, labels and phi_0 of a split, from the cache of frozen features."""
+        return prepare_split(
+            self.classifier,
+            self.data.splits()[split],
+            self.config.training,
+            encoder=self.encoder,
+            cache_dir=default_cache_dir(),
+            name=split,
+        )
+
+
+def reopen(run: RunSummary) -> ReopenedRun:
+    """Read the data and the model of a run again.
+
+    Raises:
+        InputError: they cannot be read, or are no longer those of the run.
+    """
+    config = make_config(run.config, Path(run.folder))
+    data = load_data(config.data)
+    classifier = fresh_classifier(data, config.training)
+    encoder = encoder_fingerprint(classifier.model)
+    found = {"encoder": encoder, **{f"data/{k}": v for k, v in fingerprint(data).items()}}
+    changed = [name for name, value in run.fingerprints.items() if found.get(name) != value]
+    if changed:
+        raise InputError(
+            f"the {changed[0].replace('data/', 'data of ')} changed since '{run.folder}' was "
+            "trained: restore it, or start the experiment again in another folder"
+        )
+    return ReopenedRun(config, data, classifier, encoder)

@@ -1,0 +1,15 @@
+"""What a run keeps in its folder beside its numbers; neither setting changes a result."""
+
+from dataclasses import dataclass
+
+from lpft.training.settings import setting
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Which large files a run keeps."""
+
+    save_model: bool = setting(True, "keep the trained weights in the run's folder")
+    save_features: bool = setting(
+        False, "keep the features of every text before and after training"
+    )

@@ -1,0 +1,103 @@
+"""Going on with a run: what must be as it was, and when a finished one is what is asked for."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lpft.errors import InputError
+from lpft.runs.config import RunConfig, deciding_settings
+from lpft.runs.output_settings import OutputSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, and what its ``metrics.json`` holds."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def began(record: dict[str, Any]) -> bool:
+    """Whether a run read its data and model; one that failed before has nothing to go on from."""
+    return record["status"] != "failed" or "fingerprints" in record
+
+
+def finished_run(config: RunConfig, record: dict[str, Any]) -> RunResult | None:
+    """The run that ``record`` describes if it is finished; None where it has to go on.
+
+    Raises:
+        InputError: the run is another one, lacks files that ``config`` asks for, or is damaged.
+    """
+    folder = config.output_dir
+    if not began(record):
+        return None
+    check_same_settings(folder, record, config)
+    if record["status"] != "finished":
+        return None
+    kept = record["config"].get("save_model", OutputSettings.save_model)
+    if config.output.save_model and not kept:
+        raise InputError(
+            f"'{folder}' is finished, but its weights were not kept: give --no-save-model to leave "
+            "it as it is, or --overwrite to train it again"
+        )
+    if config.output.save_features and not record["config"].get("save_features", False):
+        raise InputError(
+            f"'{folder}' is finished, but its features were not kept: leave out --save-features, "
+            "or give --overwrite to train it again"
+        )
+    if kept and not config.output.save_model:
+        logger.info("%s has its weights already: --no-save-model does not remove them", folder)
+    return RunResult(folder, read_metrics(folder))
+
+
+def check_same_settings(folder: Path, record: dict[str, Any], config: RunConfig) -> None:
+    """Refuse to go on with other settings than a run began with, those apart that decide nothing.
+
+    Raises:
+        InputError: a setting differs.
+    """
+    recorded, asked = record["config"], config.flat()
+    for name in deciding_settings():
+        open_choice = name == "pooling" and asked[name] is None
+        if recorded.get(name) != asked[name] and not open_choice:
+            raise InputError(
+                f"'{folder}' cannot be resumed: it was started with {name.replace('_', '-')} "
+                f"{recorded.get(name)}, now it is {asked[name]}; give the same settings, or "
+                "another --output-dir"
+            )
+
+
+def check_same_inputs(folder: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
+    """Refuse to go on with other data or weights than a run began with.
+
+    Raises:
+        InputError: a fingerprint differs from those in ``found``.
+    """
+    recorded = record.get("fingerprints")
+    if recorded != found:
+        what = (
+            "data" if recorded is None or recorded["data"] != found["data"] else "model's weights"
+        )
+        raise InputError(
+            f"'{folder}' cannot be resumed: the {what} changed since it was started; restore the "
+            "old state, or start again with --overwrite"
+        )
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """``metrics.json`` of a finished run.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = folder / "metrics.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{path}' cannot be read ({error}): the run is damaged; train it again"
+        ) from error

@@ -1,0 +1,248 @@
+"""Effects over seeds and samples: closed forms, exact symmetries, coverage by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, norm, t
+
+from lpft.analysis import expected_calibration_error
+from lpft.analysis.comparison import Effect, effect_over_seeds, paired_difference
+from lpft.analysis.power import smallest_detectable_difference
+from lpft.analysis.resampling import Resampled, resample, without_samples
+from lpft.errors import InputError
+
+MANY = 40_000
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def crossed(
+    rng: np.random.Generator, shape: tuple[int, int], *, seed: float, sample: float, both: float
+) -> np.ndarray:
+    """Values S x N of mean 0 with a normal effect of the seed, of the sample, and of the two."""
+    seeds, samples = shape
+    return (
+        seed * rng.normal(size=(seeds, 1))
+        + sample * rng.normal(size=(1, samples))
+        + both * rng.normal(size=shape)
+    )
+
+
+def difference(values: np.ndarray, rng: np.random.Generator) -> Effect:
+    return paired_difference(np.zeros_like(values), values, generator=rng)
+
+
+def over_seeds_alone(values: list[float], resamples: int = MANY) -> Effect:
+    fixed = [without_samples(value, resamples) for value in values]
+    return effect_over_seeds(fixed, generator=generator())
+
+
+# --- closed forms
+
+
+def test_mean_and_sample_sd_over_seeds_by_hand() -> None:
+    # Means over samples: 2, 4, 9. Their mean is 5, their variance (9 + 1 + 16) / 2 = 13.
+    values = np.array([[1.0, 3.0], [4.0, 4.0], [10.0, 8.0]])
+    effect = difference(values, generator())
+    assert (effect.mean, effect.seeds) == (5, 3)
+    assert effect.sd == pytest.approx(math.sqrt(13))
+    assert effect.detectable == smallest_detectable_difference(effect.sd, 3)
+
+
+def test_many_seeds_whose_samples_are_all_equal_give_student_s_interval() -> None:
+    means = np.random.default_rng(1).normal(3.0, 2.0, size=60)
+    effect = over_seeds_alone(means.tolist())
+    half = t.ppf(0.975, 59) * means.std(ddof=1) / math.sqrt(60)
+    assert effect.low == pytest.approx(means.mean() - half, abs=0.03 * half)
+    assert effect.high == pytest.approx(means.mean() + half, abs=0.03 * half)
+    equal = difference(np.tile(means[:, None], (1, 7)), generator())
+    assert equal.low == pytest.approx(means.mean() - half, abs=0.08 * half)
+    assert equal.high == pytest.approx(means.mean() + half, abs=0.08 * half)
+
+
+@pytest.mark.parametrize("seeds", [5, 8, 20])
+def test_few_seeds_have_the_variance_of_few_seeds(seeds: int) -> None:
+    # Draws of S values vary by (S - 1) / S less than S values do; t is wider than the normal.
+    means = norm.ppf((np.arange(seeds) + 0.5) / seeds)
+    effect = over_seeds_alone(means.tolist())
+    half = t.ppf(0.975, seeds - 1) * means.std(ddof=1) / math.sqrt(seeds)
+    assert (effect.high - effect.low) / 2 == pytest.approx(half, rel=0.06)
+
+
+def test_one_seed_gives_the_percentile_interval_of_its_samples() -> None:
+    values = np.random.default_rng(2).exponential(size=(1, 50))
+    by_seed = resample(
+        {0: lambda rows: float(values[0, rows].mean())},
+        50,
+        generator=generator(),
+        resamples=MANY,
+    )
+    effect = effect_over_seeds(list(by_seed.values()), generator=generator())
+    scipy = bootstrap(
+        (values[0],), np.mean, n_resamples=MANY, method="percentile", rng=generator(7)
+    ).confidence_interval
+    assert effect.low == pytest.approx(scipy.low, abs=0.02)
+    assert effect.high == pytest.approx(scipy.high, abs=0.02)
+    assert effect.sd is None
+    assert effect.detectable is None
+
+
+def test_seeds_that_do_not_differ_leave_the_normal_interval_of_the_samples() -> None:
+    row = np.random.default_rng(3).normal(1.0, 3.0, size=400)
+    effect = difference(np.tile(row, (5, 1)), generator())
+    half = norm.ppf(0.975) * row.std() / math.sqrt(400)
+    assert effect.sd == pytest.approx(0, abs=1e-12)
+    assert effect.low == pytest.approx(row.mean() - half, abs=0.1 * half)
+    assert effect.high == pytest.approx(row.mean() + half, abs=0.1 * half)
+
+
+def test_two_sources_of_variance_add() -> None:
+    # Exactly x_sn = a_s + b_n: the variance of the mean is that of either mean, added.
+    rng = np.random.default_rng(4)
+    of_seeds, of_samples = rng.normal(size=(40, 1)), 5 * rng.normal(size=(1, 60))
+    effect = difference(of_seeds + of_samples, generator())
+    variance = of_seeds.var(ddof=1) / 40 + of_samples.var() / 60
+    degrees = 39 * (variance / (of_seeds.var(ddof=1) / 40)) ** 2
+    half = t.ppf(0.975, degrees) * math.sqrt(variance)
+    assert (effect.high - effect.low) / 2 == pytest.approx(half, rel=0.06)
+
+
+# --- symmetries
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seeds=st.integers(1, 6),
+    samples=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+    binary=st.booleans(),
+)
+def test_exchanging_the_methods_flips_every_sign_exactly(
+    seeds: int, samples: int, seed: int, binary: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.normal(size=(2, seeds, samples))
+    if binary:
+        first, second = (first > 0).astype(float), (second > 0).astype(float)
+    there = paired_difference(first, second, generator=generator(seed))
+    back = paired_difference(second, first, generator=generator(seed))
+    assert (back.mean, back.low, back.high) == (-there.mean, -there.high, -there.low)
+    assert (back.sd, back.detectable, back.seeds) == (there.sd, there.detectable, there.seeds)
+    assert there.low <= there.high
+
+
+def test_equal_methods_differ_by_exactly_nothing() -> None:
+    values = np.random.default_rng(5).normal(size=(5, 30))
+    effect = paired_difference(values, values.copy(), generator=generator())
+    assert effect == Effect(mean=0, sd=0, seeds=5, low=0, high=0, detectable=0)
+
+
+def test_pairing_takes_out_what_both_methods_share() -> None:
+    # Hard samples and lucky seeds move both methods; the difference is 1 everywhere.
+    values = crossed(np.random.default_rng(6), (5, 40), seed=3, sample=5, both=2)
+    effect = paired_difference(values, values + 1, generator=generator())
+    assert (effect.low, effect.high) == pytest.approx((1, 1), abs=1e-12)
+
+
+def test_a_shift_and_a_factor_move_the_interval_with_them() -> None:
+    values = crossed(np.random.default_rng(7), (4, 25), seed=1, sample=1, both=1)
+    plain = difference(values, generator())
+    moved = difference(10 + 3 * values, generator())
+    assert (moved.low, moved.high) == pytest.approx((10 + 3 * plain.low, 10 + 3 * plain.high))
+
+
+def test_a_generator_s_state_decides_the_draws() -> None:
+    values = crossed(np.random.default_rng(8), (4, 25), seed=1, sample=1, both=1)
+    assert difference(values, generator(1)) == difference(values, generator(1))
+    assert difference(values, generator(1)).low != difference(values, generator(2)).low
+
+
+def test_the_bias_of_a_statistic_on_draws_does_not_move_its_interval() -> None:
+    # Perfectly calibrated rows: drawn again, their ECE can only grow.
+    rng = np.random.default_rng(9)
+    top = rng.uniform(0.5, 1.0, size=200)
+    probabilities = np.stack([top, 1 - top], axis=1)
+    labels = (rng.uniform(size=200) > top).astype(int)
+
+    def error(rows: np.ndarray) -> float:
+        return expected_calibration_error(probabilities[rows], labels[rows])
+
+    found = resample({0: error}, 200, generator=generator())[0]
+    assert found.draws.mean() > found.value + found.draws.std() / 2
+    effect = effect_over_seeds([found], generator=generator())
+    middle = (effect.low + effect.high) / 2
+    assert middle == pytest.approx(found.value, abs=found.draws.std() / 2)
+
+
+# --- coverage
+
+
+@pytest.mark.parametrize(
+    ("shape", "effects"),
+    [
+        ((5, 1), {"seed": 1.0, "sample": 0.0, "both": 0.0}),
+        ((3, 1), {"seed": 1.0, "sample": 0.0, "both": 0.0}),
+        ((5, 40), {"seed": 0.0, "sample": 1.0, "both": 0.0}),
+        ((5, 40), {"seed": 0.15, "sample": 1.0, "both": 0.5}),
+        ((3, 40), {"seed": 0.5, "sample": 0.5, "both": 0.5}),
+    ],
+)
+def test_ninety_five_per_cent_of_the_intervals_cover_the_truth(
+    shape: tuple[int, int], effects: dict[str, float]
+) -> None:
+    rng = np.random.default_rng(10)
+    trials, resamples = 600, 400
+    covered = 0
+    for _ in range(trials):
+        values = crossed(rng, shape, **effects)
+        counts = rng.multinomial(shape[1], [1 / shape[1]] * shape[1], size=resamples)
+        draws = values @ counts.T / shape[1]
+        by_seed = [Resampled(float(v.mean()), d) for v, d in zip(values, draws, strict=True)]
+        effect = effect_over_seeds(by_seed, generator=rng)
+        covered += effect.low <= 0 <= effect.high
+    # Three standard errors of the simulation are 2.7 points. What varies with seed and sample
+    # together is counted twice: where it rules, intervals are too wide, never too narrow.
+    assert covered / trials >= 0.95 - 0.027
+    assert covered / trials <= 0.95 + 0.027 or effects["both"] > 0
+
+
+def test_a_t_test_s_power_is_the_interval_s() -> None:
+    # At the detectable difference four of five intervals over seeds exclude 0, as the t-test's do.
+    rng = np.random.default_rng(11)
+    delta = smallest_detectable_difference(1.0, 5)
+    assert delta is not None
+    trials = 500
+    found = 0
+    for _ in range(trials):
+        by_seed = [without_samples(value, 400) for value in rng.normal(delta, 1.0, size=5)]
+        found += effect_over_seeds(by_seed, generator=rng).low > 0
+    assert found / trials == pytest.approx(0.8, abs=0.07)
+
+
+# --- what is refused
+
+
+def test_no_seed_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one seed"):
+        effect_over_seeds([], generator=generator())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 3)), r"\(2, 3\) and \(3, 3\)"),
+        (np.zeros(3), np.zeros(3), "matrix"),
+        (np.zeros((2, 0)), np.zeros((2, 0)), "at least one row and one column"),
+        (np.full((2, 2), np.nan), np.zeros((2, 2)), "finite"),
+    ],
+)
+def test_values_that_cannot_be_paired_are_refused(
+    first: np.ndarray, second: np.ndarray, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        paired_difference(first, second, generator=generator())

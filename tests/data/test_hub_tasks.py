@@ -1,0 +1,188 @@
+"""Every task that the Hub has, from a local folder with the Hub's columns, classes and splits."""
+
+import json
+from dataclasses import replace
+
+import datasets
+import pytest
+
+from lpft.data.sources import load_task
+from lpft.data.tasks import TASKS
+
+from .official_files import lines
+
+N = 20
+NO_YES = ["False", "True"]
+RTE = ["entailment", "not_entailment"]
+
+
+def pairs(first, second):
+    return lambda i: {first: f"{first} {i}", second: f"{second} {i}"}
+
+
+def _wic(i):
+    return {"word": "bank", "sentence1": f"A {i}.", "sentence2": f"B {i}.", "start1": 0, "end1": 1}
+
+
+def _wsc(i):
+    text = f"Mark told Pete {i} lies, and he laughed."
+    target = {"span1_index": 0, "span2_index": 6, "span1_text": "Mark", "span2_text": "he"}
+    return {"text": text, **target}
+
+
+def _copa(i):
+    choices = {"choice1": f"It fell {i}.", "choice2": f"It was full {i}."}
+    return {"premise": f"The cup {i} broke.", **choices, "question": ["cause", "effect"][i % 2]}
+
+
+def _multirc(i):
+    """A question for every two answers, a paragraph for every two questions."""
+    idx = {"paragraph": i // 4, "question": i // 2, "answer": i}
+    return {"paragraph": "P.", "question": f"Q {i // 2}?", "answer": f"A {i}", "idx": idx}
+
+
+def _record(i):
+    idx = {"passage": i // 2, "query": i}
+    entities = ["Ann Lee", "the Bo", "Rome"]
+    texts = {"passage": "News.\n@highlight\nMore", "query": f"@placeholder won {i}"}
+    return {**texts, "entities": entities, "answers": ["Ann Lee"], "idx": idx}
+
+
+# columns of row i, class names, and the first training input
+HUB = {
+    "cola": (
+        lambda i: {"sentence": f"S {i}."}, ["unacceptable", "acceptable"], "S 0.",
+    ),
+    "mnli": (
+        pairs("premise", "hypothesis"), ["entailment", "neutral", "contradiction"],
+        ("premise 0", "hypothesis 0"),
+    ),
+    "mrpc": (
+        pairs("sentence1", "sentence2"), ["not_equivalent", "equivalent"],
+        ("sentence1 0", "sentence2 0"),
+    ),
+    "qnli": (pairs("question", "sentence"), RTE, ("question 0", "sentence 0")),
+    "qqp": (
+        pairs("question1", "question2"), ["not_duplicate", "duplicate"],
+        ("question1 0", "question2 0"),
+    ),
+    "sst2": (lambda i: {"sentence": f"s {i} "}, ["negative", "positive"], "s 0 "),
+    "wnli": (
+        pairs("sentence1", "sentence2"), ["not_entailment", "entailment"],
+        ("sentence1 0", "sentence2 0"),
+    ),
+    "boolq": (pairs("question", "passage"), NO_YES, ("question 0", "passage 0")),
+    "cb": (
+        pairs("premise", "hypothesis"), ["entailment", "contradiction", "neutral"],
+        ("premise 0", "hypothesis 0"),
+    ),
+    "copa": (_copa, ["choice1", "choice2"], ("The cup 0 broke. because", "It fell 0.")),
+    "multirc": (_multirc, NO_YES, ("P.", "Q 0? A 0")),
+    "record": (_record, None, ("News.\n- More", "Ann Lee won 0")),
+    "rte": (pairs("premise", "hypothesis"), RTE, ("premise 0", "hypothesis 0")),
+    "wic": (
+        _wic, NO_YES, "A 0. B 0. Does bank have the same meaning in both sentences?",
+    ),
+    "wsc": (_wsc, NO_YES, ("he: Mark told Pete 0 lies, and he laughed.", "Mark")),
+}  # fmt: skip
+
+ROWS_PER_ITEM = {"copa": 2, "record": 3}
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """A task pointed at a folder, and that folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def point(task):
+        folder = tmp_path / TASKS[task].hub.id.replace("/", "-")
+        folder.mkdir()
+        return replace(TASKS[task], hub=replace(TASKS[task].hub, id=str(folder))), folder
+
+    return point
+
+
+def write_parquet(task, folder, columns, names):
+    hub = task.hub
+    files = []
+    for split in hub.splits.values():
+        count = N if split == "train" else 4
+        rows = [{"idx": i, **columns(i)} for i in range(count)]
+        table = datasets.Dataset.from_list(rows)
+        if names is not None:
+            table = table.add_column("label", [i % len(names) for i in range(count)])
+            table = table.cast_column("label", datasets.ClassLabel(names=names))
+        table.to_parquet(folder / hub.config / f"{split}-00000-of-00001.parquet")
+        files.append(f"  - split: {split}\n    path: {hub.config}/{split}-*\n")
+    card = f"---\nconfigs:\n- config_name: {hub.config}\n  data_files:\n{''.join(files)}---\n"
+    (folder / "README.md").write_text(card)
+
+
+def test_every_task_of_the_hub_is_here():
+    on_hub = {name for name, task in TASKS.items() if task.hub is not None}
+    assert len(on_hub) == 17
+    assert set(HUB) == on_hub - {"pubmed", "pubmed_200k_numbers"}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_task_in_the_layout_of_the_hub(local, name):
+    columns, names, first = HUB[name]
+    task, folder = local(name)
+    write_parquet(task, folder, columns, names)
+    data = load_task(task)
+    each = ROWS_PER_ITEM.get(name, 1)
+    rows = {"train": 18 * each, "validation": 2 * each, "test": 4 * each}
+    if name == "mnli":
+        rows["ood/mismatched"] = 4
+    assert {split: len(examples) for split, examples in data.splits().items()} == rows
+    assert data.train.texts[0] == first
+    # row i is of the class i % C; a group's first answer is right, or each second one
+    expected = {"copa": [1, 0, 0, 1], "record": [1, 0, 0, 1], "multirc": [0, 1, 0, 1]}
+    official = TASKS[name].classes
+    in_order = [official.index(names[i % len(names)]) for i in range(4)] if each == 1 else None
+    assert data.test.labels[:4].tolist() == expected.get(name, in_order)
+    assert TASKS[name].hub.revision in data.sources["test"]
+    assert (data.test.groups is None) == (TASKS[name].grouping is None)
+
+
+def test_record_entities_earn_what_squad_says(local):
+    task, folder = local("record")
+    write_parquet(task, folder, lambda i: {**_record(i), "answers": ["Bo", "Ann Bo"]}, None)
+    credits = load_task(task).test.groups.credits
+    # "the Bo" is "Bo" without its article; of "Ann Lee" and "Ann Bo" one word of two is the same
+    assert credits["exact_match"][:3].tolist() == [0, 1, 0]
+    assert credits["token_f1"][:3].tolist() == [0.5, 1, 0]
+
+
+ROLES = ["objective", "methods", "results", "conclusions", "background"]
+
+
+def test_pubmed_20k_has_small_labels_in_json_lines(local):
+    task, folder = local("pubmed")
+    for file, count in (("train", 10), ("dev", 5), ("test", 5)):
+        rows = [
+            {"abstract_id": "1", "label": ROLES[i % 5], "text": f"The {i} of @ .", "sentence_id": i}
+            for i in range(count)
+        ]
+        (folder / f"{file}.jsonl").write_text(lines([json.dumps(row) for row in rows]))
+    data = load_task(task)
+    assert {split: len(rows) for split, rows in data.splits().items()} == {
+        "train": 10, "validation": 5, "test": 5,
+    }  # fmt: skip
+    assert data.train.texts[0] == "the 0 of @ ."
+    assert [data.classes[label] for label in data.test.labels] == [r.upper() for r in ROLES]
+    assert any("176,642" in note for note in data.notes)
+
+
+def test_pubmed_200k_is_the_lines_of_the_official_files(local):
+    task, folder = local("pubmed_200k_numbers")
+    sentences = [f"{role.upper()}\tThe {i} mg ." for i, role in enumerate(ROLES)]
+    for file in ("train", "dev", "test"):
+        (folder / f"{file}.txt").write_text(
+            lines(["###12", *sentences, "", "###13", *sentences, ""])
+        )
+    data = load_task(task)
+    assert {len(rows) for rows in data.splits().values()} == {10}
+    assert data.test.ids[4:6] == ["12-4", "13-0"]
+    assert data.test.texts[1] == "the 1 mg ."
+    assert data.test.class_counts(5) == [2, 2, 2, 2, 2]

@@ -1,0 +1,525 @@
+"""The recipe claims on runs with known effects: verdicts counted by hand, and their permutation."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from experiments.claim_folders import CLAIMS, ROWS, claims_scope, write_claims
+from scipy.special import expit
+from scipy.stats import binom
+
+from lpft.analysis import expected_calibration_error
+from lpft.analysis.power import smallest_detectable_difference
+from lpft.errors import InputError
+from lpft.experiments.claims.recipe import CLAIM_TABLE
+from lpft.experiments.recipe import PUBLISHED, SHARED, Found
+from lpft.experiments.registry import RECIPES
+from lpft.report.exhibits.checks import check_shapes
+from lpft.report.exhibits.record import ExperimentRecord
+from lpft.runs.config import make_config
+from lpft.runs.train import load_data
+
+HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
+
+CHANGE = {
+    (PUBLISHED, "ft"): 10.0,
+    (PUBLISHED, "lp-ft"): 4.0,
+    (SHARED, "ft"): 4.0,
+    (PUBLISHED, "lora"): 3.0,
+    (PUBLISHED, "lp-lora"): 5.0,
+    (SHARED, "lora"): 6.0,
+    ("head scale 0.1", "ft"): 12.0,
+    ("head scale 10", "ft"): 6.0,
+    ("head scale 100", "ft"): 2.0,
+    ("head scale 0.1", "lp-ft"): 3.0,
+    ("head scale 10", "lp-ft"): 4.5,
+    ("head scale 100", "lp-ft"): 5.0,
+}
+"""Feature change of seed 0."""
+
+BY_SEED = (0.0, 0.1, -0.1, 0.2, -0.2)
+"""What the random heads' changes of later seeds have on top."""
+
+WRONG = {"ft": 50, "lp-ft": 40, "lora": 45, "lp-lora": 45}
+OOD_WRONG = {"ft": 40, "lp-ft": 60, "lora": 50, "lp-lora": 50}
+TEMPERATURE = {"ft": 4.0, "lp-ft": 1.0, "lora": 2.0, "lp-lora": 1.0}
+END_NORM = {"cb": 14.7, "sst2": 21.0}
+"""Of LP-FT's head, which starts from 14; random ones start from 0.55."""
+
+
+def known(planned):
+    method = planned.method
+    random = not method.startswith("lp")
+    return {
+        "change": CHANGE[planned.variant, method] + (BY_SEED[planned.seed] if random else 0.0),
+        "wrong": {"test": WRONG[method], "ood/books": OOD_WRONG[method]},
+        "temperature": TEMPERATURE[method],
+        "head_norm": END_NORM[planned.task] if method == "lp-ft" else None,
+    }
+
+
+def ratio(task, seed, method):
+    middle = {"ft": 0.2, "lora": 0.0004, "lp-ft": 1.0 if task == "cb" else 0.5, "lp-lora": 0.9}
+    return middle[method] * (1 + 0.01 * seed)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Found:
+    found = write_claims(tmp_path_factory.mktemp("claims"), known, ratio)
+    (found.scope.folder / "theory.json").write_text(json.dumps(THEORY))
+    return found
+
+
+def check(claim, setting, measured, promised, holds):
+    return {
+        "claim": claim,
+        "setting": setting,
+        "measured": measured,
+        "promised": promised,
+        "holds": holds,
+        "note": "",
+    }
+
+
+THEORY = {
+    str(seed): [
+        check("Proposition 4.1", "all parameters: logits, rate 1e-05 to 1e-06", 9.9, 10, True),
+        check("Proposition 4.1", "all parameters: logits, rate 1e-06 to 1e-07", 9.5, 10, True),
+        check("Corollary 4.3", "d=8", 2e-15 * (1 + seed), 0, True),
+        check("Proposition 4.4", "P of LoRA less P of full fine-tuning", 0, 0, True),
+        check("Proposition 4.4", "r=64, eps=0.1", 0.2, -2.0, None),
+        check("Proposition 4.4", "r=512, eps=0.5", 0.999, 0.99, True),
+        check("Proposition 4.4 as printed", "r=512, eps=0.5", 0.1, 0.99, False),
+    ]
+    for seed in range(5)
+}
+
+
+@pytest.fixture(scope="module")
+def shown(found):
+    return CLAIMS.show(found)
+
+
+def by_comparison(verdicts):
+    """By comparison and rates, the claim as a whole under ``overall``."""
+    found = {(verdict.comparison, verdict.rates): verdict for verdict in verdicts}
+    assert len(found) == len(verdicts)
+    return found
+
+
+def verdicts_of(shown, claim):
+    return by_comparison([verdict for verdict in shown.verdicts if verdict.claim == claim])
+
+
+def judged_again(found, claim, tasks=("cb",), seeds=range(5)):
+    """One claim alone, on some tasks and seeds."""
+    narrowed = replace(found, scope=replace(found.scope, tasks=tasks, seeds=tuple(seeds)))
+    return by_comparison(CLAIM_TABLE[claim - 1].verdicts(narrowed))
+
+
+def told(shown, claim):
+    return {key: verdict.verdict for key, verdict in verdicts_of(shown, claim).items()}
+
+
+# --- the plan
+
+
+def test_the_plan_trains_every_setting_once(tmp_path):
+    plan = CLAIMS.plan(claims_scope(tmp_path))
+    folders = {run.config.output_dir for run in plan.runs}
+    # 2 tasks x 5 seeds x (4 methods, and 2 again at shared rates); 3 more scales x 2 x 2 seeds.
+    assert len(folders) == 2 * 5 * 6 + 3 * 2 * 2
+    assert {path.relative_to(tmp_path).parts[:2] for path in folders} == {
+        ("runs", "cb"),
+        ("runs", "sst2"),
+    }
+    rates = {
+        (run.variant, run.method): (
+            run.config.training.learning_rate,
+            run.config.training.batch_size,
+        )
+        for run in plan.runs
+        if run.task == "cb" and run.seed == 0 and run.variant in (PUBLISHED, SHARED)
+    }
+    assert rates == {
+        (PUBLISHED, "ft"): (5e-5, 16),
+        (PUBLISHED, "lp-ft"): (5e-6, 8),
+        (PUBLISHED, "lora"): (1e-3, 16),
+        (PUBLISHED, "lp-lora"): (1e-4, 8),
+        (SHARED, "ft"): (5e-6, 8),
+        (SHARED, "lp-ft"): (5e-6, 8),
+        (SHARED, "lora"): (1e-4, 8),
+        (SHARED, "lp-lora"): (1e-4, 8),
+    }
+    scaled = {
+        (run.task, run.method, run.seed, run.config.training.head_scale)
+        for run in plan.runs
+        if run.variant.startswith("head scale")
+    }
+    assert scaled == {
+        ("cb", method, seed, scale)
+        for method in ("ft", "lp-ft")
+        for seed in (0, 1)
+        for scale in (0.1, 1.0, 10.0, 100.0)
+    }
+    kernels = [(each.task, each.seed) for each in plan.kernels]
+    assert kernels == [(task, seed) for task in ("cb", "sst2") for seed in (0, 1, 2)]
+    assert plan.kernels[0].config.kernels.solver == ()
+
+
+def test_limited_training_limits_validation_unless_that_is_given(tmp_path):
+    def limits(**settings):
+        scope = claims_scope(tmp_path, settings=settings)
+        return {run.config.data.max_validation_samples for run in CLAIMS.plan(scope).runs}
+
+    assert limits(max_train_samples=500) == {500}
+    assert limits(max_train_samples=500, max_validation_samples=90) == {90}
+    assert limits() == {None}
+    limited = load_data(make_config({"task": "demo", "max_validation_samples": 30}).data)
+    assert (len(limited.train), len(limited.validation), len(limited.test)) == (360, 30, 120)
+    with pytest.raises(InputError, match="--max-validation-samples 1 must be at least 2"):
+        make_config({"task": "demo", "max_validation_samples": 1})
+
+
+def test_a_plan_of_one_pair_and_one_without_any(tmp_path):
+    lora = CLAIMS.plan(claims_scope(tmp_path, methods=("lora", "lp-lora", "lp")))
+    assert {run.method for run in lora.runs} == {"lora", "lp-lora"}
+    with pytest.raises(InputError, match=r"ft with lp-ft and lora with lp-lora, found ft, lora"):
+        CLAIMS.plan(claims_scope(tmp_path, methods=("ft", "lora")))
+
+
+def test_the_recipe_is_in_the_table_of_experiments_and_has_eight_claims():
+    assert RECIPES["claims"] is CLAIMS
+    assert [claim.number for claim in CLAIM_TABLE] == list(range(1, 9))
+
+
+# --- verdicts counted by hand
+
+
+def test_claim_1_feature_change(shown):
+    verdicts = verdicts_of(shown, 1)
+    expected = {("overall", ""): FAILS}
+    for task in ("cb", "sst2"):
+        expected |= {
+            (f"{task}: LP-FT below FT", "published"): HOLDS,  # 10 - 4 and little spread
+            (f"{task}: LP-FT below FT", "shared"): UNTOLD,  # 4 - 4 on average
+            (f"{task}: LP-LoRA below LoRA", "published"): FAILS,  # 3 - 5
+            (f"{task}: LP-LoRA below LoRA", "shared"): HOLDS,  # 6 - 5
+        }
+    assert told(shown, 1) == expected
+    published = verdicts["cb: LP-FT below FT", "published"]
+    sd = np.sqrt((0.1**2 + 0.1**2 + 0.2**2 + 0.2**2) / 4)
+    assert published.effect.value == pytest.approx(6)
+    assert published.effect.sd == pytest.approx(sd)
+    assert published.detectable == pytest.approx(smallest_detectable_difference(sd, 5))
+    # t(0.975, 4) sd / sqrt(5) = 2.776 x 0.1581 / 2.236 = 0.196; all texts move alike.
+    assert published.effect.low == pytest.approx(6 - 0.196, abs=0.03)
+    assert published.effect.high == pytest.approx(6 + 0.196, abs=0.03)
+    assert published.unit == "L2 distance"
+    assert published.reason == (
+        "10.00 ± 0.16 under FT, 4.00 ± 0.00 under LP-FT; the interval lies above 0"
+    )
+    assert sorted(published.effect.runs) == sorted(
+        f"runs/cb/{name}-seed{seed}"
+        for name in ("ft-rate5e-5-batch16", "lp-ft-rate5e-6-batch8")
+        for seed in range(5)
+    )
+
+
+def test_claim_2_head_norm(shown):
+    above, kept = (
+        "LP head more than 2 times its random start",
+        "norm within 10 % through LP-FT",
+    )
+    verdicts = verdicts_of(shown, 2)
+    assert told(shown, 2) == {
+        ("overall", ""): FAILS,
+        (f"cb: {above}", ""): HOLDS,
+        (f"sst2: {above}", ""): HOLDS,
+        (f"cb: {kept}", ""): HOLDS,  # 14.7 / 14 is 5 % more
+        (f"sst2: {kept}", ""): FAILS,  # 21 / 14 is 50 % more
+    }
+    assert verdicts[f"cb: {above}", ""].effect.value == pytest.approx(14 / 0.55 - 2)
+    assert verdicts[f"cb: {kept}", ""].effect.value == pytest.approx(5)
+    assert verdicts[f"sst2: {kept}", ""].effect.value == pytest.approx(-40)
+
+
+def test_claim_3_head_scale(shown):
+    at = "at scales 0.1, 1, 10, 100"
+    verdicts = verdicts_of(shown, 3)
+    assert told(shown, 3) == {
+        ("overall", ""): FAILS,
+        (f"cb: FT {at}", "published"): HOLDS,  # 12, 10, 6, 2
+        (f"cb: LP-FT {at}", "published"): FAILS,  # 3, 4, 4.5, 5
+    }
+    assert verdicts[f"cb: FT {at}", "published"].effect.value == pytest.approx(1)
+    assert verdicts[f"cb: LP-FT {at}", "published"].effect.value == pytest.approx(-1)
+    assert verdicts[f"cb: FT {at}", "published"].effect.count == 2
+
+
+def test_claim_4_calibration(shown):
+    # All logits are 2 apart: one bin of confidence 1 / (1 + exp(-2 / T)).
+    def gain(accuracy, temperature):
+        return 100 * (abs(accuracy - expit(2)) - abs(accuracy - expit(2 / temperature)))
+
+    verdicts = verdicts_of(shown, 4)
+    assert verdicts["cb: FT", "published"].effect.value == pytest.approx(gain(0.5, 4))
+    assert verdicts["cb: LoRA", "published"].effect.value == pytest.approx(gain(0.55, 2))
+    assert verdicts["cb: LP-FT", "published"].effect.value == 0
+    assert "the temperature is 1 in 5 runs" in verdicts["cb: LP-FT", "published"].reason
+    more = verdicts["cb: LP-FT more than FT", "published"]
+    assert more.effect.value == pytest.approx(-gain(0.5, 4))
+    assert {key: verdict for key, verdict in told(shown, 4).items() if "sst2" not in key[0]} == {
+        ("overall", ""): FAILS,
+        ("cb: FT", "published"): HOLDS,
+        ("cb: FT", "shared"): HOLDS,
+        ("cb: LP-FT", "published"): UNTOLD,
+        ("cb: LoRA", "published"): HOLDS,
+        ("cb: LoRA", "shared"): HOLDS,
+        ("cb: LP-LoRA", "published"): UNTOLD,
+        ("cb: LP-FT more than FT", "published"): FAILS,
+        ("cb: LP-FT more than FT", "shared"): FAILS,
+        ("cb: LP-FT more than LoRA", "published"): FAILS,
+        ("cb: LP-FT more than LP-LoRA", "published"): UNTOLD,
+    }
+
+
+def test_claim_5_ft_ratio(shown):
+    # Three seeds of two tasks: LP-FT is near 1 on one task and not on the other, so neither tells.
+    near = {"LP-FT": (0.25, 1, UNTOLD), "FT": (0.1, 0.2, HOLDS), "LoRA": (0.05, 0, HOLDS)}
+    expected = {("overall", ""): UNTOLD}
+    for task in ("cb", "sst2"):
+        expected |= {
+            (f"{task}: {method} within {width:g} of {middle:g}", ""): verdict
+            for method, (width, middle, verdict) in near.items()
+        }
+        expected |= {
+            (f"{task}: {order}", ""): HOLDS for order in ("LP-FT above FT", "FT above LoRA")
+        }
+    assert told(shown, 5) == expected
+    verdicts = verdicts_of(shown, 5)
+    assert verdicts["sst2: LP-FT within 0.25 of 1", ""].effect.value == pytest.approx(0.25 - 0.495)
+    assert "(published 0.1987)" in verdicts["cb: FT within 0.1 of 0.2", ""].reason
+    assert verdicts["cb: FT within 0.1 of 0.2", ""].effect.runs == tuple(
+        f"kernels/cb-seed{seed}" for seed in range(3)
+    )
+
+
+def test_claim_6_scores(shown):
+    verdicts = verdicts_of(shown, 6)
+    expected = {("overall", ""): FAILS}
+    for task in ("cb", "sst2"):
+        for rates in ("published", "shared"):
+            expected[f"{task}: LP-FT at least FT, within 1 point", rates] = HOLDS
+            expected[f"{task}, books: LP-FT above FT", rates] = FAILS
+    assert told(shown, 6) == expected
+    tested = verdicts["cb: LP-FT at least FT, within 1 point", "published"]
+    assert tested.effect.value == pytest.approx(10 + 1)
+    # Ten of 100 texts differ, the same in all seeds: 100 draws have a binomial number of them.
+    assert tested.effect.low == pytest.approx(1 + binom.ppf(0.025, 100, 0.1), abs=0.3)
+    assert tested.effect.high == pytest.approx(1 + binom.ppf(0.975, 100, 0.1), abs=0.3)
+    out = verdicts["cb, books: LP-FT above FT", "published"]
+    assert out.effect.value == pytest.approx(-20)
+
+
+def test_claims_7_and_8_propositions(shown):
+    assert told(shown, 7) == {
+        ("overall", ""): HOLDS,
+        ("Proposition 4.1, all parameters: logits", ""): HOLDS,
+    }
+    (fall,) = [v for v in shown.verdicts if v.claim == 7 and v.comparison != "overall"]
+    assert fall.effect.value == pytest.approx(9.5 - 8)
+    assert fall.reason == "the error falls 9.50 times or more; 10 checks over 5 seeds, all hold"
+    assert told(shown, 8) == {
+        ("overall", ""): HOLDS,
+        ("Corollary 4.3, features of inputs orthogonal to training's", ""): HOLDS,
+        ("Proposition 4.4, with the factor sigma^2 r", ""): HOLDS,
+        ("Proposition 4.4, as printed, which the claim does not rest on", ""): FAILS,
+    }
+    bound = verdicts_of(shown, 8)["Proposition 4.4, with the factor sigma^2 r", ""]
+    assert bound.effect.value == pytest.approx(0.999 - 0.99)
+    assert "5 checks over 5 seeds, all hold" in bound.reason
+
+
+def test_findings_say_what_the_rates_make_of_the_difference(shown):
+    short, *sentences = shown.findings
+    assert short == (
+        "Of the paper's 8 claims, taken as wholes: claims 1, 2, 3, 4 and 6 do not hold; claim 5 "
+        "cannot be told; claims 7 and 8 hold."
+    )
+    assert len(sentences) == 4
+    # At own rates 10 - 4, at shared ones 4 - 4: none of it remains.
+    assert sentences[0].startswith("cb: LP-FT moves features 0.40 times as far as FT at their own ")
+    assert "1.00 times at a shared rate 5e-6, batch 8" in sentences[0]
+    assert "most of the difference at own rates comes" in sentences[0]
+
+
+def test_tables_have_ours_and_the_published_numbers(shown):
+    tables = {table.name: table for table in shown.exhibits}
+    assert list(tables) == ["feature-change", "head-norm", "calibration", "scores", "ft-ratio"]
+    check_shapes(ExperimentRecord("claims", "", "paper", "minilm", {}, exhibits=shown.exhibits))
+    rows = {row[:3]: row[3:] for row in tables["feature-change"].rows}
+    assert len(rows) == 2 * 6
+    ours, published = rows["cb", "FT", "published"]
+    assert (ours.value, ours.count, published.value) == (pytest.approx(10), 5, 21.1)
+    ours, published = rows["cb", "FT", "shared"]
+    assert (ours.value, published) == (pytest.approx(4), None)
+    scores = {row[:3]: row[3:] for row in tables["scores"].rows}
+    assert scores["cb", "LP-FT", "published"][0].value == pytest.approx(60)
+    assert scores["cb", "LP-FT", "published"][1].value == 84.64
+    assert scores["cb: books", "LP-FT", "published"][0].value == pytest.approx(40)
+    ratios = {row[:2]: row[2:] for row in tables["ft-ratio"].rows}
+    assert ratios["cb", "LP-FT"][0].value == pytest.approx(1.01)
+    assert ratios["cb", "LP-FT"][1].value == 1.0
+    assert ratios["sst2", "LP-FT"][1] is None
+    ece = {row[:3]: row[3:] for row in tables["calibration"].rows}["cb", "FT", "published"]
+    labels, top = np.arange(ROWS) % 2, np.full(ROWS, expit(2.0))
+    predicted = np.where(np.arange(ROWS) < 50, 1 - labels, labels)
+    probabilities = np.where(np.eye(2)[predicted] == 1, top[:, None], 1 - top[:, None])
+    assert ece[0].value == pytest.approx(100 * expected_calibration_error(probabilities, labels))
+
+
+# --- verdicts follow what is stored
+
+
+RESULTS = ("predictions", "features", "metrics.json", "features.json", "history.jsonl")
+
+
+def permute(found: Found, folder, order: dict[tuple[str, str], tuple[str, str]]) -> Found:
+    """The experiment with the results of some settings in the folders of others."""
+    copied = folder / "permuted"
+    shutil.copytree(found.scope.folder, copied)
+    for task in found.scope.tasks:
+        for seed in found.scope.seeds:
+            for (variant, method), (from_variant, from_method) in order.items():
+                target = found.runs[variant, task, method, seed].folder
+                source = found.runs[from_variant, task, from_method, seed].folder
+                for name in RESULTS:
+                    place = copied / target.relative_to(found.scope.folder) / name
+                    if place.is_dir():
+                        shutil.rmtree(place)
+                        shutil.copytree(source / name, place)
+                    else:
+                        shutil.copy(source / name, place)
+    return write_claims(copied, lambda _: None)
+
+
+FT, PROBED, MATCHED = (PUBLISHED, "ft"), (PUBLISHED, "lp-ft"), (SHARED, "ft")
+
+
+def test_exchanging_the_methods_results_exchanges_the_verdicts(found, tmp_path):
+    swapped = permute(found, tmp_path, {FT: PROBED, PROBED: FT})
+    tasks = ("cb", "sst2")
+    before, after = (judged_again(each, 1, tasks) for each in (found, swapped))
+    for task in tasks:
+        key = (f"{task}: LP-FT below FT", "published")
+        one, other = before[key].effect, after[key].effect
+        assert (other.value, other.low, other.high) == (-one.value, -one.high, -one.low)
+        assert (before[key].verdict, after[key].verdict) == (HOLDS, FAILS)
+        # Of what did not move the verdict stays, to the last digit.
+        unmoved = (f"{task}: LP-LoRA below LoRA", "published")
+        assert after[unmoved] == before[unmoved]
+    before, after = (judged_again(each, 6) for each in (found, swapped))
+    key = ("cb: LP-FT at least FT, within 1 point", "published")
+    assert after[key].effect.value == pytest.approx(1 - (before[key].effect.value - 1))
+    assert (before[key].verdict, after[key].verdict) == (HOLDS, FAILS)
+    key = ("cb, books: LP-FT above FT", "published")
+    assert after[key].effect.low == -before[key].effect.high
+    assert (before[key].verdict, after[key].verdict) == (FAILS, HOLDS)
+    before, after = (judged_again(each, 4, seeds=(0, 1)) for each in (found, swapped))
+    key = ("cb: LP-FT more than FT", "published")
+    assert after[key].effect.low == -before[key].effect.high
+    assert (before[key].verdict, after[key].verdict) == (FAILS, HOLDS)
+
+
+def test_a_cycle_of_three_settings_is_followed(found, tmp_path):
+    cycled = permute(found, tmp_path, {FT: MATCHED, PROBED: FT, MATCHED: PROBED})
+    before, after = (judged_again(each, 1) for each in (found, cycled))
+    # FT at its own rates now holds the changes of 4, LP-FT those of 10, FT at shared rates 4.
+    own, shared = ("cb: LP-FT below FT", "published"), ("cb: LP-FT below FT", "shared")
+    assert after[own].effect.value == pytest.approx(4 - 10)
+    assert after[shared].effect.value == pytest.approx(4 - 10)
+    assert (before[own].verdict, after[own].verdict) == (HOLDS, FAILS)
+    assert (before[shared].verdict, after[shared].verdict) == (UNTOLD, FAILS)
+
+
+def test_verdicts_are_read_from_samples_and_not_from_summaries(found, tmp_path):
+    """Numbers of metrics.json and features.json that no sample supports change nothing."""
+    copied = permute(found, tmp_path, {})
+    for run in copied.runs.values():
+        metrics = json.loads((run.folder / "metrics.json").read_text())
+        for split in metrics["splits"].values():
+            split["ece"] = split["calibrated"]["ece"] = split["macro_f1"] = 0.5
+        (run.folder / "metrics.json").write_text(json.dumps(metrics))
+        features = json.loads((run.folder / "features.json").read_text())
+        for split in features["splits"].values():
+            split["feature_difference"] = 7.0
+        (run.folder / "features.json").write_text(json.dumps(features))
+    again = write_claims(copied.scope.folder, lambda _: None)
+    for claim in (1, 3, 4, 6):
+        two = {"seeds": (0, 1)}
+        assert judged_again(again, claim, **two) == judged_again(found, claim, **two)
+
+
+# --- what is missing or damaged
+
+
+def test_a_missing_seed_leaves_both_of_its_runs_out(found, tmp_path):
+    copied = permute(found, tmp_path, {})
+    shutil.rmtree(copied.runs[PUBLISHED, "cb", "lp-ft", 3].folder)
+    fewer = write_claims(copied.scope.folder, lambda _: None)
+    verdict = judged_again(fewer, 1)["cb: LP-FT below FT", "published"]
+    assert verdict.effect.count == 4
+    assert verdict.effect.value == pytest.approx(6 + (0.1 - 0.1 - 0.2) / 4)
+    assert not any("seed3" in name for name in verdict.effect.runs)
+    assert verdict.verdict == HOLDS
+    assert "only 4 seeds" in verdict.reason
+
+
+def test_nothing_finished_leaves_every_claim_untold(tmp_path):
+    shown = CLAIMS.show(Found(claims_scope(tmp_path), {}, {}))
+    overall = [verdict for verdict in shown.verdicts if verdict.comparison == "overall"]
+    assert [verdict.verdict for verdict in overall] == [UNTOLD] * 8
+    assert shown.exhibits == ()
+    assert all(verdict.effect.value is None for verdict in shown.verdicts)
+
+
+def test_runs_on_different_samples_are_refused(found, tmp_path):
+    copied = permute(found, tmp_path, {})
+    folder = copied.runs[PUBLISHED, "cb", "ft", 2].folder
+    path = folder / "features" / "test.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(id=["another", *frame["id"][1:]]).to_parquet(path)
+    with pytest.raises(InputError, match="were tested on different samples"):
+        judged_again(copied, 1)
+
+
+def test_lora_alone_has_its_claims(tmp_path):
+    found = write_claims(
+        tmp_path, known, ratio, methods=("lora", "lp-lora"), tasks=("cb",), seeds=(0, 1)
+    )
+    shown = CLAIMS.show(found)
+    assert set(told(shown, 1)) == {
+        ("overall", ""),
+        ("cb: LP-LoRA below LoRA", "published"),
+        ("cb: LP-LoRA below LoRA", "shared"),
+    }
+    assert told(shown, 2) == told(shown, 3) == told(shown, 6) == {("overall", ""): UNTOLD}
+
+
+def test_own_rates_that_are_not_the_paper_s_are_not_called_published(tmp_path):
+    found = write_claims(
+        tmp_path,
+        known,
+        ratio,
+        methods=("ft", "lp-ft"),
+        tasks=("cb",),
+        seeds=(0, 1),
+        settings={"learning_rate": 1e-4},
+    )
+    # One rate is given for all, but batch sizes stay apart: 16 and 8.
+    rates = {rates for _, rates in judged_again(found, 1)}
+    assert rates == {"", "own", "shared"}

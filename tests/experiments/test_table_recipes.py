@@ -1,0 +1,262 @@
+"""The paper's tables from runs written by hand: our numbers, published ones, differences."""
+
+import numpy as np
+import pytest
+from experiments.hand_made import scope_of
+from experiments.scored_runs import right_of, write_scored
+
+from lpft.experiments.recipe import PUBLISHED
+from lpft.experiments.registry import find_recipe
+from lpft.experiments.reproduce import collect
+from lpft.report.exhibits.record import Estimate
+
+ROWS = 40
+SEEDS = tuple(range(5))
+WRONG = {"lp": 14, "ft": 12, "lp-ft": 6, "lora": 10, "lp-lora": 10}
+"""Wrong answers of 40 with seed 0; each further seed has one more."""
+
+
+def made(name, folder, tasks, *, methods=None, seeds=SEEDS, describe=None, ood=()):
+    """The recipe's exhibits by name, and its findings, with every planned run written."""
+    recipe = find_recipe(name)
+    changes = {} if methods is None else {"methods": methods}
+    scope = scope_of(recipe, folder, tasks=tasks, seeds=seeds, **changes)
+    plan = recipe.plan(scope)
+    for run in plan.runs:
+        if run.config.output_dir.exists():
+            continue
+        wrong = WRONG[run.method] + run.seed
+        right = {split: right_of(ROWS, wrong) for split in ("validation", "test", *ood)}
+        settings = {} if describe is None else describe(run)
+        training = run.config.training
+        write_scored(
+            run.config.output_dir,
+            run.method,
+            run.seed,
+            right,
+            data_name=run.task,
+            task=run.task,
+            learning_rate=training.learning_rate,
+            batch_size=training.batch_size,
+            split_protocol="paper",
+            **settings,
+        )
+    shown = recipe.show(collect(scope, plan))
+    return {exhibit.name: exhibit for exhibit in shown.exhibits}, shown.findings
+
+
+def cell(table, names, column):
+    """The cell of the row that begins with ``names``, by its column's full heading."""
+    (row,) = [row for row in table.rows if row[: table.headers] == names]
+    headings = [(each.above, each.name) for each in table.columns]
+    return row[headings.index(column)]
+
+
+def test_table8_has_ours_beside_the_published_scores(tmp_path):
+    exhibits, _ = made("table8", tmp_path, ("cb", "rte"))
+    table = exhibits["table8"]
+    assert [column.source for column in table.columns] == ["names", "names", "ours", "published"]
+    assert len(table.rows) == 2 * 5
+    ours = cell(table, ("cb", "LP-FT"), ("score", "minilm"))
+    wrong = np.array([6, 7, 8, 9, 10])
+    right = 100 * (ROWS - wrong) / ROWS
+    assert ours.value == pytest.approx(right.mean())
+    assert ours.sd == pytest.approx(np.std(right, ddof=1))
+    assert ours.count == 5
+    assert ours.runs == tuple(f"runs/cb/lp-ft-rate5e-6-batch8-seed{seed}" for seed in SEEDS)
+    published = cell(table, ("cb", "LP-FT"), ("score", "roberta-base, published"))
+    assert published == Estimate(84.64, sd=2.40, count=5)
+    assert "accuracy on cb and rte" in table.note
+
+
+def test_each_task_is_judged_by_its_own_metric(tmp_path):
+    exhibits, _ = made(
+        "table8",
+        tmp_path,
+        ("cola",),
+        seeds=(0,),
+        describe=lambda _: {"metric": "matthews_correlation"},
+    )
+    # 12 wrong of 40, the first ones, labels 0 1 0 1 ...: 14 of 20 right in either class.
+    ours = cell(exhibits["table8"], ("cola", "FT"), ("score", "minilm"))
+    assert ours.value == pytest.approx(100 * (14 * 14 - 6 * 6) / 20**2)
+    assert "Matthews correlation on cola" in exhibits["table8"].note
+
+
+def test_differences_are_paired_by_seed_and_read_with_their_interval(tmp_path):
+    exhibits, findings = made("table8", tmp_path, ("cb",))
+    table = exhibits["table8-differences"]
+    pair = ("cb", "LP-FT against FT", "published")
+    difference = cell(table, pair, ("", "Difference"))
+    assert difference.value == pytest.approx(100 * 6 / ROWS)
+    assert difference.sd is None
+    assert 0 < difference.low < difference.value < difference.high
+    # The same difference in every seed: whatever is above 0 could be detected.
+    assert cell(table, pair, ("", "Detectable")).value == pytest.approx(0.0, abs=1e-12)
+    assert cell(table, pair, ("", "Reading")) == "higher"
+    none = ("cb", "LP-LoRA against LoRA", "published")
+    assert cell(table, none, ("", "Difference")).value == 0
+    assert cell(table, none, ("", "Reading")) == "cannot tell"
+    assert len(table.rows) == 2
+    assert findings == (
+        "Test score, LP-FT against FT at published rates: higher on cb.",
+        "Test score, LP-LoRA against LoRA at published rates: cannot tell on cb.",
+    )
+
+
+def test_with_one_seed_nothing_is_told(tmp_path):
+    exhibits, _ = made("table8", tmp_path, ("cb",), seeds=(0,))
+    table = exhibits["table8-differences"]
+    assert {row[-1] for row in table.rows} == {"cannot tell"}
+    assert {row[-2] for row in table.rows} == {None}
+
+
+def test_what_failed_is_absent_and_the_rest_is_shown(tmp_path):
+    recipe = find_recipe("table8")
+    scope = scope_of(recipe, tmp_path, tasks=("cb",), seeds=(0, 1))
+    plan = recipe.plan(scope)
+    for run in plan.runs:
+        if run.method in ("ft", "lora") or (run.method == "lp-ft" and run.seed == 1):
+            continue
+        write_scored(run.config.output_dir, run.method, run.seed, {"test": right_of(ROWS, 4)})
+    found = collect(scope, plan)
+    assert len(found.runs) == 2 + 1 + 2
+    assert set(found.seeds(PUBLISHED, "cb", "lp-ft")) == {0}
+    exhibits = {exhibit.name: exhibit for exhibit in recipe.show(found).exhibits}
+    table = exhibits["table8"]
+    assert cell(table, ("cb", "LP-FT"), ("score", "minilm")).count == 1
+    # A published number stands there whether we have one or not.
+    assert cell(table, ("cb", "FT"), ("score", "minilm")) is None
+    assert cell(table, ("cb", "FT"), ("score", "roberta-base, published")).value == 81.43
+    assert "table8-differences" not in exhibits
+
+
+def test_table10_lists_out_of_distribution_sets_below_their_task(tmp_path):
+    ood = ("ood/dynasent", "ood/sst5")
+    exhibits, _ = made("table10", tmp_path, ("amazon",), seeds=(0,), ood=ood)
+    table = exhibits["table10"]
+    assert list(dict.fromkeys(row[0] for row in table.rows)) == [
+        "amazon",
+        "amazon: dynasent",
+        "amazon: sst5",
+    ]
+    column = ("accuracy", "roberta-base, published")
+    assert cell(table, ("amazon: sst5", "FT"), column) == Estimate(72.52, sd=1.28, count=5)
+    assert cell(table, ("amazon: sst5", "FT"), ("accuracy", "minilm")).value == 70.0
+    assert len(exhibits["table10-differences"].rows) == 3 * 2
+
+
+def moved(run):
+    """Feature changes of three texts: 9, 10 and 11 for FT at its own rate, 4, 5 and 6 otherwise."""
+    mean = 10.0 if (run.method, run.config.training.learning_rate) == ("ft", 5e-5) else 5.0
+    changes = {"test": [mean - 1, mean, mean + 1]}
+    return {"changes": changes, "change": mean, "head_norm": 3.0}
+
+
+def test_table1_has_a_row_of_the_pretrained_model_and_repeats_itself_at_shared_rates(tmp_path):
+    exhibits, findings = made("table1", tmp_path, ("cb",), seeds=(0, 1), describe=moved)
+    table = exhibits["table1"]
+    assert [row[1] for row in table.rows] == [
+        "pre-trained",
+        "LP",
+        "FT",
+        "LP-FT",
+        "LoRA",
+        "LP-LoRA",
+    ]
+    ours, theirs = "minilm", "roberta-base, published"
+    assert cell(table, ("cb", "pre-trained"), ("CS(F)", ours)).value == pytest.approx(0.3)
+    assert cell(table, ("cb", "pre-trained"), ("CS(F)", theirs)).value == 0.997
+    assert cell(table, ("cb", "pre-trained"), ("Diff(F)", ours)) is None
+    assert cell(table, ("cb", "FT"), ("Diff(F)", ours)).value == pytest.approx(10.0)
+    assert cell(table, ("cb", "FT"), ("Diff(F)", theirs)).value == 22.1
+    assert cell(table, ("cb", "FT"), ("Norm(C)", ours)).value == pytest.approx(3.0)
+    assert cell(table, ("cb", "LP-FT"), ("FDR(F)", theirs)).value == 6.47e6
+
+    shared = exhibits["table1-shared"]
+    assert [row[1] for row in shared.rows] == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
+    assert {column.source for column in shared.columns} == {"names", "ours"}
+    assert cell(shared, ("cb", "FT"), ("Diff(F)", ours)).value == pytest.approx(5.0)
+    assert cell(shared, ("cb", "FT"), ("Diff(F)", ours)).runs[0].startswith("runs/cb/ft-rate5e-6")
+
+    differences = exhibits["table1-differences"]
+    for rates, expected in (("published", -5.0), ("shared", 0.0)):
+        row = ("cb", "LP-FT against FT", rates)
+        assert cell(differences, row, ("", "Difference")).value == pytest.approx(expected)
+    assert any("lower on cb" in finding for finding in findings)
+
+
+def test_the_pretrained_rows_norm_is_that_of_the_random_head(tmp_path):
+    exhibits, _ = made("table13", tmp_path, ("rte",), seeds=(0,), methods=("ft", "lp-ft"))
+    table = exhibits["table13"]
+    # ft comes first: its start is random.
+    assert cell(table, ("rte", "pre-trained"), ("Norm(C)", "minilm")).value == pytest.approx(0.55)
+    assert cell(table, ("rte", "LP-FT"), ("Norm(C)", "roberta-base, published")).value == 28.6
+    assert "halved: rte" in table.note
+
+
+def test_table13_does_not_call_heads_of_three_classes_halved(tmp_path):
+    exhibits, _ = made("table13", tmp_path, ("cb", "amazon"), seeds=(0,))
+    assert "halved" not in exhibits["table13"].note
+
+
+def test_table3_subtracts_run_by_run_and_says_where_no_temperature_was_fitted(tmp_path):
+    def describe(run):
+        kept = run.seed == 1 and run.method == "ft"
+        return {"temperature": 1.0 if kept else 2.0, "reason": "no minimum" if kept else None}
+
+    exhibits, findings = made("table3", tmp_path, ("rte",), seeds=(0, 1), describe=describe)
+    table = exhibits["table3-ece"]
+    # Logits (2, 0): confidence sigma(2) without and sigma(1) with T = 2; all rows in one bin.
+    confidence = [1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(-1.0))]
+    accuracies = np.array([28 / 40, 27 / 40])
+    without = 100 * np.abs(accuracies - confidence[0])
+    with_t = 100 * np.abs(accuracies - [confidence[1], confidence[0]])
+    ft = ("rte", "FT")
+    assert cell(table, ft, ("without T", "minilm")).value == pytest.approx(without.mean())
+    assert cell(table, ft, ("with T", "minilm")).value == pytest.approx(with_t.mean())
+    improvement = cell(table, ft, ("improvement", "minilm"))
+    assert improvement.value == pytest.approx((without - with_t).mean())
+    assert improvement.sd == pytest.approx(np.std(without - with_t, ddof=1))
+    theirs = "roberta-base, published"
+    assert cell(table, ft, ("with T", theirs)) == Estimate(5.13, sd=0.63, count=5)
+    assert cell(table, ft, ("improvement", theirs)).value == 16.03
+    assert cell(exhibits["table3-mce"], ft, ("without T", theirs)).value == 53.11
+    assert (
+        "The temperature stayed 1 in 1 run (runs/rte/ft-rate1e-5-batch16-seed1): no minimum."
+        in findings
+    )
+    assert {"table3-differences-without-temperature", "table3-differences-with-temperature"} < set(
+        exhibits
+    )
+
+
+def test_table12_shows_out_of_distribution_sets_too(tmp_path):
+    def describe(_run):
+        return {"changes": {"test": [2.0, 4.0], "ood/semeval": [1.0, 2.0]}}
+
+    ood = ("ood/semeval",)
+    exhibits, _ = made("table12", tmp_path, ("amazon",), seeds=(0,), describe=describe, ood=ood)
+    table = exhibits["table12"]
+    assert cell(table, ("amazon", "FT"), ("Diff(F)", "minilm")).value == pytest.approx(3.0)
+    semeval = ("amazon: semeval", "LP-FT")
+    assert cell(table, semeval, ("Diff(F)", "minilm")).value == pytest.approx(1.5)
+    assert cell(table, semeval, ("Diff(F)", "roberta-base, published")).value == 1.99
+    assert "table12-shared" in exhibits
+    assert "table12-differences" in exhibits
+
+
+def test_every_table_of_the_paper_has_a_recipe():
+    names = {
+        "table1": "Table 1",
+        "table3": "Tables 3, 14 and 15",
+        "table8": "Table 8",
+        "table10": "Table 10",
+        "table11": "Table 11",
+        "table12": "Table 12",
+        "table13": "Table 13",
+        "table14": "Tables 3, 14 and 15",
+        "table15": "Tables 3, 14 and 15",
+        "table16": "Table 16",
+    }
+    assert {name: find_recipe(name).source for name in names} == names

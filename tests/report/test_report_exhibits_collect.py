@@ -1,0 +1,208 @@
+"""Reading experiments: what is written comes back, what is damaged is listed with its reason."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpft.errors import InputError
+from lpft.report import build_report
+from lpft.report.exhibits.collect import find_experiments, parse_experiment
+from lpft.report.exhibits.record import ExperimentRecord, TableExhibit, read_experiment
+from lpft.report.records import DamagedRecord
+
+from .experiment_folders import sample_experiment, write_experiment
+from .run_folders import write_run
+
+Written = dict[str, Any]
+
+
+def written() -> Written:
+    """The sample as JSON reads it."""
+    record: Written = json.loads(json.dumps(sample_experiment().as_json()))
+    return record
+
+
+def test_what_is_written_comes_back() -> None:
+    assert read_experiment(written()) == sample_experiment()
+    assert parse_experiment(written()) == sample_experiment()
+    assert len(sample_experiment().exhibits) == 9
+
+
+def test_experiments_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("figure10", "figure2", "claims", "table8"):
+        write_experiment(tmp_path / "deep" / name, sample_experiment(name=name, exhibits=()))
+    write_experiment(tmp_path / ".hidden", sample_experiment())
+    found, unread = find_experiments(tmp_path)
+    assert [experiment.record.name for experiment in found] == [
+        *("claims", "figure2", "figure10", "table8")
+    ]
+    assert found[0].name == "deep/claims"
+    assert unread == ()
+
+
+def _shorten(record: Written) -> None:
+    record["exhibits"][0]["rows"][1].pop()
+
+
+def _unname(record: Written) -> None:
+    record["exhibits"][0]["rows"][0][1] = None
+
+
+def _too_many_headers(record: Written) -> None:
+    record["exhibits"][0]["headers"] = 9
+
+
+def _lose_points(record: Written) -> None:
+    record["exhibits"][4]["panels"][0]["series"][0]["y"].pop()
+
+
+def _lose_band(record: Written) -> None:
+    record["exhibits"][4]["panels"][0]["series"][0]["high"] = [1.0]
+
+
+def _misname_points(record: Written) -> None:
+    record["exhibits"][7]["panels"][0]["series"][3]["texts"] = ["one"]
+
+
+def _skew(record: Written) -> None:
+    record["exhibits"][8]["panels"][0]["matrix"][3].append(1.0)
+
+
+def _mix_classes(record: Written) -> None:
+    record["exhibits"][8]["panels"][0]["bounds"][2][1] = 5
+
+
+def _no_matrix(record: Written) -> None:
+    record["exhibits"][8]["panels"][0]["matrix"] = None
+
+
+def _matrix_of_lines(record: Written) -> None:
+    record["exhibits"][4]["panels"][0]["matrix"] = [[1.0]]
+
+
+def _word_for_number(record: Written) -> None:
+    record["exhibits"][0]["rows"][0][2]["value"] = "many"
+
+
+def _unknown_kind(record: Written) -> None:
+    record["exhibits"][4]["kind"] = "pie"
+
+
+def _unknown_exhibit(record: Written) -> None:
+    record["exhibits"][0]["exhibit"] = "poem"
+
+
+def _unknown_verdict(record: Written) -> None:
+    record["verdicts"][1]["verdict"] = "perhaps"
+
+
+def _no_title(record: Written) -> None:
+    del record["title"]
+
+
+def _failure_without_reason(record: Written) -> None:
+    record["failures"] = [["runs/a"]]
+
+
+def _not_a_list(record: Written) -> None:
+    record["exhibits"] = 3
+
+
+def _infinite_matrix(record: Written) -> None:
+    record["exhibits"][8]["panels"][0]["matrix"][0][0] = float("inf")
+
+
+DAMAGES: dict[Callable[[Written], None], str] = {
+    _shorten: "exhibit sample-scores: row 1 has 3 cells, expected 4",
+    _unname: "exhibit sample-scores: row 0 has no name",
+    _too_many_headers: "9 of its 4 columns name the rows",
+    _lose_points: "exhibit head-scale-cb: panel 'test': FT: 8 x and 7 y",
+    _lose_band: "FT: 8 x and 1 high",
+    _misname_points: "rows of the head: 3 x and 1 texts",
+    _skew: "exhibit maps: panel 'P': a matrix that is not square, of 38 rows",
+    _mix_classes: r"classes begin at rows \[0, 12, 5\]",
+    _no_matrix: "a heat map without a matrix",
+    _matrix_of_lines: "a matrix in a figure of lines",
+    _word_for_number: "TableExhibit: rows/0/2",
+    _unknown_kind: "FigureExhibit: kind: Input should be 'lines', 'points', 'scatter' or 'heat'",
+    _unknown_exhibit: "an exhibit is 'poem', expected one of table, figure",
+    _unknown_verdict: "ExperimentRecord: verdicts/1/verdict",
+    _no_title: "title: Field required",
+    _failure_without_reason: "failures/0/1",
+    _not_a_list: "experiment.json: ",
+    _infinite_matrix: "matrix/0/0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_record_says_what_is_wrong(damage: Callable[[Written], None]) -> None:
+    record = written()
+    damage(record)
+    with pytest.raises(DamagedRecord, match=DAMAGES[damage]) as caught:
+        parse_experiment(record)
+    assert str(caught.value).startswith("experiment.json: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "reason"),
+    [
+        ("{", "damaged", "experiment.json is not JSON"),
+        ("[]", "damaged", "experiment.json is not a JSON object"),
+        ('{"schema": 2}', "foreign", "schema is 2, expected 1, which lpft reproduce writes"),
+        ("{}", "foreign", "schema is None"),
+        ('{"schema": 1}', "damaged", "exhibits is not there"),
+        ('{"schema": 1, "exhibits": []}', "damaged", "Field required"),
+        ("[" * 100_000, "damaged", "experiment.json is not JSON"),
+        ('{"schema": 1, "exhibits": ' + "[" * 900 + "]" * 900 + "}", "damaged", "experiment.json"),
+    ],
+)
+def test_what_cannot_be_read_is_listed_beside_what_can(
+    tmp_path: Path, text: str, state: str, reason: str
+) -> None:
+    write_run(tmp_path / "ft")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "experiment.json").write_text(text)
+    result = build_report(tmp_path)
+    assert result.experiments == ()
+    (unread,) = result.unread
+    assert (unread.name, unread.state, unread.holds) == ("bad", state, "experiment")
+    assert reason in unread.reason
+    page = result.page.read_text(encoding="utf-8")
+    assert "1 experiment folder below this one is not in any number here" in page
+
+
+def test_bytes_that_are_no_text_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "experiment.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        build_report(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_are_not_finite_are_absent() -> None:
+    record = written()
+    cell = record["exhibits"][0]["rows"][0][2]
+    cell["value"], cell["sd"] = float("nan"), float("inf")
+    table = parse_experiment(record).exhibits[0]
+    assert isinstance(table, TableExhibit)
+    estimate = table.rows[0][2]
+    assert not isinstance(estimate, str)
+    assert estimate is not None
+    assert (estimate.value, estimate.sd) == (None, None)
+
+
+def test_keys_of_later_versions_do_not_disturb() -> None:
+    record = written()
+    record["later"] = {"a": 1}
+    record["exhibits"][0]["rows"][0][2]["later"] = 1
+    assert parse_experiment(record) == sample_experiment()
+
+
+def test_texts_lose_what_cannot_be_printed() -> None:
+    record = written() | {"title": "a\u0001b\u2028c", "failures": [["run", "first\r\n\tsecond"]]}
+    found: ExperimentRecord = parse_experiment(record)
+    assert found.title == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
+    assert found.failures == (("run", "first second"),)

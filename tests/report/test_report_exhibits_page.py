@@ -1,0 +1,329 @@
+"""Experiments in the page and in the files beside it: first, traced, escaped, whole."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from lpft.report import ReportResult, build_report, format_report
+from lpft.report.exhibits.origins import Place, Tracer
+from lpft.report.exhibits.reading import read_protocol, read_tally
+from lpft.report.exhibits.record import OVERALL, Estimate, Verdict
+from lpft.report.exhibits.verdicts import view_claims
+from lpft.report.grid import Origin
+
+from .experiment_folders import (
+    heat_figure,
+    hostile_experiment,
+    run_name,
+    sample_experiment,
+    scores_table,
+    write_behind,
+    write_experiment,
+)
+from .kernel_folders import write_kernels
+from .run_folders import write_run
+from .test_report_page import HOSTILE, Page, check_files
+
+
+@pytest.fixture(scope="module")
+def page(experiment_report: ReportResult) -> Page:
+    return Page(experiment_report.page)
+
+
+def words(page: Page) -> str:
+    return " ".join(page.text.split())
+
+
+def test_the_files_are_as_documented(experiment_report: ReportResult) -> None:
+    tables = ("scores", "features", "contrasts", "head-scale", "verdicts")
+    own = {path.name for path in experiment_report.tables if path.name.startswith("sample-")}
+    assert own == {
+        f"sample-{table}.{ending}" for table in tables for ending in ("csv", "md", "tex")
+    }
+    figures = ("head-scale-cb", "training", "gains", "tsne", "maps")
+    drawn = {path.name for path in experiment_report.figures if path.name.startswith("sample-")}
+    assert drawn == {f"sample-{figure}.{kind}" for figure in figures for kind in ("png", "pdf")}
+    magic = {".png": b"\x89PNG", ".pdf": b"%PDF"}
+    for path in experiment_report.figures:
+        assert path.read_bytes().startswith(magic[path.suffix])
+    assert [record.name for record in experiment_report.experiments] == ["sample"]
+
+
+def test_the_experiment_comes_first_and_runs_are_folded_away(page: Page) -> None:
+    headings = [tag for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    levels = [int(tag[1]) for tag in headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    text = words(page)
+    order = (
+        "Test scores and feature change, done again",
+        "LP-FT is ahead of FT by 2.1 points on CB",
+        "Of 3 claims 1 holds, 1 does not hold and 1 cannot be told with this many seeds.",
+        "minilm in place of roberta-base",
+        "the last tenth of the official training rows, unshuffled, are validation",
+        "Verdicts on the paper’s claims",
+        "Test scores, accuracy in per cent",
+        "What is missing, and why",
+        "training loss is not finite after step 12",
+        "Runs and kernels behind the numbers",
+        "How each run was made",
+        "Faults of the reference implementation that are not repeated here",
+    )
+    places = [
+        text.index(part, text.index("To the summary") + 200 * bool(i))
+        for i, part in enumerate(order)
+    ]
+    assert places == sorted(places)
+    folds = [attributes for attributes in page.of("details") if attributes.get("class") == "fold"]
+    assert len(folds) == 2
+    assert not any("open" in attributes for attributes in page.of("details"))
+
+
+def test_every_link_leads_somewhere(page: Page, experiment_report: ReportResult) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    links = [attributes["href"] for attributes in page.of("a")]
+    inside = {link[1:] for link in links if link.startswith("#")}
+    assert len(inside) > 20
+    assert inside <= set(ids)
+    files = [unquote(link) for link in links if not link.startswith("#")]
+    assert "experiment.json" in files
+    assert all((experiment_report.page.parent / file).exists() for file in files)
+    names = {Path(file).name for file in files}
+    assert {path.name for path in experiment_report.tables} <= names
+    own = {p.name for p in experiment_report.figures if p.name.startswith("sample-")}
+    assert own <= names
+
+
+def test_numbers_lead_to_their_runs(page: Page, experiment_report: ReportResult) -> None:
+    links = Counter(attributes["href"] for attributes in page.of("a"))
+    for run in experiment_report.runs:
+        anchor = f"#run-runs-cb-{run.folder.name}"
+        # A cell of the scores, a contrast, four effects and two series name each run.
+        assert links[anchor] >= 6
+    # One seed: the number itself is the link.
+    assert links["#run-runs-cb-ft-seed0"] > links["#run-runs-cb-ft-seed1"]
+    text = words(page)
+    assert "cb, LP-FT, seed: 0 , 1 , 2" in text or "cb, LP-FT, seed: 0, 1, 2" in text
+    assert "not found below this page: runs/cb/lora-seed0" in text
+
+
+def test_published_numbers_are_set_apart_in_class_and_heading(page: Page) -> None:
+    cells = [attributes.get("class", "") for attributes in page.of("td", "th")]
+    # Scores: a heading and ten cells; features: four headings and four rows of four cells.
+    assert sum("theirs" in name for name in cells) == 11 + 4 + 16
+    assert words(page).count("roberta-base, published") == 5
+    assert "roberta-base, published not comparable" in words(page)
+    assert "are half of what was fitted" in words(page)
+
+
+def test_verdicts_have_marks_and_words(page: Page) -> None:
+    badges = Counter(
+        attributes["class"]
+        for attributes in page.of("span")
+        if attributes.get("class", "").startswith("verdict ")
+    )
+    # Once in the summary, once above the comparisons, once for each comparison.
+    assert badges == {"verdict holds": 4, "verdict does-not-hold": 3, "verdict cannot-tell": 3}
+    text = words(page)
+    for mark in ("✓ holds", "✗ does not hold", "? cannot tell"):
+        assert mark in text
+
+
+def test_nothing_is_bold_for_being_largest(experiment_report: ReportResult) -> None:
+    html = experiment_report.page.read_text(encoding="utf-8")
+    bold = set(re.findall(r"<(?:b|strong)\b[^>]*>([^<]*)<", html))
+    assert bold == {"✓", "✗", "?"}
+    for path in experiment_report.tables:
+        assert "textbf" not in path.read_text(encoding="utf-8")
+
+
+def test_every_drawing_has_a_name_or_is_decoration(page: Page) -> None:
+    drawings = page.of("svg")
+    named = [d for d in drawings if d.get("role") == "img" and "aria-labelledby" in d]
+    hidden = [d for d in drawings if d.get("aria-hidden") == "true"]
+    assert len(named) + len(hidden) == len(drawings)
+    own = [d for d in named if d["aria-labelledby"].startswith("sample-")]
+    assert len(own) == 1 + 5 + 2 + 3 + 3
+
+
+def test_the_page_needs_no_script_and_nothing_from_elsewhere(
+    page: Page, experiment_report: ReportResult
+) -> None:
+    assert not page.of("script", "iframe", "object", "embed", "img", "button")
+    html = experiment_report.page.read_text(encoding="utf-8")
+    assert not re.search(r"url\((?!#)", html)
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+
+
+def test_text_from_an_experiment_is_escaped_everywhere(tmp_path: Path) -> None:
+    hostile = f'{HOSTILE}"><i>$\\frac{{1}}{{0}}$\u0001 & __proto__'
+    write_experiment(tmp_path / "x", hostile_experiment(hostile))
+    result = build_report(tmp_path)
+    assert result.unread == ()
+    page = Page(result.page)
+    assert not page.of("script", "img", "i")
+    assert page.text.count(HOSTILE) > 30
+    check_files(page, result)
+    assert HOSTILE in format_report(result)
+
+
+def test_an_experiment_without_runs_is_a_page_too(tmp_path: Path) -> None:
+    write_experiment(tmp_path, sample_experiment(exhibits=(scores_table(),), verdicts=()))
+    result = build_report(tmp_path)
+    page = Page(result.page)
+    assert (result.runs, result.kernels) == ((), ())
+    text = words(page)
+    assert "Runs and kernels behind the numbers" not in text
+    assert "Verdicts" not in text
+    assert "Feature change (Diff)" in text
+    assert format_report(result).startswith("Test scores and feature change")
+
+
+def test_a_table_without_rows_and_a_figure_without_panels_are_shown_as_such(
+    tmp_path: Path,
+) -> None:
+    table, figure = scores_table(), heat_figure()
+    exhibits = (replace(table, rows=()), replace(figure, panels=()))
+    write_experiment(tmp_path, sample_experiment(exhibits=exhibits))
+    result = build_report(tmp_path)
+    assert "There is nothing to draw: all of its numbers are missing." in words(Page(result.page))
+    assert not [path for path in result.figures if "maps" in path.name]
+    assert "Test scores, accuracy in per cent" in format_report(result)
+
+
+def test_several_experiments_have_a_section_each(tmp_path: Path) -> None:
+    first = sample_experiment(exhibits=(scores_table(),))
+    write_experiment(tmp_path / "a", first)
+    write_experiment(tmp_path / "b", first)
+    other = sample_experiment(name="figure2", title="Spectra", exhibits=(heat_figure(),))
+    write_experiment(tmp_path / "c", other)
+    result = build_report(tmp_path)
+    page = Page(result.page)
+    sections = [attributes.get("id") for attributes in page.of("section")]
+    assert [name for name in sections if name in ("figure2", "sample", "sample-2")] == [
+        *("figure2", "sample", "sample-2")
+    ]
+    names = {path.name for path in result.tables}
+    assert {"sample-scores.csv", "sample-2-scores.csv", "figure2-verdicts.csv"} <= names
+    text = words(page)
+    assert "3 experiments" in text
+    assert "Test scores and feature change, done again · b" in text
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    links = {attributes["href"][1:] for attributes in page.of("a") if "#" in attributes["href"]}
+    assert links <= set(ids)
+
+
+def test_kernels_behind_an_experiment_are_linked_and_folded(tmp_path: Path) -> None:
+    write_kernels(tmp_path / "kernels" / "cb-seed0", samples=9, methods=("ft",))
+    table = scores_table()
+    rows = (("cb", "FT", Estimate(0.2, runs=("kernels/cb-seed0",)), None),)
+    changed = sample_experiment(exhibits=(replace(table, rows=rows),))
+    write_experiment(tmp_path, changed)
+    page = Page(build_report(tmp_path).page)
+    hrefs = [attributes["href"] for attributes in page.of("a")]
+    assert hrefs.count("#kernels-cb-minilm-sgd") == 1
+    assert [d for d in page.of("details") if d.get("class") == "fold"]
+    assert "Rank of F" in words(page)
+
+
+def test_runs_are_open_where_they_are_few_and_there_is_no_experiment(
+    tmp_path: Path, report: ReportResult
+) -> None:
+    assert not [d for d in Page(report.page).of("details") if d.get("class") == "fold"]
+    for seed in range(13):
+        write_run(tmp_path / str(seed), seed=seed, splits={"test": 10}, history=False)
+    page = Page(build_report(tmp_path).page)
+    assert len([d for d in page.of("details") if d.get("class") == "fold"]) == 2
+
+
+def test_a_repeated_run_is_found_among_those_not_in_the_numbers(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "one")
+    write_run(tmp_path / "runs" / "two")
+    table = scores_table()
+    rows = (("cb", "FT", Estimate(0.2, runs=("runs/two",)), None),)
+    changed = sample_experiment(exhibits=(replace(table, rows=rows),))
+    write_experiment(tmp_path, changed)
+    page = Page(build_report(tmp_path).page)
+    assert "#unread-runs-two" in [attributes["href"] for attributes in page.of("a")]
+
+
+def test_origins_are_found_inside_the_experiment_alone(tmp_path: Path) -> None:
+    experiment = tmp_path / "out" / "table8"
+    (experiment / "paths" / "cb").mkdir(parents=True)
+    (tmp_path / "out" / "secret").mkdir()
+    places = {
+        experiment / "runs" / "a": Place("cb, FT, seed", "0", "#run-a"),
+        tmp_path / "out" / "shared" / "b": Place("cb, FT, seed", "1", "#run-b"),
+    }
+    trace = Tracer(experiment, tmp_path / "out", places)
+    assert trace(()) == ()
+    assert trace(("runs/a", "../shared/b", "runs/a")) == (
+        Origin("cb, FT, seed", (("0", "#run-a"), ("1", "#run-b"))),
+    )
+    assert trace(("paths/cb",)) == (Origin("files", (("paths/cb", "table8/paths/cb"),)),)
+    missing = ("runs/none", "../secret", "/etc", str(tmp_path / "out" / "secret"))
+    assert trace(missing) == (
+        Origin("not found below this page", tuple((name, None) for name in missing)),
+    )
+
+
+def _verdict(value: float | None, low: float | None, high: float | None, unit: str) -> Verdict:
+    return Verdict(1, "s", "c", "", Estimate(value, low=low, high=high), unit, "holds", "r")
+
+
+def test_effects_of_one_claim_and_unit_share_their_scale() -> None:
+    (claim,) = view_claims(
+        [
+            _verdict(2.0, 1.0, 4.0, "points"),
+            _verdict(-1.0, None, None, "points"),
+            _verdict(0.1, -0.2, 0.2, "ratio"),
+            _verdict(None, None, None, "ratio"),
+            _verdict(0.0, 0.0, 0.0, "none"),
+        ],
+        lambda _runs: (),
+    )
+    stretches = [row.stretch for row in claim.rows]
+    assert [s and (s.value, s.low, s.high) for s in stretches] == [
+        (73.0, 61.5, 96.0),
+        (38.5, 38.5, 38.5),
+        (73.0, 4.0, 96.0),
+        None,
+        None,
+    ]
+    assert claim.whole is None
+
+
+def test_claims_are_counted_where_they_were_judged_and_comparisons_otherwise() -> None:
+    def verdict(claim: int, comparison: str, verdict: str) -> Verdict:
+        return Verdict(claim, "s", comparison, "", Estimate(None), "", verdict, "r")  # type: ignore[arg-type]
+
+    comparisons = [verdict(1, "a", "holds"), verdict(1, "b", "holds"), verdict(2, "a", "holds")]
+    assert read_tally(comparisons) == "Of 3 comparisons 3 hold."
+    judged = [*comparisons, verdict(1, OVERALL, "does not hold"), verdict(2, OVERALL, "holds")]
+    assert read_tally(judged) == "Of 2 claims 1 holds and 1 does not hold."
+    assert read_tally(comparisons[:1]) == "Of 1 comparison 1 holds."
+
+
+def test_protocols_are_explained_and_unknown_ones_named() -> None:
+    told = read_protocol(sample_experiment(protocol="stratified"))
+    assert "A tenth of the training rows of every class" in told
+    assert read_protocol(sample_experiment(protocol="other")) == "“other”"
+
+
+def test_a_failed_run_is_linked_to_its_folder(tmp_path: Path) -> None:
+    write_behind(tmp_path, ("cb",), ())
+    write_run(tmp_path / run_name("rte", "lora", 2), "lora", status="failed")
+    write_experiment(tmp_path, sample_experiment(exhibits=(), verdicts=()))
+    page = Page(build_report(tmp_path).page)
+    hrefs = [attributes["href"] for attributes in page.of("a")]
+    assert "#unread-runs-rte-lora-seed2" in hrefs

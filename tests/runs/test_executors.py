@@ -1,0 +1,126 @@
+"""Executors: every task once, a share of the cores each, no process that outlives its parent."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sweep_work
+
+from lpft.errors import InputError
+from lpft.runs import executors
+from lpft.runs.executors import available_cores, get_executor, run_local
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def children():
+    return {child.pid for child in multiprocessing.active_children()}
+
+
+def test_one_worker_is_this_process_and_keeps_the_order():
+    done = list(run_local(lambda task: (task, os.getpid()), "abc", 1))
+    assert done == [(0, ("a", os.getpid())), (1, ("b", os.getpid())), (2, ("c", os.getpid()))]
+
+
+@pytest.mark.slow
+def test_workers_are_processes_with_a_share_of_the_cores_each():
+    before = children()
+    done = dict(run_local(sweep_work.describe, ["a", "b", "c", "d", "e"], 2))
+    assert {place: found[0] for place, found in done.items()} == dict(enumerate("abcde"))
+    processes = {process for _, process, _, _ in done.values()}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    threads = max(1, available_cores() // 2)
+    for _, _, variables, used in done.values():
+        assert set(variables.values()) == {str(threads)}
+        assert used == threads
+    assert children() == before
+
+
+@pytest.mark.slow
+def test_workers_work_at_the_same_time(tmp_path):
+    assert [met for _, met in run_local(sweep_work.meet, [(tmp_path, 2)] * 2, 2)] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_takes_no_other_task_with_it():
+    done = dict(run_local(sweep_work.die_if_told, ["a", "die", "b", "die", "c"], 2))
+    assert done == {0: "a", 1: None, 2: "b", 3: None, 4: "c"}
+
+
+@pytest.mark.slow
+def test_an_interrupted_parent_interrupts_its_workers_and_waits_for_them(tmp_path):
+    path = tmp_path / "state"
+    before = children()
+    sweep_work.interrupt_once_begun(path, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_local(sweep_work.wait_for_interruption, [path, tmp_path / "other"], 2))
+    assert path.read_text().startswith("interrupted")
+    assert children() == before
+
+
+@pytest.mark.slow
+def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
+    path = tmp_path / "state"
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import sys, sweep_work\n"
+        "from pathlib import Path\n"
+        "from lpft.runs.executors import run_local\n"
+        "if __name__ == '__main__':\n"
+        "    paths = [Path(name) for name in sys.argv[1:]]\n"
+        "    list(run_local(sweep_work.wait_for_interruption, paths, 2))\n"
+    )
+    search = os.pathsep.join([str(TESTS), *sys.path])
+    parent = subprocess.Popen(
+        [sys.executable, script, path, tmp_path / "other"],
+        env=os.environ | {"PYTHONPATH": search},
+        stderr=subprocess.DEVNULL,
+    )
+    while not (path.exists() and path.read_text().startswith("began")):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    worker = int(path.read_text().split()[1])
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while is_alive(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert path.read_text() == f"interrupted {worker}"
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_unknown_executors_and_missing_packages_are_named(monkeypatch):
+    with pytest.raises(
+        InputError, match="--executor cluster is unknown: expected one of local, ray"
+    ):
+        get_executor("cluster", 1)
+    for workers in (0, -1):
+        with pytest.raises(InputError, match=f"--workers {workers} must be at least 1"):
+            get_executor("local", workers)
+    monkeypatch.setattr(executors, "find_spec", {"ray": None}.get)
+    with pytest.raises(InputError, match=r"'ray' extra.*pip install 'lpft\[ray\]'"):
+        get_executor("ray", 1)
+
+
+@pytest.mark.slow
+def test_ray_does_every_task_and_survives_one_that_dies(monkeypatch):
+    pytest.importorskip("ray", reason="the ray extra is not installed")
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    tasks = ["a", "die", "b", "c"]
+    done = dict(get_executor("ray", 2)(sweep_work.die_if_told, tasks, 2))
+    assert done == {0: "a", 1: None, 2: "b", 3: "c"}
