@@ -41,8 +41,8 @@ from lpft.data.tokens import Tokens
 from lpft.model import LinearHeadClassifier
 from lpft.model.classifier import attach_head
 from lpft.model.encoder import build_encoder
+from lpft.ntk import KernelJob, Options, request_of
 from lpft.ntk.inputs import Subject
-from lpft.ntk.kernel import KernelJob, Options, request_of
 from lpft.ntk.result import EmpiricalNTK
 
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
@@ -57,7 +57,7 @@ TOKENS = {"roberta": 128, "roberta-4": 128, "minilm": 64}
 JACOBIANS = 6
 PRODUCT_COLUMNS = 65536
 REFERENCE_CHUNK = 16
-RANK_REPEATS = 3
+RANK_REPEATS = 2
 
 
 class Words(Subject):

@@ -190,8 +190,10 @@ def _parser() -> ArgumentParser:
     _add_restart(reproduce)
     _add_json(reproduce)
 
-    report = command(commands.report, "tables, figures and one page on all runs below a folder")
-    report.add_argument("folder", type=Path, metavar="DIR", help="folder that holds runs")
+    report = command(commands.report, "tables, figures and one page on all below a folder")
+    report.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder that holds runs, kernels or experiments"
+    )
     report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
     report.add_argument("--overwrite", action="store_true", help="replace an older report")
 

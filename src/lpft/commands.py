@@ -107,10 +107,10 @@ def ntk(options: Namespace) -> None:
     if options.dry_run:
         plans = KernelWork(config, options.folder).plans
         if options.json:
-            print_json([plan.as_record() for plan in plans])
+            print_json([plan.timed_record() for plan in plans])
             return
         for plan in plans:
-            print_plan(plan.as_record(), plan.rows())
+            print_plan(plan.timed_record(), plan.rows())
         return
     result = compute_kernels(
         config, run=options.folder, resume=options.resume, overwrite=options.overwrite

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from experiments.hand_made import scope_of
 from experiments.scored_runs import right_of, write_scored
 from report.kernel_folders import write_kernels
 
-from lpft.experiments.claims.recipe import RECIPES
-from lpft.experiments.recipe import Found, PlannedRun, Scope
+from lpft.experiments.claims.recipe import CLAIM_TABLE, RECIPES
+from lpft.experiments.recipe import PUBLISHED, SHARED, Found, PlannedRun, Scope
 from lpft.experiments.reproduce import collect
 
 ROWS = 100
@@ -76,3 +77,62 @@ def write_claims(
             record["methods"][method]["ft_ratio"] = ft_ratio(kernels.task, kernels.seed, method)
         (target / "kernels.json").write_text(json.dumps(record))
     return collect(scope, plan)
+
+
+HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
+
+CHANGE = {
+    (PUBLISHED, "ft"): 10.0,
+    (PUBLISHED, "lp-ft"): 4.0,
+    (SHARED, "ft"): 4.0,
+    (PUBLISHED, "lora"): 3.0,
+    (PUBLISHED, "lp-lora"): 5.0,
+    (SHARED, "lora"): 6.0,
+    ("head scale 0.1", "ft"): 12.0,
+    ("head scale 10", "ft"): 6.0,
+    ("head scale 100", "ft"): 2.0,
+    ("head scale 0.1", "lp-ft"): 3.0,
+    ("head scale 10", "lp-ft"): 4.5,
+    ("head scale 100", "lp-ft"): 5.0,
+}
+"""Feature change of seed 0."""
+
+BY_SEED = (0.0, 0.1, -0.1, 0.2, -0.2)
+"""What the random heads' changes of later seeds have on top."""
+
+WRONG = {"ft": 50, "lp-ft": 40, "lora": 45, "lp-lora": 45}
+OOD_WRONG = {"ft": 40, "lp-ft": 60, "lora": 50, "lp-lora": 50}
+TEMPERATURE = {"ft": 4.0, "lp-ft": 1.0, "lora": 2.0, "lp-lora": 1.0}
+END_NORM = {"cb": 14.7, "sst2": 21.0}
+"""Of LP-FT's head, which starts from 14; random ones start from 0.55."""
+
+
+def known(planned):
+    """What a planned run found, from the tables above."""
+    method = planned.method
+    random = not method.startswith("lp")
+    return {
+        "change": CHANGE[planned.variant, method] + (BY_SEED[planned.seed] if random else 0.0),
+        "wrong": {"test": WRONG[method], "ood/books": OOD_WRONG[method]},
+        "temperature": TEMPERATURE[method],
+        "head_norm": END_NORM[planned.task] if method == "lp-ft" else None,
+    }
+
+
+def ratio(task, seed, method):
+    """The FT ratio of a seed's kernels: LP-FT's is near 1 on one task alone."""
+    middle = {"ft": 0.2, "lora": 0.0004, "lp-ft": 1.0 if task == "cb" else 0.5, "lp-lora": 0.9}
+    return middle[method] * (1 + 0.01 * seed)
+
+
+def by_comparison(verdicts):
+    """By comparison and rates, the claim as a whole under ``overall``."""
+    found = {(verdict.comparison, verdict.rates): verdict for verdict in verdicts}
+    assert len(found) == len(verdicts)
+    return found
+
+
+def judged_again(found, claim, tasks=("cb",), seeds=range(5)):
+    """One claim alone, on some tasks and seeds."""
+    narrowed = replace(found, scope=replace(found.scope, tasks=tasks, seeds=tuple(seeds)))
+    return by_comparison(CLAIM_TABLE[claim - 1].verdicts(narrowed))

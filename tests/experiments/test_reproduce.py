@@ -213,6 +213,17 @@ def test_a_failed_run_is_recorded_and_does_not_stop_the_rest(lpft, tmp_path, mon
     assert "boom" in outcome.out
 
 
+def test_a_finished_run_that_was_damaged_is_told_and_left_out(copy, lpft):
+    (copy / "runs/demo/ft-rate5e-3-batch16-seed1/predictions/test.parquet").unlink()
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 1
+    record = record_of(copy)
+    ((name, reason),) = record.failures
+    assert name == "runs/demo/ft-rate5e-3-batch16-seed1"
+    assert "test.parquet is not there" in reason
+    assert {row[1]: row[2].count for row in record.exhibits[0].rows}["FT"] == 1
+
+
 def test_where_everything_fails_the_first_reason_is_given(lpft, tmp_path, monkeypatch):
     fail(monkeypatch, lambda _: True, OSError("boom"))
     options = ("--tiny", "--methods", "lp", "--output-dir", tmp_path / "t")

@@ -186,6 +186,14 @@ def test_table1_has_a_row_of_the_pretrained_model_and_repeats_itself_at_shared_r
     assert any("lower on cb" in finding for finding in findings)
 
 
+def test_rates_that_are_shared_already_are_shown_once(tmp_path):
+    exhibits, findings = made("table1", tmp_path, ("qnli",), seeds=(0, 1), describe=moved)
+    assert set(exhibits) == {"table1", "table1-differences"}
+    differences = exhibits["table1-differences"]
+    assert {row[2] for row in differences.rows} == {"shared"}
+    assert all("shared rates" in finding for finding in findings)
+
+
 def test_the_pretrained_rows_norm_is_that_of_the_random_head(tmp_path):
     exhibits, _ = made("table13", tmp_path, ("rte",), seeds=(0,), methods=("ft", "lp-ft"))
     table = exhibits["table13"]

@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from lpft.errors import InputError
 from lpft.model.adapters import add_adapter, trained_head
 from lpft.ntk.double_precision import DoublePrecision
-from lpft.ntk.firstorder import first_order_change, first_order_errors, real_change
+from lpft.ntk.firstorder import FirstStep
 
 LABELS = np.array([0, 1, 2, 0, 1])
 TEXTS = toy_texts(8, seed=2)[0]
@@ -79,7 +79,7 @@ def test_the_error_falls_with_the_rate_over_three_decades(family, trained):
     # With B = 0 the features move so little that rounding shows at the lowest rate.
     largest = 1e-4 if trained == "lora at its start" else 1e-5
     rates = [largest * 10.0**-decade for decade in range(4)]
-    errors = first_order_errors(model, train, LABELS, other, rates=rates)
+    errors = FirstStep(model, train, LABELS).errors(other, rates)
     assert [error.rate for error in errors] == rates
     for name in ("logits", "features"):
         values = [getattr(error, name) for error in errors]
@@ -96,7 +96,7 @@ def test_logits_are_the_sum_of_explicit_kernels_and_residuals(family, trained):
     kernel = explicit_ntk(model, other, train, trainable_names(model)).numpy()
     delta = residuals(deepcopy(model), train)
     expected = np.einsum("ncmd,md->nc", kernel, delta)
-    found = first_order_change(model, train, LABELS, other)
+    found = FirstStep(model, train, LABELS).predicted(other)
     assert found.logits.shape == (3, 3)
     assert relative_error(found.logits, expected) < 1e-10
 
@@ -119,7 +119,7 @@ def test_features_and_logits_by_the_formulas_of_proposition_4_1(family, trained)
     ft_effective = np.einsum("ch,nhmk,dk->ncmd", head, theta_phi, head)
     logits = (phi @ phi_train.T + 1) @ delta + np.einsum("ncmd,md->nc", ft_effective, delta)
 
-    found = first_order_change(model, train, LABELS, other)
+    found = FirstStep(model, train, LABELS).predicted(other)
     assert found.features.shape == (3, 32)
     assert relative_error(found.features, features) < 1e-10
     assert relative_error(found.logits, logits) < 1e-10
@@ -128,7 +128,7 @@ def test_features_and_logits_by_the_formulas_of_proposition_4_1(family, trained)
 @pytest.mark.parametrize("trained", TRAINED)
 def test_the_real_change_is_a_step_of_torch_s_sgd(trained):
     model, train, other = case("bert", trained)
-    found = real_change(model, train, LABELS, other, rate=0.01)
+    found = FirstStep(model, train, LABELS).real(other, 0.01)
 
     copy = deepcopy(model).double()
 
@@ -191,7 +191,7 @@ def test_operations_without_forward_mode_go_by_double_backward(without, equal):
     for activation in (without(), equal()):
         model, train, other = case("bert")
         model.encoder.encoder.layer[0].intermediate.intermediate_act_fn = activation
-        changes.append(first_order_change(model, train, LABELS, other))
+        changes.append(FirstStep(model, train, LABELS).predicted(other))
     assert relative_error(changes[0].logits, changes[1].logits) < 1e-12
     assert relative_error(changes[0].features, changes[1].features) < 1e-12
 
@@ -206,15 +206,15 @@ def test_other_errors_of_the_encoder_are_not_swallowed():
     model, train, other = case("bert")
     model.encoder.encoder.layer[0].intermediate.intermediate_act_fn = Broken()
     with pytest.raises(RuntimeError, match="out of order"):
-        first_order_change(model, train, LABELS, other)
+        FirstStep(model, train, LABELS).predicted(other)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "deberta-v2"])
 def test_batches_change_nothing(family):
     model, train, other = case(family)
-    whole = first_order_change(model, train, LABELS, other, batch_tokens=10_000)
+    whole = FirstStep(model, train, LABELS, batch_tokens=10_000).predicted(other)
     for batch_tokens in (1, 20):
-        parts = first_order_change(model, train, LABELS, other, batch_tokens=batch_tokens)
+        parts = FirstStep(model, train, LABELS, batch_tokens=batch_tokens).predicted(other)
         assert relative_error(parts.logits, whole.logits) < 1e-12
         assert relative_error(parts.features, whole.features) < 1e-12
 
@@ -224,8 +224,8 @@ def test_the_model_stays_as_it_is(trained):
     model, train, other = case("bert", trained)
     model.train()
     before = deepcopy(model.state_dict())
-    first_order_change(model, train, LABELS, other)
-    real_change(model, train, LABELS, other, rate=0.1)
+    FirstStep(model, train, LABELS).predicted(other)
+    FirstStep(model, train, LABELS).real(other, 0.1)
     assert model.training
     after = model.state_dict()
     assert before.keys() == after.keys()
@@ -235,17 +235,25 @@ def test_the_model_stays_as_it_is(trained):
     assert classifier_of(model).encoder.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_the_callers_modes_do_not_matter(context):
+    model, train, other = case("bert")
+    expected = FirstStep(model, train, LABELS).errors(other, [1e-4])
+    with context():
+        assert FirstStep(model, train, LABELS).errors(other, [1e-4]) == expected
+
+
 def test_dropout_is_off():
     model, train, other = case("bert")
     model.train()
-    first, second = (first_order_change(model, train, LABELS, other) for _ in range(2))
+    first, second = (FirstStep(model, train, LABELS).predicted(other) for _ in range(2))
     assert np.array_equal(first.features, second.features)
 
 
 def test_a_frozen_encoder_moves_logits_through_the_head_alone():
     model, train, other = case("bert")
     model.encoder.requires_grad_(False)
-    found = first_order_change(model, train, LABELS, other)
+    found = FirstStep(model, train, LABELS).predicted(other)
     phi, phi_train = (explicit_features(model, tokens).numpy() for tokens in (other, train))
     expected = (phi @ phi_train.T + 1) @ residuals(model, train)
     assert relative_error(found.logits, expected) < 1e-11
@@ -255,15 +263,15 @@ def test_a_frozen_encoder_moves_logits_through_the_head_alone():
 def test_a_head_of_zeros_moves_no_feature():
     model, train, other = case("bert")
     nn.init.zeros_(model.head.weight)
-    (error,) = first_order_errors(model, train, LABELS, other, rates=[1e-3])
+    (error,) = FirstStep(model, train, LABELS).errors(other, [1e-3])
     assert error.features is None
     assert error.logits == pytest.approx(0, abs=1e-12)
 
 
 def test_float32_agrees_to_its_rounding():
     model, train, other = case("bert")
-    double = first_order_change(model, train, LABELS, other)
-    single = first_order_change(model, train, LABELS, other, dtype=torch.float32)
+    double = FirstStep(model, train, LABELS).predicted(other)
+    single = FirstStep(model, train, LABELS, dtype=torch.float32).predicted(other)
     assert 1e-9 < relative_error(single.logits, double.logits) < 1e-4
     assert relative_error(single.features, double.features) < 1e-4
 
@@ -297,13 +305,13 @@ def test_double_precision_undoes_the_norms_cast_to_float32():
 def test_bad_input_is_refused(change, message):
     model, train, other = case("bert")
     given = {"model": model, "labels": LABELS, "rate": 0.1} | change
-    arguments = (given.pop("model"), train, given.pop("labels"), other)
+    model, labels, rate = (given.pop(name) for name in ("model", "labels", "rate"))
     with pytest.raises(InputError, match=message):
-        real_change(*arguments, **given)
+        FirstStep(model, train, labels, **given).real(other, rate)
 
 
 def test_a_model_without_trainable_parameters_is_refused():
     model, train, other = case("bert")
     model.requires_grad_(False)
     with pytest.raises(InputError, match="no parameter of the model trains"):
-        first_order_change(model, train, LABELS, other)
+        FirstStep(model, train, LABELS).predicted(other)

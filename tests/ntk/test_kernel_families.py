@@ -115,7 +115,7 @@ def test_the_explicit_jacobian_is_that_of_finite_differences(family, kind):
     assert_close(found, given.left @ direction, tolerance=1e-8)
 
 
-@pytest.mark.parametrize(("kind", "texts", "method"), CASES, ids="-".join)
+@pytest.mark.parametrize(("kind", "texts", "method"), CASES, ids=map("-".join, CASES))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_meets_the_explicit_jacobian(family, kind, texts, method):
     given = case(family, kind, texts)

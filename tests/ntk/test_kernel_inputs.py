@@ -5,12 +5,14 @@ from copy import deepcopy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_classifiers import tiny_adapted, tiny_classifier
 from tiny_models import save_tiny_model, toy_texts
 from torch import nn
 
 from lpft import InputError, TextClassifier
 from lpft.ntk import empirical_ntk
+from lpft.training.randomness import seeded
 
 TEXTS = toy_texts(5, seed=1)[0]
 
@@ -237,9 +239,17 @@ def test_weights_that_are_not_finite_are_refused_by_name(compute, model, place, 
         ({"max_length": 6.5}, "max_length.*6.5"),
         ({"tokenizer": "bert-base-uncased"}, "tokenizer.*bert-base-uncased"),
         ({"granularity": "heads"}, "granularity.*layer"),
+        ({"granularity": None}, "granularity=None.*layer, kind"),
+        ({"granularity": 3}, "granularity=3.*layer, kind"),
+        ({"granularity": ("layer", "layer")}, "layer twice"),
         ({"products": "fast"}, "products.*'fast'.*bfloat16"),
-        ({"products": "tf32", "device": "cpu"}, "tf32"),
+        ({"products": "tf32", "device": "cpu"}, "tf32 need a CUDA device"),
+        ({"products": "tf32", "dtype": torch.float64}, "tf32 are of float32"),
+        ({"products": "bfloat16", "method": "token_gram"}, "bfloat16.*auto or materialize"),
+        ({"products": "bfloat16", "method": "sandwich"}, "bfloat16.*auto or materialize"),
         ({"check_entries": -1}, "check_entries.*-1"),
+        ({"check_entries": "all"}, "check_entries='all'"),
+        ({"cache_dir": 3}, "cache_dir=3.*folder"),
         ({"memory": "1KB"}, "memory"),
         ({"memory": "0GB"}, "memory"),
         ({"memory": "-2GB"}, "memory"),
@@ -254,8 +264,68 @@ def test_options_without_sense_are_refused(compute, keywords, says):
     refused(compute, says=f"(?s){says}", **keywords)
 
 
+def test_a_device_that_this_machine_lacks_is_refused(compute, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused(compute, device="cuda", says="cuda was asked for .* none")
+
+
+def test_a_device_without_float64_is_refused(compute, monkeypatch):
+    monkeypatch.setattr("torch.mps.is_available", lambda: True)
+    refused(compute, device="mps", says="mps has no float64.*cpu, cuda or auto")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert compute(TEXTS[:1], device="auto").record["plan"]["device"] == "cpu"
+
+
+def test_the_tokenizer_of_another_model_is_refused(compute, classifier):
+    tokenizer = deepcopy(classifier.tokenizer)
+    tokenizer.add_tokens(["kettle"])
+    refused(compute, ["a kettle"], tokenizer=tokenizer, says="token 39.* 39 tokens.*tokenizer")
+
+
+def test_a_head_that_is_not_one_linear_layer_is_refused(compute, model):
+    model.head = nn.Sequential(nn.Linear(32, 8), nn.Linear(8, 3))
+    refused(compute, says="head is a .*Sequential: expected one .*Linear")
+
+
+def test_an_adapted_head_is_refused(classifier, compute):
+    config = LoraConfig(target_modules=["query", "head"], r=2)
+    adapted = get_peft_model(deepcopy(classifier.model), config)
+    refused(compute, of=adapted, says="head is a .*lora.*: expected one .*Linear")
+
+
+def test_a_head_that_the_adapter_leaves_frozen(classifier, compute):
+    """PEFT keeps no second copy of it: P is zero, F that of the factors."""
+    for saved in (None, ["head"]):
+        config = LoraConfig(target_modules=["query", "value"], r=2, modules_to_save=saved)
+        with seeded(1):
+            adapted = get_peft_model(deepcopy(classifier.model), config)
+        kernel = compute(of=adapted, parameters="trainable", dtype=torch.float64)
+        if saved is None:
+            frozen = kernel
+    assert torch.count_nonzero(frozen.pretrain_effective) == 0
+    assert torch.count_nonzero(kernel.pretrain_effective) == 25
+    assert frozen.ft_effective.abs().max() > 0
+    assert torch.equal(frozen.ft_effective, kernel.ft_effective)
+
+
+def test_an_encoder_in_several_precisions_is_read_in_one(compute, model):
+    expected = compute(dtype=torch.float64).ft_effective
+    model.encoder.encoder.layer[1].double()
+    found = compute(dtype=torch.float64).ft_effective
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert torch.isfinite(compute(dtype=torch.float32).ft_effective).all()
+
+
 def test_more_tokens_than_the_model_has_positions_are_refused(compute):
     refused(compute, ["good " * 100], max_length=1000, says="max_length 1000.*64")
+
+
+def test_gradients_too_large_for_float32_are_refused(compute, model):
+    with torch.no_grad():
+        model.encoder.encoder.layer[1].output.LayerNorm.weight.mul_(1e25)
+    refused(compute, says=r"not finite in torch.float32.*torch.float64")
+    kernel = compute(dtype=torch.float64)
+    assert kernel.certificate.largest_relative_error < 1e-10
 
 
 def test_where_nothing_trains_the_kernel_is_zero(compute, model):

@@ -1,6 +1,7 @@
 """Properties of any exact kernel: symmetry, order, padding, scale and rank of the head."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from lpft.model import Classifier
 from lpft.ntk import empirical_ntk
-from lpft.ntk.plan import Layout
+from lpft.ntk.devices import PORTIONS
+from lpft.ntk.layout import Layout
 
 TOLERANCE = 1e-10
 METHODS = ("materialize", "token_gram", "sandwich")
@@ -112,13 +114,13 @@ def test_many_texts_give_what_each_gives_alone(family):
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "gpt2"])
 def test_the_size_of_batches_does_not_matter(monkeypatch, family):
     together = kernel_of_texts(family).ft_effective
-    monkeypatch.setattr("lpft.ntk.plan._BATCH_TOKENS", {"cpu": 16})
+    monkeypatch.setitem(PORTIONS, "cpu", replace(PORTIONS["cpu"], batch_tokens=16))
     assert relative_error(kernel_of(tiny(family), TEXTS).ft_effective, together) <= TOLERANCE
 
 
 @pytest.mark.parametrize("columns", [None, TEXTS[COLUMNS]], ids=["symmetric", "rows and columns"])
 @pytest.mark.parametrize(("tiles", "place"), [(1, "memory"), (3, "memory"), (4, "files")])
-@pytest.mark.parametrize("family", ["bert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "albert", "deberta-v2"])
 def test_tiles_and_chunks_do_not_matter(tmp_path, family, tiles, place, columns):
     expected = kernel_of_texts(family)
     Layout(tiles, place, workspace=4000).write(tmp_path)

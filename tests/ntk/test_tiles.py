@@ -1,6 +1,7 @@
 """Pieces of a kernel on disk: an interrupted call ends the same, damage is refused."""
 
 import copy
+import errno
 import os
 import shutil
 import signal
@@ -14,10 +15,13 @@ from tiny_classifiers import tiny_classifier
 from tiny_models import toy_texts
 
 from lpft.errors import InputError
+from lpft.files import replace_when_written
 from lpft.model import Classifier
+from lpft.model.adapters import add_adapter
 from lpft.ntk import EmpiricalNTK, empirical_ntk
-from lpft.ntk.plan import Layout
+from lpft.ntk.layout import Layout
 from lpft.ntk.tiles import TileStore
+from lpft.training.randomness import seeded
 
 TEXTS = toy_texts(7)[0]
 COLUMNS = toy_texts(4, seed=1)[0]
@@ -54,7 +58,11 @@ def bert() -> Classifier:
 
 
 def kernel(
-    classifier: Classifier, folder: Path, texts: list[str] = TEXTS, **options
+    classifier: Classifier,
+    folder: Path,
+    texts: list[str] = TEXTS,
+    columns: list[str] | None = COLUMNS,
+    **options,
 ) -> EmpiricalNTK:
     """The kernel with its pieces in ``folder``, in three tiles however much memory there is."""
     folder.mkdir(exist_ok=True)
@@ -63,7 +71,7 @@ def kernel(
     return empirical_ntk(
         classifier.model,
         texts,
-        COLUMNS,
+        columns,
         tokenizer=classifier.tokenizer,
         cache_dir=folder,
         device="cpu",
@@ -133,6 +141,27 @@ def test_an_interrupted_call_ends_the_same(whole, tmp_path, monkeypatch, count):
             kernel(bert(), tmp_path)
     assert len(pieces(tmp_path)) == count
     assert_same(kernel(bert(), tmp_path), whole[0])
+
+
+@pytest.mark.parametrize("method", ["materialize", "auto"])
+def test_interrupted_within_a_step_ends_the_same(tmp_path, monkeypatch, method):
+    """What a step's finished pairs leave to do is rounded as the whole step is, chunk by chunk."""
+    options = {"columns": None, "method": method}
+    chunked = Layout(tiles=3, stash="memory", workspace=4000)
+    (tmp_path / "whole").mkdir()
+    chunked.write(tmp_path / "whole")
+    expected = kernel(bert(), tmp_path / "whole", **options)
+    of_unit = [path.name for path in pieces(tmp_path / "whole") if "unit-001" in path.name]
+    assert len(of_unit) == 6
+    for count in range(1, 13):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        chunked.write(folder)
+        with monkeypatch.context() as patched:
+            interrupt_after(patched, count)
+            with pytest.raises(Interrupted):
+                kernel(bert(), folder, **options)
+        assert_same(kernel(bert(), folder, **options), expected)
 
 
 def test_the_parts_of_an_interrupted_call_are_the_same(tmp_path, monkeypatch):
@@ -246,6 +275,20 @@ def test_a_piece_of_another_kernel_is_refused(whole, tmp_path, what):
     assert str(pieces(folder)[0]) in str(refused.value)
 
 
+def test_a_piece_of_another_scale_of_an_adapter_is_refused(tmp_path):
+    """The scale alpha / r is in no weight: two adapters may differ in nothing else."""
+    for alpha in (4.0, 8.0):
+        classifier = bert()
+        with seeded(0):
+            adapted = add_adapter(classifier.model, "lora", rank=2, alpha=alpha)
+        model = Classifier(adapted, classifier.tokenizer)
+        if alpha == 4.0:
+            kernel(model, tmp_path, parameters="trainable")
+            continue
+        with pytest.raises(InputError, match="was computed from other weights"):
+            kernel(model, tmp_path, parameters="trainable")
+
+
 @pytest.mark.parametrize("what", ["weights", "texts", "heads"])
 def test_one_foreign_piece_among_the_own_is_refused(whole, tmp_path, what):
     classifier, texts, options = changed(what)
@@ -282,7 +325,7 @@ def test_a_damaged_layout_is_refused(tmp_path, content):
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     classifier = bert()
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match=r"cannot be written to .*Not a directory"):
         empirical_ntk(
             classifier.model,
             TEXTS,
@@ -291,7 +334,24 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         )
 
 
-def test_less_memory_than_at_the_start_is_refused(whole, tmp_path):
-    folder = shutil.copytree(whole[1], tmp_path / "copy")
+@pytest.mark.parametrize("name", ["layout.json", "unit-001"])
+def test_a_full_disk_is_refused_in_one_line(tmp_path, monkeypatch, name):
+    """Whatever is being written when the room ends, nothing half-written stays."""
+
+    def full(path):
+        if name in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace_when_written(path)
+
+    for module in ("lpft.files", "lpft.ntk.tiles"):
+        monkeypatch.setattr(f"{module}.replace_when_written", full)
+    with pytest.raises(InputError, match=r"cannot be written to .*No space left on device") as no:
+        TileStore(tmp_path, LAYOUT, {}).save(1, (0, 0), {"ntk|total": torch.zeros(2)})
+    assert "\n" not in str(no.value)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_less_memory_than_at_the_start_is_refused(tmp_path):
+    Layout(tiles=1, stash="memory", workspace=1 << 32).write(tmp_path)
     with pytest.raises(InputError, match="begun with more memory"):
-        kernel(bert(), folder, memory="1MB")
+        kernel(bert(), tmp_path, memory="8GB")

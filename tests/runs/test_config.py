@@ -72,7 +72,14 @@ def test_text_and_typed_values_are_the_same():
 def test_the_hash_covers_what_decides_the_result_and_nothing_else(tmp_path):
     base = {"train_file": str(tmp_path / "a.csv"), "method": "lora"}
     same = make_config(base).hash()
-    for change in ({"train_file": str(tmp_path / "b.csv")}, {"device": "cpu"}, {"report_to": "x"}):
+    for change in (
+        {"train_file": str(tmp_path / "b.csv")},
+        {"device": "cpu"},
+        {"report_to": "x"},
+        {"save_model": False},
+        {"save_features": True},
+        {"data_name": "reviews"},
+    ):
         assert make_config(base | change).hash() == same
     changes = {"seed": 1, "epochs": 3, "lora_rank": 4, "text_columns": "a,b", "max_length": 64}
     hashes = {make_config(base | {name: value}).hash() for name, value in changes.items()}

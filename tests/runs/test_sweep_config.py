@@ -149,6 +149,20 @@ def test_a_grid_is_every_product_for_the_methods_that_take_it(sweep):
     assert sweep(GOOD).points(Path("D")) == {}
 
 
+def test_the_guides_example_is_a_sweep(sweep):
+    guide = Path(__file__).resolve().parents[2] / "docs/guide.md"
+    blocks = re.findall(r"^```yaml\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+    (example,) = (block for block in blocks if block.startswith("tasks:"))
+    found = sweep(example)
+    assert len(by_folder(found)) == 2 * 4 * 3
+    assert {len(group) for group in found.points(Path("D")).values()} == {2}
+    lengths = {cell.name: cell.config(Path("D"), 0).training.max_length for cell in found.cells}
+    assert [name for name, length in lengths.items() if length == 64] == [
+        "cb/ft-minilm",
+        "cb/lp-ft-minilm",
+    ]
+
+
 def own(**changes):
     return [{"name": "own", "train_file": "a.csv", **changes}]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lpft import paper
 from lpft.experiments.preparation import Inputs, run_configs, unique_runs
-from lpft.experiments.recipe import PUBLISHED, Found, Plan, PlannedRun, Recipe
+from lpft.experiments.recipe import SHARED, Found, Plan, PlannedRun, Recipe
 from lpft.report.notes import faults, kernel_faults
 from lpft.report.numbers import counted, joined, rate, whole
 from lpft.report.settings import group_runs, method_name, model_name
@@ -104,7 +104,7 @@ def _fixed_settings(plan: Plan, found: Found) -> list[str]:
 
 
 def _hyperparameters(plan: Plan) -> list[str]:
-    """Learning rate, batch size, rank and alpha of the runs at published rates, where not so."""
+    """Learning rate, batch size, rank and alpha at each method's own rates, where not published."""
     told: dict[str, list[str]] = {}
     unpublished: dict[str, None] = {}
     for run in _first_seeds(plan.runs):
@@ -133,10 +133,10 @@ def _hyperparameters(plan: Plan) -> list[str]:
 
 
 def _first_seeds(runs: Iterable[PlannedRun]) -> Iterable[PlannedRun]:
-    """One run of each task and method at published rates."""
+    """One run of each task and method at its own rates."""
     seen: dict[tuple[str, str], PlannedRun] = {}
     for run in runs:
-        if run.variant == PUBLISHED:
+        if run.variant != SHARED:
             seen.setdefault((run.task, run.method), run)
     return seen.values()
 
@@ -164,7 +164,7 @@ def _rows(plan: Plan, inputs: Inputs) -> list[str]:
             size = paper.published_size(ood) if ood != split else None
             if size is not None and size.test is not None and size.test != counts[split]:
                 sentences.setdefault(
-                    f"{ood}: {whole(counts[split])} rows, the paper counts {whole(size.test)} rows."
+                    f"{ood}: {whole(counts[split])} rows, the paper counts {whole(size.test)}."
                 )
         for note in data.notes:
             sentences.setdefault(f"{task}: {note}.")
@@ -173,8 +173,9 @@ def _rows(plan: Plan, inputs: Inputs) -> list[str]:
 
 def _differing(counts: Mapping[str, int], size: paper.DatasetSize) -> str:
     published = {"train": size.train, "validation": size.validation, "test": size.test}
+    unit = "" if size.unit == "rows" else f" {size.unit}"
     parts = [
-        f"{whole(counts[split])} {split} rows, the paper counts {whole(known)} {size.unit}"
+        f"{whole(counts[split])} {split} rows, the paper counts {whole(known)}{unit}"
         for split, known in published.items()
         if split in counts and known is not None and counts[split] != known
     ]

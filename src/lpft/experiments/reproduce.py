@@ -106,7 +106,9 @@ def _reproduced(
         _train(scope.folder, plan, executor, workers, failures)
     with _timed(timings, "kernels"):
         _compute_kernels(scope.folder, plan, failures)
-    found = collect(scope, plan)
+    found, unread = _collected(scope, plan)
+    named = {name for name, _ in failures}
+    failures += [(name, reason) for name, reason in unread if name not in named]
     if recipe.step is not None:
         with _timed(timings, "step"), _recorded("further results", failures):
             recipe.step(found)
@@ -133,9 +135,16 @@ def _reproduced(
 
 def collect(scope: Scope, plan: Plan) -> Found:
     """What of a plan is finished below the scope's folder."""
-    runs = {run.folder: run for run in find_runs(scope.folder).runs}
-    kernels = {kernels.folder: kernels for kernels in find_kernels(scope.folder)[0]}
-    return Found(
+    return _collected(scope, plan)[0]
+
+
+def _collected(scope: Scope, plan: Plan) -> tuple[Found, Failures]:
+    """What of a plan is there, and what is there but cannot be read."""
+    collection = find_runs(scope.folder)
+    all_kernels, unread_kernels = find_kernels(scope.folder)
+    runs = {run.folder: run for run in collection.runs}
+    kernels = {kernels.folder: kernels for kernels in all_kernels}
+    found = Found(
         scope=scope,
         runs={
             (planned.variant, planned.task, planned.method, planned.seed): runs[folder]
@@ -148,6 +157,10 @@ def collect(scope: Scope, plan: Plan) -> Found:
             if (folder := planned.config.output_dir) in kernels
         },
     )
+    asked = {run.config.output_dir for run in plan.runs}
+    asked |= {planned.config.output_dir for planned in plan.kernels}
+    unread = (*collection.unread, *unread_kernels)
+    return found, [(part.name, part.reason) for part in unread if part.folder in asked]
 
 
 def _train(folder: Path, plan: Plan, executor: str, workers: int, failures: Failures) -> None:
@@ -163,7 +176,9 @@ def _train(folder: Path, plan: Plan, executor: str, workers: int, failures: Fail
         overwrite=False,
     )
     failures += [
-        (outcome.folder.relative_to(folder).as_posix(), outcome.reason) for outcome in result.failed
+        (outcome.folder.relative_to(folder).as_posix(), outcome.reason)
+        for outcome in result.outcomes
+        if outcome.reason is not None
     ]
 
 

@@ -94,7 +94,7 @@ def _with_shared(
     table: int,
     note: str,
 ) -> Shown:
-    """The paper's table, the same at shared rates, and the differences at both."""
+    """The paper's table, the same at shared rates where these are others, and the differences."""
     own = beside_published(
         found,
         name=name,
@@ -106,25 +106,36 @@ def _with_shared(
         table=table,
         note=note,
     )
-    shared = beside_published(
-        found,
-        name=f"{name}-shared",
-        title=f"{title}, at shared rates",
-        variant=SHARED,
-        where=where,
-        methods=[method for method in methods if method != PRETRAINED],
-        measures=measures,
-        table=None,
-        note=f"{NOTE_ON_RATES} {note}",
-    )
+    exhibits = [own]
+    if _has_other_rates(found):
+        shared = beside_published(
+            found,
+            name=f"{name}-shared",
+            title=f"{title}, at shared rates",
+            variant=SHARED,
+            where=where,
+            methods=[method for method in methods if method != PRETRAINED],
+            measures=measures,
+            table=None,
+            note=f"{NOTE_ON_RATES} {note}",
+        )
+        exhibits.append(shared)
     contrasts, findings = contrast_table(
         found,
         feature_change(),
         name=f"{name}-differences",
         where=where,
     )
-    exhibits = [own, *([shared] if shared.rows else []), *([contrasts] if contrasts else [])]
+    exhibits += [] if contrasts is None else [contrasts]
     return Shown(tuple(exhibits), findings=findings)
+
+
+def _has_other_rates(found: Found) -> bool:
+    """Whether some run at shared rates is not its method's usual one."""
+    own = {key[1:]: run.folder for key, run in found.runs.items() if key[0] == PUBLISHED}
+    return any(
+        run.folder != own.get(key[1:]) for key, run in found.runs.items() if key[0] == SHARED
+    )
 
 
 def _show_norms(found: Found) -> Shown:

@@ -16,7 +16,7 @@ from lpft.errors import InputError
 from lpft.model.adapters import add_adapter
 from lpft.model.classifier import attach_head
 from lpft.model.encoder import build_encoder
-from lpft.ntk.firstorder import FirstOrderError, first_order_errors
+from lpft.ntk.firstorder import FirstOrderError, FirstStep
 from lpft.theory import (
     MOST_INFORMATIVE_EPSILON,
     LowRankCheck,
@@ -129,7 +129,7 @@ def _first_order(seed: int) -> Iterator[TheoryCheck]:
     for trained, rank, largest in TRAININGS:
         model = _random_bert(seed, rank)
         rates = [largest * 10.0**-decade for decade in range(DECADES + 1)]
-        errors = first_order_errors(model, train, labels, evaluated, rates=rates)
+        errors = FirstStep(model, train, labels).errors(evaluated, rates)
         for output in ("logits", "features"):
             for larger, smaller in pairwise(errors):
                 fall = _known(larger, output) / _known(smaller, output)

@@ -26,6 +26,7 @@ TINY_SETTINGS: dict[str, Any] = {
     "epochs": 2,
     "learning_rate": 5e-3,
     "max_train_samples": 24,
+    "max_validation_samples": 24,
     "max_length": 32,
 }
 TINY_REMARK = (

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.families import query_value_projections
 
@@ -80,12 +83,34 @@ def plain_classifier(model: nn.Module) -> nn.Module:
 
 
 def trained_head(model: nn.Module) -> nn.Linear:
-    """The head that trains: PEFT keeps the trained copy beside the original one."""
-    name = (
-        f"base_model.model.head.modules_to_save.{model.active_adapter}"
-        if isinstance(model, PeftModel)
-        else "head"
-    )
-    head = model.get_submodule(name)
-    assert isinstance(head, nn.Linear)
+    """The head that trains: PEFT keeps the trained copy beside the original one.
+
+    Raises:
+        InputError: the head is not a single linear layer, or an adapter changes it.
+    """
+    head = plain_classifier(model).get_submodule("head")
+    if isinstance(head, ModulesToSaveWrapper):
+        used = [] if head.disable_adapters else head.active_adapters
+        head = head.modules_to_save[used[0]] if used else head.original_module
+    if not isinstance(head, nn.Linear):
+        kind = type(head)
+        raise InputError(
+            f"the model's head is a {kind.__module__}.{kind.__name__}: expected one torch.nn.Linear"
+        )
     return head
+
+
+def adapter_settings(model: nn.Module) -> dict[str, list[object]]:
+    """What decides the effect of the model's adapted layers beside their factors, by layer.
+
+    Their scales (alpha / r of LoRA), the adapters that are in use, and those merged into weights.
+    """
+    return {
+        name: [
+            getattr(module, "scaling", None),
+            [] if module.disable_adapters else list(module.active_adapters),
+            list(module.merged_adapters),
+        ]
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }

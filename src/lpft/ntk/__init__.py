@@ -1,6 +1,9 @@
 """The exact empirical NTK of transformers, its statistics, and predictions from it."""
 
-from lpft.ntk.kernel import KernelJob, KernelRequest, Options, empirical_ntk
+from lpft.ntk.job import KernelJob
+from lpft.ntk.kernel import empirical_ntk
+from lpft.ntk.options import Options
+from lpft.ntk.requests import KernelRequest, request_of
 from lpft.ntk.result import Certificate, EmpiricalNTK
 
 __all__ = [
@@ -10,4 +13,5 @@ __all__ = [
     "KernelRequest",
     "Options",
     "empirical_ntk",
+    "request_of",
 ]

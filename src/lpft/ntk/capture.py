@@ -108,6 +108,8 @@ class Recorder:
     ) -> Any:
         if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
             return None
+        if not arguments:  # called by keywords: autograd finds that no share came of it
+            return None
         inputs = arguments[0]
         if self.samples > 1 and result.shape[0] != self.samples:
             if not isinstance(module, nn.Embedding):

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from lpft.choices import KernelKind
 from lpft.data.tokens import Tokens
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.ntk.precision import computed_in
+from lpft.ntk.modes import only_these_require_gradients
 from lpft.ntk.result import CheckedEntry
-from lpft.ntk.structure import only_these_require_gradients
 
 _SEED = 0
+_CHUNK = 1 << 26
+"""Numbers of the gradients that are held at once, where no single parameter has more."""
 
 
 def check_entries(
@@ -33,36 +34,52 @@ def check_entries(
         tokens: all texts, those of the rows, and those of the columns.
         ft_effective: F, N x C x M x C.
     """
-    if not parameters or count == 0:
+    if not parameters:
         return ()
     drawn = np.random.default_rng(_SEED)
     all_tokens, rows, columns = tokens
     entries = []
-    with computed_in(weight.dtype), only_these_require_gradients(classifier.encoder, parameters):
-        for _ in range(count):
-            n, m = int(drawn.integers(len(rows))), int(drawn.integers(len(columns)))
-            c, d = (int(drawn.integers(weight.shape[0])) for _ in range(2))
-            left = _gradient(classifier, all_tokens, int(rows[n]), weight[c], parameters)
-            right = _gradient(classifier, all_tokens, int(columns[m]), weight[d], parameters)
+    for _ in range(count):
+        n, m = int(drawn.integers(len(rows))), int(drawn.integers(len(columns)))
+        c, d = (int(drawn.integers(weight.shape[0])) for _ in range(2))
+        inner = left_square = right_square = 0.0
+        for chunk in parameter_chunks(parameters):
+            with only_these_require_gradients(classifier.encoder, chunk):
+                left = _gradient(classifier, all_tokens, int(rows[n]), weight[c], chunk)
+                right = _gradient(classifier, all_tokens, int(columns[m]), weight[d], chunk)
             if kernel == "signgd":
                 left = [gradient.sign() for gradient in left]
             if kernel != "sgd":
                 right = [gradient.sign() for gradient in right]
-            entries.append(
-                CheckedEntry(
-                    row=n,
-                    row_class=c,
-                    column=m,
-                    column_class=d,
-                    engine=float(ft_effective[n, c, m, d]),
-                    autograd=sum(
-                        float((a * b).sum(dtype=torch.float64))
-                        for a, b in zip(left, right, strict=True)
-                    ),
-                    scale=_norm(left) * _norm(right),
-                )
+            for one, other in zip(left, right, strict=True):
+                inner += float((one * other).sum(dtype=torch.float64))
+                left_square += float(one.square().sum(dtype=torch.float64))
+                right_square += float(other.square().sum(dtype=torch.float64))
+        entries.append(
+            CheckedEntry(
+                row=n,
+                row_class=c,
+                column=m,
+                column_class=d,
+                engine=float(ft_effective[n, c, m, d]),
+                autograd=inner,
+                scale=(left_square * right_square) ** 0.5,
             )
+        )
     return tuple(entries)
+
+
+def parameter_chunks(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters in their order, in lists whose gradients are held at once."""
+    chunks: list[list[nn.Parameter]] = []
+    held = _CHUNK
+    for parameter in parameters:
+        if held + parameter.numel() > _CHUNK:
+            chunks.append([])
+            held = 0
+        chunks[-1].append(parameter)
+        held += parameter.numel()
+    return chunks
 
 
 def _gradient(
@@ -84,7 +101,3 @@ def _gradient(
         torch.zeros_like(parameter) if gradient is None else gradient
         for parameter, gradient in zip(parameters, gradients, strict=True)
     ]
-
-
-def _norm(gradients: Sequence[Tensor]) -> float:
-    return float(sum(g.double().square().sum() for g in gradients)) ** 0.5

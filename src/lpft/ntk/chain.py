@@ -16,7 +16,7 @@ Key = int | str
 """Place of an argument: its position, or its keyword."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class BlockCall:
     """A call of a block as it was seen: arguments, and whether its result is a tuple."""
 

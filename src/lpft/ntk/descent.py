@@ -4,9 +4,10 @@ The data pass in length-grouped batches, so memory is that of ``batch_tokens`` p
 however many texts there are.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 from lpft.analysis.inputs import class_indices
 from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.adapters import trained_head
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.ntk.double_precision import DoublePrecision
+from lpft.ntk.precision import computed_in
 from lpft.progress import progress
 
 BATCH_TOKENS = 1024
@@ -49,7 +51,9 @@ class DescentModel(nn.Module):
         super().__init__()
         if dtype not in (torch.float32, torch.float64):
             raise InputError(f"dtype: expected torch.float32 or torch.float64, found {dtype}")
-        self.model = deepcopy(model).to(dtype).eval()
+        self._dtype = dtype
+        with self.computing():
+            self.model = deepcopy(model).to(dtype).eval()
         classifier = _classifier_in(self.model)
         classifier.encoder.set_attn_implementation("eager")
         # A tuple is not registered: every parameter keeps a single name.
@@ -71,9 +75,14 @@ class DescentModel(nn.Module):
     def forward(self, **tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N x C) and features (N x h) of token ids (N x T)."""
         classifier, head = self._parts
-        with DoublePrecision():
-            features = classifier.features(**tokens)
-            return head(features), features
+        features = classifier.features(**tokens)
+        return head(features), features
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within this context the model is computed in its dtype, whatever the caller's modes."""
+        with computed_in(self._dtype), torch.enable_grad():
+            yield
 
     def training_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that a step moves: those with ``requires_grad``, by name."""
@@ -84,6 +93,16 @@ class DescentModel(nn.Module):
         """``theta <- theta + rate d``, in place."""
         for name, value in self.training_parameters().items():
             value.add_(rate * direction[name])
+
+
+def check_rate(rate: float) -> None:
+    """Refuse a rate that no step can have.
+
+    Raises:
+        InputError: it is not a finite number above 0.
+    """
+    if not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"rate: expected a finite number above 0, found {rate}")
 
 
 def checked_labels(model: DescentModel, tokens: Tokens, labels: ArrayLike) -> Tensor:
@@ -165,7 +184,7 @@ def map_texts(
     return collected
 
 
-def _batches(tokens: Tokens, batch_tokens: int, description: str) -> Any:
+def _batches(tokens: Tokens, batch_tokens: int, description: str) -> tqdm:
     if batch_tokens < 1:
         raise InputError(f"batch_tokens: expected at least 1, found {batch_tokens}")
     batches = list(length_batches(tokens.lengths, max_rows=len(tokens), max_tokens=batch_tokens))

@@ -1,8 +1,9 @@
 """The engine: sweep down the encoder once, contract what each unit of it leaves, keep the sums."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -13,42 +14,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lpft.data.tokens import Tokens
+from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.ntk.capture import Contribution, Outer, Rows, active_tokens, merge_uses
-from lpft.ntk.heads import HeadRows
-from lpft.ntk.passes import Passes
-from lpft.ntk.plan import Plan, Tile
-from lpft.ntk.precision import computed_in
-from lpft.ntk.products import (
-    Contraction,
-    Pair,
-    Shape,
-    Sums,
-    Workspace,
-    cheapest_method,
-    contract_outer,
-    contract_rows,
-    contract_vectors,
-    method_cost,
-)
+from lpft.ntk.capture import Contribution, NotBatched, Outer, active_tokens, merge_uses
+from lpft.ntk.contraction import Contraction, Workspace
+from lpft.ntk.layout import Pair, Step
+from lpft.ntk.modes import only_these_require_gradients
+from lpft.ntk.options import Options
+from lpft.ntk.passes import Batch, Passes
+from lpft.ntk.plan import Plan
 from lpft.ntk.stash import Stash
-from lpft.ntk.structure import Parameter, only_these_require_gradients
+from lpft.ntk.sums import Contractor, Request, Shares, distinct_heads
 from lpft.ntk.tiles import TileStore
 from lpft.progress import progress
 
-TOTAL = "total"
-Granularity = Sequence[str]
-Shares = dict[str, list[Contribution]]
-"""By parameter: a tile's shares, one per batch."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A kernel to compute: for which head, and over which of the encoder's parameters."""
-
-    name: str
-    head: HeadRows
-    parameters: frozenset[str]
+Piece = Mapping[str, Tensor]
+"""Sums of one unit for one pair of tiles, by ``request|part``."""
 
 
 @dataclass
@@ -63,10 +44,12 @@ class Sweep:
     sums: dict[tuple[str, str], dict[Pair, Tensor]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"passes": 0.0, "contractions": 0.0})
 
-
-def distinct_heads(requests: Sequence[Request]) -> list[HeadRows]:
-    """The heads of the requests, each once."""
-    return list({id(request.head): request.head for request in requests}.values())
+    def add(self, pair: Pair, piece: Piece) -> None:
+        """Add the sums of one more unit."""
+        for name, tensor in piece.items():
+            request, _, part = name.rpartition("|")
+            of_part = self.sums.setdefault((request, part), {})
+            of_part[pair] = of_part[pair] + tensor if pair in of_part else tensor
 
 
 def sweep(
@@ -74,104 +57,146 @@ def sweep(
     tokens: Tokens,
     plan: Plan,
     requests: Sequence[Request],
-    *,
-    granularity: Granularity,
-    products: str,
-    dtype: torch.dtype,
+    options: Options,
     store: TileStore | None,
-    folder: Path | None,
 ) -> Sweep:
-    """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it."""
+    """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it.
+
+    Raises:
+        InputError: a piece is damaged or of another kernel, or which parameters a text reaches
+            depends on the text.
+    """
+    heads = distinct_heads(requests)
+    seeds = torch.cat([head.seeds for head in heads]).to(options.dtype).to(plan.device)
+    ends = np.cumsum([head.rank for head in heads]).tolist()
+    by_name = dict(classifier.encoder.named_parameters())
+    direct = {name: by_name[name] for name in plan.structure.direct}
+    contraction = Contraction(
+        heads=tuple(slice(end - head.rank, end) for head, end in zip(heads, ends, strict=True)),
+        kernel=options.kernel,
+        products=options.products,
+        workspace=Workspace(plan.layout.workspace, options.dtype, plan.device),
+    )
+    work = _Work.left(plan, store)
+    folder = None if options.cache_dir is None else Path(options.cache_dir)
     with ExitStack() as stack:
-        stack.enter_context(computed_in(dtype, tf32=products == "tf32"))
-        stash = Stash(plan.layout.stash, folder)
-        stack.callback(stash.close)
-        bar = stack.enter_context(
-            progress(
-                description="computing the kernel",
-                total=round(sum(plan.flops[p] for p in ("passes", "forming", "contracting")) / 1e9),
-                unit="GFLOP",
-            )
+        stash = stack.enter_context(closing(Stash(plan.layout.stash, folder)))
+        meter = stack.enter_context(_metered(work.flops))
+        stack.enter_context(only_these_require_gradients(classifier.encoder, list(direct.values())))
+        passes = Passes(
+            classifier, plan.structure.chain, plan.structure.modules, direct, seeds, stash
         )
-        return _Sweeper(
-            classifier, tokens, plan, requests, granularity, products, dtype, store, stash, bar
-        ).run()
+        contractor = Contractor(plan, requests, options.granularity, contraction, meter.add)
+        return _Sweeper(plan, tokens, passes, contractor, meter, work, store).run()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is left to do of a plan, some of whose pieces (unit, pair) are finished."""
+
+    plan: Plan
+    finished: frozenset[tuple[int, Pair]]
+
+    @classmethod
+    def left(cls, plan: Plan, store: TileStore | None) -> "_Work":
+        pieces = [(unit, pair) for unit in range(len(plan.structure.units)) for pair in plan.pairs]
+        if store is None:
+            return cls(plan, frozenset())
+        return cls(plan, frozenset(piece for piece in pieces if store.load(*piece) is not None))
+
+    def steps(self, unit: int) -> list[Step]:
+        """The steps of a unit that lack a piece.
+
+        They are contracted whole: what was finished before has no part in how sums are rounded.
+        """
+        if not self.plan.structure.of_unit(unit):
+            return []
+        return [
+            step
+            for step in self.plan.steps
+            if any((unit, pair) not in self.finished for pair in step.pairs)
+        ]
+
+    @cached_property
+    def last(self) -> int:
+        """The last unit that gradients must reach, or -1.
+
+        Where a trial's texts did not reach all parameters, it is looked for them everywhere.
+        """
+        units = range(len(self.plan.structure.units))
+        lacking = [unit for unit in units if self.steps(unit)]
+        if self.plan.structure.unreached and (lacking or not self.finished):
+            return units[-1]
+        return max(lacking, default=-1)
+
+    @property
+    def flops(self) -> float:
+        """The expected flops."""
+        plan = self.plan
+        total = plan.structure.forward_flops * float(plan.demand.lengths.sum())
+        for unit in range(self.last + 1):
+            steps = self.steps(unit)
+            total += plan.pass_flops(unit, steps)
+            total += sum(plan.contraction_flops(plan.structure.of_unit(unit), steps))
+        return total
+
+
+class _Meter:
+    """Counts flops on a bar of GFLOP."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+        self._flops = 0.0
+
+    def add(self, flops: float) -> None:
+        before = round(self._flops / 1e9)
+        self._flops += flops
+        self._bar.update(round(self._flops / 1e9) - before)
+
+
+@contextmanager
+def _metered(flops: float) -> Iterator[_Meter]:
+    total = round(flops / 1e9)
+    with progress(description="computing the kernel", total=total, unit="GFLOP") as bar:
+        yield _Meter(bar)
 
 
 class _Sweeper:
-    """The state of one sweep."""
+    """One sweep over all units."""
 
     def __init__(
         self,
-        classifier: LinearHeadClassifier,
-        tokens: Tokens,
         plan: Plan,
-        requests: Sequence[Request],
-        granularity: Granularity,
-        products: str,
-        dtype: torch.dtype,
+        tokens: Tokens,
+        passes: Passes,
+        contractor: Contractor,
+        meter: _Meter,
+        work: _Work,
         store: TileStore | None,
-        stash: Stash,
-        bar: tqdm,
     ) -> None:
-        heads = distinct_heads(requests)
-        seeds = torch.cat([head.seeds for head in heads]).to(dtype).to(plan.device)
-        ends = torch.tensor([head.rank for head in heads]).cumsum(0).tolist()
-        by_name = dict(classifier.encoder.named_parameters())
-        self._direct = {name: by_name[name] for name in plan.structure.direct}
-        self._classifier = classifier
-        self._tokens = tokens
         self._plan = plan
-        self._requests = requests
-        self._head_numbers = {id(head): number for number, head in enumerate(heads)}
-        self._granularity = granularity
-        self._contraction = Contraction(
-            heads=tuple(slice(end - head.rank, end) for head, end in zip(heads, ends, strict=True)),
-            kernel=plan.demand.kernel,
-            products=torch.bfloat16 if products == "bfloat16" else dtype,
-            workspace=Workspace(plan.layout.workspace, dtype, plan.device),
-        )
-        self._passes = Passes(
-            classifier, plan.structure.chain, plan.structure.modules, self._direct, seeds, stash
-        )
+        self._tokens = tokens
+        self._passes = passes
+        self._contractor = contractor
+        self._meter = meter
+        self._work = work
         self._store = store
-        self._bar = bar
-        self._flops_done = 0.0
+        self._known = {parameter.name for parameter in plan.structure.parameters}
         self._result = Sweep(torch.empty(0))
 
     def run(self) -> Sweep:
-        plan = self._plan
-        pieces: dict[tuple[int, Pair], dict[str, Tensor]] = {}
-        if self._store is not None:
-            for unit in range(len(plan.structure.units)):
-                for pair in plan.pairs:
-                    piece = self._store.load(unit, pair)
-                    if piece is not None:
-                        pieces[unit, pair] = piece
-        encoder = self._classifier.encoder
-        with only_these_require_gradients(encoder, list(self._direct.values())):
-            self._forward()
-            last = max(
-                (
-                    unit
-                    for unit in range(len(plan.structure.units))
-                    if any((unit, pair) not in pieces for pair in plan.pairs)
-                    and self._parameters(unit)
-                ),
-                default=-1,
-            )
-            for unit in range(len(plan.structure.units)):
-                todo = [pair for pair in plan.pairs if (unit, pair) not in pieces]
-                if unit <= last:
-                    for pair, sums in self._unit(unit, todo):
-                        if self._store is not None:
-                            self._store.save(unit, pair, sums)
-                        pieces[unit, pair] = sums
-                for pair in plan.pairs:
-                    for name, tensor in pieces.pop((unit, pair), {}).items():
-                        request, _, part = name.partition("|")
-                        of_part = self._result.sums.setdefault((request, part), {})
-                        of_part[pair] = of_part[pair] + tensor if pair in of_part else tensor
+        self._forward()
+        for unit in range(len(self._plan.structure.units)):
+            for pair, piece in self._unit(unit) if unit <= self._work.last else ():
+                if (unit, pair) not in self._work.finished:
+                    if self._store is not None:
+                        self._store.save(unit, pair, piece)
+                    self._result.add(pair, piece)
+            for pair in self._plan.pairs:
+                if self._store is not None and (unit, pair) in self._work.finished:
+                    kept = self._store.load(unit, pair)
+                    assert kept is not None, "nothing removes a piece while its kernel is computed"
+                    self._result.add(pair, kept)
         return self._result
 
     def _forward(self) -> None:
@@ -183,191 +208,94 @@ class _Sweeper:
                 if features is None:
                     features = found.new_empty(len(self._tokens), found.shape[1])
                 features[torch.from_numpy(rows).to(found.device)] = found
-                self._done(self._forward_flops(rows))
-        assert features is not None
+                self._meter.add(self._forward_flops(rows))
+        assert features is not None, "tokenize refuses an empty list of texts"
         self._result.features = features.double().cpu()
         self._result.seconds["passes"] += perf_counter() - started
 
-    def _unit(self, unit: int, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, dict[str, Tensor]]]:
-        """The sums of one unit for the given pairs; hands gradients on for every tile."""
-        wanted = self._parameters(unit)
-        steps = list(self._plan.steps(pairs)) if wanted else []
-        needed = [tile for step in steps for tile in step.tiles]
-        for tile in sorted(set(range(len(self._plan.tiles))) - set(needed)):
-            self._pass(unit, tile, record=False, final=True)
+    def _unit(self, unit: int) -> Iterator[tuple[Pair, Piece]]:
+        """The sums of one unit; hands gradients on for every tile."""
+        steps = self._work.steps(unit)
+        loads = _last_loads(steps)
+        for tile in range(len(self._plan.tiles)):
+            if tile not in loads:
+                self._pass(unit, tile, keep=False, final=True)
         held: dict[int, Shares] = {}
         for place, step in enumerate(steps):
-            later = {tile for after in steps[place + 1 :] for tile in after.tiles}
             held = {tile: shares for tile, shares in held.items() if tile in step.tiles}
             for tile in step.tiles:
                 if tile not in held:
-                    held[tile] = self._pass(unit, tile, record=True, final=tile not in later)
-            sums = self._contract(wanted, held, step.pairs, consume=not later & set(step.tiles))
-            for pair in step.pairs:
-                yield pair, {name: by_pair[pair] for name, by_pair in sums.items()}
+                    held[tile] = self._pass(unit, tile, keep=True, final=loads[tile] == place)
+            following = steps[place + 1].tiles if place + 1 < len(steps) else ()
+            started = perf_counter()
+            sums = self._contractor.sums(
+                self._plan.structure.of_unit(unit),
+                held,
+                step.pairs,
+                consume=not set(step.tiles) & set(following),
+            )
+            self._result.seconds["contractions"] += perf_counter() - started
+            yield from sums.items()
 
-    def _pass(self, unit: int, tile: int, *, record: bool, final: bool) -> Shares:
-        """Pull the gradients of a tile through a unit; its shares, where they are recorded."""
+    def _pass(self, unit: int, tile: int, *, keep: bool, final: bool) -> Shares:
+        """Pull the gradients of a tile through a unit; its shares, if they are to be kept."""
         started = perf_counter()
-        positions = self._plan.structure.units[unit]
-        batches = self._plan.tiles[tile].batches
+        structure = self._plan.structure
+        positions, batches = structure.units[unit], self._plan.tiles[tile].batches
+        part = (1 + self._plan.demand.seeds) * len(positions) / self._passes.positions
         shares: Shares = {}
-        for number, rows in batches:
+        for place, (number, rows) in enumerate(batches):
             batch = self._batch(rows)
             found: dict[str, list[Contribution]] = {}
             for position in reversed(positions):
-                at_position = self._passes.backward(position, number, batch, record=record)
-                for name, share in at_position.items():
+                record = keep or bool(structure.unreached)
+                for name, share in self._backward(position, number, batch, record=record).items():
                     found.setdefault(name, []).append(share)
                 if final:
                     self._passes.finish(position, number)
-            part = (1 + self._plan.demand.seeds) * len(positions) / self._passes.positions
-            self._done(self._forward_flops(rows) * part)
-            for name, uses in found.items():
-                share = merge_uses(uses)
-                if isinstance(share, Outer):
-                    active = active_tokens(share)
-                    share = _no_tokens(share) if active is None else active
-                shares.setdefault(name, []).append(share)
+            self._meter.add(self._forward_flops(rows) * part)
+            for name, uses in found.items() if keep else ():
+                shares.setdefault(name, [None] * len(batches))[place] = _active(merge_uses(uses))
         self._result.seconds["passes"] += perf_counter() - started
         return shares
 
-    def _contract(
-        self,
-        wanted: Sequence[Parameter],
-        held: Mapping[int, Shares],
-        pairs: Sequence[Pair],
-        *,
-        consume: bool,
-    ) -> dict[str, dict[Pair, Tensor]]:
-        """The sums of the wanted parameters by ``request|part`` and pair."""
-        started = perf_counter()
-        total: dict[str, dict[Pair, Tensor]] = {}
-        for request in self._requests:
-            of_request = [p for p in wanted if p.name in request.parameters]
-            for part in [TOTAL, *(part for p in of_request for part in self._parts(p))]:
-                rank = request.head.rank
-                total[f"{request.name}|{part}"] = {
-                    (i, j): torch.zeros(
-                        rank * len(self._plan.tiles[i].rows),
-                        rank * len(self._plan.tiles[j].rows),
-                        dtype=torch.float64,
-                    )
-                    for i, j in pairs
-                }
-        tiles = sorted({tile for pair in pairs for tile in pair})
-        for parameters in _grouped(wanted, self._requests):
-            parameter = parameters[0]
-            shares = {
-                tile: [
-                    self._of_tile(held[tile].get(member.name, []), self._plan.tiles[tile])
-                    for member in parameters
-                ]
-                for tile in tiles
-            }
-            if consume:
-                for tile in tiles:
-                    for member in parameters:
-                        held[tile].pop(member.name, None)
-            sums = self._contract_group(parameters, shares, pairs)
-            for request in self._requests:
-                if parameter.name in request.parameters:
-                    head = self._head_numbers[id(request.head)]
-                    for part in [TOTAL, *self._parts(parameter)]:
-                        of_part = total[f"{request.name}|{part}"]
-                        for pair in pairs:
-                            if (pair, head) in sums:
-                                of_part[pair] += sums[pair, head].cpu()
-        self._result.seconds["contractions"] += perf_counter() - started
-        return total
+    def _backward(
+        self, position: int, number: int, batch: Batch, *, record: bool
+    ) -> dict[str, Contribution]:
+        """The shares of a position; refuses parameters that the trial did not see."""
+        try:
+            found = self._passes.backward(position, number, batch, record=record)
+        except NotBatched as module:
+            raise InputError(_depends_on_text(str(module))) from module
+        unknown = sorted(set(found) - self._known)
+        if unknown:
+            raise InputError(_depends_on_text(unknown[0]))
+        return found
 
-    def _contract_group(
-        self,
-        parameters: Sequence[Parameter],
-        shares: Mapping[int, Sequence["list[Outer] | Rows | Tensor | None"]],
-        pairs: Sequence[Pair],
-    ) -> Sums:
-        """One linear weight, one embedding, or several vectors side by side."""
-        among = self._plan.demand.heads_of[parameters[0].name]
-        counts = {tile: len(self._plan.tiles[tile].rows) for tile in shares}
-        present = {tile: [s for s in of_tile if s is not None] for tile, of_tile in shares.items()}
-        live = [pair for pair in pairs if present[pair[0]] and present[pair[1]]]
-        if not live:
-            return {}
-        used = {tile for pair in live for tile in pair}
-        first = present[live[0][0]][0]
-        if isinstance(first, Rows):
-            rows = {tile: present[tile][0] for tile in used}
-            return contract_rows(rows, counts, live, among, self._contraction)  # type: ignore[arg-type]
-        if isinstance(first, Tensor):
-            vectors = {tile: torch.cat(present[tile], 2) for tile in used}  # type: ignore[arg-type]
-            return contract_vectors(vectors, live, among, self._contraction)
-        outers: dict[int, list[Outer]] = {tile: present[tile][0] for tile in used}  # type: ignore[misc]
-        shapes = {
-            tile: Shape(
-                counts[tile],
-                sum(o.inputs.shape[0] * o.inputs.shape[1] for o in of_tile) / counts[tile],
-            )
-            for tile, of_tile in outers.items()
-        }
-        sizes, ranks = parameters[0].sizes, self._contraction.ranks(among)
-        method = self._plan.demand.method
-        if method is None:
-            method = cheapest_method(sizes, shapes, live, ranks, self._contraction.kernel)
-        sums = contract_outer(outers, live, among, method, self._contraction)
-        self._done(sum(method_cost(method, sizes, shapes, live, ranks)))
-        return sums
-
-    def _of_tile(
-        self, shares: Sequence[Contribution], tile: Tile
-    ) -> "list[Outer] | Rows | Tensor | None":
-        """A tile's shares in one parameter, in the order of its samples; None where it has none."""
-        if not shares:
-            return None
-        if isinstance(shares[0], Outer):
-            return [share for share in shares if isinstance(share, Outer)]
-        if isinstance(shares[0], Rows):
-            starts = torch.tensor([0, *(len(rows) for _, rows in tile.batches)]).cumsum(0).tolist()
-            rows = [share for share in shares if isinstance(share, Rows)]
-            return Rows(
-                torch.cat([share.ids for share in rows]),
-                torch.cat([s.samples + start for s, start in zip(rows, starts, strict=False)]),
-                torch.cat([share.vectors for share in rows], 1),
-            )
-        return torch.cat([share for share in shares if isinstance(share, Tensor)], 1)
-
-    def _parameters(self, unit: int) -> list[Parameter]:
-        positions = self._plan.structure.units[unit]
-        return [p for p in self._plan.structure.parameters if p.positions[0] in positions]
-
-    def _parts(self, parameter: Parameter) -> list[str]:
-        names = {"layer": parameter.layer, "kind": parameter.kind}
-        return [f"{by}:{names[by]}" for by in self._granularity]
-
-    def _batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+    def _batch(self, rows: NDArray[np.int64]) -> Batch:
         return {name: ids.to(self._plan.device) for name, ids in self._tokens.batch(rows).items()}
 
     def _forward_flops(self, rows: NDArray[np.int64]) -> float:
         return float(self._plan.demand.lengths[rows].sum()) * self._plan.structure.forward_flops
 
-    def _done(self, flops: float) -> None:
-        before = round(self._flops_done / 1e9)
-        self._flops_done += flops
-        self._bar.update(round(self._flops_done / 1e9) - before)
+
+def _last_loads(steps: Sequence[Step]) -> dict[int, int]:
+    """The step for which each tile passes the last time; it stays held up to those that follow."""
+    loads: dict[int, int] = {}
+    held: tuple[int, ...] = ()
+    for place, step in enumerate(steps):
+        loads |= {tile: place for tile in step.tiles if tile not in held}
+        held = step.tiles
+    return loads
 
 
-def _grouped(wanted: Sequence[Parameter], requests: Sequence[Request]) -> Iterator[list[Parameter]]:
-    """Linear weights and embeddings alone; vectors that count for the same parts together."""
-    vectors: dict[object, list[Parameter]] = {}
-    for parameter in wanted:
-        if parameter.form == "vector" and not parameter.fallback:
-            asking = tuple(r.name for r in requests if parameter.name in r.parameters)
-            vectors.setdefault((asking, parameter.layer, parameter.kind), []).append(parameter)
-        else:
-            yield [parameter]
-    yield from vectors.values()
+def _active(share: Contribution) -> Contribution | None:
+    """The share without tokens that no gradient reaches; None where it reaches none."""
+    return active_tokens(share) if isinstance(share, Outer) else share
 
 
-def _no_tokens(share: Outer) -> Outer:
-    """The share of samples that no gradient reaches, of one token that counts for nothing."""
-    return Outer(share.inputs[:, :1], [gradient[:, :1] for gradient in share.gradients])
+def _depends_on_text(name: str) -> str:
+    return (
+        f"some texts reach '{name}' and short ones do not: kernels of models that choose their "
+        "parameters by the text are not supported"
+    )

@@ -4,7 +4,6 @@ Proposition 4.1 writes the change as sums of kernels. Here no kernel is formed: 
 the training texts, then one Jacobian-vector product over the others.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,11 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from lpft.data.tokens import Tokens
-from lpft.errors import InputError
 from lpft.ntk.descent import (
     BATCH_TOKENS,
     DescentModel,
     Parameters,
+    check_rate,
     checked_labels,
     descent_direction,
     map_texts,
@@ -54,16 +53,8 @@ class FirstOrderError:
     features: float | None
 
 
-def first_order_change(
-    model: nn.Module,
-    tokens_train: Tokens,
-    labels: ArrayLike,
-    tokens_eval: Tokens,
-    *,
-    dtype: torch.dtype = torch.float64,
-    batch_tokens: int = BATCH_TOKENS,
-) -> OutputChange:
-    """The change that one step of gradient descent on the SUMMED cross-entropy begins with.
+class FirstStep:
+    """The first step of gradient descent on the SUMMED cross-entropy of N texts: promised and real.
 
     With ``d = -grad sum_i CE(y_i, softmax(f_0(x_i)))`` over all parameters that train, the head
     among them, the change per unit of the rate eta is the derivative along d,
@@ -72,104 +63,102 @@ def first_order_change(
     ``delta_i = onehot(y_i) - softmax(f_0(x_i))``. A real step of rate eta differs from eta times
     it by terms of order eta^2, among them the product of the head's and the features' changes.
 
-    By forward-mode differentiation; where an operation of the encoder has none, by
-    differentiating the backward pass once more, which costs about twice as much and keeps the
-    whole graph of a batch.
-
     Args:
         model: a :class:`~lpft.model.LinearHeadClassifier`, also wrapped by PEFT, in which case
             the kernels are those of the adapter's factors and the head. It is not changed.
-        tokens_train: N texts.
+        tokens: N texts.
         labels: N class indices.
-        tokens_eval: M texts.
+        dtype: float64, or float32, in which a small step's change is lost in the rounding of the
+            outputs that it is the difference of.
         batch_tokens: padded tokens per batch; the memory grows with it.
 
     Raises:
         InputError: another kind of model or dtype, or labels that do not fit.
     Source: Tomihari and Sato, NeurIPS 2024, Proposition 4.1.
     """
-    network = DescentModel(model, dtype)
-    targets = checked_labels(network, tokens_train, labels)
-    direction = descent_direction(network, tokens_train, targets, batch_tokens=batch_tokens)
-    return _derivative(network, tokens_eval, direction, batch_tokens)
 
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: Tokens,
+        labels: ArrayLike,
+        *,
+        dtype: torch.dtype = torch.float64,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self._network = DescentModel(model, dtype)
+        self._batch_tokens = batch_tokens
+        targets = checked_labels(self._network, tokens, labels)
+        with self._network.computing():
+            self._direction = descent_direction(
+                self._network, tokens, targets, batch_tokens=batch_tokens
+            )
 
-def real_change(
-    model: nn.Module,
-    tokens_train: Tokens,
-    labels: ArrayLike,
-    tokens_eval: Tokens,
-    *,
-    rate: float,
-    dtype: torch.dtype = torch.float64,
-    batch_tokens: int = BATCH_TOKENS,
-) -> OutputChange:
-    """The change after one real step of rate ``rate``, all parameters moving together.
+    def predicted(self, tokens: Tokens) -> OutputChange:
+        """The change per unit of the rate that the step begins with, of M texts.
 
-    Arguments and errors as in :func:`first_order_change`; the step is made on a copy. In float32
-    a small step's change is lost in the rounding of the outputs that it is the difference of.
+        By forward-mode differentiation; where an operation of the encoder has none, by
+        differentiating the backward pass once more, which keeps the whole graph of a batch.
+        """
 
-    Raises:
-        InputError: also a rate that is not a finite number above 0.
-    """
-    _check_rates([rate])
-    network = DescentModel(model, dtype)
-    targets = checked_labels(network, tokens_train, labels)
-    direction = descent_direction(network, tokens_train, targets, batch_tokens=batch_tokens)
-    return _changes(network, tokens_eval, direction, [rate], batch_tokens)[0]
+        def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            try:
+                return _forward_mode(self._network, batch, self._direction)
+            except RuntimeError as error:
+                if not any(text in str(error) for text in _UNSUPPORTED):
+                    raise
+            return _double_backward(self._network, batch, self._direction)
 
+        with self._network.computing():
+            changes = map_texts(
+                self._network,
+                tokens,
+                along_direction,
+                batch_tokens=self._batch_tokens,
+                description="first-order change",
+            )
+        return OutputChange(*changes)
 
-def first_order_errors(
-    model: nn.Module,
-    tokens_train: Tokens,
-    labels: ArrayLike,
-    tokens_eval: Tokens,
-    *,
-    rates: Sequence[float],
-    dtype: torch.dtype = torch.float64,
-    batch_tokens: int = BATCH_TOKENS,
-) -> list[FirstOrderError]:
-    """Relative error of the first-order prediction against real steps, one for each rate.
+    def real(self, tokens: Tokens, rate: float) -> OutputChange:
+        """The change of M texts after one real step, all parameters moving together.
 
-    The error falls in proportion to the rate, until rounding is larger than the change.
-    Arguments and errors as in :func:`first_order_change` and :func:`real_change`.
-    """
-    _check_rates(rates)
-    network = DescentModel(model, dtype)
-    targets = checked_labels(network, tokens_train, labels)
-    direction = descent_direction(network, tokens_train, targets, batch_tokens=batch_tokens)
-    predicted = _derivative(network, tokens_eval, direction, batch_tokens)
-    real = _changes(network, tokens_eval, direction, rates, batch_tokens)
-    return [
-        FirstOrderError(
-            rate=rate,
-            logits=_relative_error(change.logits, rate * predicted.logits),
-            features=_relative_error(change.features, rate * predicted.features),
-        )
-        for rate, change in zip(rates, real, strict=True)
-    ]
+        Raises:
+            InputError: a rate that is not a finite number above 0.
+        """
+        (change,) = self._changes(tokens, [rate])
+        return change
 
+    def errors(self, tokens: Tokens, rates: Sequence[float]) -> list[FirstOrderError]:
+        """Relative error of the prediction for M texts against real steps, one for each rate.
 
-def _derivative(
-    network: DescentModel, tokens: Tokens, direction: Parameters, batch_tokens: int
-) -> OutputChange:
-    def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        try:
-            return _forward_mode(network, batch, direction)
-        except RuntimeError as error:
-            if not any(text in str(error) for text in _UNSUPPORTED):
-                raise
-        return _double_backward(network, batch, direction)
+        The error falls in proportion to the rate, until rounding is larger than the change.
 
-    return OutputChange(
-        *map_texts(
-            network,
-            tokens,
-            along_direction,
-            batch_tokens=batch_tokens,
-            description="first-order change",
-        )
-    )
+        Raises:
+            InputError: a rate that is not a finite number above 0.
+        """
+        real = self._changes(tokens, rates)
+        predicted = self.predicted(tokens)
+        return [
+            FirstOrderError(
+                rate=rate,
+                logits=_relative_error(change.logits, rate * predicted.logits),
+                features=_relative_error(change.features, rate * predicted.features),
+            )
+            for rate, change in zip(rates, real, strict=True)
+        ]
+
+    def _changes(self, tokens: Tokens, rates: Sequence[float]) -> list[OutputChange]:
+        for rate in rates:
+            check_rate(rate)
+        network, batch_tokens = self._network, self._batch_tokens
+        changes = []
+        with network.computing():
+            start = outputs(network, tokens, batch_tokens=batch_tokens)
+            for rate in rates:
+                stepped = moved(network, self._direction, rate)
+                after = outputs(network, tokens, stepped, batch_tokens=batch_tokens)
+                changes.append(OutputChange(after[0] - start[0], after[1] - start[1]))
+        return changes
 
 
 @torch.no_grad()
@@ -209,28 +198,6 @@ def _double_backward(
     return logits, features
 
 
-def _changes(
-    network: DescentModel,
-    tokens: Tokens,
-    direction: Parameters,
-    rates: Sequence[float],
-    batch_tokens: int,
-) -> list[OutputChange]:
-    start = outputs(network, tokens, batch_tokens=batch_tokens)
-    changes = []
-    for rate in rates:
-        stepped = moved(network, direction, rate)
-        after = outputs(network, tokens, stepped, batch_tokens=batch_tokens)
-        changes.append(OutputChange(after[0] - start[0], after[1] - start[1]))
-    return changes
-
-
 def _relative_error(real: Array, predicted: Array) -> float | None:
     size = float(np.linalg.norm(real))
     return None if size == 0 else float(np.linalg.norm(real - predicted)) / size
-
-
-def _check_rates(rates: Sequence[float]) -> None:
-    for rate in rates:
-        if not (math.isfinite(rate) and rate > 0):
-            raise InputError(f"rate: expected a finite number above 0, found {rate}")

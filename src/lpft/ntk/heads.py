@@ -33,7 +33,6 @@ def row_space(weight: Tensor, dtype: torch.dtype) -> HeadRows:
     """
     left, values, right = torch.linalg.svd(weight.detach().cpu().double(), full_matrices=False)
     kept = values > 4 * torch.finfo(dtype).eps * values.max()
-    kept[0] = True  # of a head of zeros too, whose kernel is then zero
     return HeadRows(mixing=left[:, kept] * values[kept], seeds=right[kept])
 
 

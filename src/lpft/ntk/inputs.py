@@ -33,8 +33,8 @@ class Subject:
 
     def on(self, device: torch.device, dtype: torch.dtype) -> "Subject":
         """The same on ``device`` in ``dtype``: itself where it is so already, else a copy."""
-        parameter = next(self.classifier.encoder.parameters())
-        if parameter.device == device and parameter.dtype == dtype == self.head.weight.dtype:
+        parameters = [*self.classifier.encoder.parameters(), *self.head.parameters()]
+        if all(p.device == device and p.dtype == dtype for p in parameters):
             return self
         classifier, head = copy.deepcopy((self.classifier, self.head))
         return Subject(
@@ -45,9 +45,18 @@ class Subject:
         """Token ids of texts, or of pairs.
 
         Raises:
-            InputError: there is no text, one is empty, or texts and pairs are mixed.
+            InputError: there is no text, one is empty, texts and pairs are mixed, or the tokenizer
+                has tokens that the model does not know.
         """
-        return tokenize(self.tokenizer, texts, self.max_length)
+        tokens = tokenize(self.tokenizer, texts, self.max_length)
+        known = self.classifier.encoder.get_input_embeddings().num_embeddings
+        largest = max(max(ids) for ids in tokens.columns["input_ids"])
+        if largest >= known:
+            raise InputError(
+                f"the tokenizer gives the token {largest}, the model has {known} tokens: expected "
+                "the tokenizer that belongs to the model"
+            )
+        return tokens
 
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
@@ -65,8 +74,8 @@ def open_subject(
     """Read a TextClassifier, a classifier with its tokenizer, or one with adapters.
 
     Raises:
-        InputError: it is none of these, is not fitted, has no tokenizer, is not finite, or is made
-            for several labels per text or for regression.
+        InputError: it is none of these, is not fitted, has no tokenizer or no linear head, is not
+            finite, or is made for several labels per text or for regression.
     """
     if hasattr(model, "get_params") and not hasattr(model, "model_"):
         raise InputError(
@@ -91,20 +100,26 @@ def open_subject(
         raise InputError(
             f"tokenizer={tokenizer!r}: expected a tokenizer object of transformers, not its name"
         )
-    if max_length is not None and not isinstance(max_length, int):
-        raise InputError(f"max_length={max_length!r} is no whole number: expected tokens per text")
     check_finite(classifier, "the given model")
-    if network is classifier and not isinstance(classifier.head, nn.Linear):
-        raise InputError("the model has adapters in it: give the PEFT model that wraps it")
+    return Subject(
+        classifier,
+        trained_head(network),
+        tokenizer,
+        _checked_length(max_length, classifier, tokenizer),
+    )
+
+
+def _checked_length(
+    given: int | None, classifier: LinearHeadClassifier, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """The maximum length in tokens: the given one, or what tokenizer and model both allow."""
+    if given is not None and not isinstance(given, int):
+        raise InputError(f"max_length={given!r} is no whole number: expected tokens per text")
     limit, least = position_limit(classifier.encoder), tokenizer.num_special_tokens_to_add() + 1
-    if max_length is None:
-        # Tokenizers that know no limit say so by a huge number.
-        max_length = (
-            tokenizer.model_max_length if limit is None else min(limit, tokenizer.model_max_length)
-        )
-    if max_length < least or (limit is not None and max_length > limit):
+    # Tokenizers that know no limit say so by a huge number.
+    own = min(n for n in (limit, tokenizer.model_max_length) if n is not None)
+    length = own if given is None else given
+    if length < least or (limit is not None and length > limit):
         reach = f"at least {least}" if limit is None else f"{least} to {limit}"
-        raise InputError(
-            f"max_length {max_length} does not fit the model, which reads {reach} tokens"
-        )
-    return Subject(classifier, trained_head(network), tokenizer, max_length)
+        raise InputError(f"max_length {length} does not fit the model, which reads {reach} tokens")
+    return length

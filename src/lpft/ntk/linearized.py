@@ -22,20 +22,18 @@ from lpft.errors import InputError
 from lpft.ntk.descent import (
     BATCH_TOKENS,
     DescentModel,
+    check_rate,
     checked_labels,
     descent_direction,
     outputs,
 )
-from lpft.ntk.spectrum import asymmetry, checked_kernel, kernel_matrix
+from lpft.ntk.spectrum import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 
 Array = NDArray[np.float64]
 Reduction = Literal["sum", "mean"]
 
 _LARGEST_CURVATURE = 0.5
 """Of cross-entropy in the logits: the largest eigenvalue that diag(p) - p p^T can have."""
-
-_MOST_ASYMMETRY = 1e-3
-"""Rounding of kernels of any precision stays below it, asymmetric SignGD far above."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def largest_stable_rate(kernel_train: ArrayLike, *, reduction: Reduction = "sum"
     table, _ = checked_kernel(kernel_train)
     divisor = _divisor(len(table), reduction)
     skew = asymmetry(table)
-    if skew > _MOST_ASYMMETRY:
+    if skew > MOST_ASYMMETRY:
         raise InputError(
             f"training kernel: expected a symmetric one, found ||K - K^T|| / ||K|| = {skew:.2g}; "
             "kernels of asymmetric SignGD belong to another training than gradient descent"
@@ -160,33 +158,35 @@ def gradient_descent(
     """The same training of the real model: all that trains moves, features and kernel too.
 
     Full-batch gradient descent without dropout, momentum or decay, on a copy of ``model``;
-    the texts, ``dtype`` and ``batch_tokens`` are as in :func:`lpft.ntk.firstorder.real_change`,
+    the texts, ``dtype`` and ``batch_tokens`` are as in :class:`lpft.ntk.firstorder.FirstStep`,
     the rest as in :func:`linearized_training`. Here no rate is known to be stable beforehand.
 
     Raises:
         InputError: a wrong model, dtype, label, rate or step, or logits that leave the finite
             numbers.
     """
-    if not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"rate: expected a finite number above 0, found {rate}")
+    check_rate(rate)
     numbers = _checked_steps(steps)
     recorded, last = set(numbers), numbers[-1]
     network = DescentModel(model, dtype)
     targets = checked_labels(network, tokens_train, labels)
     step_size = rate / _divisor(len(tokens_train), reduction)
     train, evaluated = [], []
-    for step in range(last + 1):
-        if step in recorded:
-            train.append(outputs(network, tokens_train, batch_tokens=batch_tokens)[0])
-            evaluated.append(outputs(network, tokens_eval, batch_tokens=batch_tokens)[0])
-            if not (np.isfinite(train[-1]).all() and np.isfinite(evaluated[-1]).all()):
-                raise InputError(
-                    f"rate: training at {rate:g} left the finite numbers by step {step}: expected "
-                    "a rate at which the loss falls; lower it"
+    with network.computing():
+        for step in range(last + 1):
+            if step in recorded:
+                train.append(outputs(network, tokens_train, batch_tokens=batch_tokens)[0])
+                evaluated.append(outputs(network, tokens_eval, batch_tokens=batch_tokens)[0])
+                if not (np.isfinite(train[-1]).all() and np.isfinite(evaluated[-1]).all()):
+                    raise InputError(
+                        f"rate: training at {rate:g} left the finite numbers by step {step}: "
+                        "expected a rate at which the loss falls; lower it"
+                    )
+            if step < last:
+                direction = descent_direction(
+                    network, tokens_train, targets, batch_tokens=batch_tokens
                 )
-        if step < last:
-            direction = descent_direction(network, tokens_train, targets, batch_tokens=batch_tokens)
-            network.step(direction, step_size)
+                network.step(direction, step_size)
     return LogitTrajectory(np.array(numbers), np.stack(train), np.stack(evaluated))
 
 

@@ -6,26 +6,25 @@ import psutil
 import torch
 
 from lpft.errors import InputError
+from lpft.ntk.devices import PORTIONS
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SHARE_OF_FREE = {"cpu": 0.5, "cuda": 0.85}
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(size: str | int) -> int:
     """Bytes of a number of bytes or a text like ``6GB``, ``500 MB`` or ``2.5GiB``.
 
     Raises:
-        InputError: it is neither, or not positive.
+        InputError: it is neither, or less than one byte.
     """
     match = re.fullmatch(
         r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper(), flags=re.ASCII
     )
-    if match is None or float(match[1]) <= 0:
+    base = 1024 if match is not None and match[3] else 1000
+    found = 0 if match is None else int(float(match[1]) * base ** _POWERS[match[2]])
+    if found < 1:
         raise InputError(f"the memory '{size}' is no size: expected one such as 6GB or 500MB")
-    unit = _UNITS[match[2]]
-    if match[3]:
-        unit = 1024 ** (len(str(unit)) // 3)
-    return int(float(match[1]) * unit)
+    return found
 
 
 def readable_size(size: int) -> str:
@@ -41,9 +40,9 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def default_budget(device: torch.device) -> int:
-    """What is in use and a safe share of what is free."""
+    """What is in use and a safe share of what is free, in bytes."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
-    return memory_in_use(device) + int(_SHARE_OF_FREE.get(device.type, 0.5) * free)
+    return memory_in_use(device) + int(PORTIONS[device.type].share_of_free * free)

@@ -60,8 +60,9 @@ class Passes:
         self._seeds = seeds
         self._stash = stash
         self._arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-        self._extras: dict[int, list[list[Tensor | None]]] = {}
         self._extras_from: set[tuple[int, int]] = set()
+        self.extras = 0
+        """Numbers in the blocks' further arguments that carry gradients, once a block passed."""
 
     @property
     def positions(self) -> int:
@@ -124,6 +125,9 @@ class Passes:
         """Forget what only ``position`` needed of batch ``number``."""
         self._stash.drop(("gradient", position, number))
         self._stash.drop(("hidden", position - 1, number))
+        if position == 0 and self._chain is not None:
+            for extra in range(len(self._chain.extras)):
+                self._stash.drop(("extra", extra, number))
 
     def _rebuild(
         self, position: int, number: int, batch: Batch, recorder: Recorder
@@ -147,6 +151,7 @@ class Passes:
         for key in chain.extras:
             given[key] = given[key].detach().requires_grad_()
             extras.append(given[key])
+        self.extras = sum(extra.numel() for extra in extras)
         recorder.enabled = True
         result = chain.modules[position - 1](
             *(given[key] for key in range(len(arguments))), **{key: given[key] for key in keywords}
@@ -186,7 +191,7 @@ class Passes:
         except _FirstBlockReached as reached:
             results = [reached.hidden, *reached.extras]
         gradients = self._stash.get(("gradient", 0, number), self._seeds.device)
-        extras = self._extras.get(number, [[None] * len(gradients) for _ in chain.extras])
+        extras = [self._extra_gradients(extra, number) for extra in range(len(chain.extras))]
         seeds = [
             [_or_zero(gradient, result) for gradient, result in zip(of_seed, results, strict=True)]
             for of_seed in zip(gradients, *extras, strict=True)
@@ -205,12 +210,20 @@ class Passes:
         if not chain.extras or position > len(chain) or (position, number) in self._extras_from:
             return
         self._extras_from.add((position, number))
-        sums = self._extras.setdefault(number, [[None] * len(handed_on) for _ in chain.extras])
-        for seed, gradients in enumerate(handed_on):
-            for extra, gradient in enumerate(gradients[1:]):
-                before = sums[extra][seed]
-                if gradient is not None:
-                    sums[extra][seed] = gradient if before is None else before + gradient
+        for extra in range(len(chain.extras)):
+            before = self._extra_gradients(extra, number)
+            found = [gradients[1 + extra] for gradients in handed_on]
+            self._stash.put(
+                ("extra", extra, number),
+                [_sum(*of_seed) for of_seed in zip(before, found, strict=True)],
+            )
+
+    def _extra_gradients(self, extra: int, number: int) -> list[Tensor | None]:
+        """Per seed the gradient at a further argument of the blocks that were passed so far."""
+        key = ("extra", extra, number)
+        if key not in self._stash:
+            return [None] * len(self._seeds)
+        return self._stash.get(key, self._seeds.device)
 
     def _leaves(self, what: str, position: int, number: int) -> list[Tensor]:
         kept = self._stash.get((what, position, number), self._seeds.device)
@@ -218,6 +231,12 @@ class Passes:
 
     def _feature_seeds(self, features: Tensor) -> list[list[Tensor]]:
         return [[seed.expand_as(features)] for seed in self._seeds.to(features.dtype)]
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def _or_zero(gradient: Tensor | None, like: Tensor) -> Tensor:

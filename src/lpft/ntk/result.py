@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lpft.ntk.spectrum import asymmetry, kernel_spectrum
+
 
 @dataclass(frozen=True)
 class CheckedEntry:
@@ -30,7 +32,11 @@ class CheckedEntry:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric."""
+    """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
+
+    ``asymmetry`` is that of :func:`lpft.ntk.spectrum.asymmetry`, None of a kernel that is not
+    symmetric, as the eigenvalues are.
+    """
 
     asymmetry: float | None
     smallest_eigenvalue: float | None
@@ -54,11 +60,11 @@ class Certificate:
 
 @dataclass(frozen=True)
 class EmpiricalNTK:
-    """The empirical NTK of the logits, ``Theta = P x I_C + F``, all float64.
+    """The empirical NTK of the logits, ``Theta = P ⊗ I_C + F``, all float64.
 
     Attributes:
         pretrain_effective: P, N x M: ``<phi(x), phi(x')> + 1``, without the 1 where the head has
-            no bias; it stands for ``P x I_C``. Zero where the head does not train.
+            no bias; it stands for ``P ⊗ I_C``. Zero where the head does not train.
         ft_effective: F, N x C x M x C: ``V J_phi(x) J_phi(x')^T V^T`` over the encoder's
             parameters.
         layers: F's parts by layer, and ``kinds`` those by kind of parameter, where asked for.
@@ -83,7 +89,7 @@ class EmpiricalNTK:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def total(self) -> Tensor:
-        """``P x I_C + F``, N x C x M x C: the kernel over all parameters, the head's included."""
+        """``P ⊗ I_C + F``, N x C x M x C: the kernel over all parameters, the head's included."""
         classes = torch.eye(self.ft_effective.shape[1], dtype=torch.float64)
         return torch.einsum("nm,cd->ncmd", self.pretrain_effective, classes) + self.ft_effective
 
@@ -92,11 +98,11 @@ class EmpiricalNTK:
         """Asymmetry and extreme eigenvalues of F, with the entries that were checked."""
         if not self.symmetric:
             return Certificate(None, None, None, self.checked_entries)
-        size = self.ft_effective.shape[0] * self.ft_effective.shape[1]
-        matrix = self.ft_effective.reshape(size, size)
-        largest = float(matrix.abs().max())
-        asymmetry = float((matrix - matrix.T).abs().max()) / largest if largest > 0 else 0.0
-        eigenvalues = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+        kernel = self.ft_effective.numpy()
+        spectrum = kernel_spectrum(kernel, symmetric=True)
         return Certificate(
-            asymmetry, float(eigenvalues[0]), float(eigenvalues[-1]), self.checked_entries
+            asymmetry(kernel),
+            spectrum.smallest_eigenvalue,
+            spectrum.largest_eigenvalue,
+            self.checked_entries,
         )

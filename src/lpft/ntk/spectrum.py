@@ -13,6 +13,9 @@ from lpft.errors import InputError
 
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
+MOST_ASYMMETRY = 1e-3
+"""Of a kernel that is symmetric up to rounding in any precision; asymmetric SignGD is far above."""
+
 
 @dataclass(frozen=True)
 class Spectrum:

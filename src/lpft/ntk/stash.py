@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lpft.ntk.writing import writing
+
 Place = Literal["memory", "files", "host"]
+_WHAT = "hidden states"
 Key = tuple[str, int, int]
-"""What (``hidden`` or ``gradient``), the position in the chain, and the batch."""
+"""What, where and of which batch: hidden states and gradients by position in the chain, and
+gradients at the blocks' further arguments (``extra``) by number."""
 
 
 class Stash:
@@ -19,17 +23,22 @@ class Stash:
 
     ``files`` are written below ``folder`` (the system's temporary folder where None) and removed
     by :meth:`close`; ``host`` moves an accelerator's tensors to the CPU's memory.
+
+    Raises:
+        InputError: the files cannot be written.
     """
 
     def __init__(self, place: Place, folder: Path | None = None) -> None:
         self._place = place
         self._kept: dict[Key, list[Tensor | None]] = {}
         self._shapes: dict[Key, list[tuple[torch.Size, torch.dtype] | None]] = {}
-        self._folder = (
-            tempfile.TemporaryDirectory(prefix="lpft-ntk-", dir=folder)
-            if place == "files"
-            else None
-        )
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if place == "files":
+            with writing(_WHAT, tempfile.gettempdir() if folder is None else folder):
+                self._folder = tempfile.TemporaryDirectory(prefix="lpft-ntk-", dir=folder)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kept or key in self._shapes
 
     def put(self, key: Key, tensors: Sequence[Tensor | None]) -> None:
         """Keep the tensors, replacing those of the same key."""
@@ -43,7 +52,8 @@ class Stash:
         self._shapes[key] = [
             None if tensor is None else (tensor.shape, tensor.dtype) for tensor in detached
         ]
-        with self._path(key).open("wb") as file:
+        path = self._path(key)
+        with writing(_WHAT, path.parent), path.open("wb") as file:
             for tensor in detached:
                 if tensor is not None:
                     tensor.contiguous().numpy().tofile(file)

@@ -11,26 +11,29 @@ from torch import Tensor
 
 from lpft.errors import InputError
 from lpft.files import replace_when_written
-from lpft.ntk.products import Pair
+from lpft.ntk.layout import Layout, Pair
+from lpft.ntk.writing import writing
+
+_WHAT = "the unfinished kernel"
 
 
 class TileStore:
     """The pieces of one kernel in a folder: one file per unit of positions and pair of tiles.
 
-    ``fingerprints`` say what the kernel is computed from (weights, texts, head, method, precision
-    and so on); a piece of anything else is refused, and so is a damaged one.
+    The ``layout`` is kept beside them. ``fingerprints`` say what the kernel is computed from
+    (weights, texts, head, method, precision and so on); a piece of anything else is refused, and
+    so is a damaged one.
+
+    Raises:
+        InputError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path, fingerprints: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, layout: Layout, fingerprints: Mapping[str, str]) -> None:
         self._folder = folder
         self._fingerprints = dict(fingerprints)
-        try:
+        with writing(_WHAT, folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"the folder '{folder}' for unfinished kernels cannot be made "
-                f"({error.strerror}): name another"
-            ) from error
+            layout.write(folder)
 
     def load(self, unit: int, pair: Pair) -> dict[str, Tensor] | None:
         """The piece, or None where it was not finished.
@@ -45,9 +48,9 @@ class TileStore:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            recorded = json.loads(metadata["fingerprints"])
+            recorded = dict(json.loads(metadata["fingerprints"]))
             intact = metadata["sha256"] == _digest(tensors, recorded)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(_damaged(path)) from error
         if not intact:
             raise InputError(_damaged(path))
@@ -60,13 +63,20 @@ class TileStore:
         return tensors
 
     def save(self, unit: int, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
-        """Write a finished piece, whole or not at all."""
+        """Write a finished piece, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {
             "fingerprints": json.dumps(self._fingerprints, sort_keys=True),
             "sha256": _digest(ready, self._fingerprints),
         }
-        with replace_when_written(self._path(unit, pair)) as temporary:
+        with (
+            writing(_WHAT, self._folder),
+            replace_when_written(self._path(unit, pair)) as temporary,
+        ):
             save_file(ready, temporary, metadata)
 
     def _path(self, unit: int, pair: Pair) -> Path:

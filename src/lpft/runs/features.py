@@ -78,14 +78,24 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
     Raises:
         InputError: the file is missing or damaged.
     """
-    path = folder / FOLDER / split_file(split, "safetensors")
+    names = ("features", "pretrained")
+    return SplitFeatures(*read_kept(folder, split_file(split, "safetensors"), names))
+
+
+def read_kept(folder: Path, file: str, names: Sequence[str]) -> list[NDArray[np.float32]]:
+    """The named tensors of a file below ``features/``, of a run that kept its features.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = folder / FOLDER / file
     try:
         tensors = load_file(path)
-        return SplitFeatures(tensors["features"], tensors["pretrained"])
+        return [tensors[name] for name in names]
     except FileNotFoundError as error:
         raise InputError(
-            f"'{path}' is not there: expected a finished run with a {split} split and features "
-            "kept; train it again with --save-features"
+            f"'{path}' is not there: expected a finished run of which the features were kept; "
+            "train it again with --save-features"
         ) from error
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error

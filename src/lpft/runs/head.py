@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch import nn
 
-from lpft.errors import InputError
-from lpft.runs.features import FOLDER
+from lpft.runs.features import FOLDER, read_kept
 
 _FILE = "head.safetensors"
 
@@ -29,13 +27,4 @@ def read_head_rows(folder: Path) -> NDArray[np.float32]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    path = folder / FOLDER / _FILE
-    try:
-        return load_file(path)["weight"]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"'{path}' is not there: expected a finished run with features kept; train it again "
-            "with --save-features"
-        ) from error
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
+    return read_kept(folder, _FILE, ["weight"])[0]

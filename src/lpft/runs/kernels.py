@@ -4,18 +4,19 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.numpy import save_file
 
+from lpft.choices import Granularity
 from lpft.data import TextData
 from lpft.errors import InputError
 from lpft.files import replace_when_written, write_json
-from lpft.model.inference import resolve_device
 from lpft.ntk import EmpiricalNTK, KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
@@ -37,7 +38,7 @@ from lpft.runs.kernel_starts import (
     method_passes,
     trained_pass,
 )
-from lpft.runs.store import WORK, locked, read_record
+from lpft.runs.store import WORK, check_restart, is_inside, locked, read_record
 from lpft.runs.train import load_data
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,6 @@ class KernelWork:
         self.config = config
         self._run = run
         training = config.run.training
-        self.device = resolve_device(training.device)
         self.data: TextData = load_data(config.run.data)
         self.texts: KernelTexts = kernel_texts(self.data, config.kernels.max_samples)
         self.passes: list[Pass] = []
@@ -126,6 +126,7 @@ class KernelWork:
             with replace_when_written(folder / f"{kernels_of.start.name}.safetensors") as path:
                 save_file(kernels_of.arrays(self.texts), path)
         scores, regression_seconds = regressions(found, self.texts, self.config.kernels.solver)
+        _remove_replaced(folder, [each.start.name for each in found])
         record = self._record(found, scores)
         record["timings"] = {
             "kernel_seconds": seconds,
@@ -149,7 +150,7 @@ class KernelWork:
             Options(
                 method=settings.linear_method,
                 kernel=settings.kernel,
-                granularity=settings.granularity,  # type: ignore[arg-type]
+                granularity=cast(Sequence[Granularity], settings.granularity),
                 products=settings.products,
                 dtype=_DTYPES[settings.dtype],
                 memory=settings.memory,
@@ -184,8 +185,8 @@ class KernelWork:
                 each.start.name: each.record(self.texts, scores[each.start.name]) for each in found
             },
             "alignment": alignment(found),
-            "plan": {"passes": [plan.as_record() for plan in self.plans]},
-            "environment": environment(self.device),
+            "plan": {"passes": [plan.timed_record() for plan in self.plans]},
+            "environment": environment(self.plans[0].device),
         }
 
 
@@ -199,11 +200,14 @@ def finished_kernels(folder: Path) -> KernelRun | None:
     if not path.is_file():
         return None
     try:
-        return KernelRun(folder, json.loads(path.read_text(encoding="utf-8")))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("methods"), dict):
+            raise ValueError("it is no record of kernels")
     except (OSError, ValueError) as error:
         raise InputError(
             f"'{path}' cannot be read ({error}): compute the kernels again with --overwrite"
         ) from error
+    return KernelRun(folder, record)
 
 
 def compute_kernels(
@@ -224,11 +228,17 @@ def compute_kernels(
         return work.run()
 
 
+def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
+    """Remove the arrays of the kernels that a folder held, but of those in ``names``."""
+    with suppress(InputError):  # a damaged record says of no file that it is ours
+        before = finished_kernels(folder)
+        for name in set() if before is None else set(before.record["methods"]) - set(names):
+            if is_inside(f"{name}.safetensors"):
+                (folder / f"{name}.safetensors").unlink(missing_ok=True)
+
+
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other: give one of them")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+    check_restart(folder, resume=resume, overwrite=overwrite)
     if (folder / RECORD).exists() and not overwrite:
         raise InputError(
             f"'{folder}' holds finished kernels: give --overwrite to replace them, or another "

@@ -11,5 +11,5 @@ class OutputSettings:
 
     save_model: bool = setting(True, "keep the trained weights in the run's folder")
     save_features: bool = setting(
-        False, "keep the features of every text before and after training"
+        False, "keep every text's features before and after training, and the trained head"
     )

@@ -53,16 +53,25 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def check_restart(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to resume and to replace at once, and a file in the folder's place.
+
+    Raises:
+        InputError: either is so.
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite contradict each other: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+
+
 def check_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """The record of the run that ``folder`` holds and that may be continued or replaced.
 
     Raises:
         InputError: the folder holds what nobody asked to resume or replace.
     """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other: give one of them")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+    check_restart(folder, resume=resume, overwrite=overwrite)
     record = read_record(folder)
     if record is not None and not (resume or overwrite):
         advice = "" if record["status"] == "finished" else "--resume to go on with it, "

@@ -12,7 +12,7 @@ from lpft.runs.config import RunConfig
 from lpft.runs.executors import get_executor
 from lpft.runs.remaining import Pace, duration
 from lpft.runs.resume import finished_run
-from lpft.runs.store import check_output, locked, read_record
+from lpft.runs.store import check_output, check_restart, locked, read_record
 from lpft.runs.sweep_record import (
     SWEEP_RECORD,
     RunOutcome,
@@ -136,8 +136,7 @@ def distinct_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
 
 def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite: bool) -> None:
     """Refuse folders that hold what nobody asked to resume or replace."""
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other: give one of them")
+    check_restart(folder, resume=resume, overwrite=overwrite)
     if read_sweep(folder) is not None and not (resume or overwrite):
         raise InputError(
             f"'{folder / SWEEP_RECORD}' is there: give --resume to go on with that sweep, "

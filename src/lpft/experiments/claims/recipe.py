@@ -17,11 +17,11 @@ from lpft.experiments.claims import (
 )
 from lpft.experiments.claims.sides import pairs_in
 from lpft.experiments.claims.tables import SIDE_TABLES, side_table
-from lpft.experiments.claims.verdicts import OVERALL, Outcome, Part, claim_verdicts
+from lpft.experiments.claims.verdicts import Outcome, Part, claim_verdicts
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.tables_scores import EIGHT_SETS
-from lpft.report.exhibits.record import Verdict, VerdictName
+from lpft.report.exhibits.record import OVERALL, Verdict, VerdictName
 from lpft.report.numbers import joined
 
 _DRAW_SEED = 20240527
@@ -68,7 +68,7 @@ CLAIM_TABLE = (
         lambda found, _: propositions.linear_outcomes(found),
     ),
 )
-"""The claims in PAPER.md's order."""
+"""The claims by their number."""
 
 
 def _plan(scope: Scope) -> Plan:

@@ -21,11 +21,10 @@ import numpy as np
 
 from lpft.analysis.comparison import effect_over_seeds
 from lpft.analysis.resampling import Resampled
-from lpft.report.exhibits.record import Estimate, Verdict, VerdictName
+from lpft.report.exhibits.record import OVERALL, Estimate, Verdict, VerdictName
 from lpft.report.numbers import counted, joined
 from lpft.report.reading import FEW_SEEDS
 
-OVERALL = "overall"
 WITHOUT_RATES = ""
 
 Needed = Literal["every", "most"]

@@ -5,7 +5,7 @@ import numpy as np
 from lpft.errors import InputError
 from lpft.ntk.regression.entries import entry_problem
 from lpft.ntk.regression.kernels import Array, TrainingSet
-from lpft.ntk.regression.model import KernelModel, Setting
+from lpft.ntk.regression.model import KernelModel
 
 RESONANCE = (
     "a singular value of the training kernel lies within 1% of 1/gamma, where the asymmetric "
@@ -57,19 +57,13 @@ def fit_asymmetric(
         raise InputError(f"mix: expected a number from 0 to 1, found {mix}")
     entries = entry_problem(train, f0_scale=f0_scale, regularization=regularization)
     alpha, beta, near = solve_asymmetric(entries.matrix, entries.signs - entries.offset, gamma)
-    settings: dict[str, Setting] = {
-        "gamma": gamma,
-        "mix": mix,
-        "f0_scale": f0_scale,
-        "regularization": regularization,
-    }
     return KernelModel(
         "asymmetric",
         mix * entries.coefficients(beta),
         entries.intercept(0.0),
         f0_scale,
         reverse_coefficients=None if mix == 1 else (1 - mix) * entries.coefficients(alpha),
-        settings=settings,
+        settings={**entries.settings, "gamma": gamma, "mix": mix},
         caveats=(RESONANCE,) if near else (),
     )
 

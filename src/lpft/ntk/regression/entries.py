@@ -20,6 +20,7 @@ from lpft.ntk.regression.kernels import (
     entry_matrix,
     require_two_classes,
 )
+from lpft.ntk.regression.model import Setting
 
 _SINGLE = np.array([-1.0, 1.0])
 
@@ -29,14 +30,23 @@ class Entries:
     """``matrix`` [n, n]; ``positive`` [n], whether an entry is the label's; ``offset`` [n], s f_0.
 
     n is N C, or N for the single logit of two classes. The matrix has
-    ``regularization * ||K||_2`` on its diagonal.
+    ``regularization * ||K||_2`` on its diagonal. ``f0_scale``, ``regularization`` and
+    ``single_logit`` are the options that it was made with.
     """
 
     matrix: Array
     positive: NDArray[np.bool_]
     offset: Array
     classes: int
+    f0_scale: float
+    regularization: float
     single_logit: bool
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """Its options by name."""
+        names = ("f0_scale", "regularization", "single_logit")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def labels(self) -> Labels:
@@ -108,4 +118,4 @@ def entry_problem(
         positive, flat = train.one_hot.ravel() == 1, offset.ravel()
     if regularization > 0:
         matrix = matrix + regularization * np.linalg.norm(matrix, 2) * np.eye(len(matrix))
-    return Entries(matrix, positive, flat, train.classes, single_logit)
+    return Entries(matrix, positive, flat, train.classes, f0_scale, regularization, single_logit)

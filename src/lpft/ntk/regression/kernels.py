@@ -11,13 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lpft.analysis.inputs import class_indices, finite_matrix
 from lpft.errors import InputError
-from lpft.ntk.spectrum import asymmetry, checked_kernel
+from lpft.ntk.spectrum import MOST_ASYMMETRY, asymmetry, checked_kernel
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-MOST_ASYMMETRY = 1e-3
-"""||K - K^T|| / ||K||: rounding stays below it in any precision, asymmetric SignGD far above."""
 
 
 @dataclass(frozen=True)

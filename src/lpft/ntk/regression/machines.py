@@ -42,12 +42,7 @@ def fit_svc(
     require_symmetric(train.kernel, "svc")
     entries = entry_problem(train, regularization=regularization, single_logit=single_logit)
     machine = SVC(kernel="precomputed", C=_positive("cost", cost), max_iter=MAX_ITERATIONS)
-    settings: dict[str, Setting] = {
-        "cost": cost,
-        "regularization": regularization,
-        "single_logit": single_logit,
-    }
-    return _fit_machine(machine, entries, entries.signs, "svc", 0.0, settings)
+    return _fit_machine(machine, entries, entries.signs, "svc", {"cost": cost})
 
 
 def fit_svr(
@@ -83,15 +78,8 @@ def fit_svr(
     machine = SVR(
         kernel="precomputed", C=_positive("cost", cost), epsilon=tube, max_iter=MAX_ITERATIONS
     )
-    settings: dict[str, Setting] = {
-        "f0_scale": f0_scale,
-        "cost": cost,
-        "tube": tube,
-        "regularization": regularization,
-        "single_logit": single_logit,
-    }
     targets = entries.targets - entries.offset
-    return _fit_machine(machine, entries, targets, "svr", f0_scale, settings)
+    return _fit_machine(machine, entries, targets, "svr", {"cost": cost, "tube": tube})
 
 
 def fit_least_squares(
@@ -118,17 +106,12 @@ def fit_least_squares(
     )
     cut = len(entries.matrix) * np.finfo(np.float64).eps
     alpha = lstsq(entries.matrix, entries.targets - entries.offset, cond=cut)[0]
-    settings: dict[str, Setting] = {
-        "f0_scale": f0_scale,
-        "regularization": regularization,
-        "single_logit": single_logit,
-    }
     return KernelModel(
         "lstsq",
         entries.coefficients(alpha),
         entries.intercept(0.0),
         f0_scale,
-        settings=settings,
+        settings=entries.settings,
     )
 
 
@@ -137,8 +120,7 @@ def _fit_machine(
     entries: Entries,
     targets: Array,
     solver: str,
-    f0_scale: float,
-    settings: dict[str, Setting],
+    own_settings: dict[str, Setting],
 ) -> KernelModel:
     """libsvm's solution as coefficients of all entries."""
     with warnings.catch_warnings(record=True) as caught:
@@ -150,9 +132,9 @@ def _fit_machine(
         solver,
         entries.coefficients(alpha),
         entries.intercept(float(machine.intercept_[0])),
-        f0_scale,
+        entries.f0_scale,
         converged=not any(issubclass(item.category, ConvergenceWarning) for item in caught),
-        settings=settings,
+        settings={**entries.settings, **own_settings},
     )
 
 

@@ -4,12 +4,13 @@ Both give one logit per class and sample with the offset f_0, cut folds between 
 are scored by the predicted class of each sample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from lpft.ntk.regression.kernels import Array, TrainingSet, entry_matrix, require_symmetric
-from lpft.ntk.regression.model import KernelModel, Setting
+from lpft.ntk.regression.model import KernelModel
 from lpft.ntk.regression.newton import (
     SEARCH_TOLERANCE,
     TOLERANCE,
@@ -19,6 +20,7 @@ from lpft.ntk.regression.newton import (
 from lpft.ntk.regression.spectral import positive_part
 from lpft.ntk.regression.strength import (
     FOLDS,
+    HeldOutLoss,
     ValidationSet,
     held_out_nll,
     held_out_squares,
@@ -32,108 +34,70 @@ SEEN_OFFSET = (
 )
 
 
-def fit_kernel_logistic(
-    train: TrainingSet,
-    *,
-    f0_scale: float = 1.0,
-    strength: float | None = None,
-    folds: int = FOLDS,
-    validation: ValidationSet | None = None,
-) -> KernelModel:
-    """Multinomial kernel logistic regression with the offset f_0.
+@dataclass(frozen=True)
+class ClassSolver:
+    """A solver of all classes at once, with the offset f_0 and a strength that it chooses.
 
-    Minimises ``sum_i CE(y_i, f(x_i)) + lambda/2 alpha^T K alpha`` with
-    ``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``. At the optimum
-    ``alpha_i = (onehot(y_i) - softmax f(x_i)) / lambda`` (up to K's null space, which is left
-    out); the rows of alpha sum to zero. It is the L2 logistic regression on the gradients of the
-    logits (for P: on [phi, 1] without a further intercept, scikit-learn's ``LogisticRegression``
-    with C = 1 / lambda, and 2 / lambda for two classes, where it has one row of weights for two).
-    Newton's method runs on the eigenvectors of the part of K that a softmax sees, N (C - 1) wide.
-
-    Args:
-        train: N training rows.
-        f0_scale: s, which multiplies f_0.
-        strength: lambda, in units of the kernel; chosen by the lowest held-out NLL by default.
-        folds: stratified folds of whole samples for that choice.
-        validation: rows to choose lambda on instead of folds.
-
-    Raises:
-        InputError: an asymmetric, indefinite or zero kernel, f_0 missing, or wrong options.
-    Source: Zhu and Hastie, Journal of Computational and Graphical Statistics 14(1), 2005; the
-    kernel with coupled outputs: Alvarez et al., Foundations and Trends in Machine Learning, 2012.
+    ``path`` fits alpha along strengths, given s and the tolerance of its iterations; ``loss`` is
+    what the choice of the strength minimises on rows that were held out. ``probabilistic``:
+    softmax(f) is what it fits.
     """
-    require_symmetric(train.kernel, "klr")
 
-    def path(
-        part: TrainingSet, strengths: Sequence[float], final: bool
-    ) -> tuple[list[Array], bool]:
-        return _logistic_path(part, strengths, f0_scale, TOLERANCE if final else SEARCH_TOLERANCE)
+    name: str
+    path: Callable[[TrainingSet, Sequence[float], float, float], tuple[list[Array], bool]]
+    loss: HeldOutLoss
+    probabilistic: bool
 
-    alpha, found, converged = solve(
-        train,
-        path,
-        held_out_nll,
-        f0_scale=f0_scale,
-        strength=strength,
-        folds=folds,
-        validation=validation,
-    )
-    return KernelModel(
-        "klr",
-        alpha,
-        np.zeros(train.classes),
-        f0_scale,
-        strength=found,
-        converged=converged,
-        probabilistic=True,
-        settings=_settings(f0_scale, validation),
-        caveats=_caveats(f0_scale, found.folds),
-    )
+    def __call__(
+        self,
+        train: TrainingSet,
+        *,
+        f0_scale: float = 1.0,
+        strength: float | None = None,
+        folds: int = FOLDS,
+        validation: ValidationSet | None = None,
+    ) -> KernelModel:
+        """Fit alpha.
 
+        Args:
+            train: N training rows.
+            f0_scale: s, which multiplies f_0.
+            strength: lambda, in units of the kernel; by default that of the lowest loss on rows
+                that were held out.
+            folds: stratified folds of whole samples for that choice.
+            validation: rows to choose lambda on instead of folds.
 
-def fit_kernel_ridge(
-    train: TrainingSet,
-    *,
-    f0_scale: float = 1.0,
-    strength: float | None = None,
-    folds: int = FOLDS,
-    validation: ValidationSet | None = None,
-) -> KernelModel:
-    """Kernel ridge regression of the one-hot labels with the offset f_0.
+        Raises:
+            InputError: an asymmetric, indefinite or zero kernel, f_0 missing, or wrong options.
+        """
+        require_symmetric(train.kernel, self.name)
 
-    Minimises ``sum_i ||onehot(y_i) - f(x_i)||^2 + lambda alpha^T K alpha`` with
-    ``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``: ``(K + lambda I) alpha = onehot(y) - s f_0``
-    over all N C entries. For P it is scikit-learn's ``KernelRidge(alpha=lambda)`` per class.
+        def path(
+            part: TrainingSet, strengths: Sequence[float], final: bool
+        ) -> tuple[list[Array], bool]:
+            return self.path(part, strengths, f0_scale, TOLERANCE if final else SEARCH_TOLERANCE)
 
-    Arguments and errors as :func:`fit_kernel_logistic`; lambda is chosen by the lowest held-out
-    squared error.
-
-    Source: Saunders, Gammerman and Vovk, ICML 1998; the offset: Malladi et al., ICML 2023.
-    """
-    require_symmetric(train.kernel, "krr")
-
-    def path(part: TrainingSet, strengths: Sequence[float], _: bool) -> tuple[list[Array], bool]:
-        return _ridge_path(part, strengths, f0_scale), True
-
-    alpha, found, converged = solve(
-        train,
-        path,
-        held_out_squares,
-        f0_scale=f0_scale,
-        strength=strength,
-        folds=folds,
-        validation=validation,
-    )
-    return KernelModel(
-        "krr",
-        alpha,
-        np.zeros(train.classes),
-        f0_scale,
-        strength=found,
-        converged=converged,
-        settings=_settings(f0_scale, validation),
-        caveats=_caveats(f0_scale, found.folds),
-    )
+        alpha, found, converged = solve(
+            train,
+            path,
+            self.loss,
+            f0_scale=f0_scale,
+            strength=strength,
+            folds=folds,
+            validation=validation,
+        )
+        rows = None if validation is None else len(validation.labels)
+        return KernelModel(
+            self.name,
+            alpha,
+            np.zeros(train.classes),
+            f0_scale,
+            strength=found,
+            converged=converged,
+            probabilistic=self.probabilistic,
+            settings={"f0_scale": f0_scale, "validation_rows": rows},
+            caveats=(SEEN_OFFSET,) if f0_scale != 0 and found.folds > 0 else (),
+        )
 
 
 def _logistic_path(
@@ -178,7 +142,9 @@ def _contrast_features(kernel: Array, contrasts: Array) -> tuple[Array, Array]:
     return vectors, (vectors * np.sqrt(values)).reshape(rows, width, len(values))
 
 
-def _ridge_path(train: TrainingSet, strengths: Sequence[float], f0_scale: float) -> list[Array]:
+def _ridge_path(
+    train: TrainingSet, strengths: Sequence[float], f0_scale: float, _tolerance: float
+) -> tuple[list[Array], bool]:
     """alpha [N, C] for each strength, from one eigendecomposition."""
     target = train.one_hot - train.offset(f0_scale)
     if train.kernel.ndim == 2:
@@ -187,16 +153,34 @@ def _ridge_path(train: TrainingSet, strengths: Sequence[float], f0_scale: float)
         matrix, columns = entry_matrix(train.kernel, train.classes), target.reshape(-1, 1)
     values, vectors = positive_part(matrix, "krr")
     projected = vectors.T @ columns
-    return [
+    alphas = [
         (vectors @ (projected / (values + strength)[:, None])).reshape(target.shape)
         for strength in strengths
     ]
+    return alphas, True
 
 
-def _settings(f0_scale: float, validation: ValidationSet | None) -> dict[str, Setting]:
-    rows = None if validation is None else len(validation.labels)
-    return {"f0_scale": f0_scale, "validation_rows": rows}
+fit_kernel_logistic = ClassSolver("klr", _logistic_path, held_out_nll, probabilistic=True)
+"""Multinomial kernel logistic regression with the offset f_0.
 
+Minimises ``sum_i CE(y_i, f(x_i)) + lambda/2 alpha^T K alpha`` with
+``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``. At the optimum
+``alpha_i = (onehot(y_i) - softmax f(x_i)) / lambda`` (up to K's null space, which is left out);
+the rows of alpha sum to zero. It is the L2 logistic regression on the gradients of the logits (for
+P: on [phi, 1] without a further intercept, scikit-learn's ``LogisticRegression`` with
+C = 1 / lambda, and 2 / lambda for two classes, where it has one row of weights for two). Newton's
+method runs on the eigenvectors of the part of K that a softmax sees, N (C - 1) wide.
 
-def _caveats(f0_scale: float, folds: int) -> tuple[str, ...]:
-    return (SEEN_OFFSET,) if f0_scale != 0 and folds > 0 else ()
+Source: Zhu and Hastie, Journal of Computational and Graphical Statistics 14(1), 2005; the kernel
+with coupled outputs: Alvarez et al., Foundations and Trends in Machine Learning, 2012.
+"""
+
+fit_kernel_ridge = ClassSolver("krr", _ridge_path, held_out_squares, probabilistic=False)
+"""Kernel ridge regression of the one-hot labels with the offset f_0.
+
+Minimises ``sum_i ||onehot(y_i) - f(x_i)||^2 + lambda alpha^T K alpha`` with
+``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i``: ``(K + lambda I) alpha = onehot(y) - s f_0`` over
+all N C entries. For P it is scikit-learn's ``KernelRidge(alpha=lambda)`` per class.
+
+Source: Saunders, Gammerman and Vovk, ICML 1998; the offset: Malladi et al., ICML 2023.
+"""

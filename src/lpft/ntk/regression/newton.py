@@ -1,7 +1,6 @@
 """Newton's method for softmax regression on features: the one optimiser of kernel regression.
 
-scikit-learn's solvers take neither a kernel that couples the logits nor an offset, and on raw
-kernel rows its fastest one that converges, newton-cholesky, takes several times as long.
+scikit-learn's solvers take neither a kernel that couples the logits nor an offset.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from lpft.analysis.inputs import class_indices
 from lpft.ntk.regression.entries import Entries, entry_problem
 from lpft.ntk.regression.folds import stratified_folds
 from lpft.ntk.regression.kernels import Array, TrainingSet
-from lpft.ntk.regression.model import KernelModel, Setting, Strength
+from lpft.ntk.regression.model import KernelModel, Strength
 from lpft.ntk.regression.newton import SEARCH_TOLERANCE, TOLERANCE, SoftmaxFit, fit_softmax
 
 INVERSE_STRENGTHS = tuple(np.logspace(-4, 4, 10).tolist())
@@ -44,7 +44,7 @@ def fit_paper_protocol(train: TrainingSet) -> KernelModel:
     Source: Tomihari and Sato, NeurIPS 2024, tables 2 and 9, by its code, which takes the logistic
     solver of LM-Kernel-FT (Malladi et al., ICML 2023).
     """
-    return _fit(entry_problem(train), "paper", {}, CAVEATS)
+    return _fit(entry_problem(train), "paper", CAVEATS)
 
 
 def fit_row_logistic(
@@ -57,11 +57,7 @@ def fit_row_logistic(
     It has no offset f_0, as in the reference.
     """
     entries = entry_problem(train, regularization=regularization, single_logit=single_logit)
-    settings: dict[str, Setting] = {
-        "regularization": regularization,
-        "single_logit": single_logit,
-    }
-    return _fit(entries, "logistic", settings, CAVEATS[2:] if single_logit else CAVEATS)
+    return _fit(entries, "logistic", CAVEATS[2:] if single_logit else CAVEATS)
 
 
 def entry_accuracy(logits: Array, labels: ArrayLike) -> float:
@@ -78,9 +74,7 @@ def constant_entry_accuracy(classes: int) -> float:
     return (classes - 1) / classes
 
 
-def _fit(
-    entries: Entries, solver: str, settings: dict[str, Setting], caveats: tuple[str, ...]
-) -> KernelModel:
+def _fit(entries: Entries, solver: str, caveats: tuple[str, ...]) -> KernelModel:
     labels = entries.labels
     inverse_strength, folds, searched = _choose(entries.matrix, labels)
     features, rotation = _features(entries.matrix)
@@ -94,7 +88,7 @@ def _fit(
             1 / inverse_strength, folds=folds, at_edge=folds > 0 and inverse_strength in ends
         ),
         converged=searched and fit.converged,
-        settings=settings,
+        settings=entries.settings,
         caveats=caveats,
     )
 

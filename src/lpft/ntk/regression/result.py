@@ -46,9 +46,8 @@ SOLVERS: dict[str, Callable[..., KernelModel]] = {
 
 
 _LARGEST_ON_ONE_THREAD = 1500
-"""Entries N C. The many small products of the solvers gain nothing from BLAS threads up to here
-(an iteration of 600 x 600: 9 ms on one thread, 12 on two), and took 30 to 70 times as long where
-the threads waited for a core that another process had."""
+"""Entries N C. The many small products of the solvers gain nothing from BLAS threads up to here,
+and wait for cores that another process has."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""The plan of fewest tiles that keeps to a budget of memory."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lpft.errors import InputError
+from lpft.ntk.devices import PORTIONS
+from lpft.ntk.layout import Layout, split, tile_pairs
+from lpft.ntk.memory import readable_size
+from lpft.ntk.plan import Demand, Plan
+from lpft.ntk.stash import Place
+from lpft.ntk.structure import Structure
+
+_WORKSPACE_SHARE = 0.08
+_SLACK = 32 << 20
+"""Numbers: what the allocator keeps of memory that was given back, in pieces of no use."""
+_TRANSIENT_COPIES = 3
+
+
+def make_plan(
+    structure: Structure,
+    demand: Demand,
+    *,
+    hidden_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    budget: int,
+    used: int,
+    accumulators: int,
+    checked: int,
+    layout: Layout | None = None,
+) -> Plan:
+    """The plan of fewest tiles that keeps to the budget, or that of a layout begun before.
+
+    Args:
+        budget: bytes in all; ``used`` those that are taken before anything starts.
+        accumulators: bytes of the kernels that are summed up and returned.
+        checked: numbers of a gradient that the check of entries holds at once, 0 without one.
+
+    Raises:
+        InputError: not even single texts fit, or the layout begun before does not, or is of another
+            kind of device.
+    """
+    portions = PORTIONS[device.type]
+    if layout is not None and layout.stash not in ("memory", portions.overflow):
+        raise InputError(
+            f"the unfinished kernel was begun on another kind of device than {device.type}: go on "
+            "there, or delete its folder"
+        )
+    least = 0
+    free = budget - used
+    for candidate in _layouts(demand, device, dtype, free) if layout is None else [layout]:
+        tiles = split(
+            demand.lengths,
+            demand.groups,
+            candidate.tiles,
+            batched=structure.batched,
+            batch_tokens=portions.batch_tokens,
+        )
+        pairs = tile_pairs(tiles, demand.blocks, halved=demand.kernel != "asymmetric")
+        plan = Plan(structure, demand, candidate, tiles, pairs, 0, budget, device, dtype)
+        numbers = max(
+            candidate.workspace + _numbers_of_sweep(plan, hidden_size),
+            _numbers_of_check(plan, checked),
+        )
+        memory = used + accumulators + dtype.itemsize * (_SLACK + numbers)
+        least = memory if least == 0 else min(least, memory)
+        if memory <= budget:
+            return replace(plan, memory=memory)
+    if layout is not None:
+        raise InputError(
+            f"the unfinished kernel was begun with more memory: it needs {readable_size(least)}, "
+            f"now {readable_size(budget)} are given; give as much, or delete its folder"
+        )
+    raise InputError(
+        f"a memory of {readable_size(budget)} is too small: {readable_size(used)} are in use "
+        f"before it starts and at least {readable_size(least)} are needed in all; give more "
+        "memory, fewer texts or a shorter maximum length"
+    )
+
+
+def _layouts(
+    demand: Demand, device: torch.device, dtype: torch.dtype, free: int
+) -> Iterator[Layout]:
+    """Layouts from the fastest to the thriftiest."""
+    portions = PORTIONS[device.type]
+    wished = max(_WORKSPACE_SHARE * free, portions.least_workspace)
+    workspace = int(min(wished, portions.most_workspace)) // dtype.itemsize
+    places: tuple[Place, ...] = ("memory", portions.overflow)
+    largest = int(np.bincount(demand.groups).max())
+    count = 1
+    while True:
+        for place in places:
+            yield Layout(count, place, workspace)
+        if count >= largest:
+            return
+        # Two tiles of three or more are held at once: two alone would save nothing.
+        count = min(largest, max(count + 1, int(count * 1.3), 3))
+
+
+def _numbers_of_sweep(plan: Plan, hidden_size: int) -> int:
+    """What is held at the worst moment: shares, what lies between blocks, one batch that passes."""
+    structure, demand = plan.structure, plan.demand
+    sizes = [
+        [(len(rows), int(demand.lengths[rows].max())) for _, rows in tile.batches]
+        for tile in plan.tiles
+    ]
+    batches = [batch for of_tile in sizes for batch in of_tile]
+    tokens = [sum(rows * length for rows, length in of_tile) for of_tile in sizes]
+    samples = [sum(rows for rows, _ in of_tile) for of_tile in sizes]
+    held = len(plan.tiles) if plan.layout.hold_all else 2
+    per_token = max(
+        sum(structure.widths[p][0] + demand.seeds * structure.widths[p][1] for p in unit)
+        for unit in structure.units
+    )
+    per_sample = demand.seeds * max(
+        _vector_numbers(structure, unit) for unit in range(len(structure.units))
+    )
+    shares = sum(sorted(tokens)[-held:]) * per_token + sum(sorted(samples)[-held:]) * per_sample
+    between = 0
+    if structure.chain is not None:
+        between = sum(rows * length**2 for rows, length in batches)  # masks of attention
+        if plan.layout.stash == "memory":
+            between += sum(tokens) * hidden_size * (len(structure.chain) + 1 + demand.seeds)
+            between += len(batches) * demand.seeds * structure.extras
+    widest = max(a + b for a, b in structure.widths)
+    passing = max(rows * length for rows, length in batches) * (
+        _TRANSIENT_COPIES * widest + 8 * hidden_size + 8 * int(demand.lengths.max())
+    )
+    return shares + between + passing
+
+
+def _numbers_of_check(plan: Plan, checked: int) -> int:
+    """Two gradients of ``checked`` numbers, and the activations of one text."""
+    if checked == 0:
+        return 0
+    activations = sum(a + b for a, b in plan.structure.widths)
+    return 2 * checked + int(plan.demand.lengths.max()) * activations
+
+
+def _vector_numbers(structure: Structure, unit: int) -> int:
+    """Numbers per sample and seed in a unit's vectors; joining the texts of a tile copies one."""
+    vectors = {p.name: p.sizes[1] for p in structure.of_unit(unit) if p.form == "vector"}
+    joined = max((vectors[name] for name in structure.direct if name in vectors), default=0)
+    return sum(vectors.values()) + joined

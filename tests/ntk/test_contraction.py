@@ -1,0 +1,166 @@
+"""Contractions of random shares against the Jacobians that they stand for, in little room."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lpft.ntk.capture import Outer, Rows
+from lpft.ntk.contraction import Contraction, Workspace, contract_vectors
+from lpft.ntk.cost import METHODS
+from lpft.ntk.embedding_rows import contract_rows
+from lpft.ntk.linear import contract_outer
+
+HEADS = (slice(0, 2), slice(2, 3), slice(3, 6))
+SEEDS = 6
+PAIRS = ((0, 0), (0, 1), (1, 1), (2, 1))
+BATCHES = {0: [(3, 4), (2, 4), (1, 2)], 1: [(4, 3)], 2: [(2, 5), (2, 1)]}
+"""Per tile: texts and tokens of its batches."""
+SMALL, LARGE = 400, 1 << 20
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def contraction(kernel="sgd", size=LARGE, products="exact"):
+    return Contraction(HEADS, kernel, products, Workspace(size, torch.float64, torch.device("cpu")))
+
+
+def outers(a: int, b: int) -> dict[int, list[Outer]]:
+    return {
+        tile: [
+            Outer(
+                normal(n, t, a, seed=100 * tile + place),
+                [normal(n, t, b, seed=100 * tile + 10 * place + s + 50) for s in range(SEEDS)],
+            )
+            for place, (n, t) in enumerate(batches)
+        ]
+        for tile, batches in BATCHES.items()
+    }
+
+
+def jacobians(shares: dict[int, list[Outer]]) -> dict[int, Tensor]:
+    """Per tile S x n x (a b): ``g^T x`` of every text."""
+    return {
+        tile: torch.cat(
+            [
+                torch.stack(
+                    [torch.einsum("ntb,nta->nba", g, outer.inputs) for g in outer.gradients]
+                ).flatten(2)
+                for outer in batches
+            ],
+            1,
+        )
+        for tile, batches in shares.items()
+    }
+
+
+def expected(rows: Tensor, columns: Tensor, head: int, kernel: str) -> Tensor:
+    left, right = rows[HEADS[head]].flatten(0, 1), columns[HEADS[head]].flatten(0, 1)
+    left = left.sign() if kernel == "signgd" else left
+    return left @ (right if kernel == "sgd" else right.sign()).T
+
+
+def assert_sums(found, jacobian, among, kernel="sgd"):
+    assert set(found) == {(pair, head) for pair in PAIRS for head in among}
+    for ((i, j), head), sums in found.items():
+        assert sums.dtype == torch.float64
+        torch.testing.assert_close(
+            sums, expected(jacobian[i], jacobian[j], head, kernel), rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("among", [(0, 1, 2), (1,), (0, 2)], ids=str)
+@pytest.mark.parametrize("sizes", [(7, 5), (4, 9), (1, 6)], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_linear_weights_by_every_method(method, sizes, among, size):
+    shares = outers(*sizes)
+    by = contraction(size=size)
+    found = contract_outer(shares, PAIRS, among, method, by)
+    assert_sums(found, jacobians(shares), among)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("kernel", ["signgd", "asymmetric"])
+def test_signs_of_linear_weights(kernel, size):
+    shares = outers(7, 5)
+    found = contract_outer(shares, PAIRS, (0, 2), "materialize", contraction(kernel, size))
+    assert_sums(found, jacobians(shares), (0, 2), kernel)
+
+
+def test_many_texts_meet_themselves_by_half():
+    """Strips of the diagonal: none is left out, none counts twice."""
+    for method in METHODS:
+        for n in (1, 2, 5, 6, 7, 13):
+            share = Outer(normal(n, 2, 3, seed=n), [normal(n, 2, 4, seed=s) for s in range(SEEDS)])
+            found = contract_outer({0: [share]}, [(0, 0)], (0,), method, contraction())
+            jacobian = jacobians({0: [share]})[0]
+            torch.testing.assert_close(
+                found[(0, 0), 0], expected(jacobian, jacobian, 0, "sgd"), rtol=1e-12, atol=1e-12
+            )
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
+def test_vectors(kernel, size):
+    vectors = {
+        tile: normal(SEEDS, sum(n for n, _ in batches), 23, seed=tile)
+        for tile, batches in BATCHES.items()
+    }
+    before = {tile: vector.clone() for tile, vector in vectors.items()}
+    found = contract_vectors(vectors, PAIRS, (0, 1, 2), contraction(kernel, size))
+    assert_sums(found, before, (0, 1, 2), kernel)
+    assert all(torch.equal(vectors[tile], before[tile]) for tile in vectors)
+
+
+@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
+def test_rows_meet_where_ids_are_equal(kernel):
+    counts = {tile: sum(n for n, _ in batches) for tile, batches in BATCHES.items()}
+    vocabulary, width = 6, 3
+    rows, jacobian = {}, {}
+    for tile, count in counts.items():
+        table = torch.zeros(SEEDS, count, vocabulary, width, dtype=torch.float64)
+        places = [(s, v) for s in range(count) for v in range(vocabulary) if (s * 7 + v * tile) % 3]
+        vectors = normal(SEEDS, len(places), width, seed=tile + 30)
+        samples, ids = (torch.tensor(column) for column in zip(*places, strict=True))
+        table[:, samples, ids] = vectors
+        rows[tile], jacobian[tile] = Rows(ids, samples, vectors), table.flatten(2)
+    found = contract_rows(rows, counts, PAIRS, (0, 2), contraction(kernel))
+    assert_sums(found, jacobian, (0, 2), kernel)
+
+
+@pytest.mark.parametrize("among", [(0, 1, 2), (1,)], ids=str)
+@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
+def test_the_workspace_keeps_to_its_size(kernel, among):
+    """Every contraction uses one buffer, of what the heads that are asked for take."""
+    by = contraction(kernel, size=1000)
+    vectors = {tile: normal(SEEDS, 6, 300, seed=tile) for tile in BATCHES}
+    contract_vectors({t: v for t, v in vectors.items() if t < 2}, [(0, 1)], among, by)
+    methods = METHODS if kernel == "sgd" else ("materialize",)
+    for method in methods:
+        for pair in PAIRS:
+            shares = {tile: share for tile, share in outers(40, 3).items() if tile in pair}
+            contract_outer(shares, [pair], among, method, by)
+    assert 0 < by.workspace._buffer.numel() <= 1000 + 2 * 16
+
+
+def test_tensors_of_the_workspace_do_not_overlap():
+    workspace = Workspace(100, torch.float32, torch.device("cpu"))
+    first = workspace.split({3: (2, 5), 7: (3,), 9: (4, 4)})
+    for value, tensor in enumerate(first.values()):
+        tensor.fill_(value)
+    assert [tuple(tensor.shape) for tensor in first.values()] == [(2, 5), (3,), (4, 4)]
+    assert [tensor.unique().tolist() for tensor in first.values()] == [[0.0], [1.0], [2.0]]
+    assert workspace.split({0: (4,)})[0].data_ptr() == first[3].data_ptr()
+
+
+def test_bfloat16_products_are_near():
+    shares = outers(64, 32)
+    found = contract_outer(shares, PAIRS, (0,), "materialize", contraction(products="bfloat16"))
+    jacobian = jacobians(shares)
+    for ((i, j), head), sums in found.items():
+        exact = expected(jacobian[i], jacobian[j], head, "sgd")
+        error = torch.linalg.vector_norm(sums - exact) / torch.linalg.vector_norm(exact)
+        assert 1e-5 < error < 1e-2

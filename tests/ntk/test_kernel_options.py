@@ -1,0 +1,135 @@
+"""Options together: whatever way a kernel is computed, it is the same kernel."""
+
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from references import contract, encoder_names, explicit_jacobian
+from tiny_classifiers import read, tiny_classifier
+from tiny_models import toy_texts
+
+from lpft.ntk import empirical_ntk
+from lpft.ntk.layout import Layout
+
+A, B = toy_texts(6, seed=21)[0], toy_texts(3, seed=22)[0]
+METHODS = ("auto", "materialize", "token_gram", "sandwich")
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@cache
+def classifier():
+    return tiny_classifier("roberta")
+
+
+@cache
+def explicit():
+    model = classifier().model
+    names = encoder_names(model)
+    left, right = (
+        explicit_jacobian(model, read(classifier().tokenizer, texts), names) for texts in (A, B)
+    )
+    return {"rows": contract(left, left), "columns": contract(left, right), "jacobian": left}
+
+
+def kernel_of(b=None, **options):
+    options = {"device": "cpu", "tokenizer": classifier().tokenizer} | options
+    return empirical_ntk(classifier().model, A, b, **options)
+
+
+def relative_error(found, expected):
+    assert found.shape == expected.shape
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_combination_is_the_same_kernel(tmp_path, method, dtype):
+    combinations = product(((), ("layer",), ("kind", "layer")), (None, "64GB"), (0, 3), (1, 3))
+    seen = 0
+    for number, (granularity, memory, count, tiles) in enumerate(combinations):
+        cache_dir = None
+        if tiles > 1:
+            cache_dir = tmp_path / str(number)
+            cache_dir.mkdir()
+            Layout(tiles, "files", workspace=3000).write(cache_dir)
+        kernel = kernel_of(
+            method=method,
+            dtype=dtype,
+            granularity=granularity,
+            memory=memory,
+            cache_dir=cache_dir,
+            check_entries=count,
+        )
+        assert relative_error(kernel.ft_effective, explicit()["rows"]) <= TOLERANCES[dtype]
+        assert bool(kernel.layers) == ("layer" in granularity)
+        assert bool(kernel.kinds) == ("kind" in granularity)
+        for parts in (kernel.layers, kernel.kinds):
+            if parts:
+                error = relative_error(sum(parts.values()), kernel.ft_effective)
+                assert error <= 1e-14
+        assert len(kernel.checked_entries) == count
+        assert all(entry.relative_error <= TOLERANCES[dtype] for entry in kernel.checked_entries)
+        assert (kernel.record["plan"]["tiles"] > 1) == (tiles > 1)
+        seen += 1
+    assert seen == 24
+
+
+def test_checked_entries_are_those_of_autograd():
+    kernel = kernel_of(B, dtype=torch.float64, check_entries=8)
+    for entry in kernel.checked_entries:
+        place = entry.row, entry.row_class, entry.column, entry.column_class
+        expected = float(explicit()["columns"][place])
+        assert entry.autograd == pytest.approx(expected, rel=1e-10)
+        assert entry.engine == float(kernel.ft_effective[place])
+        assert entry.scale >= abs(entry.autograd)
+    assert len({(e.row, e.row_class, e.column, e.column_class) for e in kernel.checked_entries}) > 1
+    largest = max(entry.relative_error for entry in kernel.checked_entries)
+    assert kernel.certificate.largest_relative_error == largest
+
+
+def test_entries_are_checked_by_chunks_of_the_parameters(monkeypatch):
+    whole = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
+    monkeypatch.setattr("lpft.ntk.certificate._CHUNK", 500)
+    parts = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
+    for one, other in zip(whole, parts, strict=True):
+        assert other.autograd == pytest.approx(one.autograd, rel=1e-12)
+        assert other.scale == pytest.approx(one.scale, rel=1e-12)
+
+
+def test_the_certificate_of_a_kernel_of_one_set_of_texts():
+    kernel = kernel_of(dtype=torch.float64, check_entries=0)
+    certificate = kernel.certificate
+    matrix = explicit()["rows"].flatten(2).flatten(0, 1)
+    eigenvalues = torch.linalg.eigvalsh(matrix)
+    assert certificate.largest_eigenvalue == pytest.approx(float(eigenvalues[-1]), rel=1e-10)
+    assert abs(certificate.smallest_eigenvalue - float(eigenvalues[0])) < 1e-10 * eigenvalues[-1]
+    assert certificate.asymmetry < 1e-14
+    assert certificate.largest_relative_error is None
+    other = kernel_of(B, check_entries=0).certificate
+    assert (other.asymmetry, other.smallest_eigenvalue, other.largest_eigenvalue) == (None,) * 3
+
+
+@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_faster_products_report_their_error(kernel, dtype):
+    options = {"kernel": kernel, "dtype": dtype, "method": "materialize"}
+    exact, fast = (kernel_of(products=products, **options) for products in ("exact", "bfloat16"))
+    assert exact.products_error is None
+    assert 0 < fast.products_error < 0.02
+    error = relative_error(fast.ft_effective, exact.ft_effective)
+    assert error == pytest.approx(fast.products_error, rel=1e-6)
+    assert torch.equal(fast.pretrain_effective, exact.pretrain_effective)
+
+
+@pytest.mark.parametrize("setting", ["cuda.matmul", "mkldnn.matmul", "cudnn.conv"])
+def test_the_callers_precision_of_products_is_kept(setting):
+    backend, name = setting.split(".")
+    own = getattr(getattr(torch.backends, backend), name)
+    expected, before = kernel_of().ft_effective, own.fp32_precision
+    try:
+        own.fp32_precision = "tf32"
+        assert torch.equal(kernel_of().ft_effective, expected)
+        assert own.fp32_precision == "tf32"
+    finally:
+        own.fp32_precision = before

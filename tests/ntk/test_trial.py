@@ -1,0 +1,141 @@
+"""Unusual encoders: what no rule fits goes to autograd or is refused, and is never left out."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from references import encoder_names, explicit_ntk
+from tiny_classifiers import read, tiny_classifier
+from torch import nn
+
+from lpft.errors import InputError
+from lpft.ntk import empirical_ntk
+
+SHORT = ["the chair was good", "never", "a fine meal"]
+LONG = "we took the train and then we saw the lamp but the lamp was poor and bad"
+LAYER = "encoder.layer.0.output.dense"
+
+
+class Keyword(nn.Module):
+    """Calls its linear layer by keyword, so that no hook sees its input."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(input=x)
+
+
+class Scaled(nn.Module):
+    """A parameter of its own that no rule knows: the result's scale."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, inner.out_features))
+
+    def forward(self, x):
+        return self.inner(x) * self.scale
+
+
+class Gate(nn.Module):
+    """A second linear layer that only long texts reach."""
+
+    def __init__(self, inner, least):
+        super().__init__()
+        self.inner = inner
+        self.least = least
+        self.extra = nn.Linear(inner.in_features, inner.out_features)
+
+    def forward(self, x):
+        return self.inner(x) + self.extra(x) if x.shape[1] >= self.least else self.inner(x)
+
+
+class Noise(nn.Module):
+    """Adds noise even where it evaluates."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        x = self.inner(x)
+        return x + torch.randn_like(x)
+
+
+class Doubled(nn.Linear):
+    """Linear by its type and not by what it does; its bias counts twice."""
+
+    def forward(self, x):
+        return super().forward(x) + super().forward(x * x)
+
+
+def doubled(inner):
+    module = Doubled(inner.in_features, inner.out_features)
+    module.load_state_dict(inner.state_dict())
+    return module
+
+
+def altered(change):
+    """A tiny BERT with one of its layers changed."""
+    classifier = tiny_classifier("bert")
+    model = deepcopy(classifier.model)
+    inner = model.encoder.get_submodule(LAYER)
+    torch.manual_seed(0)
+    model.encoder.set_submodule(LAYER, change(inner))
+    return model, classifier.tokenizer
+
+
+def kernel_of(model, tokenizer, texts, **keywords):
+    return empirical_ntk(model, texts, tokenizer=tokenizer, dtype=torch.float64, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("change", "fallback"),
+    [
+        (Keyword, {f"{LAYER}.inner.weight", f"{LAYER}.inner.bias"}),
+        (Scaled, {f"{LAYER}.scale"}),
+        (doubled, {f"{LAYER}.weight", f"{LAYER}.bias"}),
+        (lambda inner: Gate(inner, 1), set()),
+    ],
+    ids=["called by keyword", "a parameter without a rule", "not what its type says", "two layers"],
+)
+def test_what_no_rule_fits_goes_to_autograd(change, fallback):
+    model, tokenizer = altered(change)
+    texts = [*SHORT, LONG]
+    tokens = read(tokenizer, texts)
+    found = kernel_of(model, tokenizer, texts)
+    assert set(found.record["plan"]["fallback"]) == fallback
+    assert found.record["parameters"] == sum(p.numel() for p in model.encoder.parameters())
+    expected = explicit_ntk(model, tokens, tokens, encoder_names(model))
+    error = torch.linalg.vector_norm(found.ft_effective - expected)
+    assert error <= 1e-10 * torch.linalg.vector_norm(expected)
+
+
+def test_parameters_that_only_some_texts_reach_are_refused():
+    model, tokenizer = altered(lambda inner: Gate(inner, 14))
+    short = kernel_of(model, tokenizer, SHORT)
+    tokens = read(tokenizer, SHORT)
+    expected = explicit_ntk(model, tokens, tokens, encoder_names(model))
+    torch.testing.assert_close(short.ft_effective, expected)
+    with pytest.raises(InputError, match=rf"some texts reach '{LAYER}.extra.bias'"):
+        kernel_of(model, tokenizer, [*SHORT, LONG])
+
+
+def test_they_are_refused_where_nothing_else_trains():
+    model, tokenizer = altered(lambda inner: Gate(inner, 14))
+    model.encoder.requires_grad_(False)
+    model.encoder.get_submodule(f"{LAYER}.extra").requires_grad_(True)
+    short = kernel_of(model, tokenizer, SHORT, parameters="trainable")
+    assert torch.count_nonzero(short.ft_effective) == 0
+    with pytest.raises(InputError, match="some texts reach"):
+        kernel_of(model, tokenizer, [*SHORT, LONG], parameters="trainable")
+
+
+def test_a_model_that_draws_while_it_evaluates_is_refused():
+    model, tokenizer = altered(Noise)
+    with pytest.raises(InputError, match="differs from one pass to the next") as refused:
+        kernel_of(model, tokenizer, SHORT)
+    assert "\n" not in str(refused.value)
+    assert all(parameter.requires_grad for parameter in model.parameters())
