@@ -9,9 +9,9 @@ from typing import Any
 
 from lpft.data import TextData, fingerprint
 from lpft.errors import InputError
-from lpft.experiments.kept import STEPS
 from lpft.experiments.planning import KERNELS, RUNS
 from lpft.experiments.recipe import Plan, Recipe
+from lpft.experiments.recipes.kept_results import STEPS
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.report.exhibits.record import RECORD
 from lpft.runs.config import RunConfig, plain

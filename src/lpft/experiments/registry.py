@@ -4,7 +4,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from lpft.errors import InputError
-from lpft.experiments import (
+from lpft.experiments.claims import recipe as claims
+from lpft.experiments.recipe import Recipe
+from lpft.experiments.recipes import (
     figures_projection,
     figures_scale,
     figures_training,
@@ -14,8 +16,6 @@ from lpft.experiments import (
     tables_features,
     tables_scores,
 )
-from lpft.experiments.claims import recipe as claims
-from lpft.experiments.recipe import Recipe
 
 _MODULES = (
     tables_scores,

@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import numpy as np
 
-from lpft.experiments.cells import PER_CENT
 from lpft.experiments.claims.samples import ByRun, judged_split
 from lpft.experiments.claims.sides import Pairing, Side, at_own_rates, pairings, sides, spread_of
 from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
-from lpft.experiments.contrasts import calibration_error
 from lpft.experiments.recipe import Found
+from lpft.experiments.recipes.cells import PER_CENT
+from lpft.experiments.recipes.contrasts import calibration_error
 from lpft.report.numbers import counted, with_sd
 
 STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."

@@ -7,8 +7,8 @@ import numpy as np
 from lpft.experiments.claims.samples import ByRun
 from lpft.experiments.claims.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
-from lpft.experiments.contrasts import feature_change
 from lpft.experiments.recipe import Found
+from lpft.experiments.recipes.contrasts import feature_change
 from lpft.report.collect import RunSummary
 from lpft.report.honesty import summarise_feature_change
 from lpft.report.numbers import with_sd

@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 
 from lpft.analysis.resampling import without_samples
-from lpft.experiments.cells import estimate
 from lpft.experiments.claims.verdicts import WITHOUT_RATES, Measured, Outcome, Part, judge
 from lpft.experiments.planning import planned_kernels
 from lpft.experiments.recipe import Found, Plan, Scope
+from lpft.experiments.recipes.cells import estimate
 from lpft.paper import MODEL, published_kernels
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.kernels.summary import FT, ratio

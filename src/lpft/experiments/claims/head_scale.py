@@ -7,8 +7,8 @@ import numpy as np
 from lpft.experiments.claims.feature_change import feature_split
 from lpft.experiments.claims.sides import rates_name
 from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
-from lpft.experiments.head_scales import head_scale_plan, rank_correlations, scaled_runs
 from lpft.experiments.recipe import Found, Plan, Scope
+from lpft.experiments.recipes.head_scales import head_scale_plan, rank_correlations, scaled_runs
 from lpft.report.numbers import Spread, with_sd
 from lpft.report.settings import method_name
 

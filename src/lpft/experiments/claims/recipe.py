@@ -20,7 +20,7 @@ from lpft.experiments.claims.tables import SIDE_TABLES, side_table
 from lpft.experiments.claims.verdicts import Outcome, Part, claim_verdicts
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
-from lpft.experiments.tables_scores import EIGHT_SETS
+from lpft.experiments.recipes.tables_scores import EIGHT_SETS
 from lpft.report.exhibits.record import OVERALL, Verdict, VerdictName
 from lpft.report.numbers import joined
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from lpft.experiments.cells import PER_CENT
 from lpft.experiments.claims.samples import ByRun, judged_split
 from lpft.experiments.claims.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.claims.verdicts import MOST, Measured, Outcome, Part, judge
-from lpft.experiments.contrasts import task_score
 from lpft.experiments.recipe import Found
+from lpft.experiments.recipes.cells import PER_CENT
+from lpft.experiments.recipes.contrasts import task_score
 from lpft.report.numbers import with_sd
 from lpft.report.values import metric_name
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lpft.experiments.cells import (
+from lpft.experiments.claims.sides import sides
+from lpft.experiments.recipe import Found
+from lpft.experiments.recipes.cells import (
     PER_CENT,
     Measure,
     Place,
@@ -11,8 +13,6 @@ from lpft.experiments.cells import (
     places,
     published_estimate,
 )
-from lpft.experiments.claims.sides import sides
-from lpft.experiments.recipe import Found
 from lpft.paper import MODEL, published_tables, published_value
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.settings import model_name

@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 
 from lpft.analysis import expected_calibration_error
 from lpft.analysis.resampling import Rows, Statistic, without_samples
-from lpft.experiments.cells import PER_CENT, Place
 from lpft.experiments.claims.samples import ByRun, resample_runs
 from lpft.experiments.claims.sides import all_runs, pairings, pairs_in
 from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
 from lpft.experiments.recipe import Found
+from lpft.experiments.recipes.cells import PER_CENT, Place
 from lpft.report.collect import Predictions, RunSummary
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.numbers import joined

@@ -5,10 +5,10 @@ from functools import partial
 
 from lpft.data import find_task
 from lpft.errors import InputError
-from lpft.experiments.cells import PER_CENT, Measure, beside_published, places
-from lpft.experiments.contrasts import accuracy, contrast_table, task_score
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import PUBLISHED, Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipes.cells import PER_CENT, Measure, beside_published, places
+from lpft.experiments.recipes.contrasts import accuracy, contrast_table, task_score
 from lpft.report.numbers import joined
 from lpft.report.values import metric_name, score
 

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
+from experiments.hand_made import found_of, scope_of
 from scipy.stats import spearmanr
 
 from lpft.errors import InputError
-from lpft.experiments.head_scales import SCALES
+from lpft.experiments.recipes.head_scales import SCALES
 from lpft.experiments.registry import find_recipe
 from lpft.runs.features import write_feature_changes
-
-from .hand_made import found_of, scope_of
 
 # Of FT the change falls with the scale; of LP-FT it goes up and down: squared differences of ranks
 # sum to 162, so that the correlation is 1 - 6 * 162 / (8 * 63) = -0.93.

@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpft.analysis.projection import PROJECTION
-from lpft.experiments.fine_tuned import fine_tuned_methods
-from lpft.experiments.kept import Result
 from lpft.experiments.planning import planned_runs
-from lpft.experiments.projections import (
+from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
+from lpft.experiments.recipes.kept_results import Result
+from lpft.experiments.recipes.projections import (
     MOST_TEXTS,
     keep_projections,
     projected_runs,
     read_projections,
 )
-from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.report.exhibits.record import FigureExhibit, Panel, Series
 from lpft.report.settings import method_name
 

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from lpft.experiments.cells import PRETRAINED, Measure, Place, beside_published, places
-from lpft.experiments.contrasts import NOTE_ON_RATES, contrast_table, feature_change
 from lpft.experiments.planning import planned_runs, probed_partner
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Plan, Recipe, Scope, Shown
-from lpft.experiments.tables_scores import EIGHT_SETS, METHODS
+from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_published, places
+from lpft.experiments.recipes.contrasts import NOTE_ON_RATES, contrast_table, feature_change
+from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
 from lpft.report.exhibits.record import TableExhibit
 from lpft.report.numbers import joined

@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from lpft.analysis.comparison import effect_over_seeds
-from lpft.experiments.cells import over_seeds
-from lpft.experiments.fine_tuned import fine_tuned_methods
-from lpft.experiments.head_scales import (
+from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipes.cells import over_seeds
+from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
+from lpft.experiments.recipes.head_scales import (
     SCALES,
     ScaledRuns,
     head_scale_plan,
     rank_correlations,
     scaled_runs,
 )
-from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
-from lpft.experiments.seed_curves import BANDS, SeedCurve, mean_line
+from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
 from lpft.report.exhibits.record import (
     Estimate,
     ExhibitColumn,

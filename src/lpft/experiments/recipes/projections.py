@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lpft.analysis.projection import Projection, project_with_head
 from lpft.data.splits import draw_rows
-from lpft.experiments.kept import STEPS, Result, keep_result, read_result
 from lpft.experiments.recipe import PUBLISHED, Found
-from lpft.experiments.reopening import reopen
+from lpft.experiments.recipes.kept_results import STEPS, Result, keep_result, read_result
+from lpft.experiments.recipes.reopening import reopen
 from lpft.report.collect import RunSummary
 from lpft.runs.features import read_features
 from lpft.runs.head import read_head_rows

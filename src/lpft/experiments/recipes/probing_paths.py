@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpft.errors import InputError
-from lpft.experiments.kept import STEPS, Result, keep_result, read_result
 from lpft.experiments.recipe import Found
-from lpft.experiments.reopening import reopen
+from lpft.experiments.recipes.kept_results import STEPS, Result, keep_result, read_result
+from lpft.experiments.recipes.reopening import reopen
 from lpft.report.collect import RunSummary
 from lpft.report.numbers import number
 from lpft.training.probing_path import path_rows, probing_path

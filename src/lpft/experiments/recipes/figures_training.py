@@ -3,9 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from lpft.experiments.planning import planned_runs
-from lpft.experiments.probing_paths import ProbedPath, keep_probing_paths, read_probing_paths
 from lpft.experiments.recipe import PUBLISHED, Found, Plan, Recipe, Scope, Shown
-from lpft.experiments.seed_curves import BANDS, SeedCurve, mean_line
+from lpft.experiments.recipes.probing_paths import (
+    ProbedPath,
+    keep_probing_paths,
+    read_probing_paths,
+)
+from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
 from lpft.report.collect import RunSummary
 from lpft.report.curves import QUANTITIES, curve
 from lpft.report.exhibits.record import FigureExhibit, Panel, Series

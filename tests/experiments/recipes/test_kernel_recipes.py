@@ -5,13 +5,12 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
+from experiments.hand_made import found_of, scope_of
 from safetensors.numpy import load_file
 
-from lpft.experiments import kernels_figures
 from lpft.experiments.recipe import Found
+from lpft.experiments.recipes import kernels_figures
 from lpft.experiments.registry import find_recipe
-
-from .hand_made import found_of, scope_of
 
 
 @pytest.fixture(scope="module")

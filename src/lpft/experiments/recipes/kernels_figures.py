@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.experiments.kernels_tables import METHODS, KernelRow, kernel_plan, kernel_rows
 from lpft.experiments.recipe import Found, Recipe, Shown
+from lpft.experiments.recipes.kernels_tables import METHODS, KernelRow, kernel_plan, kernel_rows
 from lpft.report.drawing import thinned
 from lpft.report.exhibits.record import FigureExhibit, Panel, Series
 from lpft.report.kernels.heat_maps import HeatMap, heat_maps

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from lpft.experiments.contrasts import _SCORES
+from lpft.experiments.recipes.contrasts import _SCORES
 from lpft.report.collect import Predictions
 
 

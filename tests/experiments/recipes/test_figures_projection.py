@@ -4,14 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from experiments.hand_made import trained_of
 
-from lpft.experiments import projections
-from lpft.experiments.projections import keep_projections
+from lpft.experiments.recipes import projections
+from lpft.experiments.recipes.projections import keep_projections
 from lpft.model import load_classifier
 from lpft.runs.features import read_features
 from lpft.runs.head import read_head_rows
-
-from .hand_made import trained_of
 
 CLASSES = ["negative", "neutral", "positive"]
 

@@ -6,15 +6,14 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
+from experiments.hand_made import found_of, trained_of
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from lpft.errors import InputError
-from lpft.experiments import probing_paths
-from lpft.experiments.probing_paths import keep_probing_paths
-from lpft.experiments.reopening import reopen
-
-from .hand_made import found_of, trained_of
+from lpft.experiments.recipes import probing_paths
+from lpft.experiments.recipes.probing_paths import keep_probing_paths
+from lpft.experiments.recipes.reopening import reopen
 
 QUANTITIES = (
     "head_norm",

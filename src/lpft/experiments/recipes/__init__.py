@@ -1,0 +1,1 @@
+"""Recipes of the paper's tables and figures, and what several of them need."""
