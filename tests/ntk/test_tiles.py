@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,37 @@ def test_finished_pieces_are_not_computed_again(whole, tmp_path, monkeypatch):
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
     assert sorted([*before, *saved]) == [path.name for path in pieces(whole[1])]
+
+
+def test_progress_counts_what_is_left(tmp_path, monkeypatch):
+    """The bar's total is what will be done: of a resumed call without what was finished."""
+    totals, done = [], []
+
+    class Meter:
+        def add(self, flops):
+            done[-1] += flops
+
+    @contextmanager
+    def metered(flops):
+        totals.append(flops)
+        done.append(0.0)
+        yield Meter()
+
+    monkeypatch.setattr("lpft.ntk.engine._metered", metered)
+    kernel(bert(), tmp_path / "whole", columns=None)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 8)
+        with pytest.raises(Interrupted):
+            kernel(bert(), tmp_path / "resumed", columns=None)
+    kernel(bert(), tmp_path / "resumed", columns=None)
+    kernel(bert(), tmp_path / "resumed", columns=None)
+    assert len(pieces(tmp_path / "whole")) > 8
+    whole, interrupted, resumed, finished = zip(totals, done, strict=True)
+    assert whole[0] == interrupted[0] > interrupted[1]
+    assert whole[1] == pytest.approx(whole[0], rel=0.1)
+    assert resumed[1] == pytest.approx(resumed[0], rel=0.1)
+    assert finished[0] < resumed[0] < whole[0]
+    assert finished[1] == pytest.approx(finished[0])
 
 
 def test_a_finished_folder_gives_the_kernel_without_saving(whole, tmp_path, monkeypatch):

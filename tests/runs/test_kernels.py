@@ -294,6 +294,37 @@ def test_an_unfinished_folder_goes_on_when_asked(lpft, base, tmp_path, monkeypat
             np.testing.assert_array_equal(resumed[name], array, err_msg=name)
 
 
+def test_overwrite_begins_anew_whatever_lies_unfinished(lpft, base, tmp_path):
+    """Neither a layout of more memory than there is, nor a damaged one, is gone on with."""
+    layouts = ("{", '{"tiles": 1, "stash": "memory", "workspace": 1000000000000}')
+    for folder, layout in zip((tmp_path / "one", tmp_path / "two"), layouts, strict=True):
+        quick = ("--methods", "ft", "--solver", "none", "--max-samples", 6, "--output-dir", folder)
+        work = folder / ".work" / "pass-0"
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "layout.json").write_text(layout)
+        assert_refused(lpft("ntk", *base, *quick), "--resume")
+        outcome = lpft("ntk", *base, *quick, "--overwrite")
+        assert outcome.status == 0, outcome.err
+        assert not (folder / ".work").exists()
+
+
+def test_overwriting_leaves_no_array_of_the_kernels_before(lpft, base, tmp_path):
+    folder = tmp_path / "toy"
+    quick = ("--solver", "none", "--max-samples", 6, "--output-dir", folder)
+    assert lpft("ntk", *base, *quick, "--methods", "ft,lp-ft").status == 0
+    (folder / "own.safetensors").write_bytes(b"the user's own")
+    assert lpft("ntk", *base, *quick, "--methods", "lp-ft", "--overwrite").status == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"kernels.json", "lp-ft.safetensors", "own.safetensors"}
+    for damaged in ("[]", "{", '{"methods": ["ft"]}', '{"methods": {"../own": {}}}'):
+        (folder / "kernels.json").write_text(damaged)
+        (tmp_path / "own.safetensors").write_bytes(b"beside")
+        outcome = lpft("ntk", *base, *quick, "--methods", "lp-ft", "--overwrite")
+        assert outcome.status == 0, outcome.err
+        assert {path.name for path in folder.iterdir()} == names
+        assert (tmp_path / "own.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -167,7 +167,8 @@ def _gram(rows: Tensor) -> Tensor:
     """
     if rows.device.type == "cpu" and rows.dtype != torch.bfloat16:
         numbers = rows.numpy()
-        return torch.from_numpy(np.dot(numbers, numbers.T))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+            return torch.from_numpy(np.dot(numbers, numbers.T))
     result = torch.zeros(rows.shape[0], rows.shape[0], dtype=rows.dtype, device=rows.device)
     step = -(-rows.shape[0] // _STRIPS)
     for start in range(0, rows.shape[0], step):
