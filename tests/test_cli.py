@@ -703,7 +703,7 @@ def test_overwrite_leaves_nothing_of_the_old_run(train, tmp_path):
     assert found == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "run.json", "metrics.json", "features.json", "history.jsonl", "README.md",
-        "predictions/validation.parquet",
+        "predictions/validation.parquet", "features/train.parquet",
     }  # fmt: skip
     assert read(run / "run.json")["config"]["method"] == "ft"
 
