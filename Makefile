@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
+TESTS = $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check format clean
@@ -10,13 +11,13 @@ demo: $(INSTALLED)
 	$(VENV)/bin/lpft demo --output-dir demo-report --overwrite
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(TESTS)
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(TESTS)
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff format .

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from unittest.mock import patch
 
 # Before torch is imported, here and in subprocesses: tiny models only lose by a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Shells start commands in the background with Ctrl-C ignored; subprocesses would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
