@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, norm, t
+from scipy.stats import bootstrap, norm, t, ttest_1samp
 
 from lpft.analysis import expected_calibration_error
 from lpft.analysis.comparison import Effect, effect_over_seeds, paired_difference
@@ -112,6 +112,36 @@ def test_two_sources_of_variance_add() -> None:
     assert (effect.high - effect.low) / 2 == pytest.approx(half, rel=0.06)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.3, 1.0, 2.5])
+def test_over_seeds_alone_the_p_value_is_that_of_the_t_test(mean: float) -> None:
+    values = np.random.default_rng(12).normal(mean, 1.0, size=6)
+    effect = over_seeds_alone(values.tolist(), 10)
+    assert effect.p_value == pytest.approx(ttest_1samp(values, 0.0).pvalue)
+
+
+def test_over_samples_alone_the_p_value_is_that_of_the_normal_test() -> None:
+    row = np.random.default_rng(13).normal(0.3, 1.0, size=100)
+    for seeds in (1, 4):
+        effect = difference(np.tile(row, (seeds, 1)), generator())
+        z = row.mean() / (row.std() / 10)
+        # The bootstrap's standard error has an error of its own, of a part in sqrt(2 x 2000).
+        assert norm.isf(effect.p_value / 2) == pytest.approx(z, rel=0.07)
+
+
+def test_without_any_spread_the_p_value_is_0_or_1() -> None:
+    assert over_seeds_alone([2.0, 2.0], 10).p_value == 0
+    assert over_seeds_alone([0.0], 10).p_value == 1
+
+
+def test_an_interval_ends_where_the_effect_must() -> None:
+    fixed = [without_samples(value, 400) for value in (0.4, 1.0)]
+    wide = effect_over_seeds(fixed, generator=generator())
+    assert wide.low < -1
+    assert wide.high > 1
+    bounded = effect_over_seeds(fixed, generator=generator(), bounds=(-1.0, 1.0))
+    assert (bounded.low, bounded.high, bounded.mean) == (-1, 1, wide.mean)
+
+
 # --- symmetries
 
 
@@ -133,13 +163,14 @@ def test_exchanging_the_methods_flips_every_sign_exactly(
     back = paired_difference(second, first, generator=generator(seed))
     assert (back.mean, back.low, back.high) == (-there.mean, -there.high, -there.low)
     assert (back.sd, back.detectable, back.seeds) == (there.sd, there.detectable, there.seeds)
+    assert back.p_value == there.p_value
     assert there.low <= there.high
 
 
 def test_equal_methods_differ_by_exactly_nothing() -> None:
     values = np.random.default_rng(5).normal(size=(5, 30))
     effect = paired_difference(values, values.copy(), generator=generator())
-    assert effect == Effect(mean=0, sd=0, seeds=5, low=0, high=0, detectable=0)
+    assert effect == Effect(mean=0, sd=0, seeds=5, low=0, high=0, p_value=1, detectable=0)
 
 
 def test_pairing_takes_out_what_both_methods_share() -> None:

@@ -75,8 +75,60 @@ def test_arithmetic_is_on_the_value_and_on_every_draw() -> None:
     assert difference.value == 2
     assert difference.draws.tolist() == [0.5, -1.0]
     assert (-difference).draws.tolist() == [-0.5, 1.0]
+    assert (abs(-difference).value, abs(difference).draws.tolist()) == (2, [0.5, 1.0])
     assert ((difference + 10.0) * 2.0).draws.tolist() == [21.0, 18.0]
     assert ((difference + 10.0) * 2.0).value == 24
+
+
+def test_clusters_are_drawn_whole_and_with_replacement() -> None:
+    clusters = np.array([7, 2, 7, 2, 2, 5])
+    members = {7: [0, 2], 2: [1, 3, 4], 5: [5]}
+    seen: list[np.ndarray] = []
+
+    def count(rows: np.ndarray) -> float:
+        seen.append(rows)
+        return float(len(rows))
+
+    resample({"": count}, 6, generator=np.random.default_rng(0), clusters=clusters, resamples=300)
+    *drawn, every = seen
+    assert every.tolist() == list(range(6))
+    sizes = set()
+    for rows in drawn:
+        counts = {cluster: np.sum(rows == rest[0]) for cluster, rest in members.items()}
+        assert sum(counts.values()) == 3
+        expected = [row for cluster, times in counts.items() for row in members[cluster] * times]
+        assert sorted(rows.tolist()) == sorted(expected)
+        sizes.add(len(rows))
+    # From three times the single sample to three times the cluster of three.
+    assert sizes == set(range(3, 10))
+
+
+def test_clusters_of_one_sample_each_are_samples() -> None:
+    values = np.random.default_rng(1).normal(size=20)
+    statistics = {0: lambda rows: float(values[rows].mean())}
+    plain, clustered = (
+        resample(statistics, 20, generator=np.random.default_rng(2), clusters=clusters)[0].draws
+        for clusters in (None, np.arange(20))
+    )
+    np.testing.assert_array_equal(plain, clustered)
+
+
+def test_samples_that_are_copies_of_each_other_vary_as_their_clusters_do() -> None:
+    # Ten values, each four times: the variance of a mean of ten draws, not of forty.
+    values = np.random.default_rng(6).normal(size=10)
+    found = resample(
+        {0: lambda rows: float(np.repeat(values, 4)[rows].mean())},
+        40,
+        generator=np.random.default_rng(7),
+        clusters=np.repeat(np.arange(10), 4),
+        resamples=20_000,
+    )
+    assert found[0].draws.var() == pytest.approx(values.var() / 10, rel=5 * (2 / 20_000) ** 0.5)
+
+
+def test_a_cluster_number_for_each_sample_is_asked_for() -> None:
+    with pytest.raises(InputError, match="a cluster number for each of 3 samples, found 2"):
+        resample({}, 3, generator=np.random.default_rng(0), clusters=np.array([0, 1]))
 
 
 def test_without_samples_every_draw_is_the_value() -> None:

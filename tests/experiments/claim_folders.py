@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from experiments.hand_made import scope_of
 from experiments.scored_runs import right_of, write_scored
 from report.kernel_folders import write_kernels
+from safetensors.numpy import load_file, save_file
 
 from lpft.experiments.claims.recipe import CLAIM_TABLE, RECIPES
+from lpft.experiments.collecting import collect
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found, PlannedRun, Scope
-from lpft.experiments.reproduce import collect
 
 ROWS = 100
 """Test texts, and texts of every OOD set."""
@@ -74,9 +76,21 @@ def write_claims(
         write_kernels(target, methods=methods, samples=6, data_name=kernels.task, seed=kernels.seed)
         record = json.loads((target / "kernels.json").read_text())
         for method in methods:
-            record["methods"][method]["ft_ratio"] = ft_ratio(kernels.task, kernels.seed, method)
+            wanted = ft_ratio(kernels.task, kernels.seed, method)
+            record["methods"][method]["ft_ratio"] = wanted
+            _set_ft_ratio(target / f"{method}.safetensors", wanted)
         (target / "kernels.json").write_text(json.dumps(record))
-    return collect(scope, plan)
+    return collect(scope, plan)[0]
+
+
+def _set_ft_ratio(path: Path, wanted: float) -> None:
+    """Let F be r times and P 1 - r times one kernel K of the texts: every text's ratio is r."""
+    tensors = load_file(path)
+    kernel = tensors["train/pretrain_effective"]
+    classes = np.eye(tensors["train/logits"].shape[1])
+    tensors["train/ft_effective"] = wanted * np.einsum("nm,cd->ncmd", kernel, classes)
+    tensors["train/pretrain_effective"] = (1 - wanted) * kernel
+    save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, path)
 
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"

@@ -8,9 +8,9 @@ import numpy as np
 from report.kernel_folders import write_kernels
 from report.run_folders import SPLITS, write_run
 
+from lpft.experiments.collecting import collect
 from lpft.experiments.recipe import Found, PlannedRun, Recipe, Scope
 from lpft.experiments.registry import find_recipe
-from lpft.experiments.reproduce import collect
 from lpft.experiments.tiny import TINY_SETTINGS, TINY_TASKS, tiny_model
 from lpft.runs.features import write_feature_changes
 from lpft.runs.train import train_run
@@ -53,7 +53,7 @@ def found_of(
     for kernels in plan.kernels:
         settings = {"methods": kernels.config.kernels.methods, "seed": kernels.seed}
         write_kernels(kernels.config.output_dir, data_name=kernels.task, **settings)
-    return recipe, collect(scope, plan)
+    return recipe, collect(scope, plan)[0]
 
 
 def trained_of(name: str, folder: Path, **changes: Any) -> tuple[Recipe, Found]:
@@ -64,7 +64,7 @@ def trained_of(name: str, folder: Path, **changes: Any) -> tuple[Recipe, Found]:
     plan = recipe.plan(scope)
     for planned in plan.runs:
         train_run(planned.config)
-    found = collect(scope, plan)
+    found, _ = collect(scope, plan)
     assert len(found.runs) == len(plan.runs)
     return recipe, found
 

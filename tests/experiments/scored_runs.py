@@ -23,6 +23,7 @@ def write_scored(
     right: dict[str, list[bool]],
     *,
     changes: dict[str, list[float]] | None = None,
+    classes: tuple[str, ...] = CLASSES,
     **run: Any,
 ) -> Path:
     """A run that answers ``right[split]`` correctly; of row i the label is i modulo 2.
@@ -30,7 +31,7 @@ def write_scored(
     ``changes`` has the feature change of each text of a split.
     """
     splits = {split: len(answers) for split, answers in right.items()}
-    write_run(folder, method, seed=seed, classes=CLASSES, splits=splits, **run)
+    write_run(folder, method, seed=seed, classes=classes, splits=splits, **run)
     metrics = json.loads((folder / "metrics.json").read_text())
     for split, answers in right.items():
         labels = np.arange(len(answers)) % 2

@@ -6,10 +6,10 @@ from experiments.hand_made import scope_of
 from experiments.scored_runs import write_scored
 
 from lpft.data import Examples, TextData
+from lpft.experiments.collecting import collect
 from lpft.experiments.differences import differences
 from lpft.experiments.recipe import Found, Plan
 from lpft.experiments.registry import find_recipe
-from lpft.experiments.reproduce import collect
 
 CB = {"train": 225, "validation": 25, "test": 57}
 
@@ -17,8 +17,11 @@ CB = {"train": 225, "validation": 25, "test": 57}
 class Shelf:
     """Data of chosen sizes in place of those that experiments read."""
 
-    def __init__(self, sizes, notes=()):
-        self.sizes, self.notes = sizes, notes
+    def __init__(self, sizes, notes=(), pooling="first"):
+        self.sizes, self.notes, self._pooling = sizes, notes, pooling
+
+    def pooling(self, _config):
+        return self._pooling
 
     def data(self, config):
         def examples(rows):
@@ -33,7 +36,7 @@ class Shelf:
         return TextData(config.data.task, ("a", "b"), **splits, ood=ood, notes=self.notes)
 
 
-def told(name, folder, sizes=CB, *, notes=(), runs=None, **changes):
+def told(name, folder, sizes=CB, *, notes=(), pooling="first", **changes):
     values = {
         "model": "roberta-base",
         "tasks": ("cb",),
@@ -42,8 +45,8 @@ def told(name, folder, sizes=CB, *, notes=(), runs=None, **changes):
     }
     recipe = find_recipe(name)
     scope = scope_of(recipe, folder, **(values | changes))
-    found = Found(scope, {} if runs is None else runs, {})
-    return differences(recipe, recipe.plan(scope), Shelf(sizes, notes), found)
+    shelf = Shelf(sizes, notes, pooling)
+    return differences(recipe, recipe.plan(scope), shelf, Found(scope, {}, {}))
 
 
 LEFT_OUT = (
@@ -84,6 +87,8 @@ def test_the_papers_own_settings_leave_nothing_to_say(tmp_path):
             {"settings": {"split_protocol": "stratified"}},
             "Validation rows are a tenth of each class (stratified protocol)",
         ),
+        ({"settings": {"template": 1}, "tasks": ("wic",)}, "Input template 1, in the paper 0."),
+        ({"pooling": "mean"}, "Pooling: mean, in the paper the first token."),
         ({"tasks": ("qnli",)}, "The paper has no learning rate and batch size for qnli:"),
         ({"tasks": ("qnli",)}, "The paper has no results on qnli."),
     ],
@@ -122,15 +127,36 @@ def test_fewer_texts_of_a_kernel_are_told(tmp_path):
     assert any("word embeddings" in line for line in told("table2", tmp_path))
 
 
-def test_faults_of_the_reference_and_pooling_are_read_from_the_runs(tmp_path):
+def test_settings_of_kernels_are_told_as_well(tmp_path):
+    settings = {"max_length": 64, "lora_rank": 4, "head_bias": False}
+    lines = told("table2", tmp_path, settings=settings, methods=("ft", "lora"), pooling="mean")
+    for sentence in (
+        "Pooling: mean, in the paper the first token.",
+        "Texts are cut at 64 tokens, in the paper 128.",
+        "The head has no bias, in the paper it has one.",
+        "LoRA rank 4 where the paper has its own: LoRA on cb (8).",
+    ):
+        assert sentence in lines
+    assert not any("learning rate" in line.lower() for line in lines)
+
+
+def test_seeds_that_are_not_used_and_what_a_recipe_leaves_out_are_told(tmp_path):
+    lines = told("figure5", tmp_path, seeds=(4, 7))
+    assert "2 seeds, in the paper 5." in lines
+    assert "Of the seeds 4 and 7 only 4 is used." in lines
+    limits = told("claims", tmp_path, seeds=(0, 1))
+    assert any(line.startswith("Claim 3 is tried on the first task alone") for line in limits)
+    assert "Claim 5 rests on the kernels of 3 seeds at most." in limits
+
+
+def test_faults_of_the_reference_are_read_from_the_runs(tmp_path):
     recipe = find_recipe("table8")
     scope = scope_of(recipe, tmp_path, tasks=("cb",), methods=("lp",), seeds=(0,))
     plan = recipe.plan(scope)
     folder = plan.runs[0].config.output_dir
     write_scored(folder, "lp", 0, {"test": [True, False]}, split_protocol="paper", pooling="mean")
-    found = collect(scope, plan)
+    found, _ = collect(scope, plan)
     lines = differences(recipe, Plan(runs=plan.runs), Shelf(CB), found)
-    assert "Pooling: mean, in the paper the first token." in lines
     faults = [line for line in lines if line.startswith("Not repeated: ")]
     assert len(faults) == 2
     assert any("half" in fault for fault in faults)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from lpft.experiments import reproduce as reproduction
@@ -222,6 +223,30 @@ def test_a_finished_run_that_was_damaged_is_told_and_left_out(copy, lpft):
     assert name == "runs/demo/ft-rate5e-3-batch16-seed1"
     assert "test.parquet is not there" in reason
     assert {row[1]: row[2].count for row in record.exhibits[0].rows}["FT"] == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(b"damaged"), "cannot be read"),
+        (lambda path: path.unlink(), "is not there"),
+        (
+            lambda path: pd.read_parquet(path).assign(feature_difference=1.0).to_parquet(path),
+            "its texts give 1",
+        ),
+    ],
+)
+def test_feature_changes_that_were_damaged_or_edited_are_told(copy, lpft, damage, reason):
+    name = "runs/demo/lp-ft-rate5e-3-batch16-seed0"
+    damage(copy / name / "features/test.parquet")
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 1
+    ((found, why),) = record_of(copy).failures
+    assert (found, reason in why) == (name, True)
+    assert why.endswith("remove its folder, and go on with --resume to have it again")
+    shutil.rmtree(copy / name)
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert (outcome.status, record_of(copy).failures) == (0, ())
 
 
 def test_where_everything_fails_the_first_reason_is_given(lpft, tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ import pytest
         (("table2", "--kernel-samples", "1"), ("--kernel-samples 1 must be at least 2",)),
         (("table10", "--tasks", "cb"), ("out-of-distribution sets, which cb has not", "amazon")),
         (("table8", "--resume", "--overwrite"), ("contradict each other",)),
+        (("table8", "--seeds", "01,1"), ("--seeds 01,1 names one twice",)),
+        (("table8", "--seeds", "1,,2"), ("--seeds 1,,2 must be a number of seeds",)),
         (("list", "--tasks", "cb"), ("no experiment is named",)),
         (("--tiny",), ("no experiment is named",)),
     ],
@@ -39,6 +41,40 @@ def test_a_wrong_option_is_one_line(lpft, tmp_path, monkeypatch, options, messag
     for message in messages:
         assert message in lines[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("table2", "--epochs", "3"), "--epochs decides nothing of table2 (kernels)"),
+        (("table2", "--save-model"), "--save-model decides nothing of table2 (kernels)"),
+        (("figure8", "--workers", "2"), "--workers decides nothing of figure8 (kernels)"),
+        (
+            ("table8", "--kernel-samples", "9"),
+            "--kernel-samples decides nothing of table8 (runs of ft, lora, lp, lp-ft, lp-lora)",
+        ),
+        (
+            ("figure3", "--lora-rank", "4"),
+            "--lora-rank decides nothing of figure3 (runs of ft, lp-ft)",
+        ),
+        (
+            ("table8", "--methods", "lp", "--learning-rate", "1e-3"),
+            "--learning-rate decides nothing of table8 (runs of lp)",
+        ),
+    ],
+)
+def test_an_option_that_decides_nothing_is_refused(lpft, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    outcome = lpft("reproduce", *options, "--tiny", "--dry-run")
+    assert outcome.status == 2
+    assert outcome.err.strip().splitlines()[-1] == f"error: {message}: leave it out"
+
+
+def test_an_option_that_decides_one_of_all_experiments_is_taken(lpft, tmp_path):
+    options = ("--tiny", "--kernel-samples", "4", "--lora-rank", "2", "--dry-run", "--json")
+    outcome = lpft("reproduce", "all", *options, "--output-dir", tmp_path / "all")
+    assert outcome.status == 0, outcome.err
+    assert [part["rows"] for part in json.loads(outcome.out)["table2"]] == [4]
 
 
 def test_missing_data_of_the_last_task_fails_before_the_first_run(lpft, tmp_path, data_dir):

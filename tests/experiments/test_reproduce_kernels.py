@@ -77,6 +77,28 @@ def test_kernels_of_other_settings_are_not_taken_for_those_asked_for(copy, lpft,
     assert message in outcome.err
 
 
+def test_kernels_of_other_data_are_not_taken_for_those_asked_for(copy, lpft):
+    record = json.loads((copy / KERNELS).read_text())
+    assert set(record["fingerprints"]["data"]) >= {"train", "test"}
+    record["fingerprints"]["data"]["train"] = "0" * 64
+    (copy / KERNELS).write_text(json.dumps(record))
+    outcome = lpft("reproduce", "table2", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 2
+    assert "the data changed since its kernels were computed" in outcome.err
+
+
+def test_kernels_whose_arrays_are_damaged_are_told_and_left_out(copy, lpft):
+    options = (*TINY, "--seeds", "0,1", "--output-dir", copy, "--resume")
+    assert lpft("reproduce", "table2", *options).status == 0
+    (copy / "kernels/demo-seed1/ft.safetensors").write_bytes(b"damaged")
+    outcome = lpft("reproduce", "table2", *options)
+    assert outcome.status == 1
+    ((name, reason),) = record_of(copy).failures
+    assert name == "kernels/demo-seed1"
+    assert "ft.safetensors cannot be read" in reason
+    assert record_of(copy).exhibits[0].rows[0][3].count == 1
+
+
 def test_replacing_computes_kernels_again(copy, lpft):
     options = ("--kernel-samples", "7", "--output-dir", copy, "--overwrite")
     outcome = lpft("reproduce", "table2", *TINY, *options)

@@ -41,9 +41,10 @@ class Kernels:
 def random_kernels(
     method: str, samples: int, classes: int, *, scale: float, directions: int, seed: int = 0
 ) -> Kernels:
-    """Kernels of clustered features and gradients; P and the labels depend on the seed alone."""
+    """Kernels of clustered features and gradients; of all of one seed P is the same, of all labels."""
+    ordered = np.minimum(np.arange(samples) * 2 * classes // samples, classes - 1)
+    labels = np.random.default_rng(0).permutation(ordered)
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.minimum(np.arange(samples) * 2 * classes // samples, classes - 1))
     centres = rng.normal(size=(classes, 12))
     features = 2 + 0.4 * centres[labels] + 0.2 * rng.normal(size=(samples, 12))
     rng = np.random.default_rng([seed, sum(map(ord, method))])

@@ -11,7 +11,7 @@ from lpft.errors import InputError
 from lpft.report import build_report
 from lpft.report.exhibits.collect import find_experiments, parse_experiment
 from lpft.report.exhibits.record import ExperimentRecord, TableExhibit, read_experiment
-from lpft.report.records import DamagedRecord
+from lpft.report.records import UnusableRecord
 
 from .experiment_folders import sample_experiment, write_experiment
 from .run_folders import write_run
@@ -141,7 +141,7 @@ DAMAGES: dict[Callable[[Written], None], str] = {
 def test_a_damaged_record_says_what_is_wrong(damage: Callable[[Written], None]) -> None:
     record = written()
     damage(record)
-    with pytest.raises(DamagedRecord, match=DAMAGES[damage]) as caught:
+    with pytest.raises(UnusableRecord, match=DAMAGES[damage]) as caught:
         parse_experiment(record)
     assert str(caught.value).startswith("experiment.json: ")
     assert "\n" not in str(caught.value)

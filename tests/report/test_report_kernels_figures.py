@@ -170,7 +170,7 @@ def test_images_in_a_drawing_keep_every_pixel() -> None:
     values = np.random.default_rng(0).random((40, 30))
     axes.imshow(values, cmap=mpl.colormaps["cividis"], interpolation="none")
     text = inline_svg(figure, "map", "A map", "of numbers")
-    (encoded,) = re.findall(r'xlink:href="data:image/png;base64,([^"]+)"', text)
+    (encoded,) = re.findall(r'href="data:image/png;base64,([^"]+)"', text)
     image = Image.open(io.BytesIO(base64.b64decode(encoded)))
     assert image.mode == "P"
     normed = (values - values.min()) / (values.max() - values.min())
@@ -183,6 +183,6 @@ def test_images_of_many_colours_stay_as_they_are() -> None:
     axes = figure.add_axes((0, 0, 1, 1))
     values = np.random.default_rng(0).integers(256, size=(30, 30, 3), dtype=np.uint8)
     axes.imshow(values, interpolation="none")
-    (encoded,) = re.findall(r'xlink:href="data:image/png;base64,([^"]+)"', inline_svg(figure, "x"))
+    (encoded,) = re.findall(r'href="data:image/png;base64,([^"]+)"', inline_svg(figure, "x"))
     image = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
     np.testing.assert_array_equal(np.asarray(image), values)

@@ -67,7 +67,7 @@ def test_the_page_of_kernels_alone_is_whole(page: Page, kernel_report: ReportRes
 
 def test_images_are_in_the_page_itself(kernel_report: ReportResult) -> None:
     html = kernel_report.page.read_text(encoding="utf-8")
-    images = re.findall(r'<image[^>]*xlink:href="([^"]{0,30})', html)
+    images = re.findall(r'<image[^>]*href="([^"]{0,30})', html)
     assert len(images) == 2 * 9  # the map and its colours
     assert all(image.startswith("data:image/png;base64,") for image in images)
 

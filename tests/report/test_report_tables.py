@@ -199,6 +199,6 @@ def test_markdown_and_latex_escape_what_they_must() -> None:
     lines = markdown.splitlines()[2:]
     assert [line.replace("\\|", "").count("|") for line in lines] == [3, 3, 3]
     latex = to_latex(table)
-    assert r"a|b\_\%" in latex
+    assert r"a\textbar{}b\_\%" in latex
     assert r"50 \% \{y\} \textbackslash{}z $\pm$ 1 & 1 \\" in latex
     assert r"\caption{Caption \& more}" in latex

@@ -22,7 +22,7 @@ class Effect:
 
     ``sd`` is the sample standard deviation over ``seeds`` and ``detectable`` the smallest effect
     that so many seeds could show, both None below two seeds; ``low`` and ``high`` bound a 95 %
-    interval (of samples alone where there is one seed).
+    interval (of samples alone where there is one seed), and ``p_value`` is two-sided.
     """
 
     mean: float
@@ -30,10 +30,16 @@ class Effect:
     seeds: int
     low: float
     high: float
+    p_value: float
     detectable: float | None
 
 
-def effect_over_seeds(by_seed: Sequence[Resampled], *, generator: np.random.Generator) -> Effect:
+def effect_over_seeds(
+    by_seed: Sequence[Resampled],
+    *,
+    generator: np.random.Generator,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Effect:
     """The mean over seeds with a 95 % interval of a crossed bootstrap over seeds and samples.
 
     Draw r takes S of the S seeds with replacement and, for all of them, the same N of the N
@@ -49,10 +55,13 @@ def effect_over_seeds(by_seed: Sequence[Resampled], *, generator: np.random.Gene
     ``nu = (S - 1) ((v_seeds + v_samples) / v_seeds)^2``. Without it an interval over five seeds
     covers 85 % instead of 95. What varies with seed and sample together enters both variances, so
     that an interval where it rules is rather too wide. A statistic that is biased on drawn
-    samples, such as ECE, keeps its own value in the middle.
+    samples, such as ECE, keeps its own value in the middle. The p-value is that of
+    ``theta / sqrt(v_seeds + v_samples)`` under Student's t with nu, for corrections that ask for
+    levels which so few draws do not reach.
 
     Args:
         by_seed: of every seed the same statistic on the same draws of samples.
+        bounds: of the statistic, which an interval over few seeds could otherwise pass.
 
     Raises:
         InputError: no seed, or draws that are not finite.
@@ -68,16 +77,19 @@ def effect_over_seeds(by_seed: Sequence[Resampled], *, generator: np.random.Gene
     both = np.take_along_axis(draws, chosen, axis=0).mean(axis=0)
     mean = float(values.mean())
     sd = float(values.std(ddof=1)) if seeds > 1 else None
-    stretch = _stretch(sd, seeds, float(draws.mean(axis=0).var()), float(both.var()))
+    variance, degrees = _variance(sd, seeds, float(draws.mean(axis=0).var()))
+    stretch = _stretch(variance, degrees, float(both.var()))
     # Two order statistics as far from either end: swapping two methods then swaps them exactly.
     beyond = int((1 - COVERAGE) / 2 * resamples)
     deviations = stretch * (np.sort(both) - both.mean())
+    low, high = np.clip(mean + deviations[[beyond, -1 - beyond]], *bounds)
     return Effect(
         mean=mean,
         sd=sd,
         seeds=seeds,
-        low=mean + float(deviations[beyond]),
-        high=mean + float(deviations[-1 - beyond]),
+        low=float(low),
+        high=float(high),
+        p_value=_p_value(mean, variance, degrees),
         detectable=smallest_detectable_difference(sd, seeds),
     )
 
@@ -113,12 +125,24 @@ def _mean_of(values: NDArray[np.float64]) -> Statistic:
     return lambda rows: float(values[rows].mean())
 
 
-def _stretch(sd: float | None, seeds: int, of_samples: float, of_both: float) -> float:
-    """c of :func:`effect_over_seeds`; 1 where one seed, or no draw that differs, says nothing."""
-    if sd is None or of_both == 0:
-        return 1.0
-    of_seeds = sd**2 / seeds
+def _variance(sd: float | None, seeds: int, of_samples: float) -> tuple[float, float]:
+    """``v_seeds + v_samples``, and nu; of one seed nothing is known but the samples' part."""
+    of_seeds = 0.0 if sd is None else sd**2 / seeds
+    if of_seeds == 0:
+        return of_samples, math.inf
     total = of_seeds + of_samples
-    degrees = math.inf if of_seeds == 0 else (seeds - 1) * (total / of_seeds) ** 2
+    return total, (seeds - 1) * (total / of_seeds) ** 2
+
+
+def _stretch(variance: float, degrees: float, of_both: float) -> float:
+    """c of :func:`effect_over_seeds`; 1 where no draw differs."""
+    if of_both == 0:
+        return 1.0
     upper = (1 + COVERAGE) / 2
-    return float(t.ppf(upper, degrees) / norm.ppf(upper)) * math.sqrt(total / of_both)
+    return float(t.ppf(upper, degrees) / norm.ppf(upper)) * math.sqrt(variance / of_both)
+
+
+def _p_value(mean: float, variance: float, degrees: float) -> float:
+    if variance == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * t.sf(abs(mean) / math.sqrt(variance), degrees))

@@ -1,14 +1,15 @@
 """Sentences on how an experiment differs from the paper's, computed from its plan and its runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lpft import paper
 from lpft.experiments.preparation import Inputs, run_configs, unique_runs
-from lpft.experiments.recipe import SHARED, Found, Plan, PlannedRun, Recipe
+from lpft.experiments.recipe import SHARED, Found, Plan, Recipe
 from lpft.report.notes import faults, kernel_faults
 from lpft.report.numbers import counted, joined, rate, whole
 from lpft.report.settings import group_runs, method_name, model_name
+from lpft.training.settings import TrainingSettings
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
 _FIXED = {
@@ -21,11 +22,13 @@ _FIXED = {
     "weight_decay": (0.0, "weight decay {:g}, in the paper none"),
     "head_bias": (True, "the head has no bias, in the paper it has one"),
     "class_weight": (None, "classes are weighed ({}), in the paper they are not"),
+    "template": (0, "input template {}, in the paper 0"),
     "precision": ("float32", "fine-tuning in {}, where float32 is this library's default"),
 }
 """Settings that the paper has one value of, with what to say of another one."""
 
-_RATES = ("learning_rate", "batch_size", "lora_rank", "lora_alpha")
+_FACTORS = {"lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha"}
+_RATES = {"learning_rate": "learning rate", "batch_size": "batch size", **_FACTORS}
 
 
 def differences(recipe: Recipe, plan: Plan, inputs: Inputs, found: Found) -> tuple[str, ...]:
@@ -33,14 +36,15 @@ def differences(recipe: Recipe, plan: Plan, inputs: Inputs, found: Found) -> tup
     scope = found.scope
     sentences = [
         *_model(scope.model),
-        *_seeds(scope.seeds),
+        *_seeds(scope.seeds, plan),
         *_left_out("tasks", recipe.tasks, scope.tasks),
         *_left_out("methods", recipe.methods, scope.methods),
         *_protocol(plan),
-        *_fixed_settings(plan, found),
+        *_fixed_settings(plan, inputs),
         *_hyperparameters(plan),
         *_rows(plan, inputs),
         *_kernel_samples(plan, scope.kernel_samples),
+        *recipe.limits,
     ]
     groups, _ = group_runs(found.runs.values())
     known = [*faults(groups), *(kernel_faults([scope.model]) if plan.kernels else [])]
@@ -56,10 +60,17 @@ def _model(model: str) -> list[str]:
     ]
 
 
-def _seeds(seeds: tuple[int, ...]) -> list[str]:
-    if len(seeds) == paper.SEEDS:
-        return []
-    return [f"{counted(len(seeds), 'seed').capitalize()}, in the paper {paper.SEEDS}."]
+def _seeds(asked: tuple[int, ...], plan: Plan) -> list[str]:
+    told = []
+    if len(asked) != paper.SEEDS:
+        told.append(f"{counted(len(asked), 'seed').capitalize()}, in the paper {paper.SEEDS}.")
+    planned = {run.seed for run in plan.runs} | {kernels.seed for kernels in plan.kernels}
+    used = [str(seed) for seed in asked if seed in planned]
+    if len(used) < len(asked):
+        told.append(
+            f"Of the seeds {joined(list(map(str, asked)))} only {joined(used)} {_are(used)} used."
+        )
+    return told
 
 
 def _left_out(what: str, published: tuple[str, ...], chosen: tuple[str, ...]) -> list[str]:
@@ -88,15 +99,19 @@ def _protocol(plan: Plan) -> list[str]:
     ]
 
 
-def _fixed_settings(plan: Plan, found: Found) -> list[str]:
+def _fixed_settings(plan: Plan, inputs: Inputs) -> list[str]:
+    found: dict[str, dict[Any, None]] = {name: {} for name in _FIXED}
+    for config in unique_runs(plan):
+        settings = config.flat() | {"pooling": inputs.pooling(config)}
+        for name in _FIXED:
+            found[name].setdefault(settings[name])
+    for planned in plan.kernels:
+        settings = planned.config.flat() | {"pooling": inputs.pooling(planned.config.run)}
+        for name in _FIXED.keys() & settings.keys():
+            found[name].setdefault(settings[name])
     sentences = []
     for name, (published, text) in _FIXED.items():
-        values: dict[Any, None] = {}
-        if name == "pooling":
-            values = dict.fromkeys(run.config.get(name) for run in found.runs.values())
-        else:
-            values = dict.fromkeys(getattr(config.training, name) for config in unique_runs(plan))
-        for value in values:
+        for value in found[name]:
             if value is not None and value != published:
                 sentence = text.format(value)
                 sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
@@ -107,18 +122,17 @@ def _hyperparameters(plan: Plan) -> list[str]:
     """Learning rate, batch size, rank and alpha at each method's own rates, where not published."""
     told: dict[str, list[str]] = {}
     unpublished: dict[str, None] = {}
-    for run in _first_seeds(plan.runs):
-        published = paper.published_hyperparameters(run.task, run.method)
-        settings = run.config.training
+    for (task, method), (settings, names) in _chosen(plan).items():
+        published = paper.published_hyperparameters(task, method)
         if published is None:
-            if settings.learning_rate is not None:
-                unpublished.setdefault(run.task)
+            if "learning_rate" in names and settings.learning_rate is not None:
+                unpublished.setdefault(task)
             continue
-        where = f"{method_name(run.method)} on {run.task}"
-        for name in _RATES:
+        where = f"{method_name(method)} on {task}"
+        for name, words in names.items():
             value = getattr(settings, name)
             if value is not None and name in published and value != published[name]:
-                words = f"{name.replace('_', ' ')} {_short(name, value)}"
+                words = f"{words} {_short(name, value)}"
                 told.setdefault(words, []).append(f"{where} ({_short(name, published[name])})")
     sentences = [
         f"{words[0].upper()}{words[1:]} where the paper has its own: {joined(cases)}."
@@ -132,13 +146,17 @@ def _hyperparameters(plan: Plan) -> list[str]:
     return sentences
 
 
-def _first_seeds(runs: Iterable[PlannedRun]) -> Iterable[PlannedRun]:
-    """One run of each task and method at its own rates."""
-    seen: dict[tuple[str, str], PlannedRun] = {}
-    for run in runs:
+def _chosen(plan: Plan) -> dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]]:
+    """By task and method the settings at its own rates, and which of :data:`_RATES` they decide."""
+    chosen: dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]] = {}
+    for run in plan.runs:
         if run.variant != SHARED:
-            seen.setdefault((run.task, run.method), run)
-    return seen.values()
+            chosen.setdefault((run.task, run.method), (run.config.training, _RATES))
+    for planned in plan.kernels:
+        for method in planned.config.kernels.methods:
+            settings = planned.config.run.training
+            chosen.setdefault((planned.task, method), (settings, _FACTORS))
+    return chosen
 
 
 def _short(name: str, value: float) -> str:

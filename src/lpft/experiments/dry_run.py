@@ -45,7 +45,7 @@ def planned_work(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
                 "rows": texts,
                 "method": ",".join(configs[0].kernels.methods),
                 "seeds": [config.run.training.seed for config in configs],
-                "finished": sum(matching_kernels(config) for config in configs),
+                "finished": sum(matching_kernels(config, inputs) for config in configs),
             }
         )
     return work

@@ -4,14 +4,15 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lpft.data import TextData, fingerprint
 from lpft.errors import InputError
+from lpft.experiments.kept_results import STEPS
 from lpft.experiments.planning import KERNELS, RUNS
 from lpft.experiments.recipe import Plan, Recipe
-from lpft.experiments.recipes.kept_results import STEPS
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.report.exhibits.record import RECORD
 from lpft.runs.config import RunConfig, plain
@@ -20,15 +21,20 @@ from lpft.runs.kernels import RECORD as KERNEL_RECORD
 from lpft.runs.kernels import finished_kernels
 from lpft.runs.resume import began, check_same_inputs, finished_run
 from lpft.runs.store import RECORD as RUN_RECORD
-from lpft.runs.store import WORK, clear, read_record
+from lpft.runs.store import WORK, check_restart, clear, read_record
 from lpft.runs.sweep_record import SWEEP_RECORD
 from lpft.runs.train import load_data
 from lpft.training.inputs import fresh_classifier
 
 logger = logging.getLogger(__name__)
 
-_OWN = (RECORD, RUNS, KERNELS, STEPS)
 _NO_PART_OF_A_KERNEL = frozenset({"data_dir", "device", "memory", "linear_method"})
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    fingerprint: str
+    pooling: str
 
 
 class Inputs:
@@ -36,7 +42,8 @@ class Inputs:
 
     def __init__(self) -> None:
         self._data: dict[str, TextData] = {}
-        self._encoders: dict[tuple[str, str | None], str] = {}
+        self._prints: dict[str, dict[str, str]] = {}
+        self._encoders: dict[tuple[str | None, ...], _Encoder] = {}
 
     def data(self, config: RunConfig) -> TextData:
         """The data that a run is trained on.
@@ -44,12 +51,22 @@ class Inputs:
         Raises:
             InputError: it is missing, damaged or not what the settings say.
         """
-        settings = {name: plain(value) for name, value in vars(config.data).items()}
-        key = json.dumps(settings, sort_keys=True)
+        key = _key(config)
         if key not in self._data:
             logger.info("reading %s", config.data.task)
             self._data[key] = load_data(config.data)
         return self._data[key]
+
+    def fingerprint(self, config: RunConfig) -> dict[str, str]:
+        """That of :meth:`data`, by split.
+
+        Raises:
+            InputError: as :meth:`data`.
+        """
+        key = _key(config)
+        if key not in self._prints:
+            self._prints[key] = fingerprint(self.data(config))
+        return self._prints[key]
 
     def encoder(self, config: RunConfig) -> str:
         """The fingerprint of the encoder that a run begins with.
@@ -57,12 +74,15 @@ class Inputs:
         Raises:
             InputError: the model cannot be loaded, or does not fit the settings.
         """
-        training = config.training
-        key = (training.model, training.revision)
-        if key not in self._encoders:
-            classifier = fresh_classifier(self.data(config), training)
-            self._encoders[key] = encoder_fingerprint(classifier.model)
-        return self._encoders[key]
+        return self._encoder(config).fingerprint
+
+    def pooling(self, config: RunConfig) -> str:
+        """Which token, or average, is a run's feature.
+
+        Raises:
+            InputError: as :meth:`encoder`.
+        """
+        return self._encoder(config).pooling
 
     def read(self, plan: Plan) -> None:
         """Read everything that a plan needs, so that what is missing fails before any work.
@@ -75,6 +95,19 @@ class Inputs:
         for config in run_configs(plan):
             self.encoder(config)
 
+    def _encoder(self, config: RunConfig) -> _Encoder:
+        training = config.training
+        key = (training.model, training.revision, training.pooling)
+        if key not in self._encoders:
+            model = fresh_classifier(self.data(config), training).model
+            self._encoders[key] = _Encoder(encoder_fingerprint(model), model.config.pooling)
+        return self._encoders[key]
+
+
+def _key(config: RunConfig) -> str:
+    settings = {name: plain(value) for name, value in vars(config.data).items()}
+    return json.dumps(settings, sort_keys=True)
+
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds an experiment which nobody asked to go on with, or other files.
@@ -82,10 +115,7 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool)
     Raises:
         InputError: it does, or it is a file.
     """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other: give one of them")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+    check_restart(folder, resume=resume, overwrite=overwrite)
     name = _experiment_name(folder)
     if name is None:
         foreign = sorted(path.name for path in folder.glob("[!.]*"))
@@ -129,7 +159,7 @@ def check_resumable(plan: Plan, inputs: Inputs) -> None:
         if record is not None:
             reusable_run(config, record, inputs)
     for planned in plan.kernels:
-        matching_kernels(planned.config)
+        matching_kernels(planned.config, inputs)
 
 
 def reusable_run(config: RunConfig, record: dict[str, Any], inputs: Inputs) -> bool:
@@ -141,16 +171,16 @@ def reusable_run(config: RunConfig, record: dict[str, Any], inputs: Inputs) -> b
     if not began(record):
         return False
     finished = finished_run(config, record) is not None
-    found = {"data": fingerprint(inputs.data(config)), "encoder": inputs.encoder(config)}
+    found = {"data": inputs.fingerprint(config), "encoder": inputs.encoder(config)}
     check_same_inputs(config.output_dir, record, found)
     return finished
 
 
-def matching_kernels(config: KernelConfig) -> bool:
+def matching_kernels(config: KernelConfig, inputs: Inputs) -> bool:
     """Whether the kernels of ``config`` are finished in its folder.
 
     Raises:
-        InputError: others are.
+        InputError: others are, of other settings or data.
     """
     known = finished_kernels(config.output_dir)
     if known is None:
@@ -163,6 +193,12 @@ def matching_kernels(config: KernelConfig) -> bool:
                 f"{name.replace('_', '-')} {recorded.get(name)}, now it is {asked}; give the same "
                 "settings, or another --output-dir"
             )
+    prints = known.record.get("fingerprints")
+    if prints is not None and prints != {"data": inputs.fingerprint(config.run)}:
+        raise InputError(
+            f"'{config.output_dir}' cannot be resumed: the data changed since its kernels were "
+            "computed; restore the old state, or start again with --overwrite"
+        )
     return True
 
 

@@ -108,6 +108,7 @@ class Recipe:
             below ``scope.folder``; ``show`` reads them.
         kernel_samples: texts of a split at most whose kernel is computed, where
             ``lpft reproduce --kernel-samples`` names no other number.
+        limits: sentences on what it leaves out of the paper's experiment, whatever is asked for.
     """
 
     name: str
@@ -119,3 +120,4 @@ class Recipe:
     show: Callable[[Found], Shown]
     step: Callable[[Found], None] | None = None
     kernel_samples: int = KERNEL_SAMPLES
+    limits: tuple[str, ...] = ()

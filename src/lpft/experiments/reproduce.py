@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 from lpft.errors import InputError
+from lpft.experiments.collecting import Failures, collect
 from lpft.experiments.differences import differences
 from lpft.experiments.planning import RUNS
 from lpft.experiments.preparation import (
@@ -19,14 +20,12 @@ from lpft.experiments.preparation import (
     run_configs,
     unique_runs,
 )
-from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipe import Plan, Recipe, Scope, Shown
 from lpft.experiments.taking_over import take_over
 from lpft.failures import explain, unexpected
 from lpft.files import write_json
 from lpft.report import build_report
-from lpft.report.collect import find_runs
 from lpft.report.exhibits.record import RECORD, ExperimentRecord
-from lpft.report.kernels.collect import find_kernels
 from lpft.runs.config import plain
 from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels
@@ -36,9 +35,6 @@ from lpft.runs.sweep import run_sweep
 logger = logging.getLogger(__name__)
 
 _UNFINISHED = "the experiment is at work, or was killed: go on with it by lpft reproduce --resume"
-
-Failures = list[tuple[str, str]]
-"""What has no numbers, and why."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,8 @@ def _reproduced(
     with _timed(timings, "runs"):
         _train(scope.folder, plan, executor, workers, failures)
     with _timed(timings, "kernels"):
-        _compute_kernels(scope.folder, plan, failures)
-    found, unread = _collected(scope, plan)
+        _compute_kernels(scope.folder, plan, inputs, failures)
+    found, unread = collect(scope, plan)
     named = {name for name, _ in failures}
     failures += [(name, reason) for name, reason in unread if name not in named]
     if recipe.step is not None:
@@ -133,36 +129,6 @@ def _reproduced(
     return Reproduction(record, scope.folder, page)
 
 
-def collect(scope: Scope, plan: Plan) -> Found:
-    """What of a plan is finished below the scope's folder."""
-    return _collected(scope, plan)[0]
-
-
-def _collected(scope: Scope, plan: Plan) -> tuple[Found, Failures]:
-    """What of a plan is there, and what is there but cannot be read."""
-    collection = find_runs(scope.folder)
-    all_kernels, unread_kernels = find_kernels(scope.folder)
-    runs = {run.folder: run for run in collection.runs}
-    kernels = {kernels.folder: kernels for kernels in all_kernels}
-    found = Found(
-        scope=scope,
-        runs={
-            (planned.variant, planned.task, planned.method, planned.seed): runs[folder]
-            for planned in plan.runs
-            if (folder := planned.config.output_dir) in runs
-        },
-        kernels={
-            (planned.task, planned.seed): kernels[folder]
-            for planned in plan.kernels
-            if (folder := planned.config.output_dir) in kernels
-        },
-    )
-    asked = {run.config.output_dir for run in plan.runs}
-    asked |= {planned.config.output_dir for planned in plan.kernels}
-    unread = (*collection.unread, *unread_kernels)
-    return found, [(part.name, part.reason) for part in unread if part.folder in asked]
-
-
 def _train(folder: Path, plan: Plan, executor: str, workers: int, failures: Failures) -> None:
     configs = unique_runs(plan)
     if not configs:
@@ -182,12 +148,12 @@ def _train(folder: Path, plan: Plan, executor: str, workers: int, failures: Fail
     ]
 
 
-def _compute_kernels(folder: Path, plan: Plan, failures: Failures) -> None:
+def _compute_kernels(folder: Path, plan: Plan, inputs: Inputs, failures: Failures) -> None:
     for number, planned in enumerate(plan.kernels, start=1):
         name = planned.config.output_dir.relative_to(folder).as_posix()
         logger.info("kernels %d of %d: %s", number, len(plan.kernels), name)
         with _recorded(name, failures):
-            if not matching_kernels(planned.config):
+            if not matching_kernels(planned.config, inputs):
                 compute_kernels(planned.config, resume=True)
 
 

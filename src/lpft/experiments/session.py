@@ -12,6 +12,7 @@ from lpft.experiments.recipe import Plan, Recipe, Scope
 from lpft.experiments.registry import ALL, RECIPES, find_recipe
 from lpft.experiments.reproduce import Reproduction, reproduce
 from lpft.experiments.scopes import make_scope
+from lpft.experiments.unused_options import refuse_unused
 from lpft.runs.executors import get_executor
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def plan_experiments(
 
 def check_experiments(
     planned: Sequence[PlannedExperiment],
+    given: Mapping[str, Any],
     *,
     executor: str,
     workers: int,
@@ -72,9 +74,13 @@ def check_experiments(
     """Look at every folder, data set and model before the first of the experiments begins.
 
     Raises:
-        InputError: one of these, or the executor, cannot be used.
+        InputError: one of these, or the executor, cannot be used, or an option that is ``given``
+            decides nothing.
     """
     get_executor(executor, workers)
+    plans = [each.plan for each in planned]
+    what = planned[0].recipe.name if len(planned) == 1 else "these experiments"
+    refuse_unused(given, plans, what, executor=executor, workers=workers)
     inputs = Inputs()
     for each in planned:
         check_folder(each.recipe, each.scope.folder, resume=resume, overwrite=overwrite)

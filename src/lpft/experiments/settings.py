@@ -88,21 +88,25 @@ def chosen_seeds(given: Sequence[str]) -> tuple[int, ...]:
     """``("3",)`` is the seeds 0, 1 and 2; ``("3", "7")`` these two; ``("3", "")`` the seed 3 alone.
 
     Raises:
-        InputError: no seed, something that is no whole number, or one outside 0 to 2^32 - 1.
+        InputError: no seed, something that is no whole number, one outside 0 to 2^32 - 1, or one
+            twice.
     """
-    names = [name for name in given if name]
+    listed = ",".join(given)
+    names = given[:-1] if given and not given[-1] else given
     try:
         numbers = tuple(int(name) for name in names)
     except ValueError as error:
         raise InputError(
-            f"--seeds {','.join(given)} must be a number of seeds, or seeds with commas"
+            f"--seeds {listed} must be a number of seeds, or seeds with commas"
         ) from error
-    if len(given) == 1 and numbers:
+    if len(given) == 1:
         if numbers[0] < 1:
             raise InputError(f"--seeds {numbers[0]}: expected at least one seed")
         return tuple(range(numbers[0]))
-    if not numbers or not all(0 <= number < MOST_SEED for number in numbers):
-        raise InputError(f"--seeds {','.join(given)}: expected seeds from 0 to 2**32 - 1")
+    if not all(0 <= number < MOST_SEED for number in numbers):
+        raise InputError(f"--seeds {listed}: expected seeds from 0 to 2**32 - 1")
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"--seeds {listed} names one twice")
     return numbers
 
 

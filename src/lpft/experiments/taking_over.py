@@ -24,7 +24,7 @@ def take_over(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: Inputs
         is_asked_for: Callable[[Path], bool] = partial(_is_run, config, inputs)
         taken += _copied(config.output_dir, folder, siblings, is_asked_for)
     for planned in plan.kernels:
-        is_asked_for = partial(_are_kernels, planned.config)
+        is_asked_for = partial(_are_kernels, planned.config, inputs)
         taken += _copied(planned.config.output_dir, folder, siblings, is_asked_for)
     if taken:
         logger.info("%d results are those of experiments before and are copied", taken)
@@ -35,8 +35,8 @@ def _is_run(config: RunConfig, inputs: Inputs, own: Path) -> bool:
     return record is not None and reusable_run(replace(config, output_dir=own), record, inputs)
 
 
-def _are_kernels(config: KernelConfig, own: Path) -> bool:
-    return matching_kernels(replace(config, output_dir=own))
+def _are_kernels(config: KernelConfig, inputs: Inputs, own: Path) -> bool:
+    return matching_kernels(replace(config, output_dir=own), inputs)
 
 
 def _copied(

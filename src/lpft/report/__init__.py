@@ -1,12 +1,13 @@
 """The report of a folder: experiments, runs and kernels on one page, with tables and figures."""
 
 from lpft.report.build import ReportResult, build_report
-from lpft.report.collect import Collection, RunSummary, collect_runs
+from lpft.report.collect import Collection, collect_runs
 from lpft.report.exhibits.record import ExperimentRecord
 from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.summary import KernelSummary
 from lpft.report.kernels.terminal import format_kernel_table
 from lpft.report.records import UnreadFolder
+from lpft.report.summary import RunSummary
 from lpft.report.terminal import format_method_table, format_report, method_table
 
 __all__ = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lpft.errors import InputError
-from lpft.report.collect import RUNS_EXPECTED, RunSummary, find_runs, nothing_found
+from lpft.report.collect import RUN_RECORD, RUNS_EXPECTED, find_runs, nothing_found
 from lpft.report.curves import curve_sheet
 from lpft.report.exhibits.collect import find_experiments
 from lpft.report.exhibits.origins import page_places
@@ -22,17 +22,20 @@ from lpft.report.outputs import (
     figure_files,
     figures_folder,
     refuse_existing,
+    relative_link,
     table_files,
     tables_folder,
     write_files,
 )
-from lpft.report.page import PageParts, render_page
+from lpft.report.page import FilesBeside, PageParts, render_page
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
-from lpft.report.records import UnreadFolder
+from lpft.report.records import UnreadFolder, without_copies
 from lpft.report.reliability import reliability_sheet
+from lpft.report.run_views import view_runs, view_unread
 from lpft.report.settings import Group, group_runs
-from lpft.report.views import relative_link, view_group, view_runs, view_unread
+from lpft.report.summary import RunSummary
+from lpft.report.views import view_group
 
 EXPECTED = (
     f"{RUNS_EXPECTED}, or with {KERNEL_RECORD}, as lpft ntk writes it, or with {RECORD}, as lpft "
@@ -46,7 +49,7 @@ class ReportResult:
 
     ``runs`` and ``kernels`` are those whose numbers are shown; ``unread`` the folders that are
     only listed, with the reason (unfinished, damaged, foreign, or repeating another run's setting
-    and seed).
+    and seed). A folder that is a copy of another is in neither: its numbers lead to that one.
     """
 
     page: Path
@@ -96,15 +99,18 @@ def build_report(
     if not collection.runs and not kernels and not experiments:
         raise InputError(nothing_found(directory, unread, EXPECTED))
     check_page(page)
-    groups, repeated = group_runs(collection.runs)
+    runs, copied_runs = without_copies(collection.runs, RUN_RECORD)
+    kernels, copied_kernels = without_copies(kernels, KERNEL_RECORD)
+    copies = copied_runs | copied_kernels
+    groups, repeated = group_runs(runs)
     unread = (*unread_experiments, *collection.unread, *repeated, *unread_kernels)
 
     anchors = {group.slug for group in groups}
     group_views = [view_group(group) for group in groups]
     kernel_views = view_kernels(kernels, page.parent, anchors)
-    run_views = view_runs(groups, page.parent, anchors)
+    run_views, shared = view_runs(groups, page.parent, anchors)
     unread_views = view_unread(unread, page.parent, anchors)
-    places = page_places(run_views, kernel_views, unread_views)
+    places = page_places(run_views, kernel_views, unread_views, copies)
     experiment_views = view_experiments(experiments, page.parent, places, anchors)
 
     tables = [
@@ -121,11 +127,22 @@ def build_report(
     images = dict(figure_files(figures, figures_folder(page)))
     if not overwrite:
         refuse_existing([page, *texts, *images])
-    parts = PageParts(experiment_views, group_views, run_views, kernel_views, unread_views)
     html = render_page(
-        parts,
-        tables_href=relative_link(tables_folder(page), page.parent),
-        figures_href=relative_link(figures_folder(page), page.parent),
+        PageParts(
+            experiment_views,
+            group_views,
+            run_views,
+            shared,
+            kernel_views,
+            unread_views,
+            len(copies),
+        ),
+        FilesBeside(
+            tables_href=relative_link(tables_folder(page), page.parent),
+            figures_href=relative_link(figures_folder(page), page.parent),
+            has_tables=bool(texts),
+            has_figures=bool(images),
+        ),
     )
     write_files(texts, images, page, html)
     return ReportResult(

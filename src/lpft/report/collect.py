@@ -8,24 +8,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from scipy.special import softmax
 
 from lpft.errors import InputError
 from lpft.report.numbers import number, plain
 from lpft.report.records import (
-    DamagedRecord,
     Record,
     UnreadFolder,
-    display_name,
+    UnusableRecord,
     numbers,
     parsed,
+    read_folders,
     read_record,
     read_text,
     section,
     text,
     texts,
 )
+from lpft.report.summary import Predictions, RunSummary
 
 RUN_RECORD = "run.json"
 SEARCH_RECORD = "search.json"
@@ -35,90 +34,6 @@ RUNS_EXPECTED = (
     f"expected folders with {', '.join(RUN_FILES)} and predictions/*.parquet, as lpft train writes "
     "them"
 )
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """One split's labels [N] (class indices) and logits [N, C] before temperature."""
-
-    labels: NDArray[np.int64]
-    logits: NDArray[np.float64]
-
-    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
-        """softmax(logits / temperature), N x C."""
-        return np.asarray(softmax(self.logits / temperature, axis=1), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """One finished run as the report needs it; keys that a run did not record are absent."""
-
-    folder: Path
-    name: str
-    config: Record
-    config_hash: str | None
-    data_name: str
-    classes: tuple[str, ...]
-    rows: Mapping[str, int]
-    data_sources: Record
-    data_notes: tuple[str, ...]
-    licence: str | None
-    metric: str
-    temperature: float
-    temperature_reason: str | None
-    metrics: Mapping[str, Record]
-    features: Mapping[str, Record]
-    head: Record
-    history: tuple[Record, ...]
-    predictions: Mapping[str, Predictions]
-    versions: Mapping[str, str]
-    commit: str | None
-    device: str | None
-    fingerprints: Mapping[str, str]
-    probe: Record
-    timings: Mapping[str, float]
-
-    @property
-    def method(self) -> str:
-        return plain(self.config["method"])
-
-    @property
-    def model(self) -> str:
-        return plain(self.config["model"])
-
-    @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
-
-    @property
-    def learning_rate(self) -> float | None:
-        return number(self.config.get("learning_rate"))
-
-    @property
-    def batch_size(self) -> float | None:
-        return number(self.config.get("batch_size"))
-
-    @property
-    def ood_splits(self) -> tuple[str, ...]:
-        return tuple(split for split in self.metrics if split.startswith("ood/"))
-
-    def score(self, split: str, metric: str, *, calibrated: bool = False) -> float | None:
-        """A metric of ``metrics.json``, with temperature where ``calibrated``."""
-        record = self.metrics.get(split, {})
-        if calibrated:
-            record = record.get("calibrated", {})
-        return number(record.get(metric))
-
-    def feature(self, split: str, statistic: str, *, pretrained: bool = False) -> float | None:
-        """A statistic of ``features.json``, of the pre-trained features where asked for."""
-        record = self.features.get(split, {})
-        if pretrained:
-            record = record.get("pretrained", {})
-        return number(record.get(statistic))
-
-    def head_norm(self, name: str) -> float | None:
-        """``norm``, ``bias_norm`` or ``norm_at_start`` of the head."""
-        return number(self.head.get(name))
 
 
 @dataclass(frozen=True)
@@ -151,22 +66,8 @@ def find_runs(directory: Path) -> Collection:
     """
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder; expected one that holds runs of lpft train")
-    runs: list[RunSummary] = []
-    unread: list[UnreadFolder] = []
-    for folder in _run_folders(directory):
-        name = display_name(folder, directory)
-        try:
-            record = read_record(folder / RUN_RECORD)
-            status = record.get("status")
-            if status in UNFINISHED:
-                unread.append(UnreadFolder(folder, name, str(status), _why_unfinished(record)))
-                continue
-            if status != "finished":
-                raise DamagedRecord(f"run.json: status is {status!r}, not a state of a run")
-            runs.append(_read_run(folder, name, record))
-        except DamagedRecord as problem:
-            unread.append(UnreadFolder(folder, name, "damaged", plain(problem)))
-    return Collection(directory, tuple(runs), tuple(unread))
+    found, unread = read_folders(_run_folders(directory), directory, "run", _read_run)
+    return Collection(directory, found, unread)
 
 
 def _run_folders(directory: Path) -> list[Path]:
@@ -201,16 +102,22 @@ def _why_unfinished(record: Record) -> str:
     return "run.json gives no reason"
 
 
-def _read_run(folder: Path, name: str, record: Record) -> RunSummary:
+def _read_run(folder: Path, name: str) -> RunSummary:
+    record = read_record(folder / RUN_RECORD)
+    status = record.get("status")
+    if status in UNFINISHED:
+        raise UnusableRecord(_why_unfinished(record), str(status))
+    if status != "finished":
+        raise UnusableRecord(f"run.json: status is {status!r}, not a state of a run")
     config = section(record, "config", RUN_RECORD, required=("method", "model", "seed"))
     if number(config["seed"]) is None:
-        raise DamagedRecord(f"run.json: seed is {config['seed']!r}, expected an integer")
+        raise UnusableRecord(f"run.json: seed is {config['seed']!r}, expected an integer")
     data = section(record, "data", RUN_RECORD, required=("name", "classes"))
     metrics = read_record(folder / "metrics.json")
     features = read_record(folder / "features.json")
     splits = _sections(metrics, "splits", "metrics.json")
     if not splits:
-        raise DamagedRecord("metrics.json: no splits")
+        raise UnusableRecord("metrics.json: no splits")
     classes = texts(data, "classes", RUN_RECORD)
     predictions = {
         plain(split): _read_predictions(folder, split, scores, len(classes))
@@ -219,7 +126,7 @@ def _read_run(folder: Path, name: str, record: Record) -> RunSummary:
     calibration = section(record, "calibration", RUN_RECORD)
     temperature = number(metrics.get("temperature", calibration.get("temperature", 1.0)))
     if temperature is None or temperature <= 0:
-        raise DamagedRecord("metrics.json: temperature is not a positive number")
+        raise UnusableRecord("metrics.json: temperature is not a positive number")
     return RunSummary(
         folder=folder,
         name=name,
@@ -252,22 +159,22 @@ def _read_predictions(folder: Path, split: str, scores: Record, classes: int) ->
     path = folder / "predictions" / f"{split.replace('/', '-')}.parquet"
     where = f"predictions/{path.name}"
     if not path.is_file():
-        raise DamagedRecord(f"{where} is not there, though metrics.json has {split}")
+        raise UnusableRecord(f"{where} is not there, though metrics.json has {split}")
     try:
         table = pq.read_table(path, columns=["label", "logits"])
         labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
         logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
-        raise DamagedRecord(f"{where} cannot be read: {problem}") from problem
+        raise UnusableRecord(f"{where} cannot be read: {problem}") from problem
     if logits.shape != (len(labels), classes) or not len(labels):
-        raise DamagedRecord(
+        raise UnusableRecord(
             f"{where}: logits of shape {logits.shape}, expected {(len(labels), classes)}"
         )
     if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() >= classes:
-        raise DamagedRecord(f"{where}: logits that are not finite, or labels outside the classes")
+        raise UnusableRecord(f"{where}: logits that are not finite, or labels outside the classes")
     recorded, found = number(scores.get("accuracy")), float(np.mean(logits.argmax(1) == labels))
     if recorded is not None and abs(recorded - found) > 1e-6:
-        raise DamagedRecord(
+        raise UnusableRecord(
             f"metrics.json: accuracy of {split} is {recorded:.6f}, but {where} gives {found:.6f}"
         )
     return Predictions(labels, logits)
@@ -287,7 +194,7 @@ def _sections(record: Record, key: str, where: str) -> dict[str, Record]:
     for found in inner.values():
         for part in ("calibrated", "pretrained"):
             if not isinstance(found.get(part, {}), Mapping):
-                raise DamagedRecord(f"{where}: {part} is not an object")
+                raise UnusableRecord(f"{where}: {part} is not an object")
     return inner
 
 

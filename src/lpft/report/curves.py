@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpft.report.collect import RunSummary
 from lpft.report.drawing import dress, legend, legend_height, line_of, new_figure, sheet
 from lpft.report.numbers import number
 from lpft.report.palette import styles
 from lpft.report.settings import Group
+from lpft.report.summary import RunSummary
 
 MOST_POINTS = 150  # of a curve: more cannot be told apart at this size
 PANEL = (2.65, 1.95)  # inches

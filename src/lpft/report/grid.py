@@ -49,15 +49,17 @@ class Origin:
 class Cell:
     """What is shown, the value behind it with its uncertainty, and links in the page.
 
-    ``aside`` is the end of ``text`` that the page shows smaller. ``interval`` is a 95 % interval,
-    ``seeds`` how many were averaged, ``origins`` what the value was computed from. ``shade`` is
-    how strongly the page colours the cell, from 0 to 1.
+    ``links`` are (text, name of a run); where they are ``folded``, the page shows them behind the
+    text. ``aside`` is the end of ``text`` that the page shows smaller. ``interval`` is a 95 %
+    interval, ``seeds`` how many were averaged, ``origins`` what the value was computed from.
+    ``shade`` is how strongly the page colours the cell, from 0 to 1.
     """
 
     text: str
     value: CellValue
     sd: float | None = None
     links: tuple[tuple[str, str], ...] = ()
+    folded: bool = False
     shade: float | None = None
     aside: str = ""
     interval: tuple[float, float] | None = None

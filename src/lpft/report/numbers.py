@@ -87,7 +87,7 @@ def rate(value: float | None) -> str:
 
 
 def whole(value: float | None) -> str:
-    """A count, with thousands set apart by thin spaces."""
+    """A count, with thousands set apart by blanks."""
     return ABSENT if value is None else f"{value:,.0f}".replace(",", " ")
 
 
@@ -95,9 +95,10 @@ def seconds(value: float | None) -> str:
     """A duration in seconds, or minutes and seconds from two minutes up."""
     if value is None:
         return ABSENT
-    if value < 120:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    return f"{value // 60:.0f} min {value % 60:.0f} s"
+    whole_seconds = round(value)
+    if whole_seconds < 120:
+        return f"{value:.1f} s" if value < 10 else f"{whole_seconds} s"
+    return f"{whole_seconds // 60} min {whole_seconds % 60} s"
 
 
 def wilson(fraction: float, rows: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -24,6 +25,12 @@ def tables_folder(page: Path) -> Path:
 def figures_folder(page: Path) -> Path:
     """Where the figures of a page are, beside it."""
     return page.with_name(f"{page.stem}-figures")
+
+
+def relative_link(target: Path, page_folder: Path) -> str:
+    """A URL from the page to a file or folder; any byte that a file name may have is quoted."""
+    relative = os.path.relpath(target.resolve(), page_folder.resolve())
+    return quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
 def check_page(page: Path) -> None:

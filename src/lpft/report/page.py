@@ -8,12 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import lpft
 from lpft.report.exhibits.views import ExperimentView
+from lpft.report.facts import Sections
 from lpft.report.kernels.views import KernelView
 from lpft.report.notes import DEFINITIONS, KERNEL_DEFINITIONS, faults, kernel_faults
 from lpft.report.numbers import counted, fixed, joined
 from lpft.report.records import UnreadFolder
+from lpft.report.run_views import RunView, UnreadView
 from lpft.report.settings import model_name
-from lpft.report.views import GroupView, RunView, UnreadView
+from lpft.report.views import GroupView
 
 MOST_RUNS_OPEN = 12
 GROUP_PARTS = (
@@ -42,13 +44,18 @@ def _template() -> Template:
 
 @dataclass(frozen=True)
 class PageParts:
-    """Everything on the page, in its order."""
+    """Everything on the page, in its order.
+
+    ``shared`` is what all runs have in common, ``copies`` how many folders hold what another does.
+    """
 
     experiments: Sequence[ExperimentView]
     groups: Sequence[GroupView]
     runs: Sequence[RunView]
+    shared: Sections
     kernels: Sequence[KernelView]
     unread: Sequence[UnreadView]
+    copies: int
 
     @property
     def folded(self) -> bool:
@@ -56,8 +63,18 @@ class PageParts:
         return bool(self.experiments) or len(self.runs) > MOST_RUNS_OPEN
 
 
-def render_page(parts: PageParts, *, tables_href: str, figures_href: str) -> str:
-    """The page as HTML, with the way to the folders of tables and figures."""
+@dataclass(frozen=True)
+class FilesBeside:
+    """The ways from the page to the folders of tables and figures, and whether they have files."""
+
+    tables_href: str
+    figures_href: str
+    has_tables: bool
+    has_figures: bool
+
+
+def render_page(parts: PageParts, beside: FilesBeside) -> str:
+    """The page as HTML."""
     return _template().render(
         title=_title(parts),
         overview=_overview(parts),
@@ -65,6 +82,8 @@ def render_page(parts: PageParts, *, tables_href: str, figures_href: str) -> str
         experiments=parts.experiments,
         groups=parts.groups,
         runs=parts.runs,
+        shared=parts.shared,
+        copies=parts.copies,
         kernels=parts.kernels,
         unread=parts.unread,
         folded=parts.folded,
@@ -75,8 +94,7 @@ def render_page(parts: PageParts, *, tables_href: str, figures_href: str) -> str
         group_parts=GROUP_PARTS,
         definitions=_definitions(parts),
         faults=_faults(parts),
-        tables_href=tables_href,
-        figures_href=figures_href,
+        **vars(beside),
         version=lpft.__version__,
     )
 
@@ -143,7 +161,7 @@ def _navigation(parts: PageParts) -> tuple[tuple[str, str], ...]:
     links = [("summary", "Summary")]
     if experiments:
         alone = len(experiments) == 1
-        links += experiments[0].sections if alone else [(v.slug, v.title) for v in experiments]
+        links += experiments[0].sections if alone else [(v.slug, v.slug) for v in experiments]
         links += [("behind", "Runs and kernels")] if groups or kernels else []
         return (*links, ("notes", "Notes"))
     if len(groups) == 1:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lpft.paper import published_hyperparameters
-from lpft.report.collect import RunSummary
 from lpft.report.numbers import Spread
 from lpft.report.settings import Group, key_of, setting_of
+from lpft.report.summary import RunSummary
 
 LP_START = "lp-"
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up

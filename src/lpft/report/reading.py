@@ -6,7 +6,6 @@ a difference for more than its rows and seeds can carry. Feature change is read 
 
 from collections.abc import Sequence
 
-from lpft.report.collect import RunSummary
 from lpft.report.numbers import (
     Spread,
     counted,
@@ -19,6 +18,7 @@ from lpft.report.numbers import (
     with_sd,
 )
 from lpft.report.settings import Group, Setting, method_name
+from lpft.report.summary import RunSummary
 from lpft.report.values import Value, metric_name, score
 
 FEW_SEEDS = 5  # below this many a verdict needs all seeds to agree

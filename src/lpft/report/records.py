@@ -2,18 +2,27 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from lpft.report.numbers import number, plain
 
 Record = Mapping[str, Any]
+Holds = Literal["run", "kernels", "experiment"]
+Found = TypeVar("Found")
 
 
-class DamagedRecord(Exception):
-    """A record cannot be used; the message says what is wrong with which file."""
+class UnusableRecord(Exception):
+    """A record cannot be used; the message says what is wrong with which file.
+
+    ``state`` says it in a word: ``damaged``, ``foreign``, or how far an unfinished run got.
+    """
+
+    def __init__(self, reason: str, state: str = "damaged") -> None:
+        super().__init__(reason)
+        self.state = state
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,57 @@ class UnreadFolder:
     name: str
     state: str
     reason: str
-    holds: Literal["run", "kernels", "experiment"] = "run"
+    holds: Holds = "run"
+
+
+def read_folders(
+    folders: Iterable[Path], directory: Path, holds: Holds, read: Callable[[Path, str], Found]
+) -> tuple[tuple[Found, ...], tuple[UnreadFolder, ...]]:
+    """``read(folder, name)`` of every folder, and those whose records cannot be used.
+
+    A name is the folder's path below ``directory``.
+    """
+    found: list[Found] = []
+    unread: list[UnreadFolder] = []
+    for folder in folders:
+        name = display_name(folder, directory)
+        try:
+            found.append(read(folder, name))
+        except UnusableRecord as problem:
+            unread.append(UnreadFolder(folder, name, problem.state, plain(problem), holds))
+    return tuple(found), tuple(unread)
+
+
+class InFolder(Protocol):
+    """What was read from a folder."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+Kept = TypeVar("Kept", bound=InFolder)
+
+
+def without_copies(found: Iterable[Kept], record: str) -> tuple[tuple[Kept, ...], dict[Path, Path]]:
+    """Each result once, and for each folder that holds a copy of it the one that is kept.
+
+    Copies have the same bytes in their file ``record``, times included.
+    """
+    firsts: dict[bytes, Kept] = {}
+    copies: dict[Path, Path] = {}
+    for result in found:
+        first = firsts.setdefault((result.folder / record).read_bytes(), result)
+        if first is not result:
+            copies[result.folder] = first.folder
+    return tuple(firsts.values()), copies
+
+
+def check_schema(record: Record, where: str, schema: int, writer: str) -> None:
+    """Refuse a record of another schema; ``writer`` is the command whose records these are."""
+    found = record.get("schema")
+    if found != schema:
+        reason = f"{where}: schema is {found!r}, expected {schema}, which {writer} writes"
+        raise UnusableRecord(reason, "foreign")
 
 
 def folders_with(record: str, directory: Path) -> list[Path]:
@@ -47,9 +106,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as problem:
-        raise DamagedRecord(f"{path.name} is not there") from problem
+        raise UnusableRecord(f"{path.name} is not there") from problem
     except (OSError, UnicodeDecodeError) as problem:
-        raise DamagedRecord(f"{path.name} cannot be read: {problem}") from problem
+        raise UnusableRecord(f"{path.name} cannot be read: {problem}") from problem
 
 
 def parsed(text: str, where: str) -> Record:
@@ -57,9 +116,9 @@ def parsed(text: str, where: str) -> Record:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise DamagedRecord(f"{where} is not JSON: {problem}") from problem
+        raise UnusableRecord(f"{where} is not JSON: {problem}") from problem
     if not isinstance(record, dict):
-        raise DamagedRecord(f"{where} is not a JSON object")
+        raise UnusableRecord(f"{where} is not a JSON object")
     return record
 
 
@@ -69,10 +128,10 @@ def section(record: Record, key: str, where: str, required: tuple[str, ...] = ()
     if found is None:
         found = {}
     if not isinstance(found, Mapping):
-        raise DamagedRecord(f"{where}: {key} is not an object")
+        raise UnusableRecord(f"{where}: {key} is not an object")
     for name in required:
         if found.get(name) is None:
-            raise DamagedRecord(f"{where}: {key} has no {name}")
+            raise UnusableRecord(f"{where}: {key} has no {name}")
     return found
 
 
@@ -80,7 +139,7 @@ def texts(record: Record, key: str, where: str) -> tuple[str, ...]:
     """A list of a record as printable texts."""
     values = record.get(key, [])
     if not isinstance(values, list):
-        raise DamagedRecord(f"{where}: {key} is not a list")
+        raise UnusableRecord(f"{where}: {key} is not a list")
     return tuple(plain(value) for value in values)
 
 

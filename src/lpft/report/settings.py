@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from lpft.report.collect import RunSummary
 from lpft.report.numbers import Spread, plain, rate, slug
 from lpft.report.records import UnreadFolder
+from lpft.report.summary import RunSummary
 
 METHOD_NAMES = {
     "lp": "LP",

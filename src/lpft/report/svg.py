@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from hashlib import blake2s
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,43 +11,41 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lpft.report.compact import SVG, XLINK_HREF, compact
 from lpft.report.drawing import saved
 from lpft.report.numbers import plain
 from lpft.report.palette import TOKENS
 
-_SVG = "http://www.w3.org/2000/svg"
-_XLINK = "http://www.w3.org/1999/xlink"
-_HREF = f"{{{_XLINK}}}href"
 _PNG = "data:image/png;base64,"
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
-_REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _TOKENS = {colour.lower(): token for colour, token in TOKENS.items()}
 
-ElementTree.register_namespace("", _SVG)
-ElementTree.register_namespace("xlink", _XLINK)
+ElementTree.register_namespace("", SVG)
 
 
 def inline_svg(figure: Figure, name: str, title: str = "", description: str = "") -> Markup:
-    """One ``<svg>`` element; ``name`` is unique in the page and begins all its ids.
+    """One ``<svg>`` element; ``name`` is unique in the page.
 
-    A colour of the palette becomes ``var(--fig-<token>, <colour>)``, so that the page's light and
-    dark modes choose it. Without a title the drawing is decoration, hidden from screen readers.
+    A colour of the palette becomes ``var(--fig-<token>)``, so that the page's light and dark modes
+    choose it. Without a title the drawing is decoration, hidden from screen readers.
     """
     root = ElementTree.fromstring(saved(figure, "svg"))
     _drop(root, "metadata", "style")
     for element in root.iter():
-        _rename(element, name)
-        if element.get(_HREF, "").startswith(_PNG):
-            element.set(_HREF, _PNG + _with_palette(element.get(_HREF, "").removeprefix(_PNG)))
+        reference = element.get(XLINK_HREF, "")
+        if reference.startswith(_PNG):
+            element.set(XLINK_HREF, _PNG + _with_palette(reference.removeprefix(_PNG)))
         style = element.get("style")
         if style is not None:
             element.set("style", _COLOUR.sub(_from_sheet, style))
+    # The name itself is long, and stands in every reference.
+    compact(root, f"d{blake2s(name.encode(), digest_size=5).hexdigest()}")
     _size(root)
     if title:
         root.set("role", "img")
         root.set("aria-labelledby", f"{name}-title {name}-desc")
         for position, (tag, text) in enumerate((("title", title), ("desc", description))):
-            element = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{name}-{tag}"})
+            element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
             element.text = plain(text)
             root.insert(position, element)
     else:
@@ -59,18 +58,8 @@ def _drop(root: ElementTree.Element, *tags: str) -> None:
     """Remove elements; matplotlib's style sheet would apply to all of the page."""
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in {f"{{{_SVG}}}{tag}" for tag in tags}:
+            if child.tag in {f"{{{SVG}}}{tag}" for tag in tags}:
                 parent.remove(child)
-
-
-def _rename(element: ElementTree.Element, name: str) -> None:
-    for key, value in list(element.attrib.items()):
-        if key == "id":
-            element.set(key, f"{name}-{value}")
-        elif key == _HREF and value.startswith("#"):  # an image's is its data
-            element.set(key, f"#{name}-{value.removeprefix('#')}")
-        elif "url(#" in value:
-            element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
 
 
 def _with_palette(encoded: str) -> str:
@@ -90,7 +79,7 @@ def _with_palette(encoded: str) -> str:
 def _from_sheet(match: re.Match[str]) -> str:
     colour = match.group().lower()
     token = _TOKENS.get(colour)
-    return colour if token is None else f"var(--fig-{token}, {colour})"
+    return colour if token is None else f"var(--fig-{token})"
 
 
 def _size(root: ElementTree.Element) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from lpft.report.collect import RunSummary
 from lpft.report.grid import (
     Cell,
     Column,
@@ -29,13 +28,17 @@ def _sized(spreads: Sequence[Spread | None]) -> list[Cell]:
     return number_cells(spreads, digits)
 
 
-def _seeds(runs: Sequence[RunSummary]) -> Cell:
+def _seeds(setting: Setting) -> Cell:
     """The seeds of a setting, each with a link to how its run was made."""
-    links = tuple(
-        (f"seed {run.seed}" if i == 0 else str(run.seed), run.name) for i, run in enumerate(runs)
-    )
+    links = _runs(setting)
     text = ", ".join(seed for seed, _ in links)
     return Cell(text, text, links=links)
+
+
+def _runs(setting: Setting) -> tuple[tuple[str, str], ...]:
+    """The seeds of a setting with the names of their runs."""
+    first, *others = setting.runs
+    return ((f"seed {first.seed}", first.name), *((str(run.seed), run.name) for run in others))
 
 
 def _rates(settings: Iterable[Setting]) -> list[Cell]:
@@ -49,9 +52,11 @@ def _batches(settings: Iterable[Setting]) -> list[Cell]:
 
 
 def _labels(settings: Iterable[Setting]) -> list[Cell]:
-    """Labels of settings; with a single run the label leads to how it was made."""
+    """Labels of settings, which lead to how their runs were made."""
     return [
-        Cell(s.label, s.label, links=((s.label, s.first.name),) if len(s.runs) == 1 else ())
+        Cell(s.label, s.label, links=((s.label, s.first.name),))
+        if len(s.runs) == 1
+        else Cell(s.label, s.label, links=_runs(s), folded=True)
         for s in settings
     ]
 
@@ -65,7 +70,7 @@ def methods(group: Group) -> Table:
         (Column("batch", "Training", full="batch size"), _batches(settings)),
         (
             Column("runs", "Training", numeric=False, full="seeds"),
-            [_seeds(s.runs) for s in settings],
+            [_seeds(s) for s in settings],
         ),
     ]
     scored = dict.fromkeys(["validation", split]) if "validation" in group.splits else [split]

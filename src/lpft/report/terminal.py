@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import pandas as pd
 
 from lpft.report.build import ReportResult
-from lpft.report.collect import RunSummary
 from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.terminal import kernel_text
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
 from lpft.report.settings import Group, group_runs
+from lpft.report.summary import RunSummary
 from lpft.report.values import Value, feature, head, score
 
 _WHERE = ("data", "model", "pooling", "protocol")

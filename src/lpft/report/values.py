@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lpft.report.collect import RunSummary
+from lpft.report.summary import RunSummary
 
 Value = Callable[[RunSummary], float | None]
 

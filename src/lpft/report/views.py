@@ -1,30 +1,24 @@
-"""What the page's templates show of a group and of a run, computed before they are rendered."""
+"""What the page's templates show of a group of runs, computed before they are rendered."""
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any
-from urllib.parse import quote
 
 from markupsafe import Markup
 
 from lpft.report import tables
-from lpft.report.collect import RunSummary
 from lpft.report.confusion import Confusion, confusion
 from lpft.report.curves import curve_panel, recorded
 from lpft.report.drawing import swatch
 from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.grid import Table
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
-from lpft.report.numbers import plain, seconds, slug
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.reading import read_accuracy, read_calibration, read_head, what_was_run
-from lpft.report.records import UnreadFolder
 from lpft.report.reliability import reliability_panel
-from lpft.report.settings import Group, Setting, method_name, model_name
+from lpft.report.settings import Group, Setting
 from lpft.report.svg import inline_svg
+
+MOST_DIAGRAMS = 12  # settings whose reliability the page shows; of more it has the files alone
 
 Legend = tuple[tuple[str, Markup], ...]
 
@@ -36,6 +30,15 @@ class Reading:
     name: str
     anchor: str
     paragraphs: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Diagrams:
+    """The reliability diagrams of a setting, one for each split; ``stem`` names their files."""
+
+    label: str
+    stem: str
+    panels: tuple[Markup, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class GroupView:
     accuracy: Markup
     accuracy_legend: Legend
     change: Markup | None
-    reliability: tuple[tuple[str, tuple[Markup, ...]], ...]
+    reliability: tuple[Diagrams, ...]
     temperatures: tuple[tuple[str, str], ...]
     curves: tuple[Markup, ...]
     curves_legend: Legend
@@ -65,23 +68,6 @@ class GroupView:
     def tables(self) -> tuple[Table, ...]:
         """All tables, for files."""
         return (self.methods, *self.feature_change, self.calibration, self.features, self.head)
-
-
-@dataclass(frozen=True)
-class RunView:
-    """How one run was made."""
-
-    run: RunSummary
-    anchor: str
-    href: str
-    method: str
-    setting: str
-    group: str
-    configuration: tuple[tuple[str, str], ...]
-    timings: tuple[tuple[str, str], ...]
-    sources: tuple[tuple[str, str], ...]
-    probe: tuple[tuple[str, str], ...]
-    fingerprints: tuple[tuple[str, str], ...]
 
 
 def view_group(group: Group) -> GroupView:
@@ -158,99 +144,32 @@ def _legend(group: Group, where: str) -> Legend:
     )
 
 
-def _reliability(group: Group) -> tuple[tuple[str, tuple[Markup, ...]], ...]:
-    looks = styles(group.settings)
-    shown = []
-    for setting in group.settings:
-        panels = []
-        for position, split in enumerate(group.splits):
-            figure = reliability_panel(setting, split, looks[setting.label])
-            if figure is not None:
-                panels.append(
-                    inline_svg(
-                        figure,
-                        f"{group.slug}-{setting.slug}-bins-{position}",
-                        f"Reliability of {setting.label} on {split}",
-                        "Accuracy against confidence in 15 bins before and after temperature "
-                        "scaling; ECE is in the table of calibration.",
-                    )
-                )
-        shown.append((setting.label, tuple(panels)))
-    return tuple(shown)
-
-
-@dataclass(frozen=True)
-class UnreadView:
-    """A folder that is not in the numbers, with its place in the page and the way to it."""
-
-    folder: UnreadFolder
-    anchor: str
-    href: str
-
-
-def view_runs(groups: Sequence[Group], page_folder: Path, taken: set[str]) -> tuple[RunView, ...]:
-    """How every run was made; ``taken`` holds the page's anchors, and gets theirs."""
+def _reliability(group: Group) -> tuple[Diagrams, ...]:
+    drawn = len(group.settings) <= MOST_DIAGRAMS
     return tuple(
-        _view_run(run, setting, slug(f"run {run.name}", taken), group, page_folder)
-        for group in groups
-        for setting in group.settings
-        for run in setting.runs
-    )
-
-
-def view_unread(
-    unread: Sequence[UnreadFolder], page_folder: Path, taken: set[str]
-) -> tuple[UnreadView, ...]:
-    """Folders that are not in the numbers; ``taken`` as for :func:`view_runs`."""
-    return tuple(
-        UnreadView(
-            found, slug(f"unread {found.name}", taken), relative_link(found.folder, page_folder)
+        Diagrams(
+            setting.label,
+            f"{group.slug}-reliability-{setting.slug}",
+            _panels(setting, group) if drawn else (),
         )
-        for found in unread
+        for setting in group.settings
     )
 
 
-def _view_run(
-    run: RunSummary, setting: Setting, anchor: str, group: Group, page_folder: Path
-) -> RunView:
-    """How a run was made, with the way from the page to its folder."""
-    configuration = {key: value for key, value in run.config.items() if key != "output_dir"}
-    timings = tuple((name, seconds(value)) for name, value in run.timings.items())
-    return RunView(
-        run=run,
-        anchor=anchor,
-        href=relative_link(run.folder, page_folder),
-        method=method_name(run.method),
-        setting=setting.label,
-        group=group.slug,
-        configuration=facts(configuration),
-        timings=timings,
-        sources=facts(run.data_sources),
-        probe=facts(run.probe),
-        fingerprints=tuple((name, value[:12]) for name, value in run.fingerprints.items()),
+def _panels(setting: Setting, group: Group) -> tuple[Markup, ...]:
+    style = styles(group.settings)[setting.label]
+    drawn = (
+        (place, split, reliability_panel(setting, split, style))
+        for place, split in enumerate(group.splits)
     )
-
-
-def facts(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Keys and values of a record in words."""
-    return tuple((plain(key), _fact(value)) for key, value in record.items())
-
-
-def _fact(value: object) -> str:
-    """A value in words; of a path on someone's machine only its last part, as run.json has all."""
-    if value is None or value in ([], {}):
-        return "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{plain(key)}: {_fact(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_fact(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = plain(value)
-    return f"…/{model_name(text)}" if PurePath(text).is_absolute() else text
-
-
-def relative_link(target: Path, page_folder: Path) -> str:
-    """A URL from the page to a file or folder; any byte that a file name may have is quoted."""
-    relative = os.path.relpath(target.resolve(), page_folder.resolve())
-    return quote(os.fsencode(relative.replace(os.sep, "/")))
+    return tuple(
+        inline_svg(
+            figure,
+            f"{group.slug}-{setting.slug}-bins-{place}",
+            f"Reliability of {setting.label} on {split}",
+            "Accuracy against confidence in 15 bins before and after temperature scaling; ECE is "
+            "in the table of calibration.",
+        )
+        for place, split, figure in drawn
+        if figure is not None
+    )

@@ -124,7 +124,7 @@ def to_markdown(table: Table) -> str:
 
 def _markdown(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in " ".join(text.split()))
+    return "".join(f"\\{c}" if c in "\\|`*_[]$~" else c for c in " ".join(text.split()))
 
 
 _LATEX = {
@@ -133,6 +133,9 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "–": "--",
@@ -148,13 +151,16 @@ _LATEX = {
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` environment with booktabs rules; it needs ``\\usepackage{booktabs}``."""
-    layout = "".join("r" if column.numeric else "l" for column in table.columns)
+    """A ``table`` environment with booktabs rules; it needs ``\\usepackage{booktabs}``.
+
+    Names in scripts other than Latin need LuaLaTeX or XeLaTeX and a font that has them.
+    """
+    layout = "".join(map(_alignment, table.columns))
     bands = []
     if table.bands:
         bands = [" & ".join(rf"\multicolumn{{{n}}}{{c}}{{{_latex(a)}}}" for a, n in table.bands)]
-    heading = " & ".join(_latex(_heading(column)) for column in table.columns)
-    rows = [" & ".join(_latex(cell.text) for cell in row) for row in table.rows]
+    heading = _latex_row([_heading(column) for column in table.columns])
+    rows = [_latex_row([cell.text for cell in row]) for row in table.rows]
     note = [r"\par\smallskip{\footnotesize " + _latex(table.note) + "}"] if table.note else []
     lines = [
         r"\begin{table}",
@@ -175,6 +181,18 @@ def to_latex(table: Table) -> str:
 
 def _heading(column: Column) -> str:
     return f"{column.name} ({column.remark})" if column.remark else column.name
+
+
+def _alignment(column: Column) -> str:
+    if column.wraps:
+        return "p{3cm}"
+    return "r" if column.numeric else "l"
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    """Cells of a row; the rule or row above must not take a first ``[`` or ``*`` for its option."""
+    row = " & ".join(map(_latex, texts))
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def _latex(text: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save_file
 
 from lpft.choices import Granularity
-from lpft.data import TextData
+from lpft.data import TextData, fingerprint
 from lpft.errors import InputError
 from lpft.files import replace_when_written, write_json
 from lpft.ntk import EmpiricalNTK, KernelJob, Options
@@ -181,6 +181,7 @@ class KernelWork:
             "seed": training.seed,
             "max_length": training.max_length,
             "config": self.config.flat(),
+            "fingerprints": {"data": fingerprint(self.data)},
             "methods": {
                 each.start.name: each.record(self.texts, scores[each.start.name]) for each in found
             },

@@ -1,7 +1,5 @@
 """The recipe claims on runs with known effects: plan, verdicts counted by hand, exhibits."""
 
-import json
-
 import numpy as np
 import pytest
 from experiments.claim_folders import (
@@ -22,9 +20,11 @@ from scipy.stats import binom
 from lpft.analysis import expected_calibration_error
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.errors import InputError
+from lpft.experiments.claims import propositions
 from lpft.experiments.claims.recipe import CLAIM_TABLE
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found
 from lpft.experiments.registry import RECIPES
+from lpft.experiments.theory import TheoryCheck
 from lpft.report.exhibits.checks import check_shapes
 from lpft.report.exhibits.record import ExperimentRecord
 from lpft.runs.config import make_config
@@ -34,23 +34,18 @@ from lpft.runs.train import load_data
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> Found:
     found = write_claims(tmp_path_factory.mktemp("claims"), known, ratio)
-    (found.scope.folder / "theory.json").write_text(json.dumps(THEORY))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(propositions, "run_theory", lambda *, seed: THEORY[seed])
+        propositions.keep_theory(found)
     return found
 
 
 def check(claim, setting, measured, promised, holds):
-    return {
-        "claim": claim,
-        "setting": setting,
-        "measured": measured,
-        "promised": promised,
-        "holds": holds,
-        "note": "",
-    }
+    return TheoryCheck(claim, setting, measured, promised, holds, "")
 
 
 THEORY = {
-    str(seed): [
+    seed: [
         check("Proposition 4.1", "all parameters: logits, rate 1e-05 to 1e-06", 9.9, 10, True),
         check("Proposition 4.1", "all parameters: logits, rate 1e-06 to 1e-07", 9.5, 10, True),
         check("Corollary 4.3", "d=8", 2e-15 * (1 + seed), 0, True),
@@ -137,7 +132,7 @@ def test_limited_training_limits_validation_unless_that_is_given(tmp_path):
 
 
 def test_a_plan_of_one_pair_and_one_without_any(tmp_path):
-    lora = CLAIMS.plan(claims_scope(tmp_path, methods=("lora", "lp-lora", "lp")))
+    lora = CLAIMS.plan(claims_scope(tmp_path, methods=("lora", "lp-lora", "lp", "dora", "lp-dora")))
     assert {run.method for run in lora.runs} == {"lora", "lp-lora"}
     with pytest.raises(InputError, match=r"ft with lp-ft and lora with lp-lora, found ft, lora"):
         CLAIMS.plan(claims_scope(tmp_path, methods=("ft", "lora")))
@@ -184,7 +179,7 @@ def test_claim_1_feature_change(shown):
 def test_claim_2_head_norm(shown):
     above, kept = (
         "LP head more than 2 times its random start",
-        "norm within 10 % through LP-FT",
+        "norm within 20 % through LP-FT",
     )
     verdicts = verdicts_of(shown, 2)
     assert told(shown, 2) == {
@@ -195,8 +190,8 @@ def test_claim_2_head_norm(shown):
         (f"sst2: {kept}", ""): FAILS,  # 21 / 14 is 50 % more
     }
     assert verdicts[f"cb: {above}", ""].effect.value == pytest.approx(14 / 0.55 - 2)
-    assert verdicts[f"cb: {kept}", ""].effect.value == pytest.approx(5)
-    assert verdicts[f"sst2: {kept}", ""].effect.value == pytest.approx(-40)
+    assert verdicts[f"cb: {kept}", ""].effect.value == pytest.approx(15)
+    assert verdicts[f"sst2: {kept}", ""].effect.value == pytest.approx(-30)
 
 
 def test_claim_3_head_scale(shown):

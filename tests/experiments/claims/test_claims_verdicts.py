@@ -1,127 +1,63 @@
-"""From effects to verdicts: by interval, by agreement of few seeds, and of the claim as a whole."""
+"""From comparisons to the verdict on a claim: its parts, and how many comparisons they have."""
 
 import numpy as np
 import pytest
 
-from lpft.analysis.power import smallest_detectable_difference
 from lpft.analysis.resampling import without_samples
 from lpft.experiments.claims.verdicts import (
     MOST,
-    Measured,
+    Case,
     Outcome,
     Part,
     claim_verdicts,
-    judge,
+    judge_cases,
 )
+from lpft.experiments.comparisons.judging import Judgement, Measured
 from lpft.report.exhibits.record import Estimate
 
 PART = Part("smaller change")
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
+TINY = 1e-9
 
 
-def measured(*effects, task="cb", subject="LP-FT below FT", rates="shared", part=PART, **more):
-    return Measured(
-        part=part,
-        task=task,
-        subject=subject,
-        rates=rates,
-        unit="points",
-        effects=tuple(without_samples(effect) for effect in effects),
-        runs=tuple(f"runs/{task}/{seed}" for seed in range(len(effects))),
-        told="3 against 2",
-        **more,
+def outcome(verdict, part=PART, rates="shared", p_value=TINY):
+    return Outcome(
+        part, "cb: a", rates, "points", Judgement(Estimate(1.0), verdict, "because", p_value)
     )
-
-
-def judged(*all_measured):
-    return judge(list(all_measured), generator=np.random.default_rng(0))
-
-
-@pytest.mark.parametrize(
-    ("effects", "verdict", "reason"),
-    [
-        ((1.0, 1.2, 0.8, 1.1, 0.9), HOLDS, "3 against 2; the interval lies above 0"),
-        ((-1.0, -1.2, -0.8, -1.1, -0.9), FAILS, "3 against 2; the interval lies below 0"),
-        ((1.0, -1.2, 0.8, 1.1, -0.9), UNTOLD, "3 against 2; the interval holds 0"),
-        ((0.0,) * 5, UNTOLD, "3 against 2; the interval holds 0"),
-        # Five seeds of one sign are not enough where they spread: 2.2 +- 2.78 * 3.9 / sqrt 5.
-        ((0.1, 0.2, 0.7, 1.0, 9.0), UNTOLD, "3 against 2; the interval holds 0"),
-    ],
-)
-def test_five_seeds_are_judged_by_the_interval(effects, verdict, reason):
-    (outcome,) = judged(measured(*effects))
-    assert (outcome.verdict, outcome.reason) == (verdict, reason)
-    assert outcome.comparison == "cb: LP-FT below FT"
-    assert outcome.effect.value == pytest.approx(np.mean(effects))
-    assert outcome.effect.sd == pytest.approx(np.std(effects, ddof=1))
-    assert outcome.effect.count == 5
-    assert outcome.effect.low <= outcome.effect.value <= outcome.effect.high
-    assert outcome.effect.runs == tuple(f"runs/cb/{seed}" for seed in range(5))
-    assert outcome.detectable == pytest.approx(
-        smallest_detectable_difference(float(np.std(effects, ddof=1)), 5)
-    )
-
-
-def test_few_seeds_tell_only_where_all_tasks_agree():
-    first, second = measured(1.0, 1.1, 0.9), measured(2.0, 2.1, 2.2, task="rte")
-    outcomes = judged(first, second)
-    assert [outcome.verdict for outcome in outcomes] == [HOLDS, HOLDS]
-    assert outcomes[0].reason == (
-        "3 against 2; only 3 seeds, though all seeds of all tasks agree; the interval lies above 0"
-    )
-    disagreeing = measured(2.0, 2.1, -0.1, task="rte")
-    outcomes = judged(first, disagreeing)
-    assert [outcome.verdict for outcome in outcomes] == [UNTOLD, UNTOLD]
-    assert outcomes[0].reason.endswith("only 3 seeds, and not all seeds of all tasks agree")
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"subject": "LP-LoRA below LoRA"}, {"rates": "published"}, {"part": Part("another")}],
-)
-def test_few_seeds_need_no_agreement_with_another_question(other):
-    outcomes = judged(measured(1.0, 1.1), measured(-1.0, -1.1, **other))
-    assert [outcome.verdict for outcome in outcomes] == [HOLDS, FAILS]
-
-
-def test_five_seeds_need_no_other_task():
-    effects = (1.0, 1.2, 0.8, 1.1, 0.9)
-    outcomes = judged(measured(*effects), measured(*(-e for e in effects), task="rte"))
-    assert [outcome.verdict for outcome in outcomes] == [HOLDS, FAILS]
-
-
-def test_agreeing_seeds_that_spread_widely_cannot_tell():
-    (outcome,) = judged(measured(0.1, 5.0))
-    assert outcome.verdict == UNTOLD
-    assert outcome.reason.endswith("all seeds of all tasks agree; the interval holds 0")
-
-
-def test_one_seed_cannot_tell_and_none_has_no_effect():
-    one, none = judged(measured(3.0), measured(task="rte"))
-    assert (one.verdict, one.effect.value, one.detectable) == (UNTOLD, 3.0, None)
-    assert one.reason == "3 against 2; one seed cannot tell"
-    assert (none.verdict, none.effect) == (UNTOLD, Estimate(None, count=0))
-    assert "no seed has all the finished runs" in none.reason
-
-
-def test_an_interval_stays_within_what_the_effect_can_be():
-    (outcome,) = judged(measured(0.4, 1.0, bounds=(-1.0, 1.0)))
-    assert (outcome.effect.low, outcome.effect.high) == (-1.0, 1.0)
-
-
-# --- the claim as a whole
-
-
-def outcome(verdict, part=PART, rates="shared"):
-    return Outcome(part, "cb: a", rates, Estimate(1.0), "points", verdict, "because")
 
 
 def whole(outcomes, *parts):
     first, *others = claim_verdicts(4, "It holds.", parts, outcomes)
     assert (first.claim, first.statement, first.comparison) == (4, "It holds.", "overall")
-    assert [other.verdict for other in others] == [one.verdict for one in outcomes]
+    assert [other.verdict for other in others] == [one.judgement.verdict for one in outcomes]
     assert all(other.claim == 4 for other in others)
     return first
+
+
+def test_the_numbers_stand_before_the_verdict():
+    effects = tuple(without_samples(effect) for effect in (1.0, 1.2, 0.8, 1.1, 0.9))
+    cases = [
+        Case(
+            part=PART,
+            measured=Measured("cb", "LP-FT below FT", "shared", given, ("runs/a",)),
+            unit="points",
+            told="3 against 2",
+        )
+        for given in (effects, ())
+    ]
+    judged, without = judge_cases(cases, generator=np.random.default_rng(0))
+    assert (judged.part, judged.comparison, judged.rates, judged.unit) == (
+        PART,
+        "cb: LP-FT below FT",
+        "shared",
+        "points",
+    )
+    assert judged.judgement.why == "3 against 2; the interval lies above 0"
+    assert without.judgement.why.startswith("no seed has")
+    _, verdict, _ = claim_verdicts(1, "It holds.", [PART], [judged, without])
+    assert verdict.effect == judged.judgement.effect
+    assert verdict.detectable == judged.judgement.detectable
+    assert (verdict.verdict, verdict.reason) == (HOLDS, judged.judgement.why)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +71,54 @@ def whole(outcomes, *parts):
 )
 def test_a_part_said_of_every_case(verdicts, expected):
     assert whole([outcome(verdict) for verdict in verdicts], PART).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("others", "p_value", "expected"),
+    [
+        (0, 0.049, FAILS),
+        (1, 0.024, FAILS),
+        (1, 0.026, UNTOLD),
+        (39, 0.00124, FAILS),
+        (39, 0.00126, UNTOLD),
+        (39, None, FAILS),  # what no chance decides needs no allowance for it
+    ],
+)
+def test_one_of_many_comparisons_must_be_beyond_what_chance_gives_so_many(
+    others, p_value, expected
+):
+    outcomes = [outcome(FAILS, p_value=p_value), *[outcome(HOLDS)] * others]
+    verdict = whole(outcomes, PART)
+    assert verdict.verdict == expected
+    told = f"allowing for {len(outcomes)} comparisons, none of them is beyond chance"
+    assert (told in verdict.reason) == (expected == UNTOLD)
+
+
+def test_true_statements_are_rarely_called_false_however_many_there_are():
+    # Thirty comparisons without any effect, five seeds each: at 95 % alone half would be refuted.
+    rng = np.random.default_rng(0)
+    refuted = alone = 0
+    trials = 60
+    for _ in range(trials):
+        cases = [
+            Case(
+                PART,
+                Measured("cb", str(number), "", tuple(map(draws, rng.normal(size=5))), ()),
+                "",
+                "",
+            )
+            for number in range(30)
+        ]
+        outcomes = judge_cases(cases, generator=rng)
+        refuted += whole(outcomes, PART).verdict == FAILS
+        alone += any(one.judgement.verdict == FAILS for one in outcomes)
+    assert alone > 0.3 * trials
+    # One-sided, 2.5 % of the trials; 3 standard errors are 6 points.
+    assert refuted <= 0.085 * trials
+
+
+def draws(value):
+    return without_samples(value, 400)
 
 
 @pytest.mark.parametrize(

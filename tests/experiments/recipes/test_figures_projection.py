@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from experiments.hand_made import trained_of
 
+from lpft.analysis.projection import Projection
 from lpft.experiments.recipes import projections
 from lpft.experiments.recipes.projections import keep_projections
 from lpft.model import load_classifier
@@ -55,7 +56,7 @@ def test_panels_have_every_text_by_class_and_every_row_of_the_head(trained):
         assert sum(len(series.x) for series in texts) == run.rows[split]
         assert rows.texts == tuple(CLASSES)
         assert len(rows.x) == 3
-        assert all(series.runs == (run.name,) for series in panel.series)
+        assert panel.runs == (run.name,)
     counts = np.bincount(found.runs["published", "demo", "ft", 4].predictions["test"].labels)
     assert [len(series.x) for series in figure.panels[2].series[:3]] == counts.tolist()
 
@@ -67,12 +68,12 @@ def test_what_is_projected_are_the_runs_features_and_heads(trained, monkeypatch)
     def recorded(*arrays, **_):
         given.append(arrays)
         before, _, head, _ = (np.zeros((len(array), 2)) for array in arrays)
-        return projections.Projection(before, before, head, head)
+        return Projection(before, before, head, head)
 
     monkeypatch.setattr(projections, "project_with_head", recorded)
     run = found.runs["published", "demo", "ft", 4]
     result = projections._project(run)
-    assert result["classes"] == CLASSES
+    assert result.classes == CLASSES
     before, after, head_before, head_after = given[1]
     kept = read_features(run.folder, "test")
     np.testing.assert_array_equal(before, kept.pretrained)
@@ -93,5 +94,5 @@ def test_kept_places_are_read_and_not_computed_again(trained, monkeypatch):
     (figure,) = recipe.show(found).exhibits
     after = figure.panels[3].series
     first = places["labels"].index(0)
-    assert [after[0].x[0], after[0].y[0]] == places["features_after"][first]
-    assert [after[-1].x[2], after[-1].y[2]] == places["head_after"][2]
+    assert [after[0].x[0], after[0].y[0]] == places["features"][1][first]
+    assert [after[-1].x[2], after[-1].y[2]] == places["head"][1][2]

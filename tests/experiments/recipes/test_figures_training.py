@@ -135,7 +135,7 @@ def test_the_path_is_that_of_scikit_learn_on_the_cached_features(trained):
     row = kept["rows"][1]
     with pytest.warns(match="failed to converge"):
         fitted = LogisticRegression(
-            C=kept["inverse_strength"], solver="lbfgs", max_iter=row["iteration"]
+            C=kept["inverse_strength"], solver="lbfgs", max_iter=int(row["iteration"])
         ).fit(train.pretrained.astype(float), train.labels)
     assert row["head_norm"] == pytest.approx(np.linalg.norm(fitted.coef_))
     scores = softmax(fitted.decision_function(train.pretrained.astype(float)), axis=1)

@@ -207,6 +207,7 @@ def test_heat_maps_are_sorted_by_class_and_blocks_never_mix_classes(
         assert start == first
         first += -(-labels.count(label) // size)
     assert first == len(panel.matrix)
+    assert {each.runs for each in figure.panels} == {("kernels/cb-seed0",)}
     assert "seed 0 (kernels/cb-seed0)" in figure.caption
     assert (f"{size} x {size}" in figure.caption) == (size > 1)
 

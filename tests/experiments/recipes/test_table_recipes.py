@@ -5,9 +5,9 @@ import pytest
 from experiments.hand_made import scope_of
 from experiments.scored_runs import right_of, write_scored
 
+from lpft.experiments.collecting import collect
 from lpft.experiments.recipe import PUBLISHED
 from lpft.experiments.registry import find_recipe
-from lpft.experiments.reproduce import collect
 from lpft.report.exhibits.record import Estimate
 
 ROWS = 40
@@ -41,7 +41,7 @@ def made(name, folder, tasks, *, methods=None, seeds=SEEDS, describe=None, ood=(
             split_protocol="paper",
             **settings,
         )
-    shown = recipe.show(collect(scope, plan))
+    shown = recipe.show(collect(scope, plan)[0])
     return {exhibit.name: exhibit for exhibit in shown.exhibits}, shown.findings
 
 
@@ -119,7 +119,7 @@ def test_what_failed_is_absent_and_the_rest_is_shown(tmp_path):
         if run.method in ("ft", "lora") or (run.method == "lp-ft" and run.seed == 1):
             continue
         write_scored(run.config.output_dir, run.method, run.seed, {"test": right_of(ROWS, 4)})
-    found = collect(scope, plan)
+    found, _ = collect(scope, plan)
     assert len(found.runs) == 2 + 1 + 2
     assert set(found.seeds(PUBLISHED, "cb", "lp-ft")) == {0}
     exhibits = {exhibit.name: exhibit for exhibit in recipe.show(found).exhibits}
@@ -201,6 +201,15 @@ def test_the_pretrained_rows_norm_is_that_of_the_random_head(tmp_path):
     assert cell(table, ("rte", "pre-trained"), ("Norm(C)", "minilm")).value == pytest.approx(0.55)
     assert cell(table, ("rte", "LP-FT"), ("Norm(C)", "roberta-base, published")).value == 28.6
     assert "halved: rte" in table.note
+
+
+def test_a_head_that_probing_left_is_not_called_pretrained(tmp_path):
+    """Fine-tuning from it keeps its norm as that of the start, and comes first here."""
+    exhibits, _ = made("table13", tmp_path / "with", ("rte",), seeds=(0,), methods=("lp-ft", "ft"))
+    cells = ("rte", "pre-trained"), ("Norm(C)", "minilm")
+    assert cell(exhibits["table13"], *cells).value == pytest.approx(0.55)
+    exhibits, _ = made("table13", tmp_path / "alone", ("rte",), seeds=(0,), methods=("lp-ft",))
+    assert cell(exhibits["table13"], *cells) is None
 
 
 def test_table13_does_not_call_heads_of_three_classes_halved(tmp_path):

@@ -4,12 +4,19 @@ from copy import deepcopy
 
 import numpy as np
 
-from lpft.experiments.claims.samples import ByRun, judged_split
-from lpft.experiments.claims.sides import Pairing, Side, at_own_rates, pairings, sides, spread_of
-from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
+from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
+from lpft.experiments.comparisons.judging import Measured
+from lpft.experiments.comparisons.quantities import PER_CENT, calibration_error
+from lpft.experiments.comparisons.samples import ByRun, judged_split
+from lpft.experiments.comparisons.sides import (
+    Pairing,
+    Side,
+    at_own_rates,
+    pairings,
+    sides,
+    spread_of,
+)
 from lpft.experiments.recipe import Found
-from lpft.experiments.recipes.cells import PER_CENT
-from lpft.experiments.recipes.contrasts import calibration_error
 from lpft.report.numbers import counted, with_sd
 
 STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."
@@ -24,14 +31,14 @@ def calibration_outcomes(found: Found, generator: np.random.Generator) -> list[O
 
     The temperature is that of the run: its validation samples are not drawn anew.
     """
-    lowers: list[Measured] = []
-    contrasts: list[Measured] = []
+    lowers: list[Case] = []
+    contrasts: list[Case] = []
     for task in found.scope.tasks:
         of_task = sides(found, task)
         by_run = _gains(of_task, generator)
         lowers += [_lowers(side, by_run) for side in of_task]
         contrasts += [_gains_more(pairing, by_run) for pairing in _against_best(found, task)]
-    return judge([*lowers, *contrasts], generator=generator)
+    return judge_cases([*lowers, *contrasts], generator=generator)
 
 
 def _gains(of_task: tuple[Side, ...], generator: np.random.Generator) -> ByRun:
@@ -55,36 +62,34 @@ def _against_best(found: Found, task: str) -> list[Pairing]:
     ]
 
 
-def _lowers(side: Side, by_run: ByRun) -> Measured:
+def _lowers(side: Side, by_run: ByRun) -> Case:
     gains = tuple(by_run[run.folder] for run in side.runs.values())
     unscaled = sum(run.temperature == 1 for run in side.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
-    return Measured(
+    return Case(
         part=LOWERS,
-        task=side.task,
-        subject=side.name,
-        rates=side.rates,
+        measured=Measured(side.task, side.name, side.rates, gains, side.run_names),
         unit=UNIT,
-        effects=gains,
-        runs=side.run_names,
         told=f"lower by {with_sd(spread_of(gains), 1)} points{note}",
     )
 
 
-def _gains_more(pairing: Pairing, by_run: ByRun) -> Measured:
+def _gains_more(pairing: Pairing, by_run: ByRun) -> Case:
     gains = pairing.statistics(by_run)
     names = (pairing.first.name, pairing.second.name)
     told = [
         f"by {with_sd(spread_of(pair[place] for pair in gains), 1)} under {name}"
         for place, name in enumerate(names)
     ]
-    return Measured(
+    return Case(
         part=MOST_OF_ALL,
-        task=pairing.task,
-        subject=f"{names[1]} more than {names[0]}",
-        rates=pairing.rates,
+        measured=Measured(
+            task=pairing.task,
+            subject=f"{names[1]} more than {names[0]}",
+            rates=pairing.rates,
+            effects=tuple(best - other for other, best in gains),
+            runs=pairing.run_names,
+        ),
         unit=UNIT,
-        effects=tuple(best - other for other, best in gains),
-        runs=pairing.run_names,
         told=f"lower {', '.join(told)}",
     )

@@ -1,14 +1,13 @@
 """Claim 1: features change less from the LP solution than from a random head."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from lpft.experiments.claims.samples import ByRun
-from lpft.experiments.claims.sides import Pairing, all_runs, pairings, pairs_in, spread_of
-from lpft.experiments.claims.verdicts import Measured, Outcome, Part, judge
+from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
+from lpft.experiments.comparisons.judging import Measured
+from lpft.experiments.comparisons.quantities import feature_change
+from lpft.experiments.comparisons.samples import ByRun, feature_split
+from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.recipe import Found
-from lpft.experiments.recipes.contrasts import feature_change
 from lpft.report.collect import RunSummary
 from lpft.report.honesty import summarise_feature_change
 from lpft.report.numbers import with_sd
@@ -23,13 +22,13 @@ PARTS = (Part("smaller feature change"),)
 
 def feature_change_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
     """``Diff(F)`` from a random head less that from the LP solution."""
-    measured: list[Measured] = []
+    cases: list[Case] = []
     for task in found.scope.tasks:
         compared = _compared(found, task)
         runs = all_runs(compared)
         by_run = feature_change().on_draws(runs, feature_split(runs), generator)
-        measured += [_measured(pairing, by_run) for pairing in compared]
-    return judge(measured, generator=generator)
+        cases += [_case(pairing, by_run) for pairing in compared]
+    return judge_cases(cases, generator=generator)
 
 
 def feature_change_findings(found: Found) -> list[str]:
@@ -46,17 +45,12 @@ def feature_change_findings(found: Found) -> list[str]:
     return sentences
 
 
-def feature_split(runs: Sequence[RunSummary]) -> str:
-    """The split whose feature change is compared: test, or train without one."""
-    return "test" if all("test" in run.features for run in runs) else "train"
-
-
 def _compared(found: Found, task: str) -> list[Pairing]:
     pairs = pairs_in(found.scope.methods)
     return [pairing for pair in pairs for pairing in pairings(found, task, pair)]
 
 
-def _measured(pairing: Pairing, by_run: ByRun) -> Measured:
+def _case(pairing: Pairing, by_run: ByRun) -> Case:
     changes = pairing.statistics(by_run)
     names = (pairing.first.name, pairing.second.name)
     digits = change_digits([change.value for pair in changes for change in pair])
@@ -64,14 +58,16 @@ def _measured(pairing: Pairing, by_run: ByRun) -> Measured:
         f"{with_sd(spread_of(pair[place] for pair in changes), digits)} under {name}"
         for place, name in enumerate(names)
     ]
-    return Measured(
+    return Case(
         part=PARTS[0],
-        task=pairing.task,
-        subject=f"{names[1]} below {names[0]}",
-        rates=pairing.rates,
+        measured=Measured(
+            task=pairing.task,
+            subject=f"{names[1]} below {names[0]}",
+            rates=pairing.rates,
+            effects=tuple(random - probed for random, probed in changes),
+            runs=pairing.run_names,
+        ),
         unit="L2 distance",
-        effects=tuple(random - probed for random, probed in changes),
-        runs=pairing.run_names,
         told=", ".join(told),
     )
 

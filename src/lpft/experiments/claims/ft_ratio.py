@@ -1,20 +1,25 @@
 """Claim 5: the FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lpft.analysis.resampling import without_samples
-from lpft.experiments.claims.verdicts import WITHOUT_RATES, Measured, Outcome, Part, judge
+from lpft.analysis.resampling import Resampled, Statistic, resample
+from lpft.experiments.claims.verdicts import WITHOUT_RATES, Case, Outcome, Part, judge_cases
+from lpft.experiments.comparisons.judging import Measured
+from lpft.experiments.comparisons.samples import same_samples
 from lpft.experiments.planning import planned_kernels
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.cells import estimate
 from lpft.paper import MODEL, published_kernels
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
-from lpft.report.kernels.summary import FT, ratio
+from lpft.report.kernels.summary import FT, KernelSummary
+from lpft.report.kernels.summary import ratio as ratio_text
 from lpft.report.numbers import Spread
 from lpft.report.settings import method_name, model_name
+from lpft.runs.kernel_ratios import read_ft_ratio
 
 STATEMENT = "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA."
 NEAR, ORDER = Part("near its number"), Part("in this order")
@@ -33,7 +38,12 @@ ratio that is a mean over texts."""
 MOST_SEEDS = 3
 """Whose kernels are computed: the LP head is the same in all, and random heads hardly differ."""
 
+LIMIT = f"Claim 5 rests on the kernels of {MOST_SEEDS} seeds at most."
+
 _TABLE_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
+
+_Ratios = Mapping[int, tuple[str, Resampled]]
+"""By seed: the name of the kernels, and the ratio."""
 
 
 def ft_ratio_kernels(scope: Scope) -> Plan:
@@ -54,18 +64,18 @@ def ft_ratio_kernels(scope: Scope) -> Plan:
 def ft_ratio_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
     """Distance of each method's ratio from its number, and that the ratios keep their order.
 
-    A ratio is a mean over the kernel's samples: the intervals are over seeds alone.
+    The texts that the ratio is a mean over are drawn; those in its inner sums are not.
     """
     methods = [method for method in EXPECTED if method in found.scope.methods]
     near, order = [], []
     for task in found.scope.tasks:
-        ratios = {method: _ratios(found, task, method) for method in methods}
+        ratios = _on_draws(found, task, methods, generator)
         near += [_near(task, method, ratios[method]) for method in methods]
         order += [
             _larger(task, larger, smaller, ratios[larger], ratios[smaller])
             for larger, smaller in pairwise(methods)
         ]
-    return judge([*near, *order], generator=generator)
+    return judge_cases([*near, *order], generator=generator)
 
 
 def ft_ratio_table(found: Found) -> TableExhibit | None:
@@ -73,7 +83,8 @@ def ft_ratio_table(found: Found) -> TableExhibit | None:
     rows: list[tuple[Estimate | str | None, ...]] = []
     for task in found.scope.tasks:
         for method in _TABLE_METHODS:
-            ours = estimate(dict(_ratios(found, task, method).values()))
+            kernels = _kernels(found, task, method).values()
+            ours = estimate({each.name: _recorded(each, method) for each in kernels})
             if ours is not None:
                 rows.append((task, method_name(method), ours, _published(task, method)))
     if not rows:
@@ -97,20 +108,47 @@ def ft_ratio_table(found: Found) -> TableExhibit | None:
     )
 
 
-_Ratios = Mapping[int, tuple[str, float]]
-"""By seed: the name of the kernels, and the ratio."""
+def _kernels(found: Found, task: str, method: str) -> dict[int, KernelSummary]:
+    """By seed: the kernels that have an FT ratio of the method."""
+    return {
+        seed: kernels
+        for seed in found.scope.seeds
+        if (kernels := found.kernels.get((task, seed))) is not None
+        and any(one.method == method and one.ft_ratio is not None for one in kernels.methods)
+    }
 
 
-def _ratios(found: Found, task: str, method: str) -> _Ratios:
-    ratios = {}
-    for seed in found.scope.seeds:
-        kernels = found.kernels.get((task, seed))
-        if kernels is None:
-            continue
-        for known in kernels.methods:
-            if known.method == method and known.ft_ratio is not None:
-                ratios[seed] = (kernels.name, known.ft_ratio)
-    return ratios
+def _on_draws(
+    found: Found, task: str, methods: Sequence[str], generator: np.random.Generator
+) -> dict[str, _Ratios]:
+    """The ratios of every method and seed, on the same draws of the texts."""
+    known = {method: _kernels(found, task, method) for method in methods}
+    quotients = {
+        (method, seed): ratio.numerator / ratio.denominator
+        for method, by_seed in known.items()
+        for seed, kernels in by_seed.items()
+        for ratio in (read_ft_ratio(kernels.folder, method),)
+    }
+    if not quotients:
+        return {method: {} for method in methods}
+    texts = same_samples(
+        {
+            kernels.name: kernels.labels["train"]
+            for by_seed in known.values()
+            for kernels in by_seed.values()
+        }
+    )
+    resampled = resample(
+        {key: _mean(values) for key, values in quotients.items()}, texts, generator=generator
+    )
+    return {
+        method: {seed: (kernels.name, resampled[method, seed]) for seed, kernels in by_seed.items()}
+        for method, by_seed in known.items()
+    }
+
+
+def _mean(values: NDArray[np.float64]) -> Statistic:
+    return lambda rows: float(values[rows].mean())
 
 
 def _published(task: str, method: str) -> Estimate | None:
@@ -118,41 +156,47 @@ def _published(task: str, method: str) -> Estimate | None:
     return None if row is None or row.ft_ratio is None else Estimate(row.ft_ratio)
 
 
-def _near(task: str, method: str, ratios: _Ratios) -> Measured:
+def _recorded(kernels: KernelSummary, method: str) -> float | None:
+    return next(one.ft_ratio for one in kernels.methods if one.method == method)
+
+
+def _near(task: str, method: str, ratios: _Ratios) -> Case:
     expected, width = EXPECTED[method], WIDTH[method]
     published = _published(task, method)
-    beside = "" if published is None else f" (published {ratio(published.value)})"
-    return Measured(
+    beside = "" if published is None else f" (published {ratio_text(published.value)})"
+    return Case(
         part=NEAR,
-        task=task,
-        subject=f"{method_name(method)} within {width:g} of {expected:g}",
-        rates=WITHOUT_RATES,
-        unit=f"of FT ratio, nearer than the {width:g} allowed",
-        effects=tuple(
-            without_samples(width - abs(value - expected)) for _, value in ratios.values()
+        measured=Measured(
+            task=task,
+            subject=f"{method_name(method)} within {width:g} of {expected:g}",
+            rates=WITHOUT_RATES,
+            effects=tuple(-abs(value + -expected) + width for _, value in ratios.values()),
+            runs=tuple(name for name, _ in ratios.values()),
         ),
-        runs=tuple(name for name, _ in ratios.values()),
+        unit=f"of FT ratio, nearer than the {width:g} allowed",
         told=f"FT ratio {_spread(ratios)}{beside}",
     )
 
 
-def _larger(task: str, larger: str, smaller: str, high: _Ratios, low: _Ratios) -> Measured:
+def _larger(task: str, larger: str, smaller: str, high: _Ratios, low: _Ratios) -> Case:
     seeds = [seed for seed in high if seed in low]
-    return Measured(
+    return Case(
         part=ORDER,
-        task=task,
-        subject=f"{method_name(larger)} above {method_name(smaller)}",
-        rates=WITHOUT_RATES,
+        measured=Measured(
+            task=task,
+            subject=f"{method_name(larger)} above {method_name(smaller)}",
+            rates=WITHOUT_RATES,
+            effects=tuple(high[seed][1] - low[seed][1] for seed in seeds),
+            runs=tuple(high[seed][0] for seed in seeds),
+        ),
         unit="of FT ratio",
-        effects=tuple(without_samples(high[seed][1] - low[seed][1]) for seed in seeds),
-        runs=tuple(high[seed][0] for seed in seeds),
         told=f"{_spread(high)} for {method_name(larger)}, {_spread(low)} for "
         f"{method_name(smaller)}",
     )
 
 
 def _spread(ratios: _Ratios) -> str:
-    spread = Spread.of(value for _, value in ratios.values())
+    spread = Spread.of(resampled.value for _, resampled in ratios.values())
     if spread is None or spread.sd is None:
-        return ratio(None if spread is None else spread.mean)
-    return f"{ratio(spread.mean)} ± {ratio(spread.sd)}"
+        return ratio_text(None if spread is None else spread.mean)
+    return f"{ratio_text(spread.mean)} ± {ratio_text(spread.sd)}"

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from lpft.analysis.resampling import without_samples
-from lpft.experiments.claims.verdicts import WITHOUT_RATES, Measured, Outcome, Part, judge
+from lpft.experiments.claims.verdicts import WITHOUT_RATES, Case, Outcome, Part, judge_cases
+from lpft.experiments.comparisons.judging import Measured
+from lpft.experiments.random_heads import random_head_norm
 from lpft.experiments.recipe import PUBLISHED, Found
 from lpft.report.collect import RunSummary
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
 from lpft.report.settings import method_name
-from lpft.training.methods import get_method
 
 STATEMENT = (
     "The norm of the head after linear probing is well above that of its random start, and stays "
@@ -19,8 +20,10 @@ STATEMENT = (
 WELL_ABOVE = 2.0
 """Norm after linear probing over that of the random start: more than this is "well above"."""
 
-STAYS = 10.0
-"""Change of the norm along fine-tuning, in per cent: less than this is "stays"."""
+STAYS = 20.0
+"""Change of the norm along fine-tuning, in per cent: less than this is "stays".
+
+The paper's own largest change, of SST-2 from 132 to 109, is 17 per cent."""
 
 ABOVE, KEPT = Part("well above the random start"), Part("stays through LP-FT")
 PARTS = (ABOVE, KEPT)
@@ -34,21 +37,22 @@ def head_norm_outcomes(found: Found, generator: np.random.Generator) -> list[Out
     """
     if _PROBED not in found.scope.methods:
         return []
-    measured = []
+    cases = []
     for task in found.scope.tasks:
         runs = found.seeds(PUBLISHED, task, _PROBED)
         starts = {seed: random_start(found, task, seed) for seed in runs}
-        measured += [_above(task, runs, starts), _kept(task, runs)]
-    return judge(measured, generator=generator)
+        cases += [_above(task, runs, starts), _kept(task, runs)]
+    return judge_cases(cases, generator=generator)
 
 
 def random_start(found: Found, task: str, seed: int) -> float | None:
     """The norm of a seed's random head, from a run that began with it."""
-    for (_, of_task, method, of_seed), run in found.runs.items():
-        random = get_method(method).head_start == "random"
-        if (of_task, of_seed) == (task, seed) and random and run.config.get("head_scale") == 1:
-            return run.head_norm("norm_at_start")
-    return None
+    norms = (
+        random_head_norm(run)
+        for (_, of_task, _, of_seed), run in found.runs.items()
+        if (of_task, of_seed) == (task, seed)
+    )
+    return next((norm for norm in norms if norm is not None), None)
 
 
 def largest_change(run: RunSummary) -> float | None:
@@ -62,9 +66,7 @@ def largest_change(run: RunSummary) -> float | None:
     return max(100 * abs(norm / start - 1) for norm in (end, *along) if norm is not None)
 
 
-def _above(
-    task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float | None]
-) -> Measured:
+def _above(task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float | None]) -> Case:
     probed = {seed: run.head_norm("norm_at_start") for seed, run in runs.items()}
     known = {
         seed: (start, norm)
@@ -73,29 +75,33 @@ def _above(
     }
     ratios = [norm / start for start, norm in known.values()]
     start, after = (_told([pair[place] for pair in known.values()]) for place in (0, 1))
-    return Measured(
+    return Case(
         part=ABOVE,
-        task=task,
-        subject=f"LP head more than {WELL_ABOVE:g} times its random start",
-        rates=WITHOUT_RATES,
+        measured=Measured(
+            task=task,
+            subject=f"LP head more than {WELL_ABOVE:g} times its random start",
+            rates=WITHOUT_RATES,
+            effects=tuple(without_samples(ratio - WELL_ABOVE) for ratio in ratios),
+            runs=tuple(runs[seed].name for seed in known),
+        ),
         unit=f"times the random start's norm, beyond {WELL_ABOVE:g}",
-        effects=tuple(without_samples(ratio - WELL_ABOVE) for ratio in ratios),
-        runs=tuple(runs[seed].name for seed in known),
         told=f"norm {start} at random, {after} after LP: {with_sd(Spread.of(ratios), 2)} times",
     )
 
 
-def _kept(task: str, runs: Mapping[int, RunSummary]) -> Measured:
+def _kept(task: str, runs: Mapping[int, RunSummary]) -> Case:
     changes = {seed: largest_change(run) for seed, run in runs.items()}
     known = {seed: change for seed, change in changes.items() if change is not None}
-    return Measured(
+    return Case(
         part=KEPT,
-        task=task,
-        subject=f"norm within {STAYS:g} % through {method_name(_PROBED)}",
-        rates=WITHOUT_RATES,
+        measured=Measured(
+            task=task,
+            subject=f"norm within {STAYS:g} % through {method_name(_PROBED)}",
+            rates=WITHOUT_RATES,
+            effects=tuple(without_samples(STAYS - change) for change in known.values()),
+            runs=tuple(runs[seed].name for seed in known),
+        ),
         unit=f"per cent of change, short of {STAYS:g}",
-        effects=tuple(without_samples(STAYS - change) for change in known.values()),
-        runs=tuple(runs[seed].name for seed in known),
         told=f"the norm changes by {with_sd(Spread.of(known.values()), 1)} % at most",
     )
 

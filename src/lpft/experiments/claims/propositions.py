@@ -1,16 +1,16 @@
 """Claims 7 and 8: the paper's propositions, measured on models that are drawn at random."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
-from lpft.errors import InputError
 from lpft.experiments.claims.verdicts import WITHOUT_RATES, Outcome, Part
+from lpft.experiments.comparisons.judging import Judgement
+from lpft.experiments.kept_results import STEPS, Identity, keep_result, read_result
 from lpft.experiments.recipe import Found
 from lpft.experiments.theory import LEAST_FALL, ROUNDING, TheoryCheck, run_theory
-from lpft.files import write_json
 from lpft.report.exhibits.record import Estimate
 from lpft.report.numbers import counted, scientific, significant
 
@@ -30,55 +30,35 @@ BOUNDED = Part("Proposition 4.4, the bound is kept as often as promised")
 FIRST_ORDER_PARTS = (PREDICTED,)
 LINEAR_PARTS = (UNMOVED, BOUNDED)
 
-RECORD = "theory.json"
-"""Checks by seed, kept in the experiment's folder."""
+Checks = Mapping[int, Sequence[TheoryCheck]]
+"""By seed."""
 
+_PACKAGES = ("lpft", "numpy", "torch", "transformers")
 _FIRST_ORDER, _ORTHOGONAL = "Proposition 4.1", "Corollary 4.3"
 _LOW_RANK, _AS_PRINTED = "Proposition 4.4", "Proposition 4.4 as printed"
 
-Checks = Mapping[int, Sequence[TheoryCheck]]
-
 
 def keep_theory(found: Found) -> None:
-    """Run the checks of ``lpft theory`` for every seed and keep them, unless they are kept.
-
-    Raises:
-        InputError: what is kept is damaged.
-    """
-    kept = dict(read_theory(found.scope.folder))
+    """Run the checks of ``lpft theory`` for every seed, unless they are kept already."""
     for seed in found.scope.seeds:
-        if seed not in kept:
-            logger.info("checking the propositions, seed %d", seed)
-            kept[seed] = run_theory(seed=seed)
-            record = {str(s): [asdict(check) for check in checks] for s, checks in kept.items()}
-            write_json(found.scope.folder / RECORD, record)
+        checks = partial(_checks, seed)
+        keep_result(_file(found, seed), _identity(seed), list[TheoryCheck], checks)
 
 
-def read_theory(folder: Path) -> Checks:
-    """The kept checks by seed; none where there is no file.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            int(seed): [TheoryCheck(**check) for check in checks] for seed, checks in record.items()
-        }
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"'{path}' cannot be read ({error}): remove it, and the checks are made again"
-        ) from error
+def read_theory(found: Found) -> Checks:
+    """The kept checks by seed; a seed without any is absent."""
+    kept = {
+        seed: read_result(_file(found, seed), _identity(seed), list[TheoryCheck])
+        for seed in found.scope.seeds
+    }
+    return {seed: checks for seed, checks in kept.items() if checks is not None}
 
 
 def first_order_outcomes(found: Found) -> list[Outcome]:
     """How much the error of Proposition 4.1's prediction falls with the rate, at the least."""
-    checks = _of_seeds(found, _FIRST_ORDER)
+    kept = read_theory(found)
     by_output: dict[str, list[TheoryCheck]] = {}
-    for check in checks:
+    for check in _of_claim(kept, _FIRST_ORDER):
         by_output.setdefault(check.setting.partition(", rate")[0], []).append(check)
     return [
         _outcome(
@@ -88,7 +68,7 @@ def first_order_outcomes(found: Found) -> list[Outcome]:
             value=lambda check: check.measured - LEAST_FALL,
             unit=f"times per tenfold smaller rate, beyond {LEAST_FALL:g}",
             told=lambda worst: f"the error falls {significant(worst.measured)} times or more",
-            seeds=len(found.scope.seeds),
+            seeds=len(kept),
         )
         for output, of_output in by_output.items()
     ]
@@ -96,8 +76,8 @@ def first_order_outcomes(found: Found) -> list[Outcome]:
 
 def linear_outcomes(found: Found) -> list[Outcome]:
     """What linear models leave of each promise; 4.4 as printed is shown, and not counted."""
-    seeds = len(found.scope.seeds)
-    orthogonal = _of_seeds(found, _ORTHOGONAL)
+    kept = read_theory(found)
+    orthogonal = _of_claim(kept, _ORTHOGONAL)
     outcomes = []
     if orthogonal:
         outcomes.append(
@@ -108,7 +88,7 @@ def linear_outcomes(found: Found) -> list[Outcome]:
                 value=lambda check: ROUNDING - check.measured,
                 unit=f"relative change, short of {ROUNDING:g}",
                 told=lambda worst: f"relative change of {scientific(worst.measured)} at most",
-                seeds=seeds,
+                seeds=len(kept),
             )
         )
     forms = {
@@ -116,7 +96,7 @@ def linear_outcomes(found: Found) -> list[Outcome]:
         _AS_PRINTED: (None, "as printed, which the claim does not rest on"),
     }
     for claim, (part, form) in forms.items():
-        informative = [check for check in _of_seeds(found, claim) if check.holds is not None]
+        informative = [check for check in _of_claim(kept, claim) if check.holds is not None]
         of_bound = [check for check in informative if check.setting.startswith("r=")]
         if of_bound:
             outcomes.append(
@@ -130,17 +110,28 @@ def linear_outcomes(found: Found) -> list[Outcome]:
                         f"kept with frequency {significant(worst.measured)}, promised "
                         f"{significant(worst.promised)} ({worst.setting})"
                     ),
-                    seeds=seeds,
+                    seeds=len(kept),
                 )
             )
     return outcomes
 
 
-def _of_seeds(found: Found, claim: str) -> list[TheoryCheck]:
-    kept = read_theory(found.scope.folder)
-    return [
-        check for seed in found.scope.seeds for check in kept.get(seed, ()) if check.claim == claim
-    ]
+def _of_claim(kept: Checks, claim: str) -> list[TheoryCheck]:
+    return [check for checks in kept.values() for check in checks if check.claim == claim]
+
+
+def _checks(seed: int) -> list[TheoryCheck]:
+    logger.info("checking the propositions, seed %d", seed)
+    return run_theory(seed=seed)
+
+
+def _file(found: Found, seed: int) -> Path:
+    return found.scope.folder / STEPS / f"theory-seed{seed}.json"
+
+
+def _identity(seed: int) -> Identity:
+    """The checks read no data and no model: their code and the seed decide them."""
+    return {"seed": seed, "versions": {name: version(name) for name in _PACKAGES}}
 
 
 def _outcome(
@@ -161,9 +152,11 @@ def _outcome(
         part=part,
         comparison=comparison,
         rates=WITHOUT_RATES,
-        effect=Estimate(value(worst), count=seeds),
         unit=unit,
-        verdict="does not hold" if failed else "holds",
-        reason=f"{told(worst)}; {counted(len(checks), 'check')} over {counted(seeds, 'seed')}, "
-        f"{result}",
+        judgement=Judgement(
+            effect=Estimate(value(worst), count=seeds),
+            verdict="does not hold" if failed else "holds",
+            why=f"{told(worst)}; {counted(len(checks), 'check')} over {counted(seeds, 'seed')}, "
+            f"{result}",
+        ),
     )

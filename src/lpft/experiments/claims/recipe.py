@@ -15,15 +15,16 @@ from lpft.experiments.claims import (
     propositions,
     scores,
 )
-from lpft.experiments.claims.sides import pairs_in
 from lpft.experiments.claims.tables import SIDE_TABLES, side_table
 from lpft.experiments.claims.verdicts import Outcome, Part, claim_verdicts
+from lpft.experiments.comparisons.sides import pairs_in
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS
 from lpft.report.exhibits.record import OVERALL, Verdict, VerdictName
 from lpft.report.numbers import joined
 
+METHODS = ("ft", "lp-ft", "lora", "lp-lora")
 _DRAW_SEED = 20240527
 
 
@@ -77,14 +78,14 @@ def _plan(scope: Scope) -> Plan:
     Raises:
         InputError: the scope's methods hold no pair with and without linear probing.
     """
-    pairs = pairs_in(scope.methods)
+    pairs = pairs_in(_claimed(scope).methods)
     if not pairs:
         raise InputError(
             f"the claims compare ft with lp-ft and lora with lp-lora, found "
             f"{', '.join(scope.methods)}: name both of a pair with --methods"
         )
     methods = [method for pair in pairs for method in pair]
-    scope = _with_fewer_validation_rows(scope)
+    scope = _with_fewer_validation_rows(_claimed(scope))
     return Plan(
         runs=(
             *planned_runs(scope, methods=methods),
@@ -93,6 +94,11 @@ def _plan(scope: Scope) -> Plan:
         ),
         kernels=ft_ratio.ft_ratio_kernels(scope).kernels,
     )
+
+
+def _claimed(scope: Scope) -> Scope:
+    """Only the methods that the paper's claims are on."""
+    return replace(scope, methods=tuple(name for name in scope.methods if name in METHODS))
 
 
 def _with_fewer_validation_rows(scope: Scope) -> Scope:
@@ -108,6 +114,7 @@ def _with_fewer_validation_rows(scope: Scope) -> Scope:
 
 
 def _show(found: Found) -> Shown:
+    found = replace(found, scope=_claimed(found.scope))
     verdicts = [verdict for claim in CLAIM_TABLE for verdict in claim.verdicts(found)]
     tables = [*(side_table(found, table) for table in SIDE_TABLES), ft_ratio.ft_ratio_table(found)]
     return Shown(
@@ -142,10 +149,11 @@ RECIPES = (
         title="The paper's claims",
         source="the text",
         tasks=(*EIGHT_SETS, "amazon"),
-        methods=("ft", "lp-ft", "lora", "lp-lora"),
+        methods=METHODS,
         plan=_plan,
         show=_show,
         step=propositions.keep_theory,
         kernel_samples=ft_ratio.SAMPLES,
+        limits=(head_scale.LIMIT, ft_ratio.LIMIT),
     ),
 )

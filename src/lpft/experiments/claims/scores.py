@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from lpft.experiments.claims.samples import ByRun, judged_split
-from lpft.experiments.claims.sides import Pairing, all_runs, pairings, pairs_in, spread_of
-from lpft.experiments.claims.verdicts import MOST, Measured, Outcome, Part, judge
+from lpft.experiments.claims.verdicts import MOST, Case, Outcome, Part, judge_cases
+from lpft.experiments.comparisons.judging import Measured
+from lpft.experiments.comparisons.quantities import PER_CENT, task_score
+from lpft.experiments.comparisons.samples import ByRun, judged_split
+from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.recipe import Found
-from lpft.experiments.recipes.cells import PER_CENT
-from lpft.experiments.recipes.contrasts import task_score
 from lpft.report.numbers import with_sd
 from lpft.report.values import metric_name
 
@@ -24,31 +24,28 @@ _PAIR = ("ft", "lp-ft")
 
 
 def score_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
-    """The task's metric of LP-FT less that of FT, in points; in distribution plus the margin.
-
-    A score of groups of rows (MultiRC, ReCoRD, COPA) is taken as it is: no samples are drawn.
-    """
+    """The task's metric of LP-FT less that of FT, in points; in distribution plus the margin."""
     if _PAIR not in pairs_in(found.scope.methods):
         return []
-    measured: list[Measured] = []
+    cases: list[Case] = []
     for task in found.scope.tasks:
         compared = pairings(found, task, _PAIR)
         runs = all_runs(compared)
         tested = judged_split(runs)
         for split in dict.fromkeys((tested, *(name for run in runs for name in run.ood_splits))):
             by_run = task_score().on_draws(runs, split, generator)
-            measured += [
-                _measured(pairing, by_run, task if split == tested else _ood_name(task, split))
+            cases += [
+                _case(pairing, by_run, task if split == tested else _ood_name(task, split))
                 for pairing in compared
             ]
-    return judge(measured, generator=generator)
+    return judge_cases(cases, generator=generator)
 
 
 def _ood_name(task: str, split: str) -> str:
     return f"{task}, {split.removeprefix('ood/')}"
 
 
-def _measured(pairing: Pairing, by_run: ByRun, data: str) -> Measured:
+def _case(pairing: Pairing, by_run: ByRun, data: str) -> Case:
     in_distribution = data == pairing.task
     scores = [(first * PER_CENT, second * PER_CENT) for first, second in pairing.statistics(by_run)]
     margin = MARGIN if in_distribution else 0.0
@@ -59,15 +56,17 @@ def _measured(pairing: Pairing, by_run: ByRun, data: str) -> Measured:
     ]
     metrics = dict.fromkeys(metric_name(run.metric) for run in pairing.second.runs.values())
     metric = next(iter(metrics), "score")
-    return Measured(
+    return Case(
         part=AT_LEAST if in_distribution else BETTER,
-        task=data,
-        subject=f"{names[1]} at least {names[0]}, within {MARGIN:g} point"
-        if in_distribution
-        else f"{names[1]} above {names[0]}",
-        rates=pairing.rates,
+        measured=Measured(
+            task=data,
+            subject=f"{names[1]} at least {names[0]}, within {MARGIN:g} point"
+            if in_distribution
+            else f"{names[1]} above {names[0]}",
+            rates=pairing.rates,
+            effects=tuple(second - first + margin for first, second in scores),
+            runs=pairing.run_names,
+        ),
         unit=f"points, beyond a lag of {MARGIN:g}" if in_distribution else "points",
-        effects=tuple(second - first + margin for first, second in scores),
-        runs=pairing.run_names,
         told=f"{metric} {', '.join(told)}",
     )

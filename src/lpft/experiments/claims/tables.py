@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lpft.experiments.claims.sides import sides
+from lpft.experiments.comparisons.quantities import PER_CENT
+from lpft.experiments.comparisons.sides import sides
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.cells import (
-    PER_CENT,
     Measure,
     Place,
     over_seeds,

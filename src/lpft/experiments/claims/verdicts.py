@@ -1,29 +1,24 @@
-"""From measured effects to verdicts: one for each comparison, and one for the whole claim.
+"""From judged comparisons to the verdict on a claim as a whole.
 
-A comparison is one task, one pair of methods (or one method) and one choice of rates. From five
-seeds up its verdict is read off the 95 % interval: above 0 it holds, below 0 it does not, and an
-interval around 0 cannot tell. Fewer seeds tell only where, besides, every seed of every task has
-the same sign; a single seed never does. The intervals are not adjusted for how many there are.
-
-A claim has parts. A part that is said of every case holds where all its comparisons hold and does
-not where one does not; a part that is said of most cases holds where more than half hold and does
+A claim has parts. A part that is said of every case holds where all its comparisons hold. It does
+not hold where one of them does not, by a p-value that allows for how many comparisons the part has
+(Bonferroni: p times their number is at most 0.05): of forty true statements one would look false by
+its 95 % interval alone. A part that is said of most cases holds where more than half hold and does
 not where half or more do not. The claim holds where all parts hold, and does not where one does
 not. Everything else cannot tell.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from lpft.analysis.comparison import effect_over_seeds
-from lpft.analysis.resampling import Resampled
+from lpft.analysis.power import LEVEL
+from lpft.experiments.comparisons.judging import Judgement, Measured, judge
 from lpft.report.exhibits.record import OVERALL, Estimate, Verdict, VerdictName
-from lpft.report.numbers import counted, joined
-from lpft.report.reading import FEW_SEEDS
+from lpft.report.numbers import joined
 
 WITHOUT_RATES = ""
 
@@ -41,23 +36,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A comparison's effect, positive in the claim's direction, before any verdict on it.
+class Case:
+    """A comparison that a part of a claim is measured by, before any verdict on it.
 
-    ``effects`` has a statistic for each seed that could be compared, ``told`` the numbers behind
-    it in words; ``subject`` says what is compared, the same on every task. ``bounds`` are those
-    of the effect, which an interval over few seeds could otherwise pass.
+    ``unit`` is that of the effect, ``told`` are the numbers behind it in words.
     """
 
     part: Part
-    task: str
-    subject: str
-    rates: str
+    measured: Measured
     unit: str
-    effects: tuple[Resampled, ...]
-    runs: tuple[str, ...]
     told: str
-    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -67,18 +55,25 @@ class Outcome:
     part: Part | None
     comparison: str
     rates: str
-    effect: Estimate
     unit: str
-    verdict: VerdictName
-    reason: str
-    detectable: float | None = None
+    judgement: Judgement
 
 
-def judge(measured: Sequence[Measured], *, generator: np.random.Generator) -> list[Outcome]:
-    """A verdict on each comparison; few seeds also need those of the same subject to agree."""
+def judge_cases(cases: Sequence[Case], *, generator: np.random.Generator) -> list[Outcome]:
+    """The verdict on each comparison; its reason begins with the numbers behind it."""
+    judgements = judge([case.measured for case in cases], generator=generator)
     return [
-        _judge_one(one, [other for other in measured if _same_question(one, other)], generator)
-        for one in measured
+        Outcome(
+            part=case.part,
+            comparison=f"{case.measured.task}: {case.measured.subject}",
+            rates=case.measured.rates,
+            unit=case.unit,
+            judgement=replace(
+                judgement,
+                why=f"{case.told}; {judgement.why}" if case.measured.effects else judgement.why,
+            ),
+        )
+        for case, judgement in zip(cases, judgements, strict=True)
     ]
 
 
@@ -95,7 +90,7 @@ def claim_verdicts(
         effect=Estimate(None),
         unit="",
         verdict=_conjunction([_part_verdict(part, found) for part, found in by_part.items()]),
-        reason=_counts(by_part),
+        reason=". ".join(_counts(part, found) for part, found in by_part.items()),
     )
     single = (
         Verdict(
@@ -103,83 +98,41 @@ def claim_verdicts(
             statement=statement,
             comparison=outcome.comparison,
             rates=outcome.rates,
-            effect=outcome.effect,
+            effect=outcome.judgement.effect,
             unit=outcome.unit,
-            verdict=outcome.verdict,
-            reason=outcome.reason,
-            detectable=outcome.detectable,
+            verdict=outcome.judgement.verdict,
+            reason=outcome.judgement.why,
+            detectable=outcome.judgement.detectable,
         )
         for outcome in outcomes
     )
     return (whole, *single)
 
 
-def _same_question(one: Measured, other: Measured) -> bool:
-    return (one.part, one.subject, one.rates) == (other.part, other.subject, other.rates)
-
-
-def _judge_one(
-    measured: Measured, kindred: Sequence[Measured], generator: np.random.Generator
-) -> Outcome:
-    comparison = f"{measured.task}: {measured.subject}"
-    if not measured.effects:
-        return Outcome(
-            part=measured.part,
-            comparison=comparison,
-            rates=measured.rates,
-            effect=Estimate(None, count=0),
-            unit=measured.unit,
-            verdict="cannot tell",
-            reason="no seed has all the finished runs that this takes",
-        )
-    effect = effect_over_seeds(measured.effects, generator=generator)
-    lowest, highest = measured.bounds
-    low, high = max(effect.low, lowest), min(effect.high, highest)
-    verdict, why = _decide(low, high, effect.seeds, kindred)
-    return Outcome(
-        part=measured.part,
-        comparison=comparison,
-        rates=measured.rates,
-        effect=Estimate(effect.mean, effect.sd, effect.seeds, low, high, runs=measured.runs),
-        unit=measured.unit,
-        verdict=verdict,
-        reason=f"{measured.told}; {why}",
-        detectable=effect.detectable,
-    )
-
-
-def _decide(
-    low: float, high: float, seeds: int, kindred: Sequence[Measured]
-) -> tuple[VerdictName, str]:
-    told, verdict = _by_interval(low, high)
-    if seeds >= FEW_SEEDS:
-        return verdict, told
-    if seeds == 1:
-        return "cannot tell", "one seed cannot tell"
-    signs = {np.sign(seed.value) for other in kindred for seed in other.effects}
-    few = f"only {counted(seeds, 'seed')}"
-    if len(signs) > 1 or 0 in signs:
-        return "cannot tell", f"{few}, and not all seeds of all tasks agree"
-    return verdict, f"{few}, though all seeds of all tasks agree; {told}"
-
-
-def _by_interval(low: float, high: float) -> tuple[str, VerdictName]:
-    if low > 0:
-        return "the interval lies above 0", "holds"
-    if high < 0:
-        return "the interval lies below 0", "does not hold"
-    return "the interval holds 0", "cannot tell"
-
-
 def _part_verdict(part: Part, outcomes: Sequence[Outcome]) -> VerdictName:
-    counts = Counter(outcome.verdict for outcome in outcomes)
+    counts = Counter(outcome.judgement.verdict for outcome in outcomes)
     if part.needed == EVERY:
-        return _conjunction([outcome.verdict for outcome in outcomes])
+        if _refuted(outcomes):
+            return "does not hold"
+        return "holds" if outcomes and counts["holds"] == len(outcomes) else "cannot tell"
     if 2 * counts["holds"] > len(outcomes):
         return "holds"
     if outcomes and 2 * counts["does not hold"] >= len(outcomes):
         return "does not hold"
     return "cannot tell"
+
+
+def _refuted(outcomes: Sequence[Outcome]) -> bool:
+    """Whether one of several comparisons does not hold, allowing for how many there are."""
+    return any(
+        judgement.verdict == "does not hold"
+        and (
+            judgement.p_value is None
+            or len(outcomes) == 1
+            or judgement.p_value * len(outcomes) <= LEVEL
+        )
+        for judgement in (outcome.judgement for outcome in outcomes)
+    )
 
 
 def _conjunction(verdicts: Sequence[VerdictName]) -> VerdictName:
@@ -188,26 +141,26 @@ def _conjunction(verdicts: Sequence[VerdictName]) -> VerdictName:
     return "cannot tell" if not verdicts or "cannot tell" in verdicts else "holds"
 
 
-def _counts(by_part: Mapping[Part, Sequence[Outcome]]) -> str:
-    """Each part with how many of its comparisons came out how, by rates where there are several."""
-    sentences = []
-    for part, outcomes in by_part.items():
-        if not outcomes:
-            sentences.append(f"{part.name}: nothing to compare")
-            continue
-        rates = dict.fromkeys(outcome.rates for outcome in outcomes)
-        told = [
-            (f"at {name} rates " if name else "")
-            + _counted([outcome for outcome in outcomes if outcome.rates == name])
-            for name in rates
-        ]
-        sentences.append(f"{part.name}: {'; '.join(told)}")
-    return ". ".join(sentences)
+def _counts(part: Part, outcomes: Sequence[Outcome]) -> str:
+    """How many comparisons of a part came out how, by rates where there are several."""
+    if not outcomes:
+        return f"{part.name}: nothing to compare"
+    rates = dict.fromkeys(outcome.rates for outcome in outcomes)
+    told = [
+        (f"at {name} rates " if name else "")
+        + _counted([outcome for outcome in outcomes if outcome.rates == name])
+        for name in rates
+    ]
+    sentence = f"{part.name}: {'; '.join(told)}"
+    failed = any(outcome.judgement.verdict == "does not hold" for outcome in outcomes)
+    if part.needed == EVERY and failed and not _refuted(outcomes):
+        sentence += f"; allowing for {len(outcomes)} comparisons, none of them is beyond chance"
+    return sentence
 
 
 def _counted(outcomes: Sequence[Outcome]) -> str:
-    counts = Counter(outcome.verdict for outcome in outcomes)
-    words: dict[VerdictName, str] = {
+    counts = Counter(outcome.judgement.verdict for outcome in outcomes)
+    words: Mapping[VerdictName, str] = {
         "holds": "holds in",
         "does not hold": "does not hold in",
         "cannot tell": "cannot tell in",

@@ -12,7 +12,6 @@ from lpft.report.settings import method_name, model_name
 from lpft.report.values import Value
 
 PRETRAINED = "pretrained"
-PER_CENT = 100.0
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lpft.analysis.projection import PROJECTION
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
-from lpft.experiments.recipes.kept_results import Result
 from lpft.experiments.recipes.projections import (
     MOST_TEXTS,
+    Places,
+    ProjectedSplit,
     keep_projections,
     projected_runs,
     read_projections,
@@ -40,11 +38,17 @@ def _show(found: Found) -> Shown:
     figures = []
     for task in found.scope.tasks:
         panels = [
-            _panel(method, split, time, places, result["classes"], runs[task, method].name)
-            for (own, method), result in projections.items()
+            _panel(
+                f"{method_name(method)}, {split}, {time}",
+                projected.classes,
+                places,
+                number,
+                runs[task, method].name,
+            )
+            for (own, method), projected in projections.items()
             if own == task
-            for split, places in result["splits"].items()
-            for time in _TIMES
+            for split, places in projected.splits.items()
+            for number, time in enumerate(_TIMES)
         ]
         if panels:
             figures.append(_figure(task, found.scope.seeds[0], panels))
@@ -68,35 +72,23 @@ def _figure(task: str, seed: int, panels: Sequence[Panel]) -> FigureExhibit:
 
 
 def _panel(
-    method: str, split: str, time: str, places: Result, classes: Sequence[str], run: str
+    title: str, classes: Sequence[str], places: ProjectedSplit, time: int, run: str
 ) -> Panel:
-    """The texts of each class, and the head's rows."""
-    texts = np.array(places[f"features_{time}"])
-    labels = np.array(places["labels"])
-    series = [
-        _points(name, texts[labels == index], run)
-        for index, name in enumerate(classes)
-        if (labels == index).any()
+    """The texts of each class, and the head's rows, at one of :data:`_TIMES`."""
+    texts = places.features[time]
+    by_class = [
+        [text for text, label in zip(texts, places.labels, strict=True) if label == index]
+        for index in range(len(classes))
     ]
-    rows = _points("rows of the head", np.array(places[f"head_{time}"]), run, tuple(classes))
-    return Panel(
-        title=f"{method_name(method)}, {split}, {time}",
-        x="t-SNE 1",
-        y="t-SNE 2",
-        series=(*series, rows),
-    )
+    series = [
+        _points(name, members) for name, members in zip(classes, by_class, strict=True) if members
+    ]
+    rows = _points("rows of the head", places.head[time], tuple(classes))
+    return Panel(title=title, x="t-SNE 1", y="t-SNE 2", series=(*series, rows), runs=(run,))
 
 
-def _points(
-    label: str, points: NDArray[np.float64], run: str, texts: tuple[str, ...] = ()
-) -> Series:
-    return Series(
-        label=label,
-        x=tuple(points[:, 0].tolist()),
-        y=tuple(points[:, 1].tolist()),
-        texts=texts,
-        runs=(run,),
-    )
+def _points(label: str, points: Places, texts: tuple[str, ...] = ()) -> Series:
+    return Series(label, x=tuple(x for x, _ in points), y=tuple(y for _, y in points), texts=texts)
 
 
 def _recipe(name: str, methods: tuple[str, ...]) -> Recipe:

@@ -10,6 +10,7 @@ from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import over_seeds
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.experiments.recipes.head_scales import (
+    CORRELATIONS,
     SCALES,
     ScaledRuns,
     head_scale_plan,
@@ -153,7 +154,9 @@ def _correlation(seeds: ScaledRuns, split: str) -> Estimate | None:
     correlations = rank_correlations(seeds, split, generator=generator)
     if not correlations:
         return None
-    effect = effect_over_seeds(list(correlations.values()), generator=generator)
+    effect = effect_over_seeds(
+        list(correlations.values()), generator=generator, bounds=CORRELATIONS
+    )
     names = tuple(run.name for seed in correlations for run in seeds[seed].values())
     return Estimate(effect.mean, effect.sd, effect.seeds, effect.low, effect.high, runs=names)
 

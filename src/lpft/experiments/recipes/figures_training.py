@@ -48,8 +48,9 @@ def _show(found: Found) -> Shown:
             figures.append(_training(task, runs))
             findings += _head_norms(task, runs)
         if task in paths:
-            figures.append(_probing(task, paths[task]))
-            findings.append(_norm_on_the_way(task, paths[task]))
+            run, path = paths[task]
+            figures.append(_probing(task, run, path))
+            findings.append(_norm_on_the_way(task, path))
     return Shown(exhibits=tuple(figures), findings=tuple(findings))
 
 
@@ -82,7 +83,7 @@ def _training(task: str, runs: Runs) -> FigureExhibit:
     )
 
 
-def _probing(task: str, path: ProbedPath) -> FigureExhibit:
+def _probing(task: str, run: RunSummary, path: ProbedPath) -> FigureExhibit:
     iterations = tuple(row["iteration"] for row in path.rows)
     panels = [
         Panel(
@@ -95,7 +96,7 @@ def _probing(task: str, path: ProbedPath) -> FigureExhibit:
                     method="lp",
                     x=iterations,
                     y=tuple(row[quantity] for row in path.rows),
-                    runs=(path.run,),
+                    runs=(run.name,),
                 ),
             ),
         )

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from lpft.analysis.resampling import Resampled, Statistic, resample
+from lpft.experiments.comparisons.samples import same_samples
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.report.collect import RunSummary
@@ -17,6 +18,9 @@ SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
 
 FEWEST_SCALES = 3
 """That a correlation is computed from: two points always rank perfectly."""
+
+CORRELATIONS = (-1.0, 1.0)
+"""What a correlation lies between."""
 
 ScaledRuns = Mapping[int, Mapping[float, RunSummary]]
 """Finished runs of one task and method by seed, then by scale, smallest first."""
@@ -55,24 +59,25 @@ def rank_correlations(
     scales, or whose features did not move, has none.
 
     Raises:
-        InputError: a run's feature changes cannot be read.
+        InputError: a run's feature changes cannot be read, or two runs have different texts.
     """
-    changes = {
-        seed: np.stack(
-            [
-                read_feature_changes(run.folder, split)["feature_difference"].to_numpy()
-                for run in runs.values()
-            ]
-        )
-        for seed, runs in seeds.items()
-        if len(runs) >= FEWEST_SCALES
+    known = {seed: runs for seed, runs in seeds.items() if len(runs) >= FEWEST_SCALES}
+    frames = {
+        run.name: read_feature_changes(run.folder, split)
+        for runs in known.values()
+        for run in runs.values()
     }
-    moved = {seed: table for seed, table in changes.items() if table.any()}
-    if not moved:
+    if not frames:
         return {}
-    texts = next(iter(moved.values())).shape[1]
+    texts = same_samples({name: frame["id"] for name, frame in frames.items()})
+    changes = {
+        seed: np.stack([frames[run.name]["feature_difference"] for run in runs.values()])
+        for seed, runs in known.items()
+    }
     return resample(
-        {seed: _correlation(table) for seed, table in moved.items()}, texts, generator=generator
+        {seed: _correlation(table) for seed, table in changes.items() if table.any()},
+        texts,
+        generator=generator,
     )
 
 

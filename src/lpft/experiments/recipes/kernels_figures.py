@@ -112,7 +112,7 @@ def _heat(task: str, seed: int, folder: str, maps: Sequence[HeatMap]) -> FigureE
         name=f"heat-maps-{task}",
         title=f"Trace norms of the kernels: {task}",
         kind="heat",
-        panels=tuple(_panel(heat_map) for heat_map in maps),
+        panels=tuple(_panel(heat_map, folder) for heat_map in maps),
         caption=(
             "Trace norm of the C x C block of each pair of training texts, sorted by class, of "
             f"{counted(len(maps[0].values), 'text')} and seed {seed} ({folder}).{cells}"
@@ -120,7 +120,7 @@ def _heat(task: str, seed: int, folder: str, maps: Sequence[HeatMap]) -> FigureE
     )
 
 
-def _panel(heat_map: HeatMap) -> Panel:
+def _panel(heat_map: HeatMap, folder: str) -> Panel:
     """The map in blocks that never mix classes."""
     size, values = _block_size(heat_map), heat_map.values
     starts = np.concatenate(
@@ -138,6 +138,7 @@ def _panel(heat_map: HeatMap) -> Panel:
         bounds=tuple(
             (name, int(first)) for name, first in zip(heat_map.classes, firsts, strict=True)
         ),
+        runs=(folder,),
     )
 
 

@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lpft.errors import InputError
+from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
 from lpft.experiments.recipe import Found
-from lpft.experiments.recipes.kept_results import STEPS, Result, keep_result, read_result
 from lpft.experiments.recipes.reopening import reopen
 from lpft.report.collect import RunSummary
 from lpft.report.numbers import number
@@ -17,13 +18,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProbedPath:
-    """Rows of :func:`~lpft.training.probing_path.path_rows` and where they are from.
+    """Rows of :func:`~lpft.training.probing_path.path_rows`, and what was fitted.
 
-    ``run`` is the run whose cross-validation chose ``inverse_strength``; ``stop`` is the iteration
+    ``inverse_strength`` is the one that the run's cross-validation chose; ``stop`` is the iteration
     at which the paper's tolerance ends the fit.
     """
 
-    run: str
     inverse_strength: float
     stop: int
     rows: list[dict[str, float]]
@@ -38,20 +38,16 @@ def keep_probing_paths(found: Found) -> None:
         InputError: a run's data or model cannot be read, or changed since.
     """
     for task, run in _probed_runs(found).items():
-        keep_result(_file(found, task), run, _follow)
+        keep_result(_file(found, task), run_identity(run), ProbedPath, partial(_follow, run))
 
 
-def read_probing_paths(found: Found) -> dict[str, ProbedPath]:
-    """The kept paths by task; a task without one is absent."""
+def read_probing_paths(found: Found) -> dict[str, tuple[RunSummary, ProbedPath]]:
+    """By task the run that was followed and its kept path; a task without one is absent."""
     kept = {
-        task: (run.name, read_result(_file(found, task), run))
+        task: (run, read_result(_file(found, task), run_identity(run), ProbedPath))
         for task, run in _probed_runs(found).items()
     }
-    return {
-        task: ProbedPath(name, **result)
-        for task, (name, result) in kept.items()
-        if result is not None
-    }
+    return {task: (run, path) for task, (run, path) in kept.items() if path is not None}
 
 
 def _probed_runs(found: Found) -> dict[str, RunSummary]:
@@ -63,7 +59,7 @@ def _probed_runs(found: Found) -> dict[str, RunSummary]:
     return {task: runs[task] for task in found.scope.tasks if task in runs}
 
 
-def _follow(run: RunSummary) -> Result:
+def _follow(run: RunSummary) -> ProbedPath:
     strength = number(run.probe.get("inverse_strength"))
     if strength is None:
         raise InputError(
@@ -86,7 +82,7 @@ def _follow(run: RunSummary) -> Result:
         (train.pretrained, train.labels),
         (validation.pretrained, validation.labels),
     )
-    return {"inverse_strength": strength, "stop": path.stop, "rows": rows}
+    return ProbedPath(strength, path.stop, rows)
 
 
 def _file(found: Found, task: str) -> Path:

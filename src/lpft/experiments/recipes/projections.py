@@ -1,17 +1,18 @@
 """Projections of one run's features and head onto a plane, computed once and kept as JSON."""
 
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.analysis.projection import Projection, project_with_head
+from lpft.analysis.projection import project_with_head
 from lpft.data.splits import draw_rows
+from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
 from lpft.experiments.recipe import PUBLISHED, Found
-from lpft.experiments.recipes.kept_results import STEPS, Result, keep_result, read_result
 from lpft.experiments.recipes.reopening import reopen
 from lpft.report.collect import RunSummary
 from lpft.runs.features import read_features
@@ -23,6 +24,28 @@ SPLITS = ("train", "test")
 MOST_TEXTS = 250
 _SEED = 0
 
+Places = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ProjectedSplit:
+    """Class indices of N texts, and the places of a :class:`~lpft.analysis.projection.Projection`.
+
+    ``features`` and ``head`` are those before and after training: N and C places each.
+    """
+
+    labels: list[int]
+    features: tuple[Places, Places]
+    head: tuple[Places, Places]
+
+
+@dataclass(frozen=True)
+class ProjectedRun:
+    """The projections of one run's splits, and the names of its classes."""
+
+    classes: list[str]
+    splits: Mapping[str, ProjectedSplit]
+
 
 def keep_projections(found: Found) -> None:
     """Project what each of :func:`projected_runs` kept, unless that is there already.
@@ -31,17 +54,16 @@ def keep_projections(found: Found) -> None:
         InputError: a run's features, data or model cannot be read, or changed since.
     """
     for key, run in projected_runs(found).items():
-        keep_result(_file(found, *key), run, _project)
+        keep_result(_file(found, *key), run_identity(run), ProjectedRun, partial(_project, run))
 
 
-def read_projections(found: Found) -> dict[tuple[str, str], Result]:
-    """The kept projections by task and method.
-
-    Each has the names of the ``classes`` and, by split, ``labels`` (N class indices) and the places
-    of a :class:`~lpft.analysis.projection.Projection`.
-    """
-    kept = {key: read_result(_file(found, *key), run) for key, run in projected_runs(found).items()}
-    return {key: result for key, result in kept.items() if result is not None}
+def read_projections(found: Found) -> dict[tuple[str, str], ProjectedRun]:
+    """The kept projections by task and method; what has none is absent."""
+    kept = {
+        key: read_result(_file(found, *key), run_identity(run), ProjectedRun)
+        for key, run in projected_runs(found).items()
+    }
+    return {key: projected for key, projected in kept.items() if projected is not None}
 
 
 def projected_runs(found: Found) -> dict[tuple[str, str], RunSummary]:
@@ -53,11 +75,11 @@ def projected_runs(found: Found) -> dict[tuple[str, str], RunSummary]:
     }
 
 
-def _project(run: RunSummary) -> Result:
+def _project(run: RunSummary) -> ProjectedRun:
     logger.info("projecting the features of %s", run.name)
     reopened = reopen(run)
     head = reopened.classifier.model.head.weight.detach().numpy(), read_head_rows(run.folder)
-    splits: dict[str, Any] = {}
+    splits: dict[str, ProjectedSplit] = {}
     for split in SPLITS:
         labels = reopened.data.splits()[split].labels
         assert labels is not None
@@ -66,15 +88,16 @@ def _project(run: RunSummary) -> Result:
         projection = project_with_head(
             features.pretrained[rows], features.features[rows], *head, seed=_SEED
         )
-        splits[split] = {"labels": labels[rows].tolist(), **_places(projection)}
-    return {"classes": [str(name) for name in reopened.data.classes], "splits": splits}
+        splits[split] = ProjectedSplit(
+            labels=labels[rows].tolist(),
+            features=(_places(projection.features_before), _places(projection.features_after)),
+            head=(_places(projection.head_before), _places(projection.head_after)),
+        )
+    return ProjectedRun([str(name) for name in reopened.data.classes], splits)
 
 
-def _places(projection: Projection) -> dict[str, list[list[float]]]:
-    def listed(places: NDArray[np.float64]) -> list[list[float]]:
-        return np.round(places, 3).tolist()
-
-    return {name: listed(places) for name, places in asdict(projection).items()}
+def _places(points: NDArray[np.float64]) -> Places:
+    return [(round(x, 3), round(y, 3)) for x, y in points.tolist()]
 
 
 def _file(found: Found, task: str, method: str) -> Path:

@@ -2,10 +2,13 @@
 
 from functools import partial
 
-from lpft.experiments.planning import planned_runs, probed_partner
+from lpft.experiments.comparisons.quantities import feature_change
+from lpft.experiments.comparisons.sides import pairs_in
+from lpft.experiments.planning import planned_runs
+from lpft.experiments.random_heads import random_head_norm
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_published, places
-from lpft.experiments.recipes.contrasts import NOTE_ON_RATES, contrast_table, feature_change
+from lpft.experiments.recipes.contrasts import NOTE_ON_RATES, contrast_table
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
 from lpft.report.exhibits.record import TableExhibit
@@ -19,9 +22,7 @@ _FINE_TUNED = ("ft", "lora", "lp-ft", "lp-lora")
 _CHANGE = Measure(
     "Diff(F)", "feature_difference", lambda split: feature(split, "feature_difference")
 )
-_NORM = Measure(
-    "Norm(C)", "head_norm", lambda _: head("norm"), before=lambda _: head("norm_at_start")
-)
+_NORM = Measure("Norm(C)", "head_norm", lambda _: head("norm"), before=lambda _: random_head_norm)
 _FEATURES = (
     Measure(
         "CS(F)",
@@ -43,12 +44,9 @@ _FEATURES = (
 
 def _plan(scope: Scope) -> Plan:
     """Every method at its own rates; those with a random head also at their LP start's."""
-    compared = [method for method in scope.methods if probed_partner(method) in scope.methods]
-    partners = [probed_partner(method) for method in compared]
-    both = [method for method in scope.methods if method in (*compared, *partners)]
-    return Plan(
-        runs=(*planned_runs(scope), *planned_runs(scope, rates=SHARED, methods=both)),
-    )
+    paired = {method for pair in pairs_in(scope.methods) for method in pair}
+    both = [method for method in scope.methods if method in paired]
+    return Plan(runs=(*planned_runs(scope), *planned_runs(scope, rates=SHARED, methods=both)))
 
 
 def _show_features(found: Found, *, table: int, ood: bool) -> Shown:

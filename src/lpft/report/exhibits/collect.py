@@ -12,11 +12,12 @@ from lpft.report.exhibits.checks import check_shapes
 from lpft.report.exhibits.record import RECORD, SCHEMA, ExperimentRecord, read_experiment
 from lpft.report.numbers import plain
 from lpft.report.records import (
-    DamagedRecord,
     Record,
     UnreadFolder,
-    display_name,
+    UnusableRecord,
+    check_schema,
     folders_with,
+    read_folders,
     read_record,
 )
 
@@ -40,27 +41,20 @@ def find_experiments(
     What is of another schema, or damaged, comes back as :class:`UnreadFolder` with its reason.
     Hidden folders are not searched.
     """
-    found: list[FoundExperiment] = []
-    unread: list[UnreadFolder] = []
-    for folder in folders_with(RECORD, directory):
-        name = display_name(folder, directory)
-        try:
-            record = read_record(folder / RECORD)
-            if record.get("schema") != SCHEMA:
-                reason = f"{RECORD}: schema is {record.get('schema')!r}, expected {SCHEMA}, which "
-                reason += "lpft reproduce writes"
-                unread.append(UnreadFolder(folder, name, "foreign", plain(reason), "experiment"))
-                continue
-            found.append(FoundExperiment(folder, name, parse_experiment(record)))
-        except DamagedRecord as problem:
-            unread.append(UnreadFolder(folder, name, "damaged", plain(problem), "experiment"))
-    return tuple(sorted(found, key=_order)), tuple(unread)
+    found, unread = read_folders(folders_with(RECORD, directory), directory, "experiment", _read)
+    return tuple(sorted(found, key=_order)), unread
+
+
+def _read(folder: Path, name: str) -> FoundExperiment:
+    record = read_record(folder / RECORD)
+    check_schema(record, RECORD, SCHEMA, "lpft reproduce")
+    return FoundExperiment(folder, name, parse_experiment(record))
 
 
 def parse_experiment(record: Record) -> ExperimentRecord:
     """The experiment of a JSON object, its texts printable and numbers that are not finite absent.
 
-    Raises :class:`~lpft.report.records.DamagedRecord`, which says what is wrong.
+    Raises :class:`~lpft.report.records.UnusableRecord`, which says what is wrong.
     """
     try:
         experiment = read_experiment(_clean(record))
@@ -68,11 +62,11 @@ def parse_experiment(record: Record) -> ExperimentRecord:
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_input=False)[0]
         place = "/".join(map(str, first["loc"]))
-        raise DamagedRecord(f"{RECORD}: {problem.title}: {place}: {first['msg']}") from problem
+        raise UnusableRecord(f"{RECORD}: {problem.title}: {place}: {first['msg']}") from problem
     except KeyError as problem:
-        raise DamagedRecord(f"{RECORD}: {problem.args[0]} is not there") from problem
+        raise UnusableRecord(f"{RECORD}: {problem.args[0]} is not there") from problem
     except (TypeError, ValueError, RecursionError) as problem:
-        raise DamagedRecord(f"{RECORD}: {problem}") from problem
+        raise UnusableRecord(f"{RECORD}: {problem}") from problem
     return experiment
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from lpft.report.grid import Origin
 from lpft.report.kernels.views import KernelView
 from lpft.report.numbers import plain, whole
-from lpft.report.views import RunView, UnreadView, relative_link
+from lpft.report.outputs import relative_link
+from lpft.report.run_views import RunView, UnreadView
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,15 @@ class Place:
 
 
 def page_places(
-    runs: Sequence[RunView], kernels: Sequence[KernelView], unread: Sequence[UnreadView]
+    runs: Sequence[RunView],
+    kernels: Sequence[KernelView],
+    unread: Sequence[UnreadView],
+    copies: Mapping[Path, Path],
 ) -> dict[Path, Place]:
-    """Every folder that the page shows; runs and kernels of one setting are kin."""
+    """Every folder that the page shows; runs and kernels of one setting are kin.
+
+    ``copies`` has the folder that is shown for each one that holds the same.
+    """
     places = {}
     for shown in unread:
         kin = f"{shown.folder.state}, not in the numbers below"
@@ -36,7 +43,7 @@ def page_places(
         kin = f"kernels of {found.kernels.data_name}" + ("" if seed is None else ", seed")
         name = found.kernels.name if seed is None else whole(seed)
         places[found.kernels.folder] = Place(kin, name, f"#{found.slug}")
-    return places
+    return places | {copy: places[shown] for copy, shown in copies.items()}
 
 
 class Tracer:

@@ -88,7 +88,8 @@ class Panel:
     """One set of axes. ``ticks`` name the positions 0, 1, ... along x (``points``).
 
     A ``heat`` panel has ``matrix`` in place of series, with rows and columns sorted by class and
-    ``bounds`` the (class name, first row) of each class.
+    ``bounds`` the (class name, first row) of each class. ``runs`` are those of the panel as a
+    whole, where its series name none.
     """
 
     title: str
@@ -100,6 +101,7 @@ class Panel:
     ticks: tuple[str, ...] = ()
     matrix: tuple[tuple[float, ...], ...] | None = None
     bounds: tuple[tuple[str, int], ...] = ()
+    runs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,12 @@ from lpft.report.exhibits.record import (
 )
 from lpft.report.exhibits.tables import VERDICT_NOTE, exhibit_table, verdict_table
 from lpft.report.exhibits.verdicts import ClaimView, view_claims
+from lpft.report.facts import facts
 from lpft.report.grid import Origin, Table
 from lpft.report.numbers import slug
+from lpft.report.outputs import relative_link
 from lpft.report.svg import inline_svg
-from lpft.report.views import Legend, facts, relative_link
+from lpft.report.views import Legend
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,11 @@ def _panels(figure: FigureExhibit, anchor: str) -> tuple[Markup, ...]:
 
 
 def _origins(figure: FigureExhibit, tracer: Tracer) -> tuple[tuple[str, tuple[Origin, ...]], ...]:
-    """For each series that names runs: its panel and label, and these."""
+    """For each panel and each series that names runs: its title or label, and these."""
     found = []
     for panel in drawn_panels(figure):
+        if panel.runs:
+            found.append((panel.title, tracer(panel.runs)))
         for series in panel.series:
             if series.runs:
                 name = f"{panel.title}: {series.label}" if panel.title else series.label

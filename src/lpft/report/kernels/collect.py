@@ -22,12 +22,13 @@ from lpft.report.kernels.summary import (
 )
 from lpft.report.numbers import number, plain
 from lpft.report.records import (
-    DamagedRecord,
     Record,
     UnreadFolder,
-    display_name,
+    UnusableRecord,
+    check_schema,
     folders_with,
     numbers,
+    read_folders,
     read_record,
     section,
     text,
@@ -49,35 +50,28 @@ def find_kernels(
     What is not of ``lpft ntk``, or damaged, comes back as :class:`UnreadFolder` with its reason.
     Hidden folders are not searched.
     """
-    found: list[KernelSummary] = []
-    unread: list[UnreadFolder] = []
-    for folder in folders_with(KERNEL_RECORD, directory):
-        name = display_name(folder, directory)
-        try:
-            record = read_record(folder / KERNEL_RECORD)
-            if record.get("schema") != SCHEMA:
-                unread.append(UnreadFolder(folder, name, "foreign", _schema(record), "kernels"))
-                continue
-            found.append(_with_tensors(parse_kernels(record, folder, name)))
-        except DamagedRecord as problem:
-            unread.append(UnreadFolder(folder, name, "damaged", plain(problem), "kernels"))
-    return tuple(sorted(found, key=lambda kernels: (kernels.title, kernels.name))), tuple(unread)
+    folders = folders_with(KERNEL_RECORD, directory)
+    found, unread = read_folders(folders, directory, "kernels", _read)
+    return tuple(sorted(found, key=lambda kernels: (kernels.title, kernels.name))), unread
+
+
+def _read(folder: Path, name: str) -> KernelSummary:
+    return _with_tensors(parse_kernels(read_record(folder / KERNEL_RECORD), folder, name))
 
 
 def parse_kernels(record: Record, folder: Path, name: str) -> KernelSummary:
     """The record of ``kernels.json`` (schema 1) without the tensors beside it.
 
-    Raises :class:`~lpft.report.records.DamagedRecord`, which says what is wrong.
+    Raises :class:`~lpft.report.records.UnusableRecord`, which says what is wrong.
     """
-    if record.get("schema") != SCHEMA:
-        raise DamagedRecord(_schema(record))
+    check_schema(record, KERNEL_RECORD, SCHEMA, "lpft ntk")
     for key in ("model", "kernel"):
         if not isinstance(record.get(key), str):
-            raise DamagedRecord(f"{KERNEL_RECORD}: {key} is {record.get(key)!r}, expected a text")
+            raise UnusableRecord(f"{KERNEL_RECORD}: {key} is {record.get(key)!r}, expected a text")
     data = section(record, "data", KERNEL_RECORD, required=("name", "classes"))
     methods = section(record, "methods", KERNEL_RECORD)
     if not methods:
-        raise DamagedRecord(f"{KERNEL_RECORD}: no methods")
+        raise UnusableRecord(f"{KERNEL_RECORD}: no methods")
     return KernelSummary(
         folder=folder,
         name=name,
@@ -100,16 +94,11 @@ def parse_kernels(record: Record, folder: Path, name: str) -> KernelSummary:
     )
 
 
-def _schema(record: Record) -> str:
-    found = record.get("schema")
-    return f"{KERNEL_RECORD}: schema is {found!r}, expected {SCHEMA}, which lpft ntk writes"
-
-
 def _method(method: str, record: Record) -> MethodKernels:
     where = f"{KERNEL_RECORD}: {method}"
     kernels = section(record, "kernels", where)
     if not kernels:
-        raise DamagedRecord(f"{where} has no kernels")
+        raise UnusableRecord(f"{where} has no kernels")
     found = {
         plain(key): _statistics(section(kernels, key, where), f"{where}/{plain(key)}")
         for key in kernels
@@ -135,7 +124,7 @@ def _statistics(record: Record, where: str) -> KernelStatistics:
     values = [number(value) for value in listed] if isinstance(listed, list) else [None]
     known = [value for value in values if value is not None and value >= 0]
     if len(known) < len(values):
-        raise DamagedRecord(f"{where}: singular_values is not a list of numbers from 0 up")
+        raise UnusableRecord(f"{where}: singular_values is not a list of numbers from 0 up")
     return KernelStatistics(
         rank=number(record.get("rank")),
         rank_tolerance=number(record.get("rank_tolerance")),
@@ -175,7 +164,7 @@ def _shares(
         return shares
     for name, share in shares.items():
         if share.trace is not None and not 0 <= share.trace <= _ROUNDING * whole.trace:
-            raise DamagedRecord(
+            raise UnusableRecord(
                 f"{where}: the trace of {name} is {share.trace:g}, outside 0 and that of F"
             )
     return shares
@@ -188,7 +177,7 @@ def _alignment(record: Record) -> Alignment | None:
     listed = record.get("values")
     rows = [row for row in listed if isinstance(row, list)] if isinstance(listed, list) else []
     if [len(row) for row in rows] != [len(names)] * len(names):
-        raise DamagedRecord(
+        raise UnusableRecord(
             f"{KERNEL_RECORD}: alignment has no value for each pair of its {len(names)} kernels"
         )
     return Alignment(names, tuple(tuple(number(value) for value in row) for row in rows))
@@ -202,7 +191,7 @@ def _with_tensors(kernels: KernelSummary) -> KernelSummary:
     for method in kernels.methods:
         try:
             heat_maps, found = _tensors(kernels, method.method)
-        except DamagedRecord as problem:
+        except UnusableRecord as problem:
             problems.append(plain(problem))
             methods.append(method)
             continue
@@ -219,10 +208,10 @@ def _tensors(
     name = f"{method}.safetensors"
     path = kernels.folder / name
     if path.name != name:
-        raise DamagedRecord(f"{name} is not the name of a file beside {KERNEL_RECORD}")
+        raise UnusableRecord(f"{name} is not the name of a file beside {KERNEL_RECORD}")
     try:
         if not path.is_file():
-            raise DamagedRecord(f"{name} is not there, so there is no heat map of it")
+            raise UnusableRecord(f"{name} is not there, so there is no heat map of it")
         with safe_open(path, framework="numpy") as tensors:
             names = set(tensors.keys())
             labels: dict[str, Any] = {
@@ -234,14 +223,14 @@ def _tensors(
                 if key.startswith(_HEAT_MAPS)
             }
     except (OSError, SafetensorError, TypeError, ValueError) as problem:
-        raise DamagedRecord(f"{name} cannot be read: {problem}") from problem
+        raise UnusableRecord(f"{name} cannot be read: {problem}") from problem
     for split, found in labels.items():
         if not _are_classes(found, len(kernels.classes)):
-            raise DamagedRecord(f"{name}: {_LABELS[split]} does not hold class indices")
+            raise UnusableRecord(f"{name}: {_LABELS[split]} does not hold class indices")
     samples = len(labels["train"]) if "train" in labels else None
     for key, values in heat_maps.items():
         if values.shape != (samples, samples) or not np.isfinite(values).all():
-            raise DamagedRecord(
+            raise UnusableRecord(
                 f"{name}: {_HEAT_MAPS}{key} is not a finite matrix over the rows of train/labels"
             )
     return (

@@ -9,7 +9,7 @@ from lpft.report.kernels import tables
 from lpft.report.kernels.collect import parse_kernels
 from lpft.report.kernels.reading import read_certificate, what_was_computed
 from lpft.report.kernels.summary import KernelSummary
-from lpft.report.records import DamagedRecord
+from lpft.report.records import UnusableRecord
 from lpft.report.writers import TERMINAL_WIDTH, to_text
 
 
@@ -25,7 +25,7 @@ def format_kernel_table(record: dict[str, Any]) -> str:
     """
     try:
         kernels = parse_kernels(record, Path(), "")
-    except DamagedRecord as problem:
+    except UnusableRecord as problem:
         raise InputError(f"the record of kernels cannot be shown: {problem}") from problem
     return kernel_text(kernels)
 

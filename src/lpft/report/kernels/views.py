@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lpft.report.drawing import shortened, swatch
+from lpft.report.facts import Facts, Sections, facts
 from lpft.report.grid import Table
 from lpft.report.kernels import tables
 from lpft.report.kernels.heat_maps import HeatMap, heat_map_panel, heat_map_sheet, heat_maps
@@ -29,9 +30,10 @@ from lpft.report.kernels.spectra import (
 )
 from lpft.report.kernels.summary import KERNEL_NAMES, KernelSummary, kernel_name
 from lpft.report.numbers import seconds, slug
+from lpft.report.outputs import relative_link
 from lpft.report.records import Record
 from lpft.report.svg import inline_svg
-from lpft.report.views import Legend, Reading, facts, relative_link
+from lpft.report.views import Legend, Reading
 
 _LONGEST_FACT = 160  # letters: kernels.json has all of them
 
@@ -58,7 +60,7 @@ class KernelView:
     class_counts: tuple[tuple[str, int], ...]
     pooled: int
     parts: tuple[Markup, ...]
-    made: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    made: Sections
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -204,7 +206,7 @@ def _parts(kernels: KernelSummary, anchor: str) -> tuple[Markup, ...]:
     return tuple(drawn)
 
 
-def _made(kernels: KernelSummary) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+def _made(kernels: KernelSummary) -> Sections:
     """Facts under their headings: configuration, plan, environment and time."""
     times = tuple(
         (name.removesuffix("_seconds").replace("_", " "), seconds(value))
@@ -220,7 +222,7 @@ def _made(kernels: KernelSummary) -> tuple[tuple[str, tuple[tuple[str, str], ...
     return tuple((heading, lines) for heading, lines in found if lines)
 
 
-def _plans(plan: Record) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+def _plans(plan: Record) -> list[tuple[str, Facts]]:
     """The plan of each pass over the texts; of a plan without passes its own facts."""
     listed = plan.get("passes")
     passes = (
@@ -234,5 +236,5 @@ def _plans(plan: Record) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
     ]
 
 
-def _short(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _short(record: Mapping[str, Any]) -> Facts:
     return tuple((name, shortened(value, _LONGEST_FACT)) for name, value in facts(record))

@@ -1,13 +1,15 @@
 """Which runs are compared at which rates, and that they share their samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from experiments.claim_folders import write_claims
 
 from lpft.analysis.resampling import resample
 from lpft.errors import InputError
-from lpft.experiments.claims.samples import judged_split, resample_runs
-from lpft.experiments.claims.sides import (
+from lpft.experiments.comparisons.samples import Samples, judged_split, resample_runs
+from lpft.experiments.comparisons.sides import (
     all_runs,
     at_own_rates,
     pairings,
@@ -33,6 +35,7 @@ def found(tmp_path_factory):
 def test_pairs_need_both_methods():
     assert pairs_in(("lp", "ft", "lora", "lp-ft")) == (("ft", "lp-ft"),)
     assert pairs_in(("lp-lora", "lora", "lp-ft", "ft")) == (("ft", "lp-ft"), ("lora", "lp-lora"))
+    assert pairs_in(("dora", "lp-dora", "lora")) == (("dora", "lp-dora"),)
 
 
 def test_a_published_pair_is_compared_at_own_and_at_shared_rates(found):
@@ -53,6 +56,16 @@ def test_rates_that_are_shared_already_are_compared_once(found):
     assert only.rates == "shared"
     assert only.seeds == (0, 1)
     assert at_own_rates(found, "demo", ("lora", "lp-ft")).rates == "own"
+
+
+def test_rates_that_agree_are_called_shared_whatever_was_planned(found):
+    """As in a table that runs each method at its own rates alone."""
+    planned = {key: run for key, run in found.runs.items() if key[0] == PUBLISHED}
+    own = replace(found, runs=planned)
+    assert [pairing.rates for pairing in pairings(own, "demo", ("ft", "lp-ft"))] == ["shared"]
+    assert pairings(own, "demo", ("ft", "lp-ft"))[0].seeds == (0, 1)
+    first, second = pairings(own, "cb", ("ft", "lp-ft"))
+    assert (first.rates, second.seeds) == ("published", ())
 
 
 def test_sides_are_each_method_once_and_random_heads_at_shared_rates_too(found):
@@ -91,7 +104,7 @@ def test_statistics_of_runs_share_their_draws(found):
     values = {run.folder: np.random.default_rng(run.seed).normal(size=9) for run in runs}
 
     def read(run):
-        return np.arange(9), lambda rows: float(values[run.folder][rows].mean())
+        return Samples(np.arange(9), lambda rows: float(values[run.folder][rows].mean()))
 
     by_run = resample_runs(runs, read, generator=np.random.default_rng(3))
     expected = resample(
@@ -105,7 +118,7 @@ def test_statistics_of_runs_share_their_draws(found):
 
 
 def test_no_run_has_no_statistic():
-    assert resample_runs([], lambda _: ([], len), generator=np.random.default_rng(0)) == {}
+    assert resample_runs([], lambda _: Samples([], len), generator=np.random.default_rng(0)) == {}
 
 
 def test_runs_of_other_samples_are_refused(found):
@@ -113,6 +126,6 @@ def test_runs_of_other_samples_are_refused(found):
     with pytest.raises(InputError, match=r"runs/demo/.* were tested on different samples"):
         resample_runs(
             runs,
-            lambda run: ([run.name, "b"], lambda rows: float(len(rows))),
+            lambda run: Samples([run.name, "b"], lambda rows: float(len(rows))),
             generator=np.random.default_rng(0),
         )

@@ -1,17 +1,19 @@
-"""Which runs a claim compares: each method at its own rates, and at those of its LP partner."""
+"""Which runs are compared: each method at its own rates, and at those of its LP partner."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lpft.analysis.resampling import Resampled
-from lpft.experiments.claims.samples import ByRun
+from lpft.experiments.comparisons.samples import ByRun
+from lpft.experiments.planning import probed_partner
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found
 from lpft.report.collect import RunSummary
 from lpft.report.numbers import Spread
 from lpft.report.pairs import Rates, published_rates
 from lpft.report.settings import method_name
+from lpft.training.methods import METHODS
 
-PAIRS = (("ft", "lp-ft"), ("lora", "lp-lora"))
+PAIRS = tuple((name, partner) for name in METHODS if (partner := probed_partner(name)) is not None)
 """Methods that train the same from a random head and from the LP solution."""
 
 OWN = "own"
@@ -90,6 +92,8 @@ def pairings(found: Found, task: str, pair: tuple[str, str]) -> tuple[Pairing, .
     at_shared = Pairing(*shared)
     if _same_runs(at_own.first.runs, at_shared.first.runs):
         return (at_shared,)
+    if at_own.rates == SHARED:
+        return (at_own,)
     return at_own, at_shared
 
 
@@ -120,12 +124,16 @@ def all_runs(compared: Iterable[Pairing]) -> list[RunSummary]:
 
 
 def rates_name(task: str, by_method: Mapping[str, Mapping[int, RunSummary]]) -> str:
-    """Whether methods' own rates are the published ones of the task, by their runs."""
-    for method, runs in by_method.items():
-        wanted = published_rates(task, method)
-        if any(Rates(run.learning_rate, run.batch_size) != wanted for run in runs.values()):
-            return OWN
-    return PUBLISHED
+    """What the rates of some methods' runs are: shared, each the paper's for the task, or own."""
+    found = {
+        method: {Rates(run.learning_rate, run.batch_size) for run in runs.values()}
+        for method, runs in by_method.items()
+    }
+    first, *others = found.values()
+    if others and len(first) == 1 and all(rates == first for rates in others):
+        return SHARED
+    published = all(rates <= {published_rates(task, method)} for method, rates in found.items())
+    return PUBLISHED if published else OWN
 
 
 def _same_runs(one: Mapping[int, RunSummary], other: Mapping[int, RunSummary]) -> bool:

@@ -1,0 +1,1 @@
+"""Methods compared on the same seeds and samples: what claims and tables of differences share."""

@@ -1,0 +1,97 @@
+"""From effects of seeds to verdicts: by interval, and by the agreement of few seeds."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from lpft.analysis.power import smallest_detectable_difference
+from lpft.analysis.resampling import without_samples
+from lpft.experiments.comparisons.judging import Measured, judge
+from lpft.report.exhibits.record import Estimate
+
+HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
+
+
+def measured(*effects, task="cb", subject="LP-FT below FT", rates="shared", **more):
+    return Measured(
+        task=task,
+        subject=subject,
+        rates=rates,
+        effects=tuple(without_samples(effect) for effect in effects),
+        runs=tuple(f"runs/{task}/{seed}" for seed in range(len(effects))),
+        **more,
+    )
+
+
+def judged(*all_measured):
+    return judge(list(all_measured), generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("effects", "verdict", "why"),
+    [
+        ((1.0, 1.2, 0.8, 1.1, 0.9), HOLDS, "the interval lies above 0"),
+        ((-1.0, -1.2, -0.8, -1.1, -0.9), FAILS, "the interval lies below 0"),
+        ((1.0, -1.2, 0.8, 1.1, -0.9), UNTOLD, "the interval holds 0"),
+        ((0.0,) * 5, UNTOLD, "the interval holds 0"),
+        # Five seeds of one sign are not enough where they spread: 2.2 +- 2.78 * 3.9 / sqrt 5.
+        ((0.1, 0.2, 0.7, 1.0, 9.0), UNTOLD, "the interval holds 0"),
+    ],
+)
+def test_five_seeds_are_judged_by_the_interval(effects, verdict, why):
+    (judgement,) = judged(measured(*effects))
+    assert (judgement.verdict, judgement.why) == (verdict, why)
+    assert judgement.effect.value == pytest.approx(np.mean(effects))
+    assert judgement.effect.sd == pytest.approx(np.std(effects, ddof=1))
+    assert judgement.effect.count == 5
+    assert judgement.effect.low <= judgement.effect.value <= judgement.effect.high
+    assert judgement.effect.runs == tuple(f"runs/cb/{seed}" for seed in range(5))
+    assert judgement.detectable == pytest.approx(
+        smallest_detectable_difference(float(np.std(effects, ddof=1)), 5)
+    )
+    if any(effects):
+        assert judgement.p_value == pytest.approx(ttest_1samp(effects, 0).pvalue)
+
+
+def test_few_seeds_tell_only_where_all_tasks_agree():
+    first, second = measured(1.0, 1.1, 0.9), measured(2.0, 2.1, 2.2, task="rte")
+    judgements = judged(first, second)
+    assert [judgement.verdict for judgement in judgements] == [HOLDS, HOLDS]
+    assert judgements[0].why == (
+        "only 3 seeds, though all seeds of all tasks agree; the interval lies above 0"
+    )
+    disagreeing = measured(2.0, 2.1, -0.1, task="rte")
+    judgements = judged(first, disagreeing)
+    assert [judgement.verdict for judgement in judgements] == [UNTOLD, UNTOLD]
+    assert judgements[0].why == "only 3 seeds, and not all seeds of all tasks agree"
+
+
+@pytest.mark.parametrize("other", [{"subject": "LP-LoRA below LoRA"}, {"rates": "published"}])
+def test_few_seeds_need_no_agreement_with_another_question(other):
+    judgements = judged(measured(1.0, 1.1), measured(-1.0, -1.1, **other))
+    assert [judgement.verdict for judgement in judgements] == [HOLDS, FAILS]
+
+
+def test_five_seeds_need_no_other_task():
+    effects = (1.0, 1.2, 0.8, 1.1, 0.9)
+    judgements = judged(measured(*effects), measured(*(-e for e in effects), task="rte"))
+    assert [judgement.verdict for judgement in judgements] == [HOLDS, FAILS]
+
+
+def test_agreeing_seeds_that_spread_widely_cannot_tell():
+    (judgement,) = judged(measured(0.1, 5.0))
+    assert judgement.verdict == UNTOLD
+    assert judgement.why.endswith("all seeds of all tasks agree; the interval holds 0")
+
+
+def test_one_seed_cannot_tell_and_none_has_no_effect():
+    one, none = judged(measured(3.0), measured(task="rte"))
+    assert (one.verdict, one.effect.value, one.detectable) == (UNTOLD, 3.0, None)
+    assert one.why == "one seed cannot tell"
+    assert (none.verdict, none.effect, none.p_value) == (UNTOLD, Estimate(None, count=0), None)
+    assert "no seed has all the finished runs" in none.why
+
+
+def test_an_interval_stays_within_what_the_effect_can_be():
+    (judgement,) = judged(measured(0.4, 1.0, bounds=(-1.0, 1.0)))
+    assert (judgement.effect.low, judgement.effect.high) == (-1.0, 1.0)
