@@ -11,7 +11,7 @@ import lpft
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src/lpft"
 LOWER = ("data", "model", "training", "analysis", "ntk", "theory")
-UPPER = ("runs", "experiments", "report", "cli", "commands")
+UPPER = ("runs", "export", "experiments", "report", "cli", "commands")
 
 
 def imports(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from lpft import __version__, commands
-from lpft.choices import Device
+from lpft.choices import Device, ExportFormat
 from lpft.console import (
     log_to_stderr,
     quiet_libraries,
@@ -196,6 +196,20 @@ def _parser() -> ArgumentParser:
     )
     report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
     report.add_argument("--overwrite", action="store_true", help="replace an older report")
+
+    export = command(commands.export, "a trained classifier for programs that do not have lpft")
+    export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
+    export.add_argument(
+        "--format",
+        choices=get_args(ExportFormat),
+        required=True,
+        help="transformers: a stock model of its family; onnx: a graph (the onnx extra)",
+    )
+    export.add_argument(
+        "--output-dir", type=Path, help="a new folder (default: exports/NAME of the run-FORMAT)"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an older export")
+    _add_json(export)
 
     check = command(commands.check, "look at data before training on it")
     add_setting_options(check, [item.name for item in fields(DataSettings)])

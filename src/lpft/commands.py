@@ -204,7 +204,7 @@ def reproduce(options: Namespace) -> int | None:
         folder = default_folder(options.name, given.get("model"), tiny=options.tiny)
     planned = plan_experiments(options.name, given, folder, tiny=options.tiny)
     how = {name: getattr(options, name) for name in ("executor", "workers", "resume", "overwrite")}
-    inputs = check_experiments(planned, **how)
+    inputs = check_experiments(planned, given, **how)
     if options.dry_run:
         work = {each.recipe.name: planned_work(each.plan, inputs) for each in planned}
         if options.json:
@@ -256,6 +256,30 @@ def report(options: Namespace) -> None:
     report = build_report(options.folder, options.output, overwrite=options.overwrite)
     print(format_report(report))
     print(f"\nreport: {report.page}")
+
+
+def export(options: Namespace) -> None:
+    """Write a classifier for serving, and print how far its probabilities are from the run's."""
+    from lpft.export import export_run
+
+    folder = options.output_dir
+    if folder is None:
+        folder = Path("exports") / f"{options.folder.resolve().name}-{options.format}"
+    made = export_run(options.folder, folder, options.format, overwrite=options.overwrite)
+    if options.json:
+        print_json({"folder": str(made.folder), **made.record})
+        return
+    found = made.record["check"]
+    print(f"{made.record['model']}.")
+    for note in made.record["notes"]:
+        print(note)
+    print(
+        f"Its logits are divided by the temperature {made.record['temperature']:.3f}. Read back, "
+        f"{found['texts']} texts have the run's\nprobabilities up to "
+        f"{found['largest_difference_of_a_probability']:.1e} and its logits up to "
+        f"{found['largest_difference_of_a_logit']:.1e}."
+    )
+    print(f"\nexport: {made.folder}")
 
 
 def check(options: Namespace) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
@@ -121,7 +122,8 @@ def hidden_states(
         keywords["use_cache"] = False
     if "position_ids" in accepted and not _numbers_real_tokens(encoder):
         padded_left = attention_mask[:, 0] == 0
-        if bool(padded_left.any()):
+        # An exported graph has no branch on its input: it numbers the real tokens every time.
+        if torch.compiler.is_exporting() or bool(padded_left.any()):
             keywords["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     return encoder(input_ids=input_ids, attention_mask=attention_mask, **keywords).last_hidden_state
 
@@ -214,7 +216,8 @@ def _read_pooling(path: Path) -> dict[str, Any]:
 
 def _construction(config: PreTrainedConfig) -> tuple[Any, dict[str, Any]]:
     """The Auto class to build with, and the keyword that leaves out a pooler the family has."""
-    if config.is_encoder_decoder:
+    # The encoder half of a saved classifier says of itself that it has no decoder.
+    if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return AutoModelForTextEncoding, {}
     model_class = MODEL_MAPPING.get(type(config), None)
     if model_class is None:

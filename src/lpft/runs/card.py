@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lpft.data.examples import TextData
+from lpft.markdown import markdown_template
 from lpft.runs.config import DataSettings, RunConfig, setting_fields
 from lpft.training.methods import METHODS
 from lpft.training.settings import TrainingSettings
@@ -20,16 +19,8 @@ def model_card(
 
     ``reason`` says why the temperature stayed 1, if it did.
     """
-    environment = Environment(
-        loader=PackageLoader("lpft.runs"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters["cell"] = _markdown_cell
-    return environment.get_template("card.md.j2").render(
+    template = markdown_template("lpft.runs", "card.md.j2", cell=_markdown_cell)
+    return template.render(
         config={
             name: _without_folders(value)
             for name, value in config.flat().items()

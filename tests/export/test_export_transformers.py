@@ -1,0 +1,181 @@
+"""Stock models of every family, loaded where there is no lpft."""
+
+import numpy as np
+import pytest
+import torch
+from exportable import CLASSES, TEXTS, classifier_of, expected_logits, saved, softmax, without_lpft
+
+from lpft.errors import InputError
+from lpft.export import export_run
+from lpft.export.heads import ScoreHead
+from lpft.export.stock import STOCK_FAMILIES
+from lpft.model.families import TESTED_FAMILIES
+
+FORMS = [
+    (model_type, pooling, bias)
+    for family in STOCK_FAMILIES
+    for model_type in family.model_types
+    for pooling in family.known_poolings
+    for bias in (True, False)
+    if not (bias and isinstance(family.head, ScoreHead) and family.head.norm is None)
+]
+PAIR = ("the film was good", "a poor meal and then a train")
+
+CLASSIFY = """
+from transformers import pipeline
+answers = {}
+for folder in given["folders"]:
+    classify = pipeline("text-classification", model=folder, top_k=None, truncation=True)
+    kind = type(classify.model)
+    assert kind.__module__.startswith("transformers."), kind
+    rows = classify(given["texts"], batch_size=given["batch"])
+    answers[folder] = [{item["label"]: item["score"] for item in row} for row in rows]
+print(json.dumps(answers))
+"""
+
+
+def test_every_tested_family_has_a_form():
+    assert len(FORMS) == 42
+    covered = {model_type for model_type, _, _ in FORMS}
+    assert {family.model_type for family in TESTED_FAMILIES} <= covered
+    assert len(covered) == 15
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Every form: its classifier and the folder of its export."""
+    folder = tmp_path_factory.mktemp("exports")
+    made = {}
+    for form in FORMS:
+        family, pooling, bias = form
+        classifier = classifier_of(family, pooling, head_bias=bias)
+        name = f"{family}-{pooling}-{bias}"
+        run = saved(classifier, folder / "runs" / name)
+        export = export_run(run, folder / "exports" / name, "transformers")
+        made[form] = classifier, export
+    return made
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["one by one", "padded"])
+def answers(request, exports):
+    """Probabilities (N x C) by a pipeline in a process without lpft, of every form."""
+    folders = [str(export.folder) for _, export in exports.values()]
+    given = {"folders": folders, "texts": TEXTS, "batch": request.param}
+    found = without_lpft(CLASSIFY, given)
+    return {
+        form: np.array([[row[name] for name in CLASSES] for row in found[folder]])
+        for form, folder in zip(exports, folders, strict=True)
+    }
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_pipeline_without_lpft_gives_the_calibrated_probabilities(form, exports, answers):
+    classifier, export = exports[form]
+    expected = softmax(expected_logits(classifier, TEXTS))
+    np.testing.assert_allclose(answers[form], expected, atol=3e-6)
+    assert np.ptp(expected, axis=0).max() > 0.02, "texts that answer alike show nothing"
+    assert export.record["check"]["texts"] == 33
+    assert export.record["check"]["largest_difference_of_a_probability"] < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_files_are_just_those_of_a_stock_model(form, exports):
+    _, export = exports[form]
+    names = {path.name for path in export.folder.iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "export.json",
+    }
+    assert names - {"export.json"} == set(export.record["files"])
+    assert "lpft" not in (export.folder / "config.json").read_text()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", [("bert", "mean", True), ("roberta", "first", True)], ids=str)
+def test_bfloat16_is_off_by_its_rounding_alone(form, exports):
+    from transformers import AutoModelForSequenceClassification
+
+    classifier, export = exports[form]
+    tokens = classifier.tokenizer(TEXTS[1], return_tensors="pt")
+    load = AutoModelForSequenceClassification.from_pretrained
+    half = load(export.folder, dtype=torch.bfloat16)(**tokens).logits.float().numpy()
+    np.testing.assert_allclose(half, expected_logits(classifier, TEXTS[1:2]), rtol=0.1, atol=0.1)
+
+
+def test_pairs_are_read_as_pairs(tmp_path):
+    classifier = classifier_of("bert", "mean", paired=True)
+    run = saved(classifier, tmp_path / "run")
+    export = export_run(run, tmp_path / "export", "transformers")
+    given = {"text": PAIR[0], "text_pair": PAIR[1]}
+    found = without_lpft(CLASSIFY, {"folders": [str(export.folder)], "texts": [given], "batch": 1})
+    row = found[str(export.folder)][0]
+    expected = softmax(expected_logits(classifier, [PAIR]))[0]
+    np.testing.assert_allclose([row[name] for name in CLASSES], expected, atol=3e-6)
+    assert "text_pair" in (export.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "says"),
+    [
+        ("bert", "last", "BertForSequenceClassification reads the first or mean"),
+        ("albert", "mean", "AlbertForSequenceClassification reads the first"),
+        ("gpt2", "mean", "GPT2ForSequenceClassification reads the last"),
+        ("modernbert", "last", "reads the first or mean"),
+        ("llama", "last", "bias, which LlamaForSequenceClassification has no place for"),
+        ("t5", "mean", "no stock form for t5 models, only for bert, "),
+    ],
+)
+def test_what_has_no_stock_form_is_refused_with_the_format_that_works(
+    family, pooling, says, tmp_path
+):
+    run = saved(classifier_of(family, pooling), tmp_path / "run")
+    with pytest.raises(InputError, match=says) as caught:
+        export_run(run, tmp_path / "export", "transformers")
+    assert "--format onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_more_classes_than_a_stock_head_can_carry_are_refused(tmp_path):
+    classes = tuple(f"class {index:02}" for index in range(16))
+    export_run(
+        saved(classifier_of("bert", "first", classes=classes), tmp_path / "first"),
+        tmp_path / "export",
+        "transformers",
+    )
+    run = saved(classifier_of("bert", "mean", classes=classes), tmp_path / "mean")
+    with pytest.raises(InputError, match=r"16 classes.*can carry 15: use --format onnx"):
+        export_run(run, tmp_path / "other", "transformers")
+
+
+def test_a_bias_that_the_weights_cannot_carry_is_refused(tmp_path):
+    classifier = classifier_of("gpt2", "last")
+    with torch.no_grad():
+        classifier.model.head.weight.copy_(classifier.model.head.weight[0].expand(3, -1).clone())
+    run = saved(classifier, tmp_path / "run")
+    with pytest.raises(InputError, match=r"cannot be carried by its weights.*--format onnx"):
+        export_run(run, tmp_path / "export", "transformers")
+
+
+def test_a_decoder_says_what_its_padding_token_means(exports, tmp_path):
+    _, export = exports["gpt2", "last", True]
+    assert export.record["notes"] == [
+        "The token <sep> pads: where a text itself ends with it, the one before it is read."
+    ]
+    classifier = classifier_of("gpt2", "last")
+    classifier.tokenizer.pad_token = "good"
+    run = saved(classifier, tmp_path / "run")
+    with pytest.raises(InputError, match="ends each text with good, with which it also pads"):
+        export_run(run, tmp_path / "export", "transformers")
+
+
+def test_classes_that_are_integers_are_named_by_them(tmp_path):
+    run = saved(classifier_of("distilbert", "mean", classes=(3, 5)), tmp_path / "run")
+    export = export_run(run, tmp_path / "export", "transformers")
+    given = {"folders": [str(export.folder)], "texts": ["good"], "batch": 1}
+    assert set(without_lpft(CLASSIFY, given)[str(export.folder)][0]) == {"3", "5"}
+    assert export.record["classes"] == [3, 5]
