@@ -12,7 +12,7 @@ from lpft.experiments.claims.verdicts import (
     claim_verdicts,
     judge_cases,
 )
-from lpft.experiments.comparisons.judging import Judgement, Measured
+from lpft.report.comparisons.judging import Judgement, Measured
 from lpft.report.exhibits.record import Estimate
 
 PART = Part("smaller change")

@@ -8,7 +8,6 @@ from experiments.claim_folders import write_claims
 
 from lpft.analysis.resampling import resample
 from lpft.errors import InputError
-from lpft.experiments.comparisons.samples import Samples, judged_split, resample_runs
 from lpft.experiments.comparisons.sides import (
     all_runs,
     at_own_rates,
@@ -18,6 +17,7 @@ from lpft.experiments.comparisons.sides import (
     sides,
 )
 from lpft.experiments.recipe import PUBLISHED, SHARED
+from lpft.report.comparisons.samples import Samples, judged_split, resample_runs
 
 
 @pytest.fixture(scope="module")

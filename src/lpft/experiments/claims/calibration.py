@@ -5,9 +5,6 @@ from copy import deepcopy
 import numpy as np
 
 from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.judging import Measured
-from lpft.experiments.comparisons.quantities import PER_CENT, calibration_error
-from lpft.experiments.comparisons.samples import ByRun, judged_split
 from lpft.experiments.comparisons.sides import (
     Pairing,
     Side,
@@ -17,6 +14,9 @@ from lpft.experiments.comparisons.sides import (
     spread_of,
 )
 from lpft.experiments.recipe import Found
+from lpft.report.comparisons.judging import Measured
+from lpft.report.comparisons.quantities import PER_CENT, calibration_error
+from lpft.report.comparisons.samples import ByRun, judged_split
 from lpft.report.numbers import counted, with_sd
 
 STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."

@@ -3,12 +3,12 @@
 import numpy as np
 
 from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.judging import Measured
-from lpft.experiments.comparisons.quantities import feature_change
-from lpft.experiments.comparisons.samples import ByRun, feature_split
 from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.recipe import Found
 from lpft.report.collect import RunSummary
+from lpft.report.comparisons.judging import Measured
+from lpft.report.comparisons.quantities import feature_change
+from lpft.report.comparisons.samples import ByRun, feature_split
 from lpft.report.honesty import summarise_feature_change
 from lpft.report.numbers import with_sd
 from lpft.report.pairs import Comparison, Match, Rates

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from lpft.analysis.resampling import Resampled, Statistic, resample
 from lpft.experiments.claims.verdicts import WITHOUT_RATES, Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.judging import Measured
-from lpft.experiments.comparisons.samples import same_samples
 from lpft.experiments.planning import planned_kernels
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.cells import estimate
 from lpft.paper import MODEL, published_kernels
+from lpft.report.comparisons.judging import Measured
+from lpft.report.comparisons.samples import same_samples
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.kernels.summary import FT, KernelSummary
 from lpft.report.kernels.summary import ratio as ratio_text

@@ -6,10 +6,10 @@ import numpy as np
 
 from lpft.analysis.resampling import without_samples
 from lpft.experiments.claims.verdicts import WITHOUT_RATES, Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.judging import Measured
 from lpft.experiments.random_heads import random_head_norm
 from lpft.experiments.recipe import PUBLISHED, Found
 from lpft.report.collect import RunSummary
+from lpft.report.comparisons.judging import Measured
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
 from lpft.report.settings import method_name
 

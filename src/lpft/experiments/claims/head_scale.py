@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.judging import Measured
-from lpft.experiments.comparisons.samples import feature_split
 from lpft.experiments.comparisons.sides import rates_name
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.head_scales import (
@@ -16,6 +14,8 @@ from lpft.experiments.recipes.head_scales import (
     scaled_runs,
 )
 from lpft.experiments.recipes.head_scales import SCALES as PAPER_SCALES
+from lpft.report.comparisons.judging import Measured
+from lpft.report.comparisons.samples import feature_split
 from lpft.report.numbers import Spread, with_sd
 from lpft.report.settings import method_name
 

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lpft.experiments.claims.verdicts import WITHOUT_RATES, Outcome, Part
-from lpft.experiments.comparisons.judging import Judgement
 from lpft.experiments.kept_results import STEPS, Identity, keep_result, read_result
 from lpft.experiments.recipe import Found
 from lpft.experiments.theory import LEAST_FALL, ROUNDING, TheoryCheck, run_theory
+from lpft.report.comparisons.judging import Judgement
 from lpft.report.exhibits.record import Estimate
 from lpft.report.numbers import counted, scientific, significant
 

@@ -3,11 +3,11 @@
 import numpy as np
 
 from lpft.experiments.claims.verdicts import MOST, Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.judging import Measured
-from lpft.experiments.comparisons.quantities import PER_CENT, task_score
-from lpft.experiments.comparisons.samples import ByRun, judged_split
 from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.recipe import Found
+from lpft.report.comparisons.judging import Measured
+from lpft.report.comparisons.quantities import PER_CENT, task_score
+from lpft.report.comparisons.samples import ByRun, judged_split
 from lpft.report.numbers import with_sd
 from lpft.report.values import metric_name
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lpft.experiments.comparisons.quantities import PER_CENT
 from lpft.experiments.comparisons.sides import sides
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.cells import (
@@ -14,6 +13,7 @@ from lpft.experiments.recipes.cells import (
     published_estimate,
 )
 from lpft.paper import MODEL, published_tables, published_value
+from lpft.report.comparisons.quantities import PER_CENT
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.settings import model_name
 from lpft.report.values import feature, head, score

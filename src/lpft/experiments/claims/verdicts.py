@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from lpft.analysis.power import LEVEL
-from lpft.experiments.comparisons.judging import Judgement, Measured, judge
+from lpft.report.comparisons.judging import Judgement, Measured, judge
 from lpft.report.exhibits.record import OVERALL, Estimate, Verdict, VerdictName
 from lpft.report.numbers import joined
 

@@ -1,1 +1,1 @@
-"""Methods compared on the same seeds and samples: what claims and tables of differences share."""
+"""Which runs of an experiment are compared with which, and at which rates."""

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lpft.analysis.resampling import Resampled
-from lpft.experiments.comparisons.samples import ByRun
 from lpft.experiments.planning import probed_partner
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found
 from lpft.report.collect import RunSummary
+from lpft.report.comparisons.samples import ByRun
 from lpft.report.numbers import Spread
 from lpft.report.pairs import Rates, published_rates
 from lpft.report.settings import method_name

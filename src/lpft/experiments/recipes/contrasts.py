@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lpft.experiments.comparisons.judging import Judgement, Measured, judge
-from lpft.experiments.comparisons.quantities import Quantity
 from lpft.experiments.comparisons.sides import all_runs, pairings, pairs_in
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.cells import Place
+from lpft.report.comparisons.judging import Judgement, Measured, judge
+from lpft.report.comparisons.quantities import Quantity
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.numbers import joined
 

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from lpft.analysis.resampling import Resampled, Statistic, resample
-from lpft.experiments.comparisons.samples import same_samples
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.report.collect import RunSummary
+from lpft.report.comparisons.samples import same_samples
 from lpft.runs.features import read_feature_changes
 
 SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)

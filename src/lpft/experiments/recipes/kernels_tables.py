@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lpft.experiments.comparisons.quantities import PER_CENT
 from lpft.experiments.planning import planned_kernels
 from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import estimate
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.paper import MODEL, KernelNumbers, published_kernels
+from lpft.report.comparisons.quantities import PER_CENT
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.kernels.summary import (
     FT,

@@ -1,12 +1,12 @@
 """Tables 3, 14 and 15: calibration error with and without temperature scaling."""
 
-from lpft.experiments.comparisons.quantities import PER_CENT, calibration_error
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import PUBLISHED, Found, Plan, Recipe, Shown
 from lpft.experiments.recipes.cells import Measure, beside_published, places
 from lpft.experiments.recipes.contrasts import contrast_table
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS
 from lpft.report.collect import RunSummary
+from lpft.report.comparisons.quantities import PER_CENT, calibration_error
 from lpft.report.numbers import counted
 from lpft.report.values import Value, score
 

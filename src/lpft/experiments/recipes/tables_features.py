@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from lpft.experiments.comparisons.quantities import feature_change
 from lpft.experiments.comparisons.sides import pairs_in
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.random_heads import random_head_norm
@@ -11,6 +10,7 @@ from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_pu
 from lpft.experiments.recipes.contrasts import NOTE_ON_RATES, contrast_table
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
+from lpft.report.comparisons.quantities import feature_change
 from lpft.report.exhibits.record import TableExhibit
 from lpft.report.numbers import joined
 from lpft.report.values import feature, head

@@ -5,11 +5,11 @@ from functools import partial
 
 from lpft.data import find_task
 from lpft.errors import InputError
-from lpft.experiments.comparisons.quantities import PER_CENT, accuracy, task_score
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import PUBLISHED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import Measure, beside_published, places
 from lpft.experiments.recipes.contrasts import contrast_table
+from lpft.report.comparisons.quantities import PER_CENT, accuracy, task_score
 from lpft.report.numbers import joined
 from lpft.report.values import metric_name, score
 

@@ -6,7 +6,7 @@ from scipy.stats import ttest_1samp
 
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.analysis.resampling import without_samples
-from lpft.experiments.comparisons.judging import Measured, judge
+from lpft.report.comparisons.judging import Measured, judge
 from lpft.report.exhibits.record import Estimate
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"

@@ -12,8 +12,8 @@ from lpft.analysis.metrics import matthews_correlation
 from lpft.analysis.resampling import Rows, Statistic
 from lpft.data.groups import Groups
 from lpft.errors import InputError
-from lpft.experiments.comparisons.samples import ByRun, Samples, resample_runs
 from lpft.report.collect import Predictions, RunSummary
+from lpft.report.comparisons.samples import ByRun, Samples, resample_runs
 from lpft.runs.features import read_feature_changes
 from lpft.runs.groups import read_groups
 

@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from lpft.data.groups import Groups
 from lpft.errors import InputError
-from lpft.experiments.comparisons.quantities import _SCORES, accuracy, feature_change, task_score
 from lpft.report.collect import Predictions, collect_runs
+from lpft.report.comparisons.quantities import _SCORES, accuracy, feature_change, task_score
 
 
 def predictions_of(classes, rows=60):
