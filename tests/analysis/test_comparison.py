@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm, t, ttest_1samp
 
 from lpft.analysis import expected_calibration_error
-from lpft.analysis.comparison import Effect, effect_over_seeds, paired_difference
+from lpft.analysis.comparison import Effect, effect_over_seeds
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.analysis.resampling import Resampled, resample, without_samples
 from lpft.errors import InputError
@@ -33,8 +33,21 @@ def crossed(
     )
 
 
+def paired_difference(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> Effect:
+    """Of the mean of ``second - first``, seeds x samples each, as runs are compared."""
+    rows = {("first", k): row for k, row in enumerate(first)}
+    rows |= {("second", k): row for k, row in enumerate(second)}
+    found = resample(
+        {key: lambda drawn, row=row: float(row[drawn].mean()) for key, row in rows.items()},
+        first.shape[1],
+        generator=rng,
+    )
+    by_seed = [found["second", k] - found["first", k] for k in range(len(first))]
+    return effect_over_seeds(by_seed, generator=rng)
+
+
 def difference(values: np.ndarray, rng: np.random.Generator) -> Effect:
-    return paired_difference(np.zeros_like(values), values, generator=rng)
+    return paired_difference(np.zeros_like(values), values, rng)
 
 
 def over_seeds_alone(values: list[float], resamples: int = MANY) -> Effect:
@@ -114,9 +127,31 @@ def test_two_sources_of_variance_add() -> None:
 
 @pytest.mark.parametrize("mean", [0.0, 0.3, 1.0, 2.5])
 def test_over_seeds_alone_the_p_value_is_that_of_the_t_test(mean: float) -> None:
-    values = np.random.default_rng(12).normal(mean, 1.0, size=6)
-    effect = over_seeds_alone(values.tolist(), 10)
-    assert effect.p_value == pytest.approx(ttest_1samp(values, 0.0).pvalue)
+    values = np.random.default_rng(12).normal(mean, 1.0, size=40)
+    effect = over_seeds_alone(values.tolist())
+    expected = ttest_1samp(values, 0.0)
+    # As far as the interval is Student's, whose half it is scaled by.
+    assert t.isf(effect.p_value / 2, 39) == pytest.approx(abs(expected.statistic), rel=0.05)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seeds=st.integers(1, 6),
+    samples=st.integers(2, 12),
+    seed=st.integers(0, 2**32 - 1),
+    skewed=st.booleans(),
+)
+def test_the_p_value_is_below_a_twentieth_where_the_interval_leaves_0_out(
+    seeds: int, samples: int, seed: int, skewed: bool
+) -> None:
+    values = crossed(np.random.default_rng(seed), (seeds, samples), seed=0.5, sample=0.5, both=0.5)
+    values = np.exp(2 * values) if skewed else values
+    middle = difference(values, generator(seed))
+    # Shifts move the interval alone: first past either end, then to where 0 is well inside it.
+    for shift in (middle.low, middle.high, (middle.low + middle.mean) / 2):
+        for step in (-1e-9, 1e-9):
+            moved = difference(values - shift + step * np.abs(values).max(), generator(seed))
+            assert (moved.p_value < 0.05) == (moved.low > 0 or moved.high < 0)
 
 
 def test_over_samples_alone_the_p_value_is_that_of_the_normal_test() -> None:
@@ -131,6 +166,12 @@ def test_over_samples_alone_the_p_value_is_that_of_the_normal_test() -> None:
 def test_without_any_spread_the_p_value_is_0_or_1() -> None:
     assert over_seeds_alone([2.0, 2.0], 10).p_value == 0
     assert over_seeds_alone([0.0], 10).p_value == 1
+
+
+def test_the_p_value_goes_on_falling_where_no_draw_reaches_0() -> None:
+    values = np.random.default_rng(15).normal(0.0, 1.0, size=30)
+    far = [over_seeds_alone((values + shift).tolist(), 200).p_value for shift in (1.0, 2.0, 4.0)]
+    assert 1e-20 < far[2] < far[1] / 100 < far[0] / 1e4
 
 
 def test_an_interval_ends_where_the_effect_must() -> None:
@@ -159,8 +200,8 @@ def test_exchanging_the_methods_flips_every_sign_exactly(
     first, second = rng.normal(size=(2, seeds, samples))
     if binary:
         first, second = (first > 0).astype(float), (second > 0).astype(float)
-    there = paired_difference(first, second, generator=generator(seed))
-    back = paired_difference(second, first, generator=generator(seed))
+    there = paired_difference(first, second, generator(seed))
+    back = paired_difference(second, first, generator(seed))
     assert (back.mean, back.low, back.high) == (-there.mean, -there.high, -there.low)
     assert (back.sd, back.detectable, back.seeds) == (there.sd, there.detectable, there.seeds)
     assert back.p_value == there.p_value
@@ -169,14 +210,14 @@ def test_exchanging_the_methods_flips_every_sign_exactly(
 
 def test_equal_methods_differ_by_exactly_nothing() -> None:
     values = np.random.default_rng(5).normal(size=(5, 30))
-    effect = paired_difference(values, values.copy(), generator=generator())
+    effect = paired_difference(values, values.copy(), generator())
     assert effect == Effect(mean=0, sd=0, seeds=5, low=0, high=0, p_value=1, detectable=0)
 
 
 def test_pairing_takes_out_what_both_methods_share() -> None:
     # Hard samples and lucky seeds move both methods; the difference is 1 everywhere.
     values = crossed(np.random.default_rng(6), (5, 40), seed=3, sample=5, both=2)
-    effect = paired_difference(values, values + 1, generator=generator())
+    effect = paired_difference(values, values + 1, generator())
     assert (effect.low, effect.high) == pytest.approx((1, 1), abs=1e-12)
 
 
@@ -263,17 +304,6 @@ def test_no_seed_is_refused() -> None:
         effect_over_seeds([], generator=generator())
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        (np.zeros((2, 3)), np.zeros((3, 3)), r"\(2, 3\) and \(3, 3\)"),
-        (np.zeros(3), np.zeros(3), "matrix"),
-        (np.zeros((2, 0)), np.zeros((2, 0)), "at least one row and one column"),
-        (np.full((2, 2), np.nan), np.zeros((2, 2)), "finite"),
-    ],
-)
-def test_values_that_cannot_be_paired_are_refused(
-    first: np.ndarray, second: np.ndarray, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        paired_difference(first, second, generator=generator())
+def test_draws_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(InputError, match="finite"):
+        effect_over_seeds([without_samples(math.nan, 10)], generator=generator())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpft.analysis import (
+    calibration_error_of_draws,
     expected_calibration_error,
     maximum_calibration_error,
     reliability_bins,
@@ -167,3 +168,18 @@ def test_rows_that_are_no_distribution_are_refused(
 def test_fewer_than_one_bin_is_refused() -> None:
     with pytest.raises(InputError, match="bins: expected at least 1, found 0"):
         reliability_bins(binary([0.9]), np.array([0]), bins=0)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15])
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_error_of_drawn_rows_is_that_of_the_rows_themselves(classes: int, bins: int) -> None:
+    rng = np.random.default_rng(classes)
+    probabilities = rng.dirichlet(np.ones(classes), size=50)
+    probabilities[:5] = np.eye(classes)[0]  # certain rows lie on the last border
+    labels = rng.integers(classes, size=50)
+    of_draw = calibration_error_of_draws(probabilities, labels, bins)
+    draws = [np.arange(50), np.array([3]), *rng.integers(50, size=(20, 50))]
+    assert len(draws) == 22
+    for rows in draws:
+        expected = expected_calibration_error(probabilities[rows], labels[rows], bins)
+        assert of_draw(rows) == pytest.approx(expected, rel=1e-12, abs=1e-15)

@@ -3,13 +3,14 @@
 from lpft.analysis.calibration import (
     ReliabilityBins,
     TemperatureFit,
+    calibration_error_of_draws,
     expected_calibration_error,
     fit_temperature,
     maximum_calibration_error,
     negative_log_likelihood,
     reliability_bins,
 )
-from lpft.analysis.comparison import Effect, effect_over_seeds, paired_difference
+from lpft.analysis.comparison import Effect, effect_over_seeds
 from lpft.analysis.features import (
     cosine_similarity,
     feature_difference,
@@ -27,6 +28,7 @@ __all__ = [
     "ReliabilityBins",
     "Resampled",
     "TemperatureFit",
+    "calibration_error_of_draws",
     "cosine_similarity",
     "effect_over_seeds",
     "expected_calibration_error",
@@ -38,7 +40,6 @@ __all__ = [
     "grouped_metrics",
     "maximum_calibration_error",
     "negative_log_likelihood",
-    "paired_difference",
     "reliability_bins",
     "resample",
     "smallest_detectable_difference",

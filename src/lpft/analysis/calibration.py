@@ -1,6 +1,7 @@
 """How far probabilities can be trusted: reliability bins, ECE, MCE and temperature scaling."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,46 @@ def reliability_bins(
         InputError: rows that are no distribution, an empty split, wrong labels, ``bins`` below 1.
     Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, section 2.
     """
+    rows = _binned(probabilities, labels, bins)
+    counts = np.bincount(rows.bin, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        confidence = np.bincount(rows.bin, weights=rows.top, minlength=bins) / counts
+        accuracy = np.bincount(rows.bin, weights=rows.right, minlength=bins) / counts
+    return ReliabilityBins(rows.edges, counts, confidence, accuracy)
+
+
+def calibration_error_of_draws(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
+) -> Callable[[NDArray[np.int64]], float]:
+    """ECE of any of the rows, as a function of their indices, each as often as it is named.
+
+    ``ECE = (1/N) sum_b |sum_i (right_i - top_i)|`` over the rows i in bin b, which is
+    :func:`expected_calibration_error` of the rows without its divisions. Rows are put into bins
+    once, so that a bootstrap's draws only add.
+
+    Takes and raises what :func:`reliability_bins` does; the function takes [M] row indices, M > 0.
+    """
+    rows = _binned(probabilities, labels, bins)
+    gap = rows.right - rows.top
+
+    def error(drawn: NDArray[np.int64]) -> float:
+        gaps = np.bincount(rows.bin[drawn], weights=gap[drawn], minlength=bins)
+        return float(np.abs(gaps).sum() / len(drawn))
+
+    return error
+
+
+@dataclass(frozen=True)
+class _Binned:
+    """Of each row the bin, the top probability and whether its class is right (0 or 1) [N]."""
+
+    edges: NDArray[np.float64]
+    bin: NDArray[np.int64]
+    top: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+
+def _binned(probabilities: ArrayLike, labels: ArrayLike, bins: int) -> _Binned:
     if bins < 1:
         raise InputError(f"bins: expected at least 1, found {bins}")
     table = finite_matrix(probabilities, "probabilities")
@@ -61,12 +102,7 @@ def reliability_bins(
 
     # Division rounds each border correctly; linspace multiplies, and misses 0.6 for 10 bins.
     edges = np.arange(bins + 1) / bins
-    position = np.searchsorted(edges, top, side="left") - 1
-    counts = np.bincount(position, minlength=bins)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
-        confidence = np.bincount(position, weights=top, minlength=bins) / counts
-        accuracy = np.bincount(position, weights=right, minlength=bins) / counts
-    return ReliabilityBins(edges, counts, confidence, accuracy)
+    return _Binned(edges, np.searchsorted(edges, top, side="left") - 1, top, right)
 
 
 def _gaps(table: ReliabilityBins) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, t
 
 from lpft.analysis.inputs import finite_matrix
 from lpft.analysis.power import smallest_detectable_difference
-from lpft.analysis.resampling import Resampled, Statistic, resample
+from lpft.analysis.resampling import Resampled
 from lpft.errors import InputError
 
 COVERAGE = 0.95
@@ -55,13 +54,17 @@ def effect_over_seeds(
     ``nu = (S - 1) ((v_seeds + v_samples) / v_seeds)^2``. Without it an interval over five seeds
     covers 85 % instead of 95. What varies with seed and sample together enters both variances, so
     that an interval where it rules is rather too wide. A statistic that is biased on drawn
-    samples, such as ECE, keeps its own value in the middle. The p-value is that of
-    ``theta / sqrt(v_seeds + v_samples)`` under Student's t with nu, for corrections that ask for
-    levels which so few draws do not reach.
+    samples, such as ECE, keeps its own value in the middle.
+
+    The p-value is the interval's own: with h how far the interval reaches from theta towards 0, it
+    is that of ``t_nu theta / h`` under Student's t with nu. It is below 0.05 where the interval
+    leaves 0 out and nowhere else, and has levels that so few draws do not reach, for corrections
+    that ask for them.
 
     Args:
         by_seed: of every seed the same statistic on the same draws of samples.
-        bounds: of the statistic, which an interval over few seeds could otherwise pass.
+        bounds: of the statistic, which an interval over few seeds could otherwise pass. The
+            p-value is that of the interval before it ends there.
 
     Raises:
         InputError: no seed, or draws that are not finite.
@@ -82,47 +85,17 @@ def effect_over_seeds(
     # Two order statistics as far from either end: swapping two methods then swaps them exactly.
     beyond = int((1 - COVERAGE) / 2 * resamples)
     deviations = stretch * (np.sort(both) - both.mean())
-    low, high = np.clip(mean + deviations[[beyond, -1 - beyond]], *bounds)
+    below, above = (float(end) for end in deviations[[beyond, -1 - beyond]])
+    low, high = np.clip((mean + below, mean + above), *bounds)
     return Effect(
         mean=mean,
         sd=sd,
         seeds=seeds,
         low=float(low),
         high=float(high),
-        p_value=_p_value(mean, variance, degrees),
+        p_value=_p_value(abs(mean), -below if mean > 0 else above, degrees),
         detectable=smallest_detectable_difference(sd, seeds),
     )
-
-
-def paired_difference(
-    first: ArrayLike, second: ArrayLike, *, generator: np.random.Generator
-) -> Effect:
-    """The mean of ``second - first``, two methods on the same seeds and the same samples.
-
-    ``first``, ``second`` [S, N]: a value for each seed and sample, such as whether the class was
-    predicted right (0 or 1), or how far a text's features moved. The interval is that of
-    :func:`effect_over_seeds`.
-
-    Raises:
-        InputError: not matrices of one shape, empty, or not finite.
-    """
-    before, after = finite_matrix(first, "first"), finite_matrix(second, "second")
-    if before.shape != after.shape:
-        raise InputError(
-            f"paired values: expected the same seeds and samples, found shapes {before.shape} and "
-            f"{after.shape}"
-        )
-    differences = after - before
-    by_seed = resample(
-        {seed: _mean_of(own) for seed, own in enumerate(differences)},
-        differences.shape[1],
-        generator=generator,
-    )
-    return effect_over_seeds(list(by_seed.values()), generator=generator)
-
-
-def _mean_of(values: NDArray[np.float64]) -> Statistic:
-    return lambda rows: float(values[rows].mean())
 
 
 def _variance(sd: float | None, seeds: int, of_samples: float) -> tuple[float, float]:
@@ -142,7 +115,8 @@ def _stretch(variance: float, degrees: float, of_both: float) -> float:
     return float(t.ppf(upper, degrees) / norm.ppf(upper)) * math.sqrt(variance / of_both)
 
 
-def _p_value(mean: float, variance: float, degrees: float) -> float:
-    if variance == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * t.sf(abs(mean) / math.sqrt(variance), degrees))
+def _p_value(distance: float, reach: float, degrees: float) -> float:
+    """Of an effect ``distance`` from 0 whose interval reaches that far towards it."""
+    if reach <= 0:
+        return 1.0 if distance == 0 else 0.0
+    return float(2 * t.sf(distance / reach * t.ppf((1 + COVERAGE) / 2, degrees), degrees))
