@@ -172,6 +172,7 @@ def test_pubmed_20k_has_small_labels_in_json_lines(local):
     assert data.train.texts[0] == "the 0 of @ ."
     assert [data.classes[label] for label in data.test.labels] == [r.upper() for r in ROLES]
     assert any("176,642" in note for note in data.notes)
+    assert data.test.clusters.tolist() == [0] * 5
 
 
 def test_pubmed_200k_is_the_lines_of_the_official_files(local):
@@ -184,5 +185,6 @@ def test_pubmed_200k_is_the_lines_of_the_official_files(local):
     data = load_task(task)
     assert {len(rows) for rows in data.splits().values()} == {10}
     assert data.test.ids[4:6] == ["12-4", "13-0"]
+    assert data.test.clusters.tolist() == [0] * 5 + [1] * 5
     assert data.test.texts[1] == "the 1 mg ."
     assert data.test.class_counts(5) == [2, 2, 2, 2, 2]

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from lpft.data.sources import load_task
@@ -31,6 +32,15 @@ SIZES = {
 def test_sizes_by_the_papers_rule(data_dir, task):
     data = load_task(task, data_dir)
     assert {name: len(rows) for name, rows in data.splits().items()} == SIZES[task]
+
+
+def test_texts_of_wsc_are_shared_by_several_of_its_rows(data_dir):
+    test = load_task("wsc", data_dir).test
+    path = data_dir / "superglue" / "WSC" / "val.jsonl"
+    texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    assert len(set(texts)) == len(np.unique(test.clusters)) == 41
+    first = {text: texts.index(text) for text in texts}
+    assert [test.clusters[first[text]] for text in texts] == test.clusters.tolist()
 
 
 def test_sizes_are_the_papers_own_by_its_rule():

@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ..data.release_files import CASES
+from lpft.data.sources import load_task
+from lpft.report.collect import collect_runs
+
+from ..data.release_files import CASES, case_of
 
 GROUPED = {
     "copa": ("choice_accuracy",),
@@ -62,6 +65,11 @@ def test_their_metrics_are_recorded_choose_the_epoch_and_can_be_recomputed(
         predictions = pd.read_parquet(run / "predictions" / f"{split}.parquet")
         expected = recomputed(predictions, names)
         assert {name: metrics[split][name] for name in names} == pytest.approx(expected)
+        assert set(predictions.columns) == {
+            *("id", "label", "logits", "group", "positive"),
+            *(["cluster"] if task in ("multirc", "record") else []),
+            *(f"credit_{name}" for name in names if task != "multirc"),
+        }
     record = json.loads((run / "run.json").read_text())
     assert record["metric"] in names
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
@@ -73,6 +81,24 @@ def test_their_metrics_are_recorded_choose_the_epoch_and_can_be_recomputed(
     assert metrics["validation"][record["metric"]] == pytest.approx(max(reached[1:]))
     header = shown.splitlines()[0]
     assert all(name.replace("_", " ").replace("f1", "F1") in header for name in names)
+
+
+def test_predictions_say_which_rows_are_together(lpft, tiny_bert, files, tmp_path):
+    run = tmp_path / "run"
+    train(lpft, tiny_bert, files, "multirc", run, "--method", "lp")
+    (found,) = collect_runs(run).runs
+    test = found.predictions["test"]
+    expected = load_task("multirc", files).test
+    assert test.ids.tolist() == expected.ids
+    assert test.groups.index.tolist() == expected.groups.index.tolist()
+    assert (test.groups.positive, test.groups.metrics) == (1, ("answer_f1", "exact_match"))
+    assert test.clusters.tolist() == [0] * 5 + [1] * 5
+    pubmed = tmp_path / "pubmed"
+    case_of("pubmed").write(tmp_path)
+    train(lpft, tiny_bert, tmp_path, "pubmed", pubmed, "--method", "lp")
+    (found,) = collect_runs(pubmed).runs
+    assert found.predictions["test"].clusters.tolist() == [0] * 5 + [1] * 5
+    assert found.predictions["test"].groups is None
 
 
 def test_evaluate_predict_and_report_know_them_too(lpft, tiny_bert, files, tmp_path):

@@ -40,13 +40,16 @@ class Examples:
 
     ``labels`` holds N class indices (int64) into :attr:`TextData.classes`; ``None`` where the
     source has no label column. ``groups`` says which rows answer one question together, where the
-    task's metric asks for it.
+    task's metric asks for it. ``clusters`` (N numbers, None where nothing is known) are equal for
+    rows that are not independent, such as the sentences of one abstract: intervals allow for it,
+    metrics do not depend on it.
     """
 
     ids: list[str]
     texts: list[Text]
     labels: NDArray[np.int64] | None
     groups: Groups | None = None
+    clusters: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,11 +66,13 @@ class Examples:
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> "Examples":
         """The given rows, in the given order."""
+        chosen = np.asarray(rows, dtype=np.int64)
         return Examples(
             ids=[self.ids[row] for row in rows],
             texts=[self.texts[row] for row in rows],
-            labels=None if self.labels is None else self.labels[np.asarray(rows, dtype=np.int64)],
+            labels=None if self.labels is None else self.labels[chosen],
             groups=None if self.groups is None else self.groups.select(rows),
+            clusters=None if self.clusters is None else self.clusters[chosen],
         )
 
 

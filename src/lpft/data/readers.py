@@ -76,9 +76,10 @@ def read_abstracts(path: Path) -> "pd.DataFrame":
 
 
 def abstract_sentences(lines: Iterable[tuple[int, str]], source: str) -> "pd.DataFrame":
-    """The sentences of numbered lines in PubMed RCT's format: columns id, label and text.
+    """The sentences of numbered lines in PubMed RCT's format.
 
-    Ids are the abstract's and the sentence's number within it, from 0.
+    Columns abstract_id, id, label and text; ids are the abstract's and the sentence's number within
+    it, from 0.
 
     Raises:
         InputError: there is no sentence, or a line is none of the three kinds.
@@ -88,10 +89,10 @@ def abstract_sentences(lines: Iterable[tuple[int, str]], source: str) -> "pd.Dat
     rows = list(_sentences(lines, source))
     if not rows:
         raise InputError(f"{source} has no sentence: expected '###id' and LABEL<TAB>sentence lines")
-    return pd.DataFrame(rows, columns=["id", "label", "text"], dtype=object)
+    return pd.DataFrame(rows, columns=["abstract_id", "id", "label", "text"], dtype=object)
 
 
-def _sentences(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[str, str, str]]:
+def _sentences(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[str, ...]]:
     abstract, number = None, 0
     for line, raw in lines:
         content = raw.rstrip("\r\n")
@@ -104,7 +105,7 @@ def _sentences(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[
                     f"{source}, line {line}: found {content[:40]!r}, expected "
                     + ("'###id' before it" if tab else "LABEL<TAB>sentence, '###id' or nothing")
                 )
-            yield f"{abstract}-{number}", label, sentence
+            yield abstract, f"{abstract}-{number}", label, sentence
             number += 1
 
 

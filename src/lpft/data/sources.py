@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpft.data.columns import ids_from_table, records, require_column, strings_from_table
 from lpft.data.examples import Examples, Text, TextData
@@ -128,7 +129,8 @@ def _complete(task: Task, rows: RawSplit) -> tuple[RawSplit, int]:
 def _examples(task: Task, template: Template, rows: RawSplit) -> Examples:
     for field in task.fields:
         strings_from_table(rows.table, field, rows.source)
-    require_column(rows.table, "label", rows.source)
+    for column in ("label", *([] if task.cluster is None else [task.cluster])):
+        require_column(rows.table, column, rows.source)
     names = official_names(
         list(rows.table["label"]), rows.labels, task.classes, rows.source, task.name
     )
@@ -137,6 +139,7 @@ def _examples(task: Task, template: Template, rows: RawSplit) -> Examples:
         texts=list(_texts(template, rows)),
         labels=encode_labels(names, task.classes, rows.source),
         groups=None if task.grouping is None else _groups(task, task.grouping, rows.table),
+        clusters=None if task.cluster is None else _numbered(rows.table[task.cluster]),
     )
 
 
@@ -149,14 +152,19 @@ def _texts(template: Template, rows: RawSplit) -> Iterator[Text]:
 
 
 def _groups(task: Task, grouping: Grouping, table: "pd.DataFrame") -> Groups:
-    import pandas as pd
-
     return Groups(
-        index=pd.factorize(table["group"])[0].astype(np.int64),
+        index=_numbered(table["group"]),
         noun=grouping.noun,
         credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
-        positive=task.classes.index("True"),
+        positive=task.classes.index(grouping.positive),
     )
+
+
+def _numbered(values: "pd.Series[Any]") -> NDArray[np.int64]:
+    """A number for each value, the same for equal ones."""
+    import pandas as pd
+
+    return pd.factorize(values)[0].astype(np.int64)
 
 
 def _refuse(task: Task, reason: str, **options: object) -> None:

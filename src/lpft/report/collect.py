@@ -25,6 +25,7 @@ from lpft.report.records import (
     texts,
 )
 from lpft.report.summary import Predictions, RunSummary
+from lpft.runs.predictions import clusters_of, groups_of
 
 RUN_RECORD = "run.json"
 SEARCH_RECORD = "search.json"
@@ -161,9 +162,11 @@ def _read_predictions(folder: Path, split: str, scores: Record, classes: int) ->
     if not path.is_file():
         raise UnusableRecord(f"{where} is not there, though metrics.json has {split}")
     try:
-        table = pq.read_table(path, columns=["label", "logits"])
+        table = pq.read_table(path)
+        ids = np.asarray(table["id"].to_pylist(), dtype=np.str_)
         labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
         logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
+        groups, clusters = groups_of(table), clusters_of(table)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
         raise UnusableRecord(f"{where} cannot be read: {problem}") from problem
     if logits.shape != (len(labels), classes) or not len(labels):
@@ -177,7 +180,7 @@ def _read_predictions(folder: Path, split: str, scores: Record, classes: int) ->
         raise UnusableRecord(
             f"metrics.json: accuracy of {split} is {recorded:.6f}, but {where} gives {found:.6f}"
         )
-    return Predictions(labels, logits)
+    return Predictions(ids, labels, logits, groups, clusters)
 
 
 def _history(path: Path) -> tuple[Record, ...]:

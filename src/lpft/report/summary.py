@@ -8,16 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from lpft.data.groups import Groups
 from lpft.report.numbers import number, plain
 from lpft.report.records import Record
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One split's labels [N] (class indices) and logits [N, C] before temperature."""
+    """One split's ids [N], labels [N] (class indices) and logits [N, C] before temperature.
 
+    ``groups`` says which rows answer one question together; rows that are not independent share a
+    number of ``clusters`` [N]. Both are None where the run kept none.
+    """
+
+    ids: NDArray[np.str_]
     labels: NDArray[np.int64]
     logits: NDArray[np.float64]
+    groups: Groups | None = None
+    clusters: NDArray[np.int64] | None = None
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
         """softmax(logits / temperature), N x C."""

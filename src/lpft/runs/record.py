@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import save_file
 
 from lpft.analysis import split_metrics
-from lpft.data.examples import Examples, Label, TextData
+from lpft.data.examples import Label, TextData
 from lpft.files import write_json
 from lpft.model import save_classifier
 from lpft.runs.card import model_card
@@ -17,6 +16,7 @@ from lpft.runs.config import RunConfig
 from lpft.runs.evaluation import SplitResult
 from lpft.runs.features import split_file, write_feature_changes, write_features
 from lpft.runs.head import write_head
+from lpft.runs.predictions import predictions_frame
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe
@@ -93,23 +93,6 @@ def run_features(fit: Fit, results: dict[str, SplitResult]) -> dict[str, Any]:
             if split not in _WITHOUT_FEATURES
         },
     }
-
-
-def predictions_frame(examples: Examples, logits: np.ndarray) -> pd.DataFrame:
-    """Columns id, label (the class index) and logits (C float32, before the temperature).
-
-    Rows that answer a question together have their ``group`` too, and what choosing a row earns by
-    a metric as ``credit_<metric>``.
-    """
-    columns: dict[str, Any] = {
-        "id": examples.ids,
-        "label": examples.labels,
-        "logits": list(np.asarray(logits, dtype=np.float32)),
-    }
-    if examples.groups is not None:
-        columns["group"] = examples.groups.index
-        columns |= {f"credit_{name}": credit for name, credit in examples.groups.credits.items()}
-    return pd.DataFrame(columns)
 
 
 def history_lines(rows: list[dict[str, Any]]) -> str:

@@ -125,6 +125,7 @@ GLUE_TASKS = (
             },
         ),
         ood=("mismatched",),
+        cluster="premise",
     ),
     Task(
         name="mrpc",
@@ -209,6 +210,7 @@ GLUE_TASKS = (
         url="https://cs.nyu.edu/~davise/papers/WinogradSchemas/WS.html",
         releases=(glue("WNLI", labels={"0": "not_entailment", "1": "entailment"}),),
         hub=on_hub("wnli"),
+        cluster="sentence1",
         notes=("WNLI's dev rows often share sentences with training rows of the other label",),
     ),
 )

@@ -69,6 +69,7 @@ def _pubmed(
             ),
         ),
         hub=hub,
+        cluster="abstract_id",
         incomplete=True,
         notes=(
             "PubMed RCT has a validation set of its own, the same under every split protocol",

@@ -111,6 +111,7 @@ SUPERGLUE_TASKS = (
         url="https://github.com/google-research-datasets/boolean-questions",
         releases=(superglue("BoolQ"),),
         hub=on_hub("boolq"),
+        cluster="passage",
     ),
     Task(
         name="cb",
@@ -163,6 +164,7 @@ SUPERGLUE_TASKS = (
         releases=(superglue("MultiRC", read=read_multirc, labels={"0": "False", "1": "True"}),),
         hub=on_hub("multirc"),
         grouping=Grouping("question", unfold_multirc),
+        cluster="paragraph",
         notes=("MultiRC has a row for each answer to a question",),
     ),
     Task(
@@ -183,6 +185,7 @@ SUPERGLUE_TASKS = (
         releases=(superglue("ReCoRD", read=read_record),),
         hub=on_hub("record"),
         grouping=Grouping("query", unfold_record, ("exact_match", "token_f1")),
+        cluster="passage",
         notes=("ReCoRD has a row for each entity that may fill the gap in a query",),
     ),
     Task(
@@ -255,5 +258,6 @@ SUPERGLUE_TASKS = (
         url=URL,
         releases=(superglue("WSC", read=read_spans),),
         hub=on_hub("wsc"),
+        cluster="text",
     ),
 )

@@ -24,14 +24,16 @@ class Grouping:
     Attributes:
         noun: what a group is (``question``).
         unfold: from the source's rows to one row per candidate answer, with the columns ``group``
-            and ``id`` and those of ``credits``; its class ``True`` says that a row answers.
+            and ``id`` and those of ``credits``.
         credits: where one row of a group is chosen: columns with what choosing each row earns,
             which are named as the metrics that they give.
+        positive: the class that says that a row answers its question.
     """
 
     noun: str
     unfold: Callable[[RawSplit], RawSplit]
     credits: tuple[str, ...] = ()
+    positive: str = "True"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Task:
         hub: where the Hugging Face Hub keeps it.
         ood: the out-of-distribution sets that some source of it has.
         grouping: where its rows answer questions together.
+        cluster: the column that is equal for rows that are not independent, such as questions on
+            one passage; None where rows are, but for those of a group.
         incomplete: its files are known to have rows without text or label, which are left out and
             counted; otherwise such a row is an error.
         embedded: loads it from within this package.
@@ -71,6 +75,7 @@ class Task:
     hub: HubSource | None = None
     ood: tuple[str, ...] = ()
     grouping: Grouping | None = None
+    cluster: str | None = None
     incomplete: bool = False
     embedded: Callable[[], TextData] | None = None
     notes: tuple[str, ...] = ()

@@ -6,25 +6,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.analysis import expected_calibration_error
+from lpft.analysis import calibration_error_of_draws
 from lpft.analysis.grouped import answer_f1, scores_of_groups
 from lpft.analysis.metrics import matthews_correlation
 from lpft.analysis.resampling import Rows, Statistic
 from lpft.data.groups import Groups
 from lpft.errors import InputError
-from lpft.report.collect import Predictions, RunSummary
-from lpft.report.comparisons.samples import ByRun, Samples, resample_runs
+from lpft.report.comparisons.samples import (
+    ByRun,
+    Samples,
+    clusters_of,
+    data_fingerprint,
+    resample_runs,
+)
+from lpft.report.summary import Predictions, RunSummary
 from lpft.runs.features import read_feature_changes
-from lpft.runs.groups import read_groups
 
 PER_CENT = 100.0
-POSITIVE = "True"
-"""The class that says that a row answers its question, where rows do so together."""
 
 OnDraws = Callable[[Sequence[RunSummary], str, np.random.Generator], ByRun]
 """A number of each run's split, on its samples and on draws of them."""
 
-Scored = Callable[[Predictions, Groups | None], Statistic]
+Scored = Callable[[Predictions], Statistic]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def task_score() -> Quantity:
     """The task's own metric, in per cent."""
     return Quantity(
         "test score",
-        _of_predictions(lambda run, predictions, groups: _SCORES[run.metric](predictions, groups)),
+        _of_predictions(_of_metric),
         factor=PER_CENT,
         digits=2,
     )
@@ -51,7 +54,7 @@ def accuracy() -> Quantity:
     """Accuracy in per cent, whatever the task's own metric."""
     return Quantity(
         "accuracy",
-        _of_predictions(lambda _, predictions, groups: _accuracy(predictions, groups)),
+        _of_predictions(lambda _, predictions: _accuracy(predictions)),
         factor=PER_CENT,
         digits=2,
     )
@@ -60,10 +63,9 @@ def accuracy() -> Quantity:
 def calibration_error(*, calibrated: bool) -> Quantity:
     """ECE in per cent, with or without the run's temperature."""
 
-    def error(run: RunSummary, predictions: Predictions, _: Groups | None) -> Statistic:
+    def error(run: RunSummary, predictions: Predictions) -> Statistic:
         probabilities = predictions.probabilities(run.temperature if calibrated else 1.0)
-        labels = predictions.labels
-        return lambda rows: expected_calibration_error(probabilities[rows], labels[rows])
+        return calibration_error_of_draws(probabilities, predictions.labels)
 
     name = "ECE with T" if calibrated else "ECE without T"
     return Quantity(name, _of_predictions(error), factor=PER_CENT, digits=2)
@@ -76,11 +78,11 @@ def feature_change() -> Quantity:
         def read(run: RunSummary) -> Samples:
             frame = read_feature_changes(run.folder, split)
             changes = frame["feature_difference"].to_numpy(dtype=np.float64)
-            groups = _groups(run, split)
             return Samples(
-                identity=frame["id"].to_numpy(),
+                ids=frame["id"].to_numpy(dtype=np.str_),
                 statistic=lambda rows: float(changes[rows].mean()),
-                clusters=None if groups is None else groups.index,
+                fingerprint=data_fingerprint(run, split),
+                clusters=clusters_of(run, split),
             )
 
         return resample_runs(runs, read, generator=generator)
@@ -89,9 +91,9 @@ def feature_change() -> Quantity:
 
 
 def _of_predictions(
-    statistic: Callable[[RunSummary, Predictions, Groups | None], Statistic],
+    statistic: Callable[[RunSummary, Predictions], Statistic],
 ) -> OnDraws:
-    """Of the split's logits and labels; answers to one question are drawn together."""
+    """Of the split's logits and labels; rows that are not independent are drawn together."""
 
     def on_draws(runs: Sequence[RunSummary], split: str, generator: np.random.Generator) -> ByRun:
         def read(run: RunSummary) -> Samples:
@@ -100,11 +102,13 @@ def _of_predictions(
                     f"{run.name} has no predictions of {split}, unlike other runs on its task: "
                     "remove its folder, and go on with --resume to train it again"
                 )
-            predictions, groups = run.predictions[split], _groups(run, split)
+            predictions = run.predictions[split]
             return Samples(
-                identity=predictions.labels,
-                statistic=statistic(run, predictions, groups),
-                clusters=None if groups is None else groups.index,
+                ids=predictions.ids,
+                labels=predictions.labels,
+                statistic=statistic(run, predictions),
+                fingerprint=data_fingerprint(run, split),
+                clusters=predictions.clusters,
             )
 
         return resample_runs(runs, read, generator=generator)
@@ -112,41 +116,47 @@ def _of_predictions(
     return on_draws
 
 
-def _groups(run: RunSummary, split: str) -> Groups | None:
-    """The questions that a split's rows answer together, None where each is its own."""
-    if POSITIVE not in run.classes or split not in run.predictions:
-        return None
-    groups = read_groups(run.folder, split, run.classes.index(POSITIVE))
-    if groups is None and run.metric in _OF_GROUPS:
+def _of_metric(run: RunSummary, predictions: Predictions) -> Statistic:
+    if run.metric not in _SCORES:
+        raise InputError(
+            f"'{run.folder}' is scored by {run.metric}, which is not compared: expected one of "
+            f"{', '.join(_SCORES)}"
+        )
+    if run.metric in _OF_GROUPS and predictions.groups is None:
         raise InputError(
             f"predictions of '{run.folder}' do not say which rows answer one question together: "
             "remove the folder, and go on with --resume to train it again"
         )
-    return groups
+    return _SCORES[run.metric](predictions)
 
 
-def _accuracy(predictions: Predictions, _: Groups | None) -> Statistic:
+def _accuracy(predictions: Predictions) -> Statistic:
     right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.float64)
     return lambda rows: float(right[rows].mean())
 
 
-def _matthews(predictions: Predictions, _: Groups | None) -> Statistic:
+def _matthews(predictions: Predictions) -> Statistic:
     called, labels = predictions.logits.argmax(axis=1), predictions.labels
     return lambda rows: matthews_correlation(labels[rows], called[rows])
 
 
-def _answer_f1(predictions: Predictions, groups: Groups | None) -> Statistic:
-    assert groups is not None, "rows of such a metric have groups"
+def _answer_f1(predictions: Predictions) -> Statistic:
+    groups = _groups(predictions)
     called = predictions.logits.argmax(axis=1) == groups.positive
     positive = predictions.labels == groups.positive
     return lambda rows: answer_f1(called[rows], positive[rows])
 
 
+def _groups(predictions: Predictions) -> Groups:
+    assert predictions.groups is not None, "rows of such a metric have groups"
+    return predictions.groups
+
+
 def _mean_over_groups(metric: str) -> Scored:
     """The mean over the drawn groups: each of n rows stands for 1 / n of its group."""
 
-    def scored(predictions: Predictions, groups: Groups | None) -> Statistic:
-        assert groups is not None, "rows of such a metric have groups"
+    def scored(predictions: Predictions) -> Statistic:
+        groups = _groups(predictions)
         of_groups = scores_of_groups(predictions.logits, predictions.labels, groups)[metric]
         _, members, sizes = np.unique(groups.index, return_inverse=True, return_counts=True)
         shares: NDArray[np.float64] = (1 / sizes)[members]

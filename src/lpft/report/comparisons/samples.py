@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lpft.analysis.resampling import Resampled, Statistic, resample
 from lpft.errors import InputError
-from lpft.report.collect import RunSummary
+from lpft.report.summary import RunSummary
 
 ByRun = Mapping[Path, Resampled]
 """By the run's folder."""
@@ -19,12 +19,15 @@ ByRun = Mapping[Path, Resampled]
 class Samples:
     """N samples of one run, and a statistic of them.
 
-    ``identity`` [N] tells them apart from those of other data (ids or labels); samples of one
-    number in ``clusters`` [N] are not independent, and drawn together.
+    ``ids`` [N], ``labels`` [N] and the ``fingerprint`` of their texts tell them from other data, as
+    far as they are known; samples of one number in ``clusters`` [N] are not independent, and drawn
+    together.
     """
 
-    identity: ArrayLike
+    ids: ArrayLike
     statistic: Statistic
+    labels: ArrayLike | None = None
+    fingerprint: str | None = None
     clusters: NDArray[np.int64] | None = None
 
 
@@ -36,6 +39,17 @@ def judged_split(runs: Iterable[RunSummary]) -> str:
 def feature_split(runs: Iterable[RunSummary]) -> str:
     """The split whose feature change is compared: test, or train without one."""
     return "test" if all("test" in run.features for run in runs) else "train"
+
+
+def data_fingerprint(run: RunSummary, split: str) -> str | None:
+    """The hash of a split's texts and labels, None where the run recorded none."""
+    return run.fingerprints.get(f"data/{split}")
+
+
+def clusters_of(run: RunSummary, split: str) -> NDArray[np.int64] | None:
+    """Numbers that samples share where they are not independent, None where nothing is known."""
+    predictions = run.predictions.get(split)
+    return None if predictions is None else predictions.clusters
 
 
 def resample_runs(
@@ -53,12 +67,19 @@ def resample_runs(
     samples = {folder: read(run) for folder, run in known.items()}
     if not samples:
         return {}
-    first = next(iter(samples.values()))
+    named = {known[folder].name: of_run for folder, of_run in samples.items()}
+    number = same_samples({name: one.ids for name, one in named.items()})
+    labels = {name: one.labels for name, one in named.items() if one.labels is not None}
+    texts = {name: [one.fingerprint] for name, one in named.items() if one.fingerprint is not None}
+    clusters = {name: one.clusters for name, one in named.items() if one.clusters is not None}
+    for identities in (labels, texts, clusters):
+        if identities:
+            same_samples(identities)
     return resample(
         {folder: of_run.statistic for folder, of_run in samples.items()},
-        same_samples({known[folder].name: of_run.identity for folder, of_run in samples.items()}),
+        number,
         generator=generator,
-        clusters=first.clusters,
+        clusters=next(iter(clusters.values()), None),
     )
 
 
