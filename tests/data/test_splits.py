@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.utils import resample
 
 from lpft.data.examples import Examples, TextData
 from lpft.data.groups import Groups
 from lpft.data.splits import (
     SPLIT_SEED,
+    draw_groups,
+    draw_rows,
     grouped_holdout,
     limit_training,
     limit_validation,
@@ -191,3 +194,79 @@ def test_limit_training_draws_whole_groups():
     assert list(map(int, limited.train.ids)) == sorted(map(int, limited.train.ids))
     with pytest.raises(InputError, match=r"at most 3 training rows.*at least 4.*longest question"):
         limit_training(TextData("toy", ("a", "b"), rows, rows), 3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "drawn"),
+    [
+        # shares of 3 rows are 2.91, 0.06 and 0.03, of 5 rows 4.85, 0.1 and 0.05
+        ((97, 2, 1), 3, {0: 1, 1: 1, 2: 1}),
+        ((97, 2, 1), 5, {0: 3, 1: 1, 2: 1}),
+        # CB's training rows by the paper's rule: 3.77, 3.66 and 0.57 of 8
+        ((106, 103, 16), 8, {0: 4, 1: 3, 2: 1}),
+        ((1, 1, 98), 4, {0: 1, 1: 1, 2: 2}),
+    ],
+)
+def test_every_class_keeps_a_row(counts, most, drawn):
+    labels = np.repeat(np.arange(3), counts)
+    rows = draw_rows(labels, most)
+    assert Counter(labels[rows].tolist()) == drawn
+    assert np.array_equal(rows, draw_rows(labels, most))
+    examples = Examples(list(map(str, range(len(labels)))), ["x"] * len(labels), labels)
+    limited = limit_training(TextData("toy", ("a", "b", "c"), examples, examples), most)
+    assert limited.train.class_counts(3) == [drawn[label] for label in range(3)]
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=60),
+    most=st.integers(1, 60),
+)
+def test_rows_are_drawn_as_before_wherever_no_class_was_lost(labels, most):
+    labels = np.array(labels)
+    rows = draw_rows(labels, most)
+    assert len(set(rows.tolist())) == len(rows) == min(most, len(labels))
+    classes = len(set(labels.tolist()))
+    if most >= classes:
+        assert len(set(labels[rows].tolist())) == classes
+    if most < len(labels):
+        # what runs of earlier versions were trained on
+        before = np.sort(
+            resample(
+                np.arange(len(labels)), replace=False, n_samples=most, stratify=labels,
+                random_state=SPLIT_SEED,
+            )
+        )  # fmt: skip
+        if len(set(labels[before].tolist())) == classes:
+            assert np.array_equal(rows, before)
+
+
+def _first_group(groups: Groups, most: int) -> np.ndarray:
+    """The rule of groups before classes were looked at."""
+    sizes = np.bincount(groups.index)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(sizes))
+    taken, total = [], 0
+    for group in order:
+        total += sizes[group]
+        if total > most:
+            break
+        taken.append(group)
+    return np.flatnonzero([group in taken for group in groups.index])
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_groups_that_are_drawn_bring_every_class(place):
+    groups = _groups(*[3, 2, 4] * 4)
+    labels = np.zeros(36, dtype=np.int64)
+    labels[np.flatnonzero(groups.index == place)[0]] = 1
+    for most in (8, 12, 20):
+        rows = draw_groups(groups, most, labels=labels)
+        before = _first_group(groups, most)
+        assert 1 in labels[rows]
+        assert len(rows) <= most
+        assert all(
+            np.sum(groups.index[rows] == g) == np.sum(groups.index == g)
+            for g in set(groups.index[rows].tolist())
+        )
+        if 1 in labels[before]:
+            assert np.array_equal(rows, before)
+        assert np.array_equal(draw_groups(groups, most), before)

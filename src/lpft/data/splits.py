@@ -154,8 +154,9 @@ def limit_training(data: TextData, max_train_samples: int) -> TextData:
     """The same data with at most ``max_train_samples`` training rows, each class in proportion.
 
     The rows are drawn with :data:`SPLIT_SEED` after the split, so that validation, test and OOD
-    sets stay as they are, and keep their order. Rows that belong together are drawn together, and
-    then classes are in proportion by chance only. A note says what was left out.
+    sets stay as they are, and keep their order. Every class keeps at least one row. Rows that
+    belong together are drawn together, and then classes are in proportion by chance only. A note
+    says what was left out.
 
     Raises:
         InputError: ``max_train_samples`` is below the number of classes or a group's rows.
@@ -190,7 +191,8 @@ def _limited(examples: Examples, most: int, classes: int, name: str) -> tuple[Ex
     if examples.groups is None:
         rows, how = draw_rows(examples.labels, most), "each class in proportion"
     else:
-        rows, how = draw_groups(examples.groups, most, name), f"drawn by {examples.groups.noun}"
+        rows = draw_groups(examples.groups, most, name, examples.labels)
+        how = f"drawn by {examples.groups.noun}"
     return examples.select(rows), f"{name} is limited to {len(rows)} of {total} rows, {how}"
 
 
@@ -198,6 +200,7 @@ def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:
     """``count`` of the labelled rows, each class in proportion, in ascending order.
 
     They are drawn with :data:`SPLIT_SEED`; where there are no more than ``count``, all are given.
+    A class that its proportion leaves without a row has one, where ``count`` allows it.
     """
     from sklearn.utils import resample
 
@@ -210,11 +213,36 @@ def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:
         stratify=labels,
         random_state=SPLIT_SEED,
     )
+    present, sizes = np.unique(labels, return_counts=True)
+    if len(np.unique(labels[rows])) < len(present) <= count:
+        generator = np.random.default_rng(SPLIT_SEED)
+        rows = np.concatenate(
+            [
+                generator.choice(np.flatnonzero(labels == label), size=drawn, replace=False)
+                for label, drawn in zip(present, _shares(sizes, count), strict=True)
+            ]
+        )
     return np.sort(rows)
 
 
-def draw_groups(groups: Groups, count: int, name: str = "training") -> Rows:
+def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """``count`` rows over classes of these sizes by largest remainder, at least one each."""
+    exact = sizes * (count / sizes.sum())
+    shares = np.maximum(np.floor(exact), 1).astype(np.int64)
+    while shares.sum() < count:
+        shares[np.argmax(exact - shares)] += 1
+    while shares.sum() > count:
+        shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
+    return shares
+
+
+def draw_groups(
+    groups: Groups, count: int, name: str = "training", labels: NDArray[np.int64] | None = None
+) -> Rows:
     """At most ``count`` rows in ascending order: whole groups, drawn with :data:`SPLIT_SEED`.
+
+    Where the drawn groups lack a class that ``labels`` (N) have, the first ones to bring each
+    class come before the others, as far as ``count`` goes.
 
     Raises:
         InputError: ``count`` is below the rows of some group.
@@ -226,5 +254,20 @@ def draw_groups(groups: Groups, count: int, name: str = "training") -> Rows:
             f"the rows of the longest {groups.noun}, which stay together"
         )
     order = np.random.default_rng(SPLIT_SEED).permutation(len(sizes))
+    rows = _first_groups(order, index, sizes, count)
+    if labels is not None and len(np.unique(labels[rows])) < len(np.unique(labels)):
+        places = np.argsort(order)[index]
+        first = [order[places[labels == label].min()] for label in np.unique(labels)]
+        # a class that few groups have goes first: others come along with any group
+        first.sort(key=lambda group: np.isin(labels[index == group], labels[rows]).all())
+        order = np.array(list(dict.fromkeys([*first, *order])))
+        rows = _first_groups(order, index, sizes, count)
+    return rows
+
+
+def _first_groups(
+    order: NDArray[np.int64], index: NDArray[np.int64], sizes: NDArray[np.int64], count: int
+) -> Rows:
+    """The rows of the groups in this order, as many whole ones as ``count`` allows."""
     drawn = order[np.cumsum(sizes[order]) <= count]
     return np.flatnonzero(np.isin(index, drawn))
