@@ -39,9 +39,11 @@ def test_linear_probing_on_commitmentbank(data_dir, tmp_path):
     )
 
 
-def test_the_stratified_head_does_not_depend_on_the_seed(data_dir, tmp_path):
+def test_the_stratified_head_does_not_depend_on_the_seed(data_dir, tmp_path, monkeypatch):
     heads = []
     for seed in (0, 1):
+        # or else the second run would read the first one's head
+        monkeypatch.setenv("LPFT_CACHE_DIR", str(tmp_path / f"cache-{seed}"))
         settings = {"task": "cb", "data_dir": data_dir, "method": "lp", "seed": seed}
         config = make_config(settings | {"split_protocol": "stratified"}, tmp_path / str(seed))
         heads.append((train_run(config).folder / "lp/head.safetensors").read_bytes())

@@ -110,6 +110,14 @@ def test_a_class_without_rows_is_never_predicted_and_stays_finite():
     np.testing.assert_allclose(softmax(present, axis=1), expected, atol=1e-5)
 
 
+def test_a_class_without_rows_has_no_bias_where_the_head_has_none():
+    features, labels = problem(150, 5, 2)
+    probe = fit_probe(features, np.array([0, 2])[labels], 3, fit_bias=False)
+    assert probe.absent_classes == (1,)
+    assert not probe.weight[1].any()
+    assert not probe.bias.any()
+
+
 @pytest.mark.parametrize(("rarest", "folds"), [(3, 3), (2, 2), (1, 5)])
 def test_rare_classes_lower_the_folds_or_sit_out_the_choice(rarest, folds):
     features, labels = problem(120, 5, 2)

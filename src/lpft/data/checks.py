@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from lpft.data.examples import Examples, Label, Text, TextData
 from lpft.data.labels import show
 
@@ -44,7 +42,6 @@ def check_data(data: TextData) -> list[Finding]:
 
 def _classes(data: TextData) -> Iterator[Finding]:
     for split, examples in data.splits().items():
-        counts = _class_counts(data, examples)
         if examples.labels is None:
             continue
         missing = [name for name, count in _class_counts(data, examples).items() if count == 0]
@@ -54,7 +51,8 @@ def _classes(data: TextData) -> Iterator[Finding]:
         elif missing:
             message = f"{split} has no rows of {show(missing)}: its metrics say nothing about them"
             yield Finding("warning", "missing-class", message)
-    counts = {name: count for name, count in _class_counts(data, data.train).items() if count > 0}
+    trained = {} if data.train.labels is None else _class_counts(data, data.train)
+    counts = {name: count for name, count in trained.items() if count > 0}
     small = [name for name, count in counts.items() if count < SMALL_CLASS]
     if small:
         yield Finding(
@@ -80,9 +78,7 @@ def _classes(data: TextData) -> Iterator[Finding]:
 
 
 def _class_counts(data: TextData, examples: Examples) -> dict[Label, int]:
-    labels = np.array([], dtype=np.int64) if examples.labels is None else examples.labels
-    counts = np.bincount(labels, minlength=len(data.classes))
-    return {name: int(count) for name, count in zip(data.classes, counts, strict=True)}
+    return dict(zip(data.classes, examples.class_counts(len(data.classes)), strict=True))
 
 
 def _repetitions(train: Examples) -> Iterator[Finding]:

@@ -131,7 +131,8 @@ def rows_per_class(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """V (C x h) and b (C) of a logistic regression, which has one row for two classes.
 
-    ``features`` (N x h) are those of its training, over which a class without rows gets its bias.
+    ``features`` (N x h) are those of its training, over which a class without rows gets its bias,
+    if the regression has one.
     """
     coefficients, intercepts, present = fitted.coef_, fitted.intercept_, fitted.classes_
     if len(present) == 2:
@@ -141,7 +142,7 @@ def rows_per_class(
     bias = np.zeros(classes)
     weight[present] = coefficients
     bias[present] = intercepts
-    if len(present) < classes:
+    if len(present) < classes and fitted.fit_intercept:
         lowest = float((features @ coefficients.T + intercepts).min())
         absent = np.setdiff1d(np.arange(classes), present)
         bias[absent] = lowest - _ABSENT_CLASS_MARGIN
