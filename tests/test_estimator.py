@@ -57,7 +57,7 @@ def test_it_learns_and_its_attributes_agree_with_each_other(fitted):
     assert features.shape == (60, 32)
     weight = fitted.model_.head.weight.detach().numpy()
     logits = features @ weight.T + fitted.model_.head.bias.detach().numpy()
-    np.testing.assert_allclose(fitted.decision_function(texts), logits, atol=1e-5)
+    np.testing.assert_allclose(fitted.logits(texts), logits, atol=1e-5)
     np.testing.assert_allclose(
         fitted.predict_proba(texts), softmax(logits / fitted.temperature_, axis=1), atol=1e-5
     )

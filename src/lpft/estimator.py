@@ -12,16 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from lpft.choices import ClassWeight, Device, Pooling, Precision
 from lpft.data import Examples, Label, Text, encode_labels, infer_classes, stratified_holdout
-from lpft.data import read_labels as checked_labels
-from lpft.data.examples import listed_texts
+from lpft.data.given import check_pairs, given_labels, listed_texts
+from lpft.data.labels import show
 from lpft.errors import InputError
 from lpft.progress import visible_progress
-from lpft.training.settings import TrainingSettings, resolve
+from lpft.training.kept import KeptTraining, read_kept, write_kept
+from lpft.training.settings import TrainingSettings, check_settings, resolve
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
-
-_FILE_OF_LABELS = "the labels"
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -32,7 +31,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     The parameters are the options of ``lpft train``; None takes the method's default.
 
     Attributes:
-        classes_: the C class names, sorted, of the type in which the labels were given.
+        classes_: the C class names, sorted: strings, integers or booleans as the labels were given.
         model_: the ``LinearHeadClassifier`` (a ``PreTrainedModel``): ``model_.features(**tokens)``
             is phi (N x h), ``model_.head`` the ``nn.Linear`` of V and b.
         tokenizer_: its tokenizer, whose ``model_max_length`` is the training's.
@@ -98,7 +97,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             InputError: empty or unequal inputs, fewer than two classes, multi-label or continuous
-                labels, a label of validation that training lacks, a model that cannot be loaded.
+                labels, labels of several types, a label of validation that training lacks, pairs in
+                one of the two only, a parameter of another type, a model that cannot be loaded.
         """
         from lpft.model.fingerprint import encoder_fingerprint
         from lpft.model.inference import check_precision, resolve_device
@@ -108,16 +108,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         settings = resolve(self._settings())
         check_precision(settings.precision, resolve_device(settings.device))
-        classes, train = _examples(texts, labels, None)
+        classes, train = _examples(texts, labels, None, "texts", "labels")
+        paired = bool(train.texts) and isinstance(train.texts[0], tuple)
         if validation is None:
             assert train.labels is not None
             train_rows, validation_rows = stratified_holdout(train.labels)
             held_out = train.select(validation_rows)
             train = train.select(train_rows)
         else:
-            _, held_out = _examples(*validation, classes)
+            if not isinstance(validation, list | tuple) or len(validation) != 2:
+                found = f" of {len(validation)}" if isinstance(validation, list | tuple) else ""
+                raise InputError(
+                    f"validation is a {type(validation).__name__}{found}: expected a tuple of two, "
+                    "(texts, labels)"
+                )
+            _, held_out = _examples(*validation, classes, "validation texts", "validation labels")
+            check_pairs(held_out.texts, "validation texts", paired=paired)
         with visible_progress(self.verbose):
-            classifier = self._build(classes, paired=isinstance(train.texts[0], tuple))
+            classifier = self._build(classes, paired=paired)
             encoder = encoder_fingerprint(classifier.model)
             train_inputs, validation_inputs = (
                 prepare_split(
@@ -141,37 +149,52 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                     cache_dir=default_cache_dir(),
                 )
         result.classifier.model.cpu()
-        self._take(result.classifier)
+        self._take(result.classifier, paired=paired)
         self.history_ = result.history
         return self
 
     def predict(self, texts: Sequence[Text]) -> NDArray[Any]:
         """The most probable class of each text, N names of the type given in training."""
-        logits = self._logits(texts)
+        logits = self.logits(texts)
         return self.classes_[logits.argmax(axis=1)]
 
     def predict_proba(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         """``softmax(f(x) / T)``, N x C, in the order of ``classes_``."""
         from scipy.special import softmax
 
-        logits = self._logits(texts).astype(np.float64)
+        logits = self.logits(texts).astype(np.float64)
         return softmax(logits / self.temperature_, axis=1)
 
+    def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """``V phi(x) + b`` before the temperature, N x C, in the order of ``classes_``."""
+        from lpft.model.inference import head_logits
+
+        features = self.features(texts)
+        return head_logits(self.model_, features)
+
     def decision_function(self, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """The logits ``V phi(x) + b`` before the temperature, N x C."""
-        return self._logits(texts)
+        """What scikit-learn's tools rank by, before the temperature.
+
+        The logits (N x C); of two classes the difference of their logits (N), which is positive
+        where ``classes_[1]`` is predicted.
+        """
+        logits = self.logits(texts)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def features(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """phi(x), N x h, in evaluation mode.
 
         Raises:
-            InputError: a text is empty, or texts and pairs are mixed.
+            InputError: a text is empty, texts and pairs are mixed, or they are pairs where training
+                had single texts or the other way round.
         """
         check_is_fitted(self, "model_")
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
         texts = listed_texts(texts)
+        if self._paired is not None:
+            check_pairs(texts, "texts", paired=self._paired)
         tokens = tokenize(self.tokenizer_, texts, self.tokenizer_.model_max_length)
         try:
             with visible_progress(self.verbose):
@@ -181,6 +204,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write model and tokenizer in Hugging Face form to a new or empty folder.
+
+        The parameters and ``history_`` go along, in a file of their own.
 
         Raises:
             InputError: the folder holds files and ``overwrite`` is not set, or cannot be written.
@@ -200,6 +225,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as staged:
                 save_classifier(Classifier(self.model_, self.tokenizer_), Path(staged))
+                history = getattr(self, "history_", None)
+                kept = KeptTraining(self.get_params(), self._paired, history)
+                write_kept(Path(staged), kept)
                 for path in Path(staged).iterdir():
                     path.replace(target / path.name)
         except OSError as error:
@@ -209,6 +237,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def load(cls, folder: str | Path, *, device: Device = "auto") -> Self:
         """A fitted classifier from what :meth:`save` or ``lpft train`` wrote.
 
+        It has the parameters of its training, so that ``clone(loaded).fit`` repeats it. Folders of
+        earlier versions do not hold them: there ``model`` is the folder, and what its weights do
+        not tell has its default.
+
         Raises:
             InputError: the folder is missing, damaged, or holds another kind of model.
         """
@@ -216,15 +248,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         classifier = load_classifier(Path(folder))
         config = classifier.model.config
-        estimator = cls(
-            model=str(folder),
-            pooling=config.pooling,
-            head_bias=config.head_bias,
-            max_length=classifier.max_length,
-            device=device,
-        )
-        estimator._take(classifier)
-        return estimator
+        kept = read_kept(Path(folder), paired=config.paired)
+        known = cls._get_param_names()
+        if kept is None:
+            estimator = cls(
+                model=str(folder),
+                pooling=config.pooling,
+                head_bias=config.head_bias,
+                max_length=classifier.max_length,
+            )
+            estimator._take(classifier, paired=config.paired)
+        else:
+            given = {name: kept.parameters[name] for name in known if name in kept.parameters}
+            estimator = cls(**given)
+            estimator._take(classifier, paired=kept.paired)
+            if kept.history is not None:
+                estimator.history_ = kept.history
+        return estimator.set_params(device=device)
 
     @classmethod
     def untrained(
@@ -238,65 +278,67 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             parameters: further parameters of the constructor.
 
         Raises:
-            InputError: fewer than two classes, a repeated one, or a model that cannot be loaded.
+            InputError: fewer than two classes, a repeated one, names of several types, a parameter
+                of another type or outside its range, or a model that cannot be loaded.
         """
-        names = checked_labels(list(classes), "the classes")
+        names = given_labels(classes, "classes")
         if len(names) < 2 or len(set(names)) < len(names):
-            raise InputError(f"the classes {names} must be at least 2 different names")
+            raise InputError(f"the classes are {show(names)}: expected at least 2 different names")
         estimator = cls(model, seed=seed, **parameters)
-        estimator._take(estimator._build(tuple(names)))
+        check_settings(estimator._settings())
+        estimator._take(estimator._build(tuple(names)), paired=None)
         return estimator
 
     def _settings(self) -> TrainingSettings:
-        parameters = self.get_params()
-        del parameters["verbose"]
-        return TrainingSettings(**parameters)
+        """The parameters, NumPy's numbers (of a grid, say) as Python's."""
+        given = self.get_params()
+        del given["verbose"]
+        plain = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in given.items()
+        }
+        return TrainingSettings(**plain)
 
     def _build(self, classes: tuple[Label, ...], *, paired: bool = False) -> "Classifier":
         from lpft.model import build_classifier
 
+        settings = self._settings()
         return build_classifier(
-            self.model,
+            settings.model,
             classes,
-            seed=self.seed,
-            pooling=self.pooling,
-            head_bias=self.head_bias,
-            max_length=self.max_length,
-            revision=self.revision,
+            seed=settings.seed,
+            pooling=settings.pooling,
+            head_bias=settings.head_bias,
+            max_length=settings.max_length,
+            revision=settings.revision,
             paired=paired,
         )
 
-    def _take(self, classifier: "Classifier") -> None:
+    def _take(self, classifier: "Classifier", *, paired: bool | None) -> None:
+        """``paired``: whether it was trained on pairs; None where it was not trained."""
         self.model_ = classifier.model
         self.tokenizer_ = classifier.tokenizer
         self.classes_ = np.array(classifier.model.config.classes)
         self.temperature_ = float(classifier.model.config.temperature)
-
-    def _logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
-        from lpft.model.inference import head_logits
-
-        features = self.features(texts)
-        return head_logits(self.model_, features)
+        self._paired = paired
 
 
 def _examples(
-    texts: Sequence[Text], labels: ArrayLike, classes: tuple[Label, ...] | None
+    texts: Sequence[Text],
+    labels: ArrayLike,
+    classes: tuple[Label, ...] | None,
+    texts_name: str,
+    labels_name: str,
 ) -> tuple[tuple[Label, ...], Examples]:
-    """The class names (inferred where None) and the rows, checked."""
-    texts = listed_texts(texts)
-    values = np.asarray(labels, dtype=object)
-    if values.ndim > 1:
-        raise InputError(
-            f"the labels have shape {values.shape}: expected one class per text; multi-label is "
-            "not supported"
-        )
-    if len(texts) != len(values):
-        raise InputError(f"there are {len(texts)} texts but {len(values)} labels")
-    names = checked_labels(values.tolist(), _FILE_OF_LABELS)
+    """The class names (inferred where None) and the rows, checked; names are for messages."""
+    texts = listed_texts(texts, texts_name)
+    given = given_labels(labels, labels_name)
+    if len(texts) != len(given):
+        raise InputError(f"there are {len(texts)} {texts_name} but {len(given)} {labels_name}")
     if classes is None:
-        classes = infer_classes(names, _FILE_OF_LABELS)
+        classes = infer_classes(given, f"the {labels_name}")
     return classes, Examples(
         ids=[str(row) for row in range(len(texts))],
         texts=texts,
-        labels=encode_labels(names, classes, _FILE_OF_LABELS),
+        labels=encode_labels(given, classes, f"the {labels_name}"),
     )

@@ -1,37 +1,18 @@
 """Texts and their labels, as every other part of the package receives them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpft.data.groups import Groups
-from lpft.errors import InputError
 
 Text = str | tuple[str, str]
 """A single text, or a pair that the tokenizer joins with its own separator."""
 
 Label = str | int
-"""A class name as the user gave it."""
-
-
-def listed_texts(texts: Any) -> list[Text]:
-    """The texts as a list, pairs as tuples of two; one bare string is not read by letters.
-
-    Raises:
-        InputError: they are one string, or no collection.
-    """
-    if isinstance(texts, str):
-        raise InputError("the texts are one string: expected a list of texts, such as [text]")
-    if not isinstance(texts, Iterable):
-        raise InputError(
-            f"the texts are a {type(texts).__name__}: expected a list of texts, such as [text]"
-        )
-    return [
-        (text[0], text[1]) if isinstance(text, list) and len(text) == 2 else text for text in texts
-    ]
+"""A class name as the user gave it; in the Python API it may be a boolean, which is an integer."""
 
 
 @dataclass(frozen=True)

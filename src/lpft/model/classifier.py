@@ -1,5 +1,6 @@
 """An encoder with dropout and one linear layer on its pooled feature, in Hugging Face form."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -30,8 +31,8 @@ class LinearHeadConfig(PreTrainedConfig):
     """Configuration of :class:`LinearHeadClassifier`; the encoder's own is ``encoder_config``.
 
     ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``label_type`` says
-    whether the user's class names are strings or integers; ``id2label`` holds them as strings.
-    ``paired`` says whether it was trained on pairs of texts.
+    whether the user's class names are strings, integers or booleans; ``id2label`` holds them as
+    strings. ``paired`` says whether it was trained on pairs of texts.
     """
 
     model_type = "lpft"
@@ -42,7 +43,7 @@ class LinearHeadConfig(PreTrainedConfig):
     head_bias: bool = True
     head_dropout: float | int = 0.1
     temperature: float | int = 1.0
-    label_type: Literal["str", "int"] = "str"
+    label_type: Literal["str", "int", "bool"] = "str"
     paired: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -54,8 +55,20 @@ class LinearHeadConfig(PreTrainedConfig):
     @property
     def classes(self) -> tuple[Label, ...]:
         """The class names in the order of the logits, of the type in which they were given."""
-        convert = int if self.label_type == "int" else str
+        convert = _NAME_READERS[self.label_type]
         return tuple(convert(self.id2label[index]) for index in range(self.num_labels))
+
+
+_NAME_READERS: dict[str, Callable[[str], Label]] = {
+    "str": str,
+    "int": int,
+    "bool": lambda name: name == str(True),
+}
+
+
+def _label_type(classes: tuple[Label, ...]) -> str:
+    kinds = {type(label).__name__ for label in classes}
+    return kinds.pop() if len(kinds) == 1 and kinds <= _NAME_READERS.keys() else "str"
 
 
 @dataclass
@@ -158,7 +171,7 @@ def attach_head(
         head_dropout=head_dropout(encoder.config),
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
-        label_type="int" if all(isinstance(label, int) for label in classes) else "str",
+        label_type=_label_type(classes),
         paired=paired,
         problem_type="single_label_classification",
     )

@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lpft.choices import Device, Granularity, KernelKind, LinearMethod, Products
-from lpft.data.examples import Text, listed_texts
+from lpft.data.examples import Text
+from lpft.data.given import listed_texts
 from lpft.ntk.inputs import open_subject
 from lpft.ntk.job import KernelJob
 from lpft.ntk.options import Options, check_choice, check_options

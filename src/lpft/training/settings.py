@@ -1,7 +1,9 @@
 """The settings of one training: the only place of their names, types, defaults and help texts."""
 
+import numbers
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_args
+from os import PathLike
+from typing import Any, get_args, get_type_hints
 
 from lpft.choices import ClassWeight, Device, Pooling, Precision
 from lpft.errors import InputError
@@ -82,8 +84,10 @@ def resolve(
     difference between them is a difference of their heads.
 
     Raises:
-        InputError: a setting is outside its range, or has no effect with the chosen method.
+        InputError: a setting is of another type or outside its range, or has no effect with the
+            chosen method.
     """
+    _check_types(settings)
     method = get_method(settings.method)
     defaults: dict[str, Any] = {}
     if method.fine_tunes:
@@ -102,6 +106,43 @@ def resolve(
     resolved = replace(settings, **filled)
     _check_ranges(resolved)
     return resolved
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Check every setting by itself, whatever the method takes.
+
+    Raises:
+        InputError: one is of another type or outside its range.
+    """
+    _check_types(settings)
+    get_method(settings.method)
+    _check_ranges(settings)
+
+
+_KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: ((str, PathLike), "text"),
+}
+"""What a setting of a type may be, and how messages call it."""
+
+
+def _check_types(settings: TrainingSettings) -> None:
+    hints = get_type_hints(TrainingSettings)
+    for item in fields(settings):
+        value, kinds = getattr(settings, item.name), get_args(hints[item.name])
+        kinds = kinds if kinds else (hints[item.name],)
+        if value is None and type(None) in kinds:
+            continue
+        # a choice (Literal) is text
+        kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
+        accepted, expected = _KINDS[kind]
+        if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+            raise InputError(
+                f"--{item.name.replace('_', '-')} {value!r} is of type {type(value).__name__}: "
+                f"expected {expected}{' or None' if type(None) in kinds else ''}"
+            )
 
 
 def _check_ranges(settings: TrainingSettings) -> None:
