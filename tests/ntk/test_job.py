@@ -117,6 +117,25 @@ def test_parts_of_several_requests_are_kept_apart(subject):
             assert_close(sum(parts.values()), found[name][BLOCK].ft_effective)
 
 
+def test_only_detailed_blocks_are_split_and_checked(subject, monkeypatch):
+    monkeypatch.setattr("lpft.ntk.job.memory_in_use", lambda _: 0)
+    own = {"own": request_of(subject, trainable=False)}
+    options = Options(granularity=("layer", "kind"), dtype=torch.float64, device="cpu")
+    groups, blocks = [TEXTS, COLUMNS], (ROWS, BLOCK)
+    whole = KernelJob(subject, own, groups, blocks, options)
+    part = KernelJob(subject, own, groups, blocks, options, detailed=(ROWS,))
+    assert part.plan.memory < whole.plan.memory
+    expected, found = whole.run()["own"], part.run()["own"]
+    for block in blocks:
+        assert torch.equal(found[block].ft_effective, expected[block].ft_effective)
+    assert found[ROWS].kinds.keys() == expected[ROWS].kinds.keys() != set()
+    for name, kernel in expected[ROWS].layers.items():
+        assert torch.equal(found[ROWS].layers[name], kernel)
+    assert found[ROWS].checked_entries == expected[ROWS].checked_entries != ()
+    assert len(expected[BLOCK].layers) > 0
+    assert (found[BLOCK].layers, found[BLOCK].kinds, found[BLOCK].checked_entries) == ({}, {}, ())
+
+
 def test_a_name_may_hold_any_sign(subject):
     request = request_of(subject, trainable=False)
     name = "LP|FT|total"

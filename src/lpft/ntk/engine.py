@@ -1,6 +1,6 @@
 """The engine: sweep down the encoder once, contract what each unit of it leaves, keep the sums."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,8 +59,11 @@ def sweep(
     requests: Sequence[Request],
     options: Options,
     store: TileStore | None,
+    detailed: Collection[Pair],
 ) -> Sweep:
     """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it.
+
+    ``detailed`` are the blocks of groups that are split into parts.
 
     Raises:
         InputError: a piece is damaged or of another kernel, or which parameters a text reaches
@@ -86,7 +89,9 @@ def sweep(
         passes = Passes(
             classifier, plan.structure.chain, plan.structure.modules, direct, seeds, stash
         )
-        contractor = Contractor(plan, requests, options.granularity, contraction, meter.add)
+        contractor = Contractor(
+            plan, requests, options.granularity, detailed, contraction, meter.add
+        )
         return _Sweeper(plan, tokens, passes, contractor, meter, work, store).run()
 
 

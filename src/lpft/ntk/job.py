@@ -52,6 +52,7 @@ class KernelJob:
         requests: by name.
         groups: lists of texts; the first is that of the rows in training.
         blocks: pairs (i, j) of groups: kernels with rows from group i and columns from group j.
+        detailed: the blocks that are split into parts and whose entries are checked (all).
 
     Raises:
         InputError: as :func:`lpft.ntk.empirical_ntk`, or a request that the encoder cannot meet.
@@ -64,6 +65,8 @@ class KernelJob:
         groups: Sequence[Sequence[Text]],
         blocks: tuple[Pair, ...],
         options: Options,
+        *,
+        detailed: Sequence[Pair] | None = None,
     ) -> None:
         check_options(options)
         check_requests(subject, requests, len(groups), blocks)
@@ -75,6 +78,7 @@ class KernelJob:
             raise InputError("some lists hold single texts and others pairs: give one kind")
         self._requests = dict(requests)
         self._blocks = blocks
+        self._detailed = frozenset(blocks if detailed is None else detailed)
         self._texts = [text for group in groups for text in group]
         self._groups = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         with computed_in(options.dtype):
@@ -105,7 +109,13 @@ class KernelJob:
                 self.plan = self._make_plan(begun)
             store = TileStore(folder, self.plan.layout, self._fingerprints())
         swept = sweep(
-            self._subject.classifier, self._tokens, self.plan, self._inner, self._options, store
+            self._subject.classifier,
+            self._tokens,
+            self.plan,
+            self._inner,
+            self._options,
+            store,
+            self._detailed,
         )
         kernels = {
             inner.name: {block: self._kernel(inner, block, swept) for block in self._blocks}
@@ -183,11 +193,12 @@ class KernelJob:
 
     def _accumulator_bytes(self) -> int:
         counts = np.bincount(self._groups)
-        entries = sum(int(counts[i]) * int(counts[j]) for i, j in self._blocks)
-        kernels = 2 + self._structure.parts(self._options.granularity)
-        return sum(
-            8 * entries * kernels * (r.head.classes**2 + r.head.rank**2) for r in self._inner
+        parts = self._structure.parts(self._options.granularity)
+        entries = sum(
+            int(counts[i]) * int(counts[j]) * (2 + (parts if (i, j) in self._detailed else 0))
+            for i, j in self._blocks
         )
+        return sum(8 * entries * (r.head.classes**2 + r.head.rank**2) for r in self._inner)
 
     def _kernel(self, inner: Request, block: Pair, swept: Sweep) -> EmpiricalNTK:
         request, options = self._requests[inner.name], self._options
@@ -202,7 +213,7 @@ class KernelJob:
                 halved=options.kernel != "asymmetric",
             )
             for (of_request, part), sums in swept.sums.items()
-            if of_request == inner.name
+            if of_request == inner.name and (part == TOTAL or block in self._detailed)
         }
         shape = (len(rows), inner.head.classes, len(columns), inner.head.classes)
         total = parts.pop(TOTAL, torch.zeros(shape, dtype=torch.float64))
@@ -229,7 +240,7 @@ class KernelJob:
                 (self._tokens, rows.tolist(), columns.tolist()),
                 total,
                 kernel=options.kernel,
-                count=options.check_entries,
+                count=options.check_entries if block in self._detailed else 0,
             ),
             record={
                 "head_rank": inner.head.rank,
@@ -265,7 +276,8 @@ class KernelJob:
         options, classifier = self._options, self._subject.classifier
         adapters = json.dumps(adapter_settings(classifier.encoder), sort_keys=True)
         return {
-            "kernels": f"{options.kernel} {self._blocks} {tuple(options.granularity)}",
+            "kernels": f"{options.kernel} {self._blocks} {tuple(options.granularity)} "
+            f"{sorted(self._detailed)}",
             "methods": options.method,
             "precision": f"{options.dtype} {options.products} {self._device.type}",
             "weights": f"{encoder_fingerprint(classifier)} {adapters}",

@@ -1,6 +1,6 @@
 """From the shares of tiles in a unit's parameters to sums by request, part and pair of tiles."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,8 +40,8 @@ def distinct_heads(requests: Sequence[Request]) -> list[HeadRows]:
 class Contractor:
     """Contracts what the passes leave, for all requests at once.
 
-    A part is ``total``, ``layer:...`` or ``kind:...``. ``done`` is told the flops of every
-    contraction.
+    A part is ``total``, or in ``detailed`` blocks of groups also ``layer:...`` or ``kind:...``.
+    ``done`` is told the flops of every contraction.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class Contractor:
         plan: Plan,
         requests: Sequence[Request],
         granularity: Sequence[Granularity],
+        detailed: Collection[Pair],
         contraction: Contraction,
         done: Callable[[float], None],
     ) -> None:
         self._plan = plan
         self._requests = requests
         self._granularity = granularity
+        self._detailed = detailed
         self._contraction = contraction
         self._done = done
         self._heads = {id(h): number for number, h in enumerate(distinct_heads(requests))}
@@ -76,9 +78,9 @@ class Contractor:
         for request in self._requests:
             of_request = [p for p in wanted if p.name in request.parameters]
             rank = request.head.rank
-            for part in [TOTAL, *(part for p in of_request for part in self._parts(p))]:
-                for i, j in pairs:
-                    rows, columns = (rank * len(self._plan.tiles[tile].rows) for tile in (i, j))
+            for i, j in pairs:
+                rows, columns = (rank * len(self._plan.tiles[tile].rows) for tile in (i, j))
+                for part in [TOTAL, *(part for p in of_request for part in self._parts(p, (i, j)))]:
                     total[i, j][f"{request.name}|{part}"] = torch.zeros(
                         rows, columns, dtype=torch.float64
                     )
@@ -87,9 +89,9 @@ class Contractor:
             for request in self._requests:
                 if group[0].name in request.parameters:
                     head = self._heads[id(request.head)]
-                    for part in [TOTAL, *self._parts(group[0])]:
-                        for pair in pairs:
-                            if (pair, head) in sums:
+                    for pair in pairs:
+                        if (pair, head) in sums:
+                            for part in [TOTAL, *self._parts(group[0], pair)]:
                                 total[pair][f"{request.name}|{part}"] += sums[pair, head].cpu()
         return total
 
@@ -161,7 +163,11 @@ class Contractor:
         self._done(sum(method_cost(method, parameter.sizes, shapes, pairs, ranks, kernel)))
         return sums
 
-    def _parts(self, parameter: Parameter) -> list[str]:
+    def _parts(self, parameter: Parameter, pair: Pair) -> list[str]:
+        """The parts of a pair of tiles that a parameter counts for, beside the total."""
+        rows, columns = (self._plan.tiles[tile].group for tile in pair)
+        if (rows, columns) not in self._detailed:
+            return []
         names = {"layer": parameter.layer, "kind": parameter.kind}
         return [f"{by}:{names[by]}" for by in self._granularity]
 
