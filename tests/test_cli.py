@@ -31,8 +31,8 @@ COMMANDS = (
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "model", "pooling", "method", "task", "data-dir", "train-file", "validation-file",
-    "test-file", "ood", "text-columns", "label-column", "split-protocol", "seed", "max-length",
-    "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
+    "test-file", "ood", "text-columns", "label-column", "column-names", "split-protocol", "seed",
+    "max-length", "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
     "weight-decay", "no-head-bias", "class-weight", "template", "revision", "max-train-samples",
     "device", "precision", "report-to", "resume", "output-dir", "config", "overwrite", "json",
     "no-save-model", "save-features", "data-name",
@@ -544,6 +544,26 @@ def test_integer_labels_are_sorted_by_value_and_stay_integers(lpft, train, data,
     _, labels = predictions(tmp_path / "run", "test")
     source = pd.read_csv(tmp_path / "test.csv")["label"]
     assert [[2, 3, 10][label] for label in labels] == list(source)
+
+
+def test_files_whose_first_line_names_no_columns(lpft, train, data, tmp_path):
+    """The same rows with and without a line of names give the same run and the same answers."""
+    for name in ("train", "test"):
+        frame = pd.read_csv(data / f"{name}.csv")
+        frame.to_csv(tmp_path / f"{name}.txt", sep="\t", header=False, index=False)
+    names = ("--column-names", "text,label")
+    files = ("--train-file", tmp_path / "train.txt", "--test-file", tmp_path / "test.txt")
+    train(tmp_path / "bare", *files, *names, files=())
+    files = ("--train-file", data / "train.csv", "--test-file", data / "test.csv")
+    train(tmp_path / "named", *files, files=())
+    metrics = read(tmp_path / "bare/metrics.json")
+    assert metrics == read(tmp_path / "named/metrics.json")
+    run, test = tmp_path / "bare", tmp_path / "test.txt"
+    again = json.loads(lpft("evaluate", run, "--file", test, *names, "--json").out)
+    recorded = metrics["splits"]["test"]
+    assert again["splits"]["test"]["nll"] == pytest.approx(recorded["nll"], abs=1e-6)
+    by_name = lines(lpft("predict", run, "--file", data / "test.csv").out)
+    assert lines(lpft("predict", run, "--file", test, *names).out) == by_name
 
 
 def test_pairs_of_texts(lpft, train, tmp_path):

@@ -233,9 +233,19 @@ def _add_run(parser: ArgumentParser) -> None:
 def _add_columns(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--text-columns",
-        type=lambda names: tuple(name.strip() for name in names.split(",")),
+        type=_split_names,
         help="one column, or two with a comma for pairs (default: as in training)",
     )
+    parser.add_argument(
+        "--column-names",
+        type=_split_names,
+        help="names of all columns, with commas, of a CSV or TSV file whose first line does not "
+        "name them",
+    )
+
+
+def _split_names(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(","))
 
 
 def _add_executor(parser: ArgumentParser) -> None:

@@ -67,6 +67,7 @@ def evaluate(options: Namespace) -> None:
         file=options.file,
         text_columns=options.text_columns,
         label_column=options.label_column,
+        column_names=options.column_names,
     )
     metrics = evaluate_saved(saved, sets)
     if options.json:
@@ -82,11 +83,14 @@ def predict(options: Namespace) -> None:
 
     if options.output is not None:
         predict.check_prediction_output(options.output, overwrite=options.overwrite)
-    if options.text_columns is not None and options.file is None:
-        raise InputError("--text-columns has no effect without --file: leave it out")
+    for option in ("text_columns", "column_names"):
+        if getattr(options, option) is not None and options.file is None:
+            raise InputError(
+                f"--{option.replace('_', '-')} has no effect without --file: leave it out"
+            )
     saved = open_saved(options.folder, options.device)
     if options.file is not None:
-        texts = predict.file_texts(saved, options.file, options.text_columns)
+        texts = predict.file_texts(saved, options.file, options.text_columns, options.column_names)
     elif options.text is not None:
         texts = iter(predict.argument_texts(saved, options.text))
     else:

@@ -108,6 +108,43 @@ def test_chunks_are_read_only_as_far_as_asked(tmp_path):
         next(chunks)
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.txt.gz"])
+@pytest.mark.parametrize("header", [False, True])
+def test_columns_can_be_named_where_the_file_does_not(tmp_path, name, header):
+    separator = "," if "csv" in name else "\t"
+    lines = [["a b", "0"], ['"c"', "1"], ["d", "0"]]
+    if header:
+        lines = [["sentence", "label"], *lines]
+    content = "".join(separator.join(line) + "\n" for line in lines).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    table = read_table(path, ("sentence", "label"))
+    expected = {"sentence": ["a b", "c", "d"], "label": ["0", "1", "0"]}
+    assert table.to_dict(orient="list") == expected
+    parts = list(iter_tables(path, rows=2, column_names=("sentence", "label")))
+    assert [list(part.index) for part in parts] == [[0, 1], [2]]
+    assert [text for part in parts for text in part["sentence"]] == expected["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "names", "message"),
+    [
+        ("rows.txt", b"a\t0\n", ("text",), "has 2 columns, and --column-names names 1"),
+        ("rows.txt", b"a\t0\n", ("text", "text"), "'text' occurs more than once"),
+        ("rows.csv", b"", ("text", "label"), "rows.csv is empty"),
+        ("rows.csv", b"text,label\n", ("text", "label"), "has no rows"),
+        ("rows.jsonl", b'{"text": "a"}\n', ("text",), "names its columns itself"),
+        ("rows.parquet", b"PAR1", ("text",), "names its columns itself"),
+    ],
+)
+def test_names_that_do_not_fit_the_file_are_refused(tmp_path, name, content, names, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (read_table, lambda path, names: list(iter_tables(path, column_names=names))):
+        with pytest.raises(InputError, match=message):
+            read(path, names)
+
+
 BAD = {
     "missing file": ("gone.csv", None, ["gone.csv", "does not exist"]),
     "unknown ending": ("rows.xlsx", b"x", ["rows.xlsx", "unknown file ending", ".parquet"]),

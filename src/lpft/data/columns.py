@@ -43,24 +43,21 @@ def choose_text_columns(
             "expected one text column, or two different ones for pairs, and another for the label"
         )
     for column in chosen:
-        require_column(table, column, path)
+        require_column(table, column, path, _advice(path))
     return chosen
 
 
-def require_column(table: "pd.DataFrame", column: str, path: str | Path) -> None:
+def require_column(table: "pd.DataFrame", column: str, path: str | Path, advice: str = "") -> None:
     """Check that a column is there.
 
     Raises:
-        InputError: it is not; the message lists those that are.
+        InputError: it is not; the message lists those that are, and ends with ``advice``.
     """
     if column not in table.columns:
         similar = {name.lower(): name for name in table.columns}
         near = get_close_matches(column.lower(), similar, n=1)
         hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
-        raise InputError(
-            f"{path} has no column '{column}': found {_found(table)}{hint} "
-            "(the first line of a CSV or TSV file must name the columns)"
-        )
+        raise InputError(f"{path} has no column '{column}': found {_found(table)}{hint}{advice}")
 
 
 def texts_from_table(
@@ -117,7 +114,7 @@ def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path
     Raises:
         InputError: the column is absent or a label is not one class.
     """
-    require_column(table, label_column, path)
+    require_column(table, label_column, path, _advice(path))
     source = f"{path}, column '{label_column}'"
     return read_labels(list(table[label_column]), source, list(table.index))
 
@@ -153,8 +150,15 @@ def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path
     raise InputError(
         f"{path}: it is not clear which column is the text: found {_found(table)}, expected one "
         f"named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
-        "(--text-columns a or a,b)"
+        f"(--text-columns a or a,b){_advice(path)}"
     )
+
+
+def _advice(path: str | Path) -> str:
+    """What else may be amiss with the columns of a user's file: its first line may be a row."""
+    if {".csv", ".tsv", ".txt"}.isdisjoint(suffix.lower() for suffix in Path(path).suffixes):
+        return ""
+    return "; if the first line is a row, name the columns with --column-names"
 
 
 def _is_words(value: object) -> bool:

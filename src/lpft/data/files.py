@@ -27,6 +27,7 @@ def load_files(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str = "label",
+    column_names: Sequence[str] | None = None,
     protocol: str = "stratified",
 ) -> TextData:
     """Training, validation, test and OOD sets from files (CSV, TSV, JSON Lines, Parquet).
@@ -40,6 +41,7 @@ def load_files(
         ood: out-of-distribution sets by name; names become parts of file names.
         text_columns: one column, or two for pairs; None takes the column ``text`` or
             ``sentence``, or the only one with words. All files use the same names.
+        column_names: of CSV and TSV files whose first line does not name their columns.
         protocol: how rows are held out, a name of :data:`lpft.data.splits.PROTOCOLS`.
 
     Raises:
@@ -51,7 +53,7 @@ def load_files(
     check_protocol(protocol)
     for name in ood:
         check_ood_name(name)
-    table = read_table(train)
+    table = read_table(train, column_names)
     columns = choose_text_columns(table, text_columns, label_column, train)
     names = integers_where_all_are(labels_from_table(table, label_column, train))
     classes = infer_classes(names, f"{train}, column '{label_column}'")
@@ -60,7 +62,13 @@ def load_files(
     sources = {"train": str(train)}
 
     def read(path: str | Path) -> Examples:
-        return read_examples(path, classes, text_columns=columns, label_column=label_column)
+        return read_examples(
+            path,
+            classes,
+            text_columns=columns,
+            label_column=label_column,
+            column_names=column_names,
+        )
 
     if validation is None:
         train_rows, validation_rows = split_rows(labels, protocol)
@@ -90,13 +98,14 @@ def read_examples(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str = "label",
+    column_names: Sequence[str] | None = None,
 ) -> Examples:
     """The labelled rows of one file, for a problem whose classes are known.
 
     Raises:
         InputError: as :func:`load_files`; a label that is none of ``classes`` is named.
     """
-    table = read_table(path)
+    table = read_table(path, column_names)
     columns = choose_text_columns(table, text_columns, label_column, path)
     names = labels_from_table(table, label_column, path)
     return Examples(

@@ -13,12 +13,24 @@ from lpft.errors import InputError
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0+)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SHOWN = 5
+_CLASSES_SHOWN = 20
+_LONGEST = 60
+"""Characters of a value in a message."""
+
+_ENOUGH_ROWS = 20
+"""From which number of rows on classes that hardly recur are a mistake."""
 
 
-def show(values: Sequence[object]) -> str:
-    """The first few values of a list, for a message."""
-    shown = ", ".join(repr(value) for value in values[:_SHOWN])
-    return f"{shown} and {len(values) - _SHOWN} more" if len(values) > _SHOWN else shown
+def show(values: Sequence[object], most: int = _SHOWN) -> str:
+    """The first few different values of a list, each cut, in one line for a message."""
+    shown = list(dict.fromkeys(_cut(repr(value)) for value in values))
+    listed = ", ".join(shown[:most])
+    return f"{listed} and {len(shown) - most} more" if len(shown) > most else listed
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
 def show_rows(rows: Sequence[int]) -> str:
@@ -59,12 +71,7 @@ def read_labels(
             (regression), or all are text spelling numbers and one of these is not whole.
     """
     rows = range(len(values)) if rows is None else rows
-    lists = [value for value in values if _is_collection(value)]
-    if lists:
-        raise InputError(
-            f"{source}: multi-label is not supported: found {show(lists[:1])}, expected one class "
-            "per row (a string or an integer)"
-        )
+    check_single_class(values, source)
     missing = [row for row, value in zip(rows, values, strict=True) if is_missing(value)]
     if missing:
         raise InputError(
@@ -82,6 +89,20 @@ def read_labels(
     return [_read_label(value) for value in values]
 
 
+def check_single_class(values: Sequence[object], source: str) -> None:
+    """Check that no label is a collection.
+
+    Raises:
+        InputError: one is (multi-label).
+    """
+    lists = [value for value in values if _is_collection(value)]
+    if lists:
+        raise InputError(
+            f"{source}: multi-label is not supported: found {show(lists[:1])}, expected one class "
+            "per row (a string or an integer)"
+        )
+
+
 def integers_where_all_are(labels: list[Label]) -> list[Label]:
     """Labels as integers if every one is or spells an integer ("1", "1.0"), else as they are.
 
@@ -97,7 +118,7 @@ def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
     """The distinct labels, sorted: by value if all are integers, otherwise by name as strings.
 
     Raises:
-        InputError: there are fewer than 2.
+        InputError: there are fewer than 2, or more than half as many as rows.
     """
     distinct = set(labels)
     whole = [label for label in distinct if isinstance(label, int)]
@@ -111,6 +132,11 @@ def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
             f"{source}: found only the class {show(classes)} in {len(labels)} rows, "
             "expected at least 2 classes to tell apart"
         )
+    if len(labels) >= _ENOUGH_ROWS and 2 * len(classes) > len(labels):
+        raise InputError(
+            f"{source}: found {len(classes)} different labels in {len(labels)} rows, expected "
+            "classes that recur: is it the column of the classes?"
+        )
     return classes
 
 
@@ -123,13 +149,13 @@ def encode_labels(
         InputError: a label is none of the classes.
     """
     index = {str(label): position for position, label in enumerate(classes)}
-    whole = all(isinstance(label, int) for label in classes)
+    whole = all(isinstance(label, int) and not isinstance(label, bool) for label in classes)
     names = [str(_as_integer(label)) if whole else str(label) for label in labels]
     unseen = [label for label, name in zip(labels, names, strict=True) if name not in index]
     if unseen:
         raise InputError(
             f"{source}: found the label {show(list(dict.fromkeys(unseen)))} in {len(unseen)} of "
-            f"{len(labels)} rows, expected one of the classes {', '.join(map(repr, classes))}"
+            f"{len(labels)} rows, expected one of the classes {show(classes, _CLASSES_SHOWN)}"
         )
     return np.array([index[name] for name in names], dtype=np.int64)
 
@@ -144,7 +170,8 @@ def official_names(
     """Class names of N labels as a task's official files write them.
 
     Args:
-        values: N raw labels.
+        values: N raw labels; whole numbers may be written as ``0.0``, as pandas writes a column
+            that lacks a label.
         codes: class names by the way in which the source writes them (``"0"``); empty where it
             writes the names themselves.
         classes: the task's.
@@ -161,7 +188,7 @@ def official_names(
         )
     known = codes if codes else {name: name for name in classes}
     expected = known if len(known) == len(classes) else classes
-    written = [str(value).strip() for value in values]
+    written = [_written(value, known) for value in values]
     unknown = [value for value in written if value not in known]
     if "-1" in unknown:
         raise InputError(
@@ -194,6 +221,12 @@ def _read_label(value: object) -> Label:
     if isinstance(value, numbers.Real):
         return int(float(value))
     return str(value).strip()
+
+
+def _written(value: object, known: Mapping[str, str]) -> str:
+    text = str(value).strip()
+    integer = None if text in known else _as_integer(text)
+    return text if integer is None else str(integer)
 
 
 def _as_integer(label: Label) -> int | None:

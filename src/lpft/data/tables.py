@@ -8,8 +8,8 @@ JSON line has no line number.
 import csv
 import json
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,17 @@ from lpft.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
-"""Endings of the files that can be read (``.json`` holds one object per line, as ``.jsonl``)."""
+FORMATS = (
+    *(".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"),
+    *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz"),
+)
+"""Endings of the files that can be read (``.txt`` is tab-separated, as ``.tsv``, and ``.json`` holds
+one object per line, as ``.jsonl``)."""
 
 Row = dict[str, Any]
 
 
-def read_table(path: str | Path) -> "pd.DataFrame":
+def read_table(path: str | Path, column_names: Sequence[str] | None = None) -> "pd.DataFrame":
     """All rows of a file.
 
     Values are Python's own (column dtype object): text of CSV and TSV files stays text, "NA" and
@@ -40,16 +44,21 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     UTF-8, with or without a byte-order mark. In TSV files a quote is an ordinary character unless
     it encloses a whole field, so that both GLUE's files and those that pandas writes are read.
 
+    Args:
+        column_names: of a CSV or TSV file whose first line does not name its columns; a first line
+            that repeats them is no row.
+
     Returns:
         A frame of N rows whose index is the row number from 0.
 
     Raises:
         InputError: the file is missing, empty, damaged, not UTF-8, of an unknown format, holds no
-            rows, has two columns of one name or a row with too many or too few fields; the
-            message names the file and, where known, the line.
+            rows, has two columns of one name or a row with too many or too few fields, or columns
+            are named of a file that names its own; the message names the file and, where known,
+            the line.
     """
     path = Path(path)
-    rows = list(_rows(path))
+    rows = list(_rows(path, column_names))
     if not rows:
         raise _no_rows(path)
     return _frame(rows, start=0)
@@ -63,13 +72,15 @@ def read_quoted_tsv(path: Path) -> "pd.DataFrame":
     Raises:
         InputError: as :func:`read_table`.
     """
-    rows = list(_csv_rows(path, delimiter="\t"))
+    rows = list(_csv_rows(path, None, delimiter="\t"))
     if not rows:
         raise _no_rows(path)
     return _frame(rows, start=0)
 
 
-def iter_tables(path: str | Path, rows: int = 1000) -> Iterator["pd.DataFrame"]:
+def iter_tables(
+    path: str | Path, rows: int = 1000, column_names: Sequence[str] | None = None
+) -> Iterator["pd.DataFrame"]:
     """The same rows as :func:`read_table`, ``rows`` at a time, for files larger than memory.
 
     The index goes on from table to table: it is the row number in the file, from 0.
@@ -78,7 +89,7 @@ def iter_tables(path: str | Path, rows: int = 1000) -> Iterator["pd.DataFrame"]:
         InputError: as :func:`read_table`, when the bad row is reached.
     """
     path = Path(path)
-    remaining = _rows(path)
+    remaining = _rows(path, column_names)
     start = 0
     while chunk := list(islice(remaining, rows)):
         yield _frame(chunk, start)
@@ -87,22 +98,34 @@ def iter_tables(path: str | Path, rows: int = 1000) -> Iterator["pd.DataFrame"]:
         raise _no_rows(path)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, column_names: Sequence[str] | None) -> Iterator[Row]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
     match suffixes[-2:-1] if compressed else suffixes[-1:]:
         case [".csv"]:
-            return _csv_rows(path)
-        case [".tsv"]:
-            return _tsv_rows(path)
+            return _csv_rows(path, column_names)
+        case [".tsv" | ".txt"]:
+            return _tsv_rows(path, column_names)
         case [".jsonl" | ".json"]:
+            _refuse_names(path, column_names)
             return _json_rows(path)
         case [".parquet"] if not compressed:
+            _refuse_names(path, column_names)
             return _parquet_rows(path)
     raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
 
 
-def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row]:
+def _refuse_names(path: Path, column_names: Sequence[str] | None) -> None:
+    if column_names is not None:
+        raise InputError(
+            f"{path} names its columns itself: --column-names is for CSV and TSV files whose first "
+            "line does not; leave it out"
+        )
+
+
+def _csv_rows(
+    path: Path, column_names: Sequence[str] | None, delimiter: str = ","
+) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
     # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
     lines = (line for _, line in read_lines(path))
@@ -122,12 +145,13 @@ def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row]:
                 'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
             ) from error
 
-    yield from _with_header(path, records())
+    yield from _with_names(path, records(), column_names)
 
 
-def _tsv_rows(path: Path) -> Iterator[Row]:
+def _tsv_rows(path: Path, column_names: Sequence[str] | None) -> Iterator[Row]:
     fields = (fields for _, fields in split_fields(path, read_lines(path)))
-    yield from _with_header(path, ([_unquote(field) for field in record] for record in fields))
+    records = ([_unquote(field) for field in record] for record in fields)
+    yield from _with_names(path, records, column_names)
 
 
 def _unquote(field: str) -> str:
@@ -136,11 +160,24 @@ def _unquote(field: str) -> str:
     return field[1:-1].replace('""', '"') if enclosed else field
 
 
-def _with_header(path: Path, records: Iterator[list[str]]) -> Iterator[Row]:
-    header = next(records, None)
-    if header is None:
+def _with_names(
+    path: Path, records: Iterator[list[str]], column_names: Sequence[str] | None
+) -> Iterator[Row]:
+    first = next(records, None)
+    if first is None:
         raise InputError(f"{path} is empty: expected a first line that names the columns, and rows")
-    yield from named_rows(path, header, records)
+    if column_names is None:
+        yield from named_rows(path, first, records)
+        return
+    names = list(column_names)
+    if len(first) != len(names):
+        raise InputError(
+            f"{path} has {len(first)} columns, and --column-names names {len(names)} "
+            f"({', '.join(names)}): expected a name for each column"
+        )
+    if [name.strip() for name in first] != names:
+        records = chain([first], records)
+    yield from named_rows(path, names, records)
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

@@ -47,6 +47,10 @@ class DataSettings:
         None, "one column, or two with a comma for pairs (default: the only text column)"
     )
     label_column: str = setting("label", "column of the class names")
+    column_names: tuple[str, ...] | None = setting(
+        None,
+        "names of all columns, with commas, of CSV and TSV files whose first line does not name them",
+    )
     data_name: str | None = setting(
         None, "what data from files is called in records and reports (default: by --train-file)"
     )
@@ -95,8 +99,8 @@ def deciding_settings() -> list[str]:
 
 
 _NOT_HASHED = frozenset(
-    {"model", "data_dir", "train_file", "validation_file", "test_file", "ood", "device"}
-    | {"data_name", "report_to", "revision", "save_model", "save_features"}
+    {"model", "data_dir", "train_file", "validation_file", "test_file", "ood", "column_names"}
+    | {"device", "data_name", "report_to", "revision", "save_model", "save_features"}
 )
 
 RUN_OWNERS: tuple[type, ...] = (DataSettings, TrainingSettings, OutputSettings)
@@ -205,7 +209,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     if kind == tuple[str, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-            raise InputError(f"{option} {value!r} must be one column name, or two with a comma")
+            raise InputError(f"{option} {value!r} must be column names, with commas between them")
         return tuple(part.strip() for part in parts)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -248,9 +252,10 @@ def _named_paths(option: str, value: Any) -> dict[str, Path]:
 
 def _check_data(data: DataSettings) -> DataSettings:
     """Exactly one kind of data, with its protocol and absolute paths filled in."""
-    files = ("train_file", "validation_file", "test_file", "ood", "text_columns", "data_name")
+    files = ("train_file", "validation_file", "test_file", "ood", "data_name")
+    columns = ("text_columns", "column_names")
     if data.task is not None:
-        extra = [name for name in files if getattr(data, name)]
+        extra = [name for name in files + columns if getattr(data, name)]
         if data.label_column != DataSettings.label_column:
             extra.append("label_column")
         if extra:

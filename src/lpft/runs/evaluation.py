@@ -88,6 +88,7 @@ def labelled_sets(
     file: Path | None,
     text_columns: Sequence[str] | None,
     label_column: str | None,
+    column_names: Sequence[str] | None,
 ) -> dict[str, Examples]:
     """The labelled sets that the options of ``lpft evaluate`` name: a task's or a file's.
 
@@ -95,13 +96,18 @@ def labelled_sets(
         InputError: an option belongs to the other kind, or as :func:`file_set`, :func:`task_sets`.
     """
     if file is None:
-        _refuse("--task", text_columns=text_columns, label_column=label_column)
+        _refuse(
+            "--task",
+            text_columns=text_columns,
+            label_column=label_column,
+            column_names=column_names,
+        )
         assert task is not None, "the command line asks for a task or a file"
         if template is None:
             template = saved.template if saved.task == task else 0
         return task_sets(saved, task, data_dir, template)
     _refuse("--file", data_dir=data_dir, template=template)
-    return file_set(saved, file, text_columns, label_column)
+    return file_set(saved, file, text_columns, label_column, column_names)
 
 
 def _refuse(source: str, **options: object) -> None:
@@ -113,7 +119,11 @@ def _refuse(source: str, **options: object) -> None:
 
 
 def file_set(
-    saved: SavedClassifier, path: Path, text_columns: Sequence[str] | None, label_column: str | None
+    saved: SavedClassifier,
+    path: Path,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    column_names: Sequence[str] | None,
 ) -> dict[str, Examples]:
     """The labelled rows of a file, under its stem; labels are matched by name.
 
@@ -125,6 +135,7 @@ def file_set(
         saved.classifier.model.config.classes,
         text_columns=saved.text_columns if text_columns is None else text_columns,
         label_column=saved.label_column if label_column is None else label_column,
+        column_names=column_names,
     )
     if isinstance(examples.texts[0], tuple) != saved.paired:
         needed = "two text columns" if saved.paired else "one text column"

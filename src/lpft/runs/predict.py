@@ -47,7 +47,10 @@ def predict_texts(saved: SavedClassifier, texts: Iterable[Text]) -> Iterator[Pre
 
 
 def file_texts(
-    saved: SavedClassifier, path: Path, text_columns: Sequence[str] | None
+    saved: SavedClassifier,
+    path: Path,
+    text_columns: Sequence[str] | None,
+    column_names: Sequence[str] | None,
 ) -> Iterator[Text]:
     """The texts of a CSV, TSV, JSON Lines or Parquet file, in its order, read as needed.
 
@@ -55,7 +58,7 @@ def file_texts(
         InputError: the file or a row of it cannot be read; a text column is missing or empty.
     """
     columns = saved.text_columns if text_columns is None else tuple(text_columns)
-    for table in iter_tables(path, _ROWS_AT_ONCE):
+    for table in iter_tables(path, _ROWS_AT_ONCE, column_names):
         columns = choose_text_columns(table, columns, saved.label_column, path)
         if (len(columns) == 2) != saved.paired:
             needed = "two text columns" if saved.paired else "one text column"

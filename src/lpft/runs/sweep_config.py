@@ -22,7 +22,7 @@ SEARCH = "search"
 _NOTHING_KEPT = {"save_model": False, "save_features": False}
 
 _NOT_OF_FILES = ("data_dir", "template")
-_NOT_OF_TASKS = ("text_columns", "label_column")
+_NOT_OF_TASKS = ("text_columns", "label_column", "column_names")
 
 
 @dataclass(frozen=True)

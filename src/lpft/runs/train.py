@@ -225,6 +225,7 @@ def load_data(settings: DataSettings) -> TextData:
             settings.ood,
             text_columns=settings.text_columns,
             label_column=settings.label_column,
+            column_names=settings.column_names,
             protocol=settings.split_protocol,
         )
         if settings.data_name is not None:
