@@ -15,17 +15,23 @@ from lpft.runs.environment import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+CPU = torch.device("cpu")
+
+
+def seconds(action: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Wall-clock seconds of one call, until the device is done with it."""
     started = perf_counter()
     action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return perf_counter() - started
 
 
-def matmul_rate(size: int = 2048, repeats: int = 7) -> float:
-    """Median float32 GFLOP/s of ``torch.matmul`` of two square matrices on this machine, now."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    times = [seconds(lambda: left @ right) for _ in range(repeats)]
+def matmul_rate(device: torch.device = CPU, repeats: int = 7) -> float:
+    """Median float32 GFLOP/s of ``torch.matmul`` of two square matrices on this device, now."""
+    size = 2048 if device.type == "cpu" else 16384
+    left, right = torch.randn(2, size, size, device=device)
+    times = [seconds(lambda: left @ right, device) for _ in range(repeats)]
     return 2 * size**3 / statistics.median(times) / 1e9
 
 
@@ -39,13 +45,13 @@ def processor() -> str:
     return platform.processor()
 
 
-def record(name: str, result: dict[str, Any]) -> None:
+def record(name: str, result: dict[str, Any], device: torch.device = CPU) -> None:
     """Write ``results/<name>.json`` with the environment, and print it."""
     written = {
         "benchmark": name,
         "processor": processor(),
-        "matmul_gflops": round(matmul_rate(), 1),
-        **environment(torch.device("cpu")),
+        "matmul_gflops": round(matmul_rate(device), 1),
+        **environment(device),
         "result": result,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import matmul_rate, record, seconds
+from common import CPU, matmul_rate, record, seconds
 
 from lpft.data import load_task
 from lpft.data.tokens import Tokens, tokenize
@@ -26,7 +26,6 @@ from lpft.model.inference import extract_features
 from lpft.training import finetuning
 from lpft.training.inputs import SplitInputs
 
-CPU = torch.device("cpu")
 WIDTH = 128
 BLOCKS = 5
 BATCH_SIZE = 16

@@ -5,14 +5,15 @@ few texts' Jacobians, and the product over all of them that of some columns of i
 that there are; so they are spared what bounding their memory would cost. The reference's algorithm
 is timed on one text and the attention groups of the first and the last layer, as published (the
 Jacobian of all 768 features at once, 15 GB) and in chunks that suit a CPU; the other groups are
-taken to cost the mean of the two. "model" flops are those of docs/ntk.md: one forward pass, a
-backward pass for each row of the head, J, and the symmetric product once; recomputation is not
-counted.
+taken to cost the mean of the two. The alternatives too compute half of their symmetric product.
+"model" flops are those of docs/ntk.md: one forward pass, a backward pass for each row of the head,
+J, and the symmetric product once; recomputation is not counted.
 
-    python benchmarks/ntk.py full-rank | binary-lp | memory [--samples 250]
+    python benchmarks/ntk.py full-rank | binary-lp | memory | cuda [--samples 250]
 
 Each of our kernels is computed in a process of its own (``child``), for its peak memory; the
-alternatives follow it at once. The binary head is timed on 4 of RoBERTa-base's 12 layers.
+alternatives follow it at once, and the block of its first two texts is compared with theirs.
+``cuda`` computes RoBERTa-base's kernel, and one of the shape of RTE's training set, on the card.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -48,16 +49,17 @@ from lpft.ntk.result import EmpiricalNTK
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 SHAPES = {
     "roberta": RobertaConfig(**ROBERTA),
-    "roberta-4": RobertaConfig(**ROBERTA, num_hidden_layers=4),
     "minilm": BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     ),
 }
-TOKENS = {"roberta": 128, "roberta-4": 128, "minilm": 64}
+TOKENS = {"roberta": 128, "minilm": 64}
+RTE_ROWS = 2241
+COMPARED = 2
+"""Texts whose block of our kernel is compared with that of a loop of ``autograd.grad``."""
 JACOBIANS = 6
 PRODUCT_COLUMNS = 65536
 REFERENCE_CHUNK = 16
-RANK_REPEATS = 2
 
 
 class Words(Subject):
@@ -99,7 +101,7 @@ def words(shape: str, samples: int) -> Tokens:
 
 
 def ours(
-    model: LinearHeadClassifier, tokens: Tokens, memory: str
+    model: LinearHeadClassifier, tokens: Tokens, memory: str | None, device: torch.device
 ) -> tuple[EmpiricalNTK, dict[str, Any]]:
     """The kernel of all texts, with its seconds and flops."""
     subject = Words(model, model.head, None, TOKENS["roberta"])  # type: ignore[arg-type]
@@ -110,7 +112,7 @@ def ours(
         {"ntk": request_of(subject, trainable=False)},
         [list(range(len(tokens)))],  # type: ignore[list-item]
         ((0, 0),),
-        Options(memory=memory, check_entries=0, device="cpu"),
+        Options(memory=memory, check_entries=0, device=device.type),  # type: ignore[arg-type]
     )
     kernel = job.run()["ntk"][0, 0]
     taken = perf_counter() - started
@@ -152,56 +154,72 @@ def alternative(
     }
 
 
-def agreement(model: LinearHeadClassifier, tokens: Tokens) -> float:
-    """Relative difference of our F from that of a loop of ``autograd.grad``, on two texts."""
-    few = Tokens(
-        {name: ids[:2] for name, ids in tokens.columns.items()},
-        tokens.pad_values,
-        tokens.padding_side,
-    )
+def relative_difference(
+    model: LinearHeadClassifier, tokens: Tokens, block: Sequence[Sequence[Any]]
+) -> float:
+    """Relative difference of the first texts' block of our F from a loop of ``autograd.grad``."""
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
-    jacobians = torch.zeros(2, model.head.weight.shape[0], parameters)
-    for text in range(2):
-        grad_loop_jacobian(model, few.batch([text]), jacobians[text])
+    jacobians = torch.zeros(COMPARED, model.head.weight.shape[0], parameters)
+    for text in range(COMPARED):
+        grad_loop_jacobian(model, tokens.batch([text]), jacobians[text])
     expected = contract(jacobians, jacobians, columns=2048)
-    found = ours(model, few, "6GB")[0].ft_effective
+    found = torch.tensor(block, dtype=torch.float64)
     return float((found - expected).norm() / expected.norm())
 
 
-def child(shape: str, samples: int, classes: int, memory: str, *, centred: bool) -> dict[str, Any]:
-    """One kernel in a process of its own, with its peak memory."""
+def child(
+    shape: str,
+    samples: int,
+    classes: int,
+    memory: str | None = None,
+    *,
+    centred: bool,
+    device: str = "cpu",
+) -> tuple[dict[str, Any], list[Any]]:
+    """One kernel in a process of its own: what it took, and the block of its first texts."""
     command = [sys.executable, __file__, "child", "--shape", shape, "--samples", str(samples)]
-    command += ["--classes", str(classes), "--memory", memory, *(["--centred"] if centred else [])]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(run.stdout.splitlines()[-1]))
+    command += ["--classes", str(classes), "--device", device]
+    command += [] if memory is None else ["--memory", memory]
+    command += ["--centred"] if centred else []
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    answer = json.loads(run.stdout.splitlines()[-1])
+    return answer["took"], answer["block"]
 
 
 def run_child(options: argparse.Namespace) -> None:
     """Compute one kernel and print what it took, with the machine's rate before and after."""
+    device = torch.device(options.device)
     model = build(options.shape, options.classes, centred=options.centred)
     tokens = words(options.shape, options.samples)
-    before = matmul_rate()
-    _, result = ours(model, tokens, options.memory)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    rate = (before + matmul_rate()) / 2
-    result["peak_memory_gb"] = round(peak / 1e9, 2)
-    result["matmul_gflops"] = round(rate, 1)
-    result["share_of_matmul_rate"] = round(result["model_gflops"] / rate, 3)
-    print(json.dumps(result))
+    before = matmul_rate(device)
+    kernel, took = ours(model, tokens, options.memory, device)
+    rate = (before + matmul_rate(device)) / 2
+    took["peak_memory_gb"] = round(peak_memory(device) / 1e9, 2)
+    took["matmul_gflops"] = round(rate, 1)
+    took["share_of_matmul_rate"] = round(took["model_gflops"] / rate, 3)
+    block = kernel.ft_effective[:COMPARED, :, :COMPARED]
+    print(json.dumps({"took": took, "block": block.tolist()}))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process took at most, in the card's memory or the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def against_alternatives(
     shape: str, samples: int, *, classes: int, centred: bool
 ) -> dict[str, Any]:
     """Ours, in a process of its own, beside both alternatives."""
-    mine = child(shape, samples, classes, "6GB", centred=centred)
+    mine, block = child(shape, samples, classes, "6GB", centred=centred)
     model, tokens = build(shape, classes, centred=centred), words(shape, samples)
     found = {
         "shape": shape,
         "ours": mine,
         "jacrev": alternative(jacrev_jacobian, model, tokens, samples),
         "grad_loop": alternative(grad_loop_jacobian, model, tokens, samples),
-        "relative_difference": agreement(model, tokens),
+        "relative_difference": relative_difference(model, tokens, block),
         "matmul_gflops": round(matmul_rate(), 1),
     }
     best = min(found[other]["seconds_per_sample"] for other in ("jacrev", "grad_loop"))
@@ -209,17 +227,24 @@ def against_alternatives(
     return found
 
 
-def rank_one_against_two(samples: int) -> dict[str, Any]:
-    """A binary LP head against one of two independent rows, in turns; medians."""
-    taken: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(RANK_REPEATS):
-        for centred in taken:
-            taken[centred].append(child("roberta-4", samples, 2, "6GB", centred=centred)["seconds"])
-    one, two = (float(np.median(taken[centred])) for centred in (True, False))
+def rank_two_against_one(samples: int, first: float) -> dict[str, Any]:
+    """A head of two independent rows between two binary LP heads; ``first`` are the seconds of one."""
+    two = child("roberta", samples, 2, "6GB", centred=False)[0]["seconds"]
+    one = [first, child("roberta", samples, 2, "6GB", centred=True)[0]["seconds"]]
     return {
-        "rank_one_seconds": taken[True],
-        "rank_two_seconds": taken[False],
-        "times_faster_at_rank_one": round(two / one, 2),
+        "rank_one_seconds": one,
+        "rank_two_seconds": two,
+        "times_faster_at_rank_one": round(two / float(np.mean(one)), 2),
+    }
+
+
+def on_the_card(samples: int) -> dict[str, Any]:
+    """RoBERTa-base's kernels on CUDA: of three classes, and of RTE's training set with two."""
+    if not torch.cuda.is_available():
+        raise SystemExit("cuda needs a CUDA device: none is here")
+    return {
+        "three classes": child("roberta", samples, 3, centred=False, device="cuda")[0],
+        "RTE's shape": child("roberta", RTE_ROWS, 2, centred=False, device="cuda")[0],
     }
 
 
@@ -250,11 +275,12 @@ def against_reference(ours_per_sample: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["full-rank", "binary-lp", "memory", "child"])
+    parser.add_argument("part", choices=["full-rank", "binary-lp", "memory", "cuda", "child"])
     parser.add_argument("--samples", type=int, default=250)
     parser.add_argument("--shape", default="roberta", choices=SHAPES)
     parser.add_argument("--classes", type=int, default=3)
-    parser.add_argument("--memory", default="6GB")
+    parser.add_argument("--memory")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--centred", action="store_true")
     options = parser.parse_args()
     samples = options.samples
@@ -270,11 +296,14 @@ def main() -> None:
     elif options.part == "binary-lp":
         result = {
             shape: against_alternatives(shape, samples, classes=2, centred=True)
-            for shape in ("minilm", "roberta-4")
+            for shape in ("minilm", "roberta")
         }
-        record("ntk_binary_lp", {**result, "rank": rank_one_against_two(samples)})
+        first = result["roberta"]["ours"]["seconds"]
+        record("ntk_binary_lp", {**result, "rank": rank_two_against_one(samples, first)})
+    elif options.part == "memory":
+        record("ntk_memory", child("roberta", samples, 3, "3GB", centred=False)[0])
     else:
-        record("ntk_memory", child("roberta", samples, 3, "3GB", centred=False))
+        record("ntk_cuda", on_the_card(samples), torch.device("cuda"))
 
 
 if __name__ == "__main__":

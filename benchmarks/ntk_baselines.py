@@ -11,6 +11,7 @@ alternatives are spared what their bounded memory would cost them in repeated pa
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, vjp, vmap
@@ -158,16 +159,21 @@ def grad_loop_jacobian(model: LinearHeadClassifier, batch: Batch, out: Tensor) -
 
 
 def contract(left: Tensor, right: Tensor, *, columns: int = COLUMNS) -> Tensor:
-    """``left right^T`` by ``torch.matmul`` over ``columns`` parameters at a time.
+    """``left right^T`` over ``columns`` parameters at a time.
 
     Jacobians N x C x P and M x C x P give N x C x M x C in float64: each product in the Jacobians'
-    precision, the sum of all in float64.
+    precision, the sum of all in float64. Of one with itself, the CPU computes half: NumPy calls the
+    symmetric routine of its BLAS, which PyTorch does not have.
     """
     rows, others = left.flatten(0, 1), right.flatten(0, 1)
+    halved = left is right and rows.device.type == "cpu"
     kernel = rows.new_zeros(len(rows), len(others), dtype=torch.float64)
     for start in range(0, rows.shape[1], columns):
-        stop = start + columns
-        kernel += rows[:, start:stop] @ others[:, start:stop].T
+        first, second = (part[:, start : start + columns] for part in (rows, others))
+        if halved:
+            kernel += torch.from_numpy(np.dot(first.numpy(), first.numpy().T))
+        else:
+            kernel += first @ second.T
     return kernel.unflatten(1, right.shape[:2]).unflatten(0, left.shape[:2])
 
 
