@@ -5,6 +5,7 @@ import pytest
 from lpft.data import TASKS
 from lpft.paper import (
     PublishedValue,
+    published_datasets,
     published_hyperparameters,
     published_kernels,
     published_size,
@@ -74,6 +75,14 @@ def test_every_table_is_complete():
         assert all(published_value(3, task, method, "mce") for method in FINE_TUNED)
     assert published_tables("cb") == (1, 3, 8, 12, 13)
     assert published_tables("semeval") == (10, 11, 12)
+
+
+def test_datasets_of_a_table_are_in_its_order():
+    assert published_datasets(10) == ("amazon", "dynasent", "semeval", "sst5")
+    assert published_datasets(2) == ("cb", "rte", "boolq", "wic")
+    assert published_datasets(13)[-2:] == ("wsc", "amazon")
+    assert set(published_datasets(8)) == set(published_datasets(3)) == set(EIGHT)
+    assert published_datasets(4) == ()
 
 
 def test_the_kernels_of_four_sets_have_a_row_for_p_and_two_for_each_method():

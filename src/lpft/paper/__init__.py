@@ -6,6 +6,7 @@ Source of every number: Tomihari and Sato, NeurIPS 2024 (arXiv 2405.16747).
 from lpft.paper.results import (
     KernelNumbers,
     PublishedValue,
+    published_datasets,
     published_kernels,
     published_tables,
     published_value,
@@ -30,6 +31,7 @@ __all__ = [
     "DatasetSize",
     "KernelNumbers",
     "PublishedValue",
+    "published_datasets",
     "published_hyperparameters",
     "published_kernels",
     "published_size",

@@ -38,6 +38,7 @@ _NORMS = {
     12: ("table12_feature_change", "feature_difference"),
     13: ("table13_head_norm", "head_norm"),
 }
+_KERNELS = 2
 _Key = tuple[int, str, str, str]
 
 
@@ -60,6 +61,16 @@ def published_value(table: int, dataset: str, method: str, metric: str) -> Publi
 def published_tables(dataset: str) -> tuple[int, ...]:
     """The tables of :func:`published_value` that have numbers of a dataset, in order."""
     return tuple(sorted({table for table, name, _, _ in _values() if name == dataset}))
+
+
+def published_datasets(table: int) -> tuple[str, ...]:
+    """The datasets that a table of :func:`published_value` has numbers of, in its order.
+
+    Of tables 2 and 9, whose numbers are in :func:`published_kernels`, number 2 has them all.
+    """
+    if table == _KERNELS:
+        return tuple(dict.fromkeys(row["dataset"] for row in rows_of("table2_9_kernels")))
+    return tuple(dict.fromkeys(name for number, name, _, _ in _values() if number == table))
 
 
 def published_kernels(dataset: str, method: str | None, kernel: str) -> KernelNumbers | None:
