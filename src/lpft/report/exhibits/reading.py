@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from lpft.paper import MODEL
 from lpft.report.exhibits.record import (
-    OVERALL,
     ExperimentRecord,
     TableExhibit,
     Verdict,
@@ -50,7 +49,7 @@ def read_source(record: ExperimentRecord) -> str:
 
 def read_tally(verdicts: Sequence[Verdict]) -> str:
     """How many verdicts went which way: those on claims as a whole, where there are such."""
-    whole = [verdict for verdict in verdicts if verdict.comparison == OVERALL]
+    whole = [verdict for verdict in verdicts if verdict.is_whole]
     judged = whole if whole else verdicts
     counts = Counter(verdict.verdict for verdict in judged)
     told: Mapping[VerdictName, str] = {

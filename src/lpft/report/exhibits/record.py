@@ -15,7 +15,8 @@ VerdictName = Literal["holds", "does not hold", "cannot tell"]
 RECORD = "experiment.json"
 SCHEMA = 1
 OVERALL = "overall"
-"""The comparison of a verdict on a claim as a whole; its effect has no value."""
+"""The comparison of a verdict on a claim as a whole, or at one choice of rates where it names one;
+its effect has no value."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Verdict:
 
     ``effect`` is in ``unit`` and positive in the claim's direction; its interval is a bootstrap
     over seeds and samples. ``detectable`` is the smallest effect that so many seeds could show.
+    ``remark`` is what must be known beside the verdict itself: a limit, or that it is no estimate.
     """
 
     claim: int
@@ -132,6 +134,12 @@ class Verdict:
     verdict: VerdictName
     reason: str
     detectable: float | None = None
+    remark: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is on the claim as a whole, over all rates."""
+        return self.comparison == OVERALL and not self.rates
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,7 @@ def verdict_table(record: ExperimentRecord) -> Table:
             [Cell(significant(v.detectable), v.detectable) for v in verdicts],
         ),
         (_text("Verdict"), text_cells([v.verdict for v in verdicts])),
+        (_text("Remark"), text_cells([v.remark for v in verdicts])),
         (_text("Reason"), text_cells([v.reason for v in verdicts])),
     ]
     return from_columns(

@@ -67,7 +67,10 @@ def _claim(claim: ClaimView) -> str:
     """The claim, then a line for each comparison with its reason below it."""
     parts = [_wrapped(f"{claim.number}. {claim.statement}")]
     if claim.whole is not None:
-        parts.append(_under(f"{_marked(claim.whole)}: {claim.whole.reason}"))
+        parts.append(_under(f"{_marked(claim.whole)}: {_told(claim.whole)}"))
+    parts += [
+        _under(f"{_marked(row)} at {row.rates} rates: {_told(row)}") for row in claim.by_rates
+    ]
     if claim.rows:
         parts.append(_comparisons(claim.rows))
     return "\n".join(parts)
@@ -89,13 +92,18 @@ def _comparisons(rows: Sequence[VerdictRow]) -> str:
     told = (
         text
         for line, row in zip(lines, rows, strict=True)
-        for text in (line, *([_under(row.reason)] if row.reason else []))
+        for text in (line, *([_under(_told(row))] if _told(row) else []))
     )
     return indent("\n".join([heading, rule, *told]), _UNDER)
 
 
 def _marked(row: VerdictRow) -> str:
     return f"{MARKS[row.verdict]} {row.verdict}"
+
+
+def _told(row: VerdictRow) -> str:
+    """The reason, and the remark in brackets."""
+    return " ".join([row.reason] * bool(row.reason) + [f"({row.remark})"] * bool(row.remark))
 
 
 def _under(text: str) -> str:

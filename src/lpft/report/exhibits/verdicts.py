@@ -25,7 +25,10 @@ class Stretch:
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One comparison; ``detectable`` is the smallest effect that so many seeds could show."""
+    """One comparison; ``detectable`` is the smallest effect that so many seeds could show.
+
+    ``remark`` stands beside the verdict: a limit, or that it is no estimate.
+    """
 
     comparison: str
     rates: str
@@ -36,15 +39,20 @@ class VerdictRow:
     verdict: VerdictName
     mark: str
     reason: str
+    remark: str
 
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim with the verdict on it as a whole, where there is one, and its comparisons."""
+    """A claim with the verdict on it as a whole, where there is one, and its comparisons.
+
+    ``by_rates`` are the verdicts at each choice of rates, where the whole takes several together.
+    """
 
     number: int
     statement: str
     whole: VerdictRow | None
+    by_rates: tuple[VerdictRow, ...]
     rows: tuple[VerdictRow, ...]
 
 
@@ -64,11 +72,13 @@ def _claim(number: int, verdicts: Sequence[Verdict], trace: Trace) -> ClaimView:
         ends = [abs(end) for end in (effect.value, effect.low, effect.high) if end is not None]
         extents[verdict.unit] = max([extents.get(verdict.unit, 0.0), *ends])
     rows = [_row(verdict, extents[verdict.unit], trace) for verdict in verdicts]
-    whole = [row for row in rows if row.comparison == OVERALL]
+    whole = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.is_whole]
+    overall = [row for row in rows if row.comparison == OVERALL]
     return ClaimView(
         number=number,
         statement=verdicts[0].statement,
         whole=whole[0] if whole else None,
+        by_rates=tuple(row for row in overall if row.rates),
         rows=tuple(row for row in rows if row.comparison != OVERALL),
     )
 
@@ -84,6 +94,7 @@ def _row(verdict: Verdict, extent: float, trace: Trace) -> VerdictRow:
         verdict=verdict.verdict,
         mark=MARKS[verdict.verdict],
         reason=verdict.reason,
+        remark=verdict.remark,
     )
 
 
