@@ -36,6 +36,7 @@ MOST_TOKENS = 12
 HEAD_STD = 0.5
 """Of V's entries: a head as large as linear probing leaves it, so that features move as well."""
 
+LAYERS, WIDTH = 2, 32
 INITIALIZER_RANGE = 0.1
 """Of the encoder: at the usual 0.02 LayerNorm would blow up steps of so narrow an embedding."""
 
@@ -250,10 +251,10 @@ def _kept(held: float, check: LowRankCheck) -> bool:
 def _random_bert(seed: int, lora_rank: int | None) -> nn.Module:
     config = BertConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=2 * WIDTH,
         max_position_embeddings=MOST_TOKENS,
         initializer_range=INITIALIZER_RANGE,
         pad_token_id=0,

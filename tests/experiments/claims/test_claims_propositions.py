@@ -1,10 +1,13 @@
 """Claims 7 and 8: checks of the propositions are kept, and every one of them must hold."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from experiments.claim_folders import claims_scope
 
+import lpft
 from lpft.experiments.claims import propositions
 from lpft.experiments.claims.propositions import (
     first_order_outcomes,
@@ -96,6 +99,33 @@ def test_checks_of_another_version_are_made_again(write, checks, monkeypatch):
     assert read_theory(found) == {}
     keep_theory(found)
     assert read_theory(found) == {0: checks[:1]}
+
+
+def test_checks_of_other_code_are_made_again(write, checks, monkeypatch):
+    found = write(*checks[:1])
+    monkeypatch.setattr(propositions, "_code_hash", lambda _: "other code")
+    assert read_theory(found) == {}
+    keep_theory(found)
+    assert read_theory(found) == {0: checks[:1]}
+
+
+def test_the_code_of_checks_is_that_of_the_propositions_and_of_all_they_run(tmp_path):
+    package = Path(lpft.__file__).parent
+    hashes = set()
+    changed = ("theory/low_rank.py", "ntk/firstorder.py", "experiments/theory.py", "theory/new.py")
+    for number, name in enumerate(("", *changed)):
+        copied = tmp_path / str(number)
+        for part in propositions._CODE:
+            if (package / part).is_dir():
+                shutil.copytree(package / part, copied / part)
+        (copied / "experiments").mkdir()
+        shutil.copy(package / "experiments/theory.py", copied / "experiments")
+        if name:
+            with (copied / name).open("a") as file:
+                file.write("# changed")
+        hashes.add(propositions._code_hash(copied))
+    assert len(hashes) == 5
+    assert propositions._code_hash(tmp_path / "0") == propositions._code_hash(package)
 
 
 @pytest.mark.parametrize("damage", [lambda _: "{", lambda _: "[]", lambda kept: _halved(kept)])

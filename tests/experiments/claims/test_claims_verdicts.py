@@ -1,17 +1,11 @@
-"""From comparisons to the verdict on a claim: its parts, and how many comparisons they have."""
+"""From comparisons to the verdict on a claim: its parts, their comparisons, and its rates."""
 
 import numpy as np
 import pytest
 
 from lpft.analysis.resampling import without_samples
-from lpft.experiments.claims.verdicts import (
-    MOST,
-    Case,
-    Outcome,
-    Part,
-    claim_verdicts,
-    judge_cases,
-)
+from lpft.experiments.claims.cases import MOST, Case, Outcome, Part, judge_cases
+from lpft.experiments.claims.verdicts import claim_verdicts
 from lpft.report.comparisons.judging import Judgement, Measured
 from lpft.report.exhibits.record import Estimate
 
@@ -20,18 +14,30 @@ HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
 TINY = 1e-9
 
 
-def outcome(verdict, part=PART, rates="shared", p_value=TINY):
-    return Outcome(
-        part, "cb: a", rates, "points", Judgement(Estimate(1.0), verdict, "because", p_value)
-    )
+def outcome(verdict, part=PART, rates="shared", p_value=TINY, also_at=()):
+    judgement = Judgement(Estimate(1.0), verdict, "because", p_value)
+    return Outcome(part, "cb: a", rates, "points", judgement, also_at=also_at)
 
 
 def whole(outcomes, *parts):
     first, *others = claim_verdicts(4, "It holds.", parts, outcomes)
     assert (first.claim, first.statement, first.comparison) == (4, "It holds.", "overall")
-    assert [other.verdict for other in others] == [one.judgement.verdict for one in outcomes]
+    assert first.is_whole
+    assert not any(other.is_whole for other in others)
+    single = [other for other in others if other.comparison != "overall"]
+    assert [other.verdict for other in single] == [one.judgement.verdict for one in outcomes]
     assert all(other.claim == 4 for other in others)
     return first
+
+
+def at_rates(outcomes, *parts):
+    """The verdict and its reason at each of several rates."""
+    _, *others = claim_verdicts(4, "It holds.", parts, outcomes)
+    return {
+        other.rates: (other.verdict, other.reason)
+        for other in others
+        if other.comparison == "overall"
+    }
 
 
 def test_the_numbers_stand_before_the_verdict():
@@ -158,8 +164,71 @@ def test_the_whole_says_how_its_comparisons_came_out():
         outcome(FAILS),
         outcome(UNTOLD),
     ]
-    second = Part("the other")
-    assert whole(outcomes, PART, second).reason == (
-        "smaller change: at published rates holds in 2 of 2; at shared rates holds in 1, "
-        "does not hold in 1 and cannot tell in 1 of 3. the other: nothing to compare"
+    second = Part("the other", MOST)
+    assert whole(outcomes[2:], PART, second).reason == (
+        "smaller change (asked of every case): holds in 1, does not hold in 1 and cannot tell in 1 "
+        "of 3. the other: nothing to compare"
     )
+    assert whole([outcome(HOLDS, second)], second).reason == (
+        "the other (asked of most cases): holds in 1 of 1"
+    )
+    assert whole(outcomes, PART).reason == (
+        "taken together: holds at published rates and does not hold at shared rates"
+    )
+
+
+def test_each_choice_of_rates_has_its_own_verdict_and_the_whole_is_their_conjunction():
+    outcomes = [outcome(HOLDS, rates="published"), outcome(HOLDS, rates="published")]
+    assert at_rates(outcomes, PART) == {}
+    assert whole(outcomes, PART).verdict == HOLDS
+    outcomes += [outcome(HOLDS), outcome(UNTOLD)]
+    told = at_rates(outcomes, PART)
+    assert {rates: verdict for rates, (verdict, _) in told.items()} == {
+        "published": HOLDS,
+        "shared": UNTOLD,
+    }
+    assert told["shared"][1].endswith("holds in 1 and cannot tell in 1 of 2")
+    assert whole(outcomes, PART).verdict == UNTOLD
+    outcomes[3] = outcome(FAILS)
+    assert at_rates(outcomes, PART)["shared"][0] == whole(outcomes, PART).verdict == FAILS
+    # Most of all four hold, but not most of those at shared rates.
+    most = Part("mostly", MOST)
+    outcomes = [outcome(one.judgement.verdict, most, one.rates) for one in outcomes]
+    assert {rates: verdict for rates, (verdict, _) in at_rates(outcomes, most).items()} == {
+        "published": HOLDS,
+        "shared": FAILS,
+    }
+    assert whole(outcomes, most).verdict == FAILS
+
+
+def test_one_choice_of_rates_allows_for_the_comparisons_at_all_of_them():
+    # 0.02 x 2 is below 0.05, 0.02 x 4 is not.
+    outcomes = [outcome(FAILS, p_value=0.02), *[outcome(HOLDS, rates="published")] * 3]
+    assert at_rates(outcomes, PART)["shared"][0] == whole(outcomes, PART).verdict == UNTOLD
+    assert "allowing for 4 comparisons" in at_rates(outcomes, PART)["shared"][1]
+    assert at_rates(outcomes[:2], PART)["shared"][0] == FAILS
+
+
+def test_runs_that_are_the_same_at_both_rates_count_at_both():
+    outcomes = [
+        outcome(HOLDS, rates="published"),
+        outcome(FAILS, rates="published", also_at=("shared",)),
+        outcome(HOLDS),
+    ]
+    verdicts = {rates: verdict for rates, (verdict, _) in at_rates(outcomes, PART).items()}
+    assert verdicts == {"published": FAILS, "shared": FAILS}
+    outcomes.append(outcome(HOLDS, Part("without rates"), rates=""))
+    told = at_rates(outcomes, PART, Part("without rates"))
+    assert all(reason.endswith("holds in 1 of 1") for _, reason in told.values())
+
+
+def test_the_papers_means_and_limits_stand_with_the_whole_alone():
+    outcomes = [outcome(HOLDS), outcome(HOLDS, rates="published")]
+    first, *others = claim_verdicts(
+        1, "It holds.", [PART], outcomes, published="Published: 3 of 4", remark="one task"
+    )
+    assert first.reason == (
+        "taken together: holds at shared rates and holds at published rates. Published: 3 of 4"
+    )
+    assert first.remark == "one task"
+    assert not any("Published" in other.reason or other.remark for other in others)

@@ -1,11 +1,14 @@
 """Claim 4: one temperature lowers ECE, and lowers it most for LP-FT."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import numpy as np
 
-from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
+from lpft.experiments.claims.cases import Case, Outcome, Part, judge_cases
+from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
 from lpft.experiments.comparisons.sides import (
+    PAIRS,
     Pairing,
     Side,
     at_own_rates,
@@ -13,17 +16,27 @@ from lpft.experiments.comparisons.sides import (
     sides,
     spread_of,
 )
-from lpft.experiments.recipe import Found
+from lpft.experiments.recipe import SHARED, Found
+from lpft.paper import published_datasets
 from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.quantities import PER_CENT, calibration_error
 from lpft.report.comparisons.samples import ByRun, judged_split
 from lpft.report.numbers import counted, with_sd
+from lpft.report.settings import method_name
 
 STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."
 LOWERS, MOST_OF_ALL = Part("lowers ECE"), Part("most for LP-FT")
 PARTS = (LOWERS, MOST_OF_ALL)
 UNIT = "points of ECE"
+LIMIT = (
+    "Claim 4 compares LP-FT with LoRA and LP-LoRA at each method's own rates alone: of the rates' "
+    "part in these differences nothing is known."
+)
+REMARK = "LP-FT against LoRA and LP-LoRA at own rates alone"
+_OWN_RATES_ALONE = "at each method's own rates alone, which may make the difference"
 _BEST, _PARTNER = "lp-ft", "ft"
+_METHODS = ("ft", "lp-ft", "lora", "lp-lora")
+_TABLE = 3
 
 
 def calibration_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
@@ -36,9 +49,38 @@ def calibration_outcomes(found: Found, generator: np.random.Generator) -> list[O
     for task in found.scope.tasks:
         of_task = sides(found, task)
         by_run = _gains(of_task, generator)
-        lowers += [_lowers(side, by_run) for side in of_task]
+        lowers += [_lowers(side, by_run, _also_at(side, of_task)) for side in of_task]
         contrasts += [_gains_more(pairing, by_run) for pairing in _against_best(found, task)]
     return judge_cases([*lowers, *contrasts], generator=generator)
+
+
+def published_calibration() -> str:
+    """On how many of the paper's sets ECE falls with the temperature, and falls most for LP-FT."""
+    cases: list[PublishedCase] = []
+    most: list[PublishedCase] = []
+    for dataset in published_datasets(_TABLE):
+        before = published_means(_TABLE, dataset, _METHODS, "ece")
+        after = published_means(_TABLE, dataset, _METHODS, "calibrated_ece")
+        if before is None or after is None:
+            continue
+        gains = {
+            method: old - new for method, old, new in zip(_METHODS, before, after, strict=True)
+        }
+        cases += [
+            PublishedCase(f"ECE falls under {method_name(method)}", dataset, gain > 0)
+            for method, gain in gains.items()
+        ]
+        others = [gain for method, gain in gains.items() if method != _BEST]
+        question = f"it falls most under {method_name(_BEST)}"
+        most.append(PublishedCase(question, dataset, gains[_BEST] > max(others)))
+    return published_sentence("Tables 3, 14 and 15", [*cases, *most], every=True)
+
+
+def _also_at(side: Side, of_task: Sequence[Side]) -> tuple[str, ...]:
+    """Shared rates are those of the LP start: its runs at its own rates stand for both."""
+    partners = {random for random, probed in PAIRS if probed == side.method}
+    shared = any(other.rates == SHARED and other.method in partners for other in of_task)
+    return (SHARED,) if shared and side.rates != SHARED else ()
 
 
 def _gains(of_task: tuple[Side, ...], generator: np.random.Generator) -> ByRun:
@@ -62,7 +104,7 @@ def _against_best(found: Found, task: str) -> list[Pairing]:
     ]
 
 
-def _lowers(side: Side, by_run: ByRun) -> Case:
+def _lowers(side: Side, by_run: ByRun, also_at: tuple[str, ...]) -> Case:
     gains = tuple(by_run[run.folder] for run in side.runs.values())
     unscaled = sum(run.temperature == 1 for run in side.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
@@ -71,6 +113,7 @@ def _lowers(side: Side, by_run: ByRun) -> Case:
         measured=Measured(side.task, side.name, side.rates, gains, side.run_names),
         unit=UNIT,
         told=f"lower by {with_sd(spread_of(gains), 1)} points{note}",
+        also_at=also_at,
     )
 
 
@@ -92,4 +135,5 @@ def _gains_more(pairing: Pairing, by_run: ByRun) -> Case:
         ),
         unit=UNIT,
         told=f"lower {', '.join(told)}",
+        remark="" if pairing.first.method == _PARTNER else _OWN_RATES_ALONE,
     )

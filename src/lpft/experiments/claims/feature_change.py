@@ -2,9 +2,18 @@
 
 import numpy as np
 
-from lpft.experiments.claims.verdicts import Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in, spread_of
+from lpft.experiments.claims.cases import Case, Outcome, Part, judge_cases
+from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
+from lpft.experiments.comparisons.sides import (
+    PAIRS,
+    Pairing,
+    all_runs,
+    pairings,
+    pairs_in,
+    spread_of,
+)
 from lpft.experiments.recipe import Found
+from lpft.paper import published_datasets
 from lpft.report.collect import RunSummary
 from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.quantities import feature_change
@@ -13,11 +22,13 @@ from lpft.report.honesty import summarise_feature_change
 from lpft.report.numbers import with_sd
 from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.reading import change_digits
+from lpft.report.settings import method_name
 
 STATEMENT = (
     "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA."
 )
 PARTS = (Part("smaller feature change"),)
+_TABLE = 12
 
 
 def feature_change_outcomes(found: Found, generator: np.random.Generator) -> list[Outcome]:
@@ -29,6 +40,17 @@ def feature_change_outcomes(found: Found, generator: np.random.Generator) -> lis
         by_run = feature_change().on_draws(runs, feature_split(runs), generator)
         cases += [_case(pairing, by_run) for pairing in compared]
     return judge_cases(cases, generator=generator)
+
+
+def published_feature_change() -> str:
+    """On how many of the paper's sets the LP start moves features less."""
+    cases = [
+        PublishedCase(_question(*map(method_name, pair)), dataset, means[1] < means[0])
+        for pair in PAIRS
+        for dataset in published_datasets(_TABLE)
+        if (means := published_means(_TABLE, dataset, pair, "feature_difference")) is not None
+    ]
+    return published_sentence(f"Table {_TABLE}", cases, every=True)
 
 
 def feature_change_findings(found: Found) -> list[str]:
@@ -50,6 +72,10 @@ def _compared(found: Found, task: str) -> list[Pairing]:
     return [pairing for pair in pairs for pairing in pairings(found, task, pair)]
 
 
+def _question(random: str, probed: str) -> str:
+    return f"{probed} below {random}"
+
+
 def _case(pairing: Pairing, by_run: ByRun) -> Case:
     changes = pairing.statistics(by_run)
     names = (pairing.first.name, pairing.second.name)
@@ -62,7 +88,7 @@ def _case(pairing: Pairing, by_run: ByRun) -> Case:
         part=PARTS[0],
         measured=Measured(
             task=pairing.task,
-            subject=f"{names[1]} below {names[0]}",
+            subject=_question(*names),
             rates=pairing.rates,
             effects=tuple(random - probed for random, probed in changes),
             runs=pairing.run_names,

@@ -1,6 +1,6 @@
 """The recipe ``claims``: the eight claims of the paper, each with a verdict computed from runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,9 @@ from lpft.experiments.claims import (
     propositions,
     scores,
 )
+from lpft.experiments.claims.cases import WITHOUT_RATES, Outcome, Part
 from lpft.experiments.claims.tables import SIDE_TABLES, side_table
-from lpft.experiments.claims.verdicts import Outcome, Part, claim_verdicts
+from lpft.experiments.claims.verdicts import claim_verdicts
 from lpft.experiments.comparisons.sides import pairs_in
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
@@ -30,18 +31,30 @@ _DRAW_SEED = 20240527
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper: its parts, and how its comparisons are measured and judged."""
+    """A claim of the paper: its parts, and how its comparisons are measured and judged.
+
+    ``published`` says what the paper's own means are, ``remark`` what limits the verdict.
+    """
 
     number: int
     statement: str
     parts: tuple[Part, ...]
     outcomes: Callable[[Found, np.random.Generator], list[Outcome]]
+    published: Callable[[], str]
+    remark: str = ""
 
     def verdicts(self, found: Found) -> tuple[Verdict, ...]:
-        """The verdict on the whole claim, then one on each comparison."""
+        """The verdict on the whole claim, at each choice of rates, and on each comparison."""
         generator = np.random.default_rng([_DRAW_SEED, self.number])
         outcomes = self.outcomes(found, generator)
-        return claim_verdicts(self.number, self.statement, self.parts, outcomes)
+        return claim_verdicts(
+            self.number,
+            self.statement,
+            self.parts,
+            outcomes,
+            published=self.published(),
+            remark=self.remark,
+        )
 
 
 CLAIM_TABLE = (
@@ -50,30 +63,61 @@ CLAIM_TABLE = (
         feature_change.STATEMENT,
         feature_change.PARTS,
         feature_change.feature_change_outcomes,
+        feature_change.published_feature_change,
     ),
-    Claim(2, head_norm.STATEMENT, head_norm.PARTS, head_norm.head_norm_outcomes),
-    Claim(3, head_scale.STATEMENT, head_scale.PARTS, head_scale.head_scale_outcomes),
-    Claim(4, calibration.STATEMENT, calibration.PARTS, calibration.calibration_outcomes),
-    Claim(5, ft_ratio.STATEMENT, ft_ratio.PARTS, ft_ratio.ft_ratio_outcomes),
-    Claim(6, scores.STATEMENT, scores.PARTS, scores.score_outcomes),
+    Claim(
+        2,
+        head_norm.STATEMENT,
+        head_norm.PARTS,
+        head_norm.head_norm_outcomes,
+        head_norm.published_head_norm,
+    ),
+    Claim(
+        3,
+        head_scale.STATEMENT,
+        head_scale.PARTS,
+        head_scale.head_scale_outcomes,
+        lambda: "The paper shows it in figures 3, 10 and 11, and prints no numbers",
+        head_scale.REMARK,
+    ),
+    Claim(
+        4,
+        calibration.STATEMENT,
+        calibration.PARTS,
+        calibration.calibration_outcomes,
+        calibration.published_calibration,
+        calibration.REMARK,
+    ),
+    Claim(
+        5,
+        ft_ratio.STATEMENT,
+        ft_ratio.PARTS,
+        ft_ratio.ft_ratio_outcomes,
+        ft_ratio.published_ft_ratio,
+    ),
+    Claim(6, scores.STATEMENT, scores.PARTS, scores.score_outcomes, scores.published_scores),
     Claim(
         7,
         propositions.FIRST_ORDER_STATEMENT,
         propositions.FIRST_ORDER_PARTS,
         lambda found, _: propositions.first_order_outcomes(found),
+        lambda: "",
+        propositions.FIRST_ORDER_REMARK,
     ),
     Claim(
         8,
         propositions.LINEAR_STATEMENT,
         propositions.LINEAR_PARTS,
         lambda found, _: propositions.linear_outcomes(found),
+        lambda: "",
+        propositions.LINEAR_REMARK,
     ),
 )
 """The claims by their number."""
 
 
 def _plan(scope: Scope) -> Plan:
-    """Each pair of methods at own and at shared rates; scaled heads and kernels for few seeds.
+    """Each pair of methods at own and at shared rates, scaled heads on one task, and kernels.
 
     Raises:
         InputError: the scope's methods hold no pair with and without linear probing.
@@ -124,12 +168,23 @@ def _show(found: Found) -> Shown:
     )
 
 
-def _in_short(verdicts: list[Verdict]) -> str:
-    """Which claims hold, which do not, and of which nothing can be told."""
-    by_verdict: dict[VerdictName, list[str]] = {}
+def _in_short(verdicts: Sequence[Verdict]) -> str:
+    """Which claims hold and which do not: as wholes, then at each choice of rates."""
+    by_rates: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.comparison == OVERALL:
-            by_verdict.setdefault(verdict.verdict, []).append(str(verdict.claim))
+            by_rates.setdefault(verdict.rates, []).append(verdict)
+    whole = by_rates.pop(WITHOUT_RATES)
+    sentences = [f"Of the paper's {len(whole)} claims, taken as wholes: {_listed(whole)}."]
+    sentences += [f"At {name} rates alone {_listed(found)}." for name, found in by_rates.items()]
+    return " ".join(sentences)
+
+
+def _listed(verdicts: Sequence[Verdict]) -> str:
+    """``claims 1 and 2 hold; claim 3 cannot be told``, those of one verdict together."""
+    by_verdict: dict[VerdictName, list[str]] = {}
+    for verdict in verdicts:
+        by_verdict.setdefault(verdict.verdict, []).append(str(verdict.claim))
     words: dict[VerdictName, tuple[str, str]] = {
         "holds": ("holds", "hold"),
         "does not hold": ("does not hold", "do not hold"),
@@ -140,7 +195,7 @@ def _in_short(verdicts: list[Verdict]) -> str:
         f"{words[verdict][len(numbers) > 1]}"
         for verdict, numbers in by_verdict.items()
     ]
-    return f"Of the paper's {len(CLAIM_TABLE)} claims, taken as wholes: {'; '.join(told)}."
+    return "; ".join(told)
 
 
 RECIPES = (
@@ -154,6 +209,6 @@ RECIPES = (
         show=_show,
         step=propositions.keep_theory,
         kernel_samples=ft_ratio.SAMPLES,
-        limits=(head_scale.LIMIT, ft_ratio.LIMIT),
+        limits=(head_scale.LIMIT, calibration.LIMIT),
     ),
 )
