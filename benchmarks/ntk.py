@@ -228,7 +228,7 @@ def against_alternatives(
 
 
 def rank_two_against_one(samples: int, first: float) -> dict[str, Any]:
-    """A head of two independent rows between two binary LP heads; ``first`` are the seconds of one."""
+    """A head of two independent rows, between two binary LP heads, the ``first`` of them timed."""
     two = child("roberta", samples, 2, "6GB", centred=False)[0]["seconds"]
     one = [first, child("roberta", samples, 2, "6GB", centred=True)[0]["seconds"]]
     return {

@@ -27,7 +27,7 @@ METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 SPLITS = ("validation", "test", "ood/far")
 COMMANDS = (
     "demo", "train", "evaluate", "predict", "report", "check", "tasks", "models", "methods",
-    "sweep", "export",
+    "sweep", "export", "ntk", "theory", "reproduce",
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "model", "pooling", "method", "task", "data-dir", "train-file", "validation-file",
@@ -35,7 +35,7 @@ TRAIN_OPTIONS = (
     "max-length", "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
     "weight-decay", "no-head-bias", "class-weight", "template", "revision", "max-train-samples",
     "device", "precision", "report-to", "resume", "output-dir", "config", "overwrite", "json",
-    "no-save-model", "save-features", "data-name",
+    "no-save-model", "save-features", "data-name", "max-validation-samples",
 )  # fmt: skip
 
 
@@ -521,7 +521,16 @@ def test_report_writes_one_page_with_every_method(lpft, runs, tmp_path):
         assert row[1] == f"{accuracy:.3f}"
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)', page)
     assert lpft("report", folder, "--output", tmp_path / "page.html").status == 2
-    assert lpft("report", folder, "--output", tmp_path / "page.html", "--overwrite").status == 0
+    outcome = lpft("report", folder, "--output", tmp_path / "page.html", "--overwrite", "--json")
+    assert outcome.status == 0, outcome.err
+    written = json.loads(outcome.out)
+    assert written["page"] == str(tmp_path / "page.html")
+    found = {row["method"]: row["ID accuracy"] for row in written["methods"]}
+    assert len(found) == len(METHODS)
+    for method in METHODS:
+        accuracy = read(runs[method][0] / "metrics.json")["splits"]["test"]["accuracy"]
+        (name,) = (name for name in found if name.lower() == method)
+        assert found[name] == accuracy
 
 
 # Kinds of data

@@ -6,6 +6,7 @@ import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -15,6 +16,7 @@ from lpft.console import (
     log_to_stderr,
     quiet_libraries,
     share_the_machine,
+    write_any_text,
 )
 from lpft.experiments.settings import EXPERIMENT_GROUPS, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS
 from lpft.failures import explain, unexpected
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0; 2 for bad input; 1 for an unexpected error, or where a run of a sweep failed; 130 for Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    write_any_text()
+    options = _parse(arguments)
     share_the_machine()
     quiet_libraries()
     log_to_stderr()
@@ -61,6 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if status is None else status
 
 
+def _parse(arguments: Sequence[str] | None) -> Namespace:
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        parser: ArgumentParser = options.parser
+        name = unknown[0].partition("=")[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        close = get_close_matches(name, known, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return options
+
+
 def _parser() -> ArgumentParser:
     parser = _Parser(
         prog="lpft",
@@ -75,7 +90,7 @@ def _parser() -> ArgumentParser:
         name = run.__name__
         added = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     demo = command(commands.demo, "train five methods on the embedded corpus and write a report")
@@ -87,6 +102,7 @@ def _parser() -> ArgumentParser:
     )
     demo.add_argument("--seed", type=int, default=0, help="of all methods (default: %(default)s)")
     _add_restart(demo)
+    _add_json(demo)
 
     train = command(commands.train, "train one classifier")
     train.add_argument("--config", type=Path, help="YAML file of 'option: value' lines")
@@ -105,9 +121,13 @@ def _parser() -> ArgumentParser:
     source.add_argument("--task", help="a task of lpft tasks: its test split and OOD sets")
     source.add_argument("--file", type=Path, help="labelled texts: CSV, TSV, JSON Lines, Parquet")
     evaluate.add_argument("--data-dir", type=Path, help="folder of the task's release files")
-    evaluate.add_argument("--template", type=int, help="of the task (default: 0)")
+    evaluate.add_argument(
+        "--template", type=int, help="of the task (default: the run's own on its task, else 0)"
+    )
     _add_columns(evaluate)
-    evaluate.add_argument("--label-column", help="(default: as in training)")
+    evaluate.add_argument(
+        "--label-column", help="column of the class names (default: as in training)"
+    )
     _add_json(evaluate)
 
     predict = command(
@@ -116,12 +136,18 @@ def _parser() -> ArgumentParser:
     _add_run(predict)
     texts = predict.add_mutually_exclusive_group()
     texts.add_argument("--file", type=Path, help="CSV, TSV, JSON Lines or Parquet")
-    texts.add_argument("--text", nargs="+", help="texts; for a model of pairs, each two are a pair")
+    texts.add_argument(
+        "--text",
+        nargs="+",
+        help="texts, after RUN; for a model of pairs, each two are a pair (one that begins with a "
+        "dash: --text=-x)",
+    )
     _add_columns(predict)
     predict.add_argument(
         "--output", type=Path, help="file ending in .jsonl or .csv (default: standard output)"
     )
     predict.add_argument("--overwrite", action="store_true", help="replace the output file")
+    predict.usage = "%(prog)s RUN [--file FILE | --text TEXT [TEXT ...]] [options]"
     predict.epilog = (
         "Without --file and --text, standard input is read: a text per line, or for a model of "
         "pairs two with a tab between them."
@@ -148,7 +174,9 @@ def _parser() -> ArgumentParser:
     _add_json(ntk)
 
     theory = command(commands.theory, "the paper's propositions, checked numerically")
-    theory.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
+    theory.add_argument(
+        "--seed", type=int, default=0, help="of all random models and data (default: %(default)s)"
+    )
     _add_json(theory)
 
     sweep = command(commands.sweep, "tasks x models x methods x seeds of a YAML file")
@@ -196,6 +224,7 @@ def _parser() -> ArgumentParser:
     )
     report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
     report.add_argument("--overwrite", action="store_true", help="replace an older report")
+    _add_json(report)
 
     export = command(commands.export, "a trained classifier for programs that do not have lpft")
     export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
@@ -226,7 +255,10 @@ def _parser() -> ArgumentParser:
 def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
     parser.add_argument(
-        "--device", choices=get_args(Device), default="auto", help="(default: %(default)s)"
+        "--device",
+        choices=get_args(Device),
+        default="auto",
+        help="what computes; auto takes a GPU where there is one (default: %(default)s)",
     )
 
 

@@ -3,18 +3,21 @@
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpft.console import print_json, print_metrics, print_plan, print_table, standard_input
 from lpft.errors import InputError
 from lpft.runs.kernel_settings import OWNERS, make_kernel_config
 from lpft.runs.options import given_settings
 
+if TYPE_CHECKING:
+    from lpft.report import ReportResult
+
 
 def demo(options: Namespace) -> None:
     """Train the demo's methods, compute its kernels, write and print its report."""
     from lpft.experiments.demo import demo_kernels, run_demo
-    from lpft.report import build_report, format_report
+    from lpft.report import build_report
 
     replace = options.resume or options.overwrite
     runs, page = options.output_dir / "runs", options.output_dir / "report.html"
@@ -31,21 +34,20 @@ def demo(options: Namespace) -> None:
         overwrite=options.overwrite,
     )
     report = build_report(options.output_dir, page, overwrite=replace)
-    print(format_report(report))
-    print(f"\nreport: {report.page}")
+    _show_report(report, options)
 
 
 def train(options: Namespace) -> None:
     """Train one classifier and print its metrics."""
     from lpft.runs.config import collect_settings, make_config
 
-    settings, folder = collect_settings(
+    settings, folder, resume = collect_settings(
         given_settings(options), options.config, options.output_dir, resume=options.resume
     )
     config = make_config(settings, folder)
     from lpft.runs.train import train_run  # loads torch, for which wrong settings need not wait
 
-    result = train_run(config, resume=options.resume, overwrite=options.overwrite)
+    result = train_run(config, resume=resume, overwrite=options.overwrite)
     if options.json:
         print_json({"folder": str(result.folder), **result.metrics})
         return
@@ -89,13 +91,16 @@ def predict(options: Namespace) -> None:
                 f"--{option.replace('_', '-')} has no effect without --file: leave it out"
             )
     saved = open_saved(options.folder, options.device)
+    at_once = predict.ROWS_AT_ONCE
     if options.file is not None:
         texts = predict.file_texts(saved, options.file, options.text_columns, options.column_names)
     elif options.text is not None:
         texts = iter(predict.argument_texts(saved, options.text))
     else:
-        texts = predict.line_texts(saved, standard_input())
-    rows = predict.predict_texts(saved, texts)
+        lines = standard_input()
+        at_once = 1 if lines.isatty() else predict.LINES_AT_ONCE
+        texts = predict.line_texts(saved, lines)
+    rows = predict.predict_texts(saved, texts, at_once)
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)
     else:
@@ -255,9 +260,17 @@ def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
 
 def report(options: Namespace) -> None:
     """Write the report of a folder and print its tables."""
-    from lpft.report import build_report, format_report
+    from lpft.report import build_report
 
-    report = build_report(options.folder, options.output, overwrite=options.overwrite)
+    _show_report(build_report(options.folder, options.output, overwrite=options.overwrite), options)
+
+
+def _show_report(report: "ReportResult", options: Namespace) -> None:
+    from lpft.report import format_report, report_record
+
+    if options.json:
+        print_json(report_record(report))
+        return
     print(format_report(report))
     print(f"\nreport: {report.page}")
 
@@ -292,7 +305,7 @@ def check(options: Namespace) -> None:
     from lpft.runs.config import collect_settings, make_config
     from lpft.runs.train import load_data
 
-    settings, _ = collect_settings(given_settings(options), None, None, resume=False)
+    settings, *_ = collect_settings(given_settings(options), None, None, resume=False)
     data = load_data(make_config(settings).data)
     findings = check_data(data)
     if options.json:

@@ -17,6 +17,17 @@ def standard_input() -> TextIO:
     return sys.stdin
 
 
+def write_any_text() -> None:
+    """Let output hold any text whatever the locale: UTF-8 in files and pipes, else with escapes."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="backslashreplace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
+    if isinstance(sys.stderr, TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -203,7 +203,7 @@ def test_nothing_is_written_over_without_leave(tmp_path: Path) -> None:
     # The same runs give the same bytes.
     assert {path: path.read_bytes() for path in again.files} == before
     assert own.read_text() == "kept"
-    assert not list(tmp_path.rglob("*.tmp*"))
+    assert not list(tmp_path.rglob(".*.partial"))
 
 
 def test_the_page_may_be_elsewhere_and_links_find_the_runs(tmp_path: Path) -> None:

@@ -89,10 +89,24 @@ def test_the_hash_covers_what_decides_the_result_and_nothing_else(tmp_path):
 def test_options_come_on_top_of_yaml_and_yaml_on_top_of_the_record(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(f"task: cb\nlearning-rate: 1e-4\nseed: 3\noutput-dir: {tmp_path / 'out'}\n")
-    settings, folder = collect_settings({"seed": "5"}, path, None, resume=False)
+    settings, folder, resume = collect_settings({"seed": "5"}, path, None, resume=False)
     assert folder == tmp_path / "out"
+    assert not resume
     training = make_config(settings, folder).training
     assert (training.seed, training.learning_rate) == (5, 1e-4)
+
+
+def test_yaml_takes_the_names_of_all_options(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("task: cb\nno-head-bias: true\nresume: true\n")
+    settings, _, resume = collect_settings({}, path, None, resume=False)
+    assert resume
+    assert make_config(settings).training.head_bias is False
+    path.write_text("task: cb\noverwrite: true\n")
+    with pytest.raises(InputError, match="give --overwrite on the command line"):
+        collect_settings({}, path, None, resume=False)
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        collect_settings({}, None, tmp_path / "none", resume=True)
 
 
 def test_a_misspelt_setting_names_its_neighbour():

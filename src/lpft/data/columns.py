@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TEXT_NAMES = ("text", "sentence")
 """Columns that are taken as the text where none is named, in any case (``Text``)."""
 
+_ANOTHER = "; expected a file that has it"
+
 ID_NAMES = ("id", "idx")
 """Columns that are taken as the rows' ids where they are unique."""
 
@@ -47,7 +49,9 @@ def choose_text_columns(
     return chosen
 
 
-def require_column(table: "pd.DataFrame", column: str, path: str | Path, advice: str = "") -> None:
+def require_column(
+    table: "pd.DataFrame", column: str, path: str | Path, advice: str = _ANOTHER
+) -> None:
     """Check that a column is there.
 
     Raises:

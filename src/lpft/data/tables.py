@@ -30,8 +30,8 @@ FORMATS = (
     *(".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"),
     *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz"),
 )
-"""Endings of the files that can be read (``.txt`` is tab-separated, as ``.tsv``, and ``.json`` holds
-one object per line, as ``.jsonl``)."""
+"""Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json`` holds
+one object per line, as ``.jsonl``."""
 
 Row = dict[str, Any]
 

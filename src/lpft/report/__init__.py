@@ -6,6 +6,7 @@ from lpft.report.exhibits.record import ExperimentRecord
 from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.summary import KernelSummary
 from lpft.report.kernels.terminal import format_kernel_table
+from lpft.report.listing import report_record
 from lpft.report.records import UnreadFolder
 from lpft.report.summary import RunSummary
 from lpft.report.terminal import format_method_table, format_report, method_table
@@ -24,4 +25,5 @@ __all__ = [
     "format_method_table",
     "format_report",
     "method_table",
+    "report_record",
 ]

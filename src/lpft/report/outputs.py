@@ -102,4 +102,6 @@ def _write(path: Path, content: bytes) -> None:
         with replace_when_written(path) as temporary:
             temporary.write_bytes(content)
     except OSError as problem:
-        raise InputError(f"{path} cannot be written: {problem.strerror}") from problem
+        raise InputError(
+            f"{path} cannot be written ({problem.strerror}): name another place with --output"
+        ) from problem

@@ -49,7 +49,7 @@ class DataSettings:
     label_column: str = setting("label", "column of the class names")
     column_names: tuple[str, ...] | None = setting(
         None,
-        "names of all columns, with commas, of CSV and TSV files whose first line does not name them",
+        "names of all columns, with commas, of CSV and TSV files whose first line has none",
     )
     data_name: str | None = setting(
         None, "what data from files is called in records and reports (default: by --train-file)"
@@ -149,15 +149,18 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Settings by name from a YAML file; dashes and underscores in names are the same.
+    """Settings by name from a YAML file; dashes and underscores in names are the same, and
+    ``no-head-bias: true`` is ``head-bias: false``.
 
     Raises:
-        InputError: the file is missing, no YAML, or no mapping.
+        InputError: the file is missing, no YAML, no mapping, or names what is no setting.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"the configuration file '{path}' does not exist") from error
+        raise InputError(
+            f"the configuration file '{path}' does not exist: expected a YAML file"
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -166,24 +169,43 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict):
         raise InputError(f"'{path}' must hold 'name: value' lines, such as 'method: lp-ft'")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
+    settings = {str(name).replace("-", "_"): value for name, value in values.items()}
+    for name in _ONLY_OPTIONS & settings.keys():
+        raise InputError(
+            f"'{path}': {name} is no setting of a run: give --{name} on the command line"
+        )
+    for name in [name for name in settings if name.startswith("no_")]:
+        if isinstance(settings[name], bool) and name[3:] not in settings:
+            settings[name[3:]] = not settings.pop(name)
+    return settings
+
+
+_ONLY_OPTIONS = frozenset({"overwrite", "json", "config", "debug"})
 
 
 def collect_settings(
     given: Mapping[str, Any], config: Path | None, folder: Path | None, *, resume: bool
-) -> tuple[dict[str, Any], Path | None]:
-    """Settings by name and the output folder: the record of a resumed run, then YAML, then options.
+) -> tuple[dict[str, Any], Path | None, bool]:
+    """Settings by name, the output folder, and whether its run is resumed.
+
+    Settings are those of the record of a resumed run, then YAML, then options.
 
     Raises:
-        InputError: the record or the YAML file cannot be read.
+        InputError: the record or the YAML file cannot be read, or there is nothing to resume.
     """
     from_file = {} if config is None else read_config(config)
     named_folder = from_file.pop("output_dir", None)
     if folder is None and named_folder is not None:
         folder = convert("output_dir", named_folder, Path).expanduser()
+    resume = convert("resume", from_file.pop("resume", resume), bool) or resume
     record = read_record(folder) if resume and folder is not None else None
+    if record is None and resume and not (from_file or given):
+        raise InputError(
+            f"'{folder}' holds no run to go on with: name a run's folder with --output-dir, or "
+            "give the data to begin one"
+        )
     recorded = {} if record is None else record["config"]
-    return {**recorded, **from_file, **given}, folder
+    return {**recorded, **from_file, **given}, folder, resume
 
 
 def default_output_dir(data: DataSettings, training: TrainingSettings) -> Path:

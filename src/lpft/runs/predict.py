@@ -16,19 +16,24 @@ from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
 from lpft.runs.saved import SavedClassifier
 
-_ROWS_AT_ONCE = 1000
-_OUTPUT_FORMATS = (".jsonl", ".json", ".csv")
+ROWS_AT_ONCE = 1000
+"""Texts of a file that are sorted by length and computed together."""
+LINES_AT_ONCE = 32
+"""Lines of another program that are waited for."""
+_OUTPUT_FORMATS = (".jsonl", ".csv")
 
 Prediction = dict[str, Any]
 """``{"label": name, "probabilities": {name: p}}`` with p = softmax(f / T)."""
 
 
-def predict_texts(saved: SavedClassifier, texts: Iterable[Text]) -> Iterator[Prediction]:
-    """The prediction of each text, in their order, read and computed 1000 at a time."""
+def predict_texts(
+    saved: SavedClassifier, texts: Iterable[Text], at_once: int = ROWS_AT_ONCE
+) -> Iterator[Prediction]:
+    """The prediction of each text, in their order, read and computed ``at_once`` at a time."""
     classes = saved.classifier.model.config.classes
     temperature = saved.classifier.model.config.temperature
     remaining = iter(texts)
-    while chunk := list(islice(remaining, _ROWS_AT_ONCE)):
+    while chunk := list(islice(remaining, at_once)):
         tokens = tokenize(saved.classifier.tokenizer, chunk, saved.classifier.max_length)
         features = extract_features(
             saved.classifier.model,
@@ -58,7 +63,7 @@ def file_texts(
         InputError: the file or a row of it cannot be read; a text column is missing or empty.
     """
     columns = saved.text_columns if text_columns is None else tuple(text_columns)
-    for table in iter_tables(path, _ROWS_AT_ONCE, column_names):
+    for table in iter_tables(path, ROWS_AT_ONCE, column_names):
         columns = choose_text_columns(table, columns, saved.label_column, path)
         if (len(columns) == 2) != saved.paired:
             needed = "two text columns" if saved.paired else "one text column"
@@ -150,7 +155,7 @@ def save_predictions(path: Path, rows: Iterable[Prediction], classes: Sequence[L
 
 
 def print_predictions(rows: Iterable[Prediction], stream: TextIO) -> None:
-    """One JSON object per line, as they come."""
+    """One JSON object per line, each written out as it comes."""
     for row in rows:
         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    stream.flush()
+        stream.flush()

@@ -117,8 +117,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        # Removed while it is held: another process would lose a file that it just locked.
         (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def now() -> str:
