@@ -5,7 +5,7 @@ VENV := .venv
 TESTS = $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test lint check format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/lpft demo --output-dir demo-report --overwrite
@@ -13,11 +13,12 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(TESTS)
 
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(TESTS)
+
+check: lint test
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff format .

@@ -57,7 +57,7 @@ def write_onnx(classifier: Classifier, folder: Path) -> Written:
     accepted = inspect.signature(model.encoder.forward).parameters
     inputs = [name for name in INPUTS if name in accepted and name in tokenizer.model_input_names]
     try:
-        with _quiet_export():
+        with _quiet_export(), _plain_attention(model):
             program = torch.onnx.export(
                 CalibratedGraph(model).eval(),
                 kwargs={name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.long) for name in inputs},
@@ -94,6 +94,17 @@ def read_onnx(folder: Path) -> Scorer:
         return np.asarray(session.run(["logits"], batch)[0])
 
     return score
+
+
+@contextmanager
+def _plain_attention(model: LinearHeadClassifier) -> Iterator[None]:
+    """Attention by matrix products: how torch's fused one lays out its result is the machine's."""
+    before = model.encoder.config._attn_implementation
+    model.encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.encoder.set_attn_implementation(before)
 
 
 @contextmanager
