@@ -2,9 +2,11 @@
 
 import json
 import math
+from statistics import mean
 from types import SimpleNamespace
 
 import pytest
+from data.release_files import case_of
 
 from lpft.experiments import reproduce as reproduction
 from lpft.experiments.registry import RECIPES
@@ -58,6 +60,35 @@ def test_the_recipe_runs_on_a_tiny_model(everything, name):
         assert all((folder / name / run).is_dir() for run in runs)
     for verdict in record.verdicts:
         assert verdict.effect.value is None or math.isfinite(verdict.effect.value)
+
+
+def test_numbers_of_a_binary_task_stand_beside_the_published_ones(lpft, tmp_path, monkeypatch):
+    """RTE from files in its layout, whose LP heads the reference halved."""
+    monkeypatch.setattr(
+        reproduction, "build_report", lambda folder, **_: SimpleNamespace(page=folder)
+    )
+    case_of("rte", "SuperGLUE jsonl").write(tmp_path / "data")
+    options = ("--tasks", "rte", "--methods", "lp,ft,lp-ft", "--seeds", "2", "--epochs", "1")
+    places = ("--data-dir", tmp_path / "data", "--output-dir", tmp_path / "t")
+    outcome = lpft("reproduce", "table13", "--tiny", *options, *places)
+    assert outcome.status == 0, outcome.err
+    record = read_experiment(json.loads((tmp_path / "t/experiment.json").read_text()))
+    # --tiny has one rate; batch sizes are those published for RTE: 16 for FT and 8 for LP-FT.
+    own, shared = record.exhibits
+    assert [row[1] for row in own.rows] == ["pre-trained", "LP", "FT", "LP-FT"]
+    published = {row[1]: row[3].value for row in own.rows}
+    assert published == {"pre-trained": 0.795, "LP": 28.6, "FT": 0.805, "LP-FT": 28.6}
+    assert [row[1] for row in shared.rows] == ["FT", "LP-FT"]
+    assert {column.source for column in shared.columns} == {"names", "ours"}
+    for table, rows in ((own, own.rows[1:]), (shared, shared.rows)):
+        for row in rows:
+            folders = [tmp_path / "t" / run for run in row[2].runs]
+            heads = [json.loads((f / "features.json").read_text())["head"] for f in folders]
+            assert len(heads) == 2
+            assert row[2].value == pytest.approx(mean(head["norm"] for head in heads))
+            assert ("batch8" in row[2].runs[0]) == (table is shared or row[1] == "LP-FT")
+    assert "halved: rte" in own.note
+    assert any("installs half of the weights" in line for line in record.differences)
 
 
 def is_table(exhibit):

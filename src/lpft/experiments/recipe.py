@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lpft.data import TextData
 from lpft.paper import KERNEL_SAMPLES
 from lpft.report.collect import RunSummary
 from lpft.report.exhibits.record import FigureExhibit, TableExhibit, Verdict
@@ -15,6 +16,9 @@ from lpft.runs.kernel_settings import KernelConfig
 PUBLISHED, SHARED = "published", "shared"
 """Rates: each method's own published learning rate and batch size, or those of the pair's method
 that starts from linear probing, for both of the pair."""
+
+DRAW_SEED = 20240527
+"""Of every bootstrap, so that the same runs always have the same intervals."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Recipe:
         methods: the methods that it compares.
         plan: runs and kernels that it needs.
         show: its exhibits, from what is there.
+        check: refuses data that it cannot be done on, by task, once they are read and before any
+            work.
         step: further results that only it needs, computed once runs and kernels are there and kept
             below ``scope.folder``; ``show`` reads them.
         kernel_samples: texts of a split at most whose kernel is computed, where
@@ -118,6 +124,7 @@ class Recipe:
     methods: tuple[str, ...]
     plan: Callable[[Scope], Plan]
     show: Callable[[Found], Shown]
+    check: Callable[[Mapping[str, TextData]], None] | None = None
     step: Callable[[Found], None] | None = None
     kernel_samples: int = KERNEL_SAMPLES
     limits: tuple[str, ...] = ()

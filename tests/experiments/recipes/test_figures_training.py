@@ -39,8 +39,9 @@ def history(run, event, quantity):
 
 def test_lines_are_means_over_seeds_with_a_standard_deviation_around_them(written):
     found, shown = written
-    (figure,) = shown.exhibits
+    figure = shown.exhibits[0]
     assert (figure.name, figure.kind) == ("fine-tuning-rte", "lines")
+    assert "Each method at its own learning rate and batch size." in figure.caption
     assert len(figure.panels) == len(QUANTITIES)
     checked = 0
     for quantity, panel in zip(QUANTITIES, figure.panels, strict=True):
@@ -70,6 +71,42 @@ def test_curves_begin_before_the_first_step(written):
     for panel in shown.exhibits[0].panels:
         if "Training loss" not in panel.title:
             assert all(series.x[0] == 0 for series in panel.series)
+
+
+def test_the_same_curves_at_shared_rates_are_a_figure_of_their_own(written):
+    found, shown = written
+    assert [figure.name for figure in shown.exhibits] == [
+        "fine-tuning-rte",
+        "fine-tuning-rte-shared",
+    ]
+    shared = shown.exhibits[1]
+    assert shared.title == "Along fine-tuning, at shared rates (LP-FT's and LP-LoRA's): rte"
+    assert "they favour it" in shared.caption
+    assert [panel.title for panel in shared.panels] == [p.title for p in shown.exhibits[0].panels]
+    for panel in shared.panels:
+        assert [series.method for series in panel.series] == ["ft", "lp-ft", "lora", "lp-lora"]
+        of_ft = panel.series[0].runs
+        assert of_ft == tuple(f"runs/rte/ft-rate1e-5-batch8-seed{seed}" for seed in (0, 1, 2))
+        assert panel.series[1].runs == tuple(
+            run.name for run in found.seeds("published", "rte", "lp-ft").values()
+        )
+
+
+def test_axes_say_what_and_in_which_unit(written, trained):
+    recipe, found = trained
+    figures = (*written[1].exhibits, *recipe.show(found).exhibits)
+    assert len(figures) == 2 + 2
+    for figure in figures:
+        units = [panel.y for panel in figure.panels]
+        assert units == [
+            "Frobenius norm",
+            "L2 norm",
+            "L2 norm of a text's logits",
+            "cross-entropy (nats)",
+            "cross-entropy (nats)",
+            "fraction of texts",
+        ]
+        assert "Norms have no unit" in figure.caption or "norms have no unit" in figure.caption
 
 
 def test_the_finding_says_where_head_norms_begin_and_end(written):

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from lpft.experiments.comparisons.sides import all_runs, pairings, pairs_in
-from lpft.experiments.recipe import Found
+from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in
+from lpft.experiments.recipe import DRAW_SEED, SHARED, Found
+from lpft.experiments.recipes.both_rates import NOTE_ON_RATES, possessive
 from lpft.experiments.recipes.cells import Place
 from lpft.report.comparisons.judging import Judgement, Measured, judge
 from lpft.report.comparisons.quantities import Quantity
@@ -14,7 +15,6 @@ from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.numbers import joined
 
 _READINGS = {"holds": "higher", "does not hold": "lower", "cannot tell": "cannot tell"}
-_DRAW_SEED = 20240527
 
 NOTE = (
     "Difference: mean over seeds of the method with the LP start minus the one with a "
@@ -22,10 +22,6 @@ NOTE = (
     "Detectable: the smallest true difference that a paired t-test at 5 % finds with 80 % power "
     "with so many seeds of this spread. Reading: the interval's side of zero; below five seeds "
     "every seed on every data set must have the same sign as well, and one seed never tells."
-)
-NOTE_ON_RATES = (
-    "At each method's own rates a difference mixes the head's effect with that of learning rate "
-    "and batch size; at shared ones (those of the method with the LP start) the head alone differs."
 )
 
 
@@ -39,11 +35,12 @@ def contrast_table(
     Raises:
         InputError: two runs were tested on different samples.
     """
-    generator = np.random.default_rng(_DRAW_SEED)
+    generator = np.random.default_rng(DRAW_SEED)
     measured = [one for place in where for one in _measured(found, quantity, place, generator)]
     judgements = judge(measured, generator=generator)
     if not judgements:
         return None, ()
+    notes = [NOTE, *([NOTE_ON_RATES] if _has_both_rates(measured) else [])]
     rows = [
         (
             one.task,
@@ -65,7 +62,7 @@ def contrast_table(
             ExhibitColumn("Reading"),
         ),
         rows=tuple(rows),
-        note=f"{NOTE} {NOTE_ON_RATES}",
+        note=" ".join(notes),
         headers=3,
     )
     return table, tuple(_sentences(quantity, measured, judgements))
@@ -86,7 +83,7 @@ def _measured(
         Measured(
             task=place.label,
             subject=f"{pairing.second.name} against {pairing.first.name}",
-            rates=pairing.rates,
+            rates=_rates(pairing),
             effects=tuple(
                 (after - before) * quantity.factor for before, after in pairing.statistics(by_run)
             ),
@@ -94,6 +91,18 @@ def _measured(
         )
         for pairing in compared
     ]
+
+
+def _rates(pairing: Pairing) -> str:
+    """``published``, ``own``, or whose rates are shared: ``shared (LP-FT's)``."""
+    if pairing.rates != SHARED:
+        return pairing.rates
+    return f"{SHARED} ({possessive(pairing.second.method)})"
+
+
+def _has_both_rates(measured: Sequence[Measured]) -> bool:
+    """Whether some comparison is at shared rates and another one at rates that differ."""
+    return len({one.rates.startswith(SHARED) for one in measured}) > 1
 
 
 def _detectable(judgement: Judgement) -> Estimate | None:

@@ -66,7 +66,8 @@ def _figure(task: str, seed: int, panels: Sequence[Panel]) -> FigureExhibit:
             f"before training the random one that every method is given. {PROJECTION} The two "
             "panels of a method and a split are of one t-SNE, others must not be compared by "
             "place; only nearness has a meaning, for the axes have no unit. At most "
-            f"{MOST_TEXTS} texts of a split; seed {seed}."
+            f"{MOST_TEXTS} texts of a split; seed {seed}. Each method at its own learning rate and "
+            "batch size."
         ),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lpft.analysis.comparison import effect_over_seeds
-from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipe import DRAW_SEED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import over_seeds
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.experiments.recipes.head_scales import (
@@ -30,7 +30,6 @@ from lpft.report.settings import method_name
 from lpft.report.values import feature
 
 _CHANGE = "feature_difference"
-_DRAW_SEED = 20240527
 _NAMES = ("Task", "Set", "Method")
 _WITHOUT_PANEL = ("train",)
 
@@ -107,7 +106,7 @@ def _figure(task: str, splits: Sequence[str], scaled: Scaled) -> FigureExhibit:
         caption=(
             "Mean L2 distance of a text's features from their pre-trained values, Diff(F), after "
             "fine-tuning from a head whose weights were multiplied by the scale; the bias was "
-            f"not. {BANDS}"
+            f"not. Each method at its own learning rate and batch size. {BANDS}"
         ),
     )
 
@@ -150,7 +149,7 @@ def _changes(seeds: ScaledRuns, split: str) -> list[Estimate | None]:
 
 def _correlation(seeds: ScaledRuns, split: str) -> Estimate | None:
     """The mean over seeds; None where no seed has one."""
-    generator = np.random.default_rng(_DRAW_SEED)
+    generator = np.random.default_rng(DRAW_SEED)
     correlations = rank_correlations(seeds, split, generator=generator)
     if not correlations:
         return None

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from lpft.experiments.planning import planned_runs
-from lpft.experiments.recipe import PUBLISHED, Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Recipe, Shown
+from lpft.experiments.recipes.both_rates import (
+    NOTE_ON_RATES,
+    at_other_rates,
+    plan_at_both_rates,
+    shared_rates,
+)
 from lpft.experiments.recipes.probing_paths import (
     ProbedPath,
     keep_probing_paths,
@@ -17,36 +22,47 @@ from lpft.report.numbers import Spread, counted, joined, significant
 from lpft.report.settings import method_name
 from lpft.training.methods import get_method
 
-_SHOWN = (
-    "head_norm",
-    "bias_norm",
-    "logit_norm",
-    "loss",
-    "validation_loss",
-    "validation_accuracy",
-)
+_SHOWN = {
+    "head_norm": "Frobenius norm",
+    "bias_norm": "L2 norm",
+    "logit_norm": "L2 norm of a text's logits",
+    "loss": "cross-entropy (nats)",
+    "validation_loss": "cross-entropy (nats)",
+    "validation_accuracy": "fraction of texts",
+}
+"""Each quantity with what stands along its axis."""
+
 _NAMES = {quantity: name for quantity, _, name in QUANTITIES}
 
 Runs = Mapping[str, Sequence[RunSummary]]
 """The finished runs of each method, one for each seed."""
 
 
-def _plan(scope: Scope) -> Plan:
-    return Plan(runs=planned_runs(scope))
-
-
 def _show(found: Found) -> Shown:
-    paths = read_probing_paths(found)
+    paths, others = read_probing_paths(found), at_other_rates(found)
     figures, findings = [], []
     for task in found.scope.tasks:
-        runs = {
-            method: list(seeds.values())
-            for method in found.scope.methods
-            if get_method(method).fine_tunes and (seeds := found.seeds(PUBLISHED, task, method))
-        }
+        runs = _fine_tuned(found, PUBLISHED, task)
         if runs:
-            figures.append(_training(task, runs))
+            figures.append(
+                _training(
+                    runs,
+                    name=f"fine-tuning-{task}",
+                    title=f"Along fine-tuning: {task}",
+                    note="Each method at its own learning rate and batch size.",
+                )
+            )
             findings += _head_norms(task, runs)
+        at_shared = _fine_tuned(others, SHARED, task)
+        if at_shared:
+            figures.append(
+                _training(
+                    at_shared,
+                    name=f"fine-tuning-{task}-shared",
+                    title=f"Along fine-tuning, at {shared_rates(at_shared)}: {task}",
+                    note=NOTE_ON_RATES,
+                )
+            )
         if task in paths:
             run, path = paths[task]
             figures.append(_probing(task, run, path))
@@ -54,12 +70,20 @@ def _show(found: Found) -> Shown:
     return Shown(exhibits=tuple(figures), findings=tuple(findings))
 
 
-def _training(task: str, runs: Runs) -> FigureExhibit:
+def _fine_tuned(found: Found, variant: str, task: str) -> Runs:
+    return {
+        method: list(seeds.values())
+        for method in found.scope.methods
+        if get_method(method).fine_tunes and (seeds := found.seeds(variant, task, method))
+    }
+
+
+def _training(runs: Runs, *, name: str, title: str, note: str) -> FigureExhibit:
     panels = [
         Panel(
             title=_NAMES[quantity],
             x="epoch",
-            y="",
+            y=axis,
             series=tuple(
                 mean_line(
                     method, [SeedCurve(dict(curve(run, quantity)), (run.name,)) for run in seeds]
@@ -67,18 +91,18 @@ def _training(task: str, runs: Runs) -> FigureExhibit:
                 for method, seeds in runs.items()
             ),
         )
-        for quantity in _SHOWN
+        for quantity, axis in _SHOWN.items()
     ]
     return FigureExhibit(
-        name=f"fine-tuning-{task}",
-        title=f"Along fine-tuning: {task}",
+        name=name,
+        title=title,
         kind="lines",
         panels=tuple(panels),
         caption=(
-            "Epoch 0 is the start of fine-tuning: a random head, or the one that linear probing "
-            "left. Loss of training is the mean over the batches since the point before; the rest "
-            "is of validation after each epoch, the logit norm as the mean L2 norm of a text's "
-            f"logits. {BANDS}"
+            f"{note} Epoch 0 is the start of fine-tuning: a random head, or the one that linear "
+            "probing left. Loss of training is the mean over the batches since the point before; "
+            "the rest is of validation after each epoch, the logit norm as the mean over texts. "
+            f"Norms have no unit. {BANDS}"
         ),
     )
 
@@ -89,7 +113,7 @@ def _probing(task: str, run: RunSummary, path: ProbedPath) -> FigureExhibit:
         Panel(
             title=_NAMES[quantity],
             x="iteration of lbfgs",
-            y="",
+            y=axis,
             series=(
                 Series(
                     label=method_name("lp"),
@@ -100,7 +124,7 @@ def _probing(task: str, run: RunSummary, path: ProbedPath) -> FigureExhibit:
                 ),
             ),
         )
-        for quantity in _SHOWN
+        for quantity, axis in _SHOWN.items()
     ]
     return FigureExhibit(
         name=f"probing-{task}",
@@ -110,8 +134,8 @@ def _probing(task: str, run: RunSummary, path: ProbedPath) -> FigureExhibit:
         caption=(
             "The head of scikit-learn's logistic regression by lbfgs after k iterations from zero, "
             f"at the inverse strength C = {significant(path.inverse_strength)} that "
-            "cross-validation chose; loss is the mean cross-entropy without the penalty. The last "
-            f"point meets a tolerance of 1e-8, the paper's 1e-4 is met after "
+            "cross-validation chose; loss is the mean cross-entropy without the penalty, norms "
+            "have no unit. The last point meets a tolerance of 1e-8, the paper's 1e-4 is met after "
             f"{counted(path.stop, 'iteration')}. No seed enters."
         ),
     )
@@ -154,7 +178,7 @@ def _recipe(name: str, task: str) -> Recipe:
         source=name.replace("figure", "Figure "),
         tasks=(task,),
         methods=("lp", "ft", "lp-ft", "lora", "lp-lora"),
-        plan=_plan,
+        plan=plan_at_both_rates,
         show=_show,
         step=keep_probing_paths,
     )

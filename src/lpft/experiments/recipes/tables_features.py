@@ -2,12 +2,11 @@
 
 from functools import partial
 
-from lpft.experiments.comparisons.sides import pairs_in
-from lpft.experiments.planning import planned_runs
 from lpft.experiments.random_heads import random_head_norm
-from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Plan, Recipe, Scope, Shown
-from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_published, places
-from lpft.experiments.recipes.contrasts import NOTE_ON_RATES, contrast_table
+from lpft.experiments.recipe import Found, Recipe, Shown
+from lpft.experiments.recipes.both_rates import at_both_rates, plan_at_both_rates
+from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, places
+from lpft.experiments.recipes.contrasts import contrast_table
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
 from lpft.report.comparisons.quantities import feature_change
@@ -42,17 +41,10 @@ _FEATURES = (
 )
 
 
-def _plan(scope: Scope) -> Plan:
-    """Every method at its own rates; those with a random head also at their LP start's."""
-    paired = {method for pair in pairs_in(scope.methods) for method in pair}
-    both = [method for method in scope.methods if method in paired]
-    return Plan(runs=(*planned_runs(scope), *planned_runs(scope, rates=SHARED, methods=both)))
-
-
 def _show_features(found: Found, *, table: int, ood: bool) -> Shown:
     """CS, Diff, FDR and Norm of each method, with the pre-trained model before any."""
     where = places(found, ood=ood)
-    return _with_shared(
+    tables = at_both_rates(
         found,
         where,
         name=f"table{table}",
@@ -64,13 +56,15 @@ def _show_features(found: Found, *, table: int, ood: bool) -> Shown:
         "texts. Diff: mean L2 distance from the pre-trained features. FDR: Fisher's discriminant "
         "ratio. Norm: Frobenius norm of the head.",
     )
+    return _with_differences(found, where, tables)
 
 
 def _show_change(found: Found) -> Shown:
     """Diff(F) of every method that fine-tunes, on test splits and OOD sets."""
-    return _with_shared(
+    where = places(found, ood=True)
+    tables = at_both_rates(
         found,
-        places(found, ood=True),
+        where,
         name="table12",
         title="Feature change",
         methods=found.scope.methods,
@@ -79,82 +73,37 @@ def _show_change(found: Found) -> Shown:
         note="Diff(F): mean L2 distance of the features of the test split's and OOD sets' texts "
         "from the pre-trained ones.",
     )
+    return _with_differences(found, where, tables)
 
 
-def _with_shared(
-    found: Found,
-    where: tuple[Place, ...],
-    *,
-    name: str,
-    title: str,
-    methods: tuple[str, ...],
-    measures: tuple[Measure, ...],
-    table: int,
-    note: str,
-) -> Shown:
-    """The paper's table, the same at shared rates where these are others, and the differences."""
-    own = beside_published(
-        found,
-        name=name,
-        title=f"{title}, each method at its own rates",
-        variant=PUBLISHED,
-        where=where,
-        methods=methods,
-        measures=measures,
-        table=table,
-        note=note,
-    )
-    exhibits = [own]
-    if _has_other_rates(found):
-        shared = beside_published(
-            found,
-            name=f"{name}-shared",
-            title=f"{title}, at shared rates",
-            variant=SHARED,
-            where=where,
-            methods=[method for method in methods if method != PRETRAINED],
-            measures=measures,
-            table=None,
-            note=f"{NOTE_ON_RATES} {note}",
-        )
-        exhibits.append(shared)
+def _with_differences(found: Found, where: tuple[Place, ...], tables: list[TableExhibit]) -> Shown:
+    """Tables of a recipe, and the differences of its pairs in feature change."""
     contrasts, findings = contrast_table(
-        found,
-        feature_change(),
-        name=f"{name}-differences",
-        where=where,
+        found, feature_change(), name=f"{tables[0].name}-differences", where=where
     )
-    exhibits += [] if contrasts is None else [contrasts]
-    return Shown(tuple(exhibits), findings=findings)
-
-
-def _has_other_rates(found: Found) -> bool:
-    """Whether some run at shared rates is not its method's usual one."""
-    own = {key[1:]: run.folder for key, run in found.runs.items() if key[0] == PUBLISHED}
-    return any(
-        run.folder != own.get(key[1:]) for key, run in found.runs.items() if key[0] == SHARED
-    )
+    return Shown((*tables, *([] if contrasts is None else [contrasts])), findings=findings)
 
 
 def _show_norms(found: Found) -> Shown:
     """The head's norm before training, after LP and after fine-tuning."""
     where = places(found, ood=False)
-    note = "Frobenius norm of the head's weights; pre-trained: its random start."
     halved = _halved(where)
-    if halved:
-        note += f" Of two classes, so that published norms after LP are halved: {joined(halved)}."
-    exhibit: TableExhibit = beside_published(
+    tables = at_both_rates(
         found,
+        where,
         name="table13",
         title="Norm of the head",
-        variant=PUBLISHED,
-        where=where,
         methods=(PRETRAINED, *found.scope.methods),
         measures=(_NORM,),
         table=13,
-        note=note,
+        note="Frobenius norm of the head's weights; pre-trained: its random start.",
+        of_published=(
+            f"Of two classes, so that published norms after LP are halved: {joined(halved)}."
+            if halved
+            else ""
+        ),
     )
-    return Shown((exhibit,))
+    return Shown(tuple(tables))
 
 
 def _halved(where: tuple[Place, ...]) -> list[str]:
@@ -175,7 +124,7 @@ RECIPES = (
         source="Table 1",
         tasks=("cb", "rte"),
         methods=METHODS,
-        plan=_plan,
+        plan=plan_at_both_rates,
         show=partial(_show_features, table=1, ood=False),
     ),
     Recipe(
@@ -184,7 +133,7 @@ RECIPES = (
         source="Table 11",
         tasks=(_BOSS,),
         methods=METHODS,
-        plan=_plan,
+        plan=plan_at_both_rates,
         show=partial(_show_features, table=11, ood=True),
     ),
     Recipe(
@@ -193,7 +142,7 @@ RECIPES = (
         source="Table 12",
         tasks=(*EIGHT_SETS, _BOSS),
         methods=_FINE_TUNED,
-        plan=_plan,
+        plan=plan_at_both_rates,
         show=_show_change,
     ),
     Recipe(
@@ -202,7 +151,7 @@ RECIPES = (
         source="Table 13",
         tasks=(*EIGHT_SETS, _BOSS),
         methods=("ft", "lora", "lp", "lp-ft", "lp-lora"),
-        plan=lambda scope: Plan(runs=planned_runs(scope)),
+        plan=plan_at_both_rates,
         show=_show_norms,
     ),
 )
