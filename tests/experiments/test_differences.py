@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 from experiments.hand_made import scope_of
-from experiments.scored_runs import write_scored
 
-from lpft.data import Examples, TextData
-from lpft.experiments.collecting import collect
+from lpft.data import Examples, TextData, find_task
 from lpft.experiments.differences import differences
-from lpft.experiments.recipe import Found, Plan
-from lpft.experiments.registry import find_recipe
+from lpft.experiments.registry import RECIPES, find_recipe
+from lpft.report.values import metric_name
 
 CB = {"train": 225, "validation": 25, "test": 57}
 
@@ -33,7 +31,10 @@ class Shelf:
             if split.startswith("ood/")
         }
         splits = {name: examples(self.sizes[name]) for name in ("train", "validation", "test")}
-        return TextData(config.data.task, ("a", "b"), **splits, ood=ood, notes=self.notes)
+        task = find_task(config.data.task)
+        return TextData(
+            task.name, task.classes, **splits, ood=ood, metric=task.metric, notes=self.notes
+        )
 
 
 def told(name, folder, sizes=CB, *, notes=(), pooling="first", **changes):
@@ -46,7 +47,14 @@ def told(name, folder, sizes=CB, *, notes=(), pooling="first", **changes):
     recipe = find_recipe(name)
     scope = scope_of(recipe, folder, **(values | changes))
     shelf = Shelf(sizes, notes, pooling)
-    return differences(recipe, recipe.plan(scope), shelf, Found(scope, {}, {}))
+    return differences(recipe, recipe.plan(scope), shelf, scope)
+
+
+NOT_REPEATED = "Not repeated: "
+
+
+def faults_of(lines):
+    return [line.removeprefix(NOT_REPEATED) for line in lines if line.startswith(NOT_REPEATED)]
 
 
 LEFT_OUT = (
@@ -56,8 +64,10 @@ LEFT_OUT = (
 
 
 def test_the_papers_own_settings_leave_nothing_to_say(tmp_path):
-    assert told("table8", tmp_path) == LEFT_OUT
-    assert told("table8", tmp_path, model="FacebookAI/roberta-base") == LEFT_OUT
+    for model in ("roberta-base", "FacebookAI/roberta-base"):
+        lines = told("table8", tmp_path, model=model)
+        faults = {f"{NOT_REPEATED}{fault}" for fault in faults_of(lines)}
+        assert tuple(line for line in lines if line not in faults) == LEFT_OUT
 
 
 @pytest.mark.parametrize(
@@ -149,14 +159,90 @@ def test_seeds_that_are_not_used_and_what_a_recipe_leaves_out_are_told(tmp_path)
     assert "Claim 5 rests on the kernels of 3 seeds at most." in limits
 
 
-def test_faults_of_the_reference_are_read_from_the_runs(tmp_path):
-    recipe = find_recipe("table8")
-    scope = scope_of(recipe, tmp_path, tasks=("cb",), methods=("lp",), seeds=(0,))
-    plan = recipe.plan(scope)
-    folder = plan.runs[0].config.output_dir
-    write_scored(folder, "lp", 0, {"test": [True, False]}, split_protocol="paper", pooling="mean")
-    found, _ = collect(scope, plan)
-    lines = differences(recipe, Plan(runs=plan.runs), Shelf(CB), found)
-    faults = [line for line in lines if line.startswith("Not repeated: ")]
-    assert len(faults) == 2
-    assert any("half" in fault for fault in faults)
+def test_the_metric_that_chooses_the_epoch_is_told_where_the_paper_took_accuracy(tmp_path):
+    tasks = ("cb", "cola", "multirc", "copa", "record")
+    lines = told("table8", tmp_path, tasks=tasks)
+    for metric, task in (
+        ("Matthews correlation", "cola"),
+        ("answer F1", "multirc"),
+        ("choice accuracy", "copa"),
+        (metric_name(find_task("record").metric), "record"),
+    ):
+        assert (
+            f"The best epoch on {task} is the one of the highest {metric} on validation, in the "
+            "paper of the highest accuracy."
+        ) in lines
+    assert len([line for line in lines if line.startswith("The best epoch")]) == 4
+    # Nothing is chosen where nothing is fine-tuned, nor where only kernels are computed.
+    for name, methods in (("table8", ("lp",)), ("table2", ("ft",))):
+        lines = told(name, tmp_path, tasks=("cola",), methods=methods)
+        assert not [line for line in lines if line.startswith("The best epoch")]
+
+
+HALF = "Two classes: the reference installs half of the weights"
+FOLDS = "The reference shuffles the training rows"
+ATTENTION = "The reference switches scale_attn_by_inverse_layer_idx on"
+QUARTER = "With halved heads the reference's F of "
+
+
+def begin(faults, *beginnings):
+    return all(any(fault.startswith(one) for fault in faults) for one in beginnings)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "methods", "beginnings"),
+    [
+        (("rte",), ("lp",), (HALF, FOLDS)),
+        (("rte",), ("ft", "lp-lora"), (HALF, FOLDS)),
+        (("cb",), ("lp-ft",), (FOLDS,)),
+        (("rte",), ("ft", "lora"), ()),
+        (("qnli",), ("lp-ft",), ()),  # of which the paper published nothing
+    ],
+)
+def test_faults_of_runs_follow_from_what_is_planned(tmp_path, tasks, methods, beginnings):
+    faults = faults_of(told("table8", tmp_path, tasks=tasks, methods=methods))
+    assert len(faults) == len(beginnings)
+    assert begin(faults, *beginnings)
+
+
+def test_gpt2_has_a_fault_of_its_own(tmp_path):
+    for name in ("table8", "table2"):
+        assert begin(faults_of(told(name, tmp_path, model="openai-community/gpt2")), ATTENTION)
+        assert not begin(faults_of(told(name, tmp_path, model="minilm")), ATTENTION)
+
+
+KERNEL_RECIPES = {
+    "table2": ("cb", "rte"),
+    "table9": ("boolq", "wic"),
+    "figure2": ("cb", "rte"),
+    "figure7": ("boolq", "wic"),
+    "figure8": ("cb", "rte"),
+    "figure9": ("boolq", "wic"),
+}
+
+
+@pytest.mark.parametrize(("name", "tasks"), KERNEL_RECIPES.items())
+def test_faults_of_kernels_follow_from_what_is_planned(tmp_path, name, tasks):
+    of_kernels = ("In the reference's kernels the word embeddings'", "The reference names saved")
+    methods = ("ft", "lora", "lp-ft", "lp-lora")
+    faults = faults_of(told(name, tmp_path, tasks=tasks, methods=methods, model="gpt2"))
+    assert begin(faults, *of_kernels, HALF, QUARTER, FOLDS, ATTENTION)
+    (quarter,) = [fault for fault in faults if fault.startswith(QUARTER)]
+    of_two = [task for task in tasks if task != "cb"]
+    assert f"of LP-FT and LP-LoRA on {' and '.join(of_two)} is a quarter" in quarter
+    for other in ({"methods": ("ft", "lora")}, {"tasks": ("cb",)}):
+        faults = faults_of(told(name, tmp_path, **{"methods": methods, "tasks": tasks} | other))
+        assert begin(faults, *of_kernels)
+        assert not begin(faults, HALF)
+        assert not begin(faults, QUARTER)
+        assert begin(faults, FOLDS) == ("methods" not in other)
+
+
+def test_every_recipe_of_kernels_alone_is_among_them(tmp_path):
+    plans = {
+        name: recipe.plan(scope_of(recipe, tmp_path, seeds=(0,)))
+        for name, recipe in RECIPES.items()
+    }
+    assert set(KERNEL_RECIPES) == {
+        name for name, plan in plans.items() if plan.kernels and not plan.runs
+    }

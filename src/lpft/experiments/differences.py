@@ -1,14 +1,16 @@
-"""Sentences on how an experiment differs from the paper's, computed from its plan and its runs."""
+"""Sentences on how an experiment differs from the paper's, computed from its plan and its data."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lpft import paper
+from lpft.experiments.faults import reference_faults
 from lpft.experiments.preparation import Inputs, run_configs, unique_runs
-from lpft.experiments.recipe import SHARED, Found, Plan, Recipe
-from lpft.report.notes import faults, kernel_faults
+from lpft.experiments.recipe import SHARED, Plan, Recipe, Scope
 from lpft.report.numbers import counted, joined, rate, whole
-from lpft.report.settings import group_runs, method_name, model_name
+from lpft.report.settings import method_name, model_name
+from lpft.report.values import metric_name
+from lpft.training.methods import get_method
 from lpft.training.settings import TrainingSettings
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
@@ -31,23 +33,22 @@ _FACTORS = {"lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha"}
 _RATES = {"learning_rate": "learning rate", "batch_size": "batch size", **_FACTORS}
 
 
-def differences(recipe: Recipe, plan: Plan, inputs: Inputs, found: Found) -> tuple[str, ...]:
+def differences(recipe: Recipe, plan: Plan, inputs: Inputs, scope: Scope) -> tuple[str, ...]:
     """Model, seeds, tasks, rows and settings other than the paper's; faults not repeated."""
-    scope = found.scope
     sentences = [
         *_model(scope.model),
         *_seeds(scope.seeds, plan),
         *_left_out("tasks", recipe.tasks, scope.tasks),
         *_left_out("methods", recipe.methods, scope.methods),
         *_protocol(plan),
+        *_best_epochs(plan, inputs),
         *_fixed_settings(plan, inputs),
         *_hyperparameters(plan),
         *_rows(plan, inputs),
         *_kernel_samples(plan, scope.kernel_samples),
         *recipe.limits,
     ]
-    groups, _ = group_runs(found.runs.values())
-    known = [*faults(groups), *(kernel_faults([scope.model]) if plan.kernels else [])]
+    known = reference_faults(plan, inputs)
     return tuple(dict.fromkeys([*sentences, *(f"Not repeated: {fault}" for fault in known)]))
 
 
@@ -96,6 +97,20 @@ def _protocol(plan: Plan) -> list[str]:
         "Validation rows are a tenth of each class (stratified protocol), in the paper the last "
         "tenth of the training rows; learning rates and batch sizes are this library's defaults "
         "unless they were given."
+    ]
+
+
+def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
+    """Tasks whose best epoch another metric than accuracy chooses."""
+    by_metric: dict[str, dict[str, None]] = {}
+    for config in unique_runs(plan):
+        metric = inputs.data(config).metric
+        if metric != "accuracy" and get_method(config.training.method).fine_tunes:
+            by_metric.setdefault(metric, {}).setdefault(str(config.data.task))
+    return [
+        f"The best epoch on {joined(list(tasks))} is the one of the highest {metric_name(metric)} "
+        "on validation, in the paper of the highest accuracy."
+        for metric, tasks in by_metric.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lpft.report.comparisons.judging import RULE
 from lpft.report.settings import Group
 
 DEFINITIONS = (
@@ -32,6 +33,13 @@ DEFINITIONS = (
         "Temperature",
         "One number per run that divides the logits, chosen to minimise NLL on validation; it "
         "never changes a prediction.",
+    ),
+    (
+        "Paired differences",
+        "Two methods on the same seeds and the same texts, with the 95 % interval of a bootstrap "
+        "that draws both anew; texts that are not independent, such as the sentences of one "
+        "abstract, are drawn together. Detectable: the smallest true difference that a paired "
+        "t-test at 5 % finds with 80 % power with so many seeds of this spread. " + RULE,
     ),
     (
         "Own and shared rates",
@@ -83,11 +91,11 @@ HALVED = (
     "norms after LP are half of what was fitted and its strength C corresponds to 2C today. Here "
     "the head is installed as fitted."
 )
-_FOLDS = (
+FOLDS = (
     "The reference shuffles the training rows with the run's seed before it cuts the folds of the "
     "logistic regression, so its LP head depends on the seed."
 )
-_ATTENTION = (
+ATTENTION = (
     "The reference switches scale_attn_by_inverse_layer_idx on for GPT-2, which changes the "
     "pre-trained function. Here GPT-2 keeps its own configuration."
 )
@@ -120,7 +128,7 @@ def faults(groups: Iterable[Group]) -> list[str]:
             continue
         if any(len(run.classes) == 2 for run in group.runs):
             found[HALVED] = None
-        found[_FOLDS] = None
+        found[FOLDS] = None
         if "gpt2" in group.model.lower():
-            found[_ATTENTION] = None
+            found[ATTENTION] = None
     return list(found)
