@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from lpft.experiments import reproduce as reproduction
+from lpft.experiments.registry import RECIPES
 from lpft.report.exhibits.record import read_experiment
 from lpft.runs import attempt as attempts
 
@@ -247,6 +249,23 @@ def test_feature_changes_that_were_damaged_or_edited_are_told(copy, lpft, damage
     shutil.rmtree(copy / name)
     outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
     assert (outcome.status, record_of(copy).failures) == (0, ())
+
+
+def test_tables_that_cannot_be_made_are_a_failure_beside_what_was_trained(copy, lpft, monkeypatch):
+    def show(_found):
+        raise KeyError("no such column")
+
+    monkeypatch.setitem(RECIPES, "table8", replace(RECIPES["table8"], show=show))
+    (copy / "report.html").unlink()
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 1, outcome.err
+    record = record_of(copy)
+    assert record.failures == (("tables and figures", "unexpected KeyError: 'no such column'"),)
+    assert record.exhibits == ()
+    assert "2 seeds, in the paper 5." in record.differences
+    assert (copy / "report.html").exists()
+    assert "no such column" in outcome.out
+    assert found_runs(copy) == FOLDERS
 
 
 def test_where_everything_fails_the_first_reason_is_given(lpft, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from data.release_files import case_of
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,18 @@ def test_missing_data_of_the_last_task_fails_before_the_first_run(lpft, tmp_path
     outcome = lpft("reproduce", "table8", *options, "--output-dir", tmp_path / "t")
     assert outcome.status == 2
     assert "boolq" in outcome.err
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_release_without_the_out_of_distribution_sets_of_its_task_is_named(lpft, tmp_path):
+    """GLUE's CoLA has both of its dev sets in one file, of which table10 could show nothing."""
+    folder = case_of("cola", "GLUE tsv").write(tmp_path / "data")
+    options = ("--tasks", "cola", "--tiny", "--data-dir", tmp_path / "data")
+    outcome = lpft("reproduce", "table10", *options, "--output-dir", tmp_path / "t")
+    assert outcome.status == 2
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert f"cola as it was read has none ({folder / 'train.tsv'}" in line
+    assert "give the release with out_of_domain (see lpft tasks cola)" in line
     assert not (tmp_path / "t").exists()
 
 

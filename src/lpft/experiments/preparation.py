@@ -220,6 +220,16 @@ def clear_experiment(folder: Path) -> None:
     (folder / RUNS / SWEEP_RECORD).unlink(missing_ok=True)
 
 
+def check_data(recipe: Recipe, plan: Plan, inputs: Inputs) -> None:
+    """Refuse data that were read, but that the experiment cannot be done on.
+
+    Raises:
+        InputError: they are such, or cannot be read.
+    """
+    if recipe.check is not None:
+        recipe.check({str(config.data.task): inputs.data(config) for config in run_configs(plan)})
+
+
 def unique_runs(plan: Plan) -> list[RunConfig]:
     """One configuration for each folder: runs that play two parts are trained once."""
     return list({planned.config.output_dir: planned.config for planned in plan.runs}.values())

@@ -13,6 +13,7 @@ from lpft.experiments.differences import differences
 from lpft.experiments.planning import RUNS
 from lpft.experiments.preparation import (
     Inputs,
+    check_data,
     check_folder,
     check_resumable,
     clear_experiment,
@@ -60,11 +61,12 @@ def reproduce(
 ) -> Reproduction:
     """Do what a recipe plans within a scope, and write ``experiment.json`` and the report.
 
-    A run, a kernel or a step that fails is recorded with its reason and does not stop the others.
-    With ``resume`` what is finished stays as it is; with ``overwrite`` it is removed once data and
-    model are read. ``remarks`` are said first among the differences from the paper; ``inputs`` are
-    data and models that are read already; ``siblings`` are folders of experiments whose finished
-    runs and kernels are copied where they are those that the plan asks for.
+    A run, a kernel or a step that fails is recorded with its reason and does not stop the others;
+    likewise tables and figures that cannot be made. With ``resume`` what is finished stays as it
+    is; with ``overwrite`` it is removed once data and model are read. ``remarks`` are said first
+    among the differences from the paper; ``inputs`` are data and models that are read already;
+    ``siblings`` are folders of experiments whose finished runs and kernels are copied where they
+    are those that the plan asks for.
 
     Raises:
         InputError: data, model, a setting or the folder is not usable, the folder holds other
@@ -75,6 +77,7 @@ def reproduce(
     plan = recipe.plan(scope)
     inputs = Inputs() if inputs is None else inputs
     inputs.read(plan)
+    check_data(recipe, plan, inputs)
     if resume:
         check_resumable(plan, inputs)
     with locked(scope.folder):
@@ -108,13 +111,15 @@ def _reproduced(
     if recipe.step is not None:
         with _timed(timings, "step"), _recorded("further results", failures):
             recipe.step(found)
-    shown = recipe.show(found)
+    shown = Shown()
+    with _recorded("tables and figures", failures):
+        shown = recipe.show(found)
     record = _record(
         recipe,
         scope,
         plan,
         shown=shown,
-        told=(*remarks, *differences(recipe, plan, inputs, found)),
+        told=(*remarks, *differences(recipe, plan, inputs, scope)),
         failures=failures,
         timings=timings,
     )

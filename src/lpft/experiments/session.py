@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lpft.errors import InputError
-from lpft.experiments.preparation import Inputs, check_folder, check_resumable
+from lpft.experiments.preparation import Inputs, check_data, check_folder, check_resumable
 from lpft.experiments.recipe import Plan, Recipe, Scope
 from lpft.experiments.registry import ALL, RECIPES, find_recipe
 from lpft.experiments.reproduce import Reproduction, reproduce
 from lpft.experiments.scopes import make_scope
 from lpft.experiments.unused_options import refuse_unused
+from lpft.failures import explain, unexpected
 from lpft.runs.executors import get_executor
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,10 @@ class PlannedExperiment:
 
 @dataclass(frozen=True)
 class NotReproduced:
-    """An experiment of which nothing could be computed, and why."""
+    """An experiment that gave no page, and why."""
 
     name: str
-    error: InputError
+    error: Exception
 
 
 def plan_experiments(
@@ -86,6 +87,7 @@ def check_experiments(
         check_folder(each.recipe, each.scope.folder, resume=resume, overwrite=overwrite)
     for each in planned:
         inputs.read(each.plan)
+        _check_data(each, inputs, alone=len(planned) == 1)
         if resume:
             check_resumable(each.plan, inputs)
     return inputs
@@ -101,7 +103,10 @@ def run_experiments(
     overwrite: bool,
     remarks: Sequence[str],
 ) -> Iterator[Reproduction | NotReproduced]:
-    """Each experiment once it has ended; what one has finished is copied into the next."""
+    """Each experiment once it has ended; what one has finished is copied into the next.
+
+    Of several, one that ends in an error does not keep those after it from being done.
+    """
     done: list[Path] = []
     for number, each in enumerate(planned, start=1):
         logger.info("experiment %d of %d: %s", number, len(planned), each.recipe.name)
@@ -119,7 +124,34 @@ def run_experiments(
             )
         except InputError as error:
             yield NotReproduced(each.recipe.name, error)
+        except Exception as error:
+            if len(planned) == 1:
+                raise
+            logger.debug("%s failed", each.recipe.name, exc_info=True)
+            yield NotReproduced(each.recipe.name, _in_words(error))
         done.append(each.scope.folder)
+
+
+def _check_data(each: PlannedExperiment, inputs: Inputs, *, alone: bool) -> None:
+    """Of several experiments the one that data do not suit is told now, and not done later.
+
+    Raises:
+        InputError: it is the only one.
+    """
+    try:
+        check_data(each.recipe, each.plan, inputs)
+    except InputError as error:
+        if alone:
+            raise
+        logger.warning("%s will not be done: %s", each.recipe.name, error)
+
+
+def _in_words(error: Exception) -> Exception:
+    """The error with a message that stands by itself."""
+    known = explain(error)
+    told = RuntimeError(unexpected(error)) if known is None else InputError(known)
+    told.__cause__ = error
+    return told
 
 
 def _planned(
