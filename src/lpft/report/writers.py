@@ -14,6 +14,7 @@ _BESIDE: tuple[tuple[str, Callable[[Cell], CellValue]], ...] = (
     ("low", lambda cell: None if cell.interval is None else cell.interval[0]),
     ("high", lambda cell: None if cell.interval is None else cell.interval[1]),
     ("seeds", lambda cell: cell.seeds),
+    ("from", lambda cell: _sources(cell)),
 )
 
 
@@ -31,6 +32,12 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow([value(row[place]) for _, place, value in columns])
     return out.getvalue()
+
+
+def _sources(cell: Cell) -> str | None:
+    """The runs that a value was computed from, with semicolons; None where none are known."""
+    folders = [text for origin in cell.origins for text, _ in origin.links]
+    return "; ".join(dict.fromkeys(folders)) or None
 
 
 def to_text(table: Table, width: int | None = None) -> str:
@@ -150,15 +157,24 @@ _LATEX = {
 }
 
 
-def to_latex(table: Table) -> str:
-    """A ``table`` environment with booktabs rules; it needs ``\\usepackage{booktabs}``.
+_MOST_LATEX_COLUMNS = 8
+_WRAPPING_SHARE = 0.8
+"""Of the text's width, for all columns together whose lines may break."""
 
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment with booktabs rules, no wider than the text.
+
+    It needs ``\\usepackage{booktabs}``, and ``\\usepackage{graphicx}`` where columns are many.
     Names in scripts other than Latin need LuaLaTeX or XeLaTeX and a font that has them.
     """
-    layout = "".join(map(_alignment, table.columns))
+    wrapping = sum(column.wraps for column in table.columns)
+    layout = "".join(_alignment(column, wrapping) for column in table.columns)
+    wide = len(table.columns) > _MOST_LATEX_COLUMNS
     bands = []
     if table.bands:
-        bands = [" & ".join(rf"\multicolumn{{{n}}}{{c}}{{{_latex(a)}}}" for a, n in table.bands)]
+        names = " & ".join(rf"\multicolumn{{{n}}}{{c}}{{{_latex(a)}}}" for a, n in table.bands)
+        bands = [rf"{names} \\", _rules_under(table)]
     heading = _latex_row([_heading(column) for column in table.columns])
     rows = [_latex_row([cell.text for cell in row]) for row in table.rows]
     note = [r"\par\smallskip{\footnotesize " + _latex(table.note) + "}"] if table.note else []
@@ -166,13 +182,16 @@ def to_latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex(table.caption)}}}",
+        rf"\label{{tab:{table.slug}}}",
+        *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",
-        *(rf"{line} \\" for line in [*bands, heading]),
+        *bands,
+        rf"{heading} \\",
         r"\midrule",
         *(rf"{row} \\" for row in rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}" + ("}" if wide else ""),
         *note,
         r"\end{table}",
     ]
@@ -183,9 +202,19 @@ def _heading(column: Column) -> str:
     return f"{column.name} ({column.remark})" if column.remark else column.name
 
 
-def _alignment(column: Column) -> str:
+def _rules_under(table: Table) -> str:
+    """A rule under every upper heading that is not empty."""
+    rules, first = [], 1
+    for above, count in table.bands:
+        if above:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    return " ".join(rules)
+
+
+def _alignment(column: Column, wrapping: int) -> str:
     if column.wraps:
-        return "p{3cm}"
+        return rf"p{{{_WRAPPING_SHARE / wrapping:.2f}\linewidth}}"
     return "r" if column.numeric else "l"
 
 
