@@ -40,14 +40,14 @@ def test_broken_lines_and_empty_texts_are_counted_where_official_files_have_them
     assert "rows of train left out because they lack text or label: 2" in notes
     own = case_of("amazon").write(tmp_path)
     change(own / "amazon/train.tsv", "Review 3", " ")
-    change(own / "sst5/test.tsv", "Review 0", '""')
+    change(own / "sst5/test.tsv", "Review 400", '""')
     data = load_task("amazon", tmp_path)
     assert (len(data.train), len(data.validation), len(data.ood["sst5"])) == (17, 2, 2)
     assert data.notes == (
         "rows of train left out because they lack text or label: 1",
         "rows of ood/sst5 left out because they lack text or label: 1",
     )
-    change(own / "sst5/test.tsv", "Review 1", "")
+    change(own / "sst5/test.tsv", "Review 401", "")
     (own / "dynasent/test.tsv").write_text("Text\tLabel\n\t0\n \t1\n")
     refused("amazon", tmp_path, own / "dynasent/test.tsv", "none of the 2 rows")
 
@@ -64,7 +64,10 @@ def test_boss_without_some_ood_sets_says_which(tmp_path):
     (own / "dynasent/test.tsv").unlink()
     data = load_task("amazon", tmp_path)
     assert set(data.ood) == {"semeval", "sst5"}
-    assert data.notes == ("ood/dynasent is left out: the data's folder has no dynasent/test.tsv",)
+    (note,) = data.notes
+    assert note.startswith(f"ood/dynasent is left out: {own}/dynasent/test.tsv does not exist; ")
+    assert "https://github.com/lifan-yuan/OOD_NLP" in note
+    assert "MIT licence" in note
 
 
 @pytest.mark.parametrize(
@@ -103,14 +106,14 @@ def test_wic_needs_as_many_labels_as_rows(tmp_path):
 def test_wic_templates(tmp_path):
     case_of("wic").write(tmp_path)
     one = load_task("wic", tmp_path, template=1)
-    assert one.test.texts[3] == ("bank: The bank 3 .", "bank: A bank 3 .")
+    assert one.test.texts[3] == ("bank: The bank 103 .", "bank: A bank 103 .")
     assert one.test.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_wsc_templates(tmp_path):
     case_of("wsc").write(tmp_path)
     data = load_task("wsc", tmp_path, template=1)
-    assert data.test.texts[1] == ("Mark told Pete 1 lies, and *he* laughed.", "Mark")
+    assert data.test.texts[1] == ("Mark told Pete 101 lies, and *he* laughed.", "Mark")
 
 
 # positions count the words between blanks: "He" is 3 and "he" is 6, and 5 is nearer to the latter

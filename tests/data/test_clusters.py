@@ -45,7 +45,7 @@ def test_every_layout_of_such_a_task_has_a_number_for_each_row(tmp_path, case):
 def test_sentences_of_an_abstract_are_together(tmp_path, layout):
     case_of("pubmed", layout).write(tmp_path)
     data = load_task("pubmed", tmp_path)
-    assert data.test.ids[4:6] == ["24000000-4", "24000005-0"]
+    assert data.test.ids[4:6] == ["24000100-4", "24000105-0"]
     assert data.test.clusters.tolist() == [0] * 5 + [1] * 5
     assert data.train.clusters.tolist() == np.repeat(range(4), 5).tolist()
 
@@ -59,7 +59,7 @@ def test_answers_on_a_paragraph_are_together_beyond_their_question(tmp_path):
 
 def test_questions_on_a_passage_are_together(tmp_path):
     own = case_of("boolq").write(tmp_path)
-    change(own / "val.jsonl", "It is 2.", "It is 0.")
+    change(own / "val.jsonl", "It is 102.", "It is 100.")
     assert load_task("boolq", tmp_path).test.clusters.tolist() == [0, 1, 0, 2]
 
 

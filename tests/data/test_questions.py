@@ -29,29 +29,29 @@ def test_grouped_rows(tmp_path):
         case_of(task).write(tmp_path)
     copa = load_task("copa", tmp_path).test
     assert copa.texts[:4] == [
-        ("The cup 0 broke. because", "It fell 0."),
-        ("The cup 0 broke. because", "It was full 0."),
-        ("The cup 1 broke. so", "It fell 1."),
-        ("The cup 1 broke. so", "It was full 1."),
+        ("The cup 100 broke. because", "It fell 100."),
+        ("The cup 100 broke. because", "It was full 100."),
+        ("The cup 101 broke. so", "It fell 101."),
+        ("The cup 101 broke. so", "It was full 101."),
     ]
     assert copa.labels[:4].tolist() == [1, 0, 0, 1]
-    assert copa.ids[:2] == ["0-choice1", "0-choice2"]
+    assert copa.ids[:2] == ["100-choice1", "100-choice2"]
     assert copa.groups.index.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert {n: c.tolist() for n, c in copa.groups.credits.items()} == {
         "choice_accuracy": [1, 0, 0, 1, 1, 0, 0, 1]
     }
     multirc = load_task("multirc", tmp_path).test
     assert multirc.ids == [
-        "0-0-0", "0-0-1", "0-1-5", "0-1-6", "0-1-7",
-        "1-2-10", "1-2-11", "1-3-15", "1-3-16", "1-3-17",
+        "100-200-1000", "100-200-1001", "100-201-1005", "100-201-1006", "100-201-1007",
+        "101-202-1010", "101-202-1011", "101-203-1015", "101-203-1016", "101-203-1017",
     ]  # fmt: skip
     assert multirc.groups.index.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
     assert multirc.groups.metrics == ("answer_f1", "exact_match")
     record = load_task("record", tmp_path).test
     assert [text[1] for text in record.texts[:3]] == [
-        "Ann Lee was thanked 0 times",
-        "Bo was thanked 0 times",
-        "Rome was thanked 0 times",
+        "Ann Lee was thanked 100 times",
+        "Bo was thanked 100 times",
+        "Rome was thanked 100 times",
     ]
     assert record.labels[:3].tolist() == [1, 0, 0]
     assert record.groups.metrics == ("exact_match", "token_f1")

@@ -28,6 +28,62 @@ SIZES = {
 }  # fmt: skip
 
 
+# by grep and awk over the files: rows of each class in the training file (train and validation
+# together) and in every other one, in the order of the classes
+COUNTS = {
+    "rte": {"train": [1249, 1241], "test": [146, 131]},
+    "sst2": {"train": [29780, 37569], "test": [428, 444]},
+    "cola": {"train": [2528, 6023], "test": [162, 365], "ood/out_of_domain": [162, 354]},
+    "wic": {"train": [2714, 2714], "test": [319, 319]},
+    "cb": {"train": [115, 119, 16], "test": [23, 28, 5]},
+    "wsc": {"train": [295, 259], "test": [66, 38]},
+    "amazon": {
+        "train": [1001, 1388, 611],
+        "test": [217, 337, 154],
+        "ood/semeval": [325, 994, 681],
+        "ood/sst5": [912, 909, 389],
+    },
+}
+
+FIRST = {
+    "rte": {
+        "train": (
+            "No Weapons of Mass Destruction Found in Iraq Yet.",
+            "Weapons of Mass Destruction Found in Iraq.",
+        ),
+        "test": (
+            "Dana Reeve, the widow of the actor Christopher Reeve, has died of lung cancer at age "
+            "44, according to the Christopher Reeve Foundation.",
+            "Christopher Reeve had an accident.",
+        ),
+    },
+    "cola": {
+        "train": "Our friends won't buy this analysis, let alone the next one we propose.",
+        "test": "The sailors rode the breeze clear of the rocks.",
+    },
+    "amazon": {
+        "train": "so if you happen to be out of the house and you have a frozen os you can't use "
+        "nomad until you get home.",
+        "ood/sst5": "Effective but too-tepid biopic",
+    },
+}
+
+
+@pytest.mark.parametrize("task", COUNTS)
+def test_label_counts_and_first_inputs_by_hand(data_dir, task):
+    data = load_task(task, data_dir)
+    classes, splits = len(data.classes), data.splits()
+    both = zip(
+        splits["train"].class_counts(classes),
+        splits.pop("validation").class_counts(classes),
+        strict=True,
+    )
+    counts = {split: rows.class_counts(classes) for split, rows in splits.items()}
+    assert counts | {"train": [sum(of_class) for of_class in both]} == COUNTS[task]
+    first = FIRST.get(task, {})
+    assert {split: splits[split].texts[0] for split in first} == first
+
+
 @pytest.mark.parametrize("task", SIZES)
 def test_sizes_by_the_papers_rule(data_dir, task):
     data = load_task(task, data_dir)
@@ -162,7 +218,9 @@ def test_mrpc_keeps_its_single_quotes(data_dir):
 
 def test_the_stand_in_for_boss_is_what_csv_reads_and_says_what_it_lacks(data_dir):
     data = load_task("amazon", data_dir)
-    assert data.notes == ("ood/dynasent is left out: the data's folder has no dynasent/test.tsv",)
+    (note,) = data.notes
+    missing = data_dir / "boss/SentimentAnalysis/dynasent/test.tsv"
+    assert note.startswith(f"ood/dynasent is left out: {missing} does not exist; get it from http")
     with (data_dir / "boss/SentimentAnalysis/semeval/test.tsv").open(newline="") as file:
         header, *rows = csv.reader(file, delimiter="\t")
     assert header == ["Text", "Label"]

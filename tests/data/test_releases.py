@@ -15,7 +15,7 @@ BY_ID = dict(zip(IDS, CASES, strict=True))
 
 def test_every_layout_of_every_task_has_a_case():
     layouts = [(task.name, r.layout) for task in TASKS.values() for r in task.releases]
-    assert len(layouts) == len(CASES) == 29
+    assert len(layouts) == len(CASES) == 27
     assert Counter(layouts) == Counter((case.task, case.layout) for case in CASES)
     assert len({case.task for case in CASES}) == len(TASKS) - 1 == 20  # demo has no files
 
@@ -31,6 +31,11 @@ def test_files_in_their_layout(tmp_path, case):
     )
     assert [sum(of_class) for of_class in counts] == list(case.labels)
     assert data.train.texts[0] == case.first
+    with_files = {split for split in case.rows if split not in ("train", "validation")}
+    assert with_files <= set(case.others) <= set(case.rows) - {"train"}
+    for split, (of_class, first) in case.others.items():
+        assert data.splits()[split].class_counts(classes) == list(of_class)
+        assert data.splits()[split].texts[0] == first
     assert data.classes == TASKS[case.task].classes
     assert all(str(tmp_path) in source for source in data.sources.values())
     assert set(data.ood) == {name[4:] for name in case.rows if name.startswith("ood/")}
@@ -116,10 +121,10 @@ OTHER_LABELS = {
         f"{task}, PubMed RCT, {folder}": ("OBJECTIVE", "population", "'population'", "RESULTS")
         for task, folder in PUBMED_FOLDERS.items()
     },
-    **{
-        f"{task}, PubMed RCT, cleaned, {folder}": ("objective", "AIM", "'AIM'", "RESULTS")
-        for task, folder in PUBMED_FOLDERS.items()
-    },
+    "pubmed, PubMed RCT, cleaned, PubMed-20k-RCT": ("objective", "AIM", "'AIM'", "RESULTS"),
+    "pubmed_numbers, PubMed RCT, cleaned, PubMed_20k_RCT": (
+        "objective", "AIM", "'AIM'", "RESULTS",
+    ),
 }  # fmt: skip
 
 

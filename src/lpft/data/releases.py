@@ -1,4 +1,4 @@
-"""Official release files of benchmarks: their layouts, and where they lie."""
+"""Official release files of benchmarks: their layouts, and how they are read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpft.data.columns import require_column
+from lpft.data.places import expected_folder, folders_below, is_named, packed
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,9 +65,19 @@ class Release:
     beside: Callable[[Path], Path] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Relative paths of the task's folder, with the benchmark's folder first."""
+        within = (f"{benchmark}/{own}" for benchmark in self.benchmarks for own in self.folders)
+        return (*within, *self.folders)
+
 
 def read_release(
-    task: str, releases: tuple[Release, ...], data_dir: str | Path, licence: str
+    task: str,
+    releases: tuple[Release, ...],
+    data_dir: str | Path,
+    licence: str,
+    others: Mapping[str, str],
 ) -> RawData:
     """Every split of the first of a task's releases whose training file is found.
 
@@ -74,41 +85,77 @@ def read_release(
         data_dir: the folder that holds the benchmarks' folders, a benchmark's, or the task's own.
             Folder names are matched in any case.
         licence: the task's, for messages.
+        others: other tasks by the names of their folders, which may hold files of the same names.
 
     Raises:
         InputError: no release is found or a file of it is missing; the message gives the expected
-            paths and where to get them. Or a file cannot be read, or lacks a column.
+            paths and where to get them. Or the folder is another task's, or a file cannot be read,
+            or lacks a column.
     """
-    root = Path(data_dir)
+    root = Path(data_dir).absolute()
     if not root.is_dir():
         raise InputError(
             f"{root} is not a folder: expected the one that holds the official files of {task}, "
             "or its benchmark's folder, or the folder of all benchmarks"
         )
+    owner = next((name for folder, name in others.items() if is_named(root, folder)), None)
+    own = tuple(
+        release
+        for release in releases
+        if owner is None or any(is_named(root, folder) for folder in release.folders)
+    )
     for release in releases:
-        for folder in _candidates(root, release):
-            if (folder / release.files["train"]).is_file():
+        train = release.files["train"]
+        for folder in folders_below(root, release.places, train):
+            if (folder != root or release in own) and (folder / train).is_file():
                 return _read_files(task, release, folder, licence)
-    urls = " or ".join(dict.fromkeys(release.url for release in releases))
-    raise InputError(
-        f"no training file of {task} in {root}: expected {_expected(root, releases)}; "
-        f"get it from {urls} (licence: {licence})"
+    if not own:
+        names = " or ".join(dict.fromkeys(release.folders[0] for release in releases))
+        raise InputError(
+            f"{root} is the folder of {owner}, not of {task}: expected {names}, its benchmark's "
+            "folder, or the folder of all benchmarks"
+        )
+    also = "" if owner is None else f"; {root.name} is also the folder of {owner}"
+    raise InputError(f"{_missing(task, own, root, licence)}{also}")
+
+
+def _missing(task: str, releases: tuple[Release, ...], root: Path, licence: str) -> str:
+    """What is expected where, in the layouts of whose folders most is there."""
+    looked = [
+        (*expected_folder(root, release.places, list(release.files.values())), release)
+        for release in releases
+    ]
+    deepest = max(depth for depth, _, _ in looked)
+    nearest = [(folder, release) for depth, folder, release in looked if depth == deepest]
+    for folder, release in nearest:
+        path = folder / release.files["train"]
+        archive = packed(path)
+        if archive is not None:
+            return f"{archive} is packed: unpack it, so that {path} is there"
+    paths = " or ".join(
+        f"{folder / release.files['train']} ({release.layout})" for folder, release in nearest
+    )
+    urls = " or ".join(dict.fromkeys(release.url for _, release in nearest))
+    return (
+        f"no training file of {task} in {root}: expected {paths}; get it from {urls} "
+        f"(licence: {licence})"
     )
 
 
 def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawData:
     splits, notes = {}, [*release.notes]
     train = release.files["train"]
+    origin = f"get it from {release.url} (licence: {licence})"
     for split, name in release.files.items():
         path = folder / name
         if split in release.optional and not path.is_file():
-            notes.append(f"{split} is left out: the data's folder has no {name}")
+            notes.append(f"{split} is left out: {path} does not exist; {origin}")
             continue
         for needed in (path,) if release.beside is None else (path, release.beside(path)):
             if not needed.is_file():
                 raise InputError(
                     f"{needed} does not exist: {task} in the layout {release.layout} needs it "
-                    f"beside {train}; get it from {release.url} (licence: {licence})"
+                    f"beside {train}; {origin}"
                 )
         table = release.read(path)
         for column in release.columns:
@@ -117,54 +164,3 @@ def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawD
             table.rename(columns=dict(release.columns)), release.labels, str(path)
         )
     return RawData(splits, tuple(notes))
-
-
-def _candidates(root: Path, release: Release) -> list[Path]:
-    """The folders in which a release's files may lie, the most specific place first."""
-    within = [f"{benchmark}/{own}" for benchmark in release.benchmarks for own in release.folders]
-    found = [_resolve(root, relative) for relative in (*within, *release.folders)]
-    candidates = [folder for folder in found if folder is not None] + [root]
-    # root may be the folder of the training file itself, which a release can have deeper down
-    *inner, _ = Path(release.files["train"]).parts
-    place = root.resolve()
-    if inner and [part.lower() for part in place.parts[-len(inner) :]] == [
-        part.lower() for part in inner
-    ]:
-        candidates.append(place.parents[len(inner) - 1])
-    return candidates
-
-
-def _resolve(root: Path, relative: str) -> Path | None:
-    """The folder at a relative path, its parts matched in any case, exact spelling first."""
-    folder = root
-    for part in relative.split("/"):
-        if not (folder / part).is_dir():
-            similar = [
-                child
-                for child in sorted(folder.iterdir())
-                if child.is_dir() and child.name.lower() == part.lower()
-            ]
-            if not similar:
-                return None
-            folder = similar[0]
-        else:
-            folder = folder / part
-    return folder
-
-
-def _expected(root: Path, releases: tuple[Release, ...]) -> str:
-    """The exact paths of training files where the task's folder is there, or else relative ones."""
-    exact = [
-        f"{folder / release.files['train']} ({release.layout})"
-        for release in releases
-        for folder in _candidates(root, release)
-        if folder != root or any((root / name).is_file() for name in release.files.values())
-    ]
-    if exact:
-        return " or ".join(dict.fromkeys(exact))
-    return "; or ".join(_relative_paths(release) for release in releases)
-
-
-def _relative_paths(release: Release) -> str:
-    own, file = release.folders[0], release.files["train"]
-    return f"{release.benchmarks[0]}/{own}/{file}, {own}/{file} or {file} ({release.layout})"

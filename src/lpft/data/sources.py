@@ -15,7 +15,7 @@ from lpft.data.hub import read_hub
 from lpft.data.labels import encode_labels, is_missing, official_names
 from lpft.data.releases import RawData, RawSplit, read_release
 from lpft.data.splits import check_protocol, describe_split, split_rows
-from lpft.data.tasks import Grouping, Task, Template, find_task
+from lpft.data.tasks import TASKS, Grouping, Task, Template, find_task
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +96,14 @@ def load_task(
 def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawData:
     if data_dir is not None:
         _refuse(task, "is read from --data-dir", revision=revision)
-        return read_release(task.name, task.releases, data_dir, task.licence)
+        others = {
+            folder: other.name
+            for other in TASKS.values()
+            if other.name != task.name
+            for release in other.releases
+            for folder in release.folders
+        }
+        return read_release(task.name, task.releases, data_dir, task.licence, others)
     if task.hub is None:
         sites = " or ".join(dict.fromkeys(release.url for release in task.releases))
         raise InputError(

@@ -18,6 +18,10 @@ FOLDERS = ("glue", "glue_data")
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
+_ARCHIVES = "https://dl.fbaipublicfiles.com/glue/data"
+_SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
+_SCRIPT = "https://github.com/nyu-mll/GLUE-baselines/blob/master/download_glue_data.py"
+
 _DEV_IS_TEST: Mapping[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
 
 
@@ -28,11 +32,15 @@ def glue(
     files: Mapping[str, str] = _DEV_IS_TEST,
     columns: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
+    url: str | None = None,
 ) -> Release:
-    """A task in GLUE's own layout."""
+    """A task in GLUE's own layout, whose official archive is called like its folder, or at ``url``.
+
+    Source of the addresses: GLUE's ``download_glue_data.py`` (nyu-mll/GLUE-baselines).
+    """
     return Release(
         layout="GLUE tsv",
-        url=f"https://dl.fbaipublicfiles.com/glue/data/{folder}.zip",
+        url=f"{_ARCHIVES}/{folder}.zip" if url is None else url,
         benchmarks=FOLDERS,
         folders=(folder,),
         files=files,
@@ -137,10 +145,15 @@ GLUE_TASKS = (
         licence="Microsoft Research's own terms, which come with the download",
         url="https://www.microsoft.com/en-us/download/details.aspx?id=52398",
         releases=(
-            glue("MRPC", columns=_MRPC_COLUMNS, labels=_MRPC_LABELS),
+            glue(
+                "MRPC",
+                columns=_MRPC_COLUMNS,
+                labels=_MRPC_LABELS,
+                url=f"{_SCRIPT} (it makes train.tsv and dev.tsv of the original release)",
+            ),
             Release(
                 layout="MRPC's original release",
-                url="https://www.microsoft.com/en-us/download/details.aspx?id=52398",
+                url=f"{_SENTEVAL}/msr_paraphrase_train.txt and {_SENTEVAL}/msr_paraphrase_test.txt",
                 benchmarks=FOLDERS,
                 folders=("MRPC", "MSRParaphraseCorpus"),
                 files={"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"},
@@ -164,7 +177,7 @@ GLUE_TASKS = (
         templates=(pair("question", "sentence"),),
         licence="CC BY-SA 4.0 (SQuAD's)",
         url="https://rajpurkar.github.io/SQuAD-explorer/",
-        releases=(glue("QNLI"),),
+        releases=(glue("QNLI", url=f"{_ARCHIVES}/QNLIv2.zip"),),
         hub=on_hub("qnli"),
     ),
     Task(
@@ -182,6 +195,7 @@ GLUE_TASKS = (
                 read=read_broken_tsv,
                 columns={"is_duplicate": "label"},
                 labels={"0": "not_duplicate", "1": "duplicate"},
+                url=f"{_ARCHIVES}/QQP-clean.zip",
             ),
         ),
         hub=on_hub("qqp"),

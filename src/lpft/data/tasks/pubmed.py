@@ -1,11 +1,14 @@
 """PubMed RCT (Dernoncourt and Lee, IJCNLP 2017): the role of a sentence in a medical abstract."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpft.data.hub import HubSource
 from lpft.data.readers import abstract_sentences, read_abstracts
 from lpft.data.releases import Release
 from lpft.data.tasks.task import Task, Template
+from lpft.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +19,12 @@ _LABELS = {spelling: name for name in _CLASSES for spelling in (name, name.lower
 _SITE = "https://github.com/Franck-Dernoncourt/pubmed-rct"
 _REFERENCE = "pubmed/pubmed-rct"
 _BENCHMARKS = ("pubmed-rct", "pubmed-rct-master", "pubmed", _REFERENCE, f"tasks/{_REFERENCE}")
+_CLEANED_BENCHMARKS = tuple(
+    f"HSLN-Joint-Sentence-Classification{branch}/data" for branch in ("", "-master")
+)
+_CLEANED_FOLDERS = ("PubMed-20k-RCT", "PubMed_20k_RCT")
+"""As the cleaned copies' README calls the folder, and as their code does."""
+
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _CLEANED = (
     "sentences as cleaned by Jin and Szolovits (2018), fewer than in the release that the paper "
@@ -28,11 +37,61 @@ def _lines(table: "pd.DataFrame", source: str) -> "pd.DataFrame":
     return abstract_sentences(enumerate(table["text"], start=1), source)
 
 
+def _reader(*, numbers: bool) -> "Callable[[Path], pd.DataFrame]":
+    """Reads PubMed RCT's files, and refuses the other form: that with numbers, or that with @."""
+
+    def read(path: Path) -> "pd.DataFrame":
+        table = read_abstracts(path)
+        texts = list(table["text"])
+        kept = sum(any("0" <= letter <= "9" for letter in text) for text in texts)
+        replaced = sum("@" in text for text in texts)
+        other_form = (replaced > kept) if numbers else (kept > replaced)
+        # files with other labels are no PubMed RCT at all, which their reader's caller says
+        if other_form and set(table["label"]) <= set(_LABELS):
+            raise InputError(
+                f"{path}: {kept} of {len(texts)} sentences have digits and {replaced} have @, "
+                f"expected the form with numbers {'kept' if numbers else 'replaced by @'}: is this "
+                f"pubmed{'' if numbers else '_numbers'} (20k) or "
+                f"pubmed_200k{'' if numbers else '_numbers'}?"
+            )
+        return table
+
+    return read
+
+
 def _pubmed(
     name: str, size: str, *, numbers: bool, hub: HubSource | None = None, notes: tuple[str, ...]
 ) -> Task:
     """PubMed RCT of a size (``20k``), numbers kept or replaced by @."""
     folder = f"PubMed_{size}_RCT" + ("" if numbers else "_numbers_replaced_with_at_sign")
+    releases = [
+        Release(
+            layout="PubMed RCT",
+            url=f"{_SITE}/tree/master/{folder}",
+            benchmarks=_BENCHMARKS,
+            folders=(folder,),
+            files={"train": "train.txt", "validation": "dev.txt", "test": "test.txt"},
+            read=_reader(numbers=numbers),
+            labels=_LABELS,
+        )
+    ]
+    if size == "20k":
+        releases.append(
+            Release(
+                layout="PubMed RCT, cleaned",
+                url="https://github.com/jind11/HSLN-Joint-Sentence-Classification",
+                benchmarks=(*_CLEANED_BENCHMARKS, *_BENCHMARKS),
+                folders=tuple(dict.fromkeys((*_CLEANED_FOLDERS, folder))),
+                files={
+                    "train": "train_clean.txt",
+                    "validation": "dev_clean.txt",
+                    "test": "test_clean.txt",
+                },
+                read=_reader(numbers=numbers),
+                labels=_LABELS,
+                notes=(f"the cleaned files: {_CLEANED}",),
+            )
+        )
     return Task(
         name=name,
         title=f"PubMed {size} RCT: role of a sentence in a medical abstract, numbers "
@@ -43,31 +102,7 @@ def _pubmed(
         templates=(Template("text, lower-cased", lambda row: row["text"].lower()),),
         licence="not stated; NLM gives PubMed's data freely, some abstracts are under copyright",
         url=_SITE,
-        releases=(
-            Release(
-                layout="PubMed RCT",
-                url=f"{_SITE}/tree/master/{folder}",
-                benchmarks=_BENCHMARKS,
-                folders=(folder,),
-                files={"train": "train.txt", "validation": "dev.txt", "test": "test.txt"},
-                read=read_abstracts,
-                labels=_LABELS,
-            ),
-            Release(
-                layout="PubMed RCT, cleaned",
-                url="https://github.com/jind11/HSLN-Joint-Sentence-Classification",
-                benchmarks=_BENCHMARKS,
-                folders=(folder,),
-                files={
-                    "train": "train_clean.txt",
-                    "validation": "dev_clean.txt",
-                    "test": "test_clean.txt",
-                },
-                read=read_abstracts,
-                labels=_LABELS,
-                notes=(f"the cleaned files: {_CLEANED}",),
-            ),
-        ),
+        releases=tuple(releases),
         hub=hub,
         cluster="abstract_id",
         incomplete=True,

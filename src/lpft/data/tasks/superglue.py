@@ -259,5 +259,10 @@ SUPERGLUE_TASKS = (
         releases=(superglue("WSC", read=read_spans),),
         hub=on_hub("wsc"),
         cluster="text",
+        notes=(
+            "WSC's template 1 marks the pronoun itself, as the paper describes it: where "
+            "span2_index points at another word (one row of the official validation set), the "
+            "nearest word that is the pronoun is marked, not, as in the reference code, that word",
+        ),
     ),
 )
