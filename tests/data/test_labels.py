@@ -9,7 +9,9 @@ from lpft.data.labels import (
     infer_classes,
     integers_where_all_are,
     is_missing,
+    official_names,
     read_labels,
+    show,
 )
 from lpft.errors import InputError
 
@@ -111,3 +113,46 @@ def test_unseen_labels_are_named(labels, classes, found):
     with pytest.raises(InputError) as caught:
         encode_labels(labels, classes, "test.csv")
     assert f"test.csv: found the label {found}" in str(caught.value)
+
+
+def test_values_in_messages_are_short_single_lines_without_repeats():
+    assert show(["a", "b"]) == "'a', 'b'"
+    assert show(["a", "b", "a"] * 9) == "'a', 'b'"
+    assert show(list("abcdefg")) == "'a', 'b', 'c', 'd', 'e' and 2 more"
+    # a quote and 56 of the letters, then the dots
+    assert show(["x" * 99]) == "'" + "x" * 56 + "..."
+    assert show(["x" * 58]) == "'" + "x" * 58 + "'"
+    assert show([np.zeros((2, 2))]) == "array([[0., 0.], [0., 0.]])"
+    assert show([["a"], ["a"]]) == "['a']"
+
+
+def test_texts_in_the_label_column_make_no_long_message():
+    texts = [f"{row} " + "long text\n" * 10_000 for row in range(30)]
+    for labels, classes in ((["a"] * 3, texts), (texts, ("a", "b"))):
+        with pytest.raises(InputError) as caught:
+            encode_labels(labels, classes, "f")
+        assert len(str(caught.value)) < 2000
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"'a' in 3 of 3 rows.* and 10 more"):
+        encode_labels(["a"] * 3, texts, "f")
+
+
+def test_booleans_are_matched_as_booleans():
+    assert infer_classes([True, False, True], "f") == (False, True)
+    assert encode_labels([True, False], (False, True), "f").tolist() == [1, 0]
+    assert encode_labels(["True", "False"], (False, True), "f").tolist() == [1, 0]
+    with pytest.raises(InputError, match="found the label True"):
+        encode_labels([True], (0, 1), "f")
+
+
+def test_official_codes_may_be_written_as_pandas_writes_them_beside_a_missing_one():
+    codes = {"0": "negative", "1": "positive"}
+    classes = ("negative", "positive")
+    written = ["0.0", "1.0", 1.0, "1", 0]
+    assert official_names(written, codes, classes, "f", "t") == [
+        classes[i] for i in (0, 1, 1, 1, 0)
+    ]
+    with pytest.raises(InputError, match=r"hidden \(-1\)"):
+        official_names(["-1.0"], codes, classes, "f", "t")
+    with pytest.raises(InputError, match=r"found the label '0\.5', '2' in 2 of 2 rows"):
+        official_names(["0.5", "2.0"], codes, classes, "f", "t")
