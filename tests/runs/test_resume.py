@@ -13,6 +13,7 @@ from tiny_models import save_tiny_model, toy_texts
 from transformers import Trainer
 
 from lpft.runs.config import make_config
+from lpft.runs.resume import earlier_parts
 from lpft.runs.train import train_run
 from lpft.training import checkpoints
 
@@ -114,9 +115,24 @@ def test_killed_three_times_and_resumed_is_the_same_as_left_alone(
     assert steps.count == STEPS - reached[-1]
     assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
     assert resumed.metrics["temperature"] == pytest.approx(alone.metrics["temperature"], rel=1e-6)
+    assert len(json.loads((folder / "run.json").read_text())["earlier"]) == 3
     left = {path.name for path in folder.rglob("*")}
     assert left == {path.name for path in alone.folder.rglob("*")}
     assert not [name for name in left if name.endswith((".partial", ".pt", ".bin", ".pth"))]
+
+
+def test_what_a_run_was_begun_with_is_kept_and_told(caplog):
+    first = {"started": "2026-01-01", "versions": {"torch": "2.9"}, "threads": 2}
+    same = earlier_parts(first, {"versions": {"torch": "2.9"}, "threads": 2})
+    assert same == [first]
+    assert not caplog.messages
+    again = {"started": "2026-01-02", "versions": {"torch": "2.9"}, "threads": 2, "earlier": same}
+    parts = earlier_parts(again, {"versions": {"torch": "2.13"}, "threads": 2})
+    assert [part["started"] for part in parts] == ["2026-01-01", "2026-01-02"]
+    (message,) = caplog.messages
+    assert "other versions:" in message
+    assert "threads" not in message
+    assert earlier_parts(None, {"threads": 2}) == []
 
 
 @pytest.mark.parametrize("interrupted_at", [75, 119, 130])

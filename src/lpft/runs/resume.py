@@ -26,6 +26,24 @@ def began(record: dict[str, Any]) -> bool:
     return record["status"] != "failed" or "fingerprints" in record
 
 
+def earlier_parts(record: dict[str, Any] | None, now_in: dict[str, Any]) -> list[dict[str, Any]]:
+    """When and where the parts of a run before this one were made; none of a run that begins.
+
+    What differs from the environment ``now_in`` is told: it may change the last digits.
+    """
+    if record is None:
+        return []
+    last = {name: record.get(name) for name in ("started", *now_in)}
+    changed = [name for name, value in now_in.items() if last[name] != value]
+    if changed:
+        logger.warning(
+            "the run began with other %s: its last digits may differ from those of a run in one "
+            "piece",
+            " and ".join(changed),
+        )
+    return [*record.get("earlier", []), last]
+
+
 def finished_run(config: RunConfig, record: dict[str, Any]) -> RunResult | None:
     """The run that ``record`` describes if it is finished; None where it has to go on.
 

@@ -28,7 +28,7 @@ from lpft.runs.config import DataSettings, RunConfig
 from lpft.runs.environment import environment
 from lpft.runs.evaluation import evaluate_split
 from lpft.runs.record import describe_probe, history_lines, write_results
-from lpft.runs.resume import RunResult, began, check_same_inputs, finished_run
+from lpft.runs.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
 from lpft.runs.store import (
     HISTORY,
     WORK,
@@ -92,9 +92,11 @@ def train_run(
             clear(folder, record)
         else:
             check_same_inputs(folder, going_on, fingerprints)
+        surroundings = environment(device)
         record = {
             "status": "running",
             "started": now(),
+            "earlier": earlier_parts(going_on, surroundings),
             "config": config.flat(),
             "config_hash": config.hash(),
             "metric": data.metric,
@@ -102,7 +104,7 @@ def train_run(
             "seeds": {"run": config.training.seed, "split": SPLIT_SEED},
             "fingerprints": fingerprints,
             "files": [] if going_on is None else going_on["files"],
-            **environment(device),
+            **surroundings,
         }
         with _recorded(folder, record):
             return _train_locked(config, classifier, data, record, started)
