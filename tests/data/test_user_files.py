@@ -143,6 +143,26 @@ def test_more_rows_for_known_classes(tmp_path):
         read_examples(path, ("a", "c"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "train.csv",
+            "text;label\na;x\nb;y\n",
+            "'text;label' is separated by semicolons, expected co",
+        ),
+        ("train.csv", "text|label\na|x\nb|y\n", "by vertical bars"),
+        ("train.tsv", "text,label\na,x\nb,y\n", "by commas, expected tabs.*or name it .csv"),
+        ("train.txt", "text;label\na;x\nb;y\n", "by semicolons, expected tabs"),
+    ],
+)
+@pytest.mark.parametrize("columns", [None, ["text"]])
+def test_another_delimiter_is_named(tmp_path, name, content, says, columns):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=says):
+        load_files(tmp_path / name, text_columns=columns)
+
+
 GOOD = "text,label\na,x\nb,y\nc,x\nd,y\n"
 BAD = {
     "no label column": ("text,Label\na,x\n", {}, ["no column 'label'", "text, Label", "'Label'?"]),

@@ -170,6 +170,25 @@ BAD = {
     "json array": ("rows.json", b'[{"a": 1}]\n', ["line 1", "list", "one object per line"]),
     "deep json": ("rows.json", b"[" * 100_000, ["line 1", "not valid JSON"]),
     "not parquet": ("rows.parquet", b"PAR1 nonsense PAR1", ["not a readable Parquet file"]),
+    "null in csv": ("rows.csv", b"text,label\na\0b,1\n", ["line 2", "null byte"]),
+    "null in tsv": ("rows.tsv", b"text\tlabel\na\t1\n\0\t1\n", ["line 3", "null byte"]),
+    "utf-16 without a mark": ("rows.csv", "text,l\n".encode("utf-16-le"), ["line 1", "UTF-16"]),
+    "gzip under a plain name": (
+        "rows.csv",
+        gzip.compress(b"text,label\na,1\n"),
+        ["compressed by gzip", "add .gz to its name (rows.csv.gz)"],
+    ),
+    "gzip of json under a plain name": ("rows.jsonl", gzip.compress(b"{}\n"), ["rows.jsonl.gz"]),
+    "carriage returns": ("rows.csv", b"text,label\ra,1\rb,2\r", ["carriage returns only"]),
+    "carriage returns in tsv": ("rows.tsv", b"text\tlabel\ra\t1", ["carriage returns only"]),
+    "semicolons": (
+        "rows.csv",
+        b"text;label\ngood, fine;1\n",
+        ["'text;label' is separated by semicolons, expected commas", "write it with commas"],
+    ),
+    "semicolons and quotes": ("rows.csv", b'text;label\n"a;b";1\n', ["by semicolons"]),
+    "tabs in csv": ("rows.csv", b"text\tlabel\na, b\t1\n", ["by tabs", "or name it .tsv"]),
+    "commas in tsv": ("rows.tsv.gz", gzip.compress(b"a,b\nc\td\n"), ["by commas", ".csv"]),
     "not gzip": ("rows.csv.gz", b"text,label\n", ["damaged", "gzip"]),
     "cut gzip": ("rows.csv.gz", gzip.compress(b"text\na\n" * 99)[:-12], ["damaged", "gzip"]),
 }
@@ -205,3 +224,18 @@ def test_a_folder_is_not_a_file(tmp_path):
     folder.mkdir()
     with pytest.raises(InputError, match="is a folder"):
         read_table(folder)
+
+
+def test_names_of_columns_beside_another_delimiter(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a fine one;1\n")
+    with pytest.raises(InputError, match="by semicolons, expected commas"):
+        read_table(path, ("text", "label"))
+
+
+def test_carriage_returns_within_texts_and_one_column_are_no_mistake(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'text\n"a\rb; c"\nd\n')
+    assert list(read_table(path)["text"]) == ["a\rb; c", "d"]
+    path.write_bytes(b"a; b\nc\n")
+    assert list(read_table(path).columns) == ["a; b"]

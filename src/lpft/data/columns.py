@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpft.data.examples import Label, Text
 from lpft.data.labels import is_missing, looks_numeric, read_labels, show, show_rows
+from lpft.data.lines import check_delimiter
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def require_column(
         InputError: it is not; the message lists those that are, and ends with ``advice``.
     """
     if column not in table.columns:
+        check_delimiter(path, list(table.columns))
         similar = {name.lower(): name for name in table.columns}
         near = get_close_matches(column.lower(), similar, n=1)
         hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
@@ -151,6 +153,7 @@ def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path
     words = [name for name in others if any(_is_words(value) for value in table[name])]
     if len(words) == 1:
         return words[0]
+    check_delimiter(path, list(table.columns))
     raise InputError(
         f"{path}: it is not clear which column is the text: found {_found(table)}, expected one "
         f"named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "

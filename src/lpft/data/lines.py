@@ -2,11 +2,15 @@
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lpft.errors import InputError
+
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_OF_ENDING = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_GZIP = b"\x1f\x8b"
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -16,12 +20,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     texts.
 
     Raises:
-        InputError: the file is missing, unreadable, damaged or not UTF-8.
+        InputError: the file is missing, unreadable, damaged, compressed under another name, not
+            UTF-8, or its lines end in carriage returns only.
     """
     require_file(path)
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
+                if number == 1:
+                    _check_first(path, raw)
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
@@ -34,6 +41,33 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _check_first(path: Path, raw: bytes) -> None:
+    if raw.startswith(_GZIP):
+        raise InputError(
+            f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
+        )
+    if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
+        raise InputError(
+            f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
+            "them: expected line feeds; save it again with Unix or Windows line ends"
+        )
+
+
+def without_nulls(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """The lines without their numbers.
+
+    Raises:
+        InputError: one holds a null byte, which no text does.
+    """
+    for number, line in lines:
+        if "\0" in line:
+            raise InputError(
+                f"{path}, line {number}: found a null byte, expected text: the file is damaged or "
+                "in another encoding (UTF-16?); save it again as UTF-8"
+            )
+        yield line
+
+
 def split_fields(
     path: Path, lines: Iterable[tuple[int, str]], *, fill: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
@@ -44,17 +78,17 @@ def split_fields(
     Raises:
         InputError: a line has another number of fields than the first one.
     """
-    expected = 0
+    first: list[str] | None = None
     for number, line in lines:
         content = line.rstrip("\r\n")
         if not content:
             continue
         fields = content.split("\t")
-        if expected == 0:
-            expected = len(fields)
+        if first is None:
+            first = fields
         if fill:
-            fields += [""] * (expected - len(fields))
-        check_width(path, number, len(fields), expected)
+            fields += [""] * (len(first) - len(fields))
+        check_width(path, number, fields, first)
         yield number, fields
 
 
@@ -84,16 +118,39 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path} does not exist: expected a file")
 
 
-def check_width(path: Path, line: int, found: int, expected: int) -> None:
-    """Check a line's number of fields.
+def check_width(path: Path, line: int, fields: list[str], first: list[str]) -> None:
+    """Check a line's number of fields against the first line's.
 
     Raises:
-        InputError: it is not the expected one.
+        InputError: it is another one.
     """
-    if found != expected:
+    if len(fields) != len(first):
+        check_delimiter(path, first)
         raise InputError(
-            f"{path}, line {line}: found {found} fields, expected {expected} as in the first line: "
-            "in CSV quote a field that holds a comma or line break; TSV fields hold no tab or break"
+            f"{path}, line {line}: found {len(fields)} fields, expected {len(first)} as in the "
+            "first line: in CSV quote a field that holds a comma or line break; TSV fields hold no "
+            "tab or break"
+        )
+
+
+def check_delimiter(path: str | Path, first: Sequence[str]) -> None:
+    """Check that a file whose first line is one field is not separated by another character.
+
+    Raises:
+        InputError: it is, or so it seems: call it where something else is wrong.
+    """
+    endings = [suffix.lower() for suffix in Path(path).suffixes]
+    expected = next((_OF_ENDING[ending] for ending in endings if ending in _OF_ENDING), None)
+    if expected is None or len(first) != 1:
+        return
+    found = max(_DELIMITERS, key=first[0].count)
+    if found in first[0] and found != expected:
+        ending = {",": ".csv", "\t": ".tsv"}.get(found)
+        advice = f"write it with {_DELIMITERS[expected]}"
+        raise InputError(
+            f"{path}: the first line {first[0][:60]!r} is separated by {_DELIMITERS[found]}, "
+            f"expected {_DELIMITERS[expected]} in a file of this ending: {advice}"
+            + ("" if ending is None else f", or name it {ending}")
         )
 
 

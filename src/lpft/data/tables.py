@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpft.data.lines import (
+    check_delimiter,
     check_unique,
     check_width,
     named_rows,
     read_lines,
     require_file,
     split_fields,
+    without_nulls,
 )
 from lpft.errors import InputError
 
@@ -30,8 +32,8 @@ FORMATS = (
     *(".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"),
     *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz"),
 )
-"""Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json`` holds
-one object per line, as ``.jsonl``."""
+"""Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json``
+holds one object per line, as ``.jsonl``."""
 
 Row = dict[str, Any]
 
@@ -128,18 +130,19 @@ def _csv_rows(
 ) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
     # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
-    lines = (line for _, line in read_lines(path))
+    lines = without_nulls(path, read_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
 
     def records() -> Iterator[list[str]]:
-        expected = 0
+        first: list[str] = []
         try:
             for record in reader:
                 if record:
-                    expected = len(record) if expected == 0 else expected
-                    check_width(path, reader.line_num, len(record), expected)
+                    first = first if first else record
+                    check_width(path, reader.line_num, record, first)
                     yield record
         except csv.Error as error:
+            check_delimiter(path, first)
             raise InputError(
                 f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
                 'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
@@ -149,7 +152,8 @@ def _csv_rows(
 
 
 def _tsv_rows(path: Path, column_names: Sequence[str] | None) -> Iterator[Row]:
-    fields = (fields for _, fields in split_fields(path, read_lines(path)))
+    lines = enumerate(without_nulls(path, read_lines(path)), start=1)
+    fields = (fields for _, fields in split_fields(path, lines))
     records = ([_unquote(field) for field in record] for record in fields)
     yield from _with_names(path, records, column_names)
 
@@ -171,6 +175,7 @@ def _with_names(
         return
     names = list(column_names)
     if len(first) != len(names):
+        check_delimiter(path, first)
         raise InputError(
             f"{path} has {len(first)} columns, and --column-names names {len(names)} "
             f"({', '.join(names)}): expected a name for each column"

@@ -16,7 +16,7 @@ from lpft.errors import InputError
 from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
 from lpft.runs.features import SplitFeatures
-from lpft.runs.saved import SavedClassifier
+from lpft.runs.saved import SavedClassifier, columns_error
 from lpft.training.inputs import SplitInputs
 
 
@@ -130,18 +130,16 @@ def file_set(
     Raises:
         InputError: the file cannot be read, has other columns, or labels that the model lacks.
     """
+    columns = saved.text_columns if text_columns is None else text_columns
     examples = read_examples(
         path,
         saved.classifier.model.config.classes,
-        text_columns=saved.text_columns if text_columns is None else text_columns,
+        text_columns=columns,
         label_column=saved.label_column if label_column is None else label_column,
         column_names=column_names,
     )
     if isinstance(examples.texts[0], tuple) != saved.paired:
-        needed = "two text columns" if saved.paired else "one text column"
-        raise InputError(
-            f"{path}: the model was trained on {needed}: name them with --text-columns"
-        )
+        raise columns_error(saved, path, columns)
     return {path.name.partition(".")[0]: examples}
 
 

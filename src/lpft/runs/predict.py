@@ -14,7 +14,7 @@ from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
-from lpft.runs.saved import SavedClassifier
+from lpft.runs.saved import SavedClassifier, columns_error
 
 ROWS_AT_ONCE = 1000
 """Texts of a file that are sorted by length and computed together."""
@@ -66,11 +66,7 @@ def file_texts(
     for table in iter_tables(path, ROWS_AT_ONCE, column_names):
         columns = choose_text_columns(table, columns, saved.label_column, path)
         if (len(columns) == 2) != saved.paired:
-            needed = "two text columns" if saved.paired else "one text column"
-            raise InputError(
-                f"{path}: the model was trained on {needed}, found {', '.join(columns)}: "
-                "name them with --text-columns"
-            )
+            raise columns_error(saved, path, columns)
         yield from texts_from_table(table, columns, path)
 
 

@@ -1,5 +1,6 @@
 """A trained classifier opened for use: its model, and what its record says of its input."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,4 +58,21 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
         paired=classifier.model.config.paired,
         text_columns=None if columns is None else tuple(columns),
         label_column=config.get("label_column", "label"),
+    )
+
+
+def columns_error(saved: SavedClassifier, path: Path, columns: Sequence[str] | None) -> InputError:
+    """What to say where a file's text columns are two and training had one, or the other way round.
+
+    ``columns`` is None where none were named and the file's only text column was taken.
+    """
+    listed = "" if columns is None else f" ({', '.join(columns)})"
+    if saved.paired:
+        return InputError(
+            f"{path}: the model was trained on pairs: expected two text columns, found "
+            f"one{listed}: name two with --text-columns a,b"
+        )
+    return InputError(
+        f"{path}: the model was trained on single texts: expected one text column, found "
+        f"two{listed}: name one with --text-columns a"
     )
