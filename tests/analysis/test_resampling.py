@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpft.analysis import expected_calibration_error
-from lpft.analysis.resampling import Resampled, resample, without_samples
+from lpft.analysis.resampling import Resampled, mean_of, resample, without_samples
 from lpft.errors import InputError
 
 
@@ -78,6 +78,11 @@ def test_arithmetic_is_on_the_value_and_on_every_draw() -> None:
     assert (abs(-difference).value, abs(difference).draws.tolist()) == (2, [0.5, 1.0])
     assert ((difference + 10.0) * 2.0).draws.tolist() == [21.0, 18.0]
     assert ((difference + 10.0) * 2.0).value == 24
+
+
+def test_the_mean_of_statistics_is_taken_draw_by_draw() -> None:
+    both = mean_of([Resampled(3.0, np.array([1.0, 4.0])), Resampled(1.0, np.array([0.5, 5.0]))])
+    assert (both.value, both.draws.tolist()) == (2, [0.75, 4.5])
 
 
 def test_clusters_are_drawn_whole_and_with_replacement() -> None:

@@ -1,6 +1,6 @@
 """Statistics on samples drawn anew: the same draws for everything that is to be compared."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,6 +40,14 @@ class Resampled:
 
     def __abs__(self) -> "Resampled":
         return Resampled(abs(self.value), np.abs(self.draws))
+
+
+def mean_of(resampled: Sequence[Resampled]) -> Resampled:
+    """The mean of several statistics, draw by draw; of different data the draws are independent."""
+    return Resampled(
+        float(np.mean([one.value for one in resampled])),
+        np.mean([one.draws for one in resampled], axis=0),
+    )
 
 
 def without_samples(value: float, resamples: int = RESAMPLES) -> Resampled:

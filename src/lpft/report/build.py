@@ -28,6 +28,7 @@ from lpft.report.outputs import (
     write_files,
 )
 from lpft.report.page import FilesBeside, PageParts, render_page
+from lpft.report.paired import judge_groups
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.records import UnreadFolder, without_copies
@@ -75,7 +76,7 @@ def build_report(
     - ``report-tables/<experiment>-<exhibit>.csv``, ``.md``, ``.tex`` of every table exhibit, and
       ``<experiment>-verdicts``; ``report-figures/<experiment>-<exhibit>.png``, ``.pdf`` of every
       figure exhibit;
-    - ``report-tables/<group>-<table>.csv``, ``.md``, ``.tex``: ``methods``,
+    - ``report-tables/<group>-<table>.csv``, ``.md``, ``.tex``: ``methods``, ``differences``,
       ``feature-change-own``, ``feature-change-shared``, ``calibration``, ``features``, ``head``;
     - ``report-figures/<group>-<figure>.png``, ``.pdf``: ``accuracy``, ``feature-change``,
       ``training``, ``reliability-<method>``;
@@ -106,7 +107,8 @@ def build_report(
     unread = (*unread_experiments, *collection.unread, *repeated, *unread_kernels)
 
     anchors = {group.slug for group in groups}
-    group_views = [view_group(group) for group in groups]
+    differences = judge_groups(groups)
+    group_views = [view_group(group, differences[group.slug]) for group in groups]
     kernel_views = view_kernels(kernels, page.parent, anchors)
     run_views, shared = view_runs(groups, page.parent, anchors)
     unread_views = view_unread(unread, page.parent, anchors)

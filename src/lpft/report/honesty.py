@@ -6,9 +6,10 @@ start. What is said here about the start rests on pairs at a shared rate and bat
 
 from collections.abc import Sequence
 
-from lpft.report.numbers import MINUS, Spread, counted, joined, rate, whole, with_sd
+from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
+from lpft.report.numbers import MINUS, Spread, counted, fixed, joined, rate, whole, with_sd
 from lpft.report.pairs import LP_START, Comparison, Match, Rates
-from lpft.report.reading import FEW_SEEDS, change_digits, verdict
+from lpft.report.reading import change_digits
 from lpft.report.settings import Group, method_name
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
@@ -116,20 +117,36 @@ def _conclusion(comparison: Comparison) -> list[str]:
 
 
 def _over_seeds(comparison: Comparison) -> list[str]:
-    """How far the seeds carry what was said at shared rates."""
-    second = _names(comparison)[1]
-    matches = [match for match in comparison.shared if match.changes]
-    most = max((len(match.changes) for match in matches), default=0)
-    if most == 0:
+    """How far the seeds and texts carry what was said at shared rates."""
+    judged = [
+        (match, match.judgement)
+        for match in comparison.shared
+        if match.judgement is not None and match.judgement.effect.value is not None
+    ]
+    if not judged:
         return []
+    most = max(len(match.changes) for match, _ in judged)
     if most == 1:
         return ["One seed: cannot tell whether another would show the same."]
-    told = [
-        f"at {_rates(match.rates[0])} {second} is {verdict(match.differences, 'smaller')}"
-        for match in matches
-    ]
-    few = f" (only {counted(most, 'seed')})" if most < FEW_SEEDS else ""
-    return [f"Over seeds{few}: {joined(told)}."]
+    told = [_over_seeds_at(match, judgement, comparison) for match, judgement in judged]
+    few = "only " if most < FEW_SEEDS else ""
+    return [f"Over {few}{counted(most, 'seed')}: {joined(told)}."]
+
+
+def _over_seeds_at(match: Match, judgement: Judgement, comparison: Comparison) -> str:
+    first, second = _names(comparison)
+    said = {
+        "holds": f"{second} is smaller",
+        "does not hold": f"{second} is larger",
+        "cannot tell": f"{second} cannot be told from {first}",
+    }
+    effect = judgement.effect
+    digits = change_digits([change for pair in match.changes for change in pair])
+    ends = " to ".join(fixed(end, digits) for end in (effect.low, effect.high))
+    return (
+        f"at {_rates(match.rates[0])} {said[judgement.verdict]} ({first} less {second}: "
+        f"{fixed(effect.value, digits)}, 95 % interval {ends})"
+    )
 
 
 def _names(comparison: Comparison) -> tuple[str, str]:

@@ -7,10 +7,11 @@ batch size agree too.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lpft.paper import published_hyperparameters
+from lpft.report.comparisons.judging import Judgement
 from lpft.report.numbers import Spread
 from lpft.report.settings import Group, key_of, setting_of
 from lpft.report.summary import RunSummary
@@ -32,13 +33,15 @@ class Match:
     """Pairs of runs, one per seed, at one choice of rates for either method.
 
     ``changes`` holds (random head, LP head) feature changes, the mean L2 distance of the features
-    of ``split`` from their pre-trained values.
+    of ``split`` from their pre-trained values. ``judgement`` is on how much less the features move
+    from the LP head, None where nobody judged.
     """
 
     methods: tuple[str, str]
     rates: tuple[Rates, Rates]
     split: str
     runs: tuple[tuple[RunSummary, RunSummary], ...]
+    judgement: Judgement | None = None
 
     @property
     def shared(self) -> bool:
@@ -46,13 +49,19 @@ class Match:
         return self.rates[0] == self.rates[1]
 
     @property
+    def recorded(self) -> tuple[tuple[RunSummary, RunSummary], ...]:
+        """The pairs of which both runs have a feature change."""
+        return tuple(pair for pair, _ in self._recorded())
+
+    @property
     def changes(self) -> tuple[tuple[float, float], ...]:
-        found = []
+        return tuple(changes for _, changes in self._recorded())
+
+    def _recorded(self) -> Iterator[tuple[tuple[RunSummary, RunSummary], tuple[float, float]]]:
         for pair in self.runs:
             random_head, lp_head = (run.feature(self.split, "feature_difference") for run in pair)
             if random_head is not None and lp_head is not None:
-                found.append((random_head, lp_head))
-        return tuple(found)
+                yield pair, (random_head, lp_head)
 
     @property
     def change(self) -> tuple[Spread, Spread] | None:

@@ -4,8 +4,10 @@ No sentence here states a result that was not looked up in the runs of the repor
 a difference for more than its rows and seeds can carry. Feature change is read in honesty.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
+from lpft.report.exhibits.record import VerdictName
 from lpft.report.numbers import (
     Spread,
     counted,
@@ -17,11 +19,10 @@ from lpft.report.numbers import (
     wilson,
     with_sd,
 )
+from lpft.report.paired import Differences, ScoreContrast
 from lpft.report.settings import Group, Setting, method_name
 from lpft.report.summary import RunSummary
 from lpft.report.values import Value, metric_name, score
-
-FEW_SEEDS = 5  # below this many a verdict needs all seeds to agree
 
 
 def what_was_run(group: Group) -> str:
@@ -48,11 +49,12 @@ def what_was_run(group: Group) -> str:
 
 
 def read_accuracy(group: Group) -> list[str]:
-    """Best and worst score in distribution, how sure the first place is; the same OOD."""
+    """Best and worst score in distribution, and out of it."""
     sentences = _in_distribution(group)
     if group.ood_splits:
         where = f"Out of distribution (mean over {counted(len(group.ood_splits), 'set')})"
-        sentences += _range_and_lead(group.settings, where, "accuracy", _mean_accuracy(group))
+        name = metric_name(group.metric)
+        sentences += _range_of(group.settings, where, name, _mean_score(group))
     return sentences
 
 
@@ -64,7 +66,7 @@ def _in_distribution(group: Group) -> list[str]:
     rows = whole(counts[0])
     where = f"In distribution ({split}, {rows} rows)"
     value = score(split, group.metric)
-    sentences = _range_and_lead(group.settings, where, metric_name(group.metric), value)
+    sentences = _range_of(group.settings, where, metric_name(group.metric), value)
     if sentences and group.metric == "accuracy":
         top = _ranked(group.settings, value)[0][1].mean
         low, high = wilson(top, counts[0])
@@ -75,9 +77,9 @@ def _in_distribution(group: Group) -> list[str]:
     return sentences
 
 
-def _mean_accuracy(group: Group) -> Value:
+def _mean_score(group: Group) -> Value:
     def mean(run: RunSummary) -> float | None:
-        scores = [run.score(split, "accuracy") for split in group.ood_splits]
+        scores = [run.score(split, run.metric) for split in group.ood_splits]
         known = [value for value in scores if value is not None]
         return sum(known) / len(known) if len(known) == len(scores) else None
 
@@ -90,7 +92,7 @@ def _ranked(settings: Sequence[Setting], value: Value) -> list[tuple[Setting, Sp
     return sorted(known, key=lambda pair: -pair[1].mean)
 
 
-def _range_and_lead(settings: Sequence[Setting], where: str, name: str, value: Value) -> list[str]:
+def _range_of(settings: Sequence[Setting], where: str, name: str, value: Value) -> list[str]:
     ranked = _ranked(settings, value)
     if not ranked:
         return []
@@ -99,48 +101,41 @@ def _range_and_lead(settings: Sequence[Setting], where: str, name: str, value: V
         return [f"{where} {name} is {with_sd(top)} for {best.label}."]
     return [
         f"{where} {name} goes from {with_sd(low)} for {worst.label} to {with_sd(top)} for "
-        f"{best.label}.",
-        _lead(best, ranked[1][0], value),
+        f"{best.label}."
     ]
 
 
-def _lead(best: Setting, second: Setting, value: Value) -> str:
-    """How sure the first place is, from the seeds that both settings have."""
-    others = {run.seed: value(run) for run in second.runs}
-    leads = []
-    for run in best.runs:
-        mine, theirs = value(run), others.get(run.seed)
-        if mine is not None and theirs is not None:
-            leads.append(mine - theirs)
-    if not leads:
-        return f"{best.label} and {second.label}, the next, have no seed in common."
-    mean = sum(leads) / len(leads)
-    lead = f"{best.label} leads {second.label}, the next, by {fixed(mean)}"
-    if mean <= 0:
-        lead = f"{best.label} and {second.label} do not differ on the seeds they share"
-    return f"{lead}; {verdict(leads, 'ahead')}."
+def read_differences(differences: Differences, group: Group) -> list[str]:
+    """What can be said of the setting that validation chooses beside each other method."""
+    if differences.chosen is None:
+        return []
+    chosen = differences.chosen.label
+    sentences = [f"{chosen} has the best {metric_name(group.metric)} on validation."]
+    for where in dict.fromkeys(contrast.where for contrast in differences.scores):
+        found = [contrast for contrast in differences.scores if contrast.where == where]
+        sentences.append(_beside_others(where, found))
+    return [*sentences, *differences.problems]
 
 
-def verdict(differences: Sequence[float], word: str) -> str:
-    """What the signs of paired differences, one per seed, allow to say.
+def _beside_others(where: str, found: Sequence[ScoreContrast]) -> str:
+    told: dict[VerdictName, list[str]] = {}
+    for contrast in found:
+        told.setdefault(contrast.judgement.verdict, []).append(contrast.other.label)
+    parts = [f"{said} {joined(told[name])}" for name, said in _SAID.items() if name in told]
+    most = max(_seeds(contrast.judgement) for contrast in found)
+    few = f" ({counted(most, 'seed')})" if most < FEW_SEEDS else ""
+    return f"On {where} it {'; it '.join(parts)}{few}."
 
-    ``word`` says what a positive difference means (``ahead``, ``smaller``).
-    """
-    seeds, spread = len(differences), Spread.of(differences)
-    if spread is None:
-        return "no seed in common: nothing can be said"
-    if spread.sd is None:
-        return "one seed: cannot tell it from chance"
-    positive = sum(difference > 0 for difference in differences)
-    negative = sum(difference < 0 for difference in differences)
-    if positive == seeds:
-        return f"{word} in all {seeds} seeds"
-    if negative == seeds:
-        return f"{word} in none of {seeds} seeds"
-    told = f"{word} in {positive} of {seeds} seeds"
-    if seeds >= FEW_SEEDS and abs(spread.mean) > 2 * spread.sd / seeds**0.5:
-        return f"{told}, the mean difference beyond twice its standard error"
-    return f"{told}: cannot tell"
+
+_SAID: Mapping[VerdictName, str] = {
+    "holds": "is above",
+    "does not hold": "is below",
+    "cannot tell": "cannot be told from",
+}
+
+
+def _seeds(judgement: Judgement) -> int:
+    return 0 if judgement.effect.count is None else judgement.effect.count
 
 
 def read_calibration(group: Group) -> list[str]:

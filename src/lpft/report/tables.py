@@ -1,4 +1,4 @@
-"""The report's tables, built from runs: methods, feature change, calibration, features."""
+"""The report's tables, built from runs: methods, calibration, features, norms of the head."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,13 @@ from lpft.report.grid import (
     Table,
     from_columns,
     number_cells,
-    ratio_cells,
     text_cells,
 )
-from lpft.report.numbers import ABSENT, Spread, decimals_for, rate, whole
-from lpft.report.pairs import Comparison, Match, Rates
-from lpft.report.settings import Group, Setting, method_name
+from lpft.report.numbers import Spread, decimals_for, rate, whole
+from lpft.report.settings import Group, Setting
 from lpft.report.values import Value, feature, head, metric_name, score
 
-_PER_SEED = "With several seeds: mean ± standard deviation over seeds."
+PER_SEED = "With several seeds: mean ± standard deviation over seeds."
 
 
 def _spreads(settings: Iterable[Setting], value: Value) -> list[Spread | None]:
@@ -51,7 +49,7 @@ def _batches(settings: Iterable[Setting]) -> list[Cell]:
     return [Cell(whole(value), None if value is None else int(value)) for value in values]
 
 
-def _labels(settings: Iterable[Setting]) -> list[Cell]:
+def labels(settings: Iterable[Setting]) -> list[Cell]:
     """Labels of settings, which lead to how their runs were made."""
     return [
         Cell(s.label, s.label, links=((s.label, s.first.name),))
@@ -97,91 +95,16 @@ def methods(group: Group) -> Table:
         f"NLL, Brier (summed over classes) and ECE are on {split}, before temperature scaling; "
         "“ECE with T” is after it. Feature change is the mean L2 distance of the features of "
         f"{group.feature_split} texts from their pre-trained values (Diff). Head norm is the "
-        f"Frobenius norm of the head's weights after training. {_PER_SEED}"
+        f"Frobenius norm of the head's weights after training. {PER_SEED}"
     )
     return from_columns("methods", f"Methods on {group.title}", columns, note=note)
-
-
-def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table | None:
-    """Feature change of matched pairs at own rates or at shared ones; None without a pair."""
-    rows: list[tuple[Match, float | None]] = []
-    for comparison in comparisons:
-        if shared:
-            rows += [(match, comparison.remaining(match)) for match in comparison.shared]
-        elif comparison.own is not None:
-            rows.append((comparison.own, None))
-    if not rows:
-        return None
-    matches = [match for match, _ in rows]
-    changes = [match.change for match in matches]
-    split = matches[0].split
-    first = [None if change is None else change[0] for change in changes]
-    second = [None if change is None else change[1] for change in changes]
-    digits = _change_digits(comparisons)
-    names = [f"{method_name(m.methods[0])} and {method_name(m.methods[1])}" for m in matches]
-    columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Pair", numeric=False), text_cells(names))
-    ]
-    if shared:
-        columns.append((Column("Rate, batch"), text_cells([rates(m.rates[0]) for m in matches])))
-    else:
-        for side, name in enumerate(("random head", "LP head")):
-            texts = text_cells([rates(match.rates[side]) for match in matches])
-            columns.append((Column(name, "Rate, batch"), texts))
-    columns += [
-        (
-            Column("Runs", numeric=False, full="seeds", wraps=True),
-            [_pair_seeds(match) for match in matches],
-        ),
-        (Column("random head", f"Feature change ({split})"), number_cells(first, digits)),
-        (Column("LP head", f"Feature change ({split})"), number_cells(second, digits)),
-        (Column("Difference"), number_cells([m.difference for m in matches], digits)),
-        (Column("Ratio"), ratio_cells([match.ratio for match in matches])),
-    ]
-    note = (
-        "Pairs agree in model, data, seed and every other option. Random head: FT or LoRA; LP "
-        "head: LP-FT or LP-LoRA. Difference: random head minus LP head; ratio: LP head over random "
-        f"head. {_PER_SEED}"
-    )
-    if shared:
-        remaining = [value for _, value in rows]
-        cells = [
-            Cell(ABSENT if value is None else f"{100 * value:.0f} %".replace("-", "−"), value)
-            for value in remaining
-        ]
-        columns.append((Column("Remains of own-rate difference"), cells))
-    where = "a shared rate and batch size" if shared else "each method's own rate"
-    slug = "feature-change-shared" if shared else "feature-change-own"
-    return from_columns(slug, f"Feature change at {where}", columns, note=note)
-
-
-def _change_digits(comparisons: Sequence[Comparison]) -> int:
-    """The same decimals at own and at shared rates, so that the two tables compare at a glance."""
-    matches = [m for c in comparisons for m in (c.own, *c.shared) if m is not None]
-    return decimals_for(
-        spread.mean for match in matches if match.change is not None for spread in match.change
-    )
-
-
-def rates(value: Rates) -> str:
-    return f"{rate(value.learning_rate)}, {whole(value.batch_size)}"
-
-
-def _pair_seeds(match: Match) -> Cell:
-    text = ", ".join(f"seed {pair[0].seed}" for pair in match.runs)
-    links = tuple(
-        (f"{method_name(run.method)}\u00a0seed\u00a0{run.seed}", run.name)
-        for pair in match.runs
-        for run in pair
-    )
-    return Cell(text, text, links=links)
 
 
 def calibration(group: Group) -> Table:
     """Every split's calibration before and after its one temperature."""
     rows = [(s, split) for s in group.settings for split in group.splits]
     columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Method", numeric=False), _labels(s for s, _ in rows)),
+        (Column("Method", numeric=False), labels(s for s, _ in rows)),
         (Column("Split", numeric=False), text_cells([split for _, split in rows])),
         (Column("T"), number_cells(_spreads((s for s, _ in rows), lambda run: run.temperature))),
     ]
@@ -198,7 +121,7 @@ def calibration(group: Group) -> Table:
     note = (
         "Before: the model's own probabilities; after: logits divided by the temperature T, one "
         "number per run, fitted on validation only. ECE and MCE use 15 equal-width bins (lo, hi] "
-        f"of the top probability; Brier is summed over classes. {_PER_SEED}"
+        f"of the top probability; Brier is summed over classes. {PER_SEED}"
     )
     return from_columns(
         "calibration",
@@ -221,7 +144,7 @@ def features(group: Group) -> Table:
         return number_cells(values, digits)
 
     columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Method", numeric=False), _labels(s for s, _ in rows)),
+        (Column("Method", numeric=False), labels(s for s, _ in rows)),
         (Column("Split", numeric=False), text_cells([split for _, split in rows])),
         (Column("pre-trained", "CS"), statistic("cosine_similarity", 3, pretrained=True)),
         (Column("after", "CS"), statistic("cosine_similarity", 3)),
@@ -233,7 +156,7 @@ def features(group: Group) -> Table:
         "CS: mean cosine similarity over pairs of texts. Diff: mean L2 distance of features from "
         "their pre-trained values. FDR: Fisher's discriminant ratio, trace(S_W⁺ S_B). The paper "
         "gives no formula for it, and its values cannot be met by this one: published FDR is not "
-        f"comparable. {_PER_SEED}"
+        f"comparable. {PER_SEED}"
     )
     return from_columns(
         "features", "Features by split", columns, note=note, headers=2, spanning=True
@@ -248,7 +171,7 @@ def head_norms(group: Group) -> Table:
     )
     digits = decimals_for(s.mean for s in [*start, *end] if s is not None)
     columns: list[tuple[Column, Sequence[Cell]]] = [
-        (Column("Method", numeric=False), _labels(settings)),
+        (Column("Method", numeric=False), labels(settings)),
         (Column("start", "Head norm"), number_cells(start, digits)),
         (Column("end", "Head norm"), number_cells(end, digits)),
         (Column("Bias norm"), _sized(bias)),
@@ -256,6 +179,6 @@ def head_norms(group: Group) -> Table:
     note = (
         "Frobenius norm of the head's weights and L2 norm of its bias. The start is the head that "
         "fine-tuning began with, random or fitted by linear probing; for LP the random head that "
-        f"it replaced. {_PER_SEED}"
+        f"it replaced. {PER_SEED}"
     )
     return from_columns("head", "Norms of the head", columns, note=note)

@@ -5,15 +5,22 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lpft.report import tables
+from lpft.report.comparison_tables import feature_change, score_differences
 from lpft.report.confusion import Confusion, confusion
 from lpft.report.curves import curve_panel, recorded
 from lpft.report.drawing import swatch
 from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.grid import Table
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
-from lpft.report.pairs import compare
+from lpft.report.paired import Differences
 from lpft.report.palette import styles
-from lpft.report.reading import read_accuracy, read_calibration, read_head, what_was_run
+from lpft.report.reading import (
+    read_accuracy,
+    read_calibration,
+    read_differences,
+    read_head,
+    what_was_run,
+)
 from lpft.report.reliability import reliability_panel
 from lpft.report.settings import Group, Setting
 from lpft.report.svg import inline_svg
@@ -50,6 +57,7 @@ class GroupView:
     notes: tuple[str, ...]
     readings: tuple[Reading, ...]
     methods: Table
+    differences: Table | None
     change_sentences: tuple[tuple[str, ...], ...]
     feature_change: tuple[Table, ...]
     calibration: Table
@@ -67,19 +75,25 @@ class GroupView:
     @property
     def tables(self) -> tuple[Table, ...]:
         """All tables, for files."""
-        return (self.methods, *self.feature_change, self.calibration, self.features, self.head)
+        differences = () if self.differences is None else (self.differences,)
+        others = (*self.feature_change, self.calibration, self.features, self.head)
+        return (self.methods, *differences, *others)
 
 
-def view_group(group: Group) -> GroupView:
-    """Everything the page shows of a group."""
-    comparisons = compare(group)
+def view_group(group: Group, differences: Differences) -> GroupView:
+    """Everything the page shows of a group, whose runs differ as ``differences`` says."""
+    comparisons = differences.comparisons
     change = feature_change_figure(comparisons, group)
-    own, shared = (tables.feature_change(comparisons, shared=s) for s in (False, True))
+    own, shared = (feature_change(comparisons, shared=s) for s in (False, True))
     unpaired = [(sentence,) for sentence in read_unpaired(group, comparisons)]
     short = [tuple(summarise_feature_change(comparison)) for comparison in comparisons]
     full = [tuple(read_feature_change(comparison)) for comparison in comparisons]
     readings = (
-        Reading("Accuracy", f"{group.slug}-results", (tuple(read_accuracy(group)),)),
+        Reading(
+            "Accuracy",
+            f"{group.slug}-results",
+            (tuple(read_accuracy(group)), tuple(read_differences(differences, group))),
+        ),
         Reading("Feature change", f"{group.slug}-change", (*short, *unpaired)),
         Reading("Calibration", f"{group.slug}-calibration", (tuple(read_calibration(group)),)),
         Reading("Head norm", f"{group.slug}-features", (tuple(read_head(group)),)),
@@ -90,6 +104,7 @@ def view_group(group: Group) -> GroupView:
         notes=tuple(dict.fromkeys(note for run in group.runs for note in run.data_notes)),
         readings=tuple(reading for reading in readings if any(reading.paragraphs)),
         methods=tables.methods(group),
+        differences=score_differences(differences, group),
         change_sentences=(*full, *unpaired),
         feature_change=tuple(table for table in (own, shared) if table is not None),
         calibration=tables.calibration(group),

@@ -72,6 +72,11 @@ def read_feature_changes(folder: Path, split: str) -> pd.DataFrame:
         raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
 
 
+def keeps_feature_changes(folder: Path, split: str) -> bool:
+    """Whether a run kept how far each text of a split moved, for :func:`read_feature_changes`."""
+    return (folder / FOLDER / split_file(split, "parquet")).is_file()
+
+
 def read_features(folder: Path, split: str) -> SplitFeatures:
     """phi and phi_0 of every text of a split, of a run that kept them (``--save-features``).
 

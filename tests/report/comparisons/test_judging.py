@@ -6,7 +6,7 @@ from scipy.stats import t, ttest_1samp
 
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.analysis.resampling import without_samples
-from lpft.report.comparisons.judging import Measured, judge
+from lpft.report.comparisons.judging import Measured, chance_note, judge
 from lpft.report.exhibits.record import Estimate
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
@@ -98,3 +98,20 @@ def test_one_seed_cannot_tell_and_none_has_no_effect():
 def test_an_interval_stays_within_what_the_effect_can_be():
     (judgement,) = judged(measured(0.4, 1.0, bounds=(-1.0, 1.0)))
     assert (judgement.effect.low, judgement.effect.high) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "verdicts"),
+    [((-2.0, -2.1), [HOLDS, FAILS]), ((2.0, 2.1), [UNTOLD, UNTOLD])],
+)
+def test_the_same_question_the_other_way_round_has_to_agree_too(second, verdicts):
+    one = measured(1.0, 1.1, reverse="FT below LP-FT")
+    other = measured(*second, task="rte", subject="FT below LP-FT", reverse="LP-FT below FT")
+    assert [judgement.verdict for judgement in judged(one, other)] == verdicts
+
+
+def test_several_comparisons_are_said_to_be_several():
+    assert chance_note(0) == chance_note(1) == ""
+    assert "These are 12 comparisons at 95 % each" in chance_note(12)
+    assert "about 0.6 of them would leave 0 out by chance alone" in chance_note(12)
+    assert "about 12 of them" in chance_note(240)
