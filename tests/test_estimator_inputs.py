@@ -85,6 +85,10 @@ def test_an_untrained_classifier_takes_either(model, tmp_path):
         ((["a", "b"], (label for label in "xy")), r"\(generator\): expected a list"),
         ((["a", "b"], "xy"), r"the labels are 'xy' \(str\)"),
         ((["a", "b"], [b"x", b"y"]), "decode them"),
+        (
+            (["a", ["b"] * 999, "c"], ["x", "y", "x"], (["v"], ["x"])),
+            r"text 2 is \['b', .*\.\.\.: ex",
+        ),
         ((["a", "b"], ["x", "y"], ["v"] * 41), "validation is a list of 41: expected a tuple of"),
         ((["a", "b"], ["x", "y"], "no"), "validation is a str: expected a tuple of two"),
         ((["a", "b"], ["x", "y"], (["v"], None)), "the validation labels are None"),

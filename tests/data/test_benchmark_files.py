@@ -1,6 +1,7 @@
 """What is particular to the files of BOSS, PubMed RCT, QQP, WiC and WSC."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,18 @@ def test_boss_fields_may_be_quoted_and_hold_line_breaks(tmp_path):
     data = load_task("amazon", tmp_path)
     assert data.validation.texts == ["Review 18", 'A "fine" one,\nin two lines']
     assert data.classes[data.validation.labels[-1]] == "positive"
+
+
+def test_boss_labels_may_be_written_as_pandas_writes_them_beside_a_missing_one(tmp_path):
+    own = case_of("amazon").write(tmp_path)
+    train = own / "amazon/train.tsv"
+    content = train.read_text()
+    train.write_text(re.sub(r"\t([012])\n", r"\t\1.0\n", content).replace("w 3\t0.0", "w 3\t"))
+    data = load_task("amazon", tmp_path)
+    both = zip(data.train.class_counts(3), data.validation.class_counts(3), strict=True)
+    # rows 0 to 19 have 7, 7 and 6 of the labels, and row 3 lost its 0
+    assert [sum(of_class) for of_class in both] == [6, 7, 6]
+    assert "rows of train left out because they lack text or label: 1" in data.notes
 
 
 def test_boss_without_some_ood_sets_says_which(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lpft.data.examples import Text
+from lpft.data.labels import show
 from lpft.errors import InputError
 from lpft.progress import progress
 
@@ -159,7 +160,7 @@ def _check_text(text: Text, paired: bool, row: int) -> None:
     for part in parts:
         if not isinstance(part, str):
             raise InputError(
-                f"text {row + 1} is {part!r}: expected a string, or a tuple of two for a pair"
+                f"text {row + 1} is {show([part])}: expected a string, or a tuple of two for a pair"
             )
         try:
             part.encode()
