@@ -10,6 +10,8 @@ import torch
 from lpft.console import print_table
 from lpft.errors import InputError
 from lpft.experiments.theory import TheoryCheck, run_theory, theory_json, theory_table
+from lpft.theory.low_rank_checks import pretrain_difference
+from lpft.theory.random_bert import LAYERS, random_bert, random_tokens
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,19 @@ def test_proposition_4_4_holds_where_it_promises_anything(checks):
     for epsilon, rank in ((0.1, 617), (0.2, 174), (0.3, 89)):
         notes = {check.note for check in vacuous if check.setting.endswith(f"eps={epsilon}")}
         assert [note.startswith(f"promises nothing below r = {rank};") for note in notes] == [True]
+
+
+def test_p_of_lora_is_measured_and_not_zero_by_construction():
+    """Zero with the factor B at its start; with another B the same measure is not."""
+    tokens = random_tokens(torch.Generator().manual_seed(5))
+    plain, adapted = random_bert(5), random_bert(5, 4)
+    assert pretrain_difference(plain, adapted, tokens) == 0
+    factors = [p for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert len(factors) == 2 * LAYERS
+    with torch.no_grad():
+        for factor in factors:
+            factor.fill_(0.1)
+    assert pretrain_difference(plain, adapted, tokens) > 1e-3
 
 
 def test_the_printed_form_fails(checks):
