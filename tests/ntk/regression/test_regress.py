@@ -186,10 +186,29 @@ def test_bad_labels_and_logits_never_reach_a_solver(solver):
 
 def test_an_asymmetric_kernel_without_its_reverse():
     problem, _ = problem_and_pair()
-    pair = KernelPair(problem.train, problem.test, 3)
+    skewed = problem.train + np.triu(problem.train.reshape(60, 60)).reshape(problem.train.shape)
+    pair = KernelPair(skewed, problem.test, 3)
+    assert pair.reversed() is None
     with pytest.raises(InputError, match="fit with mix=1"):
         run(problem, pair, "asymmetric")
     assert run(problem, pair, "asymmetric", mix=1.0).model.settings["mix"] == 1.0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_reverse_of_a_symmetric_kernel_is_its_transpose(form):
+    """So that the asymmetric solver takes it without one: ridge regression, whatever the mix."""
+    problem, pair = problem_and_pair(form)
+    alone = KernelPair(problem.train, problem.test, 3)
+    np.testing.assert_array_equal(alone.reversed(), pair.reverse_test)
+    found = run(problem, alone, "asymmetric", gamma=0.5).test_logits
+    np.testing.assert_allclose(found, run(problem, pair, "asymmetric", gamma=0.5).test_logits)
+    matrix, test = (
+        np.kron(k, np.eye(3)) if form == "scalar" else k.reshape(-1, 60)
+        for k in (problem.train, problem.test)
+    )
+    signs = np.where(np.eye(3)[problem.labels] == 1, 1.0, -1.0).ravel()
+    ridge = test @ np.linalg.solve(matrix + 2 * np.eye(60), signs)
+    np.testing.assert_allclose(found.ravel(), ridge, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(("rows", "limited"), [(20, True), (502, False)])

@@ -22,8 +22,8 @@ class KernelPair:
     """One kernel between the N training rows and themselves, and between M test rows and them.
 
     ``train`` [N, C, N, C] and ``test`` [M, C, N, C], or [N, N] and [M, N] for a scalar kernel;
-    ``classes`` C. An asymmetric kernel has ``reverse_test`` [N, C, M, C] as well, with training
-    rows first.
+    ``classes`` C. An asymmetric kernel may have ``reverse_test`` [N, C, M, C] as well, with
+    training rows first; that of a symmetric one is its transpose.
 
     Raises:
         InputError: shapes that do not fit together, or entries that are not finite.
@@ -44,6 +44,15 @@ class KernelPair:
         _expect("test kernel", self.test, len(self.test), rows, form)
         if self.reverse_test is not None:
             _expect("reversed test kernel", self.reverse_test, rows, len(self.test), form)
+
+    def reversed(self) -> Array | None:
+        """K(x_i, x) with training rows first: as it was given, or of a symmetric kernel K^T.
+
+        None of an asymmetric kernel where it was not given: it is no function of K(x, x_i).
+        """
+        if self.reverse_test is not None:
+            return self.reverse_test
+        return reversed_kernel(self.test) if asymmetry(self.train) <= MOST_ASYMMETRY else None
 
 
 @dataclass(frozen=True)

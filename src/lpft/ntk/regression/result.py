@@ -140,7 +140,8 @@ def regress(
     with _suitable_threads(len(train.labels) * train.classes):
         model = fit(train, **options)
     fitted = model.predict(pair.train, train.f0, pair.train)
-    predicted = model.predict(pair.test, f0_test, pair.reverse_test)
+    reverse = None if model.reverse_coefficients is None else pair.reversed()
+    predicted = model.predict(pair.test, f0_test, reverse)
     return RegressionResult(
         model,
         fitted,
