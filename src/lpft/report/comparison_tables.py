@@ -61,11 +61,11 @@ def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table 
         (Column("random head", f"Feature change ({split})"), number_cells(first, digits)),
         (Column("LP head", f"Feature change ({split})"), number_cells(second, digits)),
         (Column("Difference"), [_difference(match.judgement, digits) for match in matches]),
-        (Column("Detectable"), [_detectable(match.judgement, digits) for match in matches]),
         (
-            Column("Reading", numeric=False),
+            Column("Reading", numeric=False, wraps=True),
             [_reading(match.judgement, ("smaller", "larger")) for match in matches],
         ),
+        (Column("Detectable"), [_detectable(match.judgement, digits) for match in matches]),
         (Column("Ratio"), ratio_cells([match.ratio for match in matches])),
     ]
     note = (
@@ -94,11 +94,11 @@ def score_differences(found: Differences, group: Group) -> Table | None:
         (Column("On", numeric=False), text_cells([contrast.where for contrast in found.scores])),
         (Column("Against", numeric=False), labels(contrast.other for contrast in found.scores)),
         (Column("Difference"), [_difference(judgement, 3) for judgement in judgements]),
-        (Column("Detectable"), [_detectable(judgement, 3) for judgement in judgements]),
         (
-            Column("Reading", numeric=False),
+            Column("Reading", numeric=False, wraps=True),
             [_reading(judgement, ("higher", "lower")) for judgement in judgements],
         ),
+        (Column("Detectable"), [_detectable(judgement, 3) for judgement in judgements]),
     ]
     told = sum(judgement.effect.value is not None for judgement in judgements)
     chosen, metric = found.chosen.label, metric_name(group.metric)
