@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from lpft.errors import InputError
+from lpft.ntk.spectrum import kernel_spectrum
 from lpft.ntk.statistics import (
     class_order,
     frobenius_norm,
@@ -204,8 +205,7 @@ def test_no_labels_have_no_order() -> None:
 def test_the_record_of_a_kernel_holds_its_statistics() -> None:
     _, features, _, _ = random_problem(6, 3, seed=11, parameters=7)
     matrix = features.reshape(18, 18)
-    regression = {"paper": {"train_accuracy": 0.5}}
-    record = json.loads(json.dumps(kernel_statistics(features, regression=regression)))
+    record = json.loads(json.dumps(kernel_statistics(features)))
     values = np.linalg.svd(matrix, compute_uv=False)
     assert record["rank"] == 7 == np.linalg.matrix_rank(matrix, rtol=18 * EPS32)
     assert record["rank_tolerance"] == pytest.approx(18 * EPS32 * values[0])
@@ -214,7 +214,7 @@ def test_the_record_of_a_kernel_holds_its_statistics() -> None:
     assert record["largest_singular_value"] == pytest.approx(np.linalg.norm(matrix, 2))
     np.testing.assert_allclose(record["singular_values"], values / values[0], atol=1e-12)
     assert record["singular_values"][0] == 1
-    assert record["regression"] == regression
+    assert kernel_statistics(features, spectrum=kernel_spectrum(features)) == record
 
 
 def test_the_record_of_the_pretrain_effective_kernel_is_that_of_its_kronecker_product() -> None:
@@ -225,4 +225,3 @@ def test_the_record_of_the_pretrain_effective_kernel_is_that_of_its_kronecker_pr
     for name in ("rank_tolerance", "frobenius_norm", "trace", "largest_singular_value"):
         assert short[name] == pytest.approx(expanded[name], rel=1e-12)
     np.testing.assert_allclose(short["singular_values"], expanded["singular_values"], atol=1e-12)
-    assert short["regression"] is None

@@ -41,7 +41,7 @@ class Kernels:
 def random_kernels(
     method: str, samples: int, classes: int, *, scale: float, directions: int, seed: int = 0
 ) -> Kernels:
-    """Kernels of clustered features and gradients; of all of one seed P is the same, of all labels."""
+    """Kernels of clustered features and gradients; P is the same for one seed, labels for all."""
     ordered = np.minimum(np.arange(samples) * 2 * classes // samples, classes - 1)
     labels = np.random.default_rng(0).permutation(ordered)
     rng = np.random.default_rng(seed)
@@ -133,11 +133,10 @@ def write_kernels(
             "parameters": 1000 if "lora" in method else 22_000_000,
             "ft_ratio": ft_ratio(arrays.pretrain, arrays.ft, arrays.labels, arrays.logits).ratio,
             "kernels": {
-                name: kernel_statistics(
-                    table,
-                    count,
-                    regression=regression(method, name, count) if regressed else None,
-                )
+                name: {
+                    **kernel_statistics(table, count),
+                    "regression": regression(method, name, count) if regressed else None,
+                }
                 for name, table in found.items()
             },
             "layers": _parts(LAYERS, record_trace(arrays.ft), lora="lora" in method),

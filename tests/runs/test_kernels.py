@@ -1,95 +1,46 @@
 """``lpft ntk`` on small files: its folder, its streams, its refusals, and the right kernels."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.numpy import load_file
-from tiny_models import toy_texts
+from kernel_commands import (
+    ALPHA,
+    CLASSES,
+    EVALUATION,
+    KERNELS,
+    MAX_LENGTH,
+    METHODS,
+    RANK,
+    SEED,
+    TRAIN,
+    VALIDATION,
+    assert_near,
+    assert_refused,
+    read,
+    texts_of,
+)
+from safetensors.numpy import load_file, save_file
 
-from lpft.model import build_classifier, load_classifier
+from lpft.model import build_classifier
 from lpft.model.adapters import add_adapter, trained_head
 from lpft.ntk import empirical_ntk
 from lpft.ntk.tiles import TileStore
 from lpft.training.probing import fit_probe
 from lpft.training.randomness import seeded
 
-METHODS = ("ft", "lora", "lp-ft", "lp-lora")
-KERNELS = ("pretrain_effective", "ft_effective", "ntk")
-TRAIN, EVALUATION, CLASSES = 12, 8, 2
-SEED, RANK, ALPHA = 3, 2, 4.0
-MAX_LENGTH = 16
-
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for seed, (name, rows) in enumerate((("train", TRAIN), ("valid", 6), ("test", EVALUATION))):
-        texts, labels = toy_texts(rows, seed)
-        pd.DataFrame({"text": texts, "label": labels}).to_csv(folder / f"{name}.csv", index=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def files(data) -> tuple[object, ...]:
-    """The options that name the data."""
-    return (
-        *("--train-file", data / "train.csv", "--validation-file", data / "valid.csv"),
-        *("--test-file", data / "test.csv"),
-    )
-
-
-@pytest.fixture(scope="module")
-def base(tiny_bert, files) -> tuple[object, ...]:
-    """The options of data, model and start."""
-    return (
-        *files,
-        *("--model", tiny_bert, "--max-length", MAX_LENGTH, "--seed", SEED, "--device", "cpu"),
-        *("--lora-rank", RANK, "--lora-alpha", ALPHA),
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(lpft, base, tmp_path_factory):
+def finished(lpft, kernel_base, tmp_path_factory):
     """A folder of finished kernels, and what computing them printed."""
     folder = tmp_path_factory.mktemp("kernels") / "toy"
-    outcome = lpft("ntk", *base, "--output-dir", folder)
+    outcome = lpft("ntk", *kernel_base, "--output-dir", folder)
     assert outcome.status == 0, outcome.err
     return folder, outcome
-
-
-@pytest.fixture(scope="module")
-def trained(lpft, tiny_bert, files, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "ft"
-    outcome = lpft(
-        *("train", *files, "--model", tiny_bert, "--max-length", MAX_LENGTH, "--seed", SEED),
-        *("--method", "ft", "--epochs", 1, "--batch-size", 4, "--learning-rate", 1e-3),
-        *("--device", "cpu", "--output-dir", folder),
-    )
-    assert outcome.status == 0, outcome.err
-    return folder
-
-
-def read(folder: Path) -> dict:
-    return json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
-
-
-def texts_of(data: Path, name: str) -> list[str]:
-    return pd.read_csv(data / f"{name}.csv")["text"].tolist()
-
-
-def assert_refused(outcome, *named: str) -> None:
-    assert outcome.status == 2, outcome.out + outcome.err
-    assert outcome.out == ""
-    *_, last = outcome.err.splitlines()
-    assert last.startswith("error:")
-    assert outcome.err.count("error:") == 1
-    assert "Traceback" not in outcome.err
-    for word in named:
-        assert word in last
 
 
 @torch.no_grad()
@@ -100,10 +51,15 @@ def train_probe(head: torch.nn.Linear, features: np.ndarray, labels: np.ndarray)
     head.bias.copy_(torch.from_numpy(probe.bias))
 
 
-def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
-    """Equal up to 1e-5 of the largest entry."""
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+@pytest.fixture(scope="module")
+def in_float64(lpft, kernel_base, tmp_path_factory):
+    """Kernels of FT and LoRA from one pass in float64, with training beside their prediction."""
+    folder = tmp_path_factory.mktemp("kernels") / "double"
+    options = ("--methods", "ft,lora", "--dtype", "float64", "--dynamics", 4, "--solver")
+    outcome = lpft("ntk", *kernel_base, *options, "krr", "--output-dir", folder)
+    assert outcome.status == 0, outcome.err
+    (folder / "printed.txt").write_text(outcome.out)
+    return folder
 
 
 def test_the_folder_and_the_table(finished):
@@ -116,6 +72,9 @@ def test_the_folder_and_the_table(finished):
     assert record["schema"] == 1
     assert record["data"]["rows"] == {"train": TRAIN, "eval": EVALUATION}
     assert record["data"]["eval_split"] == "test"
+    assert record["data"]["validation_rows"] == VALIDATION
+    assert set(record["fingerprints"]) == {"data", "encoder"}
+    assert record["pooling"] == "first"
     assert tuple(record["methods"]) == METHODS
     for method, found in record["methods"].items():
         assert found["head_start"] == ("lp" if method.startswith("lp") else "random")
@@ -126,18 +85,22 @@ def test_the_folder_and_the_table(finished):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_names_and_shapes_of_arrays(finished, data, method):
+def test_names_and_shapes_of_arrays(finished, kernel_data, method):
     arrays = load_file(finished[0] / f"{method}.safetensors")
-    train, evaluation = (TRAIN, CLASSES), (EVALUATION, CLASSES)
+    train, evaluation, validation = ((n, CLASSES) for n in (TRAIN, EVALUATION, VALIDATION))
     expected = {
         "train/labels": (TRAIN,),
         "eval/labels": (EVALUATION,),
+        "validation/labels": (VALIDATION,),
         "train/logits": train,
         "eval/logits": evaluation,
+        "validation/logits": validation,
         "train/pretrain_effective": (TRAIN, TRAIN),
         "eval/pretrain_effective": (EVALUATION, TRAIN),
         "train/ft_effective": train + train,
         "eval/ft_effective": evaluation + train,
+        "validation/pretrain_effective": (VALIDATION, TRAIN),
+        "validation/ft_effective": validation + train,
         **{f"train/heat_map/{kernel}": (TRAIN, TRAIN) for kernel in KERNELS},
     }
     parts = {name for name in arrays if name.startswith("train/ft_effective/")}
@@ -147,15 +110,15 @@ def test_names_and_shapes_of_arrays(finished, data, method):
         assert named
         assert all(arrays[name].shape == train + train for name in named)
         assert_near(sum(arrays[name] for name in named), arrays["train/ft_effective"])
-    labels = pd.read_csv(data / "train.csv")["label"]
+    labels = pd.read_csv(kernel_data / "train.csv")["label"]
     np.testing.assert_array_equal(arrays["train/labels"], np.searchsorted(["bad", "good"], labels))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, data, method):
+def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, kernel_data, method):
     arrays = load_file(finished[0] / f"{method}.safetensors")
     classifier = build_classifier(str(tiny_bert), ("bad", "good"), seed=SEED, max_length=MAX_LENGTH)
-    train, evaluation = texts_of(data, "train"), texts_of(data, "test")
+    train, evaluation = texts_of(kernel_data, "train"), texts_of(kernel_data, "test")
     with torch.inference_mode():
         tokens = classifier.tokenizer(train + evaluation, padding=True, return_tensors="pt")
         features = classifier.model.eval().features(**tokens).double().numpy()
@@ -187,24 +150,80 @@ def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, data, meth
         assert_near(arrays[f"{name}/ft_effective"], kernel.ft_effective.numpy())
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(lpft, base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["ft", "lora"])
+def test_one_pass_in_float64_is_the_separate_one_to_rounding(
+    in_float64, tiny_bert, kernel_data, method
+):
+    """Of both, from the random head, which needs no probe: LoRA's factors beside all weights."""
+    arrays = load_file(in_float64 / f"{method}.safetensors")
+    classifier = build_classifier(str(tiny_bert), ("bad", "good"), seed=SEED, max_length=MAX_LENGTH)
+    model, parameters = classifier.model, "all"
+    if method == "lora":
+        with seeded(SEED):
+            model = add_adapter(model, "lora", rank=RANK, alpha=ALPHA)
+        parameters = "trainable"
+    train, evaluated, held = (texts_of(kernel_data, name) for name in ("train", "test", "valid"))
+    for name, rows, columns in (
+        ("train", train, None),
+        ("eval", evaluated, train),
+        ("validation", held, train),
+    ):
+        kernel = empirical_ntk(
+            model,
+            rows,
+            columns,
+            parameters=parameters,
+            dtype=torch.float64,
+            method="materialize",
+            tokenizer=classifier.tokenizer,
+            max_length=MAX_LENGTH,
+            device="cpu",
+        )
+        for part in ("pretrain_effective", "ft_effective"):
+            expected = getattr(kernel, part).numpy()
+            difference = np.linalg.norm(arrays[f"{name}/{part}"] - expected)
+            assert difference <= 1e-10 * np.linalg.norm(expected)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(lpft, kernel_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    outcome = lpft("ntk", *base, "--dry-run", "--output-dir", tmp_path / "toy")
+    outcome = lpft("ntk", *kernel_base, "--dry-run", "--output-dir", tmp_path / "toy")
     assert outcome.status == 0, outcome.err
     assert not list(tmp_path.iterdir())
     for word in ("texts:", "passes:", "tiles:", "memory:", "GFLOP"):
         assert word in outcome.out
-    as_json = lpft("ntk", *base, "--dry-run", "--json", "--output-dir", tmp_path / "toy")
+    as_json = lpft("ntk", *kernel_base, "--dry-run", "--json", "--output-dir", tmp_path / "toy")
     assert as_json.status == 0
     (plan,) = json.loads(as_json.out)
-    assert plan["texts"] == TRAIN + EVALUATION
+    assert plan["texts"] == TRAIN + EVALUATION + VALIDATION
     assert not list(tmp_path.iterdir())
 
 
-def test_json_is_the_record(lpft, base, tmp_path):
+def test_a_dry_run_says_what_it_does_and_what_lies_there(lpft, kernel_base, tmp_path):
+    quick = ("--dry-run", "--max-samples", 6, "--output-dir", tmp_path)
+    assert "LP heads are fitted first" in lpft("ntk", *kernel_base, *quick).err
+    (tmp_path / ".work").mkdir()
+    outcome = lpft("ntk", *kernel_base, "--methods", "ft", *quick)
+    assert "LP heads" not in outcome.err
+    assert "holds unfinished kernels: --resume goes on in their own tiles" in outcome.err
+
+
+def test_every_stage_is_said_away_from_a_terminal(finished):
+    lines = finished[1].err.splitlines()
+    assert [line for line in lines if line.startswith("pass 1 of 1, ft, lora, lp-ft, lp-lora: ")]
+    assert any(line.startswith("pass 1 took ") for line in lines)
+    of_lora = [line for line in lines if line.startswith("lora, ")]
+    assert len(of_lora) == 2
+    assert "kernel regression by paper, klr on P, F and P + F" in of_lora[0]
+    assert of_lora[0].endswith(" s left besides passes")
+    assert "statistics" in of_lora[1]
+    assert lines[-1] == "alignment of 9 kernels"
+
+
+def test_json_is_the_record(lpft, kernel_base, tmp_path):
     folder = tmp_path / "toy"
     options = ("--methods", "ft", "--solver", "none", "--granularity", "none", "--json")
-    outcome = lpft("ntk", *base, *options, "--max-samples", 6, "--output-dir", folder)
+    outcome = lpft("ntk", *kernel_base, *options, "--max-samples", 6, "--output-dir", folder)
     assert outcome.status == 0, outcome.err
     record = json.loads(outcome.out)
     assert record == read(folder)
@@ -213,63 +232,23 @@ def test_json_is_the_record(lpft, base, tmp_path):
     assert record["methods"]["ft"]["layers"] == {}
 
 
-def test_a_trained_run(lpft, trained, data, tmp_path):
-    folder = tmp_path / "kernels"
-    outcome = lpft("ntk", trained, "--device", "cpu", "--output-dir", folder)
-    assert outcome.status == 0, outcome.err
-    assert list(read(folder)["methods"]) == ["trained"]
-    arrays = load_file(folder / "trained.safetensors")
-    classifier = load_classifier(trained)
-    train = texts_of(data, "train")
-    kernel = empirical_ntk(
-        classifier.model,
-        train,
-        tokenizer=classifier.tokenizer,
-        max_length=MAX_LENGTH,
-        device="cpu",
-    )
-    assert_near(arrays["train/pretrain_effective"], kernel.pretrain_effective.numpy())
-    assert_near(arrays["train/ft_effective"], kernel.ft_effective.numpy())
-
-
-def test_a_trained_run_beside_its_start(lpft, trained, base, finished, tmp_path):
-    folder = tmp_path / "kernels"
-    outcome = lpft("ntk", trained, "--with-start", "--device", "cpu", "--output-dir", folder)
-    assert outcome.status == 0, outcome.err
-    assert set(read(folder)["methods"]) == {"ft", "trained"}
-    start, expected = (load_file(each / "ft.safetensors") for each in (folder, finished[0]))
-    for name in ("train/ft_effective", "eval/pretrain_effective", "eval/logits"):
-        assert_near(start[name], expected[name])
-    assert_refused(lpft("ntk", *base, "--with-start", "--output-dir", folder), "--with-start")
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("methods", "ft"), ("model", "minilm"), ("seed", 1), ("lora-rank", 2), ("head-scale", 2)],
-)
-def test_a_trained_run_has_its_own_model(lpft, trained, tmp_path, option, value):
-    outcome = lpft("ntk", trained, f"--{option}", value, "--output-dir", tmp_path / "kernels")
-    assert_refused(outcome, f"--{option}")
-    assert not (tmp_path / "kernels").exists()
-
-
-def test_a_finished_folder_is_kept(lpft, base, tmp_path):
+def test_a_finished_folder_is_kept(lpft, kernel_base, tmp_path):
     folder = tmp_path / "toy"
     quick = ("--methods", "ft", "--solver", "none", "--max-samples", 6, "--output-dir", folder)
-    assert lpft("ntk", *base, *quick).status == 0
+    assert lpft("ntk", *kernel_base, *quick).status == 0
     before = (folder / "kernels.json").read_bytes()
-    assert_refused(lpft("ntk", *base, *quick), "--overwrite")
-    assert_refused(lpft("ntk", *base, *quick, "--resume"), "--overwrite")
-    assert_refused(lpft("ntk", *base, *quick, "--resume", "--overwrite"), "contradict")
+    assert_refused(lpft("ntk", *kernel_base, *quick), "--overwrite")
+    assert_refused(lpft("ntk", *kernel_base, *quick, "--resume"), "--overwrite")
+    assert_refused(lpft("ntk", *kernel_base, *quick, "--resume", "--overwrite"), "contradict")
     assert (folder / "kernels.json").read_bytes() == before
-    outcome = lpft("ntk", *base, *quick, "--overwrite")
+    outcome = lpft("ntk", *kernel_base, *quick, "--overwrite")
     assert outcome.status == 0, outcome.err
 
 
-def test_an_unfinished_folder_goes_on_when_asked(lpft, base, tmp_path, monkeypatch):
+def test_an_unfinished_folder_goes_on_when_asked(lpft, kernel_base, tmp_path, monkeypatch):
     options = ("--methods", "ft,lp-ft", "--solver", "none")
     whole, folder = tmp_path / "whole", tmp_path / "toy"
-    assert lpft("ntk", *base, *options, "--output-dir", whole).status == 0
+    assert lpft("ntk", *kernel_base, *options, "--output-dir", whole).status == 0
     save, saved = TileStore.save, []
 
     def stop_or_save(self, unit, pair, tensors):
@@ -280,10 +259,10 @@ def test_an_unfinished_folder_goes_on_when_asked(lpft, base, tmp_path, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(TileStore, "save", stop_or_save)
-        assert lpft("ntk", *base, *options, "--output-dir", folder).status == 130
+        assert lpft("ntk", *kernel_base, *options, "--output-dir", folder).status == 130
     assert len(list((folder / ".work").rglob("unit-*.safetensors"))) == 3
-    assert_refused(lpft("ntk", *base, *options, "--output-dir", folder), "--resume")
-    outcome = lpft("ntk", *base, *options, "--output-dir", folder, "--resume")
+    assert_refused(lpft("ntk", *kernel_base, *options, "--output-dir", folder), "--resume")
+    outcome = lpft("ntk", *kernel_base, *options, "--output-dir", folder, "--resume")
     assert outcome.status == 0, outcome.err
     assert not (folder / ".work").exists()
     for method in ("ft", "lp-ft"):
@@ -294,7 +273,38 @@ def test_an_unfinished_folder_goes_on_when_asked(lpft, base, tmp_path, monkeypat
             np.testing.assert_array_equal(resumed[name], array, err_msg=name)
 
 
-def test_overwrite_begins_anew_whatever_lies_unfinished(lpft, base, tmp_path):
+def test_resuming_other_kernels_names_what_differs(
+    lpft, kernel_base, tiny_bert, tmp_path, monkeypatch
+):
+    options = ("--methods", "ft", "--solver", "none", "--output-dir", tmp_path / "toy")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TileStore, "save", stop)
+        assert lpft("ntk", *kernel_base, *options, "--max-samples", 6).status == 130
+    for given, says in (
+        (("--max-samples", 7), "begun with max-samples 6, now it is 7"),
+        (("--max-samples", 6, "--dtype", "float64"), "begun with dtype float32, now it is float64"),
+        (("--max-samples", 6, "--solver", "klr"), "begun with validation texts None, now it is 6"),
+    ):
+        outcome = lpft("ntk", *kernel_base, *options, *given, "--resume")
+        assert_refused(outcome, says, "--overwrite")
+        assert ".safetensors" not in outcome.err
+    other = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    save_file({**weights, name: 2 * weights[name]}, other / "model.safetensors", {"format": "pt"})
+    again = (*options, "--max-samples", 6, "--resume")
+    changed = lpft("ntk", *kernel_base, "--model", other, *again)
+    assert_refused(changed, "the model's weights changed", "--overwrite")
+    # What no piece depends on may differ.
+    outcome = lpft("ntk", *kernel_base, *again, "--solver", "lstsq", "--memory", "8GB")
+    assert outcome.status == 0, outcome.err
+
+
+def test_overwrite_begins_anew_whatever_lies_unfinished(lpft, kernel_base, tmp_path):
     """Neither a layout of more memory than there is, nor a damaged one, is gone on with."""
     layouts = ("{", '{"tiles": 1, "stash": "memory", "workspace": 1000000000000}')
     for folder, layout in zip((tmp_path / "one", tmp_path / "two"), layouts, strict=True):
@@ -302,24 +312,24 @@ def test_overwrite_begins_anew_whatever_lies_unfinished(lpft, base, tmp_path):
         work = folder / ".work" / "pass-0"
         work.mkdir(parents=True, exist_ok=True)
         (work / "layout.json").write_text(layout)
-        assert_refused(lpft("ntk", *base, *quick), "--resume")
-        outcome = lpft("ntk", *base, *quick, "--overwrite")
+        assert_refused(lpft("ntk", *kernel_base, *quick), "--resume")
+        outcome = lpft("ntk", *kernel_base, *quick, "--overwrite")
         assert outcome.status == 0, outcome.err
         assert not (folder / ".work").exists()
 
 
-def test_overwriting_leaves_no_array_of_the_kernels_before(lpft, base, tmp_path):
+def test_overwriting_leaves_no_array_of_the_kernels_before(lpft, kernel_base, tmp_path):
     folder = tmp_path / "toy"
     quick = ("--solver", "none", "--max-samples", 6, "--output-dir", folder)
-    assert lpft("ntk", *base, *quick, "--methods", "ft,lp-ft").status == 0
+    assert lpft("ntk", *kernel_base, *quick, "--methods", "ft,lp-ft").status == 0
     (folder / "own.safetensors").write_bytes(b"the user's own")
-    assert lpft("ntk", *base, *quick, "--methods", "lp-ft", "--overwrite").status == 0
+    assert lpft("ntk", *kernel_base, *quick, "--methods", "lp-ft", "--overwrite").status == 0
     names = {path.name for path in folder.iterdir()}
     assert names == {"kernels.json", "lp-ft.safetensors", "own.safetensors"}
     for damaged in ("[]", "{", '{"methods": ["ft"]}', '{"methods": {"../own": {}}}'):
         (folder / "kernels.json").write_text(damaged)
         (tmp_path / "own.safetensors").write_bytes(b"beside")
-        outcome = lpft("ntk", *base, *quick, "--methods", "lp-ft", "--overwrite")
+        outcome = lpft("ntk", *kernel_base, *quick, "--methods", "lp-ft", "--overwrite")
         assert outcome.status == 0, outcome.err
         assert {path.name for path in folder.iterdir()} == names
         assert (tmp_path / "own.safetensors").exists()
@@ -339,20 +349,55 @@ def test_overwriting_leaves_no_array_of_the_kernels_before(lpft, base, tmp_path)
         ("max-samples", "many"),
         ("kernel", "x"),
         ("dtype", "float16"),
+        ("dynamics", -1),
     ],
 )
-def test_bad_options_are_refused(lpft, base, tmp_path, option, value):
+def test_bad_options_are_refused(lpft, kernel_base, tmp_path, option, value):
     folder = tmp_path / "toy"
     given = f"--{option}={value}"
-    outcome = lpft("ntk", *base, given, "--output-dir", folder)
+    outcome = lpft("ntk", *kernel_base, given, "--output-dir", folder)
     assert_refused(outcome, str(value).removesuffix("1MB"))
     assert not (folder / "kernels.json").exists()
 
 
-def test_the_asymmetric_kernel_and_solver(lpft, base, tmp_path):
+def test_one_step_and_many_beside_what_the_kernel_predicts(in_float64, lpft, tmp_path):
+    methods = read(in_float64)["methods"]
+    for found in methods.values():
+        dynamics = found["dynamics"]
+        assert dynamics["rows"] == {"train": 4, "eval": 4}
+        rates = [step["rate"] for step in dynamics["first_order"]]
+        np.testing.assert_allclose(rates[0] / np.array(rates), [1, 10, 100, 1000])
+        assert rates[0] == dynamics["largest_stable_rate"]
+        for output in ("logits", "features"):
+            errors = [step[output] for step in dynamics["first_order"]]
+            assert 0 < errors[-1] < errors[0] / 10 < 0.1
+        linear = dynamics["linearized"]
+        assert linear["steps"] == [0, 1, 2, 5, 10, 20]
+        for split in ("train", "eval"):
+            one = linear[split]
+            assert one["error"][0] is None
+            assert one["nll"][0] == pytest.approx(one["linearized_nll"][0], rel=1e-9)
+            # After one step the linear model errs as the first order does.
+            assert 0 < one["error"][1] < 1
+        assert linear["train"]["nll"][-1] < linear["train"]["nll"][0]
+        first = dynamics["first_order"][1]
+        assert first["rate"] == pytest.approx(linear["rate"])
+        assert linear["eval"]["error"][1] == pytest.approx(first["logits"], rel=1e-6)
+    # Proposition 4.1: the error falls in proportion to the rate, once it is small.
+    smaller = [step["logits"] for step in methods["ft"]["dynamics"]["first_order"]][-2:]
+    assert 8 < smaller[0] / smaller[1] < 12
+    printed = (in_float64 / "printed.txt").read_text()
+    assert "One step beside its first order" in printed
+    assert "Training beside the linear model" in printed
+    page = tmp_path / "report.html"
+    assert lpft("report", in_float64, "--output", page).status == 0
+    assert "Training beside what the kernel predicts" in page.read_text(encoding="utf-8")
+
+
+def test_the_asymmetric_kernel_and_solver(lpft, kernel_base, tmp_path):
     folder = tmp_path / "toy"
     options = ("--kernel", "asymmetric", "--solver", "asymmetric", "--methods", "ft")
-    outcome = lpft("ntk", *base, *options, "--output-dir", folder)
+    outcome = lpft("ntk", *kernel_base, *options, "--output-dir", folder)
     assert outcome.status == 0, outcome.err
     record = read(folder)
     assert record["kernel"] == "asymmetric"

@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -69,6 +70,24 @@ def save_adapter(model: nn.Module, folder: Path) -> None:
     """Write the factors and the head to ``folder`` in PEFT's own form (``adapter_*`` files)."""
     assert isinstance(model, PeftModel)
     model.save_pretrained(str(folder))
+
+
+def load_adapter(model: LinearHeadClassifier, folder: Path) -> PeftModel:
+    """The classifier with the factors and the head that :func:`save_adapter` wrote, which train.
+
+    ``model`` is the one that the adapter was added to, before any of it was merged.
+
+    Raises:
+        InputError: the folder holds no adapter of this model, or a damaged one.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the adapter in '{folder}' cannot be loaded ({reason}): restore its adapter_* files, "
+            "or train it again"
+        ) from error
 
 
 def merge_adapter(model: nn.Module) -> LinearHeadClassifier:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpft.ntk.spectrum import asymmetry, kernel_spectrum
+from lpft.ntk.spectrum import Spectrum, asymmetry, kernel_spectrum
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,18 @@ class EmpiricalNTK:
         return torch.einsum("nm,cd->ncmd", self.pretrain_effective, classes) + self.ft_effective
 
     @cached_property
+    def spectrum(self) -> Spectrum:
+        """Singular values of F, and its eigenvalues where it is symmetric."""
+        return kernel_spectrum(self.ft_effective.numpy(), symmetric=self.symmetric)
+
+    @cached_property
     def certificate(self) -> Certificate:
         """Asymmetry and extreme eigenvalues of F, with the entries that were checked."""
         if not self.symmetric:
             return Certificate(None, None, None, self.checked_entries)
-        kernel = self.ft_effective.numpy()
-        spectrum = kernel_spectrum(kernel, symmetric=True)
         return Certificate(
-            asymmetry(kernel),
-            spectrum.smallest_eigenvalue,
-            spectrum.largest_eigenvalue,
+            asymmetry(self.ft_effective.numpy()),
+            self.spectrum.smallest_eigenvalue,
+            self.spectrum.largest_eigenvalue,
             self.checked_entries,
         )

@@ -4,7 +4,6 @@
 ``P + F`` are N x C x M x C. Everything is computed in float64.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from scipy.special import softmax
 
 from lpft.analysis.inputs import class_indices, logit_matrix
 from lpft.errors import InputError
-from lpft.ntk.spectrum import checked_kernel, kernel_matrix, kernel_spectrum
+from lpft.ntk.spectrum import Spectrum, checked_kernel, kernel_matrix, kernel_spectrum
 
 
 @dataclass(frozen=True)
@@ -172,21 +171,21 @@ def kernel_statistics(
     kernel: ArrayLike,
     classes: int | None = None,
     *,
-    symmetric: bool | None = None,
-    regression: Mapping[str, Any] | None = None,
+    spectrum: Spectrum | None = None,
 ) -> dict[str, Any]:
     """The statistics of one kernel of samples with themselves, as ``kernels.json`` stores them.
 
-    ``rank`` with ``rank_tolerance``, ``frobenius_norm``, ``trace``, ``largest_singular_value``,
-    ``singular_values`` (descending, divided by the largest) and ``regression`` as it is given.
+    ``rank`` with ``rank_tolerance``, ``frobenius_norm``, ``trace``, ``largest_singular_value`` and
+    ``singular_values`` (descending, divided by the largest).
 
-    ``kernel`` N x C x N x C, or N x N with ``classes``; ``symmetric`` as in
-    :func:`~lpft.ntk.spectrum.kernel_spectrum`.
+    ``kernel`` N x C x N x C, or N x N with ``classes``; ``spectrum`` its own, where it is known,
+    else :func:`~lpft.ntk.spectrum.kernel_spectrum` of it.
 
     Raises:
         InputError: not a finite kernel, or not of samples with themselves.
     """
-    spectrum = kernel_spectrum(kernel, classes, symmetric=symmetric)
+    if spectrum is None:
+        spectrum = kernel_spectrum(kernel, classes)
     return {
         "rank": spectrum.rank,
         "rank_tolerance": spectrum.rank_tolerance,
@@ -194,5 +193,4 @@ def kernel_statistics(
         "trace": kernel_trace(kernel, classes),
         "largest_singular_value": spectrum.largest,
         "singular_values": spectrum.normalised.tolist(),
-        "regression": None if regression is None else dict(regression),
     }

@@ -1,17 +1,14 @@
-"""What ``lpft ntk`` keeps of its kernels: statistics for ``kernels.json``, arrays beside it."""
+"""What ``lpft ntk`` keeps of one method's kernels: statistics and arrays."""
 
-import logging
-from collections.abc import Mapping, Sequence
-from time import perf_counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.errors import InputError
 from lpft.ntk import EmpiricalNTK
-from lpft.ntk.alignment import alignment_matrix
-from lpft.ntk.regression import KernelPair, regress
+from lpft.ntk.regression import KernelPair, ValidationSet
+from lpft.ntk.spectrum import kernel_spectrum
 from lpft.ntk.statistics import (
     frobenius_norm,
     ft_ratio,
@@ -19,37 +16,39 @@ from lpft.ntk.statistics import (
     kernel_statistics,
     kernel_trace,
 )
-from lpft.runs.kernel_starts import KernelTexts, Start
-
-logger = logging.getLogger(__name__)
+from lpft.runs.kernel_starts import Start
+from lpft.runs.kernel_texts import (
+    EVALUATION,
+    REVERSED,
+    TRAIN,
+    VALIDATION,
+    Block,
+    KernelTexts,
+    labels_of,
+)
 
 Array = NDArray[np.float64]
-_SOLVER_NAMES = {"klr": "kernel_logistic_regression", "krr": "kernel_ridge_regression"}
-KERNELS = ("pretrain_effective", "ft_effective", "ntk")
-TRAIN, EVALUATION, REVERSED = (0, 0), (1, 0), (0, 1)
-"""Blocks of a kernel: among training texts, from evaluated to training texts, and back."""
+PRETRAIN_EFFECTIVE, FT_EFFECTIVE, NTK = "pretrain_effective", "ft_effective", "ntk"
+KERNELS = (PRETRAIN_EFFECTIVE, FT_EFFECTIVE, NTK)
 
 
 class MethodKernels:
     """The kernels of one method's start as NumPy arrays, with its logits f_0."""
 
     def __init__(
-        self, start: Start, blocks: Mapping[tuple[int, int], EmpiricalNTK], classes: int
+        self, start: Start, blocks: Mapping[Block, EmpiricalNTK], texts: KernelTexts, classes: int
     ) -> None:
         self.start = start
+        self.texts = texts
         self.classes = classes
         self.blocks = blocks
-        train, evaluation = blocks[TRAIN], blocks[EVALUATION]
-        self.symmetric = train.symmetric
-        self.train_logits = self._logits(train.row_features.numpy())
-        self.evaluation_logits = self._logits(evaluation.row_features.numpy())
+        self.train_logits = self._logits(TRAIN)
+        self.evaluation_logits = self._logits(EVALUATION)
 
-    def block(self, kernel: str, which: tuple[int, int]) -> Array:
+    def block(self, kernel: str, which: Block) -> Array:
         """P (N x M), F or P + F (N x C x M x C) of one block."""
         found = self.blocks[which]
-        if kernel == "ntk":
-            return found.total().numpy()
-        return np.asarray(getattr(found, kernel).numpy())
+        return np.asarray((found.total() if kernel == NTK else getattr(found, kernel)).numpy())
 
     def pair(self, kernel: str) -> KernelPair:
         """What kernel regression learns from and predicts with."""
@@ -58,121 +57,73 @@ class MethodKernels:
             self.block(kernel, TRAIN), self.block(kernel, EVALUATION), self.classes, reverse
         )
 
-    def arrays(self, texts: KernelTexts) -> dict[str, NDArray[Any]]:
+    def validation_set(self, kernel: str) -> ValidationSet | None:
+        """The texts that choose the strength of kernel regression, if there are such."""
+        if self.texts.validation is None:
+            return None
+        return ValidationSet(
+            self.block(kernel, VALIDATION),
+            labels_of(self.texts.validation),
+            self._logits(VALIDATION),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """The tensors of ``<method>.safetensors``."""
-        kept: dict[str, NDArray[Any]] = {
-            "train/labels": _labels(texts.train.labels),
-            "eval/labels": _labels(texts.evaluation.labels),
-            "train/logits": self.train_logits,
-            "eval/logits": self.evaluation_logits,
-        }
-        for kernel in KERNELS[:2]:
-            kept[f"train/{kernel}"] = self.block(kernel, TRAIN)
-            kept[f"eval/{kernel}"] = self.block(kernel, EVALUATION)
+        kept: dict[str, NDArray[Any]] = {}
+        parts = (
+            ("train", TRAIN, self.texts.train),
+            ("eval", EVALUATION, self.texts.evaluation),
+            ("validation", VALIDATION, self.texts.validation),
+        )
+        for part, which, examples in parts:
+            if examples is not None:
+                kept[f"{part}/labels"] = labels_of(examples)
+                kept[f"{part}/logits"] = self._logits(which)
+                for kernel in (PRETRAIN_EFFECTIVE, FT_EFFECTIVE):
+                    kept[f"{part}/{kernel}"] = self.block(kernel, which)
         for kernel in KERNELS:
             kept[f"train/heat_map/{kernel}"] = heat_map(self.block(kernel, TRAIN), self.classes)
         for by in ("layers", "kinds"):
-            for name, part in getattr(self.blocks[TRAIN], by).items():
-                kept[f"train/ft_effective/{by}/{name}"] = part.numpy()
+            for name, values in getattr(self.blocks[TRAIN], by).items():
+                kept[f"train/ft_effective/{by}/{name}"] = values.numpy()
         return {name: np.ascontiguousarray(array) for name, array in kept.items()}
 
-    def record(self, texts: KernelTexts, regressions: Mapping[str, Any]) -> dict[str, Any]:
-        """The method's entry of ``kernels.json``."""
+    def record(self) -> dict[str, Any]:
+        """The method's entry of ``kernels.json``, without kernel regression."""
         train = self.blocks[TRAIN]
-        labels = _labels(texts.train.labels)
         ratio = ft_ratio(
-            self.block(KERNELS[0], TRAIN), self.block(KERNELS[1], TRAIN), labels, self.train_logits
+            self.block(PRETRAIN_EFFECTIVE, TRAIN),
+            self.block(FT_EFFECTIVE, TRAIN),
+            labels_of(self.texts.train),
+            self.train_logits,
         )
         return {
             "head_start": self.start.head_start,
             "head_rank": train.record["head_rank"],
             "head_norm": float(self.start.weight.norm()),
+            "parameter_set": self.start.parameter_set,
             "parameters": train.record["parameters"],
             "ft_ratio": ratio.ratio,
-            "kernels": {
-                kernel: kernel_statistics(
-                    self.block(kernel, TRAIN),
-                    self.classes,
-                    symmetric=self.symmetric,
-                    regression=regressions[kernel],
-                )
-                for kernel in KERNELS
-            },
+            "kernels": {kernel: self._statistics(kernel) for kernel in KERNELS},
             "layers": _parts(train.layers),
             "kinds": _parts(train.kinds),
             "certificate": train.certificate.as_record(),
             "products_error": train.products_error,
         }
 
-    def _logits(self, features: Array) -> Array:
+    def _statistics(self, kernel: str) -> dict[str, Any]:
+        train, table = self.blocks[TRAIN], self.block(kernel, TRAIN)
+        if kernel == FT_EFFECTIVE:
+            spectrum = train.spectrum
+        else:
+            spectrum = kernel_spectrum(table, self.classes, symmetric=train.symmetric)
+        return kernel_statistics(table, self.classes, spectrum=spectrum)
+
+    def _logits(self, which: Block) -> Array:
+        """f_0 of a block's rows."""
+        features = self.blocks[which].row_features.numpy()
         bias = 0.0 if self.start.bias is None else self.start.bias.double().numpy()
         return np.asarray(features @ self.start.weight.double().numpy().T + bias)
-
-
-def regressions(
-    methods: Sequence[MethodKernels], texts: KernelTexts, solvers: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], float]:
-    """Kernel regression by every solver on P, F and P + F of every method, and its seconds.
-
-    What starts from the same head with the same kernel (P, of methods of one head) is done once.
-    """
-    started = perf_counter()
-    known: dict[tuple[object, ...], dict[str, Any] | None] = {}
-    found: dict[str, dict[str, Any]] = {}
-    for kernels in methods:
-        found[kernels.start.name] = {}
-        for kernel in KERNELS:
-            results = {}
-            for solver in solvers:
-                own = kernel if kernel == KERNELS[0] else (kernels.start.name, kernel)
-                head = None if solver == "paper" else kernels.start.weight.numpy().tobytes()
-                key = (solver, own, head)
-                if key not in known:
-                    known[key] = _regression(kernels, kernel, texts, solver)
-                if known[key] is not None:
-                    results[_SOLVER_NAMES.get(solver, solver)] = known[key]
-            found[kernels.start.name][kernel] = results or None
-    return found, perf_counter() - started
-
-
-def alignment(methods: Sequence[MethodKernels]) -> dict[str, Any]:
-    """Centred kernel alignment of every pair of kernels among the training texts."""
-    named = {KERNELS[0]: methods[0].block(KERNELS[0], TRAIN)}
-    for kernels in methods:
-        for kernel in KERNELS[1:]:
-            named[f"{kernels.start.name}/{kernel}"] = kernels.block(kernel, TRAIN)
-    return alignment_matrix(named)
-
-
-def _regression(
-    kernels: MethodKernels, kernel: str, texts: KernelTexts, solver: str
-) -> dict[str, Any] | None:
-    try:
-        result = regress(
-            kernels.pair(kernel),
-            _labels(texts.train.labels),
-            _labels(texts.evaluation.labels),
-            kernels.train_logits,
-            kernels.evaluation_logits,
-            solver=solver,
-        )
-    except InputError as error:
-        logger.warning(
-            "no kernel regression by %s on %s of %s: %s",
-            solver,
-            kernel,
-            kernels.start.name,
-            error,
-        )
-        return None
-    record = result.as_record()
-    if solver == "paper":
-        # The protocol's own number counts entries; the predicted class per text goes beside it.
-        record["train_text_accuracy"] = record["train_accuracy"]
-        record["test_text_accuracy"] = record["test_accuracy"]
-        for split in ("train", "test", "constant"):
-            record[f"{split}_accuracy"] = record.pop(f"{split}_entry_accuracy")
-    return record
 
 
 def _parts(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -180,8 +131,3 @@ def _parts(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         name: {"trace": kernel_trace(part.numpy()), "frobenius_norm": frobenius_norm(part.numpy())}
         for name, part in parts.items()
     }
-
-
-def _labels(labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    assert labels is not None
-    return labels

@@ -15,6 +15,7 @@ from lpft.runs.config import (
     plain,
     setting_fields,
 )
+from lpft.runs.kernel_regression_settings import RegressionSettings, check_regression
 from lpft.training.methods import get_method
 from lpft.training.settings import TrainingSettings, setting
 
@@ -73,15 +74,22 @@ class KernelSettings:
     with_start: bool = setting(
         False, "of a trained run: also the kernel at the start of its training, and their alignment"
     )
+    dynamics: int = setting(
+        0,
+        "training texts on which one step and some tens of steps of gradient descent are made, "
+        "beside what the first-order change and the kernel's linear model predict; 0 for none",
+    )
     memory: str | None = setting(
         None, "that the process may take in all, such as 6GB (default: half of what is free)"
     )
 
 
-KERNEL_OPTIONS = (*DATA_SETTINGS, *MODEL_SETTINGS, *setting_fields((KernelSettings,)))
+_OWN = (KernelSettings, RegressionSettings)
+
+KERNEL_OPTIONS = (*DATA_SETTINGS, *MODEL_SETTINGS, *setting_fields(_OWN))
 """The settings that ``lpft ntk`` takes."""
 
-OWNERS = (DataSettings, TrainingSettings, KernelSettings)
+OWNERS = (DataSettings, TrainingSettings, *_OWN)
 
 
 @dataclass(frozen=True)
@@ -90,35 +98,44 @@ class KernelConfig:
 
     run: RunConfig
     kernels: KernelSettings
+    regression: RegressionSettings
     output_dir: Path
+
+    @property
+    def wants_validation(self) -> bool:
+        """Whether kernel regression chooses a strength on validation texts."""
+        return self.regression.wants_validation(self.kernels.solver)
 
     def flat(self) -> dict[str, Any]:
         """All settings by their option's name, ready for JSON."""
         given = self.run.flat()
         names = (*DATA_SETTINGS, *MODEL_SETTINGS)
-        return {name: given[name] for name in names} | plain(asdict(self.kernels))
+        own = asdict(self.kernels) | asdict(self.regression)
+        return {name: given[name] for name in names} | plain(own)
 
 
 def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None) -> KernelConfig:
     """A resolved configuration from settings by name.
 
     Raises:
-        InputError: as :func:`~lpft.runs.config.make_config`, or an unknown method, solver or part.
+        InputError: as :func:`~lpft.runs.config.make_config`, an unknown method, solver or part, or
+            an option of kernel regression that no chosen solver takes.
     """
-    known = setting_fields((KernelSettings,))
-    own = {
-        name: convert(name, value, known[name][2])
-        for name, value in values.items()
-        if name in known
-    }
-    kernels = _check(KernelSettings(**own))
+    known = setting_fields(_OWN)
+    own: dict[type, dict[str, Any]] = {owner: {} for owner in _OWN}
+    for name, value in values.items():
+        if name in known:
+            own[known[name][0]][name] = convert(name, value, known[name][2])
+    kernels = _check(KernelSettings(**own[KernelSettings]))
+    regression = RegressionSettings(**own[RegressionSettings])
+    check_regression(regression, kernels.solver, kernels.kernel)
     others = {name: value for name, value in values.items() if name not in known}
     # The settings of every method's start at once: a scaled head, and an adapter's factors.
     run = make_config({**others, "method": "lp-lora"})
     if output_dir is None:
         name = run.output_dir.name.replace("-lp-lora-seed", "-seed")
         output_dir = Path("kernels") / name
-    return KernelConfig(run, kernels, output_dir)
+    return KernelConfig(run, kernels, regression, output_dir)
 
 
 def _check(settings: KernelSettings) -> KernelSettings:
@@ -128,6 +145,13 @@ def _check(settings: KernelSettings) -> KernelSettings:
         raise InputError(f"--methods {','.join(settings.methods)} names one twice")
     if settings.max_samples < 2:
         raise InputError(f"--max-samples {settings.max_samples} must be at least 2")
+    if settings.dynamics < 0:
+        raise InputError(f"--dynamics {settings.dynamics} must be a number of texts, 0 or more")
+    if settings.dynamics > 0 and settings.kernel != "sgd":
+        raise InputError(
+            f"--dynamics are those of gradient descent, not of --kernel {settings.kernel}: leave "
+            "one of them out"
+        )
     return replace(
         settings,
         solver=_some_of("solver", settings.solver, get_args(Solver)),

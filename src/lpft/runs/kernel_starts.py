@@ -1,22 +1,18 @@
-"""The classifiers whose kernels ``lpft ntk`` computes: at the start of methods, or trained."""
+"""The classifiers whose kernels ``lpft ntk`` computes at the start of methods."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lpft.data import Examples, TextData
-from lpft.data.splits import draw_rows
-from lpft.errors import InputError
+from lpft.data import TextData
 from lpft.model import Classifier
 from lpft.model.adapters import add_adapter
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.ntk import KernelRequest
 from lpft.ntk.inputs import Subject, open_subject
-from lpft.runs.saved import open_saved
 from lpft.training.cache import default_cache_dir
 from lpft.training.inputs import fresh_classifier, prepare_split
 from lpft.training.methods import Method, get_method
@@ -25,103 +21,107 @@ from lpft.training.probing import install_probe
 from lpft.training.randomness import seeded
 from lpft.training.settings import TrainingSettings
 
-TRAINED = "trained"
-
 
 @dataclass(frozen=True)
 class Start:
-    """One kernel's head: where it comes from, V (C x h) and b (C, or None), and its request."""
+    """One kernel's head: where it comes from, V (C x h) and b (C, or None), and its request.
+
+    ``parameter_set`` names what the kernel is over beside the head: ``all``, an adapter's factors
+    by its name, or nothing where it is ``head``.
+    """
 
     name: str
     head_start: str
     weight: Tensor
     bias: Tensor | None
+    parameter_set: str
     request: KernelRequest
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Kernels that share one encoder, so that one pass computes them all."""
+    """Kernels that share one encoder, so that one pass computes them all.
+
+    ``encoder`` is the fingerprint of what computes phi: where two are equal, so is P.
+    """
 
     subject: Subject
+    encoder: str
     starts: tuple[Start, ...]
 
 
-@dataclass(frozen=True)
-class KernelTexts:
-    """The labelled texts of a kernel: N for training, M to predict, and the split of the latter."""
-
-    train: Examples
-    evaluation: Examples
-    evaluation_split: str
+def adapters_of(methods: Sequence[str]) -> list[str | None]:
+    """The adapters of the passes that the methods' starts take: one for each kind, at least one."""
+    kinds = dict.fromkeys(get_method(name).adapter for name in methods)
+    return [adapter for adapter in kinds if adapter is not None] or [None]
 
 
-def kernel_texts(data: TextData, most: int) -> KernelTexts:
-    """At most ``most`` texts of the training split, and of the test split or else validation."""
-    split = "validation" if data.test is None else "test"
-    evaluation = data.splits()[split]
-    chosen = []
-    for examples in (data.train, evaluation):
-        assert examples.labels is not None
-        chosen.append(examples.select(draw_rows(examples.labels, most)))
-    return KernelTexts(chosen[0], chosen[1], split)
-
-
-def method_passes(methods: Sequence[str], data: TextData, settings: TrainingSettings) -> list[Pass]:
+def method_passes(
+    methods: Sequence[str], data: TextData, settings: TrainingSettings, *, of_run: bool = False
+) -> Iterator[Pass]:
     """The starts of the methods: one pass for all, or one for each kind of adapter.
 
     Adapters are drawn and heads fitted as :func:`lpft.training.fit.fit_classifier` does, so that a
-    kernel is that of the training with the same seed.
+    kernel is that of the training with the same seed. ``of_run``: the set of parameters is that of
+    :func:`lpft.runs.kernel_trained.trained_pass`, to which they will be compared.
     """
     classifier = fresh_classifier(data, settings)
+    encoder = encoder_fingerprint(classifier.model)
     chosen = [get_method(name) for name in methods]
     starts: set[str] = {method.head_start for method in chosen}
-    weights = {start: _start_head(start, classifier, data, settings) for start in starts}
-    named = dict.fromkeys(method.adapter for method in chosen if method.adapter is not None)
-    adapters: list[str | None] = [*named] or [None]
-    passes = []
-    for number, adapter in enumerate(adapters):
+    weights = {start: _start_head(start, classifier, encoder, data, settings) for start in starts}
+    for number, adapter in enumerate(adapters_of(methods)):
         members = [
             method
             for method in chosen
             if method.adapter == adapter or (method.adapter is None and number == 0)
         ]
-        passes.append(_adapted_pass(classifier, members, adapter, weights, settings))
-    return passes
-
-
-def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pass:
-    """The kernel of a trained classifier over all its parameters.
-
-    Raises:
-        InputError: the folder holds no finished run, or one of other classes than the data's.
-    """
-    saved = open_saved(folder, settings.device)
-    classifier = saved.classifier
-    if classifier.model.config.classes != data.classes:
-        raise InputError(
-            f"'{folder}' was trained on the classes {list(classifier.model.config.classes)}, the "
-            f"data has {list(data.classes)}: give the data of its training"
+        subject, factors = _adapted(classifier, adapter, settings)
+        own = {name for name, _ in subject.classifier.encoder.named_parameters()} - factors
+        yield Pass(
+            subject,
+            encoder,
+            tuple(_method_start(each, weights, own, factors, of_run=of_run) for each in members),
         )
-    names = frozenset(name for name, _ in classifier.model.encoder.named_parameters())
-    head = classifier.model.head
-    bias = None if head.bias is None else head.bias.detach().clone()
-    weight = head.weight.detach().clone()
-    return Pass(
-        open_subject(classifier.model, classifier.tokenizer, classifier.max_length),
-        (_start(TRAINED, TRAINED, weight, bias, names),),
-    )
 
 
-def _start(
-    name: str, head_start: str, weight: Tensor, bias: Tensor | None, names: frozenset[str]
+def make_start(
+    name: str,
+    head_start: str,
+    head: tuple[Tensor, Tensor | None],
+    parameter_set: str,
+    names: frozenset[str],
 ) -> Start:
+    """A start with the request for its kernel over the encoder's parameters of these names."""
+    weight, bias = head
     request = KernelRequest(weight, names, bias_trains=bias is not None)
-    return Start(name, head_start, weight, bias, request)
+    return Start(name, head_start, weight, bias, parameter_set, request)
+
+
+def run_parameter_set(method: Method) -> str:
+    """What the kernels of a run are over: what its method trains; of LP, as of FT, everything.
+
+    LP trains the head alone, whose kernel is P; what LP-FT goes on to train is what F tells of.
+    """
+    return method.trained if method.fine_tunes else "all"
+
+
+def _method_start(
+    method: Method,
+    weights: dict[str, tuple[Tensor, Tensor | None]],
+    own: set[str],
+    factors: set[str],
+    *,
+    of_run: bool,
+) -> Start:
+    parameter_set = run_parameter_set(method) if of_run else method.trained
+    names = {"all": own, "head": set()}.get(parameter_set, factors)
+    head = weights[method.head_start]
+    return make_start(method.name, method.head_start, head, parameter_set, frozenset(names))
 
 
 def _start_head(
-    start: str, classifier: Classifier, data: TextData, settings: TrainingSettings
+    start: str, classifier: Classifier, encoder: str, data: TextData, settings: TrainingSettings
 ) -> tuple[Tensor, Tensor | None]:
     """V and b, as fine-tuning would find them: random, or the LP solution on all training rows."""
     model = classifier.model
@@ -131,7 +131,7 @@ def _start_head(
             classifier,
             data.train,
             settings,
-            encoder=encoder_fingerprint(classifier.model),
+            encoder=encoder,
             cache_dir=default_cache_dir(),
             name="train",
         )
@@ -149,13 +149,10 @@ def _start_head(
     return model.head.weight.detach().cpu() * settings.head_scale, bias
 
 
-def _adapted_pass(
-    classifier: Classifier,
-    methods: Sequence[Method],
-    adapter: str | None,
-    weights: dict[str, tuple[Tensor, Tensor | None]],
-    settings: TrainingSettings,
-) -> Pass:
+def _adapted(
+    classifier: Classifier, adapter: str | None, settings: TrainingSettings
+) -> tuple[Subject, set[str]]:
+    """A copy of the classifier with the adapter, and the names of the adapter's factors."""
     plain = copy.deepcopy(classifier.model)
     model: torch.nn.Module = plain
     factors: set[str] = set()
@@ -165,11 +162,4 @@ def _adapted_pass(
         with seeded(settings.seed):
             model = add_adapter(plain, adapter, rank=settings.lora_rank, alpha=settings.lora_alpha)
         factors = {name for name, p in plain.encoder.named_parameters() if p.requires_grad}
-    subject = open_subject(model, classifier.tokenizer, classifier.max_length)
-    own = {name for name, _ in subject.classifier.encoder.named_parameters()} - factors
-    starts = []
-    for method in methods:
-        names = factors if method.adapter is not None else own if method.fine_tunes else set()
-        weight, bias = weights[method.head_start]
-        starts.append(_start(method.name, method.head_start, weight, bias, frozenset(names)))
-    return Pass(subject, tuple(starts))
+    return open_subject(model, classifier.tokenizer, classifier.max_length), factors

@@ -6,6 +6,7 @@ from dataclasses import MISSING
 from typing import Any, get_origin
 
 from lpft.runs.config import RUN_OWNERS, DataSettings, setting_fields
+from lpft.runs.kernel_regression_settings import RegressionSettings
 from lpft.runs.kernel_settings import KernelSettings
 from lpft.runs.output_settings import OutputSettings
 from lpft.training.settings import TrainingSettings
@@ -15,6 +16,7 @@ GROUPS: dict[type, str] = {
     TrainingSettings: "model and training",
     OutputSettings: "what is kept",
     KernelSettings: "kernels",
+    RegressionSettings: "kernel regression, each for the solvers named first",
 }
 """What ``--help`` calls the options of a dataclass."""
 
