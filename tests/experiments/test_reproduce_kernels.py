@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lpft.errors import InputError
 from lpft.experiments import reproduce as reproduction
@@ -85,6 +86,32 @@ def test_kernels_of_other_data_are_not_taken_for_those_asked_for(copy, lpft):
     outcome = lpft("reproduce", "table2", *TINY, "--output-dir", copy, "--resume")
     assert outcome.status == 2
     assert "the data changed since its kernels were computed" in outcome.err
+
+
+def test_kernels_of_other_weights_are_not_taken_for_those_asked_for(lpft, tiny_bert, tmp_path):
+    """The same model folder, in which the weights were replaced."""
+    model = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+    folder = tmp_path / "table2"
+    options = (*TINY, "--model", model, "--output-dir", folder)
+    outcome = lpft("reproduce", "table2", *options)
+    assert outcome.status == 0, outcome.err
+    before = (folder / KERNELS).read_bytes()
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    save_file({**weights, name: 2 * weights[name]}, model / "model.safetensors", {"format": "pt"})
+    outcome = lpft("reproduce", "table2", *options, "--resume")
+    assert outcome.status == 2
+    assert "the model's weights changed since its kernels were computed" in outcome.err
+    assert (folder / KERNELS).read_bytes() == before
+
+
+def test_kernels_that_do_not_say_of_which_weights_they_are_are_not_taken(copy, lpft):
+    record = json.loads((copy / KERNELS).read_text())
+    del record["fingerprints"]["encoder"]
+    (copy / KERNELS).write_text(json.dumps(record))
+    outcome = lpft("reproduce", "table2", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 2
+    assert "do not say of which data and weights they are" in outcome.err
 
 
 def test_kernels_whose_arrays_are_damaged_are_told_and_left_out(copy, lpft):

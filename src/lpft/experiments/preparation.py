@@ -180,11 +180,18 @@ def matching_kernels(config: KernelConfig, inputs: Inputs) -> bool:
     """Whether the kernels of ``config`` are finished in its folder.
 
     Raises:
-        InputError: others are, of other settings or data.
+        InputError: others are, of other settings, data or weights.
     """
     known = finished_kernels(config.output_dir)
     if known is None:
         return False
+    prints = known.record.get("fingerprints", {})
+    found = {"data": inputs.fingerprint(config.run), "encoder": inputs.encoder(config.run)}
+    if set(found) - set(prints):
+        raise InputError(
+            f"'{config.output_dir}' cannot be resumed: its kernels do not say of which data and "
+            "weights they are; remove that folder, and they are computed again"
+        )
     recorded = known.record.get("config", {})
     for name, asked in config.flat().items():
         if name not in _NO_PART_OF_A_KERNEL and recorded.get(name) != asked:
@@ -193,12 +200,12 @@ def matching_kernels(config: KernelConfig, inputs: Inputs) -> bool:
                 f"{name.replace('_', '-')} {recorded.get(name)}, now it is {asked}; give the same "
                 "settings, or another --output-dir"
             )
-    prints = known.record.get("fingerprints")
-    if prints is not None and prints != {"data": inputs.fingerprint(config.run)}:
-        raise InputError(
-            f"'{config.output_dir}' cannot be resumed: the data changed since its kernels were "
-            "computed; restore the old state, or start again with --overwrite"
-        )
+    for name, what in (("data", "data"), ("encoder", "model's weights")):
+        if prints[name] != found[name]:
+            raise InputError(
+                f"'{config.output_dir}' cannot be resumed: the {what} changed since its kernels "
+                "were computed; restore the old state, or start again with --overwrite"
+            )
     return True
 
 
