@@ -223,6 +223,40 @@ def test_the_terminal_shows_the_table_aligned(record: dict[str, Any]) -> None:
     assert "Certificate: " in text
 
 
+def test_the_terminal_shows_every_solver_under_its_own_name(record: dict[str, Any]) -> None:
+    """Those beside the paper's protocol and kernel logistic regression in a table of their own."""
+    text = format_kernel_table(record)
+    assert "Kernel ridge regression" in text
+    changed = copy.deepcopy(record)
+    names = {
+        **{"svc": "SVC", "svr": "SVR", "lstsq": "Least squares"},
+        **{"logistic": "Logistic regression on rows", "asymmetric": "Asymmetric least squares"},
+    }
+    for method in changed["methods"].values():
+        for kernel in method["kernels"].values():
+            kernel["regression"] = {
+                solver: {"train_accuracy": 0.5 + place / 100, "test_accuracy": 0.4 + place / 100}
+                for place, solver in enumerate(names)
+            }
+    text = format_kernel_table(changed)
+    assert max(map(len, text.splitlines())) <= 100
+    for place, name in enumerate(names.values()):
+        assert name in text
+        assert f"{0.4 + place / 100:.3f}" in text
+    alone = copy.deepcopy(record)
+    for method in alone["methods"].values():
+        for kernel in method["kernels"].values():
+            del kernel["regression"]["kernel_ridge_regression"]
+    assert "Kernel regression" not in format_kernel_table(alone)
+
+
+def test_the_certificate_names_the_set_of_parameters(record: dict[str, Any]) -> None:
+    changed = copy.deepcopy(record)
+    changed["methods"]["lora"]["parameter_set"] = "lora"
+    rows = rows_of(tables.certificate(parsed(changed)))
+    assert [row["Parameters of F: set"] for row in rows] == ["", "lora", "", ""]
+
+
 def test_the_terminal_refuses_what_is_no_record(record: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"cannot be shown: kernels\.json: schema is 7"):
         format_kernel_table(record | {"schema": 7})

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from lpft.report.kernels.dynamics import parse_dynamics
 from lpft.report.kernels.summary import (
     FT,
     PAPER,
@@ -116,6 +117,8 @@ def _method(method: str, record: Record) -> MethodKernels:
         certificate=numbers(record, "certificate", where),
         products_error=number(record.get("products_error")),
         heat_maps={},
+        parameter_set=text(record, "parameter_set"),
+        dynamics=parse_dynamics(record, where),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.report.kernels.dynamics import Dynamics
 from lpft.report.numbers import fixed, significant
 from lpft.report.records import Record
 from lpft.report.settings import method_name, model_name
@@ -24,8 +25,10 @@ SOLVER_NAMES = {
     "svc": "SVC",
     "svr": "SVR",
     "lstsq": "Least squares",
+    "asymmetric": "Asymmetric least squares",
 }
-_FIRST_SOLVERS = (PAPER, PAPER_TEXTS, LOGISTIC)
+FIRST_SOLVERS = (PAPER, PAPER_TEXTS, LOGISTIC)
+"""Those whose accuracies the table of statistics has."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ class Share:
 
 @dataclass(frozen=True)
 class MethodKernels:
-    """The kernels of one method; ``heat_maps`` [N, N] are in the order of the data."""
+    """The kernels of one method; ``heat_maps`` [N, N] are in the order of the data.
+
+    ``parameter_set`` is what F is over: everything, an adapter's factors, or nothing.
+    """
 
     method: str
     head_start: str | None
@@ -87,6 +93,8 @@ class MethodKernels:
     certificate: Mapping[str, float]
     products_error: float | None
     heat_maps: Mapping[str, NDArray[np.float64]]
+    parameter_set: str | None = None
+    dynamics: Dynamics | None = None
 
     @property
     def name(self) -> str:
@@ -168,7 +176,7 @@ class KernelSummary:
             for statistics in method.kernels.values()
             for solver in statistics.regression
         )
-        first = tuple(solver for solver in _FIRST_SOLVERS if solver in found)
+        first = tuple(solver for solver in FIRST_SOLVERS if solver in found)
         return (*first, *(solver for solver in found if solver not in first))
 
     def commonest_class(self, split: str) -> float | None:

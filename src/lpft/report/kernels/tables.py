@@ -207,7 +207,17 @@ def certificate(kernels: KernelSummary) -> Table:
         (Column("start", "Head", numeric=False), [_start(m.head_start) for m in methods]),
         (Column("rank", "Head"), [_whole(m.head_rank) for m in methods]),
         (Column("norm", "Head"), [Cell(significant(m.head_norm), m.head_norm) for m in methods]),
-        (Column("Parameters"), [_whole(m.parameters) for m in methods]),
+        (
+            Column("set", "Parameters of F", numeric=False),
+            [
+                Cell(ABSENT if m.parameter_set is None else m.parameter_set, m.parameter_set)
+                for m in methods
+            ],
+        ),
+        (
+            Column("number", "Parameters of F", full="Parameters"),
+            [_whole(m.parameters) for m in methods],
+        ),
         (Column("asymmetry", "Certificate"), checked("asymmetry")),
         (Column("smallest eigenvalue", "Certificate"), checked("smallest_eigenvalue")),
         (Column("largest eigenvalue", "Certificate"), checked("largest_eigenvalue")),

@@ -1,14 +1,15 @@
 """The kernel table of one record as plain text for a terminal."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from lpft.errors import InputError
-from lpft.report.kernels import tables
+from lpft.report.kernels import dynamics_tables, tables
 from lpft.report.kernels.collect import parse_kernels
 from lpft.report.kernels.reading import read_certificate, what_was_computed
-from lpft.report.kernels.summary import KernelSummary
+from lpft.report.kernels.summary import FIRST_SOLVERS, KernelSummary
 from lpft.report.records import UnusableRecord
 from lpft.report.writers import TERMINAL_WIDTH, to_text
 
@@ -18,7 +19,8 @@ def format_kernel_table(record: dict[str, Any]) -> str:
 
     P stands once, then F and P + F of every method: rank, Frobenius norm, train and test accuracy
     of kernel regression by the paper's protocol and per text, FT ratio. Above it one line says
-    what was computed, below it the units.
+    what was computed, below it the units; then all accuracies, where other solvers were asked for,
+    and what real training does beside the kernel's prediction, where it was.
 
     Raises:
         InputError: not a record of that schema; the message says what is wrong with it.
@@ -38,4 +40,15 @@ def kernel_text(kernels: KernelSummary) -> str:
         fill(text, TERMINAL_WIDTH, break_on_hyphens=False)
         for text in (what_was_computed(kernels), table.note, *checks)
     )
-    return "\n\n".join([what, to_text(table), "\n".join(notes)])
+    return "\n\n".join([what, to_text(table), "\n".join(notes), *_further(kernels)])
+
+
+def _further(kernels: KernelSummary) -> Iterator[str]:
+    """The tables beside that of the paper, each below its caption."""
+    found = [dynamics_tables.first_order(kernels), dynamics_tables.linearized(kernels)]
+    if set(kernels.solvers) - set(FIRST_SOLVERS):
+        found.insert(0, tables.regression(kernels))
+    for table in found:
+        if table is not None:
+            note = fill(table.note, TERMINAL_WIDTH, break_on_hyphens=False)
+            yield f"{table.caption}\n\n{to_text(table, TERMINAL_WIDTH)}\n\n{note}"

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from lpft.report.drawing import shortened, swatch
 from lpft.report.facts import Facts, Sections, facts
 from lpft.report.grid import Table
-from lpft.report.kernels import tables
+from lpft.report.kernels import dynamics_tables, tables
+from lpft.report.kernels.dynamics_figure import dynamics_figure, dynamics_styles
 from lpft.report.kernels.heat_maps import HeatMap, heat_map_panel, heat_map_sheet, heat_maps
 from lpft.report.kernels.parts import parts_panel, parts_sheet
 from lpft.report.kernels.reading import (
@@ -31,6 +32,7 @@ from lpft.report.kernels.spectra import (
 from lpft.report.kernels.summary import KERNEL_NAMES, KernelSummary, kernel_name
 from lpft.report.numbers import seconds, slug
 from lpft.report.outputs import relative_link
+from lpft.report.palette import Style
 from lpft.report.records import Record
 from lpft.report.svg import inline_svg
 from lpft.report.views import Legend, Reading
@@ -60,12 +62,18 @@ class KernelView:
     class_counts: tuple[tuple[str, int], ...]
     pooled: int
     parts: tuple[Markup, ...]
+    dynamics: Markup | None
+    dynamics_legend: Legend
+    dynamics_tables: tuple[Table, ...]
     made: Sections
 
     @property
     def tables(self) -> tuple[Table, ...]:
         """All tables, for files."""
-        found = (self.statistics, self.regression, self.alignment, self.shares, self.certificate)
+        found = (
+            *(self.statistics, self.regression, self.alignment, self.shares),
+            *(*self.dynamics_tables, self.certificate),
+        )
         return tuple(table for table in found if table is not None)
 
     @property
@@ -78,6 +86,7 @@ class KernelView:
             ("regression", "Kernel regression", self.regression is not None),
             ("alignment", "Alignment", self.alignment is not None),
             ("parts", "What F is made of", self.shares is not None),
+            ("dynamics", "Training beside the kernel", self.dynamics is not None),
             ("made", "How they were made", True),
         )
         return tuple((f"{self.slug}-{name}", title) for name, title, there in parts if there)
@@ -104,6 +113,7 @@ def kernel_figures(view: KernelView) -> Iterator[tuple[str, Figure]]:
         "spectra": spectrum_sheet(view.kernels),
         "heat-maps": heat_map_sheet(heat_maps(view.kernels)),
         "shares": parts_sheet(view.kernels),
+        "dynamics": dynamics_figure(view.kernels, with_legend=True),
     }
     for name, figure in found.items():
         if figure is not None:
@@ -118,6 +128,7 @@ def _view(kernels: KernelSummary, title: str, anchor: str, page_folder: Path) ->
         Reading("Certificate", f"{anchor}-made", (tuple(read_certificate(kernels)),)),
     )
     maps = heat_maps(kernels)
+    dynamics = (dynamics_tables.first_order(kernels), dynamics_tables.linearized(kernels))
     return KernelView(
         kernels=kernels,
         slug=anchor,
@@ -132,11 +143,14 @@ def _view(kernels: KernelSummary, title: str, anchor: str, page_folder: Path) ->
         shares=tables.shares(kernels),
         certificate=tables.certificate(kernels),
         spectra=_spectra(kernels, anchor),
-        spectra_legend=_legend(kernels, anchor),
+        spectra_legend=_legend(legend_styles(kernels), f"{anchor}-key"),
         heat_maps=_heat_maps(maps, anchor),
         class_counts=_class_counts(maps),
         pooled=maps[0].pooled if maps else 1,
         parts=_parts(kernels, anchor),
+        dynamics=_dynamics(kernels, anchor),
+        dynamics_legend=_legend(dynamics_styles(kernels), f"{anchor}-dynamics-key"),
+        dynamics_tables=tuple(table for table in dynamics if table is not None),
         made=_made(kernels),
     )
 
@@ -154,10 +168,24 @@ def _spectra(kernels: KernelSummary, anchor: str) -> tuple[Markup, ...]:
     )
 
 
-def _legend(kernels: KernelSummary, anchor: str) -> Legend:
+def _legend(styles: Mapping[str, Style], name: str) -> Legend:
     return tuple(
-        (name, inline_svg(swatch(style), f"{anchor}-key-{place}"))
-        for place, (name, style) in enumerate(legend_styles(kernels).items())
+        (label, inline_svg(swatch(style), f"{name}-{place}"))
+        for place, (label, style) in enumerate(styles.items())
+    )
+
+
+def _dynamics(kernels: KernelSummary, anchor: str) -> Markup | None:
+    figure = dynamics_figure(kernels)
+    if figure is None:
+        return None
+    return inline_svg(
+        figure,
+        f"{anchor}-dynamics-lines",
+        "Training beside what the kernel predicts",
+        "Left the relative error of the first-order change of logits over the rate of one step, "
+        "right the training loss of the real and of the linear model over steps; the values are "
+        "in the tables.",
     )
 
 
