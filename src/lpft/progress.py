@@ -1,5 +1,10 @@
-"""Progress bars: on a terminal only, where asked for, and only for steps of over two seconds."""
+"""Progress: bars on a terminal, where asked for, and only for steps of over two seconds.
 
+Away from a terminal there is none, but of work that asks to be said in lines.
+"""
+
+import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,8 +14,12 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
+logger = logging.getLogger(__name__)
+
 _SECONDS_BEFORE_A_BAR = 2
+_SECONDS_BETWEEN_LINES = 30.0
 _visible: ContextVar[bool] = ContextVar("lpft_progress_visible", default=False)
+_said: ContextVar[bool] = ContextVar("lpft_progress_said", default=False)
 
 
 @contextmanager
@@ -23,6 +32,19 @@ def visible_progress(visible: bool = True) -> Iterator[None]:
         _visible.reset(token)
 
 
+@contextmanager
+def said_progress() -> Iterator[None]:
+    """Within this context, bars that would be hidden for want of a terminal are said in lines.
+
+    Every half minute: how far a step is, and the time that is left.
+    """
+    token = _said.set(True)
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
 def progress(
     items: Iterable[Item] | None = None,
     description: str | None = None,
@@ -31,6 +53,19 @@ def progress(
     unit: str = "it",
 ) -> tqdm:
     """A tqdm bar over ``items`` (or to be updated by hand), hidden unless progress is visible."""
+    if _visible.get() and _said.get() and not sys.stderr.isatty():
+        return tqdm(
+            items,
+            desc=description,
+            total=total,
+            unit=unit,
+            delay=_SECONDS_BETWEEN_LINES,
+            mininterval=_SECONDS_BETWEEN_LINES,
+            miniters=1,
+            file=_Lines(),
+            bar_format="{desc}: {percentage:.0f} %, about {remaining} left",
+            leave=False,
+        )
     return tqdm(
         items,
         desc=description,
@@ -41,3 +76,15 @@ def progress(
         leave=False,
         dynamic_ncols=True,
     )
+
+
+class _Lines:
+    """A stream that hands what tqdm draws to the log, line by line."""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line:
+            logger.info("%s", line)
+
+    def flush(self) -> None:
+        """Lines are said at once."""

@@ -14,6 +14,7 @@ from lpft.errors import InputError
 from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
+from lpft.progress import said_progress
 from lpft.runs.environment import environment
 from lpft.runs.kernel_description import Description
 from lpft.runs.kernel_record import MethodKernels
@@ -111,7 +112,8 @@ class KernelWork:
                 job.plan.seconds,
                 readable_size(job.plan.memory),
             )
-            found = job.run()
+            with said_progress():
+                found = job.run()
             plans.append(job.plan)
             del job
             seconds = next(iter(found.values()))[TRAIN].record["seconds"]["total"]
