@@ -132,3 +132,11 @@ def test_slugs_are_safe_and_differ(texts: list[str]) -> None:
     slugs = [slug(text, taken) for text in texts]
     assert len(set(slugs)) == len(texts)
     assert all(set(s) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and s for s in slugs)
+
+
+def test_rounding_is_no_spread() -> None:
+    same = 0.1 + 0.2
+    assert Spread.of([same, 0.3, same]).sd == 0.0
+    assert Spread.of([0.3, 0.3 + 1e-12]).sd > 0.0
+    assert Spread.of([0.0, 0.0]).sd == 0.0
+    assert Spread.of([0.3]).sd is None

@@ -228,7 +228,7 @@ def test_the_output_must_be_a_page(tmp_path: Path, name: str) -> None:
 def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     write_run(tmp_path / "ft")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+    with pytest.raises(InputError, match=r"cannot be written \(Not a directory\): name another"):
         build_report(tmp_path, tmp_path / "file" / "report.html")
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(InputError, match="is a folder"):

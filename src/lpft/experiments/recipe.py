@@ -17,9 +17,6 @@ PUBLISHED, SHARED = "published", "shared"
 """Rates: each method's own published learning rate and batch size, or those of the pair's method
 that starts from linear probing, for both of the pair."""
 
-DRAW_SEED = 20240527
-"""Of every bootstrap, so that the same runs always have the same intervals."""
-
 
 @dataclass(frozen=True)
 class Scope:

@@ -9,13 +9,16 @@ import numpy as np
 
 ABSENT = "–"
 MINUS = "−"
+_ROUNDINGS = 8
+"""By how many units in the last place equal values may differ."""
 
 
 @dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation over seeds of one quantity.
 
-    ``sd`` is the sample standard deviation (n - 1) and None for fewer than two seeds.
+    ``sd`` is the sample standard deviation (n - 1), 0 of values that differ by rounding alone, and
+    None for fewer than two seeds.
     """
 
     mean: float
@@ -28,7 +31,10 @@ class Spread:
         known = [value for value in values if value is not None]
         if not known:
             return None
-        sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+        sd = None
+        if len(known) > 1:
+            rounding = _ROUNDINGS * np.finfo(float).eps * np.max(np.abs(known))
+            sd = float(np.std(known, ddof=1)) if np.ptp(known) > rounding else 0.0
         return cls(float(np.mean(known)), sd, len(known))
 
 

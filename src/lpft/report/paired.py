@@ -13,15 +13,12 @@ from lpft.analysis.resampling import Resampled, mean_of, without_samples
 from lpft.errors import InputError
 from lpft.report.comparisons.judging import Judgement, Measured, judge
 from lpft.report.comparisons.quantities import feature_change, task_score
-from lpft.report.comparisons.samples import ByRun
+from lpft.report.comparisons.samples import DRAW_SEED, ByRun
 from lpft.report.numbers import counted
 from lpft.report.pairs import Comparison, Match, compare
 from lpft.report.settings import Group, Setting, method_name
 from lpft.report.values import score
 from lpft.runs.features import keeps_feature_changes
-
-DRAW_SEED = 20240527
-"""Of every bootstrap, so that the same runs always have the same intervals."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from lpft.experiments.comparisons.sides import pairs_in
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS
+from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.exhibits.record import OVERALL, Verdict, VerdictName
 from lpft.report.numbers import joined
 
 METHODS = ("ft", "lp-ft", "lora", "lp-lora")
-_DRAW_SEED = 20240527
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Claim:
 
     def verdicts(self, found: Found) -> tuple[Verdict, ...]:
         """The verdict on the whole claim, at each choice of rates, and on each comparison."""
-        generator = np.random.default_rng([_DRAW_SEED, self.number])
+        generator = np.random.default_rng([DRAW_SEED, self.number])
         outcomes = self.outcomes(found, generator)
         return claim_verdicts(
             self.number,

@@ -29,7 +29,8 @@ def calibration_differences(
     found: Found, where: Sequence[Place], *, name: str
 ) -> tuple[list[TableExhibit], list[str]]:
     """ECE with and without the LP start, without T and with T; and what can be said of them."""
-    tables, findings = [], []
+    tables: list[TableExhibit] = []
+    findings: list[str] = []
     for calibrated, how in ((False, "without"), (True, "with")):
         table, read = contrast_table(
             found,

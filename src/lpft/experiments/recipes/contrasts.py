@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in
-from lpft.experiments.recipe import DRAW_SEED, SHARED, Found
+from lpft.experiments.recipe import SHARED, Found
 from lpft.experiments.recipes.both_rates import NOTE_ON_RATES, possessive
 from lpft.experiments.recipes.cells import Place
-from lpft.report.comparisons.judging import Judgement, Measured, judge
+from lpft.report.comparisons.judging import RULE, Judgement, Measured, chance_note, judge
 from lpft.report.comparisons.quantities import Quantity
+from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.numbers import joined
 
@@ -20,8 +21,7 @@ NOTE = (
     "Difference: mean over seeds of the method with the LP start minus the one with a "
     "random head, paired by seed and sample, with a 95 % interval of a bootstrap over both. "
     "Detectable: the smallest true difference that a paired t-test at 5 % finds with 80 % power "
-    "with so many seeds of this spread. Reading: the interval's side of zero; below five seeds "
-    "every seed on every data set must have the same sign as well, and one seed never tells."
+    f"with so many seeds of this spread. {RULE}"
 )
 
 
@@ -41,6 +41,8 @@ def contrast_table(
     if not judgements:
         return None, ()
     notes = [NOTE, *([NOTE_ON_RATES] if _has_both_rates(measured) else [])]
+    compared = [one for one in measured if one.effects]
+    notes += filter(None, [chance_note(len(compared))])
     rows = [
         (
             one.task,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lpft.analysis.comparison import effect_over_seeds
-from lpft.experiments.recipe import DRAW_SEED, Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import over_seeds
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.experiments.recipes.head_scales import (
@@ -18,6 +18,7 @@ from lpft.experiments.recipes.head_scales import (
     scaled_runs,
 )
 from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
+from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.exhibits.record import (
     Estimate,
     ExhibitColumn,

@@ -10,7 +10,7 @@ from lpft.analysis.resampling import Resampled, Statistic, resample
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.report.collect import RunSummary
-from lpft.report.comparisons.samples import same_samples
+from lpft.report.comparisons.samples import clusters_of, same_samples
 from lpft.runs.features import read_feature_changes
 
 SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
@@ -78,7 +78,14 @@ def rank_correlations(
         {seed: _correlation(table) for seed, table in changes.items() if table.any()},
         texts,
         generator=generator,
+        clusters=_clusters(known, split),
     )
+
+
+def _clusters(seeds: ScaledRuns, split: str) -> NDArray[np.int64] | None:
+    """What texts of a split share, as any run has it."""
+    of_runs = (clusters_of(run, split) for runs in seeds.values() for run in runs.values())
+    return next((clusters for clusters in of_runs if clusters is not None), None)
 
 
 def _variant(scale: float) -> str:

@@ -11,6 +11,9 @@ from lpft.analysis.resampling import Resampled, Statistic, resample
 from lpft.errors import InputError
 from lpft.report.summary import RunSummary
 
+DRAW_SEED = 20240527
+"""Of every bootstrap, so that the same runs always have the same intervals."""
+
 ByRun = Mapping[Path, Resampled]
 """By the run's folder."""
 
