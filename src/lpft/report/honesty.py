@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
 from lpft.report.numbers import MINUS, Spread, counted, fixed, joined, rate, whole, with_sd
-from lpft.report.pairs import LP_START, Comparison, Match, Rates
+from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.reading import change_digits
 from lpft.report.settings import Group, method_name
+from lpft.training.methods import with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
 MOST = 0.5  # a remainder below this part leaves most of it to the rates
@@ -40,13 +41,14 @@ def summarise_feature_change(comparison: Comparison) -> list[str]:
 def read_unpaired(group: Group, comparisons: Sequence[Comparison]) -> list[str]:
     """Say where both methods of a pair are there but differ in more than rate and batch size."""
     methods = {setting.method for setting in group.settings}
+    pairs = [(method, with_lp_head(method)) for method in sorted(methods)]
     compared = {comparison.methods for comparison in comparisons}
     return [
-        f"{method_name(method)} and {method_name(LP_START + method)} are both here, but no two of "
+        f"{method_name(method)} and {method_name(partner)} are both here, but no two of "
         "their runs agree in seed and in every option other than learning rate and batch size, so "
         "they are not compared."
-        for method in sorted(methods)
-        if LP_START + method in methods and (method, LP_START + method) not in compared
+        for method, partner in pairs
+        if partner is not None and partner in methods and (method, partner) not in compared
     ]
 
 

@@ -15,8 +15,8 @@ from lpft.report.comparisons.judging import Judgement
 from lpft.report.numbers import Spread
 from lpft.report.settings import Group, key_of, setting_of
 from lpft.report.summary import RunSummary
+from lpft.training.methods import with_lp_head
 
-LP_START = "lp-"
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
 
 
@@ -138,8 +138,8 @@ def compare(group: Group) -> tuple[Comparison, ...]:
     methods = {setting.method for setting in group.settings}
     free = {"method", "learning_rate", "batch_size"}
     for random_head in group.settings:
-        partner = LP_START + random_head.method
-        if partner not in methods:
+        partner = with_lp_head(random_head.method)
+        if partner is None or partner not in methods:
             continue
         base = key_of(setting_of(random_head.first, free))
         for lp_head in group.settings:

@@ -23,6 +23,7 @@ from lpft.report.paired import Differences, ScoreContrast
 from lpft.report.settings import Group, Setting, method_name
 from lpft.report.summary import RunSummary
 from lpft.report.values import Value, metric_name, score
+from lpft.training.methods import METHODS
 
 
 def what_was_run(group: Group) -> str:
@@ -182,12 +183,16 @@ def read_head(group: Group) -> list[str]:
     fine_tuned = [run for run in group.runs if run.method != "lp"]
     parts = []
     for from_lp, name in ((False, "random heads"), (True, "heads from linear probing")):
-        runs = [run for run in fine_tuned if run.method.startswith("lp-") == from_lp]
+        runs = [run for run in fine_tuned if _from_lp(run.method) == from_lp]
         starts = [run.head_norm("norm_at_start") for run in runs]
         ends = [run.head_norm("norm") for run in runs]
         if runs and None not in starts and None not in ends:
             parts.append(f"{name} start at {_range(starts)} and end at {_range(ends)}")
     return [f"Norm of the head's weights: {'; '.join(parts)}."] if parts else []
+
+
+def _from_lp(method: str) -> bool:
+    return method in METHODS and METHODS[method].head_start == "lp"
 
 
 def _range(values: Sequence[float | None]) -> str:

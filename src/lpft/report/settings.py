@@ -11,6 +11,7 @@ from typing import Any
 from lpft.report.numbers import Spread, plain, rate, slug
 from lpft.report.records import UnreadFolder
 from lpft.report.summary import RunSummary
+from lpft.training.methods import METHODS
 
 METHOD_NAMES = {
     "lp": "LP",
@@ -32,7 +33,6 @@ RATE_KEYS = ("learning_rate", "batch_size")
 _DATA_PATHS = frozenset({"train_file", "validation_file", "test_file", "ood"})
 _MODEL_PATHS = frozenset({"model", "revision"})
 _GROUP_KEYS = frozenset({"model", "pooling", "split_protocol", "task", "train_file"})
-_WITHOUT_ADAPTER = frozenset({"lp", "ft", "lp-ft"})
 _TRAINED_ON = ("data/train", "data/validation")
 
 
@@ -57,7 +57,9 @@ def setting_of(run: RunSummary, without: Collection[str] = ()) -> dict[str, Any]
     left_out = {*NOT_SETTINGS, *without}
     left_out |= _DATA_PATHS if "data/train" in prints else set()
     left_out |= _MODEL_PATHS if "encoder" in prints else set()
-    left_out |= {"lora_rank", "lora_alpha"} if run.method in _WITHOUT_ADAPTER else set()
+    known = METHODS.get(run.method)
+    without_adapter = known is not None and known.adapter is None
+    left_out |= {"lora_rank", "lora_alpha"} if without_adapter else set()
     setting = {key: value for key, value in run.config.items() if key not in left_out}
     trained_on = [prints[name][:7] for name in _TRAINED_ON if name in prints]
     return setting | ({"training data": " ".join(trained_on)} if trained_on else {})

@@ -42,6 +42,20 @@ METHODS: dict[str, Method] = {
 }
 
 
+def with_lp_head(name: str) -> str | None:
+    """The method that trains what ``name`` does from an LP head; None where it does so itself.
+
+    None too where there is no such method, or no method ``name``.
+    """
+    asked = METHODS.get(name)
+    if asked is None or asked.head_start == "lp":
+        return None
+    return next(
+        (m.name for m in METHODS.values() if m.head_start == "lp" and m.trained == asked.trained),
+        None,
+    )
+
+
 def get_method(name: str) -> Method:
     """The row of ``name``.
 
