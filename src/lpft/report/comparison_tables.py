@@ -69,8 +69,8 @@ def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table 
         (Column("Ratio"), ratio_cells([match.ratio for match in matches])),
     ]
     note = (
-        "Pairs agree in model, data, seed and every other option. Random head: the first of a pair; "
-        "LP head: the second. Difference: random head minus LP head; ratio: LP head over random "
+        "Pairs agree in model, data, seed and every other option. The first of a pair has the "
+        "random head. Difference: random head minus LP head; ratio: LP head over random "
         f"head; reading: of the LP head. {PER_SEED} {_interval_note(matches)}"
     )
     if shared:
