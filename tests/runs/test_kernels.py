@@ -278,11 +278,30 @@ def test_a_finished_folder_is_kept(lpft, kernel_base, tmp_path):
     assert lpft("ntk", *kernel_base, *quick).status == 0
     before = (folder / "kernels.json").read_bytes()
     assert_refused(lpft("ntk", *kernel_base, *quick), "--overwrite")
-    assert_refused(lpft("ntk", *kernel_base, *quick, "--resume"), "--overwrite")
+    again = lpft("ntk", *kernel_base, *quick, "--resume", "--memory", "7GB")
+    assert again.status == 0, again.err
+    assert "is finished already" in again.err
+    other = lpft("ntk", *kernel_base, *quick, "--resume", "--max-samples", 5)
+    assert_refused(other, "max-samples 6, now it is 5", "--overwrite")
     assert_refused(lpft("ntk", *kernel_base, *quick, "--resume", "--overwrite"), "contradict")
     assert (folder / "kernels.json").read_bytes() == before
     outcome = lpft("ntk", *kernel_base, *quick, "--overwrite")
     assert outcome.status == 0, outcome.err
+
+
+def test_files_of_others_are_not_replaced(lpft, kernel_base, tmp_path):
+    quick = ("--methods", "ft", "--solver", "none", "--max-samples", 6)
+    for name, content in (("ft.safetensors", "mine"), ("run.json", "{}")):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text(content)
+        (folder / "notes").write_text("mine")
+        for how in ((), ("--overwrite",), ("--resume",)):
+            outcome = lpft("ntk", *kernel_base, *quick, "--output-dir", folder, *how)
+            assert_refused(outcome, str(folder), "--output-dir")
+        assert (folder / name).read_text() == content
+    outcome = lpft("ntk", tmp_path / "none", *quick[2:], "--output-dir", tmp_path / "out")
+    assert_refused(outcome, "none", "no trained classifier", "lpft train")
 
 
 def test_an_unfinished_folder_goes_on_when_asked(lpft, kernel_base, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lpft.runs.config import make_config
 from lpft.runs.kernel_settings import make_kernel_config
-from lpft.runs.kernels import KernelRun, compute_kernels, finished_kernels
+from lpft.runs.kernels import KernelRun, compute_kernels
 from lpft.runs.train import RunResult, train_run
 from lpft.training.methods import get_method
 
@@ -41,9 +41,6 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
 
 def demo_kernels(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> KernelRun:
     """The kernels at the starts of the methods, on few texts, into ``folder``."""
-    known = finished_kernels(folder) if resume else None
-    if known is not None:
-        return known
     logger.info("computing the empirical NTK of %d texts", 2 * _KERNEL_TEXTS)
     settings = {**_SETTINGS, "seed": seed, "max_samples": _KERNEL_TEXTS}
     config = make_kernel_config(settings, folder)

@@ -18,7 +18,7 @@ from lpft.report.exhibits.record import RECORD
 from lpft.runs.config import RunConfig, plain
 from lpft.runs.kernel_settings import KernelConfig
 from lpft.runs.kernels import RECORD as KERNEL_RECORD
-from lpft.runs.kernels import finished_kernels
+from lpft.runs.kernels import check_same_kernels, finished_kernels
 from lpft.runs.resume import began, check_same_inputs, finished_run
 from lpft.runs.store import RECORD as RUN_RECORD
 from lpft.runs.store import WORK, check_restart, clear, read_record
@@ -27,8 +27,6 @@ from lpft.runs.train import load_data
 from lpft.training.inputs import fresh_classifier
 
 logger = logging.getLogger(__name__)
-
-_NO_PART_OF_A_KERNEL = frozenset({"data_dir", "device", "memory", "linear_method"})
 
 
 @dataclass(frozen=True)
@@ -192,14 +190,7 @@ def matching_kernels(config: KernelConfig, inputs: Inputs) -> bool:
             f"'{config.output_dir}' cannot be resumed: its kernels do not say of which data and "
             "weights they are; remove that folder, and they are computed again"
         )
-    recorded = known.record.get("config", {})
-    for name, asked in config.flat().items():
-        if name not in _NO_PART_OF_A_KERNEL and recorded.get(name) != asked:
-            raise InputError(
-                f"'{config.output_dir}' cannot be resumed: its kernels are of "
-                f"{name.replace('_', '-')} {recorded.get(name)}, now it is {asked}; give the same "
-                "settings, or another --output-dir"
-            )
+    check_same_kernels(config, known)
     for name, what in (("data", "data"), ("encoder", "model's weights")):
         if prints[name] != found[name]:
             raise InputError(

@@ -1,6 +1,7 @@
 """``lpft ntk``: the kernels of several methods' starts, or of a trained run, in one folder."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,9 +13,16 @@ from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.runs.kernel_settings import DATA_SETTINGS, MODEL_SETTINGS, KernelConfig
 from lpft.runs.kernel_work import KernelWork
+from lpft.runs.store import RECORD as RUN_RECORD
 from lpft.runs.store import WORK, check_restart, is_inside, locked, read_record
+from lpft.training.methods import METHODS
+
+logger = logging.getLogger(__name__)
 
 RECORD = "kernels.json"
+
+_ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, "trained"))
+_NO_PART_OF_A_KERNEL = frozenset({"data_dir", "device", "memory", "linear_method"})
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,13 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
     """The settings of a trained run's data and model, with those given on top.
 
     Raises:
-        InputError: a setting of the model is given beside a run, which has its own.
+        InputError: there is no such run, or a setting of the model is given beside one, which has
+            its own.
     """
+    if run is not None and not (run / "config.json").is_file() and read_record(run) is None:
+        raise InputError(
+            f"'{run}' holds no trained classifier: expected a folder that lpft train wrote"
+        )
     if run is None:
         if given.get("with_start"):
             raise InputError("--with-start belongs to a trained run: name its folder, or leave it")
@@ -74,10 +87,26 @@ def finished_kernels(folder: Path) -> KernelRun | None:
     return KernelRun(folder, record)
 
 
+def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
+    """Refuse finished kernels for those of ``config`` if their settings differ.
+
+    Raises:
+        InputError: the message names the setting.
+    """
+    recorded = finished.record.get("config", {})
+    for name, asked in config.flat().items():
+        if name not in _NO_PART_OF_A_KERNEL and recorded.get(name) != asked:
+            raise InputError(
+                f"'{finished.folder}' cannot be resumed: its kernels are of "
+                f"{name.replace('_', '-')} {recorded.get(name)}, now it is {asked}; give the same "
+                "settings, --overwrite to replace them, or another --output-dir"
+            )
+
+
 def compute_kernels(
     config: KernelConfig, *, run: Path | None = None, resume: bool = False, overwrite: bool = False
 ) -> KernelRun:
-    """The kernels that ``config`` asks for, in its output folder.
+    """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
 
     Raises:
         InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
@@ -85,17 +114,33 @@ def compute_kernels(
     """
     folder = config.output_dir
     _check_folder(folder, resume=resume, overwrite=overwrite)
+    finished = finished_kernels(folder) if resume else None
+    if finished is not None:
+        check_same_kernels(config, finished)
+        _check_same_run(run, finished)
+        logger.info("%s is finished already", folder)
+        return finished
     work = KernelWork(config, run)
     with locked(folder):
         if not resume:
             shutil.rmtree(folder / WORK, ignore_errors=True)
         record = work.run()
         _remove_replaced(folder, list(record["methods"]))
+        (folder / RECORD).unlink(missing_ok=True)  # never beside arrays that are not its own
         for name in record["methods"]:
             (folder / WORK / f"{name}.safetensors").replace(folder / f"{name}.safetensors")
         write_json(folder / RECORD, record)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return KernelRun(folder, record)
+
+
+def _check_same_run(run: Path | None, finished: KernelRun) -> None:
+    if run is not None and finished.record.get("model") != str(run):
+        raise InputError(
+            f"'{finished.folder}' cannot be resumed: its kernels are of "
+            f"{finished.record.get('model')}, now they are asked of '{run}'; name another "
+            "--output-dir"
+        )
 
 
 def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
@@ -109,7 +154,16 @@ def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
 
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     check_restart(folder, resume=resume, overwrite=overwrite)
-    if (folder / RECORD).exists() and not overwrite:
+    if (folder / RUN_RECORD).exists():
+        raise InputError(f"'{folder}' holds a trained run: name another folder with --output-dir")
+    if not ((folder / RECORD).exists() or (folder / WORK).exists()):
+        foreign = [name for name in _ARRAYS if (folder / name).exists()]
+        if foreign:
+            raise InputError(
+                f"'{folder}' holds {foreign[0]}, which no record says is a kernel's: name an empty "
+                "or new folder with --output-dir"
+            )
+    if (folder / RECORD).exists() and not (resume or overwrite):
         raise InputError(
             f"'{folder}' holds finished kernels: give --overwrite to replace them, or another "
             "--output-dir"
