@@ -164,3 +164,35 @@ def test_bfloat16_products_are_near():
         exact = expected(jacobian[i], jacobian[j], head, "sgd")
         error = torch.linalg.vector_norm(sums - exact) / torch.linalg.vector_norm(exact)
         assert 1e-5 < error < 1e-2
+
+
+@pytest.mark.parametrize("kernel", ["sgd", "asymmetric"])
+def test_bfloat16_products_are_summed_in_float32(kernel):
+    """Only the factors are rounded: their products would lose two digits more."""
+    shares = {
+        tile: [Outer(o.inputs.float(), [g.float() for g in o.gradients]) for o in batches]
+        for tile, batches in outers(64, 32).items()
+    }
+    by = Contraction(
+        HEADS, kernel, "bfloat16", Workspace(LARGE, torch.float32, torch.device("cpu"))
+    )
+    jacobian = {tile: j.bfloat16().double() for tile, j in jacobians(shares).items()}
+    for ((i, j), head), sums in contract_outer(shares, PAIRS, (0, 2), "materialize", by).items():
+        rounded = expected(jacobian[i], jacobian[j], head, kernel)
+        error = torch.linalg.vector_norm(sums - rounded) / torch.linalg.vector_norm(rounded)
+        # A sum in another order may round a factor the other way; one to bfloat16 errs by 1e-3.
+        assert error < 1e-4
+    vectors = {tile: normal(SEEDS, 4, 50, seed=tile).float() for tile in range(2)}
+    before = {tile: vector.clone() for tile, vector in vectors.items()}
+    contract_vectors(vectors, [(0, 1)], (0,), by)
+    assert all(torch.equal(vectors[tile], before[tile]) for tile in vectors)
+
+
+def test_copies_of_the_gradients_share_the_workspace():
+    """One copy is rounded or signed in place; the asymmetric kernel has its signs beside."""
+    for products in ("exact", "bfloat16"):
+        columns = [
+            contraction(kernel, size=1200, products=products).columns(10)
+            for kernel in ("sgd", "signgd", "asymmetric")
+        ]
+        assert columns == [120, 120, 60]

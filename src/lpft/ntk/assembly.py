@@ -11,6 +11,7 @@ from lpft.choices import KernelKind
 from lpft.ntk.heads import HeadRows
 from lpft.ntk.layout import Pair, Tile
 from lpft.ntk.requests import KernelRequest
+from lpft.ntk.signs import signed
 
 
 def pretrain_effective(
@@ -20,10 +21,7 @@ def pretrain_effective(
 
     A head's gradient is the feature, and 1 for the bias; kernels of signs take its sign alike.
     """
-    if kernel == "signgd":
-        rows = rows.sign()
-    if kernel != "sgd":
-        columns = columns.sign()
+    rows, columns = signed(rows, columns, kernel)
     inner = rows @ columns.T if request.head_trains else rows.new_zeros(len(rows), len(columns))
     return inner + 1 if request.bias_trains else inner
 

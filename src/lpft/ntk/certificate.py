@@ -8,13 +8,17 @@ from torch import Tensor, nn
 
 from lpft.choices import KernelKind
 from lpft.data.tokens import Tokens
+from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.modes import only_these_require_gradients
 from lpft.ntk.result import CheckedEntry
+from lpft.ntk.signs import signed
 
 _SEED = 0
 _CHUNK = 1 << 26
 """Numbers of the gradients that are held at once, where no single parameter has more."""
+_LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
+"""Of an exact entry, relative to what it can be at most: rounding stays far below."""
 
 
 def check_entries(
@@ -47,11 +51,8 @@ def check_entries(
             with only_these_require_gradients(classifier.encoder, chunk):
                 left = _gradient(classifier, all_tokens, int(rows[n]), weight[c], chunk)
                 right = _gradient(classifier, all_tokens, int(columns[m]), weight[d], chunk)
-            if kernel == "signgd":
-                left = [gradient.sign() for gradient in left]
-            if kernel != "sgd":
-                right = [gradient.sign() for gradient in right]
             for one, other in zip(left, right, strict=True):
+                one, other = signed(one, other, kernel)
                 inner += float((one * other).sum(dtype=torch.float64))
                 left_square += float(one.square().sum(dtype=torch.float64))
                 right_square += float(other.square().sum(dtype=torch.float64))
@@ -69,12 +70,31 @@ def check_entries(
     return tuple(entries)
 
 
-def parameter_chunks(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The parameters in their order, in lists whose gradients are held at once."""
+def refuse_wrong_entries(entries: Sequence[CheckedEntry], dtype: torch.dtype) -> None:
+    """Refuse a kernel of which a checked entry is far from that of plain autograd.
+
+    Raises:
+        InputError: an entry differs by more than rounding in ``dtype`` can explain.
+    """
+    for entry in entries:
+        if not entry.relative_error <= _LARGEST_ERROR[dtype]:
+            raise InputError(
+                f"the kernel is wrong: an entry is {entry.engine:.6g}, and {entry.autograd:.6g} by "
+                f"plain autograd (texts {entry.row} and {entry.column}, classes {entry.row_class} "
+                f"and {entry.column_class}); expected a model that treats each text as if it were "
+                "alone; check_entries=0 returns the kernel all the same"
+            )
+
+
+def parameter_chunks(
+    parameters: Sequence[nn.Parameter], most: int | None = None
+) -> list[list[nn.Parameter]]:
+    """The parameters in their order, in lists of ``most`` numbers or a single parameter."""
+    most = _CHUNK if most is None else most
     chunks: list[list[nn.Parameter]] = []
-    held = _CHUNK
+    held = most
     for parameter in parameters:
-        if held + parameter.numel() > _CHUNK:
+        if held + parameter.numel() > most:
             chunks.append([])
             held = 0
         chunks[-1].append(parameter)

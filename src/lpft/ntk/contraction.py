@@ -2,11 +2,10 @@
 
 For tiles i and j of samples each contraction gives ``F[(p, n), (q, m)] = <J_i[p, n], J_j[q, m]>``
 for the seeds p, q of one head, in float64, seeds before samples. Sums over long axes are made in
-the products' precision chunk by chunk and added up in float64.
+the products' precision (float32 for bfloat16 numbers) chunk by chunk and added up in float64.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from lpft.choices import KernelKind, Products
 from lpft.ntk.layout import Pair
-from lpft.ntk.precision import float32_products
+from lpft.ntk.precision import products_in
+from lpft.ntk.signs import takes_signs
 
 Sums = dict[tuple[Pair, int], Tensor]
 """By pair of tiles and number of the head: (r n) x (r m), float64."""
@@ -23,6 +23,8 @@ Sums = dict[tuple[Pair, int], Tensor]
 _ALIGNMENT = 16
 """Numbers: each tensor of the workspace begins at a multiple of it, as vector units like it."""
 _STRIPS = 6
+_ROUNDED = 1 << 20
+"""Numbers that are rounded at a time, for want of room."""
 
 
 class Workspace:
@@ -72,8 +74,14 @@ class Contraction:
 
     def columns(self, rows: int) -> int:
         """How many columns of J fit into the workspace beside the copies that products need."""
-        copies = 1 if self.kernel != "asymmetric" and self.products != "bfloat16" else 2
+        bfloat16 = self.products == "bfloat16" and self.workspace.device.type == "cuda"
+        copies = 2 if bfloat16 or self.kernel == "asymmetric" else 1
         return max(1, self.workspace.size // (copies * rows))
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether products overwrite what they are made of: by its signs, or rounded."""
+        return self.kernel == "signgd" or self.products == "bfloat16"
 
 
 def zero_sums(
@@ -108,7 +116,7 @@ def contract_vectors(
     step = contraction.columns(sum(v.shape[0] * v.shape[1] for v in shares.values()))
     for start in range(0, length, step):
         chunks = dict(shares)
-        if step < length or contraction.kernel == "signgd":
+        if step < length or contraction.overwrites:
             parts = {tile: v[:, :, start : start + step] for tile, v in shares.items()}
             chunks = contraction.workspace.split({t: tuple(p.shape) for t, p in parts.items()})
             for tile, part in parts.items():
@@ -127,19 +135,18 @@ def add_products(
 ) -> None:
     """Add the products of some columns of J to the sums.
 
-    ``chunks`` are those columns per tile, seeds x n x columns, which a kernel of signs overwrites;
-    ``places`` the seeds of each head among them.
+    ``chunks`` are those columns per tile, seeds x n x columns, contiguous, which are overwritten
+    if the contraction does so; ``places`` the seeds of each head among them.
     """
     rows, columns = _factors(chunks, contraction)
-    exact = contraction.products != "tf32"
-    with nullcontext() if exact else float32_products("tf32"):
+    with products_in(contraction.products):
         for head, seeds in places.items():
             for i, j in pairs:
                 left = rows[i][seeds].reshape(-1, rows[i].shape[-1])
                 if i == j and contraction.kernel != "asymmetric":
-                    product = _gram(left)
+                    product = _gram(left, contraction.products)
                 else:
-                    product = left @ columns[j][seeds].reshape(-1, columns[j].shape[-1]).T
+                    product = _product(left, columns[j][seeds].reshape(-1, columns[j].shape[-1]))
                 sums[(i, j), head] += product
 
 
@@ -147,32 +154,54 @@ def _factors(
     chunks: Mapping[int, Tensor], contraction: Contraction
 ) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
     """J as the rows of the kernel take it, and as its columns do."""
-    if contraction.kernel == "signgd":
-        for chunk in chunks.values():
-            chunk.sign_()
     rows = chunks
     if contraction.products == "bfloat16":
-        rows = {tile: chunk.to(torch.bfloat16) for tile, chunk in chunks.items()}
-    if contraction.kernel != "asymmetric":
+        rows = {tile: _rounded(chunk) for tile, chunk in chunks.items()}
+    of_rows, of_columns = takes_signs(contraction.kernel)
+    if of_rows:
+        for chunk in rows.values():
+            chunk.sign_()
+    if of_rows == of_columns:
         return rows, rows
-    signs = {tile: chunk.sign().to(rows[tile].dtype) for tile, chunk in chunks.items()}
-    return rows, signs
+    return rows, {tile: chunk.sign() for tile, chunk in rows.items()}
 
 
-def _gram(rows: Tensor) -> Tensor:
+def _rounded(chunk: Tensor) -> Tensor:
+    """The chunk in bfloat16's precision.
+
+    A CPU multiplies bfloat16 tensors to bfloat16 only, and without units for them slowly: there
+    the numbers are rounded in place and stay of their type.
+    """
+    if chunk.device.type != "cpu":
+        return chunk.to(torch.bfloat16)
+    for part in chunk.view(-1).split(_ROUNDED):
+        part.copy_(part.to(torch.bfloat16))
+    return chunk
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``left right^T``, of bfloat16 numbers in float32."""
+    if left.dtype == torch.bfloat16:
+        return torch.mm(left, right.T, out_dtype=torch.float32)
+    return left @ right.T
+
+
+def _gram(rows: Tensor, products: Products) -> Tensor:
     """``rows rows^T``, half of it computed.
 
     NumPy calls the symmetric routine of its BLAS for a matrix times its own transpose; PyTorch has
-    none, so elsewhere strips up to the diagonal are multiplied and mirrored.
+    none, so elsewhere, and where PyTorch alone knows units for bfloat16, strips up to the diagonal
+    are multiplied and mirrored.
     """
-    if rows.device.type == "cpu" and rows.dtype != torch.bfloat16:
+    if rows.device.type == "cpu" and products != "bfloat16":
         numbers = rows.numpy()
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
             return torch.from_numpy(np.dot(numbers, numbers.T))
-    result = torch.zeros(rows.shape[0], rows.shape[0], dtype=rows.dtype, device=rows.device)
+    dtype = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype
+    result = torch.zeros(rows.shape[0], rows.shape[0], dtype=dtype, device=rows.device)
     step = -(-rows.shape[0] // _STRIPS)
     for start in range(0, rows.shape[0], step):
         stop = min(start + step, rows.shape[0])
-        result[start:stop, :stop] = rows[start:stop] @ rows[:stop].T
+        result[start:stop, :stop] = _product(rows[start:stop], rows[:stop])
     lower = result.tril(-1)
     return lower + lower.T + torch.diag(result.diagonal())

@@ -11,6 +11,7 @@ from lpft.choices import KernelKind
 from lpft.ntk.capture import Rows
 from lpft.ntk.contraction import Contraction, Sums, zero_sums
 from lpft.ntk.layout import Pair
+from lpft.ntk.signs import signed
 
 
 def contract_rows(
@@ -45,7 +46,7 @@ def contract_rows(
                 contraction.kernel,
             )
             for a, b, c, d in np.stack([starts_i, ends_i, starts_j, ends_j], 1)[~single]:
-                one, other = _signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
+                one, other = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
                 block = one.reshape(-1, one.shape[-1]) @ other.reshape(-1, other.shape[-1]).T
                 place = (
                     slice(None),
@@ -64,16 +65,9 @@ def _add_single_ids(
     kernel: KernelKind,
 ) -> None:
     """Add the ids that one sample of each tile has, all at once."""
-    one, other = _signed(left[0], right[0], kernel)
+    one, other = signed(left[0], right[0], kernel)
     blocks = torch.einsum("puh,quh->upq", one, other)
     total.permute(1, 3, 0, 2).index_put_((left[1], right[1]), blocks.to(total), accumulate=True)
-
-
-def _signed(left: Tensor, right: Tensor, kernel: KernelKind) -> tuple[Tensor, Tensor]:
-    """The two factors of a kernel of signs; those of the ordinary kernel are unchanged."""
-    if kernel == "sgd":
-        return left, right
-    return (left.sign() if kernel == "signgd" else left), right.sign()
 
 
 def _by_id(rows: Rows) -> Rows:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lpft.choices import Products
 from lpft.ntk.double_precision import DoublePrecision
 
 _PRODUCTS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
@@ -34,9 +35,36 @@ def computed_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """Within this context products of float32 are made of float32, or of TF32."""
-    settings = [attrgetter(name)(torch.backends) for name in _PRODUCTS]
+def products_in(products: Products) -> Iterator[None]:
+    """Within this context products of whole gradients are as fast as ``products`` allows.
+
+    Of bfloat16 numbers they are summed in float32.
+    """
+    if products == "exact":
+        yield
+        return
+    if products == "tf32":
+        with float32_products("tf32"):
+            yield
+        return
+    cuda = torch.backends.cuda.matmul
+    before = cuda.allow_bf16_reduced_precision_reduction
+    try:
+        cuda.allow_bf16_reduced_precision_reduction = False
+        with float32_products("bf16"):
+            yield
+    finally:
+        cuda.allow_bf16_reduced_precision_reduction = before
+
+
+@contextmanager
+def float32_products(precision: Literal["ieee", "tf32", "bf16"]) -> Iterator[None]:
+    """Within this context products of float32 are made of float32, TF32, or (CPU) bfloat16."""
+    settings = [
+        attrgetter(name)(torch.backends)
+        for name in _PRODUCTS
+        if precision != "bf16" or name.startswith("mkldnn")
+    ]
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:

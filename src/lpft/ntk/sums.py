@@ -82,7 +82,7 @@ class Contractor:
                 rows, columns = (rank * len(self._plan.tiles[tile].rows) for tile in (i, j))
                 for part in [TOTAL, *(part for p in of_request for part in self._parts(p, (i, j)))]:
                     total[i, j][f"{request.name}|{part}"] = torch.zeros(
-                        rows, columns, dtype=torch.float64
+                        rows, columns, dtype=torch.float64, device=self._plan.device
                     )
         for group in self._together(wanted):
             sums = self._contract(group, held, pairs, consume=consume)
@@ -92,8 +92,12 @@ class Contractor:
                     for pair in pairs:
                         if (pair, head) in sums:
                             for part in [TOTAL, *self._parts(group[0], pair)]:
-                                total[pair][f"{request.name}|{part}"] += sums[pair, head].cpu()
-        return total
+                                total[pair][f"{request.name}|{part}"] += sums[pair, head]
+        # From an accelerator once for all of the parameters.
+        return {
+            pair: {name: values.cpu() for name, values in piece.items()}
+            for pair, piece in total.items()
+        }
 
     def _together(self, wanted: Sequence[Parameter]) -> Iterator[list[Parameter]]:
         """Vectors that count for the same parts side by side, everything large alone."""
