@@ -70,7 +70,7 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
         + ("" if plan["batches_of_several_texts"] else ", text by text"),
         "tiles": f"{plan['tiles']}, {plan['tiles_held']} held at once; hidden states in "
         f"{plan['between_blocks']}",
-        "by autograd": ", ".join(plan["fallback"]) or "nothing: every parameter has a rule",
+        "by autograd": ", ".join(plan["by_autograd"]) or "nothing: every parameter has a rule",
         "work": f"{flops['passes'] / 1e12:.2f} TFLOP of passes, {flops['forming'] / 1e12:.2f} to "
         f"form gradients, {flops['contracting'] / 1e12:.2f} to contract them",
         "memory": f"{plan['expected_memory'] / 1e9:.1f} of {plan['memory_budget'] / 1e9:.1f} GB",

@@ -11,6 +11,9 @@ from tiny_models import FAMILIES, toy_texts
 
 from lpft.ntk import empirical_ntk
 
+WHOLE_TABLES = {"deberta-v2": {"encoder.rel_embeddings.weight"}}
+"""Per family the tables that are used whole, which autograd treats: no lookup is sparse there."""
+
 A, B = toy_texts(3, seed=6)[0], toy_texts(2, seed=7)[0]
 
 KINDS = {
@@ -108,7 +111,11 @@ def test_parts_sum_to_the_whole_and_no_parameter_takes_the_fallback(family, kind
     for parts in (kernel.layers, kernel.kinds):
         assert len(parts) > 0
         assert_close(torch.stack(list(parts.values())).sum(0), kernel.ft_effective)
-    assert kernel.record["plan"]["fallback"] == []
+    plan = kernel.record["plan"]
+    assert plan["fallback"] == []
+    assert set(plan["by_autograd"]) == (
+        WHOLE_TABLES.get(family, set()) if kind == "full" else set()
+    )
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

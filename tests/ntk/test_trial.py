@@ -113,6 +113,50 @@ def test_what_no_rule_fits_goes_to_autograd(change, fallback):
     assert error <= 1e-10 * torch.linalg.vector_norm(expected)
 
 
+class Flat(nn.Module):
+    """Looks positions up by a list of ids, without a sample axis."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids):
+        return self.inner(ids[0])
+
+
+def test_as_many_texts_as_tokens_are_not_taken_for_one_another():
+    classifier = tiny_classifier("bert")
+    model = deepcopy(classifier.model)
+    embeddings = model.encoder.embeddings
+    embeddings.position_embeddings = Flat(embeddings.position_embeddings)
+    texts = ["good chair", "a film", "never again", "the lamp"]
+    tokens = read(classifier.tokenizer, texts)
+    assert list(tokens.lengths) == [4] * 4
+    found = kernel_of(model, classifier.tokenizer, texts)
+    assert found.record["plan"]["batches_of_several_texts"]
+    expected = explicit_ntk(model, tokens, tokens, encoder_names(model))
+    error = torch.linalg.vector_norm(found.ft_effective - expected)
+    assert error <= 1e-10 * torch.linalg.vector_norm(expected)
+
+
+class Broken(nn.Module):
+    """Fails however it is called."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, _):
+        raise RuntimeError("no kernel\nfor this type")
+
+
+def test_an_encoder_that_fails_is_refused_in_one_line():
+    model, tokenizer = altered(Broken)
+    with pytest.raises(InputError, match=r"cannot be differentiated \(no kernel\)") as refused:
+        kernel_of(model, tokenizer, SHORT)
+    assert "\n" not in str(refused.value)
+
+
 def test_parameters_that_only_some_texts_reach_are_refused():
     model, tokenizer = altered(lambda inner: Gate(inner, 14))
     short = kernel_of(model, tokenizer, SHORT)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpft.ntk.rules import Rule, module_rules, normalized
+from lpft.ntk.rules import Rule, module_rules, normalized, row_factors, scales_rows
 
 _MOSTLY = 0.9
 """Share of reached tokens above which leaving out the others would not pay for the copy."""
@@ -19,6 +19,14 @@ _MOSTLY = 0.9
 
 class NotBatched(Exception):
     """A module's result has no sample axis, so samples must be passed one by one."""
+
+
+class RuleFailed(Exception):
+    """The rules of a module cannot be applied to a call of it; ``parameters`` are its own."""
+
+    def __init__(self, parameters: Sequence[str]) -> None:
+        super().__init__(", ".join(parameters))
+        self.parameters = tuple(parameters)
 
 
 @dataclass
@@ -108,11 +116,16 @@ class Recorder:
     ) -> Any:
         if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
             return None
-        if not arguments:  # called by keywords: autograd finds that no share came of it
+        # Called by keywords, or with a shape as RoFormer's positions are: the comparison with
+        # autograd finds that no share came of it.
+        if not arguments or not isinstance(arguments[0], Tensor):
             return None
         inputs = arguments[0]
-        if self.samples > 1 and result.shape[0] != self.samples:
-            if not isinstance(module, nn.Embedding):
+        embedding = isinstance(module, nn.Embedding)
+        # A list of ids has no sample axis, even if there are as many of them as samples.
+        shared = (embedding and inputs.ndim == 1) or result.shape[0] != self.samples
+        if self.samples > 1 and shared:
+            if not embedding:
                 raise NotBatched(name)
             # Positions are looked up once for all samples: give each sample a result of its own.
             lead = (1,) if result.ndim == 2 else ()
@@ -120,10 +133,13 @@ class Recorder:
             result = result.expand(self.samples, *result.shape[1:])
             inputs = inputs.reshape(*lead, *inputs.shape)
             inputs = inputs.expand(self.samples, *inputs.shape[1:])
+        handed_on = result
         if not result.requires_grad:
             result = result.detach().requires_grad_()
+            # What follows may write into it, as CTRL does, which autograd forbids of a leaf.
+            handed_on = result.clone()
         self.calls.append(Call(name, module, rules, inputs.detach(), result))
-        return result
+        return handed_on
 
 
 def wanted_modules(
@@ -202,13 +218,24 @@ def pull_back(
 def call_contributions(
     call: Call, gradients: Sequence[Tensor | None], samples: int
 ) -> dict[str, Contribution]:
-    """The share of one call in each of its parameters; parameters without gradient are left out."""
+    """The share of one call in each of its parameters; parameters without gradient are left out.
+
+    Raises:
+        RuleFailed: the module does not compute what its type lets expect.
+    """
     if all(gradient is None for gradient in gradients):
         return {}
     per_seed = [
         torch.zeros_like(call.result) if gradient is None else gradient for gradient in gradients
     ]
-    tokenwise = [gradient.reshape(samples, -1, gradient.shape[-1]) for gradient in per_seed]
+    try:
+        return _shares(call, per_seed, samples)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise RuleFailed(list(call.rules)) from error
+
+
+def _shares(call: Call, gradients: Sequence[Tensor], samples: int) -> dict[str, Contribution]:
+    tokenwise = [gradient.reshape(samples, -1, gradient.shape[-1]) for gradient in gradients]
     scale = None
     shares: dict[str, Contribution] = {}
     for name, rule in call.rules.items():
@@ -218,7 +245,11 @@ def call_contributions(
         elif rule is Rule.ROWS:
             assert isinstance(call.module, nn.Embedding)
             ids = call.inputs.reshape(samples, -1)
-            shares[name] = _sum_equal_ids(ids, tokenwise, call.module.padding_idx)
+            at_rows = tokenwise
+            if scales_rows(call.module):
+                factor = row_factors(call.module, call.inputs).reshape(tokenwise[0].shape)
+                at_rows = [gradient * factor for gradient in tokenwise]
+            shares[name] = _sum_equal_ids(ids, at_rows, call.module.padding_idx)
         elif rule is Rule.SHIFT:
             shares[name] = torch.stack([gradient.sum(1) for gradient in tokenwise])
         else:
@@ -291,6 +322,12 @@ def _merge_rows(uses: Sequence[Rows]) -> Rows:
     ids = torch.cat([use.ids for use in uses])
     samples = torch.cat([use.samples for use in uses])
     vectors = torch.cat([use.vectors for use in uses], 1)
-    pairs, places = torch.unique(torch.stack([samples, ids]), dim=1, return_inverse=True)
-    sums = vectors.new_zeros(vectors.shape[0], pairs.shape[1], vectors.shape[2])
-    return Rows(pairs[1], pairs[0], sums.index_add_(1, places, vectors))
+    pairs, places, counts = torch.unique(
+        torch.stack([samples, ids]), dim=1, return_inverse=True, return_counts=True
+    )
+    # Sums of neighbours, in their order: index_add_ on CUDA has none, and no bit is sure there.
+    order = torch.argsort(places, stable=True)
+    sums = torch.segment_reduce(
+        vectors[:, order].transpose(0, 1).contiguous(), "sum", lengths=counts, axis=0, unsafe=True
+    )
+    return Rows(pairs[1], pairs[0], sums.transpose(0, 1).contiguous())

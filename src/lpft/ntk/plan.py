@@ -20,6 +20,9 @@ from lpft.ntk.structure import Parameter, Structure
 _EFFICIENCY = {"passes": 0.55, "forming": 0.7, "contracting": 0.8}
 """Shares of the machine's matrix-product rate that the parts reached where they were measured."""
 
+_RATE_SIZES = {"cpu": 1024, "cuda": 8192}
+"""Rows of the square product whose rate is measured: a GPU does not fill itself with less."""
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -156,6 +159,7 @@ class Plan:
             "backward_passes": self.demand.seeds,
             "methods": dict(Counter(self.method(p) for p in self._linear())),
             "fallback": list(structure.fallback),
+            "by_autograd": list(structure.direct),
             "flops": self.flops,
             "expected_memory": self.memory,
             "memory_budget": self.budget,
@@ -220,8 +224,9 @@ class Plan:
 
 
 @cache
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Flops per second of a square matrix product on this device, measured once in a process."""
+    size = _RATE_SIZES[device.type]
     left = torch.linspace(-1, 1, size * size, dtype=dtype, device=device).view(size, size)
     times = []
     for _ in range(4):

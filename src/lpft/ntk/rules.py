@@ -53,12 +53,27 @@ def normalized(module: nn.Module, inputs: Tensor) -> Tensor:
     The result is affine in the weight w, so ``xhat = f(x; w = 1) - f(x; w = 0)``; this also covers
     variants that multiply by 1 + w.
     """
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
         return layer_norm(inputs, module.normalized_shape, eps=module.eps)
     weight = module.get_parameter("weight")
     ones, zeros = torch.ones_like(weight), torch.zeros_like(weight)
     at_one = functional_call(module, {"weight": ones}, (inputs,))
     return at_one - functional_call(module, {"weight": zeros}, (inputs,))
+
+
+def scales_rows(module: nn.Embedding) -> bool:
+    """Whether it may do more than look rows up, as the scaled embeddings of Gemma and BART do."""
+    return type(module).forward is not nn.Embedding.forward
+
+
+@torch.no_grad()
+def row_factors(module: nn.Embedding, ids: Tensor) -> Tensor:
+    """What an embedding that scales its rows multiplies them by, in the shape of its result.
+
+    The result is linear in the weight, so this is the result of a weight of ones.
+    """
+    ones = module.weight.new_ones(1, 1).expand_as(module.weight)
+    return functional_call(module, {"weight": ones}, (ids,))
 
 
 def _scales_its_input(module: nn.Module, names: list[str]) -> bool:

@@ -5,7 +5,8 @@ autograd. What differs, or has no rule, goes to autograd per sample.
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +18,16 @@ from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import feature_size
-from lpft.ntk.capture import Contribution, NotBatched, Outer, Rows, active_tokens, wanted_modules
+from lpft.ntk.capture import (
+    Contribution,
+    NotBatched,
+    Outer,
+    Rows,
+    RuleFailed,
+    active_tokens,
+    wanted_modules,
+)
+from lpft.ntk.certificate import parameter_chunks
 from lpft.ntk.chain import Chain, find_chain
 from lpft.ntk.modes import only_these_require_gradients
 from lpft.ntk.passes import Modules, Passes
@@ -29,6 +39,20 @@ logger = logging.getLogger(__name__)
 
 _TRIAL_TOKENS = 12
 _TRIAL_SEED = 20_240_516
+_TOLERANCE = 1e4
+"""Of a gradient's relative error, in the dtype's own."""
+_CHECKED_AT_ONCE = 1 << 24
+"""Numbers of the gradients that are compared at once, where no single parameter has more."""
+_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    StopIteration,
+)
+"""What encoders raise that cannot be passed in some way."""
 
 
 def examine(classifier: LinearHeadClassifier, tokens: Tokens, wanted: Sequence[str]) -> Structure:
@@ -40,50 +64,99 @@ def examine(classifier: LinearHeadClassifier, tokens: Tokens, wanted: Sequence[s
         wanted: names of parameters of the encoder.
 
     Raises:
-        InputError: no way does, because gradients are not finite or differ from call to call.
+        InputError: no way does, because the encoder fails, or gradients are not finite or differ
+            from call to call.
     """
     encoder = classifier.encoder
     by_name = dict(encoder.named_parameters())
     parameters = {name: by_name[name] for name in wanted}
-    modules, unruled = wanted_modules(encoder, wanted)
     device = next(encoder.parameters()).device
     batches = [
         {name: ids.to(device) for name, ids in batch.items()} for batch in _trial_batches(tokens)
     ]
-    with only_these_require_gradients(encoder, list(encoder.parameters())):
-        chain = find_chain(encoder, lambda: classifier.features(**batches[0]))
-    chains = [chain, None] if chain is not None else [None]
+    try:
+        with only_these_require_gradients(encoder, list(encoder.parameters())):
+            chain = find_chain(encoder, lambda: classifier.features(**batches[0]))
+    except _FAILURES as error:
+        raise InputError(_cannot_pass(error)) from error
+    attempts = _Attempts(classifier, parameters, batches)
     best: _Trial | None = None
-    for candidate in chains:
-        for batched in (True, False) if not unruled else (False,):
-            trial = _Trial(classifier, candidate, batched, modules, tuple(unruled), parameters)
-            try:
-                trial.compare(batches)
-            except NotBatched:
-                continue
-            except (RuntimeError, TypeError, ValueError, KeyError, StopIteration) as error:
-                logger.debug("passing %s failed: %s", candidate, error)
-                continue
-            if best is None or len(trial.wrong) < len(best.wrong):
+    for candidate in dict.fromkeys((chain, None)):
+        for batched in (True, False):
+            trial = attempts.tried(candidate, batched=batched)
+            if trial is not None and (best is None or len(trial.wrong) < len(best.wrong)):
                 best = trial
         if best is not None and not best.wrong:
             break
     if best is None or (best.batched and best.wrong):
-        best = _Trial(classifier, None, False, modules, tuple(unruled), parameters)
-        best.compare(batches)
+        best = attempts.succeeded(attempts.tried(None, batched=False))
+    looked_up = best.reached()
+    used_whole = {name for name in best.wrong if name in _tables(encoder) and name not in looked_up}
     if best.wrong:
-        direct = (*unruled, *best.wrong)
+        attempts.direct.update(dict.fromkeys(best.wrong))
         for candidate in dict.fromkeys((best.chain, None)):
-            best = _Trial(classifier, candidate, False, modules, direct, parameters)
-            best.compare(batches)
-            if not best.wrong:
+            best = attempts.tried(candidate, batched=False)
+            if best is not None and not best.wrong:
                 break
+        best = attempts.succeeded(best)
     if best.wrong:
         raise InputError(
             f"the gradient of {best.wrong[0]} is not finite, or differs from one pass to the next: "
             "expected a model whose features follow from the text alone once it evaluates"
         )
-    return best.structure(batches)
+    return best.structure(batches, used_whole)
+
+
+class _Attempts:
+    """Trials of one encoder, one after the other.
+
+    ``direct`` are the parameters that autograd must treat: those without a rule, and those whose
+    rule could not be applied to a call.
+    """
+
+    def __init__(
+        self,
+        classifier: LinearHeadClassifier,
+        parameters: dict[str, nn.Parameter],
+        batches: Sequence[dict[str, Tensor]],
+    ) -> None:
+        self._classifier = classifier
+        self._parameters = parameters
+        self._batches = batches
+        self._modules, unruled = wanted_modules(classifier.encoder, list(parameters))
+        self._failure: Exception | None = None
+        self.direct: dict[str, None] = dict.fromkeys(unruled)
+
+    def tried(self, chain: Chain | None, *, batched: bool) -> "_Trial | None":
+        """A way that was tried, right or wrong; None where it cannot be passed."""
+        while not (batched and self.direct):
+            trial = _Trial(
+                self._classifier,
+                chain,
+                batched,
+                self._modules,
+                tuple(self.direct),
+                self._parameters,
+            )
+            try:
+                trial.compare(self._batches)
+            except RuleFailed as failed:
+                self.direct.update(dict.fromkeys(failed.parameters))
+            except NotBatched:
+                return None
+            except _FAILURES as error:
+                logger.debug("passing %s failed: %s", chain, error)
+                self._failure = error
+                return None
+            else:
+                return trial
+        return None
+
+    def succeeded(self, trial: "_Trial | None") -> "_Trial":
+        """The trial; refuses an encoder that none of the ways passes."""
+        if trial is None:
+            raise InputError(_cannot_pass(self._failure)) from self._failure
+        return trial
 
 
 class _Trial:
@@ -114,36 +187,79 @@ class _Trial:
             for name in rules
             if isinstance(module, Conv1D)
         }
+        dtype = next(classifier.encoder.parameters()).dtype
+        self._tolerance = _TOLERANCE * torch.finfo(dtype).eps
         self.wrong: tuple[str, ...] = ()
         self.shares: list[list[dict[str, Contribution]]] = []
         self.extras = 0
 
     def compare(self, batches: Sequence[dict[str, Tensor]]) -> None:
         """Pass the texts, together or one by one, and note the parameters that come out wrong."""
+        wrong: set[str] = set()
+        if self.batched:
+            # As many tokens as texts: nothing may take the one axis for the other.
+            square = [
+                {name: ids[:, : len(batches)] for name, ids in batch.items()} for batch in batches
+            ]
+            wrong |= self._compared(square)[1]
+        self.shares, found = self._compared(batches)
+        wrong |= found
+        self.wrong = tuple(name for name in self.parameters if name in wrong)
+
+    def reached(self) -> set[str]:
+        """The parameters that have a share."""
+        return {
+            name for of_group in self.shares for at_position in of_group for name in at_position
+        }
+
+    def _compared(
+        self, batches: Sequence[dict[str, Tensor]]
+    ) -> tuple[list[list[dict[str, Contribution]]], set[str]]:
+        """The shares by group of texts and position, and the parameters that come out wrong."""
         together = {
             name: torch.cat([_pad(batch[name], batches) for batch in batches])
             for name in batches[0]
         }
         groups = [together] if self.batched else batches
-        self.shares = [self._pass(group) for group in groups]
-        wrong = set()
+        shares = [self._pass(group) for group in groups]
+        wrong: set[str] = set()
         for sample, batch in enumerate(batches):
             group, place = (0, sample) if self.batched else (sample, 0)
-            gradients = _autograd_gradients(self.classifier, batch, self.parameters)
-            norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+            of_all: dict[str, list[Contribution]] = {}
+            for at_position in shares[group]:
+                for name, share in at_position.items():
+                    of_all.setdefault(name, []).append(share)
+            norms, errors = self._errors(batch, of_all, place)
             least = 1e-3 * max(norms.values(), default=0.0)
-            for name, difference in gradients.items():
-                for shares in self.shares[group]:
-                    if name in shares:
-                        transposed = name in self.transposed
-                        _subtract(difference, shares[name], place, transposed=transposed)
-                allowed = _tolerance(difference.dtype) * max(norms[name], least)
-                if not float(difference.norm()) <= allowed:
-                    wrong.add(name)
-        self.wrong = tuple(name for name in self.parameters if name in wrong)
+            allowed = {name: self._tolerance * max(norm, least) for name, norm in norms.items()}
+            wrong |= {name for name, error in errors.items() if not error <= allowed[name]}
+        return shares, wrong
 
-    def structure(self, batches: Sequence[dict[str, Tensor]]) -> Structure:
-        """What the planner must know of this way."""
+    def _errors(
+        self, batch: dict[str, Tensor], shares: dict[str, list[Contribution]], place: int
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Per parameter the norm of autograd's gradient of one text, and of what differs from it.
+
+        The gradients are formed some at a time: room that they took once is seldom given back.
+        """
+        norms, errors = {}, {}
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        for chunk in parameter_chunks(list(self.parameters.values()), most=_CHECKED_AT_ONCE):
+            found = {names[id(parameter)]: parameter for parameter in chunk}
+            for name, difference in _autograd_gradients(self.classifier, batch, found).items():
+                norms[name] = float(difference.norm())
+                transposed = name in self.transposed
+                fits = [
+                    _subtract(difference, share, place, transposed=transposed)
+                    for share in shares.get(name, ())
+                ]
+                errors[name] = float(difference.norm()) if all(fits) else math.inf
+        return norms, errors
+
+    def structure(
+        self, batches: Sequence[dict[str, Tensor]], used_whole: Collection[str]
+    ) -> Structure:
+        """What the planner must know of this way; ``used_whole`` are tables that none looks up."""
         length = max(batch["input_ids"].shape[1] for batch in batches)
         shares = self.shares[0] if self.batched else max(self.shares, key=_tokens_held)
         positions = len(shares)
@@ -151,7 +267,11 @@ class _Trial:
         for position, at_position in enumerate(shares):
             for name in at_position:
                 found.setdefault(name, []).append(position)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with (
+            only_these_require_gradients(self.classifier.encoder, []),
+            torch.no_grad(),
+            FlopCounterMode(display=False) as counter,
+        ):
             self.classifier.features(**batches[0])
         return Structure(
             chain=self.chain,
@@ -159,7 +279,14 @@ class _Trial:
             modules=self.modules,
             direct=self.direct,
             parameters=tuple(
-                self._describe(name, places, positions, shares[places[0]][name], length)
+                self._describe(
+                    name,
+                    places,
+                    positions,
+                    shares[places[0]][name],
+                    length,
+                    fallback=name in self.direct and name not in used_whole,
+                )
                 for name, places in found.items()
             ),
             unreached=tuple(name for name in self.parameters if name not in found),
@@ -187,7 +314,14 @@ class _Trial:
         return shares[::-1]
 
     def _describe(
-        self, name: str, places: list[int], positions: int, share: Contribution, length: int
+        self,
+        name: str,
+        places: list[int],
+        positions: int,
+        share: Contribution,
+        length: int,
+        *,
+        fallback: bool,
     ) -> Parameter:
         form: Form = "vector"
         sizes, ratio, pooled = (0, self.parameters[name].numel()), 1.0, False
@@ -210,11 +344,19 @@ class _Trial:
             sizes=sizes,
             tokens_per_token=ratio,
             pooled=pooled,
-            fallback=name in self.direct and name not in _tables(self.classifier.encoder),
+            fallback=fallback,
         )
 
     def _rule(self, name: str) -> Rule | None:
         return next((rules[name] for _, rules in self.modules.values() if name in rules), None)
+
+
+def _cannot_pass(error: Exception | None) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return (
+        f"the encoder cannot be differentiated ({lines[0]}): expected one that plain autograd "
+        "passes in evaluation mode and in this dtype; name another model, or another dtype"
+    )
 
 
 def _trial_batches(tokens: Tokens) -> list[dict[str, Tensor]]:
@@ -259,20 +401,21 @@ def _autograd_gradients(
     }
 
 
-def _subtract(difference: Tensor, share: Contribution, sample: int, *, transposed: bool) -> None:
-    """Take one sample's share (of the first seed) from ``difference``, in place."""
-    if isinstance(share, Outer):
-        product = share.gradients[0][sample].T @ share.inputs[sample]
-        difference -= product.T if transposed else product
-    elif isinstance(share, Rows):
+def _subtract(difference: Tensor, share: Contribution, sample: int, *, transposed: bool) -> bool:
+    """Take one sample's share (of the first seed) from ``difference``; whether its shape fits."""
+    if isinstance(share, Rows):
         own = share.samples == sample
         difference.index_add_(0, share.ids[own], share.vectors[0, own], alpha=-1)
+        return True
+    if isinstance(share, Outer):
+        product = share.gradients[0][sample].T @ share.inputs[sample]
+        product = product.T if transposed else product
     else:
-        difference -= share[0, sample].reshape(difference.shape)
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return 1e4 * torch.finfo(dtype).eps
+        product = share[0, sample]
+    if product.numel() != difference.numel():
+        return False
+    difference -= product.reshape(difference.shape)
+    return True
 
 
 def _tokens_held(shares: Sequence[dict[str, Contribution]]) -> int:
