@@ -41,7 +41,7 @@ def test_tensors_come_back_as_they_were(place, tmp_path):
     stash.drop(KEY)
     stash.drop(KEY)
     assert KEY not in stash
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == (place == "files")
+    assert len(list(tmp_path.glob("*/*"))) == (place == "files")
     stash.close()
     assert OTHER not in stash
     assert not list(tmp_path.iterdir())
@@ -54,6 +54,21 @@ def test_a_gradient_is_kept_without_its_graph():
     assert not found.requires_grad
 
 
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    alive = Stash("files", tmp_path)
+    alive.put(KEY, tensors(1))
+    killed = tmp_path / "lpft-ntk-0123456789abcdef"
+    killed.mkdir()
+    (killed / "hidden-0-3").write_bytes(b"left")
+    (tmp_path / "other").mkdir()
+    Stash("memory", tmp_path)
+    assert not killed.exists()
+    assert (tmp_path / "other").is_dir()
+    assert_same(alive.get(KEY, CPU), tensors(1))
+    alive.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     missing = tmp_path / "missing"
     with pytest.raises(InputError, match=f"hidden states cannot be written to '{missing}'"):
@@ -62,7 +77,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=f"hidden states cannot be written to '{missing}'"):
         Stash("files")
     stash = Stash("files", tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     folder.rmdir()
     with pytest.raises(InputError, match=r"hidden states cannot be written to .*No such file"):
         stash.put(KEY, tensors(1))

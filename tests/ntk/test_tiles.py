@@ -354,6 +354,32 @@ def test_a_damaged_layout_is_refused(tmp_path, content):
         kernel(bert(), tmp_path)
 
 
+def test_a_layout_with_another_digit_is_refused_by_its_name(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    path = folder / "layout.json"
+    path.write_text(path.read_text().replace('"tiles": 3', '"tiles": 4'))
+    with pytest.raises(InputError, match=r"layout\.json' is damaged"):
+        kernel(bert(), folder)
+
+
+def test_no_layout_is_written_beside_pieces_of_another_kernel(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    (folder / "layout.json").unlink()
+    with pytest.raises(InputError, match="was computed from other tiles"):
+        TileStore(folder, LAYOUT, {"tiles": "others"})
+    assert not (folder / "layout.json").exists()
+
+
+def test_a_folder_in_the_place_of_a_piece_is_refused_by_its_name(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    piece = pieces(folder)[1]
+    piece.unlink()
+    piece.mkdir()
+    with pytest.raises(InputError, match="is damaged: delete it") as refused:
+        kernel(bert(), folder)
+    assert str(piece) in str(refused.value)
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     classifier = bert()

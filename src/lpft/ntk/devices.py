@@ -50,3 +50,11 @@ def kernel_device(name: Device) -> torch.device:
             f"{', '.join(PORTIONS)} or auto"
         )
     return device
+
+
+def same_device(found: torch.device, wanted: torch.device) -> bool:
+    """Whether a tensor's device is the wanted one, whose number may be left to PyTorch."""
+    index = wanted.index
+    if wanted.type == "cuda" and index is None:
+        index = torch.cuda.current_device()
+    return found.type == wanted.type and found.index == index

@@ -15,6 +15,7 @@ from lpft.errors import InputError
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import check_finite, position_limit
+from lpft.ntk.devices import same_device
 
 _EXPECTED = (
     "expected a TextClassifier, or a LinearHeadClassifier (plain or with PEFT adapters) with "
@@ -34,7 +35,7 @@ class Subject:
     def on(self, device: torch.device, dtype: torch.dtype) -> "Subject":
         """The same on ``device`` in ``dtype``: itself where it is so already, else a copy."""
         parameters = [*self.classifier.encoder.parameters(), *self.head.parameters()]
-        if all(p.device == device and p.dtype == dtype for p in parameters):
+        if all(same_device(p.device, device) and p.dtype == dtype for p in parameters):
             return self
         classifier, head = copy.deepcopy((self.classifier, self.head))
         return Subject(

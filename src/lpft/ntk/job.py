@@ -1,42 +1,37 @@
 """Kernels of one encoder for several heads and sets of parameters, in one pass."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
-import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lpft import __version__
 from lpft.data.examples import Text
 from lpft.errors import InputError
-from lpft.model.adapters import adapter_settings
 from lpft.model.encoder import feature_size
-from lpft.model.fingerprint import encoder_fingerprint
 from lpft.ntk.assembly import ft_effective, pretrain_effective
-from lpft.ntk.certificate import check_entries, parameter_chunks
+from lpft.ntk.certificate import check_entries, parameter_chunks, refuse_wrong_entries
 from lpft.ntk.devices import kernel_device
 from lpft.ntk.engine import Sweep, sweep
+from lpft.ntk.fingerprints import kernel_fingerprints
 from lpft.ntk.heads import HeadRows, row_space, rows_as_they_are
 from lpft.ntk.inputs import Subject, joined
 from lpft.ntk.layout import Layout, Pair
 from lpft.ntk.memory import default_budget, memory_in_use, parse_size
 from lpft.ntk.options import Options, check_options
 from lpft.ntk.plan import Demand, Plan
-from lpft.ntk.planner import make_plan
+from lpft.ntk.planner import Sizes, make_plan
 from lpft.ntk.precision import computed_in
+from lpft.ntk.products_check import products_error, sampled_places
 from lpft.ntk.requests import KernelRequest, check_requests
 from lpft.ntk.result import EmpiricalNTK
 from lpft.ntk.sums import TOTAL, Request, distinct_heads
 from lpft.ntk.tiles import TileStore
 from lpft.ntk.trial import examine
-
-_TEXTS_OF_PRODUCTS_CHECK = 6
 
 Kernels = dict[str, dict[Pair, EmpiricalNTK]]
 """By name of the request and block."""
@@ -94,46 +89,82 @@ class KernelJob:
             self.plan = self._make_plan(None)
 
     def run(self) -> Kernels:
-        """The kernels by name and block."""
-        with computed_in(self._options.dtype):
-            error = None if self._options.products == "exact" else self._products_error()
-            return self._computed(error)
+        """The kernels by name and block.
 
-    def _computed(self, products_error: float | None = None) -> Kernels:
-        started = perf_counter()
-        store = None
-        if self._options.cache_dir is not None:
-            folder = Path(self._options.cache_dir)
-            begun = Layout.read(folder)
-            if begun is not None and begun != self.plan.layout:
-                self.plan = self._make_plan(begun)
-            store = TileStore(folder, self.plan.layout, self._fingerprints())
-        swept = sweep(
-            self._subject.classifier,
-            self._tokens,
-            self.plan,
-            self._inner,
-            self._options,
-            store,
-            self._detailed,
-        )
-        kernels = {
-            inner.name: {block: self._kernel(inner, block, swept) for block in self._blocks}
-            for inner in self._inner
+        Raises:
+            InputError: as :func:`lpft.ntk.empirical_ntk`.
+        """
+        if self._options.products == "exact":
+            return self._computed()
+        places = sampled_places(self._groups)
+        exact = self._of_few(places).run()
+        kernels = self._computed()
+        error = products_error(kernels, exact, places)
+        return {
+            name: {block: replace(kernel, products_error=error) for block, kernel in found.items()}
+            for name, found in kernels.items()
         }
+
+    def _of_few(self, places: Sequence[NDArray[np.int64]]) -> "KernelJob":
+        """The same job by exact products for the texts at these places of their groups."""
+        groups = [np.flatnonzero(self._groups == group)[p] for group, p in enumerate(places)]
+        return KernelJob(
+            self._subject,
+            self._requests,
+            [[self._texts[row] for row in rows] for rows in groups],
+            self._blocks,
+            replace(
+                self._options, products="exact", cache_dir=None, granularity=(), check_entries=0
+            ),
+        )
+
+    def _computed(self) -> Kernels:
+        started = perf_counter()
+        with computed_in(self._options.dtype):
+            store = self._store()
+            swept = sweep(
+                self._subject.classifier,
+                self._tokens,
+                self.plan,
+                self._inner,
+                self._options,
+                store,
+                self._detailed,
+            )
+            kernels = {
+                inner.name: {block: self._kernel(inner, block, swept) for block in self._blocks}
+                for inner in self._inner
+            }
         shared = {
             "plan": self.plan.as_record(),
             "seconds": {**swept.seconds, "total": perf_counter() - started},
         }
         return {
             name: {
-                block: replace(
-                    kernel, record={**shared, **kernel.record}, products_error=products_error
-                )
+                block: replace(kernel, record={**shared, **kernel.record})
                 for block, kernel in found.items()
             }
             for name, found in kernels.items()
         }
+
+    def _store(self) -> TileStore | None:
+        """Where finished pieces are kept; what was begun there is gone on with in its layout."""
+        if self._options.cache_dir is None:
+            return None
+        folder = Path(self._options.cache_dir)
+        begun = Layout.read(folder)
+        if begun is not None and begun != self.plan.layout:
+            self.plan = self._make_plan(begun)
+        fingerprints = kernel_fingerprints(
+            self._subject.classifier,
+            self._tokens,
+            self._groups,
+            self._inner,
+            self.plan,
+            self._options,
+            detailed=self._detailed,
+        )
+        return TileStore(folder, self.plan.layout, fingerprints)
 
     def _inner_requests(self) -> list[Request]:
         """The requests with their heads' row spaces; equal heads are one."""
@@ -168,7 +199,7 @@ class KernelJob:
                 kernel=options.kernel,
                 method=None if options.method == "auto" else options.method,
             ),
-            hidden_size=feature_size(self._subject.classifier.config.encoder_config),
+            sizes=self._sizes(),
             dtype=options.dtype,
             device=self._device,
             budget=default_budget(self._device)
@@ -178,6 +209,14 @@ class KernelJob:
             accumulators=self._accumulator_bytes(),
             checked=self._checked_numbers() if options.check_entries else 0,
             layout=layout,
+        )
+
+    def _sizes(self) -> Sizes:
+        config = self._subject.classifier.config.encoder_config
+        return Sizes(
+            hidden=feature_size(config),
+            heads=getattr(config, "num_attention_heads", 1),
+            layers=getattr(config, "num_hidden_layers", 1),
         )
 
     def _heads_of(self, parameter: str, numbers: Mapping[int, int]) -> tuple[int, ...]:
@@ -225,6 +264,17 @@ class KernelJob:
         features = swept.features[rows], swept.features[columns]
         encoder = self._subject.classifier.encoder
         wanted = [p for name, p in encoder.named_parameters() if name in inner.parameters]
+        entries = check_entries(
+            self._subject.classifier,
+            request.weight.to(self._device, options.dtype),
+            wanted,
+            (self._tokens, rows.tolist(), columns.tolist()),
+            total,
+            kernel=options.kernel,
+            count=options.check_entries if block in self._detailed else 0,
+        )
+        if options.kernel == "sgd" and options.products == "exact":
+            refuse_wrong_entries(entries, options.dtype)
         return EmpiricalNTK(
             pretrain_effective=pretrain_effective(request, *features, options.kernel),
             ft_effective=total,
@@ -233,66 +283,12 @@ class KernelJob:
             symmetric=block[0] == block[1] and options.kernel != "asymmetric",
             layers=_named(parts, "layer:"),
             kinds=_named(parts, "kind:"),
-            checked_entries=check_entries(
-                self._subject.classifier,
-                request.weight.to(self._device, options.dtype),
-                wanted,
-                (self._tokens, rows.tolist(), columns.tolist()),
-                total,
-                kernel=options.kernel,
-                count=options.check_entries if block in self._detailed else 0,
-            ),
+            checked_entries=entries,
             record={
                 "head_rank": inner.head.rank,
                 "parameters": sum(parameter.numel() for parameter in wanted),
             },
         )
-
-    def _products_error(self) -> float:
-        """Relative error of F for a few texts against the exact products."""
-        rows = np.linspace(0, len(self._texts) - 1, _TEXTS_OF_PRODUCTS_CHECK).round().astype(int)
-        few = [self._texts[row] for row in np.unique(rows)]
-        plain = replace(self._options, cache_dir=None, granularity=(), check_entries=0)
-        exact, fast = (
-            KernelJob(self._subject, self._requests, [few], ((0, 0),), options)._computed()
-            for options in (replace(plain, products="exact"), plain)
-        )
-        return max(
-            _relative_difference(fast[name][0, 0].ft_effective, kernel[0, 0].ft_effective)
-            for name, kernel in exact.items()
-        )
-
-    def _fingerprints(self) -> dict[str, str]:
-        """What pieces on disk must agree in, by the word that an error message uses."""
-        tiling = sha256(str(self.plan.layout).encode())
-        for tile in self.plan.tiles:
-            for _, rows in tile.batches:
-                tiling.update(np.asarray([tile.group, *rows]).tobytes())
-        heads, wanted = sha256(), sha256()
-        for request in self._inner:
-            heads.update(request.name.encode() + request.head.seeds.numpy().tobytes())
-            heads.update(request.head.mixing.numpy().tobytes())
-            wanted.update(" ".join([request.name, *sorted(request.parameters)]).encode())
-        options, classifier = self._options, self._subject.classifier
-        adapters = json.dumps(adapter_settings(classifier.encoder), sort_keys=True)
-        return {
-            "kernels": f"{options.kernel} {self._blocks} {tuple(options.granularity)} "
-            f"{sorted(self._detailed)}",
-            "methods": options.method,
-            "precision": f"{options.dtype} {options.products} {self._device.type}",
-            "weights": f"{encoder_fingerprint(classifier)} {adapters}",
-            "texts": f"{self._tokens.fingerprint()} {sha256(self._groups.tobytes()).hexdigest()}",
-            "heads": heads.hexdigest(),
-            "parameters": wanted.hexdigest(),
-            "tiles": tiling.hexdigest(),
-            "versions": f"lpft {__version__} torch {torch.__version__} transformers "
-            f"{transformers.__version__}",
-        }
-
-
-def _relative_difference(found: Tensor, exact: Tensor) -> float:
-    scale = float(exact.norm())
-    return float((found - exact).norm()) / scale if scale > 0 else 0.0
 
 
 def _named(parts: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

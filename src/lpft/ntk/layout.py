@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -78,6 +79,8 @@ class Layout:
             layout = cls(int(kept["tiles"]), kept["stash"], int(kept["workspace"]))
             if layout.tiles < 1 or layout.workspace < 1 or layout.stash not in get_args(Place):
                 raise ValueError(layout)
+            if kept["sha256"] != layout._digest:
+                raise ValueError(kept)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"'{path}' is damaged: delete the folder '{folder}', and the kernel is computed "
@@ -87,7 +90,11 @@ class Layout:
 
     def write(self, folder: Path) -> None:
         """Keep it in ``folder``."""
-        write_json(folder / _FILE, asdict(self))
+        write_json(folder / _FILE, {**asdict(self), "sha256": self._digest})
+
+    @property
+    def _digest(self) -> str:
+        return sha256(f"{self.tiles} {self.stash} {self.workspace}".encode()).hexdigest()
 
 
 def split(

@@ -1,13 +1,17 @@
 """Sizes of memory: what is there, what is taken, and how people write them."""
 
 import re
+from decimal import Decimal
 
 import psutil
 import torch
 
 from lpft.errors import InputError
+from lpft.ntk.control_groups import free_below_limits
 from lpft.ntk.devices import PORTIONS
 
+_LARGEST = 1 << 60
+"""Bytes: no machine has more."""
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -15,13 +19,15 @@ def parse_size(size: str | int) -> int:
     """Bytes of a number of bytes or a text like ``6GB``, ``500 MB`` or ``2.5GiB``.
 
     Raises:
-        InputError: it is neither, or less than one byte.
+        InputError: it is neither, less than one byte, or more than any machine has.
     """
     match = re.fullmatch(
         r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper(), flags=re.ASCII
     )
     base = 1024 if match is not None and match[3] else 1000
-    found = 0 if match is None else int(float(match[1]) * base ** _POWERS[match[2]])
+    found = 0 if match is None else int(Decimal(match[1]) * base ** _POWERS[match[2]])
+    if found > _LARGEST:
+        raise InputError("the memory is more than any machine has: expected one such as 6GB")
     if found < 1:
         raise InputError(f"the memory '{size}' is no size: expected one such as 6GB or 500MB")
     return found
@@ -45,4 +51,6 @@ def default_budget(device: torch.device) -> int:
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
+        below = free_below_limits()
+        free = free if below is None else min(free, below)
     return memory_in_use(device) + int(PORTIONS[device.type].share_of_free * free)

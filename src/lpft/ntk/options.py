@@ -53,19 +53,20 @@ def check_options(options: Options) -> None:
     if options.method not in _WHOLE_GRADIENTS:
         if options.kernel != "sgd":
             raise InputError(
-                f"the kernel {options.kernel} takes signs of whole gradients: the method must be "
-                "auto or materialize"
+                f"the kernel {options.kernel} takes signs of whole gradients, which the method "
+                f"{options.method} of linear weights never forms: expected auto or materialize"
             )
         if options.products != "exact":
             raise InputError(
-                f"products {options.products} are of whole gradients: the method must be auto or "
-                "materialize"
+                f"products {options.products} are of whole gradients, which the method "
+                f"{options.method} of linear weights never forms: expected auto or materialize"
             )
     if options.products == "tf32" and options.dtype != torch.float32:
         raise InputError(
             f"products tf32 are of float32 gradients, not of {options.dtype}: use exact or float32"
         )
-    if not isinstance(options.check_entries, int) or options.check_entries < 0:
+    count = options.check_entries
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise InputError(f"check_entries={options.check_entries!r}: expected a count, 0 or more")
     if not isinstance(options.cache_dir, str | Path | None):
         raise InputError(f"cache_dir={options.cache_dir!r}: expected the path of a folder")
@@ -89,7 +90,8 @@ def _check_granularity(given: object) -> None:
         raise InputError(
             f"granularity={given!r}: expected some of {', '.join(get_args(Granularity))} in a tuple"
         )
-    for part, count in Counter(given).items():
+    for part in given:
         check_choice("granularity", part, Granularity)
+    for part, count in Counter(given).items():
         if count > 1:
             raise InputError(f"granularity names {part} twice: name each part once")

@@ -1,7 +1,7 @@
 """The plan of fewest tiles that keeps to a budget of memory."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,13 +18,26 @@ _WORKSPACE_SHARE = 0.08
 _SLACK = 32 << 20
 """Numbers: what the allocator keeps of memory that was given back, in pieces of no use."""
 _TRANSIENT_COPIES = 3
+_ATTENTION_COPIES = 4
+"""Tensors of T x T per head that come and go in one layer, beside its weights that are kept."""
+_MASKS = 4
+"""Tensors of T x T per text that a mask of attention is made of."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of an encoder: its width, heads of attention, and layers."""
+
+    hidden: int
+    heads: int
+    layers: int
 
 
 def make_plan(
     structure: Structure,
     demand: Demand,
     *,
-    hidden_size: int,
+    sizes: Sizes,
     dtype: torch.dtype,
     device: torch.device,
     budget: int,
@@ -63,8 +76,8 @@ def make_plan(
         pairs = tile_pairs(tiles, demand.blocks, halved=demand.kernel != "asymmetric")
         plan = Plan(structure, demand, candidate, tiles, pairs, 0, budget, device, dtype)
         numbers = max(
-            candidate.workspace + _numbers_of_sweep(plan, hidden_size),
-            _numbers_of_check(plan, checked),
+            candidate.workspace + _numbers_of_sweep(plan, sizes),
+            _numbers_of_check(plan, sizes, checked),
         )
         memory = used + accumulators + dtype.itemsize * (_SLACK + numbers)
         least = memory if least == 0 else min(least, memory)
@@ -101,16 +114,16 @@ def _layouts(
         count = min(largest, max(count + 1, int(count * 1.3), 3))
 
 
-def _numbers_of_sweep(plan: Plan, hidden_size: int) -> int:
+def _numbers_of_sweep(plan: Plan, sizes: Sizes) -> int:
     """What is held at the worst moment: shares, what lies between blocks, one batch that passes."""
     structure, demand = plan.structure, plan.demand
-    sizes = [
+    of_tiles = [
         [(len(rows), int(demand.lengths[rows].max())) for _, rows in tile.batches]
         for tile in plan.tiles
     ]
-    batches = [batch for of_tile in sizes for batch in of_tile]
-    tokens = [sum(rows * length for rows, length in of_tile) for of_tile in sizes]
-    samples = [sum(rows for rows, _ in of_tile) for of_tile in sizes]
+    batches = [batch for of_tile in of_tiles for batch in of_tile]
+    tokens = [sum(rows * length for rows, length in of_tile) for of_tile in of_tiles]
+    samples = [sum(rows for rows, _ in of_tile) for of_tile in of_tiles]
     held = len(plan.tiles) if plan.layout.hold_all else 2
     per_token = max(
         sum(structure.widths[p][0] + demand.seeds * structure.widths[p][1] for p in unit)
@@ -124,21 +137,31 @@ def _numbers_of_sweep(plan: Plan, hidden_size: int) -> int:
     if structure.chain is not None:
         between = sum(rows * length**2 for rows, length in batches)  # masks of attention
         if plan.layout.stash == "memory":
-            between += sum(tokens) * hidden_size * (len(structure.chain) + 1 + demand.seeds)
+            between += sum(tokens) * sizes.hidden * (len(structure.chain) + 1 + demand.seeds)
             between += len(batches) * demand.seeds * structure.extras
     widest = max(a + b for a, b in structure.widths)
-    passing = max(rows * length for rows, length in batches) * (
-        _TRANSIENT_COPIES * widest + 8 * hidden_size + 8 * int(demand.lengths.max())
+    # Passed whole, all layers keep their weights of attention at once.
+    attending = _attention(sizes, 1 if structure.chain is not None else sizes.layers)
+    passing = max(
+        rows * length * (_TRANSIENT_COPIES * widest + 8 * sizes.hidden + attending * length)
+        for rows, length in batches
     )
     return shares + between + passing
 
 
-def _numbers_of_check(plan: Plan, checked: int) -> int:
+def _attention(sizes: Sizes, layers: int) -> int:
+    """Numbers per pair of tokens that plain attention holds while ``layers`` keep theirs."""
+    return sizes.heads * (_ATTENTION_COPIES + layers) + _MASKS
+
+
+def _numbers_of_check(plan: Plan, sizes: Sizes, checked: int) -> int:
     """Two gradients of ``checked`` numbers, and the activations of one text."""
     if checked == 0:
         return 0
     activations = sum(a + b for a, b in plan.structure.widths)
-    return 2 * checked + int(plan.demand.lengths.max()) * activations
+    length = int(plan.demand.lengths.max())
+    attending = _attention(sizes, sizes.layers)
+    return 2 * checked + length * activations + length**2 * attending
 
 
 def _vector_numbers(structure: Structure, unit: int) -> int:
