@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lpft.choices import Pooling
-from lpft.ntk import empirical_ntk
+from lpft.ntk import KernelJob, KernelRequest, Options, empirical_ntk, request_of
+from lpft.ntk.inputs import open_subject
 
 METHODS = ("auto", "materialize", "token_gram", "sandwich")
 TOLERANCE = 1e-10
@@ -49,9 +50,14 @@ PAIRS = (
 )
 CASES = [
     (kind, texts, method)
-    for kind, texts in (("full", "single"), ("full", "pairs"), ("lora", "single"))
+    for kind, texts in (
+        ("full", "single"),
+        ("full", "pairs"),
+        ("lora", "single"),
+        ("lora", "pairs"),
+    )
     for method in METHODS
-] + [("lora", "pairs", "auto")]
+]
 
 
 class Case(NamedTuple):
@@ -140,9 +146,10 @@ def test_one_set_of_texts_by_every_method(family, method):
     assert_close(kernel.ft_effective, contract(given.left, given.left))
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_of_one_text(family):
-    given = case(family)
+def test_a_batch_of_one_text(family, kind):
+    given = case(family, kind)
     kernel = kernel_of(given, given.a[2:3], given.b[:1])
     assert_close(kernel.ft_effective, contract(given.left[2:3], given.right[:1]))
 
@@ -155,6 +162,42 @@ def test_all_parameters_of_an_adapted_model_are_its_weights_and_its_factors(fami
     tokens = (read(adapted.tokenizer, texts) for texts in (adapted.a, adapted.b))
     kernel = kernel_of(adapted, adapted.a, adapted.b, parameters="all")
     assert_close(kernel.ft_effective, explicit_ntk(adapted.model, *tokens, names))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_at_its_start_meets_the_explicit_jacobian(family):
+    """B = 0: only its gradient counts, that of A is zero."""
+    model, tokenizer, names = case(family, "lora")[:3]
+    model = deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    a, b = (read(tokenizer, texts) for texts in SINGLE)
+    shares = explicit_kernels(model, a, b, names)
+    assert all(not share.any() for name, share in shares.items() if "lora_A" in name)
+    kernel = empirical_ntk(
+        model, *SINGLE, tokenizer=tokenizer, parameters="trainable", dtype=torch.float64
+    )
+    assert_close(kernel.ft_effective, torch.stack(list(shares.values())).sum(0))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_lora_in_one_pass_with_full_fine_tuning_is_what_it_is_alone(family):
+    given = case(family, "lora")
+    subject = open_subject(given.model, given.tokenizer, None)
+    full = request_of(subject, trainable=False)
+    adapters = request_of(subject, trainable=True)
+    doubled = KernelRequest(2 * adapters.weight, adapters.parameters)
+    options = Options(dtype=torch.float64, device="cpu")
+    requests = {"full": full, "lora": adapters, "doubled": doubled}
+    found = KernelJob(subject, requests, [given.a, given.b], ((0, 1),), options).run()
+    kernels = {name: blocks[0, 1].ft_effective for name, blocks in found.items()}
+    lora = contract(given.left, given.right)
+    assert_close(kernels["lora"], lora)
+    assert_close(kernels["doubled"], 4 * lora)
+    assert_close(kernels["full"], kernel_of(given, given.a, given.b, parameters="all").ft_effective)
+    assert_close(kernels["lora"], kernel_of(given, given.a, given.b).ft_effective)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])

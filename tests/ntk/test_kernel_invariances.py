@@ -15,6 +15,7 @@ from references import (
 )
 from tiny_classifiers import read, tiny_classifier
 from tiny_models import DECODERS, FAMILIES, WORDS, toy_texts
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from lpft.model import Classifier
@@ -154,10 +155,14 @@ def test_repeated_words_within_and_across_texts(family):
     assert relative_error(found, explicit(tiny(family), texts, texts[:2])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_padding_ids_within_a_text(family):
-    texts = ["the <pad> chair <pad> <pad> was good", "<pad> never", "a film", "the chair <pad>"]
+    """A decoder without a padding token pads by the one that ends texts."""
     classifier = tiny(family)
+    pad = classifier.tokenizer.pad_token
+    assert pad == ("<sep>" if family in DECODERS else "<pad>")
+    marked = ("the {0} chair {0} {0} was good", "{0} never", "a film", "the chair {0}")
+    texts = [text.format(pad) for text in marked]
     ids = read(classifier.tokenizer, texts).columns["input_ids"]
     assert sum(row.count(classifier.tokenizer.pad_token_id) for row in ids) == 5
     found = kernel_of(classifier, texts).ft_effective
@@ -165,12 +170,15 @@ def test_padding_ids_within_a_text(family):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_texts_of_one_token(family, method):
     texts, others = ["good", "bad", "good"], ["the chair was bad", "good"]
-    assert list(read(tiny(family).tokenizer, texts).lengths) == [1, 1, 1]
-    found = kernel_of(tiny(family), texts, others, method=method).ft_effective
-    assert relative_error(found, explicit(tiny(family), texts, others)) <= TOLERANCE
+    tokenizer = deepcopy(tiny(family).tokenizer)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
+    classifier = Classifier(tiny(family).model, tokenizer)
+    assert list(read(tokenizer, texts).lengths) == [1, 1, 1]
+    found = kernel_of(classifier, texts, others, method=method).ft_effective
+    assert relative_error(found, explicit(classifier, texts, others)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lpft.analysis.inputs import class_indices
 from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
-from lpft.model.adapters import trained_head
+from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.precision import computed_in
 from lpft.progress import progress
@@ -54,7 +54,12 @@ class DescentModel(nn.Module):
         self._dtype = dtype
         with self.computing():
             self.model = deepcopy(model).to(dtype).eval()
-        classifier = _classifier_in(self.model)
+        classifier = plain_classifier(self.model)
+        if not isinstance(classifier, LinearHeadClassifier):
+            raise InputError(
+                f"model: expected a LinearHeadClassifier, alone or with an adapter, found "
+                f"{type(model).__name__}; build one with lpft.model.build_classifier"
+            )
         classifier.encoder.set_attn_implementation("eager")
         # A tuple is not registered: every parameter keeps a single name.
         self._parts = (classifier, trained_head(self.model))
@@ -193,13 +198,3 @@ def _batches(tokens: Tokens, batch_tokens: int, description: str) -> tqdm:
 
 def _inputs(model: DescentModel, tokens: Tokens, rows: NDArray[np.int64]) -> dict[str, Tensor]:
     return {name: ids.to(model.device) for name, ids in tokens.batch(rows).items()}
-
-
-def _classifier_in(model: nn.Module) -> LinearHeadClassifier:
-    for module in model.modules():
-        if isinstance(module, LinearHeadClassifier):
-            return module
-    raise InputError(
-        f"model: expected a LinearHeadClassifier, alone or with an adapter, found "
-        f"{type(model).__name__}; build one with lpft.model.build_classifier"
-    )
