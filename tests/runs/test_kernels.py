@@ -359,8 +359,16 @@ def test_resuming_other_kernels_names_what_differs(
     changed = lpft("ntk", *kernel_base, "--model", other, *again)
     assert_refused(changed, "the model's weights changed", "--overwrite")
     # What no piece depends on may differ.
-    outcome = lpft("ntk", *kernel_base, *again, "--solver", "lstsq", "--memory", "8GB")
+    finish = ("ntk", *kernel_base, *again, "--solver", "lstsq", "--memory", "8GB")
+    outcome = lpft(*finish)
     assert outcome.status == 0, outcome.err
+    # Finished ones are not those of other weights either, wherever the model lies.
+    before = (tmp_path / "toy/kernels.json").read_bytes()
+    assert "is finished already" in lpft(*finish).err
+    record = json.loads(before)
+    record["config"]["model"] = str(other)
+    (tmp_path / "toy/kernels.json").write_text(json.dumps(record))
+    assert_refused(lpft(*finish, "--model", other), "the model's weights changed", "--overwrite")
 
 
 def test_overwrite_begins_anew_whatever_lies_unfinished(lpft, kernel_base, tmp_path):

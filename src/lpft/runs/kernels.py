@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lpft.data import fingerprint
 from lpft.errors import InputError
 from lpft.files import write_json
+from lpft.model.fingerprint import encoder_fingerprint
 from lpft.runs.kernel_settings import DATA_SETTINGS, MODEL_SETTINGS, KernelConfig
 from lpft.runs.kernel_work import KernelWork
+from lpft.runs.saved import open_saved
 from lpft.runs.store import RECORD as RUN_RECORD
 from lpft.runs.store import WORK, check_restart, is_inside, locked, read_record
+from lpft.runs.train import load_data
+from lpft.training.inputs import fresh_classifier
 from lpft.training.methods import METHODS
 
 logger = logging.getLogger(__name__)
@@ -118,6 +123,7 @@ def compute_kernels(
     if finished is not None:
         check_same_kernels(config, finished)
         _check_same_run(run, finished)
+        _check_same_inputs(config, run, finished)
         logger.info("%s is finished already", folder)
         return finished
     work = KernelWork(config, run)
@@ -141,6 +147,24 @@ def _check_same_run(run: Path | None, finished: KernelRun) -> None:
             f"{finished.record.get('model')}, now they are asked of '{run}'; name another "
             "--output-dir"
         )
+
+
+def _check_same_inputs(config: KernelConfig, run: Path | None, finished: KernelRun) -> None:
+    """Refuse finished kernels of other data or weights, or that do not say of which they are."""
+    data = load_data(config.run.data)
+    if run is None:
+        name, model = "encoder", fresh_classifier(data, config.run.training).model
+    else:
+        name, model = "trained_encoder", open_saved(run, "cpu").classifier.model
+    found = {"data": fingerprint(data), name: encoder_fingerprint(model)}
+    recorded = finished.record.get("fingerprints", {})
+    for which, what in (("data", "data"), (name, "model's weights")):
+        if recorded.get(which) != found[which]:
+            raise InputError(
+                f"'{finished.folder}' cannot be resumed: the {what} changed since its kernels were "
+                "computed, or they do not say of which they are; restore the old state, or start "
+                "again with --overwrite"
+            )
 
 
 def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
