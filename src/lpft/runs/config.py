@@ -61,10 +61,12 @@ class DataSettings:
         get_args(SplitProtocol),
     )
     max_train_samples: int | None = setting(
-        None, "train on this many rows at most, drawn by class with a fixed seed"
+        None, "train on this many rows at most, drawn by class with a fixed seed (default: all)"
     )
     max_validation_samples: int | None = setting(
-        None, "choose the epoch and fit the temperature on this many rows at most, drawn alike"
+        None,
+        "choose the epoch and fit the temperature on this many rows at most, drawn alike "
+        "(default: all)",
     )
 
 

@@ -61,15 +61,17 @@ class KernelSettings:
         ("layer", "kind"), "parts of F that are kept, with commas: layer, kind; or none"
     )
     linear_method: LinearMethod = setting(
-        "auto", "of contracting linear weights; auto takes the cheapest", get_args(LinearMethod)
+        "auto",
+        "how linear weights are contracted; auto takes the cheapest way for each",
+        get_args(LinearMethod),
     )
     products: Products = setting(
         "exact",
-        "of whole gradients; tf32 and bfloat16 are faster and report their error",
+        "precision of gradients' products; tf32 and bfloat16 are faster and report their error",
         get_args(Products),
     )
     dtype: Literal["float32", "float64"] = setting(
-        "float32", "of passes and products; sums are float64", ("float32", "float64")
+        "float32", "number format of passes and products; sums are float64", ("float32", "float64")
     )
     with_start: bool = setting(
         False, "of a trained run: also the kernel at the start of its training, and their alignment"

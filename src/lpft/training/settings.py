@@ -20,7 +20,9 @@ class TrainingSettings:
     """How a model is made and trained; None means the default that :func:`resolve` fills in."""
 
     model: str = setting("minilm", "Hub id, model folder, or 'minilm' for the packaged one")
-    revision: str | None = setting(None, "branch, tag or commit of a Hub model")
+    revision: str | None = setting(
+        None, "branch, tag or commit of a Hub model (default: its main branch)"
+    )
     pooling: Pooling | None = setting(
         None, "token or average that is the feature (default: by model)", get_args(Pooling)
     )
@@ -41,7 +43,7 @@ class TrainingSettings:
     lora_alpha: float | None = setting(None, "the factors are scaled by alpha / r (default: 8)")
     class_weight: ClassWeight | None = setting(
         None,
-        "weigh classes by inverse frequency, in probing and fine-tuning alike",
+        "weigh classes by inverse frequency, in probing and fine-tuning alike (default: not)",
         get_args(ClassWeight),
     )
     device: Device = setting("auto", "where to compute", get_args(Device))
