@@ -236,16 +236,6 @@ def test_kernels_behind_an_experiment_are_linked_and_folded(tmp_path: Path) -> N
     assert "Rank of F" in words(page)
 
 
-def test_runs_are_open_where_they_are_few_and_there_is_no_experiment(
-    tmp_path: Path, report: ReportResult
-) -> None:
-    assert not [d for d in Page(report.page).of("details") if d.get("class") == "fold"]
-    for seed in range(13):
-        write_run(tmp_path / str(seed), seed=seed, splits={"test": 10}, history=False)
-    page = Page(build_report(tmp_path).page)
-    assert len([d for d in page.of("details") if d.get("class") == "fold"]) == 2
-
-
 def test_a_repeated_run_is_found_among_those_not_in_the_numbers(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "one")
     write_run(tmp_path / "runs" / "two")

@@ -289,3 +289,20 @@ def test_paths_of_someones_machine_stay_in_the_record(tmp_path: Path) -> None:
         assert fact in text
     assert "data/train 0123456789ab" in text
     assert "encoder fedcba987654" in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "models", "open_results", "open_runs"),
+    [(2, 1, True, True), (13, 1, True, False), (7, 2, False, False)],
+)
+def test_the_results_of_one_group_are_open_however_many_its_runs(
+    tmp_path: Path, seeds: int, models: int, open_results: bool, open_runs: bool
+) -> None:
+    for model in range(models):
+        for seed in range(seeds):
+            write_run(tmp_path / f"m{model}" / f"ft-{seed}", seed=seed, model=f"m{model}")
+    html = build_report(tmp_path).page.read_text(encoding="utf-8")
+    folds = re.findall(r'<details class="fold">\s*<summary>([^<]*)', html)
+    runs = f"{seeds * models} runs"
+    assert (runs not in folds) is open_runs
+    assert (not [fold for fold in folds if fold.strip() != runs]) is open_results

@@ -59,7 +59,15 @@ class PageParts:
 
     @property
     def folded(self) -> bool:
-        """Whether runs and kernels are folded away: behind experiments, or where runs are many."""
+        """Whether what was measured is folded away: behind experiments, or many runs of many kinds.
+
+        Results of one group of runs are what its page is for.
+        """
+        return bool(self.experiments) or (self.folded_runs and len(self.groups) > 1)
+
+    @property
+    def folded_runs(self) -> bool:
+        """Whether how each run was made is folded away."""
         return bool(self.experiments) or len(self.runs) > MOST_RUNS_OPEN
 
 
@@ -87,6 +95,7 @@ def render_page(parts: PageParts, beside: FilesBeside) -> str:
         kernels=parts.kernels,
         unread=parts.unread,
         folded=parts.folded,
+        folded_runs=parts.folded_runs,
         level=2 if len(parts.experiments) == 1 else 3,
         anchors={view.run.name: view.anchor for view in parts.runs},
         unread_counts=_unread_counts([view.folder for view in parts.unread]),
