@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from lpft import __version__, commands
+from lpft import __version__, commands, listings
 from lpft.choices import Device, ExportFormat
 from lpft.console import (
     log_to_stderr,
@@ -244,11 +244,11 @@ def _parser() -> ArgumentParser:
     add_setting_options(check, [item.name for item in fields(DataSettings)])
     _add_json(check)
 
-    tasks = command(commands.tasks, "what data lpft knows by name")
+    tasks = command(listings.tasks, "what data lpft knows by name")
     tasks.add_argument("name", nargs="?", metavar="NAME", help="show one task whole")
     _add_json(tasks)
-    _add_json(command(commands.models, "what models can be trained"))
-    _add_json(command(commands.methods, "what the methods do"))
+    _add_json(command(listings.models, "what models can be trained"))
+    _add_json(command(listings.methods, "what the methods do"))
     return parser
 
 
