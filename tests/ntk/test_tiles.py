@@ -210,7 +210,7 @@ def test_progress_counts_what_is_left(tmp_path, monkeypatch):
         done.append(0.0)
         yield Meter()
 
-    monkeypatch.setattr("lpft.ntk.engine._metered", metered)
+    monkeypatch.setattr("lpft.ntk.engine.metered", metered)
     kernel(bert(), tmp_path / "whole", columns=None)
     with monkeypatch.context() as patched:
         interrupt_after(patched, 8)

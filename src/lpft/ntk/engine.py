@@ -1,9 +1,8 @@
 """The engine: sweep down the encoder once, contract what each unit of it leaves, keep the sums."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
@@ -26,7 +24,7 @@ from lpft.ntk.plan import Plan
 from lpft.ntk.stash import Stash
 from lpft.ntk.sums import Contractor, Request, Shares, distinct_heads
 from lpft.ntk.tiles import TileStore
-from lpft.progress import progress
+from lpft.ntk.work import Meter, Work, metered
 
 Piece = Mapping[str, Tensor]
 """Sums of one unit for one pair of tiles, by ``request|part``."""
@@ -80,11 +78,11 @@ def sweep(
         products=options.products,
         workspace=Workspace(plan.layout.workspace, options.dtype, plan.device),
     )
-    work = _Work.left(plan, store)
+    work = Work.left(plan, store)
     folder = None if options.cache_dir is None else Path(options.cache_dir)
     with ExitStack() as stack:
         stash = stack.enter_context(closing(Stash(plan.layout.stash, folder)))
-        meter = stack.enter_context(_metered(work.flops))
+        meter = stack.enter_context(metered(work.flops))
         stack.enter_context(only_these_require_gradients(classifier.encoder, list(direct.values())))
         passes = Passes(
             classifier, plan.structure.chain, plan.structure.modules, direct, seeds, stash
@@ -93,77 +91,6 @@ def sweep(
             plan, requests, options.granularity, detailed, contraction, meter.add
         )
         return _Sweeper(plan, tokens, passes, contractor, meter, work, store).run()
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is left to do of a plan, some of whose pieces (unit, pair) are finished."""
-
-    plan: Plan
-    finished: frozenset[tuple[int, Pair]]
-
-    @classmethod
-    def left(cls, plan: Plan, store: TileStore | None) -> "_Work":
-        pieces = [(unit, pair) for unit in range(len(plan.structure.units)) for pair in plan.pairs]
-        if store is None:
-            return cls(plan, frozenset())
-        return cls(plan, frozenset(piece for piece in pieces if store.load(*piece) is not None))
-
-    def steps(self, unit: int) -> list[Step]:
-        """The steps of a unit that lack a piece.
-
-        They are contracted whole: what was finished before has no part in how sums are rounded.
-        """
-        if not self.plan.structure.of_unit(unit):
-            return []
-        return [
-            step
-            for step in self.plan.steps
-            if any((unit, pair) not in self.finished for pair in step.pairs)
-        ]
-
-    @cached_property
-    def last(self) -> int:
-        """The last unit that gradients must reach, or -1.
-
-        Where a trial's texts did not reach all parameters, it is looked for them everywhere.
-        """
-        units = range(len(self.plan.structure.units))
-        lacking = [unit for unit in units if self.steps(unit)]
-        if self.plan.structure.unreached and (lacking or not self.finished):
-            return units[-1]
-        return max(lacking, default=-1)
-
-    @property
-    def flops(self) -> float:
-        """The expected flops."""
-        plan = self.plan
-        total = plan.structure.forward_flops * float(plan.demand.lengths.sum())
-        for unit in range(self.last + 1):
-            steps = self.steps(unit)
-            total += plan.pass_flops(unit, steps)
-            total += sum(plan.contraction_flops(plan.structure.of_unit(unit), steps))
-        return total
-
-
-class _Meter:
-    """Counts flops on a bar of GFLOP."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self._bar = bar
-        self._flops = 0.0
-
-    def add(self, flops: float) -> None:
-        before = round(self._flops / 1e9)
-        self._flops += flops
-        self._bar.update(round(self._flops / 1e9) - before)
-
-
-@contextmanager
-def _metered(flops: float) -> Iterator[_Meter]:
-    total = round(flops / 1e9)
-    with progress(description="computing the kernel", total=total, unit="GFLOP") as bar:
-        yield _Meter(bar)
 
 
 class _Sweeper:
@@ -175,8 +102,8 @@ class _Sweeper:
         tokens: Tokens,
         passes: Passes,
         contractor: Contractor,
-        meter: _Meter,
-        work: _Work,
+        meter: Meter,
+        work: Work,
         store: TileStore | None,
     ) -> None:
         self._plan = plan

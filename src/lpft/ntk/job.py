@@ -17,6 +17,7 @@ from lpft.ntk.assembly import ft_effective, pretrain_effective
 from lpft.ntk.certificate import check_entries, parameter_chunks, refuse_wrong_entries
 from lpft.ntk.devices import kernel_device
 from lpft.ntk.engine import Sweep, sweep
+from lpft.ntk.examination import examine
 from lpft.ntk.fingerprints import kernel_fingerprints
 from lpft.ntk.heads import HeadRows, row_space, rows_as_they_are
 from lpft.ntk.inputs import Subject, joined
@@ -31,7 +32,6 @@ from lpft.ntk.requests import KernelRequest, check_requests
 from lpft.ntk.result import EmpiricalNTK
 from lpft.ntk.sums import TOTAL, Request, distinct_heads
 from lpft.ntk.tiles import TileStore
-from lpft.ntk.trial import examine
 
 Kernels = dict[str, dict[Pair, EmpiricalNTK]]
 """By name of the request and block."""
