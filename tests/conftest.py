@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
+import pytest
+
 # Before torch is imported, here and in subprocesses: tiny models only lose by a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Shells start commands in the background with Ctrl-C ignored; subprocesses would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-import pytest
 
 
 class Outcome(NamedTuple):

@@ -285,7 +285,7 @@ print(job.plan.layout.tiles, before, most[0], job.plan.budget)
     ("dtype", "extra", "method", "texts", "length", "heads", "width"),
     [
         ("float32", 320, "sandwich", 64, 16, 4, 256),
-        ("float64", 600, "materialize", 40, 24, 4, 256),
+        ("float64", 450, "materialize", 40, 24, 4, 256),
         ("float32", 2500, "materialize", 2, 2048, 16, 64),
     ],
 )
