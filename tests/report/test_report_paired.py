@@ -233,6 +233,7 @@ def test_the_page_and_its_files_have_the_table(tmp_path: Path) -> None:
     assert text.count("<span>LP-FT against each other method</span>") == 1
     assert "These are 2 comparisons at 95 % each: if nothing differed, about 0.1 of them" in text
     assert "below five seeds every seed on every data set must have the same sign" in text
+    assert "There is no test split" not in text
     (path,) = (tmp_path / "report-tables").glob("*-differences.csv")
     rows = list(csv.DictReader(path.open()))
     assert [(row["On"], row["Against"], row["Reading"]) for row in rows] == [
@@ -243,3 +244,13 @@ def test_the_page_and_its_files_have_the_table(tmp_path: Path) -> None:
         assert float(row["Difference low"]) < float(row["Difference"])
         assert float(row["Difference"]) < float(row["Difference high"])
         assert float(row["Detectable"]) > 0
+
+
+def test_without_a_test_split_the_page_says_whom_validation_favours(tmp_path: Path) -> None:
+    for method, wrong in (("ft", 20), ("lp-ft", 10)):
+        for seed in range(3):
+            right = {"validation": right_of(100, wrong + seed)}
+            write_scored(tmp_path / f"{method}-{seed}", method, seed, right)
+    text = build_report(tmp_path).page.read_text()
+    assert "differences on validation, which chose, favour LP-FT." in text
+    assert "<span>LP-FT against each other method</span>" in text

@@ -102,10 +102,15 @@ def score_differences(found: Differences, group: Group) -> Table | None:
     ]
     told = sum(judgement.effect.value is not None for judgement in judgements)
     chosen, metric = found.chosen.label, metric_name(group.metric)
+    chosen_here = ""
+    if group.id_split == "validation":
+        chosen_here = (
+            f"There is no test split: differences on validation, which chose, favour {chosen}. "
+        )
     note = (
         f"{metric[0].upper()}{metric[1:]} of {chosen}, which is best on validation, minus that of "
         "each other method at its best on validation, on the same seeds and texts. "
-        f"{INTERVALS} {chance_note(told)}"
+        f"{chosen_here}{INTERVALS} {chance_note(told)}"
     )
     return from_columns(
         "differences",
