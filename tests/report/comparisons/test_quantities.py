@@ -16,7 +16,6 @@ from lpft.errors import InputError
 from lpft.report.collect import collect_runs
 from lpft.report.comparisons.quantities import (
     _SCORES,
-    accuracy,
     calibration_error,
     feature_change,
     task_score,
@@ -109,7 +108,6 @@ def grouped_run(folder, *, groups=QUESTIONS, classes=("False", "True"), **column
     ("quantity", "of_questions"),
     [
         (task_score(), [0, 0, 1]),
-        (accuracy(), [0, 3 / 4, 1]),
         (feature_change(), [1.5, 5.5, 9.5]),
     ],
 )
@@ -135,7 +133,7 @@ def test_without_their_questions_such_predictions_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("quantity", "of_texts"),
-    [(accuracy(), [1 / 6, 1]), (feature_change(), [2.5, 8.5])],
+    [(task_score(), [1 / 6, 1]), (feature_change(), [2.5, 8.5])],
 )
 def test_sentences_of_one_abstract_are_drawn_together(tmp_path, quantity, of_texts):
     """Whatever the classes are called, and though no metric is of groups."""
@@ -179,12 +177,12 @@ def two_runs(tmp_path, *, second, fingerprints=(None, None)):
 
 def test_other_texts_with_the_same_labels_are_refused_by_their_ids(tmp_path):
     runs = two_runs(tmp_path, second=lambda frame: {"id": [f"new {i}" for i in frame["id"]]})
-    for quantity in (accuracy(), calibration_error(calibrated=True)):
+    for quantity in (task_score(), calibration_error(calibrated=True)):
         with pytest.raises(InputError, match="b and a were tested on different samples"):
             quantity.on_draws(runs, "test", np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("quantity", [accuracy(), feature_change()])
+@pytest.mark.parametrize("quantity", [task_score(), feature_change()])
 def test_other_texts_with_the_same_ids_and_labels_are_refused_by_their_hash(tmp_path, quantity):
     runs = two_runs(tmp_path, second=lambda _: {}, fingerprints=("1a", "2b"))
     with pytest.raises(InputError, match="b and a were tested on different samples"):
@@ -193,16 +191,16 @@ def test_other_texts_with_the_same_ids_and_labels_are_refused_by_their_hash(tmp_
 
 def test_a_run_without_a_hash_is_compared_by_ids_and_labels(tmp_path):
     runs = two_runs(tmp_path, second=lambda _: {}, fingerprints=("1a", None))
-    assert len(accuracy().on_draws(runs, "test", np.random.default_rng(0))) == 2
+    assert len(task_score().on_draws(runs, "test", np.random.default_rng(0))) == 2
 
 
 def test_clusters_of_other_rows_are_other_samples(tmp_path):
     runs = two_runs(tmp_path, second=lambda _: {"cluster": np.repeat([0, 1], 6)})
-    assert len(accuracy().on_draws(runs, "test", np.random.default_rng(0))) == 2
+    assert len(task_score().on_draws(runs, "test", np.random.default_rng(0))) == 2
     path = tmp_path / "a" / "predictions" / "test.parquet"
     pd.read_parquet(path).assign(cluster=np.repeat([0, 1], [4, 8])).to_parquet(path)
     with pytest.raises(InputError, match="different samples"):
-        accuracy().on_draws(collect_runs(tmp_path).runs, "test", np.random.default_rng(0))
+        task_score().on_draws(collect_runs(tmp_path).runs, "test", np.random.default_rng(0))
 
 
 def test_the_error_of_draws_bins_each_run_once(tmp_path, monkeypatch):
@@ -225,4 +223,4 @@ def test_a_metric_that_is_not_compared_is_named(tmp_path):
 def test_a_split_that_a_run_lacks_is_named(tmp_path):
     run = grouped_run(tmp_path / "run")
     with pytest.raises(InputError, match="has no predictions of ood/far"):
-        accuracy().on_draws([run], "ood/far", np.random.default_rng(0))
+        task_score().on_draws([run], "ood/far", np.random.default_rng(0))

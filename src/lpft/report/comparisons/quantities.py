@@ -50,16 +50,6 @@ def task_score() -> Quantity:
     )
 
 
-def accuracy() -> Quantity:
-    """Accuracy in per cent, whatever the task's own metric."""
-    return Quantity(
-        "accuracy",
-        _of_predictions(lambda _, predictions: _accuracy(predictions)),
-        factor=PER_CENT,
-        digits=2,
-    )
-
-
 def calibration_error(*, calibrated: bool) -> Quantity:
     """ECE in per cent, with or without the run's temperature."""
 
