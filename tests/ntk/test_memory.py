@@ -1,4 +1,9 @@
-"""Sizes of memory as people write them."""
+"""Sizes of memory as people write them, what is free, and what is given back."""
+
+import ctypes
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -6,7 +11,7 @@ import torch
 from lpft.errors import InputError
 from lpft.ntk.control_groups import free_below_limits
 from lpft.ntk.devices import same_device
-from lpft.ntk.memory import default_budget, parse_size, readable_size
+from lpft.ntk.memory import default_budget, give_back_free_memory, parse_size, readable_size
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,33 @@ def test_a_device_without_a_number_is_the_current_one(monkeypatch):
     assert not same_device(first, second)
     assert same_device(torch.device("cpu"), torch.device("cpu"))
     assert not same_device(torch.device("cpu"), any_cuda)
+
+
+HOLES = """
+import numpy as np
+import torch
+from lpft.ntk.memory import give_back_free_memory, memory_in_use
+
+np.ones(2_000_000)  # glibc takes what is as large as a piece that was freed from its heap
+pieces = [np.ones(2_000_000) for _ in range(20)]
+del pieces[::2]
+freed = memory_in_use(torch.device("cpu"))
+give_back_free_memory()
+print(freed - memory_in_use(torch.device("cpu")))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_pieces_between_others_are_given_back():
+    run = [sys.executable, "-c", HOLES]
+    found = subprocess.run(run, capture_output=True, text=True, check=True, timeout=100)
+    assert int(found.stdout) > 0.9 * 10 * 16_000_000
+
+
+@pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
+def test_a_c_library_that_cannot_give_back_is_left_alone(monkeypatch, error):
+    def library(_name):
+        raise error("no such function")
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    give_back_free_memory()

@@ -307,3 +307,16 @@ def test_a_process_keeps_to_its_budget(dtype, extra, method, texts, length, head
     tiles, before, most, budget = map(int, found.stdout.split())
     assert tiles > 1 or length == 2048
     assert before < most <= budget
+
+
+@pytest.mark.parametrize(("beyond", "expected"), [(0, False), (1, True)])
+def test_memory_beyond_the_plan_is_given_back_before_the_next_batch(monkeypatch, beyond, expected):
+    plan = job().plan
+    between_passes = plan.memory - plan.memory_of_pass
+    assert 0 < between_passes < plan.memory
+    given_back = []
+    monkeypatch.setattr("lpft.ntk.engine.memory_in_use", lambda _: between_passes + beyond)
+    monkeypatch.setattr("lpft.ntk.engine.give_back_free_memory", lambda: given_back.append(True))
+    job().run()
+    units, batches = len(plan.structure.units), sum(len(tile.batches) for tile in plan.tiles)
+    assert len(given_back) == (units * batches if expected else 0)

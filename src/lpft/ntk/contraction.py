@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lpft.choices import KernelKind, Products
 from lpft.ntk.layout import Pair
+from lpft.ntk.matrix_products import product, symmetric_product
 from lpft.ntk.precision import products_in
 from lpft.ntk.signs import takes_signs
 
@@ -22,7 +23,6 @@ Sums = dict[tuple[Pair, int], Tensor]
 
 _ALIGNMENT = 16
 """Numbers: each tensor of the workspace begins at a multiple of it, as vector units like it."""
-_STRIPS = 6
 _ROUNDED = 1 << 20
 """Numbers that are rounded at a time, for want of room."""
 
@@ -144,10 +144,10 @@ def add_products(
             for i, j in pairs:
                 left = rows[i][seeds].reshape(-1, rows[i].shape[-1])
                 if i == j and contraction.kernel != "asymmetric":
-                    product = _gram(left, contraction.products)
+                    block = symmetric_product(left, contraction.products)
                 else:
-                    product = _product(left, columns[j][seeds].reshape(-1, columns[j].shape[-1]))
-                sums[(i, j), head] += product
+                    block = product(left, columns[j][seeds].reshape(-1, columns[j].shape[-1]))
+                sums[(i, j), head] += block
 
 
 def _factors(
@@ -177,31 +177,3 @@ def _rounded(chunk: Tensor) -> Tensor:
     for part in chunk.view(-1).split(_ROUNDED):
         part.copy_(part.to(torch.bfloat16))
     return chunk
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """``left right^T``, of bfloat16 numbers in float32."""
-    if left.dtype == torch.bfloat16:
-        return torch.mm(left, right.T, out_dtype=torch.float32)
-    return left @ right.T
-
-
-def _gram(rows: Tensor, products: Products) -> Tensor:
-    """``rows rows^T``, half of it computed.
-
-    NumPy calls the symmetric routine of its BLAS for a matrix times its own transpose; PyTorch has
-    none, so elsewhere, and where PyTorch alone knows units for bfloat16, strips up to the diagonal
-    are multiplied and mirrored.
-    """
-    if rows.device.type == "cpu" and products != "bfloat16":
-        numbers = rows.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-            return torch.from_numpy(np.dot(numbers, numbers.T))
-    dtype = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype
-    result = torch.zeros(rows.shape[0], rows.shape[0], dtype=dtype, device=rows.device)
-    step = -(-rows.shape[0] // _STRIPS)
-    for start in range(0, rows.shape[0], step):
-        stop = min(start + step, rows.shape[0])
-        result[start:stop, :stop] = _product(rows[start:stop], rows[:stop])
-    lower = result.tril(-1)
-    return lower + lower.T + torch.diag(result.diagonal())

@@ -17,6 +17,7 @@ from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.capture import Contribution, NotBatched, Outer, active_tokens, merge_uses
 from lpft.ntk.contraction import Contraction, Workspace
 from lpft.ntk.layout import Pair, Step
+from lpft.ntk.memory import give_back_free_memory, memory_in_use
 from lpft.ntk.modes import only_these_require_gradients
 from lpft.ntk.options import Options
 from lpft.ntk.passes import Batch, Passes
@@ -188,6 +189,7 @@ class _Sweeper:
             self._meter.add(self._forward_flops(rows) * part)
             for name, uses in found.items() if keep else ():
                 shares.setdefault(name, [None] * len(batches))[place] = _active(merge_uses(uses))
+            self._keep_to_plan()
         self._result.seconds["passes"] += perf_counter() - started
         return shares
 
@@ -203,6 +205,13 @@ class _Sweeper:
         if unknown:
             raise InputError(_depends_on_text(unknown[0]))
         return found
+
+    def _keep_to_plan(self) -> None:
+        """Leave the next batch its room: memory beyond the plan's was freed and not given back."""
+        plan = self._plan
+        between_passes = plan.memory - plan.memory_of_pass
+        if plan.device.type == "cpu" and memory_in_use(plan.device) > between_passes:
+            give_back_free_memory()
 
     def _batch(self, rows: NDArray[np.int64]) -> Batch:
         return {name: ids.to(self._plan.device) for name, ids in self._tokens.batch(rows).items()}

@@ -21,7 +21,7 @@ from lpft.ntk.plan import Plan
 from lpft.ntk.structure import Structure
 from lpft.ntk.sums import Request
 
-_SCHEMA = 2
+_SCHEMA = 3
 """Of the pieces; a number of its own for every change of what they hold or how it is summed."""
 
 

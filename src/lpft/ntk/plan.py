@@ -61,7 +61,8 @@ class _Weight:
 class Plan:
     """How the demand will be met, and what that is expected to take.
 
-    ``memory`` is the most that the process is expected to take, ``budget`` what it may, in bytes.
+    ``memory`` is the most that the process is expected to take, ``memory_of_pass`` the part of it
+    that one batch takes while it passes, and ``budget`` what the process may take, in bytes.
     """
 
     structure: Structure
@@ -70,6 +71,7 @@ class Plan:
     tiles: tuple[Tile, ...]
     pairs: tuple[Pair, ...]
     memory: int
+    memory_of_pass: int
     budget: int
     device: torch.device
     dtype: torch.dtype

@@ -9,6 +9,7 @@ import torch
 from lpft.errors import InputError
 from lpft.ntk.devices import PORTIONS
 from lpft.ntk.layout import Layout, split, tile_pairs
+from lpft.ntk.matrix_products import parts_of_columns
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Demand, Plan
 from lpft.ntk.stash import Place
@@ -74,15 +75,19 @@ def make_plan(
             batch_tokens=portions.batch_tokens,
         )
         pairs = tile_pairs(tiles, demand.blocks, halved=demand.kernel != "asymmetric")
-        plan = Plan(structure, demand, candidate, tiles, pairs, 0, budget, device, dtype)
+        plan = Plan(structure, demand, candidate, tiles, pairs, 0, 0, budget, device, dtype)
+        passing = _numbers_of_passing(plan, sizes)
         numbers = max(
-            candidate.workspace + _numbers_of_sweep(plan, sizes),
+            candidate.workspace
+            + _numbers_of_products(plan)
+            + _numbers_between_passes(plan, sizes)
+            + passing,
             _numbers_of_check(plan, sizes, checked),
         )
         memory = used + accumulators + dtype.itemsize * (_SLACK + numbers)
         least = memory if least == 0 else min(least, memory)
         if memory <= budget:
-            return replace(plan, memory=memory)
+            return replace(plan, memory=memory, memory_of_pass=dtype.itemsize * passing)
     if layout is not None:
         raise InputError(
             f"the unfinished kernel was begun with more memory: it needs {readable_size(least)}, "
@@ -114,13 +119,10 @@ def _layouts(
         count = min(largest, max(count + 1, int(count * 1.3), 3))
 
 
-def _numbers_of_sweep(plan: Plan, sizes: Sizes) -> int:
-    """What is held at the worst moment: shares, what lies between blocks, one batch that passes."""
+def _numbers_between_passes(plan: Plan, sizes: Sizes) -> int:
+    """What is held at the worst moment: shares, and what lies between blocks."""
     structure, demand = plan.structure, plan.demand
-    of_tiles = [
-        [(len(rows), int(demand.lengths[rows].max())) for _, rows in tile.batches]
-        for tile in plan.tiles
-    ]
+    of_tiles = _batches_of_tiles(plan)
     batches = [batch for of_tile in of_tiles for batch in of_tile]
     tokens = [sum(rows * length for rows, length in of_tile) for of_tile in of_tiles]
     samples = [sum(rows for rows, _ in of_tile) for of_tile in of_tiles]
@@ -139,19 +141,39 @@ def _numbers_of_sweep(plan: Plan, sizes: Sizes) -> int:
         if plan.layout.stash == "memory":
             between += sum(tokens) * sizes.hidden * (len(structure.chain) + 1 + demand.seeds)
             between += len(batches) * demand.seeds * structure.extras
-    widest = max(a + b for a, b in structure.widths)
+    return shares + between
+
+
+def _numbers_of_passing(plan: Plan, sizes: Sizes) -> int:
+    """What one batch takes while it passes."""
+    widest = max(a + b for a, b in plan.structure.widths)
     # Passed whole, all layers keep their weights of attention at once.
-    attending = _attention(sizes, 1 if structure.chain is not None else sizes.layers)
-    passing = max(
+    attending = _attention(sizes, 1 if plan.structure.chain is not None else sizes.layers)
+    return max(
         rows * length * (_TRANSIENT_COPIES * widest + 8 * sizes.hidden + attending * length)
-        for rows, length in batches
+        for of_tile in _batches_of_tiles(plan)
+        for rows, length in of_tile
     )
-    return shares + between + passing
+
+
+def _batches_of_tiles(plan: Plan) -> list[list[tuple[int, int]]]:
+    """The texts of every batch of each tile, and the tokens that they are padded to."""
+    return [
+        [(len(rows), int(plan.demand.lengths[rows].max())) for _, rows in tile.batches]
+        for tile in plan.tiles
+    ]
 
 
 def _attention(sizes: Sizes, layers: int) -> int:
     """Numbers per pair of tokens that plain attention holds while ``layers`` keep theirs."""
     return sizes.heads * (_ATTENTION_COPIES + layers) + _MASKS
+
+
+def _numbers_of_products(plan: Plan) -> int:
+    """What products of whole gradients return at most, before it is added to the sums."""
+    of_tile = max(len(tile.rows) for tile in plan.tiles) * max(plan.demand.ranks, default=0)
+    columns = plan.layout.workspace // max(1, of_tile)
+    return parts_of_columns(max(1, of_tile), columns) * of_tile**2
 
 
 def _numbers_of_check(plan: Plan, sizes: Sizes, checked: int) -> int:
