@@ -69,7 +69,12 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
         )
         + ("" if plan["batches_of_several_texts"] else ", text by text"),
         "tiles": f"{plan['tiles']}, {plan['tiles_held']} held at once; hidden states in "
-        f"{plan['between_blocks']}",
+        f"{plan['between_blocks']}"
+        + (
+            f"; {plan['stages']} passes through a block, each for some of its weights"
+            if plan["stages"] > 1
+            else ""
+        ),
         "by autograd": ", ".join(plan["by_autograd"]) or "nothing: every parameter has a rule",
         "work": f"{flops['passes'] / 1e12:.2f} TFLOP of passes, {flops['forming'] / 1e12:.2f} to "
         f"form gradients, {flops['contracting'] / 1e12:.2f} to contract them",

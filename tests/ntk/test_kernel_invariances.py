@@ -120,13 +120,17 @@ def test_the_size_of_batches_does_not_matter(monkeypatch, family):
 
 
 @pytest.mark.parametrize("columns", [None, TEXTS[COLUMNS]], ids=["symmetric", "rows and columns"])
-@pytest.mark.parametrize(("tiles", "place"), [(1, "memory"), (3, "memory"), (4, "files")])
-@pytest.mark.parametrize("family", ["bert", "albert", "deberta-v2"])
-def test_tiles_and_chunks_do_not_matter(tmp_path, family, tiles, place, columns):
+@pytest.mark.parametrize(
+    ("tiles", "place", "stages"),
+    [(1, "memory", 1), (3, "memory", 1), (4, "files", 1), (1, "files", 3), (3, "memory", 8)],
+)
+@pytest.mark.parametrize("family", ["bert", "albert", "deberta-v2", "gpt2"])
+def test_tiles_chunks_and_stages_do_not_matter(tmp_path, family, tiles, place, stages, columns):
     expected = kernel_of_texts(family)
-    Layout(tiles, place, workspace=4000).write(tmp_path)
+    Layout(tiles, place, workspace=4000, stages=stages).write(tmp_path)
     found = kernel_of(tiny(family), TEXTS, columns, cache_dir=tmp_path)
     assert found.record["plan"]["tiles"] >= tiles
+    assert (found.record["plan"]["stages"] > 1) == (stages > 1)
     kept = slice(None) if columns is None else COLUMNS
     assert relative_error(found.ft_effective, expected.ft_effective[:, :, kept]) <= TOLERANCE
     assert relative_error(found.pretrain_effective, expected.pretrain_effective[:, kept]) <= (

@@ -46,14 +46,15 @@ def relative_error(found, expected):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_combination_is_the_same_kernel(tmp_path, method, dtype):
-    combinations = product(((), ("layer",), ("kind", "layer")), (None, "64GB"), (0, 3), (1, 3))
+    layouts = (None, Layout(3, "files", workspace=3000), Layout(1, "files", 3000, stages=4))
+    combinations = product(((), ("layer",), ("kind", "layer")), (None, "64GB"), (0, 3), layouts)
     seen = 0
-    for number, (granularity, memory, count, tiles) in enumerate(combinations):
+    for number, (granularity, memory, count, layout) in enumerate(combinations):
         cache_dir = None
-        if tiles > 1:
+        if layout is not None:
             cache_dir = tmp_path / str(number)
             cache_dir.mkdir()
-            Layout(tiles, "files", workspace=3000).write(cache_dir)
+            layout.write(cache_dir)
         kernel = kernel_of(
             method=method,
             dtype=dtype,
@@ -71,9 +72,11 @@ def test_every_combination_is_the_same_kernel(tmp_path, method, dtype):
                 assert error <= 1e-14
         assert len(kernel.checked_entries) == count
         assert all(entry.relative_error <= TOLERANCES[dtype] for entry in kernel.checked_entries)
-        assert (kernel.record["plan"]["tiles"] > 1) == (tiles > 1)
+        plan = kernel.record["plan"]
+        expected = (1, 1) if layout is None else (layout.tiles, layout.stages)
+        assert (plan["tiles"] > 1, plan["stages"] > 1) == (expected[0] > 1, expected[1] > 1)
         seen += 1
-    assert seen == 24
+    assert seen == 36
 
 
 def test_checked_entries_are_those_of_autograd():

@@ -144,11 +144,11 @@ def test_an_interrupted_call_ends_the_same(whole, tmp_path, monkeypatch, count):
     assert_same(kernel(bert(), tmp_path), whole[0])
 
 
-@pytest.mark.parametrize("method", ["materialize", "auto"])
-def test_interrupted_within_a_step_ends_the_same(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize(("method", "stages"), [("materialize", 1), ("auto", 1), ("auto", 3)])
+def test_interrupted_within_a_step_ends_the_same(tmp_path, monkeypatch, method, stages):
     """What a step's finished pairs leave to do is rounded as the whole step is, chunk by chunk."""
     options = {"columns": None, "method": method}
-    chunked = Layout(tiles=3, stash="memory", workspace=4000)
+    chunked = Layout(tiles=3, stash="memory", workspace=4000, stages=stages)
     (tmp_path / "whole").mkdir()
     chunked.write(tmp_path / "whole")
     expected = kernel(bert(), tmp_path / "whole", **options)
@@ -342,10 +342,12 @@ def test_one_foreign_piece_among_the_own_is_refused(whole, tmp_path, what):
         b"null",
         b"\xff\xfe",
         b'{"tiles": 3}',
-        b'{"tiles": "x", "stash": "memory", "workspace": 9}',
-        b'{"tiles": 0, "stash": "memory", "workspace": 4194304}',
-        b'{"tiles": 3, "stash": "attic", "workspace": 4194304}',
-        b'{"tiles": 3, "stash": "memory", "workspace": -1}',
+        b'{"tiles": "x", "stash": "memory", "workspace": 9, "stages": 1}',
+        b'{"tiles": 0, "stash": "memory", "workspace": 4194304, "stages": 1}',
+        b'{"tiles": 3, "stash": "attic", "workspace": 4194304, "stages": 1}',
+        b'{"tiles": 3, "stash": "memory", "workspace": -1, "stages": 1}',
+        b'{"tiles": 3, "stash": "memory", "workspace": 4194304, "stages": 0}',
+        b'{"tiles": 3, "stash": "memory", "workspace": 4194304}',
     ],
 )
 def test_a_damaged_layout_is_refused(tmp_path, content):

@@ -23,6 +23,7 @@ from lpft.ntk.options import Options
 from lpft.ntk.passes import Batch, Passes
 from lpft.ntk.plan import Plan
 from lpft.ntk.stash import Stash
+from lpft.ntk.structure import Parameter
 from lpft.ntk.sums import Contractor, Request, Shares, distinct_heads
 from lpft.ntk.tiles import TileStore
 from lpft.ntk.work import Meter, Work, metered
@@ -152,17 +153,31 @@ class _Sweeper:
         loads = _last_loads(steps)
         for tile in range(len(self._plan.tiles)):
             if tile not in loads:
-                self._pass(unit, tile, keep=False, final=True)
+                self._pass(unit, tile, keep=(), final=True)
+        *others, last = self._plan.stages[unit] or ((),)
+        before: dict[Pair, Piece] = {}
+        for stage in others:
+            for pair, piece in self._stage(unit, stage, steps, {}):
+                before[pair] = _sum_of(before[pair], piece) if pair in before else piece
+        for pair, piece in self._stage(unit, last, steps, loads):
+            yield pair, _sum_of(before.pop(pair), piece) if others else piece
+
+    def _stage(
+        self, unit: int, stage: Sequence[Parameter], steps: Sequence[Step], loads: dict[int, int]
+    ) -> Iterator[tuple[Pair, Piece]]:
+        """The sums of some parameters of a unit; ``loads`` say for which steps tiles pass last."""
+        names = frozenset(parameter.name for parameter in stage)
         held: dict[int, Shares] = {}
         for place, step in enumerate(steps):
             held = {tile: shares for tile, shares in held.items() if tile in step.tiles}
             for tile in step.tiles:
                 if tile not in held:
-                    held[tile] = self._pass(unit, tile, keep=True, final=loads[tile] == place)
+                    final = loads.get(tile) == place
+                    held[tile] = self._pass(unit, tile, keep=names, final=final)
             following = steps[place + 1].tiles if place + 1 < len(steps) else ()
             started = perf_counter()
             sums = self._contractor.sums(
-                self._plan.structure.of_unit(unit),
+                stage,
                 held,
                 step.pairs,
                 consume=not set(step.tiles) & set(following),
@@ -170,8 +185,8 @@ class _Sweeper:
             self._result.seconds["contractions"] += perf_counter() - started
             yield from sums.items()
 
-    def _pass(self, unit: int, tile: int, *, keep: bool, final: bool) -> Shares:
-        """Pull the gradients of a tile through a unit; its shares, if they are to be kept."""
+    def _pass(self, unit: int, tile: int, *, keep: Collection[str], final: bool) -> Shares:
+        """Pull the gradients of a tile through a unit; its shares in the parameters to keep."""
         started = perf_counter()
         structure = self._plan.structure
         positions, batches = structure.units[unit], self._plan.tiles[tile].batches
@@ -181,24 +196,26 @@ class _Sweeper:
             batch = self._batch(rows)
             found: dict[str, list[Contribution]] = {}
             for position in reversed(positions):
-                record = keep or bool(structure.unreached)
-                for name, share in self._backward(position, number, batch, record=record).items():
+                only = None if structure.unreached else keep
+                for name, share in self._backward(position, number, batch, only).items():
                     found.setdefault(name, []).append(share)
                 if final:
                     self._passes.finish(position, number)
             self._meter.add(self._forward_flops(rows) * part)
-            for name, uses in found.items() if keep else ():
-                shares.setdefault(name, [None] * len(batches))[place] = _active(merge_uses(uses))
+            for name, uses in found.items():
+                if name in keep:
+                    of_tile = shares.setdefault(name, [None] * len(batches))
+                    of_tile[place] = _active(merge_uses(uses))
             self._keep_to_plan()
         self._result.seconds["passes"] += perf_counter() - started
         return shares
 
     def _backward(
-        self, position: int, number: int, batch: Batch, *, record: bool
+        self, position: int, number: int, batch: Batch, only: Collection[str] | None
     ) -> dict[str, Contribution]:
         """The shares of a position; refuses parameters that the trial did not see."""
         try:
-            found = self._passes.backward(position, number, batch, record=record)
+            found = self._passes.backward(position, number, batch, only=only)
         except NotBatched as module:
             raise InputError(_depends_on_text(str(module))) from module
         unknown = sorted(set(found) - self._known)
@@ -218,6 +235,14 @@ class _Sweeper:
 
     def _forward_flops(self, rows: NDArray[np.int64]) -> float:
         return float(self._plan.demand.lengths[rows].sum()) * self._plan.structure.forward_flops
+
+
+def _sum_of(first: Piece, second: Piece) -> Piece:
+    """The sums of both; a part may be in one alone."""
+    total = dict(first)
+    for name, tensor in second.items():
+        total[name] = total[name] + tensor if name in total else tensor
+    return total
 
 
 def _last_loads(steps: Sequence[Step]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import product
@@ -51,13 +51,15 @@ class Step:
 class Layout:
     """What decides the order of all sums: resumed kernels keep it, so that they end the same.
 
-    ``tiles`` of the largest group, ``stash`` for what lies between blocks, and ``workspace``, how
-    many numbers the buffer of the contractions holds.
+    ``tiles`` of the largest group, ``stash`` for what lies between blocks, ``workspace``, how many
+    numbers the buffer of the contractions holds, and ``stages`` in which the widest unit's
+    parameters are held, each with passes of its own.
     """
 
     tiles: int
     stash: Place
     workspace: int
+    stages: int = 1
 
     @property
     def hold_all(self) -> bool:
@@ -76,8 +78,9 @@ class Layout:
             return None
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            layout = cls(int(kept["tiles"]), kept["stash"], int(kept["workspace"]))
-            if layout.tiles < 1 or layout.workspace < 1 or layout.stash not in get_args(Place):
+            numbers = {name: int(kept[name]) for name in ("tiles", "workspace", "stages")}
+            layout = cls(stash=kept["stash"], **numbers)
+            if min(numbers.values()) < 1 or layout.stash not in get_args(Place):
                 raise ValueError(layout)
             if kept["sha256"] != layout._digest:
                 raise ValueError(kept)
@@ -94,7 +97,7 @@ class Layout:
 
     @property
     def _digest(self) -> str:
-        return sha256(f"{self.tiles} {self.stash} {self.workspace}".encode()).hexdigest()
+        return sha256(" ".join(map(str, astuple(self))).encode()).hexdigest()
 
 
 def split(

@@ -6,7 +6,7 @@ position 0. Going down from the last, each is rebuilt alone from its stashed inp
 inputs and gradients are kept, and the gradient at its input is stashed for the next.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,19 +100,27 @@ class Passes:
         return features
 
     def backward(
-        self, position: int, number: int, batch: Batch, *, record: bool = True
+        self,
+        position: int,
+        number: int,
+        batch: Batch,
+        *,
+        only: Collection[str] | None = None,
     ) -> dict[str, Contribution]:
-        """The share of ``position`` in each wanted parameter, for one batch.
+        """The share of ``position`` in each wanted parameter, or in those ``only``, for one batch.
 
         The gradient at the position's input is stashed for ``position - 1``. Positions are asked
         for from the last to the first; the same one may be asked for again.
         """
         samples = batch["input_ids"].shape[0]
-        modules = self._modules if record else {}
+        modules, direct = self._modules, self._direct
+        if only is not None:
+            modules = _owners(modules, only)
+            direct = {name: tensor for name, tensor in direct.items() if name in only}
         with torch.enable_grad(), Recorder(modules, samples) as recorder:
             results, seeds, inputs = self._rebuild(position, number, batch, recorder)
             handed_on, at_results, jacobians = pull_back(
-                results, seeds, inputs, recorder.calls, self._direct if record else {}
+                results, seeds, inputs, recorder.calls, direct
             )
             self._hand_on(position, number, handed_on)
             uses: dict[str, list[Contribution]] = {}
@@ -231,6 +239,15 @@ class Passes:
 
     def _feature_seeds(self, features: Tensor) -> list[list[Tensor]]:
         return [[seed.expand_as(features)] for seed in self._seeds.to(features.dtype)]
+
+
+def _owners(modules: Modules, names: Collection[str]) -> Modules:
+    """The modules of these parameters alone."""
+    owners = {
+        owner: (module, {name: rule for name, rule in rules.items() if name in names})
+        for owner, (module, rules) in modules.items()
+    }
+    return {owner: (module, rules) for owner, (module, rules) in owners.items() if rules}
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from lpft.choices import KernelKind
 from lpft.ntk.cost import Method, Shape, cheapest_method, method_cost
 from lpft.ntk.layout import Layout, Pair, Step, Tile, steps
+from lpft.ntk.stages import Stages, stages_of_units
 from lpft.ntk.structure import Parameter, Structure
 
-_EFFICIENCY = {"passes": 0.55, "forming": 0.7, "contracting": 0.8}
+_EFFICIENCY = {"passes": 0.6, "forming": 0.7, "contracting": 0.8}
 """Shares of the machine's matrix-product rate that the parts reached where they were measured."""
 
 _RATE_SIZES = {"cpu": 1024, "cuda": 8192}
@@ -78,6 +79,11 @@ class Plan:
     _methods: dict[_Weight, Method] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
+    def stages(self) -> tuple[Stages, ...]:
+        """Per unit its parameters, in stages that are held one after the other."""
+        return stages_of_units(self.structure, self.layout.stages, self.demand.seeds)
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The pairs in the order in which they are contracted, the same for every unit."""
         return steps(self.pairs, hold_all=self.layout.hold_all)
@@ -94,8 +100,9 @@ class Plan:
             for tile in set(step.tiles) - held:
                 loads[tile] += 1
             held = set(step.tiles)
+        passes = len(self.stages[unit])
         tokens = sum(
-            max(1, count) * len(tile.rows) * length
+            max(1, passes * count) * len(tile.rows) * length
             for count, tile, length in zip(loads, self.tiles, self._lengths, strict=True)
         )
         units = self.structure.units
@@ -142,9 +149,14 @@ class Plan:
         return matmul_rate(self.device, self.dtype)
 
     @property
+    def cost(self) -> float:
+        """The flops as if all ran at the machine's rate of matrix products."""
+        return sum(self.flops[part] / share for part, share in _EFFICIENCY.items())
+
+    @property
     def seconds(self) -> float:
         """Expected seconds, from the machine's rate of matrix products."""
-        return sum(self.flops[part] / (share * self.rate) for part, share in _EFFICIENCY.items())
+        return self.cost / self.rate
 
     def as_record(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -155,6 +167,7 @@ class Plan:
             "tokens": int(self.demand.lengths.sum()),
             "tiles": len(self.tiles),
             "tiles_held": max(len(step.tiles) for step in self.steps),
+            "stages": max(map(len, self.stages)),
             "batches_of_several_texts": structure.batched,
             "blocks": 0 if structure.chain is None else len(structure.chain),
             "between_blocks": self.layout.stash,

@@ -1,5 +1,6 @@
 """The plan of fewest tiles that keeps to a budget of memory."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from lpft.ntk.layout import Layout, split, tile_pairs
 from lpft.ntk.matrix_products import parts_of_columns
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Demand, Plan
+from lpft.ntk.stages import most_stages, widest
 from lpft.ntk.stash import Place
 from lpft.ntk.structure import Structure
 
@@ -47,7 +49,10 @@ def make_plan(
     checked: int,
     layout: Layout | None = None,
 ) -> Plan:
-    """The plan of fewest tiles that keeps to the budget, or that of a layout begun before.
+    """The cheapest plan that keeps to the budget, or that of a layout begun before.
+
+    Where the shares of all samples do not fit, samples are tiled, or parameters held in stages, or
+    both.
 
     Args:
         budget: bytes in all; ``used`` those that are taken before anything starts.
@@ -64,9 +69,8 @@ def make_plan(
             f"the unfinished kernel was begun on another kind of device than {device.type}: go on "
             "there, or delete its folder"
         )
-    least = 0
-    free = budget - used
-    for candidate in _layouts(demand, device, dtype, free) if layout is None else [layout]:
+
+    def planned(candidate: Layout) -> Plan:
         tiles = split(
             demand.lengths,
             demand.groups,
@@ -77,17 +81,29 @@ def make_plan(
         pairs = tile_pairs(tiles, demand.blocks, halved=demand.kernel != "asymmetric")
         plan = Plan(structure, demand, candidate, tiles, pairs, 0, 0, budget, device, dtype)
         passing = _numbers_of_passing(plan, sizes)
-        numbers = max(
-            candidate.workspace
-            + _numbers_of_products(plan)
-            + _numbers_between_passes(plan, sizes)
-            + passing,
-            _numbers_of_check(plan, sizes, checked),
-        )
-        memory = used + accumulators + dtype.itemsize * (_SLACK + numbers)
-        least = memory if least == 0 else min(least, memory)
-        if memory <= budget:
-            return replace(plan, memory=memory, memory_of_pass=dtype.itemsize * passing)
+        of_sweep = _numbers_of_products(plan) + _numbers_between_passes(plan, sizes) + passing
+        numbers = max(candidate.workspace + of_sweep, _numbers_of_check(plan, sizes, checked))
+        sums = accumulators if candidate.stages == 1 else 3 * accumulators // 2  # those of a unit
+        memory = used + sums + dtype.itemsize * (_SLACK + numbers)
+        return replace(plan, memory=memory, memory_of_pass=dtype.itemsize * passing)
+
+    needed: list[int] = []
+    fitting: list[Plan] = []
+    stages_tried = range(1, most_stages(structure) + 1) if layout is None else [layout.stages]
+    for stages in stages_tried:
+        free = budget - used
+        layouts = _layouts(demand, device, dtype, free, stages) if layout is None else [layout]
+        for candidate in layouts:
+            plan = planned(candidate)
+            needed.append(plan.memory)
+            if plan.memory <= budget:
+                fitting.append(plan)
+                break
+        if fitting and fitting[-1].layout.tiles == 1:
+            break
+    if fitting:
+        return min(fitting, key=lambda plan: plan.cost)
+    least = min(needed)
     if layout is not None:
         raise InputError(
             f"the unfinished kernel was begun with more memory: it needs {readable_size(least)}, "
@@ -101,9 +117,9 @@ def make_plan(
 
 
 def _layouts(
-    demand: Demand, device: torch.device, dtype: torch.dtype, free: int
+    demand: Demand, device: torch.device, dtype: torch.dtype, free: int, stages: int
 ) -> Iterator[Layout]:
-    """Layouts from the fastest to the thriftiest."""
+    """Layouts of so many stages, from the fastest to the thriftiest."""
     portions = PORTIONS[device.type]
     wished = max(_WORKSPACE_SHARE * free, portions.least_workspace)
     workspace = int(min(wished, portions.most_workspace)) // dtype.itemsize
@@ -112,7 +128,7 @@ def _layouts(
     count = 1
     while True:
         for place in places:
-            yield Layout(count, place, workspace)
+            yield Layout(count, place, workspace, stages)
         if count >= largest:
             return
         # Two tiles of three or more are held at once: two alone would save nothing.
@@ -128,8 +144,12 @@ def _numbers_between_passes(plan: Plan, sizes: Sizes) -> int:
     samples = [sum(rows for rows, _ in of_tile) for of_tile in of_tiles]
     held = len(plan.tiles) if plan.layout.hold_all else 2
     per_token = max(
-        sum(structure.widths[p][0] + demand.seeds * structure.widths[p][1] for p in unit)
-        for unit in structure.units
+        min(
+            # Weights that share inputs count them once here.
+            sum(structure.widths[p][0] + demand.seeds * structure.widths[p][1] for p in unit),
+            widest(stages, demand.seeds) if len(stages) > 1 else sys.maxsize,
+        )
+        for unit, stages in zip(structure.units, plan.stages, strict=True)
     )
     per_sample = demand.seeds * max(
         _vector_numbers(structure, unit) for unit in range(len(structure.units))

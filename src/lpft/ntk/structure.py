@@ -33,6 +33,11 @@ class Parameter:
     pooled: bool
     fallback: bool
 
+    def numbers_per_token(self, seeds: int) -> int:
+        """What its uses leave of one token in inputs and in the gradients of all seeds."""
+        a, b = self.sizes
+        return 0 if self.form == "vector" else len(self.positions) * (a + seeds * b)
+
 
 @dataclass(frozen=True)
 class Structure:
