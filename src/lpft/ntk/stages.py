@@ -44,12 +44,14 @@ def _fewest(unit: Sequence[Parameter], count: int, seeds: int, most: int) -> Sta
 
 def _stages(unit: Sequence[Parameter], count: int, seeds: int) -> Stages:
     """At most ``count`` stages: from the widest on, each parameter to the narrowest so far."""
-    stages: list[list[Parameter]] = [[] for _ in range(count)]
+    widths = [0] * count
+    stage_of: dict[str, int] = {}
     for parameter in sorted(unit, key=lambda p: -p.numbers_per_token(seeds)):
-        min(stages, key=lambda stage: _width(stage, seeds)).append(parameter)
-    return tuple(
-        tuple(parameter for parameter in unit if parameter in stage) for stage in stages if stage
-    )
+        narrowest = widths.index(min(widths))
+        stage_of[parameter.name] = narrowest
+        widths[narrowest] += parameter.numbers_per_token(seeds)
+    stages = (tuple(p for p in unit if stage_of[p.name] == stage) for stage in range(count))
+    return tuple(stage for stage in stages if stage)
 
 
 def _width(stage: Sequence[Parameter], seeds: int) -> int:
