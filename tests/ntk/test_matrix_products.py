@@ -61,11 +61,13 @@ def test_numbers_that_are_not_finite_stay_so_without_a_warning(monkeypatch):
     threads(monkeypatch, 2)
     rows = normal(100, 10_000, dtype=torch.float32)
     rows[3, 7], rows[4] = torch.inf, 1e30
+    rows[4, 5000:], rows[5], rows[5, 5000:] = 1e30, 1e30, -1e30  # inf - inf, from part to part
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = symmetric_product(rows, "exact")
     assert not found[3].isfinite().any()
     assert found[4, 4] == torch.inf
+    assert found[4, 5].isnan()
     assert found[:3, :3].isfinite().all()
 
 

@@ -31,7 +31,7 @@ def symmetric_product(rows: Tensor, products: Products) -> Tensor:
     are multiplied and mirrored.
     """
     if rows.device.type == "cpu" and products != "bfloat16":
-        return torch.from_numpy(_by_blas(rows.numpy()))
+        return _by_blas(rows.numpy())
     return _by_strips(rows)
 
 
@@ -45,7 +45,7 @@ def parts_of_columns(rows: int, columns: int) -> int:
     return max(1, min(torch.get_num_threads(), columns // rows)) if large else 1
 
 
-def _by_blas(numbers: NDArray[np.floating]) -> NDArray[np.floating]:
+def _by_blas(numbers: NDArray[np.floating]) -> Tensor:
     """A BLAS shares the columns less well among its threads than columns are shared here.
 
     Its threads also wait at full speed for more, and slow down those of PyTorch that follow.
@@ -56,13 +56,13 @@ def _by_blas(numbers: NDArray[np.floating]) -> NDArray[np.floating]:
     with _blas().limit(limits=1), ThreadPoolExecutor(parts) as pool:
         first, *others = pool.map(_with_its_transpose, np.array_split(numbers, parts, axis=1))
     for other in others:
-        first += other
+        first.add_(other)
     return first
 
 
-def _with_its_transpose(numbers: NDArray[np.floating]) -> NDArray[np.floating]:
+def _with_its_transpose(numbers: NDArray[np.floating]) -> Tensor:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-        return np.matmul(numbers, numbers.T)
+        return torch.from_numpy(np.matmul(numbers, numbers.T))
 
 
 @cache
