@@ -23,6 +23,8 @@ _SLACK = 32 << 20
 _TRANSIENT_COPIES = 3
 _ATTENTION_COPIES = 4
 """Tensors of T x T per head that come and go in one layer, beside its weights that are kept."""
+_SHOWN = 10**8
+"""Bytes to which the least memory is rounded up, so that what a message names is enough."""
 _MASKS = 4
 """Tensors of T x T per text that a mask of attention is made of."""
 
@@ -103,15 +105,15 @@ def make_plan(
             break
     if fitting:
         return min(fitting, key=lambda plan: plan.cost)
-    least = min(needed)
+    least = readable_size(-(-min(needed) // _SHOWN) * _SHOWN)
     if layout is not None:
         raise InputError(
-            f"the unfinished kernel was begun with more memory: it needs {readable_size(least)}, "
+            f"the unfinished kernel was begun with more memory: it needs {least}, "
             f"now {readable_size(budget)} are given; give as much, or delete its folder"
         )
     raise InputError(
         f"a memory of {readable_size(budget)} is too small: {readable_size(used)} are in use "
-        f"before it starts and at least {readable_size(least)} are needed in all; give more "
+        f"before it starts and at least {least} are needed in all; give more "
         "memory, fewer texts or a shorter maximum length"
     )
 
