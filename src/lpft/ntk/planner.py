@@ -17,7 +17,9 @@ from lpft.ntk.stages import most_stages, widest
 from lpft.ntk.stash import Place
 from lpft.ntk.structure import Structure
 
-_WORKSPACE_SHARE = 0.08
+_WORKSPACE_SHARE = 0.06
+"""Of the budget, and not of what is free of it: that differs a little from process to process, and
+the workspace decides how sums round."""
 _SLACK = 32 << 20
 """Numbers: what the allocator keeps of memory that was given back, in pieces of no use."""
 _TRANSIENT_COPIES = 3
@@ -93,8 +95,7 @@ def make_plan(
     fitting: list[Plan] = []
     stages_tried = range(1, most_stages(structure) + 1) if layout is None else [layout.stages]
     for stages in stages_tried:
-        free = budget - used
-        layouts = _layouts(demand, device, dtype, free, stages) if layout is None else [layout]
+        layouts = _layouts(demand, device, dtype, budget, stages) if layout is None else [layout]
         for candidate in layouts:
             plan = planned(candidate)
             needed.append(plan.memory)
@@ -119,11 +120,11 @@ def make_plan(
 
 
 def _layouts(
-    demand: Demand, device: torch.device, dtype: torch.dtype, free: int, stages: int
+    demand: Demand, device: torch.device, dtype: torch.dtype, budget: int, stages: int
 ) -> Iterator[Layout]:
     """Layouts of so many stages, from the fastest to the thriftiest."""
     portions = PORTIONS[device.type]
-    wished = max(_WORKSPACE_SHARE * free, portions.least_workspace)
+    wished = max(_WORKSPACE_SHARE * budget, portions.least_workspace)
     workspace = int(min(wished, portions.most_workspace)) // dtype.itemsize
     places: tuple[Place, ...] = ("memory", portions.overflow)
     largest = int(np.bincount(demand.groups).max())
