@@ -14,6 +14,7 @@ import torch
 from tiny_classifiers import tiny_classifier
 from tiny_models import toy_texts
 
+from lpft.console import print_plan
 from lpft.errors import InputError
 from lpft.ntk import KernelJob, Options, empirical_ntk, request_of
 from lpft.ntk.cost import METHODS, Shape, cheapest_method, method_cost
@@ -171,6 +172,29 @@ def test_the_workspace_is_measured_in_bytes_whatever_the_precision(dtype):
         share = 0.06 * budget
         bounds = PORTIONS["cpu"].least_workspace, PORTIONS["cpu"].most_workspace
         assert size == pytest.approx(float(np.clip(share, *bounds)), rel=1e-6)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_the_printed_plan_says_how_often_a_block_is_passed(capsys, stages):
+    plan = planned(64 * GIGABYTE, layout=Layout(1, "files", 1 << 20, stages))
+    assert plan.flops["passes"] > 0
+    print_plan(plan.timed_record(), [])
+    tiles = next(line for line in capsys.readouterr().out.splitlines() if "tiles:" in line)
+    assert tiles.startswith("tiles:       2, 2 held at once; hidden states in files")
+    assert tiles.endswith("; 3 passes through a block, each for some of its weights") == (
+        stages > 1
+    )
+
+
+@pytest.mark.parametrize(("stages", "times"), [(1, 1), (2, 2), (3, 3)])
+def test_passes_of_a_block_are_repeated_in_every_stage(stages, times):
+    once = planned(64 * GIGABYTE, layout=Layout(1, "memory", 1 << 20))
+    staged = planned(64 * GIGABYTE, layout=Layout(1, "memory", 1 << 20, stages))
+    block = next(unit for unit, found in enumerate(staged.stages) if len(found) == stages)
+    assert staged.pass_flops(block, staged.steps) == times * once.pass_flops(block, once.steps)
+    assert {part: staged.flops[part] for part in ("forming", "contracting", "model")} == {
+        part: once.flops[part] for part in ("forming", "contracting", "model")
+    }
 
 
 def test_the_layout_does_not_follow_the_memory_in_use_from_process_to_process():

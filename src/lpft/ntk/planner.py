@@ -1,4 +1,4 @@
-"""The plan of fewest tiles that keeps to a budget of memory."""
+"""The cheapest plan that keeps to a budget of memory."""
 
 import sys
 from collections.abc import Iterator
@@ -25,10 +25,10 @@ _SLACK = 32 << 20
 _TRANSIENT_COPIES = 3
 _ATTENTION_COPIES = 4
 """Tensors of T x T per head that come and go in one layer, beside its weights that are kept."""
-_SHOWN = 10**8
-"""Bytes to which the least memory is rounded up, so that what a message names is enough."""
 _MASKS = 4
 """Tensors of T x T per text that a mask of attention is made of."""
+_SHOWN = 10**8
+"""Bytes to which the least memory is rounded up, so that what a message names is enough."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def make_plan(
     least = readable_size(-(-min(needed) // _SHOWN) * _SHOWN)
     if layout is not None:
         raise InputError(
-            f"the unfinished kernel was begun with more memory: it needs {least}, "
-            f"now {readable_size(budget)} are given; give as much, or delete its folder"
+            f"the unfinished kernel was begun with more memory: it needs {least}, now "
+            f"{readable_size(budget)} are given; give as much, or delete its folder"
         )
     raise InputError(
         f"a memory of {readable_size(budget)} is too small: {readable_size(used)} are in use "
-        f"before it starts and at least {least} are needed in all; give more "
-        "memory, fewer texts or a shorter maximum length"
+        f"before it starts and at least {least} are needed in all; give more memory, fewer texts "
+        "or a shorter maximum length"
     )
 
 
@@ -169,11 +169,11 @@ def _numbers_between_passes(plan: Plan, sizes: Sizes) -> int:
 
 def _numbers_of_passing(plan: Plan, sizes: Sizes) -> int:
     """What one batch takes while it passes."""
-    widest = max(a + b for a, b in plan.structure.widths)
+    width = max(a + b for a, b in plan.structure.widths)
     # Passed whole, all layers keep their weights of attention at once.
     attending = _attention(sizes, 1 if plan.structure.chain is not None else sizes.layers)
     return max(
-        rows * length * (_TRANSIENT_COPIES * widest + 8 * sizes.hidden + attending * length)
+        rows * length * (_TRANSIENT_COPIES * width + 8 * sizes.hidden + attending * length)
         for of_tile in _batches_of_tiles(plan)
         for rows, length in of_tile
     )
