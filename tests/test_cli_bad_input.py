@@ -706,3 +706,25 @@ def test_a_process_of_its_own_ends_with_2_and_that_line_alone(
     assert lines[0].startswith("error: ")
     assert named in lines[0]
     assert snapshot(folder) == before
+
+
+LIGHT = {
+    "missing file": (2, "train --train-file none.csv"),
+    "missing test file": (2, "train --train-file train.csv --test-file none.csv"),
+    "wrong column": (2, "train --train-file train.csv --label-column class"),
+    "wrong setting": (2, "train --train-file train.csv --epochs -1"),
+    "unknown label": (2, "train --train-file train.csv --test-file other.csv"),
+    "check": (0, "check --train-file train.csv"),
+}
+
+
+@pytest.mark.parametrize(("status", "command"), LIGHT.values(), ids=LIGHT)
+def test_what_needs_no_model_is_answered_before_one_could_be_loaded(folder, status, command):
+    (folder / "other.csv").write_text(table(["odd"]))
+    code = (
+        "import sys; from lpft.cli import main; status = main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'datasets', 'sklearn'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True)
+    assert done.returncode == status, done.stderr

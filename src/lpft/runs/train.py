@@ -1,4 +1,8 @@
-"""One training run from its configuration to a finished folder, resumable at any moment."""
+"""One training run from its configuration to a finished folder, resumable at any moment.
+
+Functions import what needs torch and transformers, which take seconds to load: a wrong path or
+column is answered before.
+"""
 
 import logging
 import shutil
@@ -7,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpft.data import (
     TextData,
@@ -21,13 +25,7 @@ from lpft.data import (
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
-from lpft.model import Classifier
-from lpft.model.fingerprint import encoder_fingerprint
-from lpft.model.inference import check_precision, resolve_device
 from lpft.runs.config import DataSettings, RunConfig
-from lpft.runs.environment import environment
-from lpft.runs.evaluation import evaluate_split
-from lpft.runs.record import describe_probe, history_lines, write_results
 from lpft.runs.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
 from lpft.runs.store import (
     HISTORY,
@@ -41,10 +39,10 @@ from lpft.runs.store import (
     write_record,
 )
 from lpft.training.cache import default_cache_dir
-from lpft.training.finetuning import check_trackers
-from lpft.training.fit import fit_classifier
-from lpft.training.inputs import fresh_classifier, prepare_split
 from lpft.training.methods import get_method
+
+if TYPE_CHECKING:
+    from lpft.model import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +75,12 @@ def train_run(
         data = load_data(config.data)
         for finding in check_data(data):
             logger.warning("%s", finding.message)
+    from lpft.model.fingerprint import encoder_fingerprint
+    from lpft.model.inference import check_precision, resolve_device
+    from lpft.runs.environment import environment
+    from lpft.training.finetuning import check_trackers
+    from lpft.training.inputs import fresh_classifier
+
     device = resolve_device(config.training.device)
     check_precision(config.training.precision, device)
     check_trackers(config.training.report_to)
@@ -112,12 +116,18 @@ def train_run(
 
 def _train_locked(
     config: RunConfig,
-    classifier: Classifier,
+    classifier: "Classifier",
     data: TextData,
     record: dict[str, Any],
     started: float,
 ) -> RunResult:
     """Everything after the folder is this run's: train, evaluate, publish."""
+    from lpft.model.inference import resolve_device
+    from lpft.runs.evaluation import evaluate_split
+    from lpft.runs.record import describe_probe, history_lines, write_results
+    from lpft.training.fit import fit_classifier
+    from lpft.training.inputs import prepare_split
+
     folder, settings = config.output_dir, config.training
     work = folder / WORK
     read = perf_counter()
