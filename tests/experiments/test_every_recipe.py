@@ -11,7 +11,7 @@ from data.release_files import case_of
 from lpft.experiments import reproduce as reproduction
 from lpft.experiments.registry import RECIPES
 from lpft.report.exhibits.checks import check_shapes
-from lpft.report.exhibits.record import Estimate, TableExhibit, read_experiment
+from lpft.results.exhibits import Estimate, Table, read_experiment
 from lpft.runs.store import read_record
 
 TABLES = {f"table{number}" for number in (1, 2, 3, *range(8, 14), 16)}
@@ -92,7 +92,7 @@ def test_numbers_of_a_binary_task_stand_beside_the_published_ones(lpft, tmp_path
 
 
 def is_table(exhibit):
-    return isinstance(exhibit, TableExhibit)
+    return isinstance(exhibit, Table)
 
 
 def named_by(figure):

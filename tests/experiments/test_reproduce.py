@@ -11,7 +11,7 @@ import pytest
 
 from lpft.experiments import reproduce as reproduction
 from lpft.experiments.registry import RECIPES
-from lpft.report.exhibits.record import read_experiment
+from lpft.results.exhibits import read_experiment
 from lpft.runs import attempt as attempts
 
 TINY = ("--tiny", "--methods", "lp,ft,lp-ft")

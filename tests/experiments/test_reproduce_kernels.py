@@ -14,7 +14,7 @@ from lpft.experiments import reproduce as reproduction
 from lpft.experiments.recipe import Plan
 from lpft.experiments.registry import find_recipe
 from lpft.experiments.scopes import make_scope
-from lpft.report.exhibits.record import read_experiment
+from lpft.results.exhibits import read_experiment
 from lpft.runs import attempt as attempts
 
 TINY = ("--tiny", "--methods", "ft,lp-ft", "--seeds", "1", "--kernel-samples", "6")

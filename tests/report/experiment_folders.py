@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from lpft.report.exhibits.record import (
+from lpft.results.exhibits import (
     OVERALL,
     RECORD,
+    Column,
     Estimate,
-    ExhibitColumn,
     ExperimentRecord,
-    FigureExhibit,
+    Figure,
     Panel,
     Series,
-    TableExhibit,
+    Table,
     Verdict,
 )
 
@@ -98,7 +98,7 @@ def sample_experiment(**changes: Any) -> ExperimentRecord:
     return ExperimentRecord(**(values | changes))
 
 
-def scores_table() -> TableExhibit:
+def scores_table() -> Table:
     """Means of three seeds beside published ones; one of two seeds, one missing."""
     rows = []
     for task, base in (("cb", 78.0), ("rte", 57.0)):
@@ -111,14 +111,14 @@ def scores_table() -> TableExhibit:
                 ours = None
             published = Estimate(base + 6.43 - position, sd=1.9, count=5)
             rows.append((task, NAMES[method], ours, published))
-    return TableExhibit(
+    return Table(
         name="sample-scores",
         title="Test scores, accuracy in per cent",
         columns=(
-            ExhibitColumn("Data", source="names"),
-            ExhibitColumn("Method", source="names"),
-            ExhibitColumn(OURS, above="accuracy (%)", digits=2),
-            ExhibitColumn(THEIRS, above="accuracy (%)", digits=2, source="published"),
+            Column("Data", source="names"),
+            Column("Method", source="names"),
+            Column(OURS, above="accuracy (%)", digits=2),
+            Column(THEIRS, above="accuracy (%)", digits=2, source="published"),
         ),
         rows=tuple(rows),
         note="Accuracy on the official validation set.",
@@ -126,13 +126,13 @@ def scores_table() -> TableExhibit:
     )
 
 
-def features_table() -> TableExhibit:
+def features_table() -> Table:
     """Statistics with published values that need a caution: FDR and head norms."""
     measures = (("CS", 3, 0.412), ("Diff", 2, 4.31), ("FDR", None, 81.4e3), ("Norm(C)", 2, 3.25))
-    columns = [ExhibitColumn("Data", source="names"), ExhibitColumn("Method", source="names")]
+    columns = [Column("Data", source="names"), Column("Method", source="names")]
     for name, digits, _ in measures:
-        columns.append(ExhibitColumn(OURS, above=name, digits=digits))
-        columns.append(ExhibitColumn(THEIRS, above=name, digits=digits, source="published"))
+        columns.append(Column(OURS, above=name, digits=digits))
+        columns.append(Column(THEIRS, above=name, digits=digits, source="published"))
     rows = []
     for method in METHODS[1:]:
         cells: list[Estimate | str | None] = ["cb", NAMES[method]]
@@ -141,20 +141,20 @@ def features_table() -> TableExhibit:
             cells.append(Estimate(value * (1 + 0.1 * place), count=1, runs=runs))
             cells.append(Estimate(value * 1.4))
         rows.append(tuple(cells))
-    return TableExhibit("features", "Features and head", tuple(columns), tuple(rows), headers=2)
+    return Table("features", "Features and head", tuple(columns), tuple(rows), headers=2)
 
 
-def contrasts_table() -> TableExhibit:
+def contrasts_table() -> Table:
     """Differences with intervals, in all that is there, and a reading in words."""
     runs = tuple(run_name("cb", method, seed) for seed in SEEDS for method in ("lp-ft", "ft"))
-    return TableExhibit(
+    return Table(
         name="contrasts",
         title="LP-FT minus FT on the same seeds and samples",
         columns=(
-            ExhibitColumn("Data", source="names"),
-            ExhibitColumn("Difference", digits=2),
-            ExhibitColumn("Detectable", digits=2),
-            ExhibitColumn("Reading"),
+            Column("Data", source="names"),
+            Column("Difference", digits=2),
+            Column("Detectable", digits=2),
+            Column("Reading"),
         ),
         rows=(
             (
@@ -169,17 +169,17 @@ def contrasts_table() -> TableExhibit:
     )
 
 
-def long_table() -> TableExhibit:
+def long_table() -> Table:
     """Many rows and many columns under shared headings."""
     generator = np.random.default_rng(0)
     scales = (0.1, 0.5, 1, 2, 5, 10, 50, 100)
-    return TableExhibit(
+    return Table(
         name="head-scale",
         title="Feature change at every head scale",
         columns=(
-            ExhibitColumn("Set", source="names"),
-            ExhibitColumn("rank correlation", digits=2),
-            *(ExhibitColumn(f"{scale:g}", above="feature change at scale") for scale in scales),
+            Column("Set", source="names"),
+            Column("rank correlation", digits=2),
+            *(Column(f"{scale:g}", above="feature change at scale") for scale in scales),
         ),
         rows=tuple(
             (
@@ -192,7 +192,7 @@ def long_table() -> TableExhibit:
     )
 
 
-def lines_figure() -> FigureExhibit:
+def lines_figure() -> Figure:
     """Two methods over a logarithmic axis with bands, one of them a second time, dashed."""
     x = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
     series = []
@@ -211,7 +211,7 @@ def lines_figure() -> FigureExhibit:
             )
         )
     panel = Panel("test", "scale of the head", "feature change (L2)", tuple(series), x_scale="log")
-    return FigureExhibit(
+    return Figure(
         name="head-scale-cb",
         title="Feature change against head scale: CB",
         kind="lines",
@@ -220,7 +220,7 @@ def lines_figure() -> FigureExhibit:
     )
 
 
-def small_multiples() -> FigureExhibit:
+def small_multiples() -> Figure:
     """Six panels of long curves; one has nothing to draw."""
     steps = tuple(float(step) for step in range(400))
     panels = []
@@ -242,10 +242,10 @@ def small_multiples() -> FigureExhibit:
         )
         scale = "log" if quantity == "Training loss" else "linear"
         panels.append(Panel(quantity, "step", "", series, y_scale=scale))
-    return FigureExhibit("training", "Along training", "lines", tuple(panels), "Every 10th step.")
+    return Figure("training", "Along training", "lines", tuple(panels), "Every 10th step.")
 
 
-def points_figure() -> FigureExhibit:
+def points_figure() -> Figure:
     """Methods' values with error bars at named positions, some below zero."""
     ticks = ("cb", "rte", "boolq", "wic template 0", "sst2")
     panels = []
@@ -264,12 +264,12 @@ def points_figure() -> FigureExhibit:
                 )
             )
         panels.append(Panel(title, "", "accuracy minus LP’s (points)", tuple(series), ticks=ticks))
-    return FigureExhibit(
+    return Figure(
         "gains", "Gains over LP", "points", tuple(panels), "Lines: 95 % bootstrap intervals."
     )
 
 
-def scatter_figure() -> FigureExhibit:
+def scatter_figure() -> Figure:
     """Clouds of three classes with the head's named rows over them."""
     generator = np.random.default_rng(1)
     panels = []
@@ -292,10 +292,10 @@ def scatter_figure() -> FigureExhibit:
             )
         )
         panels.append(Panel(title, "t-SNE 1", "t-SNE 2", tuple(series)))
-    return FigureExhibit("tsne", "t-SNE of features and head", "scatter", tuple(panels))
+    return Figure("tsne", "t-SNE of features and head", "scatter", tuple(panels))
 
 
-def heat_figure() -> FigureExhibit:
+def heat_figure() -> Figure:
     """Matrices of samples by class, one of them without classes."""
     generator = np.random.default_rng(2)
     labels = np.repeat([0, 1, 2], [12, 20, 6])
@@ -311,7 +311,7 @@ def heat_figure() -> FigureExhibit:
                 bounds=tuple(zip(TASKS["cb"], (0, 12, 32), strict=True)) if bounds else (),
             )
         )
-    return FigureExhibit("maps", "Heat maps of kernels", "heat", tuple(panels), "Trace norms.")
+    return Figure("maps", "Heat maps of kernels", "heat", tuple(panels), "Trace norms.")
 
 
 def sample_verdicts() -> tuple[Verdict, ...]:
@@ -350,18 +350,18 @@ def sample_verdicts() -> tuple[Verdict, ...]:
 def hostile_experiment(text: str) -> ExperimentRecord:
     """Hostile text in every place that takes text."""
     estimate = Estimate(1.0, sd=0.1, count=2, runs=(text, f"runs/{text}"))
-    column = ExhibitColumn(text, above=text)
-    table = TableExhibit(
+    column = Column(text, above=text)
+    table = Table(
         name=text,
         title=text,
-        columns=(ExhibitColumn(text, source="names"), column, column),
+        columns=(Column(text, source="names"), column, column),
         rows=((text, estimate, text),),
         note=text,
     )
     series = Series(text, (0.0, 1.0), (1.0, 2.0), texts=(text, text), runs=(text,))
     panel = Panel(text, text, text, (series,))
     figures = tuple(
-        FigureExhibit(f"{kind} {text}", text, kind, (panel,), text)
+        Figure(f"{kind} {text}", text, kind, (panel,), text)
         for kind in ("lines", "points", "scatter")
     )
     rows = Panel(text, text, text, (series,), ticks=(text, text))
@@ -375,8 +375,8 @@ def hostile_experiment(text: str) -> ExperimentRecord:
         exhibits=(
             table,
             *figures,
-            FigureExhibit("rows", text, "points", (rows,), text),
-            FigureExhibit("matrix", text, "heat", (matrix,), text),
+            Figure("rows", text, "points", (rows,), text),
+            Figure("matrix", text, "heat", (matrix,), text),
         ),
         verdicts=(
             Verdict(1, text, OVERALL, text, Estimate(None), text, "holds", text),

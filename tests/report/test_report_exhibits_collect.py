@@ -10,8 +10,8 @@ import pytest
 from lpft.errors import InputError
 from lpft.report import build_report
 from lpft.report.exhibits.collect import find_experiments, parse_experiment
-from lpft.report.exhibits.record import ExperimentRecord, TableExhibit, read_experiment
 from lpft.report.records import UnusableRecord
+from lpft.results.exhibits import ExperimentRecord, Table, read_experiment
 
 from .experiment_folders import sample_experiment, write_experiment
 from .run_folders import write_run
@@ -126,8 +126,8 @@ DAMAGES: dict[Callable[[Written], None], str] = {
     _mix_classes: r"classes begin at rows \[0, 12, 5\]",
     _no_matrix: "a heat map without a matrix",
     _matrix_of_lines: "a matrix in a figure of lines",
-    _word_for_number: "TableExhibit: rows/0/2",
-    _unknown_kind: "FigureExhibit: kind: Input should be 'lines', 'points', 'scatter' or 'heat'",
+    _word_for_number: "Table: rows/0/2",
+    _unknown_kind: "Figure: kind: Input should be 'lines', 'points', 'scatter' or 'heat'",
     _unknown_exhibit: "an exhibit is 'poem', expected one of table, figure",
     _unknown_verdict: "ExperimentRecord: verdicts/1/verdict",
     _no_title: "title: Field required",
@@ -187,7 +187,7 @@ def test_numbers_that_are_not_finite_are_absent() -> None:
     cell = record["exhibits"][0]["rows"][0][2]
     cell["value"], cell["sd"] = float("nan"), float("inf")
     table = parse_experiment(record).exhibits[0]
-    assert isinstance(table, TableExhibit)
+    assert isinstance(table, Table)
     estimate = table.rows[0][2]
     assert not isinstance(estimate, str)
     assert estimate is not None

@@ -16,9 +16,10 @@ from lpft.report.exhibits.figures import (
     legend_styles,
     undrawn,
 )
-from lpft.report.exhibits.record import FigureExhibit, Panel, Series
 from lpft.report.exhibits.styles import series_styles
 from lpft.report.palette import method_styles
+from lpft.results.exhibits import Figure as FigureExhibit
+from lpft.results.exhibits import Panel, Series
 
 from .experiment_folders import (
     heat_figure,

@@ -12,9 +12,9 @@ import pytest
 from lpft.report import ReportResult, build_report, format_report
 from lpft.report.exhibits.origins import Place, Tracer
 from lpft.report.exhibits.reading import read_protocol, read_tally
-from lpft.report.exhibits.record import OVERALL, Estimate, Verdict
 from lpft.report.exhibits.verdicts import view_claims
 from lpft.report.grid import Origin
+from lpft.results.exhibits import OVERALL, Estimate, Verdict
 
 from .experiment_folders import (
     heat_figure,

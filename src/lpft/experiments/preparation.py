@@ -14,7 +14,7 @@ from lpft.experiments.kept_results import STEPS
 from lpft.experiments.planning import KERNELS, RUNS
 from lpft.experiments.recipe import Plan, Recipe
 from lpft.model.fingerprint import encoder_fingerprint
-from lpft.report.exhibits.record import RECORD
+from lpft.results.exhibits import RECORD
 from lpft.runs.config import RunConfig, plain
 from lpft.runs.kernel_settings import KernelConfig
 from lpft.runs.kernels import RECORD as KERNEL_RECORD

@@ -8,8 +8,8 @@ from typing import Any
 from lpft.data import TextData
 from lpft.paper import KERNEL_SAMPLES
 from lpft.report.collect import RunSummary
-from lpft.report.exhibits.record import FigureExhibit, TableExhibit, Verdict
 from lpft.report.kernels.summary import KernelSummary
+from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.runs.config import RunConfig
 from lpft.runs.kernel_settings import KernelConfig
 
@@ -88,7 +88,7 @@ class Found:
 class Shown:
     """What an experiment shows: exhibits, verdicts, and sentences computed from the numbers."""
 
-    exhibits: tuple[TableExhibit | FigureExhibit, ...] = ()
+    exhibits: tuple[Table | Figure, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     findings: tuple[str, ...] = ()
 

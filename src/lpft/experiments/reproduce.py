@@ -26,7 +26,7 @@ from lpft.experiments.taking_over import take_over
 from lpft.failures import explain, unexpected
 from lpft.files import write_json
 from lpft.report import build_report
-from lpft.report.exhibits.record import RECORD, ExperimentRecord
+from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.runs.config import plain
 from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels

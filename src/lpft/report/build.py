@@ -11,7 +11,6 @@ from lpft.report.collect import RUN_RECORD, RUNS_EXPECTED, find_runs, nothing_fo
 from lpft.report.curves import curve_sheet
 from lpft.report.exhibits.collect import find_experiments
 from lpft.report.exhibits.origins import page_places
-from lpft.report.exhibits.record import RECORD, ExperimentRecord
 from lpft.report.exhibits.views import experiment_figures, view_experiments
 from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.kernels.collect import KERNEL_RECORD, find_kernels
@@ -37,6 +36,7 @@ from lpft.report.run_views import view_runs, view_unread
 from lpft.report.settings import Group, group_runs
 from lpft.report.summary import RunSummary
 from lpft.report.views import view_group
+from lpft.results.exhibits import RECORD, ExperimentRecord
 
 EXPECTED = (
     f"{RUNS_EXPECTED}, or with {KERNEL_RECORD}, as lpft ntk writes it, or with {RECORD}, as lpft "

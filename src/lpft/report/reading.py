@@ -7,7 +7,6 @@ a difference for more than its rows and seeds can carry. Feature change is read 
 from collections.abc import Mapping, Sequence
 
 from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
-from lpft.report.exhibits.record import VerdictName
 from lpft.report.numbers import (
     Spread,
     counted,
@@ -23,6 +22,7 @@ from lpft.report.paired import Differences, ScoreContrast
 from lpft.report.settings import Group, Setting, method_name
 from lpft.report.summary import RunSummary
 from lpft.report.values import Value, metric_name, score
+from lpft.results.exhibits import VerdictName
 from lpft.training.methods import METHODS
 
 

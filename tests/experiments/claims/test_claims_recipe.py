@@ -26,7 +26,7 @@ from lpft.experiments.recipe import PUBLISHED, SHARED, Found
 from lpft.experiments.registry import RECIPES
 from lpft.experiments.theory import TheoryCheck
 from lpft.report.exhibits.checks import check_shapes
-from lpft.report.exhibits.record import ExperimentRecord
+from lpft.results.exhibits import ExperimentRecord
 from lpft.runs.config import make_config
 from lpft.runs.train import load_data
 

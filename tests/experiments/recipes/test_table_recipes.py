@@ -11,7 +11,7 @@ from lpft.experiments.collecting import collect
 from lpft.experiments.recipe import PUBLISHED
 from lpft.experiments.recipes.both_rates import NOTE_ON_RATES
 from lpft.experiments.registry import find_recipe
-from lpft.report.exhibits.record import Estimate
+from lpft.results.exhibits import Estimate
 
 ROWS = 40
 SEEDS = tuple(range(5))

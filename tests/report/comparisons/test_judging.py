@@ -7,7 +7,7 @@ from scipy.stats import t, ttest_1samp
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.analysis.resampling import without_samples
 from lpft.report.comparisons.judging import Measured, chance_note, judge
-from lpft.report.exhibits.record import Estimate
+from lpft.results.exhibits import Estimate
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
 

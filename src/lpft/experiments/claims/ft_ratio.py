@@ -16,11 +16,11 @@ from lpft.experiments.recipes.cells import estimate
 from lpft.paper import MODEL, published_datasets, published_kernels
 from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.samples import same_samples
-from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.kernels.summary import FT, KernelSummary
 from lpft.report.kernels.summary import ratio as ratio_text
 from lpft.report.numbers import Spread
 from lpft.report.settings import method_name, model_name
+from lpft.results.exhibits import Column, Estimate, Table
 from lpft.runs.kernel_ratios import read_ft_ratio
 
 STATEMENT = "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA."
@@ -101,7 +101,7 @@ def published_ft_ratio() -> str:
     return published_sentence("Tables 2 and 9", [*near, *order], every=True)
 
 
-def ft_ratio_table(found: Found) -> TableExhibit | None:
+def ft_ratio_table(found: Found) -> Table | None:
     """Our FT ratios beside the published ones."""
     rows: list[tuple[Estimate | str | None, ...]] = []
     for task in found.scope.tasks:
@@ -112,14 +112,14 @@ def ft_ratio_table(found: Found) -> TableExhibit | None:
                 rows.append((task, method_name(method), ours, _published(task, method)))
     if not rows:
         return None
-    return TableExhibit(
+    return Table(
         name="ft-ratio",
         title="FT ratio at the start of each method",
         columns=(
-            ExhibitColumn("Task", source="names"),
-            ExhibitColumn("Method", source="names"),
-            ExhibitColumn(model_name(found.scope.model), above="FT ratio", digits=4),
-            ExhibitColumn(f"{MODEL}, published", above="FT ratio", digits=4, source="published"),
+            Column("Task", source="names"),
+            Column("Method", source="names"),
+            Column(model_name(found.scope.model), above="FT ratio", digits=4),
+            Column(f"{MODEL}, published", above="FT ratio", digits=4, source="published"),
         ),
         rows=tuple(rows),
         note=(

@@ -30,8 +30,8 @@ from lpft.experiments.theory import (
     run_theory,
 )
 from lpft.report.comparisons.judging import Judgement
-from lpft.report.exhibits.record import Estimate
 from lpft.report.numbers import counted, scientific, significant
+from lpft.results.exhibits import Estimate
 
 logger = logging.getLogger(__name__)
 

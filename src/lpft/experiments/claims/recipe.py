@@ -23,8 +23,8 @@ from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS
 from lpft.report.comparisons.samples import DRAW_SEED
-from lpft.report.exhibits.record import OVERALL, Verdict, VerdictName
 from lpft.report.numbers import joined
+from lpft.results.exhibits import OVERALL, Verdict, VerdictName
 
 METHODS = ("ft", "lp-ft", "lora", "lp-lora")
 

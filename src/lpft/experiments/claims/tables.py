@@ -14,9 +14,9 @@ from lpft.experiments.recipes.cells import (
 )
 from lpft.paper import MODEL, published_tables, published_value
 from lpft.report.comparisons.quantities import PER_CENT
-from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.settings import model_name
 from lpft.report.values import feature, head, score
+from lpft.results.exhibits import Column, Estimate, Table
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,23 @@ SIDE_TABLES = (
 )
 
 
-def side_table(found: Found, table: SideTable) -> TableExhibit | None:
+def side_table(found: Found, table: SideTable) -> Table | None:
     """The table of what is there; None where no run has finished."""
     rows = [row for place in places(found, ood=table.ood) for row in _rows(found, place, table)]
     if not rows:
         return None
     ours, theirs = model_name(found.scope.model), f"{MODEL}, published"
-    return TableExhibit(
+    return Table(
         name=table.name,
         title=table.title,
         columns=(
-            *(ExhibitColumn(name, source="names") for name in ("Data", "Method", "Rates")),
+            *(Column(name, source="names") for name in ("Data", "Method", "Rates")),
             *(
                 column
                 for measure in table.measures
                 for column in (
-                    ExhibitColumn(ours, above=measure.name, digits=measure.digits),
-                    ExhibitColumn(
-                        theirs, above=measure.name, digits=measure.digits, source="published"
-                    ),
+                    Column(ours, above=measure.name, digits=measure.digits),
+                    Column(theirs, above=measure.name, digits=measure.digits, source="published"),
                 )
                 if measure.metric or column.source == "ours"
             ),

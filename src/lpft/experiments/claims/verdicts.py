@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from lpft.analysis.power import LEVEL
 from lpft.experiments.claims.cases import EVERY, WITHOUT_RATES, Outcome, Part
-from lpft.report.exhibits.record import OVERALL, Estimate, Verdict, VerdictName
 from lpft.report.numbers import joined
+from lpft.results.exhibits import OVERALL, Estimate, Verdict, VerdictName
 
 _ByPart = Mapping[Part, Sequence[Outcome]]
 

@@ -8,10 +8,10 @@ from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Plan, Scope
 from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_published
 from lpft.report.collect import RunSummary
-from lpft.report.exhibits.record import TableExhibit
 from lpft.report.numbers import joined
 from lpft.report.pairs import Rates, published_rates
 from lpft.report.settings import method_name
+from lpft.results.exhibits import Table
 from lpft.training.methods import get_method
 
 NOTE_ON_RATES = (
@@ -72,7 +72,7 @@ def at_both_rates(
     table: int | None,
     note: str,
     of_published: str = "",
-) -> list[TableExhibit]:
+) -> list[Table]:
     """The paper's table, and the same at shared rates, without published numbers, if these differ.
 
     The arguments are those of :func:`~lpft.experiments.recipes.cells.beside_published`;

@@ -7,9 +7,9 @@ from lpft.experiments.recipes.cells import Measure, Place
 from lpft.experiments.recipes.contrasts import contrast_table
 from lpft.report.collect import RunSummary
 from lpft.report.comparisons.quantities import PER_CENT, calibration_error
-from lpft.report.exhibits.record import TableExhibit
 from lpft.report.numbers import counted
 from lpft.report.values import Value, score
+from lpft.results.exhibits import Table
 
 
 def calibration_measures(metric: str) -> tuple[Measure, ...]:
@@ -27,9 +27,9 @@ def calibration_measures(metric: str) -> tuple[Measure, ...]:
 
 def calibration_differences(
     found: Found, where: Sequence[Place], *, name: str
-) -> tuple[list[TableExhibit], list[str]]:
+) -> tuple[list[Table], list[str]]:
     """ECE with and without the LP start, without T and with T; and what can be said of them."""
-    tables: list[TableExhibit] = []
+    tables: list[Table] = []
     findings: list[str] = []
     for calibrated, how in ((False, "without"), (True, "with")):
         table, read = contrast_table(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from lpft.experiments.recipe import Found
 from lpft.paper import MODEL, PublishedValue, published_value
 from lpft.report.collect import RunSummary
-from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.numbers import Spread
 from lpft.report.settings import method_name, model_name
 from lpft.report.values import Value
+from lpft.results.exhibits import Column, Estimate, Table
 
 PRETRAINED = "pretrained"
 
@@ -92,7 +92,7 @@ def beside_published(
     measures: Sequence[Measure],
     table: int | None,
     note: str,
-) -> TableExhibit:
+) -> Table:
     """A row per data set and method; for each measure our number, and the paper's where it has one.
 
     ``table`` is the paper's, None where it has no counterpart. ``methods`` may begin with
@@ -114,15 +114,15 @@ def beside_published(
             if any(cell is not None for cell in cells):
                 named = "pre-trained" if method == PRETRAINED else method_name(method)
                 rows.append((place.label, named, *cells))
-    columns = [ExhibitColumn("Data", source="names"), ExhibitColumn("Method", source="names")]
+    columns = [Column("Data", source="names"), Column("Method", source="names")]
     ours, theirs = model_name(found.scope.model), f"{MODEL}, published"
     for measure in measures:
-        columns.append(ExhibitColumn(ours, above=measure.name, digits=measure.digits))
+        columns.append(Column(ours, above=measure.name, digits=measure.digits))
         if measure in compared:
             columns.append(
-                ExhibitColumn(theirs, above=measure.name, digits=measure.digits, source="published")
+                Column(theirs, above=measure.name, digits=measure.digits, source="published")
             )
-    return TableExhibit(
+    return Table(
         name=name, title=title, columns=tuple(columns), rows=tuple(rows), note=note, headers=2
     )
 

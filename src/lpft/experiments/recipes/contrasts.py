@@ -12,8 +12,8 @@ from lpft.experiments.recipes.cells import Place
 from lpft.report.comparisons.judging import RULE, Judgement, Measured, chance_note, judge
 from lpft.report.comparisons.quantities import Quantity
 from lpft.report.comparisons.samples import DRAW_SEED
-from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.numbers import joined
+from lpft.results.exhibits import Column, Estimate, Table
 
 _READINGS = {"holds": "higher", "does not hold": "lower", "cannot tell": "cannot tell"}
 
@@ -27,7 +27,7 @@ NOTE = (
 
 def contrast_table(
     found: Found, quantity: Quantity, *, name: str, where: Sequence[Place]
-) -> tuple[TableExhibit | None, tuple[str, ...]]:
+) -> tuple[Table | None, tuple[str, ...]]:
     """A row per data set, pair of methods and choice of rates; one sentence per pair and rates.
 
     None where no two methods of a pair have a seed in common.
@@ -54,14 +54,14 @@ def contrast_table(
         )
         for one, judgement in zip(measured, judgements, strict=True)
     ]
-    table = TableExhibit(
+    table = Table(
         name=name,
         title=f"With and without the LP start: {quantity.name}",
         columns=(
-            *(ExhibitColumn(heading, source="names") for heading in ("Data", "Pair", "Rates")),
-            ExhibitColumn("Difference", digits=quantity.digits),
-            ExhibitColumn("Detectable", digits=quantity.digits),
-            ExhibitColumn("Reading"),
+            *(Column(heading, source="names") for heading in ("Data", "Pair", "Rates")),
+            Column("Difference", digits=quantity.digits),
+            Column("Detectable", digits=quantity.digits),
+            Column("Reading"),
         ),
         rows=tuple(rows),
         note=" ".join(notes),

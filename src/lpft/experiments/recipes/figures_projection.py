@@ -14,8 +14,8 @@ from lpft.experiments.recipes.projections import (
     projected_runs,
     read_projections,
 )
-from lpft.report.exhibits.record import FigureExhibit, Panel, Series
 from lpft.report.settings import method_name
+from lpft.results.exhibits import Figure, Panel, Series
 
 _SETTINGS = {"save_features": True}
 _TIMES = ("before", "after")
@@ -55,8 +55,8 @@ def _show(found: Found) -> Shown:
     return Shown(exhibits=tuple(figures))
 
 
-def _figure(task: str, seed: int, panels: Sequence[Panel]) -> FigureExhibit:
-    return FigureExhibit(
+def _figure(task: str, seed: int, panels: Sequence[Panel]) -> Figure:
+    return Figure(
         name=f"projection-{task}",
         title=f"Features and the head's rows before and after training: {task}",
         kind="scatter",

@@ -19,16 +19,16 @@ from lpft.experiments.recipes.head_scales import (
 )
 from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
 from lpft.report.comparisons.samples import DRAW_SEED
-from lpft.report.exhibits.record import (
-    Estimate,
-    ExhibitColumn,
-    FigureExhibit,
-    Panel,
-    TableExhibit,
-)
 from lpft.report.numbers import fixed, joined, significant
 from lpft.report.settings import method_name
 from lpft.report.values import feature
+from lpft.results.exhibits import (
+    Column,
+    Estimate,
+    Figure,
+    Panel,
+    Table,
+)
 
 _CHANGE = "feature_difference"
 _NAMES = ("Task", "Set", "Method")
@@ -43,7 +43,7 @@ def _plan(scope: Scope) -> Plan:
 
 
 def _show(found: Found) -> Shown:
-    figures: list[FigureExhibit] = []
+    figures: list[Figure] = []
     rows: list[tuple[Estimate | str | None, ...]] = []
     findings: list[str] = []
     for task in found.scope.tasks:
@@ -87,8 +87,8 @@ def _splits(scaled: Scaled) -> tuple[str, ...]:
     return tuple(name for name in names if name not in _WITHOUT_PANEL)
 
 
-def _figure(task: str, splits: Sequence[str], scaled: Scaled) -> FigureExhibit:
-    return FigureExhibit(
+def _figure(task: str, splits: Sequence[str], scaled: Scaled) -> Figure:
+    return Figure(
         name=f"head-scale-{task}",
         title=f"Feature change against head scale: {task}",
         kind="lines",
@@ -121,14 +121,14 @@ def _curves(seeds: ScaledRuns, split: str) -> list[SeedCurve]:
     return curves
 
 
-def _table(rows: Sequence[tuple[Estimate | str | None, ...]]) -> TableExhibit:
-    return TableExhibit(
+def _table(rows: Sequence[tuple[Estimate | str | None, ...]]) -> Table:
+    return Table(
         name="head-scale-correlation",
         title="Rank correlation of head scale and feature change",
         columns=(
-            *(ExhibitColumn(name, source="names") for name in _NAMES),
-            ExhibitColumn("rank correlation", digits=2),
-            *(ExhibitColumn(f"{scale:g}", above="feature change at scale") for scale in SCALES),
+            *(Column(name, source="names") for name in _NAMES),
+            Column("rank correlation", digits=2),
+            *(Column(f"{scale:g}", above="feature change at scale") for scale in SCALES),
         ),
         rows=tuple(rows),
         note=(

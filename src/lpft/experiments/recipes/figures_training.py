@@ -17,9 +17,9 @@ from lpft.experiments.recipes.probing_paths import (
 from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
 from lpft.report.collect import RunSummary
 from lpft.report.curves import QUANTITIES, curve
-from lpft.report.exhibits.record import FigureExhibit, Panel, Series
 from lpft.report.numbers import Spread, counted, joined, significant
 from lpft.report.settings import method_name
+from lpft.results.exhibits import Figure, Panel, Series
 from lpft.training.methods import get_method
 
 _SHOWN = {
@@ -78,7 +78,7 @@ def _fine_tuned(found: Found, variant: str, task: str) -> Runs:
     }
 
 
-def _training(runs: Runs, *, name: str, title: str, note: str) -> FigureExhibit:
+def _training(runs: Runs, *, name: str, title: str, note: str) -> Figure:
     panels = [
         Panel(
             title=_NAMES[quantity],
@@ -93,7 +93,7 @@ def _training(runs: Runs, *, name: str, title: str, note: str) -> FigureExhibit:
         )
         for quantity, axis in _SHOWN.items()
     ]
-    return FigureExhibit(
+    return Figure(
         name=name,
         title=title,
         kind="lines",
@@ -107,7 +107,7 @@ def _training(runs: Runs, *, name: str, title: str, note: str) -> FigureExhibit:
     )
 
 
-def _probing(task: str, run: RunSummary, path: ProbedPath) -> FigureExhibit:
+def _probing(task: str, run: RunSummary, path: ProbedPath) -> Figure:
     iterations = tuple(row["iteration"] for row in path.rows)
     panels = [
         Panel(
@@ -126,7 +126,7 @@ def _probing(task: str, run: RunSummary, path: ProbedPath) -> FigureExhibit:
         )
         for quantity, axis in _SHOWN.items()
     ]
-    return FigureExhibit(
+    return Figure(
         name=f"probing-{task}",
         title=f"Along linear probing: {task}",
         kind="lines",

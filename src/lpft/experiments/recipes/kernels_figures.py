@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from lpft.experiments.recipe import Found, Recipe, Shown
 from lpft.experiments.recipes.kernels_tables import METHODS, KernelRow, kernel_plan, kernel_rows
 from lpft.report.drawing import thinned
-from lpft.report.exhibits.record import FigureExhibit, Panel, Series
 from lpft.report.kernels.heat_maps import HeatMap, heat_maps
 from lpft.report.kernels.spectra import MOST_POINTS
 from lpft.report.kernels.summary import FT, NTK, PRETRAIN, KernelStatistics, kernel_name
 from lpft.report.numbers import counted
 from lpft.report.settings import method_name
+from lpft.results.exhibits import Figure, Panel, Series
 
 MOST_BLOCKS = 96
 """Rows of a heat map at most: more cannot be told apart in a page's width."""
@@ -31,8 +31,8 @@ def _show_spectra(found: Found) -> Shown:
     )
 
 
-def _spectra(task: str, rows: Sequence[KernelRow]) -> FigureExhibit:
-    return FigureExhibit(
+def _spectra(task: str, rows: Sequence[KernelRow]) -> Figure:
+    return Figure(
         name=f"spectra-{task}",
         title=f"Spectra of the kernels: {task}",
         kind="lines",
@@ -105,10 +105,10 @@ def _show_heat_maps(found: Found) -> Shown:
     return Shown(exhibits=tuple(figures))
 
 
-def _heat(task: str, seed: int, folder: str, maps: Sequence[HeatMap]) -> FigureExhibit:
+def _heat(task: str, seed: int, folder: str, maps: Sequence[HeatMap]) -> Figure:
     pooled = _block_size(maps[0])
     cells = "" if pooled == 1 else f" A cell is the mean over {pooled} x {pooled} pairs of texts."
-    return FigureExhibit(
+    return Figure(
         name=f"heat-maps-{task}",
         title=f"Trace norms of the kernels: {task}",
         kind="heat",

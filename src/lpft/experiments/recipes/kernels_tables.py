@@ -9,7 +9,6 @@ from lpft.experiments.recipes.cells import estimate
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.paper import MODEL, KernelNumbers, published_kernels
 from lpft.report.comparisons.quantities import PER_CENT
-from lpft.report.exhibits.record import Estimate, ExhibitColumn, TableExhibit
 from lpft.report.kernels.summary import (
     FT,
     LOGISTIC,
@@ -25,6 +24,7 @@ from lpft.report.kernels.summary import (
 )
 from lpft.report.numbers import joined, significant
 from lpft.report.settings import method_name, model_name
+from lpft.results.exhibits import Column, Estimate, Table
 
 METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 _EVERY_METHOD = "all"
@@ -117,18 +117,18 @@ def _show(found: Found) -> Shown:
     )
 
 
-def _statistics_table(rows: Sequence[KernelRow], ours: str) -> TableExhibit:
-    return TableExhibit(
+def _statistics_table(rows: Sequence[KernelRow], ours: str) -> Table:
+    return Table(
         name="kernel-statistics",
         title="Rank, norm and FT ratio of the kernels",
         columns=(
             *_name_columns(),
-            ExhibitColumn(ours, above="rank", digits=0),
-            ExhibitColumn(_THEIRS, above="rank", digits=0, source="published"),
-            ExhibitColumn(ours, above="Frobenius norm"),
-            ExhibitColumn(_THEIRS, above="Frobenius norm", source="published"),
-            ExhibitColumn(ours, above="FT ratio", digits=4),
-            ExhibitColumn(_THEIRS, above="FT ratio", digits=4, source="published"),
+            Column(ours, above="rank", digits=0),
+            Column(_THEIRS, above="rank", digits=0, source="published"),
+            Column(ours, above="Frobenius norm"),
+            Column(_THEIRS, above="Frobenius norm", source="published"),
+            Column(ours, above="FT ratio", digits=4),
+            Column(_THEIRS, above="FT ratio", digits=4, source="published"),
         ),
         rows=tuple(
             (
@@ -151,21 +151,21 @@ def _statistics_table(rows: Sequence[KernelRow], ours: str) -> TableExhibit:
     )
 
 
-def _regression_table(rows: Sequence[KernelRow], ours: str) -> TableExhibit:
+def _regression_table(rows: Sequence[KernelRow], ours: str) -> Table:
     entries = "paper's protocol, per entry: "
     texts = "per text, test"
-    return TableExhibit(
+    return Table(
         name="kernel-regression",
         title="Kernel regression, accuracy in per cent",
         columns=(
             *_name_columns(),
-            ExhibitColumn(ours, above=f"{entries}train", digits=2),
-            ExhibitColumn(_THEIRS, above=f"{entries}train", digits=2, source="published"),
-            ExhibitColumn(ours, above=f"{entries}test", digits=2),
-            ExhibitColumn(_THEIRS, above=f"{entries}test", digits=2, source="published"),
-            ExhibitColumn("constant answer", above=f"{entries}test", digits=2),
-            ExhibitColumn("paper's protocol", above=texts, digits=2),
-            ExhibitColumn("kernel logistic regression", above=texts, digits=2),
+            Column(ours, above=f"{entries}train", digits=2),
+            Column(_THEIRS, above=f"{entries}train", digits=2, source="published"),
+            Column(ours, above=f"{entries}test", digits=2),
+            Column(_THEIRS, above=f"{entries}test", digits=2, source="published"),
+            Column("constant answer", above=f"{entries}test", digits=2),
+            Column("paper's protocol", above=texts, digits=2),
+            Column("kernel logistic regression", above=texts, digits=2),
         ),
         rows=tuple(
             (
@@ -190,8 +190,8 @@ def _regression_table(rows: Sequence[KernelRow], ours: str) -> TableExhibit:
     )
 
 
-def _name_columns() -> tuple[ExhibitColumn, ...]:
-    return tuple(ExhibitColumn(name, source="names") for name in _NAMES)
+def _name_columns() -> tuple[Column, ...]:
+    return tuple(Column(name, source="names") for name in _NAMES)
 
 
 def _published(row: KernelRow, name: str) -> Estimate | None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lpft.report.exhibits.record import Series
 from lpft.report.numbers import Spread
 from lpft.report.settings import method_name
+from lpft.results.exhibits import Series
 
 BANDS = "Lines are means over seeds, bands one standard deviation to either side."
 

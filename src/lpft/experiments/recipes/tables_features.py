@@ -10,9 +10,9 @@ from lpft.experiments.recipes.contrasts import contrast_table
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
 from lpft.report.comparisons.quantities import feature_change
-from lpft.report.exhibits.record import TableExhibit
 from lpft.report.numbers import joined
 from lpft.report.values import feature, head
+from lpft.results.exhibits import Table
 
 _BOSS = "amazon"
 _FINE_TUNED = ("ft", "lora", "lp-ft", "lp-lora")
@@ -76,7 +76,7 @@ def _show_change(found: Found) -> Shown:
     return _with_differences(found, where, tables)
 
 
-def _with_differences(found: Found, where: tuple[Place, ...], tables: list[TableExhibit]) -> Shown:
+def _with_differences(found: Found, where: tuple[Place, ...], tables: list[Table]) -> Shown:
     """Tables of a recipe, and the differences of its pairs in feature change."""
     contrasts, findings = contrast_table(
         found, feature_change(), name=f"{tables[0].name}-differences", where=where

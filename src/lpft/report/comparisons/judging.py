@@ -15,8 +15,8 @@ import numpy as np
 
 from lpft.analysis.comparison import COVERAGE, effect_over_seeds
 from lpft.analysis.resampling import Resampled
-from lpft.report.exhibits.record import Estimate, VerdictName
 from lpft.report.numbers import counted
+from lpft.results.exhibits import Estimate, VerdictName
 
 FEW_SEEDS = 5
 """Below this many a verdict needs all seeds of all tasks to agree."""

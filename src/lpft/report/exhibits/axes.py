@@ -21,8 +21,8 @@ from lpft.report.drawing import (
     thinned,
     tick_text,
 )
-from lpft.report.exhibits.record import Panel, Series
 from lpft.report.palette import GRID, INK, MUTED, PAPER, Style
+from lpft.results.exhibits import Panel, Series
 
 MOST_POINTS = 240  # of a line: more cannot be told apart at this size
 _SPARSE = 25  # points up to which each has its marker

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lpft.report.exhibits.record import ExhibitColumn, TableExhibit
 from lpft.report.notes import FDR_NOT_COMPARABLE, HALVED, WORD_EMBEDDINGS
+from lpft.results.exhibits import Column, Table
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Cautioned:
         return tuple(dict.fromkeys(caution.sentence for caution in found))
 
 
-def cautions_of(table: TableExhibit) -> Cautioned:
+def cautions_of(table: Table) -> Cautioned:
     """The cautions that bear on a table: by its columns' headings, else its rows' names or title.
 
     What is said of all published columns because of the title stands in each of them.
@@ -80,5 +80,5 @@ def cautions_of(table: TableExhibit) -> Cautioned:
     return Cautioned(columns, rows)
 
 
-def _heading(column: ExhibitColumn) -> str:
+def _heading(column: Column) -> str:
     return f"{column.above} {column.name}".strip()

@@ -1,6 +1,6 @@
 """What the types of a record do not say: lengths that must agree, matrices that must be square."""
 
-from lpft.report.exhibits.record import ExperimentRecord, FigureExhibit, Panel, Series, TableExhibit
+from lpft.results.exhibits import ExperimentRecord, Figure, Panel, Series, Table
 
 
 def check_shapes(record: ExperimentRecord) -> None:
@@ -11,7 +11,7 @@ def check_shapes(record: ExperimentRecord) -> None:
     """
     for exhibit in record.exhibits:
         try:
-            if isinstance(exhibit, TableExhibit):
+            if isinstance(exhibit, Table):
                 _check_table(exhibit)
             else:
                 _check_figure(exhibit)
@@ -19,7 +19,7 @@ def check_shapes(record: ExperimentRecord) -> None:
             raise ValueError(f"exhibit {exhibit.name}: {problem}") from problem
 
 
-def _check_table(table: TableExhibit) -> None:
+def _check_table(table: Table) -> None:
     if not 1 <= table.headers <= len(table.columns):
         raise ValueError(f"{table.headers} of its {len(table.columns)} columns name the rows")
     for place, row in enumerate(table.rows):
@@ -31,7 +31,7 @@ def _check_table(table: TableExhibit) -> None:
             raise ValueError(f"row {place} has no name: its first cells must be texts")
 
 
-def _check_figure(figure: FigureExhibit) -> None:
+def _check_figure(figure: Figure) -> None:
     for panel in figure.panels:
         try:
             if figure.kind == "heat":

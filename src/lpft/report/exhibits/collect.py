@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from lpft.report.exhibits.checks import check_shapes
-from lpft.report.exhibits.record import RECORD, SCHEMA, ExperimentRecord, read_experiment
 from lpft.report.numbers import plain
 from lpft.report.records import (
     Record,
@@ -20,6 +19,7 @@ from lpft.report.records import (
     read_folders,
     read_record,
 )
+from lpft.results.exhibits import RECORD, SCHEMA, ExperimentRecord, read_experiment
 
 _BREAKS = re.compile(r"[\t\n\r]+")  # as in the message of an error
 

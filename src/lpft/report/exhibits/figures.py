@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from lpft.report.drawing import legend, legend_height, name_width, new_figure
 from lpft.report.exhibits.axes import Looks, draw_cloud, draw_lines, draw_points, on_axes
-from lpft.report.exhibits.record import FigureExhibit, FigureKind, Panel
 from lpft.report.exhibits.styles import series_styles
 from lpft.report.kernels.heat_maps import HeatMap, heat_map_panel, heat_map_sheet
 from lpft.report.palette import Style
+from lpft.results.exhibits import Figure as FigureExhibit
+from lpft.results.exhibits import FigureKind, Panel
 
 PANEL = (3.6, 2.7)  # inches
 SMALL_PANEL = (2.7, 2.15)

@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lpft.paper import MODEL
-from lpft.report.exhibits.record import (
+from lpft.report.numbers import counted, joined, seconds
+from lpft.report.settings import model_name
+from lpft.results.exhibits import (
     ExperimentRecord,
-    TableExhibit,
+    Table,
     Verdict,
     VerdictName,
 )
-from lpft.report.numbers import counted, joined, seconds
-from lpft.report.settings import model_name
 
 MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
 """A mark beside each verdict's words; both say it without colour."""
@@ -38,7 +38,7 @@ def read_protocol(record: ExperimentRecord) -> str:
 
 def read_source(record: ExperimentRecord) -> str:
     """Whose numbers are ours, and whose are the paper’s; empty where none are published."""
-    tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, TableExhibit)]
+    tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, Table)]
     if not any(column.source == "published" for table in tables for column in table.columns):
         return ""
     return (

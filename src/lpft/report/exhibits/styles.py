@@ -1,10 +1,10 @@
 """Which colour, marker and line each series of a figure has: one for each label."""
 
-from lpft.report.exhibits.record import FigureExhibit, Series
 from lpft.report.palette import Style, plain_styles, varied_style
+from lpft.results.exhibits import Figure, Series
 
 
-def series_styles(figure: FigureExhibit) -> dict[str, Style]:
+def series_styles(figure: Figure) -> dict[str, Style]:
     """The style of every label of a figure, in the order in which they appear.
 
     Methods keep their colours; a second label of a method, or a dashed one, is hollow and dashed.

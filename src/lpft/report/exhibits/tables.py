@@ -5,16 +5,20 @@ from dataclasses import replace
 
 from lpft.paper import MODEL
 from lpft.report.exhibits.cautions import Cautioned, cautions_of
-from lpft.report.exhibits.record import (
-    Estimate,
-    ExhibitColumn,
-    ExperimentRecord,
-    TableExhibit,
-    Verdict,
-)
 from lpft.report.grid import Cell, Column, Origin, Table, from_columns, shown, text_cells
 from lpft.report.numbers import ABSENT, counted, shared_digits, significant
 from lpft.report.settings import model_name
+from lpft.results.exhibits import (
+    Column as ExhibitColumn,
+)
+from lpft.results.exhibits import (
+    Estimate,
+    ExperimentRecord,
+    Verdict,
+)
+from lpft.results.exhibits import (
+    Table as TableExhibit,
+)
 
 Trace = Callable[[Sequence[str]], tuple[Origin, ...]]
 """From the runs of an estimate to what the page can link."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lpft.report.exhibits.reading import MARKS
-from lpft.report.exhibits.record import OVERALL, Verdict, VerdictName
 from lpft.report.exhibits.tables import Trace, effect_cell
 from lpft.report.grid import Cell
 from lpft.report.numbers import significant
+from lpft.results.exhibits import OVERALL, Verdict, VerdictName
 
 _HALF = 50.0  # per cent: where 0 lies
 _REACH = 46.0  # per cent from there to the farthest end of a claim's intervals

@@ -27,12 +27,6 @@ from lpft.report.exhibits.reading import (
     read_tally,
     read_time,
 )
-from lpft.report.exhibits.record import (
-    RECORD,
-    ExperimentRecord,
-    FigureExhibit,
-    TableExhibit,
-)
 from lpft.report.exhibits.tables import VERDICT_NOTE, exhibit_table, verdict_table
 from lpft.report.exhibits.verdicts import ClaimView, view_claims
 from lpft.report.facts import facts
@@ -41,6 +35,16 @@ from lpft.report.numbers import slug
 from lpft.report.outputs import relative_link
 from lpft.report.svg import inline_svg
 from lpft.report.views import Legend
+from lpft.results.exhibits import (
+    RECORD,
+    ExperimentRecord,
+)
+from lpft.results.exhibits import (
+    Figure as FigureExhibit,
+)
+from lpft.results.exhibits import (
+    Table as TableExhibit,
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What an experiment found, as data: ``experiment.json`` and the exhibits in it.
+"""What an experiment shows, as data: tables, figures, verdicts, and ``experiment.json`` of them.
 
-Recipes make these records, the report draws them; neither knows the other.
+Recipes make these records, the report shows them; neither knows the other.
 """
 
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class ExhibitColumn:
-    """A column of a table exhibit.
+class Column:
+    """A column of a table.
 
     ``above`` is a heading shared with neighbours, ``digits`` the decimals that are shown (None:
     three significant digits), ``source`` who found its numbers.
@@ -51,7 +51,7 @@ class ExhibitColumn:
 
 
 @dataclass(frozen=True)
-class TableExhibit:
+class Table:
     """A table: each cell is an estimate, a text, or None where there is nothing.
 
     The first ``headers`` columns name the row.
@@ -59,7 +59,7 @@ class TableExhibit:
 
     name: str
     title: str
-    columns: tuple[ExhibitColumn, ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[Estimate | str | None, ...], ...]
     note: str = ""
     headers: int = 1
@@ -106,7 +106,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class FigureExhibit:
+class Figure:
     """A figure of one or more panels of one kind."""
 
     name: str
@@ -156,7 +156,7 @@ class ExperimentRecord:
     protocol: str
     model: str
     settings: Mapping[str, Any]
-    exhibits: tuple[TableExhibit | FigureExhibit, ...] = ()
+    exhibits: tuple[Table | Figure, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     findings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
@@ -173,9 +173,9 @@ class ExperimentRecord:
         return record
 
 
-_EXHIBITS: dict[str, type[TableExhibit | FigureExhibit]] = {
-    "table": TableExhibit,
-    "figure": FigureExhibit,
+_EXHIBITS: dict[str, type[Table | Figure]] = {
+    "table": Table,
+    "figure": Figure,
 }
 
 
@@ -192,10 +192,10 @@ def read_experiment(record: Mapping[str, Any]) -> ExperimentRecord:
     return TypeAdapter(ExperimentRecord).validate_python(values)
 
 
-def _exhibit(record: Mapping[str, Any]) -> TableExhibit | FigureExhibit:
+def _exhibit(record: Mapping[str, Any]) -> Table | Figure:
     kind = record["exhibit"]
     if kind not in _EXHIBITS:
         raise ValueError(f"an exhibit is {kind!r}, expected one of {', '.join(_EXHIBITS)}")
     values = {name: value for name, value in record.items() if name != "exhibit"}
-    exhibit: TableExhibit | FigureExhibit = TypeAdapter(_EXHIBITS[kind]).validate_python(values)
+    exhibit: Table | Figure = TypeAdapter(_EXHIBITS[kind]).validate_python(values)
     return exhibit

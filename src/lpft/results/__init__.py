@@ -1,0 +1,1 @@
+"""What runs, kernels and experiments leave on disk: their records, read back and compared."""
