@@ -37,7 +37,7 @@ def main() -> None:
         options = ["--task", "cb", "--data-dir", str(data_dir), "--model", "minilm"]
         options += ["--methods", METHODS, "--device", "cpu", "--output-dir", str(kernels)]
         done = subprocess.run(
-            [sys.executable, "-m", "lpft.cli", "ntk", *options], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "lpft", "ntk", *options], stdout=subprocess.PIPE, text=True
         )
         if done.returncode != 0:
             raise SystemExit(done.returncode)

@@ -24,11 +24,11 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from lpft.choices import Pooling
 from lpft.data import Text
 from lpft.model import Classifier, save_classifier
 from lpft.model.classifier import attach_head
 from lpft.model.encoder import build_encoder
+from lpft.settings import Pooling
 
 TEMPERATURE = 1.7
 CLASSES = ("bad", "so & so", "good")

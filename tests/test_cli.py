@@ -955,7 +955,7 @@ def test_interrupted_predictions_leave_no_file(lpft, runs, data, tmp_path, monke
 
 
 def lpft_process(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "lpft.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lpft", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
@@ -1028,7 +1028,7 @@ def test_an_interrupted_training_goes_on_to_the_result_it_would_have_had(
         "--learning-rate", 1e-3, "--epochs", 25,
     )  # fmt: skip
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "lpft.cli", "train", *options, "--output-dir", run]
+    command = [sys.executable, "-m", "lpft", "train", *options, "--output-dir", run]
     process = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -1072,7 +1072,7 @@ def test_predict_streams_into_a_reader_that_leaves_and_stays_silent(runs):
     """``yes good table | lpft predict RUN | head -1``: the input has no end."""
     texts = subprocess.Popen(["yes", "good table"], stdout=subprocess.PIPE)
     predict = subprocess.Popen(
-        [sys.executable, "-m", "lpft.cli", "predict", runs["lp"][0]],
+        [sys.executable, "-m", "lpft", "predict", runs["lp"][0]],
         stdin=texts.stdout,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

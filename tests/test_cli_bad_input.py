@@ -669,7 +669,7 @@ def test_lines_that_are_not_utf8_are_refused_where_no_locale_is_set(folder, fini
     """Python reads them as halves of surrogate pairs there, as in most containers."""
     environment = {name: value for name, value in os.environ.items() if name[:2] != "LC"}
     done = subprocess.run(
-        [sys.executable, "-m", "lpft.cli", "predict", finished / "run"],
+        [sys.executable, "-m", "lpft", "predict", finished / "run"],
         input=b"good\ncaf\xe9\n",
         env=environment | {"LANG": "C"},
         capture_output=True,
@@ -694,7 +694,7 @@ def test_a_process_of_its_own_ends_with_2_and_that_line_alone(
     cut(folder / "model/model.safetensors")
     before = snapshot(folder)
     done = subprocess.run(
-        [sys.executable, "-m", "lpft.cli", *command.replace("MODEL", "model").split()],
+        [sys.executable, "-m", "lpft", *command.replace("MODEL", "model").split()],
         capture_output=True,
         text=True,
         check=False,

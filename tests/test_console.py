@@ -10,7 +10,7 @@ from tiny_classifiers import tiny_classifier
 
 from lpft.model import save_classifier
 
-LPFT = [sys.executable, "-m", "lpft.cli"]
+LPFT = [sys.executable, "-m", "lpft"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpft.cli import _parser
+from lpft.cli.parser import _parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,7 +14,7 @@ from sklearn.utils.validation import NotFittedError
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft import InputError, TextClassifier
-from lpft.training.settings import TrainingSettings
+from lpft.settings import TrainingSettings
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from sklearn.base import clone
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft import InputError, TextClassifier
-from lpft.runs.config import make_config
 from lpft.runs.train import train_run
+from lpft.settings import make_config
 
 PROBING = {"method": "lp", "pooling": "mean", "max_length": 32}
 

@@ -10,8 +10,8 @@ from lpft.data import load_task
 from lpft.data.tokens import tokenize
 from lpft.model import build_classifier, load_classifier
 from lpft.model.inference import extract_features
-from lpft.runs.config import make_config
 from lpft.runs.train import train_run
+from lpft.settings import make_config
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 

@@ -5,13 +5,13 @@ from tiny_models import DECODERS, tiny_config, tiny_tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lpft.choices import Pooling
 from lpft.data import Text
 from lpft.data.tokens import Tokens, tokenize
 from lpft.model import Classifier
 from lpft.model.adapters import add_adapter
 from lpft.model.classifier import attach_head
 from lpft.model.encoder import build_encoder
+from lpft.settings import Pooling
 
 SPREAD = 0.2
 

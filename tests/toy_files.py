@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from tiny_models import toy_texts
 
-from lpft.training.settings import without_effect
+from lpft.settings import without_effect
 
 ROWS = {"train": 40, "validation": 24, "test": 20, "far": 16}
 

@@ -10,14 +10,21 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from lpft.choices import ClassWeight, Device, Pooling, Precision
 from lpft.data import Examples, Label, Text, encode_labels, infer_classes, stratified_holdout
 from lpft.data.given import check_pairs, given_labels, listed_texts
 from lpft.data.labels import show
 from lpft.errors import InputError
 from lpft.progress import visible_progress
+from lpft.settings import (
+    ClassWeight,
+    Device,
+    Pooling,
+    Precision,
+    TrainingSettings,
+    check_settings,
+    resolve,
+)
 from lpft.training.kept import KeptTraining, read_kept, write_kept
-from lpft.training.settings import TrainingSettings, check_settings, resolve
 
 if TYPE_CHECKING:
     from lpft.model import Classifier

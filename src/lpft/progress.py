@@ -1,10 +1,13 @@
-"""Progress: bars on a terminal, where asked for, and only for steps of over two seconds.
+"""What a process shows while it works: progress bars, log lines, and nothing of other libraries.
 
-Away from a terminal there is none, but of work that asks to be said in lines.
+Bars are drawn on a terminal, where asked for, and only for steps of over two seconds; away from a
+terminal there are none, but lines for work that asks for them.
 """
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -88,3 +91,38 @@ class _Lines:
 
     def flush(self) -> None:
         """Lines are said at once."""
+
+
+def share_the_machine() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
+
+    Where another process is busy, spinning threads wait for one that is not scheduled: a step of
+    fine-tuning took up to ten times longer (docs/log.md). Must be set before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def quiet_libraries() -> None:
+    """Let our own lines be the only ones: no load reports, no bars but ours, no deprecations."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LevelPrefix())
+    logger = logging.getLogger("lpft")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+
+
+class _LevelPrefix(logging.Formatter):
+    """``warning: ...`` before what is not plain progress."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

@@ -5,7 +5,7 @@ import pytest
 from lpft.errors import InputError
 from lpft.experiments.planning import planned_kernels, planned_runs, probed_partner
 from lpft.experiments.recipe import PUBLISHED, SHARED, Scope
-from lpft.training.methods import METHODS
+from lpft.settings import METHODS
 
 FIVE = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 

@@ -8,10 +8,10 @@ import torch
 
 from lpft.experiments.registry import find_recipe
 from lpft.experiments.scopes import make_scope
-from lpft.experiments.settings import chosen_seeds, default_folder
 from lpft.experiments.tiny import TINY_TASKS, save_tiny_model, tiny_model
 from lpft.model import build_classifier
 from lpft.model.fingerprint import encoder_fingerprint
+from lpft.settings import chosen_seeds, default_folder
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_folders_are_named_by_experiment_and_model():
 
 def test_parsing_and_listing_options_loads_no_heavy_library():
     code = (
-        "import sys; from lpft.cli import _parser; _parser().parse_args(['reproduce', 'table8']); "
+        "import sys; from lpft.cli.parser import parse; parse(['reproduce', 'table8']); "
         "sys.exit(str({'torch', 'transformers', 'pandas', 'sklearn', 'matplotlib'} "
         "& set(sys.modules) or ''))"
     )

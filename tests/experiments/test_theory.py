@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lpft.console import print_table
+from lpft.cli.console import print_table
 from lpft.errors import InputError
 from lpft.experiments.theory import TheoryCheck, run_theory, theory_json, theory_table
 from lpft.theory.low_rank_checks import pretrain_difference

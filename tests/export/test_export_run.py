@@ -13,8 +13,8 @@ from toy_files import toy_data, toy_settings
 from lpft.errors import InputError
 from lpft.export import comparison, export_run, formats, stock, transformers_format
 from lpft.export.tokens import save_tokenizer
-from lpft.runs.config import make_config
 from lpft.runs.train import train_run
+from lpft.settings import make_config
 
 CLASSIFY = """
 from transformers import pipeline

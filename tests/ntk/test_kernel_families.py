@@ -22,9 +22,9 @@ from tiny_models import FAMILIES
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lpft.choices import Pooling
 from lpft.ntk import KernelJob, KernelRequest, Options, empirical_ntk, request_of
 from lpft.ntk.inputs import open_subject
+from lpft.settings import Pooling
 
 METHODS = ("auto", "materialize", "token_gram", "sandwich")
 TOLERANCE = 1e-10

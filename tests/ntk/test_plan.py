@@ -14,7 +14,7 @@ import torch
 from tiny_classifiers import tiny_classifier
 from tiny_models import toy_texts
 
-from lpft.console import print_plan
+from lpft.cli.console import print_plan
 from lpft.errors import InputError
 from lpft.ntk import KernelJob, Options, empirical_ntk, request_of
 from lpft.ntk.cost import METHODS, Shape, cheapest_method, method_cost

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lpft.cli.commands import collect_settings
+from lpft.cli.parser import add_setting_options
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
-from lpft.runs.config import RUN_OWNERS, collect_settings, make_config
-from lpft.runs.kernel_settings import KernelSettings
-from lpft.runs.options import add_setting_options
+from lpft.settings import RUN_OWNERS, KernelSettings, make_config
 
 METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 

@@ -14,10 +14,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import lpft.model  # noqa: F401  registers the architecture
 from lpft import TextClassifier
 from lpft.errors import InputError
-from lpft.runs.config import make_config
 from lpft.runs.features import read_feature_changes, read_features
 from lpft.runs.train import train_run
-from lpft.training.settings import without_effect
+from lpft.settings import make_config, without_effect
 
 WEIGHTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}

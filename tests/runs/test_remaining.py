@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lpft.runs.config import make_config
 from lpft.runs.remaining import Pace, duration
+from lpft.settings import make_config
 
 
 def config(method="ft", **settings):

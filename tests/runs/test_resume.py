@@ -12,9 +12,9 @@ import pytest
 from tiny_models import save_tiny_model, toy_texts
 from transformers import Trainer
 
-from lpft.runs.config import make_config
 from lpft.runs.resume import earlier_parts
 from lpft.runs.train import train_run
+from lpft.settings import make_config
 from lpft.training import checkpoints
 
 ROWS, BATCH, EPOCHS = 240, 4, 6
@@ -89,7 +89,7 @@ def test_killed_three_times_and_resumed_is_the_same_as_left_alone(
     options = [
         f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "ood"
     ]
-    command = [sys.executable, "-m", "lpft.cli", "train", *options, f"--output-dir={folder}"]
+    command = [sys.executable, "-m", "lpft", "train", *options, f"--output-dir={folder}"]
     moments = random.Random(f"moments of {method}")
     reached = []
     for attempt in range(3):

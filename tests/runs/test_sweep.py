@@ -18,9 +18,9 @@ from lpft.errors import InputError
 from lpft.report import build_report
 from lpft.runs import attempt as attempts
 from lpft.runs import executors
-from lpft.runs.config import make_config
 from lpft.runs.sweep import run_sweep
 from lpft.runs.train import train_run
+from lpft.settings import make_config
 
 DIVERGING = 1e6
 
@@ -367,7 +367,7 @@ def test_killed_in_the_middle_and_resumed_is_the_same_as_left_alone(
     assert lpft("sweep", path, "--output-dir", tmp_path / "alone").status == 0
 
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "lpft.cli", "sweep", path, f"--output-dir={folder}"]
+    command = [sys.executable, "-m", "lpft", "sweep", path, f"--output-dir={folder}"]
     process = subprocess.Popen(
         [*command, f"--workers={workers}"],
         stdout=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import extract_features, head_logits
+from lpft.settings import TrainingSettings, resolve
 from lpft.training.finetuning import (
     _SeededLengthSampler,
     _weighted_cross_entropy,
@@ -22,7 +23,6 @@ from lpft.training.finetuning import (
 )
 from lpft.training.fit import fit_classifier
 from lpft.training.inputs import SplitInputs, prepare_split
-from lpft.training.settings import TrainingSettings, resolve
 
 CPU = torch.device("cpu")
 CLASSES = ("bad", "good")

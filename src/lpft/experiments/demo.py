@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lpft.runs.config import make_config
-from lpft.runs.kernel_settings import make_kernel_config
 from lpft.runs.kernels import KernelRun, compute_kernels
 from lpft.runs.train import RunResult, train_run
-from lpft.training.methods import get_method
+from lpft.settings import get_method, make_config, make_kernel_config
 
 logger = logging.getLogger(__name__)
 

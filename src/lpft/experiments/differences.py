@@ -10,8 +10,7 @@ from lpft.experiments.recipe import SHARED, Plan, Recipe, Scope
 from lpft.report.numbers import counted, joined, rate, whole
 from lpft.report.settings import method_name, model_name
 from lpft.report.values import metric_name
-from lpft.training.methods import get_method
-from lpft.training.settings import TrainingSettings
+from lpft.settings import TrainingSettings, get_method
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
 _FIXED = {

@@ -7,8 +7,8 @@ from typing import Any
 from lpft.experiments.preparation import Inputs, matching_kernels, unique_runs
 from lpft.experiments.recipe import Plan
 from lpft.report.numbers import rate
-from lpft.runs.config import RunConfig
 from lpft.runs.store import read_record
+from lpft.settings import RunConfig
 
 HEADER = (
     "what",

@@ -8,8 +8,7 @@ from lpft.experiments.recipe import Plan
 from lpft.report.notes import ATTENTION, FOLDS, HALVED, kernel_faults
 from lpft.report.numbers import joined
 from lpft.report.settings import method_name
-from lpft.runs.config import RunConfig
-from lpft.training.methods import get_method
+from lpft.settings import RunConfig, get_method
 
 
 @dataclass(frozen=True)

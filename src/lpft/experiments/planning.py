@@ -6,10 +6,17 @@ from typing import Any
 
 from lpft.experiments.recipe import PUBLISHED, SHARED, PlannedKernels, PlannedRun, Scope
 from lpft.report.numbers import rate
-from lpft.runs.config import RunConfig, deciding_settings, make_config
-from lpft.runs.kernel_settings import DATA_SETTINGS, MODEL_SETTINGS, make_kernel_config
-from lpft.training.methods import METHODS, get_method
-from lpft.training.settings import without_effect
+from lpft.settings import (
+    DATA_SETTINGS,
+    METHODS,
+    MODEL_SETTINGS,
+    RunConfig,
+    deciding_settings,
+    get_method,
+    make_config,
+    make_kernel_config,
+    without_effect,
+)
 
 RUNS, KERNELS = "runs", "kernels"
 """Folders of an experiment: ``runs/<task>/<method>-.../`` and ``kernels/<task>-seed<k>/``."""

@@ -1,7 +1,7 @@
 """The random head that a run begins with, before any training."""
 
 from lpft.report.collect import RunSummary
-from lpft.training.methods import get_method
+from lpft.settings import get_method
 
 
 def random_head_norm(run: RunSummary) -> float | None:

@@ -10,8 +10,7 @@ from lpft.paper import KERNEL_SAMPLES
 from lpft.report.collect import RunSummary
 from lpft.report.kernels.summary import KernelSummary
 from lpft.results.exhibits import Figure, Table, Verdict
-from lpft.runs.config import RunConfig
-from lpft.runs.kernel_settings import KernelConfig
+from lpft.settings import KernelConfig, RunConfig
 
 PUBLISHED, SHARED = "published", "shared"
 """Rates: each method's own published learning rate and batch size, or those of the pair's method

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from lpft.errors import InputError
+from lpft.errors import InputError, explain, unexpected
 from lpft.experiments.collecting import Failures, collect
 from lpft.experiments.differences import differences
 from lpft.experiments.planning import RUNS
@@ -23,15 +23,14 @@ from lpft.experiments.preparation import (
 )
 from lpft.experiments.recipe import Plan, Recipe, Scope, Shown
 from lpft.experiments.taking_over import take_over
-from lpft.failures import explain, unexpected
 from lpft.files import write_json
 from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
-from lpft.runs.config import plain
 from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels
 from lpft.runs.store import locked
 from lpft.runs.sweep import run_sweep
+from lpft.settings import plain
 
 logger = logging.getLogger(__name__)
 

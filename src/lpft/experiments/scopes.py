@@ -6,7 +6,6 @@ from typing import Any
 
 from lpft.data import find_task
 from lpft.experiments.recipe import Recipe, Scope
-from lpft.experiments.settings import RUN_OPTIONS, chosen_seeds, experiment_settings
 from lpft.experiments.tiny import (
     TINY_KERNEL_SAMPLES,
     TINY_SEEDS,
@@ -14,7 +13,7 @@ from lpft.experiments.tiny import (
     TINY_TASKS,
     tiny_model,
 )
-from lpft.training.methods import get_method
+from lpft.settings import RUN_OPTIONS, chosen_seeds, experiment_settings, get_method
 
 
 def make_scope(recipe: Recipe, given: Mapping[str, Any], folder: Path, *, tiny: bool) -> Scope:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpft.errors import InputError
+from lpft.errors import InputError, explain, unexpected
 from lpft.experiments.preparation import Inputs, check_data, check_folder, check_resumable
 from lpft.experiments.recipe import Plan, Recipe, Scope
 from lpft.experiments.registry import ALL, RECIPES, find_recipe
 from lpft.experiments.reproduce import Reproduction, reproduce
 from lpft.experiments.scopes import make_scope
 from lpft.experiments.unused_options import refuse_unused
-from lpft.failures import explain, unexpected
 from lpft.runs.executors import get_executor
 
 logger = logging.getLogger(__name__)

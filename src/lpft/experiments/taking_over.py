@@ -10,9 +10,8 @@ from pathlib import Path
 from lpft.errors import InputError
 from lpft.experiments.preparation import Inputs, matching_kernels, reusable_run, unique_runs
 from lpft.experiments.recipe import Plan
-from lpft.runs.config import RunConfig
-from lpft.runs.kernel_settings import KernelConfig
 from lpft.runs.store import read_record
+from lpft.settings import KernelConfig, RunConfig
 
 logger = logging.getLogger(__name__)
 

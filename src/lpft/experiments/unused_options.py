@@ -5,9 +5,7 @@ from typing import Any
 
 from lpft.errors import InputError
 from lpft.experiments.recipe import Plan
-from lpft.experiments.settings import RUN_OPTIONS
-from lpft.runs.kernel_settings import DATA_SETTINGS, MODEL_SETTINGS
-from lpft.training.settings import without_effect
+from lpft.settings import DATA_SETTINGS, MODEL_SETTINGS, RUN_OPTIONS, without_effect
 
 _ALWAYS = frozenset({"model", "tasks", "methods", "seeds"})
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lpft.choices import ExportFormat
 from lpft.errors import InputError
 from lpft.export.onnx_format import read_onnx, write_onnx
 from lpft.export.transformers_format import read_transformers, write_transformers
 from lpft.export.written import Scorer, Written
 from lpft.model import Classifier
+from lpft.settings import ExportFormat
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from lpft.choices import ExportFormat
 from lpft.export.card import export_card
 from lpft.export.comparison import agreement, check_texts
 from lpft.export.folder import RECORD, check_target, written_folder
@@ -16,6 +15,7 @@ from lpft.files import write_json, write_text
 from lpft.runs.environment import environment
 from lpft.runs.saved import open_saved
 from lpft.runs.store import read_record
+from lpft.settings import ExportFormat
 
 _CARD = "README.md"
 

@@ -17,9 +17,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import ModelOutput
 
-from lpft.choices import Pooling
 from lpft.data.examples import Label
 from lpft.model.encoder import build_encoder, feature_size, head_dropout, hidden_states, pool
+from lpft.settings import Pooling
 
 HEAD_INITIAL_STD = 0.02
 _NO_ADAPTER = "no-adapter"

@@ -24,9 +24,9 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from lpft.choices import Pooling
 from lpft.errors import InputError
 from lpft.model.quiet import quiet_transformers
+from lpft.settings import Pooling
 
 _SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
     "cls": "first",

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lpft.choices import Pooling
 from lpft.errors import InputError
+from lpft.settings import Pooling
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpft.choices import Device, Precision
 from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.progress import progress
+from lpft.settings import Device, Precision
 
 _MAX_ROWS = 256
 _MAX_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 16384}

@@ -7,7 +7,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from lpft.choices import Pooling
 from lpft.data.examples import Label
 from lpft.data.tokens import load_tokenizer
 from lpft.errors import InputError
@@ -21,6 +20,7 @@ from lpft.model.encoder import (
     position_limit,
 )
 from lpft.model.quiet import quiet_transformers
+from lpft.settings import Pooling
 
 
 @dataclass(frozen=True)

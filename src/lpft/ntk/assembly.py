@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpft.choices import KernelKind
 from lpft.ntk.heads import HeadRows
 from lpft.ntk.layout import Pair, Tile
 from lpft.ntk.requests import KernelRequest
 from lpft.ntk.signs import signed
+from lpft.settings import KernelKind
 
 
 def pretrain_effective(

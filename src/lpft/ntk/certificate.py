@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lpft.choices import KernelKind
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.modes import only_these_require_gradients
 from lpft.ntk.result import CheckedEntry
 from lpft.ntk.signs import signed
+from lpft.settings import KernelKind
 
 _SEED = 0
 _CHUNK = 1 << 26

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpft.choices import KernelKind, Products
 from lpft.ntk.layout import Pair
 from lpft.ntk.matrix_products import product, symmetric_product
 from lpft.ntk.precision import products_in
 from lpft.ntk.signs import takes_signs
+from lpft.settings import KernelKind, Products
 
 Sums = dict[tuple[Pair, int], Tensor]
 """By pair of tiles and number of the head: (r n) x (r m), float64."""

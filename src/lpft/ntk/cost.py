@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lpft.choices import KernelKind
 from lpft.ntk.layout import Pair
+from lpft.settings import KernelKind
 
 Method = Literal["materialize", "token_gram", "sandwich"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lpft.choices import Device
 from lpft.errors import InputError
 from lpft.model.inference import resolve_device
 from lpft.ntk.stash import Place
+from lpft.settings import Device
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpft.choices import KernelKind
 from lpft.ntk.capture import Rows
 from lpft.ntk.contraction import Contraction, Sums, zero_sums
 from lpft.ntk.layout import Pair
 from lpft.ntk.signs import signed
+from lpft.settings import KernelKind
 
 
 def contract_rows(

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lpft.choices import Device, Granularity, KernelKind, LinearMethod, Products
 from lpft.data.examples import Text
 from lpft.data.given import listed_texts
 from lpft.ntk.inputs import open_subject
@@ -15,6 +14,7 @@ from lpft.ntk.job import KernelJob
 from lpft.ntk.options import Options, check_choice, check_options
 from lpft.ntk.requests import request_of
 from lpft.ntk.result import EmpiricalNTK
+from lpft.settings import Device, Granularity, KernelKind, LinearMethod, Products
 
 
 def empirical_ntk(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
-from lpft.choices import Products
+from lpft.settings import Products
 
 _STRIPS = 6
 _LEAST_WORK = 1 << 26

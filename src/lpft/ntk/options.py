@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import torch
 
-from lpft.choices import Device, Granularity, KernelKind, LinearMethod, Products
 from lpft.errors import InputError
 from lpft.ntk.memory import parse_size
+from lpft.settings import Device, Granularity, KernelKind, LinearMethod, Products
 
 
 @dataclass(frozen=True)

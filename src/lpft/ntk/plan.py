@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpft.choices import KernelKind
 from lpft.ntk.cost import Method, Shape, cheapest_method, method_cost
 from lpft.ntk.layout import Layout, Pair, Step, Tile, steps
 from lpft.ntk.stages import Stages, stages_of_units
 from lpft.ntk.structure import Parameter, Structure
+from lpft.settings import KernelKind
 
 _EFFICIENCY = {"passes": 0.6, "forming": 0.7, "contracting": 0.8}
 """Shares of the machine's matrix-product rate that the parts reached where they were measured."""

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lpft.choices import Products
 from lpft.ntk.double_precision import DoublePrecision
+from lpft.settings import Products
 
 _PRODUCTS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 """Where PyTorch keeps the precision of float32 products, below ``torch.backends``."""

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lpft.choices import KernelKind
+from lpft.settings import KernelKind
 
 
 def takes_signs(kernel: KernelKind) -> tuple[bool, bool]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lpft.choices import Granularity
 from lpft.ntk.chain import Chain
 from lpft.ntk.passes import Modules
 from lpft.ntk.rules import Rule
+from lpft.settings import Granularity
 
 Kind = Literal["embeddings", "attention", "feed-forward", "LayerNorm", "bias"]
 Form = Literal["outer", "rows", "vector"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lpft.choices import Granularity
 from lpft.ntk.capture import Contribution, Outer
 from lpft.ntk.contraction import Contraction, Sums, contract_vectors
 from lpft.ntk.cost import Shape, cheapest_method, method_cost
@@ -17,6 +16,7 @@ from lpft.ntk.linear import contract_outer
 from lpft.ntk.plan import Plan
 from lpft.ntk.structure import Parameter
 from lpft.ntk.tile_shares import outers_of_tile, rows_of_tile, vectors_of_tile
+from lpft.settings import Granularity
 
 TOTAL = "total"
 Shares = dict[str, list[Contribution | None]]

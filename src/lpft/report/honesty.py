@@ -11,7 +11,7 @@ from lpft.report.numbers import MINUS, Spread, counted, fixed, joined, rate, who
 from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.reading import change_digits
 from lpft.report.settings import Group, method_name
-from lpft.training.methods import with_lp_head
+from lpft.settings import with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
 MOST = 0.5  # a remainder below this part leaves most of it to the rates

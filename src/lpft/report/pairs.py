@@ -15,7 +15,7 @@ from lpft.report.comparisons.judging import Judgement
 from lpft.report.numbers import Spread
 from lpft.report.settings import Group, key_of, setting_of
 from lpft.report.summary import RunSummary
-from lpft.training.methods import with_lp_head
+from lpft.settings import with_lp_head
 
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
 

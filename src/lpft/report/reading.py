@@ -23,7 +23,7 @@ from lpft.report.settings import Group, Setting, method_name
 from lpft.report.summary import RunSummary
 from lpft.report.values import Value, metric_name, score
 from lpft.results.exhibits import VerdictName
-from lpft.training.methods import METHODS
+from lpft.settings import METHODS
 
 
 def what_was_run(group: Group) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from lpft.report.numbers import Spread, plain, rate, slug
 from lpft.report.records import UnreadFolder
 from lpft.report.summary import RunSummary
-from lpft.training.methods import METHODS
+from lpft.settings import METHODS
 
 METHOD_NAMES = {
     "lp": "LP",

@@ -10,9 +10,9 @@ from pathlib import Path
 from time import perf_counter
 
 from lpft.data import TextData, check_data
-from lpft.failures import explain, unexpected
-from lpft.runs.config import DataSettings, RunConfig, plain
+from lpft.errors import explain, unexpected
 from lpft.runs.train import load_data, train_run
+from lpft.settings import DataSettings, RunConfig, plain
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,7 @@ from typing import Any
 
 from lpft.data.examples import TextData
 from lpft.markdown import markdown_template
-from lpft.runs.config import DataSettings, RunConfig, setting_fields
-from lpft.training.methods import METHODS
-from lpft.training.settings import TrainingSettings
+from lpft.settings import METHODS, DataSettings, RunConfig, TrainingSettings, setting_fields
 
 _LIBRARY_NAME = "lpft"
 

@@ -13,9 +13,9 @@ from lpft.ntk.inputs import Subject
 from lpft.runs.kernel_dynamics import dynamics
 from lpft.runs.kernel_record import FT_EFFECTIVE, NTK, PRETRAIN_EFFECTIVE, Array, MethodKernels
 from lpft.runs.kernel_regressions import Regressions
-from lpft.runs.kernel_settings import KernelConfig
 from lpft.runs.kernel_texts import TRAIN
 from lpft.runs.store import WORK
+from lpft.settings import KernelConfig
 
 logger = logging.getLogger(__name__)
 

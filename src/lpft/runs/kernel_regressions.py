@@ -10,8 +10,8 @@ import numpy as np
 from lpft.errors import InputError
 from lpft.ntk.regression import KernelPair, regress
 from lpft.runs.kernel_record import KERNELS, MethodKernels
-from lpft.runs.kernel_regression_settings import TAKEN_BY, RegressionSettings
 from lpft.runs.kernel_texts import labels_of
+from lpft.settings import TAKEN_BY, RegressionSettings
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,9 @@ from typing import Any
 
 from lpft.errors import InputError
 from lpft.files import write_json
-from lpft.runs.config import setting_fields
 from lpft.runs.environment import environment
-from lpft.runs.kernel_regression_settings import RegressionSettings
-from lpft.runs.kernel_settings import KernelConfig
 from lpft.runs.kernel_texts import KernelTexts
+from lpft.settings import KernelConfig, RegressionSettings, setting_fields
 
 _DECIDE_NO_PIECE = frozenset(
     {"model", "revision", "pooling", "device", "memory", "solver", "dynamics"}

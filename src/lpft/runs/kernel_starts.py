@@ -13,13 +13,12 @@ from lpft.model.adapters import add_adapter
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.ntk import KernelRequest
 from lpft.ntk.inputs import Subject, open_subject
+from lpft.settings import Method, TrainingSettings, get_method
 from lpft.training.cache import default_cache_dir
 from lpft.training.inputs import fresh_classifier, prepare_split
-from lpft.training.methods import Method, get_method
 from lpft.training.probe_cache import cached_probe
 from lpft.training.probing import install_probe
 from lpft.training.randomness import seeded
-from lpft.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from lpft.ntk.inputs import open_subject
 from lpft.runs.kernel_starts import Pass, make_start, run_parameter_set
 from lpft.runs.saved import open_saved
 from lpft.runs.store import read_record
+from lpft.settings import TrainingSettings, get_method
 from lpft.training.inputs import fresh_classifier
-from lpft.training.methods import get_method
-from lpft.training.settings import TrainingSettings
 
 TRAINED = "trained"
 

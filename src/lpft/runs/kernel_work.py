@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 
-from lpft.choices import Granularity
 from lpft.data import TextData, fingerprint
 from lpft.errors import InputError
 from lpft.ntk import KernelJob, Options
@@ -19,7 +18,6 @@ from lpft.runs.environment import environment
 from lpft.runs.kernel_description import Description
 from lpft.runs.kernel_record import MethodKernels
 from lpft.runs.kernel_resume import beginnings, check_beginnings
-from lpft.runs.kernel_settings import KernelConfig
 from lpft.runs.kernel_starts import Pass, adapters_of, method_passes
 from lpft.runs.kernel_texts import (
     EVALUATION,
@@ -32,7 +30,7 @@ from lpft.runs.kernel_texts import (
 from lpft.runs.kernel_trained import TRAINED, trained_pass
 from lpft.runs.store import WORK
 from lpft.runs.train import load_data
-from lpft.training.methods import get_method
+from lpft.settings import Granularity, KernelConfig, get_method
 
 logger = logging.getLogger(__name__)
 

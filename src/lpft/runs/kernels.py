@@ -13,14 +13,13 @@ from lpft.data import fingerprint
 from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.model.fingerprint import encoder_fingerprint
-from lpft.runs.kernel_settings import DATA_SETTINGS, MODEL_SETTINGS, KernelConfig
 from lpft.runs.kernel_work import KernelWork
 from lpft.runs.saved import open_saved
 from lpft.runs.store import RECORD as RUN_RECORD
 from lpft.runs.store import WORK, check_restart, is_inside, locked, read_record
 from lpft.runs.train import load_data
+from lpft.settings import DATA_SETTINGS, METHODS, MODEL_SETTINGS, KernelConfig
 from lpft.training.inputs import fresh_classifier
-from lpft.training.methods import METHODS
 
 logger = logging.getLogger(__name__)
 

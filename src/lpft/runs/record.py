@@ -12,11 +12,11 @@ from lpft.data.examples import Label, TextData
 from lpft.files import write_json
 from lpft.model import save_classifier
 from lpft.runs.card import model_card
-from lpft.runs.config import RunConfig
 from lpft.runs.evaluation import SplitResult
 from lpft.runs.features import split_file, write_feature_changes, write_features
 from lpft.runs.head import write_head
 from lpft.runs.predictions import predictions_frame
+from lpft.settings import RunConfig
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe

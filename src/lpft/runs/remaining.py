@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from lpft.runs.config import RunConfig
+from lpft.settings import RunConfig
 
 _FREE_OF_COST = ("seed", "learning_rate", "weight_decay", "head_scale")
 

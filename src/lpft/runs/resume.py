@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lpft.errors import InputError
-from lpft.runs.config import RunConfig, deciding_settings
-from lpft.runs.output_settings import OutputSettings
+from lpft.settings import OutputSettings, RunConfig, deciding_settings
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lpft.choices import Device
 from lpft.errors import InputError
 from lpft.model import Classifier, load_classifier
 from lpft.model.inference import resolve_device
 from lpft.runs.store import read_record
+from lpft.settings import Device
 
 
 @dataclass(frozen=True)

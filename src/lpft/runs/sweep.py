@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lpft.errors import InputError
 from lpft.runs.attempt import Attempt, Ended, attempt, forget_data
-from lpft.runs.config import RunConfig
 from lpft.runs.executors import get_executor
 from lpft.runs.remaining import Pace, duration
 from lpft.runs.resume import finished_run
@@ -24,6 +23,7 @@ from lpft.runs.sweep_record import (
     run_name,
     start_record,
 )
+from lpft.settings import RunConfig
 
 logger = logging.getLogger(__name__)
 

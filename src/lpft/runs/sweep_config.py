@@ -9,9 +9,8 @@ from typing import Any
 from lpft.data import find_task
 from lpft.errors import InputError
 from lpft.model import packaged
-from lpft.runs.config import RunConfig, make_config, read_config
 from lpft.runs.sweep_yaml import Override, SweepDescription, parse_sweep, told
-from lpft.training.settings import without_effect
+from lpft.settings import RunConfig, make_config, read_config, without_effect
 
 RUNS = "runs"
 """Folder of a sweep's runs: ``runs/<task>/<method>-<model>-seed<k>/``."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpft.runs.config import RunConfig
 from lpft.runs.remaining import duration
 from lpft.runs.store import read_record
 from lpft.runs.sweep_config import RUNS, SweepConfig
 from lpft.runs.sweep_record import SweepResult, run_name
+from lpft.settings import RunConfig
 
 Table = tuple[list[str], list[list[Any]]]
 """Header and rows."""

@@ -9,9 +9,14 @@ from typing import Any
 
 from lpft.data import find_task
 from lpft.errors import InputError
-from lpft.runs.config import DataSettings, convert, deciding_settings, setting_fields
-from lpft.training.methods import get_method
-from lpft.training.settings import TrainingSettings
+from lpft.settings import (
+    DataSettings,
+    TrainingSettings,
+    convert,
+    deciding_settings,
+    get_method,
+    setting_fields,
+)
 
 KEYS = ("tasks", "models", "methods", "seeds", "settings", "overrides", "grid")
 AXES = {"task": "tasks", "model": "models", "method": "methods", "seed": "seeds"}

@@ -25,7 +25,6 @@ from lpft.data import (
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
-from lpft.runs.config import DataSettings, RunConfig
 from lpft.runs.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
 from lpft.runs.store import (
     HISTORY,
@@ -38,8 +37,8 @@ from lpft.runs.store import (
     remove_leftovers,
     write_record,
 )
+from lpft.settings import DataSettings, RunConfig, get_method
 from lpft.training.cache import default_cache_dir
-from lpft.training.methods import get_method
 
 if TYPE_CHECKING:
     from lpft.model import Classifier

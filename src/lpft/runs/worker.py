@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TypeVar
 
-from lpft.console import log_to_stderr, quiet_libraries, share_the_machine
+from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")

@@ -15,11 +15,11 @@ from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArgum
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lpft.choices import Precision
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.adapters import trained_head
 from lpft.model.quiet import quiet_transformers
+from lpft.settings import Precision
 from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
 from lpft.training.history import TrainingDiverged, TrainingReporter, evaluation_values
 from lpft.training.inputs import SplitInputs

@@ -19,14 +19,13 @@ from lpft.model import LinearHeadClassifier
 from lpft.model.adapters import add_adapter, merge_adapter, save_adapter
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
+from lpft.settings import TrainingSettings, get_method
 from lpft.training.finetuning import finetune
 from lpft.training.history import TrainingDiverged, evaluation_values, head_norms
 from lpft.training.inputs import SplitInputs
-from lpft.training.methods import get_method
 from lpft.training.probe_cache import cached_probe
 from lpft.training.probing import LinearProbe, install_probe
 from lpft.training.randomness import seeded
-from lpft.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 

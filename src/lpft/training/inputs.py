@@ -11,8 +11,8 @@ from lpft.data.groups import Groups
 from lpft.data.tokens import Tokens, tokenize
 from lpft.model.inference import resolve_device
 from lpft.model.loading import Classifier, build_classifier
+from lpft.settings import TrainingSettings
 from lpft.training.frozen import frozen_features
-from lpft.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

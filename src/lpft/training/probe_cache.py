@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import lpft
-from lpft.choices import ClassWeight
+from lpft.settings import ClassWeight
 from lpft.training import probing
 from lpft.training.cache import read_or_compute
 from lpft.training.probing import LinearProbe, fit_probe

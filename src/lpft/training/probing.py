@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
-from lpft.choices import ClassWeight
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
+from lpft.settings import ClassWeight
 
 SOLVER = "newton-cg"
 """scikit-learn's fastest solver at every shape of benchmarks/probing.py."""

@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from lpft.analysis.calibration import negative_log_likelihood
-from lpft.choices import ClassWeight
+from lpft.settings import ClassWeight
 from lpft.training.history import head_values
 from lpft.training.probing import MAX_ITERATIONS, SEARCH_TOLERANCE, TOLERANCE, rows_per_class
 

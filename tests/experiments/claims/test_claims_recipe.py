@@ -27,8 +27,8 @@ from lpft.experiments.registry import RECIPES
 from lpft.experiments.theory import TheoryCheck
 from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import ExperimentRecord
-from lpft.runs.config import make_config
 from lpft.runs.train import load_data
+from lpft.settings import make_config
 
 
 @pytest.fixture(scope="module")

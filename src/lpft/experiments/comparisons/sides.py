@@ -11,7 +11,7 @@ from lpft.report.comparisons.samples import ByRun
 from lpft.report.numbers import Spread
 from lpft.report.pairs import Rates, published_rates
 from lpft.report.settings import method_name
-from lpft.training.methods import METHODS
+from lpft.settings import METHODS
 
 PAIRS = tuple((name, partner) for name in METHODS if (partner := probed_partner(name)) is not None)
 """Methods that train the same from a random head and from the LP solution."""

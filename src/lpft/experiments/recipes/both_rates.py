@@ -12,7 +12,7 @@ from lpft.report.numbers import joined
 from lpft.report.pairs import Rates, published_rates
 from lpft.report.settings import method_name
 from lpft.results.exhibits import Table
-from lpft.training.methods import get_method
+from lpft.settings import get_method
 
 NOTE_ON_RATES = (
     "At each method's own rates a difference mixes the head's effect with that of learning rate "

@@ -20,7 +20,7 @@ from lpft.report.curves import QUANTITIES, curve
 from lpft.report.numbers import Spread, counted, joined, significant
 from lpft.report.settings import method_name
 from lpft.results.exhibits import Figure, Panel, Series
-from lpft.training.methods import get_method
+from lpft.settings import get_method
 
 _SHOWN = {
     "head_norm": "Frobenius norm",

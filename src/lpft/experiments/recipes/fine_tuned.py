@@ -2,7 +2,7 @@
 
 from lpft.errors import InputError
 from lpft.experiments.recipe import Scope
-from lpft.training.methods import get_method
+from lpft.settings import get_method
 
 
 def fine_tuned_methods(scope: Scope) -> tuple[str, ...]:

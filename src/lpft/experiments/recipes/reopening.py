@@ -8,8 +8,8 @@ from lpft.errors import InputError
 from lpft.model import Classifier
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.report.collect import RunSummary
-from lpft.runs.config import RunConfig, make_config
 from lpft.runs.train import load_data
+from lpft.settings import RunConfig, make_config
 from lpft.training.cache import default_cache_dir
 from lpft.training.inputs import SplitInputs, fresh_classifier, prepare_split
 

@@ -1,10 +1,7 @@
 """What the command line shows and reads: tables and JSON, progress lines, standard input."""
 
 import json
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Any, TextIO
@@ -103,38 +100,3 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             for cell, width, right in zip(line, widths, numeric, strict=True)
         )
         print("  ".join(aligned).rstrip())
-
-
-def share_the_machine() -> None:
-    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
-
-    Where another process is busy, spinning threads wait for one that is not scheduled: a step of
-    fine-tuning took up to ten times longer (docs/log.md). Must be set before torch is imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def quiet_libraries() -> None:
-    """Let our own lines be the only ones: no load reports, no bars but ours, no deprecations."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    warnings.simplefilter("ignore")
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LevelPrefix())
-    logger = logging.getLogger("lpft")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(level)
-
-
-class _LevelPrefix(logging.Formatter):
-    """``warning: ...`` before what is not plain progress."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
-from lpft.console import print_json, print_table
+from lpft.cli.console import print_json, print_table
 
 
 def tasks(options: Namespace) -> None:
@@ -68,7 +68,7 @@ def models(options: Namespace) -> None:
 
 def methods(options: Namespace) -> None:
     """Print the methods and what they do."""
-    from lpft.training.methods import METHODS
+    from lpft.settings import METHODS
 
     if options.json:
         print_json([vars(method) for method in METHODS.values()])

@@ -2,13 +2,23 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpft.console import print_json, print_metrics, print_plan, print_table, standard_input
+from lpft.cli.console import print_json, print_metrics, print_plan, print_table, standard_input
 from lpft.errors import InputError
-from lpft.runs.kernel_settings import OWNERS, make_kernel_config
-from lpft.runs.options import given_settings
+from lpft.settings import (
+    EXPERIMENT_OWNERS,
+    OWNERS,
+    RUN_OWNERS,
+    convert,
+    default_folder,
+    make_config,
+    make_kernel_config,
+    read_config,
+    setting_fields,
+)
 
 if TYPE_CHECKING:
     from lpft.report import ReportResult
@@ -39,7 +49,6 @@ def demo(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train one classifier and print its metrics."""
-    from lpft.runs.config import collect_settings, make_config
 
     settings, folder, resume = collect_settings(
         given_settings(options), options.config, options.output_dir, resume=options.resume
@@ -192,8 +201,6 @@ def sweep(options: Namespace) -> int | None:
 
 def reproduce(options: Namespace) -> int | None:
     """List the paper's experiments, or do one of them or all; 1 where a part of it failed."""
-    from lpft.experiments.settings import EXPERIMENT_OWNERS, default_folder
-
     given = given_settings(options, EXPERIMENT_OWNERS)
     if options.name == "list":
         _list_experiments(options, given)
@@ -302,7 +309,6 @@ def export(options: Namespace) -> None:
 def check(options: Namespace) -> None:
     """Print what is to be known of data before anyone trains on it."""
     from lpft.data import check_data
-    from lpft.runs.config import collect_settings, make_config
     from lpft.runs.train import load_data
 
     settings, *_ = collect_settings(given_settings(options), None, None, resume=False)
@@ -333,3 +339,39 @@ def check(options: Namespace) -> None:
         print(f"{finding.level}: {finding.message}")
     if not findings:
         print("nothing to report")
+
+
+def collect_settings(
+    given: Mapping[str, Any], config: Path | None, folder: Path | None, *, resume: bool
+) -> tuple[dict[str, Any], Path | None, bool]:
+    """Settings by name, the output folder, and whether its run is resumed.
+
+    Settings are those of the record of a resumed run, then YAML, then options.
+
+    Raises:
+        InputError: the record or the YAML file cannot be read, or there is nothing to resume.
+    """
+    from lpft.runs.store import read_record
+
+    from_file = {} if config is None else read_config(config)
+    named_folder = from_file.pop("output_dir", None)
+    if folder is None and named_folder is not None:
+        folder = convert("output_dir", named_folder, Path).expanduser()
+    resume = convert("resume", from_file.pop("resume", resume), bool) or resume
+    record = read_record(folder) if resume and folder is not None else None
+    if record is None and resume and not (from_file or given):
+        raise InputError(
+            f"'{folder}' holds no run to go on with: name a run's folder with --output-dir, or "
+            "give the data to begin one"
+        )
+    recorded = {} if record is None else record["config"]
+    return {**recorded, **from_file, **given}, folder, resume
+
+
+def given_settings(arguments: Namespace, owners: tuple[type, ...] = RUN_OWNERS) -> dict[str, Any]:
+    """The settings that the command line named, by name."""
+    return {
+        name: getattr(arguments, name)
+        for name in setting_fields(owners)
+        if hasattr(arguments, name)
+    }

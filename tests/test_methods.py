@@ -1,6 +1,6 @@
 """The table of methods."""
 
-from lpft.training.methods import METHODS, with_lp_head
+from lpft.settings import METHODS, with_lp_head
 
 
 def test_every_method_from_a_random_head_has_one_from_an_lp_head():

@@ -1,31 +1,42 @@
-"""The command line: parse, call, print."""
+"""The parser of ``lpft``: one long option for each setting, made from the settings themselves."""
 
-import os
-import sys
-import traceback
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
-from lpft import __version__, commands, listings
-from lpft.choices import Device, ExportFormat
-from lpft.console import (
-    log_to_stderr,
-    quiet_libraries,
-    share_the_machine,
-    write_any_text,
+from lpft import __version__
+from lpft.cli import commands, listings
+from lpft.settings import (
+    EXPERIMENT_OPTIONS,
+    EXPERIMENT_OWNERS,
+    KERNEL_OPTIONS,
+    OWNERS,
+    RUN_OWNERS,
+    DataSettings,
+    Device,
+    ExperimentSettings,
+    ExportFormat,
+    KernelSettings,
+    OutputSettings,
+    RegressionSettings,
+    TrainingSettings,
+    setting_fields,
 )
-from lpft.experiments.settings import EXPERIMENT_GROUPS, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS
-from lpft.failures import explain, unexpected
-from lpft.progress import visible_progress
-from lpft.runs.config import DataSettings
-from lpft.runs.kernel_settings import KERNEL_OPTIONS, OWNERS
-from lpft.runs.options import add_setting_options
 
-BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
+BAD_INPUT = 2
+
+GROUPS: dict[type, str] = {
+    DataSettings: "data",
+    TrainingSettings: "model and training",
+    OutputSettings: "what is kept",
+    KernelSettings: "kernels",
+    RegressionSettings: "kernel regression, each for the solvers named first",
+    ExperimentSettings: "experiment",
+}
+"""What ``--help`` calls the options of a dataclass."""
 
 
 class _Parser(ArgumentParser):
@@ -35,36 +46,7 @@ class _Parser(ArgumentParser):
         self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``lpft`` and give its exit status.
-
-    0; 2 for bad input; 1 for an unexpected error, or where a run of a sweep failed; 130 for Ctrl-C.
-    """
-    write_any_text()
-    options = _parse(arguments)
-    share_the_machine()
-    quiet_libraries()
-    log_to_stderr()
-    try:
-        with visible_progress():
-            status = options.run(options)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted: what was finished is kept", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left; the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        reason = explain(error)
-        if reason is not None:
-            return _fail(options, reason, BAD_INPUT)
-        return _fail(options, f"{unexpected(error)} (--debug shows where)", UNEXPECTED)
-    return 0 if status is None else status
-
-
-def _parse(arguments: Sequence[str] | None) -> Namespace:
+def parse(arguments: Sequence[str] | None) -> Namespace:
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         parser: ArgumentParser = options.parser
@@ -199,7 +181,7 @@ def _parser() -> ArgumentParser:
         default="list",
         help="an experiment, or all (default: list what there is)",
     )
-    add_setting_options(reproduce, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS, EXPERIMENT_GROUPS)
+    add_setting_options(reproduce, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS)
     reproduce.add_argument(
         "--tiny",
         action="store_true",
@@ -304,12 +286,39 @@ def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _fail(options: Namespace, message: str, status: int) -> int:
-    if options.debug:
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def add_setting_options(
+    parser: ArgumentParser,
+    names: Iterable[str] | None = None,
+    owners: tuple[type, ...] = RUN_OWNERS,
+) -> None:
+    """One long option per setting (or per named one), with its help, choices and default."""
+    groups: dict[type, Any] = {}
+    for name, (owner, item, kind) in setting_fields(owners).items():
+        if names is not None and name not in names:
+            continue
+        if owner not in groups:
+            groups[owner] = parser.add_argument_group(GROUPS[owner])
+        text = item.metadata["help"]
+        option = "--" + name.replace("_", "-")
+        if kind is bool:
+            groups[owner].add_argument(
+                option,
+                dest=name,
+                action=BooleanOptionalAction,
+                default=SUPPRESS,
+                help=f"{text} (default: {'yes' if item.default else 'no'})",
+            )
+            continue
+        if item.default is not None and item.default is not MISSING:
+            given = item.default
+            shown = ",".join(given) if isinstance(given, tuple) else given
+            text += f" (default: {shown})"
+        groups[owner].add_argument(
+            option,
+            dest=name,
+            action="append" if get_origin(kind) is dict else "store",
+            choices=item.metadata["choices"],
+            metavar=item.metadata.get("metavar"),
+            default=SUPPRESS,
+            help=text,
+        )

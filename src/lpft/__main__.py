@@ -1,0 +1,7 @@
+"""``python -m lpft``: the command line."""
+
+import sys
+
+from lpft.cli import main
+
+sys.exit(main())

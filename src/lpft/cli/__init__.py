@@ -1,0 +1,50 @@
+"""The command line: parse, call, print."""
+
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+
+from lpft.cli.console import write_any_text
+from lpft.cli.parser import BAD_INPUT, parse
+from lpft.errors import explain, unexpected
+from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine, visible_progress
+
+UNEXPECTED, INTERRUPTED = 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``lpft`` and give its exit status.
+
+    0; 2 for bad input; 1 for an unexpected error, or where a run of a sweep failed; 130 for Ctrl-C.
+    """
+    write_any_text()
+    options = parse(arguments)
+    share_the_machine()
+    quiet_libraries()
+    log_to_stderr()
+    try:
+        with visible_progress():
+            status = options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        reason = explain(error)
+        if reason is not None:
+            return _fail(options, reason, BAD_INPUT)
+        return _fail(options, f"{unexpected(error)} (--debug shows where)", UNEXPECTED)
+    return 0 if status is None else status
+
+
+def _fail(options: Namespace, message: str, status: int) -> int:
+    if options.debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return status
