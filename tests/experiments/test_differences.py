@@ -7,7 +7,7 @@ from experiments.hand_made import scope_of
 from lpft.data import Examples, TextData, find_task
 from lpft.experiments.differences import differences
 from lpft.experiments.registry import RECIPES, find_recipe
-from lpft.report.values import metric_name
+from lpft.results.groups import metric_name
 
 CB = {"train": 225, "validation": 25, "test": 57}
 

@@ -10,8 +10,8 @@ import pytest
 from lpft.errors import InputError
 from lpft.report import build_report
 from lpft.report.exhibits.collect import find_experiments, parse_experiment
-from lpft.report.records import UnusableRecord
 from lpft.results.exhibits import ExperimentRecord, Table, read_experiment
+from lpft.results.schema import UnusableRecord
 
 from .experiment_folders import sample_experiment, write_experiment
 from .run_folders import write_run

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lpft.report import ReportResult
-from lpft.report.collect import collect_runs
 from lpft.report.confusion import confusion
 from lpft.report.curves import MOST_POINTS, curve, curve_sheet, recorded
 from lpft.report.drawing import saved, swatch
@@ -17,8 +16,9 @@ from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.reliability import reliability
-from lpft.report.settings import Group, group_runs
 from lpft.report.svg import inline_svg
+from lpft.results.collect import collect_runs
+from lpft.results.groups import Group, group_runs
 
 from .run_folders import write_run
 

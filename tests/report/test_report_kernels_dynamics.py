@@ -13,8 +13,8 @@ from lpft.report import build_report, format_kernel_table
 from lpft.report.kernels import dynamics_tables
 from lpft.report.kernels.collect import parse_kernels
 from lpft.report.kernels.dynamics_figure import dynamics_figure
-from lpft.report.records import UnusableRecord
 from lpft.report.writers import to_csv
+from lpft.results.schema import UnusableRecord
 
 from .kernel_folders import write_kernels
 

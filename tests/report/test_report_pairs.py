@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lpft.report.collect import collect_runs
 from lpft.report.pairs import Comparison, Rates, compare, published_rates
-from lpft.report.settings import Group, group_runs, model_name
+from lpft.results.collect import collect_runs
+from lpft.results.groups import Group, group_runs, model_name
 
 from .run_folders import write_run
 

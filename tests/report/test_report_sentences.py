@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from lpft.report.collect import collect_runs
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
 from lpft.report.paired import judge_groups
 from lpft.report.pairs import compare
@@ -15,7 +14,8 @@ from lpft.report.reading import (
     read_head,
     what_was_run,
 )
-from lpft.report.settings import Group, group_runs
+from lpft.results.collect import collect_runs
+from lpft.results.groups import Group, group_runs
 
 from .run_folders import write_run
 

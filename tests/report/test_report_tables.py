@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
-from lpft.report import ReportResult, collect_runs, format_method_table, method_table
-from lpft.report.collect import RunSummary
+from lpft.report import ReportResult, format_method_table, method_table
 from lpft.report.grid import Cell, Column, from_columns
-from lpft.report.settings import group_runs
 from lpft.report.tables import calibration, features, head_norms, methods
 from lpft.report.writers import to_csv, to_latex, to_markdown
+from lpft.results.collect import collect_runs
+from lpft.results.groups import group_runs
+from lpft.results.schema import Run
 
 from .run_folders import SPLITS, write_run
 
@@ -41,7 +42,7 @@ def naive_ece(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return error
 
 
-def recomputed(run: RunSummary, split: str, temperature: float = 1.0) -> dict[str, float]:
+def recomputed(run: Run, split: str, temperature: float = 1.0) -> dict[str, float]:
     """Metrics from the predictions' file alone."""
     name = split.replace("/", "-")
     frame = pd.read_parquet(run.folder / "predictions" / f"{name}.parquet")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lpft.data.sources import load_task
-from lpft.report.collect import collect_runs
+from lpft.results.collect import collect_runs
 
 from ..data.release_files import CASES, case_of
 

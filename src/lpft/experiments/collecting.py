@@ -5,9 +5,10 @@ from pathlib import Path
 
 from lpft.errors import InputError
 from lpft.experiments.recipe import Found, Plan, Scope
-from lpft.report.collect import RunSummary, find_runs
 from lpft.report.kernels.collect import find_kernels
 from lpft.report.kernels.summary import KernelSummary
+from lpft.results.collect import find_runs
+from lpft.results.schema import Run
 from lpft.runs.features import FOLDER, read_feature_changes, split_file
 from lpft.runs.store import read_record
 
@@ -29,7 +30,7 @@ def collect(scope: Scope, plan: Plan) -> tuple[Found, Failures]:
         (part.name, f"{part.reason}; {_ADVICE}" if part.state == "damaged" else part.reason)
         for part in unread
     ]
-    runs: dict[Path, RunSummary] = {}
+    runs: dict[Path, Run] = {}
     for run in collection.runs:
         damage = _damage(run) if run.folder in asked else None
         if damage is None:
@@ -57,7 +58,7 @@ def collect(scope: Scope, plan: Plan) -> tuple[Found, Failures]:
     ), failures
 
 
-def _damage(run: RunSummary) -> str | None:
+def _damage(run: Run) -> str | None:
     """Why the feature changes of a run's texts cannot be used; None where they can.
 
     Their mean must be the one that ``features.json`` has.

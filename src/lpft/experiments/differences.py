@@ -8,8 +8,7 @@ from lpft.experiments.faults import reference_faults
 from lpft.experiments.preparation import Inputs, run_configs, unique_runs
 from lpft.experiments.recipe import SHARED, Plan, Recipe, Scope
 from lpft.report.numbers import counted, joined, rate, whole
-from lpft.report.settings import method_name, model_name
-from lpft.report.values import metric_name
+from lpft.results.groups import method_name, metric_name, model_name
 from lpft.settings import TrainingSettings, get_method
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})

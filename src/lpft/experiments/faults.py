@@ -7,7 +7,7 @@ from lpft.experiments.preparation import Inputs, unique_runs
 from lpft.experiments.recipe import Plan
 from lpft.report.notes import ATTENTION, FOLDS, HALVED, kernel_faults
 from lpft.report.numbers import joined
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
 from lpft.settings import RunConfig, get_method
 
 

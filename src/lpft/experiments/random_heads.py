@@ -1,10 +1,10 @@
 """The random head that a run begins with, before any training."""
 
-from lpft.report.collect import RunSummary
+from lpft.results.schema import Run
 from lpft.settings import get_method
 
 
-def random_head_norm(run: RunSummary) -> float | None:
+def random_head_norm(run: Run) -> float | None:
     """``||V||_F`` of a run's random head; None where only another head's norm was kept.
 
     Fine-tuning keeps the norm that it begins with, which is that of the LP solution after linear

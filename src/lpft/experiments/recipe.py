@@ -7,9 +7,9 @@ from typing import Any
 
 from lpft.data import TextData
 from lpft.paper import KERNEL_SAMPLES
-from lpft.report.collect import RunSummary
 from lpft.report.kernels.summary import KernelSummary
 from lpft.results.exhibits import Figure, Table, Verdict
+from lpft.results.schema import Run
 from lpft.settings import KernelConfig, RunConfig
 
 PUBLISHED, SHARED = "published", "shared"
@@ -71,10 +71,10 @@ class Found:
     """
 
     scope: Scope
-    runs: Mapping[tuple[str, str, str, int], RunSummary]
+    runs: Mapping[tuple[str, str, str, int], Run]
     kernels: Mapping[tuple[str, int], KernelSummary]
 
-    def seeds(self, variant: str, task: str, method: str) -> dict[int, RunSummary]:
+    def seeds(self, variant: str, task: str, method: str) -> dict[int, Run]:
         """The finished runs of one setting by seed."""
         return {
             seed: self.runs[variant, task, method, seed]

@@ -1,25 +1,18 @@
 """The report of a folder: experiments, runs and kernels on one page, with tables and figures."""
 
 from lpft.report.build import ReportResult, build_report
-from lpft.report.collect import Collection, collect_runs
 from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.summary import KernelSummary
 from lpft.report.kernels.terminal import format_kernel_table
 from lpft.report.listing import report_record
-from lpft.report.records import UnreadFolder
-from lpft.report.summary import RunSummary
 from lpft.report.terminal import format_method_table, format_report, method_table
 from lpft.results.exhibits import ExperimentRecord
 
 __all__ = [
-    "Collection",
     "ExperimentRecord",
     "KernelSummary",
     "ReportResult",
-    "RunSummary",
-    "UnreadFolder",
     "build_report",
-    "collect_runs",
     "format_experiment",
     "format_kernel_table",
     "format_method_table",

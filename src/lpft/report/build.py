@@ -7,7 +7,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lpft.errors import InputError
-from lpft.report.collect import RUN_RECORD, RUNS_EXPECTED, find_runs, nothing_found
 from lpft.report.curves import curve_sheet
 from lpft.report.exhibits.collect import find_experiments
 from lpft.report.exhibits.origins import page_places
@@ -30,13 +29,20 @@ from lpft.report.page import FilesBeside, PageParts, render_page
 from lpft.report.paired import judge_groups
 from lpft.report.pairs import compare
 from lpft.report.palette import styles
-from lpft.report.records import UnreadFolder, without_copies
 from lpft.report.reliability import reliability_sheet
 from lpft.report.run_views import view_runs, view_unread
-from lpft.report.settings import Group, group_runs
-from lpft.report.summary import RunSummary
 from lpft.report.views import view_group
+from lpft.results.collect import (
+    RUN_RECORD,
+    RUNS_EXPECTED,
+    UnreadFolder,
+    find_runs,
+    nothing_found,
+    without_copies,
+)
 from lpft.results.exhibits import RECORD, ExperimentRecord
+from lpft.results.groups import Group, group_runs
+from lpft.results.schema import Run
 
 EXPECTED = (
     f"{RUNS_EXPECTED}, or with {KERNEL_RECORD}, as lpft ntk writes it, or with {RECORD}, as lpft "
@@ -56,7 +62,7 @@ class ReportResult:
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
-    runs: tuple[RunSummary, ...]
+    runs: tuple[Run, ...]
     kernels: tuple[KernelSummary, ...]
     unread: tuple[UnreadFolder, ...]
     experiments: tuple[ExperimentRecord, ...]

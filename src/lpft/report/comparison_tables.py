@@ -17,9 +17,8 @@ from lpft.report.grid import (
 from lpft.report.numbers import ABSENT, counted, decimals_for, fixed, rate, whole
 from lpft.report.paired import Differences
 from lpft.report.pairs import Comparison, Match, Rates
-from lpft.report.settings import Group, method_name
 from lpft.report.tables import PER_SEED, labels
-from lpft.report.values import metric_name
+from lpft.results.groups import Group, method_name, metric_name
 
 INTERVALS = (
     "In brackets: 95 % interval of a bootstrap over seeds and texts. Detectable: the smallest "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.report.settings import Group, Setting
+from lpft.results.groups import Group, Setting
 
 MOST_CLASSES = 12  # in a matrix; of more classes the commonest confusions are listed instead
 MOST_PAIRS = 15

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from lpft.report.drawing import dress, legend, legend_height, line_of, new_figure, sheet
 from lpft.report.numbers import number
 from lpft.report.palette import styles
-from lpft.report.settings import Group
-from lpft.report.summary import RunSummary
+from lpft.results.groups import Group
+from lpft.results.schema import Run
 
 MOST_POINTS = 150  # of a curve: more cannot be told apart at this size
 PANEL = (2.65, 1.95)  # inches
@@ -30,7 +30,7 @@ _FROM_ZERO = ("head_norm", "bias_norm", "logit_norm", "feature_difference")
 Curve = list[tuple[float, float]]
 
 
-def curve(run: RunSummary, quantity: str) -> Curve:
+def curve(run: Run, quantity: str) -> Curve:
     """(epoch, value) of one quantity; long records become means over equal stretches."""
     event = next(event for name, event, _ in QUANTITIES if name == quantity)
     points = []

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from lpft.report.numbers import plain
-from lpft.report.settings import model_name
+from lpft.results.groups import model_name
 
 Facts = tuple[tuple[str, str], ...]
 """Names and what is said of each."""

@@ -20,8 +20,7 @@ from lpft.report.drawing import (
 from lpft.report.numbers import decimals_for, fixed, rate, whole, wilson
 from lpft.report.pairs import Comparison, Match
 from lpft.report.palette import INK, MUTED, Style, styles
-from lpft.report.settings import Group, method_name
-from lpft.report.values import score
+from lpft.results.groups import Group, method_name, score
 
 
 def accuracy_figure(group: Group, *, with_legend: bool) -> Figure:

@@ -10,7 +10,7 @@ from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
 from lpft.report.numbers import MINUS, Spread, counted, fixed, joined, rate, whole, with_sd
 from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.reading import change_digits
-from lpft.report.settings import Group, method_name
+from lpft.results.groups import Group, method_name
 from lpft.settings import with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"

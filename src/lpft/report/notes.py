@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from lpft.report.comparisons.judging import RULE
-from lpft.report.settings import Group
+from lpft.results.groups import Group
 
 DEFINITIONS = (
     (

@@ -1,52 +1,17 @@
 """How numbers and text from records are written: spreads over seeds, digits, plain text."""
 
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
+from lpft.results.groups import Spread as Spread
+from lpft.results.groups import counted as counted
+from lpft.results.groups import rate as rate
+from lpft.results.groups import slug as slug
+from lpft.results.schema import number as number
+from lpft.results.schema import plain as plain
 
 ABSENT = "–"
 MINUS = "−"
-_ROUNDINGS = 8
-"""By how many units in the last place equal values may differ."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds of one quantity.
-
-    ``sd`` is the sample standard deviation (n - 1), 0 of values that differ by rounding alone, and
-    None for fewer than two seeds.
-    """
-
-    mean: float
-    sd: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Spread | None":
-        """The spread of the values that are there, or None where none is."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return None
-        sd = None
-        if len(known) > 1:
-            rounding = _ROUNDINGS * np.finfo(float).eps * np.max(np.abs(known))
-            sd = float(np.std(known, ddof=1)) if np.ptp(known) > rounding else 0.0
-        return cls(float(np.mean(known)), sd, len(known))
-
-
-def number(value: object) -> float | None:
-    """A finite number as float; None for anything else, so that a gap stays a gap."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        real = float(value)
-    except OverflowError:
-        return None
-    return real if math.isfinite(real) else None
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
@@ -79,17 +44,6 @@ def scientific(value: float | None, digits: int = 2) -> str:
         return "0"
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
-
-
-def rate(value: float | None) -> str:
-    """A learning rate as people type it: 5e-6, 2.5e-5, 0.1 as 1e-1."""
-    if value is None:
-        return ABSENT
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)))
-    mantissa = value / 10.0**exponent
-    return f"{mantissa:.6g}e{exponent}"
 
 
 def whole(value: float | None) -> str:
@@ -146,39 +100,8 @@ def with_sd(spread: Spread | None, digits: int = 3) -> str:
     return f"{fixed(spread.mean, digits)} ± {fixed(spread.sd, digits)}"
 
 
-def plain(text: object) -> str:
-    """Text from data with control characters and lone surrogates replaced.
-
-    They are not allowed in XML (the figures) or cannot be written as UTF-8.
-    """
-    return "".join("\N{REPLACEMENT CHARACTER}" if _unprintable(c) else c for c in str(text))
-
-
-def _unprintable(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs", "Cn") or character in "\u2028\u2029"
-
-
 def joined(words: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def slug(text: str, taken: set[str]) -> str:
-    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``taken``, added to it."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = "".join(c if c.isalnum() else " " for c in ascii_text).split()
-    base = "-".join(words)[:60].strip("-")
-    if not base:
-        base = "x"
-    name, number_of = base, 2
-    while name in taken:
-        name, number_of = f"{base}-{number_of}", number_of + 1
-    taken.add(name)
-    return name

@@ -12,10 +12,10 @@ from lpft.report.facts import Sections
 from lpft.report.kernels.views import KernelView
 from lpft.report.notes import DEFINITIONS, KERNEL_DEFINITIONS, faults, kernel_faults
 from lpft.report.numbers import counted, fixed, joined
-from lpft.report.records import UnreadFolder
 from lpft.report.run_views import RunView, UnreadView
-from lpft.report.settings import model_name
 from lpft.report.views import GroupView
+from lpft.results.collect import UnreadFolder
+from lpft.results.groups import model_name
 
 MOST_RUNS_OPEN = 12
 GROUP_PARTS = (

@@ -16,8 +16,7 @@ from lpft.report.comparisons.quantities import feature_change, task_score
 from lpft.report.comparisons.samples import DRAW_SEED, ByRun
 from lpft.report.numbers import counted
 from lpft.report.pairs import Comparison, Match, compare
-from lpft.report.settings import Group, Setting, method_name
-from lpft.report.values import score
+from lpft.results.groups import Group, Setting, method_name, score
 from lpft.runs.features import keeps_feature_changes
 
 

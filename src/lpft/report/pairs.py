@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from lpft.paper import published_hyperparameters
 from lpft.report.comparisons.judging import Judgement
 from lpft.report.numbers import Spread
-from lpft.report.settings import Group, key_of, setting_of
-from lpft.report.summary import RunSummary
+from lpft.results.groups import Group, key_of, setting_of
+from lpft.results.schema import Run
 from lpft.settings import with_lp_head
 
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
@@ -40,7 +40,7 @@ class Match:
     methods: tuple[str, str]
     rates: tuple[Rates, Rates]
     split: str
-    runs: tuple[tuple[RunSummary, RunSummary], ...]
+    runs: tuple[tuple[Run, Run], ...]
     judgement: Judgement | None = None
 
     @property
@@ -49,7 +49,7 @@ class Match:
         return self.rates[0] == self.rates[1]
 
     @property
-    def recorded(self) -> tuple[tuple[RunSummary, RunSummary], ...]:
+    def recorded(self) -> tuple[tuple[Run, Run], ...]:
         """The pairs of which both runs have a feature change."""
         return tuple(pair for pair, _ in self._recorded())
 
@@ -57,7 +57,7 @@ class Match:
     def changes(self) -> tuple[tuple[float, float], ...]:
         return tuple(changes for _, changes in self._recorded())
 
-    def _recorded(self) -> Iterator[tuple[tuple[RunSummary, RunSummary], tuple[float, float]]]:
+    def _recorded(self) -> Iterator[tuple[tuple[Run, Run], tuple[float, float]]]:
         for pair in self.runs:
             random_head, lp_head = (run.feature(self.split, "feature_difference") for run in pair)
             if random_head is not None and lp_head is not None:
@@ -156,7 +156,7 @@ def compare(group: Group) -> tuple[Comparison, ...]:
     return tuple(_comparison(matches, group) for matches in by_base.values())
 
 
-def _rates(run: RunSummary) -> Rates:
+def _rates(run: Run) -> Rates:
     return Rates(run.learning_rate, run.batch_size)
 
 

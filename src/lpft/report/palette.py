@@ -9,7 +9,7 @@ style say the same without colour.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lpft.report.settings import Setting
+from lpft.results.groups import Setting
 
 INK = "#1c1d22"
 MUTED = "#6a6d78"

@@ -19,10 +19,9 @@ from lpft.report.numbers import (
     with_sd,
 )
 from lpft.report.paired import Differences, ScoreContrast
-from lpft.report.settings import Group, Setting, method_name
-from lpft.report.summary import RunSummary
-from lpft.report.values import Value, metric_name, score
 from lpft.results.exhibits import VerdictName
+from lpft.results.groups import Group, Selector, Setting, method_name, metric_name, score
+from lpft.results.schema import Run
 from lpft.settings import METHODS
 
 
@@ -78,8 +77,8 @@ def _in_distribution(group: Group) -> list[str]:
     return sentences
 
 
-def _mean_score(group: Group) -> Value:
-    def mean(run: RunSummary) -> float | None:
+def _mean_score(group: Group) -> Selector:
+    def mean(run: Run) -> float | None:
         scores = [run.score(split, run.metric) for split in group.ood_splits]
         known = [value for value in scores if value is not None]
         return sum(known) / len(known) if len(known) == len(scores) else None
@@ -87,13 +86,13 @@ def _mean_score(group: Group) -> Value:
     return mean
 
 
-def _ranked(settings: Sequence[Setting], value: Value) -> list[tuple[Setting, Spread]]:
+def _ranked(settings: Sequence[Setting], value: Selector) -> list[tuple[Setting, Spread]]:
     scored = [(setting, setting.spread(value)) for setting in settings]
     known = [(setting, spread) for setting, spread in scored if spread is not None]
     return sorted(known, key=lambda pair: -pair[1].mean)
 
 
-def _range_of(settings: Sequence[Setting], where: str, name: str, value: Value) -> list[str]:
+def _range_of(settings: Sequence[Setting], where: str, name: str, value: Selector) -> list[str]:
     ranked = _ranked(settings, value)
     if not ranked:
         return []

@@ -8,8 +8,7 @@ from lpft.analysis.calibration import ReliabilityBins, reliability_bins
 from lpft.report.drawing import SMALL, TEXT, dress, new_figure, sheet, shortened
 from lpft.report.numbers import fixed
 from lpft.report.palette import INK, MUTED, PAPER, Style
-from lpft.report.settings import Group, Setting
-from lpft.report.values import score
+from lpft.results.groups import Group, Setting, score
 
 BINS = 15
 _BEFORE = (0, (3, 1.5))

@@ -7,16 +7,16 @@ from pathlib import Path
 from lpft.report.facts import Sections, facts, shared_facts, without
 from lpft.report.numbers import counted, seconds, slug
 from lpft.report.outputs import relative_link
-from lpft.report.records import UnreadFolder
-from lpft.report.settings import Group, Setting, method_name
-from lpft.report.summary import RunSummary
+from lpft.results.collect import UnreadFolder
+from lpft.results.groups import Group, Setting, method_name
+from lpft.results.schema import Run
 
 
 @dataclass(frozen=True)
 class RunView:
     """How one run was made; ``sections`` leaves out what all runs of the page have in common."""
 
-    run: RunSummary
+    run: Run
     anchor: str
     href: str
     method: str
@@ -65,9 +65,7 @@ def view_unread(
     )
 
 
-def _view_run(
-    run: RunSummary, setting: Setting, anchor: str, group: Group, page_folder: Path
-) -> RunView:
+def _view_run(run: Run, setting: Setting, anchor: str, group: Group, page_folder: Path) -> RunView:
     return RunView(
         run=run,
         anchor=anchor,
@@ -79,7 +77,7 @@ def _view_run(
     )
 
 
-def _sections(run: RunSummary) -> Sections:
+def _sections(run: Run) -> Sections:
     """All that is known of a run, under its headings."""
     configuration = {key: value for key, value in run.config.items() if key != "output_dir"}
     found: Sections = (

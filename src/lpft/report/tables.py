@@ -11,13 +11,12 @@ from lpft.report.grid import (
     text_cells,
 )
 from lpft.report.numbers import Spread, decimals_for, rate, whole
-from lpft.report.settings import Group, Setting
-from lpft.report.values import Value, feature, head, metric_name, score
+from lpft.results.groups import Group, Selector, Setting, feature, head, metric_name, score
 
 PER_SEED = "With several seeds: mean ± standard deviation over seeds."
 
 
-def _spreads(settings: Iterable[Setting], value: Value) -> list[Spread | None]:
+def _spreads(settings: Iterable[Setting], value: Selector) -> list[Spread | None]:
     return [setting.spread(value) for setting in settings]
 
 

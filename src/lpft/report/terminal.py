@@ -8,15 +8,14 @@ from lpft.report.build import ReportResult
 from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.kernels.terminal import kernel_text
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
-from lpft.report.settings import Group, group_runs
-from lpft.report.summary import RunSummary
-from lpft.report.values import Value, feature, head, score
+from lpft.results.groups import Group, Selector, feature, group_runs, head, score
+from lpft.results.schema import Run
 
 _WHERE = ("data", "model", "pooling", "protocol")
 _SIZES = ("feature change", "head norm")
 
 
-def method_table(runs: Iterable[RunSummary]) -> pd.DataFrame:
+def method_table(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per setting: accuracy in and out of distribution, ECE, feature change, head norm.
 
     Columns: ``method``, ``seeds`` (how many), ``ID accuracy``, one ``ood/<name>`` per OOD set
@@ -52,7 +51,7 @@ def format_report(report: ReportResult) -> str:
     return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
 
 
-def _measures(group: Group, ood: tuple[str, ...]) -> dict[str, Value]:
+def _measures(group: Group, ood: tuple[str, ...]) -> dict[str, Selector]:
     return {
         "ID accuracy": score(group.id_split, "accuracy"),
         **{split: score(split, "accuracy") for split in ood},

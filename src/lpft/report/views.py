@@ -22,8 +22,8 @@ from lpft.report.reading import (
     what_was_run,
 )
 from lpft.report.reliability import reliability_panel
-from lpft.report.settings import Group, Setting
 from lpft.report.svg import inline_svg
+from lpft.results.groups import Group, Setting
 
 MOST_DIAGRAMS = 12  # settings whose reliability the page shows; of more it has the files alone
 

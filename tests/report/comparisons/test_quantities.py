@@ -13,14 +13,14 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from lpft.analysis import calibration
 from lpft.data.groups import Groups
 from lpft.errors import InputError
-from lpft.report.collect import collect_runs
 from lpft.report.comparisons.quantities import (
     _SCORES,
     calibration_error,
     feature_change,
     task_score,
 )
-from lpft.report.summary import Predictions
+from lpft.results.collect import collect_runs
+from lpft.results.schema import Predictions
 
 
 def predictions_of(classes, rows=60):

@@ -22,7 +22,7 @@ from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.quantities import PER_CENT, calibration_error
 from lpft.report.comparisons.samples import ByRun, judged_split
 from lpft.report.numbers import counted, with_sd
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
 
 STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."
 LOWERS, MOST_OF_ALL = Part("lowers ECE"), Part("most for LP-FT")

@@ -14,7 +14,6 @@ from lpft.experiments.comparisons.sides import (
 )
 from lpft.experiments.recipe import Found
 from lpft.paper import published_datasets
-from lpft.report.collect import RunSummary
 from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.quantities import feature_change
 from lpft.report.comparisons.samples import ByRun, feature_split
@@ -22,7 +21,8 @@ from lpft.report.honesty import summarise_feature_change
 from lpft.report.numbers import with_sd
 from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.reading import change_digits
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
+from lpft.results.schema import Run
 
 STATEMENT = (
     "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA."
@@ -110,5 +110,5 @@ def _match(pairing: Pairing) -> Match:
     )
 
 
-def _rates(run: RunSummary) -> Rates:
+def _rates(run: Run) -> Rates:
     return Rates(run.learning_rate, run.batch_size)

@@ -19,8 +19,8 @@ from lpft.report.comparisons.samples import same_samples
 from lpft.report.kernels.summary import FT, KernelSummary
 from lpft.report.kernels.summary import ratio as ratio_text
 from lpft.report.numbers import Spread
-from lpft.report.settings import method_name, model_name
 from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.groups import method_name, model_name
 from lpft.runs.kernel_ratios import read_ft_ratio
 
 STATEMENT = "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA."

@@ -16,10 +16,10 @@ from lpft.experiments.claims.published import PublishedCase, published_means, pu
 from lpft.experiments.random_heads import random_head_norm
 from lpft.experiments.recipe import PUBLISHED, Found
 from lpft.paper import published_datasets
-from lpft.report.collect import RunSummary
 from lpft.report.comparisons.judging import Measured
 from lpft.report.numbers import Spread, counted, decimals_for, number, with_sd
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
+from lpft.results.schema import Run
 
 STATEMENT = (
     "The norm of the head after linear probing is well above that of its random start, and stays "
@@ -84,7 +84,7 @@ def random_start(found: Found, task: str, seed: int) -> float | None:
     return next((norm for norm in norms if norm is not None), None)
 
 
-def largest_change(run: RunSummary) -> float | None:
+def largest_change(run: Run) -> float | None:
     """The largest ``|  ||V|| / ||V_start|| - 1 |`` along a training and at its end, in per cent."""
     start, end = run.head_norm("norm_at_start"), run.head_norm("norm")
     if start is None or end is None or start == 0:
@@ -95,7 +95,7 @@ def largest_change(run: RunSummary) -> float | None:
     return max(100 * abs(norm / start - 1) for norm in (end, *along) if norm is not None)
 
 
-def _above(task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float | None]) -> Case:
+def _above(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
     probed = {seed: run.head_norm("norm_at_start") for seed, run in runs.items()}
     known = {
         seed: (start, norm)
@@ -119,7 +119,7 @@ def _above(task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float
     )
 
 
-def _kept(task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float | None]) -> Case:
+def _kept(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
     large = {seed: run for seed, run in runs.items() if not _is_small(run, starts[seed])}
     changes = {seed: largest_change(run) for seed, run in large.items()}
     known = {seed: change for seed, change in changes.items() if change is not None}
@@ -146,7 +146,7 @@ def _kept(task: str, runs: Mapping[int, RunSummary], starts: Mapping[int, float 
     )
 
 
-def _is_small(run: RunSummary, start: float | None) -> bool:
+def _is_small(run: Run, start: float | None) -> bool:
     """Whether linear probing left a head no larger than the random one; not, where that is lost."""
     probed = run.head_norm("norm_at_start")
     return start is not None and probed is not None and probed <= start

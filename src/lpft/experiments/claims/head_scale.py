@@ -17,7 +17,7 @@ from lpft.experiments.recipes.head_scales import SCALES as PAPER_SCALES
 from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.samples import feature_split
 from lpft.report.numbers import Spread, with_sd
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
 
 STATEMENT = "The larger the head's scale before fine-tuning, the smaller the feature change."
 PARTS = (Part("feature change falls with the scale"),)

@@ -19,7 +19,7 @@ from lpft.report.comparisons.judging import Measured
 from lpft.report.comparisons.quantities import PER_CENT, task_score
 from lpft.report.comparisons.samples import ByRun, judged_split
 from lpft.report.numbers import MINUS, with_sd
-from lpft.report.values import metric_name
+from lpft.results.groups import metric_name
 
 STATEMENT = (
     "LP-FT is at least as good as FT in distribution, and better out of distribution in most cases."

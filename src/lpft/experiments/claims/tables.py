@@ -14,9 +14,8 @@ from lpft.experiments.recipes.cells import (
 )
 from lpft.paper import MODEL, published_tables, published_value
 from lpft.report.comparisons.quantities import PER_CENT
-from lpft.report.settings import model_name
-from lpft.report.values import feature, head, score
 from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.groups import feature, head, model_name, score
 
 
 @dataclass(frozen=True)

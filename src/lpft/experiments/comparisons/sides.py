@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from lpft.analysis.resampling import Resampled
 from lpft.experiments.planning import probed_partner
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found
-from lpft.report.collect import RunSummary
 from lpft.report.comparisons.samples import ByRun
 from lpft.report.numbers import Spread
 from lpft.report.pairs import Rates, published_rates
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
+from lpft.results.schema import Run
 from lpft.settings import METHODS
 
 PAIRS = tuple((name, partner) for name in METHODS if (partner := probed_partner(name)) is not None)
@@ -27,7 +27,7 @@ class Side:
     task: str
     method: str
     rates: str
-    runs: Mapping[int, RunSummary]
+    runs: Mapping[int, Run]
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ def sides(found: Found, task: str) -> tuple[Side, ...]:
     return tuple(listed)
 
 
-def all_runs(compared: Iterable[Pairing]) -> list[RunSummary]:
+def all_runs(compared: Iterable[Pairing]) -> list[Run]:
     """Every run of some pairings, one that plays two parts twice."""
     return [
         run
@@ -123,7 +123,7 @@ def all_runs(compared: Iterable[Pairing]) -> list[RunSummary]:
     ]
 
 
-def rates_name(task: str, by_method: Mapping[str, Mapping[int, RunSummary]]) -> str:
+def rates_name(task: str, by_method: Mapping[str, Mapping[int, Run]]) -> str:
     """What the rates of some methods' runs are: shared, each the paper's for the task, or own."""
     found = {
         method: {Rates(run.learning_rate, run.batch_size) for run in runs.values()}
@@ -136,6 +136,6 @@ def rates_name(task: str, by_method: Mapping[str, Mapping[int, RunSummary]]) -> 
     return PUBLISHED if published else OWN
 
 
-def _same_runs(one: Mapping[int, RunSummary], other: Mapping[int, RunSummary]) -> bool:
+def _same_runs(one: Mapping[int, Run], other: Mapping[int, Run]) -> bool:
     both = [seed for seed in one if seed in other]
     return bool(both) and all(one[seed].folder == other[seed].folder for seed in both)

@@ -7,11 +7,11 @@ from lpft.experiments.comparisons.sides import OWN, PAIRS, pairs_in
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Plan, Scope
 from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_published
-from lpft.report.collect import RunSummary
 from lpft.report.numbers import joined
 from lpft.report.pairs import Rates, published_rates
-from lpft.report.settings import method_name
 from lpft.results.exhibits import Table
+from lpft.results.groups import method_name
+from lpft.results.schema import Run
 from lpft.settings import get_method
 
 NOTE_ON_RATES = (
@@ -115,7 +115,7 @@ def _differ(found: Found, task: str, method: str) -> bool:
     return not _folders(found.seeds(SHARED, task, method).values()) <= own
 
 
-def _folders(runs: Iterable[RunSummary]) -> set[str]:
+def _folders(runs: Iterable[Run]) -> set[str]:
     return {run.name for run in runs}
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.cells import Measure, Place
 from lpft.experiments.recipes.contrasts import contrast_table
-from lpft.report.collect import RunSummary
 from lpft.report.comparisons.quantities import PER_CENT, calibration_error
 from lpft.report.numbers import counted
-from lpft.report.values import Value, score
 from lpft.results.exhibits import Table
+from lpft.results.groups import Selector, score
+from lpft.results.schema import Run
 
 
 def calibration_measures(metric: str) -> tuple[Measure, ...]:
@@ -56,8 +56,8 @@ def kept_at_one(found: Found) -> list[str]:
     ]
 
 
-def _improvement(split: str, metric: str) -> Value:
-    def without_less_with(run: RunSummary) -> float | None:
+def _improvement(split: str, metric: str) -> Selector:
+    def without_less_with(run: Run) -> float | None:
         before, after = run.score(split, metric), run.score(split, metric, calibrated=True)
         return None if before is None or after is None else before - after
 

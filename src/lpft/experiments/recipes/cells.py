@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from lpft.experiments.recipe import Found
 from lpft.paper import MODEL, PublishedValue, published_value
-from lpft.report.collect import RunSummary
 from lpft.report.numbers import Spread
-from lpft.report.settings import method_name, model_name
-from lpft.report.values import Value
 from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.groups import Selector, method_name, model_name
+from lpft.results.schema import Run
 
 PRETRAINED = "pretrained"
 
@@ -25,8 +24,8 @@ class Measure:
 
     name: str
     metric: str
-    value: Callable[[str], Value]
-    before: Callable[[str], Value] | None = None
+    value: Callable[[str], Selector]
+    before: Callable[[str], Selector] | None = None
     factor: float = 1.0
     digits: int | None = None
 
@@ -60,9 +59,7 @@ def places(found: Found, *, ood: bool) -> tuple[Place, ...]:
     return tuple(listed)
 
 
-def over_seeds(
-    runs: Mapping[int, RunSummary], value: Value, factor: float = 1.0
-) -> Estimate | None:
+def over_seeds(runs: Mapping[int, Run], value: Selector, factor: float = 1.0) -> Estimate | None:
     """Mean and standard deviation over seeds of a run's number, None where no run has it."""
     return estimate({run.name: value(run) for run in runs.values()}, factor)
 

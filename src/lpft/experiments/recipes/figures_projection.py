@@ -14,8 +14,8 @@ from lpft.experiments.recipes.projections import (
     projected_runs,
     read_projections,
 )
-from lpft.report.settings import method_name
 from lpft.results.exhibits import Figure, Panel, Series
+from lpft.results.groups import method_name
 
 _SETTINGS = {"save_features": True}
 _TIMES = ("before", "after")

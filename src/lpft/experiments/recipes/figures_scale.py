@@ -20,8 +20,6 @@ from lpft.experiments.recipes.head_scales import (
 from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
 from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.numbers import fixed, joined, significant
-from lpft.report.settings import method_name
-from lpft.report.values import feature
 from lpft.results.exhibits import (
     Column,
     Estimate,
@@ -29,6 +27,7 @@ from lpft.results.exhibits import (
     Panel,
     Table,
 )
+from lpft.results.groups import feature, method_name
 
 _CHANGE = "feature_difference"
 _NAMES = ("Task", "Set", "Method")

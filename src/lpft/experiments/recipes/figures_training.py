@@ -15,11 +15,11 @@ from lpft.experiments.recipes.probing_paths import (
     read_probing_paths,
 )
 from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
-from lpft.report.collect import RunSummary
 from lpft.report.curves import QUANTITIES, curve
 from lpft.report.numbers import Spread, counted, joined, significant
-from lpft.report.settings import method_name
 from lpft.results.exhibits import Figure, Panel, Series
+from lpft.results.groups import method_name
+from lpft.results.schema import Run
 from lpft.settings import get_method
 
 _SHOWN = {
@@ -34,7 +34,7 @@ _SHOWN = {
 
 _NAMES = {quantity: name for quantity, _, name in QUANTITIES}
 
-Runs = Mapping[str, Sequence[RunSummary]]
+Runs = Mapping[str, Sequence[Run]]
 """The finished runs of each method, one for each seed."""
 
 
@@ -107,7 +107,7 @@ def _training(runs: Runs, *, name: str, title: str, note: str) -> Figure:
     )
 
 
-def _probing(task: str, run: RunSummary, path: ProbedPath) -> Figure:
+def _probing(task: str, run: Run, path: ProbedPath) -> Figure:
     iterations = tuple(row["iteration"] for row in path.rows)
     panels = [
         Panel(

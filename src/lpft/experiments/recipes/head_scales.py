@@ -9,8 +9,8 @@ from scipy.stats import rankdata
 from lpft.analysis.resampling import Resampled, Statistic, resample
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Scope
-from lpft.report.collect import RunSummary
 from lpft.report.comparisons.samples import clusters_of, same_samples
+from lpft.results.schema import Run
 from lpft.runs.features import read_feature_changes
 
 SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
@@ -22,7 +22,7 @@ FEWEST_SCALES = 3
 CORRELATIONS = (-1.0, 1.0)
 """What a correlation lies between."""
 
-ScaledRuns = Mapping[int, Mapping[float, RunSummary]]
+ScaledRuns = Mapping[int, Mapping[float, Run]]
 """Finished runs of one task and method by seed, then by scale, smallest first."""
 
 

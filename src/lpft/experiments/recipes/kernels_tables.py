@@ -23,8 +23,8 @@ from lpft.report.kernels.summary import (
     kernel_name,
 )
 from lpft.report.numbers import joined, significant
-from lpft.report.settings import method_name, model_name
 from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.groups import method_name, model_name
 
 METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 _EVERY_METHOD = "all"

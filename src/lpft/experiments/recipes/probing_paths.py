@@ -9,8 +9,8 @@ from lpft.errors import InputError
 from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.reopening import reopen
-from lpft.report.collect import RunSummary
 from lpft.report.numbers import number
+from lpft.results.schema import Run
 from lpft.training.probing_path import path_rows, probing_path
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def keep_probing_paths(found: Found) -> None:
         keep_result(_file(found, task), run_identity(run), ProbedPath, partial(_follow, run))
 
 
-def read_probing_paths(found: Found) -> dict[str, tuple[RunSummary, ProbedPath]]:
+def read_probing_paths(found: Found) -> dict[str, tuple[Run, ProbedPath]]:
     """By task the run that was followed and its kept path; a task without one is absent."""
     kept = {
         task: (run, read_result(_file(found, task), run_identity(run), ProbedPath))
@@ -50,16 +50,16 @@ def read_probing_paths(found: Found) -> dict[str, tuple[RunSummary, ProbedPath]]
     return {task: (run, path) for task, (run, path) in kept.items() if path is not None}
 
 
-def _probed_runs(found: Found) -> dict[str, RunSummary]:
+def _probed_runs(found: Found) -> dict[str, Run]:
     """One run of each task whose head came from linear probing."""
-    runs: dict[str, RunSummary] = {}
+    runs: dict[str, Run] = {}
     for (_, task, _, _), run in found.runs.items():
         if run.probe:
             runs.setdefault(task, run)
     return {task: runs[task] for task in found.scope.tasks if task in runs}
 
 
-def _follow(run: RunSummary) -> ProbedPath:
+def _follow(run: Run) -> ProbedPath:
     strength = number(run.probe.get("inverse_strength"))
     if strength is None:
         raise InputError(

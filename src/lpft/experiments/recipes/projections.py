@@ -14,7 +14,7 @@ from lpft.data.splits import draw_rows
 from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
 from lpft.experiments.recipe import PUBLISHED, Found
 from lpft.experiments.recipes.reopening import reopen
-from lpft.report.collect import RunSummary
+from lpft.results.schema import Run
 from lpft.runs.features import read_features
 from lpft.runs.head import read_head_rows
 
@@ -66,7 +66,7 @@ def read_projections(found: Found) -> dict[tuple[str, str], ProjectedRun]:
     return {key: projected for key, projected in kept.items() if projected is not None}
 
 
-def projected_runs(found: Found) -> dict[tuple[str, str], RunSummary]:
+def projected_runs(found: Found) -> dict[tuple[str, str], Run]:
     """The finished run of each task and method with the first seed: a picture shows one."""
     return {
         (task, method): run
@@ -75,7 +75,7 @@ def projected_runs(found: Found) -> dict[tuple[str, str], RunSummary]:
     }
 
 
-def _project(run: RunSummary) -> ProjectedRun:
+def _project(run: Run) -> ProjectedRun:
     logger.info("projecting the features of %s", run.name)
     reopened = reopen(run)
     head = reopened.classifier.model.head.weight.detach().numpy(), read_head_rows(run.folder)

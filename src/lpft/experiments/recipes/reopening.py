@@ -7,7 +7,7 @@ from lpft.data import TextData, fingerprint
 from lpft.errors import InputError
 from lpft.model import Classifier
 from lpft.model.fingerprint import encoder_fingerprint
-from lpft.report.collect import RunSummary
+from lpft.results.schema import Run
 from lpft.runs.train import load_data
 from lpft.settings import RunConfig, make_config
 from lpft.training.cache import default_cache_dir
@@ -35,7 +35,7 @@ class ReopenedRun:
         )
 
 
-def reopen(run: RunSummary) -> ReopenedRun:
+def reopen(run: Run) -> ReopenedRun:
     """Read the data and the model of a run again.
 
     Raises:

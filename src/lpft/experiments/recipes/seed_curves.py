@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lpft.report.numbers import Spread
-from lpft.report.settings import method_name
 from lpft.results.exhibits import Series
+from lpft.results.groups import method_name
 
 BANDS = "Lines are means over seeds, bands one standard deviation to either side."
 

@@ -11,8 +11,8 @@ from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
 from lpft.report.comparisons.quantities import feature_change
 from lpft.report.numbers import joined
-from lpft.report.values import feature, head
 from lpft.results.exhibits import Table
+from lpft.results.groups import feature, head
 
 _BOSS = "amazon"
 _FINE_TUNED = ("ft", "lora", "lp-ft", "lp-lora")

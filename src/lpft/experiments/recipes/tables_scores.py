@@ -17,7 +17,7 @@ from lpft.experiments.recipes.cells import Measure, places
 from lpft.experiments.recipes.contrasts import contrast_table
 from lpft.report.comparisons.quantities import PER_CENT, task_score
 from lpft.report.numbers import joined
-from lpft.report.values import metric_name
+from lpft.results.groups import metric_name
 
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 EIGHT_SETS = ("cb", "rte", "boolq", "wic", "wsc", "cola", "sst2", "mrpc")

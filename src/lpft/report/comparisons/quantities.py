@@ -19,12 +19,12 @@ from lpft.report.comparisons.samples import (
     data_fingerprint,
     resample_runs,
 )
-from lpft.report.summary import Predictions, RunSummary
+from lpft.results.schema import Predictions, Run
 from lpft.runs.features import read_feature_changes
 
 PER_CENT = 100.0
 
-OnDraws = Callable[[Sequence[RunSummary], str, np.random.Generator], ByRun]
+OnDraws = Callable[[Sequence[Run], str, np.random.Generator], ByRun]
 """A number of each run's split, on its samples and on draws of them."""
 
 Scored = Callable[[Predictions], Statistic]
@@ -53,7 +53,7 @@ def task_score() -> Quantity:
 def calibration_error(*, calibrated: bool) -> Quantity:
     """ECE in per cent, with or without the run's temperature."""
 
-    def error(run: RunSummary, predictions: Predictions) -> Statistic:
+    def error(run: Run, predictions: Predictions) -> Statistic:
         probabilities = predictions.probabilities(run.temperature if calibrated else 1.0)
         return calibration_error_of_draws(probabilities, predictions.labels)
 
@@ -64,8 +64,8 @@ def calibration_error(*, calibrated: bool) -> Quantity:
 def feature_change() -> Quantity:
     """Diff(F), the mean of how far each text's features moved."""
 
-    def on_draws(runs: Sequence[RunSummary], split: str, generator: np.random.Generator) -> ByRun:
-        def read(run: RunSummary) -> Samples:
+    def on_draws(runs: Sequence[Run], split: str, generator: np.random.Generator) -> ByRun:
+        def read(run: Run) -> Samples:
             frame = read_feature_changes(run.folder, split)
             changes = frame["feature_difference"].to_numpy(dtype=np.float64)
             return Samples(
@@ -81,12 +81,12 @@ def feature_change() -> Quantity:
 
 
 def _of_predictions(
-    statistic: Callable[[RunSummary, Predictions], Statistic],
+    statistic: Callable[[Run, Predictions], Statistic],
 ) -> OnDraws:
     """Of the split's logits and labels; rows that are not independent are drawn together."""
 
-    def on_draws(runs: Sequence[RunSummary], split: str, generator: np.random.Generator) -> ByRun:
-        def read(run: RunSummary) -> Samples:
+    def on_draws(runs: Sequence[Run], split: str, generator: np.random.Generator) -> ByRun:
+        def read(run: Run) -> Samples:
             if split not in run.predictions:
                 raise InputError(
                     f"{run.name} has no predictions of {split}, unlike other runs on its task: "
@@ -106,7 +106,7 @@ def _of_predictions(
     return on_draws
 
 
-def _of_metric(run: RunSummary, predictions: Predictions) -> Statistic:
+def _of_metric(run: Run, predictions: Predictions) -> Statistic:
     if run.metric not in _SCORES:
         raise InputError(
             f"'{run.folder}' is scored by {run.metric}, which is not compared: expected one of "

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lpft.analysis.resampling import Resampled, Statistic, resample
 from lpft.errors import InputError
-from lpft.report.summary import RunSummary
+from lpft.results.schema import Run
 
 DRAW_SEED = 20240527
 """Of every bootstrap, so that the same runs always have the same intervals."""
@@ -34,30 +34,30 @@ class Samples:
     clusters: NDArray[np.int64] | None = None
 
 
-def judged_split(runs: Iterable[RunSummary]) -> str:
+def judged_split(runs: Iterable[Run]) -> str:
     """The in-distribution split that methods are judged on: test, or validation without one."""
     return "test" if all("test" in run.predictions for run in runs) else "validation"
 
 
-def feature_split(runs: Iterable[RunSummary]) -> str:
+def feature_split(runs: Iterable[Run]) -> str:
     """The split whose feature change is compared: test, or train without one."""
     return "test" if all("test" in run.features for run in runs) else "train"
 
 
-def data_fingerprint(run: RunSummary, split: str) -> str | None:
+def data_fingerprint(run: Run, split: str) -> str | None:
     """The hash of a split's texts and labels, None where the run recorded none."""
     return run.fingerprints.get(f"data/{split}")
 
 
-def clusters_of(run: RunSummary, split: str) -> NDArray[np.int64] | None:
+def clusters_of(run: Run, split: str) -> NDArray[np.int64] | None:
     """Numbers that samples share where they are not independent, None where nothing is known."""
     predictions = run.predictions.get(split)
     return None if predictions is None else predictions.clusters
 
 
 def resample_runs(
-    runs: Sequence[RunSummary],
-    read: Callable[[RunSummary], Samples],
+    runs: Sequence[Run],
+    read: Callable[[Run], Samples],
     *,
     generator: np.random.Generator,
 ) -> ByRun:

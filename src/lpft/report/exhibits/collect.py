@@ -10,16 +10,9 @@ from pydantic import ValidationError
 
 from lpft.report.exhibits.checks import check_shapes
 from lpft.report.numbers import plain
-from lpft.report.records import (
-    Record,
-    UnreadFolder,
-    UnusableRecord,
-    check_schema,
-    folders_with,
-    read_folders,
-    read_record,
-)
+from lpft.results.collect import UnreadFolder, folders_with, read_folders
 from lpft.results.exhibits import RECORD, SCHEMA, ExperimentRecord, read_experiment
+from lpft.results.schema import Record, UnusableRecord, check_schema, read_record
 
 _BREAKS = re.compile(r"[\t\n\r]+")  # as in the message of an error
 
@@ -54,7 +47,7 @@ def _read(folder: Path, name: str) -> FoundExperiment:
 def parse_experiment(record: Record) -> ExperimentRecord:
     """The experiment of a JSON object, its texts printable and numbers that are not finite absent.
 
-    Raises :class:`~lpft.report.records.UnusableRecord`, which says what is wrong.
+    Raises :class:`~lpft.results.schema.UnusableRecord`, which says what is wrong.
     """
     try:
         experiment = read_experiment(_clean(record))

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from lpft.paper import MODEL
 from lpft.report.numbers import counted, joined, seconds
-from lpft.report.settings import model_name
 from lpft.results.exhibits import (
     ExperimentRecord,
     Table,
     Verdict,
     VerdictName,
 )
+from lpft.results.groups import model_name
 
 MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
 """A mark beside each verdict's words; both say it without colour."""

@@ -7,7 +7,6 @@ from lpft.paper import MODEL
 from lpft.report.exhibits.cautions import Cautioned, cautions_of
 from lpft.report.grid import Cell, Column, Origin, Table, from_columns, shown, text_cells
 from lpft.report.numbers import ABSENT, counted, shared_digits, significant
-from lpft.report.settings import model_name
 from lpft.results.exhibits import (
     Column as ExhibitColumn,
 )
@@ -19,6 +18,7 @@ from lpft.results.exhibits import (
 from lpft.results.exhibits import (
     Table as TableExhibit,
 )
+from lpft.results.groups import model_name
 
 Trace = Callable[[Sequence[str]], tuple[Origin, ...]]
 """From the runs of an estimate to what the page can link."""

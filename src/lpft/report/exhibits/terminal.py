@@ -7,11 +7,11 @@ from lpft.report.exhibits.reading import MARKS, read_protocol, read_tally, read_
 from lpft.report.exhibits.tables import VERDICT_NOTE, exhibit_table, untraced
 from lpft.report.exhibits.verdicts import ClaimView, VerdictRow, view_claims
 from lpft.report.grid import Column, from_columns, text_cells
-from lpft.report.settings import model_name
 from lpft.report.writers import TERMINAL_WIDTH, to_text
 from lpft.results.exhibits import ExperimentRecord, Verdict
 from lpft.results.exhibits import Figure as FigureExhibit
 from lpft.results.exhibits import Table as TableExhibit
+from lpft.results.groups import model_name
 
 _UNDER = "    "  # what belongs to the line above
 

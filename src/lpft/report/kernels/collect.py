@@ -22,14 +22,12 @@ from lpft.report.kernels.summary import (
     Share,
 )
 from lpft.report.numbers import number, plain
-from lpft.report.records import (
+from lpft.results.collect import UnreadFolder, folders_with, read_folders
+from lpft.results.schema import (
     Record,
-    UnreadFolder,
     UnusableRecord,
     check_schema,
-    folders_with,
     numbers,
-    read_folders,
     read_record,
     section,
     text,
@@ -63,7 +61,7 @@ def _read(folder: Path, name: str) -> KernelSummary:
 def parse_kernels(record: Record, folder: Path, name: str) -> KernelSummary:
     """The record of ``kernels.json`` (schema 1) without the tensors beside it.
 
-    Raises :class:`~lpft.report.records.UnusableRecord`, which says what is wrong.
+    Raises :class:`~lpft.results.schema.UnusableRecord`, which says what is wrong.
     """
     check_schema(record, KERNEL_RECORD, SCHEMA, "lpft ntk")
     for key in ("model", "kernel"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lpft.report.numbers import number
-from lpft.report.records import Record, UnusableRecord, numbers, section
+from lpft.results.schema import Record, UnusableRecord, numbers, section
 
 Values = tuple[float | None, ...]
 
@@ -45,7 +45,7 @@ class Dynamics:
 def parse_dynamics(method: Record, where: str) -> Dynamics | None:
     """A method's ``dynamics``; None where it has none.
 
-    Raises :class:`~lpft.report.records.UnusableRecord`, which says what is wrong.
+    Raises :class:`~lpft.results.schema.UnusableRecord`, which says what is wrong.
     """
     found = section(method, "dynamics", where)
     if not found:

@@ -14,7 +14,7 @@ from lpft.report.kernels.summary import (
     ratio,
 )
 from lpft.report.numbers import fixed, joined, scientific, whole
-from lpft.report.settings import model_name
+from lpft.results.groups import model_name
 
 Value = Callable[[MethodKernels], float | None]
 

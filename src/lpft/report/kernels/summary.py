@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lpft.report.kernels.dynamics import Dynamics
 from lpft.report.numbers import fixed, significant
-from lpft.report.records import Record
-from lpft.report.settings import method_name, model_name
+from lpft.results.groups import method_name, model_name
+from lpft.results.schema import Record
 
 PRETRAIN, FT, NTK = "pretrain_effective", "ft_effective", "ntk"
 KERNEL_NAMES = {PRETRAIN: "P", FT: "F", NTK: "P + F"}

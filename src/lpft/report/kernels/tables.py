@@ -19,7 +19,7 @@ from lpft.report.kernels.summary import (
     solver_name,
 )
 from lpft.report.numbers import ABSENT, fixed, scientific, significant, whole
-from lpft.report.settings import method_name
+from lpft.results.groups import method_name
 
 VARIES = "varies"
 

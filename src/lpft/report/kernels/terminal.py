@@ -10,8 +10,8 @@ from lpft.report.kernels import dynamics_tables, tables
 from lpft.report.kernels.collect import parse_kernels
 from lpft.report.kernels.reading import read_certificate, what_was_computed
 from lpft.report.kernels.summary import FIRST_SOLVERS, KernelSummary
-from lpft.report.records import UnusableRecord
 from lpft.report.writers import TERMINAL_WIDTH, to_text
+from lpft.results.schema import UnusableRecord
 
 
 def format_kernel_table(record: dict[str, Any]) -> str:

@@ -33,9 +33,9 @@ from lpft.report.kernels.summary import KERNEL_NAMES, KernelSummary, kernel_name
 from lpft.report.numbers import seconds, slug
 from lpft.report.outputs import relative_link
 from lpft.report.palette import Style
-from lpft.report.records import Record
 from lpft.report.svg import inline_svg
 from lpft.report.views import Legend, Reading
+from lpft.results.schema import Record
 
 _LONGEST_FACT = 160  # letters: kernels.json has all of them
 

@@ -1,6 +1,8 @@
 """Order runs for comparison: groups of one data set and model, settings within, seeds within."""
 
 import json
+import math
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,9 +10,10 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from lpft.report.numbers import Spread, plain, rate, slug
-from lpft.report.records import UnreadFolder
-from lpft.report.summary import RunSummary
+import numpy as np
+
+from lpft.results.collect import UnreadFolder
+from lpft.results.schema import Run, plain
 from lpft.settings import METHODS
 
 METHOD_NAMES = {
@@ -21,6 +24,19 @@ METHOD_NAMES = {
     "lp-lora": "LP-LoRA",
     "dora": "DoRA",
     "lp-dora": "LP-DoRA",
+}
+
+_ROUNDINGS = 8
+"""By how many units in the last place equal values may differ."""
+
+Selector = Callable[[Run], float | None]
+"""One number of a run, to be averaged over seeds."""
+
+METRIC_NAMES = {
+    "macro_f1": "macro F1",
+    "matthews_correlation": "Matthews correlation",
+    "answer_f1": "answer F1",
+    "token_f1": "token F1",
 }
 
 # Where a run was written, watched or computed, and what it kept, does not change what was run.
@@ -47,7 +63,7 @@ def method_rank(method: str) -> tuple[int, str]:
     return (known.index(method) if method in known else len(known), method)
 
 
-def setting_of(run: RunSummary, without: Collection[str] = ()) -> dict[str, Any]:
+def setting_of(run: Run, without: Collection[str] = ()) -> dict[str, Any]:
     """What was run, apart from the seed and the keys in ``without``.
 
     Data and weights count by their fingerprints where these were recorded. An adapter's rank
@@ -71,6 +87,31 @@ def key_of(setting: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds of one quantity.
+
+    ``sd`` is the sample standard deviation (n - 1), 0 of values that differ by rounding alone, and
+    None for fewer than two seeds.
+    """
+
+    mean: float
+    sd: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        """The spread of the values that are there, or None where none is."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        sd = None
+        if len(known) > 1:
+            rounding = _ROUNDINGS * np.finfo(float).eps * np.max(np.abs(known))
+            sd = float(np.std(known, ddof=1)) if np.ptp(known) > rounding else 0.0
+        return cls(float(np.mean(known)), sd, len(known))
+
+
+@dataclass(frozen=True)
 class Setting:
     """One method with everything fixed but the seed; ``runs`` has one run per seed.
 
@@ -83,10 +124,10 @@ class Setting:
     slug: str
     method: str
     position: int  # among the settings of its method in the group
-    runs: tuple[RunSummary, ...]
+    runs: tuple[Run, ...]
 
     @property
-    def first(self) -> RunSummary:
+    def first(self) -> Run:
         return self.runs[0]
 
     @property
@@ -98,7 +139,7 @@ class Setting:
         counts = (len(r.predictions[split].labels) for r in self.runs if split in r.predictions)
         return next(counts, None)
 
-    def spread(self, value: Callable[[RunSummary], float | None]) -> Spread | None:
+    def spread(self, value: Callable[[Run], float | None]) -> Spread | None:
         """Mean and standard deviation of a run's value over the seeds."""
         return Spread.of(value(run) for run in self.runs)
 
@@ -124,7 +165,7 @@ class Group:
         return " · ".join([*parts, self.remark] if self.remark else parts)
 
     @cached_property
-    def runs(self) -> tuple[RunSummary, ...]:
+    def runs(self) -> tuple[Run, ...]:
         return tuple(run for setting in self.settings for run in setting.runs)
 
     @cached_property
@@ -154,13 +195,13 @@ class Group:
         return self.runs[0].metric
 
 
-def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[UnreadFolder, ...]]:
+def group_runs(runs: Iterable[Run]) -> tuple[tuple[Group, ...], tuple[UnreadFolder, ...]]:
     """Groups in the order of their titles, and runs that repeat a setting and seed.
 
     Runs of one group were tested on the same texts, by fingerprint where there is one. A repeated
     seed is not one more seed: it would make a standard deviation look smaller.
     """
-    grouped: dict[tuple[str, ...], list[RunSummary]] = defaultdict(list)
+    grouped: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         grouped[_identity(run)].append(run)
     names = {key: _names(members[0]) for key, members in grouped.items()}
@@ -178,14 +219,14 @@ def group_runs(runs: Iterable[RunSummary]) -> tuple[tuple[Group, ...], tuple[Unr
     return tuple(groups), tuple(repeated)
 
 
-def _names(run: RunSummary) -> tuple[str, str, str, str]:
+def _names(run: Run) -> tuple[str, str, str, str]:
     pooling, protocol = (
         plain(run.config.get(key, "default")) for key in ("pooling", "split_protocol")
     )
     return run.data_name, model_name(run.model), pooling, protocol
 
 
-def _identity(run: RunSummary) -> tuple[str, ...]:
+def _identity(run: Run) -> tuple[str, ...]:
     """What runs of one group have in common."""
     data, _, pooling, protocol = _names(run)
     model = run.fingerprints.get("encoder", run.model)
@@ -195,7 +236,7 @@ def _identity(run: RunSummary) -> tuple[str, ...]:
     return data, model, pooling, protocol, texts
 
 
-def _remark(run: RunSummary) -> str:
+def _remark(run: Run) -> str:
     """The beginning of the fingerprints, or the training file's name where there are none."""
     if not run.fingerprints:
         return model_name(plain(run.config.get("train_file")))
@@ -210,8 +251,8 @@ def model_name(model: str) -> str:
     return PurePath(model.replace("\\", "/")).name if local else model
 
 
-def _settings_of(runs: Sequence[RunSummary]) -> tuple[tuple[Setting, ...], list[UnreadFolder]]:
-    by_setting: dict[str, dict[int, RunSummary]] = defaultdict(dict)
+def _settings_of(runs: Sequence[Run]) -> tuple[tuple[Setting, ...], list[UnreadFolder]]:
+    by_setting: dict[str, dict[int, Run]] = defaultdict(dict)
     repeated = []
     for run in sorted(runs, key=lambda run: (method_rank(run.method), run.name)):
         seeds = by_setting[key_of(setting_of(run))]
@@ -220,7 +261,7 @@ def _settings_of(runs: Sequence[RunSummary]) -> tuple[tuple[Setting, ...], list[
             repeated.append(UnreadFolder(run.folder, run.name, "repeated", reason))
         else:
             seeds[run.seed] = run
-    by_method: dict[str, list[list[RunSummary]]] = defaultdict(list)
+    by_method: dict[str, list[list[Run]]] = defaultdict(list)
     for seeds in by_setting.values():
         ordered = [seeds[seed] for seed in sorted(seeds)]
         by_method[ordered[0].method].append(ordered)
@@ -248,7 +289,7 @@ def _differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _label(method: str, run: RunSummary, differing: Sequence[str]) -> str:
+def _label(method: str, run: Run, differing: Sequence[str]) -> str:
     parts = []
     for key in differing:
         value = setting_of(run).get(key)
@@ -260,3 +301,53 @@ def _label(method: str, run: RunSummary, differing: Sequence[str]) -> str:
             parts.append(f"{key.replace('_', ' ')} {value}")
     name = method_name(method)
     return plain(f"{name} ({', '.join(parts)})" if parts else name)
+
+
+def score(split: str, metric: str, calibrated: bool = False) -> Selector:
+    """A metric of a split, with temperature where ``calibrated``."""
+    return lambda run: run.score(split, metric, calibrated=calibrated)
+
+
+def feature(split: str, statistic: str, pretrained: bool = False) -> Selector:
+    """A statistic of a split's features, of the pre-trained ones where asked for."""
+    return lambda run: run.feature(split, statistic, pretrained=pretrained)
+
+
+def head(statistic: str) -> Selector:
+    """A norm of the head."""
+    return lambda run: run.head_norm(statistic)
+
+
+def metric_name(metric: str) -> str:
+    """A metric of ``metrics.json`` in words."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def rate(value: float | None) -> str:
+    """A learning rate as people type it: 5e-6, 2.5e-5, 0.1 as 1e-1."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    mantissa = value / 10.0**exponent
+    return f"{mantissa:.6g}e{exponent}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def slug(text: str, taken: set[str]) -> str:
+    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``taken``, added to it."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = "".join(c if c.isalnum() else " " for c in ascii_text).split()
+    base = "-".join(words)[:60].strip("-")
+    if not base:
+        base = "x"
+    name, number_of = base, 2
+    while name in taken:
+        name, number_of = f"{base}-{number_of}", number_of + 1
+    taken.add(name)
+    return name

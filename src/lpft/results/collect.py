@@ -1,31 +1,35 @@
-"""Read run folders: the only file of the report that knows how a run lies on disk."""
+"""Find and read the run folders below a directory; what cannot be used, with the reason."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lpft.errors import InputError
-from lpft.report.numbers import number, plain
-from lpft.report.records import (
+from lpft.results.schema import (
+    Predictions,
     Record,
-    UnreadFolder,
+    Run,
     UnusableRecord,
+    number,
     numbers,
     parsed,
-    read_folders,
+    plain,
     read_record,
     read_text,
     section,
     text,
     texts,
 )
-from lpft.report.summary import Predictions, RunSummary
 from lpft.runs.predictions import clusters_of, groups_of
+
+Holds = Literal["run", "kernels", "experiment"]
+Found = TypeVar("Found")
 
 RUN_RECORD = "run.json"
 SEARCH_RECORD = "search.json"
@@ -38,11 +42,22 @@ RUNS_EXPECTED = (
 
 
 @dataclass(frozen=True)
+class UnreadFolder:
+    """A folder of a run, kernels or an experiment that is not in the report, and why."""
+
+    folder: Path
+    name: str
+    state: str
+    reason: str
+    holds: Holds = "run"
+
+
+@dataclass(frozen=True)
 class Collection:
     """Everything found below one directory."""
 
     directory: Path
-    runs: tuple[RunSummary, ...]
+    runs: tuple[Run, ...]
     unread: tuple[UnreadFolder, ...]
 
 
@@ -103,7 +118,7 @@ def _why_unfinished(record: Record) -> str:
     return "run.json gives no reason"
 
 
-def _read_run(folder: Path, name: str) -> RunSummary:
+def _read_run(folder: Path, name: str) -> Run:
     record = read_record(folder / RUN_RECORD)
     status = record.get("status")
     if status in UNFINISHED:
@@ -128,7 +143,7 @@ def _read_run(folder: Path, name: str) -> RunSummary:
     temperature = number(metrics.get("temperature", calibration.get("temperature", 1.0)))
     if temperature is None or temperature <= 0:
         raise UnusableRecord("metrics.json: temperature is not a positive number")
-    return RunSummary(
+    return Run(
         folder=folder,
         name=name,
         config=config,
@@ -211,3 +226,62 @@ def _fingerprints(record: Record) -> dict[str, str]:
     data = section(found, "data", RUN_RECORD)
     encoder = {} if found.get("encoder") is None else {"encoder": plain(found["encoder"])}
     return encoder | {f"data/{plain(split)}": plain(value) for split, value in data.items()}
+
+
+def read_folders(
+    folders: Iterable[Path], directory: Path, holds: Holds, read: Callable[[Path, str], Found]
+) -> tuple[tuple[Found, ...], tuple[UnreadFolder, ...]]:
+    """``read(folder, name)`` of every folder, and those whose records cannot be used.
+
+    A name is the folder's path below ``directory``.
+    """
+    found: list[Found] = []
+    unread: list[UnreadFolder] = []
+    for folder in folders:
+        name = display_name(folder, directory)
+        try:
+            found.append(read(folder, name))
+        except UnusableRecord as problem:
+            unread.append(UnreadFolder(folder, name, problem.state, plain(problem), holds))
+    return tuple(found), tuple(unread)
+
+
+class InFolder(Protocol):
+    """What was read from a folder."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+Kept = TypeVar("Kept", bound=InFolder)
+
+
+def without_copies(found: Iterable[Kept], record: str) -> tuple[tuple[Kept, ...], dict[Path, Path]]:
+    """Each result once, and for each folder that holds a copy of it the one that is kept.
+
+    Copies have the same bytes in their file ``record``, times included.
+    """
+    firsts: dict[bytes, Kept] = {}
+    copies: dict[Path, Path] = {}
+    for result in found:
+        first = firsts.setdefault((result.folder / record).read_bytes(), result)
+        if first is not result:
+            copies[result.folder] = first.folder
+    return tuple(firsts.values()), copies
+
+
+def folders_with(record: str, directory: Path) -> list[Path]:
+    """The folders at or below ``directory`` that hold a file ``record``, but no hidden ones."""
+    found = []
+    for parent, folders, files in os.walk(directory):
+        if record in files:
+            found.append(Path(parent))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    return found
+
+
+def display_name(folder: Path, directory: Path) -> str:
+    """A folder's path below the report's, printable."""
+    relative = folder.resolve().name if folder == directory else folder.relative_to(directory)
+    # A file name need not be text: bytes that are not UTF-8 are shown as replacement characters.
+    return plain(os.fsencode(str(relative)).decode("utf-8", "replace")).replace(os.sep, "/")
