@@ -12,7 +12,7 @@ from lpft.experiments import reproduce as reproduction
 from lpft.experiments.registry import RECIPES
 from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import Estimate, Table, read_experiment
-from lpft.runs.store import read_record
+from lpft.results.folder import read_record
 
 TABLES = {f"table{number}" for number in (1, 2, 3, *range(8, 14), 16)}
 FIGURES = {f"figure{number}" for number in range(1, 12)}

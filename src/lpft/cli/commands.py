@@ -351,7 +351,7 @@ def collect_settings(
     Raises:
         InputError: the record or the YAML file cannot be read, or there is nothing to resume.
     """
-    from lpft.runs.store import read_record
+    from lpft.results.folder import read_record
 
     from_file = {} if config is None else read_config(config)
     named_folder = from_file.pop("output_dir", None)

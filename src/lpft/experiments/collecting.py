@@ -8,9 +8,8 @@ from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.report.kernels.collect import find_kernels
 from lpft.report.kernels.summary import KernelSummary
 from lpft.results.collect import find_runs
-from lpft.results.schema import Run
-from lpft.runs.features import FOLDER, read_feature_changes, split_file
-from lpft.runs.store import read_record
+from lpft.results.folder import read_record
+from lpft.results.schema import FEATURES, Run, read_feature_changes, split_file
 
 Failures = list[tuple[str, str]]
 """What has no numbers, and why."""
@@ -67,7 +66,7 @@ def _damage(run: Run) -> str | None:
         record = read_record(run.folder)
         files = () if record is None else record["files"]
         for split in run.features:
-            if f"{FOLDER}/{split_file(split, 'parquet')}" not in files:
+            if f"{FEATURES}/{split_file(split, 'parquet')}" not in files:
                 continue
             mean = float(read_feature_changes(run.folder, split)["feature_difference"].mean())
             recorded = run.feature(split, "feature_difference")

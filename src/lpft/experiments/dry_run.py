@@ -7,7 +7,7 @@ from typing import Any
 from lpft.experiments.preparation import Inputs, matching_kernels, unique_runs
 from lpft.experiments.recipe import Plan
 from lpft.report.numbers import rate
-from lpft.runs.store import read_record
+from lpft.results.folder import read_record
 from lpft.settings import RunConfig
 
 HEADER = (

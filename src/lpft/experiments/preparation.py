@@ -15,12 +15,12 @@ from lpft.experiments.planning import KERNELS, RUNS
 from lpft.experiments.recipe import Plan, Recipe
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.results.exhibits import RECORD
+from lpft.results.folder import RECORD as RUN_RECORD
+from lpft.results.folder import WORK, check_restart, clear, read_record
+from lpft.results.resume import began, check_same_inputs, finished_run
+from lpft.results.sweep import SWEEP_RECORD
 from lpft.runs.kernels import RECORD as KERNEL_RECORD
 from lpft.runs.kernels import check_same_kernels, finished_kernels
-from lpft.runs.resume import began, check_same_inputs, finished_run
-from lpft.runs.store import RECORD as RUN_RECORD
-from lpft.runs.store import WORK, check_restart, clear, read_record
-from lpft.runs.sweep_record import SWEEP_RECORD
 from lpft.runs.train import load_data
 from lpft.settings import KernelConfig, RunConfig, plain
 from lpft.training.inputs import fresh_classifier

@@ -26,9 +26,9 @@ from lpft.experiments.taking_over import take_over
 from lpft.files import write_json
 from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
+from lpft.results.folder import locked
 from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels
-from lpft.runs.store import locked
 from lpft.runs.sweep import run_sweep
 from lpft.settings import plain
 

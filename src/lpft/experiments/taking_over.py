@@ -10,7 +10,7 @@ from pathlib import Path
 from lpft.errors import InputError
 from lpft.experiments.preparation import Inputs, matching_kernels, reusable_run, unique_runs
 from lpft.experiments.recipe import Plan
-from lpft.runs.store import read_record
+from lpft.results.folder import read_record
 from lpft.settings import KernelConfig, RunConfig
 
 logger = logging.getLogger(__name__)

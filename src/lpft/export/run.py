@@ -12,9 +12,9 @@ from lpft.export.folder import RECORD, check_target, written_folder
 from lpft.export.formats import get_format
 from lpft.export.tokens import BatchReader
 from lpft.files import write_json, write_text
+from lpft.results.folder import read_record
 from lpft.runs.environment import environment
 from lpft.runs.saved import open_saved
-from lpft.runs.store import read_record
 from lpft.settings import ExportFormat
 
 _CARD = "README.md"

@@ -17,7 +17,7 @@ from lpft.report.comparisons.samples import DRAW_SEED, ByRun
 from lpft.report.numbers import counted
 from lpft.report.pairs import Comparison, Match, compare
 from lpft.results.groups import Group, Setting, method_name, score
-from lpft.runs.features import keeps_feature_changes
+from lpft.results.schema import keeps_feature_changes
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from lpft.results.schema import (
     Record,
     Run,
     UnusableRecord,
+    clusters_of,
+    groups_of,
     number,
     numbers,
     parsed,
@@ -26,7 +28,6 @@ from lpft.results.schema import (
     text,
     texts,
 )
-from lpft.runs.predictions import clusters_of, groups_of
 
 Holds = Literal["run", "kernels", "experiment"]
 Found = TypeVar("Found")

@@ -3,16 +3,23 @@
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
+from torch import nn
 
+from lpft.data.examples import Examples
 from lpft.data.groups import Groups
+from lpft.errors import InputError
 
 Record = Mapping[str, Any]
 
@@ -207,3 +214,169 @@ def plain(text: object) -> str:
 
 def _unprintable(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Cn") or character in "\u2028\u2029"
+
+
+GROUP, POSITIVE, CREDIT, CLUSTER = "group", "positive", "credit_", "cluster"
+"""Columns of ``predictions/<split>.parquet`` beside id, label and logits, where data has them."""
+
+
+def predictions_frame(examples: Examples, logits: np.ndarray) -> pd.DataFrame:
+    """Columns id, label (the class index) and logits (C float32, before the temperature).
+
+    Rows that answer a question together have their ``group`` too, the class index ``positive`` that
+    says that a row answers, and what choosing a row earns by a metric as ``credit_<metric>``. Rows
+    that are not independent share a ``cluster``.
+    """
+    columns: dict[str, Any] = {
+        "id": examples.ids,
+        "label": examples.labels,
+        "logits": list(np.asarray(logits, dtype=np.float32)),
+    }
+    if examples.groups is not None:
+        columns[GROUP] = examples.groups.index
+        columns[POSITIVE] = examples.groups.positive
+        columns |= {f"{CREDIT}{name}": credit for name, credit in examples.groups.credits.items()}
+    if examples.clusters is not None:
+        columns[CLUSTER] = examples.clusters
+    return pd.DataFrame(columns)
+
+
+def groups_of(table: pa.Table) -> Groups | None:
+    """Which of a table's rows answer one question together, None where it does not say."""
+    if not {GROUP, POSITIVE} <= set(table.column_names) or not len(table):
+        return None
+    return Groups(
+        index=_integers(table, GROUP),
+        credits={
+            name.removeprefix(CREDIT): np.asarray(table[name], dtype=np.float64)
+            for name in table.column_names
+            if name.startswith(CREDIT)
+        },
+        positive=int(_integers(table, POSITIVE)[0]),
+    )
+
+
+def clusters_of(table: pa.Table) -> NDArray[np.int64] | None:
+    """Numbers that rows share where they are not independent: a cluster's, or else a group's."""
+    for name in (CLUSTER, GROUP):
+        if name in table.column_names:
+            return _integers(table, name)
+    return None
+
+
+def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.asarray(table[name], dtype=np.int64)
+
+
+FEATURES = "features"
+_COLUMNS = ("id", "feature_difference")
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """phi and phi_0 of a split's texts in their order: N x h, float32."""
+
+    features: NDArray[np.float32]
+    pretrained: NDArray[np.float32]
+
+
+def split_file(split: str, ending: str) -> str:
+    """The name of a split's file: ``ood/far`` is in ``ood-far.parquet``."""
+    return f"{split.replace('/', '-')}.{ending}"
+
+
+def write_feature_changes(
+    folder: Path, split: str, ids: Sequence[str], differences: NDArray[np.float64]
+) -> None:
+    """``features/<split>.parquet`` below a run's folder: each text's id and ``||phi - phi_0||``."""
+    (folder / FEATURES).mkdir(exist_ok=True)
+    frame = pd.DataFrame(dict(zip(_COLUMNS, (ids, differences), strict=True)))
+    frame.to_parquet(folder / FEATURES / split_file(split, "parquet"), index=False)
+
+
+def write_features(folder: Path, split: str, features: SplitFeatures) -> None:
+    """``features/<split>.safetensors`` below a run's folder."""
+    (folder / FEATURES).mkdir(exist_ok=True)
+    save_file(
+        {
+            name: np.ascontiguousarray(getattr(features, name), dtype=np.float32)
+            for name in ("features", "pretrained")
+        },
+        folder / FEATURES / split_file(split, "safetensors"),
+    )
+
+
+def read_feature_changes(folder: Path, split: str) -> pd.DataFrame:
+    """Columns ``id`` and ``feature_difference`` of a run's split, one row for each text.
+
+    The difference is ``||phi(x) - phi_0(x)||_2``; its mean is Diff(F) of ``features.json``.
+    Splits are ``train``, ``test`` and ``ood/<name>``.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = folder / FEATURES / split_file(split, "parquet")
+    try:
+        return pd.read_parquet(path, columns=list(_COLUMNS))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"'{path}' is not there: expected a finished run with a {split} split; name another, "
+            "or train it again"
+        ) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
+
+
+def keeps_feature_changes(folder: Path, split: str) -> bool:
+    """Whether a run kept how far each text of a split moved, for :func:`read_feature_changes`."""
+    return (folder / FEATURES / split_file(split, "parquet")).is_file()
+
+
+def read_features(folder: Path, split: str) -> SplitFeatures:
+    """phi and phi_0 of every text of a split, of a run that kept them (``--save-features``).
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    names = ("features", "pretrained")
+    return SplitFeatures(*read_kept(folder, split_file(split, "safetensors"), names))
+
+
+def read_kept(folder: Path, file: str, names: Sequence[str]) -> list[NDArray[np.float32]]:
+    """The named tensors of a file below ``features/``, of a run that kept its features.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = folder / FEATURES / file
+    try:
+        tensors = load_file(path)
+        return [tensors[name] for name in names]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"'{path}' is not there: expected a finished run of which the features were kept; "
+            "train it again with --save-features"
+        ) from error
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
+
+
+_HEAD_FILE = "head.safetensors"
+
+
+def write_head(folder: Path, head: nn.Linear) -> None:
+    """``features/head.safetensors`` below a run's folder: ``weight`` (C x h), ``bias`` (C)."""
+    tensors = {
+        name: parameter.detach().float().cpu().numpy()
+        for name, parameter in head.named_parameters()
+    }
+    save_file(tensors, folder / FEATURES / _HEAD_FILE)
+
+
+def read_head_rows(folder: Path) -> NDArray[np.float32]:
+    """V (C x h) of a run that kept its features.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return read_kept(folder, _HEAD_FILE, ["weight"])[0]

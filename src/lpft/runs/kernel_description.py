@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from lpft.files import replace_when_written
 from lpft.ntk.alignment import alignment_matrix
 from lpft.ntk.inputs import Subject
+from lpft.results.folder import WORK
 from lpft.runs.kernel_dynamics import dynamics
 from lpft.runs.kernel_record import FT_EFFECTIVE, NTK, PRETRAIN_EFFECTIVE, Array, MethodKernels
 from lpft.runs.kernel_regressions import Regressions
 from lpft.runs.kernel_texts import TRAIN
-from lpft.runs.store import WORK
 from lpft.settings import KernelConfig
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from lpft.model import Classifier
 from lpft.model.adapters import load_adapter
 from lpft.model.fingerprint import encoder_fingerprint
 from lpft.ntk.inputs import open_subject
+from lpft.results.folder import read_record
 from lpft.runs.kernel_starts import Pass, make_start, run_parameter_set
 from lpft.runs.saved import open_saved
-from lpft.runs.store import read_record
 from lpft.settings import TrainingSettings, get_method
 from lpft.training.inputs import fresh_classifier
 

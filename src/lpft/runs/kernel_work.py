@@ -14,6 +14,7 @@ from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.progress import said_progress
+from lpft.results.folder import WORK
 from lpft.runs.environment import environment
 from lpft.runs.kernel_description import Description
 from lpft.runs.kernel_record import MethodKernels
@@ -28,7 +29,6 @@ from lpft.runs.kernel_texts import (
     kernel_texts,
 )
 from lpft.runs.kernel_trained import TRAINED, trained_pass
-from lpft.runs.store import WORK
 from lpft.runs.train import load_data
 from lpft.settings import Granularity, KernelConfig, get_method
 

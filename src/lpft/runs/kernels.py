@@ -13,10 +13,10 @@ from lpft.data import fingerprint
 from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.model.fingerprint import encoder_fingerprint
+from lpft.results.folder import RECORD as RUN_RECORD
+from lpft.results.folder import WORK, check_restart, is_inside, locked, read_record
 from lpft.runs.kernel_work import KernelWork
 from lpft.runs.saved import open_saved
-from lpft.runs.store import RECORD as RUN_RECORD
-from lpft.runs.store import WORK, check_restart, is_inside, locked, read_record
 from lpft.runs.train import load_data
 from lpft.settings import DATA_SETTINGS, METHODS, MODEL_SETTINGS, KernelConfig
 from lpft.training.inputs import fresh_classifier

@@ -11,11 +11,15 @@ from lpft.analysis import split_metrics
 from lpft.data.examples import Label, TextData
 from lpft.files import write_json
 from lpft.model import save_classifier
+from lpft.results.schema import (
+    predictions_frame,
+    split_file,
+    write_feature_changes,
+    write_features,
+    write_head,
+)
 from lpft.runs.card import model_card
 from lpft.runs.evaluation import SplitResult
-from lpft.runs.features import split_file, write_feature_changes, write_features
-from lpft.runs.head import write_head
-from lpft.runs.predictions import predictions_frame
 from lpft.settings import RunConfig
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms

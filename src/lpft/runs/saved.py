@@ -9,7 +9,7 @@ import torch
 from lpft.errors import InputError
 from lpft.model import Classifier, load_classifier
 from lpft.model.inference import resolve_device
-from lpft.runs.store import read_record
+from lpft.results.folder import read_record
 from lpft.settings import Device
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lpft.files import write_json
-from lpft.runs.resume import read_metrics
-from lpft.runs.store import read_record
+from lpft.results.folder import read_record
+from lpft.results.resume import read_metrics
+from lpft.results.sweep import RunOutcome, SweepResult
 from lpft.runs.sweep import begin_sweep, run_sweep
 from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Grid, Point, SweepConfig
-from lpft.runs.sweep_record import RunOutcome, SweepResult
 from lpft.runs.sweep_tables import describe_choice
 
 logger = logging.getLogger(__name__)

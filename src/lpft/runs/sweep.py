@@ -7,12 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lpft.errors import InputError
-from lpft.runs.attempt import Attempt, Ended, attempt, forget_data
-from lpft.runs.executors import get_executor
-from lpft.runs.remaining import Pace, duration
-from lpft.runs.resume import finished_run
-from lpft.runs.store import check_output, check_restart, locked, read_record
-from lpft.runs.sweep_record import (
+from lpft.results.folder import check_output, check_restart, locked, read_record
+from lpft.results.resume import finished_run
+from lpft.results.sweep import (
     SWEEP_RECORD,
     RunOutcome,
     State,
@@ -23,6 +20,9 @@ from lpft.runs.sweep_record import (
     run_name,
     start_record,
 )
+from lpft.runs.attempt import Attempt, Ended, attempt, forget_data
+from lpft.runs.executors import get_executor
+from lpft.runs.remaining import Pace, duration
 from lpft.settings import RunConfig
 
 logger = logging.getLogger(__name__)

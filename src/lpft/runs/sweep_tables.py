@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lpft.results.folder import read_record
+from lpft.results.sweep import SweepResult, run_name
 from lpft.runs.remaining import duration
-from lpft.runs.store import read_record
 from lpft.runs.sweep_config import RUNS, SweepConfig
-from lpft.runs.sweep_record import SweepResult, run_name
 from lpft.settings import RunConfig
 
 Table = tuple[list[str], list[list[Any]]]

@@ -25,8 +25,7 @@ from lpft.data import (
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import write_text
-from lpft.runs.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
-from lpft.runs.store import (
+from lpft.results.folder import (
     HISTORY,
     WORK,
     check_output,
@@ -37,6 +36,7 @@ from lpft.runs.store import (
     remove_leftovers,
     write_record,
 )
+from lpft.results.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
 from lpft.settings import DataSettings, RunConfig, get_method
 from lpft.training.cache import default_cache_dir
 

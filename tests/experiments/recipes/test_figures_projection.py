@@ -10,8 +10,7 @@ from lpft.analysis.projection import Projection
 from lpft.experiments.recipes import projections
 from lpft.experiments.recipes.projections import keep_projections
 from lpft.model import load_classifier
-from lpft.runs.features import read_features
-from lpft.runs.head import read_head_rows
+from lpft.results.schema import read_features, read_head_rows
 
 CLASSES = ["negative", "neutral", "positive"]
 

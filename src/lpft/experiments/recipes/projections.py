@@ -14,9 +14,7 @@ from lpft.data.splits import draw_rows
 from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
 from lpft.experiments.recipe import PUBLISHED, Found
 from lpft.experiments.recipes.reopening import reopen
-from lpft.results.schema import Run
-from lpft.runs.features import read_features
-from lpft.runs.head import read_head_rows
+from lpft.results.schema import Run, read_features, read_head_rows
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,7 @@ from lpft.report.comparisons.samples import (
     data_fingerprint,
     resample_runs,
 )
-from lpft.results.schema import Predictions, Run
-from lpft.runs.features import read_feature_changes
+from lpft.results.schema import Predictions, Run, read_feature_changes
 
 PER_CENT = 100.0
 

@@ -12,7 +12,7 @@ import pytest
 from tiny_models import save_tiny_model, toy_texts
 from transformers import Trainer
 
-from lpft.runs.resume import earlier_parts
+from lpft.results.resume import earlier_parts
 from lpft.runs.train import train_run
 from lpft.settings import make_config
 from lpft.training import checkpoints

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from lpft.errors import InputError
 from lpft.files import write_json
-from lpft.runs.resume import began, check_same_settings
-from lpft.runs.store import clear, is_inside, locked, now, read_record, write_record
+from lpft.results.folder import clear, is_inside, locked, now, read_record, write_record
+from lpft.results.resume import began, check_same_settings
 from lpft.settings import RunConfig
 
 SWEEP_RECORD = "sweep.json"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from lpft.errors import InputError
+from lpft.results.folder import check_output, clear, locked, read_record
 from lpft.runs.saved import open_saved
-from lpft.runs.store import check_output, clear, locked, read_record
 
 
 def record(folder, **changes):
