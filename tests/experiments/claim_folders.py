@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from lpft.experiments.claims.recipe import CLAIM_TABLE, RECIPES
 from lpft.experiments.collecting import collect
-from lpft.experiments.recipe import PUBLISHED, SHARED, Found, PlannedRun, Scope
+from lpft.experiments.recipe import Found, PlannedRun, Scope
+from lpft.results.pairing import PUBLISHED, SHARED
 
 ROWS = 100
 """Test texts, and texts of every OOD set."""

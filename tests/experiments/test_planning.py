@@ -4,7 +4,8 @@ import pytest
 
 from lpft.errors import InputError
 from lpft.experiments.planning import planned_kernels, planned_runs, probed_partner
-from lpft.experiments.recipe import PUBLISHED, SHARED, Scope
+from lpft.experiments.recipe import Scope
+from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.settings import METHODS
 
 FIVE = ("lp", "ft", "lp-ft", "lora", "lp-lora")

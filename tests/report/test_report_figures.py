@@ -13,12 +13,12 @@ from lpft.report.confusion import confusion
 from lpft.report.curves import MOST_POINTS, curve, curve_sheet, recorded
 from lpft.report.drawing import saved, swatch
 from lpft.report.figures import accuracy_figure, feature_change_figure
-from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.reliability import reliability
 from lpft.report.svg import inline_svg
 from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
+from lpft.results.pairing import compare
 
 from .run_folders import write_run
 

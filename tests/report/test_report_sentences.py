@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
-from lpft.report.paired import judge_groups
-from lpft.report.pairs import compare
 from lpft.report.reading import (
     read_accuracy,
     read_calibration,
@@ -16,6 +14,7 @@ from lpft.report.reading import (
 )
 from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
+from lpft.results.pairing import compare, judge_groups
 
 from .run_folders import write_run
 

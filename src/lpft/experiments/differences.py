@@ -6,9 +6,10 @@ from typing import Any
 from lpft import paper
 from lpft.experiments.faults import reference_faults
 from lpft.experiments.preparation import Inputs, run_configs, unique_runs
-from lpft.experiments.recipe import SHARED, Plan, Recipe, Scope
+from lpft.experiments.recipe import Plan, Recipe, Scope
 from lpft.report.numbers import counted, joined, rate, whole
 from lpft.results.groups import method_name, metric_name, model_name
+from lpft.results.pairing import SHARED
 from lpft.settings import TrainingSettings, get_method
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpft.experiments.recipe import PUBLISHED, SHARED, PlannedKernels, PlannedRun, Scope
+from lpft.experiments.recipe import PlannedKernels, PlannedRun, Scope
 from lpft.report.numbers import rate
+from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.settings import (
     DATA_SETTINGS,
     METHODS,

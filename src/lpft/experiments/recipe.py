@@ -12,10 +12,6 @@ from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.schema import Run
 from lpft.settings import KernelConfig, RunConfig
 
-PUBLISHED, SHARED = "published", "shared"
-"""Rates: each method's own published learning rate and batch size, or those of the pair's method
-that starts from linear probing, for both of the pair."""
-
 
 @dataclass(frozen=True)
 class Scope:

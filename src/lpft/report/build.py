@@ -26,8 +26,6 @@ from lpft.report.outputs import (
     write_files,
 )
 from lpft.report.page import FilesBeside, PageParts, render_page
-from lpft.report.paired import judge_groups
-from lpft.report.pairs import compare
 from lpft.report.palette import styles
 from lpft.report.reliability import reliability_sheet
 from lpft.report.run_views import view_runs, view_unread
@@ -42,6 +40,7 @@ from lpft.results.collect import (
 )
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.groups import Group, group_runs
+from lpft.results.pairing import compare, judge_groups
 from lpft.results.schema import Run
 
 EXPECTED = (

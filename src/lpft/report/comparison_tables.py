@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lpft.report.comparisons.judging import FEW_SEEDS, Judgement, chance_note
 from lpft.report.exhibits.tables import estimate_cell
 from lpft.report.grid import (
     Cell,
@@ -15,10 +14,10 @@ from lpft.report.grid import (
     text_cells,
 )
 from lpft.report.numbers import ABSENT, counted, decimals_for, fixed, rate, whole
-from lpft.report.paired import Differences
-from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.tables import PER_SEED, labels
 from lpft.results.groups import Group, method_name, metric_name
+from lpft.results.judging import FEW_SEEDS, Judgement, chance_note
+from lpft.results.pairing import Comparison, Differences, Match, Rates
 
 INTERVALS = (
     "In brackets: 95 % interval of a bootstrap over seeds and texts. Detectable: the smallest "

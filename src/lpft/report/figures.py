@@ -18,9 +18,9 @@ from lpft.report.drawing import (
     row_places,
 )
 from lpft.report.numbers import decimals_for, fixed, rate, whole, wilson
-from lpft.report.pairs import Comparison, Match
 from lpft.report.palette import INK, MUTED, Style, styles
 from lpft.results.groups import Group, method_name, score
+from lpft.results.pairing import Comparison, Match
 
 
 def accuracy_figure(group: Group, *, with_legend: bool) -> Figure:

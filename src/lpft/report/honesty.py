@@ -6,11 +6,11 @@ start. What is said here about the start rests on pairs at a shared rate and bat
 
 from collections.abc import Sequence
 
-from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
 from lpft.report.numbers import MINUS, Spread, counted, fixed, joined, rate, whole, with_sd
-from lpft.report.pairs import Comparison, Match, Rates
 from lpft.report.reading import change_digits
 from lpft.results.groups import Group, method_name
+from lpft.results.judging import FEW_SEEDS, Judgement
+from lpft.results.pairing import Comparison, Match, Rates
 from lpft.settings import with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"

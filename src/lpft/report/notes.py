@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from lpft.report.comparisons.judging import RULE
 from lpft.results.groups import Group
+from lpft.results.judging import RULE
 
 DEFINITIONS = (
     (

@@ -6,7 +6,6 @@ a difference for more than its rows and seeds can carry. Feature change is read 
 
 from collections.abc import Mapping, Sequence
 
-from lpft.report.comparisons.judging import FEW_SEEDS, Judgement
 from lpft.report.numbers import (
     Spread,
     counted,
@@ -18,9 +17,10 @@ from lpft.report.numbers import (
     wilson,
     with_sd,
 )
-from lpft.report.paired import Differences, ScoreContrast
 from lpft.results.exhibits import VerdictName
 from lpft.results.groups import Group, Selector, Setting, method_name, metric_name, score
+from lpft.results.judging import FEW_SEEDS, Judgement
+from lpft.results.pairing import Differences, ScoreContrast
 from lpft.results.schema import Run
 from lpft.settings import METHODS
 

@@ -12,7 +12,6 @@ from lpft.report.drawing import swatch
 from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.grid import Table
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
-from lpft.report.paired import Differences
 from lpft.report.palette import styles
 from lpft.report.reading import (
     read_accuracy,
@@ -24,6 +23,7 @@ from lpft.report.reading import (
 from lpft.report.reliability import reliability_panel
 from lpft.report.svg import inline_svg
 from lpft.results.groups import Group, Setting
+from lpft.results.pairing import Differences
 
 MOST_DIAGRAMS = 12  # settings whose reliability the page shows; of more it has the files alone
 

@@ -5,7 +5,7 @@ import pytest
 
 from lpft.analysis.resampling import without_samples
 from lpft.experiments.claims.cases import Case, Part, judge_cases
-from lpft.report.comparisons.judging import Measured
+from lpft.results.judging import Measured
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
 

@@ -7,7 +7,7 @@ import pytest
 from experiments.claim_folders import FAILS, HOLDS, UNTOLD, judged_again, known, write_claims
 
 from lpft.experiments.claims.head_norm import NOT_ASKED
-from lpft.experiments.recipe import PUBLISHED
+from lpft.results.pairing import PUBLISHED
 
 TASKS = ("cb", "sst2")
 SCOPE = {"methods": ("ft", "lp-ft"), "tasks": TASKS}

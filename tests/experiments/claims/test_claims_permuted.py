@@ -18,7 +18,8 @@ from experiments.claim_folders import (
 )
 
 from lpft.errors import InputError
-from lpft.experiments.recipe import PUBLISHED, SHARED, Found
+from lpft.experiments.recipe import Found
+from lpft.results.pairing import PUBLISHED, SHARED
 
 RESULTS = ("predictions", "features", "metrics.json", "features.json", "history.jsonl")
 

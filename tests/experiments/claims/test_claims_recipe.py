@@ -22,11 +22,12 @@ from lpft.analysis.power import smallest_detectable_difference
 from lpft.errors import InputError
 from lpft.experiments.claims import propositions
 from lpft.experiments.claims.recipe import CLAIM_TABLE
-from lpft.experiments.recipe import PUBLISHED, SHARED, Found
+from lpft.experiments.recipe import Found
 from lpft.experiments.registry import RECIPES
 from lpft.experiments.theory import TheoryCheck
 from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import ExperimentRecord
+from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.runs.train import load_data
 from lpft.settings import make_config
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from experiments.claim_folders import FAILS, HOLDS, UNTOLD, judged_again, write_claims
 
-from lpft.experiments.recipe import PUBLISHED
+from lpft.results.pairing import PUBLISHED
 
 ROWS = 4000
 SCOPE = {"methods": ("ft", "lp-ft"), "tasks": ("cb", "sst2", "rte", "wsc")}

@@ -6,8 +6,8 @@ import pytest
 from lpft.analysis.resampling import without_samples
 from lpft.experiments.claims.cases import MOST, Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.verdicts import claim_verdicts
-from lpft.report.comparisons.judging import Judgement, Measured
 from lpft.results.exhibits import Estimate
+from lpft.results.judging import Judgement, Measured
 
 PART = Part("smaller change")
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"

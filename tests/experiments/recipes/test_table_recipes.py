@@ -8,10 +8,10 @@ from experiments.hand_made import scope_of
 from experiments.scored_runs import right_of, write_scored
 
 from lpft.experiments.collecting import collect
-from lpft.experiments.recipe import PUBLISHED
 from lpft.experiments.recipes.both_rates import NOTE_ON_RATES
 from lpft.experiments.registry import find_recipe
 from lpft.results.exhibits import Estimate
+from lpft.results.pairing import PUBLISHED
 
 ROWS = 40
 SEEDS = tuple(range(5))

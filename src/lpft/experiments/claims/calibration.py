@@ -7,8 +7,14 @@ import numpy as np
 
 from lpft.experiments.claims.cases import Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
-from lpft.experiments.comparisons.sides import (
+from lpft.experiments.recipe import Found
+from lpft.paper import published_datasets
+from lpft.report.numbers import counted, with_sd
+from lpft.results.groups import method_name
+from lpft.results.judging import Measured
+from lpft.results.pairing import (
     PAIRS,
+    SHARED,
     Pairing,
     Side,
     at_own_rates,
@@ -16,13 +22,7 @@ from lpft.experiments.comparisons.sides import (
     sides,
     spread_of,
 )
-from lpft.experiments.recipe import SHARED, Found
-from lpft.paper import published_datasets
-from lpft.report.comparisons.judging import Measured
-from lpft.report.comparisons.quantities import PER_CENT, calibration_error
-from lpft.report.comparisons.samples import ByRun, judged_split
-from lpft.report.numbers import counted, with_sd
-from lpft.results.groups import method_name
+from lpft.results.quantities import PER_CENT, ByRun, calibration_error, judged_split
 
 STATEMENT = "Temperature scaling lowers ECE, and lowers it most for LP-FT."
 LOWERS, MOST_OF_ALL = Part("lowers ECE"), Part("most for LP-FT")
@@ -47,7 +47,7 @@ def calibration_outcomes(found: Found, generator: np.random.Generator) -> list[O
     lowers: list[Case] = []
     contrasts: list[Case] = []
     for task in found.scope.tasks:
-        of_task = sides(found, task)
+        of_task = sides(found, task, found.scope.methods)
         by_run = _gains(of_task, generator)
         lowers += [_lowers(side, by_run, _also_at(side, of_task)) for side in of_task]
         contrasts += [_gains_more(pairing, by_run) for pairing in _against_best(found, task)]
@@ -94,7 +94,7 @@ def _gains(of_task: tuple[Side, ...], generator: np.random.Generator) -> ByRun:
 
 def _against_best(found: Found, task: str) -> list[Pairing]:
     """Every other method with LP-FT at own rates, and FT at LP-FT's too."""
-    methods = dict.fromkeys(side.method for side in sides(found, task))
+    methods = dict.fromkeys(side.method for side in sides(found, task, found.scope.methods))
     if _BEST not in methods:
         return []
     others = [method for method in methods if method not in (_PARTNER, _BEST)]

@@ -1,6 +1,6 @@
 """The comparisons that a claim rests on, each with its verdict.
 
-A verdict is that of :mod:`lpft.report.comparisons.judging`. Below five seeds two things more take
+A verdict is that of :mod:`lpft.results.judging`. Below five seeds two things more take
 it away: a single data set, which no other could contradict, and a statistic whose few values say
 nothing of its spread, because all seeds have the same one or because it lies between bounds (two
 rank correlations of -1 have no spread at all, and would be called certain).
@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from lpft.report.comparisons.judging import FEW_SEEDS, Judgement, Measured, judge
 from lpft.report.numbers import counted
+from lpft.results.judging import FEW_SEEDS, Judgement, Measured, judge
 
 WITHOUT_RATES = ""
 

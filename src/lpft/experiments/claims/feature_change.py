@@ -4,24 +4,25 @@ import numpy as np
 
 from lpft.experiments.claims.cases import Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
-from lpft.experiments.comparisons.sides import (
+from lpft.experiments.recipe import Found
+from lpft.paper import published_datasets
+from lpft.report.honesty import summarise_feature_change
+from lpft.report.numbers import with_sd
+from lpft.report.reading import change_digits
+from lpft.results.groups import method_name
+from lpft.results.judging import Measured
+from lpft.results.pairing import (
     PAIRS,
+    Comparison,
+    Match,
     Pairing,
+    Rates,
     all_runs,
     pairings,
     pairs_in,
     spread_of,
 )
-from lpft.experiments.recipe import Found
-from lpft.paper import published_datasets
-from lpft.report.comparisons.judging import Measured
-from lpft.report.comparisons.quantities import feature_change
-from lpft.report.comparisons.samples import ByRun, feature_split
-from lpft.report.honesty import summarise_feature_change
-from lpft.report.numbers import with_sd
-from lpft.report.pairs import Comparison, Match, Rates
-from lpft.report.reading import change_digits
-from lpft.results.groups import method_name
+from lpft.results.quantities import ByRun, feature_change, feature_split
 from lpft.results.schema import Run
 
 STATEMENT = (

@@ -14,13 +14,13 @@ from lpft.experiments.planning import planned_kernels
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.cells import estimate
 from lpft.paper import MODEL, published_datasets, published_kernels
-from lpft.report.comparisons.judging import Measured
-from lpft.report.comparisons.samples import same_samples
 from lpft.report.kernels.summary import FT, KernelSummary
 from lpft.report.kernels.summary import ratio as ratio_text
 from lpft.report.numbers import Spread
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.groups import method_name, model_name
+from lpft.results.judging import Measured
+from lpft.results.quantities import same_samples
 from lpft.runs.kernel_ratios import read_ft_ratio
 
 STATEMENT = "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA."

@@ -14,11 +14,12 @@ from lpft.analysis.resampling import without_samples
 from lpft.experiments.claims.cases import WITHOUT_RATES, Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
 from lpft.experiments.random_heads import random_head_norm
-from lpft.experiments.recipe import PUBLISHED, Found
+from lpft.experiments.recipe import Found
 from lpft.paper import published_datasets
-from lpft.report.comparisons.judging import Measured
 from lpft.report.numbers import Spread, counted, decimals_for, number, with_sd
 from lpft.results.groups import method_name
+from lpft.results.judging import Measured
+from lpft.results.pairing import PUBLISHED
 from lpft.results.schema import Run
 
 STATEMENT = (

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from lpft.experiments.claims.cases import Case, Outcome, Part, judge_cases
-from lpft.experiments.comparisons.sides import rates_name
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.head_scales import (
     CORRELATIONS,
@@ -14,10 +13,11 @@ from lpft.experiments.recipes.head_scales import (
     scaled_runs,
 )
 from lpft.experiments.recipes.head_scales import SCALES as PAPER_SCALES
-from lpft.report.comparisons.judging import Measured
-from lpft.report.comparisons.samples import feature_split
 from lpft.report.numbers import Spread, with_sd
 from lpft.results.groups import method_name
+from lpft.results.judging import Measured
+from lpft.results.pairing import rates_name
+from lpft.results.quantities import feature_split
 
 STATEMENT = "The larger the head's scale before fine-tuning, the smaller the feature change."
 PARTS = (Part("feature change falls with the scale"),)

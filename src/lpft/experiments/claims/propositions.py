@@ -29,9 +29,9 @@ from lpft.experiments.theory import (
     TheoryCheck,
     run_theory,
 )
-from lpft.report.comparisons.judging import Judgement
 from lpft.report.numbers import counted, scientific, significant
 from lpft.results.exhibits import Estimate
+from lpft.results.judging import Judgement
 
 logger = logging.getLogger(__name__)
 

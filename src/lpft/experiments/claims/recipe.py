@@ -18,13 +18,13 @@ from lpft.experiments.claims import (
 from lpft.experiments.claims.cases import WITHOUT_RATES, Outcome, Part
 from lpft.experiments.claims.tables import SIDE_TABLES, side_table
 from lpft.experiments.claims.verdicts import claim_verdicts
-from lpft.experiments.comparisons.sides import pairs_in
 from lpft.experiments.planning import planned_runs
-from lpft.experiments.recipe import SHARED, Found, Plan, Recipe, Scope, Shown
+from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS
-from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.numbers import joined
 from lpft.results.exhibits import OVERALL, Verdict, VerdictName
+from lpft.results.pairing import SHARED, pairs_in
+from lpft.results.quantities import DRAW_SEED
 
 METHODS = ("ft", "lp-ft", "lora", "lp-lora")
 

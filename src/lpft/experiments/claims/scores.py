@@ -12,14 +12,13 @@ import numpy as np
 from lpft.data import TASKS
 from lpft.experiments.claims.cases import MOST, Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
-from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in, spread_of
 from lpft.experiments.recipe import Found
 from lpft.paper import published_datasets
-from lpft.report.comparisons.judging import Measured
-from lpft.report.comparisons.quantities import PER_CENT, task_score
-from lpft.report.comparisons.samples import ByRun, judged_split
 from lpft.report.numbers import MINUS, with_sd
 from lpft.results.groups import metric_name
+from lpft.results.judging import Measured
+from lpft.results.pairing import Pairing, all_runs, pairings, pairs_in, spread_of
+from lpft.results.quantities import PER_CENT, ByRun, judged_split, task_score
 
 STATEMENT = (
     "LP-FT is at least as good as FT in distribution, and better out of distribution in most cases."

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lpft.experiments.comparisons.sides import sides
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.cells import (
     Measure,
@@ -13,9 +12,10 @@ from lpft.experiments.recipes.cells import (
     published_estimate,
 )
 from lpft.paper import MODEL, published_tables, published_value
-from lpft.report.comparisons.quantities import PER_CENT
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.groups import feature, head, model_name, score
+from lpft.results.pairing import sides
+from lpft.results.quantities import PER_CENT
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _rows(
     """A row for each side with numbers; the paper's stand in the first row of a method."""
     rows: list[tuple[Estimate | str | None, ...]] = []
     seen: set[str] = set()
-    for side in sides(found, place.task):
+    for side in sides(found, place.task, found.scope.methods):
         ours = [over_seeds(side.runs, m.value(place.split), m.factor) for m in table.measures]
         if not any(ours):
             continue

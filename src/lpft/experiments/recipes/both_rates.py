@@ -3,14 +3,13 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from lpft.experiments.comparisons.sides import OWN, PAIRS, pairs_in
 from lpft.experiments.planning import planned_runs
-from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Plan, Scope
+from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, beside_published
 from lpft.report.numbers import joined
-from lpft.report.pairs import Rates, published_rates
 from lpft.results.exhibits import Table
 from lpft.results.groups import method_name
+from lpft.results.pairing import OWN, PAIRS, PUBLISHED, SHARED, Rates, pairs_in, published_rates
 from lpft.results.schema import Run
 from lpft.settings import get_method
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.cells import Measure, Place
 from lpft.experiments.recipes.contrasts import contrast_table
-from lpft.report.comparisons.quantities import PER_CENT, calibration_error
 from lpft.report.numbers import counted
 from lpft.results.exhibits import Table
 from lpft.results.groups import Selector, score
+from lpft.results.quantities import PER_CENT, calibration_error
 from lpft.results.schema import Run
 
 

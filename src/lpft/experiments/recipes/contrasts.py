@@ -5,15 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from lpft.experiments.comparisons.sides import Pairing, all_runs, pairings, pairs_in
-from lpft.experiments.recipe import SHARED, Found
+from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.both_rates import NOTE_ON_RATES, possessive
 from lpft.experiments.recipes.cells import Place
-from lpft.report.comparisons.judging import RULE, Judgement, Measured, chance_note, judge
-from lpft.report.comparisons.quantities import Quantity
-from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.numbers import joined
 from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.judging import RULE, Judgement, Measured, chance_note, judge
+from lpft.results.pairing import SHARED, Pairing, all_runs, pairings, pairs_in
+from lpft.results.quantities import DRAW_SEED, Quantity
 
 _READINGS = {"holds": "higher", "does not hold": "lower", "cannot tell": "cannot tell"}
 

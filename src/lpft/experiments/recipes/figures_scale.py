@@ -18,7 +18,6 @@ from lpft.experiments.recipes.head_scales import (
     scaled_runs,
 )
 from lpft.experiments.recipes.seed_curves import BANDS, SeedCurve, mean_line
-from lpft.report.comparisons.samples import DRAW_SEED
 from lpft.report.numbers import fixed, joined, significant
 from lpft.results.exhibits import (
     Column,
@@ -28,6 +27,7 @@ from lpft.results.exhibits import (
     Table,
 )
 from lpft.results.groups import feature, method_name
+from lpft.results.quantities import DRAW_SEED
 
 _CHANGE = "feature_difference"
 _NAMES = ("Task", "Set", "Method")

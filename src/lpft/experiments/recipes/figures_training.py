@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lpft.experiments.recipe import PUBLISHED, SHARED, Found, Recipe, Shown
+from lpft.experiments.recipe import Found, Recipe, Shown
 from lpft.experiments.recipes.both_rates import (
     NOTE_ON_RATES,
     at_other_rates,
@@ -19,6 +19,7 @@ from lpft.report.curves import QUANTITIES, curve
 from lpft.report.numbers import Spread, counted, joined, significant
 from lpft.results.exhibits import Figure, Panel, Series
 from lpft.results.groups import method_name
+from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.results.schema import Run
 from lpft.settings import get_method
 

@@ -8,7 +8,6 @@ from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import estimate
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.paper import MODEL, KernelNumbers, published_kernels
-from lpft.report.comparisons.quantities import PER_CENT
 from lpft.report.kernels.summary import (
     FT,
     LOGISTIC,
@@ -25,6 +24,7 @@ from lpft.report.kernels.summary import (
 from lpft.report.numbers import joined, significant
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.groups import method_name, model_name
+from lpft.results.quantities import PER_CENT
 
 METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 _EVERY_METHOD = "all"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from lpft.analysis.projection import project_with_head
 from lpft.data.splits import draw_rows
 from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
-from lpft.experiments.recipe import PUBLISHED, Found
+from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.reopening import reopen
+from lpft.results.pairing import PUBLISHED
 from lpft.results.schema import Run, read_features, read_head_rows
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from lpft.experiments.recipes.cells import PRETRAINED, Measure, Place, places
 from lpft.experiments.recipes.contrasts import contrast_table
 from lpft.experiments.recipes.tables_scores import EIGHT_SETS, METHODS
 from lpft.paper import published_size, published_value
-from lpft.report.comparisons.quantities import feature_change
 from lpft.report.numbers import joined
 from lpft.results.exhibits import Table
 from lpft.results.groups import feature, head
+from lpft.results.quantities import feature_change
 
 _BOSS = "amazon"
 _FINE_TUNED = ("ft", "lora", "lp-ft", "lp-lora")

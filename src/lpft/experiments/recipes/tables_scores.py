@@ -15,9 +15,9 @@ from lpft.experiments.recipes.calibration import (
 )
 from lpft.experiments.recipes.cells import Measure, places
 from lpft.experiments.recipes.contrasts import contrast_table
-from lpft.report.comparisons.quantities import PER_CENT, task_score
 from lpft.report.numbers import joined
 from lpft.results.groups import metric_name
+from lpft.results.quantities import PER_CENT, task_score
 
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 EIGHT_SETS = ("cb", "rte", "boolq", "wic", "wsc", "cola", "sst2", "mrpc")

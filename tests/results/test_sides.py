@@ -8,7 +8,9 @@ from experiments.claim_folders import write_claims
 
 from lpft.analysis.resampling import resample
 from lpft.errors import InputError
-from lpft.experiments.comparisons.sides import (
+from lpft.results.pairing import (
+    PUBLISHED,
+    SHARED,
     all_runs,
     at_own_rates,
     pairings,
@@ -16,8 +18,7 @@ from lpft.experiments.comparisons.sides import (
     rates_name,
     sides,
 )
-from lpft.experiments.recipe import PUBLISHED, SHARED
-from lpft.report.comparisons.samples import Samples, judged_split, resample_runs
+from lpft.results.quantities import Samples, judged_split, resample_runs
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_rates_that_agree_are_called_shared_whatever_was_planned(found):
 
 
 def test_sides_are_each_method_once_and_random_heads_at_shared_rates_too(found):
-    assert [(side.method, side.rates) for side in sides(found, "cb")] == [
+    assert [(side.method, side.rates) for side in sides(found, "cb", found.scope.methods)] == [
         ("ft", "published"),
         ("lp-ft", "published"),
         ("ft", "shared"),
@@ -77,7 +78,7 @@ def test_sides_are_each_method_once_and_random_heads_at_shared_rates_too(found):
         ("lp-lora", "published"),
         ("lora", "shared"),
     ]
-    assert [(side.method, side.rates) for side in sides(found, "demo")] == [
+    assert [(side.method, side.rates) for side in sides(found, "demo", found.scope.methods)] == [
         ("ft", "shared"),
         ("lp-ft", "shared"),
         ("lora", "shared"),

@@ -13,10 +13,10 @@ from experiments.scored_runs import right_of, write_scored
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.report.build import build_report
 from lpft.report.comparison_tables import score_differences
-from lpft.report.paired import Differences, ScoreContrast, judge_groups
 from lpft.report.reading import read_differences
 from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
+from lpft.results.pairing import Differences, ScoreContrast, judge_groups
 
 ROWS = 200
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"

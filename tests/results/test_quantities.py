@@ -13,13 +13,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from lpft.analysis import calibration
 from lpft.data.groups import Groups
 from lpft.errors import InputError
-from lpft.report.comparisons.quantities import (
-    _SCORES,
-    calibration_error,
-    feature_change,
-    task_score,
-)
 from lpft.results.collect import collect_runs
+from lpft.results.quantities import _SCORES, calibration_error, feature_change, task_score
 from lpft.results.schema import Predictions
 
 

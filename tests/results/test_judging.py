@@ -6,8 +6,8 @@ from scipy.stats import t, ttest_1samp
 
 from lpft.analysis.power import smallest_detectable_difference
 from lpft.analysis.resampling import without_samples
-from lpft.report.comparisons.judging import Measured, chance_note, judge
 from lpft.results.exhibits import Estimate
+from lpft.results.judging import Measured, chance_note, judge
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
 

@@ -1,1 +1,0 @@
-"""Which runs of an experiment are compared with which, and at which rates."""

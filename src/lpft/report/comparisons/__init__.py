@@ -1,1 +1,0 @@
-"""Methods compared on the same seeds and samples: one rule for reports, tables and claims."""
