@@ -312,7 +312,7 @@ def at_own_rates(found: RunsByPart, task: str, methods: tuple[str, str]) -> Pair
 
 
 def sides(found: RunsByPart, task: str, methods: Collection[str]) -> tuple[Side, ...]:
-    """Every method of the pairs in ``methods`` at its own rates, random heads at shared ones too."""
+    """Every method of the pairs at its own rates, and random heads at shared ones too."""
     listed: list[Side] = []
     for pair in pairs_in(methods):
         first, *others = pairings(found, task, pair)
