@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results.kernel_folders import write_kernels
+from results.run_folders import write_five_methods
 
-from lpft.report import KernelSummary, ReportResult, build_report
+from lpft.report import ReportResult, build_report
+from lpft.results.kernels import KernelRecord
 
 from .experiment_folders import sample_experiment, write_behind, write_experiment
-from .kernel_folders import write_kernels
-from .run_folders import write_five_methods
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,7 @@ def kernel_report(kernel_folder: Path) -> ReportResult:
 
 
 @pytest.fixture
-def kernels(kernel_report: ReportResult) -> KernelSummary:
+def kernels(kernel_report: ReportResult) -> KernelRecord:
     (found,) = kernel_report.kernels
     return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results.run_folders import write_run
 
 from lpft.results.exhibits import (
     OVERALL,
@@ -19,8 +20,6 @@ from lpft.results.exhibits import (
     Table,
     Verdict,
 )
-
-from .run_folders import write_run
 
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 NAMES = {"lp": "LP", "ft": "FT", "lp-ft": "LP-FT", "lora": "LoRA", "lp-lora": "LP-LoRA"}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results.run_folders import write_run
 
 from lpft.errors import InputError
 from lpft.report import build_report
@@ -14,7 +15,6 @@ from lpft.results.exhibits import ExperimentRecord, Table, read_experiment
 from lpft.results.schema import UnusableRecord
 
 from .experiment_folders import sample_experiment, write_experiment
-from .run_folders import write_run
 
 Written = dict[str, Any]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from results.kernel_folders import write_kernels
+from results.run_folders import write_run
 
 from lpft.report import ReportResult, build_report, format_report
 from lpft.report.exhibits.origins import Place, Tracer
@@ -25,8 +27,6 @@ from .experiment_folders import (
     write_behind,
     write_experiment,
 )
-from .kernel_folders import write_kernels
-from .run_folders import write_run
 from .test_report_page import HOSTILE, Page, check_files
 
 

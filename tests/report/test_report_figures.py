@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from results.run_folders import write_run
 
 from lpft.report import ReportResult
 from lpft.report.confusion import confusion
@@ -19,8 +20,6 @@ from lpft.report.svg import inline_svg
 from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare
-
-from .run_folders import write_run
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from results.kernel_folders import METHODS, write_kernels
 
-from lpft.report import KernelSummary
 from lpft.report.drawing import new_figure, saved, thinned
-from lpft.report.kernels.collect import find_kernels, parse_kernels
 from lpft.report.kernels.heat_maps import heat_map_panel, heat_map_sheet, heat_maps, pixels
 from lpft.report.kernels.parts import parts_panel, parts_sheet
 from lpft.report.kernels.spectra import (
@@ -26,12 +25,11 @@ from lpft.report.kernels.spectra import (
     spectrum_sheet,
 )
 from lpft.report.svg import inline_svg
-
-from .kernel_folders import METHODS, write_kernels
+from lpft.results.kernels import KernelRecord, find_kernels, parse_kernels
 
 
 def test_a_spectrum_is_drawn_down_to_rounding_with_a_marker_at_its_rank(
-    kernels: KernelSummary, record: dict[str, Any]
+    kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
     axes = spectrum_panel(kernels, "ft_effective").axes[0]
     lines = [line for line in axes.lines if line.get_marker() in ("None", None)]
@@ -76,7 +74,7 @@ def test_a_zero_kernel_has_no_line(record: dict[str, Any]) -> None:
     assert isinstance(spectrum_sheet(kernels), Figure)
 
 
-def test_heat_maps_are_sorted_by_class(kernels: KernelSummary) -> None:
+def test_heat_maps_are_sorted_by_class(kernels: KernelRecord) -> None:
     maps = heat_maps(kernels)
     assert [found.title for found in maps] == [
         "P",
@@ -129,7 +127,7 @@ def test_classes_without_texts_have_no_place(tmp_path: Path) -> None:
     assert heat_maps(kernels)[0].classes == ("a", "b", "c")
 
 
-def test_bars_are_shares_of_the_trace(kernels: KernelSummary) -> None:
+def test_bars_are_shares_of_the_trace(kernels: KernelRecord) -> None:
     figure = parts_panel(kernels, kernels.methods[0])
     assert figure is not None
     bars = [bar.get_width() for bar in figure.axes[0].patches]
@@ -154,7 +152,7 @@ def test_nothing_recorded_is_no_figure(record: dict[str, Any]) -> None:
     assert spectrum_sheet(kernels) is None
 
 
-def test_the_sheets_can_be_saved_and_change_nothing_global(kernels: KernelSummary) -> None:
+def test_the_sheets_can_be_saved_and_change_nothing_global(kernels: KernelRecord) -> None:
     before = dict(mpl.rcParams)
     figures = [spectrum_sheet(kernels), heat_map_sheet(heat_maps(kernels)), parts_sheet(kernels)]
     for figure in figures:

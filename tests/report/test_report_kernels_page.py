@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from results.kernel_folders import write_kernels
+from results.run_folders import edit_json, write_run
 
 from lpft.report import ReportResult, build_report
 
-from .kernel_folders import write_kernels
-from .run_folders import edit_json, write_run
 from .test_report_page import HOSTILE, Page
 
 SLUG = "kernels-cb-minilm-sgd"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from results.kernel_folders import METHODS, write_kernels
 
 from lpft.errors import InputError
 from lpft.report import (
-    KernelSummary,
     ReportResult,
     format_kernel_table,
     format_method_table,
@@ -21,7 +21,6 @@ from lpft.report import (
 )
 from lpft.report.grid import Cell, Column, from_columns
 from lpft.report.kernels import tables
-from lpft.report.kernels.collect import find_kernels, parse_kernels
 from lpft.report.kernels.reading import (
     read_certificate,
     read_regression,
@@ -31,8 +30,7 @@ from lpft.report.kernels.reading import (
 )
 from lpft.report.numbers import scientific
 from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
-
-from .kernel_folders import METHODS, write_kernels
+from lpft.results.kernels import KernelRecord, find_kernels, parse_kernels
 
 NAMES = ["FT", "LoRA", "LP-FT", "LP-LoRA"]
 
@@ -41,12 +39,12 @@ def rows_of(table: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(to_csv(table))))
 
 
-def parsed(record: dict[str, Any]) -> KernelSummary:
+def parsed(record: dict[str, Any]) -> KernelRecord:
     return parse_kernels(record, Path(), "")
 
 
 def test_statistics_have_the_layout_of_the_paper(
-    kernels: KernelSummary, record: dict[str, Any]
+    kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
     rows = rows_of(tables.statistics(kernels))
     layout = [("all methods", "P")] + [(m, k) for m in NAMES for k in ("F", "P + F")]
@@ -102,7 +100,7 @@ def test_regression_on_p_that_depends_on_the_method_is_not_passed_off_as_one(
 
 
 def test_regression_stands_beside_constant_answers(
-    kernels: KernelSummary, record: dict[str, Any]
+    kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
     table = tables.regression(kernels)
     assert table is not None
@@ -134,7 +132,7 @@ def test_without_regression_there_is_no_table_of_it(tmp_path: Path) -> None:
     assert kernels.commonest_class("eval") is None
 
 
-def test_alignment_is_the_record_with_names(kernels: KernelSummary, record: dict[str, Any]) -> None:
+def test_alignment_is_the_record_with_names(kernels: KernelRecord, record: dict[str, Any]) -> None:
     table = tables.alignment(kernels)
     assert table is not None
     names = ["P"] + [f"{method}: {kernel}" for method in NAMES for kernel in ("F", "P + F")]
@@ -151,7 +149,7 @@ def test_alignment_is_the_record_with_names(kernels: KernelSummary, record: dict
     assert tables.alignment(parsed(record | {"alignment": None})) is None
 
 
-def test_shares_are_parts_of_the_trace_of_f(kernels: KernelSummary, record: dict[str, Any]) -> None:
+def test_shares_are_parts_of_the_trace_of_f(kernels: KernelRecord, record: dict[str, Any]) -> None:
     table = tables.shares(kernels)
     assert table is not None
     rows = rows_of(table)
@@ -178,7 +176,7 @@ def test_a_zero_kernel_has_no_shares(record: dict[str, Any]) -> None:
 
 
 def test_the_certificate_has_a_row_per_method(
-    kernels: KernelSummary, record: dict[str, Any]
+    kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
     rows = rows_of(tables.certificate(kernels))
     assert [row["Method"] for row in rows] == NAMES
@@ -289,14 +287,14 @@ def test_text_tables_make_room_for_long_upper_headings() -> None:
     ]
 
 
-def test_markdown_and_latex_are_written(kernels: KernelSummary) -> None:
+def test_markdown_and_latex_are_written(kernels: KernelRecord) -> None:
     table = tables.statistics(kernels)
     assert "| all methods | P |" in to_markdown(table)
     assert r"\multicolumn{2}{c}{Paper: entries}" in to_latex(table)
     assert "$-$" in to_latex(tables.certificate(kernels))
 
 
-def test_sentences_say_what_the_record_says(kernels: KernelSummary, record: dict[str, Any]) -> None:
+def test_sentences_say_what_the_record_says(kernels: KernelRecord, record: dict[str, Any]) -> None:
     assert what_was_computed(kernels) == (
         "Empirical NTK of minilm on cb (60 training and 20 test texts, 3 classes) for FT, LoRA, "
         "LP-FT and LP-LoRA: SGD kernel in float32, texts of at most 128 tokens, seed 0."

@@ -8,11 +8,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from results.run_folders import write_run
 
 from lpft.errors import InputError
 from lpft.report import ReportResult, build_report
-
-from .run_folders import write_run
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results.run_folders import write_run
 
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
 from lpft.report.reading import (
@@ -15,8 +16,6 @@ from lpft.report.reading import (
 from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare, judge_groups
-
-from .run_folders import write_run
 
 HIGH: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16}
 LOW: dict[str, Any] = {"learning_rate": 5e-6, "batch_size": 8}

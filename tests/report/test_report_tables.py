@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from results.run_folders import SPLITS, write_run
 from sklearn.metrics import f1_score, log_loss
 
 from lpft.report import ReportResult, format_method_table, method_table
@@ -17,8 +18,6 @@ from lpft.report.writers import to_csv, to_latex, to_markdown
 from lpft.results.collect import collect_runs
 from lpft.results.groups import group_runs
 from lpft.results.schema import Run
-
-from .run_folders import SPLITS, write_run
 
 LABELS = [
     "LP",

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report.run_folders import SPLITS, edit_json, write_run
 
 from lpft.errors import InputError
 from lpft.report import build_report
 from lpft.results.collect import collect_runs
+
+from .run_folders import SPLITS, edit_json, write_run
 
 
 def test_runs_are_found_at_any_depth_with_their_numbers(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.run_folders import write_run
 
 from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs, model_name
 from lpft.results.pairing import Comparison, Rates, compare, published_rates
+
+from .run_folders import write_run
 
 HIGH: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16}
 LOW: dict[str, Any] = {"learning_rate": 5e-6, "batch_size": 8}

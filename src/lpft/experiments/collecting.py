@@ -5,10 +5,9 @@ from pathlib import Path
 
 from lpft.errors import InputError
 from lpft.experiments.recipe import Found, Plan, Scope
-from lpft.report.kernels.collect import find_kernels
-from lpft.report.kernels.summary import KernelSummary
 from lpft.results.collect import find_runs
 from lpft.results.folder import read_record
+from lpft.results.kernels import KernelRecord, find_kernels
 from lpft.results.schema import FEATURES, Run, read_feature_changes, split_file
 
 Failures = list[tuple[str, str]]
@@ -36,7 +35,7 @@ def collect(scope: Scope, plan: Plan) -> tuple[Found, Failures]:
             runs[run.folder] = run
         else:
             failures.append((run.name, f"{damage}; {_ADVICE}"))
-    kernels: dict[Path, KernelSummary] = {}
+    kernels: dict[Path, KernelRecord] = {}
     for found in all_kernels:
         if found.problems and found.folder in asked:
             failures.append((found.name, f"{'; '.join(found.problems)}; {_ADVICE}"))

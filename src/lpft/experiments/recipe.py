@@ -7,8 +7,8 @@ from typing import Any
 
 from lpft.data import TextData
 from lpft.paper import KERNEL_SAMPLES
-from lpft.report.kernels.summary import KernelSummary
 from lpft.results.exhibits import Figure, Table, Verdict
+from lpft.results.kernels import KernelRecord
 from lpft.results.schema import Run
 from lpft.settings import KernelConfig, RunConfig
 
@@ -68,7 +68,7 @@ class Found:
 
     scope: Scope
     runs: Mapping[tuple[str, str, str, int], Run]
-    kernels: Mapping[tuple[str, int], KernelSummary]
+    kernels: Mapping[tuple[str, int], KernelRecord]
 
     def seeds(self, variant: str, task: str, method: str) -> dict[int, Run]:
         """The finished runs of one setting by seed."""

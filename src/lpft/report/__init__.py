@@ -2,7 +2,6 @@
 
 from lpft.report.build import ReportResult, build_report
 from lpft.report.exhibits.terminal import format_experiment
-from lpft.report.kernels.summary import KernelSummary
 from lpft.report.kernels.terminal import format_kernel_table
 from lpft.report.listing import report_record
 from lpft.report.terminal import format_method_table, format_report, method_table
@@ -10,7 +9,6 @@ from lpft.results.exhibits import ExperimentRecord
 
 __all__ = [
     "ExperimentRecord",
-    "KernelSummary",
     "ReportResult",
     "build_report",
     "format_experiment",

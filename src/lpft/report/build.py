@@ -12,8 +12,6 @@ from lpft.report.exhibits.collect import find_experiments
 from lpft.report.exhibits.origins import page_places
 from lpft.report.exhibits.views import experiment_figures, view_experiments
 from lpft.report.figures import accuracy_figure, feature_change_figure
-from lpft.report.kernels.collect import KERNEL_RECORD, find_kernels
-from lpft.report.kernels.summary import KernelSummary
 from lpft.report.kernels.views import kernel_figures, view_kernels
 from lpft.report.outputs import (
     check_page,
@@ -40,6 +38,7 @@ from lpft.results.collect import (
 )
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.groups import Group, group_runs
+from lpft.results.kernels import KERNEL_RECORD, KernelRecord, find_kernels
 from lpft.results.pairing import compare, judge_groups
 from lpft.results.schema import Run
 
@@ -62,7 +61,7 @@ class ReportResult:
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
     runs: tuple[Run, ...]
-    kernels: tuple[KernelSummary, ...]
+    kernels: tuple[KernelRecord, ...]
     unread: tuple[UnreadFolder, ...]
     experiments: tuple[ExperimentRecord, ...]
 

@@ -36,6 +36,12 @@ def significant(value: float | None, digits: int = 3) -> str:
     return fixed(value, max(0, digits - 1 - size))
 
 
+def ratio_text(value: float | None) -> str:
+    """An FT ratio with the paper's four decimals, or two digits where these would be lost."""
+    small = value is not None and 0 < value < 1e-3
+    return significant(value, 2) if small else fixed(value, 4)
+
+
 def scientific(value: float | None, digits: int = 2) -> str:
     """A number as the paper writes norms of kernels: 5.10e4; ``digits`` are decimals."""
     if value is None:

@@ -14,14 +14,12 @@ from lpft.experiments.planning import planned_kernels
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.experiments.recipes.cells import estimate
 from lpft.paper import MODEL, published_datasets, published_kernels
-from lpft.report.kernels.summary import FT, KernelSummary
-from lpft.report.kernels.summary import ratio as ratio_text
-from lpft.report.numbers import Spread
+from lpft.report.numbers import Spread, ratio_text
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.groups import method_name, model_name
 from lpft.results.judging import Measured
+from lpft.results.kernels import FT, KernelRecord, read_ft_ratio
 from lpft.results.quantities import same_samples
-from lpft.runs.kernel_ratios import read_ft_ratio
 
 STATEMENT = "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA."
 NEAR, ORDER = Part("near its number"), Part("in this order")
@@ -131,7 +129,7 @@ def ft_ratio_table(found: Found) -> Table | None:
     )
 
 
-def _kernels(found: Found, task: str, method: str) -> dict[int, KernelSummary]:
+def _kernels(found: Found, task: str, method: str) -> dict[int, KernelRecord]:
     """By seed: the kernels that have an FT ratio of the method."""
     return {
         seed: kernels
@@ -179,7 +177,7 @@ def _published(task: str, method: str) -> Estimate | None:
     return None if row is None or row.ft_ratio is None else Estimate(row.ft_ratio)
 
 
-def _recorded(kernels: KernelSummary, method: str) -> float | None:
+def _recorded(kernels: KernelRecord, method: str) -> float | None:
     return next(one.ft_ratio for one in kernels.methods if one.method == method)
 
 

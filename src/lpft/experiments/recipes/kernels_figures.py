@@ -11,10 +11,10 @@ from lpft.experiments.recipes.kernels_tables import METHODS, KernelRow, kernel_p
 from lpft.report.drawing import thinned
 from lpft.report.kernels.heat_maps import HeatMap, heat_maps
 from lpft.report.kernels.spectra import MOST_POINTS
-from lpft.report.kernels.summary import FT, NTK, PRETRAIN, KernelStatistics, kernel_name
 from lpft.report.numbers import counted
 from lpft.results.exhibits import Figure, Panel, Series
 from lpft.results.groups import method_name
+from lpft.results.kernels import FT, NTK, PRETRAIN, KernelStatistics, kernel_name
 
 MOST_BLOCKS = 96
 """Rows of a heat map at most: more cannot be told apart in a page's width."""

@@ -8,7 +8,10 @@ from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.cells import estimate
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods
 from lpft.paper import MODEL, KernelNumbers, published_kernels
-from lpft.report.kernels.summary import (
+from lpft.report.numbers import joined, significant
+from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.groups import method_name, model_name
+from lpft.results.kernels import (
     FT,
     LOGISTIC,
     NTK,
@@ -16,14 +19,11 @@ from lpft.report.kernels.summary import (
     PAPER_TEXTS,
     PRETRAIN,
     Accuracies,
+    KernelRecord,
     KernelStatistics,
-    KernelSummary,
-    MethodKernels,
+    MethodRecord,
     kernel_name,
 )
-from lpft.report.numbers import joined, significant
-from lpft.results.exhibits import Column, Estimate, Table
-from lpft.results.groups import method_name, model_name
 from lpft.results.quantities import PER_CENT
 
 METHODS = ("ft", "lora", "lp-ft", "lp-lora")
@@ -39,10 +39,10 @@ class KernelRow:
     task: str
     method: str | None
     kernel: str
-    found: tuple[tuple[KernelSummary, MethodKernels], ...]
+    found: tuple[tuple[KernelRecord, MethodRecord], ...]
 
     def estimate(
-        self, value: Callable[[MethodKernels], float | None], factor: float = 1.0
+        self, value: Callable[[MethodRecord], float | None], factor: float = 1.0
     ) -> Estimate | None:
         """Mean and standard deviation over seeds; None where no seed has the number."""
         return estimate({kernels.name: value(method) for kernels, method in self.found}, factor)
@@ -50,7 +50,7 @@ class KernelRow:
     def statistic(self, name: str) -> Estimate | None:
         """A number of the kernel itself."""
 
-        def value(method: MethodKernels) -> float | None:
+        def value(method: MethodRecord) -> float | None:
             statistics = self._statistics(method)
             return None if statistics is None else getattr(statistics, name)
 
@@ -59,7 +59,7 @@ class KernelRow:
     def accuracy(self, solver: str, split: str) -> Estimate | None:
         """Kernel regression by a solver, in per cent."""
 
-        def value(method: MethodKernels) -> float | None:
+        def value(method: MethodRecord) -> float | None:
             statistics = self._statistics(method)
             nothing = Accuracies(None, None, None)
             found = nothing if statistics is None else statistics.regression.get(solver, nothing)
@@ -76,7 +76,7 @@ class KernelRow:
         method = _EVERY_METHOD if self.method is None else method_name(self.method)
         return (self.task, method, kernel_name(self.kernel))
 
-    def _statistics(self, method: MethodKernels) -> KernelStatistics | None:
+    def _statistics(self, method: MethodRecord) -> KernelStatistics | None:
         return method.kernels.get(self.kernel)
 
 

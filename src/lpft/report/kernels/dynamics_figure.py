@@ -4,13 +4,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpft.report.drawing import dress, legend, legend_height, line_of, new_figure
-from lpft.report.kernels.summary import KernelSummary
 from lpft.report.palette import Style, method_styles
+from lpft.results.kernels import KernelRecord
 
 PANEL = (3.4, 2.6)  # inches
 
 
-def dynamics_figure(kernels: KernelSummary, *, with_legend: bool = False) -> Figure | None:
+def dynamics_figure(kernels: KernelRecord, *, with_legend: bool = False) -> Figure | None:
     """Left the error of one step's first order, right the loss of both trainings; None without."""
     looks = dynamics_styles(kernels)
     if not looks:
@@ -27,13 +27,13 @@ def dynamics_figure(kernels: KernelSummary, *, with_legend: bool = False) -> Fig
     return figure
 
 
-def dynamics_styles(kernels: KernelSummary) -> dict[str, Style]:
+def dynamics_styles(kernels: KernelRecord) -> dict[str, Style]:
     """Names of the methods that are drawn, with their styles."""
     looks = method_styles([method.method for method in kernels.methods])
     return {m.name: looks[m.method] for m in kernels.methods if m.dynamics is not None}
 
 
-def _draw_errors(axes: Axes, kernels: KernelSummary, looks: dict[str, Style]) -> None:
+def _draw_errors(axes: Axes, kernels: KernelRecord, looks: dict[str, Style]) -> None:
     for method in kernels.methods:
         steps = () if method.dynamics is None else method.dynamics.first_order
         known = [(s.rate, s.logits) for s in steps if s.logits is not None and s.logits > 0]
@@ -44,7 +44,7 @@ def _draw_errors(axes: Axes, kernels: KernelSummary, looks: dict[str, Style]) ->
     dress(axes, title="Error of the first order", x="rate", y="relative, of logits")
 
 
-def _draw_losses(axes: Axes, kernels: KernelSummary, looks: dict[str, Style]) -> None:
+def _draw_losses(axes: Axes, kernels: KernelRecord, looks: dict[str, Style]) -> None:
     for method in kernels.methods:
         if method.dynamics is None or "train" not in method.dynamics.trajectories:
             continue

@@ -1,12 +1,11 @@
 """Tables of training as the kernel predicts it, beside real training."""
 
 from lpft.report.grid import Cell, Column, Table, from_columns, text_cells
-from lpft.report.kernels.dynamics import Dynamics, Trajectory
-from lpft.report.kernels.summary import KernelSummary
 from lpft.report.numbers import counted, fixed, scientific, significant, whole
+from lpft.results.kernels import Dynamics, KernelRecord, Trajectory
 
 
-def first_order(kernels: KernelSummary) -> Table | None:
+def first_order(kernels: KernelRecord) -> Table | None:
     """Relative error of the first-order change of logits and features, by rate."""
     rows = [(name, step) for name, found in _dynamics(kernels) for step in found.first_order]
     if not rows:
@@ -28,7 +27,7 @@ def first_order(kernels: KernelSummary) -> Table | None:
     )
 
 
-def linearized(kernels: KernelSummary) -> Table | None:
+def linearized(kernels: KernelRecord) -> Table | None:
     """Error and losses of training in the kernel's linear model, by number of steps."""
     rows = [
         (name, step, place, found)
@@ -60,11 +59,11 @@ def linearized(kernels: KernelSummary) -> Table | None:
     )
 
 
-def _dynamics(kernels: KernelSummary) -> list[tuple[str, Dynamics]]:
+def _dynamics(kernels: KernelRecord) -> list[tuple[str, Dynamics]]:
     return [(m.name, m.dynamics) for m in kernels.methods if m.dynamics is not None]
 
 
-def _texts(kernels: KernelSummary, split: str) -> str:
+def _texts(kernels: KernelRecord, split: str) -> str:
     """``8 training texts``; of the first method, as all have the same."""
     named = {"train": "training", "eval": kernels.eval_split or "evaluated"}
     rows = _dynamics(kernels)[0][1].rows.get(split)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lpft.report.drawing import SMALL, TEXT, new_figure, shortened
-from lpft.report.kernels.summary import FT, NTK, PRETRAIN, KernelSummary, kernel_name
 from lpft.report.numbers import plain, scientific
 from lpft.report.palette import INK, MUTED, PAPER
+from lpft.results.kernels import FT, NTK, PRETRAIN, KernelRecord, kernel_name
 
 # Even in lightness, and the same to colour-blind readers; 64 of its colours keep images small.
 COLOURS = mpl.colormaps["cividis"].resampled(64)
@@ -42,7 +42,7 @@ class HeatMap:
         return -(-len(self.values) // MOST_PIXELS)
 
 
-def heat_maps(kernels: KernelSummary) -> tuple[HeatMap, ...]:
+def heat_maps(kernels: KernelRecord) -> tuple[HeatMap, ...]:
     """P once, then F and P + F of every method: each has a column, and each kernel a row."""
     labels = kernels.labels.get("train")
     if labels is None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from lpft.report.drawing import SMALL, dress, new_figure, sheet, shortened
-from lpft.report.kernels.summary import KernelSummary, MethodKernels
 from lpft.report.kernels.tables import trace_shares
 from lpft.report.numbers import fixed, plain
 from lpft.report.palette import INK, MUTED, Style, method_styles
+from lpft.results.kernels import KernelRecord, MethodRecord
 
 WIDTH = 2.75  # inches of a panel
 _LETTERS = 17  # of a part's name
@@ -19,7 +19,7 @@ _GAP = 0.6  # bars between kinds and layers
 Parts = list[tuple[float, str, float]]
 
 
-def parts_panel(kernels: KernelSummary, method: MethodKernels) -> Figure | None:
+def parts_panel(kernels: KernelRecord, method: MethodRecord) -> Figure | None:
     """One method's shares; None where nothing was recorded or F is 0."""
     parts = _parts(method)
     if not parts:
@@ -29,7 +29,7 @@ def parts_panel(kernels: KernelSummary, method: MethodKernels) -> Figure | None:
     return figure
 
 
-def parts_sheet(kernels: KernelSummary) -> Figure | None:
+def parts_sheet(kernels: KernelRecord) -> Figure | None:
     """The shares of all methods side by side, for papers."""
     methods = [method for method in kernels.methods if _parts(method)]
     if not methods:
@@ -42,7 +42,7 @@ def parts_sheet(kernels: KernelSummary) -> Figure | None:
     return figure
 
 
-def _parts(method: MethodKernels) -> Parts:
+def _parts(method: MethodRecord) -> Parts:
     """Place, name and share of every bar, kinds above layers."""
     kinds, layers = trace_shares(method, "kind"), trace_shares(method, "layer")
     gap = len(kinds) + _GAP if kinds else 0.0
@@ -52,20 +52,20 @@ def _parts(method: MethodKernels) -> Parts:
     ]
 
 
-def _bars(kernels: KernelSummary) -> float:
+def _bars(kernels: KernelRecord) -> float:
     """How many bars the method with most of them has, with the gap between kinds and layers."""
     return max((parts[-1][0] + 1 for m in kernels.methods if (parts := _parts(m))), default=0.0)
 
 
-def _height(kernels: KernelSummary) -> float:
+def _height(kernels: KernelRecord) -> float:
     return _EDGES + _ROW * _bars(kernels)
 
 
 def _draw(
     figure: Figure,
     place: tuple[float, float, float, float],
-    kernels: KernelSummary,
-    method: MethodKernels,
+    kernels: KernelRecord,
+    method: MethodRecord,
 ) -> None:
     left, bottom, width, height = place
     total = _height(kernels)
@@ -106,5 +106,5 @@ def _draw(
     axes.set_xlim(0, 118 * most)
 
 
-def _styles(kernels: KernelSummary) -> Mapping[str, Style]:
+def _styles(kernels: KernelRecord) -> Mapping[str, Style]:
     return method_styles([method.method for method in kernels.methods])

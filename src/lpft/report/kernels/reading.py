@@ -2,24 +2,23 @@
 
 from collections.abc import Callable, Sequence
 
-from lpft.report.kernels.summary import (
+from lpft.report.numbers import fixed, joined, ratio_text, scientific, whole
+from lpft.results.groups import model_name
+from lpft.results.kernels import (
     FT,
     LOGISTIC,
     NTK,
     PAPER,
     RULE_NAMES,
     Accuracies,
-    KernelSummary,
-    MethodKernels,
-    ratio,
+    KernelRecord,
+    MethodRecord,
 )
-from lpft.report.numbers import fixed, joined, scientific, whole
-from lpft.results.groups import model_name
 
-Value = Callable[[MethodKernels], float | None]
+Value = Callable[[MethodRecord], float | None]
 
 
-def what_was_computed(kernels: KernelSummary) -> str:
+def what_was_computed(kernels: KernelRecord) -> str:
     """One sentence: model, data, methods, rule, precision."""
     names = {"train": "training", "eval": kernels.eval_split or "evaluation"}
     rows = [
@@ -43,10 +42,10 @@ def what_was_computed(kernels: KernelSummary) -> str:
     )
 
 
-def read_statistics(kernels: KernelSummary) -> list[str]:
+def read_statistics(kernels: KernelRecord) -> list[str]:
     """FT ratios, ranks and norms of F."""
     sentences = []
-    ratios = _told(kernels, lambda method: method.ft_ratio, ratio)
+    ratios = _told(kernels, lambda method: method.ft_ratio, ratio_text)
     if ratios:
         sentences.append(
             f"FT ratio: {joined(ratios)}. It is the share of the first step's change of logits "
@@ -64,7 +63,7 @@ def read_statistics(kernels: KernelSummary) -> list[str]:
     return sentences
 
 
-def read_regression(kernels: KernelSummary) -> list[str]:
+def read_regression(kernels: KernelRecord) -> list[str]:
     """What P + F predicts under either protocol, beside a constant answer."""
     split = kernels.eval_split
     if split is None:
@@ -94,7 +93,7 @@ def read_regression(kernels: KernelSummary) -> list[str]:
     return sentences
 
 
-def why_protocols_differ(kernels: KernelSummary) -> str:
+def why_protocols_differ(kernels: KernelRecord) -> str:
     """Why the two accuracies of kernel regression must not be compared, in plain words."""
     classes = len(kernels.classes)
     return (
@@ -109,7 +108,7 @@ def why_protocols_differ(kernels: KernelSummary) -> str:
     )
 
 
-def read_certificate(kernels: KernelSummary) -> list[str]:
+def read_certificate(kernels: KernelRecord) -> list[str]:
     """How far entries were checked against plain automatic differentiation."""
     checked = [
         (count, error)
@@ -128,7 +127,7 @@ def read_certificate(kernels: KernelSummary) -> list[str]:
 
 
 def _of_ft(name: str) -> Value:
-    def value(method: MethodKernels) -> float | None:
+    def value(method: MethodRecord) -> float | None:
         found: float | None = getattr(method.kernels.get(FT), name, None)
         return found
 
@@ -139,19 +138,19 @@ def _test(solver: str) -> Value:
     return lambda method: _answers(method, solver).test
 
 
-def _answers(method: MethodKernels, solver: str) -> Accuracies:
+def _answers(method: MethodRecord, solver: str) -> Accuracies:
     kernel = method.kernels.get(NTK)
     nothing = Accuracies(None, None, None)
     return nothing if kernel is None else kernel.regression.get(solver, nothing)
 
 
-def _told(kernels: KernelSummary, value: Value, written: Callable[[float], str]) -> list[str]:
+def _told(kernels: KernelRecord, value: Value, written: Callable[[float], str]) -> list[str]:
     """``0.1987 for FT`` of every method that has the number."""
     found = [(method.name, value(method)) for method in kernels.methods]
     return [f"{written(number)} for {name}" for name, number in found if number is not None]
 
 
-def _range(kernels: KernelSummary, value: Value, written: Callable[[float], str]) -> str:
+def _range(kernels: KernelRecord, value: Value, written: Callable[[float], str]) -> str:
     """``0.6 (LoRA) to 0.9 (LP-FT)``; empty where no method has the number."""
     known: Sequence[tuple[float, str]] = [
         (number, method.name) for method in kernels.methods if (number := value(method)) is not None

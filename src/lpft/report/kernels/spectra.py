@@ -13,8 +13,8 @@ from lpft.report.drawing import (
     new_figure,
     thinned,
 )
-from lpft.report.kernels.summary import FT, NTK, KernelStatistics, KernelSummary, kernel_name
 from lpft.report.palette import MUTED, REFERENCE, Style, method_styles
+from lpft.results.kernels import FT, NTK, KernelRecord, KernelStatistics, kernel_name
 
 MOST_POINTS = 240  # of a spectrum: more cannot be told apart at this size
 PANEL = (3.6, 2.7)  # inches
@@ -24,7 +24,7 @@ _NO_TOLERANCE = 1e-6
 Spectra = list[tuple[str, KernelStatistics, Style]]
 
 
-def spectra_of(kernels: KernelSummary, kernel: str) -> Spectra:
+def spectra_of(kernels: KernelRecord, kernel: str) -> Spectra:
     """The spectra of one panel: P as the reference, then one kernel of every method."""
     looks = method_styles([method.method for method in kernels.methods])
     lines: Spectra = [
@@ -37,7 +37,7 @@ def spectra_of(kernels: KernelSummary, kernel: str) -> Spectra:
     return [line for line in lines if line[1].singular_values.any()]
 
 
-def drawn_kernels(kernels: KernelSummary) -> tuple[str, ...]:
+def drawn_kernels(kernels: KernelRecord) -> tuple[str, ...]:
     """The kernels that have a panel: F and P + F, where some method has a spectrum of them."""
     found = {name: spectra_of(kernels, name) for name in (FT, NTK)}
     return tuple(
@@ -47,14 +47,14 @@ def drawn_kernels(kernels: KernelSummary) -> tuple[str, ...]:
     )
 
 
-def spectrum_panel(kernels: KernelSummary, kernel: str) -> Figure:
+def spectrum_panel(kernels: KernelRecord, kernel: str) -> Figure:
     """One kernel's spectra of all methods."""
     figure = new_figure(*PANEL)
     _draw(figure.add_axes((0.16, 0.16, 0.81, 0.72)), kernels, kernel)
     return figure
 
 
-def spectrum_sheet(kernels: KernelSummary) -> Figure | None:
+def spectrum_sheet(kernels: KernelRecord) -> Figure | None:
     """F and P + F side by side with a legend, for papers; None without a spectrum."""
     names = drawn_kernels(kernels)
     if not names:
@@ -72,13 +72,13 @@ def spectrum_sheet(kernels: KernelSummary) -> Figure | None:
     return figure
 
 
-def legend_styles(kernels: KernelSummary) -> dict[str, Style]:
+def legend_styles(kernels: KernelRecord) -> dict[str, Style]:
     """Names of the lines with their styles."""
     lines = [line for name in drawn_kernels(kernels) for line in spectra_of(kernels, name)]
     return {name: style for name, _, style in lines}
 
 
-def _draw(axes: Axes, kernels: KernelSummary, kernel: str) -> None:
+def _draw(axes: Axes, kernels: KernelRecord, kernel: str) -> None:
     lines = spectra_of(kernels, kernel)
     tolerance = max((t for _, s, _ in lines if (t := _tolerance(s)) is not None), default=None)
     bottom = _BELOW * (_NO_TOLERANCE if tolerance is None else tolerance)

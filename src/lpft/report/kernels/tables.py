@@ -3,31 +3,30 @@
 from collections.abc import Mapping, Sequence
 
 from lpft.report.grid import Cell, Column, Table, from_columns, text_cells
-from lpft.report.kernels.summary import (
+from lpft.report.numbers import ABSENT, fixed, ratio_text, scientific, significant, whole
+from lpft.results.groups import method_name
+from lpft.results.kernels import (
     FT,
     LOGISTIC,
     NTK,
     PAPER,
     PRETRAIN,
+    KernelRecord,
     KernelStatistics,
-    KernelSummary,
-    MethodKernels,
+    MethodRecord,
     Share,
     aligned_name,
     kernel_name,
-    ratio,
     solver_name,
 )
-from lpft.report.numbers import ABSENT, fixed, scientific, significant, whole
-from lpft.results.groups import method_name
 
 VARIES = "varies"
 
-Row = tuple[tuple[MethodKernels, ...], str, KernelStatistics]
+Row = tuple[tuple[MethodRecord, ...], str, KernelStatistics]
 Columns = list[tuple[Column, Sequence[Cell]]]
 
 
-def statistics(kernels: KernelSummary) -> Table:
+def statistics(kernels: KernelRecord) -> Table:
     """P once, then F and P + F of every method: rank, norm, kernel regression, FT ratio."""
     rows = [*_pretrain_rows(kernels), *_method_rows(kernels)]
     columns: Columns = [
@@ -43,7 +42,7 @@ def statistics(kernels: KernelSummary) -> Table:
                 cells = [_agreed(row, solver, split) for row in rows]
                 columns.append((Column(split, above, full=f"{named}: {split} accuracy"), cells))
     ratios = [owners[0].ft_ratio if name == FT else None for owners, name, _ in rows]
-    columns.append((Column("FT ratio"), [Cell(ratio(value), value) for value in ratios]))
+    columns.append((Column("FT ratio"), [Cell(ratio_text(value), value) for value in ratios]))
     return from_columns(
         "statistics",
         f"Kernel statistics: {kernels.title}",
@@ -54,7 +53,7 @@ def statistics(kernels: KernelSummary) -> Table:
     )
 
 
-def _statistics_note(kernels: KernelSummary, columns: Columns) -> str:
+def _statistics_note(kernels: KernelRecord, columns: Columns) -> str:
     size = f" ({whole(kernels.size)} x {whole(kernels.size)})" if kernels.size is not None else ""
     parts = [
         f"Kernels of the training texts{size}. P stands for that matrix times the identity of the "
@@ -82,7 +81,7 @@ def _statistics_note(kernels: KernelSummary, columns: Columns) -> str:
     return " ".join(parts)
 
 
-def regression(kernels: KernelSummary) -> Table | None:
+def regression(kernels: KernelRecord) -> Table | None:
     """Every solver's accuracies on every kernel, with what a constant answer scores."""
     if not kernels.solvers:
         return None
@@ -131,7 +130,7 @@ def regression(kernels: KernelSummary) -> Table | None:
     )
 
 
-def alignment(kernels: KernelSummary) -> Table | None:
+def alignment(kernels: KernelRecord) -> Table | None:
     """CKA of every pair of kernels, shaded in the page."""
     found = kernels.alignment
     if found is None:
@@ -152,7 +151,7 @@ def alignment(kernels: KernelSummary) -> Table | None:
     return from_columns("alignment", "Alignment of kernels (CKA)", columns, note=note)
 
 
-def shares(kernels: KernelSummary) -> Table | None:
+def shares(kernels: KernelRecord) -> Table | None:
     """The part of F's trace that each kind of parameter and each layer adds, per method."""
     rows = [
         (above, name)
@@ -183,7 +182,7 @@ def shares(kernels: KernelSummary) -> Table | None:
     )
 
 
-def trace_shares(method: MethodKernels, by: str) -> dict[str, float]:
+def trace_shares(method: MethodRecord, by: str) -> dict[str, float]:
     """``trace of the part / trace of F`` for each layer, or each kind of parameter."""
     parts: Mapping[str, Share] = method.kinds if by == "kind" else method.layers
     kernel = method.kernels.get(FT)
@@ -193,7 +192,7 @@ def trace_shares(method: MethodKernels, by: str) -> dict[str, float]:
     return {name: trace / kernel.trace for name, trace in known.items()}
 
 
-def certificate(kernels: KernelSummary) -> Table:
+def certificate(kernels: KernelRecord) -> Table:
     """The head that each method starts from, and how far its kernel was checked."""
     methods = kernels.methods
 
@@ -238,19 +237,19 @@ def certificate(kernels: KernelSummary) -> Table:
     return from_columns("certificate", "Heads and certificate", columns, note=note)
 
 
-def _all_kinds(kernels: KernelSummary) -> list[str]:
+def _all_kinds(kernels: KernelRecord) -> list[str]:
     return list(dict.fromkeys(name for method in kernels.methods for name in method.kinds))
 
 
-def _all_layers(kernels: KernelSummary) -> list[str]:
+def _all_layers(kernels: KernelRecord) -> list[str]:
     return list(dict.fromkeys(name for method in kernels.methods for name in method.layers))
 
 
-def _pretrain_rows(kernels: KernelSummary) -> list[Row]:
+def _pretrain_rows(kernels: KernelRecord) -> list[Row]:
     return [(owners, PRETRAIN, found) for owners, found in kernels.pretrain]
 
 
-def _method_rows(kernels: KernelSummary) -> list[Row]:
+def _method_rows(kernels: KernelRecord) -> list[Row]:
     """F and P + F of every method, then kernels that the paper does not have."""
     rows: list[Row] = []
     for method in kernels.methods:
@@ -263,7 +262,7 @@ def _method_rows(kernels: KernelSummary) -> list[Row]:
 def _by_regression(row: Row) -> list[Row]:
     """The same kernel once for each different regression on it."""
     owners, name, _ = row
-    found: list[tuple[list[MethodKernels], KernelStatistics]] = []
+    found: list[tuple[list[MethodRecord], KernelStatistics]] = []
     for method in owners:
         own = method.kernels[name]
         same = next((group for group, s in found if s.regression == own.regression), None)
@@ -274,7 +273,7 @@ def _by_regression(row: Row) -> list[Row]:
     return [(tuple(group), name, statistics) for group, statistics in found]
 
 
-def _method_cells(kernels: KernelSummary, rows: Sequence[Row]) -> list[Cell]:
+def _method_cells(kernels: KernelRecord, rows: Sequence[Row]) -> list[Cell]:
     return text_cells([kernels.owners_name(owners) for owners, _, _ in rows])
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from lpft.errors import InputError
 from lpft.report.kernels import dynamics_tables, tables
-from lpft.report.kernels.collect import parse_kernels
 from lpft.report.kernels.reading import read_certificate, what_was_computed
-from lpft.report.kernels.summary import FIRST_SOLVERS, KernelSummary
 from lpft.report.writers import TERMINAL_WIDTH, to_text
+from lpft.results.kernels import FIRST_SOLVERS, KernelRecord, parse_kernels
 from lpft.results.schema import UnusableRecord
 
 
@@ -32,7 +31,7 @@ def format_kernel_table(record: dict[str, Any]) -> str:
     return kernel_text(kernels)
 
 
-def kernel_text(kernels: KernelSummary) -> str:
+def kernel_text(kernels: KernelRecord) -> str:
     """The same of a record that has been read."""
     table = tables.statistics(kernels)
     checks = [f"Certificate: {sentence}" for sentence in read_certificate(kernels)]
@@ -43,7 +42,7 @@ def kernel_text(kernels: KernelSummary) -> str:
     return "\n\n".join([what, to_text(table), "\n".join(notes), *_further(kernels)])
 
 
-def _further(kernels: KernelSummary) -> Iterator[str]:
+def _further(kernels: KernelRecord) -> Iterator[str]:
     """The tables beside that of the paper, each below its caption."""
     found = [dynamics_tables.first_order(kernels), dynamics_tables.linearized(kernels)]
     if set(kernels.solvers) - set(FIRST_SOLVERS):

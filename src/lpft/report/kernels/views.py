@@ -29,12 +29,12 @@ from lpft.report.kernels.spectra import (
     spectrum_panel,
     spectrum_sheet,
 )
-from lpft.report.kernels.summary import KERNEL_NAMES, KernelSummary, kernel_name
 from lpft.report.numbers import seconds, slug
 from lpft.report.outputs import relative_link
 from lpft.report.palette import Style
 from lpft.report.svg import inline_svg
 from lpft.report.views import Legend, Reading
+from lpft.results.kernels import KERNEL_NAMES, KernelRecord, kernel_name
 from lpft.results.schema import Record
 
 _LONGEST_FACT = 160  # letters: kernels.json has all of them
@@ -44,7 +44,7 @@ _LONGEST_FACT = 160  # letters: kernels.json has all of them
 class KernelView:
     """One ``kernels.json`` with its sentences, tables and drawings."""
 
-    kernels: KernelSummary
+    kernels: KernelRecord
     slug: str
     title: str
     href: str
@@ -93,7 +93,7 @@ class KernelView:
 
 
 def view_kernels(
-    kernels: Sequence[KernelSummary], page_folder: Path, taken: set[str]
+    kernels: Sequence[KernelRecord], page_folder: Path, taken: set[str]
 ) -> tuple[KernelView, ...]:
     """Everything the page shows of each; equal titles are told apart by their folders.
 
@@ -120,7 +120,7 @@ def kernel_figures(view: KernelView) -> Iterator[tuple[str, Figure]]:
             yield f"{view.slug}-{name}", figure
 
 
-def _view(kernels: KernelSummary, title: str, anchor: str, page_folder: Path) -> KernelView:
+def _view(kernels: KernelRecord, title: str, anchor: str, page_folder: Path) -> KernelView:
     regression = tables.regression(kernels)
     readings = (
         Reading("Kernels", f"{anchor}-statistics", (tuple(read_statistics(kernels)),)),
@@ -155,7 +155,7 @@ def _view(kernels: KernelSummary, title: str, anchor: str, page_folder: Path) ->
     )
 
 
-def _spectra(kernels: KernelSummary, anchor: str) -> tuple[Markup, ...]:
+def _spectra(kernels: KernelRecord, anchor: str) -> tuple[Markup, ...]:
     return tuple(
         inline_svg(
             spectrum_panel(kernels, name),
@@ -175,7 +175,7 @@ def _legend(styles: Mapping[str, Style], name: str) -> Legend:
     )
 
 
-def _dynamics(kernels: KernelSummary, anchor: str) -> Markup | None:
+def _dynamics(kernels: KernelRecord, anchor: str) -> Markup | None:
     figure = dynamics_figure(kernels)
     if figure is None:
         return None
@@ -217,7 +217,7 @@ def _class_counts(maps: Sequence[HeatMap]) -> tuple[tuple[str, int], ...]:
     return tuple(zip(maps[0].classes, counts, strict=True))
 
 
-def _parts(kernels: KernelSummary, anchor: str) -> tuple[Markup, ...]:
+def _parts(kernels: KernelRecord, anchor: str) -> tuple[Markup, ...]:
     drawn = []
     for place, method in enumerate(kernels.methods):
         figure = parts_panel(kernels, method)
@@ -234,7 +234,7 @@ def _parts(kernels: KernelSummary, anchor: str) -> tuple[Markup, ...]:
     return tuple(drawn)
 
 
-def _made(kernels: KernelSummary) -> Sections:
+def _made(kernels: KernelRecord) -> Sections:
     """Facts under their headings: configuration, plan, environment and time."""
     times = tuple(
         (name.removesuffix("_seconds").replace("_", " "), seconds(value))

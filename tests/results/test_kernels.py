@@ -10,17 +10,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lpft.errors import InputError
-from lpft.report import KernelSummary, ReportResult, build_report, format_report
-from lpft.report.kernels.collect import find_kernels
-from lpft.report.kernels.summary import aligned_name, kernel_name, ratio, solver_name
+from lpft.report import ReportResult, build_report, format_report
+from lpft.report.numbers import ratio_text
+from lpft.results.kernels import KernelRecord, aligned_name, find_kernels, kernel_name, solver_name
 
 from .kernel_folders import METHODS, write_kernels
 from .run_folders import edit_json, write_run
 
 
-def test_every_number_of_the_record_is_there(
-    kernels: KernelSummary, record: dict[str, Any]
-) -> None:
+def test_every_number_of_the_record_is_there(kernels: KernelRecord, record: dict[str, Any]) -> None:
     assert kernels.name == "cb"
     assert (kernels.data_name, kernels.model, kernels.rule, kernels.dtype) == (
         *("cb", "minilm", "sgd"),
@@ -54,7 +52,7 @@ def test_every_number_of_the_record_is_there(
 
 
 def test_heat_maps_and_labels_come_from_the_tensors(
-    kernels: KernelSummary, kernel_folder: Path
+    kernels: KernelRecord, kernel_folder: Path
 ) -> None:
     for method in kernels.methods:
         tensors = load_file(kernel_folder / "cb" / f"{method.method}.safetensors")
@@ -269,7 +267,7 @@ def test_names_of_kernels_and_solvers() -> None:
     assert aligned_name("pretrain_effective") == "P"
     assert aligned_name("step 10/ntk") == "step 10: P + F"
     assert solver_name("kernel_ridge_regression") == "Kernel ridge regression"
-    assert [ratio(value) for value in (None, 0.0, 4e-4, 0.19874, 1.0137)] == [
+    assert [ratio_text(value) for value in (None, 0.0, 4e-4, 0.19874, 1.0137)] == [
         *("–", "0.0000", "4.0e−4"),
         *("0.1987", "1.0137"),
     ]
