@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpft.errors import InputError
-from lpft.ntk.alignment import alignment_matrix, centred_kernel, centred_kernel_alignment
+from lpft.ntk.statistics import alignment_matrix, centred_kernel, centred_kernel_alignment
 
 
 def gradient_kernel(samples: int, classes: int, seed: int, parameters: int = 6) -> np.ndarray:

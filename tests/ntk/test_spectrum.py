@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpft.errors import InputError
-from lpft.ntk.spectrum import asymmetry, checked_kernel, kernel_matrix, kernel_spectrum
+from lpft.ntk.statistics import asymmetry, checked_kernel, kernel_matrix, kernel_spectrum
 
 EPS32 = 2.0**-23
 

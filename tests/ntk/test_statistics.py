@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from lpft.errors import InputError
-from lpft.ntk.spectrum import kernel_spectrum
 from lpft.ntk.statistics import (
     class_order,
     frobenius_norm,
     ft_ratio,
     heat_map,
+    kernel_spectrum,
     kernel_statistics,
     kernel_trace,
     residuals,

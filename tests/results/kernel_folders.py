@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from lpft.ntk.alignment import alignment_matrix
-from lpft.ntk.statistics import ft_ratio, heat_map, kernel_statistics
+from lpft.ntk.statistics import alignment_matrix, ft_ratio, heat_map, kernel_statistics
 
 CLASSES = ("contradiction", "entailment", "neutral")
 # Where the head comes from, what F is scaled with, and how many directions F has.

@@ -25,8 +25,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lpft.model import build_classifier, load_classifier
 from lpft.ntk import empirical_ntk
-from lpft.ntk.alignment import centred_kernel_alignment
-from lpft.ntk.statistics import frobenius_norm
+from lpft.ntk.statistics import centred_kernel_alignment, frobenius_norm
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from lpft.ntk.descent import (
     descent_direction,
     outputs,
 )
-from lpft.ntk.spectrum import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
+from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 
 Array = NDArray[np.float64]
 Reduction = Literal["sum", "mean"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpft.ntk.spectrum import Spectrum, asymmetry, kernel_spectrum
+from lpft.ntk.statistics import Spectrum, asymmetry, kernel_spectrum
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CheckedEntry:
 class Certificate:
     """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
 
-    ``asymmetry`` is that of :func:`lpft.ntk.spectrum.asymmetry`, None of a kernel that is not
+    ``asymmetry`` is that of :func:`lpft.ntk.statistics.asymmetry`, None of a kernel that is not
     symmetric, as the eigenvalues are.
     """
 

@@ -1,9 +1,11 @@
-"""The paper's statistics of kernels: norms, rank, FT ratio, heat map.
+"""The paper's statistics of kernels: spectrum and rank, norms, FT ratio, heat map, alignment.
 
-``P`` is N x M and stands for the NC x MC matrix ``P ⊗ I_C``, whose numbers are given; ``F`` and
-``P + F`` are N x C x M x C. Everything is computed in float64.
+A kernel is F or P + F, an array N x C x M x C, or P, an array N x M that stands for the NC x MC
+matrix ``P ⊗ I_C``; its statistics are those of that matrix. Rows of a matrix are (sample, class)
+with the class running fastest. Everything is computed in float64.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,42 +15,112 @@ from scipy.special import softmax
 
 from lpft.analysis.inputs import class_indices, logit_matrix
 from lpft.errors import InputError
-from lpft.ntk.spectrum import Spectrum, checked_kernel, kernel_matrix, kernel_spectrum
+
+Array = NDArray[np.float64]
+
+FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
+MOST_ASYMMETRY = 1e-3
+"""Of a kernel that is symmetric up to rounding in any precision; asymmetric SignGD is far above."""
 
 
 @dataclass(frozen=True)
-class FTRatio:
-    """How much of the first step's change of logits goes through the features.
+class Spectrum:
+    """The spectrum of one NC x MC kernel matrix.
 
-    ``numerator`` and ``denominator`` [N] are the norms for each x; ``ratio`` is the mean of their
-    quotients, None where some denominator is 0, as with a training set that is fitted exactly.
+    ``singular_values`` [min(NC, MC)] are in descending order; ``eigenvalues`` [NC] in ascending
+    order, None where the matrix is not symmetric; ``shape`` is (NC, MC).
     """
 
-    numerator: NDArray[np.float64]
-    denominator: NDArray[np.float64]
+    singular_values: Array
+    eigenvalues: Array | None
+    shape: tuple[int, int]
 
     @property
-    def ratio(self) -> float | None:
-        if (self.denominator == 0).any():
-            return None
-        return float(np.mean(self.numerator / self.denominator))
+    def largest(self) -> float:
+        """sigma_max, the spectral norm."""
+        return float(self.singular_values[0])
+
+    @property
+    def normalised(self) -> Array:
+        """``sigma_k / sigma_max`` [min(NC, MC)], all 0 for the zero matrix."""
+        return self.singular_values / self.largest if self.largest > 0 else self.singular_values
+
+    @property
+    def rank_tolerance(self) -> float:
+        """``max(NC, MC) * eps * sigma_max`` with the eps of float32, whatever the dtype."""
+        return max(self.shape) * FLOAT32_EPSILON * self.largest
+
+    @property
+    def rank(self) -> int:
+        """The number of singular values above :attr:`rank_tolerance`.
+
+        ``numpy.linalg.matrix_rank`` of a float32 matrix counts the same way. Source: Tomihari and
+        Sato, NeurIPS 2024, Table 2.
+        """
+        return int(np.count_nonzero(self.singular_values > self.rank_tolerance))
+
+    @property
+    def smallest_eigenvalue(self) -> float | None:
+        return None if self.eigenvalues is None else float(self.eigenvalues[0])
+
+    @property
+    def largest_eigenvalue(self) -> float | None:
+        return None if self.eigenvalues is None else float(self.eigenvalues[-1])
 
 
-@dataclass(frozen=True)
-class ClassOrder:
-    """Samples in the order of their classes, and in their own order within a class.
+def kernel_spectrum(
+    kernel: ArrayLike, classes: int | None = None, *, symmetric: bool | None = None
+) -> Spectrum:
+    """Singular values of a kernel, and its eigenvalues where it is symmetric.
 
-    ``order`` [N] lists the samples; class ``classes[k]`` has the places ``boundaries[k]`` up to
-    ``boundaries[k + 1]``. Classes without samples are left out.
+    Symmetric kernels go through ``eigvalsh`` of ``(K + K^T) / 2``, with ``sigma = |lambda|``,
+    others through an SVD. By default a square kernel counts as symmetric where :func:`asymmetry`
+    is at most the eps of float32: by Weyl's inequality the symmetric part's singular values then
+    differ from the kernel's by less than the rank tolerance.
+
+    Args:
+        kernel: N x C x M x C, or N x M with ``classes``.
+        classes: C, needed for N x M.
+        symmetric: treat the kernel as symmetric, or not, instead of measuring its asymmetry.
+
+    Raises:
+        InputError: not a finite kernel, or ``symmetric`` of one that is not square.
     """
+    table, classes = checked_kernel(kernel, classes)
+    matrix = kernel_matrix(table)
+    square = matrix.shape[0] == matrix.shape[1]
+    if symmetric is None:
+        symmetric = square and asymmetry(table) <= FLOAT32_EPSILON
+    elif symmetric and not square:
+        raise InputError(
+            f"kernel: expected a square one where symmetric is true, found shape {table.shape}; "
+            "leave symmetric out for a kernel between two sets of samples"
+        )
+    copies = classes if table.ndim == 2 else 1  # P ⊗ I_C has each value of P C times
+    eigenvalues: Array | None = None
+    if symmetric:
+        eigenvalues = np.repeat(np.linalg.eigvalsh((matrix + matrix.T) / 2), copies)
+        values = np.sort(np.abs(eigenvalues))[::-1]
+    else:
+        values = np.repeat(np.linalg.svd(matrix, compute_uv=False), copies)
+    return Spectrum(values, eigenvalues, (copies * matrix.shape[0], copies * matrix.shape[1]))
 
-    order: NDArray[np.int64]
-    classes: tuple[int, ...]
-    boundaries: tuple[int, ...]
 
-    def sort(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Rows and columns of a heat map [N, N] in this order."""
-        return np.asarray(values, dtype=np.float64)[np.ix_(self.order, self.order)]
+def asymmetry(kernel: ArrayLike) -> float:
+    """How far a kernel of samples with themselves is from symmetric.
+
+    ``||K - K^T||_F / ||K||_F``, from 0 (symmetric) to 2 (``K^T = -K``); 0 for the zero matrix.
+
+    ``kernel`` N x C x N x C, or N x N (the value for ``P ⊗ I_C`` is that of P).
+
+    Raises:
+        InputError: not a finite kernel, or not of samples with themselves.
+    """
+    table, _ = _own_kernel(kernel, "only a square kernel can be symmetric")
+    matrix = kernel_matrix(table)
+    size = float(np.linalg.norm(matrix))
+    return float(np.linalg.norm(matrix - matrix.T)) / size if size > 0 else 0.0
 
 
 def frobenius_norm(kernel: ArrayLike, classes: int | None = None) -> float:
@@ -74,27 +146,51 @@ def kernel_trace(kernel: ArrayLike, classes: int | None = None) -> float:
         InputError: not a finite kernel, or not of samples with themselves.
     """
     table, classes = checked_kernel(kernel, classes)
-    matrix = kernel_matrix(table)
-    if matrix.shape[0] != matrix.shape[1]:
-        raise InputError(
-            f"kernel: expected one of samples with themselves, found shape {table.shape}; a kernel "
-            "between two sets of samples has no trace"
-        )
-    return float((classes if table.ndim == 2 else 1) * np.trace(matrix))
+    _own_kernel(table, "a kernel between two sets of samples has no trace")
+    return float((classes if table.ndim == 2 else 1) * np.trace(kernel_matrix(table)))
 
 
-def residuals(labels: ArrayLike, logits: ArrayLike) -> NDArray[np.float64]:
-    """``delta_i = onehot(y_i) - softmax(f_0(x_i))`` [N, C], minus the gradient of cross-entropy.
+def kernel_statistics(
+    kernel: ArrayLike, classes: int | None = None, *, spectrum: Spectrum | None = None
+) -> dict[str, Any]:
+    """The statistics of one kernel of samples with themselves, as ``kernels.json`` stores them.
 
-    ``labels`` [N] class indices; ``logits`` [N, C], before temperature.
+    ``rank`` with ``rank_tolerance``, ``frobenius_norm``, ``trace``, ``largest_singular_value`` and
+    ``singular_values`` (descending, divided by the largest).
+
+    ``kernel`` N x C x N x C, or N x N with ``classes``; ``spectrum`` its own, where it is known.
 
     Raises:
-        InputError: logits that are not a finite matrix of two columns or more, or wrong labels.
-    Source: Tomihari and Sato, NeurIPS 2024, Proposition 4.1.
+        InputError: not a finite kernel, or not of samples with themselves.
     """
-    outputs = logit_matrix(logits)
-    indices = class_indices(labels, *outputs.shape)
-    return np.eye(outputs.shape[1])[indices] - np.asarray(softmax(outputs, axis=1))
+    if spectrum is None:
+        spectrum = kernel_spectrum(kernel, classes)
+    return {
+        "rank": spectrum.rank,
+        "rank_tolerance": spectrum.rank_tolerance,
+        "frobenius_norm": frobenius_norm(kernel, classes),
+        "trace": kernel_trace(kernel, classes),
+        "largest_singular_value": spectrum.largest,
+        "singular_values": spectrum.normalised.tolist(),
+    }
+
+
+@dataclass(frozen=True)
+class FTRatio:
+    """The part of the first step's change of logits that goes through the features.
+
+    ``numerator`` and ``denominator`` [N] are the norms for each x; ``ratio`` is the mean of their
+    quotients, None where some denominator is 0, as with a training set that is fitted exactly.
+    """
+
+    numerator: Array
+    denominator: Array
+
+    @property
+    def ratio(self) -> float | None:
+        if (self.denominator == 0).any():
+            return None
+        return float(np.mean(self.numerator / self.denominator))
 
 
 def ft_ratio(
@@ -120,7 +216,7 @@ def ft_ratio(
     if features.shape != (rows, classes, train, classes) or heads.shape != (rows, train):
         raise InputError(
             f"FT ratio: expected F of shape (N, {classes}, {train}, {classes}) and P of shape "
-            f"(N, {train}), as labels and logits have it, found {features.shape} and "
+            f"(N, {train}), to match labels and logits, found {features.shape} and "
             f"{heads.shape}; take all four from the same training samples"
         )
     through_features = (kernel_matrix(features) @ delta.ravel()).reshape(rows, classes)
@@ -128,7 +224,21 @@ def ft_ratio(
     return FTRatio(np.linalg.norm(through_features, axis=1), np.linalg.norm(whole, axis=1))
 
 
-def heat_map(kernel: ArrayLike, classes: int | None = None) -> NDArray[np.float64]:
+def residuals(labels: ArrayLike, logits: ArrayLike) -> Array:
+    """``delta_i = onehot(y_i) - softmax(f_0(x_i))`` [N, C], minus the gradient of cross-entropy.
+
+    ``labels`` [N] class indices; ``logits`` [N, C], before temperature.
+
+    Raises:
+        InputError: logits that are not a finite matrix of two columns or more, or wrong labels.
+    Source: Tomihari and Sato, NeurIPS 2024, Proposition 4.1.
+    """
+    outputs = logit_matrix(logits)
+    indices = class_indices(labels, *outputs.shape)
+    return np.eye(outputs.shape[1])[indices] - np.asarray(softmax(outputs, axis=1))
+
+
+def heat_map(kernel: ArrayLike, classes: int | None = None) -> Array:
     """Trace norm of every C x C block K(x_i, x_j), N x M, in the order of the samples.
 
     ``||K(x_i, x_j)||_* = sum_k sigma_k``, which is ``C |P(x_i, x_j)|`` for P. Sort it with
@@ -144,9 +254,26 @@ def heat_map(kernel: ArrayLike, classes: int | None = None) -> NDArray[np.float6
     if table.ndim == 2:
         return classes * np.abs(table)
     norms = np.empty((table.shape[0], table.shape[2]))
-    for row, blocks in zip(norms, table.transpose(0, 2, 1, 3), strict=True):
+    for row, blocks in zip(norms, table.transpose(0, 2, 1, 3), strict=True):  # a row at a time
         row[:] = np.linalg.svd(blocks, compute_uv=False).sum(axis=1)
     return norms
+
+
+@dataclass(frozen=True)
+class ClassOrder:
+    """Samples sorted by class; within a class they keep their order.
+
+    ``order`` [N] lists the samples; class ``classes[k]`` has the positions ``boundaries[k]`` up to
+    ``boundaries[k + 1]``. Classes without samples are left out.
+    """
+
+    order: NDArray[np.int64]
+    classes: tuple[int, ...]
+    boundaries: tuple[int, ...]
+
+    def sort(self, values: ArrayLike) -> Array:
+        """Rows and columns of a heat map [N, N] in this order."""
+        return np.asarray(values, dtype=np.float64)[np.ix_(self.order, self.order)]
 
 
 def class_order(labels: ArrayLike) -> ClassOrder:
@@ -162,35 +289,148 @@ def class_order(labels: ArrayLike) -> ClassOrder:
     if count == 0:
         raise InputError("labels: expected at least one, found none; leave an empty split out")
     order = np.argsort(indices, kind="stable")
-    present, starts = np.unique(indices[order], return_index=True)
-    boundaries = (*(int(start) for start in starts), count)
-    return ClassOrder(order, tuple(int(label) for label in present), boundaries)
+    classes, first = np.unique(indices[order], return_index=True)
+    return ClassOrder(order, tuple(classes.tolist()), (*first.tolist(), count))
 
 
-def kernel_statistics(
-    kernel: ArrayLike,
-    classes: int | None = None,
-    *,
-    spectrum: Spectrum | None = None,
-) -> dict[str, Any]:
-    """The statistics of one kernel of samples with themselves, as ``kernels.json`` stores them.
+def centred_kernel_alignment(first: ArrayLike, second: ArrayLike) -> float | None:
+    """CKA: how alike two kernels on the same samples in the same order are.
 
-    ``rank`` with ``rank_tolerance``, ``frobenius_norm``, ``trace``, ``largest_singular_value`` and
-    ``singular_values`` (descending, divided by the largest).
+    ``CKA(K, L) = <K', L'>_F / (||K'||_F ||L'||_F)`` of the :func:`centred_kernel` K' and L'. For
+    positive semidefinite kernels it is from 0 to 1, and 1 exactly where one centred kernel is a
+    multiple of the other. The kernels may belong to different methods, or to checkpoints of one
+    training. P compares with F by the sum over classes of F's diagonal blocks.
 
-    ``kernel`` N x C x N x C, or N x N with ``classes``; ``spectrum`` its own, where it is known,
-    else :func:`~lpft.ntk.spectrum.kernel_spectrum` of it.
+    ``first``, ``second`` N x C x N x C or N x N, each. None where a centred kernel is 0, as for a
+    single sample or for features that are all equal: it has no direction.
+
+    Raises:
+        InputError: not finite kernels of samples with themselves, or of different shapes.
+    Source: Cortes, Mohri and Rostamizadeh, JMLR 2012; Kornblith et al., ICML 2019, equation 3.
+    """
+    value: float | None = alignment_matrix({"first": first, "second": second})["values"][0][1]
+    return value
+
+
+def alignment_matrix(kernels: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    """CKA of every pair of kernels, as ``kernels.json`` stores it.
+
+    Returns ``{"kernels": names, "values": [[CKA]]}``, a symmetric matrix with 1 on its diagonal
+    and None where :func:`centred_kernel_alignment` is None.
+
+    ``kernels`` by name, each N x C x N x C or N x N, on the same samples in the same order.
+
+    Raises:
+        InputError: no kernel, or kernels that are not of one set of samples and classes.
+    """
+    if not kernels:
+        raise InputError("alignment: expected at least one kernel, found none")
+    centred = {name: centred_kernel(kernel) for name, kernel in kernels.items()}
+    samples = {len(table) for table in centred.values()}
+    classes = {table.shape[1] for table in centred.values() if table.ndim == 4}
+    if len(samples) > 1 or len(classes) > 1:
+        shapes = ", ".join(f"{name} {table.shape}" for name, table in centred.items())
+        raise InputError(
+            f"alignment: expected kernels of one set of samples and classes, found {shapes}; "
+            "compute them on the same texts in the same order"
+        )
+    copies = max(classes, default=1)
+    directions = [
+        _direction(table, np.asarray(kernels[name]), copies) for name, table in centred.items()
+    ]
+    values: list[list[float | None]] = [[None] * len(kernels) for _ in kernels]
+    for i, row in enumerate(directions):
+        for j, column in enumerate(directions[: i + 1]):
+            if row is not None and column is not None:
+                values[i][j] = values[j][i] = 1.0 if i == j else _inner(row, column, copies)
+    return {"kernels": list(kernels), "values": values}
+
+
+def centred_kernel(kernel: ArrayLike) -> Array:
+    """``(H ⊗ I_C) K (H ⊗ I_C)`` with ``H = I - 1 1^T / N``: centred over samples, class by class.
+
+    It is the kernel of the gradients less their mean, ``psi(n, c) - mean_m psi(m, c)``.
+
+    ``kernel`` N x C x N x C, or N x N, for which this is ``H P H``; the result has its shape.
 
     Raises:
         InputError: not a finite kernel, or not of samples with themselves.
     """
-    if spectrum is None:
-        spectrum = kernel_spectrum(kernel, classes)
-    return {
-        "rank": spectrum.rank,
-        "rank_tolerance": spectrum.rank_tolerance,
-        "frobenius_norm": frobenius_norm(kernel, classes),
-        "trace": kernel_trace(kernel, classes),
-        "largest_singular_value": spectrum.largest,
-        "singular_values": spectrum.normalised.tolist(),
-    }
+    table, columns = _own_kernel(kernel, "alignment needs the kernel of one set of samples")
+    half = table - table.mean(axis=0, keepdims=True)
+    return half - half.mean(axis=columns, keepdims=True)
+
+
+def _direction(centred: Array, kernel: NDArray[Any], classes: int) -> Array | None:
+    """A centred kernel over its norm, None where centring leaves only rounding."""
+    size = float(np.linalg.norm(centred))
+    noise = np.finfo(np.float64).eps * len(centred) * float(np.linalg.norm(kernel.ravel()))
+    if size <= noise:
+        return None
+    return centred / (size * (np.sqrt(classes) if centred.ndim == 2 else 1.0))
+
+
+def _inner(first: Array, second: Array, classes: int) -> float:
+    """``<K, L>_F`` of the NC x NC matrices."""
+    if first.ndim == second.ndim:
+        copies = classes if first.ndim == 2 else 1
+        return float(copies * np.vdot(first, second))
+    matrix, blocks = (first, second) if first.ndim == 2 else (second, first)
+    return float(np.vdot(matrix, np.einsum("ncmc->nm", blocks)))
+
+
+def checked_kernel(kernel: ArrayLike, classes: int | None = None) -> tuple[Array, int]:
+    """The kernel as a finite float64 array of 4 or 2 axes, and its number of classes C.
+
+    ``kernel`` N x C x M x C, or N x M with ``classes``.
+
+    Raises:
+        InputError: another shape, no entries, entries that are not finite, or no number of
+            classes for a kernel N x M.
+    """
+    table = np.asarray(kernel, dtype=np.float64)
+    if table.ndim == 4 and table.shape[1] == table.shape[3]:
+        if classes is not None and classes != table.shape[1]:
+            raise InputError(
+                f"kernel: expected {classes} classes, found shape {table.shape}; give the number "
+                "of classes of this kernel, or leave it out"
+            )
+        classes = table.shape[1]
+    elif table.ndim != 2:
+        raise InputError(
+            f"kernel: expected shape (N, C, M, C), or (N, M) for P, found {table.shape}; "
+            "reshape an NC x MC matrix to (N, C, M, C)"
+        )
+    elif classes is None or classes < 1:
+        raise InputError(
+            f"kernel of shape {table.shape}: expected a number of classes, found {classes}; give "
+            "classes=C, because N x M stands for that matrix times the identity of C classes"
+        )
+    if table.size == 0:
+        raise InputError(f"kernel: expected at least one sample, found shape {table.shape}")
+    if not np.isfinite(table).all():
+        wrong = int(np.count_nonzero(~np.isfinite(table)))
+        raise InputError(
+            f"kernel: expected finite numbers, found {wrong} NaN or infinite entries; compute it "
+            "in float32 or float64 from a model whose weights are finite"
+        )
+    return table, classes
+
+
+def kernel_matrix(kernel: Array) -> Array:
+    """An N x C x M x C kernel as its NC x MC matrix; an N x M kernel as it is."""
+    if kernel.ndim == 2:
+        return kernel
+    rows, classes, columns, _ = kernel.shape
+    return kernel.reshape(rows * classes, columns * classes)
+
+
+def _own_kernel(kernel: ArrayLike, why: str) -> tuple[Array, int]:
+    """A kernel of samples with themselves, and the axis of its columns; ``why`` it must be one."""
+    table, _ = checked_kernel(kernel, 1 if np.ndim(kernel) == 2 else None)
+    columns = table.ndim // 2
+    if table.shape[0] != table.shape[columns]:
+        raise InputError(
+            f"kernel: expected one of samples with themselves, found shape {table.shape}; {why}"
+        )
+    return table, columns

@@ -8,8 +8,8 @@ import torch
 from safetensors.numpy import save_file
 
 from lpft.files import replace_when_written
-from lpft.ntk.alignment import alignment_matrix
 from lpft.ntk.inputs import Subject
+from lpft.ntk.statistics import alignment_matrix
 from lpft.results.folder import WORK
 from lpft.runs.kernel_dynamics import dynamics
 from lpft.runs.kernel_record import FT_EFFECTIVE, NTK, PRETRAIN_EFFECTIVE, Array, MethodKernels

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from lpft.ntk import EmpiricalNTK
 from lpft.ntk.regression import KernelPair, ValidationSet
-from lpft.ntk.spectrum import kernel_spectrum
 from lpft.ntk.statistics import (
     frobenius_norm,
     ft_ratio,
     heat_map,
+    kernel_spectrum,
     kernel_statistics,
     kernel_trace,
 )

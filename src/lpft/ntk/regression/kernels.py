@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lpft.analysis.inputs import class_indices, finite_matrix
 from lpft.errors import InputError
-from lpft.ntk.spectrum import MOST_ASYMMETRY, asymmetry, checked_kernel
+from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

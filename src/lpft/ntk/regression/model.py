@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from lpft.analysis.inputs import class_indices
 from lpft.errors import InputError
 from lpft.ntk.regression.kernels import Array, apply_kernel, reversed_kernel, scaled_logits
-from lpft.ntk.spectrum import checked_kernel
+from lpft.ntk.statistics import checked_kernel
 
 Setting = float | int | bool | str | None
 

@@ -19,7 +19,7 @@ from lpft.ntk.regression.kernels import (
     scaled_logits,
 )
 from lpft.ntk.regression.model import Strength
-from lpft.ntk.spectrum import checked_kernel
+from lpft.ntk.statistics import checked_kernel
 
 RELATIVE_STRENGTHS = tuple(10.0**exponent for exponent in range(3, -7, -1))
 """The grid, times the mean diagonal of the training kernel: from a constant fit to a near exact."""
