@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from experiments.hand_made import scope_of
 from experiments.scored_runs import right_of, write_scored
-from report.kernel_folders import write_kernels
+from results.kernel_folders import write_kernels
 from safetensors.numpy import load_file, save_file
 
 from lpft.experiments.claims.recipe import CLAIM_TABLE, RECIPES

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report.kernel_folders import write_kernels
-from report.run_folders import SPLITS, write_run
+from results.kernel_folders import write_kernels
+from results.run_folders import SPLITS, write_run
 
 from lpft.experiments.collecting import collect
 from lpft.experiments.recipe import Found, PlannedRun, Recipe, Scope

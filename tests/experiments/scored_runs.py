@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from report.run_folders import edit_json, write_run
+from results.run_folders import edit_json, write_run
 
 from lpft.analysis import split_metrics
 from lpft.results.schema import write_feature_changes

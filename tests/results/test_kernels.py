@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lpft.errors import InputError
-from lpft.report import ReportResult, build_report, format_report
+from lpft.report import build_report, format_report
 from lpft.report.numbers import ratio_text
 from lpft.results.kernels import KernelRecord, aligned_name, find_kernels, kernel_name, solver_name
 
@@ -75,7 +75,9 @@ def test_kernels_are_found_at_any_depth_and_inside_runs(tmp_path: Path) -> None:
     assert unread == ()
 
 
-def test_a_folder_without_runs_is_a_report(kernel_report: ReportResult) -> None:
+def test_a_folder_without_runs_is_a_report(tmp_path: Path) -> None:
+    write_kernels(tmp_path / "cb", samples=9)
+    kernel_report = build_report(tmp_path)
     assert kernel_report.runs == ()
     assert kernel_report.page.is_file()
     assert "Empirical NTK of minilm on cb" in format_report(kernel_report)
