@@ -162,7 +162,7 @@ def test_a_single_logit_needs_two_classes(lpft, tiny_bert, tmp_path):
 
 
 def test_p_is_fitted_once_for_methods_of_one_encoder(lpft, kernel_base, tmp_path, monkeypatch):
-    from lpft.runs import kernel_regressions
+    from lpft.runs import kernel_statistics
 
     fitted = []
 
@@ -170,7 +170,7 @@ def test_p_is_fitted_once_for_methods_of_one_encoder(lpft, kernel_base, tmp_path
         fitted.append((solver, pair.train.ndim))
         return regress(pair, *arguments, solver=solver, **options)
 
-    monkeypatch.setattr(kernel_regressions, "regress", counting)
+    monkeypatch.setattr(kernel_statistics, "regress", counting)
     options = ("--methods", "ft,lora,lp-ft", "--solver", "paper,krr")
     assert lpft("ntk", *kernel_base, *options, "--output-dir", tmp_path).status == 0
     # P by the paper's protocol once for all, by ridge regression once for each head's f_0.

@@ -248,7 +248,7 @@ def test_a_pass_is_planned_when_the_one_before_is_out_of_memory(
             alive.extend(weakref.ref(k) for blocks in found.values() for k in blocks.values())
             return found
 
-    monkeypatch.setattr("lpft.runs.kernel_work.KernelJob", Watched)
+    monkeypatch.setattr("lpft.runs.kernels.KernelJob", Watched)
     options = ("--methods", "lora,dora", "--solver", "paper", "--max-samples", 6)
     outcome = lpft("ntk", *kernel_base, *options, "--output-dir", tmp_path)
     assert outcome.status == 0, outcome.err

@@ -118,12 +118,12 @@ def predict(options: Namespace) -> None:
 
 def ntk(options: Namespace) -> None:
     """Compute kernels and print their table, or print their plan."""
-    from lpft.runs.kernels import KernelWork, compute_kernels, recorded_settings
+    from lpft.runs.kernels import KernelComputation, compute_kernels, recorded_settings
 
     settings = recorded_settings(options.folder, given_settings(options, OWNERS))
     config = make_kernel_config(settings, options.output_dir)
     if options.dry_run:
-        plans = KernelWork(config, options.folder).plans
+        plans = KernelComputation(config, options.folder).plans
         if options.json:
             print_json([plan.timed_record() for plan in plans])
             return

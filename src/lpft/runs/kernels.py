@@ -1,40 +1,319 @@
-"""``lpft ntk``: the kernels of several methods' starts, or of a trained run, in one folder."""
+"""``lpft ntk``: the kernels at the start of several methods, or of a trained run, in one folder."""
 
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, cast
+
+import torch
 
 from lpft.data import fingerprint
 from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.model.fingerprint import encoder_fingerprint
+from lpft.ntk import KernelJob, Options
+from lpft.ntk.memory import readable_size
+from lpft.ntk.plan import Plan
+from lpft.progress import said_progress
 from lpft.results.folder import RECORD as RUN_RECORD
 from lpft.results.folder import WORK, check_restart, is_inside, locked, read_record
-from lpft.runs.kernel_work import KernelWork
+from lpft.runs.environment import environment
+from lpft.runs.kernel_passes import (
+    EVALUATION,
+    REVERSED,
+    TRAIN,
+    TRAINED,
+    VALIDATION,
+    KernelTexts,
+    Pass,
+    adapters_of,
+    kernel_texts,
+    method_passes,
+    trained_pass,
+)
+from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.runs.saved import open_saved
 from lpft.runs.train import load_data
-from lpft.settings import DATA_SETTINGS, METHODS, MODEL_SETTINGS, KernelConfig
+from lpft.settings import (
+    DATA_SETTINGS,
+    METHODS,
+    MODEL_SETTINGS,
+    Granularity,
+    KernelConfig,
+    RegressionSettings,
+    get_method,
+    setting_fields,
+)
 from lpft.training.inputs import fresh_classifier
 
 logger = logging.getLogger(__name__)
 
 RECORD = "kernels.json"
+SCHEMA = 1
 
-_ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, "trained"))
+_ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, TRAINED))
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _NO_PART_OF_A_KERNEL = frozenset({"data_dir", "device", "memory", "linear_method"})
+_DECIDE_NO_PIECE = frozenset(
+    {"model", "revision", "pooling", "device", "memory", "solver", "dynamics"}
+    | {"data_dir", "train_file", "validation_file", "test_file", "column_names", "data_name"}
+    | set(setting_fields((RegressionSettings,)))
+)
+"""Settings that no piece of a kernel depends on, or whose effect has a fingerprint of its own."""
 
 
 @dataclass(frozen=True)
 class KernelRun:
-    """Finished kernels: their folder, and what its ``kernels.json`` holds."""
+    """Finished kernels: their folder, and the content of its ``kernels.json``."""
 
     folder: Path
     record: dict[str, Any]
+
+
+def compute_kernels(
+    config: KernelConfig, *, run: Path | None = None, resume: bool = False, overwrite: bool = False
+) -> KernelRun:
+    """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
+
+    Raises:
+        InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
+            that nobody asked to replace or to go on with.
+    """
+    folder = config.output_dir
+    _check_folder(folder, resume=resume, overwrite=overwrite)
+    finished = finished_kernels(folder) if resume else None
+    if finished is not None:
+        check_same_kernels(config, finished)
+        _check_same_run(run, finished)
+        _check_same_inputs(config, run, finished)
+        logger.info("%s is finished already", folder)
+        return finished
+    work = KernelComputation(config, run)
+    with locked(folder):
+        if not resume:
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+        record = work.run()
+        _remove_replaced(folder, list(record["methods"]))
+        (folder / RECORD).unlink(missing_ok=True)  # never beside arrays that are not its own
+        for name in record["methods"]:
+            (folder / WORK / f"{name}.safetensors").replace(folder / f"{name}.safetensors")
+        write_json(folder / RECORD, record)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        return KernelRun(folder, record)
+
+
+class KernelComputation:
+    """The kernels that a configuration asks for, pass by pass.
+
+    Each pass is prepared and planned when it begins, with the memory that is free then; of the pass
+    before it only the arrays on disk and the record are kept.
+    """
+
+    def __init__(self, config: KernelConfig, run: Path | None = None) -> None:
+        self.config = config
+        self._run = run
+        self.data = load_data(config.run.data)
+        settings, classes = config.kernels, len(self.data.classes)
+        if config.regression.single_logit and classes != 2:
+            raise InputError(
+                f"--single-logit takes the difference of 2 logits, {self.data.name} has {classes} "
+                "classes: leave it out"
+            )
+        self.texts = kernel_texts(
+            self.data, settings.max_samples, validation=config.wants_validation
+        )
+        self._of_starts = run is None or settings.with_start
+        methods = settings.methods if self._of_starts else ()
+        self._passes_in_all = (len(adapters_of(methods)) if methods else 0) + (run is not None)
+        self._methods_in_all = len(methods) + (run is not None)
+
+    @property
+    def plans(self) -> list[Plan]:
+        """The plan of every pass, made with no other pass in memory."""
+        folder = self.config.output_dir
+        if self._of_starts and any(
+            get_method(name).head_start == "lp" for name in self.config.kernels.methods
+        ):
+            logger.info("LP heads are fitted first: their rank decides the cost")
+        if (folder / WORK).exists():
+            logger.info(
+                "'%s' holds unfinished kernels: --resume goes on in their own tiles, whatever "
+                "this plan says",
+                folder,
+            )
+        return [self._job(number, each).plan for number, each in enumerate(self._passes())]
+
+    def run(self) -> dict[str, Any]:
+        """Compute the kernels and their record; the arrays stay in the folder's unfinished part.
+
+        Pieces that a killed computation had finished are used again.
+
+        Raises:
+            InputError: the unfinished pieces belong to other kernels, or are damaged.
+        """
+        folder = self.config.output_dir
+        started = perf_counter()
+        results = KernelResults(self.config, folder / WORK, self._methods_in_all)
+        plans: list[Plan] = []
+        pooling = ""
+        prints: dict[str, Any] = {"data": fingerprint(self.data)}
+        for number, each in enumerate(self._passes()):
+            job = self._job(number, each)
+            of_run = each.starting_points[0].name == TRAINED
+            prints["trained_encoder" if of_run else "encoder"] = each.encoder
+            key = _resume_key(
+                self.config, self.texts, prints["data"], each.encoder, job.plan.device
+            )
+            _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
+            logger.info(
+                "pass %d of %d, %s: kernels of %d texts, about %.0f s, %s of memory at most",
+                number + 1,
+                self._passes_in_all,
+                ", ".join(point.name for point in each.starting_points),
+                len(job.plan.demand.lengths),
+                job.plan.seconds,
+                readable_size(job.plan.memory),
+            )
+            with said_progress():
+                kernels = job.run()
+            plans.append(job.plan)
+            del job
+            seconds = next(iter(kernels.values()))[TRAIN].record["seconds"]["total"]
+            logger.info("pass %d took %.0f s", number + 1, seconds)
+            results.timings["kernel_seconds"] += seconds
+            pooling = each.subject.classifier.config.pooling
+            for point in each.starting_points:
+                blocks = kernels.pop(point.name)  # freed before the next method's are used
+                method = MethodKernels(point, blocks, self.texts, len(self.data.classes))
+                results.add(method, each.subject, each.encoder, plans[-1].device)
+                del blocks, method
+            del each
+        record = self._record(results, prints, pooling, plans)
+        record["timings"]["total_seconds"] = perf_counter() - started
+        return record
+
+    def _passes(self) -> Iterator[Pass]:
+        """The passes, each prepared on demand."""
+        training = self.config.run.training
+        if self._of_starts:
+            yield from method_passes(
+                self.config.kernels.methods, self.data, training, of_run=self._run is not None
+            )
+        if self._run is not None:
+            yield trained_pass(self._run, self.data, training)
+
+    def _job(self, number: int, each: Pass) -> KernelJob:
+        settings = self.config.kernels
+        blocks = [TRAIN, EVALUATION]
+        if settings.kernel == "asymmetric" and "asymmetric" in settings.solver:
+            blocks.append(REVERSED)
+        if self.texts.validation is not None:
+            blocks.append(VALIDATION)
+        return KernelJob(
+            each.subject,
+            {point.name: point.request for point in each.starting_points},
+            self.texts.groups,
+            tuple(blocks),
+            Options(
+                method=settings.linear_method,
+                kernel=settings.kernel,
+                granularity=cast(Sequence[Granularity], settings.granularity),
+                products=settings.products,
+                dtype=_DTYPES[settings.dtype],
+                memory=settings.memory,
+                cache_dir=self.config.output_dir / WORK / f"pass-{number}",
+                device=self.config.run.training.device,
+            ),
+            detailed=(TRAIN,),
+        )
+
+    def _record(
+        self, results: KernelResults, prints: dict[str, str], pooling: str, plans: Sequence[Plan]
+    ) -> dict[str, Any]:
+        training, kernels = self.config.run.training, self.config.kernels
+        return {
+            "schema": SCHEMA,
+            "data": {
+                "name": self.data.name,
+                "classes": list(self.data.classes),
+                "rows": {"train": len(self.texts.train), "eval": len(self.texts.evaluation)},
+                "validation_rows": self.texts.validation_rows,
+                "eval_split": self.texts.evaluation_split,
+            },
+            "model": training.model if self._run is None else str(self._run),
+            "pooling": pooling,
+            "kernel": kernels.kernel,
+            "dtype": kernels.dtype,
+            "seed": training.seed,
+            "max_length": training.max_length,
+            "config": self.config.flat(),
+            "fingerprints": prints,
+            "methods": results.methods,
+            "alignment": results.alignment(),
+            "plan": {"passes": [plan.timed_record() for plan in plans]},
+            "timings": results.timings,
+            "environment": environment(plans[0].device),
+        }
+
+
+def _resume_key(
+    config: KernelConfig, texts: KernelTexts, data: dict[str, str], encoder: str, device: Any
+) -> dict[str, Any]:
+    """Everything that the pieces of one pass depend on, ready for JSON."""
+    settings = config.flat()
+    return {
+        "settings": {name: v for name, v in settings.items() if name not in _DECIDE_NO_PIECE},
+        "validation texts": texts.validation_rows,
+        "data": data,
+        "encoder": encoder,
+        "device": device.type,
+        "versions": environment(device)["versions"],
+    }
+
+
+def _check_resume_key(folder: Path, path: Path, key: dict[str, Any]) -> None:
+    """Write the key of a pass to ``path``, or refuse to go on with pieces of another key.
+
+    Raises:
+        InputError: the message names what differs.
+    """
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        flat = {**begun.pop("settings"), **begun}
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, key)
+        return
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{path}' is damaged ({error}), so '{folder}' cannot be resumed: start again with "
+            "--overwrite"
+        ) from error
+    changed = {"data": "the data", "encoder": "the model's weights"}
+    for name, now in {**key["settings"], **key}.items():
+        if name == "settings" or flat.get(name) == now:
+            continue
+        if name in changed:
+            raise InputError(
+                f"'{folder}' cannot be resumed: {changed[name]} changed since its kernels were "
+                "begun; restore the old state, or start again with --overwrite"
+            )
+        raise InputError(
+            f"'{folder}' cannot be resumed: its kernels were begun with "
+            f"{name.replace('_', '-')} {_shown(flat.get(name))}, now it is {_shown(now)}; give "
+            "the same, or start again with --overwrite"
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -107,38 +386,6 @@ def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
             )
 
 
-def compute_kernels(
-    config: KernelConfig, *, run: Path | None = None, resume: bool = False, overwrite: bool = False
-) -> KernelRun:
-    """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
-
-    Raises:
-        InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
-            that nobody asked to replace or to go on with.
-    """
-    folder = config.output_dir
-    _check_folder(folder, resume=resume, overwrite=overwrite)
-    finished = finished_kernels(folder) if resume else None
-    if finished is not None:
-        check_same_kernels(config, finished)
-        _check_same_run(run, finished)
-        _check_same_inputs(config, run, finished)
-        logger.info("%s is finished already", folder)
-        return finished
-    work = KernelWork(config, run)
-    with locked(folder):
-        if not resume:
-            shutil.rmtree(folder / WORK, ignore_errors=True)
-        record = work.run()
-        _remove_replaced(folder, list(record["methods"]))
-        (folder / RECORD).unlink(missing_ok=True)  # never beside arrays that are not its own
-        for name in record["methods"]:
-            (folder / WORK / f"{name}.safetensors").replace(folder / f"{name}.safetensors")
-        write_json(folder / RECORD, record)
-        shutil.rmtree(folder / WORK, ignore_errors=True)
-        return KernelRun(folder, record)
-
-
 def _check_same_run(run: Path | None, finished: KernelRun) -> None:
     if run is not None and finished.record.get("model") != str(run):
         raise InputError(
@@ -149,26 +396,26 @@ def _check_same_run(run: Path | None, finished: KernelRun) -> None:
 
 
 def _check_same_inputs(config: KernelConfig, run: Path | None, finished: KernelRun) -> None:
-    """Refuse finished kernels of other data or weights, or that do not say of which they are."""
+    """Refuse finished kernels of other data or weights, or without fingerprints of them."""
     data = load_data(config.run.data)
     if run is None:
         name, model = "encoder", fresh_classifier(data, config.run.training).model
     else:
         name, model = "trained_encoder", open_saved(run, "cpu").classifier.model
-    found = {"data": fingerprint(data), name: encoder_fingerprint(model)}
+    current = {"data": fingerprint(data), name: encoder_fingerprint(model)}
     recorded = finished.record.get("fingerprints", {})
     for which, what in (("data", "data"), (name, "model's weights")):
-        if recorded.get(which) != found[which]:
+        if recorded.get(which) != current[which]:
             raise InputError(
                 f"'{finished.folder}' cannot be resumed: the {what} changed since its kernels were "
-                "computed, or they do not say of which they are; restore the old state, or start "
-                "again with --overwrite"
+                "computed, or their record has no fingerprint of them; restore the old state, or "
+                "start again with --overwrite"
             )
 
 
 def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
-    """Remove the arrays of the kernels that a folder held, but of those in ``names``."""
-    with suppress(InputError):  # a damaged record says of no file that it is ours
+    """Remove the arrays of the folder's earlier kernels, except those in ``names``."""
+    with suppress(InputError):  # a damaged record does not say which files are ours
         before = finished_kernels(folder)
         for name in set() if before is None else set(before.record["methods"]) - set(names):
             if is_inside(f"{name}.safetensors"):

@@ -1,0 +1,280 @@
+"""The passes of ``lpft ntk``: which texts, which heads, over which parameters.
+
+Kernels that share one encoder are computed in one pass: those at the start of all methods, or of
+all methods with one kind of adapter; a trained run is a pass of its own.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lpft.data import Examples, TextData
+from lpft.data.examples import Text
+from lpft.data.splits import draw_rows
+from lpft.errors import InputError
+from lpft.model import Classifier
+from lpft.model.adapters import add_adapter, load_adapter
+from lpft.model.fingerprint import encoder_fingerprint
+from lpft.ntk import KernelRequest
+from lpft.ntk.inputs import Subject, open_subject
+from lpft.results.folder import read_record
+from lpft.runs.saved import open_saved
+from lpft.settings import Method, TrainingSettings, get_method
+from lpft.training.cache import default_cache_dir
+from lpft.training.inputs import fresh_classifier, prepare_split
+from lpft.training.probe_cache import cached_probe
+from lpft.training.probing import install_probe
+from lpft.training.randomness import seeded
+
+TRAINED = "trained"
+"""Name of the kernel of a trained run, beside the names of methods."""
+
+Block = tuple[int, int]
+
+TRAIN, EVALUATION, REVERSED, VALIDATION = (0, 0), (1, 0), (0, 1), (2, 0)
+"""Blocks of a kernel, as (rows, columns) of :attr:`KernelTexts.groups`: among the training texts,
+from evaluation to training texts and back, and from validation to training texts."""
+
+
+@dataclass(frozen=True)
+class KernelTexts:
+    """The labelled texts of a kernel: N for training, M to predict, and the split of the latter.
+
+    ``validation`` holds the texts that choose the strength of kernel regression; None where nothing
+    is chosen on them, or where they are the texts to predict.
+    """
+
+    train: Examples
+    evaluation: Examples
+    evaluation_split: str
+    validation: Examples | None
+
+    @property
+    def groups(self) -> list[Sequence[Text]]:
+        """The lists of texts; a block is a pair of positions in it."""
+        every = (self.train, self.evaluation, self.validation)
+        return [examples.texts for examples in every if examples is not None]
+
+    @property
+    def validation_rows(self) -> int | None:
+        return None if self.validation is None else len(self.validation)
+
+
+def kernel_texts(data: TextData, most: int, *, validation: bool) -> KernelTexts:
+    """At most ``most`` training texts, and as many of the test split or else of validation.
+
+    With ``validation`` the validation split is added, unless it is the one to predict.
+    """
+    split = "validation" if data.test is None else "test"
+    chooses = validation and split != "validation"
+    return KernelTexts(
+        train=_drawn(data.train, most),
+        evaluation=_drawn(data.splits()[split], most),
+        evaluation_split=split,
+        validation=_drawn(data.validation, most) if chooses else None,
+    )
+
+
+def labels_of(examples: Examples) -> NDArray[np.int64]:
+    """The class indices of labelled texts."""
+    assert examples.labels is not None
+    return examples.labels
+
+
+def _drawn(examples: Examples, most: int) -> Examples:
+    return examples.select(draw_rows(labels_of(examples), most))
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The head at which one kernel is taken: its origin, V (C x h) and b (C, or None), its request.
+
+    ``parameter_set`` names the parameters of F: ``all``, an adapter's factors by its name, or
+    ``head`` for none.
+    """
+
+    name: str
+    head_start: str
+    weight: Tensor
+    bias: Tensor | None
+    parameter_set: str
+    request: KernelRequest
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Kernels that share one encoder and are computed together.
+
+    ``encoder`` is the fingerprint of the weights that compute phi: kernels with equal ones have
+    equal P.
+    """
+
+    subject: Subject
+    encoder: str
+    starting_points: tuple[StartingPoint, ...]
+
+
+def adapters_of(methods: Sequence[str]) -> list[str | None]:
+    """The adapter of each pass that the methods need: one for each kind, or None alone."""
+    kinds = dict.fromkeys(get_method(name).adapter for name in methods)
+    return [adapter for adapter in kinds if adapter is not None] or [None]
+
+
+def method_passes(
+    methods: Sequence[str], data: TextData, settings: TrainingSettings, *, of_run: bool = False
+) -> Iterator[Pass]:
+    """The kernels at the start of each method: one pass for all, or one for each kind of adapter.
+
+    Adapters are drawn and heads fitted as :func:`lpft.training.fit.fit_classifier` does, so that a
+    kernel belongs to the training with the same seed. With ``of_run`` the parameters are those of
+    :func:`trained_pass`, so that the two kernels can be compared.
+    """
+    classifier = fresh_classifier(data, settings)
+    encoder = encoder_fingerprint(classifier.model)
+    chosen = [get_method(name) for name in methods]
+    heads = {
+        origin: _initial_head(origin, classifier, encoder, data, settings)
+        for origin in {method.head_start for method in chosen}
+    }
+    for number, adapter in enumerate(adapters_of(methods)):
+        members = [
+            method
+            for method in chosen
+            if method.adapter == adapter or (method.adapter is None and number == 0)
+        ]
+        subject, factors = _adapted(classifier, adapter, settings)
+        own = {name for name, _ in subject.classifier.encoder.named_parameters()} - factors
+        points = []
+        for method in members:
+            parameter_set = _run_parameter_set(method) if of_run else method.trained
+            names = {"all": own, "head": set()}.get(parameter_set, factors)
+            points.append(
+                _starting_point(
+                    method.name, method.head_start, heads[method.head_start], parameter_set, names
+                )
+            )
+        yield Pass(subject, encoder, tuple(points))
+
+
+def _starting_point(
+    name: str,
+    head_start: str,
+    head: tuple[Tensor, Tensor | None],
+    parameter_set: str,
+    parameters: Iterable[str],
+) -> StartingPoint:
+    weight, bias = head
+    request = KernelRequest(weight, frozenset(parameters), bias_trains=bias is not None)
+    return StartingPoint(name, head_start, weight, bias, parameter_set, request)
+
+
+def _run_parameter_set(method: Method) -> str:
+    """The parameters in the kernel of a run: those that its method trains.
+
+    LP trains the head alone, which gives P. Its F is over all parameters, as FT's is: those are
+    what LP-FT goes on to train.
+    """
+    return method.trained if method.fine_tunes else "all"
+
+
+def _initial_head(
+    origin: str, classifier: Classifier, encoder: str, data: TextData, settings: TrainingSettings
+) -> tuple[Tensor, Tensor | None]:
+    """V and b at the start of fine-tuning: random, or the LP solution on all training rows."""
+    model = classifier.model
+    if origin == "lp":
+        model = copy.deepcopy(model)
+        inputs = prepare_split(
+            classifier,
+            data.train,
+            settings,
+            encoder=encoder,
+            cache_dir=default_cache_dir(),
+            name="train",
+        )
+        probe = cached_probe(
+            inputs.pretrained,
+            inputs.labels,
+            len(data.classes),
+            fit_bias=settings.head_bias,
+            class_weight=settings.class_weight,
+            cache_dir=default_cache_dir(),
+        )
+        install_probe(model, probe)
+    assert settings.head_scale is not None, "settings must be resolved"
+    bias = None if model.head.bias is None else model.head.bias.detach().cpu().clone()
+    return model.head.weight.detach().cpu() * settings.head_scale, bias
+
+
+def _adapted(
+    classifier: Classifier, adapter: str | None, settings: TrainingSettings
+) -> tuple[Subject, set[str]]:
+    """A copy of the classifier with the adapter, and the names of the adapter's factors."""
+    plain = copy.deepcopy(classifier.model)
+    model: torch.nn.Module = plain
+    factors: set[str] = set()
+    if adapter is not None:
+        assert settings.lora_rank is not None
+        assert settings.lora_alpha is not None
+        with seeded(settings.seed):
+            model = add_adapter(plain, adapter, rank=settings.lora_rank, alpha=settings.lora_alpha)
+        factors = {name for name, p in plain.encoder.named_parameters() if p.requires_grad}
+    return open_subject(model, classifier.tokenizer, classifier.max_length), factors
+
+
+def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pass:
+    """The kernel of a trained classifier, over the parameters that its training moved.
+
+    For a method with an adapter these are the adapter's factors, which lie beside the weights into
+    which they were merged; for a classifier without a record, all parameters.
+
+    Raises:
+        InputError: the folder holds no finished run, one of other classes than the data's, an
+            adapter that cannot be loaded, or the model that it was trained on has changed.
+    """
+    saved = open_saved(folder, settings.device)
+    if saved.classifier.model.config.classes != data.classes:
+        raise InputError(
+            f"'{folder}' was trained on the classes {list(saved.classifier.model.config.classes)}, "
+            f"the data has {list(data.classes)}: give the data of its training"
+        )
+    record = read_record(folder)
+    method = None if record is None else get_method(record["config"]["method"])
+    parameter_set = "all" if method is None else _run_parameter_set(method)
+    model, tokens = saved.classifier.model, saved.classifier
+    encoder = encoder_fingerprint(model)
+    if method is None or method.adapter is None:
+        subject = open_subject(model, tokens.tokenizer, tokens.max_length)
+        names = {name for name, _ in model.encoder.named_parameters()}
+    else:
+        assert record is not None
+        known = record.get("fingerprints", {}).get("encoder")
+        adapted = load_adapter(_model_at_start(folder, known, data, settings).model, folder)
+        subject = open_subject(adapted, tokens.tokenizer, tokens.max_length)
+        parameters = subject.classifier.encoder.named_parameters()
+        names = {name for name, parameter in parameters if parameter.requires_grad}
+    head = subject.head
+    bias = None if head.bias is None else head.bias.detach().clone()
+    point = _starting_point(
+        TRAINED, TRAINED, (head.weight.detach().clone(), bias), parameter_set, names
+    )
+    return Pass(subject, encoder, (point,))
+
+
+def _model_at_start(
+    folder: Path, fingerprint: str | None, data: TextData, settings: TrainingSettings
+) -> Classifier:
+    """The classifier that the adapter was added to."""
+    classifier = fresh_classifier(data, settings)
+    if fingerprint not in (None, encoder_fingerprint(classifier.model)):
+        raise InputError(
+            f"the weights of '{settings.model}' changed since '{folder}' was trained on them, and "
+            "its adapter's factors belong to the old ones: restore them, or train it again"
+        )
+    return classifier

@@ -1,0 +1,395 @@
+"""What ``lpft ntk`` computes from each method's kernels: statistics, regression, dynamics."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import nn
+
+from lpft.analysis.calibration import negative_log_likelihood
+from lpft.data import Examples
+from lpft.data.splits import draw_rows
+from lpft.errors import InputError
+from lpft.files import replace_when_written
+from lpft.model.adapters import trained_head
+from lpft.ntk import EmpiricalNTK
+from lpft.ntk.firstorder import FirstStep
+from lpft.ntk.inputs import Subject
+from lpft.ntk.linearized import (
+    LogitTrajectory,
+    gradient_descent,
+    largest_stable_rate,
+    linearized_training,
+)
+from lpft.ntk.regression import KernelPair, ValidationSet, regress
+from lpft.ntk.statistics import (
+    alignment_matrix,
+    frobenius_norm,
+    ft_ratio,
+    heat_map,
+    kernel_spectrum,
+    kernel_statistics,
+    kernel_trace,
+)
+from lpft.runs.kernel_passes import (
+    EVALUATION,
+    REVERSED,
+    TRAIN,
+    VALIDATION,
+    Block,
+    KernelTexts,
+    StartingPoint,
+    labels_of,
+)
+from lpft.settings import TAKEN_BY, KernelConfig
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+PRETRAIN_EFFECTIVE, FT_EFFECTIVE, NTK = "pretrain_effective", "ft_effective", "ntk"
+KERNELS = (PRETRAIN_EFFECTIVE, FT_EFFECTIVE, NTK)
+
+RATE_SHARES = (1.0, 0.1, 0.01, 0.001)
+"""Learning rates of the single step, as shares of the largest stable one of the linear model."""
+TRAINING_SHARE = 0.1
+"""Learning rate of the many steps, likewise; closer to 1 training soon leaves the linear model."""
+STEPS = (0, 1, 2, 5, 10, 20)
+
+_REGRESSION_NAMES = {"klr": "kernel_logistic_regression", "krr": "kernel_ridge_regression"}
+
+
+class KernelResults:
+    """The records of all methods' kernels, and the alignment between them.
+
+    Of each method's kernels only what alignment needs stays in memory; the arrays go to
+    ``<folder>/<method>.safetensors``. ``methods`` holds the records by name, ``timings`` the
+    seconds by part. Kernel regression is fitted once for equal kernels and f_0, such as P of all
+    methods of one encoder under a solver that adds no f_0.
+    """
+
+    def __init__(self, config: KernelConfig, folder: Path, count: int) -> None:
+        self._config = config
+        self._folder = folder
+        self._count = count
+        self._fits: dict[str, dict[str, Any] | None] = {}
+        self._aligned: dict[str, Array] = {}
+        self._encoders: set[str] = set()
+        self.methods: dict[str, dict[str, Any]] = {}
+        self.timings = {
+            f"{part}_seconds": 0.0 for part in ("kernel", "regression", "statistics", "dynamics")
+        }
+
+    def add(
+        self, kernels: "MethodKernels", subject: Subject, encoder: str, device: torch.device
+    ) -> None:
+        """Compute and keep the results of one method.
+
+        ``encoder`` is the fingerprint of the weights that compute phi; methods that share it share
+        their P, which is then aligned once.
+        """
+        name = kernels.start.name
+        began = perf_counter()
+        solvers = self._config.kernels.solver
+        if solvers:
+            self._log(name, f"kernel regression by {', '.join(solvers)} on P, F and P + F")
+        fits = {kernel: self._regressions(kernel, kernels) for kernel in KERNELS}
+        began = self._add_time("regression", began)
+        self._log(name, "statistics")
+        record = kernels.record()
+        for kernel, statistics in record["kernels"].items():
+            statistics["regression"] = fits[kernel]
+        with replace_when_written(self._folder / f"{name}.safetensors") as temporary:
+            save_file(kernels.arrays(), temporary)
+        if encoder not in self._encoders:
+            own = f"{name}/{PRETRAIN_EFFECTIVE}" if self._encoders else PRETRAIN_EFFECTIVE
+            self._aligned[own] = kernels.block(PRETRAIN_EFFECTIVE, TRAIN)
+            self._encoders.add(encoder)
+        for kernel in (FT_EFFECTIVE, NTK):
+            self._aligned[f"{name}/{kernel}"] = kernels.block(kernel, TRAIN)
+        began = self._add_time("statistics", began)
+        if self._config.kernels.dynamics > 0:
+            self._log(name, "gradient descent beside what the kernel predicts")
+            most = self._config.kernels.dynamics
+            record["dynamics"] = dynamics(kernels, subject, most, device)
+            self._add_time("dynamics", began)
+        self.methods[name] = record
+
+    def alignment(self) -> dict[str, Any]:
+        """Centred kernel alignment of every pair of kernels among the training texts."""
+        logger.info("alignment of %d kernels", len(self._aligned))
+        return alignment_matrix(self._aligned)
+
+    def _regressions(self, kernel: str, kernels: "MethodKernels") -> dict[str, Any] | None:
+        """The record of each solver on one kernel; None where no solver could fit it."""
+        pair = kernels.pair(kernel)
+        results = {}
+        for solver in self._config.kernels.solver:
+            key = sha256(solver.encode())  # of everything but labels and settings, which are shared
+            arrays = [pair.train, pair.test]
+            if solver in TAKEN_BY["f0_scale"]:
+                arrays += [kernels.train_logits, kernels.evaluation_logits]
+            for array in arrays:
+                key.update(np.ascontiguousarray(array).tobytes())
+            if key.hexdigest() not in self._fits:
+                self._fits[key.hexdigest()] = self._fit(solver, kernel, pair, kernels)
+            fit = self._fits[key.hexdigest()]
+            if fit is not None:
+                results[_REGRESSION_NAMES.get(solver, solver)] = fit
+        return results or None
+
+    def _fit(
+        self, solver: str, kernel: str, pair: KernelPair, kernels: "MethodKernels"
+    ) -> dict[str, Any] | None:
+        settings = self._config.regression
+        options = settings.of(solver)
+        if settings.wants_validation([solver]):
+            options["validation"] = kernels.validation_set(kernel)
+        try:
+            result = regress(
+                pair,
+                labels_of(kernels.texts.train),
+                labels_of(kernels.texts.evaluation),
+                kernels.train_logits,
+                kernels.evaluation_logits,
+                solver=solver,
+                **options,
+            )
+        except InputError as error:
+            name = kernels.start.name
+            logger.warning(
+                "no kernel regression by %s on %s of %s: %s", solver, kernel, name, error
+            )
+            return None
+        record = result.as_record()
+        if solver == "paper":
+            # The paper counts entries of the one-hot targets; accuracy by text stands beside it.
+            record["train_text_accuracy"] = record["train_accuracy"]
+            record["test_text_accuracy"] = record["test_accuracy"]
+            for split in ("train", "test", "constant"):
+                record[f"{split}_accuracy"] = record.pop(f"{split}_entry_accuracy")
+        return record
+
+    def _log(self, name: str, what: str) -> None:
+        """Log the method, its number, the step, and the time left by the methods before it."""
+        done = len(self.methods)
+        left = ""
+        if done > 0:
+            spent = sum(self.timings.values()) - self.timings["kernel_seconds"]
+            left = f", about {spent / done * (self._count - done):.0f} s left besides passes"
+        logger.info("%s, %d of %d: %s%s", name, done + 1, self._count, what, left)
+
+    def _add_time(self, part: str, began: float) -> float:
+        now = perf_counter()
+        self.timings[f"{part}_seconds"] += now - began
+        return now
+
+
+class MethodKernels:
+    """The kernels of one method's start as NumPy arrays, with its logits f_0."""
+
+    def __init__(
+        self,
+        start: StartingPoint,
+        blocks: Mapping[Block, EmpiricalNTK],
+        texts: KernelTexts,
+        classes: int,
+    ) -> None:
+        self.start = start
+        self.texts = texts
+        self.classes = classes
+        self.blocks = blocks
+        self.train_logits = self._logits(TRAIN)
+        self.evaluation_logits = self._logits(EVALUATION)
+
+    def block(self, kernel: str, which: Block) -> Array:
+        """P (N x M), F or P + F (N x C x M x C) of one block."""
+        block = self.blocks[which]
+        return np.asarray((block.total() if kernel == NTK else getattr(block, kernel)).numpy())
+
+    def pair(self, kernel: str) -> KernelPair:
+        """The blocks that kernel regression learns from and predicts with."""
+        reverse = self.block(kernel, REVERSED) if REVERSED in self.blocks else None
+        return KernelPair(
+            self.block(kernel, TRAIN), self.block(kernel, EVALUATION), self.classes, reverse
+        )
+
+    def validation_set(self, kernel: str) -> ValidationSet | None:
+        """The texts that choose the strength of kernel regression, if any do."""
+        if self.texts.validation is None:
+            return None
+        return ValidationSet(
+            self.block(kernel, VALIDATION),
+            labels_of(self.texts.validation),
+            self._logits(VALIDATION),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The tensors of ``<method>.safetensors``."""
+        arrays: dict[str, NDArray[Any]] = {}
+        parts = (
+            ("train", TRAIN, self.texts.train),
+            ("eval", EVALUATION, self.texts.evaluation),
+            ("validation", VALIDATION, self.texts.validation),
+        )
+        for part, which, examples in parts:
+            if examples is not None:
+                arrays[f"{part}/labels"] = labels_of(examples)
+                arrays[f"{part}/logits"] = self._logits(which)
+                for kernel in (PRETRAIN_EFFECTIVE, FT_EFFECTIVE):
+                    arrays[f"{part}/{kernel}"] = self.block(kernel, which)
+        for kernel in KERNELS:
+            arrays[f"train/heat_map/{kernel}"] = heat_map(self.block(kernel, TRAIN), self.classes)
+        for by in ("layers", "kinds"):
+            for name, values in getattr(self.blocks[TRAIN], by).items():
+                arrays[f"train/ft_effective/{by}/{name}"] = values.numpy()
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+    def record(self) -> dict[str, Any]:
+        """The method's entry of ``kernels.json``, without kernel regression."""
+        train = self.blocks[TRAIN]
+        ratio = ft_ratio(
+            self.block(PRETRAIN_EFFECTIVE, TRAIN),
+            self.block(FT_EFFECTIVE, TRAIN),
+            labels_of(self.texts.train),
+            self.train_logits,
+        )
+        return {
+            "head_start": self.start.head_start,
+            "head_rank": train.record["head_rank"],
+            "head_norm": float(self.start.weight.norm()),
+            "parameter_set": self.start.parameter_set,
+            "parameters": train.record["parameters"],
+            "ft_ratio": ratio.ratio,
+            "kernels": {kernel: self._statistics(kernel) for kernel in KERNELS},
+            "layers": _parts(train.layers),
+            "kinds": _parts(train.kinds),
+            "certificate": train.certificate.as_record(),
+            "products_error": train.products_error,
+        }
+
+    def _statistics(self, kernel: str) -> dict[str, Any]:
+        train, table = self.blocks[TRAIN], self.block(kernel, TRAIN)
+        if kernel == FT_EFFECTIVE:
+            spectrum = train.spectrum
+        else:
+            spectrum = kernel_spectrum(table, self.classes, symmetric=train.symmetric)
+        return kernel_statistics(table, self.classes, spectrum=spectrum)
+
+    def _logits(self, which: Block) -> Array:
+        """f_0 of a block's rows."""
+        features = self.blocks[which].row_features.numpy()
+        bias = 0.0 if self.start.bias is None else self.start.bias.double().numpy()
+        return np.asarray(features @ self.start.weight.double().numpy().T + bias)
+
+
+def _parts(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"trace": kernel_trace(part.numpy()), "frobenius_norm": frobenius_norm(part.numpy())}
+        for name, part in parts.items()
+    }
+
+
+def dynamics(kernels: MethodKernels, subject: Subject, most: int, device: torch.device) -> Any:
+    """One step and many steps of gradient descent on ``most`` training texts, ready for JSON.
+
+    Full-batch gradient descent on the summed cross-entropy, in float64, over the parameters that
+    the method trains. ``first_order``: for each rate the relative error of the first-order change
+    of the evaluation texts' logits and features (:class:`lpft.ntk.firstorder.FirstStep`).
+    ``linearized``: after each number of steps the relative error of the change of logits that
+    training in the kernel's linear model has (:mod:`lpft.ntk.linearized`), and the mean NLL of
+    both, in nats; None where real training diverges.
+
+    Learning rates are those of the summed loss; ``largest_stable_rate`` is that of the linear
+    model. As many evaluation texts as training texts are used, each class in proportion.
+    """
+    texts = kernels.texts
+    train, evaluated = (draw_rows(labels_of(e), most) for e in (texts.train, texts.evaluation))
+    model = _model_of(subject, kernels.start).to(device)
+    tokens_train = subject.tokens(texts.train.select(train).texts)
+    tokens_evaluated = subject.tokens(texts.evaluation.select(evaluated).texts)
+    labels = labels_of(texts.train)[train]
+    kernel = kernels.block(NTK, TRAIN)[train][:, :, train]
+    stable = largest_stable_rate(kernel)
+    step = FirstStep(model, tokens_train, labels)
+    errors = step.errors(tokens_evaluated, [share * stable for share in RATE_SHARES])
+    record: dict[str, Any] = {
+        "rows": {"train": len(train), "eval": len(evaluated)},
+        "largest_stable_rate": stable,
+        "first_order": [vars(error) for error in errors],
+        "linearized": None,
+    }
+    rate = TRAINING_SHARE * stable
+    linear = linearized_training(
+        kernel,
+        kernels.block(NTK, EVALUATION)[evaluated][:, :, train],
+        kernels.train_logits[train],
+        kernels.evaluation_logits[evaluated],
+        labels,
+        rate=rate,
+        steps=STEPS,
+    )
+    try:
+        real = gradient_descent(
+            model, tokens_train, labels, tokens_evaluated, rate=rate, steps=STEPS
+        )
+    except InputError as error:
+        logger.warning("no training beside the linear one of %s: %s", kernels.start.name, error)
+        return record
+    record["linearized"] = {
+        "rate": rate,
+        "steps": list(STEPS),
+        "train": _compared(linear, real, "train", texts.train, train),
+        "eval": _compared(linear, real, "evaluated", texts.evaluation, evaluated),
+    }
+    return record
+
+
+def _model_of(subject: Subject, start: StartingPoint) -> nn.Module:
+    """A copy of the encoder with the head of ``start``, in which only its parameters train."""
+    model = copy.deepcopy(subject.classifier)
+    head = trained_head(model)
+    with torch.no_grad():
+        head.weight.copy_(start.weight)
+        if head.bias is not None and start.bias is not None:
+            head.bias.copy_(start.bias)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for name, parameter in model.encoder.named_parameters():
+        parameter.requires_grad_(name in start.request.parameters)
+    for parameter in head.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+def _compared(
+    linear: LogitTrajectory,
+    real: LogitTrajectory,
+    which: str,
+    examples: Examples,
+    rows: NDArray[np.int64],
+) -> dict[str, list[float | None]]:
+    """The error of the change of logits, and both losses, after each recorded number of steps."""
+    predicted, trained = getattr(linear, which), getattr(real, which)
+    labels = labels_of(examples)[rows]
+    return {
+        "error": [
+            _relative_error(after - trained[0], guess - predicted[0])
+            for after, guess in zip(trained, predicted, strict=True)
+        ],
+        "nll": [negative_log_likelihood(logits, labels) for logits in trained],
+        "linearized_nll": [negative_log_likelihood(logits, labels) for logits in predicted],
+    }
+
+
+def _relative_error(real: Array, predicted: Array) -> float | None:
+    """``||real - predicted||_F / ||real||_F``, None where nothing changed."""
+    size = float(np.linalg.norm(real))
+    return None if size == 0 else float(np.linalg.norm(real - predicted)) / size
