@@ -14,7 +14,7 @@ from tiny_models import toy_texts
 from torch import nn
 
 from lpft.errors import InputError
-from lpft.ntk.linearized import gradient_descent, largest_stable_rate, linearized_training
+from lpft.ntk.dynamics import gradient_descent, largest_stable_rate, linearized_training
 
 ROWS, OTHERS, CLASSES, WIDTH = 6, 4, 3, 5
 LABELS = np.array([0, 1, 2, 0, 1, 1])

@@ -21,14 +21,15 @@ from lpft.errors import InputError
 from lpft.files import replace_when_written
 from lpft.model.adapters import trained_head
 from lpft.ntk import EmpiricalNTK
-from lpft.ntk.firstorder import FirstStep
-from lpft.ntk.inputs import Subject
-from lpft.ntk.linearized import (
+from lpft.ntk.dynamics import (
+    FirstStep,
     LogitTrajectory,
     gradient_descent,
     largest_stable_rate,
     linearized_training,
+    relative_error,
 )
+from lpft.ntk.inputs import Subject
 from lpft.ntk.regression import KernelPair, ValidationSet, regress
 from lpft.ntk.statistics import (
     alignment_matrix,
@@ -302,9 +303,9 @@ def dynamics(kernels: MethodKernels, subject: Subject, most: int, device: torch.
 
     Full-batch gradient descent on the summed cross-entropy, in float64, over the parameters that
     the method trains. ``first_order``: for each rate the relative error of the first-order change
-    of the evaluation texts' logits and features (:class:`lpft.ntk.firstorder.FirstStep`).
+    of the evaluation texts' logits and features (:class:`lpft.ntk.dynamics.FirstStep`).
     ``linearized``: after each number of steps the relative error of the change of logits that
-    training in the kernel's linear model has (:mod:`lpft.ntk.linearized`), and the mean NLL of
+    training in the kernel's linear model has (:mod:`lpft.ntk.dynamics`), and the mean NLL of
     both, in nats; None where real training diverges.
 
     Learning rates are those of the summed loss; ``largest_stable_rate`` is that of the linear
@@ -381,15 +382,9 @@ def _compared(
     labels = labels_of(examples)[rows]
     return {
         "error": [
-            _relative_error(after - trained[0], guess - predicted[0])
+            relative_error(after - trained[0], guess - predicted[0])
             for after, guess in zip(trained, predicted, strict=True)
         ],
         "nll": [negative_log_likelihood(logits, labels) for logits in trained],
         "linearized_nll": [negative_log_likelihood(logits, labels) for logits in predicted],
     }
-
-
-def _relative_error(real: Array, predicted: Array) -> float | None:
-    """``||real - predicted||_F / ||real||_F``, None where nothing changed."""
-    size = float(np.linalg.norm(real))
-    return None if size == 0 else float(np.linalg.norm(real - predicted)) / size

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from lpft.ntk.firstorder import FirstOrderError, FirstStep
+from lpft.ntk.dynamics import FirstOrderError, FirstStep
 from lpft.theory.check import TheoryCheck
 from lpft.theory.random_bert import CLASSES, TEXTS, random_bert, random_tokens
 

@@ -1,0 +1,506 @@
+"""What the kernel predicts of training, beside training itself.
+
+:class:`FirstStep` predicts one small step of gradient descent, :func:`linearized_training` many;
+the real step and :func:`gradient_descent` are what they are compared with. All of it is full-batch
+gradient descent on the summed cross-entropy ``sum_i CE(y_i, softmax(f(x_i)))`` or its mean.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from lpft.analysis.inputs import class_indices, logit_matrix
+from lpft.data.tokens import Tokens, length_batches
+from lpft.errors import InputError
+from lpft.model.adapters import plain_classifier, trained_head
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.ntk.precision import computed_in
+from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
+from lpft.progress import progress
+
+Array = NDArray[np.float64]
+Reduction = Literal["sum", "mean"]
+
+BATCH_TOKENS = 1024
+"""Padded tokens per batch by default: 3 GB of activations for RoBERTa-base in float64."""
+
+_LARGEST_CURVATURE = 0.5
+"""Of cross-entropy in the logits: the largest eigenvalue that diag(p) - p p^T can have."""
+
+_UNSUPPORTED = ("Trying to use forward AD", "implement the jvp function")
+"""What torch says of an operation, of its own or a user's, without a forward-mode derivative."""
+
+
+# --- one step
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """Change of the ``logits`` [M, C], before temperature, and of the ``features`` [M, h]."""
+
+    logits: Array
+    features: Array
+
+
+@dataclass(frozen=True)
+class FirstOrderError:
+    """``||real - predicted||_F / ||real||_F`` over all texts at one ``rate``.
+
+    None where nothing changed at all, as the features under a head of zeros.
+    """
+
+    rate: float
+    logits: float | None
+    features: float | None
+
+
+class FirstStep:
+    """The first step of gradient descent on the SUMMED cross-entropy of N texts: promised and real.
+
+    With ``d = -grad sum_i CE(y_i, softmax(f_0(x_i)))`` over all parameters that train, including
+    the head's, the change per unit of the rate eta is the derivative along d,
+    ``J_f(x) d = sum_i (P + F)(x, x_i) delta_i`` for logits and
+    ``J_phi(x) d = sum_i Theta_phi(x, x_i) V_0^T delta_i`` for features, with
+    ``delta_i = onehot(y_i) - softmax(f_0(x_i))``. No kernel is formed: one gradient over the
+    training texts gives d, then one Jacobian-vector product over the others the change. A real
+    step of rate eta differs from eta times it by terms of order eta^2, among them the product of
+    the head's and the features' changes.
+
+    Args:
+        model: a :class:`~lpft.model.LinearHeadClassifier`, also wrapped by PEFT, in which case
+            the kernels are those of the adapter's factors and the head. It is not changed.
+        tokens: N texts.
+        labels: N class indices.
+        dtype: float64, or float32, in which a small step's change is lost in the rounding of the
+            outputs that it is the difference of.
+        batch_tokens: padded tokens per batch; the memory grows with it.
+
+    Raises:
+        InputError: another kind of model or dtype, or labels that do not fit.
+    Source: Tomihari and Sato, NeurIPS 2024, Proposition 4.1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: Tokens,
+        labels: ArrayLike,
+        *,
+        dtype: torch.dtype = torch.float64,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self._network = _Network(model, dtype, batch_tokens)
+        targets = self._network.targets(tokens, labels)
+        with self._network.computing():
+            self._direction = self._network.descent_direction(tokens, targets)
+
+    def predicted(self, tokens: Tokens) -> OutputChange:
+        """The change per unit of the rate that the step begins with, of M texts.
+
+        By forward-mode differentiation; where an operation of the encoder has none, by
+        differentiating the backward pass once more, which keeps the whole graph of a batch.
+        """
+
+        def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            try:
+                return _forward_mode(self._network, batch, self._direction)
+            except RuntimeError as error:
+                if not any(text in str(error) for text in _UNSUPPORTED):
+                    raise
+            return _double_backward(self._network, batch, self._direction)
+
+        with self._network.computing():
+            changes = self._network.map_texts(tokens, along_direction, "first-order change")
+        return OutputChange(*changes)
+
+    def real(self, tokens: Tokens, rate: float) -> OutputChange:
+        """The change of M texts after one real step, all parameters moving together.
+
+        Raises:
+            InputError: a rate that is not a finite number above 0.
+        """
+        (change,) = self._changes(tokens, [rate])
+        return change
+
+    def errors(self, tokens: Tokens, rates: Sequence[float]) -> list[FirstOrderError]:
+        """Relative error of the prediction for M texts against real steps, one for each rate.
+
+        The error falls in proportion to the rate, until rounding is larger than the change.
+
+        Raises:
+            InputError: a rate that is not a finite number above 0.
+        """
+        real = self._changes(tokens, rates)
+        predicted = self.predicted(tokens)
+        return [
+            FirstOrderError(
+                rate=rate,
+                logits=relative_error(change.logits, rate * predicted.logits),
+                features=relative_error(change.features, rate * predicted.features),
+            )
+            for rate, change in zip(rates, real, strict=True)
+        ]
+
+    def _changes(self, tokens: Tokens, rates: Sequence[float]) -> list[OutputChange]:
+        for rate in rates:
+            _check_rate(rate)
+        changes = []
+        with self._network.computing():
+            logits, features = self._network.outputs(tokens)
+            for rate in rates:
+                stepped = {
+                    name: value.detach() + rate * self._direction[name]
+                    for name, value in self._network.training_parameters().items()
+                }
+                after = self._network.outputs(tokens, stepped)
+                changes.append(OutputChange(after[0] - logits, after[1] - features))
+        return changes
+
+
+@torch.no_grad()
+def _forward_mode(
+    network: "_Network", batch: dict[str, Tensor], direction: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """``J d`` of logits and features, in one forward pass with tangents."""
+    with forward_ad.dual_level():
+        parameters = {
+            name: forward_ad.make_dual(value.detach(), direction[name])
+            for name, value in network.training_parameters().items()
+        }
+        results = functional_call(network, parameters, kwargs=batch)
+        duals = [forward_ad.unpack_dual(result) for result in results]
+    logits, features = (
+        torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent for dual in duals
+    )
+    return logits, features
+
+
+def _double_backward(
+    network: "_Network", batch: dict[str, Tensor], direction: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """``J d`` as the derivative in u of ``<J^T u, d>``, which is linear in u."""
+    parameters = network.training_parameters()
+    results = network(**batch)
+    cotangents = [torch.zeros_like(result, requires_grad=True) for result in results]
+    gradients = torch.autograd.grad(
+        results,
+        tuple(parameters.values()),
+        cotangents,
+        create_graph=True,
+        materialize_grads=True,
+    )
+    products = zip(gradients, direction.values(), strict=True)
+    product = torch.stack([(gradient * step).sum() for gradient, step in products]).sum()
+    logits, features = torch.autograd.grad(product, cotangents, materialize_grads=True)
+    return logits, features
+
+
+def relative_error(real: Array, predicted: Array) -> float | None:
+    """``||real - predicted||_F / ||real||_F``, None where nothing changed."""
+    size = float(np.linalg.norm(real))
+    return None if size == 0 else float(np.linalg.norm(real - predicted)) / size
+
+
+# --- many steps
+
+
+@dataclass(frozen=True)
+class LogitTrajectory:
+    """Logits after ``steps`` [S] steps: ``train`` [S, N, C] and ``evaluated`` [S, M, C]."""
+
+    steps: NDArray[np.int64]
+    train: Array
+    evaluated: Array
+
+
+def largest_stable_rate(kernel_train: ArrayLike, *, reduction: Reduction = "sum") -> float:
+    """The rate below which every step of linearised gradient descent lowers the loss.
+
+    ``2 / (lambda_max(K) / 2)``, N times that for the mean: the loss has a curvature of at most
+    1/2 in the logits, so of at most ``lambda_max(K) / 2`` along K. Infinite for K = 0. Above it
+    the loss may still fall, where the logits are far from uniform, but nothing guarantees it.
+
+    ``kernel_train`` P + F of N samples with themselves, N x C x N x C.
+
+    Raises:
+        InputError: not a finite symmetric kernel, a negative one, or another reduction.
+    Source: the descent lemma, for example Nesterov, Introductory Lectures on Convex Optimization,
+    2004.
+    """
+    table, _ = checked_kernel(kernel_train)
+    divisor = _divisor(len(table), reduction)
+    skew = asymmetry(table)
+    if skew > MOST_ASYMMETRY:
+        raise InputError(
+            f"training kernel: expected a symmetric one, found ||K - K^T|| / ||K|| = {skew:.2g}; "
+            "kernels of asymmetric SignGD belong to another training than gradient descent"
+        )
+    if not table.any():
+        return math.inf
+    largest = float(np.linalg.eigvalsh(kernel_matrix(table))[-1])
+    if largest <= 0:
+        raise InputError(
+            f"training kernel: expected a positive semidefinite one, found {largest:.3g} as its "
+            "largest eigenvalue; give P + F of the training samples with themselves"
+        )
+    return divisor * 2 / (_LARGEST_CURVATURE * largest)
+
+
+def linearized_training(
+    kernel_train: ArrayLike,
+    kernel_eval: ArrayLike,
+    start_train: ArrayLike,
+    start_eval: ArrayLike,
+    labels: ArrayLike,
+    *,
+    rate: float,
+    steps: Iterable[int],
+    reduction: Reduction = "sum",
+) -> LogitTrajectory:
+    """Logits of training and other samples while the model linearised at its start trains.
+
+    ``f_{t+1}(x) = f_t(x) + eta sum_i K(x, x_i) (onehot(y_i) - softmax(f_t(x_i)))``, with eta / N
+    for the mean, and with the kernel K = P + F of the start throughout.
+
+    Args:
+        kernel_train: P + F of the N training samples, N x C x N x C.
+        kernel_eval: P + F of M samples with the training samples, M x C x N x C.
+        start_train: logits [N, C] before the first step, before any temperature.
+        start_eval: the same of the other samples, [M, C].
+        labels: N class indices.
+        rate: eta, below :func:`largest_stable_rate`.
+        steps: numbers of steps after which logits are recorded, 0 for the start.
+
+    Raises:
+        InputError: shapes that do not belong together, values that are not finite, a kernel that
+            is not symmetric, or a rate at which the loss need not fall.
+    Source: Lee et al., Wide neural networks of any depth evolve as linear models, NeurIPS 2019; the
+    kernel as in Tomihari and Sato, NeurIPS 2024, Proposition 4.1.
+    """
+    first_train, first_eval = logit_matrix(start_train), logit_matrix(start_eval)
+    rows, classes = first_train.shape
+    targets = np.eye(classes)[class_indices(labels, rows, classes)]
+    train, _ = checked_kernel(kernel_train)
+    other, _ = checked_kernel(kernel_eval)
+    _check_shape("training kernel", train, (rows, classes, rows, classes))
+    _check_shape("evaluation kernel", other, (*first_eval.shape, rows, classes))
+    numbers = _checked_steps(steps)
+    bound = largest_stable_rate(train, reduction=reduction)
+    if not 0 < rate < bound:
+        raise InputError(
+            f"rate: expected a number above 0 and below {bound:.6g}, the largest stable rate of "
+            f"this kernel, found {rate:g}; above it the loss need not fall"
+        )
+    step_size = rate / _divisor(rows, reduction)
+    # With the residuals summed over time, f_t = f_0 + eta K (their sum): the other samples' kernel
+    # is multiplied at the recorded steps alone.
+    summed = np.zeros(rows * classes)
+    trained, evaluated = [], []
+    for step in range(numbers[-1] + 1):
+        change = kernel_matrix(train) @ (step_size * summed)
+        logits = first_train + change.reshape(rows, classes)
+        if step in numbers:
+            trained.append(logits)
+            change = kernel_matrix(other) @ (step_size * summed)
+            evaluated.append(first_eval + change.reshape(first_eval.shape))
+        summed += (targets - softmax(logits, axis=1)).ravel()
+    return LogitTrajectory(np.array(numbers), np.stack(trained), np.stack(evaluated))
+
+
+def gradient_descent(
+    model: nn.Module,
+    tokens_train: Tokens,
+    labels: ArrayLike,
+    tokens_eval: Tokens,
+    *,
+    rate: float,
+    steps: Iterable[int],
+    reduction: Reduction = "sum",
+    dtype: torch.dtype = torch.float64,
+    batch_tokens: int = BATCH_TOKENS,
+) -> LogitTrajectory:
+    """The same training of the real model: all that trains moves, features and kernel too.
+
+    Full-batch gradient descent without dropout, momentum or decay, on a copy of ``model``;
+    the texts, ``dtype`` and ``batch_tokens`` are as in :class:`FirstStep`, the rest as in
+    :func:`linearized_training`. Here no rate is known to be stable beforehand.
+
+    Raises:
+        InputError: a wrong model, dtype, label, rate or step, or logits that leave the finite
+            numbers.
+    """
+    _check_rate(rate)
+    numbers = _checked_steps(steps)
+    network = _Network(model, dtype, batch_tokens)
+    targets = network.targets(tokens_train, labels)
+    step_size = rate / _divisor(len(tokens_train), reduction)
+    train, evaluated = [], []
+    with network.computing():
+        for step in range(numbers[-1] + 1):
+            if step in numbers:
+                train.append(network.outputs(tokens_train)[0])
+                evaluated.append(network.outputs(tokens_eval)[0])
+                if not (np.isfinite(train[-1]).all() and np.isfinite(evaluated[-1]).all()):
+                    raise InputError(
+                        f"rate: training at {rate:g} left the finite numbers by step {step}: "
+                        "expected a rate at which the loss falls; lower it"
+                    )
+            if step < numbers[-1]:
+                direction = network.descent_direction(tokens_train, targets)
+                with torch.no_grad():
+                    for name, value in network.training_parameters().items():
+                        value.add_(step_size * direction[name])
+    return LogitTrajectory(np.array(numbers), np.stack(train), np.stack(evaluated))
+
+
+def _check_rate(rate: float) -> None:
+    if not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"rate: expected a finite number above 0, found {rate}")
+
+
+def _divisor(rows: int, reduction: Reduction) -> int:
+    if reduction not in get_args(Reduction):
+        raise InputError(f"reduction: expected 'sum' or 'mean', found {reduction!r}")
+    return rows if reduction == "mean" else 1
+
+
+def _checked_steps(steps: Iterable[int]) -> list[int]:
+    numbers = [int(step) for step in steps]
+    if not numbers or numbers[0] < 0 or any(np.diff(numbers) <= 0):
+        raise InputError(
+            f"steps: expected rising numbers of 0 or more, found {numbers}; list the steps after "
+            "which the logits are recorded"
+        )
+    return numbers
+
+
+def _check_shape(name: str, kernel: Array, expected: tuple[int, ...]) -> None:
+    if kernel.shape != expected:
+        raise InputError(
+            f"{name}: expected shape {expected}, to match the logits, found {kernel.shape}; its "
+            "columns are the training samples"
+        )
+
+
+# --- the model that trains
+
+
+class _Network(nn.Module):
+    """A copy of a classifier to compute with: tokens -> logits ``head(features)`` and features.
+
+    The copy is in evaluation mode, so without dropout, in ``dtype`` throughout, and with plain
+    ("eager") attention, because the fused kernels can be differentiated once and backwards only.
+    Texts pass in length-grouped batches of at most ``batch_tokens`` padded tokens, so memory does
+    not grow with their number. Everything runs within :meth:`computing`.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, batch_tokens: int) -> None:
+        super().__init__()
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError(f"dtype: expected torch.float32 or torch.float64, found {dtype}")
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens: expected at least 1, found {batch_tokens}")
+        self._dtype = dtype
+        self._batch_tokens = batch_tokens
+        with self.computing():
+            self.model = deepcopy(model).to(dtype).eval()
+        classifier = plain_classifier(self.model)
+        if not isinstance(classifier, LinearHeadClassifier):
+            raise InputError(
+                f"model: expected a LinearHeadClassifier, alone or with an adapter, found "
+                f"{type(model).__name__}; build one with lpft.model.build_classifier"
+            )
+        classifier.encoder.set_attn_implementation("eager")
+        # A tuple is not registered: every parameter keeps a single name.
+        self._parts = (classifier, trained_head(self.model))
+        if not self.training_parameters():
+            raise InputError(
+                "no parameter of the model trains: expected some with requires_grad; unfreeze "
+                "those that the step is to move"
+            )
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within this context the model is computed in its dtype, whatever the caller's modes."""
+        with computed_in(self._dtype), torch.enable_grad():
+            yield
+
+    def forward(self, **tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N x C) and features (N x h) of token ids (N x T)."""
+        classifier, head = self._parts
+        features = classifier.features(**tokens)
+        return head(features), features
+
+    def training_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that a step moves: those with ``requires_grad``, by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def targets(self, tokens: Tokens, labels: ArrayLike) -> Tensor:
+        """The labels as N class indices on the model's device; InputError where they do not fit."""
+        head = self._parts[1]
+        indices = class_indices(labels, len(tokens), head.out_features)
+        return torch.from_numpy(indices).to(head.weight.device)
+
+    def descent_direction(self, tokens: Tokens, targets: Tensor) -> dict[str, Tensor]:
+        """``d = -grad sum_i CE(y_i, softmax(f(x_i)))`` by name of the parameters that train.
+
+        A step of gradient descent with rate eta adds ``eta d``. Parameters that reach no logit
+        get 0.
+        """
+        parameters = self.training_parameters()
+        direction = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        for rows, batch in self._batches(tokens, "gradient of the training loss"):
+            logits, _ = self(**batch)
+            loss = cross_entropy(logits, targets[torch.from_numpy(rows)], reduction="sum")
+            gradients = torch.autograd.grad(
+                loss, tuple(parameters.values()), materialize_grads=True
+            )
+            for total, gradient in zip(direction.values(), gradients, strict=True):
+                total -= gradient
+        return direction
+
+    @torch.no_grad()
+    def outputs(
+        self, tokens: Tokens, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[Array, Array]:
+        """Logits [M, C] and features [M, h] with the model's own or with other ``parameters``."""
+        used = {} if parameters is None else dict(parameters)
+        return self.map_texts(
+            tokens, lambda batch: functional_call(self, used, kwargs=batch), "outputs"
+        )
+
+    def map_texts(
+        self,
+        tokens: Tokens,
+        compute: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],
+        description: str,
+    ) -> tuple[Array, Array]:
+        """What ``compute`` gives for logits [M, C] and features [M, h], float64, in text order."""
+        head, count = self._parts[1], len(tokens)
+        tables = np.empty((count, head.out_features)), np.empty((count, head.in_features))
+        for rows, batch in self._batches(tokens, description):
+            for table, result in zip(tables, compute(batch), strict=True):
+                table[rows] = result.detach().double().cpu().numpy()
+        return tables
+
+    def _batches(
+        self, tokens: Tokens, description: str
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
+        device = self._parts[1].weight.device
+        batches = length_batches(
+            tokens.lengths, max_rows=len(tokens), max_tokens=self._batch_tokens
+        )
+        for rows in progress(list(batches), description, unit="batches"):
+            yield rows, {name: ids.to(device) for name, ids in tokens.batch(rows).items()}
