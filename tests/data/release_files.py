@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.errors import InputError
 
 from . import official_files as official

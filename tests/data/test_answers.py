@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpft.data.answers import exact_match, token_f1
+from lpft.data.tasks.superglue import exact_match, token_f1
 
 WORDS = st.lists(st.sampled_from(["Ann", "bo", "the", "Lee", "U.S.", "-"]), max_size=4).map(
     " ".join

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 
 from .official_files import jsonl, lines
 from .release_files import case_of, change, refused

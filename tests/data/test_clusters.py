@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpft.data.examples import Examples
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.data.tasks import TASKS
 
 from .release_files import CASES, case_of, change

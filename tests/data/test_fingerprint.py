@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lpft.data.examples import Examples, TextData
-from lpft.data.fingerprint import fingerprint
-from lpft.data.groups import Groups
+from lpft.data.examples import fingerprint
+from lpft.data.examples import Groups
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lpft.data.given import check_pairs, given_labels, listed_texts
+from lpft.data.given import check_pairs, label_list, text_list
 from lpft.errors import InputError
 
 PAIRS = [("a", "b"), ("c", "d")]
@@ -27,7 +27,7 @@ PAIRS = [("a", "b"), ("c", "d")]
     ],
 )
 def test_texts_in_any_list(texts, listed):
-    found = listed_texts(texts)
+    found = text_list(texts)
     assert found == listed
     assert [type(text) for text in listed] == [
         tuple if isinstance(text, tuple) else str for text in found
@@ -53,7 +53,7 @@ FRAME = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
 )
 def test_what_is_no_list_of_texts(texts, says):
     with pytest.raises(InputError, match=says):
-        listed_texts(texts)
+        text_list(texts)
 
 
 def test_pairs_and_singles_are_told_apart():
@@ -81,7 +81,7 @@ def test_pairs_and_singles_are_told_apart():
     ],
 )
 def test_labels_are_left_as_they_are(labels, given):
-    found = given_labels(labels, "labels")
+    found = label_list(labels, "labels")
     assert found == given
     assert [type(label) for label in found] == [type(label) for label in given]
 
@@ -109,5 +109,5 @@ def test_labels_are_left_as_they_are(labels, given):
 )
 def test_labels_that_are_no_classes(labels, says):
     with pytest.raises(InputError, match=says) as caught:
-        given_labels(labels, "labels")
+        label_list(labels, "labels")
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.data.tasks import TASKS
 from lpft.errors import InputError
 

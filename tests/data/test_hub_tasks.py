@@ -6,7 +6,7 @@ from dataclasses import replace
 import datasets
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.data.tasks import TASKS
 
 from .official_files import lines

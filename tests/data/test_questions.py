@@ -2,7 +2,7 @@
 
 import json
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 
 from .official_files import jsonl
 from .release_files import case_of, change, refused

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.errors import InputError
 from lpft.paper.files import rows_of
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.data.tasks import TASKS
 
 from .release_files import CASES, PUBMED_FOLDERS, case_of, change, refused

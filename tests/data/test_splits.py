@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.utils import resample
 
 from lpft.data.examples import Examples, TextData
-from lpft.data.groups import Groups
+from lpft.data.examples import Groups
 from lpft.data.splits import (
     SPLIT_SEED,
     draw_groups,

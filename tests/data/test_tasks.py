@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lpft.data import Task
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.data.tasks import REFUSED, TASKS, find_task
 from lpft.errors import InputError
 

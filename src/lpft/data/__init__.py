@@ -4,24 +4,14 @@ Nothing here loads torch, transformers, datasets, pandas or scikit-learn before 
 """
 
 from lpft.data.checks import Finding, check_data
-from lpft.data.columns import choose_text_columns, labels_from_table, texts_from_table
-from lpft.data.examples import Examples, Label, Text, TextData
-from lpft.data.files import check_ood_name, load_files, read_examples
-from lpft.data.fingerprint import fingerprint
+from lpft.data.examples import Examples, Label, Text, TextData, fingerprint
 from lpft.data.labels import encode_labels, infer_classes, read_labels
-from lpft.data.sources import load_task
-from lpft.data.splits import (
-    PROTOCOLS,
-    limit_training,
-    limit_validation,
-    paper_split,
-    stratified_holdout,
-)
-from lpft.data.tables import iter_tables, read_table
+from lpft.data.loading import load_files, load_task, read_examples
+from lpft.data.splits import limit_training, limit_validation, paper_split, stratified_holdout
+from lpft.data.tables import choose_text_columns, iter_tables, read_table, texts_from_table
 from lpft.data.tasks import TASKS, Task, Template, find_task
 
 __all__ = [
-    "PROTOCOLS",
     "TASKS",
     "Examples",
     "Finding",
@@ -31,14 +21,12 @@ __all__ = [
     "Text",
     "TextData",
     "check_data",
-    "check_ood_name",
     "choose_text_columns",
     "encode_labels",
     "find_task",
     "fingerprint",
     "infer_classes",
     "iter_tables",
-    "labels_from_table",
     "limit_training",
     "limit_validation",
     "load_files",

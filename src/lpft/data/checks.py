@@ -42,8 +42,6 @@ def check_data(data: TextData) -> list[Finding]:
 
 def _classes(data: TextData) -> Iterator[Finding]:
     for split, examples in data.splits().items():
-        if examples.labels is None:
-            continue
         missing = [name for name, count in _class_counts(data, examples).items() if count == 0]
         if missing and split == "train":
             message = f"train has no rows of {show(missing)}: they can never be predicted"
@@ -51,69 +49,62 @@ def _classes(data: TextData) -> Iterator[Finding]:
         elif missing:
             message = f"{split} has no rows of {show(missing)}: its metrics say nothing about them"
             yield Finding("warning", "missing-class", message)
-    trained = {} if data.train.labels is None else _class_counts(data, data.train)
-    counts = {name: count for name, count in trained.items() if count > 0}
+    counts = {name: count for name, count in _class_counts(data, data.train).items() if count > 0}
     small = [name for name, count in counts.items() if count < SMALL_CLASS]
     if small:
-        yield Finding(
-            "warning",
-            "small-class",
-            f"fewer than {SMALL_CLASS} training rows of {show(small)}: "
-            "expect unreliable predictions for them",
+        message = (
+            f"fewer than {SMALL_CLASS} training rows of {show(small)}: expect unreliable "
+            "predictions for them"
         )
+        yield Finding("warning", "small-class", message)
     if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
-        yield Finding(
-            "warning",
-            "imbalance",
+        message = (
             f"the largest class has {max(counts.values())} training rows, the smallest "
-            f"{min(counts.values())}: look at macro F1 beside accuracy, consider --class-weight",
+            f"{min(counts.values())}: look at macro F1 beside accuracy, consider --class-weight"
         )
+        yield Finding("warning", "imbalance", message)
     if len(data.validation) < SMALL_VALIDATION:
-        yield Finding(
-            "warning",
-            "small-validation",
+        message = (
             f"validation has {len(data.validation)} rows: the best epoch and the temperature rest "
-            "on them alone",
+            "on them alone"
         )
+        yield Finding("warning", "small-validation", message)
 
 
 def _class_counts(data: TextData, examples: Examples) -> dict[Label, int]:
+    """Rows of each class; of none where the rows have no labels."""
+    if examples.labels is None:
+        return {}
     return dict(zip(data.classes, examples.class_counts(len(data.classes)), strict=True))
 
 
 def _repetitions(train: Examples) -> Iterator[Finding]:
     keys = [_key(text) for text in train.texts]
-    repeated = sum(count - 1 for count in Counter(keys).values())
+    repeated = len(keys) - len(set(keys))
     if repeated:
-        yield Finding(
-            "warning",
-            "duplicates",
-            f"{repeated} of {len(train)} training rows repeat the text of an earlier one",
-        )
+        message = f"{repeated} of {len(train)} training rows repeat the text of an earlier one"
+        yield Finding("warning", "duplicates", message)
     if train.labels is not None:
         labelled = set(zip(keys, train.labels.tolist(), strict=True))
         conflicting = sum(count > 1 for count in Counter(key for key, _ in labelled).values())
         if conflicting:
-            yield Finding(
-                "warning",
-                "conflicting-labels",
-                f"{conflicting} training texts occur with different labels",
-            )
+            message = f"{conflicting} training texts occur with different labels"
+            yield Finding("warning", "conflicting-labels", message)
 
 
 def _leakage(data: TextData) -> Iterator[Finding]:
     trained = {_key(text) for text in data.train.texts}
     for split, examples in data.splits().items():
-        if split == "train" or len(examples) == 0:
+        if split == "train":
             continue
         shared = sum(_key(text) in trained for text in examples.texts)
         if shared:
-            yield Finding(
-                "error" if shared == len(examples) else "warning",
-                "leakage",
+            message = (
                 f"{shared} of {len(examples)} rows of {split} ({shared / len(examples):.1%}) have "
-                "a text that is also in training: scores on them reward memory",
+                "a text that is also in training: scores on them reward memory"
             )
+            level: Literal["error", "warning"] = "error" if shared == len(examples) else "warning"
+            yield Finding(level, "leakage", message)
 
 
 def _key(text: Text) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
 """Texts and their labels, as every other part of the package receives them."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.groups import Groups
+from lpft.errors import InputError
 
 Text = str | tuple[str, str]
 """A single text, or a pair that the tokenizer joins with its own separator."""
@@ -14,16 +17,53 @@ Text = str | tuple[str, str]
 Label = str | int
 """A class name as the user gave it; in the Python API it may be a boolean, which is an integer."""
 
+Rows = Sequence[int] | NDArray[np.int64]
+"""Row numbers from 0."""
+
+ANSWER_METRICS = ("answer_f1", "exact_match")
+"""Metrics of groups in which every row is answered by itself."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The group (a question with its candidate answers) that each of N rows belongs to.
+
+    Attributes:
+        index: N group numbers; rows of one group share theirs.
+        noun: what a group is (``question``), for notes and messages.
+        credits: where one row of a group is chosen: what choosing each row earns, by metric, N
+            numbers in [0, 1] each. Empty where every row is answered by itself.
+        positive: index of the class that says that a row answers its question.
+    """
+
+    index: NDArray[np.int64]
+    noun: str = "question"
+    credits: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    positive: int = 1
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics that these groups give."""
+        return tuple(self.credits) if self.credits else ANSWER_METRICS
+
+    def select(self, rows: Rows) -> "Groups":
+        """The groups of these rows, in this order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        credits = {name: earned[chosen] for name, earned in self.credits.items()}
+        return Groups(self.index[chosen], self.noun, credits, self.positive)
+
 
 @dataclass(frozen=True)
 class Examples:
     """The rows of one split, in the order of their source.
 
-    ``labels`` holds N class indices (int64) into :attr:`TextData.classes`; ``None`` where the
-    source has no label column. ``groups`` says which rows answer one question together, where the
-    task's metric asks for it. ``clusters`` (N numbers, None where nothing is known) are equal for
-    rows that are not independent, such as the sentences of one abstract: intervals allow for it,
-    metrics do not depend on it.
+    Attributes:
+        labels: N class indices (int64) into :attr:`TextData.classes`; None where the source has no
+            label column.
+        groups: which rows answer one question together, where the task's metric asks for it.
+        clusters: N numbers, equal for rows that are not independent, such as the sentences of one
+            abstract: confidence intervals allow for it, metrics do not depend on it. None where
+            nothing is known.
     """
 
     ids: list[str]
@@ -45,8 +85,8 @@ class Examples:
             raise ValueError("these examples have no labels")
         return np.bincount(self.labels, minlength=classes).tolist()
 
-    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> "Examples":
-        """The given rows, in the given order."""
+    def select(self, rows: Rows) -> "Examples":
+        """These rows, in this order."""
         chosen = np.asarray(rows, dtype=np.int64)
         return Examples(
             ids=[self.ids[row] for row in rows],
@@ -61,8 +101,10 @@ class Examples:
 class TextData:
     """A classification problem: labelled splits of one distribution and named sets of others.
 
-    ``metric`` (a key of a split's metrics) chooses the best epoch on the validation split.
-    ``sources`` maps a split to where it came from; ``notes`` are facts that a report must repeat.
+    Attributes:
+        metric: chooses the best epoch on the validation split; a key of a split's metrics.
+        sources: where each split came from.
+        notes: facts that a report must repeat.
     """
 
     name: str
@@ -83,3 +125,73 @@ class TextData:
         if self.test is not None:
             named["test"] = self.test
         return named | {f"ood/{name}": examples for name, examples in self.ood.items()}
+
+
+def fingerprint(data: TextData) -> dict[str, str]:
+    """SHA-256 (hex) of every split by its name: class names, then texts and labels in order.
+
+    Groups count where rows have them, since their metrics choose the best epoch. Ids, sources and
+    notes do not count: they change nothing that is computed.
+    """
+    return {name: _digest(data.classes, examples) for name, examples in data.splits().items()}
+
+
+def _digest(classes: tuple[Label, ...], examples: Examples) -> str:
+    labels = [None] * len(examples) if examples.labels is None else examples.labels.tolist()
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for text, label in zip(examples.texts, labels, strict=True):
+        # JSON keeps apart what plain joining would not: "ab" and the pair ("a", "b"), 1 and "1"
+        digest.update(json.dumps([text, label]).encode() + b"\n")
+    if examples.groups is not None:
+        groups = examples.groups
+        credits = {name: credit.tolist() for name, credit in groups.credits.items()}
+        digest.update(json.dumps([groups.index.tolist(), credits, groups.positive]).encode())
+    return digest.hexdigest()
+
+
+def text_list(texts: Any, name: str = "texts") -> list[Text]:
+    """A Python program's texts as a list, pairs as tuples of two.
+
+    Pairs may also be lists of two, or the rows of an N x 2 array.
+
+    Args:
+        texts: N texts or pairs, in their order.
+        name: what to call them in messages.
+
+    Raises:
+        InputError: they are one string, a table or mapping (which list their column names), have no
+            order, are an array of another shape, or are no collection.
+    """
+    kind = type(texts).__name__
+    if isinstance(texts, str | bytes):
+        raise InputError(f"the {name} are one string: expected a list of texts, such as [text]")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise InputError(
+            f"the {name} are a {kind}, which lists its column names: expected a list of texts: "
+            "take one column, or for pairs list(zip(first, second)) of two"
+        )
+    if not isinstance(texts, Iterable) or isinstance(texts, set | frozenset):
+        raise InputError(f"the {name} are a {kind}: expected a list of texts, such as [text]")
+    if isinstance(texts, np.ndarray) and texts.ndim != 1 and texts.shape[1:] != (2,):
+        raise InputError(
+            f"the {name} are an array of shape {texts.shape}: expected N texts, or N x 2 for pairs"
+        )
+    return [
+        (text[0], text[1]) if isinstance(text, list | np.ndarray) and len(text) == 2 else text
+        for text in texts
+    ]
+
+
+def check_pairs(texts: Sequence[Text], name: str, *, paired: bool) -> None:
+    """Check that all texts are pairs, or all single texts, as in training.
+
+    Raises:
+        InputError: one is not; rows are counted from 1.
+    """
+    expected, other = ("a pair", "a single text") if paired else ("a single text", "a pair")
+    for row, text in enumerate(texts, start=1):
+        if isinstance(text, str if paired else tuple):
+            raise InputError(
+                f"text {row} of the {name} is {other}: expected {expected}, as those of training "
+                "are"
+            )

@@ -1,8 +1,9 @@
-"""Class labels: from whatever a file or a caller holds to class names and class indices."""
+"""Class labels: from whatever a file or a Python program holds to class names and indices."""
 
 import numbers
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,45 +19,13 @@ _LONGEST = 60
 """Characters of a value in a message."""
 
 _ENOUGH_ROWS = 20
-"""From which number of rows on classes that hardly recur are a mistake."""
-
-
-def show(values: Sequence[object], most: int = _SHOWN) -> str:
-    """The first few different values of a list, each cut, in one line for a message."""
-    shown = list(dict.fromkeys(_cut(repr(value)) for value in values))
-    listed = ", ".join(shown[:most])
-    return f"{listed} and {len(shown) - most} more" if len(shown) > most else listed
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
-
-
-def show_rows(rows: Sequence[int]) -> str:
-    """Row numbers for a message, counted from 1 as a reader of the file counts them."""
-    shown = ", ".join(str(row + 1) for row in rows[:_SHOWN])
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
-
-
-def is_missing(value: object) -> bool:
-    """Whether a value is None, NaN (pandas' NA and NaT too) or blank text."""
-    if isinstance(value, str):
-        return not value.strip()
-    # NaN and NaT differ from themselves; comparing NA gives NA, which has no truth value
-    return value is None or type(value).__name__ == "NAType" or bool(np.all(value != value))
-
-
-def looks_numeric(value: object) -> bool:
-    """Whether a value is text that spells a number, such as ``"3"`` or ``"-0.5"``."""
-    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
+"""From this many rows on, classes that hardly recur are a mistake."""
 
 
 def read_labels(
     values: Sequence[object], source: str, rows: Sequence[int] | None = None
 ) -> list[Label]:
-    """Labels as strings and integers.
+    """Labels of a file as strings and integers.
 
     Integral numbers of any type (2, 2.0, NumPy's) become int, booleans "True" and "False", text
     loses the blanks around it.
@@ -68,39 +37,57 @@ def read_labels(
 
     Raises:
         InputError: a label is missing, is a list (multi-label) or a number that is not whole
-            (regression), or all are text spelling numbers and one of these is not whole.
+            (regression), or all are text that spells numbers and one of these is not whole.
     """
-    rows = range(len(values)) if rows is None else rows
-    check_single_class(values, source)
-    missing = [row for row, value in zip(rows, values, strict=True) if is_missing(value)]
-    if missing:
-        raise InputError(
-            f"{source}: no label in {show_rows(missing)}; expected one in every row: "
-            "fill it in or remove the row"
-        )
-    continuous = [value for value in values if _is_fraction(value)]
-    if not continuous and all(looks_numeric(value) for value in values):
-        continuous = [value for value in values if not float(str(value)).is_integer()]
-    if continuous:
-        raise InputError(
-            f"{source}: regression is not supported: found {show(continuous)}, expected classes "
-            "(strings or integers): if these numbers are classes, give them names"
-        )
-    return [_read_label(value) for value in values]
+    _check_labels(values, source, rows, "expected one in every row: fill it in or remove the row")
+    if all(looks_numeric(value) for value in values):
+        _check_whole([value for value in values if not float(str(value)).is_integer()], source)
+    return [_plain_label(value) for value in values]
 
 
-def check_single_class(values: Sequence[object], source: str) -> None:
-    """Check that no label is a collection.
+def label_list(labels: Any, name: str) -> list[Label]:
+    """A Python program's labels or class names: all strings, all integers or all booleans.
+
+    NumPy's scalars become Python's, whole floats (as of a table with missing values) integers;
+    strings stay as they are, letter for letter.
+
+    Args:
+        labels: N of them, in their order.
+        name: what to call them in messages.
 
     Raises:
-        InputError: one is (multi-label).
+        InputError: they are no list, not flat (multi-label), one is missing, not whole (regression)
+            or of another type, or types are mixed.
     """
-    lists = [value for value in values if _is_collection(value)]
-    if lists:
+    name = f"the {name}"
+    values = np.asarray(labels, dtype=object)
+    if values.ndim == 0:
         raise InputError(
-            f"{source}: multi-label is not supported: found {show(lists[:1])}, expected one class "
-            "per row (a string or an integer)"
+            f"{name} are {show([labels])} ({type(labels).__name__}): expected a list of "
+            "strings, integers or booleans"
         )
+    if values.ndim > 1:
+        raise InputError(
+            f"{name} have shape {values.shape}: expected one class per text; multi-label is "
+            "not supported"
+        )
+    listed = values.tolist()
+    _check_labels(listed, name, None, "expected one everywhere: fill it in or leave the row out")
+    for value in listed:
+        if not isinstance(value, str | numbers.Real | np.bool_):
+            advice = ": decode them" if isinstance(value, bytes) else ""
+            raise InputError(
+                f"{name}: found {show([value])} ({type(value).__name__}), expected strings, "
+                f"integers or booleans{advice}"
+            )
+    typed = [_of_python_type(value) for value in listed]
+    kinds = sorted({type(value).__name__ for value in typed})
+    if len(kinds) > 1:
+        raise InputError(
+            f"{name} mix {' and '.join(kinds)}: expected all strings, all integers or all "
+            "booleans: convert them to one type"
+        )
+    return typed
 
 
 def integers_where_all_are(labels: list[Label]) -> list[Label]:
@@ -121,12 +108,9 @@ def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
         InputError: there are fewer than 2, or more than half as many as rows.
     """
     distinct = set(labels)
-    whole = [label for label in distinct if isinstance(label, int)]
-    classes: tuple[Label, ...]
-    if len(whole) == len(distinct):
-        classes = tuple(sorted(whole))
-    else:
-        classes = tuple(sorted({str(label) for label in distinct}))
+    integers = [label for label in distinct if isinstance(label, int)]
+    names = sorted({str(label) for label in distinct})
+    classes = tuple(sorted(integers)) if len(integers) == len(distinct) else tuple(names)
     if len(classes) < 2:
         raise InputError(
             f"{source}: found only the class {show(classes)} in {len(labels)} rows, "
@@ -154,8 +138,8 @@ def encode_labels(
     unseen = [label for label, name in zip(labels, names, strict=True) if name not in index]
     if unseen:
         raise InputError(
-            f"{source}: found the label {show(list(dict.fromkeys(unseen)))} in {len(unseen)} of "
-            f"{len(labels)} rows, expected one of the classes {show(classes, _CLASSES_SHOWN)}"
+            f"{source}: found the label {show(unseen)} in {len(unseen)} of {len(labels)} rows, "
+            f"expected one of the classes {show(classes, _CLASSES_SHOWN)}"
         )
     return np.array([index[name] for name in names], dtype=np.int64)
 
@@ -187,8 +171,11 @@ def official_names(
             f"{source}: its classes are {', '.join(named)}, expected {task}'s: {', '.join(classes)}"
         )
     known = codes if codes else {name: name for name in classes}
-    expected = known if len(known) == len(classes) else classes
-    written = [_written(value, known) for value in values]
+    written = []
+    for value in values:
+        text = str(value).strip()
+        integer = None if text in known else _as_integer(text)
+        written.append(text if integer is None else str(integer))
     unknown = [value for value in written if value not in known]
     if "-1" in unknown:
         raise InputError(
@@ -196,24 +183,84 @@ def official_names(
             "expected a labelled split: take the training or validation set"
         )
     if unknown:
+        expected = known if len(known) == len(classes) else classes
         raise InputError(
-            f"{source}: found the label {show(list(dict.fromkeys(unknown)))} in "
-            f"{len(unknown)} of {len(written)} rows, expected {' or '.join(expected)}: "
-            f"is this {task}?"
+            f"{source}: found the label {show(unknown)} in {len(unknown)} of {len(written)} rows, "
+            f"expected {' or '.join(expected)}: is this {task}?"
         )
     return [known[value] for value in written]
 
 
-def _is_collection(value: object) -> bool:
-    return isinstance(value, list | tuple | set | frozenset | dict | np.ndarray)
+def is_missing(value: object) -> bool:
+    """Whether a value is None, NaN (pandas' NA and NaT too) or blank text."""
+    if isinstance(value, str):
+        return not value.strip()
+    # NaN and NaT differ from themselves; comparing NA gives NA, which has no truth value
+    return value is None or type(value).__name__ == "NAType" or bool(np.all(value != value))
 
 
-def _is_fraction(value: object) -> bool:
+def looks_numeric(value: object) -> bool:
+    """Whether a value is text that spells a number, such as ``"3"`` or ``"-0.5"``."""
+    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
+
+
+def show(values: Sequence[object], most: int = _SHOWN) -> str:
+    """The first few different values of a list, each cut, in one line for a message."""
+    different = list(dict.fromkeys(_cut(repr(value)) for value in values))
+    listed = ", ".join(different[:most])
+    return f"{listed} and {len(different) - most} more" if len(different) > most else listed
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+
+
+def show_rows(rows: Sequence[int]) -> str:
+    """Row numbers for a message, counted from 1 as a reader of the file counts them."""
+    listed = ", ".join(str(row + 1) for row in rows[:_SHOWN])
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return f"row{'s' if len(rows) > 1 else ''} {listed}{more}"
+
+
+def _check_labels(
+    values: Sequence[object], source: str, rows: Sequence[int] | None, advice: str
+) -> None:
+    """Refuse collections (multi-label), missing labels and fractions (regression)."""
+    lists = [
+        value
+        for value in values
+        if isinstance(value, list | tuple | set | frozenset | dict | np.ndarray)
+    ]
+    if lists:
+        raise InputError(
+            f"{source}: multi-label is not supported: found {show(lists[:1])}, expected one class "
+            "per row (a string or an integer)"
+        )
+    rows = range(len(values)) if rows is None else rows
+    missing = [row for row, value in zip(rows, values, strict=True) if is_missing(value)]
+    if missing:
+        raise InputError(f"{source}: no label in {show_rows(missing)}; {advice}")
     # is_integer is False for the infinities
-    return isinstance(value, numbers.Real) and not float(value).is_integer()
+    numeric = [value for value in values if isinstance(value, numbers.Real)]
+    _check_whole([value for value in numeric if not float(value).is_integer()], source)
 
 
-def _read_label(value: object) -> Label:
+def _check_whole(fractions: Sequence[object], source: str) -> None:
+    if fractions:
+        raise InputError(
+            f"{source}: regression is not supported: found {show(fractions)}, expected classes "
+            "(strings, integers or booleans): if these numbers are classes, give them names"
+        )
+
+
+def _of_python_type(value: Any) -> Label:
+    if isinstance(value, str):
+        return str(value)
+    return bool(value) if isinstance(value, bool | np.bool_) else int(value)
+
+
+def _plain_label(value: object) -> Label:
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, numbers.Integral):
@@ -221,12 +268,6 @@ def _read_label(value: object) -> Label:
     if isinstance(value, numbers.Real):
         return int(float(value))
     return str(value).strip()
-
-
-def _written(value: object, known: Mapping[str, str]) -> str:
-    text = str(value).strip()
-    integer = None if text in known else _as_integer(text)
-    return text if integer is None else str(integer)
 
 
 def _as_integer(label: Label) -> int | None:

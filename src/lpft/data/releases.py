@@ -1,21 +1,24 @@
-"""Official release files of benchmarks: their layouts, and how they are read."""
+"""Official data of published tasks: release files in their layouts, and the Hugging Face Hub."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpft.data.columns import require_column
-from lpft.data.places import expected_folder, folders_below, is_named, packed
+from lpft.data.tables import require_column
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_PACKED = (".7z", ".zip", ".gz", ".tar.gz")
+
 
 @dataclass(frozen=True)
 class RawSplit:
-    """One split as its source has it: a table, how it writes the classes, and where it is from.
+    """One split as its source has it.
 
     ``labels`` maps the source's way of writing a class (as text, ``"0"``) to the class name; it is
     empty where the source writes the names themselves.
@@ -66,10 +69,33 @@ class Release:
     notes: tuple[str, ...] = ()
 
     @property
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """Relative paths of the task's folder, with the benchmark's folder first."""
         within = (f"{benchmark}/{own}" for benchmark in self.benchmarks for own in self.folders)
         return (*within, *self.folders)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where the Hub keeps a task: dataset, configuration, pinned commit and splits.
+
+    Attributes:
+        splits: our splits (``train``, ``test``, and where there are such, ``validation`` and
+            ``ood/NAME``) to the Hub's.
+        labels: as in :class:`RawSplit`, where the dataset gives its labels no names of its own.
+        read: turns the dataset's rows (and the source's name, for messages) into the task's.
+        notes: facts about this source that a report must repeat.
+    """
+
+    id: str
+    config: str
+    revision: str
+    splits: Mapping[str, str] = field(
+        default_factory=lambda: {"train": "train", "test": "validation"}
+    )
+    labels: Mapping[str, str] = field(default_factory=dict)
+    read: "Callable[[pd.DataFrame, str], pd.DataFrame] | None" = None
+    notes: tuple[str, ...] = ()
 
 
 def read_release(
@@ -79,7 +105,7 @@ def read_release(
     licence: str,
     others: Mapping[str, str],
 ) -> RawData:
-    """Every split of the first of a task's releases whose training file is found.
+    """Every split of the first of a task's releases whose training file is there.
 
     Args:
         data_dir: the folder that holds the benchmarks' folders, a benchmark's, or the task's own.
@@ -88,7 +114,7 @@ def read_release(
         others: other tasks by the names of their folders, which may hold files of the same names.
 
     Raises:
-        InputError: no release is found or a file of it is missing; the message gives the expected
+        InputError: there is no release, or a file of it is missing; the message gives the expected
             paths and where to get them. Or the folder is another task's, or a file cannot be read,
             or lacks a column.
     """
@@ -98,15 +124,15 @@ def read_release(
             f"{root} is not a folder: expected the one that holds the official files of {task}, "
             "or its benchmark's folder, or the folder of all benchmarks"
         )
-    owner = next((name for folder, name in others.items() if is_named(root, folder)), None)
+    owner = next((name for folder, name in others.items() if _is_named(root, folder)), None)
     own = tuple(
         release
         for release in releases
-        if owner is None or any(is_named(root, folder) for folder in release.folders)
+        if owner is None or any(_is_named(root, folder) for folder in release.folders)
     )
     for release in releases:
         train = release.files["train"]
-        for folder in folders_below(root, release.places, train):
+        for folder in _possible_folders(root, release.paths, train):
             if (folder != root or release in own) and (folder / train).is_file():
                 return _read_files(task, release, folder, licence)
     if not own:
@@ -117,29 +143,6 @@ def read_release(
         )
     also = "" if owner is None else f"; {root.name} is also the folder of {owner}"
     raise InputError(f"{_missing(task, own, root, licence)}{also}")
-
-
-def _missing(task: str, releases: tuple[Release, ...], root: Path, licence: str) -> str:
-    """What is expected where, in the layouts of whose folders most is there."""
-    looked = [
-        (*expected_folder(root, release.places, list(release.files.values())), release)
-        for release in releases
-    ]
-    deepest = max(depth for depth, _, _ in looked)
-    nearest = [(folder, release) for depth, folder, release in looked if depth == deepest]
-    for folder, release in nearest:
-        path = folder / release.files["train"]
-        archive = packed(path)
-        if archive is not None:
-            return f"{archive} is packed: unpack it, so that {path} is there"
-    paths = " or ".join(
-        f"{folder / release.files['train']} ({release.layout})" for folder, release in nearest
-    )
-    urls = " or ".join(dict.fromkeys(release.url for _, release in nearest))
-    return (
-        f"no training file of {task} in {root}: expected {paths}; get it from {urls} "
-        f"(licence: {licence})"
-    )
 
 
 def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawData:
@@ -160,7 +163,164 @@ def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawD
         table = release.read(path)
         for column in release.columns:
             require_column(table, column, path)
-        splits[split] = RawSplit(
-            table.rename(columns=dict(release.columns)), release.labels, str(path)
-        )
+        table = table.rename(columns=dict(release.columns))
+        splits[split] = RawSplit(table, release.labels, str(path))
     return RawData(splits, tuple(notes))
+
+
+def _missing(task: str, releases: tuple[Release, ...], root: Path, licence: str) -> str:
+    """What is expected where, in the layouts of whose folders most is there."""
+    expected = [(*_expected_folder(root, release), release) for release in releases]
+    most = max(depth for depth, _, _ in expected)
+    nearest = [(folder, release) for depth, folder, release in expected if depth == most]
+    for folder, release in nearest:
+        path = folder / release.files["train"]
+        archive = _archive_of(path)
+        if archive is not None:
+            return f"{archive} is packed: unpack it, so that {path} is there"
+    paths = " or ".join(
+        f"{folder / release.files['train']} ({release.layout})" for folder, release in nearest
+    )
+    urls = " or ".join(dict.fromkeys(release.url for _, release in nearest))
+    return (
+        f"no training file of {task} in {root}: expected {paths}; get it from {urls} "
+        f"(licence: {licence})"
+    )
+
+
+def _possible_folders(root: Path, paths: Sequence[str], file: str) -> Iterator[Path]:
+    """The folders in which a release's files may lie, the most specific path first.
+
+    ``root`` may be a folder on the way to the release's (``cola_public`` of ``cola_public/raw``),
+    that folder itself, or the folder within it that a file has of its own
+    (``train/train.data.txt``).
+    """
+    for path in paths:
+        yield from _existing(root, path.split("/"))
+    for path in paths:
+        parts = path.split("/")
+        for known in range(1, len(parts)):
+            if _is_named(root, "/".join(parts[:known])):
+                yield from _existing(root, parts[known:])
+    yield root
+    inner = Path(file).parts[:-1]
+    if inner and _is_named(root, "/".join(inner)):
+        yield root.parents[len(inner) - 1]
+
+
+def _expected_folder(root: Path, release: Release) -> tuple[int, Path]:
+    """How many folders of a release's path are there, and where its folder should be below them."""
+    if any((root / file).is_file() for file in release.files.values()):
+        return max(path.count("/") for path in release.paths) + 2, root
+    options = []
+    for path in release.paths:
+        parts = path.split("/")
+        for known in range(len(parts) + 1):
+            if known == 0 or _is_named(root, "/".join(parts[:known])):
+                folder, missing = _walk(root, parts[known:])
+                # of equally deep ones, a folder that is there at all
+                options.append(
+                    (len(parts) - len(missing), not missing, folder.joinpath(*missing))
+                )
+    depth, _, folder = max(options, key=lambda option: option[:2])
+    return depth, folder
+
+
+def _is_named(folder: Path, path: str) -> bool:
+    """Whether a folder's last names, or those of what it links to, are a relative path's."""
+    names = path.lower().split("/")
+    return any(
+        [name.lower() for name in absolute.parts[-len(names) :]] == names
+        for absolute in (folder, folder.resolve())
+    )
+
+
+def _existing(root: Path, parts: Sequence[str]) -> Iterator[Path]:
+    folder, missing = _walk(root, parts)
+    if not missing:
+        yield folder
+
+
+def _walk(root: Path, parts: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """The deepest folder on a path that is there, and the parts below it that are not."""
+    folder = root
+    for number, part in enumerate(parts):
+        below = folder / part
+        if not below.is_dir():
+            similar = [
+                child
+                for child in sorted(folder.iterdir())
+                if child.is_dir() and child.name.lower() == part.lower()
+            ]
+            if not similar:
+                return folder, parts[number:]
+            below = similar[0]
+        folder = below
+    return folder, []
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The archive that lies where a missing file, or its folder, should be, if there is one."""
+    for missing in (path.with_suffix(""), path, path.parent):
+        for ending in _PACKED:
+            archive = missing.with_name(missing.name + ending)
+            if archive.is_file():
+                return archive
+    return None
+
+
+def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
+    """Every split of a task; labels are read by the names that the dataset gives its indices.
+
+    Args:
+        revision: a commit, tag or branch instead of the pinned commit.
+
+    Raises:
+        InputError: the Hub or the dataset cannot be reached, or a split is missing.
+    """
+    import datasets
+    import pandas as pd
+
+    revision = hub.revision if revision is None else revision
+    source = f"{hub.id} ({hub.config}) at {revision} on the Hugging Face Hub"
+    try:
+        with _progress_on_terminals_only():
+            dataset = datasets.load_dataset(hub.id, hub.config, revision=revision)
+    # the Hub's client raises some twenty kinds of exceptions for one fact: there is no data
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{task} could not be loaded from {source} ({type(error).__name__}: {reason}); "
+            "check the network and the revision, or give the official files with --data-dir"
+        ) from error
+    splits = {}
+    for split, name in hub.splits.items():
+        if name not in dataset:
+            raise InputError(
+                f"{source} has the splits {', '.join(dataset)}, expected '{name}': "
+                "take another revision, or give the official files with --data-dir"
+            )
+        where = f"{source}, split {name}"
+        names = getattr(dataset[name].features.get("label"), "names", None)
+        table = pd.DataFrame(dataset[name].to_dict(), dtype=object)
+        splits[split] = RawSplit(
+            table=table if hub.read is None else hub.read(table, where),
+            # str: YAML reads an unquoted class name "no" in a dataset card as False
+            labels=hub.labels if names is None else {str(i): str(n) for i, n in enumerate(names)},
+            source=where,
+        )
+    return RawData(splits, hub.notes)
+
+
+@contextmanager
+def _progress_on_terminals_only() -> Iterator[None]:
+    import datasets
+
+    quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.examples import Examples, TextData
-from lpft.data.groups import Groups
+from lpft.data.examples import Examples, Groups, TextData
 from lpft.errors import InputError
 
 PROTOCOLS = ("paper", "stratified")
@@ -18,6 +17,45 @@ SPLIT_SEED = 20240527
 """Seed of every split. It is no run's seed: all runs on the same rows train on the same rows."""
 
 Rows = NDArray[np.int64]
+
+
+def split_rows(
+    labels: NDArray[np.int64], protocol: str, groups: Groups | None = None
+) -> tuple[Rows, Rows]:
+    """Training and validation rows of N labelled rows under a protocol of :data:`PROTOCOLS`.
+
+    Groups stay whole: their metrics need all their rows.
+
+    Raises:
+        InputError: the protocol is unknown or there are too few rows.
+    """
+    check_protocol(protocol)
+    if protocol == "paper":
+        return paper_split(len(labels), groups)
+    return stratified_holdout(labels) if groups is None else grouped_holdout(groups)
+
+
+def check_protocol(protocol: str) -> None:
+    """Check that a protocol is one of :data:`PROTOCOLS`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(
+            f"unknown split protocol '{protocol}': expected one of {', '.join(PROTOCOLS)}"
+        )
+
+
+def describe_split(protocol: str, groups: Groups | None = None) -> str:
+    """One clause that says how validation rows were taken, for records and reports."""
+    if protocol == "paper":
+        rule = "the last tenth of the training rows, unshuffled"
+        return rule if groups is None else f"{rule}, with the whole {groups.noun} that begins them"
+    drawn = f"drawn with the fixed split seed {SPLIT_SEED}"
+    if groups is None:
+        return f"10% of the training rows of every class, {drawn}"
+    return f"10% of the training set by {groups.noun}, {drawn}"
 
 
 def paper_split(n: int, groups: Groups | None = None) -> tuple[Rows, Rows]:
@@ -41,36 +79,7 @@ def paper_split(n: int, groups: Groups | None = None) -> tuple[Rows, Rows]:
     if groups is None:
         return np.arange(last[0], dtype=np.int64), last
     _check_several(groups)
-    return _divided(groups, groups.index[last])
-
-
-def grouped_holdout(groups: Groups, fraction: float = 0.1) -> tuple[Rows, Rows]:
-    """Training and validation rows, whole groups each, drawn with :data:`SPLIT_SEED`.
-
-    scikit-learn's ``GroupShuffleSplit``. Classes are not balanced: a group has rows of several.
-
-    Raises:
-        InputError: there is one group only.
-    """
-    from sklearn.model_selection import GroupShuffleSplit
-
-    _check_several(groups)
-    split = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=SPLIT_SEED)
-    _, held_out = next(split.split(groups.index, groups=groups.index))
-    return _divided(groups, groups.index[held_out])
-
-
-def _divided(groups: Groups, held_out: NDArray[np.int64]) -> tuple[Rows, Rows]:
-    validates = np.isin(groups.index, held_out)
-    return np.flatnonzero(~validates), np.flatnonzero(validates)
-
-
-def _check_several(groups: Groups) -> None:
-    if len(np.unique(groups.index)) < 2:
-        raise InputError(
-            f"no rows can be held out for validation: all {len(groups.index)} training rows belong "
-            f"to one {groups.noun}; expected at least 2"
-        )
+    return _by_group(groups, groups.index[last])
 
 
 def stratified_holdout(
@@ -111,43 +120,33 @@ def stratified_holdout(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def split_rows(
-    labels: NDArray[np.int64], protocol: str, groups: Groups | None = None
-) -> tuple[Rows, Rows]:
-    """Training and validation rows of N labelled rows under a protocol of :data:`PROTOCOLS`.
+def grouped_holdout(groups: Groups, fraction: float = 0.1) -> tuple[Rows, Rows]:
+    """Training and validation rows, whole groups each, drawn with :data:`SPLIT_SEED`.
 
-    No group is torn apart: its metrics need all its rows.
+    scikit-learn's ``GroupShuffleSplit``. Classes are not balanced: a group has rows of several.
 
     Raises:
-        InputError: the protocol is unknown or there are too few rows.
+        InputError: there is one group only.
     """
-    check_protocol(protocol)
-    if protocol == "paper":
-        return paper_split(len(labels), groups)
-    return stratified_holdout(labels) if groups is None else grouped_holdout(groups)
+    from sklearn.model_selection import GroupShuffleSplit
+
+    _check_several(groups)
+    split = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=SPLIT_SEED)
+    _, held_out = next(split.split(groups.index, groups=groups.index))
+    return _by_group(groups, groups.index[held_out])
 
 
-def check_protocol(protocol: str) -> None:
-    """Check that a protocol is one of :data:`PROTOCOLS`.
+def _by_group(groups: Groups, held_out: NDArray[np.int64]) -> tuple[Rows, Rows]:
+    validates = np.isin(groups.index, held_out)
+    return np.flatnonzero(~validates), np.flatnonzero(validates)
 
-    Raises:
-        InputError: it is not.
-    """
-    if protocol not in PROTOCOLS:
+
+def _check_several(groups: Groups) -> None:
+    if len(np.unique(groups.index)) < 2:
         raise InputError(
-            f"unknown split protocol '{protocol}': expected one of {', '.join(PROTOCOLS)}"
+            f"no rows can be held out for validation: all {len(groups.index)} training rows belong "
+            f"to one {groups.noun}; expected at least 2"
         )
-
-
-def describe_split(protocol: str, groups: Groups | None = None) -> str:
-    """One clause that says how validation rows were taken, for records and reports."""
-    if protocol == "paper":
-        rule = "the last tenth of the training rows, unshuffled"
-        return rule if groups is None else f"{rule}, with the whole {groups.noun} that begins them"
-    drawn = f"drawn with the fixed split seed {SPLIT_SEED}"
-    if groups is None:
-        return f"10% of the training rows of every class, {drawn}"
-    return f"10% of the training set by {groups.noun}, {drawn}"
 
 
 def limit_training(data: TextData, max_train_samples: int) -> TextData:
@@ -161,8 +160,8 @@ def limit_training(data: TextData, max_train_samples: int) -> TextData:
     Raises:
         InputError: ``max_train_samples`` is below the number of classes or a group's rows.
     """
-    train, note = _limited(data.train, max_train_samples, len(data.classes), "training")
-    return data if note is None else replace(data, train=train, notes=(*data.notes, note))
+    train, notes = _limited(data, data.train, max_train_samples, "training")
+    return replace(data, train=train, notes=notes)
 
 
 def limit_validation(data: TextData, max_validation_samples: int) -> TextData:
@@ -171,41 +170,42 @@ def limit_validation(data: TextData, max_validation_samples: int) -> TextData:
     Raises:
         InputError: as :func:`limit_training`.
     """
-    validation, note = _limited(
-        data.validation, max_validation_samples, len(data.classes), "validation"
-    )
-    return data if note is None else replace(data, validation=validation, notes=(*data.notes, note))
+    validation, notes = _limited(data, data.validation, max_validation_samples, "validation")
+    return replace(data, validation=validation, notes=notes)
 
 
-def _limited(examples: Examples, most: int, classes: int, name: str) -> tuple[Examples, str | None]:
-    """At most that many rows of a split, with a note where some were left out."""
+def _limited(
+    data: TextData, examples: Examples, most: int, name: str
+) -> tuple[Examples, tuple[str, ...]]:
+    """At most that many rows of a split, and the data's notes with what was left out."""
+    classes, total = len(data.classes), len(examples)
     if most < classes:
         raise InputError(
             f"at most {most} {name} rows were asked for: expected at least one for each of the "
             f"{classes} classes"
         )
-    total = len(examples)
     if most >= total:
-        return examples, None
+        return examples, data.notes
     assert examples.labels is not None
     if examples.groups is None:
         rows, how = draw_rows(examples.labels, most), "each class in proportion"
     else:
         rows = draw_groups(examples.groups, most, name, examples.labels)
         how = f"drawn by {examples.groups.noun}"
-    return examples.select(rows), f"{name} is limited to {len(rows)} of {total} rows, {how}"
+    note = f"{name} is limited to {len(rows)} of {total} rows, {how}"
+    return examples.select(rows), (*data.notes, note)
 
 
 def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:
     """``count`` of the labelled rows, each class in proportion, in ascending order.
 
-    They are drawn with :data:`SPLIT_SEED`; where there are no more than ``count``, all are given.
+    They are drawn with :data:`SPLIT_SEED`; where there are no more than ``count``, all are taken.
     A class that its proportion leaves without a row has one, where ``count`` allows it.
     """
-    from sklearn.utils import resample
-
     if count >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
+    from sklearn.utils import resample
+
     rows = resample(
         np.arange(len(labels)),
         replace=False,
@@ -253,21 +253,17 @@ def draw_groups(
             f"at most {count} {name} rows were asked for: expected at least {sizes.max()}, "
             f"the rows of the longest {groups.noun}, which stay together"
         )
+
+    def first_groups(order: NDArray[np.int64]) -> Rows:
+        """The rows of the groups in this order, as many whole ones as ``count`` allows."""
+        return np.flatnonzero(np.isin(index, order[np.cumsum(sizes[order]) <= count]))
+
     order = np.random.default_rng(SPLIT_SEED).permutation(len(sizes))
-    rows = _first_groups(order, index, sizes, count)
+    rows = first_groups(order)
     if labels is not None and len(np.unique(labels[rows])) < len(np.unique(labels)):
-        places = np.argsort(order)[index]
-        first = [order[places[labels == label].min()] for label in np.unique(labels)]
+        rank = np.argsort(order)[index]
+        first = [order[rank[labels == label].min()] for label in np.unique(labels)]
         # a class that few groups have goes first: others come along with any group
         first.sort(key=lambda group: np.isin(labels[index == group], labels[rows]).all())
-        order = np.array(list(dict.fromkeys([*first, *order])))
-        rows = _first_groups(order, index, sizes, count)
+        rows = first_groups(np.array(list(dict.fromkeys([*first, *order]))))
     return rows
-
-
-def _first_groups(
-    order: NDArray[np.int64], index: NDArray[np.int64], sizes: NDArray[np.int64], count: int
-) -> Rows:
-    """The rows of the groups in this order, as many whole ones as ``count`` allows."""
-    drawn = order[np.cumsum(sizes[order]) <= count]
-    return np.flatnonzero(np.isin(index, drawn))

@@ -1,28 +1,24 @@
-"""User files (CSV, TSV, JSON Lines, Parquet) as tables of plain Python values.
+"""Files of CSV, TSV, JSON Lines and Parquet as tables, and what their columns hold.
 
-The formats are read here, not by pandas' readers, because those repair bad files silently: short
-rows are filled up, "NA" becomes a missing value, "1" in JSON becomes a number, and an error in a
-JSON line has no line number.
+CSV is read by the standard library's strict reader. pandas repairs bad files in silence: it fills
+short rows up and takes "NA" for a missing value. So does pyarrow: it reads on over a stray or
+unclosed quote, which swallows the rows after it, ends lines at lone carriage returns, takes null
+bytes, and refuses rows that are longer than its block (docs/log.md).
 """
 
 import csv
+import gzip
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpft.data.lines import (
-    check_delimiter,
-    check_unique,
-    check_width,
-    named_rows,
-    read_lines,
-    require_file,
-    split_fields,
-    without_nulls,
-)
+from lpft.data.examples import Label, Text
+from lpft.data.labels import is_missing, looks_numeric, read_labels, show, show_rows
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +31,20 @@ FORMATS = (
 """Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json``
 holds one object per line, as ``.jsonl``."""
 
+TEXT_NAMES = ("text", "sentence")
+"""Columns that are taken as the text where none is named, in any case (``Text``)."""
+
+ID_NAMES = ("id", "idx")
+"""Columns that are taken as the rows' ids where they are unique."""
+
 Row = dict[str, Any]
+Line = tuple[int, str]
+"""A line's number, from 1, and its text with the line end."""
+
+_ALL = sys.maxsize
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_DELIMITER_OF = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_GZIP = b"\x1f\x8b"
 
 
 def read_table(path: str | Path, column_names: Sequence[str] | None = None) -> "pd.DataFrame":
@@ -59,25 +68,7 @@ def read_table(path: str | Path, column_names: Sequence[str] | None = None) -> "
             are named of a file that names its own; the message names the file and, where known,
             the line.
     """
-    path = Path(path)
-    rows = list(_rows(path, column_names))
-    if not rows:
-        raise _no_rows(path)
-    return _frame(rows, start=0)
-
-
-def read_quoted_tsv(path: Path) -> "pd.DataFrame":
-    """All rows of a tab-separated file in which quotes enclose fields, as pandas writes one.
-
-    Such fields may hold tabs and line breaks, unlike those of :func:`read_table`'s TSV files.
-
-    Raises:
-        InputError: as :func:`read_table`.
-    """
-    rows = list(_csv_rows(path, None, delimiter="\t"))
-    if not rows:
-        raise _no_rows(path)
-    return _frame(rows, start=0)
+    return next(iter_tables(path, _ALL, column_names))
 
 
 def iter_tables(
@@ -91,71 +82,275 @@ def iter_tables(
         InputError: as :func:`read_table`, when the bad row is reached.
     """
     path = Path(path)
-    remaining = _rows(path, column_names)
-    start = 0
-    while chunk := list(islice(remaining, rows)):
-        yield _frame(chunk, start)
-        start += len(chunk)
-    if start == 0:
-        raise _no_rows(path)
-
-
-def _rows(path: Path, column_names: Sequence[str] | None) -> Iterator[Row]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
-    match suffixes[-2:-1] if compressed else suffixes[-1:]:
-        case [".csv"]:
-            return _csv_rows(path, column_names)
-        case [".tsv" | ".txt"]:
-            return _tsv_rows(path, column_names)
-        case [".jsonl" | ".json"]:
-            _refuse_names(path, column_names)
-            return _json_rows(path)
-        case [".parquet"] if not compressed:
-            _refuse_names(path, column_names)
-            return _parquet_rows(path)
-    raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
-
-
-def _refuse_names(path: Path, column_names: Sequence[str] | None) -> None:
+    ending = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
+    if ending == ".csv":
+        return _tables(path, _named_rows(path, _csv_records(path, ","), column_names), rows)
+    if ending in (".tsv", ".txt"):
+        records = ([_unquote(field) for field in fields] for _, fields in split_fields(path))
+        return _tables(path, _named_rows(path, records, column_names), rows)
+    read = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": _parquet_rows}.get(ending)
+    if read is None or (compressed and ending == ".parquet"):
+        raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
     if column_names is not None:
         raise InputError(
             f"{path} names its columns itself: --column-names is for CSV and TSV files whose first "
             "line does not; leave it out"
         )
+    return _tables(path, read(path), rows)
 
 
-def _csv_rows(
-    path: Path, column_names: Sequence[str] | None, delimiter: str = ","
-) -> Iterator[Row]:
+def read_tsv(
+    path: Path,
+    column_names: Sequence[str] | None = None,
+    *,
+    quoted: bool = False,
+    fill: bool = False,
+) -> "pd.DataFrame":
+    """All rows of a tab-separated file in which quotes are ordinary characters, as GLUE has them.
+
+    Args:
+        column_names: as in :func:`read_table`.
+        quoted: quotes enclose fields, which may then hold tabs and line breaks, as pandas writes
+            them.
+        fill: lines with too few fields get empty ones at their end.
+
+    Raises:
+        InputError: as :func:`read_table`.
+    """
+    records = (fields for _, fields in split_fields(path, fill=fill))
+    records = _csv_records(path, "\t") if quoted else records
+    return next(_tables(path, _named_rows(path, records, column_names), _ALL))
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a UTF-8 file, gzip-compressed if it ends in .gz.
+
+    Lines end at a line feed only: other characters that Unicode counts as line ends occur within
+    texts.
+
+    Raises:
+        InputError: the file is missing, unreadable, damaged, compressed under another name, not
+            UTF-8, holds a null byte, or its lines end in carriage returns only.
+    """
+    _require_file(path)
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if number == 1:
+                    _check_first_line(path, raw)
+                if b"\0" in raw:
+                    raise InputError(
+                        f"{path}, line {number}: found a null byte, expected text: the file is "
+                        "damaged or in another encoding (UTF-16?); save it again as UTF-8"
+                    )
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
+            "expected a UTF-8 text file: save it again with that encoding"
+        ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged: expected a gzip file ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def split_fields(path: Path, *, fill: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and tab-separated fields, quotes left as they are; empty lines are skipped.
+
+    Raises:
+        InputError: as :func:`read_lines`, or a line has another number of fields than the first.
+    """
+    first: list[str] = []
+    for number, line in read_lines(path):
+        content = line.rstrip("\r\n")
+        if content:
+            fields = content.split("\t")
+            first = first if first else fields
+            if fill:
+                fields += [""] * (len(first) - len(fields))
+            _check_width(path, number, fields, first)
+            yield number, fields
+
+
+def choose_text_columns(
+    table: "pd.DataFrame",
+    text_columns: Sequence[str] | None,
+    label_column: str,
+    path: str | Path,
+) -> tuple[str, ...]:
+    """The one or two columns that hold the text.
+
+    Where ``text_columns`` is None: the column ``text`` or ``sentence`` (in any case) or else the
+    only other column that holds words, apart from the label and id columns.
+
+    Raises:
+        InputError: a named column is absent, is named twice or is the label column, there are none
+            or more than two, or nothing was named and the choice is not clear.
+    """
+    if text_columns is None:
+        return (_only_text_column(table, label_column, path),)
+    chosen = tuple(text_columns)
+    if len(chosen) not in (1, 2) or len(set(chosen)) < len(chosen) or label_column in chosen:
+        raise InputError(
+            f"the text columns are {', '.join(chosen)} and the label column is {label_column}: "
+            "expected one text column, or two different ones for pairs, and another for the label"
+        )
+    for column in chosen:
+        require_column(table, column, path, _advice(path))
+    return chosen
+
+
+def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
+    others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
+    for expected in TEXT_NAMES:
+        named = [name for name in others if name.lower() == expected]
+        if len(named) == 1:
+            return named[0]
+    words = [name for name in others if any(_is_words(value) for value in table[name])]
+    if len(words) == 1:
+        return words[0]
+    _check_delimiter(path, list(table.columns))
+    raise InputError(
+        f"{path}: it is not clear which column is the text: found {_column_list(table)}, expected "
+        f"one named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
+        f"(--text-columns a or a,b){_advice(path)}"
+    )
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, str) and not is_missing(value) and not looks_numeric(value)
+
+
+def require_column(
+    table: "pd.DataFrame",
+    column: str,
+    path: str | Path,
+    advice: str = "; expected a file that has it",
+) -> None:
+    """Check that a column is there.
+
+    Raises:
+        InputError: it is not; the message lists those that are, and ends with ``advice``.
+    """
+    if column not in table.columns:
+        _check_delimiter(path, list(table.columns))
+        similar = {name.lower(): name for name in table.columns}
+        near = get_close_matches(column.lower(), similar, n=1)
+        hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
+        raise InputError(
+            f"{path} has no column '{column}': found {_column_list(table)}{hint}{advice}"
+        )
+
+
+def _column_list(table: "pd.DataFrame") -> str:
+    return "the columns " + ", ".join(map(str, table.columns))
+
+
+def _advice(path: str | Path) -> str:
+    """What else may be wrong with the columns of a user's file: its first line may be a row."""
+    named_by_first_line = not _DELIMITER_OF.keys().isdisjoint(_endings(path))
+    advice = "; if the first line is a row, name the columns with --column-names"
+    return advice if named_by_first_line else ""
+
+
+def texts_from_table(
+    table: "pd.DataFrame", text_columns: Sequence[str], path: str | Path
+) -> list[Text]:
+    """The texts of N rows: strings from one column, pairs from two.
+
+    Raises:
+        InputError: a column is absent, or a value is empty, missing, not a string (numbers are
+            not turned into text: the column is usually another one) or holds half of a surrogate
+            pair, which no tokenizer takes. Rows are counted by the table's index.
+    """
+    columns = [strings_from_table(table, column, path) for column in text_columns]
+    if len(columns) == 1:
+        return list(columns[0])
+    return [(first, second) for first, second in zip(*columns, strict=True)]
+
+
+def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> list[str]:
+    """The N values of one text column.
+
+    Raises:
+        InputError: as :func:`texts_from_table`.
+    """
+    require_column(table, column, path)
+    values = list(table[column])
+    where = f"{path}, column '{column}'"
+
+    def rows_of(wrong: Callable[[Any], bool]) -> list[int]:
+        return [row for row, value in zip(table.index, values, strict=True) if wrong(value)]
+
+    if empty := rows_of(is_missing):
+        raise InputError(
+            f"{where}: no text in {show_rows(empty)}; expected text in every row: "
+            "fill it in or remove the row"
+        )
+    if other := rows_of(lambda value: not isinstance(value, str)):
+        example = next(value for value in values if not isinstance(value, str))
+        raise InputError(
+            f"{where}: found {show([example])} ({type(example).__name__}) in {show_rows(other)}, "
+            "expected text: name another column or write the value as a string"
+        )
+    if damaged := rows_of(lambda value: value != value.encode(errors="ignore").decode()):
+        raise InputError(
+            f"{where}: half of a surrogate pair in {show_rows(damaged)}, expected valid Unicode: "
+            "the text was cut or decoded wrongly where it was written"
+        )
+    return values
+
+
+def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path) -> list[Label]:
+    """The labels of N rows, as :func:`lpft.data.labels.read_labels` reads them.
+
+    Raises:
+        InputError: the column is absent or a label is not one class.
+    """
+    require_column(table, label_column, path, _advice(path))
+    source = f"{path}, column '{label_column}'"
+    return read_labels(list(table[label_column]), source, list(table.index))
+
+
+def ids_from_table(table: "pd.DataFrame") -> list[str]:
+    """Ids of N rows: a column ``id`` or ``idx`` where it is unique, otherwise the row numbers."""
+    for column in ID_NAMES:
+        if column in table.columns:
+            values = list(table[column])
+            scalar = all(isinstance(value, str | int) and not is_missing(value) for value in values)
+            if scalar and len({str(value) for value in values}) == len(values):
+                return [str(value) for value in values]
+    return [str(row) for row in table.index]
+
+
+def numbered_rows(table: "pd.DataFrame") -> Iterator[tuple[int, Row]]:
+    """Row numbers and rows by column name, made one at a time."""
+    names = [str(column) for column in table.columns]
+    for number, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
+        yield number, dict(zip(names, values, strict=True))
+
+
+def _csv_records(path: Path, delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
     # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
-    lines = without_nulls(path, read_lines(path))
+    lines = (line for _, line in read_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-
-    def records() -> Iterator[list[str]]:
-        first: list[str] = []
-        try:
-            for record in reader:
-                if record:
-                    first = first if first else record
-                    check_width(path, reader.line_num, record, first)
-                    yield record
-        except csv.Error as error:
-            check_delimiter(path, first)
-            raise InputError(
-                f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
-                'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
-            ) from error
-
-    yield from _with_names(path, records(), column_names)
-
-
-def _tsv_rows(path: Path, column_names: Sequence[str] | None) -> Iterator[Row]:
-    lines = enumerate(without_nulls(path, read_lines(path)), start=1)
-    fields = (fields for _, fields in split_fields(path, lines))
-    records = ([_unquote(field) for field in record] for record in fields)
-    yield from _with_names(path, records, column_names)
+    first: list[str] = []
+    try:
+        for record in reader:
+            if record:
+                first = first if first else record
+                _check_width(path, reader.line_num, record, first)
+                yield record
+    except csv.Error as error:
+        _check_delimiter(path, first)
+        raise InputError(
+            f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
+            'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
+        ) from error
 
 
 def _unquote(field: str) -> str:
@@ -164,25 +359,27 @@ def _unquote(field: str) -> str:
     return field[1:-1].replace('""', '"') if enclosed else field
 
 
-def _with_names(
+def _named_rows(
     path: Path, records: Iterator[list[str]], column_names: Sequence[str] | None
 ) -> Iterator[Row]:
+    """Records by column name: those of the first record, or ``column_names``."""
     first = next(records, None)
     if first is None:
         raise InputError(f"{path} is empty: expected a first line that names the columns, and rows")
-    if column_names is None:
-        yield from named_rows(path, first, records)
-        return
-    names = list(column_names)
-    if len(first) != len(names):
-        check_delimiter(path, first)
-        raise InputError(
-            f"{path} has {len(first)} columns, and --column-names names {len(names)} "
-            f"({', '.join(names)}): expected a name for each column"
-        )
-    if [name.strip() for name in first] != names:
-        records = chain([first], records)
-    yield from named_rows(path, names, records)
+    names = [name.strip() for name in first]
+    if column_names is not None:
+        if len(first) != len(column_names):
+            _check_delimiter(path, first)
+            raise InputError(
+                f"{path} has {len(first)} columns, expected {len(column_names)}, one for each "
+                f"name: {', '.join(column_names)}"
+            )
+        if names != list(column_names):
+            records = chain([first], records)
+            names = list(column_names)
+    _check_unique(path, names)
+    for record in records:
+        yield dict(zip(names, record, strict=True))
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -213,18 +410,15 @@ def _json_object(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    require_file(path)
+    _require_file(path)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            check_unique(path, names)
+            _check_unique(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1000):
-                columns = [column.to_pylist() for column in batch.columns]
-                for values in zip(*columns, strict=True):
-                    yield dict(zip(names, values, strict=True))
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -232,15 +426,74 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def _frame(rows: list[Row], start: int) -> "pd.DataFrame":
+def _tables(path: Path, rows: Iterator[Row], size: int) -> Iterator["pd.DataFrame"]:
     import pandas as pd
 
-    # the union of all rows' names: a JSON object may leave out what it has no value for
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    values = [[row.get(name) for name in names] for row in rows]
-    index = range(start, start + len(rows))
-    return pd.DataFrame(values, columns=names, index=index, dtype=object)
+    start = 0
+    while chunk := list(islice(rows, size)):
+        # the union of all rows' names: a JSON object may leave out what it has no value for
+        names = list(dict.fromkeys(name for row in chunk for name in row))
+        values = [[row.get(name) for name in names] for row in chunk]
+        index = range(start, start + len(chunk))
+        yield pd.DataFrame(values, columns=names, index=index, dtype=object)
+        start += len(chunk)
+    if start == 0:
+        raise InputError(f"{path} has no rows: expected at least one row of data")
 
 
-def _no_rows(path: Path) -> InputError:
-    return InputError(f"{path} has no rows: expected at least one row of data")
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected a file")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: expected a file")
+
+
+def _check_first_line(path: Path, raw: bytes) -> None:
+    if raw.startswith(_GZIP):
+        raise InputError(
+            f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
+        )
+    if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
+        raise InputError(
+            f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
+            "them: expected line feeds; save it again with Unix or Windows line ends"
+        )
+
+
+def _check_width(path: Path, line: int, fields: list[str], first: list[str]) -> None:
+    if len(fields) != len(first):
+        _check_delimiter(path, first)
+        raise InputError(
+            f"{path}, line {line}: found {len(fields)} fields, expected {len(first)} as in the "
+            "first line: in CSV quote a field that holds a comma or line break; TSV fields hold no "
+            "tab or break"
+        )
+
+
+def _check_delimiter(path: str | Path, first: Sequence[str]) -> None:
+    """Name the real delimiter of a file whose first line is one field, where something is wrong."""
+    expected = next((_DELIMITER_OF[end] for end in _endings(path) if end in _DELIMITER_OF), None)
+    if expected is None or len(first) != 1:
+        return
+    used = max(_DELIMITERS, key=first[0].count)
+    if used in first[0] and used != expected:
+        ending = {",": ".csv", "\t": ".tsv"}.get(used)
+        raise InputError(
+            f"{path}: the first line {first[0][:60]!r} is separated by {_DELIMITERS[used]}, "
+            f"expected {_DELIMITERS[expected]} in a file of this ending: write it with "
+            f"{_DELIMITERS[expected]}" + ("" if ending is None else f", or name it {ending}")
+        )
+
+
+def _endings(path: str | Path) -> list[str]:
+    return [suffix.lower() for suffix in Path(path).suffixes]
+
+
+def _check_unique(path: Path, names: Iterable[str]) -> None:
+    names = list(names)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(
+            f"{path}: column {', '.join(map(repr, repeated))} occurs more than once: "
+            "expected a name of its own for every column"
+        )

@@ -38,18 +38,20 @@ class Tokens:
     def batch(
         self, rows: Sequence[int] | NDArray[np.int64], width: int | None = None
     ) -> dict[str, Tensor]:
-        """The given texts as tensors (rows x T), padded to their longest or to ``width``."""
+        """These texts as tensors (rows x T), padded to their longest or to ``width``."""
         longest = max(len(self.columns["input_ids"][row]) for row in rows)
         width = longest if width is None else max(width, longest)
-        batch = {}
-        for name, column in self.columns.items():
-            padded = torch.full((len(rows), width), self.pad_values[name], dtype=torch.long)
-            for place, row in enumerate(rows):
-                ids = torch.tensor(column[row], dtype=torch.long)
-                start = width - len(ids) if self.padding_side == "left" else 0
-                padded[place, start : start + len(ids)] = ids
-            batch[name] = padded
-        return batch
+
+        def padded(ids: list[int], value: int) -> list[int]:
+            padding = [value] * (width - len(ids))
+            return padding + ids if self.padding_side == "left" else ids + padding
+
+        return {
+            name: torch.tensor(
+                [padded(column[row], self.pad_values[name]) for row in rows], dtype=torch.long
+            )
+            for name, column in self.columns.items()
+        }
 
     def fingerprint(self) -> str:
         """SHA-256 over every id of every column."""

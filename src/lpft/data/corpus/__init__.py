@@ -2,10 +2,9 @@
 
 from importlib.resources import as_file, files
 
-from lpft.data.columns import ids_from_table, labels_from_table, texts_from_table
 from lpft.data.examples import Examples, TextData
 from lpft.data.labels import encode_labels
-from lpft.data.tables import read_table
+from lpft.data.tables import ids_from_table, labels_from_table, read_table, texts_from_table
 
 CLASSES = ("negative", "neutral", "positive")
 OOD_DOMAINS = ("restaurants", "films", "posts")
@@ -17,21 +16,20 @@ def load_corpus() -> TextData:
     Ids are row numbers within a domain's file. The splits are part of the corpus and the same
     under every split protocol.
     """
-    products, splits = _read("products")
-    by_split = {
-        split: products.select([row for row, name in enumerate(splits) if name == split])
+    products, split_of = _read("products")
+    splits = {
+        split: products.select([row for row, name in enumerate(split_of) if name == split])
         for split in ("train", "validation", "test")
     }
-    ood = {domain: _read(domain)[0] for domain in OOD_DOMAINS}
     return TextData(
         name="demo",
         classes=CLASSES,
-        train=by_split["train"],
-        validation=by_split["validation"],
-        test=by_split["test"],
-        ood=ood,
-        sources={split: f"the embedded corpus, products, split {split}" for split in by_split}
-        | {f"ood/{domain}": f"the embedded corpus, {domain}" for domain in ood},
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        ood={domain: _read(domain)[0] for domain in OOD_DOMAINS},
+        sources={split: f"the embedded corpus, products, split {split}" for split in splits}
+        | {f"ood/{domain}": f"the embedded corpus, {domain}" for domain in OOD_DOMAINS},
         licence="MIT",
         notes=("the embedded corpus has fixed splits, the same under every split protocol",),
     )

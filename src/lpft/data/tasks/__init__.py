@@ -1,9 +1,11 @@
 """The table of tasks. Adding a task is adding a row."""
 
 from difflib import get_close_matches
+from functools import partial
 
-from lpft.data.tasks.boss import BOSS_TASKS
-from lpft.data.tasks.demo import DEMO
+from lpft.data.corpus import CLASSES, OOD_DOMAINS, load_corpus
+from lpft.data.releases import Release
+from lpft.data.tables import read_tsv
 from lpft.data.tasks.glue import GLUE_TASKS
 from lpft.data.tasks.pubmed import PUBMED_TASKS
 from lpft.data.tasks.superglue import SUPERGLUE_TASKS
@@ -21,8 +23,55 @@ __all__ = [
     "single",
 ]
 
+_DEMO = Task(
+    name="demo",
+    title="Sentiment of product reviews; OOD: restaurants, films, posts",
+    benchmark="lpft",
+    classes=CLASSES,
+    fields=("text",),
+    templates=(single("text"),),
+    licence="MIT",
+    url="in this package: lpft/data/corpus",
+    ood=OOD_DOMAINS,
+    embedded=load_corpus,
+)
+
+_BOSS = "https://github.com/lifan-yuan/OOD_NLP"
+_BOSS_OOD = ("dynasent", "semeval", "sst5")
+
+# BOSS (Yuan et al., NeurIPS 2023): one training set and out-of-distribution test sets
+_AMAZON = Task(
+    name="amazon",
+    title="Sentiment of Amazon reviews; OOD: DynaSent, SemEval, SST-5",
+    benchmark="BOSS",
+    classes=("negative", "positive", "neutral"),
+    fields=("text",),
+    templates=(single("text"),),
+    licence="the original datasets' own; BOSS's code is under the MIT licence",
+    url=_BOSS,
+    releases=(
+        Release(
+            layout="BOSS's processed tsv",
+            url=f"{_BOSS} (the link to the processed datasets in its README)",
+            benchmarks=("boss", "OOD_NLP/datasets", "tasks/OOD_NLP/datasets", "datasets"),
+            folders=("process/SentimentAnalysis", "SentimentAnalysis"),
+            files={
+                "train": "amazon/train.tsv",
+                "test": "amazon/test.tsv",
+                **{f"ood/{name}": f"{name}/test.tsv" for name in _BOSS_OOD},
+            },
+            read=partial(read_tsv, quoted=True),
+            columns={"Text": "text", "Label": "label"},
+            labels={"0": "negative", "1": "positive", "2": "neutral"},
+            optional=tuple(f"ood/{name}" for name in _BOSS_OOD),
+        ),
+    ),
+    ood=_BOSS_OOD,
+    incomplete=True,
+)
+
 TASKS: dict[str, Task] = {
-    task.name: task for task in (DEMO, *GLUE_TASKS, *SUPERGLUE_TASKS, *BOSS_TASKS, *PUBMED_TASKS)
+    task.name: task for task in (_DEMO, *GLUE_TASKS, *SUPERGLUE_TASKS, _AMAZON, *PUBMED_TASKS)
 }
 """Every task by name."""
 

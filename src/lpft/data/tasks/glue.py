@@ -1,12 +1,12 @@
 """GLUE (Wang et al., ICLR 2019). Its test sets have no labels, so the dev sets are test."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpft.data.hub import HubSource
-from lpft.data.readers import read_broken_tsv, read_cola, read_tsv
-from lpft.data.releases import Release
+from lpft.data.releases import HubSource, Release
+from lpft.data.tables import read_tsv
 from lpft.data.tasks.task import Task, pair, single
 
 if TYPE_CHECKING:
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 BENCHMARK = "GLUE"
 FOLDERS = ("glue", "glue_data")
 
-# The commit that made the dataset Parquet files, which is what `datasets` still loads.
-REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-
 _ARCHIVES = "https://dl.fbaipublicfiles.com/glue/data"
 _SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
 _SCRIPT = "https://github.com/nyu-mll/GLUE-baselines/blob/master/download_glue_data.py"
 
 _DEV_IS_TEST: Mapping[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
+
+# The commit that made the dataset Parquet files, which is what `datasets` still loads.
+_on_hub = partial(
+    HubSource, "nyu-mll/glue", revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+)
 
 
 def glue(
@@ -50,13 +52,8 @@ def glue(
     )
 
 
-def on_hub(config: str, splits: Mapping[str, str] | None = None) -> HubSource:
-    """GLUE's configuration of that name."""
-    if splits is None:
-        return HubSource("nyu-mll/glue", config, REVISION)
-    return HubSource("nyu-mll/glue", config, REVISION, splits)
-
-
+# in its own release and in GLUE's alike
+_read_cola = partial(read_tsv, column_names=("source", "label", "annotation", "sentence"))
 _COLA_LABELS = {"0": "unacceptable", "1": "acceptable"}
 _MRPC_COLUMNS = {"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"}
 _MRPC_LABELS = {"0": "not_equivalent", "1": "equivalent"}
@@ -83,16 +80,16 @@ GLUE_TASKS = (
                     "test": "in_domain_dev.tsv",
                     "ood/out_of_domain": "out_of_domain_dev.tsv",
                 },
-                read=read_cola,
+                read=_read_cola,
                 labels=_COLA_LABELS,
                 notes=(
                     "CoLA's public release: test is its in-domain part and out_of_domain the "
                     "other; the paper's test set (GLUE's dev) is both together",
                 ),
             ),
-            glue("CoLA", read=read_cola, labels=_COLA_LABELS),
+            glue("CoLA", read=_read_cola, labels=_COLA_LABELS),
         ),
-        hub=on_hub("cola"),
+        hub=_on_hub("cola"),
         ood=("out_of_domain",),
         notes=(
             "the paper counts 855 validation and 1040 test rows, its rule and the release give "
@@ -124,9 +121,9 @@ GLUE_TASKS = (
                 },
             ),
         ),
-        hub=on_hub(
+        hub=_on_hub(
             "mnli",
-            {
+            splits={
                 "train": "train",
                 "test": "validation_matched",
                 "ood/mismatched": "validation_mismatched",
@@ -166,7 +163,7 @@ GLUE_TASKS = (
                 ),
             ),
         ),
-        hub=on_hub("mrpc"),
+        hub=_on_hub("mrpc"),
     ),
     Task(
         name="qnli",
@@ -178,7 +175,7 @@ GLUE_TASKS = (
         licence="CC BY-SA 4.0 (SQuAD's)",
         url="https://rajpurkar.github.io/SQuAD-explorer/",
         releases=(glue("QNLI", url=f"{_ARCHIVES}/QNLIv2.zip"),),
-        hub=on_hub("qnli"),
+        hub=_on_hub("qnli"),
     ),
     Task(
         name="qqp",
@@ -192,13 +189,14 @@ GLUE_TASKS = (
         releases=(
             glue(
                 "QQP",
-                read=read_broken_tsv,
+                # a line break within a question makes two short lines of one row
+                read=partial(read_tsv, fill=True),
                 columns={"is_duplicate": "label"},
                 labels={"0": "not_duplicate", "1": "duplicate"},
                 url=f"{_ARCHIVES}/QQP-clean.zip",
             ),
         ),
-        hub=on_hub("qqp"),
+        hub=_on_hub("qqp"),
         incomplete=True,
     ),
     Task(
@@ -211,7 +209,7 @@ GLUE_TASKS = (
         licence="not stated by its authors",
         url="https://nlp.stanford.edu/sentiment/",
         releases=(glue("SST-2", labels={"0": "negative", "1": "positive"}),),
-        hub=on_hub("sst2"),
+        hub=_on_hub("sst2"),
     ),
     Task(
         name="wnli",
@@ -223,7 +221,7 @@ GLUE_TASKS = (
         licence="CC BY 4.0 (the collection of Winograd schemas)",
         url="https://cs.nyu.edu/~davise/papers/WinogradSchemas/WS.html",
         releases=(glue("WNLI", labels={"0": "not_entailment", "1": "entailment"}),),
-        hub=on_hub("wnli"),
+        hub=_on_hub("wnli"),
         cluster="sentence1",
         notes=("WNLI's dev rows often share sentences with training rows of the other label",),
     ),

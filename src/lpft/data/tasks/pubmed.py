@@ -1,12 +1,12 @@
 """PubMed RCT (Dernoncourt and Lee, IJCNLP 2017): the role of a sentence in a medical abstract."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpft.data.hub import HubSource
-from lpft.data.readers import abstract_sentences, read_abstracts
-from lpft.data.releases import Release
+from lpft.data.releases import HubSource, Release
+from lpft.data.tables import Line, read_lines
 from lpft.data.tasks.task import Task, Template
 from lpft.errors import InputError
 
@@ -30,33 +30,61 @@ _CLEANED = (
     "sentences as cleaned by Jin and Szolovits (2018), fewer than in the release that the paper "
     "used (176,642 instead of 180,040 of PubMed 20k's training set)"
 )
+_ABSTRACT = "###"
 
 
-def _lines(table: "pd.DataFrame", source: str) -> "pd.DataFrame":
+def _read_file(path: Path, *, numbers: bool) -> "pd.DataFrame":
+    """One of PubMed RCT's files; the other form is refused: that with numbers, or that with @."""
+    table = _sentence_table(read_lines(path), str(path))
+    texts = list(table["text"])
+    with_digits = sum(any("0" <= letter <= "9" for letter in text) for text in texts)
+    with_at = sum("@" in text for text in texts)
+    other_form = (with_at > with_digits) if numbers else (with_digits > with_at)
+    # files with other labels are no PubMed RCT at all, as the check of the labels will say
+    if other_form and set(table["label"]) <= set(_LABELS):
+        raise InputError(
+            f"{path}: {with_digits} of {len(texts)} sentences have digits and {with_at} have @, "
+            f"expected the form with numbers {'kept' if numbers else 'replaced by @'}: is this "
+            f"pubmed{'' if numbers else '_numbers'} (20k) or "
+            f"pubmed_200k{'' if numbers else '_numbers'}?"
+        )
+    return table
+
+
+def _read_lines_of_hub(table: "pd.DataFrame", source: str) -> "pd.DataFrame":
     """A dataset whose rows are the lines of the official file."""
-    return abstract_sentences(enumerate(table["text"], start=1), source)
+    return _sentence_table(enumerate(table["text"], start=1), source)
 
 
-def _reader(*, numbers: bool) -> "Callable[[Path], pd.DataFrame]":
-    """Reads PubMed RCT's files, and refuses the other form: that with numbers, or that with @."""
+def _sentence_table(lines: Iterable[Line], source: str) -> "pd.DataFrame":
+    """The sentences of ``###id``, then ``LABEL<TAB>sentence`` lines, then an empty line.
 
-    def read(path: Path) -> "pd.DataFrame":
-        table = read_abstracts(path)
-        texts = list(table["text"])
-        kept = sum(any("0" <= letter <= "9" for letter in text) for text in texts)
-        replaced = sum("@" in text for text in texts)
-        other_form = (replaced > kept) if numbers else (kept > replaced)
-        # files with other labels are no PubMed RCT at all, which their reader's caller says
-        if other_form and set(table["label"]) <= set(_LABELS):
-            raise InputError(
-                f"{path}: {kept} of {len(texts)} sentences have digits and {replaced} have @, "
-                f"expected the form with numbers {'kept' if numbers else 'replaced by @'}: is this "
-                f"pubmed{'' if numbers else '_numbers'} (20k) or "
-                f"pubmed_200k{'' if numbers else '_numbers'}?"
-            )
-        return table
+    Columns abstract_id, id, label and text; ids are the abstract's and the sentence's number within
+    it, from 0.
+    """
+    import pandas as pd
 
-    return read
+    rows = list(_sentences(lines, source))
+    if not rows:
+        raise InputError(f"{source} has no sentence: expected '###id' and LABEL<TAB>sentence lines")
+    return pd.DataFrame(rows, columns=["abstract_id", "id", "label", "text"], dtype=object)
+
+
+def _sentences(lines: Iterable[Line], source: str) -> Iterator[tuple[str, ...]]:
+    abstract, number = None, 0
+    for line, raw in lines:
+        content = raw.rstrip("\r\n")
+        label, tab, sentence = content.partition("\t")
+        if content.startswith(_ABSTRACT):
+            abstract, number = content.removeprefix(_ABSTRACT).strip(), 0
+        elif content.strip():
+            if not tab or abstract is None:
+                raise InputError(
+                    f"{source}, line {line}: found {content[:40]!r}, expected "
+                    + ("'###id' before it" if tab else "LABEL<TAB>sentence, '###id' or nothing")
+                )
+            yield abstract, f"{abstract}-{number}", label, sentence
+            number += 1
 
 
 def _pubmed(
@@ -64,6 +92,7 @@ def _pubmed(
 ) -> Task:
     """PubMed RCT of a size (``20k``), numbers kept or replaced by @."""
     folder = f"PubMed_{size}_RCT" + ("" if numbers else "_numbers_replaced_with_at_sign")
+    read = partial(_read_file, numbers=numbers)
     releases = [
         Release(
             layout="PubMed RCT",
@@ -71,7 +100,7 @@ def _pubmed(
             benchmarks=_BENCHMARKS,
             folders=(folder,),
             files={"train": "train.txt", "validation": "dev.txt", "test": "test.txt"},
-            read=_reader(numbers=numbers),
+            read=read,
             labels=_LABELS,
         )
     ]
@@ -87,7 +116,7 @@ def _pubmed(
                     "validation": "dev_clean.txt",
                     "test": "test_clean.txt",
                 },
-                read=_reader(numbers=numbers),
+                read=read,
                 labels=_LABELS,
                 notes=(f"the cleaned files: {_CLEANED}",),
             )
@@ -140,7 +169,7 @@ PUBMED_TASKS = (
             "2bc68a9b902ae51b856b3c22e48181a76ba10849",
             _SPLITS,
             labels=_LABELS,
-            read=_lines,
+            read=_read_lines_of_hub,
             notes=("a third party's copy of the official files",),
         ),
         notes=(),

@@ -1,23 +1,25 @@
 """SuperGLUE (Wang et al., NeurIPS 2019). Its test sets have no labels, so val.jsonl is test."""
 
+import re
 import string
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpft.data.hub import HubSource
-from lpft.data.readers import read_spans, read_wic, wic_labels
-from lpft.data.releases import Release
-from lpft.data.tables import read_table
-from lpft.data.tasks.glue import glue
-from lpft.data.tasks.questions import (
-    CHOICES,
-    read_multirc,
-    read_record,
-    unfold_copa,
-    unfold_multirc,
-    unfold_record,
+from lpft.data.labels import official_names
+from lpft.data.releases import HubSource, RawSplit, Release
+from lpft.data.tables import (
+    Row,
+    numbered_rows,
+    read_lines,
+    read_table,
+    read_tsv,
+    require_column,
+    strings_from_table,
 )
+from lpft.data.tasks.glue import glue
 from lpft.data.tasks.task import Grouping, Task, Template, pair
 from lpft.errors import InputError
 
@@ -28,14 +30,21 @@ BENCHMARK = "SuperGLUE"
 FOLDERS = ("superglue", "super_glue")
 URL = "https://super.gluebenchmark.com/tasks"
 
-# The commit that made the dataset Parquet files, which is what `datasets` still loads.
-REVISION = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
-
 _TERMS = (
     "the original datasets' own; SuperGLUE's authors understand them to allow use and "
     "redistribution in a research context"
 )
 _NO_YES = ("False", "True")
+_SPANS = ["span1_text", "span1_index", "span2_text", "span2_index"]
+_JOINERS = {"cause": "because", "effect": "so"}
+_CHOICES = ("choice1", "choice2")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+# The commit that made the dataset Parquet files, which is what `datasets` still loads.
+_on_hub = partial(
+    HubSource, "aps/super_glue", revision="3de24cf8022e94f4ee4b9d55a6f539891524d646"
+)
 
 
 def superglue(
@@ -56,25 +65,56 @@ def superglue(
     )
 
 
-def on_hub(config: str) -> HubSource:
-    """SuperGLUE's configuration of that name."""
-    return HubSource("aps/super_glue", config, REVISION)
-
-
-def _wic(train: str, test: str) -> Release:
+def _original_wic(train: str, test: str) -> Release:
     return Release(
         layout="WiC's original release",
         url="https://pilehvar.github.io/wic/package/WiC_dataset.zip",
         benchmarks=FOLDERS,
         folders=("WiC", "WiC_dataset"),
         files={"train": train, "test": test},
-        read=read_wic,
+        read=_read_original_wic,
         labels={"F": "False", "T": "True"},
-        beside=wic_labels,
+        beside=_wic_labels,
     )
 
 
-def mark_pronoun(row: Mapping[str, Any]) -> str:
+def _read_original_wic(path: Path) -> "pd.DataFrame":
+    """Sentence pairs, with their labels (T, F) in a file of their own."""
+    names = ("word", "part_of_speech", "positions", "sentence1", "sentence2")
+    table = read_tsv(path, names)
+    gold = _wic_labels(path)
+    labels = [line.strip() for _, line in read_lines(gold) if line.strip()]
+    if len(labels) != len(table):
+        raise InputError(
+            f"{gold} has {len(labels)} labels, {path.name} has {len(table)} rows: expected as "
+            "many; take both files from one release"
+        )
+    return table.assign(label=labels)
+
+
+def _wic_labels(path: Path) -> Path:
+    """Where the original WiC keeps the labels of ``train.data.txt``: ``train.gold.txt``."""
+    return path.with_name(path.name.replace(".data.", ".gold."))
+
+
+def _read_wsc(path: Path) -> "pd.DataFrame":
+    """WSC's rows: the members of the nested ``target`` become columns of their own."""
+    import pandas as pd
+
+    table = read_table(path)
+    require_column(table, "target", path)
+    for row, target in enumerate(table["target"]):
+        if not isinstance(target, dict) or not set(_SPANS) <= set(target):
+            raise InputError(
+                f"{path}, row {row + 1}: 'target' is {target!r}, expected an object with "
+                f"{', '.join(_SPANS)}"
+            )
+    # dtype object, or pandas makes 6 a 6.0 where another row has null
+    spans = pd.DataFrame(list(table["target"]), index=table.index, columns=_SPANS, dtype=object)
+    return table.assign(**spans)
+
+
+def _mark_pronoun(row: Mapping[str, Any]) -> str:
     """WSC's text with its pronoun between asterisks, words joined by single blanks.
 
     The pronoun is the word ``span2_index``, or, where this is another word (the release has one
@@ -91,12 +131,197 @@ def mark_pronoun(row: Mapping[str, Any]) -> str:
         )
     pronoun = row["span2_text"].strip(string.punctuation).lower()
     same = [
-        place
-        for place, word in enumerate(words)
+        position
+        for position, word in enumerate(words)
         if word.strip(string.punctuation).lower() == pronoun
     ]
-    place = min(same, key=lambda place: abs(place - index), default=index)
-    return " ".join(f"*{word}*" if at == place else word for at, word in enumerate(words))
+    nearest = min(same, key=lambda position: abs(position - index), default=index)
+    words[nearest] = f"*{words[nearest]}*"
+    return " ".join(words)
+
+
+def _read_nested(path: Path, *, flatten: Callable[[Row, str], Iterator[Row]]) -> "pd.DataFrame":
+    """Passages with questions, one object per passage, as one row per answer or query."""
+    import pandas as pd
+
+    rows = [
+        row
+        for number, passage in numbered_rows(read_table(path))
+        for row in flatten(passage, _where(path, number))
+    ]
+    if not rows:
+        raise InputError(f"{path} has no questions: expected at least one")
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _multirc_answers(record: Row, where: str) -> Iterator[Row]:
+    passage = _part(record, "passage", Mapping, where)
+    for question in _part(passage, "questions", list, where):
+        for answer in _part(question, "answers", list, where):
+            yield {
+                "paragraph": _part(passage, "text", str, where),
+                "question": _part(question, "question", str, where),
+                "answer": _part(answer, "text", str, where),
+                "idx": {
+                    "paragraph": _part(record, "idx", int, where),
+                    "question": _part(question, "idx", int, where),
+                    "answer": _part(answer, "idx", int, where),
+                },
+                **({"label": answer["label"]} if "label" in answer else {}),
+            }
+
+
+def _record_queries(record: Row, where: str) -> Iterator[Row]:
+    """Queries with answers and entities: the distinct texts of the spans, in their order."""
+    passage = _part(record, "passage", Mapping, where)
+    text = _part(passage, "text", str, where)
+    spans = sorted(
+        (_part(span, "start", int, where), _part(span, "end", int, where))
+        for span in _part(passage, "entities", list, where)
+    )
+    # a span's end is its last character
+    entities = list(dict.fromkeys(text[start : end + 1] for start, end in spans))
+    for query in _part(record, "qas", list, where):
+        answers = _part(query, "answers", list, where) if "answers" in query else []
+        yield {
+            "passage": text,
+            "query": _part(query, "query", str, where),
+            "entities": entities,
+            "answers": list(dict.fromkeys(_part(answer, "text", str, where) for answer in answers)),
+            "idx": {"query": _part(query, "idx", int, where)},
+        }
+
+
+def _part(record: Any, name: str, kind: type, where: str) -> Any:
+    """A member of a JSON object, which must be of the given kind."""
+    if not isinstance(record, Mapping) or name not in record:
+        members = ", ".join(record) if isinstance(record, Mapping) else repr(record)[:60]
+        raise InputError(f"{where}: expected an object with '{name}', found {members}")
+    part = record[name]
+    if not isinstance(part, kind):
+        expected = {Mapping: "an object", list: "a list", str: "text", int: "a whole number"}[kind]
+        raise InputError(f"{where}: '{name}' is {repr(part)[:60]}, expected {expected}")
+    return part
+
+
+def _unfold_multirc(raw: RawSplit) -> RawSplit:
+    """MultiRC's answers: their question is their group."""
+    rows = []
+    for row, where in _checked_rows(raw, (), ("idx",)):
+        paragraph, question, answer = (
+            _part(row["idx"], name, int, where) for name in ("paragraph", "question", "answer")
+        )
+        group = f"{paragraph}-{question}"
+        rows.append({**row, "group": group, "id": f"{group}-{answer}"})
+    return _with_rows(raw, rows, raw.labels)
+
+
+def _unfold_record(raw: RawSplit) -> RawSplit:
+    """ReCoRD's queries as a row per entity in the place of ``@placeholder``.
+
+    A row is right if its entity is one of the answers, letter for letter. What choosing it earns is
+    SQuAD's exact match and F1 against the answers.
+    """
+    rows: list[Row] = []
+    texts, others = ("passage", "query"), ("entities", "answers", "idx")
+    for row, where in _checked_rows(raw, texts, others):
+        group, answers = str(_part(row["idx"], "query", int, where)), row["answers"]
+        if not answers:
+            raise InputError(
+                f"{where}: the answers are hidden, as in official test sets; expected a labelled "
+                "split: take the training or validation set"
+            )
+        rows.extend(
+            {
+                "passage": row["passage"].replace("@highlight\n", "- "),
+                "query": row["query"].replace("@placeholder", entity),
+                "label": str(entity in answers),
+                "group": group,
+                "id": f"{group}-{number}",
+                "exact_match": exact_match(entity, answers),
+                "token_f1": token_f1(entity, answers),
+            }
+            for number, entity in enumerate(row["entities"])
+        )
+    return _with_rows(raw, rows, {})
+
+
+def _unfold_copa(raw: RawSplit) -> RawSplit:
+    """COPA's premises as a row per alternative, joined by because (cause) or so (effect)."""
+    require_column(raw.table, "label", raw.source)
+    right = official_names(list(raw.table["label"]), raw.labels, _CHOICES, raw.source, "copa")
+    rows: list[Row] = []
+    checked = _checked_rows(raw, ("premise", "question", *_CHOICES), ("idx",))
+    for (row, where), right_choice in zip(checked, right, strict=True):
+        if row["question"] not in _JOINERS:
+            raise InputError(
+                f"{where}: the question is {row['question']!r}, expected {' or '.join(_JOINERS)}"
+            )
+        rows.extend(
+            {
+                "premise": f"{row['premise']} {_JOINERS[row['question']]}",
+                "alternative": row[choice],
+                "label": str(choice == right_choice),
+                "group": str(row["idx"]),
+                "id": f"{row['idx']}-{choice}",
+                "choice_accuracy": float(choice == right_choice),
+            }
+            for choice in _CHOICES
+        )
+    return _with_rows(raw, rows, {})
+
+
+def _checked_rows(
+    raw: RawSplit, texts: tuple[str, ...], others: tuple[str, ...]
+) -> Iterator[tuple[Row, str]]:
+    """Each row of the source's table, and its name for messages, once its columns are checked."""
+    for column in texts:
+        strings_from_table(raw.table, column, raw.source)
+    for column in others:
+        require_column(raw.table, column, raw.source)
+    for number, row in numbered_rows(raw.table):
+        yield row, _where(raw.source, number)
+
+
+def _where(source: str | Path, row: int) -> str:
+    return f"{source}, row {row + 1}"
+
+
+def _with_rows(raw: RawSplit, rows: list[Row], labels: Mapping[str, str]) -> RawSplit:
+    import pandas as pd
+
+    return RawSplit(pd.DataFrame(rows, dtype=object), labels, raw.source)
+
+
+def exact_match(phrase: str, answers: Sequence[str]) -> float:
+    """1 if the phrase is one of the answers but for case, punctuation, articles and spacing.
+
+    Source: Rajpurkar et al., EMNLP 2016 (SQuAD's evaluation), which ReCoRD uses.
+    """
+    words = _words(phrase)
+    return float(any(words == _words(answer) for answer in answers))
+
+
+def token_f1(phrase: str, answers: Sequence[str]) -> float:
+    """The largest F1 of the phrase's words against an answer's, with :func:`exact_match`'s words.
+
+    ``F1 = 2 n / (p + a)`` with n words in common (as often as both have them), p in the phrase and
+    a in the answer; 0 where either has none.
+
+    Source: Rajpurkar et al., EMNLP 2016.
+    """
+    words = Counter(_words(phrase))
+    return max((_f1(words, Counter(_words(answer))) for answer in answers), default=0.0)
+
+
+def _f1(words: Counter[str], answer: Counter[str]) -> float:
+    total = words.total() + answer.total()
+    return 2 * (words & answer).total() / total if total else 0.0
+
+
+@lru_cache(maxsize=1024)
+def _words(phrase: str) -> tuple[str, ...]:
+    return tuple(_ARTICLES.sub(" ", phrase.lower().translate(_PUNCTUATION)).split())
 
 
 SUPERGLUE_TASKS = (
@@ -110,7 +335,7 @@ SUPERGLUE_TASKS = (
         licence="CC BY-SA 3.0",
         url="https://github.com/google-research-datasets/boolean-questions",
         releases=(superglue("BoolQ"),),
-        hub=on_hub("boolq"),
+        hub=_on_hub("boolq"),
         cluster="passage",
     ),
     Task(
@@ -123,7 +348,7 @@ SUPERGLUE_TASKS = (
         licence=_TERMS,
         url=URL,
         releases=(superglue("CB"),),
-        hub=on_hub("cb"),
+        hub=_on_hub("cb"),
         notes=("the paper counts 57 test rows, the release has 56",),
     ),
     Task(
@@ -141,9 +366,9 @@ SUPERGLUE_TASKS = (
         licence="BSD 2-Clause",
         url="https://people.ict.usc.edu/~gordon/copa.html",
         metric="choice_accuracy",
-        releases=(superglue("COPA", labels={"0": CHOICES[0], "1": CHOICES[1]}),),
-        hub=on_hub("copa"),
-        grouping=Grouping("premise", unfold_copa, ("choice_accuracy",)),
+        releases=(superglue("COPA", labels={"0": _CHOICES[0], "1": _CHOICES[1]}),),
+        hub=_on_hub("copa"),
+        grouping=Grouping("premise", _unfold_copa, ("choice_accuracy",)),
         notes=("COPA has a row for each of the two alternatives of a premise",),
     ),
     Task(
@@ -161,9 +386,9 @@ SUPERGLUE_TASKS = (
         licence=_TERMS,
         url="https://cogcomp.seas.upenn.edu/multirc/",
         metric="answer_f1",
-        releases=(superglue("MultiRC", read=read_multirc, labels={"0": "False", "1": "True"}),),
-        hub=on_hub("multirc"),
-        grouping=Grouping("question", unfold_multirc),
+        releases=(superglue("MultiRC", read=partial(_read_nested, flatten=_multirc_answers), labels={"0": "False", "1": "True"}),),
+        hub=_on_hub("multirc"),
+        grouping=Grouping("question", _unfold_multirc),
         cluster="paragraph",
         notes=("MultiRC has a row for each answer to a question",),
     ),
@@ -182,9 +407,9 @@ SUPERGLUE_TASKS = (
         licence=_TERMS,
         url="https://sheng-z.github.io/ReCoRD-explorer/",
         metric="token_f1",
-        releases=(superglue("ReCoRD", read=read_record),),
-        hub=on_hub("record"),
-        grouping=Grouping("query", unfold_record, ("exact_match", "token_f1")),
+        releases=(superglue("ReCoRD", read=partial(_read_nested, flatten=_record_queries)),),
+        hub=_on_hub("record"),
+        grouping=Grouping("query", _unfold_record, ("exact_match", "token_f1")),
         cluster="passage",
         notes=("ReCoRD has a row for each entity that may fill the gap in a query",),
     ),
@@ -201,7 +426,7 @@ SUPERGLUE_TASKS = (
             superglue("RTE"),
             glue("RTE", columns={"sentence1": "premise", "sentence2": "hypothesis"}),
         ),
-        hub=on_hub("rte"),
+        hub=_on_hub("rte"),
     ),
     Task(
         name="wic",
@@ -229,10 +454,10 @@ SUPERGLUE_TASKS = (
         url="https://pilehvar.github.io/wic/",
         releases=(
             superglue("WiC"),
-            _wic("train/train.data.txt", "dev/dev.data.txt"),
-            _wic("train.data.txt", "dev.data.txt"),
+            _original_wic("train/train.data.txt", "dev/dev.data.txt"),
+            _original_wic("train.data.txt", "dev.data.txt"),
         ),
-        hub=on_hub("wic"),
+        hub=_on_hub("wic"),
         notes=(
             "the paper counts 5400 training and 600 validation rows, its rule and the release give "
             "4885 and 543",
@@ -251,13 +476,13 @@ SUPERGLUE_TASKS = (
             ),
             Template(
                 "pair: text with its pronoun (span2) between asterisks, span1_text",
-                lambda row: (mark_pronoun(row), row["span1_text"]),
+                lambda row: (_mark_pronoun(row), row["span1_text"]),
             ),
         ),
         licence="CC BY 4.0 (the collection of Winograd schemas)",
         url=URL,
-        releases=(superglue("WSC", read=read_spans),),
-        hub=on_hub("wsc"),
+        releases=(superglue("WSC", read=_read_wsc),),
+        hub=_on_hub("wsc"),
         cluster="text",
         notes=(
             "WSC's template 1 marks the pronoun itself, as the paper describes it: where "

@@ -1,0 +1,297 @@
+"""A classification problem by a task's name or from the user's own files."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpft.data.examples import Examples, Groups, Label, Text, TextData
+from lpft.data.labels import (
+    encode_labels,
+    infer_classes,
+    integers_where_all_are,
+    is_missing,
+    official_names,
+)
+from lpft.data.releases import RawData, RawSplit, read_hub, read_release
+from lpft.data.splits import check_protocol, describe_split, split_rows
+from lpft.data.tables import (
+    choose_text_columns,
+    ids_from_table,
+    labels_from_table,
+    numbered_rows,
+    read_table,
+    require_column,
+    strings_from_table,
+    texts_from_table,
+)
+from lpft.data.tasks import TASKS, Task, Template, find_task
+from lpft.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def load_task(
+    name: str | Task,
+    data_dir: str | Path | None = None,
+    *,
+    protocol: str = "paper",
+    template: int = 0,
+    revision: str | None = None,
+) -> TextData:
+    """Training, validation, test and OOD sets of a task.
+
+    Validation rows are taken from the official training set by ``protocol``, test is the official
+    validation set, unless the source has splits of its own for them (``demo``, ``pubmed``).
+
+    Args:
+        name: a key of :data:`lpft.data.tasks.TASKS`, or a row of your own.
+        data_dir: official release files: the folder that holds the benchmarks' folders, a
+            benchmark's, or the task's own. None takes the data from the Hub.
+        protocol: a name of :data:`lpft.data.splits.PROTOCOLS`.
+        template: which of the task's templates makes the input.
+        revision: a commit, tag or branch of the Hub's dataset instead of the pinned commit.
+
+    Raises:
+        InputError: the task, protocol or template is unknown, an option does not apply to the
+            task's source, or the data is missing, damaged or not this task's.
+    """
+    task = name if isinstance(name, Task) else find_task(name)
+    check_protocol(protocol)
+    if not 0 <= template < len(task.templates):
+        raise InputError(
+            f"{task.name} has no template {template}: expected 0 to {len(task.templates) - 1} "
+            f"(it has {len(task.templates)})"
+        )
+    if task.embedded is not None:
+        _refuse(task, "comes with this package", data_dir=data_dir, revision=revision)
+        return replace(task.embedded(), protocol=protocol)
+    raw = _read(task, data_dir, revision)
+    notes = [*task.notes, *raw.notes]
+    splits, sources = {}, {}
+    for split, rows in raw.splits.items():
+        rows = rows if task.grouping is None else task.grouping.unfold(rows)
+        complete, left_out = _complete(task, rows)
+        if left_out:
+            notes.append(f"rows of {split} left out because they lack text or label: {left_out}")
+        splits[split] = _task_examples(task, task.templates[template], complete)
+        sources[split] = rows.source
+    if "validation" not in splits:
+        splits |= _hold_out(splits["train"], protocol)
+        how = describe_split(protocol, splits["train"].groups)
+        sources["validation"] = f"{sources['train']}: {how}"
+    return TextData(
+        name=task.name,
+        classes=task.classes,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
+        ood={
+            split.removeprefix("ood/"): examples
+            for split, examples in splits.items()
+            if split.startswith("ood/")
+        },
+        metric=task.metric,
+        protocol=protocol,
+        sources=sources,
+        licence=task.licence,
+        notes=tuple(notes),
+    )
+
+
+def load_files(
+    train: str | Path,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    ood: Mapping[str, str | Path] | None = None,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str = "label",
+    column_names: Sequence[str] | None = None,
+    protocol: str = "stratified",
+) -> TextData:
+    """Training, validation, test and OOD sets from files (CSV, TSV, JSON Lines, Parquet).
+
+    Classes are the labels of the training file, sorted: integers (also written as text or as 1.0)
+    by value, anything else by name. Labels of the other files are matched by name. Without a
+    validation file, rows of the training file are held out; without a test file there is no test
+    split.
+
+    Args:
+        ood: out-of-distribution sets by name; names become parts of file names.
+        text_columns: one column, or two for pairs; None takes the column ``text`` or
+            ``sentence``, or the only one with words. All files use the same names.
+        column_names: of CSV and TSV files whose first line does not name their columns.
+        protocol: how rows are held out, a name of :data:`lpft.data.splits.PROTOCOLS`.
+
+    Raises:
+        InputError: a file cannot be read, a column is absent, a text or label is missing, a label
+            is not one class or is unknown to the training file, there are fewer than 2 classes, or
+            an OOD name is not safe.
+    """
+    ood = {} if ood is None else ood
+    check_protocol(protocol)
+    for name in ood:
+        _check_ood_name(name)
+    table = read_table(train, column_names)
+    columns = choose_text_columns(table, text_columns, label_column, train)
+    names = integers_where_all_are(labels_from_table(table, label_column, train))
+    source = f"{train}, column '{label_column}'"
+    classes = infer_classes(names, source)
+    labels = encode_labels(names, classes, source)
+    training = Examples(ids_from_table(table), texts_from_table(table, columns, train), labels)
+    splits = {"train": training}
+    sources = {"train": str(train)}
+    if validation is None:
+        splits |= _hold_out(training, protocol)
+        sources["validation"] = f"{train}: {describe_split(protocol)}"
+    for split, path in {
+        "validation": validation,
+        "test": test,
+        **{f"ood/{name}": path for name, path in ood.items()},
+    }.items():
+        if path is not None:
+            sources[split] = str(path)
+            splits[split] = read_examples(
+                path,
+                classes,
+                text_columns=columns,
+                label_column=label_column,
+                column_names=column_names,
+            )
+    return TextData(
+        name=Path(train).name.partition(".")[0],
+        classes=classes,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
+        ood={name: splits[f"ood/{name}"] for name in ood},
+        protocol=protocol,
+        sources=sources,
+    )
+
+
+def read_examples(
+    path: str | Path,
+    classes: Sequence[Label],
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str = "label",
+    column_names: Sequence[str] | None = None,
+) -> Examples:
+    """The labelled rows of one file, for a problem whose classes are known.
+
+    Raises:
+        InputError: as :func:`load_files`; a label that is none of ``classes`` is named.
+    """
+    table = read_table(path, column_names)
+    columns = choose_text_columns(table, text_columns, label_column, path)
+    names = labels_from_table(table, label_column, path)
+    return Examples(
+        ids=ids_from_table(table),
+        texts=texts_from_table(table, columns, path),
+        labels=encode_labels(names, classes, f"{path}, column '{label_column}'"),
+    )
+
+
+def _check_ood_name(name: str) -> None:
+    if _SAFE_NAME.fullmatch(name) is None:
+        raise InputError(
+            f"the OOD name '{name}' cannot be part of a file name: expected letters, digits, "
+            "'_', '.' and '-', beginning with a letter or digit"
+        )
+
+
+def _hold_out(official: Examples, protocol: str) -> dict[str, Examples]:
+    """The official training rows as a training and a validation split."""
+    assert official.labels is not None
+    train, validation = split_rows(official.labels, protocol, official.groups)
+    return {"train": official.select(train), "validation": official.select(validation)}
+
+
+def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawData:
+    if data_dir is not None:
+        _refuse(task, "is read from --data-dir", revision=revision)
+        others = {
+            folder: other.name
+            for other in TASKS.values()
+            if other.name != task.name
+            for release in other.releases
+            for folder in release.folders
+        }
+        return read_release(task.name, task.releases, data_dir, task.licence, others)
+    if task.hub is None:
+        sites = " or ".join(dict.fromkeys(release.url for release in task.releases))
+        raise InputError(
+            f"{task.name} is not on the Hub: get its official files from {sites} "
+            f"(licence: {task.licence}) and give their folder with --data-dir"
+        )
+    return read_hub(task.name, task.hub, revision)
+
+
+def _complete(task: Task, rows: RawSplit) -> tuple[RawSplit, int]:
+    """The rows with text and label, and how many others there were, where the task has such."""
+    if not task.incomplete:
+        return rows, 0
+    missing = np.zeros(len(rows.table), dtype=bool)
+    for column in (*task.fields, "label"):
+        require_column(rows.table, column, rows.source)
+        missing |= [is_missing(value) for value in rows.table[column]]
+    if missing.all():
+        raise InputError(
+            f"{rows.source}: none of the {len(missing)} rows has both text and label: is this "
+            f"{task.name}?"
+        )
+    return replace(rows, table=rows.table[~missing]), int(missing.sum())
+
+
+def _task_examples(task: Task, template: Template, rows: RawSplit) -> Examples:
+    table, source, grouping = rows.table, rows.source, task.grouping
+    for field in task.fields:
+        strings_from_table(table, field, source)
+    for column in ("label", *([] if task.cluster is None else [task.cluster])):
+        require_column(table, column, source)
+    names = official_names(list(table["label"]), rows.labels, task.classes, source, task.name)
+    groups = None if grouping is None else Groups(
+        index=_numbered(table["group"]),
+        noun=grouping.noun,
+        credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
+        positive=task.classes.index(grouping.positive),
+    )
+    return Examples(
+        ids=ids_from_table(table),
+        texts=list(_inputs(template, rows)),
+        labels=encode_labels(names, task.classes, source),
+        groups=groups,
+        clusters=None if task.cluster is None else _numbered(table[task.cluster]),
+    )
+
+
+def _inputs(template: Template, rows: RawSplit) -> Iterator[Text]:
+    for number, row in numbered_rows(rows.table):
+        try:
+            yield template.build(row)
+        except InputError as error:
+            raise InputError(f"{rows.source}, row {number + 1}: {error}") from error
+
+
+def _numbered(values: "pd.Series[Any]") -> NDArray[np.int64]:
+    """A number for each value, the same for equal ones."""
+    import pandas as pd
+
+    return pd.factorize(values)[0].astype(np.int64)
+
+
+def _refuse(task: Task, reason: str, **options: object) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"{task.name} {reason}: leave out --{option.replace('_', '-')} (found '{value}')"
+            )
