@@ -179,7 +179,7 @@ COLUMNS = [
          x__txt="a\tgood\nb\tbad\n"),
     case("names exchanged", f"{X}.txt --column-names label,text", "20 different labels", "20 rows",
          x__txt="".join(f"thing {row}\tgood\n" for row in range(20))),
-    case("too few names", f"{X}.txt --column-names text", "2 columns", "names 1",
+    case("too few names", f"{X}.txt --column-names text", "2 columns", "expected 1",
          x__txt="a\tgood\nb\tbad\n"),
     case("names for a task", "train --task demo --column-names text,label", "--column-names"),
     case("validation without the column", f"{FILE} --validation-file x.csv", "x.csv", "'text'",

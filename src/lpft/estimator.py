@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lpft.data import Examples, Label, Text, encode_labels, infer_classes, stratified_holdout
-from lpft.data.given import check_pairs, given_labels, listed_texts
-from lpft.data.labels import show
+from lpft.data.examples import check_pairs, text_list
+from lpft.data.labels import label_list, show
 from lpft.errors import InputError
 from lpft.progress import visible_progress
 from lpft.settings import (
@@ -199,7 +199,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
-        texts = listed_texts(texts)
+        texts = text_list(texts)
         if self._paired is not None:
             check_pairs(texts, "texts", paired=self._paired)
         tokens = tokenize(self.tokenizer_, texts, self.tokenizer_.model_max_length)
@@ -288,7 +288,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: fewer than two classes, a repeated one, names of several types, a parameter
                 of another type or outside its range, or a model that cannot be loaded.
         """
-        names = given_labels(classes, "classes")
+        names = label_list(classes, "classes")
         if len(names) < 2 or len(set(names)) < len(names):
             raise InputError(f"the classes are {show(names)}: expected at least 2 different names")
         estimator = cls(model, seed=seed, **parameters)
@@ -338,8 +338,8 @@ def _examples(
     labels_name: str,
 ) -> tuple[tuple[Label, ...], Examples]:
     """The class names (inferred where None) and the rows, checked; names are for messages."""
-    texts = listed_texts(texts, texts_name)
-    given = given_labels(labels, labels_name)
+    texts = text_list(texts, texts_name)
+    given = label_list(labels, labels_name)
     if len(texts) != len(given):
         raise InputError(f"there are {len(texts)} {texts_name} but {len(given)} {labels_name}")
     if classes is None:

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from lpft.analysis import grouped_metrics, split_metrics
 from lpft.analysis.grouped import log_odds
 from lpft.analysis.metrics import ORDINARY_METRICS
-from lpft.data.groups import Groups
+from lpft.data.examples import Groups
 from lpft.errors import InputError
 
 

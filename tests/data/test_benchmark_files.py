@@ -12,8 +12,8 @@ from .official_files import jsonl, lines
 from .release_files import case_of, change, refused
 
 HEADERLESS = {
-    "cola": ("Sentence 0.\n", "Sentence 0.\textra\n", ["line 1", "5 tab-separated", "CoLA's 4"]),
-    "wic": ("bank\tN", "bank", ["line 1", "4 tab-separated", "WiC's 5"]),
+    "cola": ("Sentence 0.\n", "Sentence 0.\textra\n", ["first line has 5 columns", "expected 4"]),
+    "wic": ("bank\tN", "bank", ["first line has 4 columns", "expected 5"]),
     "pubmed": ("METHODS\t", "METHODS ", ["line 3", "LABEL<TAB>sentence"]),
 }
 

@@ -4,9 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpft.data.examples import Examples, TextData
-from lpft.data.examples import fingerprint
-from lpft.data.examples import Groups
+from lpft.data.examples import Examples, Groups, TextData, fingerprint
 
 
 @pytest.fixture

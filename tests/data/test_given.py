@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lpft.data.given import check_pairs, label_list, text_list
+from lpft.data.examples import check_pairs, text_list
+from lpft.data.labels import label_list
 from lpft.errors import InputError
 
 PAIRS = [("a", "b"), ("c", "d")]

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils import resample
 
-from lpft.data.examples import Examples, TextData
-from lpft.data.examples import Groups
+from lpft.data.examples import Examples, Groups, TextData
 from lpft.data.splits import (
     SPLIT_SEED,
     draw_groups,
@@ -127,14 +126,15 @@ def test_limit_validation_draws_as_training_is_drawn():
     assert limited.validation.ids == limit_training(data, 20).train.ids
     assert limited.train is data.train
     assert limited.notes == ("validation is limited to 20 of 40 rows, each class in proportion",)
-    assert limit_validation(data, 40) is data
+    assert limit_validation(data, 40).validation is data.validation
+    assert limit_validation(data, 40).notes == ()
     with pytest.raises(InputError, match=r"at most 1 validation rows.*each of the 2 classes"):
         limit_validation(data, 1)
 
 
 def test_limit_training_leaves_smaller_data_alone_and_refuses_fewer_rows_than_classes():
     data = _data([0, 1])
-    assert limit_training(data, 2) is data
+    assert limit_training(data, 2).train is data.train
     with pytest.raises(InputError, match=r"at most 1 training rows.*each of the 2 classes"):
         limit_training(data, 1)
 

@@ -303,8 +303,13 @@ BAD_FILES = {
         "question1\tquestion2\tis_duplicate\na\tb\t0\t0\n",
         ["line 2", "found 4"],
     ),
-    "no rows": ("sst2", "train.tsv", "sentence\tlabel\n", ["is empty"]),
-    "header in cola": ("cola", "train.tsv", "sentence\tlabel\n", ["line 1", "expected CoLA's 4"]),
+    "no rows": ("sst2", "train.tsv", "sentence\tlabel\n", ["has no rows"]),
+    "header in cola": (
+        "cola",
+        "train.tsv",
+        "sentence\tlabel\n",
+        ["first line has 2 columns, expected 4"],
+    ),
     "open quote in boss": ("amazon", "amazon/train.tsv", 'Text\tLabel\n"a\t0\n', ["line 2"]),
 }
 

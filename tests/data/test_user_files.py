@@ -3,8 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from lpft.data.tables import choose_text_columns, ids_from_table, texts_from_table
 from lpft.data.loading import load_files, read_examples
+from lpft.data.tables import choose_text_columns, ids_from_table, texts_from_table
 from lpft.errors import InputError
 
 WORDS = ["good", "bad", "fine", "poor", "great", "awful", "nice", "ugly", "neat", "dull"]

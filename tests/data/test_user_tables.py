@@ -129,7 +129,12 @@ def test_columns_can_be_named_where_the_file_does_not(tmp_path, name, header):
 @pytest.mark.parametrize(
     ("name", "content", "names", "message"),
     [
-        ("rows.txt", b"a\t0\n", ("text",), "has 2 columns, and --column-names names 1"),
+        (
+            "rows.txt",
+            b"a\t0\n",
+            ("text",),
+            "first line has 2 columns, expected 1, one for each name: text",
+        ),
         ("rows.txt", b"a\t0\n", ("text", "text"), "'text' occurs more than once"),
         ("rows.csv", b"", ("text", "label"), "rows.csv is empty"),
         ("rows.csv", b"text,label\n", ("text", "label"), "has no rows"),

@@ -11,7 +11,7 @@ from experiments.scored_runs import right_of, write_scored
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from lpft.analysis import calibration
-from lpft.data.groups import Groups
+from lpft.data.examples import Groups
 from lpft.errors import InputError
 from lpft.results.collect import collect_runs
 from lpft.results.quantities import _SCORES, calibration_error, feature_change, task_score

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lpft.data.sources import load_task
+from lpft.data.loading import load_task
 from lpft.results.collect import collect_runs
 
 from ..data.release_files import CASES, case_of

@@ -4,14 +4,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from lpft.data.groups import Groups
+from lpft.data.examples import Groups
 from lpft.errors import InputError
 
 
 def grouped_metrics(
     logits: NDArray[np.float64], labels: NDArray[np.int64], groups: Groups
 ) -> dict[str, float]:
-    """The metrics of :attr:`lpft.data.groups.Groups.metrics`, fractions.
+    """The metrics of :attr:`lpft.data.examples.Groups.metrics`, fractions.
 
     Where every row is answered by itself, by ``argmax_c f_c``, ``answer_f1`` is :func:`answer_f1`;
     all others are means of :func:`scores_of_groups`.

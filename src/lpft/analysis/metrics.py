@@ -14,7 +14,7 @@ from lpft.analysis.calibration import (
 )
 from lpft.analysis.grouped import grouped_metrics
 from lpft.analysis.inputs import class_indices, logit_matrix
-from lpft.data.groups import Groups
+from lpft.data.examples import Groups
 
 ORDINARY_METRICS = (
     "rows",

@@ -10,7 +10,7 @@ def tasks(options: Namespace) -> None:
     """Print the tasks, or one of them whole."""
     from lpft.data import TASKS, find_task
     from lpft.data.tasks import REFUSED
-    from lpft.data.tasks.describe import describe_task, format_task
+    from lpft.data.tasks.task import describe_task, format_task
     from lpft.paper import published_size
 
     rows: list[dict[str, Any]] = []

@@ -259,11 +259,15 @@ def _task_examples(task: Task, template: Template, rows: RawSplit) -> Examples:
     for column in ("label", *([] if task.cluster is None else [task.cluster])):
         require_column(table, column, source)
     names = official_names(list(table["label"]), rows.labels, task.classes, source, task.name)
-    groups = None if grouping is None else Groups(
-        index=_numbered(table["group"]),
-        noun=grouping.noun,
-        credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
-        positive=task.classes.index(grouping.positive),
+    groups = (
+        None
+        if grouping is None
+        else Groups(
+            index=_numbered(table["group"]),
+            noun=grouping.noun,
+            credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
+            positive=task.classes.index(grouping.positive),
+        )
     )
     return Examples(
         ids=ids_from_table(table),

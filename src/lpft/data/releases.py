@@ -219,9 +219,7 @@ def _expected_folder(root: Path, release: Release) -> tuple[int, Path]:
             if known == 0 or _is_named(root, "/".join(parts[:known])):
                 folder, missing = _walk(root, parts[known:])
                 # of equally deep ones, a folder that is there at all
-                options.append(
-                    (len(parts) - len(missing), not missing, folder.joinpath(*missing))
-                )
+                options.append((len(parts) - len(missing), not missing, folder.joinpath(*missing)))
     depth, _, folder = max(options, key=lambda option: option[:2])
     return depth, folder
 

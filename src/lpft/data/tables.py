@@ -119,8 +119,8 @@ def read_tsv(
     Raises:
         InputError: as :func:`read_table`.
     """
-    records = (fields for _, fields in split_fields(path, fill=fill))
-    records = _csv_records(path, "\t") if quoted else records
+    plain = (fields for _, fields in split_fields(path, fill=fill))
+    records = _csv_records(path, "\t") if quoted else plain
     return next(_tables(path, _named_rows(path, records, column_names), _ALL))
 
 
@@ -140,12 +140,13 @@ def read_lines(path: Path) -> Iterator[Line]:
             for number, raw in enumerate(file, start=1):
                 if number == 1:
                     _check_first_line(path, raw)
-                if b"\0" in raw:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if "\0" in line:
                     raise InputError(
                         f"{path}, line {number}: found a null byte, expected text: the file is "
                         "damaged or in another encoding (UTF-16?); save it again as UTF-8"
                     )
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, line
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
@@ -371,8 +372,8 @@ def _named_rows(
         if len(first) != len(column_names):
             _check_delimiter(path, first)
             raise InputError(
-                f"{path} has {len(first)} columns, expected {len(column_names)}, one for each "
-                f"name: {', '.join(column_names)}"
+                f"{path}: the first line has {len(first)} columns, expected {len(column_names)}, "
+                f"one for each name: {', '.join(column_names)}"
             )
         if names != list(column_names):
             records = chain([first], records)

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lpft.data.examples import Text
-from lpft.data.given import listed_texts
+from lpft.data.examples import Text, text_list
 from lpft.ntk.inputs import open_subject
 from lpft.ntk.job import KernelJob
 from lpft.ntk.options import Options, check_choice, check_options
@@ -84,7 +83,7 @@ def empirical_ntk(
         check_entries=check_entries,
     )
     check_options(options)
-    groups = [listed_texts(texts) for texts in ([a] if b is None else [a, b])]
+    groups = [text_list(texts) for texts in ([a] if b is None else [a, b])]
     block = (0, 0) if b is None else (0, 1)
     subject = open_subject(model, tokenizer, max_length)
     request = request_of(subject, trainable=parameters == "trainable")

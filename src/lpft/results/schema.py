@@ -17,8 +17,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from torch import nn
 
-from lpft.data.examples import Examples
-from lpft.data.groups import Groups
+from lpft.data.examples import Examples, Groups
 from lpft.errors import InputError
 
 Record = Mapping[str, Any]

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lpft.analysis import feature_difference, split_metrics
-from lpft.data.groups import Groups
+from lpft.data.examples import Groups
 from lpft.errors import InputError
 from lpft.progress import progress
 from lpft.training.inputs import SplitInputs

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.examples import Examples, TextData
-from lpft.data.groups import Groups
+from lpft.data.examples import Examples, Groups, TextData
 from lpft.data.tokens import Tokens, tokenize
 from lpft.model.inference import resolve_device
 from lpft.model.loading import Classifier, build_classifier

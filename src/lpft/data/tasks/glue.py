@@ -22,9 +22,7 @@ _SCRIPT = "https://github.com/nyu-mll/GLUE-baselines/blob/master/download_glue_d
 _DEV_IS_TEST: Mapping[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
 
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
-_on_hub = partial(
-    HubSource, "nyu-mll/glue", revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-)
+_on_hub = partial(HubSource, "nyu-mll/glue", revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
 
 
 def glue(

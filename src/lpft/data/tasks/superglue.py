@@ -42,9 +42,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
-_on_hub = partial(
-    HubSource, "aps/super_glue", revision="3de24cf8022e94f4ee4b9d55a6f539891524d646"
-)
+_on_hub = partial(HubSource, "aps/super_glue", revision="3de24cf8022e94f4ee4b9d55a6f539891524d646")
 
 
 def superglue(
@@ -386,7 +384,13 @@ SUPERGLUE_TASKS = (
         licence=_TERMS,
         url="https://cogcomp.seas.upenn.edu/multirc/",
         metric="answer_f1",
-        releases=(superglue("MultiRC", read=partial(_read_nested, flatten=_multirc_answers), labels={"0": "False", "1": "True"}),),
+        releases=(
+            superglue(
+                "MultiRC",
+                read=partial(_read_nested, flatten=_multirc_answers),
+                labels={"0": "False", "1": "True"},
+            ),
+        ),
         hub=_on_hub("multirc"),
         grouping=Grouping("question", _unfold_multirc),
         cluster="paragraph",
