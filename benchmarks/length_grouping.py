@@ -23,8 +23,9 @@ from lpft.data import load_task
 from lpft.data.tokens import Tokens, tokenize
 from lpft.model import Classifier, build_classifier
 from lpft.model.inference import extract_features
+from lpft.settings import TrainingSettings, resolve
 from lpft.training import finetuning
-from lpft.training.inputs import SplitInputs
+from lpft.training.cache import SplitInputs
 
 WIDTH = 128
 BLOCKS = 5
@@ -101,16 +102,8 @@ def step_seconds(build: Any, tokens: Tokens, labels: np.ndarray, width: int) -> 
             classifier.model.train(),
             inputs,
             validation,
-            epochs=1,
-            batch_size=BATCH_SIZE,
-            learning_rate=2e-5,
-            weight_decay=0.0,
-            class_weights=None,
+            resolve(TrainingSettings(epochs=1, batch_size=BATCH_SIZE, device="cpu")),
             metric="accuracy",
-            seed=0,
-            device=CPU,
-            precision="float32",
-            report_to="none",
             folder=Path(folder),
             on_history=lambda rows: None,  # noqa: ARG005
         )

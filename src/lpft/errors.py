@@ -10,6 +10,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """A library's message to quote in ours: without line breaks, at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
 _UNUSABLE_PATHS = (
     errno.EACCES,
     errno.EISDIR,

@@ -1,7 +1,9 @@
 """TextClassifier: LP-FT and its relatives as a scikit-learn estimator."""
 
+import json
 import tempfile
 from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,10 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from lpft.data import Examples, Label, Text, encode_labels, infer_classes, stratified_holdout
+from lpft.data import (
+    Examples,
+    Label,
+    Text,
+    TextData,
+    encode_labels,
+    infer_classes,
+    stratified_holdout,
+)
 from lpft.data.examples import check_pairs, text_list
 from lpft.data.labels import label_list, show
 from lpft.errors import InputError
+from lpft.files import write_text
 from lpft.progress import visible_progress
 from lpft.settings import (
     ClassWeight,
@@ -24,10 +35,13 @@ from lpft.settings import (
     check_settings,
     resolve,
 )
-from lpft.training.kept import KeptTraining, read_kept, write_kept
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
+
+PARAMETERS_FILE = "text_classifier.json"
+RUN_RECORD = "run.json"
+"""The record of ``lpft train``, whose ``config`` holds the settings of the training."""
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -107,56 +121,32 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 labels, labels of several types, a label of validation that training lacks, pairs in
                 one of the two only, a parameter of another type, a model that cannot be loaded.
         """
-        from lpft.model.fingerprint import encoder_fingerprint
-        from lpft.model.inference import check_precision, resolve_device
-        from lpft.training.cache import default_cache_dir
+        from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
+        from lpft.model.loading import fresh_classifier
+        from lpft.training.cache import prepare_split
         from lpft.training.fit import fit_classifier
-        from lpft.training.inputs import prepare_split
 
         settings = resolve(self._settings())
         check_precision(settings.precision, resolve_device(settings.device))
-        classes, train = _examples(texts, labels, None, "texts", "labels")
-        paired = bool(train.texts) and isinstance(train.texts[0], tuple)
-        if validation is None:
-            assert train.labels is not None
-            train_rows, validation_rows = stratified_holdout(train.labels)
-            held_out = train.select(validation_rows)
-            train = train.select(train_rows)
-        else:
-            if not isinstance(validation, list | tuple) or len(validation) != 2:
-                found = f" of {len(validation)}" if isinstance(validation, list | tuple) else ""
-                raise InputError(
-                    f"validation is a {type(validation).__name__}{found}: expected a tuple of two, "
-                    "(texts, labels)"
-                )
-            _, held_out = _examples(*validation, classes, "validation texts", "validation labels")
-            check_pairs(held_out.texts, "validation texts", paired=paired)
+        data = _training_data(texts, labels, validation)
         with visible_progress(self.verbose):
-            classifier = self._build(classes, paired=paired)
+            classifier = fresh_classifier(data, settings)
             encoder = encoder_fingerprint(classifier.model)
-            train_inputs, validation_inputs = (
-                prepare_split(
-                    classifier,
-                    examples,
-                    settings,
-                    encoder=encoder,
-                    cache_dir=default_cache_dir(),
-                    name=name,
-                )
-                for name, examples in (("train", train), ("validation", held_out))
-            )
+            inputs = {
+                name: prepare_split(classifier, examples, settings, encoder=encoder, name=name)
+                for name, examples in data.splits().items()
+            }
             with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
                 result = fit_classifier(
                     classifier,
-                    train_inputs,
-                    validation_inputs,
+                    inputs["train"],
+                    inputs["validation"],
                     settings,
-                    metric="accuracy",
+                    metric=data.metric,
                     folder=Path(folder),
-                    cache_dir=default_cache_dir(),
                 )
         result.classifier.model.cpu()
-        self._take(result.classifier, paired=paired)
+        self._take(result.classifier, paired=result.classifier.model.config.paired)
         self.history_ = result.history
         return self
 
@@ -226,15 +216,19 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 f"'{target}' exists and is not an empty folder: name another, or pass "
                 "overwrite=True for a folder"
             )
-        if (target / "run.json").exists():
+        if (target / RUN_RECORD).exists():
             raise InputError(f"'{target}' holds a run of lpft train: name another folder")
+        training = {
+            "parameters": self.get_params(),
+            "paired": self._paired,
+            "history": getattr(self, "history_", None),
+        }
+        text = json.dumps(training, indent=2, default=_json_value) + "\n"
         try:
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as staged:
                 save_classifier(Classifier(self.model_, self.tokenizer_), Path(staged))
-                history = getattr(self, "history_", None)
-                kept = KeptTraining(self.get_params(), self._paired, history)
-                write_kept(Path(staged), kept)
+                write_text(Path(staged) / PARAMETERS_FILE, text)
                 for path in Path(staged).iterdir():
                     path.replace(target / path.name)
         except OSError as error:
@@ -245,8 +239,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """A fitted classifier from what :meth:`save` or ``lpft train`` wrote.
 
         It has the parameters of its training, so that ``clone(loaded).fit`` repeats it. Folders of
-        earlier versions do not hold them: there ``model`` is the folder, and what its weights do
-        not tell has its default.
+        earlier versions do not hold them: there ``model`` is the folder, and parameters that the
+        weights do not show have their defaults.
 
         Raises:
             InputError: the folder is missing, damaged, or holds another kind of model.
@@ -255,22 +249,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         classifier = load_classifier(Path(folder))
         config = classifier.model.config
-        kept = read_kept(Path(folder), paired=config.paired)
-        known = cls._get_param_names()
-        if kept is None:
-            estimator = cls(
-                model=str(folder),
-                pooling=config.pooling,
-                head_bias=config.head_bias,
-                max_length=classifier.max_length,
-            )
-            estimator._take(classifier, paired=config.paired)
-        else:
-            given = {name: kept.parameters[name] for name in known if name in kept.parameters}
-            estimator = cls(**given)
-            estimator._take(classifier, paired=kept.paired)
-            if kept.history is not None:
-                estimator.history_ = kept.history
+        training = _saved_training(Path(folder))
+        if training is None:
+            parameters = {
+                "model": str(folder),
+                "pooling": config.pooling,
+                "head_bias": config.head_bias,
+                "max_length": classifier.max_length,
+            }
+            training = {"parameters": parameters}
+        names = cls._get_param_names()
+        parameters = {
+            name: value for name, value in training["parameters"].items() if name in names
+        }
+        estimator = cls(**parameters)
+        estimator._take(classifier, paired=training.get("paired", config.paired))
+        if training.get("history") is not None:
+            estimator.history_ = training["history"]
         return estimator.set_params(device=device)
 
     @classmethod
@@ -288,37 +283,34 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: fewer than two classes, a repeated one, names of several types, a parameter
                 of another type or outside its range, or a model that cannot be loaded.
         """
+        from lpft.model import build_classifier
+
         names = label_list(classes, "classes")
         if len(names) < 2 or len(set(names)) < len(names):
             raise InputError(f"the classes are {show(names)}: expected at least 2 different names")
         estimator = cls(model, seed=seed, **parameters)
-        check_settings(estimator._settings())
-        estimator._take(estimator._build(tuple(names)), paired=None)
-        return estimator
-
-    def _settings(self) -> TrainingSettings:
-        """The parameters, NumPy's numbers (of a grid, say) as Python's."""
-        given = self.get_params()
-        del given["verbose"]
-        plain = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in given.items()
-        }
-        return TrainingSettings(**plain)
-
-    def _build(self, classes: tuple[Label, ...], *, paired: bool = False) -> "Classifier":
-        from lpft.model import build_classifier
-
-        settings = self._settings()
-        return build_classifier(
+        settings = estimator._settings()
+        check_settings(settings)
+        classifier = build_classifier(
             settings.model,
-            classes,
+            tuple(names),
             seed=settings.seed,
             pooling=settings.pooling,
             head_bias=settings.head_bias,
             max_length=settings.max_length,
             revision=settings.revision,
-            paired=paired,
+        )
+        estimator._take(classifier, paired=None)
+        return estimator
+
+    def _settings(self) -> TrainingSettings:
+        """The parameters, with NumPy's numbers (of a grid, say) as Python's."""
+        return TrainingSettings(
+            **{
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in self.get_params().items()
+                if name != "verbose"
+            }
         )
 
     def _take(self, classifier: "Classifier", *, paired: bool | None) -> None:
@@ -328,6 +320,29 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array(classifier.model.config.classes)
         self.temperature_ = float(classifier.model.config.temperature)
         self._paired = paired
+
+
+def _training_data(
+    texts: Sequence[Text],
+    labels: ArrayLike,
+    validation: tuple[Sequence[Text], ArrayLike] | None,
+) -> TextData:
+    """The checked rows of training and validation; where that is None, some are held out for it."""
+    classes, train = _examples(texts, labels, None, "texts", "labels")
+    if validation is None:
+        assert train.labels is not None
+        rows, held_out = stratified_holdout(train.labels)
+        return TextData("texts", classes, train.select(rows), train.select(held_out))
+    if not isinstance(validation, list | tuple) or len(validation) != 2:
+        length = f" of {len(validation)}" if isinstance(validation, list | tuple) else ""
+        raise InputError(
+            f"validation is a {type(validation).__name__}{length}: expected a tuple of two, "
+            "(texts, labels)"
+        )
+    _, examples = _examples(*validation, classes, "validation texts", "validation labels")
+    paired = bool(train.texts) and isinstance(train.texts[0], tuple)
+    check_pairs(examples.texts, "validation texts", paired=paired)
+    return TextData("texts", classes, train, examples)
 
 
 def _examples(
@@ -349,3 +364,48 @@ def _examples(
         texts=texts,
         labels=encode_labels(given, classes, f"the {labels_name}"),
     )
+
+
+def _saved_training(folder: Path) -> dict[str, Any] | None:
+    """What :meth:`TextClassifier.save` wrote beside the weights, or the settings of a run.
+
+    None where there is neither.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    saved = _json_object(folder / PARAMETERS_FILE)
+    if saved is None:
+        config = (_json_object(folder / RUN_RECORD) or {}).get("config")
+        return {"parameters": config} if isinstance(config, dict) else None
+    expected: dict[str, tuple[type, ...]] = {
+        "parameters": (dict,),
+        "paired": (bool, type(None)),
+        "history": (list, type(None)),
+    }
+    if not all(isinstance(saved.get(name, ...), kinds) for name, kinds in expected.items()):
+        raise InputError(
+            f"'{folder / PARAMETERS_FILE}' is damaged: expected {', '.join(expected)}; save the "
+            "classifier again, or remove the file to load without its parameters"
+        )
+    return saved
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, empty for another value, or None where there is no file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"'{path}' cannot be read ({reason}): restore it, or remove it to load the classifier "
+            "without its parameters"
+        ) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _json_value(value: Any) -> Any:
+    """NumPy's numbers as Python's, and paths as text."""
+    return fspath(value) if isinstance(value, PathLike) else value.item()

@@ -10,7 +10,7 @@ from lpft.experiments.registry import find_recipe
 from lpft.experiments.scopes import make_scope
 from lpft.experiments.tiny import TINY_TASKS, save_tiny_model, tiny_model
 from lpft.model import build_classifier
-from lpft.model.fingerprint import encoder_fingerprint
+from lpft.model.inference import encoder_fingerprint
 from lpft.settings import chosen_seeds, default_folder
 
 

@@ -9,7 +9,7 @@ from lpft.errors import InputError
 from lpft.export import export_run
 from lpft.export.heads import ScoreHead
 from lpft.export.stock import STOCK_FAMILIES
-from lpft.model.families import TESTED_FAMILIES
+from lpft.model.encoder import TESTED_FAMILIES
 
 FORMS = [
     (model_type, pooling, bias)

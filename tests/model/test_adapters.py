@@ -15,7 +15,7 @@ from lpft.model.adapters import (
     save_adapter,
     trained_head,
 )
-from lpft.model.families import TESTED_FAMILIES, query_value_projections
+from lpft.model.encoder import TESTED_FAMILIES
 
 IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
 
@@ -105,6 +105,8 @@ def test_the_adapter_file_holds_factors_and_head_alone(tmp_path):
     assert len(keys) == 2 + 2 * 2 * 2
 
 
-def test_a_model_without_known_projections_is_refused():
+def test_a_model_without_known_projections_is_refused(tmp_path):
+    model = build(tmp_path, "bert")
+    model.encoder = torch.nn.ModuleDict({"mixer": torch.nn.Linear(2, 2)})
     with pytest.raises(InputError, match="no query and value projections"):
-        query_value_projections(["encoder.layer.0.mixer", "head"])
+        add_adapter(model, "lora", rank=2, alpha=8)

@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.model import build_classifier, load_classifier, save_classifier
-from lpft.model.families import TESTED_FAMILIES
+from lpft.model.encoder import TESTED_FAMILIES
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from tiny_models import save_tiny_model, toy_texts
 from torch import nn
 
 from lpft import InputError, TextClassifier
+from lpft.model.encoder import seeded
 from lpft.ntk import empirical_ntk
-from lpft.training.randomness import seeded
 
 TEXTS = toy_texts(5, seed=1)[0]
 

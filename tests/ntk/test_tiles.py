@@ -19,10 +19,10 @@ from lpft.errors import InputError
 from lpft.files import replace_when_written
 from lpft.model import Classifier
 from lpft.model.adapters import add_adapter
+from lpft.model.encoder import seeded
 from lpft.ntk import EmpiricalNTK, empirical_ntk
 from lpft.ntk.layout import Layout
 from lpft.ntk.tiles import TileStore
-from lpft.training.randomness import seeded
 
 TEXTS = toy_texts(7)[0]
 COLUMNS = toy_texts(4, seed=1)[0]

@@ -15,7 +15,7 @@ from transformers import Trainer
 from lpft.results.resume import earlier_parts
 from lpft.runs.train import train_run
 from lpft.settings import make_config
-from lpft.training import checkpoints
+from lpft.training import finetuning
 
 ROWS, BATCH, EPOCHS = 240, 4, 6
 STEPS = ROWS // BATCH * EPOCHS
@@ -141,8 +141,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
 ):
     settings["epochs"] = 3
     alone = train_run(make_config(settings, tmp_path / "alone"))
-    keeper = checkpoints.CheckpointKeeper
-    monkeypatch.setattr(keeper.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(finetuning, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     folder = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
         Steps(patch, interrupt_after=interrupted_at)
@@ -196,7 +195,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(settings, 
 def test_a_kill_during_an_epochs_evaluation_does_not_skip_it(settings, tmp_path, monkeypatch):
     settings["epochs"] = 3
     alone = train_run(make_config(settings, tmp_path / "alone"))
-    monkeypatch.setattr(checkpoints.CheckpointKeeper.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(finetuning, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     real = Trainer.evaluate
 
     def evaluate(trainer, *arguments, **keywords):

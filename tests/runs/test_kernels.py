@@ -30,10 +30,10 @@ from safetensors.numpy import load_file, save_file
 
 from lpft.model import build_classifier
 from lpft.model.adapters import add_adapter, trained_head
+from lpft.model.encoder import seeded
 from lpft.ntk import KernelJob, empirical_ntk
 from lpft.ntk.tiles import TileStore
 from lpft.training.probing import fit_probe
-from lpft.training.randomness import seeded
 
 
 @pytest.fixture(scope="module")

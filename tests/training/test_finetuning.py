@@ -8,21 +8,13 @@ import torch
 from tiny_models import save_tiny_model, toy_texts
 from torch.nn.functional import cross_entropy
 
-from lpft.data import Examples
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.model import build_classifier
-from lpft.model.fingerprint import encoder_fingerprint
 from lpft.model.inference import extract_features, head_logits
 from lpft.settings import TrainingSettings, resolve
-from lpft.training.finetuning import (
-    _SeededLengthSampler,
-    _weighted_cross_entropy,
-    check_trackers,
-    finetune,
-)
-from lpft.training.fit import fit_classifier
-from lpft.training.inputs import SplitInputs, prepare_split
+from lpft.training.cache import SplitInputs
+from lpft.training.finetuning import _mean_loss, _SeededLengthSampler, check_trackers, finetune
 
 CPU = torch.device("cpu")
 CLASSES = ("bad", "good")
@@ -41,33 +33,17 @@ def split_of(classifier, rows, seed=0):
     return SplitInputs(tokens, indices, extract_features(classifier.model, tokens, device=CPU))
 
 
-def examples_of(rows, seed=0):
-    texts, labels = toy_texts(rows, seed)
-    ids = [str(row) for row in range(rows)]
-    return Examples(ids, texts, np.array([CLASSES.index(label) for label in labels]))
-
-
 def run(classifier, train, validation, folder, **changes):
-    settings = {
-        "epochs": 1,
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.0,
-        "class_weights": None,
-        "metric": "accuracy",
-        "seed": 0,
-        "device": CPU,
-        "precision": "float32",
-        "report_to": "none",
-    }
+    changes = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "device": "cpu"} | changes
     history = []
     finetune(
         classifier.model,
         train,
         validation,
+        resolve(TrainingSettings(**changes)),
+        metric="accuracy",
         folder=folder / "checkpoints",
         on_history=lambda rows: history.__setitem__(slice(None), rows),
-        **(settings | changes),
     )
     return history
 
@@ -81,22 +57,27 @@ def without_dropout(classifier):
     return classifier
 
 
-@pytest.mark.parametrize("weights", [None, np.array([0.4, 1.6])])
-def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(classifier, tmp_path, weights):
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(
+    classifier, tmp_path, class_weight
+):
     without_dropout(classifier)
     train, validation = split_of(classifier, 24), split_of(classifier, 8, seed=1)
+    train.labels[:8] = 0  # 16 rows are bad, 8 good
     plain = copy.deepcopy(classifier.model).train()
-    run(classifier, train, validation, tmp_path, weight_decay=0.01, class_weights=weights)
+    changes = {"weight_decay": 0.01, "class_weight": class_weight}
+    run(classifier, train, validation, tmp_path, **changes)
 
+    weights = torch.tensor([1.0, 1.0] if class_weight is None else [24 / 32, 24 / 16])
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01)
     order = list(_SeededLengthSampler(train.tokens.lengths.tolist(), 8, seed=0))
+    assert np.bincount(train.labels).tolist() == [16, 8]
     for step in range(3):
         rows = order[8 * step : 8 * step + 8]
         labels = torch.tensor(train.labels[rows])
         losses = cross_entropy(plain(**train.tokens.batch(rows)).logits, labels, reduction="none")
-        weighted = losses if weights is None else torch.tensor(weights).float()[labels] * losses
         optimizer.zero_grad()
-        weighted.mean().backward()
+        (weights[labels] * losses).mean().backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (1 - step / 3)
@@ -104,9 +85,9 @@ def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(classifier,
         assert len(decayed) == len(list(plain.parameters()))
         optimizer.step()
     for name, parameter in plain.named_parameters():
-        found = classifier.model.get_parameter(name)
+        trained = classifier.model.get_parameter(name)
         # Trainer leaves biases and layer norms out of the decay; at 1e-5 a step it is 3e-5 at most.
-        torch.testing.assert_close(found, parameter, atol=5e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(trained, parameter, atol=5e-5, rtol=1e-4, msg=name)
 
 
 def test_the_model_ends_at_its_best_epoch(classifier, tmp_path):
@@ -147,65 +128,13 @@ def test_the_order_of_batches_depends_on_seed_and_epoch_alone():
 
 
 def test_class_weights_are_averaged_over_rows_not_over_weights():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    labels = torch.tensor([0, 0, 1])
-    loss = _weighted_cross_entropy(np.array([0.5, 3.0]), CPU)
-
     class Outputs:
-        pass
+        logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 
-    outputs = Outputs()
-    outputs.logits = logits
+    labels = torch.tensor([0, 0, 1])
+    loss = _mean_loss(np.array([0.5, 3.0]), CPU)(Outputs, labels)
     by_hand = (0.5 * np.log(1 + np.exp(-2)) + 0.5 * np.log(1 + np.exp(1)) + 3.0 * np.log(2)) / 3
-    assert loss(outputs, labels).item() == pytest.approx(by_hand, rel=1e-6)
-
-
-def fit(classifier, folder, method, **changes):
-    settings = resolve(TrainingSettings(method=method, max_length=32, **changes))
-    encoder = encoder_fingerprint(classifier.model)
-    train, validation = (
-        prepare_split(
-            classifier, examples_of(rows, seed), settings, encoder=encoder, cache_dir=None, name="x"
-        )
-        for rows, seed in ((60, 0), (30, 1))
-    )
-    return fit_classifier(classifier, train, validation, settings, metric="accuracy", folder=folder)
-
-
-@pytest.mark.parametrize("method", ["lp-ft", "lp-lora"])
-@pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_fine_tuning_starts_at_the_scaled_head_of_linear_probing(
-    tmp_path, classifier, method, scale
-):
-    found = fit(classifier, tmp_path / "run", method, epochs=1, head_scale=scale)
-    start = found.history[0]
-    norm = np.linalg.norm(found.probe.weight)
-    assert found.head_norm_at_start == pytest.approx(scale * norm, rel=1e-5)
-    assert start["head_norm"] == pytest.approx(scale * norm, rel=1e-5)
-    assert start["bias_norm"] == pytest.approx(np.linalg.norm(found.probe.bias), rel=1e-5)
-
-
-def test_linear_probing_changes_nothing_but_the_head(tmp_path, classifier):
-    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
-    found = fit(classifier, tmp_path / "run", "lp")
-    for name, value in found.classifier.model.state_dict().items():
-        assert torch.equal(value, before[name]) == (not name.startswith("head."))
-    assert found.adapter is None
-    assert len(found.history) == 1
-
-
-def test_lora_merges_what_it_trained_into_the_query_and_value_projections_alone(
-    tmp_path, classifier
-):
-    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
-    found = fit(classifier, tmp_path / "run", "lora", epochs=1, learning_rate=1e-2)
-    changed = {
-        name
-        for name, value in found.classifier.model.state_dict().items()
-        if not torch.equal(value, before[name])
-    }
-    ends = {".".join(name.split(".")[-2:]) for name in changed}
-    assert ends == {"query.weight", "value.weight", "head.weight", "head.bias"}
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_unknown_trackers_are_refused():

@@ -1,25 +1,27 @@
-"""The linear probe against scikit-learn's own predictions and the optimum's own equations."""
+"""The linear probe against scikit-learn's own predictions and the optimum's own equations.
+
+Its path from zero is compared to SciPy's L-BFGS-B on an objective written out by hand.
+"""
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from tiny_models import save_tiny_model
 
 from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.inference import head_logits
-from lpft.training.probing import fit_probe, install_probe
+from lpft.training.probing import fit_probe, install_probe, probing_path
 
 
-def problem(rows, width, classes, seed=0):
-    generator = np.random.default_rng(seed)
+def problem(rows, width, classes, noise=1.0):
+    generator = np.random.default_rng(0)
     features = generator.normal(size=(rows, width)).astype(np.float32)
-    scores = features @ generator.normal(size=(width, classes)) + generator.normal(
-        size=(rows, classes)
-    )
-    return features, scores.argmax(1)
+    scores = features @ generator.normal(size=(width, classes))
+    return features, (scores + noise * generator.normal(size=(rows, classes))).argmax(1)
 
 
 def by_scikit_learn(features, labels, **settings):
@@ -165,3 +167,113 @@ def test_installing_fills_the_head_and_leaves_the_encoder(tmp_path):
     )
     for name, value in model.encoder.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def naive_iterates(features, labels, classes, strength, count):
+    """V and b after each iteration, on the mean over rows of the probe's objective."""
+    rows, width = features.shape
+    iterates = []
+
+    def unpacked(flat):
+        table = flat.reshape(classes, width + 1)
+        return table[:, :-1], table[:, -1]
+
+    def objective(flat):
+        weight, bias = unpacked(flat)
+        logits = features.astype(np.float64) @ weight.T + bias
+        error = softmax(logits, axis=1)
+        error[np.arange(rows), labels] -= 1
+        entropy = -log_softmax(logits, axis=1)[np.arange(rows), labels].mean()
+        value = entropy + (weight**2).sum() / (2 * strength * rows)
+        slope = error.T @ features / rows + weight / (strength * rows)
+        return value, np.column_stack([slope, error.mean(0)]).ravel()
+
+    minimize(
+        objective,
+        np.zeros(classes * (width + 1)),
+        method="L-BFGS-B",
+        jac=True,
+        callback=lambda flat: iterates.append(unpacked(flat.copy())),
+        options={"maxiter": count, "maxls": 50, "gtol": 1e-8, "ftol": 64 * np.finfo(float).eps},
+    )
+    return iterates
+
+
+def test_points_are_the_iterates_of_lbfgs_on_the_objective():
+    features, labels = problem(150, 6, 3, noise=2)
+    path = probing_path(features, labels, 3, inverse_strength=0.5)
+    naive = naive_iterates(features, labels, 3, 0.5, 12)
+    checked = 0
+    for point in path.points:
+        if 0 < point.iteration <= len(naive):
+            weight, bias = naive[point.iteration - 1]
+            np.testing.assert_allclose(point.weight, weight, atol=1e-8)
+            np.testing.assert_allclose(point.bias, bias, atol=1e-8)
+            checked += 1
+    assert checked > 5
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("fit_bias", [True, False])
+def test_the_path_ends_at_the_probe(classes, fit_bias):
+    features, labels = problem(200, 8, classes, noise=2)
+    probe = fit_probe(features, labels, classes, fit_bias=fit_bias)
+    path = probing_path(
+        features, labels, classes, inverse_strength=probe.inverse_strength, fit_bias=fit_bias
+    )
+    np.testing.assert_allclose(path.points[-1].weight, probe.weight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(path.points[-1].bias, probe.bias, rtol=1e-4, atol=1e-5)
+
+
+def test_class_weights_are_those_of_the_probe():
+    features, labels = problem(300, 5, 3, noise=2)
+    keep = (labels != 0) | (np.arange(300) % 6 == 0)
+    features, labels = features[keep], labels[keep]
+    probe = fit_probe(features, labels, 3, class_weight="balanced")
+    path = probing_path(
+        features, labels, 3, inverse_strength=probe.inverse_strength, class_weight="balanced"
+    )
+    np.testing.assert_allclose(path.points[-1].weight, probe.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_heads_predict_what_truncated_fits_of_scikit_learn_predict(classes):
+    features, labels = problem(120, 7, classes, noise=2)
+    path = probing_path(features, labels, classes, inverse_strength=3.0)
+    early = [point for point in path.points[1:] if point.iteration < path.stop]
+    assert len(early) > 4
+    for point in early:
+        with pytest.warns(match="lbfgs failed to converge"):
+            fitted = LogisticRegression(C=3.0, solver="lbfgs", max_iter=point.iteration).fit(
+                features.astype(np.float64), labels
+            )
+        logits = features @ point.weight.T + point.bias
+        np.testing.assert_allclose(
+            softmax(logits, axis=1), fitted.predict_proba(features), atol=1e-6
+        )
+
+
+def test_the_path_starts_at_zero_and_lowers_the_objective():
+    features, labels = problem(200, 10, 3, noise=2)
+    path = probing_path(features, labels, 3, inverse_strength=10.0)
+    iterations = [point.iteration for point in path.points]
+    assert iterations == sorted(set(iterations))
+    assert iterations[:3] == [0, 1, 2]
+    assert not path.points[0].weight.any()
+    assert path.stop in iterations
+    assert path.stop < iterations[-1]
+    values = []
+    for point in path.points:
+        logits = features @ point.weight.T + point.bias
+        entropy = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].sum()
+        values.append(10.0 * entropy + (point.weight**2).sum() / 2)
+    assert (np.diff(values) <= 1e-9 * values[0]).all()
+
+
+def test_a_class_without_rows_stays_below_all_others():
+    features, labels = problem(100, 5, 2, noise=2)
+    path = probing_path(features, np.where(labels == 1, 2, 0), 3, inverse_strength=1.0)
+    for point in path.points:
+        logits = features @ point.weight.T + point.bias
+        if point.iteration:
+            assert (logits[:, 1] < logits[:, [0, 2]].min(axis=1)).all()

@@ -37,13 +37,13 @@ def tasks(options: Namespace) -> None:
 
 def models(options: Namespace) -> None:
     """Print the models that can be trained."""
-    from lpft.model.families import TESTED_FAMILIES
-    from lpft.model.packaged import DESCRIPTION, NAME
+    from lpft.model.encoder import TESTED_FAMILIES
+    from lpft.model.loading import MINILM, MINILM_DESCRIPTION
 
     if options.json:
         print_json(
             {
-                "packaged": {NAME: DESCRIPTION},
+                "packaged": {MINILM: MINILM_DESCRIPTION},
                 "families": {
                     family.model_type: {
                         "pooling": family.pooling,
@@ -55,7 +55,7 @@ def models(options: Namespace) -> None:
             }
         )
         return
-    print(f"{NAME}: {DESCRIPTION}, comes with the demo extra")
+    print(f"{MINILM}: {MINILM_DESCRIPTION}, comes with the demo extra")
     print("Any other model: a Hugging Face Hub id or a model folder. The tests train these:\n")
     print_table(
         ["family", "default pooling", "LoRA adapts"],

@@ -13,7 +13,8 @@ from lpft.errors import InputError
 from lpft.experiments.kept_results import STEPS
 from lpft.experiments.planning import KERNELS, RUNS
 from lpft.experiments.recipe import Plan, Recipe
-from lpft.model.fingerprint import encoder_fingerprint
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
 from lpft.results.folder import RECORD as RUN_RECORD
 from lpft.results.folder import WORK, check_restart, clear, read_record
@@ -23,7 +24,6 @@ from lpft.runs.kernels import RECORD as KERNEL_RECORD
 from lpft.runs.kernels import check_same_kernels, finished_kernels
 from lpft.runs.train import load_data
 from lpft.settings import KernelConfig, RunConfig, plain
-from lpft.training.inputs import fresh_classifier
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,8 @@ from tokenizers.trainers import WordLevelTrainer
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from lpft.data import load_task
-from lpft.model.encoder import build_encoder
-from lpft.model.quiet import quiet_transformers
+from lpft.model.encoder import build_encoder, quiet_transformers, seeded
 from lpft.training.cache import default_cache_dir
-from lpft.training.randomness import seeded
 
 TINY_TASKS = ("demo",)
 TINY_SEEDS = (0, 1)

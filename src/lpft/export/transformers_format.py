@@ -13,7 +13,7 @@ from lpft.export.stock import stock_classifier
 from lpft.export.tokens import save_tokenizer
 from lpft.export.written import Batch, Scorer, Written
 from lpft.model import Classifier
-from lpft.model.quiet import quiet_transformers
+from lpft.model.encoder import quiet_transformers
 
 
 def write_transformers(classifier: Classifier, folder: Path) -> Written:

@@ -1,47 +1,33 @@
 """Low-rank adapters on a classifier's encoder; the only module that imports PEFT."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from safetensors import SafetensorError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lpft.errors import InputError
+from lpft.errors import InputError, one_line
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.model.families import query_value_projections
+from lpft.model.encoder import LOAD_ERRORS
 
+ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}}
+"""Adapter name to what its PEFT configuration has beside LoRA's."""
 
-@dataclass(frozen=True)
-class Targets:
-    """The adapted modules by the last part of their names; GPT-2's keep W transposed."""
-
-    names: tuple[str, ...]
-    transposed: bool
-
-
-def _lora(targets: Targets, rank: int, alpha: float, *, use_dora: bool = False) -> PeftConfig:
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=0.0,
-        target_modules=list(targets.names),
-        fan_in_fan_out=targets.transposed,
-        modules_to_save=["head"],
-        use_dora=use_dora,
-    )
-
-
-def _dora(targets: Targets, rank: int, alpha: float) -> PeftConfig:
-    return _lora(targets, rank, alpha, use_dora=True)
-
-
-ADAPTERS: dict[str, Callable[[Targets, int, float], PeftConfig]] = {"lora": _lora, "dora": _dora}
-"""Adapter name to the PEFT configuration for (target modules, rank, alpha)."""
+_PROJECTION_NAMES = (
+    ("query", "value"),
+    ("query_proj", "value_proj"),
+    ("q_proj", "v_proj"),
+    ("q_lin", "v_lin"),
+    ("q", "v"),
+    ("c_attn",),
+    ("Wqkv",),
+    ("qkv_proj",),
+    ("query_key_value",),
+    ("in_proj",),
+)
 
 
 def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: float) -> PeftModel:
@@ -52,18 +38,17 @@ def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: flo
     Raises:
         InputError: the model has no query and value projections of a known name.
     """
-    modules = {
-        module_name: module
-        for module_name, module in model.encoder.named_modules()
-        if hasattr(module, "weight")
-    }
-    names = query_value_projections(modules)
-    transposed = any(
-        isinstance(module, Conv1D)
-        for module_name, module in modules.items()
-        if module_name.rpartition(".")[2] in names
+    names, transposed = _query_value_projections(model.encoder)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(names),
+        fan_in_fan_out=transposed,
+        modules_to_save=["head"],
+        **ADAPTERS[name],
     )
-    return get_peft_model(model, ADAPTERS[name](Targets(names, transposed), rank, alpha))
+    return get_peft_model(model, config)
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:
@@ -82,11 +67,10 @@ def load_adapter(model: LinearHeadClassifier, folder: Path) -> PeftModel:
     """
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except LOAD_ERRORS as error:
         raise InputError(
-            f"the adapter in '{folder}' cannot be loaded ({reason}): restore its adapter_* files, "
-            "or train it again"
+            f"the adapter in '{folder}' cannot be loaded ({one_line(error)}): restore its "
+            "adapter_* files, or train it again"
         ) from error
 
 
@@ -133,3 +117,22 @@ def adapter_settings(model: nn.Module) -> dict[str, list[object]]:
         for name, module in model.named_modules()
         if isinstance(module, BaseTunerLayer)
     }
+
+
+def _query_value_projections(encoder: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """The last part of the projections' names, and whether they store W transposed, as in GPT-2.
+
+    Where a family fuses query, key and value into one projection, LoRA adapts the keys too.
+    """
+    modules: dict[str, list[nn.Module]] = {}
+    for name, module in encoder.named_modules():
+        if hasattr(module, "weight"):
+            modules.setdefault(name.rpartition(".")[2], []).append(module)
+    for names in _PROJECTION_NAMES:
+        if modules.keys() >= set(names):
+            return names, any(isinstance(each, Conv1D) for name in names for each in modules[name])
+    known = ", ".join("/".join(names) for names in _PROJECTION_NAMES)
+    raise InputError(
+        f"this model has no query and value projections of a known name (known: {known}), "
+        "so LoRA cannot be placed: use --method lp, ft or lp-ft"
+    )

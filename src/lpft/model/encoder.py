@@ -5,9 +5,14 @@ This is the only module that loads the models of transformers.
 
 import inspect
 import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -21,12 +26,43 @@ from transformers import (
     AutoModelForTextEncoding,
     PreTrainedConfig,
     PreTrainedModel,
+    set_seed,
 )
+from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from lpft.errors import InputError
-from lpft.model.quiet import quiet_transformers
+from lpft.errors import InputError, one_line
 from lpft.settings import Pooling
+
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+"""What transformers, PEFT and safetensors raise for missing or damaged weights."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family that the tests train: its default pooling, and the modules LoRA adapts."""
+
+    model_type: str
+    pooling: Pooling
+    adapted: tuple[str, ...]
+    fused: bool = False
+
+    @property
+    def adapted_text(self) -> str:
+        names = ", ".join(self.adapted)
+        return f"{names} (fused: query, key and value are all adapted)" if self.fused else names
+
+
+TESTED_FAMILIES = (
+    Family("bert", "first", ("query", "value")),
+    Family("roberta", "first", ("query", "value")),
+    Family("distilbert", "first", ("q_lin", "v_lin")),
+    Family("albert", "first", ("query", "value")),
+    Family("deberta-v2", "first", ("query_proj", "value_proj")),
+    Family("modernbert", "first", ("Wqkv",), fused=True),
+    Family("gpt2", "last", ("c_attn",), fused=True),
+    Family("llama", "last", ("q_proj", "v_proj")),
+)
 
 _SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
     "cls": "first",
@@ -41,25 +77,21 @@ def load_config(source: str, *, revision: str | None = None) -> PreTrainedConfig
     """The configuration of a Hub id or a model folder.
 
     Raises:
-        InputError: nothing is there, it cannot be reached, or it is no model.
+        InputError: nothing is there, it cannot be reached, or it is not a model.
     """
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except Exception as error:  # a wrong field of config.json raises what its own class likes
+    except Exception as error:  # each configuration class raises its own kind for a wrong field
         raise InputError(_explain_load_failure(source, error)) from error
 
 
 def load_encoder(
-    source: str,
-    config: PreTrainedConfig,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    source: str, config: PreTrainedConfig, *, revision: str | None = None
 ) -> PreTrainedModel:
-    """The pre-trained encoder without pooler or language-model head, in evaluation mode.
+    """The pre-trained encoder in float32 and evaluation mode, without pooler or language head.
 
     Raises:
-        InputError: the weights are missing, damaged or of another architecture.
+        InputError: the weights are missing, damaged, not finite or of another architecture.
     """
     auto_class, keywords = _construction(config)
     try:
@@ -69,11 +101,11 @@ def load_encoder(
                 config=config,
                 revision=revision,
                 trust_remote_code=False,
-                dtype=dtype,
+                dtype=torch.float32,
                 output_loading_info=True,
                 **keywords,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise InputError(_explain_load_failure(source, error)) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -84,6 +116,14 @@ def load_encoder(
         )
     check_finite(encoder, source)
     return encoder.eval()
+
+
+def build_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The architecture of ``config`` with the library's own random weights."""
+    auto_class, keywords = _construction(config)
+    if dtype is not None:
+        keywords["dtype"] = dtype
+    return auto_class.from_config(config, **keywords)
 
 
 def check_finite(model: nn.Module, source: str) -> None:
@@ -100,29 +140,22 @@ def check_finite(model: nn.Module, source: str) -> None:
             )
 
 
-def build_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The architecture of ``config`` with the library's own random weights."""
-    auto_class, keywords = _construction(config)
-    if dtype is not None:
-        keywords["dtype"] = dtype
-    return auto_class.from_config(config, **keywords)
-
-
 def hidden_states(
     encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor, **extra: Tensor
 ) -> Tensor:
     """The last hidden states, N x T x h, of padded token ids (N x T) under their mask (N x T).
 
-    Left padding gives the states of right padding: where the encoder would number positions from
-    the first column, the positions of the real tokens are passed instead.
+    Padding on the left gives the same states as padding on the right: where the encoder would
+    count positions from the first column, the positions of the real tokens are passed instead.
     """
     accepted = inspect.signature(encoder.forward).parameters
     keywords: dict[str, Any] = {name: value for name, value in extra.items() if name in accepted}
     if "use_cache" in accepted:
         keywords["use_cache"] = False
-    if "position_ids" in accepted and not _numbers_real_tokens(encoder):
+    # Encoders like RoBERTa skip padding by themselves when they count positions.
+    if "position_ids" in accepted and _position_padding(encoder) is None:
         padded_left = attention_mask[:, 0] == 0
-        # An exported graph has no branch on its input: it numbers the real tokens every time.
+        # An exported graph cannot branch on its input, so it always gets the positions.
         if torch.compiler.is_exporting() or bool(padded_left.any()):
             keywords["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     return encoder(input_ids=input_ids, attention_mask=attention_mask, **keywords).last_hidden_state
@@ -175,7 +208,7 @@ def default_pooling(source: str, config: PreTrainedConfig, revision: str | None 
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:
-    """The most tokens that the encoder can number, or None where it has no such limit."""
+    """The largest number of tokens that the encoder can number, or None without such a limit."""
     limit = getattr(encoder.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
@@ -204,19 +237,46 @@ def head_dropout(config: PreTrainedConfig) -> float:
     return 0.1
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' load reports and bars, whose content we check ourselves, in the block."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python, NumPy and torch within the block, and restore the program's states after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            set_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
 def _read_pooling(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"'{path}' is damaged ({error}): restore it, or give --pooling") from error
     if not isinstance(settings, dict):
-        raise InputError(f"'{path}' is no pooling configuration: restore it, or give --pooling")
+        raise InputError(f"'{path}' is not a pooling configuration: restore it, or give --pooling")
     return settings
 
 
 def _construction(config: PreTrainedConfig) -> tuple[Any, dict[str, Any]]:
     """The Auto class to build with, and the keyword that leaves out a pooler the family has."""
-    # The encoder half of a saved classifier says of itself that it has no decoder.
+    # The configuration of a saved classifier's encoder half says that it has no decoder.
     if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return AutoModelForTextEncoding, {}
     model_class = MODEL_MAPPING.get(type(config), None)
@@ -227,20 +287,16 @@ def _construction(config: PreTrainedConfig) -> tuple[Any, dict[str, Any]]:
 
 
 def _position_padding(encoder: nn.Module) -> int | None:
-    """The padding id of RoBERTa-like position embeddings, which begin to count behind it."""
+    """The padding id of RoBERTa-like position embeddings, which start counting after it."""
     embeddings = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     return getattr(embeddings, "padding_idx", None)
 
 
-def _numbers_real_tokens(encoder: nn.Module) -> bool:
-    """Whether the encoder itself numbers positions by its real tokens, as RoBERTa does."""
-    return _position_padding(encoder) is not None
-
-
 def _explain_load_failure(source: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
     if Path(source).is_dir():
-        return f"the model folder '{source}' cannot be loaded ({reason}): name an intact one"
+        return (
+            f"the model folder '{source}' cannot be loaded ({one_line(error)}): name an intact one"
+        )
     if Path(source).exists() or source.startswith((".", "/", "~")):
         return (
             f"'{source}' is not a model folder: expected a folder with config.json, "
@@ -248,5 +304,5 @@ def _explain_load_failure(source: str, error: Exception) -> str:
         )
     return (
         f"the model '{source}' is neither a folder here nor could it be loaded from the Hugging "
-        f"Face Hub ({reason}): check the name and the network, or use --model minilm"
+        f"Face Hub ({one_line(error)}): check the name and the network, or use --model minilm"
     )

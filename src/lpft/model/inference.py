@@ -1,4 +1,7 @@
-"""Features of texts by the encoder in evaluation mode, in length-grouped batches."""
+"""Features of texts by the encoder in evaluation mode, and the hash of all that decides them."""
+
+import json
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -12,32 +15,10 @@ from lpft.settings import Device, Precision
 
 _MAX_ROWS = 256
 _MAX_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 16384}
+"""The largest batch of each kind of device, padding included."""
 
-
-def resolve_device(name: Device) -> torch.device:
-    """``auto`` is the accelerator where there is one.
-
-    Raises:
-        InputError: this machine has no such device.
-    """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available[name]:
-        raise InputError(
-            f"--device {name} was asked for but this machine has none: use auto or cpu"
-        )
-    return torch.device(name)
-
-
-def check_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse to fine-tune in float16 where there is no hardware for it.
-
-    Raises:
-        InputError: float16 on a CPU.
-    """
-    if precision == "float16" and device.type == "cpu":
-        raise InputError("--precision float16 needs an accelerator: use bfloat16 or float32 here")
+_PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id")
+"""Entries of a configuration that say where a model is from, not what it computes."""
 
 
 @torch.no_grad()
@@ -50,8 +31,9 @@ def extract_features(
 ) -> NDArray[np.float32]:
     """phi of every text, N x h, in float32 and the order of ``tokens``.
 
-    The model is moved to ``device`` and stays there, in the mode that it was in. (Parameters that
-    are moved under ``torch.inference_mode`` could never be trained again: hence ``no_grad``.)
+    Texts are read in batches of similar length. The model is moved to ``device`` and stays there,
+    in the mode that it was in. (Parameters that are moved under ``torch.inference_mode`` could
+    never be trained again: hence ``no_grad``.)
     """
     was_training = model.training
     model.eval().to(device)
@@ -79,3 +61,41 @@ def head_logits(model: LinearHeadClassifier, features: NDArray[np.float32]) -> N
     if model.head.bias is not None:
         logits = logits + model.head.bias.detach().float().cpu().numpy()
     return logits
+
+
+def encoder_fingerprint(model: LinearHeadClassifier) -> str:
+    """SHA-256 over all that decides phi: configuration, attention, parameters, buffers, pooling."""
+    config = model.encoder.config
+    settings = {name: value for name, value in config.to_dict().items() if name not in _PROVENANCE}
+    digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(f"{config._attn_implementation} {model.config.pooling}".encode())
+    tensors = dict(model.encoder.named_parameters()) | dict(model.encoder.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resolve_device(name: Device) -> torch.device:
+    """``auto`` is the accelerator where there is one.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available[name]:
+        raise InputError(f"--device {name}: this machine has no such device: use auto or cpu")
+    return torch.device(name)
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse to fine-tune in float16 where there is no hardware for it.
+
+    Raises:
+        InputError: float16 on a CPU.
+    """
+    if precision == "float16" and device.type == "cpu":
+        raise InputError("--precision float16 needs an accelerator: use bfloat16 or float32 here")

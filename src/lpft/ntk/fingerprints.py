@@ -14,7 +14,7 @@ from lpft import __version__
 from lpft.data.tokens import Tokens
 from lpft.model.adapters import adapter_settings
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.model.fingerprint import encoder_fingerprint
+from lpft.model.inference import encoder_fingerprint
 from lpft.ntk.layout import Pair
 from lpft.ntk.options import Options
 from lpft.ntk.plan import Plan

@@ -17,7 +17,7 @@ from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
 from lpft.results.schema import SplitFeatures
 from lpft.runs.saved import SavedClassifier, columns_error
-from lpft.training.inputs import SplitInputs
+from lpft.training.cache import SplitInputs
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,16 @@ from lpft.data.splits import draw_rows
 from lpft.errors import InputError
 from lpft.model import Classifier
 from lpft.model.adapters import add_adapter, load_adapter
-from lpft.model.fingerprint import encoder_fingerprint
+from lpft.model.encoder import seeded
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelRequest
 from lpft.ntk.inputs import Subject, open_subject
 from lpft.results.folder import read_record
 from lpft.runs.saved import open_saved
 from lpft.settings import Method, TrainingSettings, get_method
-from lpft.training.cache import default_cache_dir
-from lpft.training.inputs import fresh_classifier, prepare_split
-from lpft.training.probe_cache import cached_probe
+from lpft.training.cache import cached_probe, prepare_split
 from lpft.training.probing import install_probe
-from lpft.training.randomness import seeded
 
 TRAINED = "trained"
 """Name of the kernel of a trained run, beside the names of methods."""
@@ -195,7 +194,6 @@ def _initial_head(
             data.train,
             settings,
             encoder=encoder,
-            cache_dir=default_cache_dir(),
             name="train",
         )
         probe = cached_probe(
@@ -204,7 +202,6 @@ def _initial_head(
             len(data.classes),
             fit_bias=settings.head_bias,
             class_weight=settings.class_weight,
-            cache_dir=default_cache_dir(),
         )
         install_probe(model, probe)
     assert settings.head_scale is not None, "settings must be resolved"

@@ -15,7 +15,8 @@ import torch
 from lpft.data import fingerprint
 from lpft.errors import InputError
 from lpft.files import write_json
-from lpft.model.fingerprint import encoder_fingerprint
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
@@ -49,7 +50,6 @@ from lpft.settings import (
     get_method,
     setting_fields,
 )
-from lpft.training.inputs import fresh_classifier
 
 logger = logging.getLogger(__name__)
 

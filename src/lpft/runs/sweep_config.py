@@ -8,7 +8,7 @@ from typing import Any
 
 from lpft.data import find_task
 from lpft.errors import InputError
-from lpft.model import packaged
+from lpft.model.loading import MINILM
 from lpft.runs.sweep_yaml import Override, SweepDescription, parse_sweep, told
 from lpft.settings import RunConfig, make_config, read_config, without_effect
 
@@ -53,7 +53,7 @@ class Cell:
         if name in without_effect(self.method):
             return False
         if name == "revision":
-            return not (self.model == packaged.NAME or Path(self.model).is_dir())
+            return not (self.model == MINILM or Path(self.model).is_dir())
         task = self.settings.get("task")
         if task is None:
             return name not in _NOT_OF_FILES

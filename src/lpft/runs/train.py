@@ -38,7 +38,6 @@ from lpft.results.folder import (
 )
 from lpft.results.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
 from lpft.settings import DataSettings, RunConfig, get_method
-from lpft.training.cache import default_cache_dir
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -74,11 +73,10 @@ def train_run(
         data = load_data(config.data)
         for finding in check_data(data):
             logger.warning("%s", finding.message)
-    from lpft.model.fingerprint import encoder_fingerprint
-    from lpft.model.inference import check_precision, resolve_device
+    from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
+    from lpft.model.loading import fresh_classifier
     from lpft.runs.environment import environment
     from lpft.training.finetuning import check_trackers
-    from lpft.training.inputs import fresh_classifier
 
     device = resolve_device(config.training.device)
     check_precision(config.training.precision, device)
@@ -124,8 +122,8 @@ def _train_locked(
     from lpft.model.inference import resolve_device
     from lpft.runs.evaluation import evaluate_split
     from lpft.runs.record import describe_probe, history_lines, write_results
+    from lpft.training.cache import prepare_split
     from lpft.training.fit import fit_classifier
-    from lpft.training.inputs import prepare_split
 
     folder, settings = config.output_dir, config.training
     work = folder / WORK
@@ -136,7 +134,6 @@ def _train_locked(
             examples,
             settings,
             encoder=record["fingerprints"]["encoder"],
-            cache_dir=default_cache_dir(),
             name=split,
         )
         for split, examples in data.splits().items()
@@ -149,7 +146,6 @@ def _train_locked(
         settings,
         metric=data.metric,
         folder=work,
-        cache_dir=default_cache_dir(),
         on_history=lambda rows: write_text(folder / HISTORY, history_lines(rows)),
     )
     evaluated = perf_counter()

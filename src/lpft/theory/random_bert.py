@@ -7,8 +7,7 @@ from transformers import BertConfig
 from lpft.data.tokens import Tokens
 from lpft.model.adapters import add_adapter
 from lpft.model.classifier import attach_head
-from lpft.model.encoder import build_encoder
-from lpft.training.randomness import seeded
+from lpft.model.encoder import build_encoder, seeded
 
 CLASSES = 3
 TEXTS = 12

@@ -1,42 +1,160 @@
-"""What is computed once and kept: files in the user's cache folder, named by what they hold."""
+"""What a training computes once: features of the frozen encoder and linear probes, kept in files.
 
+They lie in the user's cache folder and are named by a hash of all that decides their content.
+"""
+
+import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import platformdirs
-from safetensors import SafetensorError
+import scipy
+import sklearn
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
 
+import lpft
+from lpft.data.examples import Examples, Groups
+from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
+from lpft.model.inference import extract_features, resolve_device
+from lpft.model.loading import Classifier
+from lpft.settings import ClassWeight, TrainingSettings
+from lpft.training import probing
+from lpft.training.probing import LinearProbe, fit_probe
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "LPFT_CACHE_DIR"
+Cached = TypeVar("Cached")
 
-Kept = TypeVar("Kept")
+_TENSORS = ("weight", "bias")
+_FACTS = ("inverse_strength", "folds", "solver", "converged", "absent_classes")
+
+
+@dataclass(frozen=True)
+class SplitInputs:
+    """Tokens and labels of N texts, and phi_0 (N x h) by the encoder before training.
+
+    ``groups`` are those of :class:`~lpft.data.examples.Examples`.
+    """
+
+    tokens: Tokens
+    labels: NDArray[np.int64]
+    pretrained: NDArray[np.float32]
+    groups: Groups | None = None
+
+
+def prepare_split(
+    classifier: Classifier,
+    examples: Examples,
+    settings: TrainingSettings,
+    *,
+    encoder: str,
+    name: str,
+) -> SplitInputs:
+    """Tokenize a labelled split and compute phi_0 by the encoder as it is now, or read it.
+
+    ``encoder`` is its :func:`~lpft.model.inference.encoder_fingerprint`. The file's name is a hash
+    of it, of the tokens, the kind of device and the versions of torch and transformers. ``name`` is
+    the split's, for the progress bar.
+    """
+    assert examples.labels is not None, f"{name} has no labels"
+    tokens = tokenize(classifier.tokenizer, examples.texts, classifier.max_length)
+    device = resolve_device(settings.device)
+
+    def compute() -> NDArray[np.float32]:
+        return extract_features(
+            classifier.model, tokens, device=device, description=f"frozen features, {name}"
+        )
+
+    def read(path: Path) -> NDArray[np.float32]:
+        features = load_file(path)["features"]
+        if features.shape[0] != len(tokens):
+            raise ValueError(f"{features.shape[0]} rows, expected {len(tokens)}")
+        return features
+
+    def write(features: NDArray[np.float32], path: Path) -> None:
+        save_file({"features": features}, path)
+
+    key = sha256(
+        f"{encoder} {tokens.fingerprint()} {tokens.padding_side} "
+        f"{device.type} {torch.__version__} {transformers.__version__}".encode()
+    ).hexdigest()
+    path = default_cache_dir() / "features" / f"{key}.safetensors"
+    features = _read_or_compute(path, "file of features", compute, read, write)
+    return SplitInputs(tokens, examples.labels, features, examples.groups)
+
+
+def cached_probe(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    fit_bias: bool = True,
+    class_weight: ClassWeight | None = None,
+) -> LinearProbe:
+    """:func:`~lpft.training.probing.fit_probe`, read from its file where it was fitted before.
+
+    A probe depends on no seed and no method, so all runs on the same rows and features share one.
+    The file's name is a hash of everything that goes in, the probing settings, and the versions of
+    this package, NumPy, SciPy and scikit-learn; the file holds V and b in float64, so the result is
+    bitwise that of the fit.
+
+    Raises:
+        InputError: as ``fit_probe``.
+    """
+
+    def compute() -> LinearProbe:
+        return fit_probe(features, labels, classes, fit_bias=fit_bias, class_weight=class_weight)
+
+    def read(path: Path) -> LinearProbe:
+        probe = _read_probe(path)
+        if probe.weight.shape != (classes, features.shape[1]) or probe.bias.shape != (classes,):
+            raise ValueError(f"a head of shape {probe.weight.shape}")
+        return probe
+
+    settings = {
+        "classes": classes,
+        "fit_bias": fit_bias,
+        "class_weight": class_weight,
+        "solver": probing.SOLVER,
+        "strengths": probing.STRENGTHS,
+        "folds": probing.FOLDS,
+        "tolerances": (probing.SEARCH_TOLERANCE, probing.TOLERANCE),
+        "max_iterations": probing.MAX_ITERATIONS,
+        "versions": [module.__version__ for module in (lpft, np, scipy, sklearn)],
+    }
+    key = _digest({"features": features, "labels": labels}, settings)
+    path = default_cache_dir() / "probes" / f"{key}.safetensors"
+    return _read_or_compute(path, "linear probe", compute, read, _write_probe)
 
 
 def default_cache_dir() -> Path:
     """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
+    named = os.environ.get("LPFT_CACHE_DIR")
     return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
 
 
-def read_or_compute(
+def _read_or_compute(
     path: Path,
     what: str,
-    *,
-    read: Callable[[Path], Kept],
-    compute: Callable[[], Kept],
-    write: Callable[[Kept, Path], None],
-) -> Kept:
-    """What ``read`` finds in ``path``, or else what ``compute`` gives, which ``write`` then keeps.
+    compute: Callable[[], Cached],
+    read: Callable[[Path], Cached],
+    write: Callable[[Cached, Path], None],
+) -> Cached:
+    """The content of ``path``, or else what ``compute`` returns, which ``write`` then keeps there.
 
-    A file that cannot be read, or in which ``read`` finds something wrong (``ValueError``,
-    ``KeyError``), is computed again; one that cannot be written costs a warning. ``what`` names
-    the content in both.
+    A file that cannot be read, or whose content ``read`` refuses (``ValueError``, ``KeyError``), is
+    computed again; one that cannot be written costs a warning. ``what`` names the content in both.
     """
     try:
         return read(path)
@@ -44,11 +162,44 @@ def read_or_compute(
         pass
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         logger.warning("cached %s %s cannot be read (%s): computing it again", what, path, error)
-    found = compute()
+    computed = compute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_when_written(path) as temporary:
-            write(found, temporary)
+            write(computed, temporary)
     except (OSError, SafetensorError) as error:
         logger.warning("%s is not kept: %s cannot be written (%s)", what, path, error)
-    return found
+    return computed
+
+
+def _write_probe(probe: LinearProbe, path: Path) -> None:
+    tensors = {name: getattr(probe, name) for name in _TENSORS}
+    facts = {name: getattr(probe, name) for name in _FACTS}
+    checksum = _digest(tensors, facts)
+    save_file(tensors, path, metadata={"facts": json.dumps(facts), "checksum": checksum})
+
+
+def _read_probe(path: Path) -> LinearProbe:
+    """A probe from its file.
+
+    Raises:
+        ValueError, KeyError: its content is not what was written.
+    """
+    with safe_open(path, framework="numpy") as file:
+        metadata: dict[str, str] | None = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    if metadata is None:
+        raise ValueError("it does not say how it was fitted")
+    facts = json.loads(metadata["facts"])
+    if _digest(tensors, facts) != metadata["checksum"]:
+        raise ValueError("its checksum differs")
+    return LinearProbe(**tensors, **facts | {"absent_classes": tuple(facts["absent_classes"])})
+
+
+def _digest(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> str:
+    """SHA-256 of arrays by name, with their types and shapes, and of what JSON can hold."""
+    digest = sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

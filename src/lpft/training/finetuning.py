@@ -1,6 +1,9 @@
 """Fine-tuning by Hugging Face's Trainer: best epoch, exact resumption, history, NaN stopped."""
 
+import json
 import logging
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,78 +11,84 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Sampler
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
+from lpft.files import write_json
 from lpft.model.adapters import trained_head
-from lpft.model.quiet import quiet_transformers
-from lpft.settings import Precision
-from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
-from lpft.training.history import TrainingDiverged, TrainingReporter, evaluation_values
-from lpft.training.inputs import SplitInputs
+from lpft.model.encoder import quiet_transformers
+from lpft.model.inference import resolve_device
+from lpft.settings import TrainingSettings
+from lpft.training.cache import SplitInputs
+from lpft.training.history import Row, TrainingDiverged, TrainingReporter, evaluation_values
 
 logger = logging.getLogger(__name__)
 
+MINUTES_BETWEEN_CHECKPOINTS = 5.0
 _EVALUATION_ROWS = 64
 _LOGGING_STEPS = 10
+_WHOLE = "whole"
+"""The file that marks a checkpoint as written to its end."""
 
 
 def finetune(
     model: nn.Module,
     train: SplitInputs,
     validation: SplitInputs,
+    settings: TrainingSettings,
     *,
-    epochs: float,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    class_weights: NDArray[np.float64] | None,
     metric: str,
-    seed: int,
-    device: torch.device,
-    precision: Precision,
-    report_to: str,
     folder: Path,
-    on_history: Callable[[list[dict[str, Any]]], None],
+    on_history: Callable[[list[Row]], None],
 ) -> None:
     """Train ``model`` in place and leave it at its best epoch by ``metric`` on validation.
 
-    AdamW with linear decay to zero over all ``epochs`` and no warm-up on the mean over rows of
-    ``w_y CE``, with ``class_weights`` w (C) where given, as in linear probing. Batches hold texts
-    of similar length, padded to their longest; their order depends on ``seed`` and the epoch
-    alone, so that a training that goes on from the last whole checkpoint below ``folder`` repeats
-    what it would have done.
+    AdamW with linear decay to zero over all epochs and no warm-up on the mean over rows of
+    ``w_y CE``, with class weights w as in linear probing. Batches hold texts of similar length,
+    padded to their longest; their order depends on the seed and the epoch alone, so that a training
+    that continues from the last whole checkpoint below ``folder`` repeats what it would have done.
 
     Args:
         model: a classifier, or one wrapped by PEFT, already seeded.
+        settings: resolved.
         on_history: called with all rows so far whenever there is a new one.
 
     Raises:
-        TrainingDiverged: a loss or gradient norm is NaN or infinite.
+        TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
     """
+    assert settings.batch_size is not None, "settings must be resolved"
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint.name)
-    use_cuda = device.type == "cuda"
-    steps_per_epoch = -(-len(train.tokens) // batch_size)
+    device = resolve_device(settings.device)
+    steps_per_epoch = -(-len(train.tokens) // settings.batch_size)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=_EVALUATION_ROWS,
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
         lr_scheduler_type="linear",
         optim="adamw_torch_fused",
-        seed=seed,
-        bf16=precision == "bfloat16",
-        fp16=precision == "float16",
+        seed=settings.seed,
+        bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
         use_cpu=device.type == "cpu",
         eval_on_start=checkpoint is None,
         eval_strategy="epoch",
@@ -90,11 +99,11 @@ def finetune(
         logging_strategy="steps",
         logging_steps=min(_LOGGING_STEPS, steps_per_epoch),
         logging_nan_inf_filter=False,
-        report_to=check_trackers(report_to),
+        report_to=check_trackers(settings.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
-        dataloader_pin_memory=use_cuda,
+        dataloader_pin_memory=device.type == "cuda",
     )
     arguments._n_gpu = 1  # or Trainer would multiply the batch size by the number of GPUs
     by_length = np.argsort(validation.tokens.lengths, kind="stable")
@@ -104,7 +113,7 @@ def finetune(
         train_dataset=_Rows(train, np.arange(len(train.tokens))),
         eval_dataset=_Rows(validation, by_length),
         data_collator=_collate,
-        compute_loss_func=_weighted_cross_entropy(class_weights, device),
+        compute_loss_func=_mean_loss(_class_weights(settings, train.labels, model), device),
         compute_metrics=_evaluation_metrics(model, validation, by_length),
         callbacks=[TrainingReporter(on_history), CheckpointKeeper()],
     )
@@ -129,6 +138,62 @@ def check_trackers(report_to: str) -> list[str]:
                 f"{known}, or install it"
             )
     return names
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint below ``folder`` that was written to its end, if there is one.
+
+    What a killed process left half-written is removed. The path of the best checkpoint inside is
+    brought up to date, so that a run may be moved, or resumed from another working folder.
+    """
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / _WHOLE).is_file():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    if not whole:
+        return None
+    latest = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+    state = json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))
+    best = state["best_model_checkpoint"]
+    if best is not None:
+        state["best_model_checkpoint"] = str(folder / Path(best).name)
+        write_json(latest / "trainer_state.json", state)
+    return latest
+
+
+class CheckpointKeeper(TrainerCallback):
+    """Marks a checkpoint as whole once it is, then removes all but it and the best one.
+
+    Besides Trainer's checkpoint at the end of every epoch it asks for one whenever five minutes
+    have passed, for epochs that take longer.
+    """
+
+    def __init__(self) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args
+        if state.epoch is not None and state.epoch == int(state.epoch):
+            return  # Trainer saves here itself, after the evaluation that must not be skipped
+        if time.monotonic() - self._saved_at > 60 * MINUTES_BETWEEN_CHECKPOINTS:
+            control.should_save = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del control
+        folder = Path(args.output_dir)
+        current = folder / f"checkpoint-{state.global_step}"
+        (current / _WHOLE).touch()
+        self._saved_at = time.monotonic()
+        needed = {current.name, Path(state.best_model_checkpoint or current).name}
+        for checkpoint in folder.glob("checkpoint-*"):
+            if checkpoint.name not in needed:
+                shutil.rmtree(checkpoint)
 
 
 class _Rows(Dataset):
@@ -185,16 +250,32 @@ class _LengthGroupedTrainer(Trainer):
         return _SeededLengthSampler(lengths, self.args.train_batch_size, self.args.seed)
 
 
-def _weighted_cross_entropy(
+def _class_weights(
+    settings: TrainingSettings, labels: NDArray[np.int64], model: nn.Module
+) -> NDArray[np.float64] | None:
+    """Weights per class (C) as scikit-learn balances them; classes without rows weigh 1."""
+    if settings.class_weight is None:
+        return None
+    present = np.unique(labels)
+    weights = np.ones(trained_head(model).out_features)
+    weights[present] = compute_class_weight(settings.class_weight, classes=present, y=labels)
+    return weights
+
+
+def _mean_loss(
     class_weights: NDArray[np.float64] | None, device: torch.device
 ) -> Callable[..., torch.Tensor]:
+    """The mean over rows of ``w_y CE``.
+
+    Not cross_entropy's own weight, which divides by the sum of a batch's weights: that undoes a
+    part of them.
+    """
     weights = None
     if class_weights is not None:
         weights = torch.tensor(class_weights, dtype=torch.float32, device=device)
 
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG001
+    def loss(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
         entropies = cross_entropy(outputs.logits.float(), labels, reduction="none")
-        # Not cross_entropy's own weight: it divides by each batch's weights, which undoes a part.
         return entropies.mean() if weights is None else (weights[labels] * entropies).mean()
 
     return loss

@@ -12,13 +12,20 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lpft.analysis import feature_difference, split_metrics
+from lpft.analysis.calibration import negative_log_likelihood
 from lpft.data.examples import Groups
 from lpft.errors import InputError
 from lpft.progress import progress
-from lpft.training.inputs import SplitInputs
+from lpft.training.cache import SplitInputs
+from lpft.training.probing import ProbingPath
 
 logger = logging.getLogger(__name__)
 
+Row = dict[str, Any]
+"""A line of ``history.jsonl``."""
+
+_METRICS = ("accuracy", "macro_f1", "matthews_correlation")
+_TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
 _IS_EVALUATION = "eval_validation_loss"
 _TRAINER_EVALUATION_KEYS = (
     "eval_loss",
@@ -26,8 +33,10 @@ _TRAINER_EVALUATION_KEYS = (
     "eval_samples_per_second",
     "eval_steps_per_second",
 )
-_METRICS = ("accuracy", "macro_f1", "matthews_correlation")
-_TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
+
+
+class TrainingDiverged(InputError):
+    """A loss, gradient or logit stopped being a finite number."""
 
 
 def head_norms(head: nn.Linear) -> tuple[float, float]:
@@ -44,65 +53,48 @@ def evaluation_values(
     features: NDArray[np.float32],
     validation: SplitInputs,
 ) -> dict[str, float]:
-    """One point of a history: :func:`head_values`, and the drift from phi_0.
+    """Validation metrics, the head's norms and the drift from phi_0 at one point of a training.
 
     ``logits`` (N x C) and ``features`` (N x h) are those of the validation texts now;
     ``feature_difference`` is Diff(F).
     """
     return {
-        **head_values(*head_norms(head), logits, validation.labels, validation.groups),
+        **_head_values(*head_norms(head), logits, validation.labels, validation.groups),
         "feature_difference": feature_difference(features, validation.pretrained),
     }
 
 
-def head_values(
-    head_norm: float,
-    bias_norm: float,
-    logits: ArrayLike,
-    labels: NDArray[np.int64],
-    groups: Groups | None = None,
-) -> dict[str, float]:
-    """Validation metrics and norms of a head, given its logits (N x C) of the validation texts.
+def path_rows(
+    path: ProbingPath,
+    train: tuple[NDArray[np.float32], NDArray[np.int64]],
+    validation: tuple[NDArray[np.float32], NDArray[np.int64]],
+) -> list[dict[str, float]]:
+    """What ``history.jsonl`` records of a training, for each point of a linear probe's path.
 
-    ``logit_norm`` is the mean Euclidean norm of a row's logits; ``groups`` add their metrics.
+    ``train`` and ``validation`` are phi_0 (N x h) and class indices (N) of a split; ``iteration``
+    takes the place of the epoch, and ``loss`` is the mean cross-entropy of all training rows in
+    nats, without the penalty.
     """
-    scores = split_metrics(logits, labels, groups=groups)
-    chosen = (*_METRICS, *(() if groups is None else groups.metrics))
-    return {
-        "validation_loss": scores["nll"],
-        **{f"validation_{name}": scores[name] for name in chosen},
-        "head_norm": head_norm,
-        "bias_norm": bias_norm,
-        "logit_norm": scores["logit_norm_l2"],
-    }
-
-
-class TrainingDiverged(InputError):
-    """A loss, gradient or logit stopped being a finite number."""
-
-
-def history_rows(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Trainer's log as rows with ``event`` evaluation or training, ``epoch`` and ``step``."""
     rows = []
-    for entry in log_history:
-        place = {"epoch": entry.get("epoch", 0.0), "step": entry["step"]}
-        if _IS_EVALUATION in entry:
-            values = {
-                key.removeprefix("eval_"): value
-                for key, value in entry.items()
-                if key.startswith("eval_") and key not in _TRAINER_EVALUATION_KEYS
+    for point in path.points:
+        train_logits, validation_logits = (
+            features @ point.weight.T + point.bias for features, _ in (train, validation)
+        )
+        norms = float(np.linalg.norm(point.weight)), float(np.linalg.norm(point.bias))
+        rows.append(
+            {
+                "iteration": point.iteration,
+                "loss": negative_log_likelihood(train_logits, train[1]),
+                **_head_values(*norms, validation_logits, validation[1]),
             }
-            rows.append({"event": "evaluation", **place, **values})
-        elif "loss" in entry:
-            values = {key: entry[key] for key in _TRAINING_KEYS if key in entry}
-            rows.append({"event": "training", **place, **values})
+        )
     return rows
 
 
 class TrainingReporter(TrainerCallback):
     """Hands on the history, draws the progress bar, and stops at the first NaN."""
 
-    def __init__(self, on_history: Callable[[list[dict[str, Any]]], None]) -> None:
+    def __init__(self, on_history: Callable[[list[Row]], None]) -> None:
         self._on_history = on_history
         self._bar: Any = None
 
@@ -113,16 +105,10 @@ class TrainingReporter(TrainerCallback):
         self._bar = progress(description="fine-tuning", total=state.max_steps, unit="step")
         self._bar.update(state.global_step)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        del args, state, control
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self._bar.update()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        del args, state, control
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         self._bar.close()
 
     def on_log(
@@ -153,4 +139,44 @@ class TrainingReporter(TrainerCallback):
                 logs["eval_head_norm"],
                 logs["eval_feature_difference"],
             )
-        self._on_history(history_rows(state.log_history))
+        self._on_history(_history_rows(state.log_history))
+
+
+def _history_rows(log_history: list[dict[str, Any]]) -> list[Row]:
+    """Trainer's log as rows with ``event`` evaluation or training, ``epoch`` and ``step``."""
+    rows = []
+    for entry in log_history:
+        place = {"epoch": entry.get("epoch", 0.0), "step": entry["step"]}
+        if _IS_EVALUATION in entry:
+            values = {
+                key.removeprefix("eval_"): value
+                for key, value in entry.items()
+                if key.startswith("eval_") and key not in _TRAINER_EVALUATION_KEYS
+            }
+            rows.append({"event": "evaluation", **place, **values})
+        elif "loss" in entry:
+            values = {key: entry[key] for key in _TRAINING_KEYS if key in entry}
+            rows.append({"event": "training", **place, **values})
+    return rows
+
+
+def _head_values(
+    head_norm: float,
+    bias_norm: float,
+    logits: ArrayLike,
+    labels: NDArray[np.int64],
+    groups: Groups | None = None,
+) -> dict[str, float]:
+    """Validation metrics and norms of a head, given its logits (N x C) of the validation texts.
+
+    ``logit_norm`` is the mean Euclidean norm of a row's logits; ``groups`` add their metrics.
+    """
+    scores = split_metrics(logits, labels, groups=groups)
+    chosen = (*_METRICS, *(() if groups is None else groups.metrics))
+    return {
+        "validation_loss": scores["nll"],
+        **{f"validation_{name}": scores[name] for name in chosen},
+        "head_norm": head_norm,
+        "bias_norm": bias_norm,
+        "logit_norm": scores["logit_norm_l2"],
+    }

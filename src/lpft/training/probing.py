@@ -21,6 +21,7 @@ FOLDS = 5
 SEARCH_TOLERANCE = 1e-4
 TOLERANCE = 1e-8
 MAX_ITERATIONS = 5000
+PATH_POINTS = 24
 _ABSENT_CLASS_MARGIN = 10.0
 
 
@@ -53,14 +54,14 @@ def fit_probe(
 
     Minimises ``sum_i C CE(y_i, softmax(V phi_i + b)) + ||V||^2 / 2`` with scikit-learn's
     ``LogisticRegressionCV``: its default grid of 10 strengths, 5 stratified folds cut in the order
-    of the rows (so no seed enters), scored by accuracy (Tomihari and Sato, 2024, appendix).
-    The search runs at the paper's tolerance of 1e-4; the head is then fitted at the chosen C to
-    1e-8 in float64, so that it is the optimum whatever the solver.
+    of the rows (so that no seed is involved), scored by accuracy (Tomihari and Sato, 2024,
+    appendix). The search runs at the paper's tolerance of 1e-4; the head is then fitted at the
+    chosen C to 1e-8 in float64, so that it is the optimum whatever the solver.
     For two classes scikit-learn fits one row w with p = sigmoid(w phi); the head gets -w/2, +w/2.
 
     Where the rarest class has fewer than 5 rows there are as many folds as it has rows; classes
-    of one row sit out the choice of C. A class without rows gets a zero row of V and a bias that
-    keeps it 10 below every other logit seen in training; without a bias its logit stays 0.
+    of one row are left out of the choice of C. A class without rows gets a zero row of V and a bias
+    that keeps it 10 below every other logit seen in training; without a bias its logit stays 0.
 
     Args:
         features: phi_0, N x h.
@@ -105,7 +106,7 @@ def fit_probe(
         else:
             inverse_strength, folds = 1.0, 0
         fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(inputs, labels)
-    weight, bias = rows_per_class(fitted, inputs, classes)
+    weight, bias = _rows_per_class(fitted, inputs, classes)
     return LinearProbe(
         weight=weight,
         bias=bias,
@@ -126,7 +127,76 @@ def install_probe(model: LinearHeadClassifier, probe: LinearProbe) -> None:
         head.bias.copy_(torch.from_numpy(probe.bias))
 
 
-def rows_per_class(
+@dataclass(frozen=True)
+class PathPoint:
+    """The head after some iterations: V (C x h) and b (C)."""
+
+    iteration: int
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProbingPath:
+    """Heads from zero (iteration 0) to the optimum, at iterations that grow geometrically.
+
+    ``stop`` is the iteration at which the paper's tolerance of 1e-4 ends the fit, a point too; the
+    last point is where one of 1e-8 does.
+    """
+
+    points: tuple[PathPoint, ...]
+    stop: int
+
+
+def probing_path(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    inverse_strength: float,
+    fit_bias: bool = True,
+    class_weight: ClassWeight | None = None,
+) -> ProbingPath:
+    """The heads after 1, 2, ... iterations of lbfgs, the paper's solver, from zero to the probe.
+
+    Each is scikit-learn's ``LogisticRegression(solver="lbfgs", max_iter=k)`` from its zero start,
+    for the objective of :func:`fit_probe`. A fit of k iterations is the k-th iterate of the whole
+    fit, since lbfgs looks at its limit only to stop; continuing by ``warm_start`` would forget the
+    curvature that lbfgs has gathered, and take another path. All points together take about five
+    times as long as the whole fit.
+
+    Args:
+        features: phi_0, N x h.
+        labels: N class indices below ``classes``, of at least two classes.
+        inverse_strength: C, as cross-validation chose it.
+    """
+    inputs = features.astype(np.float64)
+
+    def fit(iterations: int, tolerance: float) -> LogisticRegression:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return LogisticRegression(
+                C=inverse_strength,
+                solver="lbfgs",
+                max_iter=iterations,
+                tol=tolerance,
+                fit_intercept=fit_bias,
+                class_weight=class_weight,
+            ).fit(inputs, labels)
+
+    stop, last = (
+        int(fit(MAX_ITERATIONS, tolerance).n_iter_[0])
+        for tolerance in (SEARCH_TOLERANCE, TOLERANCE)
+    )
+    spaced = np.geomspace(1, max(last, 1), PATH_POINTS).round().astype(int)
+    points = [PathPoint(0, np.zeros((classes, inputs.shape[1])), np.zeros(classes))]
+    for iteration in sorted({*spaced.tolist(), stop} - {0}):
+        head = _rows_per_class(fit(iteration, TOLERANCE), inputs, classes)
+        points.append(PathPoint(iteration, *head))
+    return ProbingPath(tuple(points), stop)
+
+
+def _rows_per_class(
     fitted: LogisticRegression, features: NDArray[np.float64], classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """V (C x h) and b (C) of a logistic regression, which has one row for two classes.

@@ -11,14 +11,15 @@ from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.reopening import reopen
 from lpft.report.numbers import number
 from lpft.results.schema import Run
-from lpft.training.probing_path import path_rows, probing_path
+from lpft.training.history import path_rows
+from lpft.training.probing import probing_path
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ProbedPath:
-    """Rows of :func:`~lpft.training.probing_path.path_rows`, and what was fitted.
+    """Rows of :func:`~lpft.training.history.path_rows`, and what was fitted.
 
     ``inverse_strength`` is the one that the run's cross-validation chose; ``stop`` is the iteration
     at which the paper's tolerance ends the fit.

@@ -6,12 +6,12 @@ from pathlib import Path
 from lpft.data import TextData, fingerprint
 from lpft.errors import InputError
 from lpft.model import Classifier
-from lpft.model.fingerprint import encoder_fingerprint
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
 from lpft.results.schema import Run
 from lpft.runs.train import load_data
 from lpft.settings import RunConfig, make_config
-from lpft.training.cache import default_cache_dir
-from lpft.training.inputs import SplitInputs, fresh_classifier, prepare_split
+from lpft.training.cache import SplitInputs, prepare_split
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class ReopenedRun:
             self.data.splits()[split],
             self.config.training,
             encoder=self.encoder,
-            cache_dir=default_cache_dir(),
             name=split,
         )
 

@@ -1,0 +1,67 @@
+"""Features: those of each text alone, whatever the batches, the mode and what is trained."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import save_tiny_model, toy_texts
+
+from lpft.data.tokens import tokenize
+from lpft.model import build_classifier
+from lpft.model.inference import extract_features, head_logits
+from lpft.training.probing import fit_probe, install_probe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    folder = save_tiny_model("bert", tmp_path / "model")
+    return build_classifier(str(folder), ("bad", "good"), seed=0, max_length=32)
+
+
+@pytest.fixture
+def tokens(classifier):
+    return tokenize(classifier.tokenizer, toy_texts(40)[0], 32)
+
+
+def test_length_grouped_features_are_those_of_each_text_alone(classifier, tokens):
+    features = extract_features(classifier.model, tokens, device=CPU)
+    with torch.no_grad():
+        alone = torch.cat([classifier.model.features(**tokens.batch([k])) for k in range(40)])
+    np.testing.assert_allclose(features, alone.numpy(), atol=2e-6)
+    assert features.dtype == np.float32
+
+
+def test_dropout_is_off_and_the_mode_is_left_as_it_was(classifier, tokens):
+    classifier.model.train()
+    first = extract_features(classifier.model, tokens, device=CPU)
+    second = extract_features(classifier.model, tokens, device=CPU)
+    np.testing.assert_array_equal(first, second)
+    assert classifier.model.training
+
+
+def test_probing_leaves_the_features_bitwise_as_they_were(classifier, tokens):
+    before = extract_features(classifier.model, tokens, device=CPU)
+    install_probe(classifier.model, fit_probe(before, np.arange(40) % 2, 2))
+    np.testing.assert_array_equal(extract_features(classifier.model, tokens, device=CPU), before)
+
+
+def test_logits_from_features_are_the_models_own(classifier, tokens):
+    features = extract_features(classifier.model, tokens, device=CPU)
+    with torch.no_grad():
+        logits = classifier.model(**tokens.batch(range(40))).logits
+    np.testing.assert_allclose(head_logits(classifier.model, features), logits, atol=1e-6)
+
+
+def test_parameters_can_still_be_trained_after_being_moved(classifier, tokens):
+    move = classifier.model.to
+
+    def moved(device):
+        classifier.model._apply(torch.clone)
+        return move(device)
+
+    classifier.model.to = moved
+    extract_features(classifier.model, tokens, device=CPU)
+    assert not any(parameter.is_inference() for parameter in classifier.model.parameters())
+    classifier.model(**tokens.batch([0, 1])).logits.sum().backward()
+    assert classifier.model.head.weight.grad is not None
