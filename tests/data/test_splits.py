@@ -12,8 +12,7 @@ from lpft.data.splits import (
     draw_groups,
     draw_rows,
     grouped_holdout,
-    limit_training,
-    limit_validation,
+    limit_split,
     paper_split,
     split_rows,
     stratified_holdout,
@@ -111,32 +110,31 @@ def _data(labels: list[int]) -> TextData:
 
 def test_limit_training_keeps_proportions_order_and_the_other_splits():
     data = _data([0, 0, 0, 1] * 10)
-    limited = limit_training(data, 20)
+    limited = limit_split(data, "train", 20)
     assert Counter(limited.train.labels.tolist()) == {0: 15, 1: 5}
     ids = [int(name) for name in limited.train.ids]
     assert ids == sorted(ids)
     assert limited.validation is data.validation
     assert limited.notes == ("training is limited to 20 of 40 rows, each class in proportion",)
-    assert limit_training(data, 20).train.ids == limited.train.ids
+    assert limit_split(data, "train", 20).train.ids == limited.train.ids
 
 
 def test_limit_validation_draws_as_training_is_drawn():
     data = _data([0, 0, 0, 1] * 10)
-    limited = limit_validation(data, 20)
-    assert limited.validation.ids == limit_training(data, 20).train.ids
+    limited = limit_split(data, "validation", 20)
+    assert limited.validation.ids == limit_split(data, "train", 20).train.ids
     assert limited.train is data.train
     assert limited.notes == ("validation is limited to 20 of 40 rows, each class in proportion",)
-    assert limit_validation(data, 40).validation is data.validation
-    assert limit_validation(data, 40).notes == ()
+    assert limit_split(data, "validation", 40) is data
     with pytest.raises(InputError, match=r"at most 1 validation rows.*each of the 2 classes"):
-        limit_validation(data, 1)
+        limit_split(data, "validation", 1)
 
 
 def test_limit_training_leaves_smaller_data_alone_and_refuses_fewer_rows_than_classes():
     data = _data([0, 1])
-    assert limit_training(data, 2).train is data.train
+    assert limit_split(data, "train", 2) is data
     with pytest.raises(InputError, match=r"at most 1 training rows.*each of the 2 classes"):
-        limit_training(data, 1)
+        limit_split(data, "train", 1)
 
 
 def _groups(*sizes: int) -> Groups:
@@ -186,14 +184,14 @@ def test_rows_of_one_group_cannot_be_split(split):
 def test_limit_training_draws_whole_groups():
     groups = _groups(*[3, 1, 4, 2] * 5)
     rows = Examples([str(i) for i in range(50)], ["x"] * 50, np.arange(50) % 2, groups)
-    limited = limit_training(TextData("toy", ("a", "b"), rows, rows), 20)
+    limited = limit_split(TextData("toy", ("a", "b"), rows, rows), "train", 20)
     kept = limited.train.groups.index
     assert 16 < len(kept) <= 20
     assert all(np.sum(kept == group) == np.sum(groups.index == group) for group in set(kept))
     assert limited.notes == (f"training is limited to {len(kept)} of 50 rows, drawn by question",)
     assert list(map(int, limited.train.ids)) == sorted(map(int, limited.train.ids))
     with pytest.raises(InputError, match=r"at most 3 training rows.*at least 4.*longest question"):
-        limit_training(TextData("toy", ("a", "b"), rows, rows), 3)
+        limit_split(TextData("toy", ("a", "b"), rows, rows), "train", 3)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_every_class_keeps_a_row(counts, most, drawn):
     assert Counter(labels[rows].tolist()) == drawn
     assert np.array_equal(rows, draw_rows(labels, most))
     examples = Examples(list(map(str, range(len(labels)))), ["x"] * len(labels), labels)
-    limited = limit_training(TextData("toy", ("a", "b", "c"), examples, examples), most)
+    limited = limit_split(TextData("toy", ("a", "b", "c"), examples, examples), "train", most)
     assert limited.train.class_counts(3) == [drawn[label] for label in range(3)]
 
 

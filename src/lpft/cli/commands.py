@@ -308,8 +308,7 @@ def export(options: Namespace) -> None:
 
 def check(options: Namespace) -> None:
     """Print what is to be known of data before anyone trains on it."""
-    from lpft.data import check_data
-    from lpft.runs.train import load_data
+    from lpft.data import check_data, load_data
 
     settings, *_ = collect_settings(given_settings(options), None, None, resume=False)
     data = load_data(make_config(settings).data)

@@ -6,8 +6,8 @@ Nothing here loads torch, transformers, datasets, pandas or scikit-learn before 
 from lpft.data.checks import Finding, check_data
 from lpft.data.examples import Examples, Label, Text, TextData, fingerprint
 from lpft.data.labels import encode_labels, infer_classes, read_labels
-from lpft.data.loading import load_files, load_task, read_examples
-from lpft.data.splits import limit_training, limit_validation, paper_split, stratified_holdout
+from lpft.data.loading import load_data, load_files, load_task, read_examples
+from lpft.data.splits import stratified_holdout
 from lpft.data.tables import choose_text_columns, iter_tables, read_table, texts_from_table
 from lpft.data.tasks import TASKS, Task, Template, find_task
 
@@ -27,11 +27,9 @@ __all__ = [
     "fingerprint",
     "infer_classes",
     "iter_tables",
-    "limit_training",
-    "limit_validation",
+    "load_data",
     "load_files",
     "load_task",
-    "paper_split",
     "read_examples",
     "read_labels",
     "read_table",

@@ -18,7 +18,7 @@ from lpft.data.labels import (
     official_names,
 )
 from lpft.data.releases import RawData, RawSplit, read_hub, read_release
-from lpft.data.splits import check_protocol, describe_split, split_rows
+from lpft.data.splits import check_protocol, describe_split, limit_split, split_rows
 from lpft.data.tables import (
     choose_text_columns,
     ids_from_table,
@@ -31,11 +31,47 @@ from lpft.data.tables import (
 )
 from lpft.data.tasks import TASKS, Task, Template, find_task
 from lpft.errors import InputError
+from lpft.settings import DataSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def load_data(settings: DataSettings) -> TextData:
+    """The splits that the settings of a run name, rows limited as they say.
+
+    Raises:
+        InputError: as :func:`load_task` and :func:`load_files`, or a limit is too low.
+    """
+    assert settings.split_protocol is not None, "settings must come from make_config"
+    if settings.task is not None:
+        data = load_task(
+            settings.task,
+            settings.data_dir,
+            protocol=settings.split_protocol,
+            template=settings.template,
+        )
+    else:
+        assert settings.train_file is not None
+        data = load_files(
+            settings.train_file,
+            settings.validation_file,
+            settings.test_file,
+            settings.ood,
+            text_columns=settings.text_columns,
+            label_column=settings.label_column,
+            column_names=settings.column_names,
+            protocol=settings.split_protocol,
+        )
+        if settings.data_name is not None:
+            data = replace(data, name=settings.data_name)
+    if settings.max_train_samples is not None:
+        data = limit_split(data, "train", settings.max_train_samples)
+    if settings.max_validation_samples is not None:
+        data = limit_split(data, "validation", settings.max_validation_samples)
+    return data
 
 
 def load_task(

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpft.data.examples import Examples, Groups, TextData
 from lpft.errors import InputError
+from lpft.settings import SplitProtocol
 
-PROTOCOLS = ("paper", "stratified")
+PROTOCOLS = get_args(SplitProtocol)
 """``paper``: the last tenth of the rows validates. ``stratified``: a tenth of every class does."""
 
 SPLIT_SEED = 20240527
@@ -149,35 +151,18 @@ def _check_several(groups: Groups) -> None:
         )
 
 
-def limit_training(data: TextData, max_train_samples: int) -> TextData:
-    """The same data with at most ``max_train_samples`` training rows, each class in proportion.
+def limit_split(data: TextData, split: Literal["train", "validation"], most: int) -> TextData:
+    """The same data with at most ``most`` rows of a split, each class in proportion.
 
-    The rows are drawn with :data:`SPLIT_SEED` after the split, so that validation, test and OOD
-    sets stay as they are, and keep their order. Every class keeps at least one row. Rows that
-    belong together are drawn together, and then classes are in proportion by chance only. A note
-    says what was left out.
-
-    Raises:
-        InputError: ``max_train_samples`` is below the number of classes or a group's rows.
-    """
-    train, notes = _limited(data, data.train, max_train_samples, "training")
-    return replace(data, train=train, notes=notes)
-
-
-def limit_validation(data: TextData, max_validation_samples: int) -> TextData:
-    """The same for the validation rows.
+    The rows are drawn with :data:`SPLIT_SEED` and keep their order; other splits stay as they are.
+    Every class keeps at least one row. Rows that belong together are drawn together, and then
+    classes are in proportion by chance only. A note says what was left out.
 
     Raises:
-        InputError: as :func:`limit_training`.
+        InputError: ``most`` is below the number of classes or a group's rows.
     """
-    validation, notes = _limited(data, data.validation, max_validation_samples, "validation")
-    return replace(data, validation=validation, notes=notes)
-
-
-def _limited(
-    data: TextData, examples: Examples, most: int, name: str
-) -> tuple[Examples, tuple[str, ...]]:
-    """At most that many rows of a split, and the data's notes with what was left out."""
+    examples: Examples = getattr(data, split)
+    name = {"train": "training", "validation": "validation"}[split]
     classes, total = len(data.classes), len(examples)
     if most < classes:
         raise InputError(
@@ -185,7 +170,7 @@ def _limited(
             f"{classes} classes"
         )
     if most >= total:
-        return examples, data.notes
+        return data
     assert examples.labels is not None
     if examples.groups is None:
         rows, how = draw_rows(examples.labels, most), "each class in proportion"
@@ -193,7 +178,8 @@ def _limited(
         rows = draw_groups(examples.groups, most, name, examples.labels)
         how = f"drawn by {examples.groups.noun}"
     note = f"{name} is limited to {len(rows)} of {total} rows, {how}"
-    return examples.select(rows), (*data.notes, note)
+    changes: dict[str, Any] = {split: examples.select(rows), "notes": (*data.notes, note)}
+    return replace(data, **changes)
 
 
 def draw_rows(labels: NDArray[np.int64], count: int) -> Rows:

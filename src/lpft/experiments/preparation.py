@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpft.data import TextData, fingerprint
+from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError
 from lpft.experiments.kept_results import STEPS
 from lpft.experiments.planning import KERNELS, RUNS
@@ -22,7 +22,6 @@ from lpft.results.resume import began, check_same_inputs, finished_run
 from lpft.results.sweep import SWEEP_RECORD
 from lpft.runs.kernels import RECORD as KERNEL_RECORD
 from lpft.runs.kernels import check_same_kernels, finished_kernels
-from lpft.runs.train import load_data
 from lpft.settings import KernelConfig, RunConfig, plain
 
 logger = logging.getLogger(__name__)

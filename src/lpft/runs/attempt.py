@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 
-from lpft.data import TextData, check_data
+from lpft.data import TextData, check_data, load_data
 from lpft.errors import explain, unexpected
-from lpft.runs.train import load_data, train_run
+from lpft.runs.train import train_run
 from lpft.settings import DataSettings, RunConfig, plain
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from lpft.data import fingerprint
+from lpft.data import fingerprint, load_data
 from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.model.inference import encoder_fingerprint
@@ -39,7 +39,6 @@ from lpft.runs.kernel_passes import (
 )
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.runs.saved import open_saved
-from lpft.runs.train import load_data
 from lpft.settings import (
     DATA_SETTINGS,
     METHODS,

@@ -17,10 +17,7 @@ from lpft.data import (
     TextData,
     check_data,
     fingerprint,
-    limit_training,
-    limit_validation,
-    load_files,
-    load_task,
+    load_data,
 )
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
@@ -37,7 +34,7 @@ from lpft.results.folder import (
     write_record,
 )
 from lpft.results.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
-from lpft.settings import DataSettings, RunConfig, get_method
+from lpft.settings import RunConfig, get_method
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -56,7 +53,7 @@ def train_run(
 
     With ``resume`` an unfinished run goes on from its last checkpoint, to the result that it
     would have had; with ``overwrite`` the folder's run is replaced once data and model are read.
-    ``data`` is that of :func:`load_data`, checked, where the caller has read it already.
+    ``data`` is that of :func:`~lpft.data.load_data`, checked, where the caller has read it already.
 
     Raises:
         InputError: the data, the model, a setting or the folder is not usable, the folder's run is
@@ -207,41 +204,6 @@ def _recorded(folder: Path, record: dict[str, Any]) -> Iterator[None]:
     except Exception as error:
         write_record(folder, record | {"status": "failed", "reason": str(error)})
         raise
-
-
-def load_data(settings: DataSettings) -> TextData:
-    """The splits that the settings name, training rows limited as asked.
-
-    Raises:
-        InputError: the data is missing, damaged or not what the settings say.
-    """
-    assert settings.split_protocol is not None, "settings must come from make_config"
-    if settings.task is not None:
-        data = load_task(
-            settings.task,
-            settings.data_dir,
-            protocol=settings.split_protocol,
-            template=settings.template,
-        )
-    else:
-        assert settings.train_file is not None
-        data = load_files(
-            settings.train_file,
-            settings.validation_file,
-            settings.test_file,
-            settings.ood,
-            text_columns=settings.text_columns,
-            label_column=settings.label_column,
-            column_names=settings.column_names,
-            protocol=settings.split_protocol,
-        )
-        if settings.data_name is not None:
-            data = replace(data, name=settings.data_name)
-    if settings.max_train_samples is not None:
-        data = limit_training(data, settings.max_train_samples)
-    if settings.max_validation_samples is not None:
-        data = limit_validation(data, settings.max_validation_samples)
-    return data
 
 
 def _describe(data: TextData) -> dict[str, Any]:

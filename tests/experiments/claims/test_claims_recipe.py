@@ -19,6 +19,7 @@ from scipy.stats import binom
 
 from lpft.analysis import expected_calibration_error
 from lpft.analysis.power import smallest_detectable_difference
+from lpft.data import load_data
 from lpft.errors import InputError
 from lpft.experiments.claims import propositions
 from lpft.experiments.claims.recipe import CLAIM_TABLE
@@ -28,7 +29,6 @@ from lpft.experiments.theory import TheoryCheck
 from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import ExperimentRecord
 from lpft.results.pairing import PUBLISHED, SHARED
-from lpft.runs.train import load_data
 from lpft.settings import make_config
 
 

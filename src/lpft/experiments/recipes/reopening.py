@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lpft.data import TextData, fingerprint
+from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError
 from lpft.model import Classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.schema import Run
-from lpft.runs.train import load_data
 from lpft.settings import RunConfig, make_config
 from lpft.training.cache import SplitInputs, prepare_split
 
