@@ -1,7 +1,6 @@
 """TextClassifier as a user of scikit-learn meets it."""
 
 import inspect
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -45,7 +44,7 @@ def test_its_parameters_are_the_settings_with_their_defaults():
         for name, parameter in parameters.items()
         if name not in ("self", "verbose")
     }
-    assert named == {item.name: item.default for item in fields(TrainingSettings)}
+    assert named == {name: item.default for name, item in TrainingSettings.fields().items()}
     assert len(named) == 18
 
 

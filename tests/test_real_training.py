@@ -11,7 +11,7 @@ from lpft.data.tokens import tokenize
 from lpft.model import build_classifier, load_classifier
 from lpft.model.inference import extract_features
 from lpft.runs.train import train_run
-from lpft.settings import make_config
+from lpft.settings.configs import make_config
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 

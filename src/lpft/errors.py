@@ -1,13 +1,57 @@
 """Errors that whoever runs the program can mend, shown to users without a traceback."""
 
 import errno
+import re
+from collections.abc import Callable
+
+
+def named(setting: str) -> str:
+    """A setting within a message of :class:`InputError`, in the language of whoever reads it.
+
+    ``learning_rate`` is read in Python, ``--learning-rate`` on the command line; so are
+    ``overwrite=True`` and ``--overwrite``, ``save_model=False`` and ``--no-save-model``.
+    """
+    return f"\N{SHIFT OUT}{setting}\N{SHIFT IN}"
+
+
+_NAMED = re.compile("\N{SHIFT OUT}(.*?)\N{SHIFT IN}")
 
 
 class InputError(ValueError):
     """What is wrong, what was expected and what to do, in one or two lines.
 
-    The command line prints the message after ``error: `` and exits with status 2.
+    The command line prints the message after ``error: `` and exits with status 2. Settings that
+    the message names with :func:`named` are options there, and names of Python everywhere else.
     """
+
+    def __str__(self) -> str:
+        return self.spelled(lambda setting: setting)
+
+    def spelled(self, spell: Callable[[str], str]) -> str:
+        """The message with ``spell`` of each setting that it names."""
+        return _NAMED.sub(lambda match: spell(match[1]), super().__str__())
+
+
+def explain(error: Exception) -> InputError | None:
+    """What is wrong and what to do, in one or two lines; None for an unexpected error."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
+        place = "the output" if error.filename is None else f"'{error.filename}'"
+        return InputError(
+            f"{place} cannot be used ({error.strerror}): make room or name another path"
+        )
+    if _out_of_memory(error):
+        return InputError(
+            f"the model does not fit in memory: lower {named('batch_size')}, "
+            f"{named('max_length')} or {named('memory')}, or use a smaller {named('model')}"
+        )
+    return None
+
+
+def unexpected(error: Exception) -> str:
+    """The kind and the message of an error that :func:`explain` does not know."""
+    return f"unexpected {type(error).__name__}: {error}"
 
 
 def one_line(error: BaseException) -> str:
@@ -25,24 +69,6 @@ _UNUSABLE_PATHS = (
     errno.EPERM,
     errno.EROFS,
 )
-
-
-def explain(error: Exception) -> str | None:
-    """What is wrong and what to do, in one or two lines; None for an unexpected error."""
-    if isinstance(error, InputError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
-        place = "the output" if error.filename is None else f"'{error.filename}'"
-        return f"{place} cannot be used ({error.strerror}): make room or name another path"
-    if _out_of_memory(error):
-        advice = "lower --batch-size, --max-length or --memory, or use a smaller --model"
-        return f"the model does not fit in memory: {advice}"
-    return None
-
-
-def unexpected(error: Exception) -> str:
-    """The kind and the message of an error that :func:`explain` does not know."""
-    return f"unexpected {type(error).__name__}: {error}"
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -26,15 +26,7 @@ from lpft.data.labels import label_list, show
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.progress import visible_progress
-from lpft.settings import (
-    ClassWeight,
-    Device,
-    Pooling,
-    Precision,
-    TrainingSettings,
-    check_settings,
-    resolve,
-)
+from lpft.settings import ClassWeight, Device, Pooling, Precision, TrainingSettings, resolve
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -290,7 +282,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"the classes are {show(names)}: expected at least 2 different names")
         estimator = cls(model, seed=seed, **parameters)
         settings = estimator._settings()
-        check_settings(settings)
         classifier = build_classifier(
             settings.model,
             tuple(names),
@@ -305,13 +296,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _settings(self) -> TrainingSettings:
         """The parameters, with NumPy's numbers (of a grid, say) as Python's."""
-        return TrainingSettings(
-            **{
-                name: value.item() if isinstance(value, np.generic) else value
-                for name, value in self.get_params().items()
-                if name != "verbose"
-            }
-        )
+        given = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in self.get_params().items()
+            if name != "verbose"
+        }
+        return TrainingSettings.read(given, strict=True)
 
     def _take(self, classifier: "Classifier", *, paired: bool | None) -> None:
         """``paired``: whether it was trained on pairs; None where it was not trained."""

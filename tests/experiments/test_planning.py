@@ -157,7 +157,7 @@ def test_the_partner_trains_the_same_from_the_lp_solution():
 
 
 def test_a_wrong_setting_is_refused_before_anything_is_planned(tmp_path):
-    with pytest.raises(InputError, match="--epochs"):
+    with pytest.raises(InputError, match="epochs -1"):
         planned_runs(scope(tmp_path, settings={"epochs": -1}))
     with pytest.raises(InputError, match="unknown setting"):
         planned_runs(scope(tmp_path, settings={"epoch": 1}))

@@ -23,7 +23,10 @@ from data.release_files import case_of
         (("table8", "--epochs", "0"), ("--epochs 0",)),
         (("table8", "--workers", "0"), ("--workers 0",)),
         (("table8", "--executor", "cloud"), ("--executor cloud",)),
-        (("table2", "--kernel-samples", "1"), ("--kernel-samples 1 must be at least 2",)),
+        (
+            ("table2", "--kernel-samples", "1"),
+            ("--kernel-samples 1 must be a whole number",),
+        ),
         (("table10", "--tasks", "cb"), ("out-of-distribution sets, which cb has not", "amazon")),
         (("table8", "--resume", "--overwrite"), ("contradict each other",)),
         (("table8", "--seeds", "01,1"), ("--seeds 01,1 names one twice",)),

@@ -11,22 +11,23 @@ from lpft.experiments.scopes import make_scope
 from lpft.experiments.tiny import TINY_TASKS, save_tiny_model, tiny_model
 from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
-from lpft.settings import chosen_seeds, default_folder
+from lpft.settings import ExperimentSettings
+from lpft.settings.configs import default_folder
 
 
 @pytest.mark.parametrize(
     ("given", "seeds"),
     [
-        (("3",), (0, 1, 2)),
-        (("1",), (0,)),
-        (("0", "7"), (0, 7)),
-        (("7", "2"), (7, 2)),
-        (("7", ""), (7,)),
-        (("0", ""), (0,)),
+        ("3", (0, 1, 2)),
+        ("1", (0,)),
+        ("0,7", (0, 7)),
+        ("7,2", (7, 2)),
+        ("7,", (7,)),
+        ("0,", (0,)),
     ],
 )
 def test_one_number_counts_seeds_and_several_are_seeds(given, seeds):
-    assert chosen_seeds(given) == seeds
+    assert ExperimentSettings.read({"seeds": given}).seeds == seeds
 
 
 def test_without_options_everything_is_the_papers(tmp_path):

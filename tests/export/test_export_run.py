@@ -14,7 +14,7 @@ from lpft.errors import InputError
 from lpft.export import comparison, export_run, formats, stock, transformers_format
 from lpft.export.tokens import save_tokenizer
 from lpft.runs.train import train_run
-from lpft.settings import make_config
+from lpft.settings.configs import make_config
 
 CLASSIFY = """
 from transformers import pipeline

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lpft.runs.remaining import Pace, duration
-from lpft.settings import make_config
+from lpft.settings.configs import make_config
 
 
 def config(method="ft", **settings):

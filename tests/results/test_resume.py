@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from lpft.results.resume import earlier_parts
 from lpft.runs.train import train_run
-from lpft.settings import make_config
+from lpft.settings.configs import make_config
 from lpft.training import finetuning
 
 ROWS, BATCH, EPOCHS = 240, 4, 6

@@ -6,7 +6,7 @@ from kernel_commands import CLASSES, KERNELS, TRAIN, VALIDATION, assert_refused,
 from safetensors.numpy import load_file
 
 from lpft.ntk.regression import SOLVERS, KernelPair, ValidationSet, regress, solver_options
-from lpft.settings import TAKEN_BY
+from lpft.settings import RegressionSettings
 
 EVERY = "paper,klr,krr,logistic,svc,svr,lstsq,asymmetric"
 RECORDED = {"klr": "kernel_logistic_regression", "krr": "kernel_ridge_regression"}
@@ -37,7 +37,9 @@ def every(lpft, kernel_base, tmp_path_factory):
 def test_the_table_of_options_is_that_of_the_solvers():
     for solver in SOLVERS:
         own = set(solver_options(solver)) - {"folds", "validation"}
-        listed = {name for name, takers in TAKEN_BY.items() if solver in takers}
+        listed = {
+            name for name, item in RegressionSettings.fields().items() if solver in item.solvers
+        }
         assert listed - {"strength_by"} == own, solver
         assert ("strength_by" in listed) == ("validation" in solver_options(solver))
 
@@ -52,7 +54,11 @@ def test_every_solver_is_fitted_as_asked_recorded_and_printed(every):
     for kernel in kernels:
         pair = KernelPair(arrays[f"train/{kernel}"], arrays[f"eval/{kernel}"], CLASSES)
         for solver in EVERY.split(","):
-            options = {name: v for name, v in OPTIONS.items() if solver in TAKEN_BY[name]}
+            options = {
+                name: v
+                for name, v in OPTIONS.items()
+                if solver in RegressionSettings.fields()[name].solvers
+            }
             if solver in RECORDED:
                 options["validation"] = ValidationSet(
                     arrays[f"validation/{kernel}"], held["labels"], held["logits"]
@@ -135,8 +141,8 @@ def test_a_strength_that_is_given_is_taken(lpft, kernel_base, tmp_path):
         (("--solver", "svc", "--strength-by", "folds"), "--strength-by has no effect"),
         (("--solver", "paper", "--single-logit"), "--single-logit has no effect"),
         (("--solver", "asymmetric", "--mix", 1.5), "--mix 1.5 must be a number from 0 to 1"),
-        (("--solver", "asymmetric", "--gamma", 0), "--gamma 0.0 must be a number above 0"),
-        (("--solver", "lstsq", "--regularization", -1), "--regularization -1.0 must be"),
+        (("--solver", "asymmetric", "--gamma", 0), "--gamma 0 must be a number above 0"),
+        (("--solver", "lstsq", "--regularization", -1), "--regularization -1 must be"),
         (("--strength", "nan"), "--strength nan must be a finite number"),
         (("--strength", 1, "--strength-by", "folds"), "exclude each other"),
         (

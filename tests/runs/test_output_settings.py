@@ -16,7 +16,8 @@ from lpft import TextClassifier
 from lpft.errors import InputError
 from lpft.results.schema import read_feature_changes, read_features
 from lpft.runs.train import train_run
-from lpft.settings import make_config, without_effect
+from lpft.settings import without_effect
+from lpft.settings.configs import make_config
 
 WEIGHTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
@@ -198,5 +199,5 @@ def test_the_name_of_the_data_is_what_records_call_it(settings, tmp_path):
     train_run(named)
     assert record(tmp_path / "named")["data"]["name"] == "reviews"
     for wrong in ({"task": "demo", "data_name": "x"}, settings | {"data_name": " "}):
-        with pytest.raises(InputError, match="--data-name"):
+        with pytest.raises(InputError, match="data_name"):
             make_config(wrong)

@@ -20,7 +20,7 @@ from lpft.runs import attempt as attempts
 from lpft.runs import executors
 from lpft.runs.sweep import run_sweep
 from lpft.runs.train import train_run
-from lpft.settings import make_config
+from lpft.settings.configs import make_config
 
 DIVERGING = 1e6
 

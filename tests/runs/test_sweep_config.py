@@ -197,11 +197,11 @@ WRONG = {
         {"tasks": own(train_fil="b")},
         "unknown setting of the data 'own' 'train_fil' (did you mean train_file?)",
     ),
-    "data with two sources": ({"tasks": own(task="cb")}, "--task cb brings its own data"),
+    "data with two sources": ({"tasks": own(task="cb")}, "task cb brings its own data"),
     "data without a source": ({"tasks": [{"name": "own"}]}, "no data is named"),
     "columns of a task": (
         {"tasks": [{"name": "x", "task": "cb", "text_columns": "a"}]},
-        "--task cb brings its own data: leave out --text-columns",
+        "task cb brings its own data: leave out text_columns",
     ),
     "settings that are a list": ({"settings": [1]}, "settings: it must be a mapping"),
     "unknown setting": (
@@ -231,10 +231,10 @@ WRONG = {
     ),
     "value of a wrong type": (
         {"settings": {"epochs": "many"}},
-        "cb with ft: --epochs 'many' must be a number",
+        "cb with ft: epochs 'many' must be a number",
     ),
-    "value out of range": ({"settings": {"epochs": -1}}, "cb with ft: --epochs -1"),
-    "truth that is a number": ({"settings": {"save_model": 1}}, "--save-model 1 must be true"),
+    "value out of range": ({"settings": {"epochs": -1}}, "cb with ft: epochs -1"),
+    "truth that is a number": ({"settings": {"save_model": 1}}, "save_model 1 must be true"),
     "overrides that are a mapping": ({"overrides": {}}, "overrides must be a list"),
     "override that is text": ({"overrides": ["x"]}, "overrides 1: it must be a mapping"),
     "override without match": ({"overrides": [{"epochs": 1}]}, "overrides 1: match is missing"),
@@ -278,9 +278,9 @@ WRONG = {
     ),
     "grid over a wrong type": (
         {"grid": {"batch_size": ["all"]}},
-        "grid: --batch-size 'all' must be a whole number",
+        "grid: batch_size 'all' must be a whole number",
     ),
-    "grid out of range": ({"grid": {"batch_size": [0]}}, "cb with ft: --batch-size 0"),
+    "grid out of range": ({"grid": {"batch_size": [0]}}, "grid: batch_size 0"),
     "grid over data": (
         {"grid": {"template": [0, 1]}},
         "grid: unknown setting to search 'template'",

@@ -2,22 +2,17 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpft.cli.console import print_json, print_metrics, print_plan, print_table, standard_input
-from lpft.errors import InputError
-from lpft.settings import (
-    EXPERIMENT_OWNERS,
-    OWNERS,
-    RUN_OWNERS,
-    convert,
+from lpft.errors import InputError, named
+from lpft.settings.configs import (
     default_folder,
     make_config,
     make_kernel_config,
     read_config,
-    setting_fields,
+    taken_by,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +28,8 @@ def demo(options: Namespace) -> None:
     runs, page = options.output_dir / "runs", options.output_dir / "report.html"
     if page.exists() and not replace:
         raise InputError(
-            f"'{page}' exists: give --overwrite to replace the demo, or another --output-dir"
+            f"'{page}' exists: give {named('overwrite=True')} to replace the demo, or another "
+            f"{named('output_dir')}"
         )
     for _ in run_demo(runs, seed=options.seed, resume=options.resume, overwrite=options.overwrite):
         pass
@@ -50,9 +46,7 @@ def demo(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train one classifier and print its metrics."""
 
-    settings, folder, resume = collect_settings(
-        given_settings(options), options.config, options.output_dir, resume=options.resume
-    )
+    settings, folder, resume = collect_settings(options)
     config = make_config(settings, folder)
     from lpft.runs.train import train_run  # loads torch, for which wrong settings need not wait
 
@@ -96,9 +90,7 @@ def predict(options: Namespace) -> None:
         predict.check_prediction_output(options.output, overwrite=options.overwrite)
     for option in ("text_columns", "column_names"):
         if getattr(options, option) is not None and options.file is None:
-            raise InputError(
-                f"--{option.replace('_', '-')} has no effect without --file: leave it out"
-            )
+            raise InputError(f"{named(option)} has no effect without {named('file')}: leave it out")
     saved = open_saved(options.folder, options.device)
     at_once = predict.ROWS_AT_ONCE
     if options.file is not None:
@@ -120,7 +112,7 @@ def ntk(options: Namespace) -> None:
     """Compute kernels and print their table, or print their plan."""
     from lpft.runs.kernels import KernelComputation, compute_kernels, recorded_settings
 
-    settings = recorded_settings(options.folder, given_settings(options, OWNERS))
+    settings = recorded_settings(options.folder, given_settings(options, "ntk"))
     config = make_kernel_config(settings, options.output_dir)
     if options.dry_run:
         plans = KernelComputation(config, options.folder).plans
@@ -201,7 +193,7 @@ def sweep(options: Namespace) -> int | None:
 
 def reproduce(options: Namespace) -> int | None:
     """List the paper's experiments, or do one of them or all; 1 where a part of it failed."""
-    given = given_settings(options, EXPERIMENT_OWNERS)
+    given = given_settings(options, "reproduce")
     if options.name == "list":
         _list_experiments(options, given)
         return None
@@ -310,7 +302,7 @@ def check(options: Namespace) -> None:
     """Print what is to be known of data before anyone trains on it."""
     from lpft.data import check_data, load_data
 
-    settings, *_ = collect_settings(given_settings(options), None, None, resume=False)
+    settings = given_settings(options, "check")
     data = load_data(make_config(settings).data)
     findings = check_data(data)
     if options.json:
@@ -340,37 +332,40 @@ def check(options: Namespace) -> None:
         print("nothing to report")
 
 
-def collect_settings(
-    given: Mapping[str, Any], config: Path | None, folder: Path | None, *, resume: bool
-) -> tuple[dict[str, Any], Path | None, bool]:
-    """Settings by name, the output folder, and whether its run is resumed.
+def given_settings(options: Namespace, command: str) -> dict[str, Any]:
+    """The settings that the command line names."""
+    return {name: getattr(options, name) for name in taken_by(command) if hasattr(options, name)}
 
-    Settings are those of the record of a resumed run, then YAML, then options.
+
+def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, bool]:
+    """Settings of a run by name, its output folder, and whether it is resumed.
+
+    Settings are those of the record of a resumed run, then of YAML, then of the command line.
 
     Raises:
         InputError: the record or the YAML file cannot be read, or there is nothing to resume.
     """
-    from lpft.results.folder import read_record
+    given, folder = given_settings(options, "train"), options.output_dir
+    from_file = {} if options.config is None else read_config(options.config)
+    options.named_in_file = from_file.keys() - given.keys()
+    in_file = from_file.pop("output_dir", None)
+    if folder is None and in_file is not None:
+        if not isinstance(in_file, str):
+            raise InputError(f"{named('output_dir')} {in_file!r} must be a path")
+        folder = Path(in_file).expanduser()
+    resume = from_file.pop("resume", False)
+    if not isinstance(resume, bool):
+        raise InputError(f"{named('resume')} {resume!r} must be true or false")
+    resume = resume or options.resume
+    record = None
+    if resume and folder is not None:
+        from lpft.results.folder import read_record
 
-    from_file = {} if config is None else read_config(config)
-    named_folder = from_file.pop("output_dir", None)
-    if folder is None and named_folder is not None:
-        folder = convert("output_dir", named_folder, Path).expanduser()
-    resume = convert("resume", from_file.pop("resume", resume), bool) or resume
-    record = read_record(folder) if resume and folder is not None else None
+        record = read_record(folder)
     if record is None and resume and not (from_file or given):
         raise InputError(
-            f"'{folder}' holds no run to go on with: name a run's folder with --output-dir, or "
-            "give the data to begin one"
+            f"'{folder}' holds no run to go on with: name a run's folder with "
+            f"{named('output_dir')}, or give the data to begin one"
         )
     recorded = {} if record is None else record["config"]
     return {**recorded, **from_file, **given}, folder, resume
-
-
-def given_settings(arguments: Namespace, owners: tuple[type, ...] = RUN_OWNERS) -> dict[str, Any]:
-    """The settings that the command line named, by name."""
-    return {
-        name: getattr(arguments, name)
-        for name in setting_fields(owners)
-        if hasattr(arguments, name)
-    }

@@ -1,52 +1,24 @@
-"""The parser of ``lpft``: one long option for each setting, made from the settings themselves."""
+"""The parser of ``lpft``: a subparser for each command, with an option for each of its settings."""
 
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from lpft import __version__
 from lpft.cli import commands, listings
-from lpft.settings import (
-    EXPERIMENT_OPTIONS,
-    EXPERIMENT_OWNERS,
-    KERNEL_OPTIONS,
-    OWNERS,
-    RUN_OWNERS,
-    DataSettings,
-    Device,
-    ExperimentSettings,
-    ExportFormat,
-    KernelSettings,
-    OutputSettings,
-    RegressionSettings,
-    TrainingSettings,
-    setting_fields,
-)
+from lpft.settings import Device, ExportFormat
+from lpft.settings.configs import taken_by
 
 BAD_INPUT = 2
 
-GROUPS: dict[type, str] = {
-    DataSettings: "data",
-    TrainingSettings: "model and training",
-    OutputSettings: "what is kept",
-    KernelSettings: "kernels",
-    RegressionSettings: "kernel regression, each for the solvers named first",
-    ExperimentSettings: "experiment",
-}
-"""What ``--help`` calls the options of a dataclass."""
-
-
-class _Parser(ArgumentParser):
-    """argparse with errors in the form of all others."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
-
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
+    """The parsed command line; ``run`` is the function of its command.
+
+    Settings that it does not name are no attributes. Ends the process where it is wrong.
+    """
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         parser: ArgumentParser = options.parser
@@ -56,6 +28,20 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         hint = f", did you mean {close[0]}?" if close else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
+
+
+def as_option(setting: str) -> str:
+    """How the command line writes what a message names: see :func:`lpft.errors.named`."""
+    name, _, value = setting.partition("=")
+    dashed = name.replace("_", "-")
+    return f"--no-{dashed}" if value == "False" else f"--{dashed}"
+
+
+class _Parser(ArgumentParser):
+    """argparse with errors in the form of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> ArgumentParser:
@@ -72,7 +58,7 @@ def _parser() -> ArgumentParser:
         name = run.__name__
         added = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        added.set_defaults(run=run, parser=added)
+        added.set_defaults(run=run, parser=added, named_in_file=frozenset())
         return added
 
     demo = command(commands.demo, "train five methods on the embedded corpus and write a report")
@@ -88,11 +74,9 @@ def _parser() -> ArgumentParser:
 
     train = command(commands.train, "train one classifier")
     train.add_argument("--config", type=Path, help="YAML file of 'option: value' lines")
-    add_setting_options(train)
+    _add_settings(train, "train")
     train.add_argument(
-        "--output-dir",
-        type=Path,
-        help="folder of the run (default: runs/DATA-MODEL-METHOD-seedS)",
+        "--output-dir", type=Path, help="folder of the run (default: runs/DATA-MODEL-METHOD-seedS)"
     )
     _add_restart(train)
     _add_json(train)
@@ -145,13 +129,11 @@ def _parser() -> ArgumentParser:
         metavar="RUN",
         help="a trained classifier, whose kernel is wanted (default: the start of --methods)",
     )
-    add_setting_options(ntk, KERNEL_OPTIONS, OWNERS)
+    _add_settings(ntk, "ntk")
     ntk.add_argument(
         "--output-dir", type=Path, help="folder of the kernels (default: kernels/DATA-MODEL-seedS)"
     )
-    ntk.add_argument(
-        "--dry-run", action="store_true", help="print what would be computed, and stop"
-    )
+    _add_dry_run(ntk, "print what would be computed, and stop")
     _add_restart(ntk)
     _add_json(ntk)
 
@@ -167,7 +149,7 @@ def _parser() -> ArgumentParser:
     sweep.add_argument(
         "--output-dir", type=Path, help="folder of the sweep (default: sweeps/NAME of the file)"
     )
-    sweep.add_argument("--dry-run", action="store_true", help="list the runs, and stop")
+    _add_dry_run(sweep, "list the runs, and stop")
     _add_restart(sweep)
     _add_json(sweep)
 
@@ -181,7 +163,7 @@ def _parser() -> ArgumentParser:
         default="list",
         help="an experiment, or all (default: list what there is)",
     )
-    add_setting_options(reproduce, EXPERIMENT_OPTIONS, EXPERIMENT_OWNERS)
+    _add_settings(reproduce, "reproduce")
     reproduce.add_argument(
         "--tiny",
         action="store_true",
@@ -194,9 +176,7 @@ def _parser() -> ArgumentParser:
         help="folder of the experiment, or with all of experiments (default: "
         "experiments/NAME-MODEL)",
     )
-    reproduce.add_argument(
-        "--dry-run", action="store_true", help="print what would be computed, and stop"
-    )
+    _add_dry_run(reproduce, "print what would be computed, and stop")
     _add_restart(reproduce)
     _add_json(reproduce)
 
@@ -223,7 +203,7 @@ def _parser() -> ArgumentParser:
     _add_json(export)
 
     check = command(commands.check, "look at data before training on it")
-    add_setting_options(check, [item.name for item in fields(DataSettings)])
+    _add_settings(check, "check")
     _add_json(check)
 
     tasks = command(listings.tasks, "what data lpft knows by name")
@@ -232,6 +212,29 @@ def _parser() -> ArgumentParser:
     _add_json(command(listings.models, "what models can be trained"))
     _add_json(command(listings.methods, "what the methods do"))
     return parser
+
+
+def _add_settings(parser: ArgumentParser, command: str) -> None:
+    """A long option for each setting that the command takes, under the headings of its models."""
+    groups: dict[str, Any] = {}
+    for name, item in taken_by(command).items():
+        heading = item.owner.heading
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        option, shared = as_option(name), {"dest": name, "default": SUPPRESS}
+        if item.type is bool:
+            groups[heading].add_argument(
+                option, action=BooleanOptionalAction, help=item.full_help(), **shared
+            )
+            continue
+        groups[heading].add_argument(
+            option,
+            action="append" if get_origin(item.type) is dict else "store",
+            choices=item.choices,
+            metavar=item.form,
+            help=item.full_help(),
+            **shared,
+        )
 
 
 def _add_run(parser: ArgumentParser) -> None:
@@ -245,21 +248,20 @@ def _add_run(parser: ArgumentParser) -> None:
 
 
 def _add_columns(parser: ArgumentParser) -> None:
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in text.split(","))
+
     parser.add_argument(
         "--text-columns",
-        type=_split_names,
+        type=names,
         help="one column, or two with a comma for pairs (default: as in training)",
     )
     parser.add_argument(
         "--column-names",
-        type=_split_names,
+        type=names,
         help="names of all columns, with commas, of a CSV or TSV file whose first line does not "
         "name them",
     )
-
-
-def _split_names(names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(","))
 
 
 def _add_executor(parser: ArgumentParser) -> None:
@@ -273,6 +275,10 @@ def _add_executor(parser: ArgumentParser) -> None:
     )
 
 
+def _add_dry_run(parser: ArgumentParser, help_text: str) -> None:
+    parser.add_argument("--dry-run", action="store_true", help=help_text)
+
+
 def _add_restart(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an unfinished run in the output folder"
@@ -284,41 +290,3 @@ def _add_restart(parser: ArgumentParser) -> None:
 
 def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def add_setting_options(
-    parser: ArgumentParser,
-    names: Iterable[str] | None = None,
-    owners: tuple[type, ...] = RUN_OWNERS,
-) -> None:
-    """One long option per setting (or per named one), with its help, choices and default."""
-    groups: dict[type, Any] = {}
-    for name, (owner, item, kind) in setting_fields(owners).items():
-        if names is not None and name not in names:
-            continue
-        if owner not in groups:
-            groups[owner] = parser.add_argument_group(GROUPS[owner])
-        text = item.metadata["help"]
-        option = "--" + name.replace("_", "-")
-        if kind is bool:
-            groups[owner].add_argument(
-                option,
-                dest=name,
-                action=BooleanOptionalAction,
-                default=SUPPRESS,
-                help=f"{text} (default: {'yes' if item.default else 'no'})",
-            )
-            continue
-        if item.default is not None and item.default is not MISSING:
-            given = item.default
-            shown = ",".join(given) if isinstance(given, tuple) else given
-            text += f" (default: {shown})"
-        groups[owner].add_argument(
-            option,
-            dest=name,
-            action="append" if get_origin(kind) is dict else "store",
-            choices=item.metadata["choices"],
-            metavar=item.metadata.get("metavar"),
-            default=SUPPRESS,
-            help=text,
-        )

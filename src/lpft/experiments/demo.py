@@ -7,7 +7,8 @@ from typing import Any
 
 from lpft.runs.kernels import KernelRun, compute_kernels
 from lpft.runs.train import RunResult, train_run
-from lpft.settings import get_method, make_config, make_kernel_config
+from lpft.settings import get_method
+from lpft.settings.configs import make_config, make_kernel_config
 
 logger = logging.getLogger(__name__)
 

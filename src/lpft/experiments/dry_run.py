@@ -8,7 +8,7 @@ from lpft.experiments.preparation import Inputs, matching_kernels, unique_runs
 from lpft.experiments.recipe import Plan
 from lpft.report.numbers import rate
 from lpft.results.folder import read_record
-from lpft.settings import RunConfig
+from lpft.settings.configs import RunConfig
 
 HEADER = (
     "what",

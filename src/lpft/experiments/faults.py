@@ -8,7 +8,8 @@ from lpft.experiments.recipe import Plan
 from lpft.report.notes import ATTENTION, FOLDS, HALVED, kernel_faults
 from lpft.report.numbers import joined
 from lpft.results.groups import method_name
-from lpft.settings import RunConfig, get_method
+from lpft.settings import get_method
+from lpft.settings.configs import RunConfig
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,9 @@ from typing import Any
 from lpft.experiments.recipe import PlannedKernels, PlannedRun, Scope
 from lpft.report.numbers import rate
 from lpft.results.pairing import PUBLISHED, SHARED
-from lpft.settings import (
-    DATA_SETTINGS,
-    METHODS,
-    MODEL_SETTINGS,
-    RunConfig,
-    deciding_settings,
-    get_method,
-    make_config,
-    make_kernel_config,
-    without_effect,
-)
+from lpft.settings import METHODS, DataSettings, TrainingSettings, get_method, without_effect
+from lpft.settings.configs import RunConfig, deciding, make_config, make_kernel_config, taken_by
+from lpft.settings.fields import Decides
 
 RUNS, KERNELS = "runs", "kernels"
 """Folders of an experiment: ``runs/<task>/<method>-.../`` and ``kernels/<task>-seed<k>/``."""
@@ -74,7 +66,7 @@ def planned_kernels(
     Raises:
         InputError: as :func:`planned_runs`.
     """
-    taken = (*DATA_SETTINGS, *MODEL_SETTINGS)
+    taken = taken_by("ntk", DataSettings, TrainingSettings)
     own = {name: value for name, value in scope.settings.items() if name in taken}
     return tuple(
         PlannedKernels(
@@ -140,7 +132,7 @@ def _folder_name(config: RunConfig, usual: RunConfig) -> str:
     flat, usually = config.flat(), usual.flat()
     parts += [
         f"{name.replace('_', '-')}{flat[name]}"
-        for name in deciding_settings()
+        for name in deciding(Decides.RUN)
         if name not in _IN_EVERY_NAME and flat[name] != usually[name]
     ]
     return "-".join([*parts, f"seed{training.seed}"])

@@ -22,7 +22,7 @@ from lpft.results.resume import began, check_same_inputs, finished_run
 from lpft.results.sweep import SWEEP_RECORD
 from lpft.runs.kernels import RECORD as KERNEL_RECORD
 from lpft.runs.kernels import check_same_kernels, finished_kernels
-from lpft.settings import KernelConfig, RunConfig, plain
+from lpft.settings.configs import KernelConfig, RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,7 @@ class Inputs:
 
 
 def _key(config: RunConfig) -> str:
-    settings = {name: plain(value) for name, value in vars(config.data).items()}
-    return json.dumps(settings, sort_keys=True)
+    return json.dumps(config.data.flat(), sort_keys=True)
 
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:

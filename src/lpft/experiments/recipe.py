@@ -10,7 +10,7 @@ from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.kernels import KernelRecord
 from lpft.results.schema import Run
-from lpft.settings import KernelConfig, RunConfig
+from lpft.settings.configs import KernelConfig, RunConfig
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from pydantic_core import to_jsonable_python
+
 from lpft.errors import InputError, explain, unexpected
 from lpft.experiments.collecting import Failures, collect
 from lpft.experiments.differences import differences
@@ -30,7 +32,6 @@ from lpft.results.folder import locked
 from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels
 from lpft.runs.sweep import run_sweep
-from lpft.settings import plain
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def _recorded(name: str, failures: Failures) -> Iterator[None]:
         yield
     except Exception as error:
         known = explain(error)
-        reason = unexpected(error) if known is None else known
+        reason = unexpected(error) if known is None else str(known)
         logger.warning("%s failed: %s", name, reason)
         failures.append((name, reason))
 
@@ -204,7 +205,7 @@ def _record(
             "methods": list(scope.methods),
             "seeds": list(scope.seeds),
             "kernel_samples": scope.kernel_samples,
-            **{name: plain(value) for name, value in scope.settings.items()},
+            **{name: to_jsonable_python(value) for name, value in scope.settings.items()},
         },
         exhibits=shown.exhibits,
         verdicts=shown.verdicts,

@@ -13,7 +13,8 @@ from lpft.experiments.tiny import (
     TINY_TASKS,
     tiny_model,
 )
-from lpft.settings import RUN_OPTIONS, chosen_seeds, experiment_settings, get_method
+from lpft.settings import DataSettings, ExperimentSettings, TrainingSettings, get_method
+from lpft.settings.configs import taken_by
 
 
 def make_scope(recipe: Recipe, given: Mapping[str, Any], folder: Path, *, tiny: bool) -> Scope:
@@ -22,7 +23,7 @@ def make_scope(recipe: Recipe, given: Mapping[str, Any], folder: Path, *, tiny: 
     Raises:
         InputError: a task or method that there is not, or a value that it cannot have.
     """
-    chosen = experiment_settings(given)
+    chosen = ExperimentSettings.read_own(given)
     samples = chosen.kernel_samples
     small: dict[str, Any] = {}
     if tiny:
@@ -34,12 +35,16 @@ def make_scope(recipe: Recipe, given: Mapping[str, Any], folder: Path, *, tiny: 
         model=small.get("model", chosen.model),
         tasks=small.get("tasks", recipe.tasks if chosen.tasks is None else chosen.tasks),
         methods=recipe.methods if chosen.methods is None else chosen.methods,
-        seeds=small.get("seeds", chosen_seeds(chosen.seeds)),
+        seeds=small.get("seeds", chosen.seeds),
         folder=folder,
         settings={
             "save_model": chosen.save_model,
             **(TINY_SETTINGS if tiny else {}),
-            **{name: given[name] for name in RUN_OPTIONS if name in given},
+            **{
+                name: given[name]
+                for name in taken_by("reproduce", DataSettings, TrainingSettings)
+                if name in given
+            },
         },
         kernel_samples=small.get(
             "kernel_samples", recipe.kernel_samples if samples is None else samples

@@ -148,7 +148,7 @@ def _check_data(each: PlannedExperiment, inputs: Inputs, *, alone: bool) -> None
 def _in_words(error: Exception) -> Exception:
     """The error with a message that stands by itself."""
     known = explain(error)
-    told = RuntimeError(unexpected(error)) if known is None else InputError(known)
+    told = RuntimeError(unexpected(error)) if known is None else known
     told.__cause__ = error
     return told
 

@@ -11,7 +11,7 @@ from lpft.errors import InputError
 from lpft.experiments.preparation import Inputs, matching_kernels, reusable_run, unique_runs
 from lpft.experiments.recipe import Plan
 from lpft.results.folder import read_record
-from lpft.settings import KernelConfig, RunConfig
+from lpft.settings.configs import KernelConfig, RunConfig
 
 logger = logging.getLogger(__name__)
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.experiments.recipe import Plan
-from lpft.settings import DATA_SETTINGS, MODEL_SETTINGS, RUN_OPTIONS, without_effect
+from lpft.settings import DataSettings, TrainingSettings, without_effect
+from lpft.settings.configs import taken_by
 
+_RUN = (DataSettings, TrainingSettings)
 _ALWAYS = frozenset({"model", "tasks", "methods", "seeds"})
 
 
@@ -27,7 +29,7 @@ def refuse_unused(
     unused = next((name for name in options if name not in used), None)
     if unused is not None:
         raise InputError(
-            f"--{unused.replace('_', '-')} decides nothing of {what} ({_work(plans)}): leave it out"
+            f"{named(unused)} decides nothing of {what} ({_work(plans)}): leave it out"
         )
 
 
@@ -35,7 +37,7 @@ def _of_runs(plan: Plan) -> set[str]:
     """The options that decide some run, or how runs are executed and kept."""
     if not plan.runs:
         return set()
-    taken = _taken(RUN_OPTIONS, {run.method for run in plan.runs})
+    taken = _taken(taken_by("reproduce", *_RUN), {run.method for run in plan.runs})
     return {*taken, "save_model", "executor", "workers"}
 
 
@@ -44,7 +46,7 @@ def _of_kernels(plan: Plan) -> set[str]:
     if not plan.kernels:
         return set()
     methods = {method for planned in plan.kernels for method in planned.config.kernels.methods}
-    return {*_taken((*DATA_SETTINGS, *MODEL_SETTINGS), methods), "kernel_samples"}
+    return {*_taken(taken_by("ntk", *_RUN), methods), "kernel_samples"}
 
 
 def _taken(names: Iterable[str], methods: Iterable[str]) -> set[str]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpft.errors import InputError
-from lpft.settings import OutputSettings, RunConfig, deciding_settings
+from lpft.errors import InputError, named
+from lpft.settings.configs import RunConfig, changed
+from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def finished_run(config: RunConfig, record: dict[str, Any]) -> RunResult | None:
     check_same_settings(folder, record, config)
     if record["status"] != "finished":
         return None
-    kept = record["config"].get("save_model", OutputSettings.save_model)
+    kept = record["config"].get("save_model", True)
     if config.output.save_model and not kept:
         raise InputError(
             f"'{folder}' is finished, but its weights were not kept: give --no-save-model to leave "
@@ -77,15 +78,11 @@ def check_same_settings(folder: Path, record: dict[str, Any], config: RunConfig)
     Raises:
         InputError: a setting differs.
     """
-    recorded, asked = record["config"], config.flat()
-    for name in deciding_settings():
-        open_choice = name == "pooling" and asked[name] is None
-        if recorded.get(name) != asked[name] and not open_choice:
-            raise InputError(
-                f"'{folder}' cannot be resumed: it was started with {name.replace('_', '-')} "
-                f"{recorded.get(name)}, now it is {asked[name]}; give the same settings, or "
-                "another --output-dir"
-            )
+    for name, (before, now) in changed(record["config"], config.flat(), Decides.RUN).items():
+        raise InputError(
+            f"'{folder}' cannot be resumed: it was started with {named(name)} {before}, now it is "
+            f"{now}; give the same settings, or another {named('output_dir')}"
+        )
 
 
 def check_same_inputs(folder: Path, record: dict[str, Any], found: dict[str, Any]) -> None:

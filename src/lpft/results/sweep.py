@@ -12,7 +12,7 @@ from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.results.folder import clear, is_inside, locked, now, read_record, write_record
 from lpft.results.resume import began, check_same_settings
-from lpft.settings import RunConfig
+from lpft.settings.configs import RunConfig
 
 SWEEP_RECORD = "sweep.json"
 WAITING = "waiting"

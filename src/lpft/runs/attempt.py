@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +12,8 @@ from time import perf_counter
 from lpft.data import TextData, check_data, load_data
 from lpft.errors import explain, unexpected
 from lpft.runs.train import train_run
-from lpft.settings import DataSettings, RunConfig, plain
+from lpft.settings import DataSettings
+from lpft.settings.configs import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,10 @@ def attempt(task: Attempt) -> Ended:
         data = _read_data(_Source.of(task.config.data))
         train_run(task.config, data=data, resume=not task.replace, overwrite=task.replace)
     except Exception as error:
-        reason = explain(error)
-        if reason is None:
+        known = explain(error)
+        if known is not None:
+            reason = str(known)
+        else:
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{unexpected(error)} ({Path(where.filename).name}, line {where.lineno})"
     gc.collect()
@@ -64,7 +67,7 @@ class _Source:
 
     @classmethod
     def of(cls, settings: DataSettings) -> "_Source":
-        return cls(json.dumps(plain(asdict(settings))), settings)
+        return cls(json.dumps(settings.flat()), settings)
 
 
 @lru_cache(maxsize=1)

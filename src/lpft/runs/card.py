@@ -5,7 +5,8 @@ from typing import Any
 
 from lpft.data.examples import TextData
 from lpft.markdown import markdown_template
-from lpft.settings import METHODS, DataSettings, RunConfig, TrainingSettings, setting_fields
+from lpft.settings import METHODS
+from lpft.settings.configs import RunConfig
 
 _LIBRARY_NAME = "lpft"
 
@@ -21,8 +22,7 @@ def model_card(
     return template.render(
         config={
             name: _without_folders(value)
-            for name, value in config.flat().items()
-            if name in setting_fields((DataSettings, TrainingSettings))
+            for name, value in (config.data.flat() | config.training.flat()).items()
         },
         model_kept=config.output.save_model,
         data=data,

@@ -50,7 +50,8 @@ from lpft.runs.kernel_passes import (
     StartingPoint,
     labels_of,
 )
-from lpft.settings import TAKEN_BY, KernelConfig
+from lpft.settings import RegressionSettings
+from lpft.settings.configs import KernelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class KernelResults:
         for solver in self._config.kernels.solver:
             key = sha256(solver.encode())  # of everything but labels and settings, which are shared
             arrays = [pair.train, pair.test]
-            if solver in TAKEN_BY["f0_scale"]:
+            if solver in RegressionSettings.fields()["f0_scale"].solvers:
                 arrays += [kernels.train_logits, kernels.evaluation_logits]
             for array in arrays:
                 key.update(np.ascontiguousarray(array).tobytes())

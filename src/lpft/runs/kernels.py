@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from lpft.data import fingerprint, load_data
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.files import write_json
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
@@ -40,15 +40,14 @@ from lpft.runs.kernel_passes import (
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.runs.saved import open_saved
 from lpft.settings import (
-    DATA_SETTINGS,
     METHODS,
-    MODEL_SETTINGS,
+    DataSettings,
     Granularity,
-    KernelConfig,
-    RegressionSettings,
+    TrainingSettings,
     get_method,
-    setting_fields,
 )
+from lpft.settings.configs import KernelConfig, changed, deciding, taken_by
+from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +56,6 @@ SCHEMA = 1
 
 _ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, TRAINED))
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_NO_PART_OF_A_KERNEL = frozenset({"data_dir", "device", "memory", "linear_method"})
-_DECIDE_NO_PIECE = frozenset(
-    {"model", "revision", "pooling", "device", "memory", "solver", "dynamics"}
-    | {"data_dir", "train_file", "validation_file", "test_file", "column_names", "data_name"}
-    | set(setting_fields((RegressionSettings,)))
-)
-"""Settings that no piece of a kernel depends on, or whose effect has a fingerprint of its own."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +258,7 @@ def _resume_key(
     """Everything that the pieces of one pass depend on, ready for JSON."""
     settings = config.flat()
     return {
-        "settings": {name: v for name, v in settings.items() if name not in _DECIDE_NO_PIECE},
+        "settings": {name: settings[name] for name in deciding(Decides.KERNEL | Decides.ROUNDING)},
         "validation texts": texts.validation_rows,
         "data": data,
         "encoder": encoder,
@@ -330,22 +322,24 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
         if given.get("with_start"):
             raise InputError("--with-start belongs to a trained run: name its folder, or leave it")
         return given
-    refused = [name for name in MODEL_SETTINGS if name in given and name != "device"]
-    if refused or "methods" in given:
-        name = (refused or ["methods"])[0].replace("_", "-")
-        raise InputError(f"--{name} has no effect with a trained run, which has its own: leave it")
+    own = (*taken_by("ntk", TrainingSettings), "methods")
+    for name in own:
+        if name in given and name != "device":
+            raise InputError(
+                f"{named(name)} has no effect with a trained run, which has its own: leave it out"
+            )
     record = read_record(run)
     if record is None:
         if given.get("with_start"):
             raise InputError(f"'{run}' has no run.json, which --with-start needs: leave it out")
         return given
-    names = [name for name in (*DATA_SETTINGS, *MODEL_SETTINGS) if name in record["config"]]
-    recorded = {
-        name: record["config"][name] for name in names if record["config"][name] is not None
-    }
+    names = taken_by("ntk", DataSettings, TrainingSettings)
+    recorded = {name: v for name, v in record["config"].items() if name in names and v is not None}
     recorded["methods"] = (record["config"]["method"],)
     if "task" in given or "train_file" in given:
-        recorded = {name: value for name, value in recorded.items() if name not in DATA_SETTINGS}
+        recorded = {
+            name: value for name, value in recorded.items() if name not in DataSettings.fields()
+        }
     return {**recorded, **given}
 
 
@@ -375,14 +369,13 @@ def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
     Raises:
         InputError: the message names the setting.
     """
-    recorded = finished.record.get("config", {})
-    for name, asked in config.flat().items():
-        if name not in _NO_PART_OF_A_KERNEL and recorded.get(name) != asked:
-            raise InputError(
-                f"'{finished.folder}' cannot be resumed: its kernels are of "
-                f"{name.replace('_', '-')} {recorded.get(name)}, now it is {asked}; give the same "
-                "settings, --overwrite to replace them, or another --output-dir"
-            )
+    recorded, what = finished.record.get("config", {}), Decides.KERNEL | Decides.STATISTICS
+    for name, (before, now) in changed(recorded, config.flat(), what).items():
+        raise InputError(
+            f"'{finished.folder}' cannot be resumed: its kernels are of {named(name)} {before}, "
+            f"now it is {now}; give the same settings, {named('overwrite=True')} to replace them, "
+            f"or another {named('output_dir')}"
+        )
 
 
 def _check_same_run(run: Path | None, finished: KernelRun) -> None:

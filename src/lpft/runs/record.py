@@ -20,7 +20,7 @@ from lpft.results.schema import (
 )
 from lpft.runs.card import model_card
 from lpft.runs.evaluation import SplitResult
-from lpft.settings import RunConfig
+from lpft.settings.configs import RunConfig
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe

@@ -5,9 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from lpft.settings import RunConfig
-
-_FREE_OF_COST = ("seed", "learning_rate", "weight_decay", "head_scale")
+from lpft.settings.configs import RunConfig, taken_by
 
 
 class Pace:
@@ -52,5 +50,6 @@ def duration(seconds: float) -> str:
 
 def _kinds(config: RunConfig) -> tuple[str, str]:
     """From the most to the least special."""
-    settings = {name: v for name, v in config.flat().items() if name not in _FREE_OF_COST}
+    known = taken_by("train")
+    settings = {name: v for name, v in config.flat().items() if not known[name].same_time}
     return json.dumps(settings), config.training.method

@@ -23,7 +23,7 @@ from lpft.results.sweep import (
 from lpft.runs.attempt import Attempt, Ended, attempt, forget_data
 from lpft.runs.executors import get_executor
 from lpft.runs.remaining import Pace, duration
-from lpft.settings import RunConfig
+from lpft.settings.configs import RunConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from lpft.data import find_task
 from lpft.errors import InputError
 from lpft.model.loading import MINILM
 from lpft.runs.sweep_yaml import Override, SweepDescription, parse_sweep, told
-from lpft.settings import RunConfig, make_config, read_config, without_effect
+from lpft.settings import without_effect
+from lpft.settings.configs import RunConfig, make_config, read_config
 
 RUNS = "runs"
 """Folder of a sweep's runs: ``runs/<task>/<method>-<model>-seed<k>/``."""

@@ -8,7 +8,7 @@ from lpft.results.folder import read_record
 from lpft.results.sweep import SweepResult, run_name
 from lpft.runs.remaining import duration
 from lpft.runs.sweep_config import RUNS, SweepConfig
-from lpft.settings import RunConfig
+from lpft.settings.configs import RunConfig
 
 Table = tuple[list[str], list[list[Any]]]
 """Header and rows."""

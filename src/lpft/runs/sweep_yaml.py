@@ -3,26 +3,21 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from lpft.data import find_task
 from lpft.errors import InputError
-from lpft.settings import (
-    DataSettings,
-    TrainingSettings,
-    convert,
-    deciding_settings,
-    get_method,
-    setting_fields,
-)
+from lpft.settings import DataSettings, TrainingSettings, get_method
+from lpft.settings.configs import deciding, taken_by
+from lpft.settings.fields import Decides
 
 KEYS = ("tasks", "models", "methods", "seeds", "settings", "overrides", "grid")
 AXES = {"task": "tasks", "model": "models", "method": "methods", "seed": "seeds"}
 MATCHED = ("task", "model", "method")
 
-_DATA_SETTINGS = tuple(item.name for item in fields(DataSettings))
+_DATA_SETTINGS = tuple(DataSettings.fields())
 _OF_ONE_DATA_SET = ("train_file", "validation_file", "test_file", "ood", "data_name")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_SEED = 2**32
@@ -76,7 +71,7 @@ def parse_sweep(values: Mapping[str, Any]) -> SweepDescription:
         if key not in values:
             raise InputError(f"{key} is missing: expected a list, such as {key}: [a, b]")
     tasks = _tasks(values["tasks"])
-    models = _names("models", values.get("models", TrainingSettings.model))
+    models = _names("models", values.get("models", TrainingSettings.fields()["model"].default))
     methods = _names("methods", values["methods"])
     for method in methods:
         get_method(method)
@@ -159,8 +154,8 @@ def _grid(value: Any, first_seed: int) -> tuple[dict[str, tuple[Any, ...]] | Non
     seed = given.pop("seed", first_seed)
     if not _is_seed(seed):
         raise InputError(f"seed {seed!r} must be one seed from 0 to 2**32 - 1")
-    training = setting_fields((TrainingSettings,))
-    searchable = [name for name in deciding_settings() if name in training and name not in AXES]
+    training = TrainingSettings.fields()
+    searchable = [name for name in deciding(Decides.RUN) if name in training and name not in AXES]
     _check_known(given, searchable, "setting to search")
     if not given:
         raise InputError("it names no setting: expected lists, such as learning_rate: [1e-5, 5e-5]")
@@ -168,8 +163,7 @@ def _grid(value: Any, first_seed: int) -> tuple[dict[str, tuple[Any, ...]] | Non
     for name, values in given.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"{name} {values!r} must be a list of values to try")
-        _, _, kind = training[name]
-        grid[name] = tuple(convert(name, value, kind) for value in values)
+        grid[name] = tuple(getattr(TrainingSettings.read({name: value}), name) for value in values)
         _check_distinct(name, grid[name])
     return grid, seed
 
@@ -184,7 +178,7 @@ def _settings(value: Any, grid: Mapping[str, Any] | None) -> dict[str, Any]:
             raise InputError(f"{name} belongs to one data set: name it in a mapping of tasks")
         if grid is not None and name in grid:
             raise InputError(f"{name} is searched by grid: leave it out here or there")
-    _check_known(given, list(setting_fields()), "setting")
+    _check_known(given, list(taken_by("train")), "setting")
     return given
 
 

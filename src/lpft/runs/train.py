@@ -34,7 +34,8 @@ from lpft.results.folder import (
     write_record,
 )
 from lpft.results.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
-from lpft.settings import RunConfig, get_method
+from lpft.settings import get_method
+from lpft.settings.configs import RunConfig
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -79,7 +80,7 @@ def train_run(
     check_precision(config.training.precision, device)
     check_trackers(config.training.report_to)
     classifier = fresh_classifier(data, config.training)
-    training = replace(config.training, pooling=classifier.model.config.pooling)
+    training = config.training.model_copy(update={"pooling": classifier.model.config.pooling})
     config = replace(config, training=training)
     fingerprints = {"data": fingerprint(data), "encoder": encoder_fingerprint(classifier.model)}
     with locked(folder):

@@ -29,7 +29,7 @@ from lpft.experiments.theory import TheoryCheck
 from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import ExperimentRecord
 from lpft.results.pairing import PUBLISHED, SHARED
-from lpft.settings import make_config
+from lpft.settings.configs import make_config
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_limited_training_limits_validation_unless_that_is_given(tmp_path):
     assert limits() == {None}
     limited = load_data(make_config({"task": "demo", "max_validation_samples": 30}).data)
     assert (len(limited.train), len(limited.validation), len(limited.test)) == (360, 30, 120)
-    with pytest.raises(InputError, match="--max-validation-samples 1 must be at least 2"):
+    with pytest.raises(InputError, match="max_validation_samples 1"):
         make_config({"task": "demo", "max_validation_samples": 1})
 
 

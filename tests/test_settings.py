@@ -1,16 +1,17 @@
-"""Configurations: defaults of the paper and of files, types, hashes."""
+"""Settings: where defaults come from, what is refused in which words, what makes runs the same."""
 
 import csv
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from lpft.cli.commands import collect_settings
-from lpft.cli.parser import add_setting_options
+from lpft.cli.parser import parse
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
-from lpft.settings import RUN_OWNERS, KernelSettings, make_config
+from lpft.settings import DataSettings, KernelSettings, OutputSettings, TrainingSettings
+from lpft.settings.configs import changed, make_config, make_kernel_config, taken_by
+from lpft.settings.fields import Decides
 
 METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 
@@ -32,7 +33,7 @@ def test_tasks_take_the_papers_rates_under_its_protocol(method):
 
 
 def test_the_published_table_is_complete():
-    path = Path(__file__).resolve().parents[2] / "src/lpft/paper/hyperparameters.csv"
+    path = Path(__file__).resolve().parents[1] / "src/lpft/paper/hyperparameters.csv"
     with path.open() as file:
         tasks = [
             name for name in csv.DictReader(file).fieldnames if name not in ("method", "setting")
@@ -89,10 +90,40 @@ def test_the_hash_covers_what_decides_the_result_and_nothing_else(tmp_path):
     assert len(hashes | {same}) == len(changes) + 1
 
 
-def test_options_come_on_top_of_yaml_and_yaml_on_top_of_the_record(tmp_path):
+def test_runs_differ_in_what_decides_them_and_a_record_without_a_setting_has_its_default():
+    asked = make_config({"task": "cb"}).flat()
+    recorded = asked | {"seed": 1, "device": "cuda", "save_model": False, "model": "elsewhere"}
+    assert changed(recorded, asked, Decides.RUN) == {"seed": (1, 0)}
+    del recorded["class_weight"]
+    assert changed(recorded, asked | {"seed": 1}, Decides.RUN) == {}
+    assert changed(recorded, asked | {"class_weight": "balanced", "seed": 1}, Decides.RUN) == {
+        "class_weight": (None, "balanced")
+    }
+
+
+def test_a_pooling_that_the_model_chooses_is_the_same_as_the_one_that_was_chosen():
+    asked = make_config({"task": "cb"}).flat()
+    assert changed(asked | {"pooling": "mean"}, asked, Decides.RUN) == {}
+    assert "pooling" in changed(asked, asked | {"pooling": "mean"}, Decides.RUN)
+
+
+def test_kernels_depend_on_settings_of_their_start_and_not_on_how_they_are_trained():
+    asked = make_kernel_config({"task": "cb"}).flat()
+    other = asked | {"seed": 1, "memory": "1GB", "linear_method": "sandwich", "cost": 2.0}
+    assert set(changed(other, asked, Decides.KERNEL)) == {"seed"}
+    assert set(changed(other, asked, Decides.KERNEL | Decides.ROUNDING)) == {
+        "seed",
+        "linear_method",
+    }
+    assert set(changed(other, asked, Decides.STATISTICS)) == {"cost"}
+    assert not {"epochs", "learning_rate", "method"} & asked.keys()
+
+
+def test_options_come_on_top_of_yaml(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(f"task: cb\nlearning-rate: 1e-4\nseed: 3\noutput-dir: {tmp_path / 'out'}\n")
-    settings, folder, resume = collect_settings({"seed": "5"}, path, None, resume=False)
+    options = parse(["train", "--config", str(path), "--seed", "5"])
+    settings, folder, resume = collect_settings(options)
     assert folder == tmp_path / "out"
     assert not resume
     training = make_config(settings, folder).training
@@ -102,14 +133,15 @@ def test_options_come_on_top_of_yaml_and_yaml_on_top_of_the_record(tmp_path):
 def test_yaml_takes_the_names_of_all_options(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("task: cb\nno-head-bias: true\nresume: true\n")
-    settings, _, resume = collect_settings({}, path, None, resume=False)
+    settings, _, resume = collect_settings(parse(["train", "--config", str(path)]))
     assert resume
     assert make_config(settings).training.head_bias is False
     path.write_text("task: cb\noverwrite: true\n")
     with pytest.raises(InputError, match="give --overwrite on the command line"):
-        collect_settings({}, path, None, resume=False)
+        collect_settings(parse(["train", "--config", str(path)]))
+    nothing = ["train", "--resume", "--output-dir", str(tmp_path / "none")]
     with pytest.raises(InputError, match="holds no run to go on with"):
-        collect_settings({}, None, tmp_path / "none", resume=True)
+        collect_settings(parse(nothing))
 
 
 def test_a_misspelt_setting_names_its_neighbour():
@@ -117,10 +149,25 @@ def test_a_misspelt_setting_names_its_neighbour():
         make_config({"task": "cb", "learning_rat": 1})
 
 
-def test_every_option_that_can_be_left_out_says_what_happens_then():
-    parser = ArgumentParser()
-    add_setting_options(parser, owners=(*RUN_OWNERS, KernelSettings))
-    shown = [action for action in parser._actions if action.dest != "help"]
-    assert len(shown) >= 35
-    silent = {action.dest for action in shown if "(default: " not in action.help}
-    assert silent == {"task", "train_file", "ood", "column_names"}
+def test_a_wrong_setting_is_named_as_its_reader_writes_it(lpft, tmp_path):
+    says = "learning_rate -1 must be a number above 0"
+    with pytest.raises(InputError, match=f"^{says}$"):
+        make_config({"task": "cb", "learning_rate": -1})
+    outcome = lpft("train", "--task", "cb", "--learning-rate=-1")
+    option = says.replace("learning_rate", "--learning-rate")
+    assert (outcome.status, outcome.err) == (2, f"error: {option}\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("learning-rate: -1\n")
+    outcome = lpft("train", "--task", "cb", "--config", path)
+    assert (outcome.status, outcome.err) == (2, f"error: {says}\n")
+
+
+@pytest.mark.parametrize("model", [DataSettings, TrainingSettings, OutputSettings, KernelSettings])
+def test_every_setting_that_can_be_left_out_says_what_happens_then(model):
+    silent = {name for name, item in model.fields().items() if "(default: " not in item.full_help()}
+    assert silent <= {"task", "train_file", "ood", "column_names"}
+
+
+def test_every_command_takes_its_settings():
+    assert {"task", "epochs", "save_model"} <= taken_by("train").keys()
+    assert taken_by("check").keys() == DataSettings.fields().keys()

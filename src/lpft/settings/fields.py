@@ -1,0 +1,241 @@
+"""What a setting is: one field of a model, with its help, its range, and what depends on it.
+
+The command line, YAML files, records and the identity of a run or kernel are read off the fields.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Flag, auto
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lpft.errors import InputError, named
+
+
+class Decides(Flag):
+    """What depends on a setting's value."""
+
+    NOTHING = 0
+    RUN = auto()  # the result of a training
+    KERNEL = auto()  # the kernels at a training's start
+    STATISTICS = auto()  # what is computed from kernels, and beside them
+    ROUNDING = auto()  # a kernel's last digits, in which its parts must not differ
+
+
+Need = Literal["fine-tuning", "adapter", "task", "files"]
+"""A kind of method or of data."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as its field declares it."""
+
+    name: str
+    owner: "type[Settings]"
+    type: Any  # without the None of an optional setting
+    default: Any
+    help: str
+    limits: Mapping[str, float]  # gt, ge, lt and le of a number
+    decides: Decides = Decides.NOTHING
+    """What depends on its value (default: as its model says)."""
+    fingerprinted: Decides = Decides.NOTHING
+    """Of what it decides: where fingerprints of data and weights are compared in its place."""
+    commands: tuple[str, ...] = ()
+    """The commands that take it (default: as its model says)."""
+    needs: Need | None = None
+    """What it has no effect without."""
+    solvers: tuple[str, ...] = ()
+    """The solvers of kernel regression that take it."""
+    filled: Any = None
+    """What None stands for, with methods that take the setting."""
+    filled_for_adapters: Any = None
+    """The same with methods that have an adapter, where it differs."""
+    filled_by_model: bool = False
+    """Whether the model says what None stands for, so that None agrees with any value."""
+    same_time: bool = False
+    """Whether runs that differ in it alone take the same time."""
+    choices: tuple[str, ...] | None = None
+    """The values there are; those of a ``Literal`` need not be named."""
+    form: str | None = None
+    """How its value is written on the command line, where that is not plain."""
+
+    def full_help(self) -> str:
+        """The text for ``--help``: the solvers that take it, what it is, and its default."""
+        text = f"{', '.join(self.solvers)}: {self.help}" if self.solvers else self.help
+        default = self.filled if self.default is None else self.default
+        if "(default: " in text or default in (None, {}):
+            return text
+        if isinstance(default, bool):
+            default = "yes" if default else "no"
+        elif isinstance(default, tuple):
+            default = ",".join(default)
+        elif isinstance(default, float):
+            default = f"{default:g}"
+        return f"{text} (default: {default})"
+
+    def expected(self, *, finite: bool = False) -> str:
+        """The values it may have, in words that follow ``must be``."""
+        if get_origin(self.type) is dict:
+            return f"of the form {self.form}"
+        if get_origin(self.type) is tuple:
+            return "names, with commas between them"
+        number = "a finite number" if finite else "a number"
+        kinds = {bool: "true or false", int: "a whole number", float: number, Path: "a path"}
+        if {"ge", "le"} <= self.limits.keys():
+            bounds = [f"from {self.limits['ge']} to {self.limits['le']}"]
+        else:
+            words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+            bounds = [f"{words[name]} {limit}" for name, limit in self.limits.items()]
+        return " ".join([kinds.get(self.type, "text"), *bounds])
+
+
+def setting(default: Any, help_text: str, **declared: Any) -> Any:
+    """The field of a setting: ``declared`` are attributes of :class:`Setting` or its range.
+
+    A default of None depends on something else, which the help says.
+    """
+    limits = {name: declared.pop(name) for name in ("gt", "ge", "lt", "le") if name in declared}
+    extra: dict[str, Any] = {"declared": {"limits": limits, **declared}}
+    return Field(default, description=help_text, json_schema_extra=extra, **limits)
+
+
+class Settings(BaseModel):
+    """Settings that belong together, under one heading of ``--help``."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+    heading: ClassVar[str]
+    commands: ClassVar[tuple[str, ...]]
+    decides: ClassVar[Decides]
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, strict: bool = False) -> Self:
+        """The settings by name; what is not named takes its default.
+
+        Values may be text, as on a command line, or typed, as in YAML; with ``strict`` they must
+        have the field's type.
+
+        Raises:
+            InputError: a name is unknown, a value has a wrong type or is out of range, or settings
+                contradict each other.
+        """
+        try:
+            return cls.model_validate(dict(values), strict=strict)
+        except ValidationError as error:
+            raise _in_words(cls, error) from None
+
+    @classmethod
+    def read_own(cls, values: Mapping[str, Any]) -> Self:
+        """As :meth:`read`, of values among which are those of other models."""
+        return cls.read({name: value for name, value in values.items() if name in cls.fields()})
+
+    @classmethod
+    @cache
+    def fields(cls) -> dict[str, Setting]:
+        """What is declared of each setting."""
+        fields = {}
+        for name, field in cls.model_fields.items():
+            kind = _without_none(field.annotation)
+            extra: Any = field.json_schema_extra
+            usual = {"commands": cls.commands, "decides": cls.decides}
+            if get_origin(kind) is Literal:
+                usual["choices"] = get_args(kind)
+            fields[name] = Setting(
+                name=name,
+                owner=cls,
+                type=kind,
+                default=field.default,
+                help=field.description or "",
+                **(usual | extra["declared"]),
+            )
+        return fields
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, ready for JSON."""
+        return self.model_dump(mode="json")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values as pydantic wants them, where it would refuse or misread them."""
+        known = cls.fields()
+        return {
+            name: _plain_value(known[name], value) if name in known else value
+            for name, value in values.items()
+        }
+
+
+def unknown_setting(name: str, known: Iterable[str]) -> InputError:
+    """The error of a setting that does not exist, with the one that may be meant."""
+    close = get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]}?" if close else "see lpft train --help"
+    return InputError(f"unknown setting '{name}': {hint}")
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, UnionType):
+        return next(part for part in get_args(kind) if part is not type(None))
+    return kind
+
+
+def _plain_value(setting: Setting, value: Any) -> Any:
+    # True would pass for the number 1, and the other way round
+    if isinstance(value, bool) != (setting.type is bool) and value is not None:
+        raise _wrong_value(setting, value)
+    if setting.type is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if get_origin(setting.type) is tuple and isinstance(value, str | list | tuple):
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(part.strip() if isinstance(part, str) else part for part in parts)
+    if get_origin(setting.type) is dict and isinstance(value, str | list):
+        return _pairs(setting, [value] if isinstance(value, str) else value)
+    return value
+
+
+def _pairs(setting: Setting, parts: list[Any]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping."""
+    pairs: dict[str, str] = {}
+    for part in parts:
+        name, _, value = str(part).partition("=")
+        if not (name and value):
+            raise _wrong_value(setting, part)
+        if name in pairs:
+            raise InputError(
+                f"{named(setting.name)} names '{name}' twice: give each a name of its own"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _wrong_value(setting: Setting, value: Any) -> InputError:
+    return InputError(f"{named(setting.name)} {value!r} must be {setting.expected()}")
+
+
+def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
+    """The first of pydantic's errors as one of ours."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    name, kind, value = str(first["loc"][0]), first["type"], first["input"]
+    if kind == "extra_forbidden":
+        return unknown_setting(name, owner.fields())
+    setting = owner.fields()[name]
+    if kind == "literal_error":
+        several = get_origin(setting.type) is tuple
+        choices = get_args(get_args(setting.type)[0]) if several else setting.choices
+        return InputError(
+            f"{named(name)} {value} is unknown: expected {'some' if several else 'one'} of "
+            f"{', '.join(choices or ())}"
+        )
+    if kind in ("finite_number", "greater_than", "greater_than_equal", "less_than_equal"):
+        expected = setting.expected(finite=kind == "finite_number")
+        return InputError(f"{named(name)} {value} must be {expected}")
+    return _wrong_value(setting, value)
