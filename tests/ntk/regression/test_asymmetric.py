@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpft.errors import InputError
-from lpft.ntk.regression.asymmetric import RESONANCE, fit_asymmetric, solve_asymmetric
+from lpft.ntk.regression.entries import RESONANCE, fit_asymmetric, solve_asymmetric
 from lpft.ntk.regression.kernels import TrainingSet
 from lpft.ntk.regression.multiclass import fit_kernel_ridge
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpft.errors import InputError
-from lpft.ntk.regression.folds import stratified_folds
+from lpft.ntk.regression.kernels import stratified_folds
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,10 +5,9 @@ import pytest
 from sklearn.svm import SVC, SVR
 
 from lpft.errors import InputError
-from lpft.ntk.regression import machines
-from lpft.ntk.regression.entries import entry_problem
+from lpft.ntk.regression import entries
+from lpft.ntk.regression.entries import entry_problem, fit_least_squares, fit_svc, fit_svr
 from lpft.ntk.regression.kernels import TrainingSet
-from lpft.ntk.regression.machines import fit_least_squares, fit_svc, fit_svr
 from lpft.ntk.regression.multiclass import fit_kernel_ridge
 
 from .problems import expanded, matrix_problem, scalar_problem
@@ -149,7 +148,7 @@ def test_machines_end_at_any_scale_of_the_kernel(scale):
 
 
 def test_machines_that_are_cut_short_say_so(monkeypatch):
-    monkeypatch.setattr(machines, "MAX_ITERATIONS", 3)
+    monkeypatch.setattr(entries, "MAX_ITERATIONS", 3)
     problem = matrix_problem()
     assert not fit_svc(training_set(problem)).converged
     assert not fit_svr(training_set(problem)).converged

@@ -8,10 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from lpft.errors import InputError
-from lpft.ntk.regression import newton
+from lpft.ntk.regression import RELATIVE_STRENGTHS, ValidationSet, multiclass
 from lpft.ntk.regression.kernels import TrainingSet
 from lpft.ntk.regression.multiclass import SEEN_OFFSET, fit_kernel_logistic, fit_kernel_ridge
-from lpft.ntk.regression.strength import RELATIVE_STRENGTHS, ValidationSet
 
 from .problems import (
     expanded,
@@ -308,7 +307,7 @@ def test_a_class_without_rows_is_scored_low(fit):
 
 
 def test_fits_that_are_cut_short_are_reported(monkeypatch):
-    monkeypatch.setattr(newton, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(multiclass, "MAX_ITERATIONS", 1)
     problem = matrix_problem()
     assert not fit_kernel_logistic(training_set(problem), strength=0.1).converged
 

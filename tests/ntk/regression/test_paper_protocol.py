@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegressionCV
 
-from lpft.ntk.regression.entries import entry_problem
-from lpft.ntk.regression.kernels import TrainingSet
-from lpft.ntk.regression.protocol import (
+from lpft.ntk.regression.entries import (
     INVERSE_STRENGTHS,
     constant_entry_accuracy,
     entry_accuracy,
+    entry_problem,
     fit_paper_protocol,
     fit_row_logistic,
 )
+from lpft.ntk.regression.kernels import TrainingSet
 
 from .problems import expanded, matrix_problem, scalar_problem
 

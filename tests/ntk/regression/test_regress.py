@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from lpft.errors import InputError
 from lpft.ntk.regression import SOLVERS, KernelModel, KernelPair, regress, solver_options
+from lpft.ntk.regression.entries import CAVEATS
 from lpft.ntk.regression.multiclass import SEEN_OFFSET
-from lpft.ntk.regression.protocol import CAVEATS
 
 from .problems import matrix_problem, scalar_problem
 

@@ -1,20 +1,24 @@
-"""The arrays that kernel regression works on: one kernel with its train and test blocks.
+"""What kernel regression works on and returns: kernels of training and test rows, and models.
 
 A matrix kernel is N x C x M x C with ``K[n, c, m, d] = <grad f_c(x_n), grad f_d(x_m)>``; a scalar
-one, such as P, is N x M and stands for that matrix times I_C.
+one, such as P, is N x M and stands for that matrix times I_C. Rows are the rows to predict, of
+training and of test kernels. (LM-Kernel-FT has training rows first; the paper's code mixes both.)
 """
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from lpft.analysis.inputs import class_indices, finite_matrix
 from lpft.errors import InputError
-from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel
+from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Option = float | int | bool | str | None
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,19 @@ class KernelPair:
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "reverse_test"):
-            given = getattr(self, name)
-            if given is not None:
-                object.__setattr__(self, name, checked_kernel(given, self.classes)[0])
-        rows, form = len(self.train), self.train.ndim
-        _expect("training kernel", self.train, rows, rows, form)
-        _expect("test kernel", self.test, len(self.test), rows, form)
+            kernel = getattr(self, name)
+            if kernel is not None:
+                object.__setattr__(self, name, checked_kernel(kernel, self.classes)[0])
+        rows, ndim = len(self.train), self.train.ndim
+        _check_form("training kernel", self.train, rows, rows, ndim)
+        _check_form("test kernel", self.test, len(self.test), rows, ndim)
         if self.reverse_test is not None:
-            _expect("reversed test kernel", self.reverse_test, rows, len(self.test), form)
+            _check_form("reversed test kernel", self.reverse_test, rows, len(self.test), ndim)
 
     def reversed(self) -> Array | None:
-        """K(x_i, x) with training rows first: as it was given, or of a symmetric kernel K^T.
+        """K(x_i, x) with training rows first: ``reverse_test``, or K^T of a symmetric kernel.
 
-        None of an asymmetric kernel where it was not given: it is no function of K(x, x_i).
+        None of an asymmetric kernel without ``reverse_test``: it is no function of K(x, x_i).
         """
         if self.reverse_test is not None:
             return self.reverse_test
@@ -71,7 +75,7 @@ class TrainingSet:
     def __post_init__(self) -> None:
         kernel, _ = checked_kernel(self.kernel, self.classes)
         rows = len(kernel)
-        _expect("training kernel", kernel, rows, rows, kernel.ndim)
+        _check_form("training kernel", kernel, rows, rows, kernel.ndim)
         object.__setattr__(self, "kernel", kernel)
         if self.classes < 2:
             raise InputError(
@@ -80,7 +84,7 @@ class TrainingSet:
             )
         object.__setattr__(self, "labels", class_indices(self.labels, rows, self.classes))
         if self.f0 is not None:
-            object.__setattr__(self, "f0", checked_logits(self.f0, rows, self.classes))
+            object.__setattr__(self, "f0", scaled_logits(self.f0, 1.0, rows, self.classes))
 
     @property
     def one_hot(self) -> Array:
@@ -88,7 +92,7 @@ class TrainingSet:
         return np.eye(self.classes)[self.labels]
 
     def take(self, rows: Labels) -> "TrainingSet":
-        """Some of the rows, with the kernel among them."""
+        """The training set of some of its rows."""
         f0 = None if self.f0 is None else self.f0[rows]
         return TrainingSet(block(self.kernel, rows, rows), self.labels[rows], self.classes, f0)
 
@@ -97,12 +101,101 @@ class TrainingSet:
         return scaled_logits(self.f0, scale, len(self.labels), self.classes)
 
 
-def require_two_classes(labels: Labels) -> None:
-    """Refuse training rows of a single class.
+@dataclass(frozen=True)
+class ValidationSet:
+    """Rows that choose the strength: ``kernel`` [V, C, N, C] or [V, N] to the training rows,
+    V class indices and f_0 [V, C]."""
 
-    Raises:
-        InputError: fewer than two classes among the labels.
+    kernel: Array
+    labels: Labels
+    f0: Array | None = None
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The regularisation strength lambda, and how it was chosen.
+
+    ``value`` is in the units of the kernel; ``relative`` is value / mean diagonal of the training
+    kernel, None where the candidates do not depend on the kernel. ``folds`` is 0 without
+    cross-validation; ``at_edge``: the best candidate is the first or the last one.
     """
+
+    value: float
+    relative: float | None = None
+    folds: int = 0
+    at_edge: bool = False
+
+
+@dataclass(frozen=True)
+class KernelModel:
+    """``f(x) = s f_0(x) + sum_i K(x, x_i) alpha_i + b`` (with ``+ sum_i K(x_i, x)^T beta_i``).
+
+    ``coefficients`` alpha [N, C]; ``intercept`` b [C]; ``f0_scale`` s; ``reverse_coefficients``
+    beta [N, C] of the asymmetric solver only. ``probabilistic``: softmax(f) is what the solver
+    fitted. ``settings`` are the options as used; ``caveats`` what a reader must know.
+    """
+
+    solver: str
+    coefficients: Array
+    intercept: Array
+    f0_scale: float = 0.0
+    reverse_coefficients: Array | None = None
+    strength: Strength | None = None
+    converged: bool = True
+    probabilistic: bool = False
+    settings: dict[str, Option] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+    def predict(
+        self, kernel: ArrayLike, f0: Array | None = None, reverse: ArrayLike | None = None
+    ) -> Array:
+        """The logits of M rows, M x C.
+
+        ``kernel`` [M, C, N, C] (or [M, N]) between these rows and the N training rows; ``f0``
+        [M, C]; ``reverse`` [N, C, M, C] (or [N, M]), needed where ``reverse_coefficients`` are.
+
+        Raises:
+            InputError: another shape, entries that are not finite, or an input is missing.
+        """
+        rows, classes = self.coefficients.shape
+        table, _ = checked_kernel(kernel, classes)
+        if table.shape[table.ndim // 2] != rows:
+            raise InputError(
+                f"kernel: expected {rows} columns, one per training row, found shape {table.shape}"
+            )
+        logits = apply_kernel(table, self.coefficients) + self.intercept
+        if self.reverse_coefficients is not None:
+            if reverse is None:
+                raise InputError(
+                    "this asymmetric model needs the reversed kernel K(x_i, x) beside K(x, x_i): "
+                    "compute it with training rows first, or fit with mix=1"
+                )
+            turned = reversed_kernel(checked_kernel(reverse, classes)[0])
+            if turned.shape != table.shape:
+                raise InputError(
+                    f"reversed kernel: expected that of the kernel's rows and columns exchanged, "
+                    f"found {turned.shape} for {table.shape} once turned"
+                )
+            logits = logits + apply_kernel(turned, self.reverse_coefficients)
+        return logits + scaled_logits(f0, self.f0_scale, len(logits), classes)
+
+    def score(
+        self,
+        kernel: ArrayLike,
+        labels: ArrayLike,
+        f0: Array | None = None,
+        reverse: ArrayLike | None = None,
+    ) -> float:
+        """The fraction of rows whose largest predicted logit (the first of equals) is the label's.
+
+        ``labels`` [M] class indices; the rest as in :meth:`predict`.
+        """
+        logits = self.predict(kernel, f0, reverse)
+        return float(np.mean(logits.argmax(axis=1) == class_indices(labels, *logits.shape)))
+
+
+def require_two_classes(labels: Labels) -> None:
+    """InputError for training rows of a single class."""
     present = np.unique(labels)
     if len(present) < 2:
         raise InputError(
@@ -111,48 +204,44 @@ def require_two_classes(labels: Labels) -> None:
         )
 
 
-def checked_logits(logits: ArrayLike, rows: int, classes: int) -> Array:
-    """f_0 as finite float64 of the expected shape.
-
-    Raises:
-        InputError: another shape, or entries that are not finite.
-    """
-    table = finite_matrix(logits, "f_0")
-    if table.shape != (rows, classes):
+def require_symmetric(kernel: Array, solver: str) -> None:
+    """InputError for a training kernel that is further from symmetric than rounding."""
+    skew = asymmetry(kernel)
+    if skew > MOST_ASYMMETRY:
         raise InputError(
-            f"f_0: expected shape ({rows}, {classes}), one row of logits per row of the kernel, "
-            f"found {table.shape}"
+            f"solver '{solver}' needs a symmetric training kernel, found ||K - K^T|| / ||K|| = "
+            f"{skew:.2g}; asymmetric SignGD kernels are for solver 'asymmetric'"
         )
-    return table
 
 
 def scaled_logits(f0: Array | None, scale: float, rows: int, classes: int) -> Array:
-    """``s f_0``, or zeros for s = 0.
-
-    Raises:
-        InputError: f_0 is missing and s is not 0, or s is not finite.
-    """
+    """``s f_0``, or zeros for s = 0; InputError where f_0 is missing or s is not finite."""
     if scale == 0:
         return np.zeros((rows, classes))
     if f0 is None:
         raise InputError(
-            f"f0_scale={scale:g} adds the logits f_0, which were not given: give f_0 of the "
+            f"f0_scale={scale:g} adds the logits f_0, which are missing: give f_0 of the "
             "training and the test rows, or f0_scale=0"
         )
     if not np.isfinite(scale):
         raise InputError(f"f0_scale: expected a finite number, found {scale}")
-    return scale * checked_logits(f0, rows, classes)
+    logits = finite_matrix(f0, "f_0")
+    if logits.shape != (rows, classes):
+        raise InputError(
+            f"f_0: expected shape ({rows}, {classes}), one row of logits per row of the kernel, "
+            f"found {logits.shape}"
+        )
+    return scale * logits
 
 
 def entry_matrix(kernel: Array, classes: int) -> Array:
     """The kernel between (row, logit) entries, NC x MC, the logit running fastest."""
     if kernel.ndim == 2:
         return np.asarray(np.kron(kernel, np.eye(classes)), dtype=np.float64)
-    rows, _, columns, _ = kernel.shape
-    return kernel.reshape(rows * classes, columns * classes)
+    return kernel_matrix(kernel)
 
 
-def block(kernel: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
+def block(kernel: Array, rows: Labels, columns: Labels) -> Array:
     """The kernel between some of its rows and some of its columns."""
     return kernel[rows][:, columns] if kernel.ndim == 2 else kernel[rows][:, :, columns]
 
@@ -169,13 +258,9 @@ def reversed_kernel(kernel: Array) -> Array:
     return kernel.T if kernel.ndim == 2 else kernel.transpose(2, 3, 0, 1)
 
 
-def mean_diagonal(kernel: Array, classes: int) -> float:
-    """``trace(K) / (N C)`` of a training kernel: the scale of its entries.
-
-    Raises:
-        InputError: the kernel is zero on the training rows.
-    """
-    matrix = kernel if kernel.ndim == 2 else entry_matrix(kernel, classes)
+def mean_diagonal(kernel: Array) -> float:
+    """``trace(K) / (N C)`` of a training kernel, the scale of its entries; InputError for 0."""
+    matrix = kernel_matrix(kernel)
     mean = float(np.trace(matrix)) / len(matrix)
     if mean <= 0:
         raise InputError(
@@ -185,26 +270,31 @@ def mean_diagonal(kernel: Array, classes: int) -> float:
     return mean
 
 
-def require_symmetric(kernel: Array, solver: str) -> None:
-    """Refuse a training kernel that is further from symmetric than rounding.
+def stratified_folds(labels: Labels, folds: int) -> list[tuple[Labels, Labels]]:
+    """Per fold the rows to fit on and those held out, in equal class shares and without a seed.
 
-    Raises:
-        InputError: ``||K - K^T|| / ||K||`` above 1e-3.
+    scikit-learn's ``StratifiedKFold`` in the order of the rows. There are never more folds than the
+    largest class has rows; where each class has a single row, they are ``KFold``'s. A class with
+    fewer rows than folds is missing from some held-out parts, and one of a single row from one
+    part that is fitted.
     """
-    skew = asymmetry(kernel)
-    if skew > MOST_ASYMMETRY:
-        raise InputError(
-            f"solver '{solver}' needs a symmetric training kernel, found ||K - K^T|| / ||K|| = "
-            f"{skew:.2g}; asymmetric SignGD kernels are for solver 'asymmetric'"
-        )
+    if folds < 2:
+        raise InputError(f"folds: expected at least 2, found {folds}")
+    rows = np.zeros((len(labels), 1))
+    most = int(np.bincount(labels).max())
+    if most < 2:
+        return list(KFold(min(folds, len(labels))).split(rows))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(StratifiedKFold(min(folds, most)).split(rows, labels))
 
 
-def _expect(name: str, kernel: Array, rows: int, columns: int, form: int) -> None:
+def _check_form(name: str, kernel: Array, rows: int, columns: int, ndim: int) -> None:
     """Refuse another number of rows or columns, or a scalar kernel where the other is a matrix."""
-    found = kernel.shape if kernel.ndim == 2 else (kernel.shape[0], kernel.shape[2])
-    if kernel.ndim != form or found != (rows, columns):
-        form_name = "(rows, rows)" if form == 2 else "(rows, C, rows, C)"
+    shape = (kernel.shape[0], kernel.shape[kernel.ndim // 2])
+    if kernel.ndim != ndim or shape != (rows, columns):
+        form = "(rows, rows)" if ndim == 2 else "(rows, C, rows, C)"
         raise InputError(
-            f"{name}: expected {rows} x {columns} rows in the form {form_name} of the training "
+            f"{name}: expected {rows} x {columns} rows in the form {form} of the training "
             f"kernel, found shape {kernel.shape}"
         )
