@@ -83,12 +83,12 @@ class Entries:
 
     @property
     def signs(self) -> Array:
-        return 2.0 * self.labels - 1.0
+        return np.where(self.labels == 1, 1.0, -1.0)
 
     @property
     def targets(self) -> Array:
         """The reference's less s f_0: 0 and 1 of several logits' entries, -1 and 1 of a single."""
-        return (self.signs if self.single_logit else self.labels.astype(np.float64)) - self.offset
+        return np.where(self.labels == 1, 1.0, -1.0 if self.single_logit else 0.0) - self.offset
 
     def coefficients(self, values: Array) -> Array:
         """Numbers per entry as coefficients of the N x C x N x C kernel, N x C."""
