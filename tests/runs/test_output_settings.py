@@ -12,8 +12,8 @@ from toy_files import ROWS, toy_data, toy_settings
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import lpft.model  # noqa: F401  registers the architecture
-from lpft import TextClassifier
 from lpft.errors import InputError
+from lpft.estimator import TextClassifier
 from lpft.results.schema import read_feature_changes, read_features
 from lpft.runs.train import train_run
 from lpft.settings import without_effect

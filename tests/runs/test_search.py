@@ -11,8 +11,8 @@ from toy_files import toy_data, write_toy_file
 
 from lpft.data import load_task
 from lpft.report import build_report
-from lpft.runs import attempt as attempts
-from lpft.runs.search import train_sweep
+from lpft.runs import sweep as sweeps
+from lpft.runs.sweep import train_sweep
 from lpft.runs.sweep_config import read_sweep_config
 
 TOO_SMALL, GOOD, DIVERGING = 1e-9, 5e-3, 1e6
@@ -108,10 +108,10 @@ def pretend(monkeypatch):
                 raise ValueError("no score")
             write_run(config, score)
 
-        monkeypatch.setattr(attempts, "train_run", pretended)
+        monkeypatch.setattr(sweeps, "train_run", pretended)
         return calls
 
-    monkeypatch.setattr(attempts, "load_data", lambda _: load_task("demo"))
+    monkeypatch.setattr(sweeps, "load_data", lambda _: load_task("demo"))
     return with_scores
 
 

@@ -16,9 +16,9 @@ from toy_files import toy_data, toy_settings
 
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.runs import attempt as attempts
 from lpft.runs import executors
-from lpft.runs.sweep import run_sweep
+from lpft.runs import sweep as sweeps
+from lpft.runs.sweep import TimeEstimate, duration, run_sweep
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
 
@@ -50,7 +50,7 @@ def trained(monkeypatch):
         folders.append(config.output_dir.name)
         return train_run(config, **options)
 
-    monkeypatch.setattr(attempts, "train_run", counted)
+    monkeypatch.setattr(sweeps, "train_run", counted)
     return folders
 
 
@@ -155,7 +155,7 @@ def test_whatever_goes_wrong_is_a_reason(config, tmp_path, monkeypatch, error, r
             raise error
         return train_run(asked, **options)
 
-    monkeypatch.setattr(attempts, "train_run", failing)
+    monkeypatch.setattr(sweeps, "train_run", failing)
     configs = [config("failing"), config("good")]
     result = run_sweep(configs, folder=tmp_path / "sweep")
     assert [outcome.state for outcome in result.outcomes] == ["failed", "finished"]
@@ -236,7 +236,7 @@ def interrupt_at(monkeypatch, number):
             raise KeyboardInterrupt
         return train_run(asked, **options)
 
-    monkeypatch.setattr(attempts, "train_run", interrupted)
+    monkeypatch.setattr(sweeps, "train_run", interrupted)
 
 
 def test_ctrl_c_keeps_what_is_finished(config, tmp_path, monkeypatch, trained):
@@ -278,7 +278,7 @@ def test_data_is_read_once_in_a_row_and_its_warnings_told_once(
 ):
     reads = []
     monkeypatch.setattr(
-        attempts,
+        sweeps,
         "load_data",
         lambda asked, real=attempts.load_data: reads.append(asked.train_file) or real(asked),
     )
@@ -303,7 +303,7 @@ def test_two_sweeps_cannot_have_one_folder_at_a_time(config, tmp_path, monkeypat
             run_sweep([config("b")], folder=tmp_path / "sweep", resume=True)
         return train_run(asked, **options)
 
-    monkeypatch.setattr(attempts, "train_run", another)
+    monkeypatch.setattr(sweeps, "train_run", another)
     assert not run_sweep([config("a")], folder=tmp_path / "sweep").failed
 
 
@@ -417,3 +417,50 @@ def finished(folder: Path) -> list[Path]:
 
 def checkpoints(folder: Path) -> list[Path]:
     return list(folder.glob("runs/*/*/.work/checkpoints/checkpoint-*/whole"))
+
+
+def estimate(workers=1, *timed):
+    made = TimeEstimate(workers)
+    for run, seconds in timed:
+        made.add(run, seconds)
+    return made
+
+
+def of_method(method="ft", **settings):
+    return make_config({"task": "cb", "method": method, **settings}, Path("run"))
+
+
+def test_no_time_is_estimated_for_runs_unlike_any_that_finished():
+    assert estimate().describe([of_method()]) == "1 left, too early to say how long they take"
+    other = estimate(1, (of_method("lp"), 1))
+    assert other.describe([of_method()] * 2) == "2 left, too early to say how long they take"
+    assert other.describe([]) == "none left"
+
+
+@pytest.mark.parametrize(("workers", "minutes"), [(1, 6), (3, 2), (9, 2)])
+def test_runs_take_the_mean_of_their_kind_and_workers_share_them(workers, minutes):
+    timed = (of_method(seed=0), 100), (of_method(seed=1, learning_rate=1e-3), 140)
+    left = [of_method(seed=seed) for seed in (2, 3, 4)]
+    assert estimate(workers, *timed).describe(left) == f"about {minutes} min left"
+
+
+def test_runs_of_another_kind_are_estimated_by_their_method_and_the_clause_says_so():
+    left = [of_method(epochs=1, seed=1), of_method(epochs=9), of_method(epochs=9, seed=1)]
+    described = estimate(1, (of_method(epochs=1), 30)).describe(left)
+    assert described == "perhaps 2 min left (kinds of run not timed yet: 1)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (41.2, "41 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (5300, "88 min"),
+        (5400, "1 h 30 min"),
+        (12000, "3 h 20 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

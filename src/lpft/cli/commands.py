@@ -148,8 +148,7 @@ def theory(options: Namespace) -> None:
 
 def sweep(options: Namespace) -> int | None:
     """Train what a YAML file says, or list it, and print how each run ended; 1 if one failed."""
-    from lpft.runs.sweep_config import read_sweep_config
-    from lpft.runs.sweep_tables import choice_table, outcome_table, plan_records, plan_table
+    from lpft.runs.sweep_config import PLANNED, plan_records, read_sweep_config
 
     config = read_sweep_config(options.config)
     folder = options.output_dir
@@ -160,9 +159,13 @@ def sweep(options: Namespace) -> int | None:
         if options.json:
             print_json(planned)
         else:
-            print_table(*plan_table(planned))
+            print_table(
+                ["run", *(name.replace("_", " ") for name in PLANNED), "so far"],
+                [[run[name] for name in ("run", *PLANNED, "state")] for run in planned],
+            )
         return None
-    from lpft.runs.search import read_search, train_sweep
+    from lpft.results.sweep import run_name
+    from lpft.runs.sweep import describe_choice, duration, read_search, train_sweep
 
     result = train_sweep(
         config,
@@ -177,9 +180,26 @@ def sweep(options: Namespace) -> int | None:
         print_json({**result.as_json(), "search": search})
     else:
         if search is not None:
-            print_table(*choice_table(search))
+            print_table(
+                ["task", "model", "method", "chosen on validation"],
+                [
+                    [*(cell[name] for name in ("task", "model", "method")), describe_choice(cell)]
+                    for cell in search["cells"]
+                ],
+            )
             print()
-        print_table(*outcome_table(result))
+        print_table(
+            ["run", "outcome", "time", "reason"],
+            [
+                [
+                    run_name(result.folder, outcome.folder),
+                    "finished before" if outcome.state == "skipped" else outcome.state,
+                    None if outcome.seconds is None else duration(outcome.seconds),
+                    outcome.reason,
+                ]
+                for outcome in result.outcomes
+            ],
+        )
         print(f"\nsweep: {folder} (lpft report {folder} makes its report)")
     if not result.failed:
         return None

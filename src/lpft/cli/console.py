@@ -87,8 +87,8 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns of text left, of numbers right, two blanks apart."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    """Columns of text left, of numbers right, two blanks apart; None is shown as a dash."""
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [
         all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)

@@ -1,16 +1,22 @@
 """Where the runs of a sweep are executed: in this process, in processes beside it, or on Ray."""
 
-import multiprocessing
+import logging
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any, TypeVar
 
+from joblib.externals.loky import ProcessPoolExecutor
+
 from lpft.errors import InputError
-from lpft.runs.worker import SECONDS_TO_STOP, do_task, prepare_worker
+from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -18,8 +24,15 @@ Done = TypeVar("Done")
 Executor = Callable[
     [Callable[[Any], Any], Sequence[Any], int], Generator[tuple[int, Any], None, None]
 ]
-"""``execute(work, tasks, workers)`` yields ``(place, work(tasks[place]))`` in the order in which
-they end, ``workers`` of them at a time; None in place of a result whose process died."""
+"""``execute(function, tasks, workers)`` yields ``(position, function(tasks[position]))`` as tasks
+end, ``workers`` of them at a time; None in place of the result of a process that died."""
+
+SECONDS_TO_STOP = 30
+"""How long an interrupted task may take to leave its folder in order."""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+_idle = threading.Event()  # set while a worker has no task
 
 
 def get_executor(name: str, workers: int) -> Executor:
@@ -41,68 +54,67 @@ def get_executor(name: str, workers: int) -> Executor:
 
 
 def run_local(
-    work: Callable[[Task], Done], tasks: Sequence[Task], workers: int
+    function: Callable[[Task], Done], tasks: Sequence[Task], workers: int
 ) -> Generator[tuple[int, Done | None], None, None]:
     """One task after the other in this process, or several at a time in processes beside it.
 
-    Each of several workers gets an equal share of the cores for its threads. A worker that dies
-    takes its own task with it and is replaced. When this process is interrupted or dies, so are
-    its workers.
+    Each of several workers gets an equal share of the cores for its threads, and is an executor of
+    its own: one that dies, as it does where memory runs out, takes no other task with it. When this
+    process is interrupted or dies, its workers interrupt their tasks and end.
     """
     if workers == 1:
-        for place, task in enumerate(tasks):
-            yield place, work(task)
+        for position, task in enumerate(tasks):
+            yield position, function(task)
         return
     threads = max(1, available_cores() // workers)
     waiting = iter(enumerate(tasks))
-    slots = [_Slot(threads) for _ in range(min(workers, len(tasks)))]
-    going: dict[Future, tuple[int, _Slot]] = {}
+    idle = [_start_worker(threads) for _ in range(min(workers, len(tasks)))]
+    running: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
     try:
-        for slot, (place, task) in zip(slots, waiting, strict=False):
-            going[slot.submit(work, task)] = place, slot
-        while going:
-            ended, _ = wait(going, return_when=FIRST_COMPLETED)
+        while True:
+            while idle and (following := next(waiting, None)) is not None:
+                position, task = following
+                worker = idle.pop()
+                running[worker.submit(_call, function, task)] = position, worker
+            if not running:
+                return
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
-                place, slot = going.pop(future)
+                position, worker = running.pop(future)
                 died = isinstance(future.exception(), BrokenProcessPool)
                 if died:
-                    slot.replace()
-                following = next(waiting, None)
-                if following is not None:
-                    going[slot.submit(work, following[1])] = following[0], slot
-                yield place, None if died else future.result()
+                    worker.shutdown(kill_workers=True)
+                    worker = _start_worker(threads)
+                idle.append(worker)
+                yield position, None if died else future.result()
     finally:
-        for slot in slots:
-            slot.release()
-        for slot in slots:
-            slot.join()
+        _stop(running, idle)
 
 
 def run_on_ray(
-    work: Callable[[Task], Done], tasks: Sequence[Task], workers: int
+    function: Callable[[Task], Done], tasks: Sequence[Task], workers: int
 ) -> Generator[tuple[int, Done | None], None, None]:
-    """Tasks of a Ray cluster: the one that ``RAY_ADDRESS`` names, or one on this machine.
+    """Tasks on a Ray cluster: the one that ``RAY_ADDRESS`` names, or one on this machine.
 
-    Each task is given an equal share of the cluster's cores and GPUs. A path must mean the same on
-    all its machines, so folders lie on a disk that they share.
+    Each task gets an equal share of the cluster's cores and GPUs. Paths must mean the same on all
+    its machines, so folders lie on a disk that they share.
     """
     import ray
 
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level="ERROR")
-    remote = ray.remote(max_retries=0, **_share(ray, workers))(work)
+    remote = ray.remote(max_retries=0, **_resources_per_task(ray, workers))(function)
     waiting = iter(enumerate(tasks))
-    going: dict[Any, int] = {}
+    running: dict[Any, int] = {}
     try:
-        for _, (place, task) in zip(range(workers), waiting, strict=False):
-            going[remote.remote(task)] = place
-        while going:
-            (reference, *_), _ = ray.wait(list(going))
-            place = going.pop(reference)
-            following = next(waiting, None)
-            if following is not None:
-                going[remote.remote(following[1])] = following[0]
+        while True:
+            while len(running) < workers and (following := next(waiting, None)) is not None:
+                running[remote.remote(following[1])] = following[0]
+            if not running:
+                return
+            (reference, *_), _ = ray.wait(list(running))
+            position = running.pop(reference)
             try:
                 result = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
@@ -112,12 +124,12 @@ def run_on_ray(
                 ) from error
             except ray.exceptions.RayError:
                 result = None
-            yield place, result
+            yield position, result
     finally:
-        for reference in going:
+        for reference in running:
             ray.cancel(reference)
-        if going:
-            ray.wait(list(going), num_returns=len(going), timeout=SECONDS_TO_STOP)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=SECONDS_TO_STOP)
         if ours:
             ray.shutdown()
 
@@ -134,45 +146,64 @@ def available_cores() -> int:
     return 1 if count is None else count
 
 
-class _Slot:
-    """A process of one worker: one that dies must not take the tasks of others with it."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        receiver, self._leash = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=context,
-            initializer=prepare_worker,
-            initargs=(receiver, self._threads),
-        )
-
-    def submit(self, work: Callable[[Task], Done], task: Task) -> Future:
-        return self._pool.submit(do_task, work, task)
-
-    def replace(self) -> None:
-        """Start another process in place of one that died."""
-        self.release()
-        self.join()
-        self._start()
-
-    def release(self) -> None:
-        """Interrupt the process if it is at work."""
-        with suppress(OSError):
-            self._leash.send("stop")
-
-    def join(self) -> None:
-        """Wait until the process has ended."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._leash.close()
+def _start_worker(threads: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        max_workers=1,
+        env=dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        initializer=_prepare_worker,
+        initargs=(os.getpid(),),
+    )
 
 
-def _share(ray: Any, workers: int) -> dict[str, float]:
-    """What of a cluster's cores and GPUs each task gets, at most those of its largest machine."""
+def _stop(
+    running: dict[Future, tuple[int, ProcessPoolExecutor]], idle: Sequence[ProcessPoolExecutor]
+) -> None:
+    """Interrupt the tasks that run, wait for them, and end all workers."""
+    busy = [worker for _, worker in running.values()]
+    for worker in busy:
+        for process in list(worker._processes):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGINT)
+    wait(running, timeout=SECONDS_TO_STOP)
+    for worker in (*idle, *busy):
+        worker.shutdown(kill_workers=True)
+
+
+def _prepare_worker(parent: int) -> None:
+    """Set up a new process, which prints only warnings and ends with its parent."""
+    share_the_machine()
+    quiet_libraries()
+    log_to_stderr(logging.WARNING)
+    signal.signal(signal.SIGINT, _interrupt_once)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _call(function: Callable[[Task], Done], task: Task) -> Done:
+    _idle.clear()
+    try:
+        return function(task)
+    finally:
+        _idle.set()
+
+
+def _interrupt_once(signal_number: int, frame: FrameType | None) -> None:
+    """Ctrl-C reaches a worker from the terminal and from its parent; once is enough."""
+    del signal_number, frame
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_with(parent: int) -> None:
+    """Interrupt the task and end this process once its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+    _idle.wait(SECONDS_TO_STOP)
+    os._exit(1)
+
+
+def _resources_per_task(ray: Any, workers: int) -> dict[str, float]:
+    """Each task's share of the cluster's cores and GPUs, at most those of its largest machine."""
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
 
     def share(kind: str) -> float:

@@ -1,14 +1,27 @@
-"""Many runs in one folder: failures are recorded and stop nothing, and what is done is kept."""
+"""Many runs in one folder: a failure is recorded and stops no other run; a grid is searched first.
 
+:func:`train_sweep` trains what a :class:`~lpft.runs.sweep_config.SweepConfig` describes,
+:func:`run_sweep` any runs.
+"""
+
+import gc
+import json
 import logging
+import traceback
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
 
-from lpft.errors import InputError
+from lpft.data import TextData, check_data, load_data
+from lpft.errors import InputError, explain, unexpected
+from lpft.files import write_json
 from lpft.results.folder import check_output, check_restart, locked, read_record
-from lpft.results.resume import finished_run
+from lpft.results.resume import finished_run, read_metrics
 from lpft.results.sweep import (
     SWEEP_RECORD,
     RunOutcome,
@@ -20,17 +33,102 @@ from lpft.results.sweep import (
     run_name,
     start_record,
 )
-from lpft.runs.attempt import Attempt, Ended, attempt, forget_data
 from lpft.runs.executors import get_executor
-from lpft.runs.remaining import Pace, duration
-from lpft.settings.configs import RunConfig
+from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Grid, Point, SweepConfig
+from lpft.runs.train import train_run
+from lpft.settings import DataSettings
+from lpft.settings.configs import RunConfig, taken_by
 
 logger = logging.getLogger(__name__)
+
+SEARCH_RECORD = "search.json"
+"""Marks the folder of a search: reports on the sweep leave its runs out."""
 
 _DIED = (
     "its process died, as it does where memory runs out: lower --batch-size or --workers, then go "
     "on with --resume"
 )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run to train; ``replace`` whatever its folder holds, or else go on with it."""
+
+    config: RunConfig
+    replace: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended; ``reason`` is None where the run finished."""
+
+    reason: str | None
+    seconds: float
+
+
+def train_sweep(
+    sweep: SweepConfig,
+    folder: Path,
+    *,
+    executor: str = "local",
+    workers: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> SweepResult:
+    """Search where the sweep has a grid, then train every cell with every seed at its best point.
+
+    The best point has the highest value of the task's metric on validation at the best epoch, as
+    in the paper; of equal ones it is the first. Where no point could be trained, the cell's runs
+    count as failed. ``search/search.json`` has every point with its value.
+
+    Raises:
+        InputError: as :func:`run_sweep`.
+    """
+    runs = sweep.runs(folder)
+    how: dict[str, Any] = {"executor": executor, "workers": workers}
+    if sweep.grid is None:
+        return run_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
+    # Both records are written before any run, so that a killed sweep knows what it replaces.
+    begin_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
+    points = sweep.points(folder)
+    tried = [point.config for group in points.values() for point in group]
+    begin_sweep(tried, folder=folder / SEARCH, **how, resume=resume, overwrite=overwrite)
+    _write(folder, sweep.grid, [])
+    search = run_sweep(tried, folder=folder / SEARCH, **how, resume=True)
+    outcomes = {outcome.folder: outcome for outcome in search.outcomes}
+    searched = {
+        cell.name: _search_record(cell, points[cell.name], outcomes)
+        for cell in sweep.cells
+        if cell.name in points
+    }
+    _write(folder, sweep.grid, list(searched.values()))
+    best, impossible = [], {}
+    for cell in sweep.cells:
+        record = searched.get(cell.name)
+        chosen = None if record is None else record["chosen"]
+        for seed in sweep.seeds:
+            config = cell.config(folder / RUNS, seed, chosen)
+            best.append(config)
+            if record is not None and chosen is None:
+                reason = record["points"][0]["reason"]
+                impossible[config.output_dir] = f"no point of the grid could be trained: {reason}"
+    return run_sweep(best, folder=folder, **how, resume=True, impossible=impossible)
+
+
+def read_search(folder: Path) -> dict[str, Any] | None:
+    """``search.json`` of a sweep's folder, or None where it searched nothing."""
+    path = folder / SEARCH / SEARCH_RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def describe_choice(cell: Mapping[str, Any]) -> str:
+    """The chosen point of a cell of ``search.json`` in words."""
+    if cell["chosen"] is None:
+        return "nothing: no point of the grid could be trained"
+    settings = ", ".join(f"{name} {value}" for name, value in cell["chosen"].items())
+    best = max(point["score"] for point in cell["points"] if point["score"] is not None)
+    tied = f", the first of {cell['tied']} that tie" if cell["tied"] > 1 else ""
+    return f"{settings} ({cell['metric']} {best:.3f}{tied})"
 
 
 def run_sweep(
@@ -47,7 +145,7 @@ def run_sweep(
 
     A run that fails, for whatever reason, does not stop the others. With ``resume`` finished runs
     are left as they are, failed and interrupted ones are tried again; with ``overwrite`` all are
-    trained again, and runs of an older sweep in ``folder`` that are not asked for are removed.
+    trained again, and runs of an older sweep in ``folder`` that ``configs`` lacks are removed.
 
     Args:
         configs: the runs; those that are equal, folder included, are run once.
@@ -57,7 +155,7 @@ def run_sweep(
 
     Raises:
         InputError: two different runs have one folder, the executor cannot be used, or a folder
-            holds what nobody asked to resume or replace. Nothing is begun then.
+            holds results that the call does not resume or replace. Nothing is begun then.
     """
     begin_sweep(
         configs,
@@ -69,10 +167,10 @@ def run_sweep(
     )
     runs = distinct_runs(configs)
     reasons = {} if impossible is None else impossible
-    forget_data()
+    _data_read.clear()  # files may have changed since an earlier sweep
     with locked(folder):
         record = SweepRecord(folder)
-        settled = _Settled(folder, record, runs, workers)
+        progress = _Progress(folder, record, runs, workers)
         todo, attempts = [], []
         for config in runs:
             planned = _plan(config, record, reasons.get(config.output_dir))
@@ -80,13 +178,14 @@ def run_sweep(
                 todo.append(config)
                 attempts.append(planned)
             else:
-                settled.add(config, planned)
+                progress.add(config, planned)
         logger.info("%d runs in '%s', %d of them to do", len(runs), folder, len(todo))
         execute = get_executor(executor, workers)
         with closing(execute(attempt, attempts, workers)) as ends:
-            for place, ended in ends:
-                settled.add(todo[place], _outcome(todo[place], ended))
-        return settled.result(runs)
+            for position, ended in ends:
+                progress.add(todo[position], _outcome(todo[position], ended))
+    outcomes = tuple(progress.outcomes[config.output_dir] for config in runs)
+    return SweepResult(folder, outcomes)
 
 
 def begin_sweep(
@@ -135,7 +234,7 @@ def distinct_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
 
 
 def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite: bool) -> None:
-    """Refuse folders that hold what nobody asked to resume or replace."""
+    """Refuse folders with results that the user did not ask to resume or replace."""
     check_restart(folder, resume=resume, overwrite=overwrite)
     if read_sweep(folder) is not None and not (resume or overwrite):
         raise InputError(
@@ -172,39 +271,156 @@ def _outcome(config: RunConfig, ended: Ended | None) -> RunOutcome:
     return RunOutcome(config.output_dir, state, ended.reason, ended.seconds)
 
 
-class _Settled:
-    """The outcomes so far: recorded, remembered, and told in a line each."""
+class _Progress:
+    """The outcomes so far: on disk, in memory, and logged in a line each."""
 
     def __init__(
         self, folder: Path, record: SweepRecord, runs: Sequence[RunConfig], workers: int
     ) -> None:
-        self._folder, self._record, self._workers = folder, record, workers
-        self._left = {config.output_dir: config for config in runs}
-        self._pace = Pace()
-        self._outcomes: dict[Path, RunOutcome] = {}
+        self._folder, self._record = folder, record
+        self._remaining = {config.output_dir: config for config in runs}
+        self._estimate = TimeEstimate(workers)
+        self.outcomes: dict[Path, RunOutcome] = {}
 
     def add(self, config: RunConfig, outcome: RunOutcome) -> None:
-        """How a run ended."""
-        del self._left[outcome.folder]
-        self._outcomes[outcome.folder] = outcome
+        del self._remaining[outcome.folder]
+        self.outcomes[outcome.folder] = outcome
         self._record.add(outcome)
         if outcome.reason is not None:
             record_failure(config, outcome.reason)
         elif outcome.seconds is not None:
-            self._pace.add(config, outcome.seconds)
+            self._estimate.add(config, outcome.seconds)
         if outcome.state == "skipped":
             return
         name = run_name(self._folder, outcome.folder)
-        place = f"{len(self._outcomes)} of {len(self._outcomes) + len(self._left)}"
-        left = self._pace.left(list(self._left.values()), self._workers)
+        count = f"{len(self.outcomes)} of {len(self.outcomes) + len(self._remaining)}"
+        left = self._estimate.describe(list(self._remaining.values()))
         if outcome.reason is not None:
-            logger.warning("%s: %s failed: %s; %s", place, name, outcome.reason, left)
+            logger.warning("%s: %s failed: %s; %s", count, name, outcome.reason, left)
         elif outcome.seconds is not None:
             taken = duration(outcome.seconds)
-            logger.info("%s: %s finished in %s; %s", place, name, taken, left)
+            logger.info("%s: %s finished in %s; %s", count, name, taken, left)
 
-    def result(self, runs: Sequence[RunConfig]) -> SweepResult:
-        """Every outcome, in the order of ``runs``."""
-        return SweepResult(
-            self._folder, tuple(self._outcomes[config.output_dir] for config in runs)
-        )
+
+class TimeEstimate:
+    """How long the remaining runs will take, by the mean time of finished runs of their kind.
+
+    Runs are of one kind if they agree in every setting that decides how long they take; where none
+    of a kind has finished, runs of the same method stand in for it.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, config: RunConfig, seconds: float) -> None:
+        for kind in _kinds(config):
+            self._seconds[kind].append(seconds)
+
+    def describe(self, configs: Sequence[RunConfig]) -> str:
+        """A clause on the time that ``configs`` will take, and how well it is known."""
+        if not configs:
+            return "none left"
+        expected = [self._expected(config) for config in configs]
+        known = [seconds for seconds in expected if seconds is not None]
+        if len(known) < len(expected):
+            return f"{len(configs)} left, too early to say how long they take"
+        about = duration(max(sum(known) / self._workers, *known))
+        untimed = {_kinds(config)[0] for config in configs} - set(self._seconds)
+        if untimed:
+            return f"perhaps {about} left (kinds of run not timed yet: {len(untimed)})"
+        return f"about {about} left"
+
+    def _expected(self, config: RunConfig) -> float | None:
+        kind = next((kind for kind in _kinds(config) if kind in self._seconds), None)
+        return None if kind is None else fmean(self._seconds[kind])
+
+
+def duration(seconds: float) -> str:
+    """``41 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _kinds(config: RunConfig) -> tuple[str, str]:
+    """From the narrowest kind to the widest."""
+    known = taken_by("train")
+    settings = {name: v for name, v in config.flat().items() if not known[name].same_time}
+    return json.dumps(settings), config.training.method
+
+
+def attempt(task: Attempt) -> Ended:
+    """Train a run in this process; any error becomes a reason.
+
+    Consecutive runs with the same data read it once, and log its warnings once.
+    """
+    logger.info("training %s", task.config.output_dir)
+    started = perf_counter()
+    reason = None
+    try:
+        data = _read_data(task.config.data)
+        train_run(task.config, data=data, resume=not task.replace, overwrite=task.replace)
+    except Exception as error:
+        known = explain(error)
+        if known is not None:
+            reason = str(known)
+        else:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{unexpected(error)} ({Path(where.filename).name}, line {where.lineno})"
+    gc.collect()
+    return Ended(reason, perf_counter() - started)
+
+
+_data_read: dict[str, TextData] = {}  # the data of the last attempt, by its settings
+
+
+def _read_data(settings: DataSettings) -> TextData:
+    key = repr(settings)
+    if key not in _data_read:
+        _data_read.clear()
+        data = load_data(settings)
+        for finding in check_data(data):
+            logger.warning("%s: %s", data.name, finding.message)
+        _data_read[key] = data
+    return _data_read[key]
+
+
+def _write(folder: Path, grid: Grid, cells: Sequence[dict[str, Any]]) -> None:
+    write_json(folder / SEARCH / SEARCH_RECORD, {"seed": grid.seed, "cells": list(cells)})
+
+
+def _search_record(
+    cell: Cell, points: Sequence[Point], outcomes: Mapping[Path, RunOutcome]
+) -> dict[str, Any]:
+    """Every point of a cell with its value, and the best one, None where there is none."""
+    tried: list[dict[str, Any]] = []
+    metric = None
+    for point in points:
+        outcome = outcomes[point.config.output_dir]
+        score = None
+        if outcome.reason is None:
+            metric, score = _score(outcome.folder)
+        tried.append({"settings": point.settings, "score": score, "reason": outcome.reason})
+    known = [entry["score"] for entry in tried if entry["score"] is not None]
+    best = [entry for entry in tried if known and entry["score"] == max(known)]
+    record = {
+        "task": cell.task,
+        "model": cell.model,
+        "method": cell.method,
+        "metric": metric,
+        "chosen": best[0]["settings"] if best else None,
+        "tied": len(best),
+        "points": tried,
+    }
+    logger.info("%s: %s", cell.name, describe_choice(record))
+    return record
+
+
+def _score(folder: Path) -> tuple[str, float]:
+    """The task's metric, and its value on validation at the best epoch."""
+    record = read_record(folder)
+    assert record is not None, "a finished run has its record"
+    metric = record["metric"]
+    return metric, read_metrics(folder)["splits"]["validation"][metric]

@@ -9,6 +9,8 @@ from typing import Any
 from lpft.data import find_task
 from lpft.errors import InputError
 from lpft.model.loading import MINILM
+from lpft.results.folder import read_record
+from lpft.results.sweep import run_name
 from lpft.runs.sweep_yaml import Override, SweepDescription, parse_sweep, told
 from lpft.settings import without_effect
 from lpft.settings.configs import RunConfig, make_config, read_config
@@ -21,6 +23,10 @@ SEARCH = "search"
 
 _NOTHING_KEPT = {"save_model": False, "save_features": False}
 
+PLANNED = ("learning_rate", "batch_size", "epochs")
+"""Settings that the plan of a sweep shows."""
+
+_SEARCHED = "best of the search"
 _NOT_OF_FILES = ("data_dir", "template")
 _NOT_OF_TASKS = ("text_columns", "label_column", "column_names")
 
@@ -196,3 +202,31 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
     if len(set(short.values())) == len(short):
         return short
     return {model: model.strip("/").replace("/", "--") for model in models}
+
+
+def plan_records(sweep: SweepConfig, folder: Path) -> list[dict[str, Any]]:
+    """Every run in the order in which it is trained, those of the search first.
+
+    ``state`` is that of a run that exists already; a setting still to be searched says so in place
+    of a value.
+    """
+    points = sweep.points(folder)
+    tried = [point.config for group in points.values() for point in group]
+    records = [_planned(config, folder, {}) for config in tried]
+    searched = {} if sweep.grid is None else dict.fromkeys(sweep.grid.values, _SEARCHED)
+    for cell in sweep.cells:
+        open_choices = {name: text for name, text in searched.items() if cell.takes(name)}
+        records += [
+            _planned(cell.config(folder / RUNS, seed), folder, open_choices) for seed in sweep.seeds
+        ]
+    return records
+
+
+def _planned(config: RunConfig, folder: Path, open_choices: Mapping[str, str]) -> dict[str, Any]:
+    record = read_record(config.output_dir)
+    flat = {**config.flat(), **open_choices}
+    return {
+        "run": run_name(folder, config.output_dir),
+        **{name: flat[name] for name in ("model", "method", "seed", *PLANNED)},
+        "state": None if record is None else record["status"],
+    }
