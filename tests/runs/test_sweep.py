@@ -280,7 +280,7 @@ def test_data_is_read_once_in_a_row_and_its_warnings_told_once(
     monkeypatch.setattr(
         sweeps,
         "load_data",
-        lambda asked, real=attempts.load_data: reads.append(asked.train_file) or real(asked),
+        lambda asked, real=sweeps.load_data: reads.append(asked.train_file) or real(asked),
     )
     other = tmp_path / "other.csv"
     other.write_bytes(Path(data["train_file"]).read_bytes())
