@@ -12,7 +12,7 @@ import pytest
 from lpft.experiments import reproduce as reproduction
 from lpft.experiments.registry import RECIPES
 from lpft.results.exhibits import read_experiment
-from lpft.runs import attempt as attempts
+from lpft.runs import sweep as sweeps
 
 TINY = ("--tiny", "--methods", "lp,ft,lp-ft")
 FOLDERS = {
@@ -60,14 +60,14 @@ def found_runs(folder):
 
 def fail(monkeypatch, wanted, error):
     """Let the runs for which ``wanted(config)`` is true raise ``error``."""
-    train = attempts.train_run
+    train = sweeps.train_run
 
     def failing(config, **options):
         if wanted(config):
             raise error
         return train(config, **options)
 
-    monkeypatch.setattr(attempts, "train_run", failing)
+    monkeypatch.setattr(sweeps, "train_run", failing)
 
 
 def never(monkeypatch):

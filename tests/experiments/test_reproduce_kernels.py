@@ -15,7 +15,7 @@ from lpft.experiments.recipe import Plan
 from lpft.experiments.registry import find_recipe
 from lpft.experiments.scopes import make_scope
 from lpft.results.exhibits import read_experiment
-from lpft.runs import attempt as attempts
+from lpft.runs import sweep as sweeps
 
 TINY = ("--tiny", "--methods", "ft,lp-ft", "--seeds", "1", "--kernel-samples", "6")
 KERNELS = Path("kernels/demo-seed0/kernels.json")
@@ -169,13 +169,13 @@ def test_siblings_results_are_copied_where_they_are_the_same(tmp_path, monkeypat
     first = make_scope(find_recipe("table8"), given, tmp_path / "first", tiny=True)
     reproduction.reproduce(find_recipe("table8"), first)
     trained = []
-    train = attempts.train_run
+    train = sweeps.train_run
 
     def counting(config, **options):
         trained.append(config.training.method)
         return train(config, **options)
 
-    monkeypatch.setattr(attempts, "train_run", counting)
+    monkeypatch.setattr(sweeps, "train_run", counting)
     recipe = find_recipe("table13")
     second = make_scope(recipe, given, tmp_path / "second", tiny=True)
     reproduction.reproduce(recipe, second, siblings=[tmp_path / "nothing", first.folder])
