@@ -1,16 +1,18 @@
 """The commands that print what there is: tasks, models and methods."""
 
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpft.cli.console import print_json, print_table
+
+if TYPE_CHECKING:
+    from lpft.data import Task
 
 
 def tasks(options: Namespace) -> None:
     """Print the tasks, or one of them whole."""
     from lpft.data import TASKS, find_task
     from lpft.data.tasks import REFUSED
-    from lpft.data.tasks.task import describe_task, format_task
     from lpft.paper import published_size
 
     rows: list[dict[str, Any]] = []
@@ -18,11 +20,11 @@ def tasks(options: Namespace) -> None:
         size = published_size(task.name)
         splits = ("train", "validation", "test")
         counts = None if size is None else {split: getattr(size, split) for split in splits}
-        rows.append({**describe_task(task), "paper_rows": counts})
+        rows.append({**_describe_task(task), "paper_rows": counts})
     if options.json:
         print_json(rows)
     elif options.name is not None:
-        print(format_task(rows[0]))
+        print(_format_task(rows[0]))
     else:
         print_table(
             ["task", "benchmark", "classes", "metric", "what"],
@@ -33,6 +35,85 @@ def tasks(options: Namespace) -> None:
         )
         for name, reason in REFUSED.items():
             print(f"\nnot supported: {name}, {reason}")
+
+
+def _describe_task(task: "Task") -> dict[str, Any]:
+    """What a task is, ready for JSON.
+
+    ``files`` has the layouts of its official files: names of the benchmark's folder, of the task's
+    folder in it, and the paths in that by split.
+    """
+    hub = task.hub
+    return {
+        "name": task.name,
+        "title": task.title,
+        "benchmark": task.benchmark,
+        "classes": list(task.classes),
+        "metric": task.metric,
+        "templates": [template.description for template in task.templates],
+        "grouped_by": None if task.grouping is None else task.grouping.noun,
+        "ood": list(task.ood),
+        "files": [
+            {
+                "layout": release.layout,
+                "benchmark_folders": list(release.benchmarks),
+                "folders": list(release.folders),
+                "paths": dict(release.files),
+                "url": release.url,
+                "notes": list(release.notes),
+            }
+            for release in task.releases
+        ],
+        "hub": None if hub is None else hub.id,
+        "hub_config": None if hub is None else hub.config,
+        "hub_revision": None if hub is None else hub.revision,
+        "hub_notes": [] if hub is None else list(hub.notes),
+        "url": task.url,
+        "licence": task.licence,
+        "notes": list(task.notes),
+    }
+
+
+def _format_task(description: dict[str, Any]) -> str:
+    """The same for people: a line for each fact, one below the other where there are several."""
+    grouped_by, files = description["grouped_by"], description["files"]
+    rows = {split: n for split, n in (description["paper_rows"] or {}).items() if n is not None}
+    facts: dict[str, list[str]] = {
+        "name": [description["name"]],
+        "title": [description["title"]],
+        "benchmark": [description["benchmark"]],
+        "classes": [", ".join(description["classes"])],
+        "metric": [
+            description["metric"]
+            + ("" if grouped_by is None else f" (rows are grouped by {grouped_by})")
+        ],
+        "templates": [f"{n}: {text}" for n, text in enumerate(description["templates"])],
+        "ood": [", ".join(description["ood"])] if description["ood"] else [],
+        "files": [
+            f"{layout['layout']}: {layout['benchmark_folders'][0]}/{layout['folders'][0]}/ with "
+            + ", ".join(layout["paths"].values())
+            for layout in files
+        ],
+        "from": list(dict.fromkeys(layout["url"] for layout in files)),
+        "hub": []
+        if description["hub"] is None
+        else ["{hub} ({hub_config}) at {hub_revision}".format(**description)],
+        "url": [description["url"]],
+        "licence": [description["licence"]],
+        "paper": []
+        if not rows
+        else ["published counts: " + ", ".join(f"{split} {n}" for split, n in rows.items())],
+        "notes": [
+            *description["notes"],
+            *(note for layout in files for note in layout["notes"]),
+            *(f"on the Hub: {note}" for note in description["hub_notes"]),
+        ],
+    }
+    lines = []
+    for name, values in facts.items():
+        first, *others = values if values else ["-"]
+        lines += [f"{name + ':':<11}{first}", *(" " * 11 + other for other in others)]
+    return "\n".join(lines)
 
 
 def models(options: Namespace) -> None:

@@ -195,13 +195,7 @@ def _possible_folders(root: Path, paths: Sequence[str], file: str) -> Iterator[P
     that folder itself, or the folder within it that a file has of its own
     (``train/train.data.txt``).
     """
-    for path in paths:
-        yield from _existing(root, path.split("/"))
-    for path in paths:
-        parts = path.split("/")
-        for known in range(1, len(parts)):
-            if _is_named(root, "/".join(parts[:known])):
-                yield from _existing(root, parts[known:])
+    yield from (folder for _, folder, missing in _walks(root, paths) if not missing)
     yield root
     inner = Path(file).parts[:-1]
     if inner and _is_named(root, "/".join(inner)):
@@ -212,16 +206,24 @@ def _expected_folder(root: Path, release: Release) -> tuple[int, Path]:
     """How many folders of a release's path are there, and where its folder should be below them."""
     if any((root / file).is_file() for file in release.files.values()):
         return max(path.count("/") for path in release.paths) + 2, root
-    options = []
-    for path in release.paths:
-        parts = path.split("/")
-        for known in range(len(parts) + 1):
-            if known == 0 or _is_named(root, "/".join(parts[:known])):
+    # of equally deep ones, a folder that is there at all
+    depth, folder, missing = max(
+        _walks(root, release.paths), key=lambda walk: (walk[0], not walk[2])
+    )
+    return depth, folder.joinpath(*missing)
+
+
+def _walks(root: Path, paths: Sequence[str]) -> Iterator[tuple[int, Path, Sequence[str]]]:
+    """Every way to go along a path from ``root``, which may itself be one of its folders.
+
+    How many of the path's folders are there, the deepest of them, and the names that are missing.
+    """
+    split = [path.split("/") for path in paths]
+    for known in range(max(map(len, split)) + 1):
+        for parts in split:
+            if known <= len(parts) and (known == 0 or _is_named(root, "/".join(parts[:known]))):
                 folder, missing = _walk(root, parts[known:])
-                # of equally deep ones, a folder that is there at all
-                options.append((len(parts) - len(missing), not missing, folder.joinpath(*missing)))
-    depth, _, folder = max(options, key=lambda option: option[:2])
-    return depth, folder
+                yield len(parts) - len(missing), folder, missing
 
 
 def _is_named(folder: Path, path: str) -> bool:
@@ -231,12 +233,6 @@ def _is_named(folder: Path, path: str) -> bool:
         [name.lower() for name in absolute.parts[-len(names) :]] == names
         for absolute in (folder, folder.resolve())
     )
-
-
-def _existing(root: Path, parts: Sequence[str]) -> Iterator[Path]:
-    folder, missing = _walk(root, parts)
-    if not missing:
-        yield folder
 
 
 def _walk(root: Path, parts: Sequence[str]) -> tuple[Path, Sequence[str]]:

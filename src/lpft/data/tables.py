@@ -11,7 +11,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
@@ -41,7 +41,6 @@ Row = dict[str, Any]
 Line = tuple[int, str]
 """A line's number, from 1, and its text with the line end."""
 
-_ALL = sys.maxsize
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _DELIMITER_OF = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _GZIP = b"\x1f\x8b"
@@ -68,7 +67,7 @@ def read_table(path: str | Path, column_names: Sequence[str] | None = None) -> "
             are named of a file that names its own; the message names the file and, where known,
             the line.
     """
-    return next(iter_tables(path, _ALL, column_names))
+    return next(iter_tables(path, sys.maxsize, column_names))
 
 
 def iter_tables(
@@ -88,7 +87,7 @@ def iter_tables(
     if ending == ".csv":
         return _tables(path, _named_rows(path, _csv_records(path, ","), column_names), rows)
     if ending in (".tsv", ".txt"):
-        records = ([_unquote(field) for field in fields] for _, fields in split_fields(path))
+        records = ([_unquote(field) for field in fields] for fields in _tsv_records(path))
         return _tables(path, _named_rows(path, records, column_names), rows)
     read = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": _parquet_rows}.get(ending)
     if read is None or (compressed and ending == ".parquet"):
@@ -115,13 +114,9 @@ def read_tsv(
         quoted: quotes enclose fields, which may then hold tabs and line breaks, as pandas writes
             them.
         fill: lines with too few fields get empty ones at their end.
-
-    Raises:
-        InputError: as :func:`read_table`.
     """
-    plain = (fields for _, fields in split_fields(path, fill=fill))
-    records = _csv_records(path, "\t") if quoted else plain
-    return next(_tables(path, _named_rows(path, records, column_names), _ALL))
+    records = _csv_records(path, "\t") if quoted else _tsv_records(path, fill=fill)
+    return next(_tables(path, _named_rows(path, records, column_names), sys.maxsize))
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -129,10 +124,6 @@ def read_lines(path: Path) -> Iterator[Line]:
 
     Lines end at a line feed only: other characters that Unicode counts as line ends occur within
     texts.
-
-    Raises:
-        InputError: the file is missing, unreadable, damaged, compressed under another name, not
-            UTF-8, holds a null byte, or its lines end in carriage returns only.
     """
     _require_file(path)
     try:
@@ -158,180 +149,23 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def split_fields(path: Path, *, fill: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and tab-separated fields, quotes left as they are; empty lines are skipped.
-
-    Raises:
-        InputError: as :func:`read_lines`, or a line has another number of fields than the first.
-    """
-    first: list[str] = []
-    for number, line in read_lines(path):
-        content = line.rstrip("\r\n")
-        if content:
-            fields = content.split("\t")
-            first = first if first else fields
-            if fill:
-                fields += [""] * (len(first) - len(fields))
-            _check_width(path, number, fields, first)
-            yield number, fields
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected a file")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: expected a file")
 
 
-def choose_text_columns(
-    table: "pd.DataFrame",
-    text_columns: Sequence[str] | None,
-    label_column: str,
-    path: str | Path,
-) -> tuple[str, ...]:
-    """The one or two columns that hold the text.
-
-    Where ``text_columns`` is None: the column ``text`` or ``sentence`` (in any case) or else the
-    only other column that holds words, apart from the label and id columns.
-
-    Raises:
-        InputError: a named column is absent, is named twice or is the label column, there are none
-            or more than two, or nothing was named and the choice is not clear.
-    """
-    if text_columns is None:
-        return (_only_text_column(table, label_column, path),)
-    chosen = tuple(text_columns)
-    if len(chosen) not in (1, 2) or len(set(chosen)) < len(chosen) or label_column in chosen:
+def _check_first_line(path: Path, raw: bytes) -> None:
+    if raw.startswith(_GZIP):
         raise InputError(
-            f"the text columns are {', '.join(chosen)} and the label column is {label_column}: "
-            "expected one text column, or two different ones for pairs, and another for the label"
+            f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
         )
-    for column in chosen:
-        require_column(table, column, path, _advice(path))
-    return chosen
-
-
-def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
-    others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
-    for expected in TEXT_NAMES:
-        named = [name for name in others if name.lower() == expected]
-        if len(named) == 1:
-            return named[0]
-    words = [name for name in others if any(_is_words(value) for value in table[name])]
-    if len(words) == 1:
-        return words[0]
-    _check_delimiter(path, list(table.columns))
-    raise InputError(
-        f"{path}: it is not clear which column is the text: found {_column_list(table)}, expected "
-        f"one named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
-        f"(--text-columns a or a,b){_advice(path)}"
-    )
-
-
-def _is_words(value: object) -> bool:
-    return isinstance(value, str) and not is_missing(value) and not looks_numeric(value)
-
-
-def require_column(
-    table: "pd.DataFrame",
-    column: str,
-    path: str | Path,
-    advice: str = "; expected a file that has it",
-) -> None:
-    """Check that a column is there.
-
-    Raises:
-        InputError: it is not; the message lists those that are, and ends with ``advice``.
-    """
-    if column not in table.columns:
-        _check_delimiter(path, list(table.columns))
-        similar = {name.lower(): name for name in table.columns}
-        near = get_close_matches(column.lower(), similar, n=1)
-        hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
+    if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
         raise InputError(
-            f"{path} has no column '{column}': found {_column_list(table)}{hint}{advice}"
+            f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
+            "them: expected line feeds; save it again with Unix or Windows line ends"
         )
-
-
-def _column_list(table: "pd.DataFrame") -> str:
-    return "the columns " + ", ".join(map(str, table.columns))
-
-
-def _advice(path: str | Path) -> str:
-    """What else may be wrong with the columns of a user's file: its first line may be a row."""
-    named_by_first_line = not _DELIMITER_OF.keys().isdisjoint(_endings(path))
-    advice = "; if the first line is a row, name the columns with --column-names"
-    return advice if named_by_first_line else ""
-
-
-def texts_from_table(
-    table: "pd.DataFrame", text_columns: Sequence[str], path: str | Path
-) -> list[Text]:
-    """The texts of N rows: strings from one column, pairs from two.
-
-    Raises:
-        InputError: a column is absent, or a value is empty, missing, not a string (numbers are
-            not turned into text: the column is usually another one) or holds half of a surrogate
-            pair, which no tokenizer takes. Rows are counted by the table's index.
-    """
-    columns = [strings_from_table(table, column, path) for column in text_columns]
-    if len(columns) == 1:
-        return list(columns[0])
-    return [(first, second) for first, second in zip(*columns, strict=True)]
-
-
-def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> list[str]:
-    """The N values of one text column.
-
-    Raises:
-        InputError: as :func:`texts_from_table`.
-    """
-    require_column(table, column, path)
-    values = list(table[column])
-    where = f"{path}, column '{column}'"
-
-    def rows_of(wrong: Callable[[Any], bool]) -> list[int]:
-        return [row for row, value in zip(table.index, values, strict=True) if wrong(value)]
-
-    if empty := rows_of(is_missing):
-        raise InputError(
-            f"{where}: no text in {show_rows(empty)}; expected text in every row: "
-            "fill it in or remove the row"
-        )
-    if other := rows_of(lambda value: not isinstance(value, str)):
-        example = next(value for value in values if not isinstance(value, str))
-        raise InputError(
-            f"{where}: found {show([example])} ({type(example).__name__}) in {show_rows(other)}, "
-            "expected text: name another column or write the value as a string"
-        )
-    if damaged := rows_of(lambda value: value != value.encode(errors="ignore").decode()):
-        raise InputError(
-            f"{where}: half of a surrogate pair in {show_rows(damaged)}, expected valid Unicode: "
-            "the text was cut or decoded wrongly where it was written"
-        )
-    return values
-
-
-def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path) -> list[Label]:
-    """The labels of N rows, as :func:`lpft.data.labels.read_labels` reads them.
-
-    Raises:
-        InputError: the column is absent or a label is not one class.
-    """
-    require_column(table, label_column, path, _advice(path))
-    source = f"{path}, column '{label_column}'"
-    return read_labels(list(table[label_column]), source, list(table.index))
-
-
-def ids_from_table(table: "pd.DataFrame") -> list[str]:
-    """Ids of N rows: a column ``id`` or ``idx`` where it is unique, otherwise the row numbers."""
-    for column in ID_NAMES:
-        if column in table.columns:
-            values = list(table[column])
-            scalar = all(isinstance(value, str | int) and not is_missing(value) for value in values)
-            if scalar and len({str(value) for value in values}) == len(values):
-                return [str(value) for value in values]
-    return [str(row) for row in table.index]
-
-
-def numbered_rows(table: "pd.DataFrame") -> Iterator[tuple[int, Row]]:
-    """Row numbers and rows by column name, made one at a time."""
-    names = [str(column) for column in table.columns]
-    for number, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
-        yield number, dict(zip(names, values, strict=True))
 
 
 def _csv_records(path: Path, delimiter: str) -> Iterator[list[str]]:
@@ -352,6 +186,19 @@ def _csv_records(path: Path, delimiter: str) -> Iterator[list[str]]:
             f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
             'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
         ) from error
+
+
+def _tsv_records(path: Path, *, fill: bool = False) -> Iterator[list[str]]:
+    first: list[str] = []
+    for number, line in read_lines(path):
+        content = line.rstrip("\r\n")
+        if content:
+            fields = content.split("\t")
+            first = first if first else fields
+            if fill:
+                fields += [""] * (len(first) - len(fields))
+            _check_width(path, number, fields, first)
+            yield fields
 
 
 def _unquote(field: str) -> str:
@@ -442,22 +289,12 @@ def _tables(path: Path, rows: Iterator[Row], size: int) -> Iterator["pd.DataFram
         raise InputError(f"{path} has no rows: expected at least one row of data")
 
 
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: expected a file")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: expected a file")
-
-
-def _check_first_line(path: Path, raw: bytes) -> None:
-    if raw.startswith(_GZIP):
+def _check_unique(path: Path, names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
         raise InputError(
-            f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
-        )
-    if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
-        raise InputError(
-            f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
-            "them: expected line feeds; save it again with Unix or Windows line ends"
+            f"{path}: column {', '.join(map(repr, repeated))} occurs more than once: "
+            "expected a name of its own for every column"
         )
 
 
@@ -473,7 +310,7 @@ def _check_width(path: Path, line: int, fields: list[str], first: list[str]) -> 
 
 def _check_delimiter(path: str | Path, first: Sequence[str]) -> None:
     """Name the real delimiter of a file whose first line is one field, where something is wrong."""
-    expected = next((_DELIMITER_OF[end] for end in _endings(path) if end in _DELIMITER_OF), None)
+    expected = _delimiter(path)
     if expected is None or len(first) != 1:
         return
     used = max(_DELIMITERS, key=first[0].count)
@@ -486,15 +323,153 @@ def _check_delimiter(path: str | Path, first: Sequence[str]) -> None:
         )
 
 
-def _endings(path: str | Path) -> list[str]:
-    return [suffix.lower() for suffix in Path(path).suffixes]
+def _delimiter(path: str | Path) -> str | None:
+    """What should separate the fields of a file with this ending; None for other formats."""
+    endings = (suffix.lower() for suffix in Path(path).suffixes)
+    return next((_DELIMITER_OF[ending] for ending in endings if ending in _DELIMITER_OF), None)
 
 
-def _check_unique(path: Path, names: Iterable[str]) -> None:
-    names = list(names)
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
+def choose_text_columns(
+    table: "pd.DataFrame",
+    text_columns: Sequence[str] | None,
+    label_column: str,
+    path: str | Path,
+) -> tuple[str, ...]:
+    """The one or two columns that hold the text.
+
+    Where ``text_columns`` is None: the column ``text`` or ``sentence`` (in any case) or else the
+    only other column that holds words, apart from the label and id columns.
+
+    Raises:
+        InputError: a named column is absent, is named twice or is the label column, there are none
+            or more than two, or nothing was named and the choice is not clear.
+    """
+    if text_columns is None:
+        return (_only_text_column(table, label_column, path),)
+    chosen = tuple(text_columns)
+    if len(chosen) not in (1, 2) or len(set(chosen)) < len(chosen) or label_column in chosen:
         raise InputError(
-            f"{path}: column {', '.join(map(repr, repeated))} occurs more than once: "
-            "expected a name of its own for every column"
+            f"the text columns are {', '.join(chosen)} and the label column is {label_column}: "
+            "expected one text column, or two different ones for pairs, and another for the label"
         )
+    for column in chosen:
+        require_column(table, column, path, _advice(path))
+    return chosen
+
+
+def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
+    others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
+    for expected in TEXT_NAMES:
+        named = [name for name in others if name.lower() == expected]
+        if len(named) == 1:
+            return named[0]
+    words = [name for name in others if any(_is_words(value) for value in table[name])]
+    if len(words) == 1:
+        return words[0]
+    _check_delimiter(path, list(table.columns))
+    raise InputError(
+        f"{path}: it is not clear which column is the text: found {_column_list(table)}, expected "
+        f"one named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
+        f"(--text-columns a or a,b){_advice(path)}"
+    )
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, str) and not is_missing(value) and not looks_numeric(value)
+
+
+def require_column(
+    table: "pd.DataFrame",
+    column: str,
+    path: str | Path,
+    advice: str = "; expected a file that has it",
+) -> None:
+    """Refuse a table that lacks a column; the message lists those that it has."""
+    if column not in table.columns:
+        _check_delimiter(path, list(table.columns))
+        similar = {name.lower(): name for name in table.columns}
+        near = get_close_matches(column.lower(), similar, n=1)
+        hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
+        raise InputError(
+            f"{path} has no column '{column}': found {_column_list(table)}{hint}{advice}"
+        )
+
+
+def _column_list(table: "pd.DataFrame") -> str:
+    return "the columns " + ", ".join(map(str, table.columns))
+
+
+def _advice(path: str | Path) -> str:
+    """What else may be wrong with the columns of a user's file: its first line may be a row."""
+    if _delimiter(path) is None:
+        return ""
+    return "; if the first line is a row, name the columns with --column-names"
+
+
+def texts_from_table(
+    table: "pd.DataFrame", text_columns: Sequence[str], path: str | Path
+) -> list[Text]:
+    """The texts of N rows: strings from one column, pairs from two.
+
+    Raises:
+        InputError: a column is absent, or a value is empty, missing, not a string (numbers are
+            not turned into text: the column is usually another one) or holds half of a surrogate
+            pair, which no tokenizer takes. Rows are counted by the table's index.
+    """
+    columns = [strings_from_table(table, column, path) for column in text_columns]
+    if len(columns) == 1:
+        return list(columns[0])
+    return [(first, second) for first, second in zip(*columns, strict=True)]
+
+
+def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> list[str]:
+    """The N values of one text column, checked as in :func:`texts_from_table`."""
+    require_column(table, column, path)
+    values = list(table[column])
+    where = f"{path}, column '{column}'"
+
+    def rows_that(wrong: Callable[[Any], bool]) -> list[int]:
+        return [row for row, value in zip(table.index, values, strict=True) if wrong(value)]
+
+    if empty := rows_that(is_missing):
+        raise InputError(
+            f"{where}: no text in {show_rows(empty)}; expected text in every row: "
+            "fill it in or remove the row"
+        )
+    if other := rows_that(lambda value: not isinstance(value, str)):
+        example = next(value for value in values if not isinstance(value, str))
+        raise InputError(
+            f"{where}: found {show([example])} ({type(example).__name__}) in {show_rows(other)}, "
+            "expected text: name another column or write the value as a string"
+        )
+    if damaged := rows_that(lambda value: value != value.encode(errors="ignore").decode()):
+        raise InputError(
+            f"{where}: half of a surrogate pair in {show_rows(damaged)}, expected valid Unicode: "
+            "the text was cut or decoded wrongly where it was written"
+        )
+    return values
+
+
+def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path) -> list[Label]:
+    """The labels of N rows, as :func:`lpft.data.labels.read_labels` reads them."""
+    require_column(table, label_column, path, _advice(path))
+    source = f"{path}, column '{label_column}'"
+    return read_labels(list(table[label_column]), source, list(table.index))
+
+
+def ids_from_table(table: "pd.DataFrame") -> list[str]:
+    """Ids of N rows: a column ``id`` or ``idx`` where it is unique, otherwise the row numbers."""
+    for column in ID_NAMES:
+        if column in table.columns:
+            values = list(table[column])
+            scalar = all(isinstance(value, str | int) and not is_missing(value) for value in values)
+            if scalar and len({str(value) for value in values}) == len(values):
+                return [str(value) for value in values]
+    return [str(row) for row in table.index]
+
+
+def numbered_rows(table: "pd.DataFrame") -> Iterator[tuple[int, Row]]:
+    """Row numbers and rows by column name, made one at a time."""
+    names = [str(column) for column in table.columns]
+    for number, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
+        yield number, dict(zip(names, values, strict=True))

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from lpft.data.releases import HubSource, Release
 from lpft.data.tables import read_tsv
-from lpft.data.tasks.task import Task, pair, single
+from lpft.data.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BENCHMARK = "GLUE"
-FOLDERS = ("glue", "glue_data")
+_FOLDERS = ("glue", "glue_data")
 
 _ARCHIVES = "https://dl.fbaipublicfiles.com/glue/data"
 _SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
 _SCRIPT = "https://github.com/nyu-mll/GLUE-baselines/blob/master/download_glue_data.py"
 
 _DEV_IS_TEST: Mapping[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
+
+_task = partial(Task, benchmark="GLUE")
 
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
 _on_hub = partial(HubSource, "nyu-mll/glue", revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
@@ -41,7 +42,7 @@ def glue(
     return Release(
         layout="GLUE tsv",
         url=f"{_ARCHIVES}/{folder}.zip" if url is None else url,
-        benchmarks=FOLDERS,
+        benchmarks=_FOLDERS,
         folders=(folder,),
         files=files,
         read=read,
@@ -57,13 +58,11 @@ _MRPC_COLUMNS = {"#1 String": "sentence1", "#2 String": "sentence2", "Quality": 
 _MRPC_LABELS = {"0": "not_equivalent", "1": "equivalent"}
 
 GLUE_TASKS = (
-    Task(
+    _task(
         name="cola",
         title="Corpus of Linguistic Acceptability: is the sentence grammatical English?",
-        benchmark=BENCHMARK,
         classes=("unacceptable", "acceptable"),
         fields=("sentence",),
-        templates=(single("sentence"),),
         licence="sentences remain their publishers'; given out for research as fair use",
         url="https://nyu-mll.github.io/CoLA/",
         metric="matthews_correlation",
@@ -71,7 +70,7 @@ GLUE_TASKS = (
             Release(
                 layout="CoLA's public release",
                 url="https://nyu-mll.github.io/CoLA/cola_public_1.1.zip",
-                benchmarks=FOLDERS,
+                benchmarks=_FOLDERS,
                 folders=("CoLA", "cola_public/raw"),
                 files={
                     "train": "in_domain_train.tsv",
@@ -94,13 +93,11 @@ GLUE_TASKS = (
             "856 and 1043",
         ),
     ),
-    Task(
+    _task(
         name="mnli",
         title="MultiNLI: does the premise entail the hypothesis? OOD: other genres",
-        benchmark=BENCHMARK,
         classes=("entailment", "neutral", "contradiction"),
         fields=("premise", "hypothesis"),
-        templates=(pair("premise", "hypothesis"),),
         licence="mostly the Open American National Corpus' (free); parts of its fiction CC BY-SA "
         "3.0 or CC BY 3.0",
         url="https://cims.nyu.edu/~sbowman/multinli/",
@@ -130,13 +127,11 @@ GLUE_TASKS = (
         ood=("mismatched",),
         cluster="premise",
     ),
-    Task(
+    _task(
         name="mrpc",
         title="Microsoft Research Paraphrase Corpus: do the sentences mean the same?",
-        benchmark=BENCHMARK,
         classes=("not_equivalent", "equivalent"),
         fields=("sentence1", "sentence2"),
-        templates=(pair("sentence1", "sentence2"),),
         licence="Microsoft Research's own terms, which come with the download",
         url="https://www.microsoft.com/en-us/download/details.aspx?id=52398",
         releases=(
@@ -149,7 +144,7 @@ GLUE_TASKS = (
             Release(
                 layout="MRPC's original release",
                 url=f"{_SENTEVAL}/msr_paraphrase_train.txt and {_SENTEVAL}/msr_paraphrase_test.txt",
-                benchmarks=FOLDERS,
+                benchmarks=_FOLDERS,
                 folders=("MRPC", "MSRParaphraseCorpus"),
                 files={"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"},
                 read=read_tsv,
@@ -163,25 +158,21 @@ GLUE_TASKS = (
         ),
         hub=_on_hub("mrpc"),
     ),
-    Task(
+    _task(
         name="qnli",
         title="QNLI: does the sentence hold the answer to the question? (from SQuAD)",
-        benchmark=BENCHMARK,
         classes=("entailment", "not_entailment"),
         fields=("question", "sentence"),
-        templates=(pair("question", "sentence"),),
         licence="CC BY-SA 4.0 (SQuAD's)",
         url="https://rajpurkar.github.io/SQuAD-explorer/",
         releases=(glue("QNLI", url=f"{_ARCHIVES}/QNLIv2.zip"),),
         hub=_on_hub("qnli"),
     ),
-    Task(
+    _task(
         name="qqp",
         title="Quora Question Pairs: do the two questions ask the same?",
-        benchmark=BENCHMARK,
         classes=("not_duplicate", "duplicate"),
         fields=("question1", "question2"),
-        templates=(pair("question1", "question2"),),
         licence="Quora's terms of service, which allow non-commercial use",
         url="https://quoradata.quora.com/First-Quora-Dataset-Release-Question-Pairs",
         releases=(
@@ -197,25 +188,21 @@ GLUE_TASKS = (
         hub=_on_hub("qqp"),
         incomplete=True,
     ),
-    Task(
+    _task(
         name="sst2",
         title="Stanford Sentiment Treebank: sentiment of film review phrases",
-        benchmark=BENCHMARK,
         classes=("negative", "positive"),
         fields=("sentence",),
-        templates=(single("sentence"),),
         licence="not stated by its authors",
         url="https://nlp.stanford.edu/sentiment/",
         releases=(glue("SST-2", labels={"0": "negative", "1": "positive"}),),
         hub=_on_hub("sst2"),
     ),
-    Task(
+    _task(
         name="wnli",
         title="Winograd NLI: does the sentence entail itself with its pronoun resolved?",
-        benchmark=BENCHMARK,
         classes=("not_entailment", "entailment"),
         fields=("sentence1", "sentence2"),
-        templates=(pair("sentence1", "sentence2"),),
         licence="CC BY 4.0 (the collection of Winograd schemas)",
         url="https://cs.nyu.edu/~davise/papers/WinogradSchemas/WS.html",
         releases=(glue("WNLI", labels={"0": "not_entailment", "1": "entailment"}),),

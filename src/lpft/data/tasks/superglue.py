@@ -20,15 +20,14 @@ from lpft.data.tables import (
     strings_from_table,
 )
 from lpft.data.tasks.glue import glue
-from lpft.data.tasks.task import Grouping, Task, Template, pair
+from lpft.data.tasks.task import Grouping, Task, Template
 from lpft.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BENCHMARK = "SuperGLUE"
-FOLDERS = ("superglue", "super_glue")
-URL = "https://super.gluebenchmark.com/tasks"
+_FOLDERS = ("superglue", "super_glue")
+_URL = "https://super.gluebenchmark.com/tasks"
 
 _TERMS = (
     "the original datasets' own; SuperGLUE's authors understand them to allow use and "
@@ -40,6 +39,8 @@ _JOINERS = {"cause": "because", "effect": "so"}
 _CHOICES = ("choice1", "choice2")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+_task = partial(Task, benchmark="SuperGLUE")
 
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
 _on_hub = partial(HubSource, "aps/super_glue", revision="3de24cf8022e94f4ee4b9d55a6f539891524d646")
@@ -55,7 +56,7 @@ def superglue(
     return Release(
         layout="SuperGLUE jsonl",
         url=f"https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{folder}.zip",
-        benchmarks=FOLDERS,
+        benchmarks=_FOLDERS,
         folders=(folder,),
         files={"train": "train.jsonl", "test": "val.jsonl"},
         read=read,
@@ -67,7 +68,7 @@ def _original_wic(train: str, test: str) -> Release:
     return Release(
         layout="WiC's original release",
         url="https://pilehvar.github.io/wic/package/WiC_dataset.zip",
-        benchmarks=FOLDERS,
+        benchmarks=_FOLDERS,
         folders=("WiC", "WiC_dataset"),
         files={"train": train, "test": test},
         read=_read_original_wic,
@@ -323,36 +324,31 @@ def _words(phrase: str) -> tuple[str, ...]:
 
 
 SUPERGLUE_TASKS = (
-    Task(
+    _task(
         name="boolq",
         title="BoolQ: yes-or-no questions on a passage",
-        benchmark=BENCHMARK,
         classes=_NO_YES,
         fields=("question", "passage"),
-        templates=(pair("question", "passage"),),
         licence="CC BY-SA 3.0",
         url="https://github.com/google-research-datasets/boolean-questions",
         releases=(superglue("BoolQ"),),
         hub=_on_hub("boolq"),
         cluster="passage",
     ),
-    Task(
+    _task(
         name="cb",
         title="CommitmentBank: does the premise entail the hypothesis?",
-        benchmark=BENCHMARK,
         classes=("entailment", "contradiction", "neutral"),
         fields=("premise", "hypothesis"),
-        templates=(pair("premise", "hypothesis"),),
         licence=_TERMS,
-        url=URL,
+        url=_URL,
         releases=(superglue("CB"),),
         hub=_on_hub("cb"),
         notes=("the paper counts 57 test rows, the release has 56",),
     ),
-    Task(
+    _task(
         name="copa",
         title="Choice Of Plausible Alternatives: which is the cause, or the effect?",
-        benchmark=BENCHMARK,
         classes=_NO_YES,
         fields=("premise", "alternative"),
         templates=(
@@ -369,10 +365,9 @@ SUPERGLUE_TASKS = (
         grouping=Grouping("premise", _unfold_copa, ("choice_accuracy",)),
         notes=("COPA has a row for each of the two alternatives of a premise",),
     ),
-    Task(
+    _task(
         name="multirc",
         title="MultiRC: which answers to a question on a paragraph are right?",
-        benchmark=BENCHMARK,
         classes=_NO_YES,
         fields=("paragraph", "question", "answer"),
         templates=(
@@ -396,10 +391,9 @@ SUPERGLUE_TASKS = (
         cluster="paragraph",
         notes=("MultiRC has a row for each answer to a question",),
     ),
-    Task(
+    _task(
         name="record",
         title="ReCoRD: which entity of a news passage fills the gap in the query?",
-        benchmark=BENCHMARK,
         classes=_NO_YES,
         fields=("passage", "query"),
         templates=(
@@ -417,25 +411,22 @@ SUPERGLUE_TASKS = (
         cluster="passage",
         notes=("ReCoRD has a row for each entity that may fill the gap in a query",),
     ),
-    Task(
+    _task(
         name="rte",
         title="Recognizing Textual Entailment: does the premise entail the hypothesis?",
-        benchmark=BENCHMARK,
         classes=("entailment", "not_entailment"),
         fields=("premise", "hypothesis"),
-        templates=(pair("premise", "hypothesis"),),
         licence=_TERMS,
-        url=URL,
+        url=_URL,
         releases=(
             superglue("RTE"),
             glue("RTE", columns={"sentence1": "premise", "sentence2": "hypothesis"}),
         ),
         hub=_on_hub("rte"),
     ),
-    Task(
+    _task(
         name="wic",
         title="Word-in-Context: does the word have the same meaning in both sentences?",
-        benchmark=BENCHMARK,
         classes=_NO_YES,
         fields=("word", "sentence1", "sentence2"),
         templates=(
@@ -467,10 +458,9 @@ SUPERGLUE_TASKS = (
             "4885 and 543",
         ),
     ),
-    Task(
+    _task(
         name="wsc",
         title="Winograd Schema Challenge: does the pronoun mean the noun phrase?",
-        benchmark=BENCHMARK,
         classes=_NO_YES,
         fields=("text", "span1_text", "span2_text"),
         templates=(
@@ -484,7 +474,7 @@ SUPERGLUE_TASKS = (
             ),
         ),
         licence="CC BY 4.0 (the collection of Winograd schemas)",
-        url=URL,
+        url=_URL,
         releases=(superglue("WSC", read=_read_wsc),),
         hub=_on_hub("wsc"),
         cluster="text",
