@@ -1,19 +1,24 @@
 """The configuration of a sweep: tasks x models x methods x seeds, with settings for some or all."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lpft.data import find_task
 from lpft.errors import InputError
 from lpft.model.loading import MINILM
 from lpft.results.folder import read_record
 from lpft.results.sweep import run_name
-from lpft.runs.sweep_yaml import Override, SweepDescription, parse_sweep, told
-from lpft.settings import without_effect
-from lpft.settings.configs import RunConfig, make_config, read_config
+from lpft.settings import DataSettings, TrainingSettings, get_method
+from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
+from lpft.settings.fields import Decides
 
 RUNS = "runs"
 """Folder of a sweep's runs: ``runs/<task>/<method>-<model>-seed<k>/``."""
@@ -27,8 +32,6 @@ PLANNED = ("learning_rate", "batch_size", "epochs")
 """Settings that the plan of a sweep shows."""
 
 _SEARCHED = "best of the search"
-_NOT_OF_FILES = ("data_dir", "template")
-_NOT_OF_TASKS = ("text_columns", "label_column", "column_names")
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,16 @@ class Cell:
 
     def takes(self, name: str) -> bool:
         """Whether a setting has an effect on the runs."""
-        if name in without_effect(self.method):
+        item = taken_by("train")[name]
+        if not get_method(self.method).takes(item):
             return False
         if name == "revision":
             return not (self.model == MINILM or Path(self.model).is_dir())
         task = self.settings.get("task")
         if task is None:
-            return name not in _NOT_OF_FILES
+            return item.needs != "task"
         embedded = find_task(task).embedded is not None
-        return name not in _NOT_OF_TASKS and not (name == "data_dir" and embedded)
+        return item.needs != "files" and not (name == "data_dir" and embedded)
 
 
 @dataclass(frozen=True)
@@ -108,15 +112,15 @@ class SweepConfig:
         """What the grid search of the sweep in ``folder`` tries, by the names of its cells."""
         if self.grid is None:
             return {}
-        found: dict[str, list[Point]] = {}
+        points: dict[str, list[Point]] = {}
         for cell in self.cells:
             for settings in self.grid.points(cell):
                 note = "".join(f"-{name.replace('_', '-')}{v}" for name, v in settings.items())
                 config = cell.config(
                     folder / SEARCH / RUNS, self.grid.seed, {**settings, **_NOTHING_KEPT}, note
                 )
-                found.setdefault(cell.name, []).append(Point(settings, config))
-        return found
+                points.setdefault(cell.name, []).append(Point(settings, config))
+        return points
 
 
 def read_sweep_config(path: Path) -> SweepConfig:
@@ -132,76 +136,29 @@ def read_sweep_config(path: Path) -> SweepConfig:
             empty or names something twice; a value is wrong, or a setting has no effect.
     """
     values = read_config(path)
-    with told(f"'{path}'"):
-        described = parse_sweep(values)
-        cells = _bare_cells(described)
-        grid = None
-        if described.grid is not None:
-            grid = Grid(described.grid, described.grid_seed)
-            with told("grid"):
-                _check_taken(cells, list(described.grid))
-        with told("settings"):
-            _check_taken(cells, list(described.settings))
+    with _at(f"'{path}'"):
+        file = _parse(values)
+        for method in file.methods:
+            get_method(method)
+        cells = _bare_cells(_tasks(file.tasks), file.models, file.methods)
+        with _at("grid"):
+            grid = None if file.grid is None else _grid(file.grid, file.seeds[0])
+            _check_taken(cells, () if grid is None else grid.values)
+        with _at("settings"):
+            _check_shared(file.settings, grid)
+            _check_taken(cells, file.settings)
         cells = [
-            replace(cell, settings={**_taken(cell, described.settings), **cell.settings})
+            replace(cell, settings={**_taken(cell, file.settings), **cell.settings})
             for cell in cells
         ]
-        for number, override in enumerate(described.overrides, start=1):
-            with told(f"overrides {number}"):
-                cells = _overridden(cells, override)
+        for number, override in enumerate(file.overrides, start=1):
+            with _at(f"overrides {number}"):
+                cells = _overridden(cells, override, grid)
         for cell in cells:
-            with told(f"{cell.task} with {cell.method}"):
+            with _at(f"{cell.task} with {cell.method}"):
                 for point in [{}] if grid is None else [{}, *grid.points(cell)]:
-                    cell.config(Path(), described.seeds[0], point)
-    return SweepConfig(tuple(cells), described.seeds, grid)
-
-
-def _bare_cells(described: SweepDescription) -> list[Cell]:
-    labels = _labels(described.models)
-    return [
-        Cell(
-            task,
-            model,
-            method,
-            f"{task}/{method}-{labels[model]}",
-            {**data, "model": model, "method": method},
-        )
-        for task, data in described.tasks.items()
-        for model in described.models
-        for method in described.methods
-    ]
-
-
-def _taken(cell: Cell, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if cell.takes(name)}
-
-
-def _overridden(cells: Sequence[Cell], override: Override) -> list[Cell]:
-    matching = [cell for cell in cells if override.matches(cell.task, cell.model, cell.method)]
-    _check_taken(matching, list(override.settings))
-    return [
-        replace(cell, settings={**cell.settings, **_taken(cell, override.settings)})
-        if cell in matching
-        else cell
-        for cell in cells
-    ]
-
-
-def _check_taken(cells: Sequence[Cell], names: Sequence[str]) -> None:
-    """Refuse settings that not one of the cells takes."""
-    for name in names:
-        if not any(cell.takes(name) for cell in cells):
-            methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
-            tasks = ", ".join(dict.fromkeys(cell.task for cell in cells))
-            raise InputError(f"{name} has no effect with {methods} on {tasks}: leave it out")
-
-
-def _labels(models: Sequence[str]) -> dict[str, str]:
-    """A model's last part, or all of it where two end in the same."""
-    short = {model: model.rstrip("/").rpartition("/")[2] for model in models}
-    if len(set(short.values())) == len(short):
-        return short
-    return {model: model.strip("/").replace("/", "--") for model in models}
+                    cell.config(Path(), file.seeds[0], point)
+    return SweepConfig(tuple(cells), tuple(file.seeds), grid)
 
 
 def plan_records(sweep: SweepConfig, folder: Path) -> list[dict[str, Any]]:
@@ -230,3 +187,224 @@ def _planned(config: RunConfig, folder: Path, open_choices: Mapping[str, str]) -
         **{name: flat[name] for name in ("model", "method", "seed", *PLANNED)},
         "state": None if record is None else record["status"],
     }
+
+
+# What the YAML file holds, key by key; the description of a key is what errors say it must be.
+
+
+def _listed(value: Any) -> Any:
+    """One thing needs no list."""
+    return value if isinstance(value, list) else [value]
+
+
+def _underscored(value: Any) -> Any:
+    """Dashes and underscores in the names of settings are the same."""
+    if not isinstance(value, dict):
+        return value
+    return {str(name).replace("-", "_"): item for name, item in value.items()}
+
+
+def _counted(value: Any) -> Any:
+    """A number of seeds as these seeds."""
+    counts = isinstance(value, int) and not isinstance(value, bool)
+    return list(range(value)) if counts else value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise InputError(f"names {value} twice")
+    return values
+
+
+_Items = Annotated[list[Any], BeforeValidator(_listed), Field(min_length=1)]
+_Names = Annotated[
+    list[str], BeforeValidator(_listed), Field(min_length=1), AfterValidator(_distinct)
+]
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]
+_Seeds = Annotated[
+    list[_Seed], BeforeValidator(_counted), Field(min_length=1), AfterValidator(_distinct)
+]
+_Named = Annotated[dict[str, Any], BeforeValidator(_underscored)]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tasks: _Items = Field(description="a list of tasks, by name or as mappings")
+    models: _Names = Field(
+        [TrainingSettings.fields()["model"].default], description="a name, or a list of names"
+    )
+    methods: _Names = Field(description="a name, or a list of names")
+    seeds: _Seeds = Field([0], description="how many seeds, or a list of seeds from 0 to 2**32 - 1")
+    settings: _Named = Field({}, description="a mapping of settings of lpft train to their values")
+    overrides: list[Any] = Field([], description="a list of mappings with match")
+    grid: _Named | None = Field(
+        None, description="a mapping of settings to lists, such as learning_rate: [1e-5]"
+    )
+
+
+def _parse(values: dict[str, Any]) -> _File:
+    try:
+        return _File.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    key, cause = str(first["loc"][0]), first.get("ctx", {}).get("error")
+    if first["type"] == "extra_forbidden":
+        raise _unknown("key", key, list(_File.model_fields))
+    if isinstance(cause, InputError):
+        raise InputError(f"{key} {cause}")
+    expected = _File.model_fields[key].description
+    if first["type"] == "missing":
+        raise InputError(f"{key} is missing: expected {expected}")
+    raise InputError(f"{key} {values[key]!r} must be {expected}")
+
+
+def _tasks(entries: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Data settings by name, of tasks by name and of data with its settings."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if isinstance(entry, str):
+            name, data = entry, {"task": entry}
+        elif isinstance(entry, dict):
+            data = _underscored(entry)
+            name = data.pop("name", None)
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise InputError(
+                    f"tasks: name {name!r} must be a name of letters, digits, dots and dashes, "
+                    "which the folder of its runs has too"
+                )
+            _check_known(f"setting of the data '{name}'", data, list(DataSettings.fields()))
+        else:
+            raise InputError(
+                f"tasks: {entry!r} must be a task's name, or a mapping with name and train_file"
+            )
+        if "task" in data:
+            find_task(str(data["task"]))
+        else:
+            data = {"data_name": name, **data}
+        if name in tasks:
+            raise InputError(f"tasks names {name} twice: give each data set a name of its own")
+        tasks[name] = data
+    return tasks
+
+
+def _bare_cells(
+    tasks: Mapping[str, Mapping[str, Any]], models: Sequence[str], methods: Sequence[str]
+) -> list[Cell]:
+    """Every cell with the settings of its data alone."""
+    # a model's last part names it, or all of it where two end in the same
+    labels = {model: model.rstrip("/").rpartition("/")[2] for model in models}
+    if len(set(labels.values())) < len(labels):
+        labels = {model: model.strip("/").replace("/", "--") for model in models}
+    return [
+        Cell(
+            task,
+            model,
+            method,
+            f"{task}/{method}-{labels[model]}",
+            {**data, "model": model, "method": method},
+        )
+        for task, data in tasks.items()
+        for model in models
+        for method in methods
+    ]
+
+
+def _grid(values: Mapping[str, Any], first_seed: int) -> Grid:
+    """The values of each searched setting, and the seed of the search."""
+    values = dict(values)
+    seed = TrainingSettings.read({"seed": values.pop("seed", first_seed)}).seed
+    if not values:
+        raise InputError("it names no setting: expected lists, such as learning_rate: [1e-5, 5e-5]")
+    searchable = [n for n in deciding(Decides.RUN) if n in TrainingSettings.fields()]
+    _check_known("setting to search", values, [n for n in searchable if n not in _AXES])
+    grid = {}
+    for name, listed in values.items():
+        if not isinstance(listed, list) or not listed:
+            raise InputError(f"{name} {listed!r} must be a list of values to try")
+        typed = [getattr(TrainingSettings.read({name: value}), name) for value in listed]
+        with _at(name):
+            grid[name] = tuple(_distinct(typed))
+    return Grid(grid, seed)
+
+
+_MATCHED = ("task", "model", "method")
+_AXES = {"task": "tasks", "model": "models", "method": "methods", "seed": "seeds"}
+_OF_ONE_DATA_SET = ("train_file", "validation_file", "test_file", "ood", "data_name")
+
+
+def _check_shared(settings: Mapping[str, Any], grid: Grid | None) -> None:
+    """Refuse what belongs to an axis, to one data set or to the grid among settings for several."""
+    for name in settings:
+        if name in _AXES:
+            raise InputError(f"{name} is set by {_AXES[name]}: name it there")
+        if name in _OF_ONE_DATA_SET:
+            raise InputError(f"{name} belongs to one data set: name it in a mapping of tasks")
+        if grid is not None and name in grid.values:
+            raise InputError(f"{name} is searched by grid: leave it out here or there")
+    _check_known("setting", settings, list(taken_by("train")))
+
+
+def _overridden(cells: Sequence[Cell], override: Any, grid: Grid | None) -> list[Cell]:
+    """The cells, with the settings of an override in those that it matches."""
+    if not isinstance(override, dict):
+        raise InputError(f"{override!r} must be a mapping with match and settings")
+    settings = _underscored(override)
+    match = settings.pop("match", None)
+    if not isinstance(match, dict) or not match:
+        raise InputError(f"match {match!r} must be a mapping, such as {{task: cb}}")
+    _check_known("axis of match", match, _MATCHED)
+    matching = list(cells)
+    for axis, names in match.items():
+        there = list(dict.fromkeys(getattr(cell, axis) for cell in cells))
+        if names == []:
+            raise InputError(f"match: {axis} is empty: expected some of {', '.join(there)}")
+        _check_known(f"{axis} in match", _listed(names), there)
+        matching = [cell for cell in matching if getattr(cell, axis) in _listed(names)]
+    if not settings:
+        raise InputError("it has no setting: expected some beside match")
+    _check_shared(settings, grid)
+    _check_taken(matching, settings)
+    return [
+        replace(cell, settings={**cell.settings, **_taken(cell, settings)})
+        if cell in matching
+        else cell
+        for cell in cells
+    ]
+
+
+def _taken(cell: Cell, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if cell.takes(name)}
+
+
+def _check_taken(cells: Sequence[Cell], names: Iterable[str]) -> None:
+    """Refuse settings that not one of the cells takes."""
+    for name in names:
+        if not any(cell.takes(name) for cell in cells):
+            methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
+            tasks = ", ".join(dict.fromkeys(cell.task for cell in cells))
+            raise InputError(f"{name} has no effect with {methods} on {tasks}: leave it out")
+
+
+def _check_known(what: str, names: Iterable[Any], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise _unknown(what, name, known)
+
+
+def _unknown(what: str, name: Any, known: Sequence[str]) -> InputError:
+    near = get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    few = len(known) <= 10
+    expected = f"expected some of {', '.join(known)}" if few else "see lpft train --help"
+    return InputError(f"unknown {what} '{name}'{hint}: {expected}")
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Let errors of the input begin with the place where it is wrong."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
