@@ -9,7 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from lpft.data import find_task
 from lpft.errors import InputError
@@ -210,10 +218,8 @@ def _counted(value: Any) -> Any:
     return list(range(value)) if counts else value
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            raise InputError(f"names {value} twice")
+def _distinct(values: list[Any], info: ValidationInfo) -> list[Any]:
+    _check_distinct(str(info.field_name), values)
     return values
 
 
@@ -253,7 +259,7 @@ def _parse(values: dict[str, Any]) -> _File:
     if first["type"] == "extra_forbidden":
         raise _unknown("key", key, list(_File.model_fields))
     if isinstance(cause, InputError):
-        raise InputError(f"{key} {cause}")
+        raise cause
     expected = _File.model_fields[key].description
     if first["type"] == "missing":
         raise InputError(f"{key} is missing: expected {expected}")
@@ -323,9 +329,8 @@ def _grid(values: Mapping[str, Any], first_seed: int) -> Grid:
     for name, listed in values.items():
         if not isinstance(listed, list) or not listed:
             raise InputError(f"{name} {listed!r} must be a list of values to try")
-        typed = [getattr(TrainingSettings.read({name: value}), name) for value in listed]
-        with _at(name):
-            grid[name] = tuple(_distinct(typed))
+        grid[name] = tuple(getattr(TrainingSettings.read({name: value}), name) for value in listed)
+        _check_distinct(name, grid[name])
     return Grid(grid, seed)
 
 
@@ -385,6 +390,12 @@ def _check_taken(cells: Sequence[Cell], names: Iterable[str]) -> None:
             methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
             tasks = ", ".join(dict.fromkeys(cell.task for cell in cells))
             raise InputError(f"{name} has no effect with {methods} on {tasks}: leave it out")
+
+
+def _check_distinct(name: str, values: Sequence[Any]) -> None:
+    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    if repeated:
+        raise InputError(f"{name} names {repeated[0]} twice")
 
 
 def _check_known(what: str, names: Iterable[Any], known: Sequence[str]) -> None:
