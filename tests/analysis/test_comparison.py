@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm, t, ttest_1samp
 
 from lpft.analysis import expected_calibration_error
-from lpft.analysis.comparison import Effect, effect_over_seeds
-from lpft.analysis.power import smallest_detectable_difference
-from lpft.analysis.resampling import Resampled, resample, without_samples
+from lpft.analysis.comparison import (
+    Effect,
+    Resampled,
+    effect_over_seeds,
+    resample,
+    smallest_detectable_difference,
+    without_samples,
+)
 from lpft.errors import InputError
 
 MANY = 40_000

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lpft.analysis import grouped_metrics, split_metrics
-from lpft.analysis.grouped import log_odds
-from lpft.analysis.metrics import ORDINARY_METRICS
+from lpft.analysis.metrics import ORDINARY_METRICS, log_odds
 from lpft.data.examples import Groups
 from lpft.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import nct, norm, t, ttest_1samp
 
-from lpft.analysis.power import smallest_detectable_difference
+from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.errors import InputError
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import sklearn.manifold
 
-from lpft.analysis import projection
-from lpft.analysis.projection import project_with_head
+from lpft.analysis.features import project_with_head
 from lpft.errors import InputError
 
 
@@ -22,7 +22,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded(monkeypatch):
-    monkeypatch.setattr(projection, "TSNE", Recorded)
+    monkeypatch.setattr(sklearn.manifold, "TSNE", Recorded)
     return Recorded
 
 

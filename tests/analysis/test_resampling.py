@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpft.analysis import expected_calibration_error
-from lpft.analysis.resampling import Resampled, mean_of, resample, without_samples
+from lpft.analysis.comparison import Resampled, mean_of, resample, without_samples
 from lpft.errors import InputError
 
 

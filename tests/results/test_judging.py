@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp
 
-from lpft.analysis.power import smallest_detectable_difference
-from lpft.analysis.resampling import without_samples
+from lpft.analysis.comparison import smallest_detectable_difference, without_samples
 from lpft.results.exhibits import Estimate
 from lpft.results.judging import Measured, chance_note, judge
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from experiments.scored_runs import right_of, write_scored
 
-from lpft.analysis.power import smallest_detectable_difference
+from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
 from lpft.report.comparison_tables import score_differences
 from lpft.report.reading import read_differences

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from experiments.claim_folders import write_claims
 
-from lpft.analysis.resampling import resample
+from lpft.analysis.comparison import resample
 from lpft.errors import InputError
 from lpft.results.pairing import (
     PUBLISHED,

@@ -10,7 +10,14 @@ from lpft.analysis.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
-from lpft.analysis.comparison import Effect, effect_over_seeds
+from lpft.analysis.comparison import (
+    Effect,
+    Resampled,
+    effect_over_seeds,
+    resample,
+    smallest_detectable_difference,
+    without_samples,
+)
 from lpft.analysis.features import (
     cosine_similarity,
     feature_difference,
@@ -18,10 +25,7 @@ from lpft.analysis.features import (
     feature_statistics,
     fisher_ratio,
 )
-from lpft.analysis.grouped import grouped_metrics
-from lpft.analysis.metrics import split_metrics
-from lpft.analysis.power import smallest_detectable_difference
-from lpft.analysis.resampling import Resampled, resample, without_samples
+from lpft.analysis.metrics import grouped_metrics, split_metrics
 
 __all__ = [
     "Effect",

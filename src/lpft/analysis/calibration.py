@@ -1,4 +1,8 @@
-"""How far probabilities can be trusted: reliability bins, ECE, MCE and temperature scaling."""
+"""How far probabilities can be trusted: reliability bins, ECE, MCE and temperature scaling.
+
+Everything here raises ``InputError`` for probabilities or logits that are empty or not finite, rows
+that are no distribution, and labels that are no class indices.
+"""
 
 import math
 from collections.abc import Callable
@@ -41,52 +45,66 @@ def reliability_bins(
     9/15 and lies in (8/15, 9/15], 1.0 in the last bin, and the next float64 above a border in the
     next bin. Of equal top probabilities the first class is the prediction.
 
-    ``probabilities`` [N, C], rows summing to 1; ``labels`` [N] class indices.
+    ``probabilities`` [N, C], rows summing to 1; ``labels`` [N] class indices; ``bins`` at least 1.
 
-    Raises:
-        InputError: rows that are no distribution, an empty split, wrong labels, ``bins`` below 1.
     Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, section 2.
     """
-    rows = _binned(probabilities, labels, bins)
-    counts = np.bincount(rows.bin, minlength=bins)
+    edges, bin_of, top, right = _binned(probabilities, labels, bins)
+    counts = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
-        confidence = np.bincount(rows.bin, weights=rows.top, minlength=bins) / counts
-        accuracy = np.bincount(rows.bin, weights=rows.right, minlength=bins) / counts
-    return ReliabilityBins(rows.edges, counts, confidence, accuracy)
+        confidence = np.bincount(bin_of, weights=top, minlength=bins) / counts
+        accuracy = np.bincount(bin_of, weights=right, minlength=bins) / counts
+    return ReliabilityBins(edges, counts, confidence, accuracy)
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
+) -> float:
+    """Mean over rows of the gap between accuracy and confidence of the row's bin.
+
+    ``ECE = sum_b (n_b / N) |accuracy_b - confidence_b|``, a fraction in [0, 1], over the bins of
+    :func:`reliability_bins`.
+
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3.
+    """
+    error = calibration_error_of_draws(probabilities, labels, bins)
+    return error(np.arange(np.size(labels)))
 
 
 def calibration_error_of_draws(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
 ) -> Callable[[NDArray[np.int64]], float]:
-    """ECE of any of the rows, as a function of their indices, each as often as it is named.
+    """ECE of any of the rows, as a function of their indices [M], each as often as it is named.
 
-    ``ECE = (1/N) sum_b |sum_i (right_i - top_i)|`` over the rows i in bin b, which is
-    :func:`expected_calibration_error` of the rows without its divisions. Rows are put into bins
-    once, so that a bootstrap's draws only add.
-
-    Takes and raises what :func:`reliability_bins` does; the function takes [M] row indices, M > 0.
+    ``ECE = (1/N) sum_b |sum_i (right_i - top_i)|`` over the rows i in bin b, which is the usual
+    form without its divisions. Rows are put into bins once, so that a bootstrap's draws only add.
     """
-    rows = _binned(probabilities, labels, bins)
-    gap = rows.right - rows.top
+    _, bin_of, top, right = _binned(probabilities, labels, bins)
+    gap = right - top
 
     def error(drawn: NDArray[np.int64]) -> float:
-        gaps = np.bincount(rows.bin[drawn], weights=gap[drawn], minlength=bins)
+        gaps = np.bincount(bin_of[drawn], weights=gap[drawn], minlength=bins)
         return float(np.abs(gaps).sum() / len(drawn))
 
     return error
 
 
-@dataclass(frozen=True)
-class _Binned:
-    """Of each row the bin, the top probability and whether its class is right (0 or 1) [N]."""
+def maximum_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+    """Largest gap between accuracy and confidence over the bins that are not empty.
 
-    edges: NDArray[np.float64]
-    bin: NDArray[np.int64]
-    top: NDArray[np.float64]
-    right: NDArray[np.float64]
+    ``MCE = max_b |accuracy_b - confidence_b|``, a fraction in [0, 1], over the bins of
+    :func:`reliability_bins`.
+
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 5.
+    """
+    table = reliability_bins(probabilities, labels, bins)
+    return float(np.nanmax(np.abs(table.accuracy - table.confidence)))
 
 
-def _binned(probabilities: ArrayLike, labels: ArrayLike, bins: int) -> _Binned:
+def _binned(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The bins' edges [B + 1]; of each row its bin, top probability and whether it is right [N]."""
     if bins < 1:
         raise InputError(f"bins: expected at least 1, found {bins}")
     table = finite_matrix(probabilities, "probabilities")
@@ -102,40 +120,7 @@ def _binned(probabilities: ArrayLike, labels: ArrayLike, bins: int) -> _Binned:
 
     # Division rounds each border correctly; linspace multiplies, and misses 0.6 for 10 bins.
     edges = np.arange(bins + 1) / bins
-    return _Binned(edges, np.searchsorted(edges, top, side="left") - 1, top, right)
-
-
-def _gaps(table: ReliabilityBins) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight n_b / N and |accuracy - confidence| of each bin that is not empty."""
-    used = table.counts > 0
-    weight = table.counts[used] / table.counts.sum()
-    return weight, np.abs(table.accuracy[used] - table.confidence[used])
-
-
-def expected_calibration_error(
-    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
-) -> float:
-    """Mean over rows of the gap between accuracy and confidence of the row's bin.
-
-    ``ECE = sum_b (n_b / N) |accuracy_b - confidence_b|``, a fraction in [0, 1], over the bins of
-    :func:`reliability_bins`, which says what goes in and what is raised.
-
-    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3.
-    """
-    weight, gap = _gaps(reliability_bins(probabilities, labels, bins))
-    return float(weight @ gap)
-
-
-def maximum_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
-    """Largest gap between accuracy and confidence over the bins that are not empty.
-
-    ``MCE = max_b |accuracy_b - confidence_b|``, a fraction in [0, 1], over the bins of
-    :func:`reliability_bins`, which says what goes in and what is raised.
-
-    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 5.
-    """
-    _, gap = _gaps(reliability_bins(probabilities, labels, bins))
-    return float(gap.max())
+    return edges, np.searchsorted(edges, top, side="left") - 1, top, right
 
 
 def negative_log_likelihood(
@@ -144,9 +129,6 @@ def negative_log_likelihood(
     """Mean cross-entropy in nats, ``-(1/N) sum_i log softmax(f(x_i) / T)[y_i]``.
 
     ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
-
-    Raises:
-        InputError: logits that are not finite, an empty split, wrong labels, wrong temperature.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature: expected a finite number above 0, found {temperature}")
@@ -178,8 +160,6 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFit:
 
     ``logits`` [N, C] raw, of the validation split; ``labels`` [N] class indices.
 
-    Raises:
-        InputError: logits that are not finite, an empty split, wrong labels.
     Source: Guo et al., ICML 2017, section 4.2; the same optimum as scikit-learn's
     ``CalibratedClassifierCV(method="temperature")``.
     """
@@ -195,31 +175,27 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFit:
     before = negative_log_likelihood(table, indices)
     lowest, highest = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
     if slope(lowest) <= 0 or slope(highest) >= 0:
-        return TemperatureFit(1.0, _why_no_minimum(excess, slope(lowest)), before, before)
+        reason = f"The temperature stays 1: {_why_no_minimum(excess, slope(lowest))}."
+        return TemperatureFit(1.0, reason, before, before)
     temperature = math.exp(brentq(slope, lowest, highest, xtol=1e-14))
     after = negative_log_likelihood(table, indices, temperature)
     return TemperatureFit(temperature, None, before, after)
 
 
 def _why_no_minimum(excess: NDArray[np.float64], slope_at_lowest: float) -> str:
-    """The sentence for a NLL that does not turn inside the range of temperatures."""
-    start = "The temperature stays 1: "
+    """Why the NLL does not turn inside the range of temperatures."""
     if not excess.any():
-        return start + "each row's logits are all equal, so every temperature gives the same NLL."
+        return "each row's logits are all equal, so every temperature gives the same NLL"
     if (excess <= 0).all():
-        return start + (
+        return (
             f"the label has the highest logit in all {len(excess)} validation rows, so the NLL "
-            "falls for ever as the temperature goes to 0 and has no minimum."
+            "keeps falling as the temperature goes to 0 and has no minimum"
         )
     if slope_at_lowest <= 0:
-        return start + (
-            f"the NLL still falls at {LOWEST_TEMPERATURE:g}, the lowest temperature allowed."
-        )
+        return f"the NLL still falls at {LOWEST_TEMPERATURE:g}, the lowest temperature allowed"
     if excess.mean() >= 0:
-        return start + (
-            "the logits favour the validation labels no more than chance would, so the NLL falls "
-            "for ever as the temperature grows and has no minimum."
+        return (
+            "the logits favour the validation labels no more than chance would, so the NLL keeps "
+            "falling as the temperature grows and has no minimum"
         )
-    return start + (
-        f"the NLL still falls at {HIGHEST_TEMPERATURE:g}, the highest temperature allowed."
-    )
+    return f"the NLL still falls at {HIGHEST_TEMPERATURE:g}, the highest temperature allowed"

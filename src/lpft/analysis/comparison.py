@@ -1,18 +1,32 @@
-"""Effects over seeds and samples: mean, spread, bootstrap interval, and what could be detected."""
+"""Effects over seeds and samples: bootstrap, mean and interval, and what could be detected.
+
+:func:`resample` draws the samples of every seed anew, with the same draws for everything that is
+to be compared; :func:`effect_over_seeds` turns the seeds' :class:`Resampled` into an
+:class:`Effect`.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from scipy.stats import norm, t
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import f, ncf, norm, t
 
 from lpft.analysis.inputs import finite_matrix
-from lpft.analysis.power import smallest_detectable_difference
-from lpft.analysis.resampling import Resampled
 from lpft.errors import InputError
 
 COVERAGE = 0.95
+RESAMPLES = 2000
+LEVEL = 0.05
+POWER = 0.8
+
+Key = TypeVar("Key", bound=Hashable)
+Rows = NDArray[np.int64]
+Statistic = Callable[[Rows], float]
+"""A number of the samples in ``rows``, which may name a sample more than once."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,29 @@ class Effect:
     high: float
     p_value: float
     detectable: float | None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic of one seed: on its samples (``value``) and on draws of them (``draws`` [R])."""
+
+    value: float
+    draws: NDArray[np.float64]
+
+    def __sub__(self, other: "Resampled") -> "Resampled":
+        return Resampled(self.value - other.value, self.draws - other.draws)
+
+    def __add__(self, shift: float) -> "Resampled":
+        return Resampled(self.value + shift, self.draws + shift)
+
+    def __mul__(self, factor: float) -> "Resampled":
+        return Resampled(self.value * factor, self.draws * factor)
+
+    def __neg__(self) -> "Resampled":
+        return Resampled(-self.value, -self.draws)
+
+    def __abs__(self) -> "Resampled":
+        return Resampled(abs(self.value), np.abs(self.draws))
 
 
 def effect_over_seeds(
@@ -53,8 +90,8 @@ def effect_over_seeds(
     ``(S - 1) / S``, and puts Student's t in place of the normal z, with the degrees of freedom
     ``nu = (S - 1) ((v_seeds + v_samples) / v_seeds)^2``. Without it an interval over five seeds
     covers 85 % instead of 95. What varies with seed and sample together enters both variances, so
-    that an interval where it rules is rather too wide. A statistic that is biased on drawn
-    samples, such as ECE, keeps its own value in the middle.
+    an interval dominated by it is rather too wide. A statistic that is biased on drawn samples,
+    such as ECE, keeps its own value in the middle.
 
     The p-value is the interval's own: with h how far the interval reaches from theta towards 0, it
     is that of ``t_nu theta / h`` under Student's t with nu. It is below 0.05 where the interval
@@ -80,43 +117,129 @@ def effect_over_seeds(
     both = np.take_along_axis(draws, chosen, axis=0).mean(axis=0)
     mean = float(values.mean())
     sd = float(values.std(ddof=1)) if seeds > 1 else None
-    variance, degrees = _variance(sd, seeds, float(draws.mean(axis=0).var()))
-    stretch = _stretch(variance, degrees, float(both.var()))
+
+    # Of one seed nothing is known but the samples' part.
+    of_seeds = 0.0 if sd is None else sd**2 / seeds
+    variance = of_seeds + float(draws.mean(axis=0).var())
+    degrees = math.inf if of_seeds == 0 else (seeds - 1) * (variance / of_seeds) ** 2
+    upper = (1 + COVERAGE) / 2
+    quantile, of_both = float(t.ppf(upper, degrees)), float(both.var())
+    stretch = 1.0
+    if of_both > 0:
+        stretch = float(quantile / norm.ppf(upper)) * math.sqrt(variance / of_both)
     # Two order statistics as far from either end: swapping two methods then swaps them exactly.
     beyond = int((1 - COVERAGE) / 2 * resamples)
     deviations = stretch * (np.sort(both) - both.mean())
     below, above = (float(end) for end in deviations[[beyond, -1 - beyond]])
+
+    reach = -below if mean > 0 else above  # from the mean towards 0
+    if reach > 0:
+        p_value = float(2 * t.sf(abs(mean) / reach * quantile, degrees))
+    else:
+        p_value = 1.0 if mean == 0 else 0.0
     low, high = np.clip((mean + below, mean + above), *bounds)
-    return Effect(
-        mean=mean,
-        sd=sd,
-        seeds=seeds,
-        low=float(low),
-        high=float(high),
-        p_value=_p_value(abs(mean), -below if mean > 0 else above, degrees),
-        detectable=smallest_detectable_difference(sd, seeds),
+    detectable = smallest_detectable_difference(sd, seeds)
+    return Effect(mean, sd, seeds, float(low), float(high), p_value, detectable)
+
+
+def resample(
+    statistics: Mapping[Key, Statistic],
+    samples: int,
+    *,
+    generator: np.random.Generator,
+    clusters: NDArray[np.int64] | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[Key, Resampled]:
+    """Every statistic on all samples, and on ``resamples`` draws of them with replacement.
+
+    All statistics see the same draws, so that their differences are paired by sample. Samples that
+    are not independent, such as the answers to one question, are drawn by cluster: K of the K
+    clusters with replacement, each with all its samples.
+
+    Args:
+        statistics: by any key; each takes indices below ``samples``.
+        samples: N, how many there are.
+        clusters: N numbers; samples of one cluster share theirs. None: each is its own.
+
+    Raises:
+        InputError: no sample, no draw, or another number of cluster numbers than of samples.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8
+    (clusters).
+    """
+    if samples < 1 or resamples < 1:
+        raise InputError(
+            f"expected at least one sample and one draw, found {samples} and {resamples}"
+        )
+    if clusters is not None and len(clusters) != samples:
+        raise InputError(
+            f"expected a cluster number for each of {samples} samples, found {len(clusters)}"
+        )
+    draw = _draw_samples(samples) if clusters is None else _draw_clusters(clusters)
+    draws = np.empty((len(statistics), resamples))
+    for number in range(resamples):
+        rows = draw(generator)
+        draws[:, number] = [statistic(rows) for statistic in statistics.values()]
+    every = np.arange(samples)
+    return {
+        key: Resampled(float(statistic(every)), own)
+        for (key, statistic), own in zip(statistics.items(), draws, strict=True)
+    }
+
+
+def _draw_samples(samples: int) -> Callable[[np.random.Generator], Rows]:
+    return lambda generator: generator.integers(samples, size=samples)
+
+
+def _draw_clusters(clusters: NDArray[np.int64]) -> Callable[[np.random.Generator], Rows]:
+    """The samples of as many clusters as there are, those of one cluster beside each other."""
+    by_cluster = np.argsort(clusters, kind="stable")
+    _, starts, sizes = np.unique(clusters[by_cluster], return_index=True, return_counts=True)
+
+    def draw(generator: np.random.Generator) -> Rows:
+        drawn = generator.integers(len(sizes), size=len(sizes))
+        ends = np.cumsum(sizes[drawn])
+        shifts = np.repeat(starts[drawn] - (ends - sizes[drawn]), sizes[drawn])
+        return by_cluster[np.arange(ends[-1]) + shifts]
+
+    return draw
+
+
+def mean_of(resampled: Sequence[Resampled]) -> Resampled:
+    """The mean of several statistics, draw by draw; of different data the draws are independent."""
+    return Resampled(
+        float(np.mean([one.value for one in resampled])),
+        np.mean([one.draws for one in resampled], axis=0),
     )
 
 
-def _variance(sd: float | None, seeds: int, of_samples: float) -> tuple[float, float]:
-    """``v_seeds + v_samples``, and nu; of one seed nothing is known but the samples' part."""
-    of_seeds = 0.0 if sd is None else sd**2 / seeds
-    if of_seeds == 0:
-        return of_samples, math.inf
-    total = of_seeds + of_samples
-    return total, (seeds - 1) * (total / of_seeds) ** 2
+def without_samples(value: float, resamples: int = RESAMPLES) -> Resampled:
+    """A statistic of one seed that does not depend on samples, such as the norm of a head."""
+    return Resampled(value, np.full(resamples, value))
 
 
-def _stretch(variance: float, degrees: float, of_both: float) -> float:
-    """c of :func:`effect_over_seeds`; 1 where no draw differs."""
-    if of_both == 0:
-        return 1.0
-    upper = (1 + COVERAGE) / 2
-    return float(t.ppf(upper, degrees) / norm.ppf(upper)) * math.sqrt(variance / of_both)
+def smallest_detectable_difference(sd: float | None, seeds: int) -> float | None:
+    """The true mean difference that a two-sided paired t-test at 5 % finds with 80 % power.
 
+    The ``delta`` with ``P(|T| > t_crit) = 0.8``, where T is noncentral t with ``S - 1`` degrees of
+    freedom and noncentrality ``delta sqrt(S) / sd``. It is in the unit of ``sd``, the sample
+    standard deviation over ``seeds`` (S) of the paired differences. None below 2 seeds.
 
-def _p_value(distance: float, reach: float, degrees: float) -> float:
-    """Of an effect ``distance`` from 0 whose interval reaches that far towards it."""
-    if reach <= 0:
-        return 1.0 if distance == 0 else 0.0
-    return float(2 * t.sf(distance / reach * t.ppf((1 + COVERAGE) / 2, degrees), degrees))
+    Raises:
+        InputError: a standard deviation that is negative, not finite, or missing for 2 seeds.
+    Source: Cohen, Statistical Power Analysis, 1988, chapter 2; G*Power's "means: difference between
+    two dependent means".
+    """
+    if seeds < 2:
+        return None
+    if sd is None or not (math.isfinite(sd) and sd >= 0):
+        raise InputError(f"standard deviation: expected a finite number from 0 up, found {sd}")
+    degrees = seeds - 1
+    # T squared is noncentral F; SciPy's noncentral t is NaN in the far tail.
+    critical = float(f.ppf(1 - LEVEL, 1, degrees))
+
+    def missing_power(noncentrality: float) -> float:
+        return POWER - float(ncf.sf(critical, 1, degrees, noncentrality**2))
+
+    # At twice the critical value T exceeds it with more than 80 %, even with one degree of freedom.
+    noncentrality = brentq(missing_power, 0.0, 2 * math.sqrt(critical) + 2)
+    return float(noncentrality * sd / math.sqrt(seeds))

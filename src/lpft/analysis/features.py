@@ -1,9 +1,10 @@
-"""How features lie and how far they moved: CS(F), Diff(F) and FDR(F) of the paper.
+"""Statistics of features, CS(F), Diff(F) and FDR(F) of the paper, and their picture by t-SNE.
 
 Features are phi of each text, [N, h]. Float32 features can neither overflow nor vanish here:
 their squares are well inside the range of float64.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,38 @@ from numpy.typing import ArrayLike, NDArray
 from lpft.analysis.inputs import class_indices, finite_matrix
 from lpft.errors import InputError
 
+PERPLEXITY = 30.0
+"""scikit-learn's default; a third of the points where these are fewer."""
+
+PROJECTION = (
+    "Features are taken relative to the mean pre-trained feature and rows of the head relative to "
+    "their mean, which no prediction depends on; all are divided by their lengths, so that a row "
+    "lies close to the features whose logit it raises most, and t-SNE of the Euclidean distances "
+    "places features and rows, before and after training, at once."
+)
+"""What :func:`project_with_head` does, for captions."""
+
 _EIGENVALUE_CUT = 1e-10  # of the largest eigenvalue of S_W
+
+
+def feature_statistics(
+    features: ArrayLike, pretrained: ArrayLike, labels: ArrayLike
+) -> dict[str, Any]:
+    """CS, Diff and FDR of one split, before and after training, as ``features.json`` stores them.
+
+    ``features``, ``pretrained`` [N, h], the same texts in the same order; ``labels`` [N] class
+    indices. :func:`cosine_similarity`, :func:`feature_difference` and :func:`fisher_ratio` give
+    the equations, where a value is None, and what is raised.
+    """
+    return {
+        "cosine_similarity": cosine_similarity(features),
+        "feature_difference": feature_difference(features, pretrained),
+        "fisher_ratio": fisher_ratio(features, labels),
+        "pretrained": {
+            "cosine_similarity": cosine_similarity(pretrained),
+            "fisher_ratio": fisher_ratio(pretrained, labels),
+        },
+    }
 
 
 def cosine_similarity(features: ArrayLike) -> float | None:
@@ -28,22 +60,19 @@ def cosine_similarity(features: ArrayLike) -> float | None:
         InputError: not a matrix, empty, or not finite.
     Source: Tomihari and Sato, NeurIPS 2024, Table 1.
     """
-    table = finite_matrix(features, "features")
-    rows = len(table)
+    units = _directions(finite_matrix(features, "features"))
+    rows = len(units)
     if rows == 1:
         return None
-    norms = np.linalg.norm(table, axis=1, keepdims=True)
-    units = np.divide(table, norms, out=np.zeros_like(table), where=norms > 0)
     total = units.sum(axis=0)
-    own = np.count_nonzero(norms)
+    own = np.count_nonzero(units.any(axis=1))
     return float((total @ total - own) / (rows * (rows - 1)))
 
 
 def feature_difference(features: ArrayLike, pretrained: ArrayLike) -> float:
     """Diff(F): mean distance of each row's feature from its pre-trained one.
 
-    ``Diff = (1/N) sum_i ||phi(x_i) - phi_0(x_i)||_2``; :func:`feature_differences` says what goes
-    in and what is raised.
+    ``Diff = (1/N) sum_i ||phi(x_i) - phi_0(x_i)||_2``, the mean of :func:`feature_differences`.
 
     Source: Tomihari and Sato, NeurIPS 2024, Table 1.
     """
@@ -51,23 +80,15 @@ def feature_difference(features: ArrayLike, pretrained: ArrayLike) -> float:
 
 
 def feature_differences(features: ArrayLike, pretrained: ArrayLike) -> NDArray[np.float64]:
-    """The distance of each row's feature from its pre-trained one, [N].
+    """The distance of each row's feature from its pre-trained one, ``||phi(x_i) - phi_0(x_i)||_2``.
 
-    ``||phi(x_i) - phi_0(x_i)||_2``.
-
-    ``features``, ``pretrained`` [N, h], the same texts in the same order.
+    ``features``, ``pretrained`` [N, h], the same texts in the same order; the distances are [N].
 
     Raises:
         InputError: not matrices of one shape, empty, or not finite.
     """
-    table = finite_matrix(features, "features")
-    start = finite_matrix(pretrained, "pre-trained features")
-    if table.shape != start.shape:
-        raise InputError(
-            f"features: expected the shape of the pre-trained features, {start.shape}, "
-            f"found {table.shape}; take both from the same texts and the same encoder"
-        )
-    return np.linalg.norm(table - start, axis=1)
+    before, after = _before_and_after(pretrained, features, "features")
+    return np.linalg.norm(after - before, axis=1)
 
 
 def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:
@@ -105,9 +126,9 @@ def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:
     eigenvalues, directions = _scatter_spectrum(offsets)
     if eigenvalues.max() <= noise**2:
         return None
-    kept = eigenvalues > max(_EIGENVALUE_CUT * eigenvalues.max(), noise**2)
-    projected = between @ directions[:, kept]
-    return float(np.sum(projected**2 / eigenvalues[kept]))
+    above = eigenvalues > max(_EIGENVALUE_CUT * eigenvalues.max(), noise**2)
+    projected = between @ directions[:, above]
+    return float(np.sum(projected**2 / eigenvalues[above]))
 
 
 def _scatter_spectrum(
@@ -126,21 +147,77 @@ def _scatter_spectrum(
     return roots**2, directions.T
 
 
-def feature_statistics(
-    features: ArrayLike, pretrained: ArrayLike, labels: ArrayLike
-) -> dict[str, Any]:
-    """CS, Diff and FDR of one split, before and after training, as ``features.json`` stores them.
+@dataclass(frozen=True)
+class Projection:
+    """Positions in the plane of N features [N, 2] and C rows of the head [C, 2], before and after.
 
-    ``features``, ``pretrained`` [N, h], the same texts in the same order; ``labels`` [N] class
-    indices. :func:`cosine_similarity`, :func:`feature_difference` and :func:`fisher_ratio` give
-    the equations, where a value is None, and what is raised.
+    Only nearness has a meaning: t-SNE's axes have no unit.
     """
-    return {
-        "cosine_similarity": cosine_similarity(features),
-        "feature_difference": feature_difference(features, pretrained),
-        "fisher_ratio": fisher_ratio(features, labels),
-        "pretrained": {
-            "cosine_similarity": cosine_similarity(pretrained),
-            "fisher_ratio": fisher_ratio(pretrained, labels),
-        },
-    }
+
+    features_before: NDArray[np.float64]
+    features_after: NDArray[np.float64]
+    head_before: NDArray[np.float64]
+    head_after: NDArray[np.float64]
+
+
+def project_with_head(
+    features_before: ArrayLike,
+    features_after: ArrayLike,
+    head_before: ArrayLike,
+    head_after: ArrayLike,
+    *,
+    seed: int,
+) -> Projection:
+    """One t-SNE of features [N, h] and rows of V [C, h], both before and after training.
+
+    With m the mean of ``features_before`` and v the mean row of each V, the points are
+    ``(phi - m) / ||phi - m||`` and ``(V_c - v) / ||V_c - v||``: the softmax of ``V phi + b`` does
+    not depend on v, and m adds the same logits V m to every text, as a bias does. The squared
+    distance of two unit vectors is twice their cosine distance, so that lengths do not enter
+    (those of V grow a hundredfold by linear probing); a vector without a length stays at 0.
+    t-SNE is scikit-learn's, from a PCA, with ``seed``.
+
+    Raises:
+        InputError: not matrices of one width, empty, not finite, or of other shapes after training.
+    Source: figures 5 and 6 of Tomihari and Sato, NeurIPS 2024, which do not state their scaling;
+    van der Maaten and Hinton, JMLR 2008.
+    """
+    from sklearn.manifold import TSNE  # slow to import, and only this needs it
+
+    phi_before, phi_after = _before_and_after(features_before, features_after, "features")
+    rows_before, rows_after = _before_and_after(head_before, head_after, "rows of the head")
+    if phi_before.shape[1] != rows_before.shape[1]:
+        raise InputError(
+            f"rows of the head: expected the features' width {phi_before.shape[1]}, found "
+            f"{rows_before.shape[1]}; take both from one classifier"
+        )
+    middle = phi_before.mean(axis=0)
+    centred = [
+        phi_before - middle,
+        phi_after - middle,
+        rows_before - rows_before.mean(axis=0),
+        rows_after - rows_after.mean(axis=0),
+    ]
+    points = np.concatenate([_directions(vectors) for vectors in centred])
+    perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+    ends = np.cumsum([len(vectors) for vectors in centred[:-1]])
+    return Projection(*np.split(plane.astype(np.float64), ends))
+
+
+def _before_and_after(
+    before: ArrayLike, after: ArrayLike, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    start, end = finite_matrix(before, f"{name} before"), finite_matrix(after, f"{name} after")
+    if start.shape != end.shape:
+        raise InputError(
+            f"{name} after: expected the shape before training, {start.shape}, found {end.shape}; "
+            "take both from the same texts and the same classifier"
+        )
+    return start, end
+
+
+def _directions(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows divided by their lengths; rows of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

@@ -1,10 +1,14 @@
-"""Every number that one split's logits and labels give, as ``metrics.json`` stores them."""
+"""Every number that one split's logits and labels give, as ``metrics.json`` stores them.
+
+Where rows answer a question together, there are metrics of groups too: of sets of answers, and of
+a choice of one (:class:`lpft.data.examples.Groups`).
+"""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from sklearn.metrics import accuracy_score, f1_score
 
 from lpft.analysis.calibration import (
@@ -12,9 +16,9 @@ from lpft.analysis.calibration import (
     maximum_calibration_error,
     negative_log_likelihood,
 )
-from lpft.analysis.grouped import grouped_metrics
 from lpft.analysis.inputs import class_indices, logit_matrix
 from lpft.data.examples import Groups
+from lpft.errors import InputError
 
 ORDINARY_METRICS = (
     "rows",
@@ -56,7 +60,7 @@ def split_metrics(
     - ``logit_norm_l1``, ``logit_norm_l2``: mean norms of the raw f; ``logit_mean``: mean of all
       its N C entries.
     - ``calibrated``: nll, brier, brier_mean, ece, mce, confidence with ``p = softmax(f / T)``.
-    - with ``groups``, their metrics beside these: :func:`lpft.analysis.grouped.grouped_metrics`.
+    - with ``groups``, their metrics beside these: :func:`grouped_metrics`.
 
     ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
 
@@ -82,6 +86,26 @@ def split_metrics(
     }
 
 
+def _probability_metrics(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], temperature: float
+) -> dict[str, float]:
+    """The metrics that depend on the temperature."""
+    nll = negative_log_likelihood(logits, labels, temperature)
+    probabilities = softmax(logits / temperature, axis=1)
+    rows, classes = logits.shape
+    error = probabilities.copy()
+    error[np.arange(rows), labels] -= 1
+    brier = float(np.sum(error**2, axis=1).mean())
+    return {
+        "nll": nll,
+        "brier": brier,
+        "brier_mean": brier / classes,
+        "ece": expected_calibration_error(probabilities, labels),
+        "mce": maximum_calibration_error(probabilities, labels),
+        "confidence": float(probabilities.max(axis=1).mean()),
+    }
+
+
 def matthews_correlation(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
     """Matthews correlation of class indices [N], 0 where labels or predictions are of one class.
 
@@ -104,21 +128,78 @@ def matthews_correlation(labels: NDArray[np.int64], predictions: NDArray[np.int6
     return float(shared / np.sqrt(float(of_labels) * float(of_predictions)))
 
 
-def _probability_metrics(
-    logits: NDArray[np.float64], labels: NDArray[np.int64], temperature: float
+def grouped_metrics(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], groups: Groups
 ) -> dict[str, float]:
-    """The metrics that depend on the temperature."""
-    nll = negative_log_likelihood(logits, labels, temperature)
-    probabilities = softmax(logits / temperature, axis=1)
-    rows, classes = logits.shape
-    error = probabilities.copy()
-    error[np.arange(rows), labels] -= 1
-    brier = float(np.sum(error**2, axis=1).mean())
-    return {
-        "nll": nll,
-        "brier": brier,
-        "brier_mean": brier / classes,
-        "ece": expected_calibration_error(probabilities, labels),
-        "mce": maximum_calibration_error(probabilities, labels),
-        "confidence": float(probabilities.max(axis=1).mean()),
+    """The metrics of :attr:`lpft.data.examples.Groups.metrics`, fractions.
+
+    Where every row is answered by itself, by ``argmax_c f_c``, ``answer_f1`` is :func:`answer_f1`;
+    all others are means of :func:`scores_of_groups`.
+
+    ``logits`` N x C, before any temperature, which changes none of these; ``labels`` N class
+    indices.
+
+    Raises:
+        InputError: there is another number of rows than of group numbers.
+    """
+    means = {
+        name: float(scores.mean())
+        for name, scores in scores_of_groups(logits, labels, groups).items()
     }
+    if groups.credits:
+        return means
+    called = logits.argmax(axis=1) == groups.positive
+    return {"answer_f1": answer_f1(called, labels == groups.positive), **means}
+
+
+def scores_of_groups(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], groups: Groups
+) -> dict[str, NDArray[np.float64]]:
+    """What each of G groups scores, in the order of their numbers, by metric.
+
+    Where one row per group is chosen, it is the one with the largest log-odds of the positive
+    class, and scores what it earns. (The reference code of arXiv 2405.16747 takes the largest
+    ``f_1``, which is not the order of the probabilities.) Rows with equal log-odds share: each is
+    chosen equally often, so that a classifier that gives one answer to everything earns what chance
+    does, wherever the right rows stand. Otherwise ``exact_match`` is 1 of a group without error.
+
+    Takes and raises what :func:`grouped_metrics` does.
+
+    Source: Roemmele et al., 2011 (COPA); Zhang et al., 2018 (ReCoRD's exact match and F1);
+    Khashabi et al., NAACL 2018 (MultiRC's EM0).
+    """
+    if len(groups.index) != len(labels):
+        raise InputError(
+            f"there are {len(labels)} labels but {len(groups.index)} group numbers: expected one "
+            "for each row"
+        )
+    names, members = np.unique(groups.index, return_inverse=True)
+    if not groups.credits:
+        errors = np.bincount(members, weights=logits.argmax(axis=1) != labels)
+        return {"exact_match": np.asarray(errors == 0, dtype=np.float64)}
+    odds = log_odds(logits, groups.positive)
+    largest = np.full(len(names), -np.inf)
+    np.maximum.at(largest, members, odds)
+    chosen = odds == largest[members]
+    shares = chosen / np.bincount(members, weights=chosen)[members]
+    return {
+        name: np.asarray(np.bincount(members, weights=shares * earned), dtype=np.float64)
+        for name, earned in groups.credits.items()
+    }
+
+
+def answer_f1(called: NDArray[np.bool_], positive: NDArray[np.bool_]) -> float:
+    """``2 TP / (2 TP + FP + FN)`` over rows [N] that are called positive and that are so.
+
+    0 where no row is or is called positive.
+
+    Source: Khashabi et al., NAACL 2018 (MultiRC's F1a); Wang et al., NeurIPS 2019.
+    """
+    either = int(called.sum() + positive.sum())
+    return 2 * int((called & positive).sum()) / either if either else 0.0
+
+
+def log_odds(logits: NDArray[np.float64], positive: int) -> NDArray[np.float64]:
+    """``f_p - log sum_{c != p} exp(f_c)`` of N x C logits (N), which no large logit saturates."""
+    others = np.delete(logits, positive, axis=1)
+    return logits[:, positive] - logsumexp(others, axis=1)

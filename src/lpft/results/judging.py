@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpft.analysis.comparison import COVERAGE, effect_over_seeds
-from lpft.analysis.resampling import Resampled
+from lpft.analysis.comparison import COVERAGE, Resampled, effect_over_seeds
 from lpft.report.numbers import counted
 from lpft.results.exhibits import Estimate, VerdictName
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lpft.analysis.resampling import Resampled, mean_of, without_samples
+from lpft.analysis.comparison import Resampled, mean_of, without_samples
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
 from lpft.results.groups import (

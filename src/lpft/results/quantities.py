@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpft.analysis import calibration_error_of_draws
-from lpft.analysis.grouped import answer_f1, scores_of_groups
-from lpft.analysis.metrics import matthews_correlation
-from lpft.analysis.resampling import Resampled, Rows, Statistic, resample
+from lpft.analysis.comparison import Resampled, Rows, Statistic, resample
+from lpft.analysis.metrics import answer_f1, matthews_correlation, scores_of_groups
 from lpft.data.examples import Groups
 from lpft.errors import InputError
 from lpft.results.schema import Predictions, Run, read_feature_changes

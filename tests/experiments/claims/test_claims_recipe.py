@@ -18,7 +18,7 @@ from scipy.special import expit
 from scipy.stats import binom
 
 from lpft.analysis import expected_calibration_error
-from lpft.analysis.power import smallest_detectable_difference
+from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.data import load_data
 from lpft.errors import InputError
 from lpft.experiments.claims import propositions

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lpft.analysis.resampling import without_samples
+from lpft.analysis.comparison import without_samples
 from lpft.experiments.claims.cases import MOST, Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.verdicts import claim_verdicts
 from lpft.results.exhibits import Estimate

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from experiments.hand_made import trained_of
 
-from lpft.analysis.projection import Projection
+from lpft.analysis.features import Projection
 from lpft.experiments.recipes import projections
 from lpft.experiments.recipes.projections import keep_projections
 from lpft.model import load_classifier

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.analysis.resampling import Resampled, Statistic, resample
+from lpft.analysis.comparison import Resampled, Statistic, resample
 from lpft.experiments.claims.cases import WITHOUT_RATES, Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.published import PublishedCase, published_sentence
 from lpft.experiments.planning import planned_kernels

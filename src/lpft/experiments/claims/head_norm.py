@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lpft.analysis.resampling import without_samples
+from lpft.analysis.comparison import without_samples
 from lpft.experiments.claims.cases import WITHOUT_RATES, Case, Outcome, Part, judge_cases
 from lpft.experiments.claims.published import PublishedCase, published_means, published_sentence
 from lpft.experiments.random_heads import random_head_norm

@@ -13,7 +13,7 @@ verdict on the claim as a whole takes those at all choices together in the same 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from lpft.analysis.power import LEVEL
+from lpft.analysis.comparison import LEVEL
 from lpft.experiments.claims.cases import EVERY, WITHOUT_RATES, Outcome, Part
 from lpft.report.numbers import joined
 from lpft.results.exhibits import OVERALL, Estimate, Verdict, VerdictName

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lpft.analysis.projection import PROJECTION
+from lpft.analysis.features import PROJECTION
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Recipe, Scope, Shown
 from lpft.experiments.recipes.fine_tuned import fine_tuned_methods

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from lpft.analysis.resampling import Resampled, Statistic, resample
+from lpft.analysis.comparison import Resampled, Statistic, resample
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.results.quantities import clusters_of, same_samples

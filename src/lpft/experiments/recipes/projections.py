@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.analysis.projection import project_with_head
+from lpft.analysis.features import project_with_head
 from lpft.data.splits import draw_rows
 from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_identity
 from lpft.experiments.recipe import Found
@@ -28,7 +28,7 @@ Places = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class ProjectedSplit:
-    """Class indices of N texts, and the places of a :class:`~lpft.analysis.projection.Projection`.
+    """Class indices of N texts, and the places of a :class:`~lpft.analysis.features.Projection`.
 
     ``features`` and ``head`` are those before and after training: N and C places each.
     """
