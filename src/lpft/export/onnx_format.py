@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lpft.errors import InputError
+from lpft.errors import InputError, one_line
+from lpft.export.agreement import Batch, Scorer, save_tokenizer
 from lpft.export.stock import calibrated_head, labelled_config
-from lpft.export.tokens import save_tokenizer
-from lpft.export.written import Batch, Scorer, Written
 from lpft.model import Classifier
 from lpft.model.classifier import LinearHeadClassifier
 
@@ -28,7 +27,57 @@ _EXAMPLE_SHAPE = (2, 5)
 """Of the input by which the graph is traced; torch would take a length of 1 for a constant."""
 
 
-class CalibratedGraph(nn.Module):
+def write_onnx(classifier: Classifier, folder: Path) -> tuple[str, list[str]]:
+    """The graph ``model.onnx``, the tokenizer, and the encoder's config with the class names.
+
+    Returns what was written, in a few words, and sentences on its use.
+
+    Raises:
+        InputError: torch cannot trace the model.
+    """
+    model, tokenizer = classifier.model, classifier.tokenizer
+    accepted = inspect.signature(model.encoder.forward).parameters
+    inputs = [name for name in INPUTS if name in accepted and name in tokenizer.model_input_names]
+    try:
+        with _tracing(model):
+            program = torch.onnx.export(
+                _CalibratedGraph(model).eval(),
+                kwargs={name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.long) for name in inputs},
+                input_names=inputs,
+                output_names=OUTPUTS,
+                dynamic_shapes=dict.fromkeys(inputs, _AXES),
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = error if error.__cause__ is None else error.__cause__
+        raise InputError(
+            f"torch cannot turn this {model.encoder.config.model_type} model into a graph "
+            f"({one_line(cause)}): use --format transformers"
+        ) from error
+    assert program is not None
+    program.model.metadata_props["temperature"] = repr(float(model.config.temperature))
+    program.save(folder / GRAPH)
+    labelled_config(model).save_pretrained(folder)
+    save_tokenizer(tokenizer, inputs, folder)
+    note = f"It reads {', '.join(inputs)} (N x T, int64) and gives {' and '.join(OUTPUTS)} (N x C)."
+    opset = program.model.opset_imports[""]
+    return f"An ONNX graph (`{GRAPH}`, opset {opset})", [note]
+
+
+def read_onnx(folder: Path) -> Scorer:
+    """The graph as ONNX Runtime runs it."""
+    import onnxruntime  # of the extra
+
+    session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
+
+    def score(batch: Batch) -> NDArray[np.float32]:
+        return np.asarray(session.run(["logits"], batch)[0])
+
+    return score
+
+
+class _CalibratedGraph(nn.Module):
     """Token ids and masks (N x T) to ``f(x) / T`` and its softmax, both N x C."""
 
     def __init__(self, model: LinearHeadClassifier) -> None:
@@ -47,77 +96,19 @@ class CalibratedGraph(nn.Module):
         return logits, logits.softmax(dim=1)
 
 
-def write_onnx(classifier: Classifier, folder: Path) -> Written:
-    """The graph ``model.onnx``, the tokenizer, and the encoder's config with the class names.
+@contextmanager
+def _tracing(model: LinearHeadClassifier) -> Iterator[None]:
+    """Without the exporter's remarks on itself, and with attention by matrix products.
 
-    Raises:
-        InputError: torch cannot trace the model.
+    How torch's fused attention lays out its result depends on the machine.
     """
-    model, tokenizer = classifier.model, classifier.tokenizer
-    accepted = inspect.signature(model.encoder.forward).parameters
-    inputs = [name for name in INPUTS if name in accepted and name in tokenizer.model_input_names]
-    try:
-        with _quiet_export(), _plain_attention(model):
-            program = torch.onnx.export(
-                CalibratedGraph(model).eval(),
-                kwargs={name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.long) for name in inputs},
-                input_names=inputs,
-                output_names=OUTPUTS,
-                dynamic_shapes=dict.fromkeys(inputs, _AXES),
-                dynamo=True,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        cause = error if error.__cause__ is None else error.__cause__
-        reason = " ".join(str(cause).split())[:200]
-        raise InputError(
-            f"torch cannot turn this {model.encoder.config.model_type} model into a graph "
-            f"({reason}): use --format transformers"
-        ) from error
-    assert program is not None
-    program.model.metadata_props["temperature"] = repr(float(model.config.temperature))
-    program.save(folder / GRAPH)
-    labelled_config(model).save_pretrained(folder)
-    save_tokenizer(tokenizer, inputs, folder)
-    note = f"It reads {', '.join(inputs)} (N x T, int64) and gives {' and '.join(OUTPUTS)} (N x C)."
-    opset = program.model.opset_imports[""]
-    return Written(f"An ONNX graph (`{GRAPH}`, opset {opset})", (note,))
-
-
-def read_onnx(folder: Path) -> Scorer:
-    """The graph as ONNX Runtime runs it."""
-    import onnxruntime  # of the extra
-
-    session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
-
-    def score(batch: Batch) -> NDArray[np.float32]:
-        return np.asarray(session.run(["logits"], batch)[0])
-
-    return score
-
-
-@contextmanager
-def _plain_attention(model: LinearHeadClassifier) -> Iterator[None]:
-    """Attention by matrix products: how torch's fused one lays out its result is the machine's."""
-    before = model.encoder.config._attn_implementation
+    attention, disabled = model.encoder.config._attn_implementation, logging.root.manager.disable
     model.encoder.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.encoder.set_attn_implementation(before)
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Without the exporter's remarks on itself: what comes of it is checked."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
+        model.encoder.set_attn_implementation(attention)

@@ -1,23 +1,47 @@
 """A trained classifier written for serving: staged, read back, compared, then put in its place."""
 
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
-from lpft.export.card import export_card
-from lpft.export.comparison import agreement, check_texts
-from lpft.export.folder import RECORD, check_target, written_folder
-from lpft.export.formats import get_format
-from lpft.export.tokens import BatchReader
+from lpft.errors import InputError
+from lpft.export.agreement import Scorer, agreement, check_texts
+from lpft.export.onnx_format import read_onnx, write_onnx
+from lpft.export.stock import read_transformers, write_transformers
 from lpft.files import write_json, write_text
+from lpft.markdown import markdown_template
+from lpft.model import Classifier
 from lpft.results.folder import read_record
 from lpft.runs.environment import environment
 from lpft.runs.saved import open_saved
 from lpft.settings import ExportFormat
 
+RECORD = "export.json"
 _CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: how it is written and read, and the packages of its extra that both need."""
+
+    write: Callable[[Classifier, Path], tuple[str, list[str]]]
+    read: Callable[[Path], Scorer]
+    packages: tuple[str, ...] = ()
+
+
+FORMATS: dict[str, Format] = {
+    "transformers": Format(write_transformers, read_transformers),
+    "onnx": Format(write_onnx, read_onnx, ("onnx", "onnxruntime", "onnxscript")),
+}
 
 
 @dataclass(frozen=True)
@@ -42,37 +66,117 @@ def export_run(
             be written or holds something else; nothing is written or replaced then.
     """
     source, target = Path(run), Path(folder)
-    chosen = get_format(format)
-    check_target(target, overwrite=overwrite)
+    chosen = _get_format(format)
+    _check_target(target, overwrite=overwrite)
     saved = open_saved(source, "cpu")
-    with written_folder(target) as staged:
-        written = chosen.write(saved.classifier, staged)
-        check = agreement(
-            saved.classifier, BatchReader(staged), chosen.read(staged), check_texts(saved.paired)
-        )
-        card = export_card(source / _CARD, chosen.name, written, check, paired=saved.paired)
-        write_text(staged / _CARD, card)
+    classifier = saved.classifier
+    with _written_folder(target) as staged:
+        model, notes = chosen.write(classifier, staged)
+        tokenizer = AutoTokenizer.from_pretrained(staged)
+        check = agreement(classifier, tokenizer, chosen.read(staged), check_texts(saved.paired))
+        run_record = read_record(source)
+        known = {} if run_record is None else {"config_hash": run_record.get("config_hash")}
         record = {
-            "format": chosen.name,
-            "model": written.model,
-            "notes": list(written.notes),
-            "temperature": saved.classifier.model.config.temperature,
-            "classes": list(saved.classifier.model.config.classes),
-            "max_length": saved.classifier.max_length,
-            "check": check.as_record(),
-            "run": _origin(source),
+            "format": format,
+            "model": model,
+            "notes": notes,
+            "temperature": classifier.model.config.temperature,
+            "classes": list(classifier.model.config.classes),
+            "max_length": classifier.max_length,
+            "check": check,
+            "run": {"name": source.resolve().name, **known},
             "environment": environment(torch.device("cpu")),
-            "files": sorted(path.name for path in staged.iterdir()),
+            "files": sorted([_CARD, *(path.name for path in staged.iterdir())]),
         }
+        card = markdown_template("lpft.export", "card.md.j2")
+        about, limits = _card_parts(source / _CARD)
+        text = card.render(**record, about=about, limits=limits, paired=saved.paired)
+        write_text(staged / _CARD, text)
         write_json(staged / RECORD, record)
-        permissions = (staged / RECORD).stat().st_mode
+        permissions = (staged / RECORD).stat().st_mode  # safetensors writes for the owner alone
         for path in staged.iterdir():
             path.chmod(permissions)
     return Export(target, record)
 
 
-def _origin(run: Path) -> dict[str, Any]:
-    """What tells the run from others: its name and, where it has a record, its settings' hash."""
-    record = read_record(run)
-    known = {} if record is None else {"config_hash": record.get("config_hash")}
-    return {"name": run.resolve().name, **known}
+def _get_format(name: str) -> Format:
+    if name not in FORMATS:
+        raise InputError(f"--format {name} is unknown: expected one of {', '.join(FORMATS)}")
+    missing = [package for package in FORMATS[name].packages if find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"--format {name} needs the '{name}' extra, which is not installed ({missing[0]} is "
+            f"missing): run pip install 'lpft[{name}]', or use another --format"
+        )
+    return FORMATS[name]
+
+
+def _check_target(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but an export, and an export unless it is to go."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+    present = list(folder.iterdir())
+    if not present:
+        return
+    try:
+        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+        own = {RECORD, *map(str, files)}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    foreign = sorted(path.name for path in present if path.name not in own or not path.is_file())
+    if foreign:
+        raise InputError(
+            f"'{folder}' holds files that are not an export's ({foreign[0]}): name an empty or "
+            "new folder with --output-dir"
+        )
+    if not overwrite:
+        raise InputError(
+            f"'{folder}' holds an export: give --overwrite to replace it, or another --output-dir"
+        )
+
+
+@contextmanager
+def _written_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its place once the block ends without an error."""
+    target = folder.resolve()
+    staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    replaced = staged.with_suffix(".replaced")
+    try:
+        with _writing(folder):
+            staged.mkdir(parents=True)
+        yield staged
+        with _writing(folder):
+            if target.exists():
+                target.replace(replaced)
+            staged.replace(target)
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.replace(target)
+        for path in (staged, replaced):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the output folder '{folder}' cannot be written ({error.strerror}): name another "
+            "with --output-dir"
+        ) from error
+
+
+def _card_parts(run_card: Path) -> tuple[str, str]:
+    """What the run's card says of data and results, and of limits; both are Markdown."""
+    if not run_card.is_file():
+        return "# A text classifier", ""
+    text = run_card.read_text(encoding="utf-8", errors="replace")
+    front_matter = "---\n"
+    if text.startswith(front_matter):
+        text = text.removeprefix(front_matter).partition(front_matter)[2]
+    about, _, use = text.partition("## Use\n")
+    _, heading, limits = use.partition("## Limits\n")
+    return about.strip(), f"{heading}{limits}".strip()

@@ -11,8 +11,8 @@ from exportable import CLASSES, TEMPERATURE, classifier_of, saved, without_lpft
 from toy_files import toy_data, toy_settings
 
 from lpft.errors import InputError
-from lpft.export import comparison, export_run, formats, stock, transformers_format
-from lpft.export.tokens import save_tokenizer
+from lpft.export import export_run
+from lpft.export.agreement import agreement, check_texts, save_tokenizer
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
 
@@ -165,7 +165,9 @@ def test_a_format_has_to_be_named_and_known(lpft, model, tmp_path):
 
 
 def test_an_extra_that_is_missing_is_named(lpft, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(
+        "lpft.export.run.find_spec", lambda name: None if name == "onnxscript" else name
+    )
     target = tmp_path / "export"
     message = refused(lpft, model, "--format", "onnx", "--output-dir", target)
     assert "pip install 'lpft[onnx]'" in message
@@ -189,7 +191,7 @@ def test_an_export_that_answers_otherwise_is_removed_and_the_old_one_kept(
     target = tmp_path / "export"
     export_run(model, target, "transformers")
     before = contents(target)
-    monkeypatch.setattr(stock, "calibrated_head", wrong)
+    monkeypatch.setattr("lpft.export.stock.calibrated_head", wrong)
     arguments = (model, "--format", "transformers", "--overwrite", "--output-dir")
     for folder in (target, tmp_path / "new"):
         assert "differs from the run by" in refused(lpft, *arguments, folder)
@@ -199,10 +201,10 @@ def test_an_export_that_answers_otherwise_is_removed_and_the_old_one_kept(
 
 def test_texts_to_compare_on_are_of_many_lengths():
     for paired in (False, True):
-        texts = comparison.check_texts(paired)
+        texts = check_texts(paired)
         assert len(texts) == 33
         assert all(isinstance(text, tuple) == paired for text in texts)
-    lengths = {len(text.split()) for text in comparison.check_texts(paired=False)}
+    lengths = {len(text.split()) for text in check_texts(paired=False)}
     assert len(lengths) > 10
     assert min(lengths) == 1
     assert max(lengths) > 1000
@@ -214,7 +216,7 @@ def test_a_tokenizer_that_splits_texts_otherwise_is_noticed(model, tmp_path, mon
         path = folder / "tokenizer.json"
         path.write_text(path.read_text().replace('"good"', '"kettle"'))
 
-    monkeypatch.setattr(transformers_format, "save_tokenizer", save_another)
+    monkeypatch.setattr("lpft.export.stock.save_tokenizer", save_another)
     with pytest.raises(InputError, match="gives other tokens than the run's"):
         export_run(model, tmp_path / "export", "transformers")
     assert not list(tmp_path.iterdir())
@@ -226,11 +228,5 @@ def test_what_is_not_finite_is_refused():
     def score(batch):
         return np.full((len(batch["input_ids"]), len(CLASSES)), np.nan)
 
-    class Reader:
-        tokenizer = classifier.tokenizer
-
-        def __call__(self, texts):
-            return dict(self.tokenizer(texts, padding=True, truncation=True, return_tensors="np"))
-
     with pytest.raises(InputError, match="differs from the run by nan"):
-        comparison.agreement(classifier, Reader(), score, ["good", "a bad lamp"])
+        agreement(classifier, classifier.tokenizer, score, ["good", "a bad lamp"])
