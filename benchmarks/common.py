@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lpft.runs.environment import environment
+from lpft.results.schema import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -6,7 +6,7 @@ import pytest
 
 from lpft.errors import InputError
 from lpft.results.folder import check_output, clear, locked, read_record
-from lpft.runs.saved import open_saved
+from lpft.results.saved import open_saved
 
 
 def record(folder, **changes):

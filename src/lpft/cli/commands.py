@@ -60,8 +60,8 @@ def train(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print a trained classifier's metrics on more data."""
-    from lpft.runs.evaluation import evaluate_saved, labelled_sets
-    from lpft.runs.saved import open_saved
+    from lpft.results.saved import open_saved
+    from lpft.runs.evaluate import evaluate_saved, labelled_sets
 
     saved = open_saved(options.folder, options.device)
     sets = labelled_sets(
@@ -83,8 +83,8 @@ def evaluate(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
+    from lpft.results.saved import open_saved
     from lpft.runs import predict
-    from lpft.runs.saved import open_saved
 
     if options.output is not None:
         predict.check_prediction_output(options.output, overwrite=options.overwrite)

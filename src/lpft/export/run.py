@@ -21,8 +21,8 @@ from lpft.files import write_json, write_text
 from lpft.markdown import markdown_template
 from lpft.model import Classifier
 from lpft.results.folder import read_record
-from lpft.runs.environment import environment
-from lpft.runs.saved import open_saved
+from lpft.results.saved import open_saved
+from lpft.results.schema import environment
 from lpft.settings import ExportFormat
 
 RECORD = "export.json"

@@ -2,15 +2,19 @@
 
 import json
 import math
+import platform
+import subprocess
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -21,6 +25,8 @@ from lpft.data.examples import Examples, Groups
 from lpft.errors import InputError
 
 Record = Mapping[str, Any]
+
+_PACKAGES = ("lpft", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
 
 @dataclass(frozen=True)
@@ -379,3 +385,35 @@ def read_head_rows(folder: Path) -> NDArray[np.float32]:
         InputError: the file is missing or damaged.
     """
     return read_kept(folder, _HEAD_FILE, ["weight"])[0]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Package versions, the commit of a source checkout, the device and the thread count."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "commit": source_commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def source_commit() -> str | None:
+    """The commit that the package runs from, ``-dirty`` if changed; None when installed."""
+    folder = Path(__file__).resolve().parent
+    try:
+        inside = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    assert inside
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    )
+    return result.stdout.strip()

@@ -26,7 +26,7 @@ from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelRequest
 from lpft.ntk.inputs import Subject, open_subject
 from lpft.results.folder import read_record
-from lpft.runs.saved import open_saved
+from lpft.results.saved import open_saved
 from lpft.settings import Method, TrainingSettings, get_method
 from lpft.training.cache import cached_probe, prepare_split
 from lpft.training.probing import install_probe

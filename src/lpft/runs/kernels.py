@@ -23,7 +23,8 @@ from lpft.ntk.plan import Plan
 from lpft.progress import said_progress
 from lpft.results.folder import RECORD as RUN_RECORD
 from lpft.results.folder import WORK, check_restart, is_inside, locked, read_record
-from lpft.runs.environment import environment
+from lpft.results.saved import open_saved
+from lpft.results.schema import environment
 from lpft.runs.kernel_passes import (
     EVALUATION,
     REVERSED,
@@ -38,7 +39,6 @@ from lpft.runs.kernel_passes import (
     trained_pass,
 )
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
-from lpft.runs.saved import open_saved
 from lpft.settings import (
     METHODS,
     DataSettings,

@@ -14,7 +14,7 @@ from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
-from lpft.runs.saved import SavedClassifier, columns_error
+from lpft.results.saved import SavedClassifier, columns_error
 
 ROWS_AT_ONCE = 1000
 """Texts of a file that are sorted by length and computed together."""

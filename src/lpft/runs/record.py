@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from lpft.analysis import split_metrics
 from lpft.data.examples import Label, TextData
 from lpft.files import write_json
+from lpft.markdown import markdown_template
 from lpft.model import save_classifier
 from lpft.results.schema import (
     predictions_frame,
@@ -18,8 +19,8 @@ from lpft.results.schema import (
     write_features,
     write_head,
 )
-from lpft.runs.card import model_card
-from lpft.runs.evaluation import SplitResult
+from lpft.runs.evaluate import SplitResult
+from lpft.settings import METHODS
 from lpft.settings.configs import RunConfig
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
@@ -114,3 +115,52 @@ def describe_probe(probe: LinearProbe, classes: tuple[Label, ...]) -> dict[str, 
         "norm": float(np.linalg.norm(probe.weight)),
         "absent_classes": [classes[index] for index in probe.absent_classes],
     }
+
+
+def model_card(
+    config: RunConfig, data: TextData, metrics: dict[str, Any], reason: str | None
+) -> str:
+    """Markdown with the data, the method, ID beside OOD, calibration, use and limits.
+
+    ``reason`` says why the temperature stayed 1, if it did.
+    """
+    template = markdown_template("lpft.runs", "card.md.j2", cell=_markdown_cell)
+    return template.render(
+        config={
+            name: _without_folders(value)
+            for name, value in (config.data.flat() | config.training.flat()).items()
+        },
+        model_kept=config.output.save_model,
+        data=data,
+        sources={split: _file_only(source) for split, source in data.sources.items()},
+        metrics=metrics,
+        method=METHODS[config.training.method],
+        paired=isinstance(data.train.texts[0], tuple),
+        reason=reason,
+        library="lpft",
+    )
+
+
+def _without_folders(value: Any) -> Any:
+    """Paths of this machine by their last part: a card is made to be published."""
+    if isinstance(value, dict):
+        return (
+            ", ".join(f"{name}: {_without_folders(path)}" for name, path in value.items()) or None
+        )
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
+def _file_only(source: str) -> str:
+    """``/folder/file: how it was split`` as ``file: how it was split``."""
+    place, colon, rest = source.partition(": ")
+    return Path(place).name + colon + rest if Path(place).is_absolute() else source
+
+
+def _markdown_cell(value: Any) -> str:
+    """Text that neither ends a table cell nor becomes Markdown or HTML."""
+    escaped = " ".join(str(value).split())
+    for character in "\\`*_[]|#":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -73,7 +73,7 @@ def train_run(
             logger.warning("%s", finding.message)
     from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
     from lpft.model.loading import fresh_classifier
-    from lpft.runs.environment import environment
+    from lpft.results.schema import environment
     from lpft.training.finetuning import check_trackers
 
     device = resolve_device(config.training.device)
@@ -118,7 +118,7 @@ def _train_locked(
 ) -> RunResult:
     """Everything after the folder is this run's: train, evaluate, publish."""
     from lpft.model.inference import resolve_device
-    from lpft.runs.evaluation import evaluate_split
+    from lpft.runs.evaluate import evaluate_split
     from lpft.runs.record import describe_probe, history_lines, write_results
     from lpft.training.cache import prepare_split
     from lpft.training.fit import fit_classifier
