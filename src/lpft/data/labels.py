@@ -45,6 +45,17 @@ def read_labels(
     return [_plain_label(value) for value in values]
 
 
+def _plain_label(value: object) -> Label:
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value))
+    return _integer(value) if isinstance(value, numbers.Real) else str(value).strip()
+
+
+def _integer(value: numbers.Real) -> int:
+    # not by float where it is an integer: large ones stay exact
+    return int(value) if isinstance(value, numbers.Integral) else int(float(value))
+
+
 def label_list(labels: Any, name: str) -> list[Label]:
     """A Python program's labels or class names: all strings, all integers or all booleans.
 
@@ -73,14 +84,7 @@ def label_list(labels: Any, name: str) -> list[Label]:
         )
     listed = values.tolist()
     _check_labels(listed, name, None, "expected one everywhere: fill it in or leave the row out")
-    for value in listed:
-        if not isinstance(value, str | numbers.Real | np.bool_):
-            advice = ": decode them" if isinstance(value, bytes) else ""
-            raise InputError(
-                f"{name}: found {show([value])} ({type(value).__name__}), expected strings, "
-                f"integers or booleans{advice}"
-            )
-    typed = [_of_python_type(value) for value in listed]
+    typed = [_typed_label(value, name) for value in listed]
     kinds = sorted({type(value).__name__ for value in typed})
     if len(kinds) > 1:
         raise InputError(
@@ -88,6 +92,48 @@ def label_list(labels: Any, name: str) -> list[Label]:
             "booleans: convert them to one type"
         )
     return typed
+
+
+def _typed_label(value: Any, name: str) -> Label:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, numbers.Real):
+        return _integer(value)
+    advice = ": decode them" if isinstance(value, bytes) else ""
+    raise InputError(
+        f"{name}: found {show([value])} ({type(value).__name__}), expected strings, integers or "
+        f"booleans{advice}"
+    )
+
+
+def _check_labels(
+    values: Sequence[object], source: str, rows: Sequence[int] | None, advice: str
+) -> None:
+    """Refuse collections (multi-label), missing labels and fractions (regression)."""
+    collections = (list, tuple, set, frozenset, dict, np.ndarray)
+    several = [value for value in values if isinstance(value, collections)]
+    if several:
+        raise InputError(
+            f"{source}: multi-label is not supported: found {show(several[:1])}, expected one "
+            "class per row (a string or an integer)"
+        )
+    rows = range(len(values)) if rows is None else rows
+    missing = [row for row, value in zip(rows, values, strict=True) if is_missing(value)]
+    if missing:
+        raise InputError(f"{source}: no label in {show_rows(missing)}; {advice}")
+    # is_integer is False for the infinities
+    numeric = [value for value in values if isinstance(value, numbers.Real)]
+    _check_whole([value for value in numeric if not float(value).is_integer()], source)
+
+
+def _check_whole(fractions: Sequence[object], source: str) -> None:
+    if fractions:
+        raise InputError(
+            f"{source}: regression is not supported: found {show(fractions)}, expected classes "
+            "(strings, integers or booleans): if these numbers are classes, give them names"
+        )
 
 
 def integers_where_all_are(labels: list[Label]) -> list[Label]:
@@ -99,6 +145,12 @@ def integers_where_all_are(labels: list[Label]) -> list[Label]:
     integers = [_as_integer(label) for label in labels]
     whole = [integer for integer in integers if integer is not None]
     return list(whole) if len(whole) == len(labels) else labels
+
+
+def _as_integer(label: Label) -> int | None:
+    if isinstance(label, int):
+        return label
+    return int(label.partition(".")[0]) if _INTEGER.fullmatch(label) else None
 
 
 def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
@@ -221,56 +273,3 @@ def show_rows(rows: Sequence[int]) -> str:
     listed = ", ".join(str(row + 1) for row in rows[:_SHOWN])
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return f"row{'s' if len(rows) > 1 else ''} {listed}{more}"
-
-
-def _check_labels(
-    values: Sequence[object], source: str, rows: Sequence[int] | None, advice: str
-) -> None:
-    """Refuse collections (multi-label), missing labels and fractions (regression)."""
-    lists = [
-        value
-        for value in values
-        if isinstance(value, list | tuple | set | frozenset | dict | np.ndarray)
-    ]
-    if lists:
-        raise InputError(
-            f"{source}: multi-label is not supported: found {show(lists[:1])}, expected one class "
-            "per row (a string or an integer)"
-        )
-    rows = range(len(values)) if rows is None else rows
-    missing = [row for row, value in zip(rows, values, strict=True) if is_missing(value)]
-    if missing:
-        raise InputError(f"{source}: no label in {show_rows(missing)}; {advice}")
-    # is_integer is False for the infinities
-    numeric = [value for value in values if isinstance(value, numbers.Real)]
-    _check_whole([value for value in numeric if not float(value).is_integer()], source)
-
-
-def _check_whole(fractions: Sequence[object], source: str) -> None:
-    if fractions:
-        raise InputError(
-            f"{source}: regression is not supported: found {show(fractions)}, expected classes "
-            "(strings, integers or booleans): if these numbers are classes, give them names"
-        )
-
-
-def _of_python_type(value: Any) -> Label:
-    if isinstance(value, str):
-        return str(value)
-    return bool(value) if isinstance(value, bool | np.bool_) else int(value)
-
-
-def _plain_label(value: object) -> Label:
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value))
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return int(float(value))
-    return str(value).strip()
-
-
-def _as_integer(label: Label) -> int | None:
-    if isinstance(label, int):
-        return label
-    return int(label.partition(".")[0]) if _INTEGER.fullmatch(label) else None

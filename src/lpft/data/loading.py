@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,20 +121,16 @@ def load_task(
         splits[split] = _task_examples(task, task.templates[template], complete)
         sources[split] = rows.source
     if "validation" not in splits:
+        rule = describe_split(protocol, splits["train"].groups)
+        sources["validation"] = f"{sources['train']}: {rule}"
         splits |= _hold_out(splits["train"], protocol)
-        how = describe_split(protocol, splits["train"].groups)
-        sources["validation"] = f"{sources['train']}: {how}"
     return TextData(
         name=task.name,
         classes=task.classes,
         train=splits["train"],
         validation=splits["validation"],
         test=splits.get("test"),
-        ood={
-            split.removeprefix("ood/"): examples
-            for split, examples in splits.items()
-            if split.startswith("ood/")
-        },
+        ood={name[4:]: examples for name, examples in splits.items() if name.startswith("ood/")},
         metric=task.metric,
         protocol=protocol,
         sources=sources,
@@ -183,25 +180,23 @@ def load_files(
     classes = infer_classes(names, source)
     labels = encode_labels(names, classes, source)
     training = Examples(ids_from_table(table), texts_from_table(table, columns, train), labels)
-    splits = {"train": training}
-    sources = {"train": str(train)}
+    splits, sources = {"train": training}, {"train": str(train)}
     if validation is None:
         splits |= _hold_out(training, protocol)
         sources["validation"] = f"{train}: {describe_split(protocol)}"
-    for split, path in {
-        "validation": validation,
-        "test": test,
-        **{f"ood/{name}": path for name, path in ood.items()},
-    }.items():
+    others = {"validation": validation, "test": test}
+    others |= {f"ood/{name}": path for name, path in ood.items()}
+    read = partial(
+        read_examples,
+        classes=classes,
+        text_columns=columns,
+        label_column=label_column,
+        column_names=column_names,
+    )
+    for split, path in others.items():
         if path is not None:
+            splits[split] = read(path)
             sources[split] = str(path)
-            splits[split] = read_examples(
-                path,
-                classes,
-                text_columns=columns,
-                label_column=label_column,
-                column_names=column_names,
-            )
     return TextData(
         name=Path(train).name.partition(".")[0],
         classes=classes,
@@ -295,16 +290,14 @@ def _task_examples(task: Task, template: Template, rows: RawSplit) -> Examples:
     for column in ("label", *([] if task.cluster is None else [task.cluster])):
         require_column(table, column, source)
     names = official_names(list(table["label"]), rows.labels, task.classes, source, task.name)
-    groups = (
-        None
-        if grouping is None
-        else Groups(
+    groups = None
+    if grouping is not None:
+        groups = Groups(
             index=_numbered(table["group"]),
             noun=grouping.noun,
             credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
-            positive=task.classes.index(grouping.positive),
+            positive=task.classes.index("True"),
         )
-    )
     return Examples(
         ids=ids_from_table(table),
         texts=list(_inputs(template, rows)),

@@ -72,6 +72,7 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
     Raises:
         InputError: the tokenizer files are missing or damaged.
     """
+    expected = "expected tokenizer.json or the vocabulary files of the model beside its weights"
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -79,27 +80,17 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the tokenizer of '{source}' cannot be loaded ({reason}): expected tokenizer.json or "
-            "the vocabulary files of the model beside its weights"
+            f"the tokenizer of '{source}' cannot be loaded ({reason}): {expected}"
         ) from error
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise InputError(
-            f"'{source}' has no tokenizer files: expected tokenizer.json or the vocabulary files "
-            "of the model beside its weights"
-        )
+        raise InputError(f"'{source}' has no tokenizer files: {expected}")
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     if tokenizer.pad_token is None:
-        stand_in = next(
-            (
-                token
-                for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token)
-                if token is not None
-            ),
-            tokenizer.convert_ids_to_tokens(0),
-        )
-        tokenizer.pad_token = stand_in
+        special = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token)
+        first = tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = next(token for token in (*special, first) if token is not None)
     return tokenizer
 
 
@@ -115,28 +106,41 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_leng
     columns: dict[str, list[list[int]]] = {}
     for start in progress(range(0, len(texts), _TOKENIZER_CHUNK), "tokenizing", unit="k texts"):
         chunk = texts[start : start + _TOKENIZER_CHUNK]
-        for offset, text in enumerate(chunk):
-            _check_text(text, paired, start + offset)
-        arguments: tuple[Any, ...] = (
-            tuple(map(list, zip(*chunk, strict=True))) if paired else (list(chunk),)
-        )
+        for row, text in enumerate(chunk, start=start + 1):
+            _check_text(text, paired, row)
+        arguments: list[Any] = [list(chunk)]
+        if paired:
+            arguments = [list(part) for part in zip(*chunk, strict=True)]
         encoded = tokenizer(*arguments, truncation=True, max_length=max_length)
         for name, values in encoded.items():
             columns.setdefault(name, []).extend(values)
-    for row, ids in enumerate(columns["input_ids"]):
+    for row, ids in enumerate(columns["input_ids"], start=1):
         if not ids:
+            raise InputError(f"text {row} has no token that the model knows: expected some text")
+    pad_values = dict.fromkeys(columns, 0) | {"input_ids": tokenizer.pad_token_id}
+    if "token_type_ids" in columns:
+        pad_values["token_type_ids"] = tokenizer.pad_token_type_id
+    return Tokens(columns, pad_values, tokenizer.padding_side)
+
+
+def _check_text(text: Text, paired: bool, row: int) -> None:
+    parts = text if isinstance(text, tuple) else (text,)
+    if isinstance(text, tuple) != paired or len(parts) != (2 if paired else 1):
+        expected = "a pair of texts" if paired else "a single text"
+        raise InputError(f"text {row} is not {expected}, as the first one is")
+    for part in parts:
+        if not isinstance(part, str):
             raise InputError(
-                f"text {row + 1} has no token that the model knows: expected some text"
+                f"text {row} is {show([part])}: expected a string, or a tuple of two for a pair"
             )
-    pad_values = {
-        "input_ids": tokenizer.pad_token_id,
-        "token_type_ids": tokenizer.pad_token_type_id,
-    }
-    return Tokens(
-        columns=columns,
-        pad_values={name: pad_values.get(name, 0) for name in columns},
-        padding_side=tokenizer.padding_side,
-    )
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {row} is not valid Unicode: it was decoded wrongly; expected UTF-8"
+            ) from error
+        if not part.strip():
+            raise InputError(f"text {row} is empty: give it a text or leave the row out")
 
 
 def length_batches(
@@ -152,23 +156,3 @@ def length_batches(
         rows = max(1, min(max_rows, max_tokens // int(lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
-
-
-def _check_text(text: Text, paired: bool, row: int) -> None:
-    parts = text if isinstance(text, tuple) else (text,)
-    if isinstance(text, tuple) != paired or len(parts) != (2 if paired else 1):
-        expected = "a pair of texts" if paired else "a single text"
-        raise InputError(f"text {row + 1} is not {expected}, as the first one is")
-    for part in parts:
-        if not isinstance(part, str):
-            raise InputError(
-                f"text {row + 1} is {show([part])}: expected a string, or a tuple of two for a pair"
-            )
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text {row + 1} is not valid Unicode: it was decoded wrongly; expected UTF-8"
-            ) from error
-        if not part.strip():
-            raise InputError(f"text {row + 1} is empty: give it a text or leave the row out")

@@ -26,13 +26,11 @@ class Grouping:
             and ``id`` and those of ``credits``.
         credits: where one row of a group is chosen: columns with what choosing each row earns,
             which are named as the metrics that they give.
-        positive: the class that says that a row answers its question.
     """
 
     noun: str
     unfold: Callable[[RawSplit], RawSplit]
     credits: tuple[str, ...] = ()
-    positive: str = "True"
 
 
 @dataclass(frozen=True)
