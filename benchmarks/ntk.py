@@ -42,8 +42,7 @@ from lpft.data.tokens import Tokens
 from lpft.model import LinearHeadClassifier
 from lpft.model.classifier import attach_head
 from lpft.model.encoder import build_encoder
-from lpft.ntk import KernelJob, Options, request_of
-from lpft.ntk.inputs import Subject
+from lpft.ntk import KernelJob, Options, StudiedModel, request_of
 from lpft.ntk.result import EmpiricalNTK
 
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
@@ -62,7 +61,7 @@ PRODUCT_COLUMNS = 65536
 REFERENCE_CHUNK = 16
 
 
-class Words(Subject):
+class Words(StudiedModel):
     """A classifier whose texts are given as numbers of ready token ids."""
 
     ready: Tokens

@@ -17,7 +17,7 @@ import torch
 from common import matmul_rate, record
 from torch import Tensor
 
-from lpft.ntk.matrix_products import symmetric_product
+from lpft.ntk.contract import symmetric_product
 
 SEEDS, TOKENS, WIDTH, AT_ONCE = 3, 128, 768, 187
 TEXTS = (85, 250)

@@ -22,8 +22,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from lpft.errors import InputError
 from lpft.model.adapters import add_adapter, trained_head
-from lpft.ntk.double_precision import DoublePrecision
 from lpft.ntk.dynamics import FirstStep
+from lpft.ntk.passes import DoublePrecision
 
 LABELS = np.array([0, 1, 2, 0, 1])
 TEXTS = toy_texts(8, seed=2)[0]

@@ -9,8 +9,7 @@ from tiny_classifiers import read, tiny_classifier
 from tiny_models import toy_texts
 
 from lpft.errors import InputError
-from lpft.ntk import KernelJob, KernelRequest, Options, request_of
-from lpft.ntk.inputs import open_subject
+from lpft.ntk import KernelJob, KernelRequest, Options, request_of, studied_model
 
 TEXTS, COLUMNS = toy_texts(5, seed=11)[0], toy_texts(4, seed=12)[0]
 ROWS, BLOCK, BACK = (0, 0), (0, 1), (1, 0)
@@ -20,7 +19,7 @@ DOUBLE = Options(dtype=torch.float64, device="cpu", check_entries=0)
 @pytest.fixture(scope="module")
 def subject():
     classifier = tiny_classifier("bert")
-    return open_subject(classifier.model, classifier.tokenizer, None)
+    return studied_model(classifier.model, classifier.tokenizer, None)
 
 
 def job(subject, requests, options=DOUBLE, groups=(TEXTS, COLUMNS), blocks=(ROWS, BLOCK)):
@@ -118,7 +117,7 @@ def test_parts_of_several_requests_are_kept_apart(subject):
 
 
 def test_only_detailed_blocks_are_split_and_checked(subject, monkeypatch):
-    monkeypatch.setattr("lpft.ntk.job.memory_in_use", lambda _: 0)
+    monkeypatch.setattr("lpft.ntk.api.memory_in_use", lambda _: 0)
     own = {"own": request_of(subject, trainable=False)}
     options = Options(granularity=("layer", "kind"), dtype=torch.float64, device="cpu")
     groups, blocks = [TEXTS, COLUMNS], (ROWS, BLOCK)

@@ -22,8 +22,7 @@ from tiny_models import FAMILIES
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lpft.ntk import KernelJob, KernelRequest, Options, empirical_ntk, request_of
-from lpft.ntk.inputs import open_subject
+from lpft.ntk import KernelJob, KernelRequest, Options, empirical_ntk, request_of, studied_model
 from lpft.settings import Pooling
 
 METHODS = ("auto", "materialize", "token_gram", "sandwich")
@@ -185,7 +184,7 @@ def test_lora_at_its_start_meets_the_explicit_jacobian(family):
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_lora_in_one_pass_with_full_fine_tuning_is_what_it_is_alone(family):
     given = case(family, "lora")
-    subject = open_subject(given.model, given.tokenizer, None)
+    subject = studied_model(given.model, given.tokenizer, None)
     full = request_of(subject, trainable=False)
     adapters = request_of(subject, trainable=True)
     doubled = KernelRequest(2 * adapters.weight, adapters.parameters)

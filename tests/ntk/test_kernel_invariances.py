@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lpft.model import Classifier
 from lpft.ntk import empirical_ntk
-from lpft.ntk.devices import PORTIONS
-from lpft.ntk.layout import Layout
+from lpft.ntk.memory import PORTIONS
+from lpft.ntk.storage import Layout
 
 TOLERANCE = 1e-10
 METHODS = ("materialize", "token_gram", "sandwich")

@@ -10,8 +10,8 @@ from tiny_classifiers import read, tiny_classifier
 from tiny_models import WORDS, toy_texts
 
 from lpft.errors import InputError
-from lpft.ntk import certificate, empirical_ntk
-from lpft.ntk.layout import Layout
+from lpft.ntk import empirical_ntk, result
+from lpft.ntk.storage import Layout
 
 A, B = toy_texts(6, seed=21)[0], toy_texts(3, seed=22)[0]
 METHODS = ("auto", "materialize", "token_gram", "sandwich")
@@ -94,7 +94,7 @@ def test_checked_entries_are_those_of_autograd():
 
 def test_entries_are_checked_by_chunks_of_the_parameters(monkeypatch):
     whole = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
-    monkeypatch.setattr("lpft.ntk.certificate._CHUNK", 500)
+    monkeypatch.setattr("lpft.ntk.result.CHECKED_AT_ONCE", 500)
     parts = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
     for one, other in zip(whole, parts, strict=True):
         assert other.autograd == pytest.approx(one.autograd, rel=1e-12)
@@ -145,8 +145,8 @@ def test_the_error_of_products_is_that_of_the_methods_that_many_texts_take():
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_a_kernel_that_autograd_contradicts_is_refused(monkeypatch, dtype):
-    honest = certificate._gradient
-    monkeypatch.setattr(certificate, "_gradient", lambda *given: [1.01 * g for g in honest(*given)])
+    honest = result._gradient
+    monkeypatch.setattr(result, "_gradient", lambda *given: [1.01 * g for g in honest(*given)])
     with pytest.raises(InputError, match="the kernel is wrong: an entry is"):
         kernel_of(B, dtype=dtype)
     kernel_of(B, dtype=dtype, check_entries=0)

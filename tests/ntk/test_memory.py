@@ -1,17 +1,37 @@
-"""Sizes of memory as people write them, what is free, and what is given back."""
+"""Sizes of memory, and plans that keep to a budget of it."""
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tiny_classifiers import tiny_classifier
+from tiny_models import toy_texts
 
 from lpft.errors import InputError
+from lpft.ntk import KernelJob, Options, request_of, studied_model
+from lpft.ntk.api import same_device
 from lpft.ntk.control_groups import free_below_limits
-from lpft.ntk.devices import same_device
-from lpft.ntk.memory import default_budget, give_back_free_memory, parse_size, readable_size
+from lpft.ntk.memory import (
+    PORTIONS,
+    default_budget,
+    give_back_free_memory,
+    make_plan,
+    parse_size,
+    readable_size,
+)
+from lpft.ntk.storage import Layout
+
+TEXTS = toy_texts(12, seed=5)[0]
+GIGABYTE = 10**9
 
 
 @pytest.mark.parametrize(
@@ -133,3 +153,209 @@ def test_a_c_library_that_cannot_give_back_is_left_alone(monkeypatch, error):
 
     monkeypatch.setattr(ctypes, "CDLL", library)
     give_back_free_memory()
+
+
+@cache
+def job(family="bert"):
+    classifier = tiny_classifier(family)
+    model = studied_model(classifier.model, classifier.tokenizer, None)
+    requests = {"ntk": request_of(model, trainable=False)}
+    blocks = ((0, 0), (1, 0))
+    return KernelJob(model, requests, [TEXTS, TEXTS[:5]], blocks, Options(device="cpu"))
+
+
+def planned(
+    budget,
+    *,
+    dtype=torch.float32,
+    family="bert",
+    layout=None,
+    checked=0,
+    widen=1,
+    times=1,
+    used=GIGABYTE,
+    structure=None,
+    workload=None,
+):
+    """The plan of a tiny model, of ``times`` as many texts that are ``widen`` times as long.
+
+    ``structure`` and ``workload`` are what is different in the model's own.
+    """
+    known = job(family).plan
+    longer = {
+        "lengths": np.tile(known.workload.lengths * widen, times),
+        "groups": np.tile(known.workload.groups, times),
+    }
+    return make_plan(
+        replace(known.structure, **structure or {}),
+        replace(known.workload, **longer | (workload or {})),
+        device=torch.device("cpu"),
+        dtype=dtype,
+        budget=budget,
+        used=used,
+        checked=checked,
+        layout=layout,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_less_memory_means_more_work_and_never_more_than_the_budget(dtype):
+    plans = []
+    for budget in np.linspace(1.5, 12, 43) * GIGABYTE:
+        with suppress(InputError):
+            plans.append(planned(int(budget), dtype=dtype, widen=20, times=20))
+            assert plans[-1].memory <= plans[-1].budget
+            continue
+        assert not plans, "more memory cannot be too little"
+    assert len(plans) > 10
+    assert plans[0].layout.tiles >= 3 or plans[0].layout.stages > 1
+    assert plans[-1].layout == replace(plans[-1].layout, tiles=1, stages=1, between_blocks="memory")
+    costs = [plan.cost for plan in plans]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > costs[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_workspace_is_measured_in_bytes_whatever_the_precision(dtype):
+    for budget in (2 * GIGABYTE, 8 * GIGABYTE, 80 * GIGABYTE):
+        plan = planned(budget, dtype=dtype)
+        size = plan.layout.workspace * dtype.itemsize
+        share = 0.06 * budget
+        bounds = PORTIONS["cpu"].least_workspace, PORTIONS["cpu"].most_workspace
+        assert size == pytest.approx(float(np.clip(share, *bounds)), rel=1e-6)
+
+
+def test_the_layout_does_not_follow_the_memory_in_use_from_process_to_process():
+    layouts = {
+        planned(3 * GIGABYTE, used=GIGABYTE + more).layout
+        for more in range(0, 50_000_000, 7_654_321)
+    }
+    assert len(layouts) == 1
+
+
+def test_the_check_of_entries_is_in_the_plan():
+    without = planned(8 * GIGABYTE)
+    some = planned(8 * GIGABYTE, checked=10**6)
+    many = planned(8 * GIGABYTE, checked=5 * 10**8)
+    assert some.memory == without.memory
+    assert many.memory > 2 * 4 * 5 * 10**8
+    with pytest.raises(InputError, match="at least 5"):
+        planned(4 * GIGABYTE, checked=5 * 10**8)
+
+
+def test_gradients_at_further_arguments_of_the_blocks_are_in_the_plan():
+    """DeBERTa's relative positions: one gradient for each text and cotangent waits."""
+    plan = planned(8 * GIGABYTE, family="deberta-v2")
+    rows, width = 2 * 8, 32
+    assert plan.structure.extras == rows * width
+    lean = planned(8 * GIGABYTE, family="deberta-v2", structure={"extras": 0})
+    texts = len(plan.workload.lengths)
+    assert plan.memory - lean.memory == 4 * 3 * texts * rows * width
+
+
+def test_plain_attention_of_long_texts_is_in_the_plan():
+    """Each head holds its weights and what comes and goes with them: five times T x T."""
+    long = {"lengths": np.array([2048, 9]), "groups": np.array([0, 1])}
+    few, many = (
+        planned(32 * GIGABYTE, workload=long, structure={"heads": heads}).memory
+        for heads in (1, 16)
+    )
+    assert many - few == 4 * 15 * 5 * 2048**2
+
+
+def test_a_budget_that_nothing_fits_says_what_is_needed():
+    with pytest.raises(InputError, match=r"1\.0 GB are in use .* at least \d"):
+        planned(GIGABYTE + 10**6)
+    with pytest.raises(InputError, match="begun with more memory"):
+        planned(2 * GIGABYTE, layout=Layout(1, "memory", 1 << 30))
+    with pytest.raises(InputError, match="another kind of device than cpu"):
+        planned(2 * GIGABYTE, layout=Layout(1, "host", 1 << 20))
+
+
+PEAK = """
+import sys, threading, time
+import numpy as np, psutil, torch
+from transformers import BertConfig
+from lpft.data.tokens import Tokens
+from lpft.model.classifier import attach_head
+from lpft.model.encoder import build_encoder
+from lpft.ntk import KernelJob, Options, StudiedModel, request_of
+
+dtype, extra, method, texts, length, heads, width = sys.argv[1:]
+dtype, extra, texts, length = getattr(torch, dtype), int(extra) * 10**6, int(texts), int(length)
+config = BertConfig(
+    vocab_size=500, hidden_size=int(width), num_hidden_layers=2, num_attention_heads=int(heads),
+    intermediate_size=4 * int(width), max_position_embeddings=2048,
+)
+model = attach_head(
+    build_encoder(config), ("a", "b", "c"), pooling="mean", head_bias=True,
+    generator=torch.Generator().manual_seed(0),
+).to(dtype)
+ids = np.random.default_rng(0).integers(5, 500, (texts, length)).tolist()
+
+class Ready(StudiedModel):
+    def tokens(self, texts):
+        names = {"input_ids": ids, "attention_mask": [[1] * length for _ in ids]}
+        return Tokens(names, {"input_ids": 0, "attention_mask": 0}, "right")
+
+process, most, done = psutil.Process(), [0], threading.Event()
+
+def watch():
+    while not done.wait(0.005):
+        most[0] = max(most[0], process.memory_info().rss)
+
+studied = Ready(model, model.head, None, length)
+before = process.memory_info().rss
+options = Options(method=method, dtype=dtype, memory=before + extra, device="cpu")
+thread = threading.Thread(target=watch)
+thread.start()
+job = KernelJob(
+    studied, {"ntk": request_of(studied, trainable=False)}, [["text"] * texts], ((0, 0),), options
+)
+job.run()
+done.set()
+thread.join()
+print(job.plan.layout.tiles, before, most[0], job.plan.budget)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "extra", "method", "texts", "length", "heads", "width"),
+    [
+        ("float32", 320, "sandwich", 64, 16, 4, 256),
+        ("float64", 450, "materialize", 40, 24, 4, 256),
+        ("float32", 2500, "materialize", 2, 2048, 16, 64),
+    ],
+)
+def test_a_process_keeps_to_its_budget(dtype, extra, method, texts, length, heads, width):
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PEAK,
+            dtype,
+            *map(str, (extra, method, texts, length, heads, width)),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
+    )
+    tiles, before, most, budget = map(int, found.stdout.split())
+    assert tiles > 1 or length == 2048
+    assert before < most <= budget
+
+
+@pytest.mark.parametrize(("beyond", "expected"), [(0, False), (1, True)])
+def test_memory_beyond_the_plan_is_given_back_before_the_next_batch(monkeypatch, beyond, expected):
+    plan = job().plan
+    between_passes = plan.memory - plan.memory_of_pass
+    assert 0 < between_passes < plan.memory
+    given_back = []
+    monkeypatch.setattr("lpft.ntk.sweep.memory_in_use", lambda _: between_passes + beyond)
+    monkeypatch.setattr("lpft.ntk.sweep.give_back_free_memory", lambda: given_back.append(True))
+    job().run()
+    units, batches = len(plan.structure.units), sum(len(tile.batches) for tile in plan.tiles)
+    assert len(given_back) == (units * batches if expected else 0)

@@ -1,61 +1,203 @@
-"""What a plan expects of work and memory, and how it keeps to a budget."""
+"""What will be computed: tiles, pairs, steps and stages, and the flops that they take."""
 
-import os
-import subprocess
-import sys
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_classifiers import tiny_classifier
 from tiny_models import toy_texts
 
 from lpft.cli.console import print_plan
-from lpft.errors import InputError
-from lpft.ntk import KernelJob, Options, empirical_ntk, request_of
-from lpft.ntk.cost import METHODS, Shape, cheapest_method, method_cost
-from lpft.ntk.devices import PORTIONS
-from lpft.ntk.inputs import open_subject
-from lpft.ntk.layout import Layout
-from lpft.ntk.planner import Sizes, make_plan
+from lpft.ntk import KernelJob, Options, empirical_ntk, request_of, studied_model
+from lpft.ntk.memory import make_plan
+from lpft.ntk.passes import Chain
+from lpft.ntk.plan import (
+    METHODS,
+    Shape,
+    Step,
+    cheapest_method,
+    make_steps,
+    make_tiles,
+    method_cost,
+    most_stages,
+    stages_of_units,
+    tile_pairs,
+    widest,
+)
+from lpft.ntk.storage import Layout
+from lpft.ntk.structure import Parameter, Structure
 
-CPU = torch.device("cpu")
 TEXTS = toy_texts(12, seed=5)[0]
-GIGABYTE = 10**9
+
+groups_of_lengths = st.lists(
+    st.lists(st.integers(1, 60), min_size=1, max_size=30), min_size=1, max_size=3
+)
+properties = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-@cache
-def job(family="bert", kernel="sgd", blocks=((0, 0), (1, 0))):
-    classifier = tiny_classifier(family)
-    subject = open_subject(classifier.model, classifier.tokenizer, None)
-    requests = {"ntk": request_of(subject, trainable=False)}
-    options = Options(kernel=kernel, device="cpu")
-    return KernelJob(subject, requests, [TEXTS, TEXTS[:5]], blocks, options)
+def flat(groups):
+    lengths = np.array([length for group in groups for length in group])
+    return lengths, np.repeat(np.arange(len(groups)), [len(group) for group in groups])
 
 
-def planned(
-    budget, *, dtype=torch.float32, family="bert", layout=None, checked=0, widen=1, times=1
-):
-    """The plan of a tiny model, of ``times`` as many texts that are ``widen`` times as long."""
-    known = job(family).plan
-    lengths = np.tile(known.demand.lengths * widen, times)
-    demand = replace(known.demand, lengths=lengths, groups=np.tile(known.demand.groups, times))
-    return make_plan(
-        known.structure,
-        demand,
-        sizes=Sizes(hidden=32, heads=4, layers=2),
-        dtype=dtype,
-        device=CPU,
-        budget=budget,
-        used=GIGABYTE,
-        accumulators=10**6,
-        checked=checked,
-        layout=layout,
+@properties
+@given(groups=groups_of_lengths, count=st.integers(1, 12), batched=st.booleans())
+def test_tiles_hold_every_text_once_in_batches_of_their_own(groups, count, batched):
+    lengths, numbers = flat(groups)
+    tiles = make_tiles(lengths, numbers, count, batched=batched, batch_tokens=64)
+    rows = np.concatenate([tile.rows for tile in tiles])
+    assert sorted(rows) == list(range(len(lengths)))
+    batches = [batch for tile in tiles for batch in tile.batches]
+    assert [number for number, _ in batches] == list(range(len(batches)))
+    for tile in tiles:
+        assert set(numbers[tile.rows]) == {tile.group}
+    for _, rows in batches:
+        assert len(rows) == 1 or (batched and len(rows) * lengths[rows].max() <= 64)
+    assert max(sum(tile.group == g for tile in tiles) for g in range(len(groups))) <= count
+
+
+def test_tiles_have_about_equally_many_tokens_whichever_group_is_large():
+    lengths, numbers = flat([[9], [5] * 40 + [10] * 20])
+    tiles = make_tiles(lengths, numbers, 4, batched=True, batch_tokens=1000)
+    assert [tile.group for tile in tiles] == [0, 1, 1, 1, 1]
+    assert [int(lengths[tile.rows].sum()) for tile in tiles] == [9, 100, 100, 100, 100]
+
+
+@pytest.mark.parametrize("halved", [True, False])
+@pytest.mark.parametrize(
+    "blocks", [((0, 0),), ((0, 1),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (0, 1))]
+)
+def test_pairs_are_those_of_the_blocks(blocks, halved):
+    lengths, numbers = flat([[5] * 6, [5] * 4])
+    tiles = make_tiles(lengths, numbers, 3, batched=True, batch_tokens=1000)
+    assert [tile.group for tile in tiles] == [0, 0, 0, 1, 1]
+    first, second = range(3), range(3, 5)
+    expected = []
+    if (0, 0) in blocks:
+        expected += [(i, j) for i in first for j in first if i <= j or not halved]
+    if (0, 1) in blocks:
+        expected += [(i, j) for i in first for j in second]
+    if (1, 0) in blocks:
+        expected += [(i, j) for i in second for j in first]
+    assert sorted(tile_pairs(tiles, blocks, halved=halved)) == sorted(expected)
+
+
+@properties
+@given(
+    pairs=st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1).map(sorted),
+)
+def test_steps_contract_every_pair_once_and_hold_two_tiles(pairs):
+    found = make_steps(pairs, hold_all=False)
+    assert sorted(pair for step in found for pair in step.pairs) == sorted(pairs)
+    for step in found:
+        assert 1 <= len(step.tiles) <= 2
+        assert {tile for pair in step.pairs for tile in pair} <= set(step.tiles)
+    assert make_steps(pairs, hold_all=True) == (
+        Step(tuple(sorted({tile for pair in pairs for tile in pair})), tuple(pairs)),
     )
+
+
+@pytest.mark.parametrize("tiles", [2, 3, 4, 7])
+def test_a_symmetric_kernel_loads_one_tile_for_each_step(tiles):
+    """n (n - 1) / 2 steps, each after the first with a tile of the one before: none is less."""
+    pairs = [(i, j) for i in range(tiles) for j in range(i, tiles)]
+    found = make_steps(pairs, hold_all=False)
+    assert len(found) == tiles * (tiles - 1) / 2
+    assert all(set(one.tiles) & set(other.tiles) for one, other in pairwise(found))
+
+
+COTANGENTS = 3
+
+
+def parameter(name, a, b, *, positions=(1,), form="outer"):
+    return Parameter(
+        name=name,
+        positions=positions,
+        layer="layer 0",
+        kind="attention",
+        form=form,
+        sizes=(a, b),
+        tokens_per_token=1.0,
+        pooled=False,
+        fallback=False,
+    )
+
+
+BLOCK = (
+    *(parameter(name, 8, 8) for name in ("query", "key", "value", "output")),
+    parameter("bias", 0, 8, form="vector"),
+    parameter("up", 8, 32),
+    parameter("down", 32, 8),
+)
+"""A transformer block of width 8: per token 4 x 32, 104 and 56 numbers with three seeds."""
+TABLE = parameter("table", 0, 8, positions=(0,), form="rows")
+CHAIN = Chain(names=("block",), modules=(), hidden=0, extras=(), tuples=())
+
+
+def structure(parameters=(*BLOCK, TABLE), **changes):
+    whole = Structure(
+        chain=CHAIN,
+        batched=True,
+        modules={},
+        direct=(),
+        parameters=parameters,
+        unreached=(),
+        units=(range(1, 2), range(1)),
+        widths=((0, 8), (48, 80)),
+        extras=0,
+        forward_flops=1.0,
+        hidden=8,
+        heads=1,
+        layers=1,
+    )
+    return replace(whole, **changes)
+
+
+def names(stages):
+    return [[parameter.name for parameter in stage] for stage in stages]
+
+
+def test_one_stage_holds_all():
+    block, table = stages_of_units(structure(), 1, COTANGENTS)
+    assert names(block) == [[parameter.name for parameter in BLOCK]]
+    assert names(table) == [["table"]]
+    assert widest(block, COTANGENTS) == 4 * 32 + 104 + 56
+
+
+def test_three_stages_of_a_block_by_hand():
+    """From the widest on, each to the narrowest: 104, 56 + 32 and 32 + 32 + 32 numbers."""
+    block, table = stages_of_units(structure(), 3, COTANGENTS)
+    assert names(block) == [["up"], ["value", "bias", "down"], ["query", "key", "output"]]
+    assert widest(block, COTANGENTS) == 104
+    assert names(table) == [["table"]], "what is narrower than a stage is not cut"
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_every_parameter_is_in_one_stage(count):
+    block, _ = stages_of_units(structure(), count, COTANGENTS)
+    assert 1 <= len(block) <= count
+    found = [parameter.name for stage in block for parameter in stage]
+    assert sorted(found) == sorted(parameter.name for parameter in BLOCK)
+    assert widest(block, COTANGENTS) >= 104, "no stage is narrower than one weight"
+
+
+def test_a_shared_weight_is_as_wide_as_its_uses():
+    shared = parameter("shared", 8, 8, positions=(1, 2, 3))
+    assert shared.numbers_per_token(COTANGENTS) == 3 * (8 + 3 * 8)
+
+
+def test_how_many_stages_are_worth_a_try():
+    assert most_stages(structure()) == 6
+    assert most_stages(structure(parameters=(TABLE,))) == 1
+    assert most_stages(structure(parameters=(parameter("bias", 0, 8, form="vector"),))) == 1
+    assert most_stages(structure(chain=None)) == 1
+    assert most_stages(structure(unreached=("pooler",))) == 1
+    many = tuple(parameter(f"expert {number}", 8, 8) for number in range(40))
+    assert most_stages(structure(parameters=many)) == 8
 
 
 def test_costs_by_hand():
@@ -96,34 +238,52 @@ def test_the_cheapest_method_depends_on_tokens_and_classes(tokens, ranks, method
     assert cheapest_method((768, 768), tiles, [(0, 0)], ranks, "signgd") == "materialize"
 
 
+@cache
+def job_of(kernel="sgd", method="auto", blocks=((0, 0), (1, 0))):
+    classifier = tiny_classifier("bert")
+    model = studied_model(classifier.model, classifier.tokenizer, None)
+    requests = {"ntk": request_of(model, trainable=False)}
+    options = Options(kernel=kernel, method=method, device="cpu")
+    return KernelJob(model, requests, [TEXTS, TEXTS[:5]], blocks, options)
+
+
+def planned(*layout):
+    """The plan of a tiny BERT in a layout: tiles, place, workspace, stages."""
+    known = job_of().plan
+    return make_plan(
+        known.structure,
+        known.workload,
+        device=known.device,
+        dtype=known.dtype,
+        budget=64 * 10**9,
+        used=10**9,
+        checked=0,
+        layout=Layout(*layout),
+    )
+
+
 def test_an_asymmetric_kernel_takes_twice_the_products():
     symmetric, asymmetric = (
-        KernelJob(
-            job()._subject,
-            job()._requests,
-            [TEXTS],
-            ((0, 0),),
-            Options(kernel=kernel, method="materialize", device="cpu"),
-        ).plan.flops
-        for kernel in ("sgd", "asymmetric")
+        job_of(kernel, "materialize", ((0, 0),)).plan.flops for kernel in ("sgd", "asymmetric")
     )
     assert asymmetric["contracting"] == pytest.approx(2 * symmetric["contracting"])
     assert asymmetric["forming"] == pytest.approx(symmetric["forming"])
 
 
 def test_flops_of_a_plan_are_those_of_its_units():
-    plan = planned(2 * GIGABYTE, layout=Layout(4, "memory", 1 << 20))
+    plan = planned(4, "memory", 1 << 20)
     assert len(plan.tiles) > 4
     units = range(len(plan.structure.units))
     contracted = [plan.contraction_flops(plan.structure.of_unit(u), plan.steps) for u in units]
     assert plan.flops["forming"] == pytest.approx(sum(forming for forming, _ in contracted))
     assert plan.flops["contracting"] == pytest.approx(sum(product for _, product in contracted))
-    forward = plan.structure.forward_flops * plan.demand.lengths.sum()
+    forward = plan.structure.forward_flops * plan.workload.lengths.sum()
     steps = {unit: plan.steps if plan.structure.of_unit(unit) else () for unit in units}
     passes = sum(plan.pass_flops(unit, steps[unit]) for unit in units)
     assert plan.flops["passes"] == pytest.approx(forward + passes)
-    whole = planned(2 * GIGABYTE, layout=Layout(1, "memory", 1 << 20))
-    # One forward pass, each block rebuilt once, and three seeds; the least is without rebuilding.
+    whole = planned(1, "memory", 1 << 20)
+    # One forward pass, each block rebuilt once, and three cotangents; the least is without
+    # rebuilding.
     assert whole.flops["passes"] == pytest.approx((1 + 1 + 3) * forward)
     products = whole.flops["forming"] + whole.flops["contracting"]
     assert whole.flops["model"] == pytest.approx((1 + 3) * forward + products)
@@ -140,43 +300,16 @@ def test_the_machines_rate_is_measured_only_where_it_is_asked_for(monkeypatch):
     )
     assert "expected_seconds" not in kernel.record["plan"]
     monkeypatch.setattr("lpft.ntk.plan.matmul_rate", lambda *_: 1e12)
-    plan = planned(2 * GIGABYTE)
+    plan = planned(1, "memory", 1 << 20)
     record = plan.timed_record()
     assert record["matmul_gflops"] == 1000
     assert record["expected_seconds"] == pytest.approx(plan.seconds)
     assert plan.as_record().items() <= record.items()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_less_memory_means_more_work_and_never_more_than_the_budget(dtype):
-    plans = []
-    for budget in np.linspace(1.5, 12, 43) * GIGABYTE:
-        with suppress(InputError):
-            plans.append(planned(int(budget), dtype=dtype, widen=20, times=20))
-            assert plans[-1].memory <= plans[-1].budget
-            continue
-        assert not plans, "more memory cannot be too little"
-    assert len(plans) > 10
-    assert plans[0].layout.tiles >= 3 or plans[0].layout.stages > 1
-    assert plans[-1].layout == replace(plans[-1].layout, tiles=1, stages=1, stash="memory")
-    costs = [plan.cost for plan in plans]
-    assert costs == sorted(costs, reverse=True)
-    assert costs[0] > costs[-1]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_workspace_is_measured_in_bytes_whatever_the_precision(dtype):
-    for budget in (2 * GIGABYTE, 8 * GIGABYTE, 80 * GIGABYTE):
-        plan = planned(budget, dtype=dtype)
-        size = plan.layout.workspace * dtype.itemsize
-        share = 0.06 * budget
-        bounds = PORTIONS["cpu"].least_workspace, PORTIONS["cpu"].most_workspace
-        assert size == pytest.approx(float(np.clip(share, *bounds)), rel=1e-6)
-
-
 @pytest.mark.parametrize("stages", [1, 3])
 def test_the_printed_plan_says_how_often_a_block_is_passed(capsys, stages):
-    plan = planned(64 * GIGABYTE, layout=Layout(1, "files", 1 << 20, stages))
+    plan = planned(1, "files", 1 << 20, stages)
     assert plan.flops["passes"] > 0
     print_plan(plan.timed_record(), [])
     tiles = next(line for line in capsys.readouterr().out.splitlines() if "tiles:" in line)
@@ -188,179 +321,10 @@ def test_the_printed_plan_says_how_often_a_block_is_passed(capsys, stages):
 
 @pytest.mark.parametrize(("stages", "times"), [(1, 1), (2, 2), (3, 3)])
 def test_passes_of_a_block_are_repeated_in_every_stage(stages, times):
-    once = planned(64 * GIGABYTE, layout=Layout(1, "memory", 1 << 20))
-    staged = planned(64 * GIGABYTE, layout=Layout(1, "memory", 1 << 20, stages))
+    once = planned(1, "memory", 1 << 20)
+    staged = planned(1, "memory", 1 << 20, stages)
     block = next(unit for unit, found in enumerate(staged.stages) if len(found) == stages)
     assert staged.pass_flops(block, staged.steps) == times * once.pass_flops(block, once.steps)
     assert {part: staged.flops[part] for part in ("forming", "contracting", "model")} == {
         part: once.flops[part] for part in ("forming", "contracting", "model")
     }
-
-
-def test_the_layout_does_not_follow_the_memory_in_use_from_process_to_process():
-    known = job().plan
-    layouts = {
-        make_plan(
-            known.structure,
-            known.demand,
-            sizes=Sizes(hidden=32, heads=4, layers=2),
-            dtype=torch.float32,
-            device=CPU,
-            budget=3 * GIGABYTE,
-            used=GIGABYTE + more,
-            accumulators=10**6,
-            checked=0,
-        ).layout
-        for more in range(0, 50_000_000, 7_654_321)
-    }
-    assert len(layouts) == 1
-
-
-def test_the_check_of_entries_is_in_the_plan():
-    without = planned(8 * GIGABYTE)
-    some = planned(8 * GIGABYTE, checked=10**6)
-    many = planned(8 * GIGABYTE, checked=5 * 10**8)
-    assert some.memory == without.memory
-    assert many.memory > 2 * 4 * 5 * 10**8
-    with pytest.raises(InputError, match="at least 5"):
-        planned(4 * GIGABYTE, checked=5 * 10**8)
-
-
-def test_gradients_at_further_arguments_of_the_blocks_are_in_the_plan():
-    """DeBERTa's relative positions: one gradient for each text and seed waits for the start."""
-    plan = planned(8 * GIGABYTE, family="deberta-v2")
-    table = job("deberta-v2")._subject.classifier.encoder.encoder.rel_embeddings.weight
-    assert plan.structure.extras == table.numel()
-    lean = replace(plan.structure, extras=0)
-    known = job("deberta-v2").plan
-    arguments = {
-        "sizes": Sizes(hidden=32, heads=4, layers=2),
-        "dtype": torch.float32,
-        "device": CPU,
-        "budget": 8 * GIGABYTE,
-        "used": GIGABYTE,
-        "accumulators": 10**6,
-        "checked": 0,
-    }
-    difference = plan.memory - make_plan(lean, known.demand, **arguments).memory
-    assert difference == 4 * 3 * len(known.demand.lengths) * table.numel()
-
-
-def test_plain_attention_of_long_texts_is_in_the_plan():
-    """Each head holds its weights and what comes and goes with them: five times T x T."""
-    known = job().plan
-    demand = replace(known.demand, lengths=np.array([2048, 9]), groups=np.array([0, 1]))
-    few, many = (
-        make_plan(
-            known.structure,
-            demand,
-            sizes=Sizes(hidden=32, heads=heads, layers=2),
-            dtype=torch.float32,
-            device=CPU,
-            budget=32 * GIGABYTE,
-            used=GIGABYTE,
-            accumulators=0,
-            checked=0,
-        ).memory
-        for heads in (1, 16)
-    )
-    assert many - few == 4 * 15 * 5 * 2048**2
-
-
-def test_a_budget_that_nothing_fits_says_what_is_needed():
-    with pytest.raises(InputError, match=r"1\.0 GB are in use .* at least \d"):
-        planned(GIGABYTE + 10**6)
-    with pytest.raises(InputError, match="begun with more memory"):
-        planned(2 * GIGABYTE, layout=Layout(1, "memory", 1 << 30))
-    with pytest.raises(InputError, match="another kind of device than cpu"):
-        planned(2 * GIGABYTE, layout=Layout(1, "host", 1 << 20))
-
-
-PEAK = """
-import sys, threading, time
-import numpy as np, psutil, torch
-from transformers import BertConfig
-from lpft.data.tokens import Tokens
-from lpft.model.classifier import attach_head
-from lpft.model.encoder import build_encoder
-from lpft.ntk import KernelJob, Options, request_of
-from lpft.ntk.inputs import Subject
-
-dtype, extra, method, texts, length, heads, width = sys.argv[1:]
-dtype, extra, texts, length = getattr(torch, dtype), int(extra) * 10**6, int(texts), int(length)
-config = BertConfig(
-    vocab_size=500, hidden_size=int(width), num_hidden_layers=2, num_attention_heads=int(heads),
-    intermediate_size=4 * int(width), max_position_embeddings=2048,
-)
-model = attach_head(
-    build_encoder(config), ("a", "b", "c"), pooling="mean", head_bias=True,
-    generator=torch.Generator().manual_seed(0),
-).to(dtype)
-ids = np.random.default_rng(0).integers(5, 500, (texts, length)).tolist()
-
-class Ready(Subject):
-    def tokens(self, texts):
-        names = {"input_ids": ids, "attention_mask": [[1] * length for _ in ids]}
-        return Tokens(names, {"input_ids": 0, "attention_mask": 0}, "right")
-
-process, most, done = psutil.Process(), [0], threading.Event()
-
-def watch():
-    while not done.wait(0.005):
-        most[0] = max(most[0], process.memory_info().rss)
-
-subject = Ready(model, model.head, None, length)
-before = process.memory_info().rss
-options = Options(method=method, dtype=dtype, memory=before + extra, device="cpu")
-thread = threading.Thread(target=watch)
-thread.start()
-job = KernelJob(
-    subject, {"ntk": request_of(subject, trainable=False)}, [["text"] * texts], ((0, 0),), options
-)
-job.run()
-done.set()
-thread.join()
-print(job.plan.layout.tiles, before, most[0], job.plan.budget)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dtype", "extra", "method", "texts", "length", "heads", "width"),
-    [
-        ("float32", 320, "sandwich", 64, 16, 4, 256),
-        ("float64", 450, "materialize", 40, 24, 4, 256),
-        ("float32", 2500, "materialize", 2, 2048, 16, 64),
-    ],
-)
-def test_a_process_keeps_to_its_budget(dtype, extra, method, texts, length, heads, width):
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PEAK,
-            dtype,
-            *map(str, (extra, method, texts, length, heads, width)),
-        ],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=250,
-    )
-    tiles, before, most, budget = map(int, found.stdout.split())
-    assert tiles > 1 or length == 2048
-    assert before < most <= budget
-
-
-@pytest.mark.parametrize(("beyond", "expected"), [(0, False), (1, True)])
-def test_memory_beyond_the_plan_is_given_back_before_the_next_batch(monkeypatch, beyond, expected):
-    plan = job().plan
-    between_passes = plan.memory - plan.memory_of_pass
-    assert 0 < between_passes < plan.memory
-    given_back = []
-    monkeypatch.setattr("lpft.ntk.engine.memory_in_use", lambda _: between_passes + beyond)
-    monkeypatch.setattr("lpft.ntk.engine.give_back_free_memory", lambda: given_back.append(True))
-    job().run()
-    units, batches = len(plan.structure.units), sum(len(tile.batches) for tile in plan.tiles)
-    assert len(given_back) == (units * batches if expected else 0)

@@ -21,18 +21,17 @@ from lpft.model import Classifier
 from lpft.model.adapters import add_adapter
 from lpft.model.encoder import seeded
 from lpft.ntk import EmpiricalNTK, empirical_ntk
-from lpft.ntk.layout import Layout
-from lpft.ntk.tiles import TileStore
+from lpft.ntk.storage import Layout, TileStore
 
 TEXTS = toy_texts(7)[0]
 COLUMNS = toy_texts(4, seed=1)[0]
-LAYOUT = Layout(tiles=3, stash="memory", workspace=1 << 22)
+LAYOUT = Layout(tiles=3, between_blocks="memory", workspace=1 << 22)
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import lpft.ntk.tiles
-from lpft.ntk.tiles import save_file
+import lpft.ntk.storage
+from lpft.ntk.storage import save_file
 from test_tiles import bert, kernel
 
 written = 0
@@ -45,7 +44,7 @@ def dies_within_the_fifth(tensors, path, metadata):
         os.truncate(path, os.path.getsize(path) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-lpft.ntk.tiles.save_file = dies_within_the_fifth
+lpft.ntk.storage.save_file = dies_within_the_fifth
 kernel(bert(), Path(sys.argv[1]))
 """
 
@@ -148,7 +147,7 @@ def test_an_interrupted_call_ends_the_same(whole, tmp_path, monkeypatch, count):
 def test_interrupted_within_a_step_ends_the_same(tmp_path, monkeypatch, method, stages):
     """What a step's finished pairs leave to do is rounded as the whole step is, chunk by chunk."""
     options = {"columns": None, "method": method}
-    chunked = Layout(tiles=3, stash="memory", workspace=4000, stages=stages)
+    chunked = Layout(tiles=3, between_blocks="memory", workspace=4000, stages=stages)
     (tmp_path / "whole").mkdir()
     chunked.write(tmp_path / "whole")
     expected = kernel(bert(), tmp_path / "whole", **options)
@@ -210,7 +209,7 @@ def test_progress_counts_what_is_left(tmp_path, monkeypatch):
         done.append(0.0)
         yield Meter()
 
-    monkeypatch.setattr("lpft.ntk.engine.metered", metered)
+    monkeypatch.setattr("lpft.ntk.sweep.metered", metered)
     kernel(bert(), tmp_path / "whole", columns=None)
     with monkeypatch.context() as patched:
         interrupt_after(patched, 8)
@@ -403,7 +402,7 @@ def test_a_full_disk_is_refused_in_one_line(tmp_path, monkeypatch, name):
             raise OSError(errno.ENOSPC, "No space left on device")
         return replace_when_written(path)
 
-    for module in ("lpft.files", "lpft.ntk.tiles"):
+    for module in ("lpft.files", "lpft.ntk.storage"):
         monkeypatch.setattr(f"{module}.replace_when_written", full)
     with pytest.raises(InputError, match=r"cannot be written to .*No space left on device") as no:
         TileStore(tmp_path, LAYOUT, {}).save(1, (0, 0), {"ntk|total": torch.zeros(2)})
@@ -412,6 +411,6 @@ def test_a_full_disk_is_refused_in_one_line(tmp_path, monkeypatch, name):
 
 
 def test_less_memory_than_at_the_start_is_refused(tmp_path):
-    Layout(tiles=1, stash="memory", workspace=1 << 32).write(tmp_path)
+    Layout(tiles=1, between_blocks="memory", workspace=1 << 32).write(tmp_path)
     with pytest.raises(InputError, match="begun with more memory"):
         kernel(bert(), tmp_path, memory="8GB")

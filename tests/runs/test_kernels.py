@@ -32,7 +32,7 @@ from lpft.model import build_classifier
 from lpft.model.adapters import add_adapter, trained_head
 from lpft.model.encoder import seeded
 from lpft.ntk import KernelJob, empirical_ntk
-from lpft.ntk.tiles import TileStore
+from lpft.ntk.storage import TileStore
 from lpft.training.probing import fit_probe
 
 

@@ -1,9 +1,14 @@
 """The exact empirical NTK of transformers, its statistics, and predictions from it."""
 
-from lpft.ntk.job import KernelJob
-from lpft.ntk.kernel import empirical_ntk
-from lpft.ntk.options import Options
-from lpft.ntk.requests import KernelRequest, request_of
+from lpft.ntk.api import (
+    KernelJob,
+    KernelRequest,
+    Options,
+    StudiedModel,
+    empirical_ntk,
+    request_of,
+    studied_model,
+)
 from lpft.ntk.result import Certificate, EmpiricalNTK
 
 __all__ = [
@@ -12,6 +17,8 @@ __all__ = [
     "KernelJob",
     "KernelRequest",
     "Options",
+    "StudiedModel",
     "empirical_ntk",
     "request_of",
+    "studied_model",
 ]

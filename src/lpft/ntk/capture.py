@@ -1,32 +1,45 @@
 """What one stretch of a forward pass leaves for the kernel: inputs and gradients of its modules.
 
-Gradients are taken with respect to the modules' *results*, one backward pass per seed; no
-gradient of a weight is ever formed by autograd where a rule of :mod:`lpft.ntk.rules` holds.
+Gradients are taken with respect to the modules' *results*, one backward pass per cotangent. Where
+a :class:`Rule` holds, the gradient of a weight follows from them and is never formed by autograd.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from lpft.ntk.rules import Rule, module_rules, normalized, row_factors, scales_rows
+from torch.func import functional_call
+from torch.nn.functional import layer_norm
+from transformers.pytorch_utils import Conv1D
 
 _MOSTLY = 0.9
-"""Share of reached tokens above which leaving out the others would not pay for the copy."""
+"""Fraction of tokens with a gradient above which dropping the others would not pay for the copy."""
 
 
-class NotBatched(Exception):
-    """A module's result has no sample axis, so samples must be passed one by one."""
+class Rule(Enum):
+    """How a parameter's gradient for one sample follows from a call's input x and gradient g.
+
+    With x (T x a) and g (T x b), the derivative of one output with respect to the call's result:
+
+    - ``OUTER``: a linear layer's weight, ``g^T x`` (b x a; GPT-2's Conv1D keeps its transpose).
+    - ``ROWS``: an embedding's weight; row v is the sum of g_t over the tokens with id v.
+    - ``SCALE``: a normalisation's weight, ``sum_t g_t * xhat_t``.
+    - ``SHIFT``: a bias, ``sum_t g_t``.
+    """
+
+    OUTER = "outer"
+    ROWS = "rows"
+    SCALE = "scale"
+    SHIFT = "shift"
 
 
-class RuleFailed(Exception):
-    """The rules of a module cannot be applied to a call of it; ``parameters`` are its own."""
-
-    def __init__(self, parameters: Sequence[str]) -> None:
-        super().__init__(", ".join(parameters))
-        self.parameters = tuple(parameters)
+Modules = dict[str, tuple[nn.Module, dict[str, Rule]]]
+"""Modules by name, with the rules of their wanted parameters by the parameter's full name."""
 
 
 @dataclass
@@ -52,15 +65,70 @@ class Rows:
     vectors: Tensor
 
 
-Contribution = Outer | Rows | Tensor
-"""A parameter's share of some samples; a tensor is J itself, S x n x d."""
+Share = Outer | Rows | Tensor
+"""A parameter's share of the gradients of n samples; a tensor is J itself, S x n x d."""
+
+
+class NotBatched(Exception):
+    """A module's result has no sample axis, so samples must be passed one by one."""
+
+
+class RuleFailed(Exception):
+    """The rules of a module do not fit a call of it; ``parameters`` are its own."""
+
+    def __init__(self, parameters: Sequence[str]) -> None:
+        super().__init__(", ".join(parameters))
+        self.parameters = tuple(parameters)
+
+
+def wanted_modules(encoder: nn.Module, wanted: Sequence[str]) -> tuple[Modules, list[str]]:
+    """The modules that own the wanted parameters with a rule, and the parameters without one.
+
+    A parameter that several modules share goes by its first name, as in ``named_parameters``.
+    """
+    first_names = {id(parameter): name for name, parameter in encoder.named_parameters()}
+    asked = set(wanted)
+    modules: Modules = {}
+    ruled: set[str] = set()
+    for module_name, module in encoder.named_modules():
+        rules = {
+            first_names[id(getattr(module, local))]: rule
+            for local, rule in _module_rules(module).items()
+        }
+        rules = {name: rule for name, rule in rules.items() if name in asked}
+        if rules:
+            modules[module_name] = (module, rules)
+            ruled.update(rules)
+    return modules, [name for name in wanted if name not in ruled]
+
+
+def _module_rules(module: nn.Module) -> dict[str, Rule]:
+    """The rule of each of the module's own parameters, by name; empty where none is known.
+
+    This goes by the module's type and may be wrong: the gradient check compares every parameter
+    with autograd on a small batch, and leaves those that differ to autograd.
+    """
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    rules: dict[str, Rule] = {}
+    if isinstance(module, nn.Linear | Conv1D):
+        rules = {"weight": Rule.OUTER, "bias": Rule.SHIFT}
+    elif isinstance(module, nn.Embedding):
+        if module.max_norm is None and not module.scale_grad_by_freq:
+            rules = {"weight": Rule.ROWS}
+    elif isinstance(module, nn.LayerNorm):
+        rules = {"weight": Rule.SCALE, "bias": Rule.SHIFT}
+    elif own == ["weight"] and not list(module.children()):
+        # One vector and a result of one input: an RMSNorm of some family.
+        vector = module.get_parameter("weight").ndim == 1
+        if vector and len(signature(module.forward).parameters) == 1:
+            rules = {"weight": Rule.SCALE}
+    return {name: rules[name] for name in own if name in rules}
 
 
 @dataclass
 class Call:
     """One call of a module: its input, its result, and the rules of its wanted parameters."""
 
-    name: str
     module: nn.Module
     rules: dict[str, Rule]
     inputs: Tensor
@@ -69,17 +137,15 @@ class Call:
 
 @dataclass
 class Recorder:
-    """Forward hooks that keep the calls of the modules that own the wanted parameters.
+    """Forward hooks that keep the calls of ``modules``, once ``enabled``.
 
-    Args:
-        modules: by name, with the rules of their wanted parameters by the parameter's full name.
-        samples: n of the batch that is about to pass.
+    ``samples`` is the number n of texts in the batch that is about to pass.
 
     Raises:
         NotBatched: a result lacks the sample axis and is no embedding to be repeated along it.
     """
 
-    modules: dict[str, tuple[nn.Module, dict[str, Rule]]]
+    modules: Modules
     samples: int = 1
     enabled: bool = False
     calls: list[Call] = field(default_factory=list)
@@ -87,17 +153,8 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         for name, (module, rules) in self.modules.items():
-
-            def keep(
-                module: nn.Module,
-                arguments: tuple[Any, ...],
-                result: Any,
-                name: str = name,
-                rules: dict[str, Rule] = rules,
-            ) -> Any:
-                return self._keep(name, module, rules, arguments, result)
-
-            self._handles.append(module.register_forward_hook(keep))
+            hook = partial(self._keep, name, rules)
+            self._handles.append(module.register_forward_hook(hook))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,15 +166,16 @@ class Recorder:
     def _keep(
         self,
         name: str,
-        module: nn.Module,
         rules: dict[str, Rule],
+        module: nn.Module,
         arguments: tuple[Any, ...],
         result: Any,
     ) -> Any:
+        """Keep a call; what is returned replaces the module's result."""
         if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
             return None
         # Called by keywords, or with a shape as RoFormer's positions are: the comparison with
-        # autograd finds that no share came of it.
+        # autograd notices that no share came of it.
         if not arguments or not isinstance(arguments[0], Tensor):
             return None
         inputs = arguments[0]
@@ -127,7 +185,8 @@ class Recorder:
         if self.samples > 1 and shared:
             if not embedding:
                 raise NotBatched(name)
-            # Positions are looked up once for all samples: give each sample a result of its own.
+            # Positions are looked up once for all samples. A gradient at that result would be
+            # summed over the batch: give each sample a result of its own.
             lead = (1,) if result.ndim == 2 else ()
             result = result.reshape(*lead, *result.shape)
             result = result.expand(self.samples, *result.shape[1:])
@@ -136,175 +195,118 @@ class Recorder:
         handed_on = result
         if not result.requires_grad:
             result = result.detach().requires_grad_()
-            # What follows may write into it, as CTRL does, which autograd forbids of a leaf.
+            # What follows may write into it, as CTRL does, which autograd forbids for a leaf.
             handed_on = result.clone()
-        self.calls.append(Call(name, module, rules, inputs.detach(), result))
+        self.calls.append(Call(module, rules, inputs.detach(), result))
         return handed_on
 
 
-def wanted_modules(
-    encoder: nn.Module, wanted: Sequence[str]
-) -> tuple[dict[str, tuple[nn.Module, dict[str, Rule]]], list[str]]:
-    """The modules that own the wanted parameters with a rule, and the parameters without one.
-
-    A parameter that several modules share goes by its first name, as in ``named_parameters``.
-    """
-    first_names = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    asked = set(wanted)
-    modules: dict[str, tuple[nn.Module, dict[str, Rule]]] = {}
-    ruled: set[str] = set()
-    for module_name, module in encoder.named_modules():
-        rules = {}
-        for local, rule in module_rules(module).items():
-            name = first_names[id(getattr(module, local))]
-            if name in asked:
-                rules[name] = rule
-        if rules:
-            modules[module_name] = (module, rules)
-            ruled.update(rules)
-    return modules, [name for name in wanted if name not in ruled]
+Gradients = list[Tensor | None]
+"""The gradients at one tensor, by cotangent; None stands for zero."""
 
 
 def pull_back(
     results: Sequence[Tensor],
-    seeds: Sequence[Sequence[Tensor]],
+    cotangents: Sequence[Sequence[Tensor]],
     inputs: Sequence[Tensor],
     calls: Sequence[Call],
     parameters: dict[str, Tensor],
-) -> tuple[list[list[Tensor | None]], list[list[Tensor | None]], dict[str, Tensor]]:
-    """One backward pass per seed through a recorded stretch.
+) -> tuple[list[Gradients], list[Gradients], dict[str, Tensor]]:
+    """One backward pass per cotangent through a recorded stretch.
 
     Args:
         results: the stretch's outputs.
-        seeds: S lists of the gradients at ``results``.
+        cotangents: S lists of the gradients at ``results``.
         inputs: tensors whose gradients are handed on.
         calls: the recorded calls.
-        parameters: those that autograd itself must treat; the batch then holds one sample.
+        parameters: those left to autograd; the batch then holds one sample.
 
     Returns:
-        per seed the gradients at ``inputs``; per call the S gradients at its result; J (S x 1 x
-        numel) of the parameters that the stretch uses. None stands for zero.
+        the gradients at each input; those at each call's result; J (S x 1 x numel) of the
+        parameters that the stretch uses.
     """
     targets = [*inputs, *(call.result for call in calls), *parameters.values()]
     rooted = [index for index, result in enumerate(results) if result.requires_grad]
-    handed_on: list[list[Tensor | None]] = []
-    at_results: list[list[Tensor | None]] = [[] for _ in calls]
-    at_parameters: dict[str, list[Tensor | None]] = {name: [] for name in parameters}
-    for number, seed in enumerate(seeds):
-        gradients: Sequence[Tensor | None] = [None] * len(targets)
-        if rooted and targets:
-            gradients = torch.autograd.grad(
+    passes: list[Sequence[Tensor | None]] = []
+    for number, cotangent in enumerate(cotangents):
+        if not rooted or not targets:
+            passes.append([None] * len(targets))
+            continue
+        passes.append(
+            torch.autograd.grad(
                 [results[index] for index in rooted],
                 targets,
-                [seed[index] for index in rooted],
-                retain_graph=number + 1 < len(seeds),
+                [cotangent[index] for index in rooted],
+                retain_graph=number + 1 < len(cotangents),
                 allow_unused=True,
             )
-        handed_on.append(list(gradients[: len(inputs)]))
-        for place in range(len(calls)):
-            at_results[place].append(gradients[len(inputs) + place])
-        for place, name in enumerate(parameters):
-            at_parameters[name].append(gradients[len(inputs) + len(calls) + place])
+        )
+    by_target = [[gradients[place] for gradients in passes] for place in range(len(targets))]
+    first, last = len(inputs), len(inputs) + len(calls)
     jacobians = {
         name: torch.stack(
-            [(torch.zeros_like(parameters[name]) if g is None else g).reshape(1, -1) for g in rows]
+            [(torch.zeros_like(parameter) if g is None else g).reshape(1, -1) for g in gradients]
         )
-        for name, rows in at_parameters.items()
-        if any(gradient is not None for gradient in rows)
+        for (name, parameter), gradients in zip(parameters.items(), by_target[last:], strict=True)
+        if any(gradient is not None for gradient in gradients)
     }
-    return handed_on, at_results, jacobians
+    return by_target[:first], by_target[first:last], jacobians
 
 
-def call_contributions(
-    call: Call, gradients: Sequence[Tensor | None], samples: int
-) -> dict[str, Contribution]:
+def call_shares(call: Call, gradients: Gradients, samples: int) -> dict[str, Share]:
     """The share of one call in each of its parameters; parameters without gradient are left out.
 
     Raises:
-        RuleFailed: the module does not compute what its type lets expect.
+        RuleFailed: the module does not compute what its type suggests.
     """
     if all(gradient is None for gradient in gradients):
         return {}
-    per_seed = [
-        torch.zeros_like(call.result) if gradient is None else gradient for gradient in gradients
-    ]
     try:
-        return _shares(call, per_seed, samples)
+        tokenwise = [
+            (torch.zeros_like(call.result) if gradient is None else gradient).reshape(
+                samples, -1, call.result.shape[-1]
+            )
+            for gradient in gradients
+        ]
+        return {name: _share(call, rule, tokenwise) for name, rule in call.rules.items()}
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise RuleFailed(list(call.rules)) from error
 
 
-def _shares(call: Call, gradients: Sequence[Tensor], samples: int) -> dict[str, Contribution]:
-    tokenwise = [gradient.reshape(samples, -1, gradient.shape[-1]) for gradient in gradients]
-    scale = None
-    shares: dict[str, Contribution] = {}
-    for name, rule in call.rules.items():
-        if rule is Rule.OUTER:
-            inputs = call.inputs.reshape(samples, -1, call.inputs.shape[-1])
-            shares[name] = Outer(inputs, tokenwise)
-        elif rule is Rule.ROWS:
-            assert isinstance(call.module, nn.Embedding)
-            ids = call.inputs.reshape(samples, -1)
-            at_rows = tokenwise
-            if scales_rows(call.module):
-                factor = row_factors(call.module, call.inputs).reshape(tokenwise[0].shape)
-                at_rows = [gradient * factor for gradient in tokenwise]
-            shares[name] = _sum_equal_ids(ids, at_rows, call.module.padding_idx)
-        elif rule is Rule.SHIFT:
-            shares[name] = torch.stack([gradient.sum(1) for gradient in tokenwise])
-        else:
-            if scale is None:
-                scale = normalized(call.module, call.inputs).reshape(tokenwise[0].shape)
-            shares[name] = torch.stack([(gradient * scale).sum(1) for gradient in tokenwise])
-    return shares
+def _share(call: Call, rule: Rule, gradients: list[Tensor]) -> Share:
+    """The share of one call in one parameter; each of the S gradients is n x T x b."""
+    like = gradients[0]
+    if rule is Rule.SHIFT:
+        return torch.stack([gradient.sum(1) for gradient in gradients])
+    if rule is Rule.SCALE:
+        xhat = _normalized(call.module, call.inputs).reshape(like.shape)
+        return torch.stack([(gradient * xhat).sum(1) for gradient in gradients])
+    if rule is Rule.OUTER:
+        return Outer(call.inputs.reshape(len(like), -1, call.inputs.shape[-1]), gradients)
+    assert isinstance(call.module, nn.Embedding)
+    if type(call.module).forward is not nn.Embedding.forward:
+        # It may do more than look rows up: the scaled embeddings of Gemma and BART multiply them.
+        # The result is linear in the weight, so a weight of ones gives the factors.
+        ones = call.module.weight.new_ones(1, 1).expand_as(call.module.weight)
+        with torch.no_grad():
+            factors = functional_call(call.module, {"weight": ones}, (call.inputs,))
+        gradients = [gradient * factors.reshape(like.shape) for gradient in gradients]
+    return _sum_equal_ids(call.inputs.reshape(len(like), -1), gradients, call.module.padding_idx)
 
 
-def merge_uses(uses: Sequence[Contribution]) -> Contribution:
-    """One parameter's share from several calls on the same samples.
+@torch.no_grad()
+def _normalized(module: nn.Module, inputs: Tensor) -> Tensor:
+    """xhat, the derivative of a normalisation's result with respect to its weight, elementwise.
 
-    J of a linear weight is a sum over tokens, so the uses' tokens are put side by side; rows of
-    an embedding are summed by id, and vectors are summed.
+    The result is affine in the weight w, so ``xhat = f(x; w = 1) - f(x; w = 0)``; this also covers
+    variants that multiply by 1 + w.
     """
-    first = uses[0]
-    if len(uses) == 1:
-        return first
-    if isinstance(first, Outer):
-        outers = [use for use in uses if isinstance(use, Outer)]
-        return Outer(
-            torch.cat([outer.inputs for outer in outers], 1),
-            [torch.cat(seed, 1) for seed in zip(*(o.gradients for o in outers), strict=True)],
-        )
-    if isinstance(first, Rows):
-        return _merge_rows([use for use in uses if isinstance(use, Rows)])
-    return torch.stack([use for use in uses if isinstance(use, Tensor)]).sum(0)
-
-
-def active_tokens(outer: Outer) -> Outer | None:
-    """The share without tokens that no gradient reaches; None if none is left.
-
-    Padding has no gradient, and above the last attention a pooled token is the only one with any.
-    """
-    length = outer.inputs.shape[1]
-    # One entry that is not zero shows that its token is reached: mostly there is no need to look
-    # at the others.
-    shown = torch.stack([gradient[..., 0].ne(0) for gradient in outer.gradients]).any(0)
-    if int(shown.sum(1).max()) > _MOSTLY * length:
-        return outer
-    reached = torch.stack([gradient.ne(0).any(-1) for gradient in outer.gradients]).any(0)
-    most = int(reached.sum(1).max())
-    if most == 0:
-        return None
-    if most > _MOSTLY * length:
-        return outer
-    kept = torch.sort((~reached).to(torch.uint8), dim=1, stable=True).indices[:, :most]
-    return Outer(
-        _take_tokens(outer.inputs, kept),
-        [_take_tokens(gradient, kept) for gradient in outer.gradients],
-    )
-
-
-def _take_tokens(states: Tensor, kept: Tensor) -> Tensor:
-    return states.gather(1, kept.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+    if isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
+        return layer_norm(inputs, module.normalized_shape, eps=module.eps)
+    weight = module.get_parameter("weight")
+    ones, zeros = torch.ones_like(weight), torch.zeros_like(weight)
+    at_one = functional_call(module, {"weight": ones}, (inputs,))
+    return at_one - functional_call(module, {"weight": zeros}, (inputs,))
 
 
 def _sum_equal_ids(ids: Tensor, gradients: Sequence[Tensor], padding: int | None) -> Rows:
@@ -318,6 +320,26 @@ def _sum_equal_ids(ids: Tensor, gradients: Sequence[Tensor], padding: int | None
     return Rows(ids[first], samples[first], sums)
 
 
+def merge_uses(uses: Sequence[Share]) -> Share:
+    """One parameter's share from several calls on the same samples.
+
+    J of a linear weight is a sum over tokens, so the uses' tokens are put side by side; rows of an
+    embedding are summed by id, and vectors are summed.
+    """
+    first = uses[0]
+    if len(uses) == 1:
+        return first
+    if isinstance(first, Outer):
+        outers = [use for use in uses if isinstance(use, Outer)]
+        return Outer(
+            torch.cat([outer.inputs for outer in outers], 1),
+            [torch.cat(parts, 1) for parts in zip(*(o.gradients for o in outers), strict=True)],
+        )
+    if isinstance(first, Rows):
+        return _merge_rows([use for use in uses if isinstance(use, Rows)])
+    return torch.stack([use for use in uses if isinstance(use, Tensor)]).sum(0)
+
+
 def _merge_rows(uses: Sequence[Rows]) -> Rows:
     ids = torch.cat([use.ids for use in uses])
     samples = torch.cat([use.samples for use in uses])
@@ -325,9 +347,36 @@ def _merge_rows(uses: Sequence[Rows]) -> Rows:
     pairs, places, counts = torch.unique(
         torch.stack([samples, ids]), dim=1, return_inverse=True, return_counts=True
     )
-    # Sums of neighbours, in their order: index_add_ on CUDA has none, and no bit is sure there.
+    # Sum neighbours in their order: index_add_ on CUDA adds in no fixed order, so that its last
+    # bits change from call to call.
     order = torch.argsort(places, stable=True)
     sums = torch.segment_reduce(
         vectors[:, order].transpose(0, 1).contiguous(), "sum", lengths=counts, axis=0, unsafe=True
     )
     return Rows(pairs[1], pairs[0], sums.transpose(0, 1).contiguous())
+
+
+def active_tokens(outer: Outer) -> Outer | None:
+    """The share without tokens that no gradient reaches; None if none is left.
+
+    Padding has no gradient, and above the last attention a pooled token is the only one with any.
+    """
+    length = outer.inputs.shape[1]
+    # One nonzero entry shows that a token has a gradient: the first column is mostly enough.
+    shown = torch.stack([gradient[..., 0].ne(0) for gradient in outer.gradients]).any(0)
+    if int(shown.sum(1).max()) > _MOSTLY * length:
+        return outer
+    reached = torch.stack([gradient.ne(0).any(-1) for gradient in outer.gradients]).any(0)
+    most = int(reached.sum(1).max())
+    if most == 0:
+        return None
+    if most > _MOSTLY * length:
+        return outer
+    # Each sample's tokens with a gradient come first, in order; samples with fewer fill up with
+    # others, whose gradient is zero.
+    order = torch.sort((~reached).to(torch.uint8), dim=1, stable=True).indices[:, :most, None]
+    inputs, *gradients = (
+        states.gather(1, order.expand(-1, -1, states.shape[-1]))
+        for states in (outer.inputs, *outer.gradients)
+    )
+    return Outer(inputs, gradients)

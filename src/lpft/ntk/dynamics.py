@@ -26,7 +26,7 @@ from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.ntk.precision import computed_in
+from lpft.ntk.passes import computed_in
 from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 from lpft.progress import progress
 

@@ -1,102 +1,106 @@
-"""Forward once, then backward position by position: the embeddings, each block, what follows.
+"""How an encoder is passed: forward once, then backward one block at a time.
 
 Positions of an encoder with a chain of L blocks are 0 (all before the first block), 1 to L (the
 blocks) and L + 1 (all after the last, down to the pooled feature); without a chain everything is
-position 0. Going down from the last, each is rebuilt alone from its stashed input, its modules'
-inputs and gradients are kept, and the gradient at its input is stashed for the next.
+position 0. The forward pass stores the hidden states at every block's input. Going down from the
+last position, each is rebuilt alone from its stored input, what its modules leave is recorded, and
+the gradient at its input is stored for the next. So memory holds the activations of one block.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
 
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.capture import (
-    Contribution,
+    Gradients,
+    Modules,
     Recorder,
-    call_contributions,
+    Share,
+    call_shares,
     merge_uses,
     pull_back,
 )
-from lpft.ntk.chain import Chain, Key, replaced_blocks, watched_blocks
-from lpft.ntk.rules import Rule
-from lpft.ntk.stash import Stash
+from lpft.ntk.storage import ActivationStore
+from lpft.settings import Products
 
 Batch = dict[str, Tensor]
-Modules = dict[str, tuple[nn.Module, dict[str, Rule]]]
+Key = int | str
+"""Place of an argument: its position, or its keyword."""
+Arguments = dict[Key, Any]
 
-
-class _FirstBlockReached(Exception):
-    """Stops a forward pass at the first block."""
-
-    def __init__(self, hidden: Tensor, extras: list[Tensor]) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.extras = extras
+_BACKENDS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
+"""Where PyTorch keeps the precision of float32 products, below ``torch.backends``."""
 
 
 class Passes:
-    """The passes of numbered batches through one encoder for S seeds (S x h).
+    """The passes of numbered batches through one encoder for S cotangents (S x h) at the features.
 
-    ``modules`` are those whose parameters are wanted, ``direct`` the parameters that autograd
-    must treat itself, for which every batch holds one sample.
+    ``modules`` own the wanted parameters; ``direct`` are parameters left to autograd itself, for
+    which every batch holds one sample.
     """
 
     def __init__(
         self,
         classifier: LinearHeadClassifier,
-        chain: Chain | None,
+        chain: "Chain | None",
         modules: Modules,
         direct: Mapping[str, Tensor],
-        seeds: Tensor,
-        stash: Stash,
+        cotangents: Tensor,
+        store: ActivationStore,
     ) -> None:
         self._classifier = classifier
         self._chain = chain
         self._modules = modules
         self._direct = dict(direct)
-        self._seeds = seeds
-        self._stash = stash
-        self._arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+        self._cotangents = cotangents
+        self._store = store
+        self._arguments: dict[int, list[Arguments]] = {}
         self._extras_from: set[tuple[int, int]] = set()
         self.extras = 0
-        """Numbers in the blocks' further arguments that carry gradients, once a block passed."""
+        """Numbers in the blocks' further arguments that carry gradients, of the last batch."""
 
     @property
     def positions(self) -> int:
-        """How many positions there are."""
         return 1 if self._chain is None else len(self._chain) + 2
 
     @torch.no_grad()
     def forward(self, number: int, batch: Batch) -> Tensor:
-        """The features (n x h) of batch ``number``; stashes what the backward passes need."""
+        """The features (n x h) of batch ``number``; stores what the backward passes need."""
         chain = self._chain
         if chain is None:
             return self._classifier.features(**batch)
-        kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-        def keep(block: int, arguments: Any, keywords: Any) -> None:
-            listed, named = list(arguments), dict(keywords)
-            holder: Any = listed if isinstance(chain.hidden, int) else named
-            self._stash.put(("hidden", block, number), [holder[chain.hidden]])
-            holder[chain.hidden] = None
-            kept.append((tuple(listed), named))
-
+        block_arguments: list[Arguments] = []
         last: list[Tensor] = []
-        handle = chain.modules[-1].register_forward_hook(
-            lambda _module, _arguments, result: last.append(
-                result[0] if isinstance(result, tuple) else result
-            )
-        )
+
+        def before(_module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+            arguments = _arguments(positional, named)
+            self._store.put(("hidden", len(block_arguments), number), [arguments[chain.hidden]])
+            block_arguments.append({**arguments, chain.hidden: None})
+
+        def after(_module: nn.Module, _positional: tuple[Any, ...], result: Any) -> None:
+            last[:] = [_hidden_states(result)]
+
+        blocks = dict.fromkeys(chain.modules)  # ALBERT calls the same one again and again
+        handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
+        handles.append(chain.modules[-1].register_forward_hook(after))
         try:
-            with watched_blocks(chain, keep):
-                features = self._classifier.features(**batch)
+            features = self._classifier.features(**batch)
         finally:
-            handle.remove()
-        self._stash.put(("hidden", len(chain), number), [last[-1]])
-        self._arguments[number] = kept
+            for handle in handles:
+                handle.remove()
+        self._store.put(("hidden", len(chain), number), last)
+        self._arguments[number] = block_arguments
+        self.extras = sum(block_arguments[0][key].numel() for key in chain.extras)
         return features
 
     def backward(
@@ -106,142 +110,141 @@ class Passes:
         batch: Batch,
         *,
         only: Collection[str] | None = None,
-    ) -> dict[str, Contribution]:
+    ) -> dict[str, Share]:
         """The share of ``position`` in each wanted parameter, or in those ``only``, for one batch.
 
-        The gradient at the position's input is stashed for ``position - 1``. Positions are asked
+        The gradient at the position's input is stored for ``position - 1``. Positions are asked
         for from the last to the first; the same one may be asked for again.
         """
         samples = batch["input_ids"].shape[0]
         modules, direct = self._modules, self._direct
         if only is not None:
-            modules = _owners(modules, only)
+            modules = modules_of(modules, only)
             direct = {name: tensor for name, tensor in direct.items() if name in only}
         with torch.enable_grad(), Recorder(modules, samples) as recorder:
-            results, seeds, inputs = self._rebuild(position, number, batch, recorder)
-            handed_on, at_results, jacobians = pull_back(
-                results, seeds, inputs, recorder.calls, direct
+            results, cotangents, inputs = self._rebuild(position, number, batch, recorder)
+            at_inputs, at_calls, jacobians = pull_back(
+                results, cotangents, inputs, recorder.calls, direct
             )
-            self._hand_on(position, number, handed_on)
-            uses: dict[str, list[Contribution]] = {}
-            for call, gradients in zip(recorder.calls, at_results, strict=True):
-                for name, share in call_contributions(call, gradients, samples).items():
+            self._hand_on(position, number, at_inputs)
+            uses: dict[str, list[Share]] = {}
+            for call, gradients in zip(recorder.calls, at_calls, strict=True):
+                for name, share in call_shares(call, gradients, samples).items():
                     uses.setdefault(name, []).append(share)
         return {name: merge_uses(of_name) for name, of_name in uses.items()} | jacobians
 
     def finish(self, position: int, number: int) -> None:
         """Forget what only ``position`` needed of batch ``number``."""
-        self._stash.drop(("gradient", position, number))
-        self._stash.drop(("hidden", position - 1, number))
+        self._store.drop(("gradient", position, number))
+        self._store.drop(("hidden", position - 1, number))
         if position == 0 and self._chain is not None:
             for extra in range(len(self._chain.extras)):
-                self._stash.drop(("extra", extra, number))
+                self._store.drop(("extra", extra, number))
 
     def _rebuild(
         self, position: int, number: int, batch: Batch, recorder: Recorder
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-        """Run a position forward under autograd: its results, their seeds, and its inputs."""
+        """Run a position forward under autograd: its results, their cotangents, and its inputs."""
         chain = self._chain
         if chain is None:
             recorder.enabled = True
-            features = self._classifier.features(**batch)
-            return [features], self._feature_seeds(features), []
+            return self._to_features(batch, [])
         if position == len(chain) + 1:
             return self._rebuild_end(chain, number, batch, recorder)
+        gradients = self._store.get(("gradient", position, number), self._cotangents.device)
         if position == 0:
-            return self._rebuild_start(chain, number, batch, recorder)
-        arguments, keywords = self._arguments[number][position - 1]
-        (hidden,) = self._leaves("hidden", position - 1, number)
-        given: dict[Key, Any] = dict(enumerate(arguments))
-        given.update(keywords)
-        given[chain.hidden] = hidden
-        extras = []
+            results = self._rebuild_start(chain, batch, recorder)
+            extras = [self._extra_gradients(extra, number) for extra in range(len(chain.extras))]
+            cotangents = [
+                [_or_zero(gradient, result) for gradient, result in zip(at, results, strict=True)]
+                for at in zip(gradients, *extras, strict=True)
+            ]
+            return results, cotangents, []
+        arguments = dict(self._arguments[number][position - 1])
+        arguments[chain.hidden] = self._hidden(position - 1, number)
         for key in chain.extras:
-            given[key] = given[key].detach().requires_grad_()
-            extras.append(given[key])
-        self.extras = sum(extra.numel() for extra in extras)
+            arguments[key] = arguments[key].detach().requires_grad_()
         recorder.enabled = True
-        result = chain.modules[position - 1](
-            *(given[key] for key in range(len(arguments))), **{key: given[key] for key in keywords}
-        )
-        if isinstance(result, tuple):
-            result = result[0]
-        gradients = self._stash.get(("gradient", position, number), self._seeds.device)
-        return [result], [[_or_zero(g, result)] for g in gradients], [hidden, *extras]
+        result = _hidden_states(_call(chain.modules[position - 1], arguments))
+        inputs = [arguments[key] for key in (chain.hidden, *chain.extras)]
+        return [result], [[_or_zero(gradient, result)] for gradient in gradients], inputs
 
     def _rebuild_end(
-        self, chain: Chain, number: int, batch: Batch, recorder: Recorder
+        self, chain: "Chain", number: int, batch: Batch, recorder: Recorder
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-        (hidden,) = self._leaves("hidden", len(chain), number)
+        """Run what follows the last block: the blocks only hand their inputs on."""
+        hidden = self._hidden(len(chain), number)
 
-        def stand_in(block: int, arguments: Any, keywords: Any) -> Tensor:
+        def stand_in(block: int, arguments: Arguments) -> Tensor:
             if block + 1 < len(chain):
-                return (arguments if isinstance(chain.hidden, int) else keywords)[chain.hidden]
+                return arguments[chain.hidden]
             recorder.enabled = True
             return hidden
 
         with replaced_blocks(chain, stand_in):
-            features = self._classifier.features(**batch)
-        return [features], self._feature_seeds(features), [hidden]
+            return self._to_features(batch, [hidden])
 
-    def _rebuild_start(
-        self, chain: Chain, number: int, batch: Batch, recorder: Recorder
-    ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-        def stop(_block: int, arguments: Any, keywords: Any) -> Tensor:
-            given = {**dict(enumerate(arguments)), **keywords}
-            raise _FirstBlockReached(given[chain.hidden], [given[key] for key in chain.extras])
+    def _rebuild_start(self, chain: "Chain", batch: Batch, recorder: Recorder) -> list[Tensor]:
+        """Run what comes before the first block: hidden states and the blocks' further arguments.
+
+        An exception stops the encoder at its first block.
+        """
+
+        def stop(_block: int, arguments: Arguments) -> Tensor:
+            raise _FirstBlockReached([arguments[key] for key in (chain.hidden, *chain.extras)])
 
         recorder.enabled = True
         try:
             with replaced_blocks(chain, stop):
                 self._classifier.features(**batch)
-            raise AssertionError("the encoder ran without its first block")
         except _FirstBlockReached as reached:
-            results = [reached.hidden, *reached.extras]
-        gradients = self._stash.get(("gradient", 0, number), self._seeds.device)
-        extras = [self._extra_gradients(extra, number) for extra in range(len(chain.extras))]
-        seeds = [
-            [_or_zero(gradient, result) for gradient, result in zip(of_seed, results, strict=True)]
-            for of_seed in zip(gradients, *extras, strict=True)
-        ]
-        return results, seeds, []
+            return reached.results
+        raise AssertionError("the encoder ran without its first block")
 
-    def _hand_on(
-        self, position: int, number: int, handed_on: Sequence[Sequence[Tensor | None]]
-    ) -> None:
-        chain = self._chain
-        if chain is None or position == 0:
+    def _to_features(
+        self, batch: Batch, inputs: list[Tensor]
+    ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
+        features = self._classifier.features(**batch)
+        cotangents = self._cotangents.to(features.dtype)
+        return [features], [[cotangent.expand_as(features)] for cotangent in cotangents], inputs
+
+    def _hand_on(self, position: int, number: int, at_inputs: Sequence[Gradients]) -> None:
+        """Store the gradients at a position's inputs for the positions below."""
+        if self._chain is None or position == 0:
             return
-        self._stash.put(
-            ("gradient", position - 1, number), [gradients[0] for gradients in handed_on]
-        )
-        if not chain.extras or position > len(chain) or (position, number) in self._extras_from:
+        self._store.put(("gradient", position - 1, number), at_inputs[0])
+        # Further arguments are the same tensors for every block, so their gradients add up. A
+        # position that is passed again, for other parameters, adds nothing.
+        if len(at_inputs) == 1 or (position, number) in self._extras_from:
             return
         self._extras_from.add((position, number))
-        for extra in range(len(chain.extras)):
+        for extra, gradients in enumerate(at_inputs[1:]):
             before = self._extra_gradients(extra, number)
-            found = [gradients[1 + extra] for gradients in handed_on]
-            self._stash.put(
-                ("extra", extra, number),
-                [_sum(*of_seed) for of_seed in zip(before, found, strict=True)],
-            )
+            sums = [_sum(*both) for both in zip(before, gradients, strict=True)]
+            self._store.put(("extra", extra, number), sums)
 
-    def _extra_gradients(self, extra: int, number: int) -> list[Tensor | None]:
-        """Per seed the gradient at a further argument of the blocks that were passed so far."""
+    def _extra_gradients(self, extra: int, number: int) -> Gradients:
+        """The gradients at a further argument of the blocks, from those passed so far."""
         key = ("extra", extra, number)
-        if key not in self._stash:
-            return [None] * len(self._seeds)
-        return self._stash.get(key, self._seeds.device)
+        if key not in self._store:
+            return [None] * len(self._cotangents)
+        return self._store.get(key, self._cotangents.device)
 
-    def _leaves(self, what: str, position: int, number: int) -> list[Tensor]:
-        kept = self._stash.get((what, position, number), self._seeds.device)
-        return [tensor.detach().requires_grad_() for tensor in kept if tensor is not None]
-
-    def _feature_seeds(self, features: Tensor) -> list[list[Tensor]]:
-        return [[seed.expand_as(features)] for seed in self._seeds.to(features.dtype)]
+    def _hidden(self, position: int, number: int) -> Tensor:
+        (hidden,) = self._store.get(("hidden", position, number), self._cotangents.device)
+        assert hidden is not None
+        return hidden.detach().requires_grad_()
 
 
-def _owners(modules: Modules, names: Collection[str]) -> Modules:
+class _FirstBlockReached(Exception):
+    """Stops a forward pass at the first block; ``results`` are what it would have been given."""
+
+    def __init__(self, results: list[Tensor]) -> None:
+        super().__init__()
+        self.results = results
+
+
+def modules_of(modules: Modules, names: Collection[str]) -> Modules:
     """The modules of these parameters alone."""
     owners = {
         owner: (module, {name: rule for name, rule in rules.items() if name in names})
@@ -258,3 +261,303 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 def _or_zero(gradient: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if gradient is None else gradient
+
+
+@dataclass(frozen=True)
+class Chain:
+    """L calls of blocks in which each block's hidden states are the next one's.
+
+    ``hidden`` is the argument that takes them; ``extras`` are further arguments that carry
+    gradients, such as DeBERTa's relative positions, the same tensors for every block. ``tuples``
+    are the lengths of the results that are tuples, 0 for one that is the hidden states alone.
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[nn.Module, ...]
+    hidden: Key
+    extras: tuple[Key, ...]
+    tuples: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+
+@dataclass(frozen=True)
+class _BlockCall:
+    """A call of a block as it was seen."""
+
+    name: str
+    module: nn.Module
+    arguments: Arguments
+    result: Any
+
+    def tensors(self) -> dict[Key, Tensor]:
+        """The arguments that are tensors themselves."""
+        return {key: value for key, value in self.arguments.items() if isinstance(value, Tensor)}
+
+
+def find_chain(encoder: nn.Module, forward: Callable[[], Tensor]) -> Chain | None:
+    """The longest chain of blocks of one ``nn.ModuleList``, or None where there is none of two.
+
+    ``forward`` passes a small batch; every parameter must require gradients meanwhile, so that
+    arguments which depend on parameters are recognised.
+    """
+    best: list[_BlockCall] = []
+    for calls in _calls_by_list(encoder, forward):
+        run = _longest_run(calls)
+        if len(run) > len(best):
+            best = run
+    if len(best) < 2:
+        return None
+    first = best[0].tensors()
+    hidden_states = _hidden_states(best[0].result)
+    hidden = next(key for key, value in best[1].tensors().items() if value is hidden_states)
+    extras = tuple(
+        key
+        for key, value in first.items()
+        if key != hidden and value.requires_grad and value.is_floating_point()
+    )
+    # Blocks can be pulled back one by one only if every gradient between them goes through the
+    # hidden states or through extras. Otherwise the encoder is passed as a whole.
+    for call in best:
+        tensors = call.tensors()
+        carrying = {key for key, value in tensors.items() if value.requires_grad and key != hidden}
+        if carrying != set(extras) or any(tensors[key] is not first[key] for key in extras):
+            return None
+        nested = (value for value in call.arguments.values() if not isinstance(value, Tensor))
+        leaves = (leaf for value in nested for leaf in tree_leaves(value))
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+            return None
+    return Chain(
+        names=tuple(call.name for call in best),
+        modules=tuple(call.module for call in best),
+        hidden=hidden,
+        extras=extras,
+        tuples=tuple(len(c.result) if isinstance(c.result, tuple) else 0 for c in best),
+    )
+
+
+def _calls_by_list(encoder: nn.Module, forward: Callable[[], Tensor]) -> list[list[_BlockCall]]:
+    """The calls of the children of every ``nn.ModuleList``, in one forward pass."""
+    by_list: list[list[_BlockCall]] = []
+    handles = []
+    for list_name, blocks in encoder.named_modules():
+        if not isinstance(blocks, nn.ModuleList):
+            continue
+        calls: list[_BlockCall] = []
+        by_list.append(calls)
+        for name, block in blocks.named_children():
+
+            def keep(
+                module: nn.Module,
+                positional: tuple[Any, ...],
+                named: dict[str, Any],
+                result: Any,
+                calls: list[_BlockCall] = calls,
+                name: str = f"{list_name}.{name}",
+            ) -> None:
+                calls.append(_BlockCall(name, module, _arguments(positional, named), result))
+
+            handles.append(block.register_forward_hook(keep, with_kwargs=True))
+    try:
+        with torch.enable_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return by_list
+
+
+def _longest_run(calls: Sequence[_BlockCall]) -> list[_BlockCall]:
+    """The longest run of calls that hand their hidden states on as the same argument."""
+    best: list[_BlockCall] = []
+    run: list[_BlockCall] = []
+    hidden: Key | None = None  # where the calls of the run take the hidden states
+    for call in calls:
+        taken = None
+        if run:
+            before = _hidden_states(run[-1].result)
+            taken = next((key for key, value in call.tensors().items() if value is before), None)
+        if taken is None or (hidden is not None and taken != hidden):
+            run, hidden = [call], None
+        else:
+            run, hidden = [*run, call], taken
+        if len(run) > len(best):
+            best = run
+    return best if all(isinstance(_hidden_states(call.result), Tensor) for call in best) else []
+
+
+@contextmanager
+def replaced_blocks(chain: Chain, stand_in: Callable[[int, Arguments], Tensor]) -> Iterator[None]:
+    """Within this context the blocks do not run: ``stand_in(number, arguments)`` does.
+
+    ``number`` counts the chain's calls; the value becomes the block's hidden states.
+    """
+    numbers = iter(range(len(chain)))
+
+    def forward(*positional: Any, **named: Any) -> Any:
+        number = next(numbers)
+        hidden = stand_in(number, _arguments(positional, named))
+        length = chain.tuples[number]
+        return (hidden, *[None] * (length - 1)) if length else hidden
+
+    blocks = tuple(dict.fromkeys(chain.modules))
+    own = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            object.__setattr__(block, "forward", forward)
+        yield
+    finally:
+        for block, before in zip(blocks, own, strict=True):
+            if before is None:
+                block.__dict__.pop("forward", None)
+            else:
+                object.__setattr__(block, "forward", before)
+
+
+def _arguments(positional: Sequence[Any], named: Mapping[str, Any]) -> Arguments:
+    arguments: Arguments = dict(enumerate(positional))
+    arguments.update(named)
+    return arguments
+
+
+def _call(module: nn.Module, arguments: Arguments) -> Any:
+    return module(
+        *(value for key, value in arguments.items() if isinstance(key, int)),
+        **{key: value for key, value in arguments.items() if isinstance(key, str)},
+    )
+
+
+def _hidden_states(result: Any) -> Any:
+    """A block's result is its hidden states, or a tuple of which they are the first entry."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+@contextmanager
+def computed_in(dtype: torch.dtype) -> Iterator[None]:
+    """Within this context everything is computed in ``dtype``.
+
+    Attention is plain matrix products, float32 products are true float32 (no TF32), and nothing in
+    a float64 model is rounded to float32. The caller's autocast and inference mode are off.
+    """
+    with (
+        _float32_products("ieee"),
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False) if torch.cuda.is_available() else nullcontext(),
+        sdpa_kernel([SDPBackend.MATH]),
+        DoublePrecision() if dtype == torch.float64 else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def products_in(products: Products) -> Iterator[None]:
+    """Within this context products of whole gradients are as fast as ``products`` allows.
+
+    Products of bfloat16 numbers are summed in float32.
+    """
+    if products == "exact":
+        yield
+        return
+    if products == "tf32":
+        with _float32_products("tf32"):
+            yield
+        return
+    cuda = torch.backends.cuda.matmul
+    before = cuda.allow_bf16_reduced_precision_reduction
+    try:
+        cuda.allow_bf16_reduced_precision_reduction = False
+        with _float32_products("bf16"):
+            yield
+    finally:
+        cuda.allow_bf16_reduced_precision_reduction = before
+
+
+@contextmanager
+def _float32_products(precision: Literal["ieee", "tf32", "bf16"]) -> Iterator[None]:
+    """Within this context PyTorch multiplies float32 as float32, TF32 or (CPU only) bfloat16."""
+    settings = [
+        attrgetter(name)(torch.backends)
+        for name in _BACKENDS
+        if precision != "bf16" or name.startswith("mkldnn")
+    ]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = precision
+        yield
+    finally:
+        for setting, own in zip(settings, before, strict=True):
+            setting.fp32_precision = own
+
+
+class DoublePrecision(TorchFunctionMode):
+    """Within this context no float64 tensor is converted to float32.
+
+    transformers' RMSNorm, rotary embeddings and attention softmax convert to float32 whatever the
+    model's dtype. For a half-precision model that adds digits; a float64 model loses all beyond
+    the seventh, and the rounding drowns the change of a small step. Other dtypes convert as usual.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is Tensor.float:
+                return args[0]
+            args = tuple(map(_double_for_float, args))
+            kwargs = {name: _double_for_float(value) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _double_for_float(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
+
+
+@contextmanager
+def only_these_require_gradients(
+    model: nn.Module, parameters: Sequence[nn.Parameter]
+) -> Iterator[None]:
+    """Within this context the model evaluates, and only ``parameters`` require gradients.
+
+    Mixtures of experts multiply expert by expert: their grouped products do not support float64.
+    """
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    chosen = set(map(id, parameters))
+    pretrained: Any = model if isinstance(model, PreTrainedModel) else None
+    experts = {} if pretrained is None else pretrained.get_experts_implementation()
+    grouped = not set(experts.values()) <= {None, "eager"}
+    try:
+        model.eval()
+        for parameter, _ in required:
+            parameter.requires_grad_(id(parameter) in chosen)
+        if grouped:
+            pretrained.set_experts_implementation("eager")
+        yield
+    finally:
+        if grouped:
+            pretrained.set_experts_implementation(experts)
+        for parameter, before in required:
+            parameter.requires_grad_(before)
+        for module, mode in modes:
+            module.training = mode
+
+
+def parameter_chunks(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:
+    """The parameters in order, in lists of at most ``most`` numbers or one single parameter."""
+    chunks: list[list[nn.Parameter]] = []
+    held = most
+    for parameter in parameters:
+        if held + parameter.numel() > most:
+            chunks.append([])
+            held = 0
+        chunks[-1].append(parameter)
+        held += parameter.numel()
+    return chunks

@@ -1,55 +1,152 @@
-"""What will be computed, by which method, in how much work, memory and time."""
+"""What will be computed, in which order, and in how many flops.
+
+Texts are split into tiles, tiles are paired, and pairs are contracted in steps that hold two tiles
+at once, or all. A unit's parameters are held in stages, each with passes of its own.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import product
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from lpft.ntk.cost import Method, Shape, cheapest_method, method_cost
-from lpft.ntk.layout import Layout, Pair, Step, Tile, steps
-from lpft.ntk.stages import Stages, stages_of_units
+from lpft.data.tokens import length_batches
+from lpft.ntk.storage import Layout, Pair
 from lpft.ntk.structure import Parameter, Structure
-from lpft.settings import KernelKind
+from lpft.settings import Granularity, KernelKind
 
+Method = Literal["materialize", "token_gram", "sandwich"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_ELEMENTWISE_FLOPS = 50
+"""Flops of a matrix product that take as long as one element that is formed, read and summed."""
 _EFFICIENCY = {"passes": 0.6, "forming": 0.7, "contracting": 0.8}
-"""Shares of the machine's matrix-product rate that the parts reached where they were measured."""
-
+"""Fractions of the machine's matrix-product rate that the parts reached when measured."""
 _RATE_SIZES = {"cpu": 1024, "cuda": 8192}
-"""Rows of the square product whose rate is measured: a GPU does not fill itself with less."""
+"""Rows of the square product whose rate is measured: less does not fill a GPU."""
+_MOST_STAGES = 8
+"""More would pass a block as often as it has weights, for little less memory."""
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What is asked for: texts, pairs of their groups, heads, and who needs which parameter.
+class Head:
+    """``V = R Q``: ``mixing`` R (C x r) and ``cotangents`` Q (r x h), both float64 on the CPU.
+
+    The kernel of the outputs Q phi gives that of the logits: ``F = R F_Q R^T``. So as many backward
+    passes are needed as the head has rank.
+    """
+
+    mixing: Tensor
+    cotangents: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, kernel: KernelKind, dtype: torch.dtype) -> "Head":
+        """Orthonormal rows Q of V's row space by its singular value decomposition.
+
+        A singular value counts as zero only below ``4 eps(dtype)`` of the largest. The multinomial
+        logistic regression of linear probing leaves rows that sum to zero, so r = C - 1 there.
+        Signs do not commute with a change of basis: their kernels take ``V = I V``.
+        """
+        weight = weight.detach().cpu().double()
+        if kernel != "sgd":
+            return cls(torch.eye(weight.shape[0], dtype=torch.float64), weight)
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        nonzero = values > 4 * torch.finfo(dtype).eps * values.max()
+        return cls(left[:, nonzero] * values[nonzero], right[nonzero])
+
+    @property
+    def rank(self) -> int:
+        return self.cotangents.shape[0]
+
+    @property
+    def classes(self) -> int:
+        return self.mixing.shape[0]
+
+
+class Request(NamedTuple):
+    """A kernel to compute: for the head of this number, over these parameters of the encoder."""
+
+    name: str
+    head: int
+    parameters: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The kernels to compute.
 
     ``lengths`` are the tokens of all texts, ``groups`` their groups, ``blocks`` the pairs of groups
-    whose kernel is wanted, ``ranks`` the heads' ranks, and ``heads_of`` for each parameter the
-    numbers of the heads that it is contracted for. ``method`` is that of linear weights, None for
-    the cheapest of each.
+    whose kernel is wanted. In ``detailed`` blocks F is also split by ``granularity``. ``method`` is
+    that of linear weights, None for the cheapest of each.
     """
 
     lengths: NDArray[np.int64]
     groups: NDArray[np.int64]
     blocks: tuple[Pair, ...]
-    ranks: tuple[int, ...]
-    heads_of: Mapping[str, tuple[int, ...]]
-    kernel: KernelKind
-    method: Method | None
+    heads: tuple[Head, ...]
+    requests: tuple[Request, ...]
+    kernel: KernelKind = "sgd"
+    method: Method | None = None
+    granularity: tuple[Granularity, ...] = ()
+    detailed: frozenset[Pair] = frozenset()
 
     @property
-    def seeds(self) -> int:
-        return sum(self.ranks)
+    def cotangents(self) -> int:
+        """S, how many cotangents are pulled back: the rows of all heads."""
+        return sum(head.rank for head in self.heads)
+
+    @cached_property
+    def heads_of(self) -> dict[str, tuple[int, ...]]:
+        """Per parameter the heads it is contracted for; a head of zeros needs no contraction."""
+        return {
+            name: tuple(
+                number
+                for number, head in enumerate(self.heads)
+                if head.rank > 0
+                and any(r.head == number and name in r.parameters for r in self.requests)
+            )
+            for name in frozenset().union(*(request.parameters for request in self.requests))
+        }
 
 
 @dataclass(frozen=True)
-class _Weight:
+class Tile:
+    """Texts of one group that are held together, in the batches in which they pass.
+
+    ``batches`` are (number, rows) with numbers that no other tile's batches have.
+    """
+
+    group: int
+    batches: tuple[tuple[int, NDArray[np.int64]], ...]
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        return np.concatenate([rows for _, rows in self.batches])
+
+
+class Step(NamedTuple):
+    """Tiles to hold at once, and the pairs to contract among them."""
+
+    tiles: tuple[int, ...]
+    pairs: tuple[Pair, ...]
+
+
+class Shape(NamedTuple):
+    """Samples n of a tile and the tokens T of each that a weight sees."""
+
+    samples: int
+    tokens: float
+
+
+class _Weight(NamedTuple):
     """What the cost of a linear weight depends on: equal ones are planned once."""
 
     sizes: tuple[int, int]
@@ -58,67 +155,81 @@ class _Weight:
     ranks: tuple[int, ...]
 
 
+Stages = tuple[tuple[Parameter, ...], ...]
+Piece = tuple[int, Pair]
+"""The smallest part that is finished on its own: a unit and a pair of tiles."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How the demand will be met, and what that is expected to take.
+    """How a workload is computed, and what that is expected to take.
 
     ``memory`` is the most that the process is expected to take, ``memory_of_pass`` the part of it
     that one batch takes while it passes, and ``budget`` what the process may take, in bytes.
     """
 
     structure: Structure
-    demand: Demand
+    workload: Workload
     layout: Layout
     tiles: tuple[Tile, ...]
     pairs: tuple[Pair, ...]
-    memory: int
-    memory_of_pass: int
-    budget: int
     device: torch.device
     dtype: torch.dtype
+    budget: int
+    memory: int = 0
+    memory_of_pass: int = 0
     _methods: dict[_Weight, Method] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def stages(self) -> tuple[Stages, ...]:
         """Per unit its parameters, in stages that are held one after the other."""
-        return stages_of_units(self.structure, self.layout.stages, self.demand.seeds)
+        return stages_of_units(self.structure, self.layout.stages, self.workload.cotangents)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The pairs in the order in which they are contracted, the same for every unit."""
-        return steps(self.pairs, hold_all=self.layout.hold_all)
+        return make_steps(self.pairs, hold_all=self.layout.hold_all)
 
-    def method(self, parameter: Parameter) -> Method:
+    def method(self, weight: _Weight) -> Method:
         """The expected method of a linear weight."""
-        return self._method(self._weight(parameter))
+        if self.workload.method is not None:
+            return self.workload.method
+        if weight not in self._methods:
+            self._methods[weight] = cheapest_method(
+                weight.sizes, self._shapes(weight), self.pairs, weight.ranks, self.workload.kernel
+            )
+        return self._methods[weight]
 
-    def pass_flops(self, unit: int, of_unit: Sequence[Step]) -> float:
-        """Flops to pull the gradients of all tiles through a unit, for contractions ``of_unit``."""
+    def forward_flops(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
+        """Flops of a forward pass of these texts."""
+        return self.structure.forward_flops * float(self.workload.lengths[rows].sum())
+
+    def pass_flops(self, unit: int, steps: Sequence[Step]) -> float:
+        """Flops to pull the gradients of all tiles through a unit, for these contractions of it."""
         loads = [0] * len(self.tiles)
         held: set[int] = set()
-        for step in of_unit:
+        for step in steps:
             for tile in set(step.tiles) - held:
                 loads[tile] += 1
             held = set(step.tiles)
-        passes = len(self.stages[unit])
+        # A tile that no step loads passes once all the same, for the gradients of the units below.
         tokens = sum(
-            max(1, passes * count) * len(tile.rows) * length
+            max(1, len(self.stages[unit]) * count) * len(tile.rows) * length
             for count, tile, length in zip(loads, self.tiles, self._lengths, strict=True)
         )
         units = self.structure.units
         share = len(units[unit]) / sum(map(len, units))
-        return self.structure.forward_flops * (1 + self.demand.seeds) * share * tokens
+        return self.structure.forward_flops * (1 + self.workload.cotangents) * share * tokens
 
     def contraction_flops(
-        self, parameters: Sequence[Parameter], of_unit: Sequence[Step]
+        self, parameters: Iterable[Parameter], steps: Sequence[Step]
     ) -> tuple[float, float]:
         """Flops to form gradients, and to contract them, of the linear weights among these."""
         forming = contracting = 0.0
         weights = Counter(self._weight(p) for p in parameters if p.form == "outer")
         for weight, count in weights.items():
-            shapes, method = self._shapes(weight), self._method(weight)
-            for step in of_unit:
-                formed, contracted = self._cost(method, weight, shapes, step.pairs)
+            for step in steps:
+                formed, contracted = self._cost(weight, step.pairs)
                 forming += count * formed
                 contracting += count * contracted
         return forming, contracting
@@ -126,32 +237,20 @@ class Plan:
     @cached_property
     def flops(self) -> dict[str, float]:
         """Flops by part; ``model`` is the least: no recomputation, the symmetric product once."""
-        structure, demand = self.structure, self.demand
-        forward = structure.forward_flops * float(demand.lengths.sum())
-        needed = [unit for unit in range(len(structure.units)) if structure.of_unit(unit)]
-        passes = sum(
-            self.pass_flops(unit, self.steps if unit in needed else ())
-            for unit in range(max(needed, default=-1) + 1)
-        )
-        forming, contracting = self.contraction_flops(structure.parameters, self.steps)
         whole = Step(tuple(range(len(self.tiles))), self.pairs)
-        least = sum(self.contraction_flops(structure.parameters, [whole]))
-        return {
-            "passes": forward + passes,
-            "forming": forming,
-            "contracting": contracting,
-            "model": forward * (1 + demand.seeds) + least,
-        }
-
-    @cached_property
-    def rate(self) -> float:
-        """Flops per second of the machine's matrix products, measured when it is first asked."""
-        return matmul_rate(self.device, self.dtype)
+        least = sum(self.contraction_flops(self.structure.parameters, [whole]))
+        forward = self.forward_flops() * (1 + self.workload.cotangents)
+        return {**RemainingWork(self).flops, "model": forward + least}
 
     @property
     def cost(self) -> float:
         """The flops as if all ran at the machine's rate of matrix products."""
         return sum(self.flops[part] / share for part, share in _EFFICIENCY.items())
+
+    @cached_property
+    def rate(self) -> float:
+        """Flops per second of the machine's matrix products, measured when it is first asked."""
+        return matmul_rate(self.device, self.dtype)
 
     @property
     def seconds(self) -> float:
@@ -163,16 +262,16 @@ class Plan:
         structure = self.structure
         return {
             "device": str(self.device),
-            "texts": len(self.demand.lengths),
-            "tokens": int(self.demand.lengths.sum()),
+            "texts": len(self.workload.lengths),
+            "tokens": int(self.workload.lengths.sum()),
             "tiles": len(self.tiles),
             "tiles_held": max(len(step.tiles) for step in self.steps),
             "stages": max(map(len, self.stages)),
             "batches_of_several_texts": structure.batched,
             "blocks": 0 if structure.chain is None else len(structure.chain),
-            "between_blocks": self.layout.stash,
-            "backward_passes": self.demand.seeds,
-            "methods": dict(Counter(self.method(p) for p in self._linear())),
+            "between_blocks": self.layout.between_blocks,
+            "backward_passes": self.workload.cotangents,
+            "methods": dict(Counter(self.method(self._weight(p)) for p in self._linear())),
             "fallback": list(structure.fallback),
             "by_autograd": list(structure.direct),
             "flops": self.flops,
@@ -193,12 +292,11 @@ class Plan:
         listed: list[list[object]] = []
         for parameter in self._linear():
             weight = self._weight(parameter)
-            method, shapes = self._method(weight), self._shapes(weight)
-            cost = sum(self._cost(method, weight, shapes, self.pairs))
             size = f"{parameter.sizes[1]} x {parameter.sizes[0]}"
-            tokens = f"{shapes[0].tokens:.0f}"
+            tokens = f"{self._shapes(weight)[0].tokens:.0f}"
+            gflop = f"{sum(self._cost(weight, self.pairs)) / 1e9:.1f}"
             listed.append(
-                [parameter.layer, parameter.name, size, tokens, method, f"{cost / 1e9:.1f}"]
+                [parameter.layer, parameter.name, size, tokens, self.method(weight), gflop]
             )
         return listed
 
@@ -206,22 +304,18 @@ class Plan:
         return [p for p in self.structure.parameters if p.form == "outer"]
 
     def _weight(self, parameter: Parameter) -> _Weight:
-        ranks = tuple(self.demand.ranks[head] for head in self.demand.heads_of[parameter.name])
+        ranks = tuple(self.workload.heads[n].rank for n in self.workload.heads_of[parameter.name])
         return _Weight(parameter.sizes, parameter.tokens_per_token, parameter.pooled, ranks)
 
-    def _method(self, weight: _Weight) -> Method:
-        if self.demand.method is not None:
-            return self.demand.method
-        if weight not in self._methods:
-            self._methods[weight] = cheapest_method(
-                weight.sizes, self._shapes(weight), self.pairs, weight.ranks, self.demand.kernel
-            )
-        return self._methods[weight]
-
-    def _cost(
-        self, method: Method, weight: _Weight, shapes: Mapping[int, Shape], pairs: Sequence[Pair]
-    ) -> tuple[float, float]:
-        return method_cost(method, weight.sizes, shapes, pairs, weight.ranks, self.demand.kernel)
+    def _cost(self, weight: _Weight, pairs: Sequence[Pair]) -> tuple[float, float]:
+        return method_cost(
+            self.method(weight),
+            weight.sizes,
+            self._shapes(weight),
+            pairs,
+            weight.ranks,
+            self.workload.kernel,
+        )
 
     def _shapes(self, weight: _Weight) -> dict[int, Shape]:
         """The samples of each tile, and the tokens of each that the weight is expected to see."""
@@ -235,7 +329,225 @@ class Plan:
     @cached_property
     def _lengths(self) -> list[float]:
         """The mean tokens of each tile's texts."""
-        return [float(self.demand.lengths[tile.rows].mean()) for tile in self.tiles]
+        return [float(self.workload.lengths[tile.rows].mean()) for tile in self.tiles]
+
+
+@dataclass(frozen=True)
+class RemainingWork:
+    """What is left to do of a plan, some of whose pieces are finished."""
+
+    plan: Plan
+    finished: Collection[Piece] = frozenset()
+
+    def steps(self, unit: int) -> tuple[Step, ...]:
+        """The steps of a unit that lack a piece.
+
+        They are contracted whole, so that finished pieces do not change how the sums are rounded.
+        """
+        if not self.plan.structure.of_unit(unit):
+            return ()
+        return tuple(
+            step
+            for step in self.plan.steps
+            if any((unit, pair) not in self.finished for pair in step.pairs)
+        )
+
+    @cached_property
+    def last_unit(self) -> int:
+        """The last unit that gradients must reach, or -1.
+
+        Parameters that the texts of the gradient check did not reach are looked for everywhere.
+        """
+        units = range(len(self.plan.structure.units))
+        lacking = [unit for unit in units if self.steps(unit)]
+        if self.plan.structure.unreached and (lacking or not self.finished):
+            return units[-1]
+        return max(lacking, default=-1)
+
+    @property
+    def flops(self) -> dict[str, float]:
+        """The expected flops of passes, of forming gradients, and of contracting them."""
+        plan, passes = self.plan, 0.0
+        by_steps: dict[tuple[Step, ...], list[Parameter]] = {}
+        for unit in range(self.last_unit + 1):
+            steps = self.steps(unit)
+            passes += plan.pass_flops(unit, steps)
+            by_steps.setdefault(steps, []).extend(plan.structure.of_unit(unit))
+        sums = [plan.contraction_flops(of_steps, steps) for steps, of_steps in by_steps.items()]
+        return {
+            "passes": plan.forward_flops() + passes,
+            "forming": sum(forming for forming, _ in sums),
+            "contracting": sum(contracting for _, contracting in sums),
+        }
+
+
+def make_tiles(
+    lengths: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    count: int,
+    *,
+    batched: bool,
+    batch_tokens: int,
+) -> tuple[Tile, ...]:
+    """Tiles of about equally many tokens: ``count`` of the group with most, fewer of others.
+
+    Args:
+        lengths: tokens of all texts; ``groups`` their groups.
+        batched: whether several texts may pass together, up to ``batch_tokens`` padded tokens.
+    """
+    tiles = []
+    number = 0
+    totals = np.bincount(groups, weights=lengths)
+    for group in np.unique(groups).tolist():
+        # Longest first, so that the texts of a tile are of similar length; the cuts are where the
+        # running sum of tokens passes each equal part of them.
+        rows = np.flatnonzero(groups == group)
+        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        tokens = np.cumsum(lengths[rows])
+        parts = min(len(rows), max(1, round(count * totals[group] / totals.max())))
+        ends = np.linspace(0, tokens[-1], parts + 1)[1:-1]
+        cuts = np.unique(np.clip(np.searchsorted(tokens, ends, "right"), 1, len(rows) - 1))
+        for part in np.split(rows, cuts):
+            batches = []
+            for places in length_batches(
+                lengths[part], max_rows=len(part) if batched else 1, max_tokens=batch_tokens
+            ):
+                batches.append((number, part[places]))
+                number += 1
+            tiles.append(Tile(group, tuple(batches)))
+    return tuple(tiles)
+
+
+def tile_pairs(tiles: Sequence[Tile], blocks: Sequence[Pair], *, halved: bool) -> tuple[Pair, ...]:
+    """The pairs of tiles to contract for ``blocks`` of groups.
+
+    ``halved``: within a group each pair stands for its mirror image too.
+    """
+    return tuple(
+        (i, j)
+        for i, left in enumerate(tiles)
+        for j, right in enumerate(tiles)
+        if (left.group, right.group) in blocks
+        and not (halved and left.group == right.group and i > j)
+    )
+
+
+def make_steps(pairs: Sequence[Pair], *, hold_all: bool) -> tuple[Step, ...]:
+    """All pairs, each once, in steps that hold two tiles; with ``hold_all`` in a single step.
+
+    A tile that is not held yet must be passed again, so neighbouring steps share a tile wherever
+    they can: tile 0 meets 1, 2, 3; tile 1 meets 3, 2; tile 2 meets 3. Each tile meets its partners
+    in turn, the next tile its own in the opposite order.
+    """
+    if hold_all:
+        return (Step(tuple(sorted({tile for pair in pairs for tile in pair})), tuple(pairs)),)
+    partners: dict[int, set[int]] = {}
+    for pair in pairs:
+        partners.setdefault(min(pair), set()).add(max(pair))
+    left = set(pairs)
+    steps = []
+    for turn, tile in enumerate(sorted(partners)):
+        for other in sorted(partners[tile], reverse=turn % 2 == 1):
+            held = sorted({tile, other})
+            among = tuple(pair for pair in product(held, repeat=2) if pair in left)
+            # A tile alone is no step: its pair with itself goes along with a partner's.
+            if among and (other != tile or partners[tile] == {tile}):
+                steps.append(Step(tuple(held), among))
+                left -= set(among)
+    return tuple(steps)
+
+
+def most_stages(structure: Structure) -> int:
+    """How many stages are worth a try.
+
+    Without a chain a pass is one of the whole encoder; parameters that have not been reached yet
+    are looked for in every pass.
+    """
+    if structure.chain is None or structure.unreached:
+        return 1
+    units = [structure.of_unit(unit) for unit in range(len(structure.units))]
+    return min(_MOST_STAGES, max(sum(p.form != "vector" for p in unit) for unit in units) or 1)
+
+
+def stages_of_units(structure: Structure, count: int, cotangents: int) -> tuple[Stages, ...]:
+    """Per unit the stages of its parameters.
+
+    The widest unit has ``count`` stages; others have as few as keep to its widest stage. Stages
+    repeat passes, whereas tiles of samples repeat the forming of gradients for every pair.
+    """
+    units = [structure.of_unit(unit) for unit in range(len(structure.units))]
+    most = max(widest(_stages(unit, count, cotangents), cotangents) for unit in units)
+
+    def fewest(unit: Sequence[Parameter]) -> Stages:
+        candidates = (_stages(unit, fewer, cotangents) for fewer in range(1, count + 1))
+        return next(stages for stages in candidates if widest(stages, cotangents) <= most)
+
+    return tuple(map(fewest, units))
+
+
+def widest(stages: Stages, cotangents: int) -> int:
+    """The numbers that one token leaves in the widest stage."""
+    widths = (sum(p.numbers_per_token(cotangents) for p in stage) for stage in stages)
+    return max(widths, default=0)
+
+
+def _stages(unit: Sequence[Parameter], count: int, cotangents: int) -> Stages:
+    """At most ``count`` stages: from the widest on, each parameter to the narrowest so far."""
+    widths = [0] * count
+    stage_of: dict[str, int] = {}
+    for parameter in sorted(unit, key=lambda p: -p.numbers_per_token(cotangents)):
+        narrowest = widths.index(min(widths))
+        stage_of[parameter.name] = narrowest
+        widths[narrowest] += parameter.numbers_per_token(cotangents)
+    stages = (tuple(p for p in unit if stage_of[p.name] == stage) for stage in range(count))
+    return tuple(stage for stage in stages if stage)
+
+
+def method_cost(
+    method: Method,
+    sizes: tuple[int, int],
+    tiles: Mapping[int, Shape],
+    pairs: Sequence[Pair],
+    ranks: Sequence[int],
+    kernel: KernelKind = "sgd",
+) -> tuple[float, float]:
+    """Flops to form J, and flops (or their equivalent) to contract, of one linear weight (a, b).
+
+    Materialising costs ``2 N S T a b`` and ``2 N M r^2 a b``; the token Gram
+    ``2 N T M T' (a + r^2 b)``; the sandwich ``2 N M (T T' a + S T T' b + r^2 T b)``, for heads of
+    ``ranks`` r with S rows in all. A tile with itself takes half, unless the kernel is asymmetric.
+    """
+    a, b = sizes
+    rows, squares = sum(ranks), sum(rank**2 for rank in ranks)
+    forming = contracting = 0.0
+    if method == "materialize":
+        for tile in {tile for pair in pairs for tile in pair}:
+            forming += 2 * rows * tiles[tile].samples * tiles[tile].tokens * a * b
+    for i, j in pairs:
+        (n, t), (m, s) = tiles[i], tiles[j]
+        share = 1 if i == j and kernel != "asymmetric" else 2
+        if method == "materialize":
+            contracting += share * n * m * squares * a * b
+        elif method == "token_gram":
+            elementwise = _ELEMENTWISE_FLOPS * squares / 2
+            contracting += share * n * t * m * s * (a + squares * b + elementwise)
+        else:
+            contracting += share * n * m * t * (s * a + rows * s * b + squares * b)
+            contracting += share * n * m * t * (s + rows * b) * _ELEMENTWISE_FLOPS / 2
+    return forming, contracting
+
+
+def cheapest_method(
+    sizes: tuple[int, int],
+    tiles: Mapping[int, Shape],
+    pairs: Sequence[Pair],
+    ranks: Sequence[int],
+    kernel: KernelKind = "sgd",
+) -> Method:
+    """The method of least cost; kernels of signs need the whole gradient."""
+    if kernel != "sgd":
+        return "materialize"
+    return min(METHODS, key=lambda method: sum(method_cost(method, sizes, tiles, pairs, ranks)))
 
 
 @cache

@@ -1,19 +1,34 @@
-"""An empirical NTK and what vouches for it."""
+"""An empirical NTK, what vouches for it, and how it is put together from sums over tiles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lpft.data.tokens import Tokens
+from lpft.errors import InputError
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.ntk.contract import signed
+from lpft.ntk.passes import only_these_require_gradients, parameter_chunks
+from lpft.ntk.plan import Head, Plan
 from lpft.ntk.statistics import Spectrum, asymmetry, kernel_spectrum
+from lpft.ntk.storage import Pair
+from lpft.settings import KernelKind
+
+CHECKED_AT_ONCE = 1 << 26
+"""Numbers in the gradients that a check of entries holds at once, unless one parameter has more."""
+_RANDOM_SEED = 0
+_LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
+"""Of an exact entry, relative to what it can be at most: rounding stays far below."""
 
 
 @dataclass(frozen=True)
 class CheckedEntry:
-    """An entry of F recomputed by plain autograd: ``F[(n, c), (m, d)]`` both ways."""
+    """An entry of F computed again by plain autograd: ``F[(n, c), (m, d)]`` both ways."""
 
     row: int
     row_class: int
@@ -34,7 +49,7 @@ class CheckedEntry:
 class Certificate:
     """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
 
-    ``asymmetry`` is that of :func:`lpft.ntk.statistics.asymmetry`, None of a kernel that is not
+    ``asymmetry`` is that of :func:`lpft.ntk.spectrum.asymmetry`, None of a kernel that is not
     symmetric, as the eigenvalues are.
     """
 
@@ -108,4 +123,119 @@ class EmpiricalNTK:
             self.spectrum.smallest_eigenvalue,
             self.spectrum.largest_eigenvalue,
             self.checked_entries,
+        )
+
+
+def pretrain_effective(
+    rows: Tensor, columns: Tensor, kernel: KernelKind, *, head_trains: bool, bias_trains: bool
+) -> Tensor:
+    """P, N x M, from the features of rows (N x h) and columns (M x h).
+
+    A head's gradient is the feature, and 1 for the bias; kernels of signs take its sign alike.
+    """
+    rows, columns = signed(rows, columns, kernel)
+    inner = rows @ columns.T if head_trains else rows.new_zeros(len(rows), len(columns))
+    return inner + 1 if bias_trains else inner
+
+
+def ft_effective(head: Head, sums: Mapping[Pair, Tensor], plan: Plan, block: Pair) -> Tensor:
+    """F of one block of groups in the order of its texts, N x C x M x C.
+
+    ``sums`` are by pair of tiles, (r n) x (r m); pairs of other blocks are passed over.
+    """
+    groups, rank = plan.workload.groups, head.rank
+    counts = np.bincount(groups)
+    places = np.empty(len(groups), dtype=np.int64)
+    for group, count in enumerate(counts):
+        places[groups == group] = np.arange(count)
+    shape = (rank, int(counts[block[0]]), rank, int(counts[block[1]]))
+    whole = torch.zeros(shape, dtype=torch.float64)
+    basis = torch.arange(rank)
+    for (i, j), values in sums.items():
+        left, right = plan.tiles[i], plan.tiles[j]
+        if (left.group, right.group) != block:
+            continue
+        rows, columns = (torch.from_numpy(places[tile.rows]) for tile in (left, right))
+        tile_values = values.view(rank, len(rows), rank, len(columns))
+        whole[torch.meshgrid(basis, rows, basis, columns, indexing="ij")] = tile_values
+        # Within a group each pair of tiles stands for its mirror image too.
+        if plan.workload.kernel != "asymmetric" and i != j and left.group == right.group:
+            mirror = torch.meshgrid(basis, columns, basis, rows, indexing="ij")
+            whole[mirror] = tile_values.permute(2, 3, 0, 1)
+    return torch.einsum("cp,pnqm,dq->ncmd", head.mixing, whole, head.mixing)
+
+
+def check_entries(
+    classifier: LinearHeadClassifier,
+    weight: Tensor,
+    parameters: Sequence[nn.Parameter],
+    tokens: tuple[Tokens, Sequence[int], Sequence[int]],
+    ft_effective: Tensor,
+    *,
+    kernel: KernelKind,
+    count: int,
+) -> tuple[CheckedEntry, ...]:
+    """``count`` random entries of F by plain autograd, without anything of the engine.
+
+    Each is the product of two gradients, of single texts without padding.
+
+    Args:
+        weight: V, C x h.
+        tokens: all texts, those of the rows, and those of the columns.
+        ft_effective: F, N x C x M x C.
+    """
+    if not parameters:
+        return ()
+    drawn = np.random.default_rng(_RANDOM_SEED)
+    all_tokens, rows, columns = tokens
+    entries = []
+    for _ in range(count):
+        n, m = int(drawn.integers(len(rows))), int(drawn.integers(len(columns)))
+        c, d = (int(drawn.integers(weight.shape[0])) for _ in range(2))
+        inner = left_square = right_square = 0.0
+        for chunk in parameter_chunks(parameters, CHECKED_AT_ONCE):
+            with only_these_require_gradients(classifier.encoder, chunk):
+                left = _gradient(classifier, all_tokens, int(rows[n]), weight[c], chunk)
+                right = _gradient(classifier, all_tokens, int(columns[m]), weight[d], chunk)
+            for one, other in zip(left, right, strict=True):
+                one, other = signed(one, other, kernel)
+                inner += float((one * other).sum(dtype=torch.float64))
+                left_square += float(one.square().sum(dtype=torch.float64))
+                right_square += float(other.square().sum(dtype=torch.float64))
+        scale = (left_square * right_square) ** 0.5
+        entries.append(CheckedEntry(n, c, m, d, float(ft_effective[n, c, m, d]), inner, scale))
+    return tuple(entries)
+
+
+def refuse_wrong_entries(entries: Sequence[CheckedEntry], dtype: torch.dtype) -> None:
+    """Refuse a kernel of which a checked entry is far from that of plain autograd.
+
+    Raises:
+        InputError: an entry differs by more than rounding in ``dtype`` can explain.
+    """
+    for entry in entries:
+        if not entry.relative_error <= _LARGEST_ERROR[dtype]:
+            raise InputError(
+                f"the kernel is wrong: an entry is {entry.engine:.6g}, and {entry.autograd:.6g} by "
+                f"plain autograd (texts {entry.row} and {entry.column}, classes {entry.row_class} "
+                f"and {entry.column_class}); expected a model that treats each text as if it were "
+                "alone; check_entries=0 returns the kernel all the same"
+            )
+
+
+def _gradient(
+    classifier: LinearHeadClassifier,
+    tokens: Tokens,
+    row: int,
+    weight: Tensor,
+    parameters: Sequence[nn.Parameter],
+) -> list[Tensor]:
+    """The gradient of one logit of one text with respect to the encoder's parameters."""
+    batch = {name: ids.to(weight.device) for name, ids in tokens.batch([row]).items()}
+    with torch.enable_grad():
+        logit = classifier.features(**batch)[0] @ weight
+        if not logit.requires_grad:
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        return list(
+            torch.autograd.grad(logit, parameters, allow_unused=True, materialize_grads=True)
         )

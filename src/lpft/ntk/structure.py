@@ -1,17 +1,71 @@
-"""What the planner and the sweep know of an encoder: its chain, its parameters, their places."""
+"""What an encoder is made of, and the cheapest way to pass it that gives autograd's gradients.
 
+Nothing here trusts a module's type: on short texts, the share of every wanted parameter is compared
+with plain autograd's gradient.
+"""
+
+import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lpft.ntk.chain import Chain
-from lpft.ntk.passes import Modules
-from lpft.ntk.rules import Rule
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.pytorch_utils import Conv1D
+
+from lpft.data.tokens import Tokens
+from lpft.errors import InputError
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.model.encoder import feature_size
+from lpft.ntk.capture import (
+    Modules,
+    NotBatched,
+    Outer,
+    Rows,
+    Rule,
+    RuleFailed,
+    Share,
+    active_tokens,
+    wanted_modules,
+)
+from lpft.ntk.passes import (
+    Batch,
+    Chain,
+    Passes,
+    find_chain,
+    modules_of,
+    only_these_require_gradients,
+    parameter_chunks,
+)
+from lpft.ntk.storage import ActivationStore
 from lpft.settings import Granularity
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["embeddings", "attention", "feed-forward", "LayerNorm", "bias"]
 Form = Literal["outer", "rows", "vector"]
+
+_CHECKED_TOKENS = 12
+_TOLERANCE = 1e4
+"""Of a gradient's relative error, in units of the dtype's rounding."""
+_CHECKED_AT_ONCE = 1 << 24
+"""Numbers in the gradients that are compared at once, unless a single parameter has more."""
+_RANDOM_SEED = 20_240_516
+_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    StopIteration,
+)
+"""What encoders raise that cannot be passed in some way."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +73,7 @@ class Parameter:
     """A wanted parameter: where it acts, and the sizes of its share of one text.
 
     ``layer`` is "embeddings", "layer 3" or "final" (joined where a parameter is shared), ``kind``
-    the part of a transformer that it belongs to. A linear weight has ``sizes`` (a, b) and reaches
+    the part of a transformer that it belongs to. A linear weight has ``sizes`` (a, b) and sees
     ``tokens_per_token`` of a text's tokens, or one token where ``pooled``; another has (0, d).
     """
 
@@ -33,23 +87,25 @@ class Parameter:
     pooled: bool
     fallback: bool
 
-    def numbers_per_token(self, seeds: int) -> int:
-        """What its uses leave of one token in inputs and in the gradients of all seeds."""
+    def numbers_per_token(self, cotangents: int) -> int:
+        """What its uses leave of one token in inputs and in the gradients of all cotangents."""
         a, b = self.sizes
-        return 0 if self.form == "vector" else len(self.positions) * (a + seeds * b)
+        return 0 if self.form == "vector" else len(self.positions) * (a + cotangents * b)
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a trial found; ``units`` are runs of positions that share no parameter with others.
+    """How an encoder is passed, and what each position of it holds.
 
-    ``direct`` parameters get their gradient from autograd, one text at a time: tables that are
-    used whole, as DeBERTa's relative positions are, and the ``fallback``, which no rule knows.
-    ``unreached`` ones had no gradient on the texts of the trial.
+    ``units`` are runs of positions that share no parameter with others, last first. ``direct``
+    parameters get their gradient from autograd, one text at a time: tables that are used whole, as
+    DeBERTa's relative positions are, and the ``fallback``, which no rule fits. ``unreached`` ones
+    had no gradient on the texts of the check.
 
-    ``widths`` are, per position, the numbers that one token leaves in inputs and in one seed's
-    gradients; ``extras`` those that a batch leaves in one seed's gradients at the blocks' further
-    arguments; ``forward_flops`` those of a forward pass per token.
+    ``widths`` are, per position, the numbers that one token leaves in inputs and in one
+    cotangent's gradients; ``extras`` those that a batch leaves in one cotangent's gradients at the
+    blocks' further arguments; ``forward_flops`` those of a forward pass per token. The encoder has
+    ``layers`` layers with ``heads`` heads of attention, and features of ``hidden`` numbers.
     """
 
     chain: Chain | None
@@ -62,10 +118,13 @@ class Structure:
     widths: tuple[tuple[int, int], ...]
     extras: int
     forward_flops: float
+    hidden: int
+    heads: int
+    layers: int
 
     @property
     def fallback(self) -> tuple[str, ...]:
-        """The parameters of no known kind, for which autograd is the only way."""
+        """The parameters that no rule fits, for which autograd is the only way."""
         return tuple(parameter.name for parameter in self.parameters if parameter.fallback)
 
     def of_unit(self, unit: int) -> list[Parameter]:
@@ -77,18 +136,354 @@ class Structure:
         return sum(len({getattr(p, by) for p in self.parameters}) for by in granularity)
 
 
-def units_of(positions: int, shared: Iterable[Sequence[int]]) -> tuple[range, ...]:
-    """Runs of positions, last first, cut wherever no parameter acts on both sides.
+def detect_structure(
+    classifier: LinearHeadClassifier, tokens: Tokens, wanted: Sequence[str]
+) -> Structure:
+    """Find the cheapest way to pass ``classifier``'s encoder that gives autograd's gradients.
 
-    ``shared`` are the positions of each parameter.
+    Blocks one by one come before everything at once, batches of several texts before single ones.
+    Parameters that come out wrong, or have no rule, are left to autograd, one text at a time.
+
+    Args:
+        wanted: names of parameters of the encoder.
+
+    Raises:
+        InputError: no way does, because the encoder fails, or gradients are not finite or differ
+            from call to call.
     """
-    spans = [(min(places), max(places)) for places in shared]
-    cuts = [cut for cut in range(1, positions) if not any(low < cut <= high for low, high in spans)]
-    edges = [0, *cuts, positions]
-    return tuple(range(start, stop) for start, stop in pairwise(edges))[::-1]
+    encoder = classifier.encoder
+    by_name = dict(encoder.named_parameters())
+    device = next(encoder.parameters()).device
+    batches = _short_batches(tokens, device)
+    try:
+        with only_these_require_gradients(encoder, list(encoder.parameters())):
+            chain = find_chain(encoder, lambda: classifier.features(**batches[0]))
+    except _FAILURES as error:
+        raise InputError(_cannot_pass(error)) from error
+    search = _Search(classifier, {name: by_name[name] for name in wanted}, batches)
+    best: _GradientCheck | None = None
+    for way in dict.fromkeys([(chain, True), (chain, False), (None, True), (None, False)]):
+        check = search.check(*way)
+        if check is not None and (best is None or len(check.wrong) < len(best.wrong)):
+            best = check
+        if best is not None and not best.wrong:
+            break
+    if best is None or (best.batched and best.wrong):
+        best = search.succeeded(search.check(None, batched=False))
+    # A table without a single looked-up id is used whole: autograd is its way, not a fallback.
+    tables = {f"{n}.weight" for n, m in encoder.named_modules() if isinstance(m, nn.Embedding)}
+    used_whole = tables.intersection(best.wrong).difference(*(at for g in best.shares for at in g))
+    if best.wrong:
+        search.direct.update(dict.fromkeys(best.wrong))
+        for candidate in dict.fromkeys((best.chain, None)):
+            best = search.check(candidate, batched=False)
+            if best is not None and not best.wrong:
+                break
+        best = search.succeeded(best)
+    if best.wrong:
+        raise InputError(
+            f"the gradient of {best.wrong[0]} is not finite, or differs from one pass to the next: "
+            "expected a model whose features follow from the text alone once it evaluates"
+        )
+    return _build_structure(best, batches, used_whole)
 
 
-def layer_of(places: Sequence[int], positions: int) -> str:
+def _short_batches(tokens: Tokens, device: torch.device) -> list[Batch]:
+    """Two batches of one short text: of different lengths where there are such."""
+    order = np.argsort(tokens.lengths, kind="stable")
+    rows = ((order[0], _CHECKED_TOKENS - 3), (order[-1], _CHECKED_TOKENS))
+    return [
+        {name: ids[:, :limit].to(device) for name, ids in tokens.batch([int(row)]).items()}
+        for row, limit in rows
+    ]
+
+
+def _cannot_pass(error: Exception | None) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return (
+        f"the encoder cannot be differentiated ({lines[0]}): expected one that plain autograd "
+        "passes in evaluation mode and in this dtype; name another model, or another dtype"
+    )
+
+
+class _Search:
+    """Gradient checks of one encoder, one after the other.
+
+    ``direct`` are the parameters that autograd must treat: those without a rule, and those whose
+    rule did not fit a call.
+    """
+
+    def __init__(
+        self,
+        classifier: LinearHeadClassifier,
+        parameters: dict[str, nn.Parameter],
+        batches: Sequence[Batch],
+    ) -> None:
+        self._classifier = classifier
+        self._parameters = parameters
+        self._batches = batches
+        self._modules, unruled = wanted_modules(classifier.encoder, list(parameters))
+        self._failure: Exception | None = None
+        self.direct: dict[str, None] = dict.fromkeys(unruled)
+
+    def check(self, chain: Chain | None, batched: bool) -> "_GradientCheck | None":
+        """The check of one way, right or wrong; None where the encoder cannot be passed so."""
+        while not (batched and self.direct):
+            modules = modules_of(self._modules, set(self._parameters) - set(self.direct))
+            try:
+                return _GradientCheck(
+                    self._classifier,
+                    chain,
+                    batched,
+                    modules,
+                    tuple(self.direct),
+                    self._parameters,
+                    self._batches,
+                )
+            except RuleFailed as failed:
+                self.direct.update(dict.fromkeys(failed.parameters))
+            except NotBatched:
+                return None
+            except _FAILURES as error:
+                logger.debug("passing %s failed: %s", chain, error)
+                self._failure = error
+                return None
+        return None
+
+    def succeeded(self, check: "_GradientCheck | None") -> "_GradientCheck":
+        """The check; refuses an encoder that cannot be passed in any way."""
+        if check is None:
+            raise InputError(_cannot_pass(self._failure)) from self._failure
+        return check
+
+
+class _GradientCheck:
+    """One way to pass the encoder, compared with autograd on short texts.
+
+    The blocks of ``chain`` one by one, or everything at once; several texts together where
+    ``batched``; shares of ``parameters`` by the rules of ``modules``, but from autograd for those
+    in ``direct``.
+
+    ``wrong`` are the parameters that do not come out as autograd's; ``shares`` are by group of
+    texts that passed together, position and name; ``extras`` is as in :class:`Passes`.
+    """
+
+    def __init__(
+        self,
+        classifier: LinearHeadClassifier,
+        chain: Chain | None,
+        batched: bool,
+        modules: Modules,
+        direct: tuple[str, ...],
+        parameters: dict[str, nn.Parameter],
+        batches: Sequence[Batch],
+    ) -> None:
+        self.classifier = classifier
+        self.chain = chain
+        self.batched = batched
+        self.modules = modules
+        self.direct = direct
+        self.parameters = parameters
+        self._transposed = {
+            name
+            for module, rules in modules.values()
+            for name in rules
+            if isinstance(module, Conv1D)
+        }
+        wrong: set[str] = set()
+        if batched:
+            # As many tokens as texts: a sample axis taken for a token axis would show.
+            wrong |= self._compare(
+                [{name: ids[:, : len(batches)] for name, ids in b.items()} for b in batches]
+            )
+        wrong |= self._compare(batches)
+        self.wrong = tuple(name for name in parameters if name in wrong)
+
+    def _compare(self, batches: Sequence[Batch]) -> set[str]:
+        """Pass the texts, together or one by one; the parameters that come out wrong."""
+        groups = [_together(batches)] if self.batched else batches
+        self.shares = [self._pass(group) for group in groups]
+        eps = torch.finfo(next(self.classifier.encoder.parameters()).dtype).eps
+        wrong: set[str] = set()
+        for sample, batch in enumerate(batches):
+            group, place = (0, sample) if self.batched else (sample, 0)
+            by_name: dict[str, list[Share]] = {}
+            for at_position in self.shares[group]:
+                for name, share in at_position.items():
+                    by_name.setdefault(name, []).append(share)
+            norms, errors = self._errors(batch, by_name, place)
+            # Gradients that are zero up to rounding are compared with the largest of all.
+            least = 1e-3 * max(norms.values(), default=0.0)
+            wrong |= {
+                name
+                for name, error in errors.items()
+                if not error <= _TOLERANCE * eps * max(norms[name], least)
+            }
+        return wrong
+
+    def _errors(
+        self, batch: Batch, shares: dict[str, list[Share]], place: int
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Per parameter the norm of autograd's gradient of one text, and that of the difference.
+
+        The gradients are formed a few at a time: an allocator seldom gives back what it took once.
+        """
+        norms, errors = {}, {}
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        for chunk in parameter_chunks(list(self.parameters.values()), _CHECKED_AT_ONCE):
+            chunk_names = [names[id(parameter)] for parameter in chunk]
+            gradients = _autograd_gradients(self.classifier, batch, chunk)
+            for name, difference in zip(chunk_names, gradients, strict=True):
+                norms[name] = float(difference.norm())
+                fits = [
+                    _subtract(difference, share, place, transposed=name in self._transposed)
+                    for share in shares.get(name, ())
+                ]
+                errors[name] = float(difference.norm()) if all(fits) else math.inf
+        return norms, errors
+
+    def _pass(self, batch: Batch) -> list[dict[str, Share]]:
+        """The shares of every position, from the first to the last."""
+        direct = {name: self.parameters[name] for name in self.direct}
+        with only_these_require_gradients(self.classifier.encoder, list(direct.values())):
+            passes = Passes(
+                self.classifier,
+                self.chain,
+                self.modules,
+                direct,
+                _cotangent(self.classifier),
+                ActivationStore("memory"),
+            )
+            passes.forward(0, batch)
+            shares = [passes.backward(p, 0, batch) for p in reversed(range(passes.positions))]
+        self.extras = passes.extras
+        return shares[::-1]
+
+
+def _together(batches: Sequence[Batch]) -> Batch:
+    """One batch, padded on the right; zero in the mask means padding."""
+    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    return {
+        name: torch.cat(
+            [pad(batch[name], (0, longest - batch[name].shape[1])) for batch in batches]
+        )
+        for name in batches[0]
+    }
+
+
+def _cotangent(classifier: LinearHeadClassifier) -> Tensor:
+    """A random gradient at the features, 1 x h: the same at every call."""
+    weight = classifier.encoder.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(_RANDOM_SEED)
+    with torch.no_grad():
+        size = feature_size(classifier.config.encoder_config)
+        return torch.randn(1, size, generator=generator).to(weight)
+
+
+def _autograd_gradients(
+    classifier: LinearHeadClassifier, batch: Batch, parameters: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    """The gradients of ``cotangent . phi`` of one text, by plain autograd."""
+    with only_these_require_gradients(classifier.encoder, parameters), torch.enable_grad():
+        output = (classifier.features(**batch) @ _cotangent(classifier)[0]).sum()
+        if not output.requires_grad:
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        return list(
+            torch.autograd.grad(output, parameters, allow_unused=True, materialize_grads=True)
+        )
+
+
+def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:
+    """Subtract one sample's share (of the first cotangent); whether its shape fits."""
+    if isinstance(share, Rows):
+        own = share.samples == sample
+        difference.index_add_(0, share.ids[own], share.vectors[0, own], alpha=-1)
+        return True
+    if isinstance(share, Outer):
+        product = share.gradients[0][sample].T @ share.inputs[sample]
+        product = product.T if transposed else product
+    else:
+        product = share[0, sample]
+    if product.numel() != difference.numel():
+        return False
+    difference -= product.reshape(difference.shape)
+    return True
+
+
+def _build_structure(
+    check: _GradientCheck, batches: Sequence[Batch], used_whole: set[str]
+) -> Structure:
+    """The structure of the encoder as it was passed in ``check``.
+
+    ``used_whole`` are the weights of embeddings in which no id is looked up.
+    """
+    length = max(batch["input_ids"].shape[1] for batch in batches)
+    shares = max(check.shares, key=_tokens_held)
+    positions: dict[str, list[int]] = {}
+    for position, at_position in enumerate(shares):
+        for name in at_position:
+            positions.setdefault(name, []).append(position)
+    config = check.classifier.config.encoder_config
+    return Structure(
+        chain=check.chain,
+        batched=check.batched,
+        modules=check.modules,
+        direct=check.direct,
+        parameters=tuple(
+            _parameter(
+                check, name, at, shares, length, fallback=name in {*check.direct} - used_whole
+            )
+            for name, at in positions.items()
+        ),
+        unreached=tuple(name for name in check.parameters if name not in positions),
+        units=_units(len(shares), positions.values()),
+        widths=tuple(_widths(at_position) for at_position in shares),
+        extras=check.extras,
+        forward_flops=_forward_flops(check.classifier, batches[0]),
+        hidden=feature_size(config),
+        heads=getattr(config, "num_attention_heads", 1),
+        layers=getattr(config, "num_hidden_layers", 1),
+    )
+
+
+def _parameter(
+    check: _GradientCheck,
+    name: str,
+    positions: Sequence[int],
+    shares: Sequence[dict[str, Share]],
+    length: int,
+    *,
+    fallback: bool,
+) -> Parameter:
+    """A parameter that has shares at ``positions``; ``length`` is that of the longest text."""
+    form: Form = "vector"
+    sizes, ratio, pooled = (0, check.parameters[name].numel()), 1.0, False
+    share = shares[positions[0]][name]
+    if isinstance(share, Outer):
+        form = "outer"
+        sizes = (share.inputs.shape[-1], share.gradients[0].shape[-1])
+        active = active_tokens(share)
+        seen = 0 if active is None else active.inputs.shape[1]
+        pooled = seen == 1 < length
+        ratio = len(positions) * seen / length
+    elif isinstance(share, Rows):
+        form, sizes = "rows", (0, share.vectors.shape[-1])
+    layer = "encoder" if check.chain is None else _layer(positions, len(shares))
+    rule = next((rules[name] for _, rules in check.modules.values() if name in rules), None)
+    return Parameter(
+        name=name,
+        positions=tuple(positions),
+        layer=layer,
+        kind=_kind(name, form, rule, before_blocks=layer == "embeddings"),
+        form=form,
+        sizes=sizes,
+        tokens_per_token=ratio,
+        pooled=pooled,
+        fallback=fallback,
+    )
+
+
+def _layer(places: Sequence[int], positions: int) -> str:
     """The name of the layer, or of the first and last one, that a chain's positions stand for."""
 
     def name(place: int) -> str:
@@ -101,8 +496,8 @@ def layer_of(places: Sequence[int], positions: int) -> str:
     return f"{name(places[0])} to {name(places[-1]).removeprefix('layer ')}"
 
 
-def kind_of(name: str, form: Form, rule: Rule | None, *, before_blocks: bool) -> Kind:
-    """The part of a transformer that a parameter belongs to, by the field's names of modules."""
+def _kind(name: str, form: Form, rule: Rule | None, *, before_blocks: bool) -> Kind:
+    """The part of a transformer that a parameter belongs to, by the usual names of modules."""
     if name.endswith("bias"):
         return "bias"
     if form == "rows" or (before_blocks and rule is not Rule.SCALE):
@@ -110,3 +505,37 @@ def kind_of(name: str, form: Form, rule: Rule | None, *, before_blocks: bool) ->
     if rule is Rule.SCALE:
         return "LayerNorm"
     return "attention" if "att" in name.lower() else "feed-forward"
+
+
+def _units(positions: int, shared: Iterable[Sequence[int]]) -> tuple[range, ...]:
+    """Runs of positions, last first, cut wherever no parameter acts on both sides.
+
+    ``shared`` are the positions of each parameter.
+    """
+    spans = [(min(places), max(places)) for places in shared]
+    cuts = [cut for cut in range(1, positions) if not any(low < cut <= high for low, high in spans)]
+    return tuple(range(start, stop) for start, stop in pairwise([0, *cuts, positions]))[::-1]
+
+
+def _tokens_held(shares: Sequence[dict[str, Share]]) -> int:
+    outers = [s for at in shares for s in at.values() if isinstance(s, Outer)]
+    return sum(outer.inputs.shape[1] for outer in outers)
+
+
+def _widths(shares: dict[str, Share]) -> tuple[int, int]:
+    """Numbers per token in the distinct inputs, and in the gradients of one cotangent."""
+    outers = [share for share in shares.values() if isinstance(share, Outer)]
+    inputs = {outer.inputs.data_ptr(): outer.inputs.shape[-1] for outer in outers}
+    rows = [share.vectors.shape[-1] for share in shares.values() if isinstance(share, Rows)]
+    return sum(inputs.values()), sum(o.gradients[0].shape[-1] for o in outers) + sum(rows)
+
+
+def _forward_flops(classifier: LinearHeadClassifier, batch: Batch) -> float:
+    """Flops of a forward pass, per token."""
+    with (
+        only_these_require_gradients(classifier.encoder, []),
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        classifier.features(**batch)
+    return counter.get_total_flops() / batch["input_ids"].numel()

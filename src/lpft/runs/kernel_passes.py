@@ -23,8 +23,7 @@ from lpft.model.adapters import add_adapter, load_adapter
 from lpft.model.encoder import seeded
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
-from lpft.ntk import KernelRequest
-from lpft.ntk.inputs import Subject, open_subject
+from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
 from lpft.results.saved import open_saved
 from lpft.settings import Method, TrainingSettings, get_method
@@ -114,7 +113,7 @@ class Pass:
     equal P.
     """
 
-    subject: Subject
+    subject: StudiedModel
     encoder: str
     starting_points: tuple[StartingPoint, ...]
 
@@ -211,7 +210,7 @@ def _initial_head(
 
 def _adapted(
     classifier: Classifier, adapter: str | None, settings: TrainingSettings
-) -> tuple[Subject, set[str]]:
+) -> tuple[StudiedModel, set[str]]:
     """A copy of the classifier with the adapter, and the names of the adapter's factors."""
     plain = copy.deepcopy(classifier.model)
     model: torch.nn.Module = plain
@@ -222,7 +221,7 @@ def _adapted(
         with seeded(settings.seed):
             model = add_adapter(plain, adapter, rank=settings.lora_rank, alpha=settings.lora_alpha)
         factors = {name for name, p in plain.encoder.named_parameters() if p.requires_grad}
-    return open_subject(model, classifier.tokenizer, classifier.max_length), factors
+    return studied_model(model, classifier.tokenizer, classifier.max_length), factors
 
 
 def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pass:
@@ -247,13 +246,13 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
     model, tokens = saved.classifier.model, saved.classifier
     encoder = encoder_fingerprint(model)
     if method is None or method.adapter is None:
-        subject = open_subject(model, tokens.tokenizer, tokens.max_length)
+        subject = studied_model(model, tokens.tokenizer, tokens.max_length)
         names = {name for name, _ in model.encoder.named_parameters()}
     else:
         assert record is not None
         known = record.get("fingerprints", {}).get("encoder")
         adapted = load_adapter(_model_at_start(folder, known, data, settings).model, folder)
-        subject = open_subject(adapted, tokens.tokenizer, tokens.max_length)
+        subject = studied_model(adapted, tokens.tokenizer, tokens.max_length)
         parameters = subject.classifier.encoder.named_parameters()
         names = {name for name, parameter in parameters if parameter.requires_grad}
     head = subject.head

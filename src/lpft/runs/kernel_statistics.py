@@ -20,7 +20,7 @@ from lpft.data.splits import draw_rows
 from lpft.errors import InputError
 from lpft.files import replace_when_written
 from lpft.model.adapters import trained_head
-from lpft.ntk import EmpiricalNTK
+from lpft.ntk import EmpiricalNTK, StudiedModel
 from lpft.ntk.dynamics import (
     FirstStep,
     LogitTrajectory,
@@ -29,7 +29,6 @@ from lpft.ntk.dynamics import (
     linearized_training,
     relative_error,
 )
-from lpft.ntk.inputs import Subject
 from lpft.ntk.regression import KernelPair, ValidationSet, regress
 from lpft.ntk.statistics import (
     alignment_matrix,
@@ -90,7 +89,7 @@ class KernelResults:
         }
 
     def add(
-        self, kernels: "MethodKernels", subject: Subject, encoder: str, device: torch.device
+        self, kernels: "MethodKernels", subject: StudiedModel, encoder: str, device: torch.device
     ) -> None:
         """Compute and keep the results of one method.
 
@@ -299,7 +298,7 @@ def _parts(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def dynamics(kernels: MethodKernels, subject: Subject, most: int, device: torch.device) -> Any:
+def dynamics(kernels: MethodKernels, subject: StudiedModel, most: int, device: torch.device) -> Any:
     """One step and many steps of gradient descent on ``most`` training texts, ready for JSON.
 
     Full-batch gradient descent on the summed cross-entropy, in float64, over the parameters that
@@ -354,7 +353,7 @@ def dynamics(kernels: MethodKernels, subject: Subject, most: int, device: torch.
     return record
 
 
-def _model_of(subject: Subject, start: StartingPoint) -> nn.Module:
+def _model_of(subject: StudiedModel, start: StartingPoint) -> nn.Module:
     """A copy of the encoder with the head of ``start``, in which only its parameters train."""
     model = copy.deepcopy(subject.classifier)
     head = trained_head(model)

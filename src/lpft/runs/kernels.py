@@ -166,7 +166,7 @@ class KernelComputation:
                 number + 1,
                 self._passes_in_all,
                 ", ".join(point.name for point in each.starting_points),
-                len(job.plan.demand.lengths),
+                len(job.plan.workload.lengths),
                 job.plan.seconds,
                 readable_size(job.plan.memory),
             )

@@ -1,0 +1,555 @@
+"""From the shares of tiles to blocks of the kernel: linear weights, embeddings, vectors.
+
+For tiles i and j of samples each contraction gives ``F[(p, n), (q, m)] = <J_i[p, n], J_j[q, m]>``
+for the cotangents p, q of one head, in float64, cotangents before samples. Sums over long axes are
+made in the products' precision (float32 for bfloat16 numbers) chunk by chunk and added up in
+float64.
+
+With inputs x (T x a) and gradients g (T x b) of a sample, the gradient of a linear weight is
+``J = g^T x``. Either J is formed (``materialize``), or its products are taken without it:
+``sum over t, s of (x_t . x'_s) (g_t . g'_s)`` (``token_gram``), or ``<g, (x x'^T) g'>``
+(``sandwich``).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from torch import Tensor
+
+from lpft.ntk.capture import Outer, Rows
+from lpft.ntk.passes import products_in
+from lpft.ntk.plan import Method
+from lpft.ntk.storage import Pair
+from lpft.settings import KernelKind, Products
+
+Sums = dict[tuple[Pair, int], Tensor]
+"""By pair of tiles and number of the head: (r n) x (r m), float64."""
+
+_ALIGNMENT = 16
+"""Numbers: each tensor of the workspace begins at a multiple of it, as vector units like it."""
+_ROUNDED = 1 << 20
+"""Numbers that are rounded at a time, to need little room."""
+_JOINED = 1 << 24
+"""Numbers in the products of batches that are joined: larger products gain nothing by it."""
+_STRIPS = 6
+"""In which a symmetric product is taken: each meets those from its own on, and is mirrored."""
+_LEAST_WORK = 1 << 26
+"""Multiplications that are worth threads of their own."""
+
+
+class Workspace:
+    """One buffer of about ``size`` numbers, formed once and used again by every contraction.
+
+    Fresh memory fills many times more slowly than memory that is in use.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.size = size
+        self.dtype = dtype
+        self.device = device
+        self._buffer = torch.empty(0, dtype=dtype, device=device)
+
+    def split(self, shapes: Mapping[int, tuple[int, ...]]) -> dict[int, Tensor]:
+        """Contiguous tensors of these shapes side by side; their contents are undefined.
+
+        What an earlier call gave is overwritten.
+        """
+        numbers = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+        steps = [-(-count // _ALIGNMENT) * _ALIGNMENT for count in numbers.values()]
+        starts = [sum(steps[:place]) for place in range(len(steps))]
+        if sum(steps) > self._buffer.numel():
+            # The old buffer goes first, so that both are never there at once.
+            self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+            self._buffer = torch.empty(sum(steps), dtype=self.dtype, device=self.device)
+        return {
+            name: self._buffer[start : start + numbers[name]].view(shape)
+            for start, (name, shape) in zip(starts, shapes.items(), strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """How the shares of tiles are contracted.
+
+    ``heads`` are slices of the cotangents; ``kernel`` the signs to take; ``products`` the precision
+    of the matrix products of whole gradients.
+    """
+
+    heads: tuple[slice, ...]
+    kernel: KernelKind
+    products: Products
+    workspace: Workspace
+
+    def ranks(self, among: Sequence[int]) -> list[int]:
+        return [self.heads[head].stop - self.heads[head].start for head in among]
+
+    def columns(self, rows: int) -> int:
+        """How many columns of J fit into the workspace beside the copies that products need."""
+        bfloat16 = self.products == "bfloat16" and self.workspace.device.type == "cuda"
+        copies = 2 if bfloat16 or self.kernel == "asymmetric" else 1
+        return max(1, self.workspace.size // (copies * rows))
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether products overwrite their factors: by signs, or rounded numbers."""
+        return self.kernel == "signgd" or self.products == "bfloat16"
+
+
+def contract_outer(
+    shares: Mapping[int, Sequence[Outer]],
+    pairs: Sequence[Pair],
+    among: Sequence[int],
+    method: Method,
+    contraction: Contraction,
+) -> Sums:
+    """A linear weight's share of the kernel.
+
+    Args:
+        shares: per tile, the batches' inputs and gradients, in the order of its samples.
+        pairs: of tiles; ``(i, i)`` is computed by half, unless the kernel is asymmetric.
+        among: numbers of the heads that are asked for.
+    """
+    counts = {tile: sum(len(o.inputs) for o in outers) for tile, outers in shares.items()}
+    sums = _zero_sums(counts, pairs, among, contraction)
+    if method == "materialize":
+        _materialize(sums, shares, counts, pairs, among, contraction)
+        return sums
+    grouped = {tile: list(_equal_lengths(outers)) for tile, outers in shares.items()}
+    for i, j in pairs:
+        targets = [
+            sums[(i, j), head].view(rank, counts[i], rank, counts[j])
+            for head, rank in zip(among, contraction.ranks(among), strict=True)
+        ]
+        heads = [contraction.heads[head] for head in among]
+        _by_tokens(targets, heads, grouped[i], grouped[j], method, contraction.workspace)
+    return sums
+
+
+def contract_vectors(
+    shares: Mapping[int, Tensor],
+    pairs: Sequence[Pair],
+    among: Sequence[int],
+    contraction: Contraction,
+) -> Sums:
+    """The share of parameters whose J is at hand: per tile S x n x d."""
+    counts = {tile: vectors.shape[1] for tile, vectors in shares.items()}
+    sums = _zero_sums(counts, pairs, among, contraction)
+    length = next(iter(shares.values())).shape[2]
+    step = contraction.columns(sum(v.shape[0] * v.shape[1] for v in shares.values()))
+    for start in range(0, length, step):
+        chunks = dict(shares)
+        if step < length or contraction.overwrites:
+            parts = {tile: v[:, :, start : start + step] for tile, v in shares.items()}
+            chunks = contraction.workspace.split({t: tuple(p.shape) for t, p in parts.items()})
+            for tile, part in parts.items():
+                chunks[tile].copy_(part)
+        places = {head: contraction.heads[head] for head in among}
+        _add_products(sums, chunks, pairs, places, contraction)
+    return sums
+
+
+def contract_rows(
+    shares: Mapping[int, Rows],
+    counts: Mapping[int, int],
+    pairs: Sequence[Pair],
+    among: Sequence[int],
+    contraction: Contraction,
+) -> Sums:
+    """An embedding's share: rows meet only where their ids are equal, however large the table is.
+
+    ``sum over t, s of [id_t = id_s] <g_t, g_s>``, exactly.
+
+    Args:
+        shares: per tile, the rows of all of its samples; ``counts`` how many samples that are.
+        pairs: of tiles.
+        among: numbers of the heads that are asked for.
+    """
+    sums = _zero_sums(counts, pairs, among, contraction)
+    ordered = {tile: _by_id(rows) for tile, rows in shares.items()}
+    for i, j in pairs:
+        left, right = ordered[i], ordered[j]
+        bounds = _shared_ids(left.ids, right.ids)
+        single = (bounds[:, 1] - bounds[:, 0] == 1) & (bounds[:, 3] - bounds[:, 2] == 1)
+        once_i, once_j = bounds[single, 0], bounds[single, 2]
+        for head, rank in zip(among, contraction.ranks(among), strict=True):
+            rows_i, rows_j = (rows.vectors[contraction.heads[head]] for rows in (left, right))
+            total = sums[(i, j), head].view(rank, counts[i], rank, counts[j])
+            # Most ids are in one sample of each tile: these are added all at once.
+            one, other = signed(rows_i[:, once_i], rows_j[:, once_j], contraction.kernel)
+            blocks = torch.einsum("puh,quh->upq", one, other)
+            total.permute(1, 3, 0, 2).index_put_(
+                (left.samples[once_i], right.samples[once_j]), blocks.to(total), accumulate=True
+            )
+            # The others, as those of <cls> and of frequent words, are products of their own.
+            for a, b, c, d in bounds[~single]:
+                one, other = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
+                block = one.reshape(-1, one.shape[-1]) @ other.reshape(-1, other.shape[-1]).T
+                place = (
+                    slice(None),
+                    left.samples[a:b].reshape(-1, 1, 1),
+                    torch.arange(rank, device=total.device).reshape(1, -1, 1),
+                    right.samples[c:d].reshape(1, 1, -1),
+                )
+                total[place] += block.to(total).view(rank, b - a, rank, d - c)
+    return sums
+
+
+def takes_signs(kernel: KernelKind) -> tuple[bool, bool]:
+    """Whether the gradients of a kernel's rows count by their signs, and those of its columns.
+
+    ``<sign g, sign g'>`` is SignGD's kernel, ``<g, sign g'>`` the asymmetric one.
+    """
+    return kernel == "signgd", kernel != "sgd"
+
+
+def signed(rows: Tensor, columns: Tensor, kernel: KernelKind) -> tuple[Tensor, Tensor]:
+    """The gradients of rows and columns as the kernel counts them."""
+    of_rows, of_columns = takes_signs(kernel)
+    return rows.sign() if of_rows else rows, columns.sign() if of_columns else columns
+
+
+def _zero_sums(
+    counts: Mapping[int, int],
+    pairs: Sequence[Pair],
+    among: Sequence[int],
+    contraction: Contraction,
+) -> Sums:
+    """Zeros for every pair and head; ``counts`` are the samples of the tiles."""
+    device = contraction.workspace.device
+    return {
+        (pair, head): torch.zeros(
+            rank * counts[pair[0]], rank * counts[pair[1]], dtype=torch.float64, device=device
+        )
+        for pair in pairs
+        for head, rank in zip(among, contraction.ranks(among), strict=True)
+    }
+
+
+def _by_id(rows: Rows) -> Rows:
+    order = torch.argsort(rows.ids, stable=True)
+    return Rows(rows.ids[order], rows.samples[order], rows.vectors[:, order])
+
+
+def _shared_ids(left: Tensor, right: Tensor) -> NDArray[np.int64]:
+    """For each id in both sorted lists where its rows begin and end in the left and the right."""
+    mine, theirs = left.cpu().numpy(), right.cpu().numpy()
+    shared = np.intersect1d(mine, theirs)
+    return np.stack(
+        [
+            np.searchsorted(ids, shared, side)
+            for ids in (mine, theirs)
+            for side in ("left", "right")
+        ],
+        axis=1,
+    )
+
+
+def _materialize(
+    sums: Sums,
+    shares: Mapping[int, Sequence[Outer]],
+    counts: Mapping[int, int],
+    pairs: Sequence[Pair],
+    among: Sequence[int],
+    contraction: Contraction,
+) -> None:
+    """Form J chunk by chunk of the weight's longer side, and multiply it by itself."""
+    first = next(iter(shares.values()))[0]
+    a, b = first.inputs.shape[-1], first.gradients[0].shape[-1]
+    heads = {head: contraction.heads[head] for head in among}
+    used = sorted({row for s in heads.values() for row in range(s.start, s.stop)})
+    # Only the cotangents in use are formed: each head's place is among those.
+    places = {
+        head: slice(used.index(rows.start), used.index(rows.stop - 1) + 1)
+        for head, rows in heads.items()
+    }
+    longer, shorter = max(a, b), min(a, b)
+    step = max(1, contraction.columns(len(used) * sum(counts.values())) // shorter)
+    for start in range(0, longer, step):
+        stop = min(start + step, longer)
+        chunks = contraction.workspace.split(
+            {tile: (len(used), counts[tile], (stop - start) * shorter) for tile in shares}
+        )
+        for tile, outers in shares.items():
+            for place, row in enumerate(used):
+                done = 0
+                for outer in outers:
+                    n = outer.inputs.shape[0]
+                    left, right = outer.gradients[row], outer.inputs
+                    if a > b:
+                        left, right = right, left
+                    torch.bmm(
+                        left[:, :, start:stop].transpose(1, 2),
+                        right,
+                        out=chunks[tile][place, done : done + n].view(n, stop - start, shorter),
+                    )
+                    done += n
+        _add_products(sums, chunks, pairs, places, contraction)
+
+
+def _add_products(
+    sums: Sums,
+    chunks: Mapping[int, Tensor],
+    pairs: Sequence[Pair],
+    places: Mapping[int, slice],
+    contraction: Contraction,
+) -> None:
+    """Add the products of some columns of J to the sums.
+
+    ``chunks`` are those columns per tile, cotangents x n x columns, contiguous, which are
+    overwritten if the contraction does so; ``places`` each head's cotangents among them.
+    """
+    rows, columns = _factors(chunks, contraction)
+    with products_in(contraction.products):
+        for head, place in places.items():
+            for i, j in pairs:
+                left = rows[i][place].reshape(-1, rows[i].shape[-1])
+                if i == j and contraction.kernel != "asymmetric":
+                    block = symmetric_product(left, contraction.products)
+                else:
+                    block = product(left, columns[j][place].reshape(-1, columns[j].shape[-1]))
+                sums[(i, j), head] += block
+
+
+def _factors(
+    chunks: Mapping[int, Tensor], contraction: Contraction
+) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
+    """J as the rows of the kernel take it, and as its columns do."""
+    rows = chunks
+    if contraction.products == "bfloat16":
+        rows = {tile: _rounded(chunk) for tile, chunk in chunks.items()}
+    of_rows, of_columns = takes_signs(contraction.kernel)
+    if of_rows:
+        for chunk in rows.values():
+            chunk.sign_()
+    if of_rows == of_columns:
+        return rows, rows
+    return rows, {tile: chunk.sign() for tile, chunk in rows.items()}
+
+
+def _rounded(chunk: Tensor) -> Tensor:
+    """The chunk in bfloat16's precision.
+
+    A CPU multiplies bfloat16 tensors to bfloat16 only, and without units for them slowly: there
+    the numbers are rounded in place and stay of their type.
+    """
+    if chunk.device.type != "cpu":
+        return chunk.to(torch.bfloat16)
+    for part in chunk.view(-1).split(_ROUNDED):
+        part.copy_(part.to(torch.bfloat16))
+    return chunk
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """``left right^T``, of bfloat16 numbers in float32."""
+    if left.dtype == torch.bfloat16:
+        return torch.mm(left, right.T, out_dtype=torch.float32)
+    return left @ right.T
+
+
+def symmetric_product(rows: Tensor, products: Products) -> Tensor:
+    """``rows rows^T``, of bfloat16 numbers in float32; half of it is computed.
+
+    NumPy calls the symmetric routine of its BLAS for a matrix times its own transpose; PyTorch has
+    none, so elsewhere, and where PyTorch alone knows units for bfloat16, strips up to the diagonal
+    are multiplied and mirrored.
+    """
+    if rows.device.type == "cpu" and products != "bfloat16":
+        return _by_blas(rows.numpy())
+    return _by_strips(rows)
+
+
+def parts_of_columns(rows: int, columns: int) -> int:
+    """In how many parts of columns the CPU's product of ``rows x columns`` numbers is taken.
+
+    One per thread, if it is large; never so many that the parts' products (n x n each) are
+    together larger than what they are products of.
+    """
+    large = rows**2 * columns >= _LEAST_WORK
+    return max(1, min(torch.get_num_threads(), columns // rows)) if large else 1
+
+
+def _by_blas(numbers: NDArray[np.floating]) -> Tensor:
+    """The symmetric product in parts of columns, one thread each, and the sum of the parts.
+
+    ``R R^T = sum over parts p of R_p R_p^T``, which are equally large. A BLAS left to itself
+    divides the work among its threads less evenly; those would also go on waiting at full speed for
+    more, and slow down the threads of PyTorch that follow. So the BLAS has one thread per part.
+    """
+    parts = parts_of_columns(*numbers.shape)
+    if parts == 1:
+        return _with_its_transpose(numbers)
+    with _blas().limit(limits=1), ThreadPoolExecutor(parts) as pool:
+        first, *others = pool.map(_with_its_transpose, np.array_split(numbers, parts, axis=1))
+    for other in others:
+        first.add_(other)
+    return first
+
+
+def _with_its_transpose(numbers: NDArray[np.floating]) -> Tensor:
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+        return torch.from_numpy(np.matmul(numbers, numbers.T))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries that are loaded, NumPy's among them."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _by_strips(rows: Tensor) -> Tensor:
+    n = rows.shape[0]
+    dtype = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype
+    result = torch.empty(n, n, dtype=dtype, device=rows.device)
+    step = -(-n // _STRIPS)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        strip = product(rows[start:stop], rows[:stop])
+        before, corner = strip[:, :start], strip[:, start:]
+        result[start:stop, :start] = before
+        result[:start, start:stop] = before.T
+        result[start:stop, start:stop] = corner.tril() + corner.tril(-1).T
+    return result
+
+
+_Grouped = Sequence[tuple[int, Sequence[Outer]]]
+
+
+def _by_tokens(
+    targets: Sequence[Tensor],
+    heads: Sequence[slice],
+    rows: _Grouped,
+    columns: _Grouped,
+    method: Method,
+    workspace: Workspace,
+) -> None:
+    """Contract a pair of tiles by products of tokens, without J.
+
+    ``targets`` are the sums of each head, r x n x r x m. Of a tile with itself only batches and
+    strips from the diagonal on are taken, and mirrored.
+    """
+    blocks_of, numbers_of = _WAYS[method]
+    same = rows is columns
+    for row, batches in rows:
+        left = _joined(batches)
+        n = left.inputs.shape[0]
+        for column, others in columns:
+            if same and column < row:
+                continue
+            diagonal = same and column == row
+            right = left if diagonal else _joined(others)
+            # As many samples at a time as the workspace has room for.
+            step = max(1, workspace.size // numbers_of(left, right))
+            if diagonal:
+                step = min(step, -(-n // _STRIPS))
+            for start in range(0, n, step):
+                stop = min(start + step, n)
+                first = start if diagonal else 0
+                strip = _samples(left, start, stop), _samples(right, first, None)
+                square = stop - start if diagonal else 0  # columns of the strip with itself
+                for target, block in zip(targets, blocks_of(*strip, heads, workspace), strict=True):
+                    at_row, at_column = row + start, column + first
+                    _add(target, block[..., :square], at_row, at_column)
+                    _add(target, block[..., square:], at_row, at_column + square)
+                    if same:
+                        mirror = block[..., square:].permute(2, 3, 0, 1)
+                        _add(target, mirror, at_column + square, at_row)
+
+
+def _add(target: Tensor, block: Tensor, row: int, column: int) -> None:
+    _, n, _, m = block.shape
+    target[:, row : row + n, :, column : column + m] += block.to(target)
+
+
+def _token_gram(
+    left: Outer, right: Outer, heads: Sequence[slice], workspace: Workspace
+) -> Iterator[Tensor]:
+    """Per head r x n x r x m: ``sum over t, s of (x_t . x'_s) (g_t . g'_s)``."""
+    n, t = left.inputs.shape[:2]
+    m, s = right.inputs.shape[:2]
+    buffers = workspace.split({0: (n * t, m * s), 1: (n * t, m * s)})
+    inputs = _token_products(left.inputs, right.inputs, buffers[0])
+
+    def summed(g: Tensor, h: Tensor) -> Tensor:
+        weighted = _token_products(g, h, buffers[1]).mul_(inputs)
+        return weighted.view(n * t, m, s).sum(2).view(n, t, m).sum(1)
+
+    for rows in heads:
+        block = [[summed(g, h) for h in right.gradients[rows]] for g in left.gradients[rows]]
+        yield torch.stack([torch.stack(row, 1) for row in block])
+
+
+def _held_by_token_gram(left: Outer, right: Outer) -> int:
+    """Numbers of the workspace per sample of the left batch."""
+    m, s = right.inputs.shape[:2]
+    return 2 * left.inputs.shape[1] * m * s
+
+
+def _sandwich(
+    left: Outer, right: Outer, heads: Sequence[slice], workspace: Workspace
+) -> Iterator[Tensor]:
+    """Per head r x n x r x m: ``<g, (x x'^T) g'>``, with ``(x x'^T) g'`` formed first."""
+    n, t = left.inputs.shape[:2]
+    m, s, b = right.gradients[0].shape
+    buffers = workspace.split({0: (m * s, n * t), 1: (m, n * t, b)})
+    inputs = _token_products(right.inputs, left.inputs, buffers[0]).view(m, s, n * t)
+    for rows in heads:
+        gradients = torch.stack([g.reshape(n, t * b) for g in left.gradients[rows]], 1)
+        block = []
+        for other in right.gradients[rows]:
+            moved = torch.bmm(inputs.transpose(1, 2), other, out=buffers[1]).view(m, n, t * b)
+            block.append(torch.bmm(gradients, moved.permute(1, 2, 0)))
+        yield torch.stack(block, 2).permute(1, 0, 2, 3)
+
+
+def _held_by_sandwich(left: Outer, right: Outer) -> int:
+    """Numbers of the workspace per sample of the left batch."""
+    m, s, b = right.gradients[0].shape
+    return left.inputs.shape[1] * m * (s + b)
+
+
+_Blocks = Callable[[Outer, Outer, Sequence[slice], Workspace], Iterator[Tensor]]
+_WAYS: dict[Method, tuple[_Blocks, Callable[[Outer, Outer], int]]] = {
+    "token_gram": (_token_gram, _held_by_token_gram),
+    "sandwich": (_sandwich, _held_by_sandwich),
+}
+
+
+def _token_products(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """The inner products of all tokens, n T x m T'."""
+    return torch.mm(left.flatten(0, 1), right.flatten(0, 1).T, out=out)
+
+
+def _equal_lengths(outers: Sequence[Outer]) -> Iterator[tuple[int, list[Outer]]]:
+    """Neighbouring batches of equally many tokens, up to a size, with their first sample."""
+    group: list[Outer] = []
+    start = samples = 0
+    for outer in outers:
+        n, t, a = outer.inputs.shape
+        rows, widest = samples + n, max(a, outer.gradients[0].shape[-1])
+        small = (rows * t) ** 2 <= _JOINED and rows**2 * t * widest <= 4 * _JOINED
+        if group and not (small and group[0].inputs.shape[1] == t):
+            yield start, group
+            start, samples, group = start + samples, 0, []
+        group, samples = [*group, outer], samples + n
+    if group:
+        yield start, group
+
+
+def _joined(batches: Sequence[Outer]) -> Outer:
+    """Batches of equally many tokens as one."""
+    if len(batches) == 1:
+        return batches[0]
+    return Outer(
+        torch.cat([batch.inputs for batch in batches]),
+        [torch.cat(g) for g in zip(*(batch.gradients for batch in batches), strict=True)],
+    )
+
+
+def _samples(outer: Outer, start: int, stop: int | None) -> Outer:
+    return Outer(outer.inputs[start:stop], [g[start:stop] for g in outer.gradients])

@@ -1,0 +1,295 @@
+"""What is kept out of the way: activations between blocks, and finished pieces of a kernel."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, Literal, get_args
+from uuid import uuid4
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lpft.errors import InputError
+from lpft.files import replace_when_written, write_json
+
+Place = Literal["memory", "files", "host"]
+Pair = tuple[int, int]
+"""Where a block's rows and its columns come from: two tiles, or two groups of texts."""
+
+_PREFIX = "lpft-ntk-"
+_LAYOUT = "layout.json"
+
+
+class ActivationStore:
+    """Hidden states and running gradients between blocks: lists of tensors, kept in ``place``.
+
+    A key is what (``hidden``, ``gradient`` or ``extra``), its position in the chain or number, and
+    the batch. A None in a list stands for zero. ``files`` are written below ``folder`` (default:
+    the system's temporary folder) and removed by :meth:`close`; ``host`` moves an accelerator's
+    tensors to the CPU's memory. What killed processes left below ``folder`` is removed.
+
+    Raises:
+        InputError: the files cannot be written.
+    """
+
+    Key = tuple[str, int, int]
+
+    def __init__(self, place: Place, folder: Path | None = None) -> None:
+        self._place = place
+        self._tensors: dict[ActivationStore.Key, list[Tensor | None]] = {}
+        """Of a key in files the shapes and types, as tensors without contents."""
+        self._folder: Path | None = None
+        self._lock: FileLock | None = None
+        if folder is not None and folder.is_dir():
+            _remove_abandoned(folder)
+        if place == "files":
+            parent = Path(tempfile.gettempdir()) if folder is None else folder
+            with _writing("hidden states", parent):
+                parent.stat()
+                own = parent / f"{_PREFIX}{uuid4().hex}"
+                # Locked before the folder exists: one without a holder counts as abandoned.
+                self._lock = _lock_of(own)
+                self._lock.acquire(timeout=0)
+                own.mkdir(mode=0o700)
+                self._folder = own
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._tensors
+
+    def put(self, key: Key, tensors: Sequence[Tensor | None]) -> None:
+        """Keep the tensors, replacing those of the same key."""
+        detached = [None if tensor is None else tensor.detach() for tensor in tensors]
+        if self._folder is not None:
+            path = self._path(key)
+            with _writing("hidden states", path.parent), path.open("wb") as file:
+                for tensor in detached:
+                    if tensor is not None:
+                        tensor.contiguous().numpy().tofile(file)
+        target = "meta" if self._folder is not None else "cpu"
+        if self._place != "memory":
+            detached = [None if tensor is None else tensor.to(target) for tensor in detached]
+        self._tensors[key] = detached
+
+    def get(self, key: Key, device: torch.device) -> list[Tensor | None]:
+        """The tensors of ``key`` on ``device``."""
+        tensors = self._tensors[key]
+        if self._folder is None:
+            return [None if t is None else t.to(device, non_blocking=True) for t in tensors]
+        with self._path(key).open("rb") as file:
+            return [None if like is None else _read(file, like) for like in tensors]
+
+    def drop(self, key: Key) -> None:
+        """Forget the tensors of ``key``, if there are any."""
+        if self._tensors.pop(key, None) is not None and self._folder is not None:
+            self._path(key).unlink()
+
+    def close(self) -> None:
+        """Forget everything and remove the files."""
+        self._tensors.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            _release(self._lock)
+
+    def _path(self, key: Key) -> Path:
+        assert self._folder is not None
+        return self._folder / "-".join(map(str, key))
+
+
+def _read(file: BinaryIO, like: Tensor) -> Tensor:
+    numbers = np.fromfile(file, torch.empty(0, dtype=like.dtype).numpy().dtype, like.numel())
+    return torch.from_numpy(numbers).reshape(like.shape)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the hidden states of dead processes; what cannot be removed stays."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        if not left.is_dir():
+            continue
+        lock = _lock_of(left)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue
+        shutil.rmtree(left, ignore_errors=True)
+        _release(lock)
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f"{folder.name}.lock"))
+
+
+def _release(lock: FileLock) -> None:
+    # Removed while it is held, as no process locks a folder of this name again.
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What decides the order of all sums: resumed kernels keep it, so that they end the same.
+
+    ``tiles`` of the largest group of texts; where hidden states wait ``between_blocks``;
+    ``workspace``, how many numbers the buffer of the contractions holds; ``stages`` in which the
+    widest unit's parameters are held, each with passes of its own.
+    """
+
+    tiles: int
+    between_blocks: Place
+    workspace: int
+    stages: int = 1
+
+    @property
+    def hold_all(self) -> bool:
+        """Whether all tiles are held at once; otherwise two are."""
+        return self.tiles == 1
+
+    @classmethod
+    def read(cls, folder: Path) -> "Layout | None":
+        """The layout of the kernel that was begun in ``folder``; None where none was.
+
+        Raises:
+            InputError: the file that holds it is damaged.
+        """
+        path = folder / _LAYOUT
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            tiles, workspace, stages = (
+                int(record[key]) for key in ("tiles", "workspace", "stages")
+            )
+            layout = cls(tiles, record["stash"], workspace, stages)
+            if min(tiles, workspace, stages) < 1 or layout.between_blocks not in get_args(Place):
+                raise ValueError(layout)
+            if record["sha256"] != layout._digest:
+                raise ValueError(record)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"'{path}' is damaged: delete the folder '{folder}', and the kernel is computed "
+                "from the start"
+            ) from error
+        return layout
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / _LAYOUT, {**self.as_record(), "sha256": self._digest})
+
+    def as_record(self) -> dict[str, int | str]:
+        """The layout as JSON; the keys are those of folders that exist."""
+        return {
+            "tiles": self.tiles,
+            "stash": self.between_blocks,
+            "workspace": self.workspace,
+            "stages": self.stages,
+        }
+
+    @property
+    def _digest(self) -> str:
+        return sha256(" ".join(map(str, self.as_record().values())).encode()).hexdigest()
+
+
+class TileStore:
+    """The finished pieces of one kernel in a folder: a file for each unit and pair of tiles.
+
+    A unit is a run of positions in the encoder. The ``layout`` is kept beside the pieces, unless
+    those that are there belong to another kernel. ``fingerprints`` say what the kernel is computed
+    from (weights, texts, head, method, precision and so on); a piece of anything else is refused,
+    and so is a damaged one.
+
+    Raises:
+        InputError: the folder cannot be made or written, or its first piece is refused.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, fingerprints: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._fingerprints = dict(fingerprints)
+        first = min(folder.glob("unit-*.safetensors"), default=None)
+        if first is not None:
+            self._read(first)
+        with _writing("the unfinished kernel", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            layout.write(folder)
+
+    def load(self, unit: int, pair: Pair) -> dict[str, Tensor] | None:
+        """The piece, or None where it was not finished.
+
+        Raises:
+            InputError: the file is damaged, or belongs to another kernel.
+        """
+        path = self._path(unit, pair)
+        return self._read(path) if path.exists() else None
+
+    def save(self, unit: int, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
+        """Write a finished piece, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {
+            "fingerprints": json.dumps(self._fingerprints, sort_keys=True),
+            "sha256": _digest(ready, self._fingerprints),
+        }
+        path = self._path(unit, pair)
+        with (
+            _writing("the unfinished kernel", self._folder),
+            replace_when_written(path) as temporary,
+        ):
+            save_file(ready, temporary, metadata)
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        """The piece in a file of this folder, if it is intact and this kernel's."""
+        damaged = f"'{path}' is damaged: delete it, and this piece of the kernel is computed again"
+        if path.is_dir():
+            raise InputError(damaged)
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            recorded = dict(json.loads(metadata["fingerprints"]))
+            intact = metadata["sha256"] == _digest(tensors, recorded)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(damaged) from error
+        if not intact:
+            raise InputError(damaged)
+        for name, value in self._fingerprints.items():
+            if recorded.get(name) != value:
+                raise InputError(
+                    f"'{path}' was computed from other {name}: it belongs to another kernel; "
+                    "delete the file or name another folder"
+                )
+        return tensors
+
+    def _path(self, unit: int, pair: Pair) -> Path:
+        return self._folder / f"unit-{unit:03d}-tiles-{pair[0]:03d}-{pair[1]:03d}.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor], fingerprints: Mapping[str, str]) -> str:
+    digest = sha256(json.dumps(fingerprints, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _writing(what: str, place: Path) -> Iterator[None]:
+    """Within this context ``what`` is written to ``place``; one line says why it cannot be."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        strerror = error.strerror if isinstance(error, OSError) else None
+        reason = error if strerror is None else strerror
+        raise InputError(
+            f"{what} cannot be written to '{place}' ({reason}): make room there, or name another "
+            "folder"
+        ) from error

@@ -1,0 +1,473 @@
+"""The sweep: down the encoder once, contracting what each unit of it leaves, and adding it up.
+
+A unit is a run of positions that share parameters, usually one block. For each, every tile of
+samples passes the unit, which leaves the tile's shares and hands its gradients on to the unit
+below; pairs of tiles are contracted; their sums are a finished piece, written to disk if asked.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lpft.data.tokens import Tokens
+from lpft.errors import InputError
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_tokens, merge_uses
+from lpft.ntk.contract import (
+    Contraction,
+    Sums,
+    Workspace,
+    contract_outer,
+    contract_rows,
+    contract_vectors,
+)
+from lpft.ntk.memory import give_back_free_memory, memory_in_use
+from lpft.ntk.passes import Batch, Passes, only_these_require_gradients
+from lpft.ntk.plan import (
+    Plan,
+    RemainingWork,
+    Shape,
+    Step,
+    Tile,
+    cheapest_method,
+    method_cost,
+)
+from lpft.ntk.storage import ActivationStore, Pair, TileStore
+from lpft.ntk.structure import Parameter
+from lpft.progress import progress
+from lpft.settings import Products
+
+TOTAL = "total"
+PieceSums = Mapping[str, Tensor]
+"""Sums of one unit for one pair of tiles, by ``request|part``: (r n) x (r m), float64, for the
+rank r of the request's head. A part is ``total``, ``layer:...`` or ``kind:...``."""
+BatchShares = Sequence[Share | None]
+"""A parameter's shares by batch of a tile; None where no gradient reaches it."""
+TileShares = dict[str, list[Share | None]]
+"""The same by parameter."""
+
+
+@dataclass
+class Sweep:
+    """What a sweep computes: features (N x h), and sums by (request, part), by pair of tiles.
+
+    ``seconds`` are those of the passes and of the contractions.
+    """
+
+    features: Tensor
+    sums: dict[tuple[str, str], dict[Pair, Tensor]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"passes": 0.0, "contractions": 0.0})
+
+    def add(self, pair: Pair, piece: PieceSums) -> None:
+        """Add the sums of one more unit."""
+        for name, tensor in piece.items():
+            request, _, part = name.rpartition("|")
+            of_part = self.sums.setdefault((request, part), {})
+            of_part[pair] = of_part[pair] + tensor if pair in of_part else tensor
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        self.seconds[what] += perf_counter() - started
+
+
+def sweep(
+    classifier: LinearHeadClassifier,
+    tokens: Tokens,
+    plan: Plan,
+    *,
+    products: Products,
+    store: TileStore | None,
+    folder: Path | None,
+) -> Sweep:
+    """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it.
+
+    ``folder`` is for hidden states that wait in files.
+
+    Raises:
+        InputError: a piece is damaged or of another kernel, or which parameters a text reaches
+            depends on the text.
+    """
+    encoder, structure, heads = classifier.encoder, plan.structure, plan.workload.heads
+    cotangents = torch.cat([head.cotangents for head in heads]).to(plan.dtype).to(plan.device)
+    ends = accumulate(head.rank for head in heads)
+    contraction = Contraction(
+        heads=tuple(slice(end - head.rank, end) for head, end in zip(heads, ends, strict=True)),
+        kernel=plan.workload.kernel,
+        products=products,
+        workspace=Workspace(plan.layout.workspace, plan.dtype, plan.device),
+    )
+    pieces = [(unit, pair) for unit in range(len(structure.units)) for pair in plan.pairs]
+    finished = [piece for piece in pieces if store is not None and store.load(*piece) is not None]
+    work = RemainingWork(plan, frozenset(finished))
+    by_name = dict(encoder.named_parameters())
+    direct = {name: by_name[name] for name in structure.direct}
+    with ExitStack() as stack:
+        activations = ActivationStore(plan.layout.between_blocks, folder)
+        stack.enter_context(closing(activations))
+        count = stack.enter_context(_metered(sum(work.flops.values())))
+        stack.enter_context(only_these_require_gradients(encoder, list(direct.values())))
+        passes = Passes(
+            classifier, structure.chain, structure.modules, direct, cotangents, activations
+        )
+        return _Sweeper(tokens, passes, contraction, work, store, count).run()
+
+
+@contextmanager
+def _metered(flops: float) -> Iterator[Callable[[float], None]]:
+    """A function that counts flops on a bar of GFLOP, which is full after ``flops``."""
+    done = 0.0
+    total = round(flops / 1e9)
+    with progress(description="computing the kernel", total=total, unit="GFLOP") as bar:
+
+        def count(more: float) -> None:
+            nonlocal done
+            before, done = round(done / 1e9), done + more
+            bar.update(round(done / 1e9) - before)
+
+        yield count
+
+
+class _Sweeper:
+    """One sweep over all units."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        passes: Passes,
+        contraction: Contraction,
+        work: RemainingWork,
+        store: TileStore | None,
+        count: Callable[[float], None],
+    ) -> None:
+        self._plan = work.plan
+        self._tokens = tokens
+        self._passes = passes
+        self._contraction = contraction
+        self._work = work
+        self._store = store
+        self._count = count
+        self._known = {parameter.name for parameter in self._plan.structure.parameters}
+        self._result = Sweep(torch.empty(0))
+
+    def run(self) -> Sweep:
+        with self._result.timed("passes"):
+            self._forward()
+        for unit in range(len(self._plan.structure.units)):
+            finished = {pair for pair in self._plan.pairs if (unit, pair) in self._work.finished}
+            for pair, piece in self._unit(unit) if unit <= self._work.last_unit else ():
+                # A step is contracted whole, also where some of its pairs were finished before.
+                if pair not in finished:
+                    if self._store is not None:
+                        self._store.save(unit, pair, piece)
+                    self._result.add(pair, piece)
+            for pair in self._plan.pairs:
+                if self._store is not None and pair in finished:
+                    stored = self._store.load(unit, pair)
+                    assert stored is not None, (
+                        "nothing removes a piece while its kernel is computed"
+                    )
+                    self._result.add(pair, stored)
+        return self._result
+
+    def _forward(self) -> None:
+        features = []
+        for tile in self._plan.tiles:
+            for number, rows in tile.batches:
+                features.append(self._passes.forward(number, self._batch(rows)))
+                self._count(self._plan.forward_flops(rows))
+        passed = np.concatenate([tile.rows for tile in self._plan.tiles])
+        self._result.features = torch.cat(features).double().cpu()[np.argsort(passed)]
+
+    def _unit(self, unit: int) -> Iterator[tuple[Pair, PieceSums]]:
+        """The sums of one unit; hands the gradients of every tile on to the next unit."""
+        steps = self._work.steps(unit)
+        last_loads = _last_loads(steps)
+        for tile in range(len(self._plan.tiles)):
+            # Nothing of this tile is left to contract here, but the units below need its gradients.
+            if tile not in last_loads:
+                self._pass(unit, tile, keep=(), final=True)
+        # Each stage passes the unit again for some of its parameters. Until the last one, stored
+        # hidden states and gradients must stay: only then a pass may be a tile's final one.
+        *stages, last_stage = self._plan.stages[unit] or ((),)
+        before: dict[Pair, PieceSums] = {}
+        for stage in stages:
+            for pair, piece in self._stage(unit, stage, steps, {}):
+                before[pair] = _sum_of(before[pair], piece) if pair in before else piece
+        for pair, piece in self._stage(unit, last_stage, steps, last_loads):
+            yield pair, _sum_of(before.pop(pair), piece) if stages else piece
+
+    def _stage(
+        self,
+        unit: int,
+        stage: Sequence[Parameter],
+        steps: Sequence[Step],
+        last_loads: Mapping[int, int],
+    ) -> Iterator[tuple[Pair, PieceSums]]:
+        """The sums of some parameters of a unit, step by step."""
+        names = frozenset(parameter.name for parameter in stage)
+        held: dict[int, TileShares] = {}
+        for place, step in enumerate(steps):
+            held = {tile: shares for tile, shares in held.items() if tile in step.tiles}
+            for tile in step.tiles:
+                if tile not in held:
+                    final = last_loads.get(tile) == place
+                    held[tile] = self._pass(unit, tile, keep=names, final=final)
+            following = steps[place + 1].tiles if place + 1 < len(steps) else ()
+            # Shares that the next step does not need are freed one by one as they are contracted.
+            consume = not set(step.tiles) & set(following)
+            with self._result.timed("contractions"):
+                sums = self._contract(stage, held, step.pairs, consume=consume)
+            yield from sums.items()
+
+    def _pass(self, unit: int, tile: int, *, keep: Collection[str], final: bool) -> TileShares:
+        """Pull the gradients of a tile through a unit; its shares in the parameters to keep."""
+        with self._result.timed("passes"):
+            structure = self._plan.structure
+            positions, batches = structure.units[unit], self._plan.tiles[tile].batches
+            cost = (1 + self._plan.workload.cotangents) * len(positions) / self._passes.positions
+            shares: TileShares = {}
+            for place, (number, rows) in enumerate(batches):
+                batch = self._batch(rows)
+                uses: dict[str, list[Share]] = {}
+                for position in reversed(positions):
+                    only = None if structure.unreached else keep
+                    for name, share in self._backward(position, number, batch, only).items():
+                        uses.setdefault(name, []).append(share)
+                    if final:
+                        self._passes.finish(position, number)
+                self._count(self._plan.forward_flops(rows) * cost)
+                for name, of_name in uses.items():
+                    if name in keep:
+                        of_tile = shares.setdefault(name, [None] * len(batches))
+                        of_tile[place] = _active(merge_uses(of_name))
+                self._keep_to_plan()
+        return shares
+
+    def _backward(
+        self, position: int, number: int, batch: Batch, only: Collection[str] | None
+    ) -> dict[str, Share]:
+        """The shares of a position; refuses parameters that the gradient check did not see."""
+        unknown: list[str] = []
+        try:
+            shares = self._passes.backward(position, number, batch, only=only)
+            unknown = sorted(set(shares) - self._known)
+        except NotBatched as module:
+            unknown = [str(module)]
+        if unknown:
+            raise InputError(
+                f"some texts reach '{unknown[0]}' and short ones do not: kernels of models that "
+                "choose their parameters by the text are not supported"
+            )
+        return shares
+
+    def _keep_to_plan(self) -> None:
+        """Leave the next batch its room: memory beyond the plan's was freed and not given back."""
+        plan = self._plan
+        between_passes = plan.memory - plan.memory_of_pass
+        if plan.device.type == "cpu" and memory_in_use(plan.device) > between_passes:
+            give_back_free_memory()
+
+    def _batch(self, rows: NDArray) -> Batch:
+        return {name: ids.to(self._plan.device) for name, ids in self._tokens.batch(rows).items()}
+
+    def _contract(
+        self,
+        stage: Sequence[Parameter],
+        held: Mapping[int, TileShares],
+        pairs: Sequence[Pair],
+        *,
+        consume: bool,
+    ) -> dict[Pair, PieceSums]:
+        """The sums of a stage's parameters, by pair of tiles, for all requests at once.
+
+        ``held`` are the shares by tile; contracted ones are forgotten if they may be consumed.
+        """
+        requests = self._plan.workload.requests
+        pieces = {pair: self._zero_sums(stage, pair) for pair in pairs}
+        for group in self._together(stage):
+            sums = self._contract_group(group, held, pairs, consume=consume)
+            for request in requests:
+                if group[0].name not in request.parameters:
+                    continue
+                for pair in pairs:
+                    if (pair, request.head) in sums:
+                        for part in [TOTAL, *self._parts(group[0], pair)]:
+                            pieces[pair][f"{request.name}|{part}"] += sums[pair, request.head]
+        # From an accelerator once for all of the parameters.
+        return {
+            pair: {name: sums.cpu() for name, sums in piece.items()}
+            for pair, piece in pieces.items()
+        }
+
+    def _zero_sums(self, stage: Sequence[Parameter], pair: Pair) -> dict[str, Tensor]:
+        workload = self._plan.workload
+        rows, columns = (len(self._plan.tiles[tile].rows) for tile in pair)
+        zeros: dict[str, Tensor] = {}
+        for request in workload.requests:
+            rank = workload.heads[request.head].rank
+            of_request = [p for p in stage if p.name in request.parameters]
+            for part in [TOTAL, *(part for p in of_request for part in self._parts(p, pair))]:
+                zeros[f"{request.name}|{part}"] = torch.zeros(
+                    rank * rows, rank * columns, dtype=torch.float64, device=self._plan.device
+                )
+        return zeros
+
+    def _parts(self, parameter: Parameter, pair: Pair) -> list[str]:
+        """The parts of a pair of tiles that a parameter counts for, beside the total."""
+        rows, columns = (self._plan.tiles[tile].group for tile in pair)
+        if (rows, columns) not in self._plan.workload.detailed:
+            return []
+        names = {"layer": parameter.layer, "kind": parameter.kind}
+        return [f"{by}:{names[by]}" for by in self._plan.workload.granularity]
+
+    def _together(self, stage: Sequence[Parameter]) -> Iterator[list[Parameter]]:
+        """Vectors that count for the same parts side by side, everything large alone."""
+        vectors: dict[object, list[Parameter]] = {}
+        for parameter in stage:
+            if parameter.form == "vector" and parameter.name not in self._plan.structure.direct:
+                requests = self._plan.workload.requests
+                asking = tuple(r.name for r in requests if parameter.name in r.parameters)
+                key = (asking, parameter.layer, parameter.kind)
+                vectors.setdefault(key, []).append(parameter)
+            else:
+                yield [parameter]
+        yield from vectors.values()
+
+    def _contract_group(
+        self,
+        group: Sequence[Parameter],
+        held: Mapping[int, TileShares],
+        pairs: Sequence[Pair],
+        *,
+        consume: bool,
+    ) -> Sums:
+        """One linear weight, one embedding, or several vectors side by side."""
+        first = group[0]
+        among = self._plan.workload.heads_of[first.name]
+        present = {
+            tile
+            for tile, shares in held.items()
+            if any(share is not None for p in group for share in shares.get(p.name, ()))
+        }
+        live = [pair for pair in pairs if set(pair) <= present]
+        if not live or not among:
+            return {}
+        tiles = {tile: self._plan.tiles[tile] for pair in live for tile in pair}
+        nothing = {number: [None] * len(tile.batches) for number, tile in tiles.items()}
+        take = dict.pop if consume else dict.get
+        shares = {
+            number: [take(held[number], p.name, nothing[number]) for p in group] for number in tiles
+        }
+        if first.form == "outer":
+            outers = {n: _tile_outers(tile, shares[n][0]) for n, tile in tiles.items()}
+            return self._contract_linear(first, outers, live, among)
+        # Popped, so that each tile's shares are freed once they are joined.
+        if first.form == "rows":
+            counts = {number: len(tile.rows) for number, tile in tiles.items()}
+            rows = {n: _tile_rows(tile, shares.pop(n)[0]) for n, tile in tiles.items()}
+            return contract_rows(rows, counts, live, among, self._contraction)
+        sizes = [parameter.sizes[1] for parameter in group]
+        vectors = {n: _tile_jacobian(tile, shares.pop(n), sizes) for n, tile in tiles.items()}
+        return contract_vectors(vectors, live, among, self._contraction)
+
+    def _contract_linear(
+        self,
+        parameter: Parameter,
+        outers: Mapping[int, Sequence[Outer]],
+        pairs: Sequence[Pair],
+        among: Sequence[int],
+    ) -> Sums:
+        """A linear weight by the method that costs least for the tokens that its texts have."""
+        shapes = {}
+        for tile, batches in outers.items():
+            samples = sum(outer.inputs.shape[0] for outer in batches)
+            tokens = sum(outer.inputs.shape[0] * outer.inputs.shape[1] for outer in batches)
+            shapes[tile] = Shape(samples, tokens / samples)
+        ranks, kernel = self._contraction.ranks(among), self._contraction.kernel
+        method = self._plan.workload.method
+        if method is None:
+            method = cheapest_method(parameter.sizes, shapes, pairs, ranks, kernel)
+        sums = contract_outer(outers, pairs, among, method, self._contraction)
+        self._count(sum(method_cost(method, parameter.sizes, shapes, pairs, ranks, kernel)))
+        return sums
+
+
+def _last_loads(steps: Sequence[Step]) -> dict[int, int]:
+    """The step for which each tile passes the last time; it stays held up to those that follow."""
+    loads: dict[int, int] = {}
+    held: tuple[int, ...] = ()
+    for place, step in enumerate(steps):
+        loads |= {tile: place for tile in step.tiles if tile not in held}
+        held = step.tiles
+    return loads
+
+
+def _active(share: Share) -> Share | None:
+    """The share without tokens that no gradient reaches; None where it reaches none."""
+    return active_tokens(share) if isinstance(share, Outer) else share
+
+
+def _sum_of(first: PieceSums, second: PieceSums) -> PieceSums:
+    """The sums of both; a part may be in one alone."""
+    total = dict(first)
+    for name, tensor in second.items():
+        total[name] = total[name] + tensor if name in total else tensor
+    return total
+
+
+def _tile_outers(tile: Tile, shares: BatchShares) -> list[Outer]:
+    """A linear weight's inputs and gradients, batch by batch.
+
+    Samples that no gradient reaches have one token that counts for nothing.
+    """
+    like = next(share for share in shares if isinstance(share, Outer))
+
+    def zeros(samples: int) -> Outer:
+        return Outer(
+            like.inputs.new_zeros(samples, 1, like.inputs.shape[-1]),
+            [gradient.new_zeros(samples, 1, gradient.shape[-1]) for gradient in like.gradients],
+        )
+
+    return [
+        share if isinstance(share, Outer) else zeros(len(rows))
+        for share, (_, rows) in zip(shares, tile.batches, strict=True)
+    ]
+
+
+def _tile_rows(tile: Tile, shares: BatchShares) -> Rows:
+    """An embedding's rows, of all samples of the tile."""
+    starts = accumulate((len(rows) for _, rows in tile.batches), initial=0)
+    joined = [(start, s) for start, s in zip(starts, shares, strict=False) if isinstance(s, Rows)]
+    return Rows(
+        torch.cat([share.ids for _, share in joined]),
+        torch.cat([share.samples + start for start, share in joined]),
+        torch.cat([share.vectors for _, share in joined], 1),
+    )
+
+
+def _tile_jacobian(tile: Tile, shares: Sequence[BatchShares], sizes: Sequence[int]) -> Tensor:
+    """J of parameters side by side, S x n x d, zero for samples that no gradient reaches."""
+    like = next(s for of_parameter in shares for s in of_parameter if isinstance(s, Tensor))
+    joined = [
+        torch.cat(
+            [
+                share
+                if isinstance(share, Tensor)
+                else like.new_zeros(like.shape[0], len(rows), size)
+                for share, (_, rows) in zip(of_parameter, tile.batches, strict=True)
+            ],
+            1,
+        )
+        for of_parameter, size in zip(shares, sizes, strict=True)
+    ]
+    return joined[0] if len(joined) == 1 else torch.cat(joined, 2)
