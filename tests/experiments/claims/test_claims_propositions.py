@@ -112,7 +112,7 @@ def test_checks_of_other_code_are_made_again(write, checks, monkeypatch):
 def test_the_code_of_checks_is_that_of_the_propositions_and_of_all_they_run(tmp_path):
     package = Path(lpft.__file__).parent
     hashes = set()
-    changed = ("theory/low_rank.py", "ntk/firstorder.py", "experiments/theory.py", "theory/new.py")
+    changed = ("theory/checks.py", "ntk/dynamics.py", "experiments/theory.py", "theory/new.py")
     for number, name in enumerate(("", *changed)):
         copied = tmp_path / str(number)
         for part in propositions._CODE:
