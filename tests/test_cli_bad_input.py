@@ -129,13 +129,13 @@ CONFIGS = [
     case("YAML list for a number", CONFIG, "seed", run__yaml="seed: [1, 2]\n"),
     case("YAML fraction for a whole number", CONFIG, "seed", "1.5", run__yaml="seed: 1.5\n"),
     case("YAML truth for a number", CONFIG, "seed", "True", run__yaml="seed: true\n"),
-    case("YAML text for a truth", CONFIG, "head-bias", "maybe", run__yaml="head-bias: maybe\n"),
-    case("YAML number for columns", CONFIG, "text-columns", "3", run__yaml="text-columns: 3\n"),
+    case("YAML text for a truth", CONFIG, "head_bias", "maybe", run__yaml="head-bias: maybe\n"),
+    case("YAML number for columns", CONFIG, "text_columns", "3", run__yaml="text-columns: 3\n"),
     case("YAML number for OOD files", CONFIG, "ood", "5", run__yaml="ood: 5\n"),
     case("YAML number for an OOD file", CONFIG, "ood", "3", run__yaml="ood: {far: 3}\n"),
     case("YAML number for the folder", "train --train-file train.csv --config run.yaml",
-         "output-dir", "3", run__yaml="output-dir: 3\n"),
-    case("YAML NaN", CONFIG, "max-train-samples", "nan", run__yaml="max-train-samples: .nan\n"),
+         "output_dir", "3", run__yaml="output-dir: 3\n"),
+    case("YAML NaN", CONFIG, "max_train_samples", "nan", run__yaml="max-train-samples: .nan\n"),
 ]  # fmt: skip
 
 FILES = [

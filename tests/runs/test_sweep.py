@@ -143,7 +143,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_are_done(config, tmp_path, 
     ("error", "reason"),
     [
         (KeyError("x"), r"unexpected KeyError: 'x' \(test_sweep\.py, line \d+\)"),
-        (torch.OutOfMemoryError("much"), "does not fit in memory: lower --batch-size"),
+        (torch.OutOfMemoryError("much"), "does not fit in memory: lower batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit in memory"),
         (PermissionError(13, "Permission denied", "/x"), "'/x' cannot be used"),
     ],
@@ -194,7 +194,7 @@ def test_a_finished_run_of_other_settings_is_left_and_told(config, tmp_path, tra
     trained.clear()
     result = run_sweep(changed, folder=tmp_path / "sweep", resume=True)
     assert trained == ["more"]
-    assert "cannot be resumed: it was started with max-length 16" in result.failed[0].reason
+    assert "cannot be resumed: it was started with max_length 16" in result.failed[0].reason
     assert (tmp_path / "sweep/runs/run/run.json").read_bytes() == before
 
 

@@ -5,10 +5,11 @@ Importing this loads neither torch nor transformers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from lpft.errors import InputError, named
 from lpft.paper import KERNEL_SAMPLES, MODEL, SEEDS
@@ -103,7 +104,14 @@ _DATA_OF_EXPERIMENTS = ("train", "check", "ntk", "reproduce")
 _KERNELS_TOO, _EXPERIMENTS_TOO = ("train", "ntk"), ("train", "reproduce")
 _BOTH_TOO = ("train", "ntk", "reproduce")
 
-File = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
+
+def _absolute(value: Any) -> Path:
+    if not isinstance(value, str | PathLike):
+        raise ValueError("a number is no path")
+    return Path(value).expanduser().resolve()
+
+
+File = Annotated[Path, BeforeValidator(_absolute)]
 
 
 class DataSettings(Settings):
@@ -599,7 +607,8 @@ def _seeds(value: Any) -> Any:
         return tuple(range(numbers[0]))
     if not all(0 <= number < 2**32 for number in numbers):
         raise InputError(f"{named('seeds')} {listed}: expected seeds from 0 to 2**32 - 1")
-    check_distinct("seeds", numbers)
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"{named('seeds')} {listed} names one twice")
     return numbers
 
 
