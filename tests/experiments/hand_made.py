@@ -12,7 +12,7 @@ from lpft.experiments.collecting import collect
 from lpft.experiments.recipe import Found, PlannedRun, Recipe, Scope
 from lpft.experiments.registry import find_recipe
 from lpft.experiments.tiny import TINY_SETTINGS, TINY_TASKS, tiny_model
-from lpft.results.schema import write_feature_changes
+from lpft.results.run import write_feature_changes
 from lpft.runs.train import train_run
 
 TEXTS = 12

@@ -9,7 +9,7 @@ import pandas as pd
 from results.run_folders import edit_json, write_run
 
 from lpft.analysis import split_metrics
-from lpft.results.schema import write_feature_changes
+from lpft.results.run import write_feature_changes
 
 CLASSES = ("no", "yes")
 MARGIN = 2.0

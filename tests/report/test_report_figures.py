@@ -17,9 +17,9 @@ from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.palette import styles
 from lpft.report.reliability import reliability
 from lpft.report.svg import inline_svg
-from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare
+from lpft.results.run import find_runs
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_feature_change_figure_has_a_row_per_match(group: Group) -> None:
 def test_reliability_counts_the_rows_of_all_seeds(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         write_run(tmp_path / str(seed), seed=seed, temperature=1.0 + seed)
-    (found,), _ = group_runs(collect_runs(tmp_path).runs)
+    (found,), _ = group_runs(find_runs(tmp_path)[0])
     bins = reliability(found.settings[0], "ood/books")
     assert bins is not None
     before, after = bins
@@ -93,7 +93,7 @@ def test_long_curves_are_means_over_stretches(tmp_path: Path) -> None:
     run = write_run(tmp_path / "ft")
     lines = [f'{{"event": "training", "epoch": {i}, "loss": {i * 2}}}' for i in range(600)]
     (run / "history.jsonl").write_text("\n".join(lines))
-    points = curve(collect_runs(tmp_path).runs[0], "loss")
+    points = curve(find_runs(tmp_path)[0][0], "loss")
     assert len(points) == MOST_POINTS == 150
     assert points[0] == (1.5, 3.0)
     assert points[-1] == (597.5, 1195.0)
@@ -101,7 +101,7 @@ def test_long_curves_are_means_over_stretches(tmp_path: Path) -> None:
 
 def test_no_history_is_no_figure(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", history=False)
-    (found,), _ = group_runs(collect_runs(tmp_path).runs)
+    (found,), _ = group_runs(find_runs(tmp_path)[0])
     assert recorded(found) == ()
     assert curve_sheet(found) is None
 
@@ -115,7 +115,7 @@ def test_styles_differ_in_more_than_colour(group: Group) -> None:
 def test_methods_of_other_kinds_have_styles_too(tmp_path: Path) -> None:
     for method in ("ft", "ia3", "lp-ia3", "prefix"):
         write_run(tmp_path / method, method)
-    (found,), _ = group_runs(collect_runs(tmp_path).runs)
+    (found,), _ = group_runs(find_runs(tmp_path)[0])
     assert [setting.label for setting in found.settings] == ["FT", "ia3", "lp-ia3", "prefix"]
     assert len({look.colour for look in styles(found.settings).values()}) == 4
 
@@ -164,7 +164,7 @@ def test_the_confusion_matrix_counts_rows(group: Group) -> None:
 
 def test_many_classes_are_listed_by_their_commonest_confusions(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", classes=tuple(f"class {i}" for i in range(20)))
-    (found,), _ = group_runs(collect_runs(tmp_path).runs)
+    (found,), _ = group_runs(find_runs(tmp_path)[0])
     matrix = confusion(found.settings[0], found)
     assert not matrix.as_matrix
     counts = [count for *_, count in matrix.pairs]

@@ -14,7 +14,7 @@ from lpft.report import build_report, format_kernel_table
 from lpft.report.kernels import dynamics_tables
 from lpft.report.kernels.dynamics_figure import dynamics_figure
 from lpft.report.writers import to_csv
-from lpft.results.kernels import parse_kernels
+from lpft.results.kernels import KernelRecord
 from lpft.results.schema import UnusableRecord
 
 STEPS = [0, 1, 5]
@@ -58,7 +58,7 @@ def rows_of(table: Any) -> list[dict[str, str]]:
 
 
 def test_the_tables_hold_the_record(trained: dict[str, Any]) -> None:
-    kernels = parse_kernels(trained, Path(), "")
+    kernels = KernelRecord.model_validate(trained)
     first = dynamics_tables.first_order(kernels)
     assert first is not None
     rows = rows_of(first)
@@ -84,7 +84,7 @@ def test_the_tables_hold_the_record(trained: dict[str, Any]) -> None:
 
 
 def test_without_dynamics_there_is_nothing_of_them(record: dict[str, Any]) -> None:
-    kernels = parse_kernels(record, Path(), "")
+    kernels = KernelRecord.model_validate(record)
     assert dynamics_tables.first_order(kernels) is None
     assert dynamics_tables.linearized(kernels) is None
     assert dynamics_figure(kernels) is None
@@ -96,7 +96,7 @@ def test_the_terminal_and_the_figure_show_them(trained: dict[str, Any]) -> None:
     assert "One step beside its first order" in text
     assert "Training beside the linear model" in text
     assert max(map(len, text.splitlines())) <= 100
-    figure = dynamics_figure(parse_kernels(trained, Path(), ""), with_legend=True)
+    figure = dynamics_figure(KernelRecord.model_validate(trained), with_legend=True)
     assert figure is not None
     errors, losses = figure.axes[:2]
     assert len(errors.lines) == 2  # FT and LoRA
@@ -142,4 +142,4 @@ def test_damaged_dynamics_are_named(
 ) -> None:
     trained["methods"]["ft"]["dynamics"] |= change
     with pytest.raises(UnusableRecord, match=message):
-        parse_kernels(trained, Path(), "")
+        KernelRecord.model_validate(trained)

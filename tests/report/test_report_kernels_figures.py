@@ -25,7 +25,7 @@ from lpft.report.kernels.spectra import (
     spectrum_sheet,
 )
 from lpft.report.svg import inline_svg
-from lpft.results.kernels import KernelRecord, find_kernels, parse_kernels
+from lpft.results.kernels import KernelRecord, find_kernels
 
 
 def test_a_spectrum_is_drawn_down_to_rounding_with_a_marker_at_its_rank(
@@ -66,7 +66,7 @@ def test_a_zero_kernel_has_no_line(record: dict[str, Any]) -> None:
     changed = copy.deepcopy(record)
     f = changed["methods"]["lora"]["kernels"]["ft_effective"]
     f.update(singular_values=[0.0] * 180, rank=0, rank_tolerance=0.0, largest_singular_value=0.0)
-    kernels = parse_kernels(changed, Path(), "")
+    kernels = KernelRecord.model_validate(changed)
     assert [name for name, _, _ in spectra_of(kernels, "ft_effective")] == [
         *("P", "FT"),
         *("LP-FT", "LP-LoRA"),
@@ -145,7 +145,7 @@ def test_nothing_recorded_is_no_figure(record: dict[str, Any]) -> None:
     for method in bare["methods"].values():
         method.update(layers={}, kinds={})
         method["kernels"] = {"other": method["kernels"]["ntk"]}
-    kernels = parse_kernels(bare, Path(), "")
+    kernels = KernelRecord.model_validate(bare)
     assert parts_panel(kernels, kernels.methods[0]) is None
     assert parts_sheet(kernels) is None
     assert drawn_kernels(kernels) == ()

@@ -30,7 +30,7 @@ from lpft.report.kernels.reading import (
 )
 from lpft.report.numbers import scientific
 from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
-from lpft.results.kernels import KernelRecord, find_kernels, parse_kernels
+from lpft.results.kernels import KernelRecord, find_kernels
 
 NAMES = ["FT", "LoRA", "LP-FT", "LP-LoRA"]
 
@@ -40,7 +40,7 @@ def rows_of(table: Any) -> list[dict[str, str]]:
 
 
 def parsed(record: dict[str, Any]) -> KernelRecord:
-    return parse_kernels(record, Path(), "")
+    return KernelRecord.model_validate(record)
 
 
 def test_statistics_have_the_layout_of_the_paper(

@@ -13,16 +13,16 @@ from lpft.report.reading import (
     read_head,
     what_was_run,
 )
-from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare, judge_groups
+from lpft.results.run import find_runs
 
 HIGH: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16}
 LOW: dict[str, Any] = {"learning_rate": 5e-6, "batch_size": 8}
 
 
 def group(folder: Path) -> Group:
-    (found,), _ = group_runs(collect_runs(folder).runs)
+    (found,), _ = group_runs(find_runs(folder)[0])
     return found
 
 

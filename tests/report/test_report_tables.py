@@ -15,9 +15,8 @@ from lpft.report import ReportResult, format_method_table, method_table
 from lpft.report.grid import Cell, Column, from_columns
 from lpft.report.tables import calibration, features, head_norms, methods
 from lpft.report.writers import to_csv, to_latex, to_markdown
-from lpft.results.collect import collect_runs
 from lpft.results.groups import group_runs
-from lpft.results.schema import Run
+from lpft.results.run import Run, find_runs
 
 LABELS = [
     "LP",
@@ -109,7 +108,7 @@ def test_calibration_has_every_split_before_and_after(report: ReportResult) -> N
 
 def test_feature_and_head_tables_repeat_the_records(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", change=2.0, head_norm=0.75, temperature=1.25)
-    (group,), _ = group_runs(collect_runs(tmp_path).runs)
+    (group,), _ = group_runs(find_runs(tmp_path)[0])
     rows = list(csv.DictReader(io.StringIO(to_csv(features(group)))))
     assert [row["Split"] for row in rows] == ["test", "train", "ood/books", "ood/hotels"]
     assert [float(row["Diff"]) for row in rows] == pytest.approx([2.0, 2.1, 2.2, 2.3])
@@ -126,7 +125,7 @@ def test_several_seeds_are_a_mean_and_a_sample_deviation(tmp_path: Path) -> None
     for seed, change in ((0, 8.0), (1, 9.0), (2, 13.0)):
         write_run(tmp_path / f"ft-{seed}", seed=seed, change=change)
     write_run(tmp_path / "lp", "lp")
-    runs = collect_runs(tmp_path).runs
+    runs = find_runs(tmp_path)[0]
     frame = method_table(runs).set_index("method")
     scores = [run.score("test", "accuracy") for run in runs if run.method == "ft"]
     assert frame.loc["FT", "ID accuracy"] == pytest.approx(np.mean(scores))
@@ -147,7 +146,7 @@ def test_several_seeds_are_a_mean_and_a_sample_deviation(tmp_path: Path) -> None
 
 def test_another_metric_has_its_own_column(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", metric="matthews_correlation")
-    (group,), _ = group_runs(collect_runs(tmp_path).runs)
+    (group,), _ = group_runs(find_runs(tmp_path)[0])
     (row,) = csv.DictReader(io.StringIO(to_csv(methods(group))))
     run = group.runs[0]
     assert float(row["test Matthews correlation"]) == run.score("test", "matthews_correlation")
@@ -155,7 +154,7 @@ def test_another_metric_has_its_own_column(tmp_path: Path) -> None:
 
 def test_without_a_test_split_validation_is_shown_and_said(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", splits={"validation": 40, "ood/books": 30})
-    runs = collect_runs(tmp_path).runs
+    runs = find_runs(tmp_path)[0]
     frame = method_table(runs)
     assert frame.attrs["id_split"] == "validation"
     assert frame.loc[0, "ID accuracy"] == runs[0].score("validation", "accuracy")
@@ -166,7 +165,7 @@ def test_groups_are_told_apart_in_the_frame(tmp_path: Path) -> None:
     write_run(tmp_path / "a", model="minilm")
     write_run(tmp_path / "b", model="roberta-base")
     write_run(tmp_path / "c", data_name="cb", split_protocol="paper", splits={"test": 56})
-    frame = method_table(collect_runs(tmp_path).runs)
+    frame = method_table(find_runs(tmp_path)[0])
     assert list(frame.columns[:6]) == ["data", "model", "pooling", "protocol", "method", "seeds"]
     assert list(frame["data"]) == ["cb", "corpus", "corpus"]
     assert list(frame["model"]) == ["minilm", "minilm", "roberta-base"]

@@ -11,7 +11,7 @@ import pytest
 
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.results.collect import collect_runs
+from lpft.results.run import find_runs
 
 from .run_folders import SPLITS, edit_json, write_run
 
@@ -21,9 +21,10 @@ def test_runs_are_found_at_any_depth_with_their_numbers(tmp_path: Path) -> None:
     write_run(tmp_path / "lp", "lp")
     write_run(tmp_path / ".hidden" / "ft", "ft")
     write_run(tmp_path / "lp" / "inside-a-run", "ft")
-    collection = collect_runs(tmp_path)
-    assert [run.name for run in collection.runs] == ["a/deep/ft", "lp"]
-    run, lp = collection.runs
+    runs, unread = find_runs(tmp_path)
+    assert [run.name for run in runs] == ["a/deep/ft", "lp"]
+    assert unread == ()
+    run, lp = runs
     assert (run.method, run.seed, run.learning_rate, run.batch_size) == ("ft", 3, 5e-5, 16)
     assert (lp.learning_rate, lp.batch_size) == (None, None)
     record = json.loads((tmp_path / "a/deep/ft/metrics.json").read_text())
@@ -39,12 +40,12 @@ def test_runs_are_found_at_any_depth_with_their_numbers(tmp_path: Path) -> None:
 
 def test_the_folder_may_be_the_run_itself(tmp_path: Path) -> None:
     write_run(tmp_path / "only")
-    assert [run.name for run in collect_runs(tmp_path / "only").runs] == ["only"]
+    assert [run.name for run in find_runs(tmp_path / "only")[0]] == ["only"]
 
 
 def test_probabilities_are_those_of_divided_logits(tmp_path: Path) -> None:
     write_run(tmp_path / "ft")
-    found = collect_runs(tmp_path).runs[0].predictions["test"]
+    found = find_runs(tmp_path)[0][0].predictions["test"]
     frame = pd.read_parquet(tmp_path / "ft" / "predictions" / "test.parquet")
     for row, logits in zip(found.probabilities(2.0), frame["logits"], strict=True):
         powers = np.exp(np.asarray(logits, dtype=float) / 2.0)
@@ -85,21 +86,21 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda r: (r / "run.json").write_bytes(b"\xff\xfe\x00"),
         "cannot be read",
     ),
-    "unknown status": (lambda r: edit_json(r / "run.json", status="odd"), "'odd'"),
-    "no status": (lambda r: edit_json(r / "run.json", status=None), "status is None"),
-    "config a list": (lambda r: edit_json(r / "run.json", config=[1]), "config is not an object"),
+    "unknown status": (lambda r: edit_json(r / "run.json", status="odd"), "status"),
+    "no status": (lambda r: edit_json(r / "run.json", status=None), "status"),
+    "config a list": (lambda r: edit_json(r / "run.json", config=[1]), "run.json: config"),
     "no method": (lambda r: edit_json(r / "run.json", config={"seed": 0}), "config has no method"),
     "data without classes": (lambda r: edit_json(r / "run.json", data={"name": "x"}), "no classes"),
     "classes a word": (
         lambda r: edit_json(r / "run.json", data={"name": "x", "classes": "abc"}),
-        "classes is not a list",
+        "data/classes",
     ),
     "no metrics": (lambda r: (r / "metrics.json").unlink(), "metrics.json is not there"),
     "no splits": (lambda r: edit_json(r / "metrics.json", splits={}), "no splits"),
     "temperature 0": (lambda r: edit_json(r / "metrics.json", temperature=0), "temperature"),
     "calibrated a number": (
         lambda r: edit_json(r / "metrics.json", splits={"test": {"calibrated": 1}}),
-        "calibrated is not an object",
+        "calibrated of test",
     ),
     "no features": (lambda r: (r / "features.json").unlink(), "features.json is not there"),
     "no history": (lambda r: (r / "history.jsonl").unlink(), "history.jsonl is not there"),
@@ -128,9 +129,9 @@ def test_a_damaged_run_is_listed_with_its_reason(tmp_path: Path, damage: str) ->
     write_run(tmp_path / "good", "lp-ft")
     act, reason = DAMAGES[damage]
     act(write_run(tmp_path / "bad", "ft"))
-    collection = collect_runs(tmp_path)
-    assert [run.name for run in collection.runs] == ["good"]
-    (bad,) = collection.unread
+    runs, unread = find_runs(tmp_path)
+    assert [run.name for run in runs] == ["good"]
+    (bad,) = unread
     assert (bad.name, bad.state) == ("bad", "damaged")
     assert reason in bad.reason
 
@@ -139,15 +140,15 @@ def test_a_damaged_run_is_listed_with_its_reason(tmp_path: Path, damage: str) ->
 def test_an_unfinished_run_is_listed(tmp_path: Path, status: str) -> None:
     write_run(tmp_path / "good")
     write_run(tmp_path / "other", "lp", status=status)
-    edit_json(tmp_path / "other" / "run.json", error="out of memory")
-    (other,) = collect_runs(tmp_path).unread
+    edit_json(tmp_path / "other" / "run.json", reason="out of memory")
+    (other,) = find_runs(tmp_path)[1]
     assert (other.state, other.reason) == (status, "out of memory")
 
 
 def test_a_running_run_without_an_error_says_what_that_means(tmp_path: Path) -> None:
     write_run(tmp_path / "good")
     write_run(tmp_path / "other", "lp", status="running")
-    assert "still at work, or killed" in collect_runs(tmp_path).unread[0].reason
+    assert "still at work, or killed" in find_runs(tmp_path)[1][0].reason
 
 
 def test_optional_keys_may_be_absent(tmp_path: Path) -> None:
@@ -162,19 +163,19 @@ def test_optional_keys_may_be_absent(tmp_path: Path) -> None:
     metrics["splits"] = {"test": {"accuracy": metrics["splits"]["test"]["accuracy"]}}
     (run / "metrics.json").write_text(json.dumps(metrics))
     (run / "features.json").write_text("{}")
-    summary = collect_runs(tmp_path).runs[0]
+    summary = find_runs(tmp_path)[0][0]
     assert summary.score("test", "ece") is None
     assert summary.feature("test", "feature_difference") is None
-    assert summary.licence is None
+    assert summary.data.licence is None
     page = build_report(tmp_path).page.read_text(encoding="utf-8")
     assert "not recorded" in page
 
 
 def test_nothing_found_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no runs below .*; expected folders with run\.json"):
-        collect_runs(tmp_path)
+        build_report(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
-        collect_runs(tmp_path / "absent")
+        find_runs(tmp_path / "absent")
 
 
 def test_only_unfinished_runs_are_no_report(tmp_path: Path) -> None:

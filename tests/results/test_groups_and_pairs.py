@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs, model_name
 from lpft.results.pairing import Comparison, Rates, compare, published_rates
+from lpft.results.run import find_runs
 
 from .run_folders import write_run
 
@@ -16,7 +16,7 @@ LOW: dict[str, Any] = {"learning_rate": 5e-6, "batch_size": 8}
 
 
 def group(folder: Path) -> Group:
-    (found,), _ = group_runs(collect_runs(folder).runs)
+    (found,), _ = group_runs(find_runs(folder)[0])
     return found
 
 
@@ -166,7 +166,7 @@ def test_runs_are_grouped_by_data_model_pooling_and_protocol(tmp_path: Path) -> 
     write_run(tmp_path / "d", pooling="first")
     write_run(tmp_path / "e", split_protocol="paper")
     write_run(tmp_path / "f", train_file="mine.csv")
-    groups, repeated = group_runs(collect_runs(tmp_path).runs)
+    groups, repeated = group_runs(find_runs(tmp_path)[0])
     assert len(groups) == 6
     assert len({group.slug for group in groups}) == 6
     assert repeated == ()
@@ -204,7 +204,7 @@ def test_other_test_texts_or_weights_are_another_group(
 ) -> None:
     write_run(tmp_path / "ft", "ft", fingerprints=prints())
     write_run(tmp_path / "lp-ft", "lp-ft", fingerprints=prints(**other))
-    groups, _ = group_runs(collect_runs(tmp_path).runs)
+    groups, _ = group_runs(find_runs(tmp_path)[0])
     assert len({group.title for group in groups}) == len({group.slug for group in groups}) == 2
     assert all("texts" in group.title for group in groups)
 
@@ -212,7 +212,7 @@ def test_other_test_texts_or_weights_are_another_group(
 def test_a_repeated_seed_is_not_counted_twice(tmp_path: Path) -> None:
     write_run(tmp_path / "a" / "ft", "ft", seed=0)
     write_run(tmp_path / "b" / "ft", "ft", seed=0)
-    (found,), (again,) = group_runs(collect_runs(tmp_path).runs)
+    (found,), (again,) = group_runs(find_runs(tmp_path)[0])
     assert [run.name for run in found.runs] == ["a/ft"]
     assert (again.name, again.state) == ("b/ft", "repeated")
     assert "a/ft" in again.reason

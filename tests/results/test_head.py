@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lpft.errors import InputError
-from lpft.results.schema import read_head_rows, write_head
+from lpft.results.run import read_head_rows, write_head
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -100,28 +100,28 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off": (lambda f: (f / "kernels.json").write_text('{"schema": 1'), "is not JSON"),
     "a list": (lambda f: (f / "kernels.json").write_text("[1]"), "not a JSON object"),
     "not text": (lambda f: (f / "kernels.json").write_bytes(b"\xff\xfe"), "cannot be read"),
-    "no model": (lambda f: edit_json(f / "kernels.json", model=None), "model is None"),
-    "kernel a number": (lambda f: edit_json(f / "kernels.json", kernel=3), "kernel is 3"),
-    "no data": (lambda f: edit_json(f / "kernels.json", data={}), "data has no name"),
+    "no model": (lambda f: edit_json(f / "kernels.json", model=None), "model"),
+    "kernel a number": (lambda f: edit_json(f / "kernels.json", kernel=3), "kernels.json: kernel"),
+    "no data": (lambda f: edit_json(f / "kernels.json", data={}), "data/name"),
     "methods a list": (
         lambda f: edit_json(f / "kernels.json", methods=["ft"]),
-        "methods is not an object",
+        "methods",
     ),
-    "no methods": (lambda f: edit_json(f / "kernels.json", methods={}), "no methods"),
-    "no kernels": (lambda f: _edit_method(f, kernels={}), "lora has no kernels"),
+    "no methods": (lambda f: edit_json(f / "kernels.json", methods={}), "methods"),
+    "no kernels": (lambda f: _edit_method(f, kernels={}), "methods/lora/kernels"),
     "a kernel a number": (
         lambda f: _edit_method(f, kernels={"ntk": 1}),
-        "lora: ntk is not an object",
+        "methods/lora/kernels/ntk",
     ),
     "no singular values": (
         lambda f: _edit_method(f, kernels={"ntk": {"rank": 2}}),
-        "lora/ntk: singular_values is not a list",
+        "lora/kernels/ntk/singular_values",
     ),
     "singular values not numbers": (
         lambda f: _edit_method(f, kernels={"ntk": {"singular_values": [1.0, "x"]}}),
-        "lora/ntk: singular_values is not a list",
+        "lora/kernels/ntk/singular_values",
     ),
-    "layers a list": (lambda f: _edit_method(f, layers=[1]), "layers is not an object"),
+    "layers a list": (lambda f: _edit_method(f, layers=[1]), "methods/lora/layers"),
     "a layer larger than F": (
         lambda f: _edit_method(f, layers={"top": {"trace": 1e9}}),
         "the trace of top is 1e+09, outside 0 and that of F",
@@ -132,11 +132,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "alignment not square": (
         lambda f: edit_json(f / "kernels.json", alignment={"kernels": ["a", "b"], "values": [[1]]}),
-        "alignment has no value for each pair of its 2 kernels",
+        "no value for each pair of its 2 kernels",
     ),
     "alignment without values": (
         lambda f: edit_json(f / "kernels.json", alignment={"kernels": ["a"], "values": 3}),
-        "alignment has no value",
+        "alignment/values",
     ),
 }
 

@@ -14,9 +14,9 @@ from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
 from lpft.report.comparison_tables import score_differences
 from lpft.report.reading import read_differences
-from lpft.results.collect import collect_runs
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import Differences, ScoreContrast, judge_groups
+from lpft.results.run import find_runs
 
 ROWS = 200
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot tell"
@@ -39,7 +39,7 @@ def write(folder: Path, wrong: dict[str, list[int]], **run: Any) -> Path:
 
 
 def groups_in(folder: Path) -> tuple[Group, ...]:
-    return group_runs(collect_runs(folder).runs)[0]
+    return group_runs(find_runs(folder)[0])[0]
 
 
 def judged(folder: Path) -> Differences:

@@ -13,9 +13,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from lpft.analysis import calibration
 from lpft.data.examples import Groups
 from lpft.errors import InputError
-from lpft.results.collect import collect_runs
 from lpft.results.quantities import _SCORES, calibration_error, feature_change, task_score
-from lpft.results.schema import Predictions
+from lpft.results.run import Predictions, find_runs
 
 
 def predictions_of(classes, rows=60):
@@ -94,7 +93,7 @@ def grouped_run(folder, *, groups=QUESTIONS, classes=("False", "True"), **column
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["splits"]["test"]["exact_match"] = 1 / 3
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (run,) = collect_runs(folder).runs
+    (run,) = find_runs(folder)[0]
     return run
 
 
@@ -137,7 +136,7 @@ def test_sentences_of_one_abstract_are_drawn_together(tmp_path, quantity, of_tex
     write_scored(folder, "ft", 0, right, changes=changes)
     path = folder / "predictions" / "test.parquet"
     pd.read_parquet(path).assign(cluster=np.repeat([0, 1], 6)).to_parquet(path)
-    (run,) = collect_runs(folder).runs
+    (run,) = find_runs(folder)[0]
     resampled = quantity.on_draws([run], "test", np.random.default_rng(0))[run.folder]
     possible = {*of_texts, np.mean(of_texts)}
     assert {round(value, 9) for value in resampled.draws.tolist()} == {
@@ -167,7 +166,7 @@ def two_runs(tmp_path, *, second, fingerprints=(None, None)):
     path = tmp_path / "b" / "predictions" / "test.parquet"
     frame = pd.read_parquet(path)
     frame.assign(**second(frame)).to_parquet(path)
-    return collect_runs(tmp_path).runs
+    return find_runs(tmp_path)[0]
 
 
 def test_other_texts_with_the_same_labels_are_refused_by_their_ids(tmp_path):
@@ -195,7 +194,7 @@ def test_clusters_of_other_rows_are_other_samples(tmp_path):
     path = tmp_path / "a" / "predictions" / "test.parquet"
     pd.read_parquet(path).assign(cluster=np.repeat([0, 1], [4, 8])).to_parquet(path)
     with pytest.raises(InputError, match="different samples"):
-        task_score().on_draws(collect_runs(tmp_path).runs, "test", np.random.default_rng(0))
+        task_score().on_draws(find_runs(tmp_path)[0], "test", np.random.default_rng(0))
 
 
 def test_the_error_of_draws_bins_each_run_once(tmp_path, monkeypatch):
@@ -210,7 +209,7 @@ def test_the_error_of_draws_bins_each_run_once(tmp_path, monkeypatch):
 
 def test_a_metric_that_is_not_compared_is_named(tmp_path):
     write_scored(tmp_path / "run", "ft", 0, {"test": right_of(4, 1)}, metric="macro_f1")
-    (run,) = collect_runs(tmp_path / "run").runs
+    (run,) = find_runs(tmp_path / "run")[0]
     with pytest.raises(InputError, match="scored by macro_f1, which is not compared"):
         task_score().on_draws([run], "test", np.random.default_rng(0))
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lpft.data.loading import load_task
-from lpft.results.collect import collect_runs
+from lpft.results.run import find_runs
 
 from ..data.release_files import CASES, case_of
 
@@ -86,7 +86,7 @@ def test_their_metrics_are_recorded_choose_the_epoch_and_can_be_recomputed(
 def test_predictions_say_which_rows_are_together(lpft, tiny_bert, files, tmp_path):
     run = tmp_path / "run"
     train(lpft, tiny_bert, files, "multirc", run, "--method", "lp")
-    (found,) = collect_runs(run).runs
+    (found,) = find_runs(run)[0]
     test = found.predictions["test"]
     expected = load_task("multirc", files).test
     assert test.ids.tolist() == expected.ids
@@ -96,7 +96,7 @@ def test_predictions_say_which_rows_are_together(lpft, tiny_bert, files, tmp_pat
     pubmed = tmp_path / "pubmed"
     case_of("pubmed").write(tmp_path)
     train(lpft, tiny_bert, tmp_path, "pubmed", pubmed, "--method", "lp")
-    (found,) = collect_runs(pubmed).runs
+    (found,) = find_runs(pubmed)[0]
     assert found.predictions["test"].clusters.tolist() == [0] * 5 + [1] * 5
     assert found.predictions["test"].groups is None
 

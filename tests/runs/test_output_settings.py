@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import lpft.model  # noqa: F401  registers the architecture
 from lpft.errors import InputError
 from lpft.estimator import TextClassifier
-from lpft.results.schema import read_feature_changes, read_features
+from lpft.results.run import read_feature_changes, read_features
 from lpft.runs.train import train_run
 from lpft.settings import without_effect
 from lpft.settings.configs import make_config

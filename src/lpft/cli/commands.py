@@ -126,7 +126,7 @@ def ntk(options: Namespace) -> None:
         config, run=options.folder, resume=options.resume, overwrite=options.overwrite
     )
     if options.json:
-        print_json(result.record)
+        print_json(result.record.as_json())
         return
     from lpft.report.kernels.terminal import format_kernel_table
 
@@ -164,7 +164,7 @@ def sweep(options: Namespace) -> int | None:
                 [[run[name] for name in ("run", *PLANNED, "state")] for run in planned],
             )
         return None
-    from lpft.results.sweep import run_name
+    from lpft.results.resume import run_name
     from lpft.runs.sweep import describe_choice, duration, read_search, train_sweep
 
     result = train_sweep(
@@ -387,5 +387,5 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
             f"'{folder}' holds no run to go on with: name a run's folder with "
             f"{named('output_dir')}, or give the data to begin one"
         )
-    recorded = {} if record is None else record["config"]
+    recorded = {} if record is None else record.config
     return {**recorded, **from_file, **given}, folder, resume

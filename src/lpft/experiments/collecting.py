@@ -5,10 +5,9 @@ from pathlib import Path
 
 from lpft.errors import InputError
 from lpft.experiments.recipe import Found, Plan, Scope
-from lpft.results.collect import find_runs
 from lpft.results.folder import read_record
 from lpft.results.kernels import KernelRecord, find_kernels
-from lpft.results.schema import FEATURES, Run, read_feature_changes, split_file
+from lpft.results.run import FEATURES, Run, find_runs, read_feature_changes, split_path
 
 Failures = list[tuple[str, str]]
 """What has no numbers, and why."""
@@ -19,17 +18,17 @@ _ADVICE = "remove its folder, and go on with --resume to have it again"
 
 def collect(scope: Scope, plan: Plan) -> tuple[Found, Failures]:
     """The finished runs and kernels of a plan below the scope's folder, and those not readable."""
-    collection = find_runs(scope.folder)
+    all_runs, unread_runs = find_runs(scope.folder)
     all_kernels, unread_kernels = find_kernels(scope.folder)
     asked = {run.config.output_dir for run in plan.runs}
     asked |= {kernels.config.output_dir for kernels in plan.kernels}
-    unread = [part for part in (*collection.unread, *unread_kernels) if part.folder in asked]
+    unread = [part for part in (*unread_runs, *unread_kernels) if part.folder in asked]
     failures = [
         (part.name, f"{part.reason}; {_ADVICE}" if part.state == "damaged" else part.reason)
         for part in unread
     ]
     runs: dict[Path, Run] = {}
-    for run in collection.runs:
+    for run in all_runs:
         damage = _damage(run) if run.folder in asked else None
         if damage is None:
             runs[run.folder] = run
@@ -63,9 +62,9 @@ def _damage(run: Run) -> str | None:
     """
     try:
         record = read_record(run.folder)
-        files = () if record is None else record["files"]
+        files = () if record is None else record.files
         for split in run.features:
-            if f"{FEATURES}/{split_file(split, 'parquet')}" not in files:
+            if split_path(Path(), FEATURES, split, "parquet").as_posix() not in files:
                 continue
             mean = float(read_feature_changes(run.folder, split)["feature_difference"].mean())
             recorded = run.feature(split, "feature_difference")

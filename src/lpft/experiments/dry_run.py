@@ -82,7 +82,5 @@ def _runs(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
         "head_scale": training.head_scale,
         "steps": steps,
         "seeds": [config.training.seed for config in configs],
-        "finished": sum(
-            record is not None and record["status"] == "finished" for record in records
-        ),
+        "finished": sum(record is not None and record.status == "finished" for record in records),
     }

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from lpft.files import write_json
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -52,4 +52,4 @@ def read_result(path: Path, identity: Identity, kind: type[Result]) -> Result | 
 
 def run_identity(run: Run) -> Identity:
     """What decides all that can be computed from a run: its settings, data and encoder, hashed."""
-    return {"config_hash": run.config_hash, "fingerprints": dict(run.fingerprints)}
+    return {"config_hash": run.record.config_hash, "fingerprints": dict(run.fingerprints)}

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError
@@ -16,11 +15,10 @@ from lpft.experiments.recipe import Plan, Recipe
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
-from lpft.results.folder import RECORD as RUN_RECORD
 from lpft.results.folder import WORK, check_restart, clear, read_record
-from lpft.results.resume import began, check_same_inputs, finished_run
-from lpft.results.sweep import SWEEP_RECORD
-from lpft.runs.kernels import RECORD as KERNEL_RECORD
+from lpft.results.kernels import KernelRecord
+from lpft.results.resume import SweepRecord, check_same_inputs, finished_run
+from lpft.results.schema import Fingerprints, RunRecord
 from lpft.runs.kernels import check_same_kernels, finished_kernels
 from lpft.settings.configs import KernelConfig, RunConfig
 
@@ -157,16 +155,16 @@ def check_resumable(plan: Plan, inputs: Inputs) -> None:
         matching_kernels(planned.config, inputs)
 
 
-def reusable_run(config: RunConfig, record: dict[str, Any], inputs: Inputs) -> bool:
+def reusable_run(config: RunConfig, record: RunRecord, inputs: Inputs) -> bool:
     """Whether the run that ``record`` describes is finished.
 
     Raises:
         InputError: it has other settings, data or weights than ``config`` asks for.
     """
-    if not began(record):
+    if not record.began:
         return False
     finished = finished_run(config, record) is not None
-    found = {"data": inputs.fingerprint(config), "encoder": inputs.encoder(config)}
+    found = Fingerprints(data=inputs.fingerprint(config), encoder=inputs.encoder(config))
     check_same_inputs(config.output_dir, record, found)
     return finished
 
@@ -180,16 +178,16 @@ def matching_kernels(config: KernelConfig, inputs: Inputs) -> bool:
     known = finished_kernels(config.output_dir)
     if known is None:
         return False
-    prints = known.record.get("fingerprints", {})
+    prints = known.record.fingerprints
     found = {"data": inputs.fingerprint(config.run), "encoder": inputs.encoder(config.run)}
-    if set(found) - set(prints):
+    if not prints.data or prints.encoder is None:
         raise InputError(
             f"'{config.output_dir}' cannot be resumed: its kernels do not say of which data and "
             "weights they are; remove that folder, and they are computed again"
         )
     check_same_kernels(config, known)
     for name, what in (("data", "data"), ("encoder", "model's weights")):
-        if prints[name] != found[name]:
+        if getattr(prints, name) != found[name]:
             raise InputError(
                 f"'{config.output_dir}' cannot be resumed: the {what} changed since its kernels "
                 "were computed; restore the old state, or start again with --overwrite"
@@ -203,16 +201,16 @@ def clear_experiment(folder: Path) -> None:
     Raises:
         InputError: a run's record is damaged.
     """
-    for path in sorted((folder / RUNS).rglob(RUN_RECORD)):
+    for path in sorted((folder / RUNS).rglob(RunRecord.FILE)):
         clear(path.parent, read_record(path.parent))
     for path in sorted((folder / KERNELS).glob("*/")):
         shutil.rmtree(path / WORK, ignore_errors=True)
-        if (path / KERNEL_RECORD).exists():
-            for file in (*path.glob("*.safetensors"), path / KERNEL_RECORD):
+        if (path / KernelRecord.FILE).exists():
+            for file in (*path.glob("*.safetensors"), path / KernelRecord.FILE):
                 file.unlink()
     for path in (folder / STEPS).glob("*.json"):
         path.unlink()
-    (folder / RUNS / SWEEP_RECORD).unlink(missing_ok=True)
+    (folder / RUNS / SweepRecord.FILE).unlink(missing_ok=True)
 
 
 def check_data(recipe: Recipe, plan: Plan, inputs: Inputs) -> None:

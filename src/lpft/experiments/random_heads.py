@@ -1,6 +1,6 @@
 """The random head that a run begins with, before any training."""
 
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import get_method
 
 

@@ -9,7 +9,7 @@ from lpft.data import TextData
 from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.kernels import KernelRecord
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings.configs import KernelConfig, RunConfig
 
 

@@ -75,7 +75,7 @@ def export_run(
         tokenizer = AutoTokenizer.from_pretrained(staged)
         check = agreement(classifier, tokenizer, chosen.read(staged), check_texts(saved.paired))
         run_record = read_record(source)
-        known = {} if run_record is None else {"config_hash": run_record.get("config_hash")}
+        known = {} if run_record is None else {"config_hash": run_record.config_hash}
         record = {
             "format": format,
             "model": model,

@@ -28,23 +28,17 @@ from lpft.report.palette import styles
 from lpft.report.reliability import reliability_sheet
 from lpft.report.run_views import view_runs, view_unread
 from lpft.report.views import view_group
-from lpft.results.collect import (
-    RUN_RECORD,
-    RUNS_EXPECTED,
-    UnreadFolder,
-    find_runs,
-    nothing_found,
-    without_copies,
-)
 from lpft.results.exhibits import RECORD, ExperimentRecord
+from lpft.results.folder import UnreadFolder, nothing_found, without_copies
 from lpft.results.groups import Group, group_runs
-from lpft.results.kernels import KERNEL_RECORD, KernelRecord, find_kernels
+from lpft.results.kernels import KernelRecord, find_kernels
 from lpft.results.pairing import compare, judge_groups
-from lpft.results.schema import Run
+from lpft.results.run import RUNS_EXPECTED, Run, find_runs
+from lpft.results.schema import RunRecord
 
 EXPECTED = (
-    f"{RUNS_EXPECTED}, or with {KERNEL_RECORD}, as lpft ntk writes it, or with {RECORD}, as lpft "
-    "reproduce does"
+    f"{RUNS_EXPECTED}, or with {KernelRecord.FILE}, as lpft ntk writes it, or with {RECORD}, as "
+    "lpft reproduce does"
 )
 
 
@@ -97,18 +91,18 @@ def build_report(
     is false.
     """
     page = directory / "report.html" if output is None else output
-    collection = find_runs(directory)
+    runs, unread_runs = find_runs(directory)
     kernels, unread_kernels = find_kernels(directory)
     experiments, unread_experiments = find_experiments(directory)
-    unread = (*unread_experiments, *collection.unread, *unread_kernels)
-    if not collection.runs and not kernels and not experiments:
+    unread = (*unread_experiments, *unread_runs, *unread_kernels)
+    if not runs and not kernels and not experiments:
         raise InputError(nothing_found(directory, unread, EXPECTED))
     check_page(page)
-    runs, copied_runs = without_copies(collection.runs, RUN_RECORD)
-    kernels, copied_kernels = without_copies(kernels, KERNEL_RECORD)
+    runs, copied_runs = without_copies(runs, RunRecord.FILE)
+    kernels, copied_kernels = without_copies(kernels, KernelRecord.FILE)
     copies = copied_runs | copied_kernels
     groups, repeated = group_runs(runs)
-    unread = (*unread_experiments, *collection.unread, *repeated, *unread_kernels)
+    unread = (*unread_experiments, *unread_runs, *repeated, *unread_kernels)
 
     anchors = {group.slug for group in groups}
     differences = judge_groups(groups)

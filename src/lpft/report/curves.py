@@ -10,7 +10,7 @@ from lpft.report.drawing import dress, legend, legend_height, line_of, new_figur
 from lpft.report.numbers import number
 from lpft.report.palette import styles
 from lpft.results.groups import Group
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 MOST_POINTS = 150  # of a curve: more cannot be told apart at this size
 PANEL = (2.65, 1.95)  # inches

@@ -14,7 +14,7 @@ from lpft.report.notes import DEFINITIONS, KERNEL_DEFINITIONS, faults, kernel_fa
 from lpft.report.numbers import counted, fixed, joined
 from lpft.report.run_views import RunView, UnreadView
 from lpft.report.views import GroupView
-from lpft.results.collect import UnreadFolder
+from lpft.results.folder import UnreadFolder
 from lpft.results.groups import model_name
 
 MOST_RUNS_OPEN = 12

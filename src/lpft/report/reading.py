@@ -21,7 +21,7 @@ from lpft.results.exhibits import VerdictName
 from lpft.results.groups import Group, Selector, Setting, method_name, metric_name, score
 from lpft.results.judging import FEW_SEEDS, Judgement
 from lpft.results.pairing import Differences, ScoreContrast
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import METHODS
 
 
@@ -30,9 +30,9 @@ def what_was_run(group: Group) -> str:
     first = group.runs[0]
     methods = dict.fromkeys(method_name(setting.method) for setting in group.settings)
     rows = [
-        f"{whole(first.rows[split])} {name}"
+        f"{whole(first.data.rows[split])} {name}"
         for split, name in (("train", "training"), ("validation", "validation"), ("test", "test"))
-        if split in first.rows
+        if split in first.data.rows
     ]
     parts = [f"{joined(rows)} texts"] if rows else []
     parts.append(f"{len(first.classes)} classes")
@@ -170,7 +170,7 @@ def read_calibration(group: Group) -> list[str]:
             "Out of distribution, where it was not fitted, it lowers ECE in "
             f"{fewer} of {counted(len(known), 'case')} (one run on one set)."
         )
-    kept = [run for run in group.runs if run.temperature_reason is not None]
+    kept = [run for run in group.runs if run.record.calibration.reason is not None]
     if kept:
         runs = counted(len(kept), "run")
         sentences.append(f"It stayed 1 in {runs}; the reasons are under Calibration.")

@@ -7,9 +7,9 @@ from pathlib import Path
 from lpft.report.facts import Sections, facts, shared_facts, without
 from lpft.report.numbers import counted, seconds, slug
 from lpft.report.outputs import relative_link
-from lpft.results.collect import UnreadFolder
+from lpft.results.folder import UnreadFolder
 from lpft.results.groups import Group, Setting, method_name
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 
 @dataclass(frozen=True)
@@ -83,29 +83,29 @@ def _sections(run: Run) -> Sections:
     found: Sections = (
         (
             "Configuration",
-            (*facts(configuration), ("configuration hash", _recorded(run.config_hash))),
+            (*facts(configuration), ("configuration hash", _recorded(run.record.config_hash))),
         ),
         (
             "Data",
             (
                 ("name", run.data_name),
                 ("classes", ", ".join(run.classes)),
-                *((split, counted(rows, "row")) for split, rows in run.rows.items()),
-                ("licence", _recorded(run.licence)),
+                *((split, counted(rows, "row")) for split, rows in run.data.rows.items()),
+                ("licence", _recorded(run.data.licence)),
             ),
         ),
-        ("Sources", facts(run.data_sources)),
+        ("Sources", facts(run.data.sources)),
         ("Fingerprints", tuple((name, value[:12]) for name, value in run.fingerprints.items())),
         (
             "Environment",
             (
-                ("device", _recorded(run.device)),
-                ("commit", _recorded(run.commit)),
-                *run.versions.items(),
+                ("device", _recorded(run.record.device)),
+                ("commit", _recorded(run.record.commit)),
+                *run.record.versions.items(),
             ),
         ),
-        ("Linear probe", facts(run.probe)),
-        ("Time", tuple((name, seconds(value)) for name, value in run.timings.items())),
+        ("Linear probe", facts(run.record.probe or {})),
+        ("Time", tuple((name, seconds(value)) for name, value in run.record.timings.items())),
     )
     return tuple((heading, lines) for heading, lines in found if lines)
 

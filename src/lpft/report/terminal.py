@@ -6,10 +6,10 @@ import pandas as pd
 
 from lpft.report.build import ReportResult
 from lpft.report.exhibits.terminal import format_experiment
-from lpft.report.kernels.terminal import kernel_text
+from lpft.report.kernels.terminal import format_kernel_table
 from lpft.report.numbers import Spread, decimals_for, number, with_sd
 from lpft.results.groups import Group, Selector, feature, group_runs, head, score
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 _WHERE = ("data", "model", "pooling", "protocol")
 _SIZES = ("feature change", "head norm")
@@ -47,7 +47,7 @@ def method_table(runs: Iterable[Run]) -> pd.DataFrame:
 def format_report(report: ReportResult) -> str:
     """What a terminal shows of a report: experiments, then the method table, then kernels."""
     methods = [format_method_table(method_table(report.runs))] if report.runs else []
-    kernels = [kernel_text(found) for found in report.kernels]
+    kernels = [format_kernel_table(found) for found in report.kernels]
     return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
 
 

@@ -101,7 +101,7 @@ def view_group(group: Group, differences: Differences) -> GroupView:
     return GroupView(
         group=group,
         what=what_was_run(group),
-        notes=tuple(dict.fromkeys(note for run in group.runs for note in run.data_notes)),
+        notes=tuple(dict.fromkeys(note for run in group.runs for note in run.data.notes)),
         readings=tuple(reading for reading in readings if any(reading.paragraphs)),
         methods=tables.methods(group),
         differences=score_differences(differences, group),
@@ -129,9 +129,9 @@ def view_group(group: Group, differences: Differences) -> GroupView:
         ),
         reliability=_reliability(group),
         temperatures=tuple(
-            (run.name, run.temperature_reason)
+            (run.name, run.record.calibration.reason)
             for run in group.runs
-            if run.temperature_reason is not None
+            if run.record.calibration.reason is not None
         ),
         curves=tuple(
             inline_svg(

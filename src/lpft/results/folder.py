@@ -1,56 +1,51 @@
-"""A run's folder: who may write it, what it holds, and how its files come and go."""
+"""Folders of results: who may write them, how files come and go, and which records lie below one.
 
-import json
+Files appear whole or not at all; a lock keeps a second process out; nothing that is not a run's own
+is replaced or removed.
+"""
+
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
 from lpft.errors import InputError
-from lpft.files import write_json
+from lpft.results.schema import HISTORY, MissingRecord, RunRecord, UnusableRecord, plain
 
-RECORD = "run.json"
-STATUSES = ("running", "interrupted", "failed", "finished")
-HISTORY = "history.jsonl"
+RUN_RECORD = RunRecord.FILE
 WORK = ".work"
 """Checkpoints and results on their way; removed at the end, so that no pickle stays."""
 
 _REPORT = ("report.html", "report-tables", "report-figures")
-"""What ``lpft report`` writes into a run's own folder."""
-
+"""Written by ``lpft report`` into a run's own folder."""
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 
+Holds = Literal["run", "kernels", "experiment"]
+Result = TypeVar("Result")
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+
+def read_record(folder: Path) -> RunRecord | None:
     """``run.json`` of a folder, or None where there is none.
 
     Raises:
         InputError: the file is damaged or something else.
     """
-    path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        return RunRecord.read(folder)
+    except MissingRecord:
         return None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except UnusableRecord as problem:
         raise InputError(
-            f"'{path}' cannot be read ({reason}): restore it, or name another folder"
-        ) from error
-    sections = [record.get(name) for name in ("config", "data")] if isinstance(record, dict) else []
-    if not sections or not all(isinstance(section, dict) for section in sections):
-        raise InputError(f"'{path}' is no record of a run: restore it, or name another folder")
-    if record.get("status") not in STATUSES:
-        raise InputError(f"'{path}' has no known status: restore it, or name another folder")
-    files = record.setdefault("files", [])
-    if not isinstance(files, list) or not all(is_inside(name) for name in files):
-        raise InputError(f"'{path}' lists files outside its folder: name another folder")
-    return record
+            f"'{folder}' holds a run that cannot be used ({problem}): restore its record, or name "
+            "another folder"
+        ) from problem
 
 
 def check_restart(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -65,7 +60,7 @@ def check_restart(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
 
 
-def check_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | None:
     """The record of the run that ``folder`` holds and that may be continued or replaced.
 
     Raises:
@@ -74,23 +69,21 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, An
     check_restart(folder, resume=resume, overwrite=overwrite)
     record = read_record(folder)
     if record is not None and not (resume or overwrite):
-        advice = "" if record["status"] == "finished" else "--resume to go on with it, "
+        advice = "" if record.status == "finished" else "--resume to go on with it, "
         raise InputError(
-            f"'{folder}' holds a run that is {record['status']}: give {advice}--overwrite to "
+            f"'{folder}' holds a run that is {record.status}: give {advice}--overwrite to "
             "replace it, or another --output-dir"
         )
-    if folder.is_dir():
-        own = _own_names(record)
-        foreign = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.name not in own and not path.name.endswith(_PARTIAL)
+    own = {_LOCK, *_REPORT}
+    if record is not None:
+        own |= {RUN_RECORD, HISTORY, WORK, *(name.partition("/")[0] for name in record.files)}
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in names if name not in own and not name.endswith(_PARTIAL)]
+    if foreign:
+        raise InputError(
+            f"'{folder}' holds files that are not a run's ({foreign[0]}): name an empty or new "
+            "folder with --output-dir"
         )
-        if foreign:
-            raise InputError(
-                f"'{folder}' holds files that are not a run's ({foreign[0]}): name an empty or "
-                "new folder with --output-dir"
-            )
     return record
 
 
@@ -127,22 +120,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``run.json`` whole."""
-    write_json(folder / RECORD, record)
-
-
-def clear(folder: Path, record: dict[str, Any] | None) -> None:
+def clear(folder: Path, record: RunRecord | None) -> None:
     """Remove the files of the run that ``record`` describes, and nothing else; its record last."""
     if record is None:
         return
     remove_leftovers(folder)
-    for name in [*record["files"], HISTORY]:
+    for name in [*record.files, HISTORY]:
         path = folder / name
         path.unlink(missing_ok=True)
         if path.parent != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
             path.parent.rmdir()
-    (folder / RECORD).unlink()
+    (folder / RUN_RECORD).unlink()
 
 
 def publish(staged: Path, folder: Path) -> None:
@@ -150,7 +138,7 @@ def publish(staged: Path, folder: Path) -> None:
 
     Files take the permissions of the record: safetensors writes its own for the owner alone.
     """
-    permissions = (folder / RECORD).stat().st_mode
+    permissions = (folder / RUN_RECORD).stat().st_mode
     for path in sorted(staged.rglob("*")):
         if path.is_file():
             target = folder / path.relative_to(staged)
@@ -166,22 +154,85 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def is_inside(name: object) -> bool:
-    """Whether a published file's name stays in the run's folder, whoever wrote the record."""
-    if not isinstance(name, str) or not name:
-        return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+@dataclass(frozen=True)
+class UnreadFolder:
+    """A folder of a run, kernels or an experiment that is in no number, and why."""
+
+    folder: Path
+    name: str
+    state: str
+    reason: str
+    holds: Holds = "run"
 
 
-def _own_names(record: dict[str, Any] | None) -> set[str]:
-    if record is None:
-        return {_LOCK, *_REPORT}
-    return {
-        RECORD,
-        HISTORY,
-        WORK,
-        _LOCK,
-        *_REPORT,
-        *(name.partition("/")[0] for name in record["files"]),
-    }
+def nothing_found(directory: Path, unread: Sequence[UnreadFolder], expected: str) -> str:
+    """What is wrong with a folder that has nothing to report."""
+    if not unread:
+        return f"no runs below {directory}; {expected}"
+    first = unread[0]
+    return (
+        f"no finished run below {directory}; {expected}; found {len(unread)} that cannot be "
+        f"used, the first {first.name} ({first.state}: {first.reason})"
+    )
+
+
+def folders_with(
+    record: str, directory: Path, *, inside: bool = True, without: str | None = None
+) -> list[Path]:
+    """The folders at or below ``directory`` that hold a file ``record``, but no hidden ones.
+
+    Folders below such a one are searched too with ``inside``; those below one that holds a file
+    ``without``, other than ``directory`` itself, never are.
+    """
+    folders = []
+    for parent, below, files in os.walk(directory):
+        if record in files:
+            folders.append(Path(parent))
+        if (record in files and not inside) or (without in files and Path(parent) != directory):
+            below.clear()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+    return folders
+
+
+def read_folders(
+    folders: Iterable[Path], directory: Path, holds: Holds, read: Callable[[Path, str], Result]
+) -> tuple[tuple[Result, ...], tuple[UnreadFolder, ...]]:
+    """``read(folder, name)`` of every folder, and those whose records cannot be used.
+
+    A name is the folder's path below ``directory``.
+    """
+    results: list[Result] = []
+    unread: list[UnreadFolder] = []
+    for folder in folders:
+        relative = folder.resolve().name if folder == directory else folder.relative_to(directory)
+        # A file name need not be text: bytes that are not UTF-8 become replacement characters.
+        name = plain(os.fsencode(str(relative)).decode("utf-8", "replace")).replace(os.sep, "/")
+        try:
+            results.append(read(folder, name))
+        except UnusableRecord as problem:
+            unread.append(UnreadFolder(folder, name, problem.state, plain(problem), holds))
+    return tuple(results), tuple(unread)
+
+
+class _InFolder(Protocol):
+    @property
+    def folder(self) -> Path: ...
+
+
+Kept = TypeVar("Kept", bound=_InFolder)
+
+
+def without_copies(
+    results: Iterable[Kept], record: str
+) -> tuple[tuple[Kept, ...], dict[Path, Path]]:
+    """Each result once, and for each folder that holds a copy of it the one that is kept.
+
+    Copies have the same bytes in their file ``record``, times included.
+    """
+    firsts: dict[bytes, Kept] = {}
+    copies: dict[Path, Path] = {}
+    for result in results:
+        first = firsts.setdefault((result.folder / record).read_bytes(), result)
+        if first is not result:
+            copies[result.folder] = first.folder
+    return tuple(firsts.values()), copies

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lpft.results.collect import UnreadFolder
-from lpft.results.schema import Run, plain
+from lpft.results.folder import UnreadFolder
+from lpft.results.run import Run
+from lpft.results.schema import plain
 from lpft.settings import METHODS
 
 METHOD_NAMES = {

@@ -28,7 +28,7 @@ from lpft.results.groups import (
 )
 from lpft.results.judging import Judgement, Measured, judge
 from lpft.results.quantities import DRAW_SEED, ByRun, feature_change, task_score
-from lpft.results.schema import Run, keeps_feature_changes
+from lpft.results.run import Run, has_feature_changes
 from lpft.settings import METHODS, with_lp_head
 
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
@@ -513,7 +513,7 @@ def _matches(comparison: Comparison) -> tuple[Match, ...]:
 def _changes(match: Match, generator: np.random.Generator) -> tuple[Resampled, ...]:
     """How much less features move from the LP head, over seeds alone where no texts' were kept."""
     runs = [run for pair in match.recorded for run in pair]
-    if not all(keeps_feature_changes(run.folder, match.split) for run in runs):
+    if not all(has_feature_changes(run.folder, match.split) for run in runs):
         return tuple(without_samples(difference) for difference in match.differences)
     by_run = feature_change().on_draws(runs, match.split, generator)
     return tuple(

@@ -12,7 +12,7 @@ from lpft.analysis.comparison import Resampled, Rows, Statistic, resample
 from lpft.analysis.metrics import answer_f1, matthews_correlation, scores_of_groups
 from lpft.data.examples import Groups
 from lpft.errors import InputError
-from lpft.results.schema import Predictions, Run, read_feature_changes
+from lpft.results.run import Predictions, Run, read_feature_changes
 
 DRAW_SEED = 20240527
 """Of every bootstrap, so that the same runs always have the same intervals."""

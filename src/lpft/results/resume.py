@@ -1,16 +1,36 @@
-"""Going on with a run: what must be as it was, and when a finished one is what is asked for."""
+"""Going on with a run or a sweep: what must be as it was, and what is finished already."""
 
-import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lpft.errors import InputError, named
+from lpft.results.folder import clear, locked, now, read_record
+from lpft.results.schema import (
+    DataRecord,
+    Fingerprints,
+    MissingRecord,
+    Part,
+    Record,
+    RunMetrics,
+    RunRecord,
+    UnusableRecord,
+    is_inside,
+)
 from lpft.settings.configs import RunConfig, changed
 from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
+
+WAITING = "waiting"
+
+State = Literal["finished", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -21,85 +41,32 @@ class RunResult:
     metrics: dict[str, Any]
 
 
-def began(record: dict[str, Any]) -> bool:
-    """Whether a run read its data and model; one that failed before has nothing to go on from."""
-    return record["status"] != "failed" or "fingerprints" in record
-
-
-def earlier_parts(record: dict[str, Any] | None, now_in: dict[str, Any]) -> list[dict[str, Any]]:
-    """When and where the parts of a run before this one were made; none of a run that begins.
-
-    What differs from the environment ``now_in`` is told: it may change the last digits.
-    """
-    if record is None:
-        return []
-    last = {name: record.get(name) for name in ("started", *now_in)}
-    changed = [name for name, value in now_in.items() if last[name] != value]
-    if changed:
-        logger.warning(
-            "the run began with other %s: its last digits may differ from those of a run in one "
-            "piece",
-            " and ".join(changed),
-        )
-    return [*record.get("earlier", []), last]
-
-
-def finished_run(config: RunConfig, record: dict[str, Any]) -> RunResult | None:
+def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     """The run that ``record`` describes if it is finished; None where it has to go on.
 
     Raises:
         InputError: the run is another one, lacks files that ``config`` asks for, or is damaged.
     """
     folder = config.output_dir
-    if not began(record):
+    if not record.began:
         return None
     check_same_settings(folder, record, config)
-    if record["status"] != "finished":
+    if record.status != "finished":
         return None
-    kept = record["config"].get("save_model", True)
-    if config.output.save_model and not kept:
+    saved = record.config.get("save_model", True)
+    if config.output.save_model and not saved:
         raise InputError(
             f"'{folder}' is finished, but its weights were not kept: give --no-save-model to leave "
             "it as it is, or --overwrite to train it again"
         )
-    if config.output.save_features and not record["config"].get("save_features", False):
+    if config.output.save_features and not record.config.get("save_features", False):
         raise InputError(
             f"'{folder}' is finished, but its features were not kept: leave out --save-features, "
             "or give --overwrite to train it again"
         )
-    if kept and not config.output.save_model:
+    if saved and not config.output.save_model:
         logger.info("%s has its weights already: --no-save-model does not remove them", folder)
     return RunResult(folder, read_metrics(folder))
-
-
-def check_same_settings(folder: Path, record: dict[str, Any], config: RunConfig) -> None:
-    """Refuse to go on with other settings than a run began with, those apart that decide nothing.
-
-    Raises:
-        InputError: a setting differs.
-    """
-    for name, (before, now) in changed(record["config"], config.flat(), Decides.RUN).items():
-        raise InputError(
-            f"'{folder}' cannot be resumed: it was started with {named(name)} {before}, now it is "
-            f"{now}; give the same settings, or another {named('output_dir')}"
-        )
-
-
-def check_same_inputs(folder: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
-    """Refuse to go on with other data or weights than a run began with.
-
-    Raises:
-        InputError: a fingerprint differs from those in ``found``.
-    """
-    recorded = record.get("fingerprints")
-    if recorded != found:
-        what = (
-            "data" if recorded is None or recorded["data"] != found["data"] else "model's weights"
-        )
-        raise InputError(
-            f"'{folder}' cannot be resumed: the {what} changed since it was started; restore the "
-            "old state, or start again with --overwrite"
-        )
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -108,10 +75,224 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or damaged.
     """
-    path = folder / "metrics.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return RunMetrics.read(folder).as_json()
+    except UnusableRecord as problem:
         raise InputError(
-            f"'{path}' cannot be read ({error}): the run is damaged; train it again"
-        ) from error
+            f"the run in '{folder}' is damaged ({problem}): train it again"
+        ) from problem
+
+
+def check_same_settings(folder: Path, record: RunRecord, config: RunConfig) -> None:
+    """Refuse to go on with other settings than a run began with, those apart that decide nothing.
+
+    Raises:
+        InputError: a setting differs.
+    """
+    for name, (before, asked) in changed(record.config, config.flat(), Decides.RUN).items():
+        raise InputError(
+            f"'{folder}' cannot be resumed: it was started with {named(name)} {before}, now it is "
+            f"{asked}; give the same settings, or another {named('output_dir')}"
+        )
+
+
+def check_same_inputs(folder: Path, record: RunRecord, current: Fingerprints) -> None:
+    """Refuse to go on with other data or weights than a run began with.
+
+    Raises:
+        InputError: a fingerprint differs from those in ``current``.
+    """
+    recorded = record.fingerprints
+    if recorded != current:
+        same_data = recorded is not None and recorded.data == current.data
+        what = "model's weights" if same_data else "data"
+        raise InputError(
+            f"'{folder}' cannot be resumed: the {what} changed since it was started; restore the "
+            "old state, or start again with --overwrite"
+        )
+
+
+def earlier_parts(record: RunRecord | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """When and where the parts of a run before this one were made; none of a run that begins.
+
+    A warning says what differs from the present ``environment``: it may change the last digits.
+    """
+    if record is None:
+        return []
+    last = {name: getattr(record, name) for name in ("started", *environment)}
+    changed = [name for name, value in environment.items() if last[name] != value]
+    if changed:
+        logger.warning(
+            "the run began with other %s: its last digits may differ from those of a run in one "
+            "piece",
+            " and ".join(changed),
+        )
+    return [*record.earlier, last]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run of a sweep ended; ``skipped`` is one that was finished before.
+
+    ``reason`` says why it failed, None otherwise; ``seconds`` is what the run took, when it was
+    trained, None where that is not known.
+    """
+
+    folder: Path
+    state: State
+    reason: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The sweep's folder, and the outcome of every run in the order in which they were given."""
+
+    folder: Path
+    outcomes: tuple[RunOutcome, ...]
+
+    @property
+    def failed(self) -> tuple[RunOutcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.state == "failed")
+
+    def as_json(self) -> dict[str, Any]:
+        """``{"folder", "runs": [{"folder", "state", "reason", "seconds"}]}``."""
+        runs = [asdict(outcome) | {"folder": str(outcome.folder)} for outcome in self.outcomes]
+        return {"folder": str(self.folder), "runs": runs}
+
+
+class SweepEntry(Part):
+    """A run of a sweep: ``waiting``, or how it ended."""
+
+    state: str = WAITING
+    reason: str | None = None
+    seconds: float | None = None
+
+
+class SweepRecord(Record):
+    """``sweep.json``: the runs of a sweep and how each ended, written after every one of them.
+
+    A sweep that replaces older runs and was killed goes on replacing them: those that began before
+    it did.
+    """
+
+    FILE = "sweep.json"
+    SCHEMA = 1
+    WRITER = "lpft sweep"
+
+    schema_number: int = Field(SCHEMA, alias="schema")
+    started: str
+    overwrite: bool
+    runs: dict[str, SweepEntry]
+    executor: str = "local"
+    workers: int = 1
+
+    def replaces(self, run: Path) -> bool:
+        """Whether the run in that folder is one that this sweep has still to replace.
+
+        Raises:
+            InputError: its record is damaged.
+        """
+        record = read_record(run) if self.overwrite else None
+        return record is not None and record.started < self.started
+
+    def add(self, folder: Path, outcome: RunOutcome) -> None:
+        """Record how a run of the sweep in ``folder`` ended."""
+        self.runs[run_name(folder, outcome.folder)] = SweepEntry(
+            state="finished" if outcome.state == "skipped" else outcome.state,
+            reason=outcome.reason,
+            seconds=outcome.seconds,
+        )
+        self.write(folder)
+
+
+def start_record(
+    folder: Path,
+    runs: Sequence[Path],
+    *,
+    executor: str,
+    workers: int,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Go on with the sweep of ``folder``, or begin a record of ``runs``, the output folders.
+
+    Runs of a replaced sweep that are not asked for are removed.
+
+    Raises:
+        InputError: the folder's record is damaged.
+    """
+    earlier = read_sweep(folder)
+    names = [run_name(folder, run) for run in runs]
+    if resume and earlier is not None:
+        record = earlier
+    else:
+        if earlier is not None:
+            _remove_runs(folder, set(earlier.runs) - set(names))
+        # Finer than in a run's record, so that no run of the same second counts as replaced.
+        started = datetime.now(UTC).isoformat()
+        record = SweepRecord(schema=1, started=started, overwrite=overwrite, runs={})
+    waiting = SweepEntry(state=WAITING, reason=None, seconds=None)
+    every = record.runs | {name: waiting for name in names if name not in record.runs}
+    changes = {"runs": every, "executor": executor, "workers": workers}
+    record.model_copy(update=changes).write(folder)
+
+
+def read_sweep(folder: Path) -> SweepRecord | None:
+    """``sweep.json`` of a folder, or None where there is none.
+
+    Raises:
+        InputError: the file is damaged or something else.
+    """
+    try:
+        return SweepRecord.read(folder)
+    except MissingRecord:
+        return None
+    except UnusableRecord as problem:
+        raise InputError(
+            f"'{folder}' holds a sweep that cannot be used ({problem}): restore its record, or "
+            "name another --output-dir"
+        ) from problem
+
+
+def record_failure(config: RunConfig, reason: str) -> None:
+    """Let a run's folder say why it failed, where the run itself could not.
+
+    That is where its data or model could not be read, or its process died. A folder that another
+    process holds, or that has files of something else, is left alone.
+    """
+    folder = config.output_dir
+    with suppress(InputError, OSError):
+        record = read_record(folder)
+        if record is None and folder.exists() and any(folder.iterdir()):
+            return
+        if record is not None and record.began:
+            check_same_settings(folder, record, config)
+            if record.status != "running":
+                return
+        else:
+            record = RunRecord(
+                status="failed",
+                started=now(),
+                config=config.flat(),
+                config_hash=config.hash(),
+                data=DataRecord(),
+                files=[],
+            )
+        with locked(folder):
+            record.updated(status="failed", reason=reason).write(folder)
+
+
+def run_name(folder: Path, output_dir: Path) -> str:
+    """A run's folder in the record of the sweep in ``folder``: relative where it is inside."""
+    run, sweep = output_dir.resolve(), folder.resolve()
+    return run.relative_to(sweep).as_posix() if run.is_relative_to(sweep) else str(run)
+
+
+def _remove_runs(folder: Path, names: set[str]) -> None:
+    """Remove runs inside the sweep's folder, as far as their own records list their files."""
+    for name in filter(is_inside, names):
+        with suppress(InputError):
+            clear(folder / name, read_record(folder / name))
+        with suppress(OSError):
+            (folder / name).rmdir()

@@ -37,12 +37,12 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
     """
     chosen = resolve_device(device)
     record = read_record(folder)
-    if record is not None and record["status"] != "finished":
+    if record is not None and record.status != "finished":
         raise InputError(
-            f"the run in '{folder}' is {record['status']}, not finished: go on with it by "
+            f"the run in '{folder}' is {record.status}, not finished: go on with it by "
             f"lpft train --resume --output-dir {folder}"
         )
-    config = {} if record is None else record["config"]
+    config = {} if record is None else record.config
     if config.get("save_model") is False and not (folder / "config.json").exists():
         raise InputError(
             f"the run in '{folder}' was trained with --no-save-model, so it has no weights: train "

@@ -1,123 +1,43 @@
-"""The records of a run, as they lie in its folder, and how JSON records are read."""
+"""The records of a run in JSON: one class for each file, which writes it and reads it.
+
+Importing this loads neither torch nor NumPy: a run's folder is looked at before anything is read.
+"""
 
 import json
 import math
 import platform
 import subprocess
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-from scipy.special import softmax
-from torch import nn
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
-from lpft.data.examples import Examples, Groups
-from lpft.errors import InputError
+from lpft.files import write_json, write_text
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    import torch
+
+Status = Literal["running", "interrupted", "failed", "finished"]
+Values = Mapping[str, Any]
+"""Numbers and sections of numbers, as JSON has them."""
 
 _PACKAGES = ("lpft", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
+HISTORY = "history.jsonl"
 
-@dataclass(frozen=True)
-class Predictions:
-    """One split's ids [N], labels [N] (class indices) and logits [N, C] before temperature.
-
-    ``groups`` says which rows answer one question together; rows that are not independent share a
-    number of ``clusters`` [N]. Both are None where the run kept none.
-    """
-
-    ids: NDArray[np.str_]
-    labels: NDArray[np.int64]
-    logits: NDArray[np.float64]
-    groups: Groups | None = None
-    clusters: NDArray[np.int64] | None = None
-
-    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
-        """softmax(logits / temperature), N x C."""
-        return np.asarray(softmax(self.logits / temperature, axis=1), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run as the report needs it; keys that a run did not record are absent."""
-
-    folder: Path
-    name: str
-    config: Record
-    config_hash: str | None
-    data_name: str
-    classes: tuple[str, ...]
-    rows: Mapping[str, int]
-    data_sources: Record
-    data_notes: tuple[str, ...]
-    licence: str | None
-    metric: str
-    temperature: float
-    temperature_reason: str | None
-    metrics: Mapping[str, Record]
-    features: Mapping[str, Record]
-    head: Record
-    history: tuple[Record, ...]
-    predictions: Mapping[str, Predictions]
-    versions: Mapping[str, str]
-    commit: str | None
-    device: str | None
-    fingerprints: Mapping[str, str]
-    probe: Record
-    timings: Mapping[str, float]
-
-    @property
-    def method(self) -> str:
-        return plain(self.config["method"])
-
-    @property
-    def model(self) -> str:
-        return plain(self.config["model"])
-
-    @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
-
-    @property
-    def learning_rate(self) -> float | None:
-        return number(self.config.get("learning_rate"))
-
-    @property
-    def batch_size(self) -> float | None:
-        return number(self.config.get("batch_size"))
-
-    @property
-    def ood_splits(self) -> tuple[str, ...]:
-        return tuple(split for split in self.metrics if split.startswith("ood/"))
-
-    def score(self, split: str, metric: str, *, calibrated: bool = False) -> float | None:
-        """A metric of ``metrics.json``, with temperature where ``calibrated``."""
-        record = self.metrics.get(split, {})
-        if calibrated:
-            record = record.get("calibrated", {})
-        return number(record.get(metric))
-
-    def feature(self, split: str, statistic: str, *, pretrained: bool = False) -> float | None:
-        """A statistic of ``features.json``, of the pre-trained features where asked for."""
-        record = self.features.get(split, {})
-        if pretrained:
-            record = record.get("pretrained", {})
-        return number(record.get(statistic))
-
-    def head_norm(self, name: str) -> float | None:
-        """``norm``, ``bias_norm`` or ``norm_at_start`` of the head."""
-        return number(self.head.get(name))
+Kind = TypeVar("Kind")
 
 
 class UnusableRecord(Exception):
@@ -131,71 +51,45 @@ class UnusableRecord(Exception):
         self.state = state
 
 
-def check_schema(record: Record, where: str, schema: int, writer: str) -> None:
-    """Refuse a record of another schema; ``writer`` is the command whose records these are."""
-    found = record.get("schema")
-    if found != schema:
-        reason = f"{where}: schema is {found!r}, expected {schema}, which {writer} writes"
-        raise UnusableRecord(reason, "foreign")
+class MissingRecord(UnusableRecord):
+    """There is no such file."""
 
 
-def read_record(path: Path) -> Record:
-    """The JSON object in a file."""
-    return parsed(read_text(path), path.name)
+class Part(BaseModel):
+    """A part of a record; keys that its class does not know are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as problem:
-        raise UnusableRecord(f"{path.name} is not there") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UnusableRecord(f"{path.name} cannot be read: {problem}") from problem
+class Record(Part):
+    """A JSON file that its class writes and reads.
 
+    Classes of records with a ``schema`` number say which they read.
+    """
 
-def parsed(text: str, where: str) -> Record:
-    """A JSON object from its text; ``where`` names its place in messages."""
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise UnusableRecord(f"{where} is not JSON: {problem}") from problem
-    if not isinstance(record, dict):
-        raise UnusableRecord(f"{where} is not a JSON object")
-    return record
+    FILE: ClassVar[str]
+    SCHEMA: ClassVar[int | None] = None
+    WRITER: ClassVar[str] = "lpft train"
 
+    @classmethod
+    def read(cls, folder: Path, *, printable: bool = False) -> Self:
+        """The record in ``folder``; ``printable`` as for :func:`read_json`.
 
-def section(record: Record, key: str, where: str, required: tuple[str, ...] = ()) -> Record:
-    """An object inside a record, empty where it is absent or null."""
-    found = record.get(key, {})
-    if found is None:
-        found = {}
-    if not isinstance(found, Mapping):
-        raise UnusableRecord(f"{where}: {key} is not an object")
-    for name in required:
-        if found.get(name) is None:
-            raise UnusableRecord(f"{where}: {key} has no {name}")
-    return found
+        Raises:
+            UnusableRecord: it is missing, damaged, or of another schema.
+        """
+        content = read_json(folder / cls.FILE, printable=printable)
+        if cls.SCHEMA is not None:
+            check_schema(content, cls.FILE, cls.SCHEMA, cls.WRITER)
+        return validated(cls, content, cls.FILE)
 
+    def write(self, folder: Path) -> None:
+        """Write the file whole, with the fields that were given."""
+        write_json(folder / self.FILE, self.as_json())
 
-def texts(record: Record, key: str, where: str) -> tuple[str, ...]:
-    """A list of a record as printable texts."""
-    values = record.get(key, [])
-    if not isinstance(values, list):
-        raise UnusableRecord(f"{where}: {key} is not a list")
-    return tuple(plain(value) for value in values)
-
-
-def numbers(record: Record, key: str, where: str) -> dict[str, float]:
-    """The finite numbers of an object inside a record."""
-    pairs = ((plain(k), number(v)) for k, v in section(record, key, where).items())
-    return {name: value for name, value in pairs if value is not None}
-
-
-def text(record: Record, key: str) -> str | None:
-    """A printable text, None where it is absent or null."""
-    value = record.get(key)
-    return None if value is None else plain(value)
+    def as_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def number(value: object) -> float | None:
@@ -207,6 +101,184 @@ def number(value: object) -> float | None:
     except OverflowError:
         return None
     return real if math.isfinite(real) else None
+
+
+def _finite(value: Any) -> Any:
+    return None if number(value) is None else value
+
+
+def _inside(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError("a file outside its folder")
+    return name
+
+
+def is_inside(name: object) -> bool:
+    """Whether a file's name in a record stays in the record's folder, whoever wrote it."""
+    if not isinstance(name, str) or not name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+Number = Annotated[int | float | None, BeforeValidator(_finite)]
+"""A finite number as it stands in a file, None for anything else."""
+
+
+class DataRecord(Part):
+    """What ``run.json`` says of the data that a run was trained on."""
+
+    name: str | None = None
+    classes: list[bool | int | str] = Field(default_factory=list)
+    rows: Mapping[str, int] = Field(default_factory=dict)
+    sources: Mapping[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    licence: str | None = None
+    paired: bool = False
+
+
+class Fingerprints(Part):
+    """Hashes of the texts and labels of each split, and of the encoder that a run began with."""
+
+    data: Mapping[str, str] = Field(default_factory=dict)
+    encoder: str | None = None
+
+    @cached_property
+    def flat(self) -> dict[str, str]:
+        """All by name, those of splits as ``data/<split>``."""
+        encoder = {} if self.encoder is None else {"encoder": self.encoder}
+        return encoder | {f"data/{split}": value for split, value in self.data.items()}
+
+
+class Calibration(Part):
+    """The temperature of a run, and why it stayed 1 where it did."""
+
+    temperature: Number = None
+    reason: str | None = None
+
+
+class RunRecord(Record):
+    """``run.json``: what was run, on what, where, and how far it got."""
+
+    FILE = "run.json"
+
+    status: Status
+    started: str = ""
+    earlier: list[dict[str, Any]] = Field(default_factory=list)
+    config: dict[str, Any]
+    config_hash: str | None = None
+    metric: str = "accuracy"
+    data: DataRecord
+    seeds: Mapping[str, int] = Field(default_factory=dict)
+    fingerprints: Fingerprints | None = None
+    files: list[Annotated[str, AfterValidator(_inside)]] = Field(default_factory=list)
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    device: str | None = None
+    machine: str | None = None
+    threads: int | None = None
+    calibration: Calibration = Calibration()
+    probe: dict[str, Any] | None = None
+    timings: Mapping[str, Number] = Field(default_factory=dict)
+    finished: str | None = None
+    reason: str | None = None
+
+    def updated(self, **changes: Any) -> "RunRecord":
+        """The same with other values of some fields."""
+        return self.model_copy(update=changes)
+
+    @property
+    def began(self) -> bool:
+        """Whether the run read its data and model; otherwise there is nothing to go on from."""
+        return self.status != "failed" or self.fingerprints is not None
+
+
+class RunMetrics(Record):
+    """``metrics.json``: the metrics M of every split (:func:`lpft.analysis.split_metrics`)."""
+
+    FILE = "metrics.json"
+    temperature: float = Field(gt=0)
+    splits: dict[str, dict[str, Any]]
+
+
+class RunFeatures(Record):
+    """``features.json``: norms of the head, and the feature statistics S of every split."""
+
+    FILE = "features.json"
+    head: Mapping[str, Number] = Field(default_factory=dict)
+    splits: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def write_history(folder: Path, rows: Iterable[Values]) -> None:
+    """``history.jsonl``: one JSON object per line."""
+    write_text(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_history(folder: Path) -> tuple[Values, ...]:
+    """The rows that :func:`write_history` wrote.
+
+    Raises:
+        UnusableRecord: the file is missing or damaged.
+    """
+    lines = read_text(folder / HISTORY).splitlines()
+    return tuple(
+        parsed(line, f"{HISTORY} line {place}")
+        for place, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+
+
+def read_json(path: Path, *, printable: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; ``printable`` as for :func:`parsed`.
+
+    Raises:
+        UnusableRecord: the file is missing, or holds something else.
+    """
+    return parsed(read_text(path), path.name, printable=printable)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        UnusableRecord: it is missing, or not such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as problem:
+        raise MissingRecord(f"{path.name} is not there") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UnusableRecord(f"{path.name} cannot be read: {problem}") from problem
+
+
+def parsed(text: str, where: str, *, printable: bool = True) -> dict[str, Any]:
+    """A JSON object from its text; ``where`` names its place in messages.
+
+    ``printable``: its texts as :func:`plain` gives them, and None for numbers that are not finite.
+
+    Raises:
+        UnusableRecord: it is something else.
+    """
+    try:
+        value = json.loads(text)
+        value = _printable(value) if printable else value
+    except (ValueError, RecursionError) as problem:
+        raise UnusableRecord(f"{where} is not JSON: {problem}") from problem
+    if not isinstance(value, dict):
+        raise UnusableRecord(f"{where} is not a JSON object")
+    return value
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {plain(key): _printable(item) for key, item in value.items()}
+    return value
 
 
 def plain(text: object) -> str:
@@ -221,174 +293,32 @@ def _unprintable(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Cn") or character in "\u2028\u2029"
 
 
-GROUP, POSITIVE, CREDIT, CLUSTER = "group", "positive", "credit_", "cluster"
-"""Columns of ``predictions/<split>.parquet`` beside id, label and logits, where data has them."""
+def check_schema(record: Values, where: str, schema: int, writer: str) -> None:
+    """Refuse a record of another schema; ``writer`` is the command whose records these are."""
+    found = record.get("schema")
+    if found != schema:
+        reason = f"{where}: schema is {found!r}, expected {schema}, which {writer} writes"
+        raise UnusableRecord(reason, "foreign")
 
 
-def predictions_frame(examples: Examples, logits: np.ndarray) -> pd.DataFrame:
-    """Columns id, label (the class index) and logits (C float32, before the temperature).
-
-    Rows that answer a question together have their ``group`` too, the class index ``positive`` that
-    says that a row answers, and what choosing a row earns by a metric as ``credit_<metric>``. Rows
-    that are not independent share a ``cluster``.
-    """
-    columns: dict[str, Any] = {
-        "id": examples.ids,
-        "label": examples.labels,
-        "logits": list(np.asarray(logits, dtype=np.float32)),
-    }
-    if examples.groups is not None:
-        columns[GROUP] = examples.groups.index
-        columns[POSITIVE] = examples.groups.positive
-        columns |= {f"{CREDIT}{name}": credit for name, credit in examples.groups.credits.items()}
-    if examples.clusters is not None:
-        columns[CLUSTER] = examples.clusters
-    return pd.DataFrame(columns)
-
-
-def groups_of(table: pa.Table) -> Groups | None:
-    """Which of a table's rows answer one question together, None where it does not say."""
-    if not {GROUP, POSITIVE} <= set(table.column_names) or not len(table):
-        return None
-    return Groups(
-        index=_integers(table, GROUP),
-        credits={
-            name.removeprefix(CREDIT): np.asarray(table[name], dtype=np.float64)
-            for name in table.column_names
-            if name.startswith(CREDIT)
-        },
-        positive=int(_integers(table, POSITIVE)[0]),
-    )
-
-
-def clusters_of(table: pa.Table) -> NDArray[np.int64] | None:
-    """Numbers that rows share where they are not independent: a cluster's, or else a group's."""
-    for name in (CLUSTER, GROUP):
-        if name in table.column_names:
-            return _integers(table, name)
-    return None
-
-
-def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.asarray(table[name], dtype=np.int64)
-
-
-FEATURES = "features"
-_COLUMNS = ("id", "feature_difference")
-
-
-@dataclass(frozen=True)
-class SplitFeatures:
-    """phi and phi_0 of a split's texts in their order: N x h, float32."""
-
-    features: NDArray[np.float32]
-    pretrained: NDArray[np.float32]
-
-
-def split_file(split: str, ending: str) -> str:
-    """The name of a split's file: ``ood/far`` is in ``ood-far.parquet``."""
-    return f"{split.replace('/', '-')}.{ending}"
-
-
-def write_feature_changes(
-    folder: Path, split: str, ids: Sequence[str], differences: NDArray[np.float64]
-) -> None:
-    """``features/<split>.parquet`` below a run's folder: each text's id and ``||phi - phi_0||``."""
-    (folder / FEATURES).mkdir(exist_ok=True)
-    frame = pd.DataFrame(dict(zip(_COLUMNS, (ids, differences), strict=True)))
-    frame.to_parquet(folder / FEATURES / split_file(split, "parquet"), index=False)
-
-
-def write_features(folder: Path, split: str, features: SplitFeatures) -> None:
-    """``features/<split>.safetensors`` below a run's folder."""
-    (folder / FEATURES).mkdir(exist_ok=True)
-    save_file(
-        {
-            name: np.ascontiguousarray(getattr(features, name), dtype=np.float32)
-            for name in ("features", "pretrained")
-        },
-        folder / FEATURES / split_file(split, "safetensors"),
-    )
-
-
-def read_feature_changes(folder: Path, split: str) -> pd.DataFrame:
-    """Columns ``id`` and ``feature_difference`` of a run's split, one row for each text.
-
-    The difference is ``||phi(x) - phi_0(x)||_2``; its mean is Diff(F) of ``features.json``.
-    Splits are ``train``, ``test`` and ``ood/<name>``.
+def validated(kind: type[Kind], content: Any, where: str) -> Kind:
+    """The object of a type that JSON content stands for.
 
     Raises:
-        InputError: the file is missing or damaged.
+        UnusableRecord: it stands for none; the message names the first place that is wrong.
     """
-    path = folder / FEATURES / split_file(split, "parquet")
     try:
-        return pd.read_parquet(path, columns=list(_COLUMNS))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"'{path}' is not there: expected a finished run with a {split} split; name another, "
-            "or train it again"
-        ) from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        place = "/".join(map(str, first["loc"]))
+        raise UnusableRecord(f"{where}: {place}: {first['msg']}") from problem
 
 
-def keeps_feature_changes(folder: Path, split: str) -> bool:
-    """Whether a run kept how far each text of a split moved, for :func:`read_feature_changes`."""
-    return (folder / FEATURES / split_file(split, "parquet")).is_file()
-
-
-def read_features(folder: Path, split: str) -> SplitFeatures:
-    """phi and phi_0 of every text of a split, of a run that kept them (``--save-features``).
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    names = ("features", "pretrained")
-    return SplitFeatures(*read_kept(folder, split_file(split, "safetensors"), names))
-
-
-def read_kept(folder: Path, file: str, names: Sequence[str]) -> list[NDArray[np.float32]]:
-    """The named tensors of a file below ``features/``, of a run that kept its features.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    path = folder / FEATURES / file
-    try:
-        tensors = load_file(path)
-        return [tensors[name] for name in names]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"'{path}' is not there: expected a finished run of which the features were kept; "
-            "train it again with --save-features"
-        ) from error
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
-
-
-_HEAD_FILE = "head.safetensors"
-
-
-def write_head(folder: Path, head: nn.Linear) -> None:
-    """``features/head.safetensors`` below a run's folder: ``weight`` (C x h), ``bias`` (C)."""
-    tensors = {
-        name: parameter.detach().float().cpu().numpy()
-        for name, parameter in head.named_parameters()
-    }
-    save_file(tensors, folder / FEATURES / _HEAD_FILE)
-
-
-def read_head_rows(folder: Path) -> NDArray[np.float32]:
-    """V (C x h) of a run that kept its features.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    return read_kept(folder, _HEAD_FILE, ["weight"])[0]
-
-
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: "torch.device") -> dict[str, Any]:
     """Package versions, the commit of a source checkout, the device and the thread count."""
+    import torch
+
     return {
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},

@@ -15,8 +15,8 @@ from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
+from lpft.results.run import SplitFeatures
 from lpft.results.saved import SavedClassifier, columns_error
-from lpft.results.schema import SplitFeatures
 from lpft.training.cache import SplitInputs
 
 

@@ -241,7 +241,7 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
             f"the data has {list(data.classes)}: give the data of its training"
         )
     record = read_record(folder)
-    method = None if record is None else get_method(record["config"]["method"])
+    method = None if record is None else get_method(record.config["method"])
     parameter_set = "all" if method is None else _run_parameter_set(method)
     model, tokens = saved.classifier.model, saved.classifier
     encoder = encoder_fingerprint(model)
@@ -250,7 +250,7 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
         names = {name for name, _ in model.encoder.named_parameters()}
     else:
         assert record is not None
-        known = record.get("fingerprints", {}).get("encoder")
+        known = None if record.fingerprints is None else record.fingerprints.encoder
         adapted = load_adapter(_model_at_start(folder, known, data, settings).model, folder)
         subject = studied_model(adapted, tokens.tokenizer, tokens.max_length)
         parameters = subject.classifier.encoder.named_parameters()

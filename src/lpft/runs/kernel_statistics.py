@@ -39,6 +39,7 @@ from lpft.ntk.statistics import (
     kernel_statistics,
     kernel_trace,
 )
+from lpft.results.kernels import FT, NTK, PRETRAIN, MethodRecord
 from lpft.runs.kernel_passes import (
     EVALUATION,
     REVERSED,
@@ -55,8 +56,7 @@ from lpft.settings.configs import KernelConfig
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
-PRETRAIN_EFFECTIVE, FT_EFFECTIVE, NTK = "pretrain_effective", "ft_effective", "ntk"
-KERNELS = (PRETRAIN_EFFECTIVE, FT_EFFECTIVE, NTK)
+KERNELS = (PRETRAIN, FT, NTK)
 
 RATE_SHARES = (1.0, 0.1, 0.01, 0.001)
 """Learning rates of the single step, as shares of the largest stable one of the linear model."""
@@ -83,7 +83,7 @@ class KernelResults:
         self._fits: dict[str, dict[str, Any] | None] = {}
         self._aligned: dict[str, Array] = {}
         self._encoders: set[str] = set()
-        self.methods: dict[str, dict[str, Any]] = {}
+        self.methods: dict[str, MethodRecord] = {}
         self.timings = {
             f"{part}_seconds": 0.0 for part in ("kernel", "regression", "statistics", "dynamics")
         }
@@ -110,10 +110,10 @@ class KernelResults:
         with replace_when_written(self._folder / f"{name}.safetensors") as temporary:
             save_file(kernels.arrays(), temporary)
         if encoder not in self._encoders:
-            own = f"{name}/{PRETRAIN_EFFECTIVE}" if self._encoders else PRETRAIN_EFFECTIVE
-            self._aligned[own] = kernels.block(PRETRAIN_EFFECTIVE, TRAIN)
+            own = f"{name}/{PRETRAIN}" if self._encoders else PRETRAIN
+            self._aligned[own] = kernels.block(PRETRAIN, TRAIN)
             self._encoders.add(encoder)
-        for kernel in (FT_EFFECTIVE, NTK):
+        for kernel in (FT, NTK):
             self._aligned[f"{name}/{kernel}"] = kernels.block(kernel, TRAIN)
         began = self._add_time("statistics", began)
         if self._config.kernels.dynamics > 0:
@@ -121,7 +121,7 @@ class KernelResults:
             most = self._config.kernels.dynamics
             record["dynamics"] = dynamics(kernels, subject, most, device)
             self._add_time("dynamics", began)
-        self.methods[name] = record
+        self.methods[name] = MethodRecord(method=name, **record)
 
     def alignment(self) -> dict[str, Any]:
         """Centred kernel alignment of every pair of kernels among the training texts."""
@@ -244,7 +244,7 @@ class MethodKernels:
             if examples is not None:
                 arrays[f"{part}/labels"] = labels_of(examples)
                 arrays[f"{part}/logits"] = self._logits(which)
-                for kernel in (PRETRAIN_EFFECTIVE, FT_EFFECTIVE):
+                for kernel in (PRETRAIN, FT):
                     arrays[f"{part}/{kernel}"] = self.block(kernel, which)
         for kernel in KERNELS:
             arrays[f"train/heat_map/{kernel}"] = heat_map(self.block(kernel, TRAIN), self.classes)
@@ -257,8 +257,8 @@ class MethodKernels:
         """The method's entry of ``kernels.json``, without kernel regression."""
         train = self.blocks[TRAIN]
         ratio = ft_ratio(
-            self.block(PRETRAIN_EFFECTIVE, TRAIN),
-            self.block(FT_EFFECTIVE, TRAIN),
+            self.block(PRETRAIN, TRAIN),
+            self.block(FT, TRAIN),
             labels_of(self.texts.train),
             self.train_logits,
         )
@@ -278,7 +278,7 @@ class MethodKernels:
 
     def _statistics(self, kernel: str) -> dict[str, Any]:
         train, table = self.blocks[TRAIN], self.block(kernel, TRAIN)
-        if kernel == FT_EFFECTIVE:
+        if kernel == FT:
             spectrum = train.spectrum
         else:
             spectrum = kernel_spectrum(table, self.classes, symmetric=train.symmetric)

@@ -21,10 +21,17 @@ from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.progress import said_progress
-from lpft.results.folder import RECORD as RUN_RECORD
-from lpft.results.folder import WORK, check_restart, is_inside, locked, read_record
+from lpft.results.folder import WORK, check_restart, locked, read_record
+from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.saved import open_saved
-from lpft.results.schema import environment
+from lpft.results.schema import (
+    Fingerprints,
+    MissingRecord,
+    RunRecord,
+    UnusableRecord,
+    environment,
+    is_inside,
+)
 from lpft.runs.kernel_passes import (
     EVALUATION,
     REVERSED,
@@ -51,19 +58,16 @@ from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
 
-RECORD = "kernels.json"
-SCHEMA = 1
-
 _ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, TRAINED))
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
 class KernelRun:
-    """Finished kernels: their folder, and the content of its ``kernels.json``."""
+    """Finished kernels: their folder and record."""
 
     folder: Path
-    record: dict[str, Any]
+    record: KernelRecord
 
 
 def compute_kernels(
@@ -89,11 +93,12 @@ def compute_kernels(
         if not resume:
             shutil.rmtree(folder / WORK, ignore_errors=True)
         record = work.run()
-        _remove_replaced(folder, list(record["methods"]))
-        (folder / RECORD).unlink(missing_ok=True)  # never beside arrays that are not its own
-        for name in record["methods"]:
+        _remove_replaced(folder, list(record.by_name))
+        # Never beside arrays that are not its own.
+        (folder / record.FILE).unlink(missing_ok=True)
+        for name in record.by_name:
             (folder / WORK / f"{name}.safetensors").replace(folder / f"{name}.safetensors")
-        write_json(folder / RECORD, record)
+        record.write(folder)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return KernelRun(folder, record)
 
@@ -139,7 +144,7 @@ class KernelComputation:
             )
         return [self._job(number, each).plan for number, each in enumerate(self._passes())]
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> KernelRecord:
         """Compute the kernels and their record; the arrays stay in the folder's unfinished part.
 
         Pieces that a killed computation had finished are used again.
@@ -152,14 +157,13 @@ class KernelComputation:
         results = KernelResults(self.config, folder / WORK, self._methods_in_all)
         plans: list[Plan] = []
         pooling = ""
-        prints: dict[str, Any] = {"data": fingerprint(self.data)}
+        data = fingerprint(self.data)
+        encoders: dict[str, str] = {}
         for number, each in enumerate(self._passes()):
             job = self._job(number, each)
             of_run = each.starting_points[0].name == TRAINED
-            prints["trained_encoder" if of_run else "encoder"] = each.encoder
-            key = _resume_key(
-                self.config, self.texts, prints["data"], each.encoder, job.plan.device
-            )
+            encoders["trained_encoder" if of_run else "encoder"] = each.encoder
+            key = _resume_key(self.config, self.texts, data, each.encoder, job.plan.device)
             _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
             logger.info(
                 "pass %d of %d, %s: kernels of %d texts, about %.0f s, %s of memory at most",
@@ -184,9 +188,10 @@ class KernelComputation:
                 results.add(method, each.subject, each.encoder, plans[-1].device)
                 del blocks, method
             del each
+        prints = Fingerprints(data=data, **encoders)
         record = self._record(results, prints, pooling, plans)
-        record["timings"]["total_seconds"] = perf_counter() - started
-        return record
+        timings = {**record.timings, "total_seconds": perf_counter() - started}
+        return record.model_copy(update={"timings": timings})
 
     def _passes(self) -> Iterator[Pass]:
         """The passes, each prepared on demand."""
@@ -224,32 +229,32 @@ class KernelComputation:
         )
 
     def _record(
-        self, results: KernelResults, prints: dict[str, str], pooling: str, plans: Sequence[Plan]
-    ) -> dict[str, Any]:
+        self, results: KernelResults, prints: Fingerprints, pooling: str, plans: Sequence[Plan]
+    ) -> KernelRecord:
         training, kernels = self.config.run.training, self.config.kernels
-        return {
-            "schema": SCHEMA,
-            "data": {
-                "name": self.data.name,
-                "classes": list(self.data.classes),
-                "rows": {"train": len(self.texts.train), "eval": len(self.texts.evaluation)},
-                "validation_rows": self.texts.validation_rows,
-                "eval_split": self.texts.evaluation_split,
-            },
-            "model": training.model if self._run is None else str(self._run),
-            "pooling": pooling,
-            "kernel": kernels.kernel,
-            "dtype": kernels.dtype,
-            "seed": training.seed,
-            "max_length": training.max_length,
-            "config": self.config.flat(),
-            "fingerprints": prints,
-            "methods": results.methods,
-            "alignment": results.alignment(),
-            "plan": {"passes": [plan.timed_record() for plan in plans]},
-            "timings": results.timings,
-            "environment": environment(plans[0].device),
-        }
+        return KernelRecord(
+            schema=KernelRecord.SCHEMA,
+            data=KernelData(
+                name=self.data.name,
+                classes=list(self.data.classes),
+                rows={"train": len(self.texts.train), "eval": len(self.texts.evaluation)},
+                validation_rows=self.texts.validation_rows,
+                eval_split=self.texts.evaluation_split,
+            ),
+            model=training.model if self._run is None else str(self._run),
+            pooling=pooling,
+            kernel=kernels.kernel,
+            dtype=kernels.dtype,
+            seed=training.seed,
+            max_length=training.max_length,
+            config=self.config.flat(),
+            fingerprints=prints,
+            methods=results.methods,
+            alignment=Alignment(**results.alignment()),
+            plan={"passes": [plan.timed_record() for plan in plans]},
+            timings=results.timings,
+            environment=environment(plans[0].device),
+        )
 
 
 def _resume_key(
@@ -334,8 +339,8 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
             raise InputError(f"'{run}' has no run.json, which --with-start needs: leave it out")
         return given
     names = taken_by("ntk", DataSettings, TrainingSettings)
-    recorded = {name: v for name, v in record["config"].items() if name in names and v is not None}
-    recorded["methods"] = (record["config"]["method"],)
+    recorded = {name: v for name, v in record.config.items() if name in names and v is not None}
+    recorded["methods"] = (record.config["method"],)
     if "task" in given or "train_file" in given:
         recorded = {
             name: value for name, value in recorded.items() if name not in DataSettings.fields()
@@ -349,18 +354,15 @@ def finished_kernels(folder: Path) -> KernelRun | None:
     Raises:
         InputError: their record is damaged.
     """
-    path = folder / RECORD
-    if not path.is_file():
-        return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("methods"), dict):
-            raise ValueError("it is no record of kernels")
-    except (OSError, ValueError) as error:
+        return KernelRun(folder, KernelRecord.read(folder))
+    except MissingRecord:
+        return None
+    except UnusableRecord as problem:
         raise InputError(
-            f"'{path}' cannot be read ({error}): compute the kernels again with --overwrite"
-        ) from error
-    return KernelRun(folder, record)
+            f"'{folder}' holds kernels that cannot be used ({problem}): compute them again with "
+            "--overwrite"
+        ) from problem
 
 
 def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
@@ -369,7 +371,7 @@ def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
     Raises:
         InputError: the message names the setting.
     """
-    recorded, what = finished.record.get("config", {}), Decides.KERNEL | Decides.STATISTICS
+    recorded, what = finished.record.config, Decides.KERNEL | Decides.STATISTICS
     for name, (before, now) in changed(recorded, config.flat(), what).items():
         raise InputError(
             f"'{finished.folder}' cannot be resumed: its kernels are of {named(name)} {before}, "
@@ -379,10 +381,10 @@ def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
 
 
 def _check_same_run(run: Path | None, finished: KernelRun) -> None:
-    if run is not None and finished.record.get("model") != str(run):
+    if run is not None and finished.record.model != str(run):
         raise InputError(
             f"'{finished.folder}' cannot be resumed: its kernels are of "
-            f"{finished.record.get('model')}, now they are asked of '{run}'; name another "
+            f"{finished.record.model}, now they are asked of '{run}'; name another "
             "--output-dir"
         )
 
@@ -395,9 +397,9 @@ def _check_same_inputs(config: KernelConfig, run: Path | None, finished: KernelR
     else:
         name, model = "trained_encoder", open_saved(run, "cpu").classifier.model
     current = {"data": fingerprint(data), name: encoder_fingerprint(model)}
-    recorded = finished.record.get("fingerprints", {})
+    recorded = finished.record.fingerprints
     for which, what in (("data", "data"), (name, "model's weights")):
-        if recorded.get(which) != current[which]:
+        if getattr(recorded, which, None) != current[which]:
             raise InputError(
                 f"'{finished.folder}' cannot be resumed: the {what} changed since its kernels were "
                 "computed, or their record has no fingerprint of them; restore the old state, or "
@@ -409,23 +411,23 @@ def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
     """Remove the arrays of the folder's earlier kernels, except those in ``names``."""
     with suppress(InputError):  # a damaged record does not say which files are ours
         before = finished_kernels(folder)
-        for name in set() if before is None else set(before.record["methods"]) - set(names):
+        for name in set() if before is None else set(before.record.by_name) - set(names):
             if is_inside(f"{name}.safetensors"):
                 (folder / f"{name}.safetensors").unlink(missing_ok=True)
 
 
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     check_restart(folder, resume=resume, overwrite=overwrite)
-    if (folder / RUN_RECORD).exists():
+    if (folder / RunRecord.FILE).exists():
         raise InputError(f"'{folder}' holds a trained run: name another folder with --output-dir")
-    if not ((folder / RECORD).exists() or (folder / WORK).exists()):
+    if not ((folder / KernelRecord.FILE).exists() or (folder / WORK).exists()):
         foreign = [name for name in _ARRAYS if (folder / name).exists()]
         if foreign:
             raise InputError(
                 f"'{folder}' holds {foreign[0]}, which no record says is a kernel's: name an empty "
                 "or new folder with --output-dir"
             )
-    if (folder / RECORD).exists() and not (resume or overwrite):
+    if (folder / KernelRecord.FILE).exists() and not (resume or overwrite):
         raise InputError(
             f"'{folder}' holds finished kernels: give --overwrite to replace them, or another "
             "--output-dir"

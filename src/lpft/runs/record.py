@@ -1,6 +1,5 @@
 """The files of a finished run, staged in one folder before any of them is published."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,10 @@ from safetensors.numpy import save_file
 
 from lpft.analysis import split_metrics
 from lpft.data.examples import Label, TextData
-from lpft.files import write_json
 from lpft.markdown import markdown_template
 from lpft.model import save_classifier
-from lpft.results.schema import (
-    predictions_frame,
-    split_file,
-    write_feature_changes,
-    write_features,
-    write_head,
-)
+from lpft.results.run import Predictions, write_feature_changes, write_features, write_head
+from lpft.results.schema import RunFeatures, RunMetrics, write_history
 from lpft.runs.evaluate import SplitResult
 from lpft.settings import METHODS
 from lpft.settings.configs import RunConfig
@@ -38,71 +31,46 @@ def write_results(
     config: RunConfig,
 ) -> dict[str, Any]:
     """Write predictions, every statistic and what else ``config`` keeps; gives the metrics."""
+    temperature = fit.temperature.temperature
     folder.mkdir(parents=True)
-    metrics = run_metrics(data, results, fit.temperature.temperature)
     if config.output.save_model:
-        _write_model(folder, fit)
+        save_classifier(fit.classifier, folder)
+        for path in () if fit.adapter is None else fit.adapter.glob("adapter_*"):
+            (folder / path.name).write_bytes(path.read_bytes())
     if fit.probe is not None:
         (folder / "lp").mkdir()
         save_file(
             {"weight": fit.probe.weight, "bias": fit.probe.bias}, folder / "lp/head.safetensors"
         )
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "features.json", run_features(fit, results))
-    predictions = folder / "predictions"
-    predictions.mkdir()
+    metrics = RunMetrics(temperature=temperature, splits={})
     for split, examples in data.splits().items():
+        result = results[split]
         if split not in _WITHOUT_METRICS:
-            frame = predictions_frame(examples, results[split].logits)
-            frame.to_parquet(predictions / split_file(split, "parquet"), index=False)
+            Predictions.write(folder, split, examples, result.logits)
+            if examples.labels is not None:
+                metrics.splits[split] = split_metrics(
+                    result.logits, examples.labels, temperature, examples.groups
+                )
         if split not in _WITHOUT_FEATURES:
-            result = results[split]
             write_feature_changes(folder, split, examples.ids, result.feature_differences)
             if result.features is not None:
                 write_features(folder, split, result.features)
-    if config.output.save_features:
-        write_head(folder, fit.classifier.model.head)
-    (folder / "history.jsonl").write_text(history_lines(fit.history), encoding="utf-8")
-    card = model_card(config, data, metrics, fit.temperature.reason)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return metrics
-
-
-def _write_model(folder: Path, fit: Fit) -> None:
-    save_classifier(fit.classifier, folder)
-    if fit.adapter is not None:
-        for path in fit.adapter.glob("adapter_*"):
-            (folder / path.name).write_bytes(path.read_bytes())
-
-
-def run_metrics(
-    data: TextData, results: dict[str, SplitResult], temperature: float
-) -> dict[str, Any]:
-    """``metrics.json``: the temperature and the metrics M of every split but the training one."""
-    splits = {
-        split: split_metrics(results[split].logits, examples.labels, temperature, examples.groups)
-        for split, examples in data.splits().items()
-        if split not in _WITHOUT_METRICS and examples.labels is not None
-    }
-    return {"temperature": temperature, "splits": splits}
-
-
-def run_features(fit: Fit, results: dict[str, SplitResult]) -> dict[str, Any]:
-    """``features.json``: the head's norms and the statistics S of every split but validation."""
+    metrics.write(folder)
     norm, bias_norm = head_norms(fit.classifier.model.head)
-    return {
-        "head": {"norm": norm, "bias_norm": bias_norm, "norm_at_start": fit.head_norm_at_start},
-        "splits": {
+    RunFeatures(
+        head={"norm": norm, "bias_norm": bias_norm, "norm_at_start": fit.head_norm_at_start},
+        splits={
             split: result.statistics
             for split, result in results.items()
             if split not in _WITHOUT_FEATURES
         },
-    }
-
-
-def history_lines(rows: list[dict[str, Any]]) -> str:
-    """``history.jsonl``: one JSON object per line."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    ).write(folder)
+    if config.output.save_features:
+        write_head(folder, fit.classifier.model.head)
+    write_history(folder, fit.history)
+    card = model_card(config, data, metrics.as_json(), fit.temperature.reason)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return metrics.as_json()
 
 
 def describe_probe(probe: LinearProbe, classes: tuple[Label, ...]) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from lpft.data import TextData, check_data, load_data
 from lpft.errors import InputError, explain, unexpected
 from lpft.files import write_json
 from lpft.results.folder import check_output, check_restart, locked, read_record
-from lpft.results.resume import finished_run, read_metrics
-from lpft.results.sweep import (
-    SWEEP_RECORD,
+from lpft.results.resume import (
     RunOutcome,
     State,
     SweepRecord,
     SweepResult,
+    finished_run,
+    read_metrics,
     read_sweep,
     record_failure,
     run_name,
@@ -169,7 +169,8 @@ def run_sweep(
     reasons = {} if impossible is None else impossible
     _data_read.clear()  # files may have changed since an earlier sweep
     with locked(folder):
-        record = SweepRecord(folder)
+        record = read_sweep(folder)
+        assert record is not None, "the sweep has begun"
         progress = _Progress(folder, record, runs, workers)
         todo, attempts = [], []
         for config in runs:
@@ -238,7 +239,7 @@ def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite
     check_restart(folder, resume=resume, overwrite=overwrite)
     if read_sweep(folder) is not None and not (resume or overwrite):
         raise InputError(
-            f"'{folder / SWEEP_RECORD}' is there: give --resume to go on with that sweep, "
+            f"'{folder / SweepRecord.FILE}' is there: give --resume to go on with that sweep, "
             "--overwrite to replace it, or another --output-dir"
         )
     if not resume:
@@ -261,7 +262,7 @@ def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Att
             return Attempt(there, replace=False)
     except InputError as error:
         return RunOutcome(folder, "failed", str(error), None)
-    return RunOutcome(folder, "skipped", None, run.get("timings", {}).get("total"))
+    return RunOutcome(folder, "skipped", None, run.timings.get("total"))
 
 
 def _outcome(config: RunConfig, ended: Ended | None) -> RunOutcome:
@@ -285,7 +286,7 @@ class _Progress:
     def add(self, config: RunConfig, outcome: RunOutcome) -> None:
         del self._remaining[outcome.folder]
         self.outcomes[outcome.folder] = outcome
-        self._record.add(outcome)
+        self._record.add(self._folder, outcome)
         if outcome.reason is not None:
             record_failure(config, outcome.reason)
         elif outcome.seconds is not None:
@@ -422,5 +423,5 @@ def _score(folder: Path) -> tuple[str, float]:
     """The task's metric, and its value on validation at the best epoch."""
     record = read_record(folder)
     assert record is not None, "a finished run has its record"
-    metric = record["metric"]
+    metric = record.metric
     return metric, read_metrics(folder)["splits"]["validation"][metric]

@@ -23,7 +23,7 @@ from lpft.data import find_task
 from lpft.errors import InputError
 from lpft.model.loading import MINILM
 from lpft.results.folder import read_record
-from lpft.results.sweep import run_name
+from lpft.results.resume import run_name
 from lpft.settings import DataSettings, TrainingSettings, get_method
 from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
 from lpft.settings.fields import Decides
@@ -193,7 +193,7 @@ def _planned(config: RunConfig, folder: Path, open_choices: Mapping[str, str]) -
     return {
         "run": run_name(folder, config.output_dir),
         **{name: flat[name] for name in ("model", "method", "seed", *PLANNED)},
-        "state": None if record is None else record["status"],
+        "state": None if record is None else record.status,
     }
 
 

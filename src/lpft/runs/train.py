@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lpft.data import (
     TextData,
@@ -21,9 +21,7 @@ from lpft.data import (
 )
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
-from lpft.files import write_text
 from lpft.results.folder import (
-    HISTORY,
     WORK,
     check_output,
     clear,
@@ -31,9 +29,15 @@ from lpft.results.folder import (
     now,
     publish,
     remove_leftovers,
-    write_record,
 )
-from lpft.results.resume import RunResult, began, check_same_inputs, earlier_parts, finished_run
+from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
+from lpft.results.schema import (
+    Calibration,
+    DataRecord,
+    Fingerprints,
+    RunRecord,
+    write_history,
+)
 from lpft.settings import get_method
 from lpft.settings.configs import RunConfig
 
@@ -82,44 +86,46 @@ def train_run(
     classifier = fresh_classifier(data, config.training)
     training = config.training.model_copy(update={"pooling": classifier.model.config.pooling})
     config = replace(config, training=training)
-    fingerprints = {"data": fingerprint(data), "encoder": encoder_fingerprint(classifier.model)}
+    encoder = encoder_fingerprint(classifier.model)
+    fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
     with locked(folder):
         if check_output(folder, resume=resume, overwrite=overwrite) != record:
             raise InputError(f"'{folder}' was changed by another process: start again")
-        going_on = record if resume and record is not None and began(record) else None
+        going_on = record if resume and record is not None and record.began else None
         if going_on is None:
             clear(folder, record)
         else:
             check_same_inputs(folder, going_on, fingerprints)
         surroundings = environment(device)
-        record = {
-            "status": "running",
-            "started": now(),
-            "earlier": earlier_parts(going_on, surroundings),
-            "config": config.flat(),
-            "config_hash": config.hash(),
-            "metric": data.metric,
-            "data": _describe(data),
-            "seeds": {"run": config.training.seed, "split": SPLIT_SEED},
-            "fingerprints": fingerprints,
-            "files": [] if going_on is None else going_on["files"],
+        record = RunRecord(
+            status="running",
+            started=now(),
+            earlier=earlier_parts(going_on, surroundings),
+            config=config.flat(),
+            config_hash=config.hash(),
+            metric=data.metric,
+            data=_describe(data),
+            seeds={"run": config.training.seed, "split": SPLIT_SEED},
+            fingerprints=fingerprints,
+            files=[] if going_on is None else going_on.files,
             **surroundings,
-        }
+        )
         with _recorded(folder, record):
-            return _train_locked(config, classifier, data, record, started)
+            return _train_locked(config, classifier, data, record, encoder, started)
 
 
 def _train_locked(
     config: RunConfig,
     classifier: "Classifier",
     data: TextData,
-    record: dict[str, Any],
+    record: RunRecord,
+    encoder: str,
     started: float,
 ) -> RunResult:
     """Everything after the folder is this run's: train, evaluate, publish."""
     from lpft.model.inference import resolve_device
     from lpft.runs.evaluate import evaluate_split
-    from lpft.runs.record import describe_probe, history_lines, write_results
+    from lpft.runs.record import describe_probe, write_results
     from lpft.training.cache import prepare_split
     from lpft.training.fit import fit_classifier
 
@@ -131,7 +137,7 @@ def _train_locked(
             classifier,
             examples,
             settings,
-            encoder=record["fingerprints"]["encoder"],
+            encoder=encoder,
             name=split,
         )
         for split, examples in data.splits().items()
@@ -144,7 +150,7 @@ def _train_locked(
         settings,
         metric=data.metric,
         folder=work,
-        on_history=lambda rows: write_text(folder / HISTORY, history_lines(rows)),
+        on_history=lambda rows: write_history(folder, rows),
     )
     evaluated = perf_counter()
     known = {"validation": fit.validation_features}
@@ -164,57 +170,52 @@ def _train_locked(
     staged = work / "results"
     shutil.rmtree(staged, ignore_errors=True)
     metrics = write_results(staged, fit, data, results, config)
-    record |= {
-        "calibration": {
-            "temperature": fit.temperature.temperature,
-            "reason": fit.temperature.reason,
-        },
-        "probe": None if fit.probe is None else describe_probe(fit.probe, data.classes),
-        "files": sorted(
-            str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()
+    record = record.updated(
+        calibration=Calibration(
+            temperature=fit.temperature.temperature, reason=fit.temperature.reason
         ),
-        "timings": {
+        probe=None if fit.probe is None else describe_probe(fit.probe, data.classes),
+        files=sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()),
+        timings={
             "features": features_seconds,
             **fit.timings,
             "evaluation": perf_counter() - evaluated,
             "total": perf_counter() - started,
         },
-    }
-    write_record(folder, record)
+    )
+    record.write(folder)
     publish(staged, folder)
-    record |= {
-        "status": "finished",
-        "finished": now(),
-    }
-    write_record(folder, record)
+    record.updated(status="finished", finished=now()).write(folder)
     remove_leftovers(folder)
     return RunResult(folder, metrics)
 
 
 @contextmanager
-def _recorded(folder: Path, record: dict[str, Any]) -> Iterator[None]:
+def _recorded(folder: Path, record: RunRecord) -> Iterator[None]:
     """Keep ``run.json`` true: running, and how it ended if not well."""
-    write_record(folder, record)
+
+    def ended(status: str, reason: str) -> None:
+        # As it is on disk: the files of a run that ends while they are published are its own.
+        RunRecord.read(folder).updated(status=status, reason=reason).write(folder)
+
+    record.write(folder)
     try:
         yield
     except KeyboardInterrupt:
-        write_record(
-            folder, record | {"status": "interrupted", "reason": "interrupted by the user"}
-        )
+        ended("interrupted", "interrupted by the user")
         raise
     except Exception as error:
-        write_record(folder, record | {"status": "failed", "reason": str(error)})
+        ended("failed", str(error))
         raise
 
 
-def _describe(data: TextData) -> dict[str, Any]:
-    rows = {split: len(examples) for split, examples in data.splits().items()}
-    return {
-        "name": data.name,
-        "classes": list(data.classes),
-        "rows": rows,
-        "sources": data.sources,
-        "notes": list(data.notes),
-        "licence": data.licence,
-        "paired": isinstance(data.train.texts[0], tuple),
-    }
+def _describe(data: TextData) -> DataRecord:
+    return DataRecord(
+        name=data.name,
+        classes=list(data.classes),
+        rows={split: len(examples) for split, examples in data.splits().items()},
+        sources=data.sources,
+        notes=list(data.notes),
+        licence=data.licence,
+        paired=isinstance(data.train.texts[0], tuple),
+    )

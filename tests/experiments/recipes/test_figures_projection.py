@@ -10,7 +10,7 @@ from lpft.analysis.features import Projection
 from lpft.experiments.recipes import projections
 from lpft.experiments.recipes.projections import keep_projections
 from lpft.model import load_classifier
-from lpft.results.schema import read_features, read_head_rows
+from lpft.results.run import read_features, read_head_rows
 
 CLASSES = ["negative", "neutral", "positive"]
 

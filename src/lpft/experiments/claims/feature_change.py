@@ -23,7 +23,7 @@ from lpft.results.pairing import (
     spread_of,
 )
 from lpft.results.quantities import ByRun, feature_change, feature_split
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 STATEMENT = (
     "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA."

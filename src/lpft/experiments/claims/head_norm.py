@@ -20,7 +20,7 @@ from lpft.report.numbers import Spread, counted, decimals_for, number, with_sd
 from lpft.results.groups import method_name
 from lpft.results.judging import Measured
 from lpft.results.pairing import PUBLISHED
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 STATEMENT = (
     "The norm of the head after linear probing is well above that of its random start, and stays "

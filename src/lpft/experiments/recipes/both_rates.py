@@ -10,7 +10,7 @@ from lpft.report.numbers import joined
 from lpft.results.exhibits import Table
 from lpft.results.groups import method_name
 from lpft.results.pairing import OWN, PAIRS, PUBLISHED, SHARED, Rates, pairs_in, published_rates
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import get_method
 
 NOTE_ON_RATES = (

@@ -9,7 +9,7 @@ from lpft.report.numbers import counted
 from lpft.results.exhibits import Table
 from lpft.results.groups import Selector, score
 from lpft.results.quantities import PER_CENT, calibration_error
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 
 def calibration_measures(metric: str) -> tuple[Measure, ...]:
@@ -47,8 +47,8 @@ def kept_at_one(found: Found) -> list[str]:
     """Where no temperature could be fitted, and why."""
     reasons: dict[str, dict[str, None]] = {}
     for run in found.runs.values():
-        if run.temperature_reason is not None:
-            reasons.setdefault(run.temperature_reason, {}).setdefault(run.name)
+        if run.record.calibration.reason is not None:
+            reasons.setdefault(run.record.calibration.reason, {}).setdefault(run.name)
     return [
         f"The temperature stayed 1 in {counted(len(names), 'run')} ({next(iter(names))}"
         f"{' and others' if len(names) > 1 else ''}): {reason}."

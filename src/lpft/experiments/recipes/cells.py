@@ -8,7 +8,7 @@ from lpft.paper import MODEL, PublishedValue, published_value
 from lpft.report.numbers import Spread
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.groups import Selector, method_name, model_name
-from lpft.results.schema import Run
+from lpft.results.run import Run
 
 PRETRAINED = "pretrained"
 

@@ -20,7 +20,7 @@ from lpft.report.numbers import Spread, counted, joined, significant
 from lpft.results.exhibits import Figure, Panel, Series
 from lpft.results.groups import method_name
 from lpft.results.pairing import PUBLISHED, SHARED
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import get_method
 
 _SHOWN = {

@@ -10,7 +10,7 @@ from lpft.analysis.comparison import Resampled, Statistic, resample
 from lpft.experiments.planning import planned_runs
 from lpft.experiments.recipe import Found, Plan, Scope
 from lpft.results.quantities import clusters_of, same_samples
-from lpft.results.schema import Run, read_feature_changes
+from lpft.results.run import Run, read_feature_changes
 
 SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
 """What the paper multiplies the head's weights with just before fine-tuning."""

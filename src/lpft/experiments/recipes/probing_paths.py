@@ -10,7 +10,7 @@ from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_i
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.reopening import reopen
 from lpft.report.numbers import number
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.training.history import path_rows
 from lpft.training.probing import probing_path
 
@@ -55,13 +55,13 @@ def _probed_runs(found: Found) -> dict[str, Run]:
     """One run of each task whose head came from linear probing."""
     runs: dict[str, Run] = {}
     for (_, task, _, _), run in found.runs.items():
-        if run.probe:
+        if run.record.probe:
             runs.setdefault(task, run)
     return {task: runs[task] for task in found.scope.tasks if task in runs}
 
 
 def _follow(run: Run) -> ProbedPath:
-    strength = number(run.probe.get("inverse_strength"))
+    strength = number((run.record.probe or {}).get("inverse_strength"))
     if strength is None:
         raise InputError(
             f"run.json of '{run.folder}' lacks the strength of its linear probe: train it again"

@@ -15,7 +15,7 @@ from lpft.experiments.kept_results import STEPS, keep_result, read_result, run_i
 from lpft.experiments.recipe import Found
 from lpft.experiments.recipes.reopening import reopen
 from lpft.results.pairing import PUBLISHED
-from lpft.results.schema import Run, read_features, read_head_rows
+from lpft.results.run import Run, read_features, read_head_rows
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from lpft.errors import InputError
 from lpft.model import Classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings.configs import RunConfig, make_config
 from lpft.training.cache import SplitInputs, prepare_split
 

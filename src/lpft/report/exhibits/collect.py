@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from lpft.report.exhibits.checks import check_shapes
 from lpft.report.numbers import plain
-from lpft.results.collect import UnreadFolder, folders_with, read_folders
 from lpft.results.exhibits import RECORD, SCHEMA, ExperimentRecord, read_experiment
-from lpft.results.schema import Record, UnusableRecord, check_schema, read_record
+from lpft.results.folder import UnreadFolder, folders_with, read_folders
+from lpft.results.schema import UnusableRecord, Values, check_schema, read_json
 
 _BREAKS = re.compile(r"[\t\n\r]+")  # as in the message of an error
 
@@ -39,12 +39,12 @@ def find_experiments(
 
 
 def _read(folder: Path, name: str) -> FoundExperiment:
-    record = read_record(folder / RECORD)
+    record = read_json(folder / RECORD)
     check_schema(record, RECORD, SCHEMA, "lpft reproduce")
     return FoundExperiment(folder, name, parse_experiment(record))
 
 
-def parse_experiment(record: Record) -> ExperimentRecord:
+def parse_experiment(record: Values) -> ExperimentRecord:
     """The experiment of a JSON object, its texts printable and numbers that are not finite absent.
 
     Raises :class:`~lpft.results.schema.UnusableRecord`, which says what is wrong.

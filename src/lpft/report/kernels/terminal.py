@@ -1,38 +1,22 @@
 """The kernel table of one record as plain text for a terminal."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from textwrap import fill
-from typing import Any
 
-from lpft.errors import InputError
 from lpft.report.kernels import dynamics_tables, tables
 from lpft.report.kernels.reading import read_certificate, what_was_computed
 from lpft.report.writers import TERMINAL_WIDTH, to_text
-from lpft.results.kernels import FIRST_SOLVERS, KernelRecord, parse_kernels
-from lpft.results.schema import UnusableRecord
+from lpft.results.kernels import FIRST_SOLVERS, KernelRecord
 
 
-def format_kernel_table(record: dict[str, Any]) -> str:
-    """The record of ``kernels.json`` (schema 1) in the layout of the paper's tables 2 and 9.
+def format_kernel_table(kernels: KernelRecord) -> str:
+    """The record of ``kernels.json`` in the layout of the paper's tables 2 and 9.
 
     P stands once, then F and P + F of every method: rank, Frobenius norm, train and test accuracy
     of kernel regression by the paper's protocol and per text, FT ratio. Above it one line says
     what was computed, below it the units; then all accuracies, where other solvers were asked for,
     and what real training does beside the kernel's prediction, where it was.
-
-    Raises:
-        InputError: not a record of that schema; the message says what is wrong with it.
     """
-    try:
-        kernels = parse_kernels(record, Path(), "")
-    except UnusableRecord as problem:
-        raise InputError(f"the record of kernels cannot be shown: {problem}") from problem
-    return kernel_text(kernels)
-
-
-def kernel_text(kernels: KernelRecord) -> str:
-    """The same of a record that has been read."""
     table = tables.statistics(kernels)
     checks = [f"Certificate: {sentence}" for sentence in read_certificate(kernels)]
     what, *notes = (

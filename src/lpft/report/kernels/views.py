@@ -35,7 +35,7 @@ from lpft.report.palette import Style
 from lpft.report.svg import inline_svg
 from lpft.report.views import Legend, Reading
 from lpft.results.kernels import KERNEL_NAMES, KernelRecord, kernel_name
-from lpft.results.schema import Record
+from lpft.results.schema import Values
 
 _LONGEST_FACT = 160  # letters: kernels.json has all of them
 
@@ -250,7 +250,7 @@ def _made(kernels: KernelRecord) -> Sections:
     return tuple((heading, lines) for heading, lines in found if lines)
 
 
-def _plans(plan: Record) -> list[tuple[str, Facts]]:
+def _plans(plan: Values) -> list[tuple[str, Facts]]:
     """The plan of each pass over the texts; of a plan without passes its own facts."""
     listed = plan.get("passes")
     passes = (

@@ -1,0 +1,399 @@
+"""A finished run: its records, with the predictions and features in the files beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
+
+from lpft.data.examples import Examples, Groups
+from lpft.errors import InputError
+from lpft.results.folder import UnreadFolder, folders_with, read_folders
+from lpft.results.schema import (
+    HISTORY,
+    DataRecord,
+    RunFeatures,
+    RunMetrics,
+    RunRecord,
+    UnusableRecord,
+    Values,
+    number,
+    read_history,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PREDICTIONS, FEATURES = "predictions", "features"
+"""Folders of files by split."""
+RUNS_EXPECTED = (
+    f"expected folders with {RunRecord.FILE}, {RunMetrics.FILE}, {RunFeatures.FILE}, {HISTORY} and "
+    f"{PREDICTIONS}/*.parquet, as lpft train writes them"
+)
+SEARCH_RECORD = "search.json"
+"""Marks the folder of a sweep's search for settings, whose runs no report shows."""
+
+_GROUP, _POSITIVE, _CREDIT, _CLUSTER = "group", "positive", "credit_", "cluster"
+_CHANGES = ("id", "feature_difference")
+_FEATURES = ("features", "pretrained")
+_HEAD = "head.safetensors"
+_ROUNDING = 1e-6  # between an accuracy and the one that predictions give
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """``predictions/<split>.parquet``: ids [N], class indices [N], logits [N, C] without T.
+
+    ``groups`` says which rows answer one question together; rows that are not independent share a
+    number of ``clusters`` [N]. Both are None where the data has none.
+    """
+
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    groups: Groups | None = None
+    clusters: NDArray[np.int64] | None = None
+
+    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
+        """softmax(logits / temperature), N x C."""
+        return np.asarray(softmax(self.logits / temperature, axis=1), dtype=np.float64)
+
+    @staticmethod
+    def write(
+        folder: Path, split: str, examples: Examples, logits: NDArray[np.floating[Any]]
+    ) -> None:
+        """Columns ``id``, ``label`` and ``logits`` (float32), with groups and clusters if any.
+
+        Rows that answer a question together have their ``group`` too, the class index ``positive``
+        that says that a row answers, and what choosing a row earns by a metric as
+        ``credit_<metric>``.
+        """
+        columns: dict[str, Any] = {
+            "id": examples.ids,
+            "label": examples.labels,
+            "logits": list(np.asarray(logits, dtype=np.float32)),
+        }
+        if examples.groups is not None:
+            columns[_GROUP] = examples.groups.index
+            columns[_POSITIVE] = examples.groups.positive
+            columns |= {f"{_CREDIT}{name}": c for name, c in examples.groups.credits.items()}
+        if examples.clusters is not None:
+            columns[_CLUSTER] = examples.clusters
+        path = _new_file(split_path(folder, PREDICTIONS, split, "parquet"))
+        pd.DataFrame(columns).to_parquet(path, index=False)
+
+    @classmethod
+    def read(cls, folder: Path, split: str, classes: int) -> "Predictions":
+        """Those of a run's split with so many classes.
+
+        Raises:
+            UnusableRecord: the file is missing or damaged.
+        """
+        path = split_path(folder, PREDICTIONS, split, "parquet")
+        where = f"{PREDICTIONS}/{path.name}"
+        if not path.is_file():
+            raise UnusableRecord(f"{where} is not there, though metrics.json has {split}")
+        try:
+            table = pq.read_table(path)
+            ids = np.asarray(table["id"].to_pylist(), dtype=np.str_)
+            labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
+            logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
+            groups, clusters = _groups(table), _clusters(table)
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
+            raise UnusableRecord(f"{where} cannot be read: {problem}") from problem
+        if logits.shape != (len(labels), classes) or not len(labels):
+            raise UnusableRecord(
+                f"{where}: logits of shape {logits.shape}, expected {(len(labels), classes)}"
+            )
+        if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() >= classes:
+            raise UnusableRecord(
+                f"{where}: logits that are not finite, or labels outside the classes"
+            )
+        return cls(ids, labels, logits, groups, clusters)
+
+
+def _groups(table: pa.Table) -> Groups | None:
+    if not {_GROUP, _POSITIVE} <= set(table.column_names) or not len(table):
+        return None
+    return Groups(
+        index=np.asarray(table[_GROUP], dtype=np.int64),
+        credits={
+            name.removeprefix(_CREDIT): np.asarray(table[name], dtype=np.float64)
+            for name in table.column_names
+            if name.startswith(_CREDIT)
+        },
+        positive=table[_POSITIVE][0].as_py(),
+    )
+
+
+def _clusters(table: pa.Table) -> NDArray[np.int64] | None:
+    """The numbers of clusters, or else of groups, whose rows are not independent either."""
+    for name in (_CLUSTER, _GROUP):
+        if name in table.column_names:
+            return np.asarray(table[name], dtype=np.int64)
+    return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """All records of one finished run; ``name`` is its folder below that of a report.
+
+    ``metrics`` and ``features`` are by split; what a run did not record is absent.
+    """
+
+    folder: Path
+    name: str
+    record: RunRecord
+    temperature: float
+    metrics: Mapping[str, Values]
+    features: Mapping[str, Values]
+    head: Mapping[str, float | None]
+    history: tuple[Values, ...]
+    predictions: Mapping[str, Predictions]
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> "Run":
+        """The run in ``folder``, with texts that can be printed.
+
+        Raises:
+            UnusableRecord: it is unfinished or damaged.
+        """
+        record = RunRecord.read(folder, printable=True)
+        if record.status != "finished":
+            killed = "run.json says that it is running: still at work, or killed"
+            reason = killed if record.status == "running" else "run.json gives no reason"
+            raise UnusableRecord(record.reason or reason, record.status)
+        for section, values, required in (
+            ("config", record.config, ("method", "model", "seed")),
+            ("data", dict(record.data), ("name", "classes")),
+        ):
+            missing = [key for key in required if values.get(key) in (None, [])]
+            if missing:
+                raise UnusableRecord(f"{record.FILE}: {section} has no {missing[0]}")
+        if number(record.config["seed"]) is None:
+            raise UnusableRecord(
+                f"{record.FILE}: seed is {record.config['seed']!r}, expected an integer"
+            )
+        metrics = RunMetrics.read(folder, printable=True)
+        features = RunFeatures.read(folder, printable=True)
+        _check_sections(metrics.splits, metrics.FILE, "calibrated")
+        _check_sections(features.splits, features.FILE, "pretrained")
+        if not metrics.splits:
+            raise UnusableRecord(f"{metrics.FILE}: no splits")
+        predictions = {
+            split: Predictions.read(folder, split, len(record.data.classes))
+            for split in metrics.splits
+        }
+        for split, scores in metrics.splits.items():
+            recorded, found = number(scores.get("accuracy")), predictions[split]
+            accuracy = float(np.mean(found.logits.argmax(1) == found.labels))
+            if recorded is not None and abs(recorded - accuracy) > _ROUNDING:
+                raise UnusableRecord(
+                    f"{metrics.FILE}: accuracy of {split} is {recorded:.6f}, but its predictions "
+                    f"give {accuracy:.6f}"
+                )
+        return cls(
+            folder=folder,
+            name=name,
+            record=record,
+            temperature=metrics.temperature,
+            metrics=metrics.splits,
+            features=features.splits,
+            head=features.head,
+            history=read_history(folder),
+            predictions=predictions,
+        )
+
+    @property
+    def config(self) -> Values:
+        return self.record.config
+
+    @property
+    def data(self) -> DataRecord:
+        return self.record.data
+
+    @property
+    def data_name(self) -> str:
+        return str(self.data.name)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(map(str, self.data.classes))
+
+    @property
+    def metric(self) -> str:
+        """The task's own metric."""
+        return self.record.metric
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """As :attr:`Fingerprints.flat`; empty where none were recorded."""
+        return {} if self.record.fingerprints is None else self.record.fingerprints.flat
+
+    @property
+    def method(self) -> str:
+        return str(self.config["method"])
+
+    @property
+    def model(self) -> str:
+        return str(self.config["model"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def learning_rate(self) -> float | None:
+        return number(self.config.get("learning_rate"))
+
+    @property
+    def batch_size(self) -> float | None:
+        return number(self.config.get("batch_size"))
+
+    @property
+    def ood_splits(self) -> tuple[str, ...]:
+        return tuple(split for split in self.metrics if split.startswith("ood/"))
+
+    def score(self, split: str, metric: str, *, calibrated: bool = False) -> float | None:
+        """A metric of ``metrics.json``, with temperature where ``calibrated``."""
+        scores = self.metrics.get(split, {})
+        return number((scores.get("calibrated", {}) if calibrated else scores).get(metric))
+
+    def feature(self, split: str, statistic: str, *, pretrained: bool = False) -> float | None:
+        """A statistic of ``features.json``, of the pre-trained features where asked for."""
+        statistics = self.features.get(split, {})
+        if pretrained:
+            statistics = statistics.get("pretrained", {})
+        return number(statistics.get(statistic))
+
+    def head_norm(self, name: str) -> float | None:
+        """``norm``, ``bias_norm`` or ``norm_at_start`` of the head."""
+        return self.head.get(name)
+
+
+def _check_sections(splits: Mapping[str, Values], where: str, part: str) -> None:
+    for split, values in splits.items():
+        if not isinstance(values.get(part, {}), Mapping):
+            raise UnusableRecord(f"{where}: {part} of {split} is not an object")
+
+
+def find_runs(directory: Path) -> tuple[tuple[Run, ...], tuple[UnreadFolder, ...]]:
+    """Every finished run at or below ``directory``, and the damaged and unfinished ones.
+
+    Hidden folders, folders inside a run, and those of a sweep's search are not searched.
+
+    Raises:
+        InputError: there is no folder.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a folder; expected one that holds runs of lpft train")
+    folders = folders_with(RunRecord.FILE, directory, inside=False, without=SEARCH_RECORD)
+    return read_folders(folders, directory, "run", Run.read)
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """phi and phi_0 of a split's texts in their order: N x h, float32."""
+
+    features: NDArray[np.float32]
+    pretrained: NDArray[np.float32]
+
+
+def split_path(folder: Path, kind: str, split: str, ending: str) -> Path:
+    """A run's file of one split: ``ood/far`` is in ``<kind>/ood-far.parquet``."""
+    return folder / kind / f"{split.replace('/', '-')}.{ending}"
+
+
+def _new_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_feature_changes(
+    folder: Path, split: str, ids: Sequence[str], differences: Sequence[float] | NDArray[np.float64]
+) -> None:
+    """``features/<split>.parquet`` below a run's folder: each text's id and ``||phi - phi_0||``."""
+    frame = pd.DataFrame(dict(zip(_CHANGES, (ids, differences), strict=True)))
+    frame.to_parquet(_new_file(split_path(folder, FEATURES, split, "parquet")), index=False)
+
+
+def read_feature_changes(folder: Path, split: str) -> pd.DataFrame:
+    """Columns ``id`` and ``feature_difference`` of a run's split, one row for each text.
+
+    The difference is ``||phi(x) - phi_0(x)||_2``; its mean is Diff(F) of ``features.json``.
+    Splits are ``train``, ``test`` and ``ood/<name>``.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = split_path(folder, FEATURES, split, "parquet")
+    try:
+        return pd.read_parquet(path, columns=list(_CHANGES))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"'{path}' is not there: expected a finished run with a {split} split; name another, "
+            "or train it again"
+        ) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
+
+
+def has_feature_changes(folder: Path, split: str) -> bool:
+    """Whether a run has how far each text of a split moved, for :func:`read_feature_changes`."""
+    return split_path(folder, FEATURES, split, "parquet").is_file()
+
+
+def write_features(folder: Path, split: str, features: SplitFeatures) -> None:
+    """``features/<split>.safetensors`` below a run's folder."""
+    tensors = {
+        name: np.ascontiguousarray(getattr(features, name), dtype=np.float32) for name in _FEATURES
+    }
+    save_file(tensors, _new_file(split_path(folder, FEATURES, split, "safetensors")))
+
+
+def read_features(folder: Path, split: str) -> SplitFeatures:
+    """phi and phi_0 of every text of a split, of a run that kept them (``--save-features``).
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return SplitFeatures(*_tensors(split_path(folder, FEATURES, split, "safetensors"), _FEATURES))
+
+
+def write_head(folder: Path, head: "nn.Linear") -> None:
+    """``features/head.safetensors`` below a run's folder: ``weight`` (C x h), ``bias`` (C)."""
+    tensors = {
+        name: parameter.detach().float().cpu().numpy()
+        for name, parameter in head.named_parameters()
+    }
+    save_file(tensors, _new_file(folder / FEATURES / _HEAD))
+
+
+def read_head_rows(folder: Path) -> NDArray[np.float32]:
+    """V (C x h) of a run that kept its features.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return _tensors(folder / FEATURES / _HEAD, ["weight"])[0]
+
+
+def _tensors(path: Path, names: Iterable[str]) -> list[NDArray[np.float32]]:
+    try:
+        tensors = load_file(path)
+        return [tensors[name] for name in names]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"'{path}' is not there: expected a finished run of which the features were kept; "
+            "train it again with --save-features"
+        ) from error
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error
