@@ -9,7 +9,7 @@ import pytest
 
 from lpft.data.loading import load_task
 from lpft.errors import InputError
-from lpft.paper.files import rows_of
+from lpft.paper import rows_of
 
 pytestmark = pytest.mark.data
 

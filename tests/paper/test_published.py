@@ -5,6 +5,7 @@ import pytest
 from lpft.data import TASKS
 from lpft.paper import (
     PublishedValue,
+    _values,
     published_datasets,
     published_hyperparameters,
     published_kernels,
@@ -12,7 +13,6 @@ from lpft.paper import (
     published_tables,
     published_value,
 )
-from lpft.paper.results import _values
 
 EIGHT = ("cb", "rte", "boolq", "wic", "wsc", "cola", "sst2", "mrpc")
 FINE_TUNED = ("ft", "lora", "lp-ft", "lp-lora")
