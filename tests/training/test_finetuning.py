@@ -132,9 +132,11 @@ def test_class_weights_are_averaged_over_rows_not_over_weights():
         logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 
     labels = torch.tensor([0, 0, 1])
-    loss = _mean_loss(np.array([0.5, 3.0]), CPU)(Outputs, labels)
-    by_hand = (0.5 * np.log(1 + np.exp(-2)) + 0.5 * np.log(1 + np.exp(1)) + 3.0 * np.log(2)) / 3
-    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
+    # Of 8 training rows 2 and 6 are of the classes: weights 8 / (2 * 2) and 8 / (2 * 6); class 2
+    # has none.
+    mean_loss = _mean_loss("balanced", np.array([0, 1, 1, 1, 1, 1, 1, 0]), 3, CPU)
+    terms = [2 * np.log(1 + np.exp(-2)), 2 * np.log(1 + np.exp(1)), 2 / 3 * np.log(2)]
+    assert mean_loss(Outputs, labels).item() == pytest.approx(np.mean(terms), rel=1e-6)
 
 
 def test_unknown_trackers_are_refused():

@@ -140,7 +140,15 @@ def models(options: Namespace) -> None:
     print("Any other model: a Hugging Face Hub id or a model folder. The tests train these:\n")
     print_table(
         ["family", "default pooling", "LoRA adapts"],
-        [[family.model_type, family.pooling, family.adapted_text] for family in TESTED_FAMILIES],
+        [
+            [
+                family.model_type,
+                family.pooling,
+                ", ".join(family.adapted)
+                + (" (fused: query, key and value are all adapted)" if family.fused else ""),
+            ]
+            for family in TESTED_FAMILIES
+        ],
     )
     print(
         "\nA sentence-transformers folder's own pooling comes before the family's (MiniLM: mean)."

@@ -47,11 +47,6 @@ class Family:
     adapted: tuple[str, ...]
     fused: bool = False
 
-    @property
-    def adapted_text(self) -> str:
-        names = ", ".join(self.adapted)
-        return f"{names} (fused: query, key and value are all adapted)" if self.fused else names
-
 
 TESTED_FAMILIES = (
     Family("bert", "first", ("query", "value")),
@@ -223,14 +218,8 @@ def feature_size(config: PreTrainedConfig) -> int:
 
 def head_dropout(config: PreTrainedConfig) -> float:
     """The dropout that the family puts before its own classification head; 0.1 where unnamed."""
-    for name in (
-        "classifier_dropout",
-        "classifier_dropout_prob",
-        "seq_classif_dropout",
-        "hidden_dropout_prob",
-        "resid_pdrop",
-        "dropout_rate",
-    ):
+    names = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout")
+    for name in (*names, "hidden_dropout_prob", "resid_pdrop", "dropout_rate"):
         value = getattr(config, name, None)
         if value is not None:
             return float(value)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -27,13 +27,12 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.files import write_json
 from lpft.model.adapters import trained_head
 from lpft.model.encoder import quiet_transformers
 from lpft.model.inference import resolve_device
-from lpft.settings import TrainingSettings
+from lpft.settings import ClassWeight, TrainingSettings
 from lpft.training.cache import SplitInputs
 from lpft.training.history import Row, TrainingDiverged, TrainingReporter, evaluation_values
 
@@ -110,10 +109,12 @@ def finetune(
     trainer = _LengthGroupedTrainer(
         model=model,
         args=arguments,
-        train_dataset=_Rows(train, np.arange(len(train.tokens))),
-        eval_dataset=_Rows(validation, by_length),
+        train_dataset=[(train, row) for row in range(len(train.tokens))],
+        eval_dataset=[(validation, row) for row in by_length.tolist()],
         data_collator=_collate,
-        compute_loss_func=_mean_loss(_class_weights(settings, train.labels, model), device),
+        compute_loss_func=_mean_loss(
+            settings.class_weight, train.labels, trained_head(model).out_features, device
+        ),
         compute_metrics=_evaluation_metrics(model, validation, by_length),
         callbacks=[TrainingReporter(on_history), CheckpointKeeper()],
     )
@@ -196,25 +197,13 @@ class CheckpointKeeper(TrainerCallback):
                 shutil.rmtree(checkpoint)
 
 
-class _Rows(Dataset):
-    """(tokens, row, label) triples, so that a batch is padded at once by :meth:`Tokens.batch`."""
-
-    def __init__(self, split: SplitInputs, rows: NDArray[np.int64]) -> None:
-        self.tokens, self.labels, self.rows = split.tokens, split.labels, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tokens, int, int]:
-        row = int(self.rows[index])
-        return self.tokens, row, int(self.labels[row])
+_Item = tuple[SplitInputs, int]
+"""A row of a split by its number, so that :meth:`Tokens.batch` pads a batch at once."""
 
 
-def _collate(items: list[tuple[Tokens, int, int]]) -> dict[str, torch.Tensor]:
-    tokens = items[0][0]
-    batch = tokens.batch([row for _, row, _ in items])
-    batch["labels"] = torch.tensor([label for _, _, label in items])
-    return batch
+def _collate(items: list[_Item]) -> dict[str, torch.Tensor]:
+    split, rows = items[0][0], [row for _, row in items]
+    return {**split.tokens.batch(rows), "labels": torch.tensor(split.labels[rows])}
 
 
 class _SeededLengthSampler(Sampler[int]):
@@ -243,40 +232,33 @@ class _SeededLengthSampler(Sampler[int]):
 class _LengthGroupedTrainer(Trainer):
     """Trainer with :class:`_SeededLengthSampler`; it has no argument that takes a sampler."""
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+    def _get_train_sampler(self, train_dataset: list[_Item] | None = None) -> Sampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(rows, _Rows)
-        lengths = rows.tokens.lengths.tolist()
+        lengths = rows[0][0].tokens.lengths.tolist()
         return _SeededLengthSampler(lengths, self.args.train_batch_size, self.args.seed)
 
 
-def _class_weights(
-    settings: TrainingSettings, labels: NDArray[np.int64], model: nn.Module
-) -> NDArray[np.float64] | None:
-    """Weights per class (C) as scikit-learn balances them; classes without rows weigh 1."""
-    if settings.class_weight is None:
-        return None
-    present = np.unique(labels)
-    weights = np.ones(trained_head(model).out_features)
-    weights[present] = compute_class_weight(settings.class_weight, classes=present, y=labels)
-    return weights
-
-
 def _mean_loss(
-    class_weights: NDArray[np.float64] | None, device: torch.device
+    class_weight: ClassWeight | None,
+    labels: NDArray[np.int64],
+    classes: int,
+    device: torch.device,
 ) -> Callable[..., torch.Tensor]:
-    """The mean over rows of ``w_y CE``.
+    """The mean over a batch's rows of ``w_y CE``, with w as scikit-learn balances ``labels``.
 
-    Not cross_entropy's own weight, which divides by the sum of a batch's weights: that undoes a
+    Not cross_entropy's own weight, which divides by the sum of the batch's weights: that undoes a
     part of them.
     """
-    weights = None
-    if class_weights is not None:
-        weights = torch.tensor(class_weights, dtype=torch.float32, device=device)
+    weights = torch.ones(classes)  # classes without rows weigh 1
+    if class_weight is not None:
+        present = np.unique(labels)
+        balanced = compute_class_weight(class_weight, classes=present, y=labels)
+        weights[present] = torch.tensor(balanced, dtype=torch.float32)
+    weights = weights.to(device)
 
     def loss(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
         entropies = cross_entropy(outputs.logits.float(), labels, reduction="none")
-        return entropies.mean() if weights is None else (weights[labels] * entropies).mean()
+        return (weights[labels] * entropies).mean()
 
     return loss
 
