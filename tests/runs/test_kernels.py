@@ -1,5 +1,6 @@
 """``lpft ntk`` on small files: its folder, its streams, its refusals, and the right kernels."""
 
+import copy
 import json
 import re
 import shutil
@@ -119,35 +120,19 @@ def test_names_and_shapes_of_arrays(finished, kernel_data, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, kernel_data, method):
     arrays = load_file(finished[0] / f"{method}.safetensors")
-    classifier = build_classifier(str(tiny_bert), ("bad", "good"), seed=SEED, max_length=MAX_LENGTH)
+    classifier = start_of(tiny_bert)
     train, evaluation = texts_of(kernel_data, "train"), texts_of(kernel_data, "test")
     with torch.inference_mode():
         tokens = classifier.tokenizer(train + evaluation, padding=True, return_tensors="pt")
         features = classifier.model.eval().features(**tokens).double().numpy()
-    if method.startswith("lp"):
-        train_probe(classifier.model.head, features[:TRAIN], arrays["train/labels"])
-    logits = arrays["train/logits"]
     head = classifier.model.head
+    if method.startswith("lp"):
+        train_probe(head, features[:TRAIN], arrays["train/labels"])
     own = features @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
-    np.testing.assert_allclose(logits, own[:TRAIN], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(arrays["train/logits"], own[:TRAIN], rtol=0, atol=1e-4)
     np.testing.assert_allclose(arrays["eval/logits"], own[TRAIN:], rtol=0, atol=1e-4)
-
-    model, parameters = classifier.model, "all"
-    if method.endswith("lora"):
-        with seeded(SEED):
-            model = add_adapter(model, "lora", rank=RANK, alpha=ALPHA)
-        parameters = "trainable"
-        assert torch.equal(trained_head(model).weight, head.weight)
-    for rows, columns, name in ((train, None, "train"), (evaluation, train, "eval")):
-        kernel = empirical_ntk(
-            model,
-            rows,
-            columns,
-            parameters=parameters,
-            tokenizer=classifier.tokenizer,
-            max_length=MAX_LENGTH,
-            device="cpu",
-        )
+    for name, rows, columns in (("train", train, None), ("eval", evaluation, train)):
+        kernel = separate_kernel(classifier, method, rows, columns)
         assert_near(arrays[f"{name}/pretrain_effective"], kernel.pretrain_effective.numpy())
         assert_near(arrays[f"{name}/ft_effective"], kernel.ft_effective.numpy())
 
@@ -156,35 +141,36 @@ def test_kernels_of_one_pass_equal_separate_ones(finished, tiny_bert, kernel_dat
 def test_one_pass_in_float64_is_the_separate_one_to_rounding(
     in_float64, tiny_bert, kernel_data, method
 ):
-    """Of both, from the random head, which needs no probe: LoRA's factors beside all weights."""
+    """At the random head, which needs no probe: LoRA's factors beside all weights."""
     arrays = load_file(in_float64 / f"{method}.safetensors")
-    classifier = build_classifier(str(tiny_bert), ("bad", "good"), seed=SEED, max_length=MAX_LENGTH)
-    model, parameters = classifier.model, "all"
-    if method == "lora":
-        with seeded(SEED):
-            model = add_adapter(model, "lora", rank=RANK, alpha=ALPHA)
-        parameters = "trainable"
     train, evaluated, held = (texts_of(kernel_data, name) for name in ("train", "test", "valid"))
+    in_double = {"dtype": torch.float64, "method": "materialize"}
     for name, rows, columns in (
         ("train", train, None),
         ("eval", evaluated, train),
         ("validation", held, train),
     ):
-        kernel = empirical_ntk(
-            model,
-            rows,
-            columns,
-            parameters=parameters,
-            dtype=torch.float64,
-            method="materialize",
-            tokenizer=classifier.tokenizer,
-            max_length=MAX_LENGTH,
-            device="cpu",
-        )
+        kernel = separate_kernel(start_of(tiny_bert), method, rows, columns, **in_double)
         for part in ("pretrain_effective", "ft_effective"):
             expected = getattr(kernel, part).numpy()
             difference = np.linalg.norm(arrays[f"{name}/{part}"] - expected)
             assert difference <= 1e-10 * np.linalg.norm(expected)
+
+
+def start_of(model: Path):
+    return build_classifier(str(model), ("bad", "good"), seed=SEED, max_length=MAX_LENGTH)
+
+
+def separate_kernel(classifier, trained, rows, columns, **options):
+    """The kernel at the start of the method ``trained``, in a pass of its own."""
+    model, parameters = copy.deepcopy(classifier.model), "all"
+    if trained.endswith("lora"):
+        with seeded(SEED):
+            model = add_adapter(model, "lora", rank=RANK, alpha=ALPHA)
+        parameters = "trainable"
+        assert torch.equal(trained_head(model).weight, classifier.model.head.weight)
+    own = {"tokenizer": classifier.tokenizer, "max_length": MAX_LENGTH, "device": "cpu"}
+    return empirical_ntk(model, rows, columns, parameters=parameters, **own, **options)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(lpft, kernel_base, tmp_path, monkeypatch):
@@ -480,17 +466,3 @@ def test_a_report_of_kernels_alone(lpft, finished, tmp_path):
     assert outcome.status == 0, outcome.err
     assert page.is_file()
     assert "Empirical NTK" in outcome.out
-
-
-def test_theory_prints_json(lpft):
-    outcome = lpft("theory", "--json")
-    assert outcome.status == 0, outcome.err
-    found = json.loads(outcome.out)
-    assert found["seed"] == 0
-    assert found["checks"]
-    assert all(
-        set(check) == {"claim", "setting", "measured", "promised", "holds", "note"}
-        for check in found["checks"]
-    )
-    refuted = {check["claim"] for check in found["checks"] if check["holds"] is False}
-    assert refuted == {"Proposition 4.4 as printed"}
