@@ -19,10 +19,10 @@ from tiny_models import toy_texts
 from lpft.errors import InputError
 from lpft.ntk import KernelJob, Options, request_of, studied_model
 from lpft.ntk.api import same_device
-from lpft.ntk.control_groups import free_below_limits
 from lpft.ntk.memory import (
     PORTIONS,
     default_budget,
+    free_below_limits,
     give_back_free_memory,
     make_plan,
     parse_size,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -14,7 +15,6 @@ import torch
 from lpft.errors import InputError
 from lpft.model.inference import resolve_device
 from lpft.ntk.contract import parts_of_columns
-from lpft.ntk.control_groups import free_below_limits
 from lpft.ntk.plan import Plan, Workload, make_tiles, most_stages, tile_pairs, widest
 from lpft.ntk.storage import Layout, Place
 from lpft.ntk.structure import Structure
@@ -22,6 +22,11 @@ from lpft.settings import Device
 
 _LARGEST = 1 << 60
 """Bytes: no machine has more."""
+_CONTROL_GROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Of versions 2 and 1: the limit, what is used, and what of that is cached files that may go."""
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _WORKSPACE_SHARE = 0.06
 """Of the budget, and not of what is free of it: free memory differs from process to process, and
@@ -118,6 +123,38 @@ def default_budget(device: torch.device) -> int:
         below = free_below_limits()
         free = free if below is None else min(free, below)
     return memory_in_use(device) + int(PORTIONS[device.type].share_of_free * free)
+
+
+def free_below_limits(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Bytes that are free below the nearest limit of the process's control groups.
+
+    Containers and queues set such limits on Linux; None where none can be read. ``own`` lists the
+    groups of this process, whose files lie below ``root``.
+    """
+    free = []
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        version = "memory" if "memory" in controllers.split(",") else controllers
+        if version in _CONTROL_GROUP_FILES:
+            limit, used, cached = _CONTROL_GROUP_FILES[version]
+            inner = Path(path.lstrip("/"))
+            # A container sees its own group as the topmost, whatever its path outside.
+            for group in (inner, *inner.parents):
+                folder = root / version / group
+                try:
+                    left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                    statistics = (folder / "memory.stat").read_text().splitlines()
+                    left += int(dict(line.split() for line in statistics)[cached])
+                except (OSError, ValueError, KeyError):  # no such group, or no limit ("max")
+                    continue
+                free.append(max(0, left))
+    return min(free, default=None)
 
 
 def give_back_free_memory() -> None:
