@@ -21,10 +21,14 @@ def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
     return lines([json.dumps(row) for row in rows])
 
 
-def cola(n: int, start: int = 0) -> str:
-    return lines(
-        [f"gj04\t{i % 2}\t{'' if i % 2 else '*'}\tSentence {i}." for i in range(start, start + n)]
-    )
+def line_by_line(row: Callable[[int], str], header: str | None = None) -> Writer:
+    """Writes ``row(i)`` for each i, below a header."""
+    return lambda n, start=0: lines([row(i) for i in range(start, start + n)], header)
+
+
+def json_by_line(row: Callable[[int], Mapping[str, Any]]) -> Writer:
+    """Writes ``row(i)`` for each i as a JSON object, with its number."""
+    return lambda n, start=0: jsonl([{**row(i), "idx": i} for i in range(start, start + n)])
 
 
 def mnli(n: int, start: int = 0, annotators: int = 1) -> str:
@@ -40,191 +44,127 @@ def mnli(n: int, start: int = 0, annotators: int = 1) -> str:
     return lines(["\t".join(row) for row in rows], "\t".join(header))
 
 
-def mrpc(n: int, start: int = 0) -> str:
-    # quotes of GLUE's files do not come in pairs
-    rows = [f'{i % 2}\t{i}\t{i}\t" He said {i} .\tHe " said {i} .' for i in range(start, start + n)]
-    return "\ufeff" + lines(rows, "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String")
-
-
-def qnli(n: int, start: int = 0) -> str:
-    rows = [
-        f"{i}\tWho {i}?\tHe {i}.\t{'not_' * (i % 2)}entailment" for i in range(start, start + n)
-    ]
-    return lines(rows, "index\tquestion\tsentence\tlabel")
-
-
-def qqp(n: int, start: int = 0) -> str:
-    rows = [f"{i}\t1\t2\tWhy {i}?\tWhy not {i}?\t{i % 2}" for i in range(start, start + n)]
-    return lines(rows, "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate")
+cola = line_by_line(lambda i: f"gj04\t{i % 2}\t{'' if i % 2 else '*'}\tSentence {i}.")
+# quotes of GLUE's files do not come in pairs
+mrpc = line_by_line(
+    lambda i: f'{i % 2}\t{i}\t{i}\t" He said {i} .\tHe " said {i} .',
+    "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+)
+qnli = line_by_line(
+    lambda i: f"{i}\tWho {i}?\tHe {i}.\t{'not_' * (i % 2)}entailment",
+    "index\tquestion\tsentence\tlabel",
+)
+qqp = line_by_line(
+    lambda i: f"{i}\t1\t2\tWhy {i}?\tWhy not {i}?\t{i % 2}",
+    "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+)
+sst2 = line_by_line(lambda i: f"\" it 's {i} \t{i % 2}", "sentence\tlabel")
 
 
 def broken_qqp(n: int) -> str:
     """n whole rows and one with a line break within a question, as in the real training file."""
-    return qqp(n) + f"{n}\t1\t2\tWhy\n {n}?\tWhy not {n}?\t1\n"
-
-
-def sst2(n: int, start: int = 0) -> str:
-    return lines([f"\" it 's {i} \t{i % 2}" for i in range(start, start + n)], "sentence\tlabel")
+    return qqp(n, 0) + f"{n}\t1\t2\tWhy\n {n}?\tWhy not {n}?\t1\n"
 
 
 def indexed_pairs(labels: Sequence[str]) -> Writer:
-    def write(n: int, start: int = 0) -> str:
-        rows = [f"{i}\tp {i}\th {i}\t{labels[i % len(labels)]}" for i in range(start, start + n)]
-        return lines(rows, "index\tsentence1\tsentence2\tlabel")
-
-    return write
-
-
-def boolq(n: int, start: int = 0) -> str:
-    return jsonl(
-        [
-            {"question": f"is it {i}", "passage": f"It is {i}.", "idx": i, "label": i % 2 == 1}
-            for i in range(start, start + n)
-        ]
+    return line_by_line(
+        lambda i: f"{i}\tp {i}\th {i}\t{labels[i % len(labels)]}",
+        "index\tsentence1\tsentence2\tlabel",
     )
 
 
 def entailment(labels: Sequence[str]) -> Writer:
-    def write(n: int, start: int = 0) -> str:
-        return jsonl(
-            [
-                {
-                    "premise": f"p {i}",
-                    "hypothesis": f"h {i}",
-                    "label": labels[i % len(labels)],
-                    "idx": i,
-                }
-                for i in range(start, start + n)
-            ]
-        )
-
-    return write
-
-
-def copa(n: int, start: int = 0) -> str:
-    return jsonl(
-        [
-            {
-                "premise": f"The cup {i} broke.",
-                "choice1": f"It fell {i}.",
-                "choice2": f"It was full {i}.",
-                "question": ["cause", "effect"][i % 2],
-                "idx": i,
-                "label": i % 2,
-            }
-            for i in range(start, start + n)
-        ]
+    return json_by_line(
+        lambda i: {"premise": f"p {i}", "hypothesis": f"h {i}", "label": labels[i % len(labels)]}
     )
 
 
-def multirc(n: int, start: int = 0) -> str:
-    """n paragraphs of one question with two answers and one with three, the first of each right."""
-    return jsonl(
-        [
-            {
-                "idx": i,
-                "version": 1.1,
-                "passage": {
-                    "text": f"Paragraph {i}.",
-                    "questions": [
-                        {
-                            "question": f"Question {i}.{q}?",
-                            "idx": 2 * i + q,
-                            "answers": [
-                                {
-                                    "text": f"Answer {a}",
-                                    "idx": 10 * i + 5 * q + a,
-                                    "label": int(a == 0),
-                                }
-                                for a in range(2 + q)
-                            ],
-                        }
-                        for q in range(2)
-                    ],
-                },
-            }
-            for i in range(start, start + n)
-        ]
-    )
+boolq = json_by_line(
+    lambda i: {"question": f"is it {i}", "passage": f"It is {i}.", "label": i % 2 == 1}
+)
+copa = json_by_line(
+    lambda i: {
+        "premise": f"The cup {i} broke.",
+        "choice1": f"It fell {i}.",
+        "choice2": f"It was full {i}.",
+        "question": ["cause", "effect"][i % 2],
+        "label": i % 2,
+    }
+)
+wic = json_by_line(
+    lambda i: {
+        "word": "bank",
+        "sentence1": f"The bank {i} .",
+        "sentence2": f"A bank {i} .",
+        "label": i % 2 == 1,
+        **{"start1": 4, "end1": 8, "start2": 2, "end2": 6, "version": 1.1},
+    }
+)
+wic_data = line_by_line(lambda i: f"bank\tN\t1-1\tThe bank {i} .\tA bank {i} .")
+wic_gold = line_by_line(lambda i: "FT"[i % 2])
+_SPANS = {"span1_text": "Mark", "span1_index": 0, "span2_text": "he", "span2_index": 6}
+wsc = json_by_line(
+    lambda i: {
+        "text": f"Mark told Pete {i} lies, and he laughed.",
+        "target": _SPANS,
+        "label": i % 2 == 1,
+    }
+)
 
 
-def record(n: int, start: int = 0) -> str:
-    """n passages with three entities (one of them twice) and one query whose answer is Ann Lee."""
-    text = "Ann Lee met Bo.\n@highlight\nBo thanked Ann Lee in Rome"
-    places = [(0, 6), (12, 13), (27, 28), (38, 44), (49, 52)]
-    assert [text[start : end + 1] for start, end in places] == [
-        "Ann Lee", "Bo", "Bo", "Ann Lee", "Rome"
-    ]  # fmt: skip
-    return jsonl(
-        [
+def multirc_question(question: int, first_answer: int, answers: int) -> dict[str, Any]:
+    """A question whose first answer is right."""
+    return {
+        "question": f"Question {question // 2}.{question % 2}?",
+        "idx": question,
+        "answers": [
+            {"text": f"Answer {a}", "idx": first_answer + a, "label": int(a == 0)}
+            for a in range(answers)
+        ],
+    }
+
+
+# paragraphs of one question with two answers and one with three
+multirc = json_by_line(
+    lambda i: {
+        "version": 1.1,
+        "passage": {
+            "text": f"Paragraph {i}.",
+            "questions": [multirc_question(2 * i + q, 10 * i + 5 * q, 2 + q) for q in range(2)],
+        },
+    }
+)
+
+_NEWS = "Ann Lee met Bo.\n@highlight\nBo thanked Ann Lee in Rome"
+_ENTITIES = {
+    (0, 6): "Ann Lee",
+    (12, 13): "Bo",
+    (27, 28): "Bo",
+    (38, 44): "Ann Lee",
+    (49, 52): "Rome",
+}
+assert all(_NEWS[start : end + 1] == name for (start, end), name in _ENTITIES.items())
+# passages with three entities and one query whose answer is Ann Lee
+record = json_by_line(
+    lambda i: {
+        "source": "made by hand",
+        "passage": {
+            "text": _NEWS,
+            "entities": [{"start": start, "end": end} for start, end in reversed(_ENTITIES)],
+        },
+        "qas": [
             {
                 "idx": i,
-                "source": "made by hand",
-                "passage": {
-                    "text": text,
-                    "entities": [{"start": start, "end": end} for start, end in reversed(places)],
-                },
-                "qas": [
-                    {
-                        "idx": i,
-                        "query": f"@placeholder was thanked {i} times",
-                        "answers": [
-                            {"start": 0, "end": 6, "text": "Ann Lee"},
-                            {"start": 38, "end": 44, "text": "Ann Lee"},
-                        ],
-                    }
+                "query": f"@placeholder was thanked {i} times",
+                "answers": [
+                    {"start": start, "end": end, "text": name}
+                    for (start, end), name in _ENTITIES.items()
+                    if name == "Ann Lee"
                 ],
             }
-            for i in range(start, start + n)
-        ]
-    )
-
-
-def wic(n: int, start: int = 0) -> str:
-    return jsonl(
-        [
-            {
-                "word": "bank",
-                "sentence1": f"The bank {i} .",
-                "sentence2": f"A bank {i} .",
-                "idx": i,
-                "label": i % 2 == 1,
-                "start1": 4,
-                "end1": 8,
-                "start2": 2,
-                "end2": 6,
-                "version": 1.1,
-            }
-            for i in range(start, start + n)
-        ]
-    )
-
-
-def wic_data(n: int, start: int = 0) -> str:
-    return lines([f"bank\tN\t1-1\tThe bank {i} .\tA bank {i} ." for i in range(start, start + n)])
-
-
-def wic_gold(n: int, start: int = 0) -> str:
-    return lines(["FT"[i % 2] for i in range(start, start + n)])
-
-
-def wsc(n: int, start: int = 0) -> str:
-    return jsonl(
-        [
-            {
-                "text": f"Mark told Pete {i} lies, and he laughed.",
-                "target": {
-                    "span1_text": "Mark",
-                    "span1_index": 0,
-                    "span2_text": "he",
-                    "span2_index": 6,
-                },
-                "idx": i,
-                "label": i % 2 == 1,
-            }
-            for i in range(start, start + n)
-        ]
-    )
+        ],
+    }
+)
 
 
 def boss(n: int, start: int = 0) -> str:

@@ -1,3 +1,5 @@
+"""Labels of files, of Python programs and of official releases; what is no class."""
+
 from decimal import Decimal
 
 import numpy as np
@@ -9,6 +11,7 @@ from lpft.data.labels import (
     infer_classes,
     integers_where_all_are,
     is_missing,
+    label_list,
     official_names,
     read_labels,
     show,
@@ -156,3 +159,51 @@ def test_official_codes_may_be_written_as_pandas_writes_them_beside_a_missing_on
         official_names(["-1.0"], codes, classes, "f", "t")
     with pytest.raises(InputError, match=r"found the label '0\.5', '2' in 2 of 2 rows"):
         official_names(["0.5", "2.0"], codes, classes, "f", "t")
+
+
+@pytest.mark.parametrize(
+    ("labels", "given"),
+    [
+        ([True, False], [True, False]),
+        (np.array([True, False]), [True, False]),
+        ([" a", "a ", "a"], [" a", "a ", "a"]),
+        (["3.10", "3.11"], ["3.10", "3.11"]),
+        (["1", "01"], ["1", "01"]),
+        (np.array(["x", "y"]), ["x", "y"]),
+        (np.array([3, -1]), [3, -1]),
+        # pandas makes floats of integers where one is missing
+        (pd.Series([1.0, 2.0]), [1, 2]),
+        (pd.Series(["u", "v"], dtype="category"), ["u", "v"]),
+    ],
+)
+def test_labels_are_left_as_they_are(labels, given):
+    found = label_list(labels, "labels")
+    assert found == given
+    assert [type(label) for label in found] == [type(label) for label in given]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (None, r"the labels are None \(NoneType\): expected a list"),
+        ("good", r"the labels are 'good' \(str\): expected a list"),
+        ((label for label in "ab"), r"\(generator\): expected a list"),
+        ({"a", "b"}, r"\(set\): expected a list"),
+        ({"a": 1}, r"\(dict\): expected a list"),
+        ([b"a", b"b"], r"found b'a' \(bytes\), expected strings.*decode them"),
+        (np.array([b"a", b"b"]), r"\(bytes\).*decode them"),
+        ([1, "1"], "the labels mix int and str: expected all strings"),
+        ([True, 0], "the labels mix bool and int"),
+        ([0.5, 1.5], "regression is not supported: found 0.5"),
+        ([float("inf")], "regression is not supported"),
+        (["a", None, "b", " "], "no label in rows 2, 4"),
+        ([1.0, float("nan")], "no label in row 2"),
+        ([["a"], ["a", "b"]], "multi-label is not supported"),
+        ([["a", "b"]], r"shape \(1, 2\).*multi-label is not supported"),
+        ([1 + 2j], r"found \(1\+2j\) \(complex\)"),
+    ],
+)
+def test_labels_that_are_no_classes(labels, says):
+    with pytest.raises(InputError, match=says) as caught:
+        label_list(labels, "labels")
+    assert "\n" not in str(caught.value)

@@ -1,16 +1,38 @@
-"""Every task from official files in each of its layouts, made by hand in ``release_files``."""
+"""Every task from official files in each of its layouts, made by hand in ``release_files``.
 
+Where they are looked for, what a missing one is called, and what is particular to their formats.
+"""
+
+import re
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lpft.data.loading import load_task
 from lpft.data.tasks import TASKS
 
+from .official_files import abstracts, lines
 from .release_files import CASES, PUBMED_FOLDERS, case_of, change, refused
 
 IDS = [f"{case.task}, {case.layout}, {case.folder}" for case in CASES]
 BY_ID = dict(zip(IDS, CASES, strict=True))
+
+
+# columns that are equal for rows that are not independent
+CLUSTERS = {
+    "mnli": "premise",
+    "wnli": "sentence1",
+    "boolq": "passage",
+    "multirc": "paragraph",
+    "record": "passage",
+    "wsc": "text",
+    "pubmed": "abstract_id",
+    "pubmed_numbers": "abstract_id",
+    "pubmed_200k": "abstract_id",
+    "pubmed_200k_numbers": "abstract_id",
+}
 
 
 def test_every_layout_of_every_task_has_a_case():
@@ -41,6 +63,8 @@ def test_files_in_their_layout(tmp_path, case):
     assert set(data.ood) == {name[4:] for name in case.rows if name.startswith("ood/")}
     for rows in data.splits().values():
         assert len(set(rows.ids)) == len(rows)
+        assert (rows.clusters is None) == (case.task not in CLUSTERS)
+        assert rows.clusters is None or rows.clusters.shape == (len(rows),)
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -172,3 +196,242 @@ def test_other_columns_are_named(tmp_path, task):
     train = own / next(iter(case.files))
     change(train, old, new)
     refused(task, tmp_path, train, *parts)
+
+
+@pytest.mark.parametrize("folder", ["cola_public", "COLA_public", "cola_public/raw", "."])
+def test_cola_where_its_archive_is_unpacked(tmp_path, folder):
+    case = case_of("cola", "CoLA's public release")
+    own = replace(case, benchmark=".", folder="cola_public/raw").write(tmp_path)
+    if folder == "COLA_public":
+        (tmp_path / "cola_public").rename(tmp_path / folder)
+        own = tmp_path / folder / "raw"
+    data = load_task("cola", tmp_path / folder)
+    assert data.sources["train"] == f"{own}/in_domain_train.tsv"
+    assert len(data.ood["out_of_domain"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("there", "data_dir", "missing"),
+    [
+        ([], ".", "superglue/CB/train.jsonl"),
+        (["superglue"], ".", "superglue/CB/train.jsonl"),
+        (["SuperGLUE"], ".", "SuperGLUE/CB/train.jsonl"),
+        (["super_glue"], ".", "super_glue/CB/train.jsonl"),
+        (["superglue", "cb"], ".", "cb/train.jsonl"),
+        (["superglue/cb"], ".", "superglue/cb/train.jsonl"),
+        (["superglue"], "superglue", "superglue/CB/train.jsonl"),
+        (["superglue/CB"], "superglue", "superglue/CB/train.jsonl"),
+        (["superglue/CB"], "superglue/CB", "superglue/CB/train.jsonl"),
+        (["mine/val.jsonl/"], "mine", "mine/superglue/CB/train.jsonl"),
+    ],
+)
+def test_a_missing_file_is_named_below_the_deepest_folder_that_is_there(
+    tmp_path, there, data_dir, missing
+):
+    for folder in there:
+        (tmp_path / folder).mkdir(parents=True)
+    path = tmp_path / missing
+    refused("cb", tmp_path / data_dir, f"expected {path} (SuperGLUE jsonl); get it from https")
+
+
+def test_a_folder_that_holds_another_file_of_the_task_is_its_own(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/val.jsonl").write_text("")
+    monkeypatch.chdir(tmp_path)
+    # absolute, although the folder is given by a relative path
+    refused("cb", "mine", f"expected {tmp_path}/mine/train.jsonl (SuperGLUE jsonl); get")
+
+
+def test_only_the_layout_whose_folder_is_there_is_named(tmp_path):
+    (tmp_path / "glue/RTE").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"glue/RTE/train\.tsv \(GLUE tsv\)") as caught:
+        load_task("rte", tmp_path)
+    assert "jsonl" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "archive"),
+    [
+        ("PubMed_200k_RCT", "PubMed_200k_RCT/train.7z"),
+        ("PubMed_200k_RCT", "PubMed_200k_RCT/train.zip"),
+        (".", "PubMed_200k_RCT/train.7z"),
+        (".", "pubmed-rct/PubMed_200k_RCT/train.7z"),
+    ],
+)
+def test_a_training_file_that_is_still_packed(tmp_path, folder, archive):
+    packed = tmp_path / archive
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(b"7z")
+    (packed.parent / "dev.txt").write_text("")
+    missing = packed.with_name("train.txt")
+    says = f"{packed} is packed: unpack it, so that {missing} is there"
+    refused("pubmed_200k_numbers", tmp_path / folder, says)
+
+
+@pytest.mark.parametrize("folder", PUBMED_FOLDERS)
+@pytest.mark.parametrize("task", PUBMED_FOLDERS)
+def test_each_form_of_pubmed_is_read_from_its_own_folder_only(tmp_path, task, folder):
+    own = case_of(folder, "PubMed RCT").write(tmp_path)
+    if task == folder:
+        assert len(load_task(task, own).train) == 20
+    elif (task, folder) == ("pubmed", "pubmed_numbers"):
+        # the cleaned copies have a folder of this name
+        refused(task, own, own / "train_clean.txt", "also the folder of pubmed_numbers")
+    else:
+        refused(task, own, f"{own} is the folder of {folder}, not of {task}")
+
+
+@pytest.mark.parametrize("form", PUBMED_FOLDERS)
+@pytest.mark.parametrize("task", PUBMED_FOLDERS)
+def test_the_other_form_of_numbers_is_refused_in_a_folder_of_any_name(tmp_path, task, form):
+    case = case_of(form, "PubMed RCT")
+    own = replace(case, benchmark=".", folder="mine").write(tmp_path)
+    if ("numbers" in task) == ("numbers" in form):
+        assert len(load_task(task, own).train) == 20
+    else:
+        found = "20 of 20 sentences have digits and 0 have @"
+        if "numbers" not in form:
+            found = "0 of 20 sentences have digits and 20 have @"
+        refused(task, own, own / "train.txt", found, "form with numbers")
+
+
+@pytest.mark.parametrize("folder", ["PubMed-20k-RCT", "PubMed_20k_RCT"])
+@pytest.mark.parametrize("task", ["pubmed", "pubmed_numbers"])
+def test_cleaned_copies_are_of_20k_under_either_name(tmp_path, task, folder):
+    own = tmp_path / "HSLN-Joint-Sentence-Classification/data" / folder
+    own.mkdir(parents=True)
+    roles = ["OBJECTIVE", "METHODS", "METHODS", "RESULTS", "CONCLUSIONS"]
+    write = abstracts(roles, numbers=task == "pubmed_numbers")
+    for split, rows in (("train", 20), ("dev", 5), ("test", 5)):
+        (own / f"{split}_clean.txt").write_text(write(rows))
+    for data_dir in (tmp_path, own.parent, own):
+        data = load_task(task, data_dir)
+        assert data.sources["train"] == f"{own}/train_clean.txt"
+    layouts = {name: [r.layout for r in TASKS[name].releases] for name in PUBMED_FOLDERS}
+    assert {name for name, found in layouts.items() if "PubMed RCT, cleaned" in found} == {
+        "pubmed", "pubmed_numbers",
+    }  # fmt: skip
+
+
+def test_another_tasks_folder_is_refused_by_its_name(tmp_path):
+    rte = case_of("rte").write(tmp_path)
+    refused("cb", rte, f"{rte} is the folder of rte, not of cb: expected CB, its benchmark's")
+    link = tmp_path / "somewhere"
+    link.symlink_to(rte)
+    refused("cb", link, "is the folder of rte, not of cb")
+
+
+HEADERLESS = {
+    "cola": ("Sentence 0.\n", "Sentence 0.\textra\n", ["first line has 5 columns", "expected 4"]),
+    "wic": ("bank\tN", "bank", ["first line has 4 columns", "expected 5"]),
+    "pubmed": ("METHODS\t", "METHODS ", ["line 3", "LABEL<TAB>sentence"]),
+}
+
+
+@pytest.mark.parametrize("task", HEADERLESS)
+def test_lines_of_files_without_a_header(tmp_path, task):
+    old, new, parts = HEADERLESS[task]
+    layout = "WiC's original release" if task == "wic" else None
+    case = case_of(task, layout)
+    own = case.write(tmp_path)
+    train = own / next(iter(case.files))
+    change(train, old, new)
+    refused(task, tmp_path, train, *parts)
+
+
+def test_a_sentence_outside_of_any_abstract(tmp_path):
+    own = case_of("pubmed").write(tmp_path)
+    change(own / "train.txt", "###24000000\n", "")
+    refused("pubmed", tmp_path, own / "train.txt", "line 1", "'###id' before it")
+
+
+def test_broken_lines_and_empty_texts_are_counted_where_official_files_have_them(tmp_path):
+    case_of("qqp").write(tmp_path)
+    notes = load_task("qqp", tmp_path).notes
+    assert "rows of train left out because they lack text or label: 2" in notes
+    own = case_of("amazon").write(tmp_path)
+    change(own / "amazon/train.tsv", "Review 3", " ")
+    change(own / "sst5/test.tsv", "Review 400", '""')
+    data = load_task("amazon", tmp_path)
+    assert (len(data.train), len(data.validation), len(data.ood["sst5"])) == (17, 2, 2)
+    assert data.notes == (
+        "rows of train left out because they lack text or label: 1",
+        "rows of ood/sst5 left out because they lack text or label: 1",
+    )
+    change(own / "sst5/test.tsv", "Review 401", "")
+    (own / "dynasent/test.tsv").write_text("Text\tLabel\n\t0\n \t1\n")
+    refused("amazon", tmp_path, own / "dynasent/test.tsv", "none of the 2 rows")
+
+
+def test_boss_fields_may_be_quoted_and_hold_line_breaks(tmp_path):
+    case_of("amazon").write(tmp_path)
+    data = load_task("amazon", tmp_path)
+    assert data.validation.texts == ["Review 18", 'A "fine" one,\nin two lines']
+    assert data.classes[data.validation.labels[-1]] == "positive"
+
+
+def test_boss_labels_may_be_written_as_pandas_writes_them_beside_a_missing_one(tmp_path):
+    own = case_of("amazon").write(tmp_path)
+    train = own / "amazon/train.tsv"
+    content = train.read_text()
+    train.write_text(re.sub(r"\t([012])\n", r"\t\1.0\n", content).replace("w 3\t0.0", "w 3\t"))
+    data = load_task("amazon", tmp_path)
+    both = zip(data.train.class_counts(3), data.validation.class_counts(3), strict=True)
+    # rows 0 to 19 have 7, 7 and 6 of the labels, and row 3 lost its 0
+    assert [sum(of_class) for of_class in both] == [6, 7, 6]
+    assert "rows of train left out because they lack text or label: 1" in data.notes
+
+
+def test_boss_without_some_ood_sets_says_which(tmp_path):
+    own = case_of("amazon").write(tmp_path)
+    (own / "dynasent/test.tsv").unlink()
+    data = load_task("amazon", tmp_path)
+    assert set(data.ood) == {"semeval", "sst5"}
+    (note,) = data.notes
+    assert note.startswith(f"ood/dynasent is left out: {own}/dynasent/test.tsv does not exist; ")
+    assert "https://github.com/lifan-yuan/OOD_NLP" in note
+    assert "MIT licence" in note
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "boss/SentimentAnalysis",
+        "boss/process/SentimentAnalysis",
+        "OOD_NLP/datasets/process/SentimentAnalysis",
+        "tasks/OOD_NLP/datasets/process/SentimentAnalysis",
+    ],
+)
+def test_boss_where_the_reference_code_expects_it(tmp_path, place):
+    case = case_of("amazon")
+    replace(case, benchmark=".", folder=place).write(tmp_path)
+    folders = [tmp_path, *[(tmp_path / place).parents[n] for n in range(place.count("/"))]]
+    folders += [tmp_path / place, tmp_path / place / "amazon"]
+    for folder in folders:
+        data = load_task("amazon", folder)
+        assert len(data.train) == 18
+        assert set(data.ood) == {"dynasent", "semeval", "sst5"}
+
+
+def test_pubmed_where_the_reference_code_expects_it(tmp_path):
+    case = case_of("pubmed")
+    replace(case, benchmark="tasks/pubmed/pubmed-rct").write(tmp_path)
+    assert len({tuple(load_task("pubmed", tmp_path / f).train.texts) for f in (".", "tasks")}) == 1
+
+
+def test_a_task_in_the_file_format_of_pubmed_is_refused_by_its_labels(tmp_path):
+    own = case_of("pubmed").write(tmp_path)
+    labels = ["background", "population", "intervention", "outcome", "study design", "other"]
+    rows = ["###1", *[f"{label}\tA sentence ." for label in labels], ""]
+    for name in ("train.txt", "dev.txt", "test.txt"):
+        (own / name).write_text(lines(rows))
+    refused("pubmed", tmp_path, own / "train.txt", *labels[1:], "5 of 6 rows", "BACKGROUND")
+
+
+@pytest.mark.parametrize("layout", ["PubMed RCT", "PubMed RCT, cleaned"])
+def test_sentences_of_an_abstract_are_together(tmp_path, layout):
+    case_of("pubmed", layout).write(tmp_path)
+    data = load_task("pubmed", tmp_path)
+    assert data.test.ids[4:6] == ["24000100-4", "24000105-0"]
+    assert data.test.clusters.tolist() == [0] * 5 + [1] * 5
+    assert data.train.clusters.tolist() == np.repeat(range(4), 5).tolist()

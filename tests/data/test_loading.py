@@ -1,10 +1,13 @@
+"""A problem from the user's own files: splits, classes, columns, and what is wrong with them."""
+
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 
 from lpft.data.loading import load_files, read_examples
-from lpft.data.tables import choose_text_columns, ids_from_table, texts_from_table
 from lpft.errors import InputError
 
 WORDS = ["good", "bad", "fine", "poor", "great", "awful", "nice", "ugly", "neat", "dull"]
@@ -87,53 +90,6 @@ def test_labels_match_across_formats(tmp_path):
     data = load_files(_csv(tmp_path / "train.csv", [1, 2] * 5), test=parquet)
     assert data.classes == (1, 2)
     assert data.test.labels.tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"text": "x", "other": "y", "label": "a"}, "text"),
-        ({"Sentence": "x", "other": "y", "label": "a"}, "Sentence"),
-        ({"text": "x", "sentence": "y", "label": "a"}, "text"),
-        ({"id": "r1", "review": "x y", "stars": "5", "label": "a"}, "review"),
-        ({"review": "x y", "stars": 5, "label": "a"}, "review"),
-    ],
-)
-def test_the_text_column_is_found(row, expected):
-    assert choose_text_columns(pd.DataFrame([row]), None, "label", "f") == (expected,)
-
-
-@pytest.mark.parametrize("row", [{"a": "x y", "b": "y z", "label": "c"}, {"n": "5", "label": "c"}])
-def test_an_unclear_text_column_is_asked_for(row):
-    with pytest.raises(InputError) as caught:
-        choose_text_columns(pd.DataFrame([row]), None, "label", "f.csv")
-    for part in ["f.csv", *row, "--text-columns", "text or sentence"]:
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [[], ["a", "a"], ["a", "label"], ["a", "b", "c"]],
-    ids=["none", "twice", "label", "3"],
-)
-def test_text_columns_that_make_no_sense(columns):
-    table = pd.DataFrame([{"a": "x", "b": "y", "c": "z", "label": "l"}])
-    with pytest.raises(InputError, match="one text column, or two different ones for pairs"):
-        choose_text_columns(table, columns, "label", "f.csv")
-
-
-def test_ids_are_taken_where_unique():
-    assert ids_from_table(pd.DataFrame({"id": ["x", "y"]})) == ["x", "y"]
-    assert ids_from_table(pd.DataFrame({"idx": [7, 5]})) == ["7", "5"]
-    assert ids_from_table(pd.DataFrame({"id": ["x", "x"], "idx": [1, 2]})) == ["1", "2"]
-    assert ids_from_table(pd.DataFrame({"id": ["x", ""]}, index=[3, 4])) == ["3", "4"]
-    assert ids_from_table(pd.DataFrame({"idx": [{"a": 1}, {"a": 2}]})) == ["0", "1"]
-
-
-def test_texts_are_counted_by_the_tables_index():
-    table = pd.DataFrame({"text": ["a", " "]}, index=[1000, 1001])
-    with pytest.raises(InputError, match="no text in row 1002"):
-        texts_from_table(table, ["text"], "f.csv")
 
 
 def test_more_rows_for_known_classes(tmp_path):
@@ -230,3 +186,14 @@ def test_ood_names_that_are_no_file_names(tmp_path, name):
     path = _csv(tmp_path / "train.csv", ["a", "b"] * 5)
     with pytest.raises(InputError, match="cannot be part of a file name"):
         load_files(path, ood={name: path})
+
+
+def test_importing_the_data_package_loads_nothing_heavy():
+    code = (
+        "import sys, lpft.data; print({'torch', 'transformers', 'datasets', 'pandas', 'sklearn', "
+        "'pyarrow'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert (result.stdout.strip(), result.stderr) == ("set()", "")
