@@ -1,7 +1,9 @@
 """Statistics of features, CS(F), Diff(F) and FDR(F) of the paper, and their picture by t-SNE.
 
-Features are phi of each text, [N, h]. Float32 features can neither overflow nor vanish here:
-their squares are well inside the range of float64.
+Features are phi of each text, [N, h]; labels are N class indices. Everything here raises
+``InputError`` for matrices that are empty, not finite or of other shapes than each other, and for
+wrong labels. Float32 features can neither overflow nor vanish: their squares are well inside the
+range of float64.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ def feature_statistics(
 
     ``features``, ``pretrained`` [N, h], the same texts in the same order; ``labels`` [N] class
     indices. :func:`cosine_similarity`, :func:`feature_difference` and :func:`fisher_ratio` give
-    the equations, where a value is None, and what is raised.
+    the equations, and where a value is None.
     """
     return {
         "cosine_similarity": cosine_similarity(features),
@@ -54,10 +56,6 @@ def cosine_similarity(features: ArrayLike) -> float | None:
     in O(N h). A zero vector has no direction: its cosine with every other row counts as 0, as in
     scikit-learn's ``cosine_similarity``. None for one row, which makes no pair.
 
-    ``features`` [N, h].
-
-    Raises:
-        InputError: not a matrix, empty, or not finite.
     Source: Tomihari and Sato, NeurIPS 2024, Table 1.
     """
     units = _directions(finite_matrix(features, "features"))
@@ -83,9 +81,6 @@ def feature_differences(features: ArrayLike, pretrained: ArrayLike) -> NDArray[n
     """The distance of each row's feature from its pre-trained one, ``||phi(x_i) - phi_0(x_i)||_2``.
 
     ``features``, ``pretrained`` [N, h], the same texts in the same order; the distances are [N].
-
-    Raises:
-        InputError: not matrices of one shape, empty, or not finite.
     """
     before, after = _before_and_after(pretrained, features, "features")
     return np.linalg.norm(after - before, axis=1)
@@ -101,10 +96,6 @@ def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:
     coincide (S_B = 0), so also for a single class, and None where they differ but no class
     varies at all (S_W = 0), as with one row per class: that ratio has no bound.
 
-    ``features`` [N, h]; ``labels`` [N] class indices.
-
-    Raises:
-        InputError: not a matrix, empty, not finite, or wrong labels.
     Source: Fisher 1936; the paper (Tomihari and Sato, NeurIPS 2024, Table 1) gives no formula.
     """
     table = finite_matrix(features, "features")
@@ -177,8 +168,6 @@ def project_with_head(
     (those of V grow a hundredfold by linear probing); a vector without a length stays at 0.
     t-SNE is scikit-learn's, from a PCA, with ``seed``.
 
-    Raises:
-        InputError: not matrices of one width, empty, not finite, or of other shapes after training.
     Source: figures 5 and 6 of Tomihari and Sato, NeurIPS 2024, which do not state their scaling;
     van der Maaten and Hinton, JMLR 2008.
     """

@@ -106,17 +106,15 @@ class Entries:
         **fields: Any,
     ) -> KernelModel:
         """The model with these numbers per entry; a solver's own ``options`` join the entries'."""
+        shared = ("f0_scale", "regularization", "single_logit")
+        settings = {name: getattr(self, name) for name in shared}
         return KernelModel(
             solver,
             self.coefficients(values),
+            # Of z = f_1 - f_0 each logit has a half.
             intercept * _SINGLE / 2 if self.single_logit else np.full(self.classes, intercept),
             self.f0_scale,
-            settings={
-                "f0_scale": self.f0_scale,
-                "regularization": self.regularization,
-                "single_logit": self.single_logit,
-                **({} if options is None else options),
-            },
+            settings=settings if options is None else settings | options,
             **fields,
         )
 
@@ -128,7 +126,7 @@ def entry_problem(
     regularization: float = 0.0,
     single_logit: bool = False,
 ) -> Entries:
-    """The scalar problem of a training set.
+    """The scalar problem of a training set, by the options that these solvers share.
 
     Args:
         f0_scale: s; 1 / s is LM-Kernel-FT's ``f0_scaling``, and 0 stands for its default, without
