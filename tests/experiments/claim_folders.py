@@ -12,15 +12,15 @@ from experiments.scored_runs import right_of, write_scored
 from results.kernel_folders import write_kernels
 from safetensors.numpy import load_file, save_file
 
-from lpft.experiments.claims.recipe import CLAIM_TABLE, RECIPES
-from lpft.experiments.collecting import collect
-from lpft.experiments.recipe import Found, PlannedRun, Scope
+from lpft.experiments.claims import CLAIMS as CLAIM_TABLE
+from lpft.experiments.claims import RECIPE as CLAIMS
+from lpft.experiments.plan import ExperimentRuns, PlannedRun, Scope
+from lpft.experiments.prepare import collect
 from lpft.results.pairing import PUBLISHED, SHARED
 
 ROWS = 100
 """Test texts, and texts of every OOD set."""
 
-(CLAIMS,) = RECIPES
 FT_RATIOS = {"ft": 0.2, "lora": 0.0004, "lp-ft": 1.0, "lp-lora": 0.9}
 
 Describe = Callable[[PlannedRun], dict[str, Any] | None]
@@ -35,7 +35,7 @@ def write_claims(
     describe: Describe,
     ft_ratio: Callable[[str, int, str], float] = lambda *key: FT_RATIOS[key[-1]],
     **changes: Any,
-) -> Found:
+) -> ExperimentRuns:
     """Every planned run as ``describe`` says, and kernels with the FT ratios that are given.
 
     ``describe`` gives ``change`` (of every text), ``wrong`` answers of :data:`ROWS` by split, and

@@ -8,11 +8,11 @@ import numpy as np
 from results.kernel_folders import write_kernels
 from results.run_folders import SPLITS, write_run
 
-from lpft.experiments.collecting import collect
-from lpft.experiments.recipe import Found, PlannedRun, Recipe, Scope
-from lpft.experiments.registry import find_recipe
-from lpft.experiments.tiny import TINY_SETTINGS, TINY_TASKS, tiny_model
-from lpft.results.run import write_feature_changes
+from lpft.experiments.plan import ExperimentRuns, PlannedRun, Recipe, Scope
+from lpft.experiments.prepare import collect
+from lpft.experiments.run import find_recipe
+from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
+from lpft.results.schema import write_feature_changes
 from lpft.runs.train import train_run
 
 TEXTS = 12
@@ -35,7 +35,7 @@ def found_of(
     folder: Path,
     describe: Callable[[PlannedRun], dict[str, Any] | None] = lambda _: {},
     **changes: Any,
-) -> tuple[Recipe, Found]:
+) -> tuple[Recipe, ExperimentRuns]:
     """The recipe of a name, and its plan as if it had been computed.
 
     ``describe`` gives the settings of :func:`report.run_folders.write_run` for a planned run, or
@@ -56,10 +56,10 @@ def found_of(
     return recipe, collect(scope, plan)[0]
 
 
-def trained_of(name: str, folder: Path, **changes: Any) -> tuple[Recipe, Found]:
+def trained_of(name: str, folder: Path, **changes: Any) -> tuple[Recipe, ExperimentRuns]:
     """The recipe of a name, and its plan really trained, on a tiny model and few texts."""
     recipe = find_recipe(name)
-    tiny = {"model": str(tiny_model()), "tasks": TINY_TASKS, "settings": TINY_SETTINGS}
+    tiny = {"model": str(tiny_model()), "tasks": ("demo",), "settings": TINY_SETTINGS}
     scope = scope_of(recipe, folder, **(tiny | changes))
     plan = recipe.plan(scope)
     for planned in plan.runs:

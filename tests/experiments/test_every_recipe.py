@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from data.release_files import case_of
 
-from lpft.experiments import reproduce as reproduction
-from lpft.experiments.registry import RECIPES
+from lpft.experiments import run as reproduction
+from lpft.experiments.run import RECIPES
 from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import Estimate, Table, read_experiment
 from lpft.results.folder import read_record
@@ -112,4 +112,4 @@ def test_what_several_experiments_need_is_trained_once(everything):
     # Figure 5 keeps the features of its runs, which those before it did not.
     del starts["figure5"]
     assert len(set(starts.values())) == 1
-    assert "are those of experiments before and are copied" in outcome.err
+    assert "results of earlier experiments are copied" in outcome.err

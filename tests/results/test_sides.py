@@ -42,9 +42,9 @@ def test_pairs_need_both_methods():
 def test_a_published_pair_is_compared_at_own_and_at_shared_rates(found):
     own, shared = pairings(found, "cb", ("ft", "lp-ft"))
     assert (own.rates, shared.rates) == ("published", "shared")
-    assert own.first.runs == found.seeds(PUBLISHED, "cb", "ft")
-    assert shared.first.runs == found.seeds(SHARED, "cb", "ft")
-    assert own.second.runs == shared.second.runs == found.seeds(PUBLISHED, "cb", "lp-ft")
+    assert own.first.runs == found.by_seed(PUBLISHED, "cb", "ft")
+    assert shared.first.runs == found.by_seed(SHARED, "cb", "ft")
+    assert own.second.runs == shared.second.runs == found.by_seed(PUBLISHED, "cb", "lp-ft")
     assert own.seeds == (0,)
     assert own.run_names == (
         "runs/cb/ft-rate5e-5-batch16-seed0",
@@ -87,10 +87,10 @@ def test_sides_are_each_method_once_and_random_heads_at_shared_rates_too(found):
 
 
 def test_rates_are_called_published_by_the_runs_own_numbers(found):
-    runs = found.seeds(SHARED, "cb", "ft")
-    assert rates_name("cb", {"ft": found.seeds(PUBLISHED, "cb", "ft")}) == "published"
+    runs = found.by_seed(SHARED, "cb", "ft")
+    assert rates_name("cb", {"ft": found.by_seed(PUBLISHED, "cb", "ft")}) == "published"
     assert rates_name("cb", {"ft": runs}) == "own"
-    assert rates_name("demo", {"ft": found.seeds(PUBLISHED, "demo", "ft")}) == "own"
+    assert rates_name("demo", {"ft": found.by_seed(PUBLISHED, "demo", "ft")}) == "own"
 
 
 def test_the_split_that_is_judged(found):

@@ -217,37 +217,36 @@ def reproduce(options: Namespace) -> int | None:
     if options.name == "list":
         _list_experiments(options, given)
         return None
-    from lpft.experiments.dry_run import format_work, planned_work
-    from lpft.experiments.session import (
-        NotReproduced,
-        check_experiments,
-        plan_experiments,
-        run_experiments,
-    )
-    from lpft.experiments.tiny import TINY_REMARK
+    from lpft.experiments.run import NotReproduced, Session, work_table
     from lpft.report.exhibits.terminal import format_experiment
 
     folder = options.output_dir
     if folder is None:
         folder = default_folder(options.name, given.get("model"), tiny=options.tiny)
-    planned = plan_experiments(options.name, given, folder, tiny=options.tiny)
-    how = {name: getattr(options, name) for name in ("executor", "workers", "resume", "overwrite")}
-    inputs = check_experiments(planned, given, **how)
+    session = Session(
+        options.name,
+        given,
+        folder,
+        tiny=options.tiny,
+        executor=options.executor,
+        workers=options.workers,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
     if options.dry_run:
-        work = {each.recipe.name: planned_work(each.plan, inputs) for each in planned}
+        work = session.work()
         if options.json:
             print_json(work)
             return None
         for name, parts in work.items():
             print(f"{name}:")
-            print_table(*format_work(parts))
+            print_table(*work_table(parts))
         return None
     records = {}
     status = None
-    remarks = (TINY_REMARK,) if options.tiny else ()
-    for ended in run_experiments(planned, inputs, remarks=remarks, **how):
+    for ended in session.run():
         if isinstance(ended, NotReproduced):
-            if len(planned) == 1:
+            if len(session.experiments) == 1:
                 raise ended.error
             print(f"error: {ended.name}: {ended.error}", file=sys.stderr)
             status = 1
@@ -263,11 +262,11 @@ def reproduce(options: Namespace) -> int | None:
 
 
 def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
-    from lpft.experiments.registry import listed
+    from lpft.experiments.run import list_recipes
 
     if given or options.tiny or options.dry_run or options.output_dir is not None:
         raise InputError("no experiment is named: give one of lpft reproduce list, or all")
-    rows = listed()
+    rows = list_recipes()
     if options.json:
         print_json(rows)
         return

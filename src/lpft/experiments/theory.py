@@ -1,37 +1,37 @@
-"""``lpft theory``: the paper's propositions checked numerically, as a table and as JSON."""
+"""``lpft theory``: the propositions checked numerically, and what claims 7 and 8 make of that.
 
-from collections.abc import Sequence
-from dataclasses import asdict
+These are numerical checks on models that are drawn at random, and not estimates: nothing is
+inferred from the seeds, so that a claim has neither an interval nor a smallest number of seeds. It
+holds where no check of any seed fails, and does not where one does.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import lpft
 from lpft.errors import InputError
-from lpft.theory.checks import (
-    LAYERS,
-    LEAST_FALL,
-    LINEAR_WIDTHS,
-    ROUNDING,
-    SIGNIFICANCE,
-    WIDTH,
-    TheoryCheck,
-    first_order_checks,
-    low_rank_checks,
-    orthogonal_checks,
-)
+from lpft.experiments.plan import ExperimentRuns
+from lpft.experiments.steps import Job, Step
+from lpft.experiments.verdicts import WITHOUT_RATES, Outcome, Part
+from lpft.report.numbers import scientific, significant
+from lpft.results.exhibits import Estimate
+from lpft.results.groups import counted
+from lpft.results.judging import Judgement
+from lpft.theory.check import TheoryCheck
+from lpft.theory.first_order_checks import LEAST_FALL, first_order_checks
+from lpft.theory.low_rank_checks import SIGNIFICANCE, low_rank_checks
+from lpft.theory.orthogonal_checks import LINEAR_WIDTHS, ROUNDING, orthogonal_checks
+from lpft.theory.random_bert import LAYERS, WIDTH
 
-__all__ = [
-    "LAYERS",
-    "LEAST_FALL",
-    "LINEAR_WIDTHS",
-    "ROUNDING",
-    "SIGNIFICANCE",
-    "WIDTH",
-    "TheoryCheck",
-    "run_theory",
-    "theory_json",
-    "theory_table",
-]
+logger = logging.getLogger(__name__)
 
-HEADER = ("claim", "setting", "measured", "promised", "holds", "note")
+_HEADER = ("claim", "setting", "measured", "promised", "holds", "note")
 
 
 def run_theory(*, seed: int = 0) -> list[TheoryCheck]:
@@ -54,7 +54,7 @@ def run_theory(*, seed: int = 0) -> list[TheoryCheck]:
 def theory_table(checks: Sequence[TheoryCheck]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of text, one row for each check."""
     verdicts = {True: "yes", False: "NO", None: "vacuous"}
-    rows: list[tuple[str, ...]] = [
+    return _HEADER, [
         (
             check.claim,
             check.setting,
@@ -65,7 +65,6 @@ def theory_table(checks: Sequence[TheoryCheck]) -> tuple[tuple[str, ...], list[t
         )
         for check in checks
     ]
-    return HEADER, rows
 
 
 def theory_json(checks: Sequence[TheoryCheck], *, seed: int) -> dict[str, Any]:
@@ -76,3 +75,181 @@ def theory_json(checks: Sequence[TheoryCheck], *, seed: int) -> dict[str, Any]:
 def _digits(value: float) -> str:
     """Four digits; a probability that they would round up to certainty is not shown as one."""
     return ">0.9999" if 0.99995 <= value < 1 else f"{value:.4g}"
+
+
+# The checks as a step of the experiment ``claims``.
+
+_PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft")
+_CODE = (
+    "analysis",
+    "data",
+    "model",
+    "ntk",
+    "settings",
+    "theory",
+    "training",
+    "experiments/theory.py",
+)
+"""What the checks run, below ``lpft``: the propositions and all that they import."""
+
+
+def _job(seed: int) -> Job[list[TheoryCheck]]:
+    """The checks read no data and no model: their code and the seed decide them."""
+    versions = {name: version(name) for name in _PACKAGES}
+    code = _code_hash(Path(lpft.__file__).parent)
+    identity = {"seed": seed, "versions": versions, "code": code}
+    return Job(f"theory-seed{seed}.json", identity, partial(_checks, seed))
+
+
+def _checks(seed: int) -> list[TheoryCheck]:
+    logger.info("checking the propositions, seed %d", seed)
+    return run_theory(seed=seed)
+
+
+@cache
+def _code_hash(package: Path) -> str:
+    """Of the sources that the checks run, with their places in the package."""
+    digest = sha256()
+    for name in _CODE:
+        place = package / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(path.relative_to(package).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+THEORY: Step[int, list[TheoryCheck]] = Step(
+    list[TheoryCheck], lambda runs: {seed: _job(seed) for seed in runs.scope.seeds}
+)
+"""By seed, the checks of ``lpft theory``."""
+
+
+# Claims 7 and 8.
+
+PREDICTED = Part("error falls tenfold with the rate")
+UNMOVED = Part("Corollary 4.3, orthogonal inputs stay")
+BOUNDED = Part("Proposition 4.4, the bound is kept as often as promised")
+
+_NO_ESTIMATE = "not an estimate: no interval, and no rule on few seeds"
+FIRST_ORDER_REMARK = (
+    f"a numerical check on random BERTs of {LAYERS} layers and width {WIDTH}, {_NO_ESTIMATE}"
+)
+LINEAR_REMARK = (
+    f"a numerical check on random linear models of up to {max(LINEAR_WIDTHS)[0]} inputs, "
+    f"{_NO_ESTIMATE}"
+)
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """What a proposition promises, and how near its checks come to breaking it.
+
+    ``comparison`` names the comparison that a check belongs to, None where it belongs to none;
+    ``to_spare`` is how far a check is from failing, in ``unit``, and ``evidence`` is said of the
+    check with the least to spare.
+    """
+
+    claim: str
+    part: Part | None
+    comparison: Callable[[TheoryCheck], str | None]
+    to_spare: Callable[[TheoryCheck], float]
+    unit: str
+    evidence: Callable[[TheoryCheck], str]
+    remark: str
+
+
+def _bound(claim: str, part: Part | None, form: str) -> _Promise:
+    """Proposition 4.4 in one of two forms."""
+
+    def comparison(check: TheoryCheck) -> str | None:
+        informative = check.holds is not None and check.setting.startswith("r=")
+        return f"Proposition 4.4, {form}" if informative else None
+
+    return _Promise(
+        claim,
+        part,
+        comparison,
+        lambda check: check.measured - check.promised,
+        "of probability, beyond the promised",
+        lambda worst: (
+            f"kept with frequency {significant(worst.measured)}, promised "
+            f"{significant(worst.promised)} ({worst.setting}); less often than promised fails "
+            f"where chance does so with a probability below {scientific(SIGNIFICANCE, 0)}"
+        ),
+        LINEAR_REMARK,
+    )
+
+
+_FIRST_ORDER = (
+    _Promise(
+        "Proposition 4.1",
+        PREDICTED,
+        lambda check: f"Proposition 4.1, {check.setting.partition(', rate')[0]}",
+        lambda check: check.measured - LEAST_FALL,
+        f"times per tenfold smaller rate, beyond {LEAST_FALL:g}",
+        lambda worst: (
+            f"the error falls {significant(worst.measured)} times or more; a fall of less than "
+            f"{LEAST_FALL:g} fails"
+        ),
+        FIRST_ORDER_REMARK,
+    ),
+)
+_LINEAR = (
+    _Promise(
+        "Corollary 4.3",
+        UNMOVED,
+        lambda _: "Corollary 4.3, features of inputs orthogonal to training's",
+        lambda check: ROUNDING - check.measured,
+        f"relative change, short of {ROUNDING:g}",
+        lambda worst: (
+            f"relative change of {scientific(worst.measured)} at most; one beyond "
+            f"{scientific(ROUNDING, 0)}, which is rounding, fails"
+        ),
+        LINEAR_REMARK,
+    ),
+    _bound("Proposition 4.4", BOUNDED, "with the factor sigma^2 r"),
+    _bound("Proposition 4.4 as printed", None, "as printed, which the claim does not rest on"),
+)
+
+
+def first_order_outcomes(runs: ExperimentRuns) -> list[Outcome]:
+    """How much the error of Proposition 4.1's prediction falls with the rate, at the least."""
+    return _outcomes(runs, _FIRST_ORDER)
+
+
+def linear_outcomes(runs: ExperimentRuns) -> list[Outcome]:
+    """What linear models leave of each promise; 4.4 as printed is shown, and not counted."""
+    return _outcomes(runs, _LINEAR)
+
+
+def _outcomes(runs: ExperimentRuns, promises: Sequence[_Promise]) -> list[Outcome]:
+    """Every check must hold; the effect is that of the check with the least to spare."""
+    by_seed = THEORY.read(runs)
+    outcomes = []
+    for promise in promises:
+        compared: dict[str, list[TheoryCheck]] = {}
+        for check in (check for checks in by_seed.values() for check in checks):
+            comparison = promise.comparison(check) if check.claim == promise.claim else None
+            if comparison is not None:
+                compared.setdefault(comparison, []).append(check)
+        for comparison, checks in compared.items():
+            worst = min(checks, key=promise.to_spare)
+            failed = sum(not check.holds for check in checks)
+            judgement = Judgement(
+                effect=Estimate(promise.to_spare(worst), count=len(by_seed)),
+                verdict="does not hold" if failed else "holds",
+                why=f"{promise.evidence(worst)}; {counted(len(checks), 'check')} over "
+                f"{counted(len(by_seed), 'seed')}, "
+                + (f"{failed} of them broken" if failed else "all hold"),
+            )
+            outcomes.append(
+                Outcome(
+                    promise.part,
+                    comparison,
+                    WITHOUT_RATES,
+                    promise.unit,
+                    judgement,
+                    promise.remark,
+                )
+            )
+    return outcomes

@@ -17,9 +17,6 @@ from lpft.data import load_task
 from lpft.model.encoder import build_encoder, quiet_transformers, seeded
 from lpft.training.cache import default_cache_dir
 
-TINY_TASKS = ("demo",)
-TINY_SEEDS = (0, 1)
-TINY_KERNEL_SAMPLES = 8
 TINY_SETTINGS: dict[str, Any] = {
     "epochs": 2,
     "learning_rate": 5e-3,
@@ -27,14 +24,16 @@ TINY_SETTINGS: dict[str, Any] = {
     "max_validation_samples": 24,
     "max_length": 32,
 }
-TINY_REMARK = (
-    "--tiny: a random model of two layers on a few texts of the embedded corpus. The numbers show "
-    "nothing but that the chain works."
-)
 
 _SPECIAL = ("<pad>", "<unk>", "<cls>", "<sep>")
 _VOCABULARY = 500
 _SEED = 0
+
+
+def tiny_scope() -> dict[str, Any]:
+    """Model, tasks, seeds and texts of a kernel, where no others are asked for."""
+    model = str(tiny_model())
+    return {"model": model, "tasks": ("demo",), "seeds": (0, 1), "kernel_samples": 8}
 
 
 def tiny_model() -> Path:

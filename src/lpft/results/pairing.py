@@ -222,7 +222,7 @@ OWN = "own"
 class RunsByPart(Protocol):
     """The finished runs of an experiment, by the part that they play in it."""
 
-    def seeds(self, variant: str, task: str, method: str) -> Mapping[int, Run]:
+    def by_seed(self, variant: str, task: str, method: str) -> Mapping[int, Run]:
         """The runs of one variant by seed."""
         ...
 
@@ -295,7 +295,7 @@ def pairings(found: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairi
     Where a task's own rates are shared already there is one pairing, at shared rates.
     """
     at_own = at_own_rates(found, task, pair)
-    shared = (Side(task, method, SHARED, found.seeds(SHARED, task, method)) for method in pair)
+    shared = (Side(task, method, SHARED, found.by_seed(SHARED, task, method)) for method in pair)
     at_shared = Pairing(*shared)
     if _same_runs(at_own.first.runs, at_shared.first.runs):
         return (at_shared,)
@@ -306,7 +306,7 @@ def pairings(found: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairi
 
 def at_own_rates(found: RunsByPart, task: str, methods: tuple[str, str]) -> Pairing:
     """Two methods at their own rates."""
-    runs = {method: found.seeds(PUBLISHED, task, method) for method in methods}
+    runs = {method: found.by_seed(PUBLISHED, task, method) for method in methods}
     rates = rates_name(task, runs)
     return Pairing(*(Side(task, method, rates, runs[method]) for method in methods))
 

@@ -1,0 +1,447 @@
+"""The recipe ``claims``: the paper's eight claims, each with a verdict computed from runs.
+
+:data:`CLAIMS` has a row for each: its parts, how its comparisons are measured and judged, and what
+is asked of the paper's own means.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from lpft.data import TASKS
+from lpft.errors import InputError
+from lpft.experiments import comparisons as measured
+from lpft.experiments import theory
+from lpft.experiments.figures import SCALES as PAPER_SCALES
+from lpft.experiments.figures import head_scale_plan
+from lpft.experiments.kernels import FT_RATIO, kernel_rows
+from lpft.experiments.measures import (
+    FEATURE_CHANGE,
+    HEAD_NORM,
+    Measure,
+    RunRow,
+    error_measure,
+    eval_sets,
+    measured_table,
+    run_measure,
+    score_measure,
+)
+from lpft.experiments.plan import (
+    ExperimentRuns,
+    Plan,
+    Recipe,
+    Results,
+    Scope,
+    planned_kernels,
+    planned_runs,
+)
+from lpft.experiments.tables import EIGHT_SETS
+from lpft.experiments.verdicts import WITHOUT_RATES, Claim, PublishedQuestion
+from lpft.paper import published_datasets
+from lpft.report.honesty import summarise_feature_change
+from lpft.report.numbers import joined
+from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
+from lpft.results.groups import method_name
+from lpft.results.kernels import FT
+from lpft.results.pairing import (
+    PAIRS,
+    SHARED,
+    Comparison,
+    Match,
+    Pairing,
+    Rates,
+    pairings,
+    pairs_in,
+    sides,
+)
+from lpft.results.quantities import feature_split
+
+METHODS = ("ft", "lp-ft", "lora", "lp-lora")
+
+_KERNEL_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
+_SCORE_TABLES = (8, 10, 16)
+_ECE = ("ece", "calibrated_ece")
+
+
+def _is_ood(dataset: str) -> bool:
+    """Whether a set of the tables of scores is an OOD set of another one."""
+    tasks = {task for table in _SCORE_TABLES for task in published_datasets(table)} & TASKS.keys()
+    return any(dataset in TASKS[task].ood for task in tasks)
+
+
+CLAIMS = (
+    Claim(
+        1,
+        "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA.",
+        (measured.SMALLER_CHANGE,),
+        measured.feature_change_outcomes,
+        "Table 12",
+        tuple(
+            PublishedQuestion(
+                f"{method_name(probed)} below {method_name(random)}",
+                (12,),
+                ((random, "feature_difference"), (probed, "feature_difference")),
+                lambda random, probed: probed < random,
+            )
+            for random, probed in PAIRS
+        ),
+    ),
+    Claim(
+        2,
+        "The norm of the head after linear probing is well above that of its random start, and "
+        "stays there through LP-FT.",
+        (measured.WELL_ABOVE_START, measured.STAYS_THROUGH),
+        measured.head_norm_outcomes,
+        "Table 13",
+        tuple(
+            PublishedQuestion(
+                text,
+                (13,),
+                tuple((method, "head_norm") for method in ("pretrained", "lp", "lp-ft")),
+                agrees,
+            )
+            for text, agrees in (
+                (
+                    measured.ABOVE_QUESTION,
+                    lambda start, probed, _: probed > measured.WELL_ABOVE * start,
+                ),
+                (
+                    measured.STAYS_QUESTION,
+                    lambda start, probed, end: (
+                        probed > start and 100 * abs(end / probed - 1) < measured.STAYS
+                    ),
+                ),
+            )
+        ),
+    ),
+    Claim(
+        3,
+        "The larger the head's scale before fine-tuning, the smaller the feature change.",
+        (measured.FALLS_WITH_SCALE,),
+        measured.head_scale_outcomes,
+        "The paper shows it in figures 3, 10 and 11, and prints no numbers",
+        remark="on the first task alone",
+    ),
+    Claim(
+        4,
+        "Temperature scaling lowers ECE, and lowers it most for LP-FT.",
+        (measured.LOWERS, measured.LOWERS_MOST),
+        measured.calibration_outcomes,
+        "Tables 3, 14 and 15",
+        (
+            *(
+                PublishedQuestion(
+                    f"ECE falls under {method_name(method)}",
+                    (3,),
+                    tuple((method, metric) for metric in _ECE),
+                    lambda before, after: before > after,
+                )
+                for method in METHODS
+            ),
+            PublishedQuestion(
+                "it falls most under LP-FT",
+                (3,),
+                tuple((m, e) for m in ("lp-ft", "ft", "lora", "lp-lora") for e in _ECE),
+                lambda before, after, *others: (
+                    before - after
+                    > max(b - a for b, a in zip(others[::2], others[1::2], strict=True))
+                ),
+            ),
+        ),
+        remark="LP-FT against LoRA and LP-LoRA at own rates alone",
+    ),
+    Claim(
+        5,
+        "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA.",
+        (measured.NEAR, measured.ORDER),
+        measured.ft_ratio_outcomes,
+        "Tables 2 and 9",
+        (
+            *(
+                PublishedQuestion(
+                    measured.near_question(method),
+                    (2,),
+                    ((method, "ft_ratio"),),
+                    lambda ratio, method=method: (
+                        abs(ratio - measured.FT_RATIOS[method]) < measured.RATIO_WIDTHS[method]
+                    ),
+                )
+                for method in measured.FT_RATIOS
+            ),
+            *(
+                PublishedQuestion(
+                    measured.order_question(larger, smaller),
+                    (2,),
+                    ((larger, "ft_ratio"), (smaller, "ft_ratio")),
+                    lambda larger, smaller: larger > smaller,
+                )
+                for larger, smaller in pairwise(measured.FT_RATIOS)
+            ),
+        ),
+    ),
+    Claim(
+        6,
+        "LP-FT is at least as good as FT in distribution, and better out of distribution in most "
+        "cases.",
+        (measured.AT_LEAST, measured.BETTER),
+        measured.score_outcomes,
+        "Tables 8, 10 and 16",
+        (
+            PublishedQuestion(
+                "LP-FT at least FT",
+                _SCORE_TABLES,
+                (("ft", "score"), ("lp-ft", "score")),
+                lambda random, probed: probed >= random,
+                on=lambda dataset: not _is_ood(dataset),
+            ),
+            PublishedQuestion(
+                "LP-FT above FT out of distribution",
+                _SCORE_TABLES,
+                (("ft", "score"), ("lp-ft", "score")),
+                lambda random, probed: probed > random,
+                on=_is_ood,
+            ),
+        ),
+    ),
+    Claim(
+        7,
+        "The first-order prediction of feature and logit change meets the real one as the learning "
+        "rate goes to 0.",
+        (theory.PREDICTED,),
+        lambda runs, _: theory.first_order_outcomes(runs),
+        remark=theory.FIRST_ORDER_REMARK,
+    ),
+    Claim(
+        8,
+        "In linear models Corollary 4.3 holds exactly and Proposition 4.4's bound holds at the "
+        "stated rate.",
+        (theory.UNMOVED, theory.BOUNDED),
+        lambda runs, _: theory.linear_outcomes(runs),
+        remark=theory.LINEAR_REMARK,
+    ),
+)
+"""The claims by their number."""
+
+
+# The recipe.
+
+
+def _plan(scope: Scope) -> Plan:
+    """Each pair of methods at own and at shared rates, scaled heads on one task, and kernels.
+
+    Raises:
+        InputError: the scope's methods hold no pair with and without linear probing.
+    """
+    claimed = _claimed(scope)
+    methods = [method for pair in pairs_in(claimed.methods) for method in pair]
+    if not methods:
+        raise InputError(
+            f"the claims compare ft with lp-ft and lora with lp-lora, found "
+            f"{', '.join(scope.methods)}: name both of a pair with --methods"
+        )
+    most = scope.settings.get("max_train_samples")
+    if most is not None:
+        # No more rows than those trained on choose the epoch and the temperature: the last tenth
+        # of SST-2's training set is 6,735 rows, whose evaluation after every epoch would take
+        # several times as long as training on 500.
+        settings = {"max_validation_samples": most, **scope.settings}
+        claimed = replace(claimed, settings=settings)
+    scaled = measured.scaled_scope(claimed)
+    of_kernels = [method for method in _KERNEL_METHODS if method in claimed.methods]
+    return Plan(
+        runs=(
+            *planned_runs(claimed, methods=methods),
+            *planned_runs(claimed, methods=methods, rates=SHARED),
+            *(head_scale_plan(scaled, measured.SCALES).runs if scaled.methods else ()),
+        ),
+        # Without the regression and the parts of F.
+        kernels=planned_kernels(
+            claimed, of_kernels, {"solver": ("none",), "granularity": ("none",)}
+        ),
+    )
+
+
+def _claimed(scope: Scope) -> Scope:
+    """Only the methods that the paper's claims are on."""
+    return replace(scope, methods=tuple(name for name in scope.methods if name in METHODS))
+
+
+def _show(runs: ExperimentRuns) -> Results:
+    runs = replace(runs, scope=_claimed(runs.scope))
+    verdicts = [verdict for claim in CLAIMS for verdict in claim.verdicts(runs)]
+    return Results(
+        exhibits=tuple(table for table in _tables(runs) if table.rows),
+        verdicts=tuple(verdicts),
+        findings=(_summary(verdicts), *_feature_change_findings(runs)),
+    )
+
+
+def _feature_change_findings(runs: ExperimentRuns) -> list[str]:
+    """How far the LP start moves features beside a random head, and what part the rates have."""
+    sentences = []
+    for task in runs.scope.tasks:
+        for pair in pairs_in(runs.scope.methods):
+            matches = [_match(pairing) for pairing in pairings(runs, task, pair) if pairing.seeds]
+            own = next((match for match in matches if not match.shared), None)
+            shared = tuple(match for match in matches if match.shared)
+            if matches:
+                comparison = Comparison(pair, own, "", shared)
+                sentences.append(f"{task}: {' '.join(summarise_feature_change(comparison))}")
+    return sentences
+
+
+def _match(pairing: Pairing) -> Match:
+    first, second = (
+        [side.runs[seed] for seed in pairing.seeds] for side in (pairing.first, pairing.second)
+    )
+    own, other = (Rates(run.learning_rate, run.batch_size) for run in (first[0], second[0]))
+    return Match(
+        methods=(pairing.first.method, pairing.second.method),
+        rates=(own, other),
+        split=feature_split([*first, *second]),
+        runs=tuple(zip(first, second, strict=True)),
+    )
+
+
+def _tables(runs: ExperimentRuns) -> list[Table]:
+    """The numbers behind the verdicts, and the published ones."""
+    tables = [
+        _method_table(
+            runs,
+            "feature-change",
+            "Feature change of the test samples",
+            (FEATURE_CHANGE,),
+            (12,),
+            "Mean L2 distance of the features from their pre-trained values.",
+        ),
+        _method_table(
+            runs,
+            "head-norm",
+            "Norm of the head before and after fine-tuning",
+            (
+                run_measure(
+                    "at the start of fine-tuning", lambda run, _: run.head_norm("norm_at_start")
+                ),
+                replace(HEAD_NORM, heading="Norm(C) at the end"),
+            ),
+            (13,),
+            "Frobenius norm of the head's weights.",
+        ),
+        _method_table(
+            runs,
+            "calibration",
+            "Calibration error without and with temperature",
+            (
+                error_measure("ECE without T", "ece", calibrated=False),
+                error_measure("ECE with T", "ece", calibrated=True),
+            ),
+            (3,),
+            "Per cent, 15 equal-width bins of the top probability; T is fitted on validation.",
+        ),
+        _method_table(
+            runs,
+            "scores",
+            "Scores in and out of distribution",
+            (score_measure("score"),),
+            _SCORE_TABLES,
+            "The task's own metric, per cent.",
+            ood=True,
+        ),
+    ]
+    ratios = [row for row in kernel_rows(runs) if row.kernel == FT and row.ft_ratio is not None]
+    ratios.sort(key=lambda row: (runs.scope.tasks.index(row.task), str(row.method)))
+    tables.append(
+        measured_table(
+            "ft-ratio",
+            "FT ratio at the start of each method",
+            runs.scope.model,
+            ("Task", "Method"),
+            [(row.labels[:2], row) for row in ratios],
+            (FT_RATIO,),
+            "The share of the first step's change of logits that comes through the features, by "
+            f"norm, of {runs.scope.kernel_samples} training samples at most (published: 250). "
+            "Mean ± standard deviation over seeds.",
+        )
+    )
+    return tables
+
+
+def _method_table(
+    runs: ExperimentRuns,
+    name: str,
+    title: str,
+    measures: Sequence[Measure[RunRow]],
+    published: tuple[int, ...],
+    note: str,
+    *,
+    ood: bool = False,
+) -> Table:
+    """A row for each set, method and choice of rates; published numbers in a method's first."""
+    rows = []
+    for where in eval_sets(runs, ood=ood):
+        named: set[str] = set()
+        for side in sides(runs, where.task, runs.scope.methods):
+            if side.runs:
+                tables = () if side.method in named else published
+                row = RunRow(side.method, where, (side.runs,), tables)
+                rows.append(((where.label, side.name, side.rates), row))
+                named.add(side.method)
+    return measured_table(
+        name,
+        title,
+        runs.scope.model,
+        ("Data", "Method", "Rates"),
+        rows,
+        measures,
+        f"{note} Shared rates: the learning rate and batch size of the method that starts from "
+        "linear probing, for the one with the random head too. Published numbers are at the "
+        "paper's own rates. Mean ± standard deviation over seeds.",
+    )
+
+
+def _summary(verdicts: Sequence[Verdict]) -> str:
+    """Which claims hold and which do not: as wholes, then at each choice of rates."""
+    by_rates: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.comparison == OVERALL:
+            by_rates.setdefault(verdict.rates, []).append(verdict)
+    whole = by_rates.pop(WITHOUT_RATES)
+    sentences = [f"Of the paper's {len(whole)} claims, taken as wholes: {_listed(whole)}."]
+    sentences += [f"At {name} rates alone {_listed(at)}." for name, at in by_rates.items()]
+    return " ".join(sentences)
+
+
+def _listed(verdicts: Sequence[Verdict]) -> str:
+    """``claims 1 and 2 hold; claim 3 cannot be told``, those of one verdict together."""
+    words: dict[VerdictName, tuple[str, str]] = {
+        "holds": ("claim {} holds", "claims {} hold"),
+        "does not hold": ("claim {} does not hold", "claims {} do not hold"),
+        "cannot tell": ("claim {} cannot be told", "claims {} cannot be told"),
+    }
+    by_verdict: dict[VerdictName, list[str]] = {}
+    for verdict in verdicts:
+        by_verdict.setdefault(verdict.verdict, []).append(str(verdict.claim))
+    return "; ".join(
+        words[verdict][len(numbers) > 1].format(joined(numbers))
+        for verdict, numbers in by_verdict.items()
+    )
+
+
+RECIPE = Recipe(
+    name="claims",
+    title="The paper's claims",
+    source="the text",
+    tasks=(*EIGHT_SETS, "amazon"),
+    methods=METHODS,
+    plan=_plan,
+    show=_show,
+    step=theory.THEORY,
+    kernel_samples=measured.KERNEL_TEXTS,
+    limits=(
+        f"Claim 3 is tried on the first task alone, at {len(measured.SCALES)} of the paper's "
+        f"{len(PAPER_SCALES)} scales and each method's own rates; figures 3, 10 and 11 have all "
+        "scales.",
+        "Claim 4 compares LP-FT with LoRA and LP-LoRA at each method's own rates alone: of the "
+        "rates' part in these differences nothing is known.",
+    ),
+)

@@ -1,1 +1,0 @@
-"""The paper's eight claims, one file each: what is compared, and the verdicts on it."""

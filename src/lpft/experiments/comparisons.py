@@ -1,0 +1,535 @@
+"""The comparisons that claims 1 to 6 rest on, measured from runs and kernels, each with a verdict.
+
+Claims 7 and 8 are measured in :mod:`lpft.experiments.theory`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from lpft.analysis.resampling import Resampled, Statistic, resample, without_samples
+from lpft.experiments.figures import CORRELATIONS, rank_correlations, scaled_runs
+from lpft.experiments.measures import random_head_norm
+from lpft.experiments.plan import ExperimentRuns, Scope
+from lpft.experiments.verdicts import (
+    WITHOUT_RATES,
+    Case,
+    Outcome,
+    Part,
+    judge_cases,
+    published_mean,
+)
+from lpft.report.numbers import MINUS, decimals_for, ratio_text, with_sd
+from lpft.report.reading import change_digits
+from lpft.results.groups import Spread, counted, method_name, metric_name
+from lpft.results.judging import Measured
+from lpft.results.kernels import KernelRecord, read_ft_ratio
+from lpft.results.pairing import (
+    PAIRS,
+    PUBLISHED,
+    SHARED,
+    Pairing,
+    Side,
+    all_runs,
+    at_own_rates,
+    pairings,
+    pairs_in,
+    rates_name,
+    sides,
+    spread_of,
+)
+from lpft.results.quantities import (
+    PER_CENT,
+    ByRun,
+    calibration_error,
+    feature_change,
+    feature_split,
+    judged_split,
+    same_samples,
+    task_score,
+)
+from lpft.results.schema import Run, number
+
+
+def _pair_evidence(
+    pairing: Pairing, statistics: Sequence[tuple[Resampled, Resampled]], digits: int, by: str = ""
+) -> str:
+    """``12.0 ± 1.0 under FT, 4.0 ± 0.5 under LP-FT``."""
+    by_side = zip(*statistics, strict=True) if statistics else ((), ())
+    return ", ".join(
+        f"{by}{with_sd(spread_of(of_side), digits)} under {side.name}"
+        for side, of_side in zip((pairing.first, pairing.second), by_side, strict=True)
+    )
+
+
+# Claim 1: features change less from the LP solution than from a random head.
+
+SMALLER_CHANGE = Part("smaller feature change")
+
+
+def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+    """``Diff(F)`` from a random head less that from the LP solution."""
+    cases: list[Case] = []
+    for task in runs.scope.tasks:
+        pairs = pairs_in(runs.scope.methods)
+        compared = [pairing for pair in pairs for pairing in pairings(runs, task, pair)]
+        every = all_runs(compared)
+        by_run = feature_change().on_draws(every, feature_split(every), generator)
+        for pairing in compared:
+            changes = pairing.statistics(by_run)
+            digits = change_digits([change.value for pair in changes for change in pair])
+            measured = Measured(
+                task=task,
+                subject=f"{pairing.second.name} below {pairing.first.name}",
+                rates=pairing.rates,
+                effects=tuple(random - probed for random, probed in changes),
+                runs=pairing.run_names,
+            )
+            evidence = _pair_evidence(pairing, changes, digits)
+            cases.append(Case(SMALLER_CHANGE, measured, "L2 distance", evidence))
+    return judge_cases(cases, generator=generator)
+
+
+# Claim 2: linear probing leaves a large head, and LP-FT keeps it.
+#
+# A head that linear probing leaves no larger than a random one decides the claim by that alone. How
+# it changes afterwards is not asked: beside a norm near 0 any change is large, and there is no
+# large head to keep.
+
+WELL_ABOVE = 2.0
+"""Norm after linear probing over that of the random start: more than this is "well above"."""
+
+STAYS = 20.0
+"""Change of the norm along fine-tuning, in per cent: less than this is "stays".
+
+In the paper SST-2's head goes from 132 to 109, 17 per cent, and the others change by 2 per cent at
+most, but for WSC's: 2.26e-4 after linear probing, where a random head has 0.795, and 0.108 after
+LP-FT (table 13)."""
+
+WELL_ABOVE_START, STAYS_THROUGH = Part("well above the random start"), Part("stays through LP-FT")
+ABOVE_QUESTION = f"LP head more than {WELL_ABOVE:g} times its random start"
+STAYS_QUESTION = f"norm within {STAYS:g} % through LP-FT"
+
+
+def head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+    """The norm before probing, after it and along fine-tuning, in the runs of each seed.
+
+    No sample enters: the intervals are over seeds alone.
+    """
+    if "lp-ft" not in runs.scope.methods:
+        return []
+    cases = []
+    for task in runs.scope.tasks:
+        by_seed = runs.by_seed(PUBLISHED, task, "lp-ft")
+        starts = {seed: random_start(runs, task, seed) for seed in by_seed}
+        cases += [_norm_above(task, by_seed, starts), _norm_stays(task, by_seed, starts)]
+    return judge_cases(cases, generator=generator)
+
+
+def random_start(runs: ExperimentRuns, task: str, seed: int) -> float | None:
+    """The norm of a seed's random head, from a run that began with it."""
+    norms = (
+        random_head_norm(run)
+        for (_, of_task, _, of_seed), run in runs.runs.items()
+        if (of_task, of_seed) == (task, seed)
+    )
+    return next((norm for norm in norms if norm is not None), None)
+
+
+def largest_change(run: Run) -> float | None:
+    """The largest ``|  ||V|| / ||V_start|| - 1 |`` along a training and at its end, in per cent."""
+    start, end = run.head_norm("norm_at_start"), run.head_norm("norm")
+    if start is None or end is None or start == 0:
+        return None
+    along = (
+        number(row.get("head_norm")) for row in run.history if row.get("event") == "evaluation"
+    )
+    return max(100 * abs(norm / start - 1) for norm in (end, *along) if norm is not None)
+
+
+def _norm_above(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
+    known = {
+        seed: (start, norm)
+        for seed, start in starts.items()
+        if start and (norm := runs[seed].head_norm("norm_at_start")) is not None
+    }
+    ratios = [norm / start for start, norm in known.values()]
+    norms = ([pair[number] for pair in known.values()] for number in (0, 1))
+    start, after = (with_sd(Spread.of(each), decimals_for(each)) for each in norms)
+    return Case(
+        part=WELL_ABOVE_START,
+        measured=Measured(
+            task=task,
+            subject=ABOVE_QUESTION,
+            rates=WITHOUT_RATES,
+            effects=tuple(without_samples(ratio - WELL_ABOVE) for ratio in ratios),
+            runs=tuple(runs[seed].name for seed in known),
+            bounds=(-WELL_ABOVE, math.inf),
+        ),
+        unit=f"times the random start's norm, beyond {WELL_ABOVE:g}",
+        evidence=f"norm {start} at random, {after} after LP: {with_sd(Spread.of(ratios), 2)} times",
+    )
+
+
+def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
+    def is_small(seed: int, run: Run) -> bool:
+        """Whether linear probing left no larger head than the random one, where that is known."""
+        start, probed = starts[seed], run.head_norm("norm_at_start")
+        return start is not None and probed is not None and probed <= start
+
+    large = {seed: run for seed, run in runs.items() if not is_small(seed, run)}
+    known = {
+        seed: change for seed, run in large.items() if (change := largest_change(run)) is not None
+    }
+    small = len(runs) - len(large)
+    left_out = (
+        f"linear probing leaves {counted(small, 'head')} no larger than the random start, beside "
+        "which any change is large"
+    )
+    evidence = f"the norm changes by {with_sd(Spread.of(known.values()), 1)} % at most"
+    return Case(
+        part=STAYS_THROUGH,
+        measured=Measured(
+            task=task,
+            subject=STAYS_QUESTION,
+            rates=WITHOUT_RATES,
+            effects=tuple(without_samples(STAYS - change) for change in known.values()),
+            runs=tuple(runs[seed].name for seed in known),
+            bounds=(-math.inf, STAYS),
+        ),
+        unit=f"per cent of change, short of {STAYS:g}",
+        evidence=f"{evidence}, but {left_out}" if small else evidence,
+        remark="not asked: the LP head is not above its random start"
+        if small and not known
+        else "",
+        missing=left_out if small else "",
+    )
+
+
+# Claim 3: the larger the scale of the head before fine-tuning, the less features change.
+
+SCALES = (0.1, 1.0, 10.0, 100.0)
+"""Fewer than the paper's, and on the first task alone: each is a run of every method and seed."""
+
+FALLS_WITH_SCALE = Part("feature change falls with the scale")
+
+
+def scaled_scope(scope: Scope) -> Scope:
+    methods = tuple(method for method in ("ft", "lp-ft") if method in scope.methods)
+    return replace(scope, tasks=scope.tasks[:1], methods=methods)
+
+
+def head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+    """Minus Spearman's correlation of scale and ``Diff(F)``, over seeds and samples."""
+    scope = scaled_scope(runs.scope)
+    cases = []
+    for task in scope.tasks:
+        for method in scope.methods:
+            scaled = scaled_runs(runs, task, method)
+            every = [run for by_scale in scaled.values() for run in by_scale.values()]
+            at_some_scale = {seed: next(iter(scales.values())) for seed, scales in scaled.items()}
+            correlations = rank_correlations(scaled, feature_split(every), generator=generator)
+            spread = spread_of(correlations.values())
+            measured = Measured(
+                task=task,
+                subject=f"{method_name(method)} at scales "
+                + ", ".join(f"{scale:g}" for scale in SCALES),
+                rates=rates_name(task, {method: at_some_scale}),
+                effects=tuple(-correlation for correlation in correlations.values()),
+                runs=tuple(run.name for seed in correlations for run in scaled[seed].values()),
+                bounds=CORRELATIONS,
+            )
+            evidence = f"rank correlation {with_sd(spread, 2)}"
+            cases.append(Case(FALLS_WITH_SCALE, measured, "rank correlation, negative", evidence))
+    return judge_cases(cases, generator=generator)
+
+
+# Claim 4: one temperature lowers ECE, and lowers it most for LP-FT.
+
+LOWERS, LOWERS_MOST = Part("lowers ECE"), Part("most for LP-FT")
+_ECE_UNIT = "points of ECE"
+
+
+def calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+    """ECE without the run's temperature less ECE with it, and how much more LP-FT gains.
+
+    The temperature is that of the run: its validation samples are not drawn anew.
+    """
+    lowers: list[Case] = []
+    most: list[Case] = []
+    for task in runs.scope.tasks:
+        of_task = sides(runs, task, runs.scope.methods)
+        by_run = _ece_gains(of_task, generator)
+        lowers += [_lowers_ece(side, by_run, _also_at(side, of_task)) for side in of_task]
+        methods = dict.fromkeys(side.method for side in of_task)
+        if "lp-ft" in methods:
+            compared = [
+                *pairings(runs, task, ("ft", "lp-ft")),
+                *(
+                    at_own_rates(runs, task, (method, "lp-ft"))
+                    for method in methods
+                    if method not in ("ft", "lp-ft")
+                ),
+            ]
+            most += [_lowers_most(pairing, by_run) for pairing in compared]
+    return judge_cases([*lowers, *most], generator=generator)
+
+
+def _ece_gains(of_task: Sequence[Side], generator: np.random.Generator) -> ByRun:
+    """By how many points the temperature lowers each run's ECE, on the same draws."""
+    every = [run for side in of_task for run in side.runs.values()]
+    split, same = judged_split(every), deepcopy(generator)
+    before = calibration_error(calibrated=False).on_draws(every, split, generator)
+    after = calibration_error(calibrated=True).on_draws(every, split, same)
+    return {folder: (before[folder] - after[folder]) * PER_CENT for folder in before}
+
+
+def _also_at(side: Side, of_task: Sequence[Side]) -> tuple[str, ...]:
+    """Shared rates are those of the LP start: its runs at its own rates stand for both."""
+    partners = {random for random, probed in PAIRS if probed == side.method}
+    shared = any(other.rates == SHARED and other.method in partners for other in of_task)
+    return (SHARED,) if shared and side.rates != SHARED else ()
+
+
+def _lowers_ece(side: Side, by_run: ByRun, also_at: tuple[str, ...]) -> Case:
+    gains = tuple(by_run[run.folder] for run in side.runs.values())
+    unscaled = sum(run.temperature == 1 for run in side.runs.values())
+    note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
+    spread = spread_of(gains)
+    return Case(
+        part=LOWERS,
+        measured=Measured(side.task, side.name, side.rates, gains, side.run_names),
+        unit=_ECE_UNIT,
+        evidence=f"lower by {with_sd(spread, 1)} points{note}",
+        also_at=also_at,
+    )
+
+
+def _lowers_most(pairing: Pairing, by_run: ByRun) -> Case:
+    gains = pairing.statistics(by_run)
+    own_rates_alone = "at each method's own rates alone, which may make the difference"
+    return Case(
+        part=LOWERS_MOST,
+        measured=Measured(
+            task=pairing.task,
+            subject=f"{pairing.second.name} more than {pairing.first.name}",
+            rates=pairing.rates,
+            effects=tuple(best - other for other, best in gains),
+            runs=pairing.run_names,
+        ),
+        unit=_ECE_UNIT,
+        evidence=f"lower {_pair_evidence(pairing, gains, 1, 'by ')}",
+        remark="" if pairing.first.method == "ft" else own_rates_alone,
+    )
+
+
+# Claim 5: the FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA.
+
+FT_RATIOS = {"lp-ft": 1.0, "ft": 0.2, "lora": 0.0}
+"""The claimed ratios, largest first."""
+
+RATIO_WIDTHS = {"lp-ft": 0.25, "ft": 0.1, "lora": 0.05}
+"""How far from it still counts as near; the bands do not meet, so their order follows."""
+
+KERNEL_TEXTS = 60
+"""Texts of a split whose kernel is computed; the paper's 250 take several times as long, for a
+ratio that is a mean over texts."""
+
+NEAR, ORDER = Part("near its number"), Part("in this order")
+
+_Ratios = Mapping[int, tuple[str, Resampled]]
+"""By seed: the name of the kernels, and the ratio."""
+
+
+def near_question(method: str) -> str:
+    return f"{method_name(method)} within {RATIO_WIDTHS[method]:g} of {FT_RATIOS[method]:g}"
+
+
+def order_question(larger: str, smaller: str) -> str:
+    return f"{method_name(larger)} above {method_name(smaller)}"
+
+
+def ft_ratio_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+    """Distance of each method's ratio from its number, and that the ratios keep their order.
+
+    The texts that the ratio is a mean over are drawn; those in its inner sums are not.
+    """
+    methods = [method for method in FT_RATIOS if method in runs.scope.methods]
+    near: list[Case] = []
+    order: list[Case] = []
+    for task in runs.scope.tasks:
+        ratios = _ft_ratios(runs, task, methods, generator)
+        near += [_near(task, method, ratios[method]) for method in methods]
+        order += [
+            _larger(task, larger, smaller, ratios[larger], ratios[smaller])
+            for larger, smaller in pairwise(methods)
+        ]
+    return judge_cases([*near, *order], generator=generator)
+
+
+def _ft_ratios(
+    runs: ExperimentRuns, task: str, methods: Sequence[str], generator: np.random.Generator
+) -> dict[str, _Ratios]:
+    """The ratios of every method and seed, on the same draws of the texts."""
+    known: dict[tuple[str, int], KernelRecord] = {
+        (method, seed): kernels
+        for method in methods
+        for seed, kernels in runs.kernels_by_seed(task).items()
+        if any(one.method == method and one.ft_ratio is not None for one in kernels.methods)
+    }
+    if not known:
+        return {method: {} for method in methods}
+
+    def mean_ratio(method: str, kernels: KernelRecord) -> Statistic:
+        parts = read_ft_ratio(kernels.folder, method)
+        quotients = parts.numerator / parts.denominator
+        return lambda rows: float(quotients[rows].mean())
+
+    resampled = resample(
+        {(method, seed): mean_ratio(method, known[method, seed]) for method, seed in known},
+        same_samples({kernels.name: kernels.labels["train"] for kernels in known.values()}),
+        generator=generator,
+    )
+    return {
+        method: {
+            seed: (known[method, seed].name, ratio)
+            for (of_method, seed), ratio in resampled.items()
+            if of_method == method
+        }
+        for method in methods
+    }
+
+
+def _near(task: str, method: str, ratios: _Ratios) -> Case:
+    expected, width = FT_RATIOS[method], RATIO_WIDTHS[method]
+    published = published_mean(2, task, method, "ft_ratio")
+    beside = "" if published is None else f" (published {ratio_text(published)})"
+    return Case(
+        part=NEAR,
+        measured=Measured(
+            task=task,
+            subject=near_question(method),
+            rates=WITHOUT_RATES,
+            effects=tuple(-abs(value + -expected) + width for _, value in ratios.values()),
+            runs=tuple(name for name, _ in ratios.values()),
+            bounds=(-math.inf, width),
+        ),
+        unit=f"of FT ratio, nearer than the {width:g} allowed",
+        evidence=f"FT ratio {_ratio_spread(ratios)}{beside}",
+    )
+
+
+def _larger(task: str, larger: str, smaller: str, high: _Ratios, low: _Ratios) -> Case:
+    seeds = [seed for seed in high if seed in low]
+    return Case(
+        part=ORDER,
+        measured=Measured(
+            task=task,
+            subject=order_question(larger, smaller),
+            rates=WITHOUT_RATES,
+            effects=tuple(high[seed][1] - low[seed][1] for seed in seeds),
+            runs=tuple(high[seed][0] for seed in seeds),
+        ),
+        unit="of FT ratio",
+        evidence=f"{_ratio_spread(high)} for {method_name(larger)}, {_ratio_spread(low)} for "
+        f"{method_name(smaller)}",
+    )
+
+
+def _ratio_spread(ratios: _Ratios) -> str:
+    spread = spread_of(ratio for _, ratio in ratios.values())
+    if spread is None or spread.sd is None:
+        return ratio_text(None if spread is None else spread.mean)
+    return f"{ratio_text(spread.mean)} ± {ratio_text(spread.sd)}"
+
+
+# Claim 6: LP-FT is at least as good as FT in distribution, and better out of it in most cases.
+#
+# "In most cases" is read over both halves of the sentence: of every case the paper's own means
+# would not allow the first.
+
+MARGIN = 1.0
+"""In points. An interval around 0 is "at least as good" where all of it lies above minus so many;
+one below 0 is worse, by however little."""
+
+AT_LEAST = Part("at least FT in distribution", "most")
+BETTER = Part("above FT out of distribution", "most")
+
+
+def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+    """The task's metric of LP-FT less that of FT, in points."""
+    if not {"ft", "lp-ft"} <= set(runs.scope.methods):
+        return []
+    cases: list[Case] = []
+    for task in runs.scope.tasks:
+        compared = pairings(runs, task, ("ft", "lp-ft"))
+        every = all_runs(compared)
+        tested = judged_split(every)
+        for split in dict.fromkeys((tested, *(name for run in every for name in run.ood_splits))):
+            by_run = task_score().on_draws(every, split, generator)
+            data = task if split == tested else f"{task}, {split.removeprefix('ood/')}"
+            cases += [_score_case(pairing, by_run, data) for pairing in compared]
+    # The same draws of a difference larger by the margin tell whether all of it lies above -margin.
+    same = deepcopy(generator)
+    outcomes = judge_cases(cases, generator=generator)
+    ahead = [
+        replace(
+            case,
+            measured=replace(
+                case.measured, effects=tuple(one + MARGIN for one in case.measured.effects)
+            ),
+        )
+        for case in cases
+    ]
+    with_margin = judge_cases(ahead, generator=same)
+    return [
+        _at_least(outcome, shifted) if outcome.part == AT_LEAST else outcome
+        for outcome, shifted in zip(outcomes, with_margin, strict=True)
+    ]
+
+
+def _score_case(pairing: Pairing, by_run: ByRun, data: str) -> Case:
+    in_distribution = data == pairing.task
+    first, second = pairing.first.name, pairing.second.name
+    scores = [(one * PER_CENT, other * PER_CENT) for one, other in pairing.statistics(by_run)]
+    metrics = dict.fromkeys(metric_name(run.metric) for run in pairing.second.runs.values())
+    return Case(
+        part=AT_LEAST if in_distribution else BETTER,
+        measured=Measured(
+            task=data,
+            subject=f"{second} at least {first}, within {MARGIN:g} point"
+            if in_distribution
+            else f"{second} above {first}",
+            rates=pairing.rates,
+            effects=tuple(probed - random for random, probed in scores),
+            runs=pairing.run_names,
+        ),
+        unit="points",
+        evidence=f"{next(iter(metrics), 'score')} {_pair_evidence(pairing, scores, 1)}",
+    )
+
+
+def _at_least(outcome: Outcome, shifted: Outcome) -> Outcome:
+    """What the difference itself says, and what the margin says where its interval holds 0.
+
+    ``shifted`` is the outcome on the same draws of a difference larger by the margin.
+    """
+    judgement, effect = outcome.judgement, outcome.judgement.effect
+    if effect.low is None or effect.high is None:
+        return outcome
+    if effect.high < 0:
+        if judgement.verdict == "cannot tell":
+            return outcome
+        worse = f"worse, by less than {MARGIN:g} point" if effect.low > -MARGIN else "worse"
+        return replace(outcome, judgement=replace(judgement, why=f"{judgement.why}: {worse}"))
+    if judgement.verdict == "cannot tell" and shifted.judgement.verdict == "holds":
+        why = (
+            f"{judgement.why}; all of it lies above {MINUS}{MARGIN:g}: at least as good within "
+            f"{MARGIN:g} point"
+        )
+        return replace(outcome, judgement=replace(judgement, verdict="holds", why=why))
+    return outcome

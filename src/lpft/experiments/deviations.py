@@ -1,0 +1,253 @@
+"""Sentences on how an experiment differs from the paper's, computed from its plan and its data.
+
+That includes bugs of the reference implementation that bear on the published numbers and are not
+repeated here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lpft import paper
+from lpft.experiments.plan import Plan, Recipe, Scope
+from lpft.experiments.prepare import Inputs
+from lpft.report.notes import ATTENTION, FOLDS, HALVED, kernel_faults
+from lpft.report.numbers import joined, whole
+from lpft.results.groups import counted, method_name, metric_name, model_name, rate
+from lpft.results.pairing import SHARED
+from lpft.settings import TrainingSettings, get_method
+from lpft.settings.configs import RunConfig
+
+_PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
+_FIXED = {
+    "pooling": ("first", "Pooling: {}, in the paper the first token."),
+    "epochs": (float(paper.EPOCHS), f"Epochs: {{:g}}, in the paper {paper.EPOCHS}."),
+    "max_length": (
+        paper.MAX_LENGTH,
+        f"Texts are cut at {{}} tokens, in the paper {paper.MAX_LENGTH}.",
+    ),
+    "weight_decay": (0.0, "Weight decay {:g}, in the paper none."),
+    "head_bias": (True, "The head has no bias, in the paper it has one."),
+    "class_weight": (None, "Classes are weighed ({}), in the paper they are not."),
+    "template": (0, "Input template {}, in the paper 0."),
+    "precision": ("float32", "Fine-tuning in {}, where float32 is this library's default."),
+}
+"""Settings that the paper has one value of, with what to say of another one."""
+
+_FACTORS = {"lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha"}
+_RATES = {"learning_rate": "Learning rate", "batch_size": "Batch size", **_FACTORS}
+
+
+def deviations_from_paper(
+    recipe: Recipe, plan: Plan, inputs: Inputs, scope: Scope
+) -> tuple[str, ...]:
+    """Model, seeds, tasks, rows and settings other than the paper's; bugs not repeated."""
+    sentences = [
+        *_model(scope.model),
+        *_seeds(scope.seeds, plan),
+        *_left_out("tasks", recipe.tasks, scope.tasks),
+        *_left_out("methods", recipe.methods, scope.methods),
+        *_protocol(plan),
+        *_best_epochs(plan, inputs),
+        *_fixed_settings(plan, inputs),
+        *_hyperparameters(plan),
+        *_rows(plan, inputs),
+        *_kernel_samples(plan, scope.kernel_samples),
+        *recipe.limits,
+        *(f"Not repeated: {bug}" for bug in reference_bugs(plan, inputs)),
+    ]
+    return tuple(dict.fromkeys(sentences))
+
+
+def _model(model: str) -> Iterator[str]:
+    if model not in _PAPERS_OWN_NAMES:
+        yield (
+            f"The model is {model_name(model)}; the published numbers are of {paper.MODEL} and "
+            "cannot be met by another."
+        )
+
+
+def _seeds(asked: tuple[int, ...], plan: Plan) -> Iterator[str]:
+    if len(asked) != paper.SEEDS:
+        yield f"{counted(len(asked), 'seed').capitalize()}, in the paper {paper.SEEDS}."
+    planned = {run.seed for run in plan.runs} | {kernels.seed for kernels in plan.kernels}
+    used = [str(seed) for seed in asked if seed in planned]
+    if len(used) < len(asked):
+        yield f"Of the seeds {joined(list(map(str, asked)))} only {joined(used)} {_are(used)} used."
+
+
+def _left_out(what: str, published: tuple[str, ...], chosen: tuple[str, ...]) -> Iterator[str]:
+    missing = [name for name in published if name not in chosen]
+    added = [name for name in chosen if name not in published]
+    if missing:
+        yield f"Of the paper's {what} {joined(missing)} {_are(missing)} left out."
+    if added:
+        yield f"The paper's experiment does not have the {what} {joined(added)}."
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _protocol(plan: Plan) -> Iterator[str]:
+    if any(config.data.split_protocol != "paper" for config in plan.input_configs):
+        yield (
+            "Validation rows are a tenth of each class (stratified protocol), in the paper the "
+            "last tenth of the training rows; learning rates and batch sizes are this library's "
+            "defaults unless they were given."
+        )
+
+
+def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
+    """Tasks whose best epoch another metric than accuracy chooses."""
+    by_metric: dict[str, dict[str, None]] = {}
+    for config in plan.run_configs:
+        metric = inputs.data(config).metric
+        if metric != "accuracy" and get_method(config.training.method).fine_tunes:
+            by_metric.setdefault(metric, {}).setdefault(_task(config))
+    return [
+        f"The best epoch on {joined(list(tasks))} is the one of the highest {metric_name(metric)} "
+        "on validation, in the paper of the highest accuracy."
+        for metric, tasks in by_metric.items()
+    ]
+
+
+def _fixed_settings(plan: Plan, inputs: Inputs) -> list[str]:
+    planned = [(config.flat(), config) for config in plan.run_configs]
+    planned += [(each.config.flat(), each.config.run) for each in plan.kernels]
+    values: dict[str, dict[Any, None]] = {name: {} for name in _FIXED}
+    for settings, config in planned:
+        settings["pooling"] = inputs.pooling(config)
+        for name in _FIXED.keys() & settings.keys():
+            values[name].setdefault(settings[name])
+    return [
+        sentence.format(value)
+        for name, (published, sentence) in _FIXED.items()
+        for value in values[name]
+        if value is not None and value != published
+    ]
+
+
+def _hyperparameters(plan: Plan) -> Iterator[str]:
+    """Learning rate, batch size, rank and alpha at each method's own rates, where not published."""
+    differing: dict[str, list[str]] = {}
+    unpublished: dict[str, None] = {}
+    for (task, method), (settings, names) in _own_settings(plan).items():
+        published = paper.published_hyperparameters(task, method)
+        if published is None:
+            if "learning_rate" in names and settings.learning_rate is not None:
+                unpublished.setdefault(task)
+            continue
+        for name, words in names.items():
+            value = getattr(settings, name)
+            if value is not None and name in published and value != published[name]:
+                cases = differing.setdefault(f"{words} {_short(name, value)}", [])
+                own = _short(name, published[name])
+                cases.append(f"{method_name(method)} on {task} ({own})")
+    for setting, cases in differing.items():
+        yield f"{setting} where the paper has its own: {joined(cases)}."
+    if unpublished:
+        yield (
+            f"The paper has no learning rate and batch size for {joined(list(unpublished))}: these "
+            "are this library's defaults, or what was given."
+        )
+
+
+def _own_settings(plan: Plan) -> dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]]:
+    """By task and method the settings at its own rates, and those of :data:`_RATES` it uses."""
+    own: dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]] = {}
+    for run in plan.runs:
+        if run.variant != SHARED:
+            own.setdefault((run.task, run.method), (run.config.training, _RATES))
+    for planned in plan.kernels:
+        for method in planned.config.kernels.methods:
+            own.setdefault((planned.task, method), (planned.config.run.training, _FACTORS))
+    return own
+
+
+def _short(name: str, value: float) -> str:
+    return rate(value) if name == "learning_rate" else f"{value:g}"
+
+
+def _rows(plan: Plan, inputs: Inputs) -> Iterator[str]:
+    """Rows of each split beside the published counts where these differ, and the data's notes."""
+    for config in plan.input_configs:
+        data, task = inputs.data(config), _task(config)
+        counts = {split: len(examples) for split, examples in data.splits().items()}
+        size = paper.published_size(task)
+        if size is None:
+            yield f"The paper has no results on {task}."
+        else:
+            published = {"train": size.train, "validation": size.validation, "test": size.test}
+            unit = "" if size.unit == "rows" else f" {size.unit}"
+            differing = [
+                f"{whole(counts[split])} {split} rows, the paper counts {whole(rows)}{unit}"
+                for split, rows in published.items()
+                if split in counts and rows is not None and counts[split] != rows
+            ]
+            if differing:
+                yield f"{task}: {'; '.join(differing)}."
+        for split in data.ood:
+            size, rows = paper.published_size(split), counts[f"ood/{split}"]
+            if size is not None and size.test is not None and size.test != rows:
+                yield f"{split}: {whole(rows)} rows, the paper counts {whole(size.test)}."
+        for note in data.notes:
+            yield f"{task}: {note}."
+
+
+def _kernel_samples(plan: Plan, samples: int) -> Iterator[str]:
+    if plan.kernels and samples != paper.KERNEL_SAMPLES:
+        yield (
+            f"Kernels of {samples} texts at most of each split, in the paper "
+            f"{paper.KERNEL_SAMPLES}."
+        )
+
+
+def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
+    """Bugs of the reference implementation that bear on the published numbers of a plan.
+
+    Tasks that the paper did not publish have no numbers that a bug could bear on; bugs in how the
+    reference computes kernels are named for every kernel.
+    """
+    runs = [(config, config.training.method) for config in plan.run_configs]
+    starts = [
+        (planned.config.run, method)
+        for planned in plan.kernels
+        for method in planned.config.kernels.methods
+    ]
+    runs, starts = (
+        [part for part in parts if paper.published_size(_task(part[0])) is not None]
+        for parts in (runs, starts)
+    )
+
+    def is_halved(config: RunConfig, method: str) -> bool:
+        return _is_probed(method) and len(inputs.data(config).classes) == 2
+
+    if any(is_halved(*part) for part in (*runs, *starts)):
+        yield HALVED
+    halved = [(_task(config), method) for config, method in starts if is_halved(config, method)]
+    if halved:
+        # F = V J J^T V^T is quadratic in the head V.
+        tasks = joined(list(dict.fromkeys(task for task, _ in halved)))
+        methods = joined(list(dict.fromkeys(method_name(method) for _, method in halved)))
+        yield (
+            f"With halved heads the reference's F of {methods} on {tasks} is a quarter of that of "
+            "the fitted head: the published Frobenius norms of F and P + F and the published FT "
+            "ratios of these are not comparable with ours."
+        )
+    if any(_is_probed(method) for _, method in (*runs, *starts)):
+        yield FOLDS
+    if any("gpt2" in config.training.model.lower() for config, _ in (*runs, *starts)):
+        yield ATTENTION
+    models = {planned.config.run.training.model for planned in plan.kernels}
+    yield from kernel_faults(models) if models else ()
+
+
+def _is_probed(method: str) -> bool:
+    """Whether a method's head is what linear probing found."""
+    settings = get_method(method)
+    return settings.head_start == "lp" or not settings.fine_tunes
+
+
+def _task(config: RunConfig) -> str:
+    assert config.data.task is not None, "experiments are of tasks"
+    return config.data.task

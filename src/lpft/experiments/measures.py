@@ -1,0 +1,239 @@
+"""What tables, figures and claims are made of: runs on a set of texts, and numbers over seeds.
+
+A pair of methods that differ in the head's start is compared at each one's own rates and, where
+these differ, at shared ones: plans and tables at both are here too.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs
+from lpft.paper import MODEL, published_value
+from lpft.report.numbers import joined
+from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.groups import Selector, Spread, method_name, model_name
+from lpft.results.pairing import PAIRS, PUBLISHED, SHARED, pairs_in
+from lpft.results.quantities import PER_CENT
+from lpft.results.schema import Run
+from lpft.settings import get_method
+
+NOTE_ON_RATES = (
+    "At each method's own rates a difference mixes the head's effect with that of learning rate "
+    "and batch size; at shared ones the head alone differs. Shared rates are always those of the "
+    "method with the LP start, which were chosen for it and not for the other: they favour it."
+)
+
+UNTRAINED = "pretrained"
+"""What the paper's tables call the model before any training."""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Measure(Generic[Row]):
+    """A number of each row of a table: ours, and in a column beside it the paper's.
+
+    Without ``published`` there is no such column. ``digits`` are decimals, None three significant
+    digits; ``column`` names our column where it is not the model's.
+    """
+
+    heading: str
+    ours: Callable[[Row], Estimate | None]
+    published: Callable[[Row], Estimate | None] | None = None
+    digits: int | None = None
+    column: str = ""
+
+
+def measured_table(
+    name: str,
+    title: str,
+    model: str,
+    labels: Sequence[str],
+    rows: Iterable[tuple[tuple[str, ...], Row]],
+    measures: Sequence[Measure[Row]],
+    note: str,
+) -> Table:
+    """A table with a line for each row that has a number; ``labels`` head the rows' names."""
+    columns = [Column(label, source="names") for label in labels]
+    for measure in measures:
+        ours = measure.column if measure.column else model_name(model)
+        columns.append(Column(ours, measure.heading, measure.digits))
+        if measure.published is not None:
+            theirs = f"{MODEL}, published"
+            columns.append(Column(theirs, measure.heading, measure.digits, "published"))
+    lines = []
+    for names, row in rows:
+        cells: list[Estimate | None] = []
+        for measure in measures:
+            cells.append(measure.ours(row))
+            if measure.published is not None:
+                cells.append(measure.published(row))
+        if any(cell is not None for cell in cells):
+            lines.append((*names, *cells))
+    return Table(name, title, tuple(columns), tuple(lines), note, headers=len(labels))
+
+
+def over_seeds(runs: Mapping[int, Run], value: Selector, factor: float = 1.0) -> Estimate | None:
+    """Mean and standard deviation over seeds of a run's number, None where no run has it."""
+    return estimate({run.name: value(run) for run in runs.values()}, factor)
+
+
+def estimate(numbers: Mapping[str, float | None], factor: float = 1.0) -> Estimate | None:
+    """Mean and standard deviation of the seeds' numbers by the folder that each is from."""
+    known = {name: number * factor for name, number in numbers.items() if number is not None}
+    spread = Spread.of(known.values())
+    if spread is None:
+        return None
+    return Estimate(spread.mean, sd=spread.sd, count=spread.count, runs=tuple(known))
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A split of a task's runs, under the paper's name of that data."""
+
+    task: str
+    split: str
+    dataset: str
+
+    @property
+    def label(self) -> str:
+        return self.dataset if self.split == "test" else f"{self.task}: {self.dataset}"
+
+
+def eval_sets(runs: ExperimentRuns, *, ood: bool) -> tuple[EvalSet, ...]:
+    """The test split of each task, and with ``ood`` each OOD set that its runs were tested on."""
+    sets = []
+    for task in runs.scope.tasks:
+        sets.append(EvalSet(task, "test", task))
+        tested = [run for (_, of_task, *_), run in runs.runs.items() if of_task == task and ood]
+        splits = dict.fromkeys(split for run in tested for split in run.ood_splits)
+        sets += [EvalSet(task, split, split.removeprefix("ood/")) for split in splits]
+    return tuple(sets)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """The runs of a method by seed, where they are measured, and the paper's tables of that.
+
+    The row of the untrained model has the runs of several methods: any of them may have recorded
+    what was there before its training.
+    """
+
+    method: str
+    where: EvalSet
+    runs: tuple[Mapping[int, Run], ...]
+    tables: tuple[int, ...]
+
+
+def run_measure(
+    heading: str,
+    value: Callable[[Run, str], float | None],
+    metric: str = "",
+    *,
+    before: Callable[[Run, str], float | None] | None = None,
+    factor: float = 1.0,
+    digits: int | None = None,
+) -> Measure[RunRow]:
+    """A number of a run's split, times ``factor``.
+
+    ``metric`` is its name in :func:`lpft.paper.published_value`, empty where the paper has no such
+    number; ``before`` takes it from a run before any training.
+    """
+
+    def ours(row: RunRow) -> Estimate | None:
+        number = before if row.method == UNTRAINED else value
+        if number is None:
+            return None
+        split = row.where.split
+        known = (over_seeds(runs, lambda run: number(run, split), factor) for runs in row.runs)
+        return next((each for each in known if each is not None), None)
+
+    def published(row: RunRow) -> Estimate | None:
+        for table in row.tables:
+            known = published_value(table, row.where.dataset, row.method, metric)
+            if known is not None:
+                return Estimate(known.mean, sd=known.sd, count=known.seeds)
+        return None
+
+    return Measure(heading, ours, published if metric else None, digits)
+
+
+def random_head_norm(run: Run) -> float | None:
+    """``||V||_F`` of a run's random head; None where only another head's norm was recorded.
+
+    Fine-tuning records the norm that it begins with, which is that of the LP solution after linear
+    probing, and scaled where the head was.
+    """
+    method = get_method(run.method)
+    begins_random = method.head_start == "random" and run.config.get("head_scale") == 1
+    return run.head_norm("norm_at_start") if begins_random or not method.fine_tunes else None
+
+
+FEATURE_CHANGE = run_measure(
+    "Diff(F)", lambda run, split: run.feature(split, "feature_difference"), "feature_difference"
+)
+HEAD_NORM = run_measure(
+    "Norm(C)",
+    lambda run, _: run.head_norm("norm"),
+    "head_norm",
+    before=lambda run, _: random_head_norm(run),
+)
+
+
+def score_measure(heading: str) -> Measure[RunRow]:
+    """The task's own metric, in per cent."""
+    return run_measure(
+        heading,
+        lambda run, split: run.score(split, run.metric),
+        "score",
+        factor=PER_CENT,
+        digits=2,
+    )
+
+
+def error_measure(heading: str, metric: str, *, calibrated: bool) -> Measure[RunRow]:
+    """``ece`` or ``mce`` in per cent, with or without the run's temperature."""
+    return run_measure(
+        heading,
+        lambda run, split: run.score(split, metric, calibrated=calibrated),
+        f"calibrated_{metric}" if calibrated else metric,
+        factor=PER_CENT,
+        digits=2,
+    )
+
+
+def plan_at_both_rates(scope: Scope) -> Plan:
+    """Every method at its own rates, and those of a pair also at the LP start's.
+
+    Where both are the same, so is the folder, and nothing more is trained.
+    """
+    paired = {method for pair in pairs_in(scope.methods) for method in pair}
+    both = [method for method in scope.methods if method in paired]
+    return Plan(runs=(*planned_runs(scope), *planned_runs(scope, rates=SHARED, methods=both)))
+
+
+def at_shared_rates(runs: ExperimentRuns) -> ExperimentRuns:
+    """The runs at shared rates of each task and pair whose own rates differ, and no others."""
+
+    def differ(task: str, method: str) -> bool:
+        own = {run.name for run in runs.by_seed(PUBLISHED, task, method).values()}
+        return any(run.name not in own for run in runs.by_seed(SHARED, task, method).values())
+
+    differing = {
+        (task, method)
+        for task in runs.scope.tasks
+        for pair in pairs_in(runs.scope.methods)
+        if any(differ(task, method) for method in pair)
+        for method in pair
+    }
+    shared = {
+        key: run for key, run in runs.runs.items() if key[0] == SHARED and key[1:3] in differing
+    }
+    return replace(runs, runs=shared)
+
+
+def shared_rates(methods: Collection[str]) -> str:
+    """Whose rates some methods share: ``shared rates (LP-FT's and LP-LoRA's)``."""
+    owners = [f"{method_name(partner)}'s" for _, partner in PAIRS if partner in methods]
+    return f"shared rates ({joined(owners)})"

@@ -1,0 +1,365 @@
+"""What an experiment is: its recipe, its scope, and the runs and kernels that it plans.
+
+Runs of equal settings share one folder, whatever part they play, so that each is trained once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lpft.data import TextData, find_task
+from lpft.errors import InputError, named
+from lpft.paper import KERNEL_SAMPLES
+from lpft.results.exhibits import Figure, Table, Verdict
+from lpft.results.groups import rate
+from lpft.results.kernels import KernelRecord
+from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.results.schema import Run
+from lpft.settings import (
+    DataSettings,
+    ExperimentSettings,
+    TrainingSettings,
+    get_method,
+    with_lp_head,
+    without_effect,
+)
+from lpft.settings.configs import (
+    KernelConfig,
+    RunConfig,
+    deciding,
+    make_config,
+    make_kernel_config,
+    taken_by,
+)
+from lpft.settings.fields import Decides
+
+RUNS, KERNELS = "runs", "kernels"
+"""Folders of an experiment: ``runs/<task>/<method>-.../`` and ``kernels/<task>-seed<k>/``."""
+
+_IN_EVERY_NAME = ("method", "learning_rate", "batch_size", "seed")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much of an experiment is done, on what, and where to.
+
+    ``settings`` are further settings of ``lpft train`` for every run, by name (``epochs``,
+    ``max_train_samples``, ``data_dir``).
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    kernel_samples: int = KERNEL_SAMPLES
+
+    @property
+    def fine_tuned(self) -> tuple[str, ...]:
+        """The methods without linear probing alone.
+
+        Raises:
+            InputError: none is left.
+        """
+        methods = tuple(method for method in self.methods if get_method(method).fine_tunes)
+        if not methods:
+            raise InputError(
+                f"this experiment compares methods that fine-tune, found {', '.join(self.methods)}"
+                ": name others with --methods, such as ft,lp-ft"
+            )
+        return methods
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run and the part it plays: two parts may share one run (one ``config.output_dir``)."""
+
+    variant: str
+    task: str
+    method: str
+    seed: int
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class PlannedKernels:
+    """The kernels at the start of several methods on one task, for one seed."""
+
+    task: str
+    seed: int
+    config: KernelConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that must be computed before an experiment can be shown."""
+
+    runs: tuple[PlannedRun, ...] = ()
+    kernels: tuple[PlannedKernels, ...] = ()
+
+    @property
+    def run_configs(self) -> list[RunConfig]:
+        """One configuration for each folder: a run that plays two parts is trained once."""
+        return list({run.config.output_dir: run.config for run in self.runs}.values())
+
+    @property
+    def input_configs(self) -> list[RunConfig]:
+        """Every configuration that the plan takes data and a model from."""
+        return [*self.run_configs, *(kernels.config.run for kernels in self.kernels)]
+
+
+@dataclass(frozen=True)
+class ExperimentRuns:
+    """The finished runs and kernels of a plan, by the part they play; failed ones are absent.
+
+    ``runs`` is by (variant, task, method, seed), ``kernels`` by (task, seed).
+    """
+
+    scope: Scope
+    runs: Mapping[tuple[str, str, str, int], Run]
+    kernels: Mapping[tuple[str, int], KernelRecord]
+
+    def by_seed(self, variant: str, task: str, method: str) -> dict[int, Run]:
+        """The runs of one setting."""
+        return {
+            seed: self.runs[variant, task, method, seed]
+            for seed in self.scope.seeds
+            if (variant, task, method, seed) in self.runs
+        }
+
+    def kernels_by_seed(self, task: str) -> dict[int, KernelRecord]:
+        """The kernels of a task."""
+        return {
+            seed: self.kernels[task, seed]
+            for seed in self.scope.seeds
+            if (task, seed) in self.kernels
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's exhibits, its verdicts, and sentences computed from the numbers."""
+
+    exhibits: tuple[Table | Figure, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One table, figure or set of claims of the paper.
+
+    Attributes:
+        name: what ``lpft reproduce`` calls it.
+        title: what it shows.
+        source: where the paper has it ("Table 8").
+        tasks: the paper's tasks; ``lpft reproduce --tasks`` takes others.
+        methods: the methods that it compares.
+        plan: runs and kernels that it needs.
+        show: its exhibits, from the finished runs and kernels.
+        check: refuses data that it cannot be done on, by task, once they are read and before any
+            work.
+        step: further results that only it needs, computed once runs and kernels are there and
+            stored below ``scope.folder``; ``show`` reads them.
+        kernel_samples: texts of a split at most whose kernel is computed, where
+            ``lpft reproduce --kernel-samples`` names no other number.
+        limits: sentences on what it leaves out of the paper's experiment, whatever is asked for.
+    """
+
+    name: str
+    title: str
+    source: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    plan: Callable[[Scope], Plan]
+    show: Callable[[ExperimentRuns], Results]
+    check: Callable[[Mapping[str, TextData]], None] | None = None
+    step: Callable[[ExperimentRuns], None] | None = None
+    kernel_samples: int = KERNEL_SAMPLES
+    limits: tuple[str, ...] = ()
+
+
+def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tiny: bool) -> Scope:
+    """A recipe's scope: the settings by name, otherwise the paper's, or with ``tiny`` tiny ones.
+
+    Raises:
+        InputError: a task or method that there is not, or a value that it cannot have.
+    """
+    chosen = ExperimentSettings.read_own(settings)
+    samples = chosen.kernel_samples
+    small: dict[str, Any] = {}
+    of_runs: dict[str, Any] = {}
+    if tiny:
+        # It makes a model, for which nothing else need wait for torch.
+        from lpft.experiments.tiny import TINY_SETTINGS, tiny_scope
+
+        small = {name: value for name, value in tiny_scope().items() if name not in settings}
+        of_runs = TINY_SETTINGS
+    scope = Scope(
+        model=small.get("model", chosen.model),
+        tasks=small.get("tasks", recipe.tasks if chosen.tasks is None else chosen.tasks),
+        methods=recipe.methods if chosen.methods is None else chosen.methods,
+        seeds=small.get("seeds", chosen.seeds),
+        folder=folder,
+        settings={
+            "save_model": chosen.save_model,
+            **of_runs,
+            **{name: settings[name] for name in _taken_by("reproduce") if name in settings},
+        },
+        kernel_samples=small.get(
+            "kernel_samples", recipe.kernel_samples if samples is None else samples
+        ),
+    )
+    for task in scope.tasks:
+        find_task(task)
+    for method in scope.methods:
+        get_method(method)
+    return scope
+
+
+def planned_runs(
+    scope: Scope,
+    *,
+    rates: str = PUBLISHED,
+    variant: str | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[PlannedRun, ...]:
+    """One run for each task, method and seed of the scope, or of those that are named.
+
+    At ``rates`` ``shared`` a method with a random head takes the learning rate and batch size of
+    the one that starts from linear probing. ``variant`` is the part that the runs play (default:
+    the name of the rates), ``settings`` come on top of the scope's; of both, those that a method
+    does not take are left out.
+
+    Raises:
+        InputError: a task, method or setting that does not exist or contradicts another.
+    """
+    return tuple(
+        PlannedRun(
+            variant=rates if variant is None else variant,
+            task=task,
+            method=method,
+            seed=seed,
+            config=_config(scope, task, method, seed, rates, {} if settings is None else settings),
+        )
+        for task in scope.tasks
+        for method in (scope.methods if methods is None else methods)
+        for seed in (scope.seeds if seeds is None else seeds)
+    )
+
+
+def planned_kernels(
+    scope: Scope, methods: Sequence[str], settings: Mapping[str, Any] | None = None
+) -> tuple[PlannedKernels, ...]:
+    """The kernels at the methods' starts, one folder for each task and seed.
+
+    ``settings`` are those of ``lpft ntk``, on top of what of the scope's settings a kernel takes.
+
+    Raises:
+        InputError: as :func:`planned_runs`.
+    """
+    taken = _taken_by("ntk")
+    own = {name: value for name, value in scope.settings.items() if name in taken}
+    return tuple(
+        PlannedKernels(
+            task=task,
+            seed=seed,
+            config=make_kernel_config(
+                {
+                    **own,
+                    "model": scope.model,
+                    "methods": tuple(methods),
+                    "max_samples": scope.kernel_samples,
+                    "task": task,
+                    "seed": seed,
+                    **({} if settings is None else settings),
+                },
+                scope.folder / KERNELS / f"{task}-seed{seed}",
+            ),
+        )
+        for task in scope.tasks
+        for seed in scope.seeds
+    )
+
+
+def _config(
+    scope: Scope, task: str, method: str, seed: int, rates: str, settings: Mapping[str, Any]
+) -> RunConfig:
+    def resolved(method: str, settings: Mapping[str, Any], folder: Path | None = None) -> RunConfig:
+        unused = without_effect(method)
+        taken = {name: value for name, value in settings.items() if name not in unused}
+        own = {"model": scope.model, "task": task, "method": method, "seed": seed}
+        return make_config(taken | own, folder)
+
+    settings = {**scope.settings, **settings}
+    partner = with_lp_head(method) if rates == SHARED else None
+    if partner is not None:
+        training = resolved(partner, settings).training
+        settings |= {"learning_rate": training.learning_rate, "batch_size": training.batch_size}
+    named = {name: settings[name] for name in _IN_EVERY_NAME if name in settings}
+    name = _folder_name(resolved(method, settings), resolved(method, {**scope.settings, **named}))
+    return resolved(method, settings, scope.folder / RUNS / task / name)
+
+
+def _folder_name(config: RunConfig, usual: RunConfig) -> str:
+    """Method, rates, what else differs from the experiment's usual run, and seed."""
+    training = config.training
+    parts = [training.method]
+    if get_method(training.method).fine_tunes:
+        parts.append(f"rate{rate(training.learning_rate)}-batch{training.batch_size}")
+    flat, usually = config.flat(), usual.flat()
+    parts += [
+        f"{name.replace('_', '-')}{flat[name]}"
+        for name in deciding(Decides.RUN)
+        if name not in _IN_EVERY_NAME and flat[name] != usually[name]
+    ]
+    return "-".join([*parts, f"seed{training.seed}"])
+
+
+def refuse_unused(
+    settings: Mapping[str, Any], plans: Sequence[Plan], name: str, *, executor: str, workers: int
+) -> None:
+    """Refuse an option that changes nothing in the plans of the experiment ``name``.
+
+    ``executor`` and ``workers`` train runs, and change nothing where there are none.
+
+    Raises:
+        InputError: there is such an option.
+    """
+    run_methods = {run.method for plan in plans for run in plan.runs}
+    kernel_methods = {
+        method
+        for plan in plans
+        for planned in plan.kernels
+        for method in planned.config.kernels.methods
+    }
+    used = {"model", "tasks", "methods", "seeds"}
+    if run_methods:
+        used |= {"save_model", "executor", "workers", *_taken("reproduce", run_methods)}
+    if kernel_methods:
+        used |= {"kernel_samples", *_taken("ntk", kernel_methods)}
+    options = [*settings]
+    options += ["executor"] if executor != "local" else []
+    options += ["workers"] if workers != 1 else []
+    unused = next((option for option in options if option not in used), None)
+    if unused is not None:
+        parts = [f"runs of {', '.join(sorted(run_methods))}"] if run_methods else []
+        parts += ["kernels"] if kernel_methods else []
+        raise InputError(
+            f"{named(unused)} changes nothing in {name} ({' and '.join(parts)}): leave it out"
+        )
+
+
+def _taken(command: str, methods: set[str]) -> set[str]:
+    """The settings of a command that some of the methods take."""
+    settings = set(_taken_by(command))
+    return {name for method in methods for name in settings.difference(without_effect(method))}
+
+
+def _taken_by(command: str) -> tuple[str, ...]:
+    """The settings of data and training that a command takes."""
+    return tuple(taken_by(command, DataSettings, TrainingSettings))

@@ -1,0 +1,312 @@
+"""What an experiment begins with: its folder, its data and models, and results that are there.
+
+Everything is checked here, once, before the first run.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+from lpft.data import TextData, fingerprint, load_data
+from lpft.errors import InputError
+from lpft.experiments.plan import KERNELS, RUNS, ExperimentRuns, Plan, Recipe, Scope
+from lpft.experiments.steps import STEPS
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
+from lpft.results.collect import find_runs
+from lpft.results.exhibits import RECORD
+from lpft.results.folder import RECORD as RUN_RECORD
+from lpft.results.folder import WORK, check_restart, clear, read_record
+from lpft.results.kernels import KERNEL_RECORD, KernelRecord, find_kernels
+from lpft.results.resume import began, check_same_inputs, finished_run
+from lpft.results.schema import FEATURES, Run, read_feature_changes, split_file
+from lpft.results.sweep import SWEEP_RECORD
+from lpft.runs.kernels import check_same_kernels, finished_kernels
+from lpft.settings.configs import KernelConfig, RunConfig
+
+logger = logging.getLogger(__name__)
+
+Failures = list[tuple[str, str]]
+"""Runs, kernels and steps without numbers, each with the reason."""
+
+_ROUNDING = 1e-6
+_ADVICE = "remove its folder, and go on with --resume to have it again"
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    fingerprint: str
+    pooling: str
+
+
+class Inputs:
+    """The data sets and encoders of experiments, each read once.
+
+    Every method raises :class:`~lpft.errors.InputError` where data are missing, damaged or not
+    what the settings say, or where a model cannot be loaded or does not fit the settings.
+    """
+
+    def __init__(self) -> None:
+        self._data: dict[str, TextData] = {}
+        self._fingerprints: dict[str, dict[str, str]] = {}
+        self._encoders: dict[tuple[str | None, ...], _Encoder] = {}
+
+    def read(self, plan: Plan) -> None:
+        """Read everything that a plan needs, so that what is missing fails before any work."""
+        for config in plan.input_configs:
+            self.data(config)
+        for config in plan.input_configs:
+            self._encoder(config)
+
+    def data(self, config: RunConfig) -> TextData:
+        """The data that a run is trained on."""
+        key = _data_key(config)
+        if key not in self._data:
+            logger.info("reading %s", config.data.task)
+            self._data[key] = load_data(config.data)
+        return self._data[key]
+
+    def fingerprints(self, config: RunConfig) -> dict[str, Any]:
+        """Those of data and encoder, as records of runs and kernels have them."""
+        key = _data_key(config)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = fingerprint(self.data(config))
+        return {"data": self._fingerprints[key], "encoder": self._encoder(config).fingerprint}
+
+    def pooling(self, config: RunConfig) -> str:
+        """The token, or the average, that is a run's feature."""
+        return self._encoder(config).pooling
+
+    def _encoder(self, config: RunConfig) -> _Encoder:
+        training = config.training
+        key = (training.model, training.revision, training.pooling)
+        if key not in self._encoders:
+            model = fresh_classifier(self.data(config), training).model
+            self._encoders[key] = _Encoder(encoder_fingerprint(model), model.config.pooling)
+        return self._encoders[key]
+
+
+def _data_key(config: RunConfig) -> str:
+    return json.dumps(config.data.flat(), sort_keys=True)
+
+
+def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder with other files, or with an experiment that nobody asked to go on with.
+
+    Raises:
+        InputError: it holds such, or is a file.
+    """
+    check_restart(folder, resume=resume, overwrite=overwrite)
+    name = _experiment_name(folder)
+    if name is None:
+        foreign = sorted(path.name for path in folder.glob("[!.]*"))
+        if foreign:
+            raise InputError(
+                f"'{folder}' holds files that are not an experiment's ({foreign[0]}): name an "
+                "empty or new folder with --output-dir"
+            )
+    elif not (resume or overwrite):
+        raise InputError(
+            f"'{folder}' holds the experiment {name}: give --resume to go on with it, --overwrite "
+            "to replace it, or another --output-dir"
+        )
+    elif name != recipe.name:
+        raise InputError(
+            f"'{folder}' holds the experiment {name}, not {recipe.name}: name another folder with "
+            "--output-dir"
+        )
+
+
+def _experiment_name(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["name"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{folder / RECORD}' cannot be read ({error}): restore it, or name another folder "
+            "with --output-dir"
+        ) from error
+
+
+def check_resumable(plan: Plan, inputs: Inputs) -> None:
+    """Check that the finished runs and kernels are those that the plan asks for.
+
+    Raises:
+        InputError: one has other settings, data or weights.
+    """
+    for config in plan.run_configs:
+        run_finished(config, inputs)
+    for planned in plan.kernels:
+        kernels_finished(planned.config, inputs)
+
+
+def run_finished(config: RunConfig, inputs: Inputs) -> bool:
+    """Whether the run of ``config`` is finished in its folder.
+
+    Raises:
+        InputError: a run of other settings, data or weights is there.
+    """
+    record = read_record(config.output_dir)
+    if record is None or not began(record):
+        return False
+    finished = finished_run(config, record) is not None
+    check_same_inputs(config.output_dir, record, inputs.fingerprints(config))
+    return finished
+
+
+def kernels_finished(config: KernelConfig, inputs: Inputs) -> bool:
+    """Whether the kernels of ``config`` are finished in its folder.
+
+    Raises:
+        InputError: kernels of other settings, data or weights are there.
+    """
+    known = finished_kernels(config.output_dir)
+    if known is None:
+        return False
+    recorded = known.record.get("fingerprints", {})
+    current = inputs.fingerprints(config.run)
+    if set(current) - set(recorded):
+        raise InputError(
+            f"'{config.output_dir}' cannot be resumed: its kernels do not say of which data and "
+            "weights they are; remove that folder, and they are computed again"
+        )
+    check_same_kernels(config, known)
+    for name, what in (("data", "data"), ("encoder", "model's weights")):
+        if recorded[name] != current[name]:
+            raise InputError(
+                f"'{config.output_dir}' cannot be resumed: the {what} changed since its kernels "
+                "were computed; restore the old state, or start again with --overwrite"
+            )
+    return True
+
+
+def clear_experiment(folder: Path) -> None:
+    """Remove the runs, the kernels and the steps of an experiment, and nothing else.
+
+    Raises:
+        InputError: a run's record is damaged.
+    """
+    for path in sorted((folder / RUNS).rglob(RUN_RECORD)):
+        clear(path.parent, read_record(path.parent))
+    for path in sorted((folder / KERNELS).glob("*/")):
+        shutil.rmtree(path / WORK, ignore_errors=True)
+        if (path / KERNEL_RECORD).exists():
+            for file in (*path.glob("*.safetensors"), path / KERNEL_RECORD):
+                file.unlink()
+    for path in (folder / STEPS).glob("*.json"):
+        path.unlink()
+    (folder / RUNS / SWEEP_RECORD).unlink(missing_ok=True)
+
+
+def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: Inputs) -> None:
+    """Copy into ``folder`` those runs and kernels of a plan that other experiments have finished.
+
+    The plan's folders lie below ``folder``; ``siblings`` have theirs at the same places.
+    """
+
+    def usable_run(config: RunConfig, source: Path) -> bool:
+        return run_finished(replace(config, output_dir=source), inputs)
+
+    def usable_kernels(config: KernelConfig, source: Path) -> bool:
+        return kernels_finished(replace(config, output_dir=source), inputs)
+
+    wanted: list[tuple[Path, Callable[[Path], bool]]] = [
+        *((config.output_dir, partial(usable_run, config)) for config in plan.run_configs),
+        *(
+            (planned.config.output_dir, partial(usable_kernels, planned.config))
+            for planned in plan.kernels
+        ),
+    ]
+    copied = 0
+    for target, usable in wanted:
+        if target.is_dir() and any(target.iterdir()):
+            continue
+        sources = (sibling / target.relative_to(folder) for sibling in siblings)
+        source = next((source for source in sources if _accepts(usable, source)), None)
+        if source is not None:
+            partial_copy = target.with_name(f".{target.name}.partial")
+            shutil.rmtree(partial_copy, ignore_errors=True)
+            shutil.copytree(source, partial_copy)
+            partial_copy.replace(target)
+            copied += 1
+    if copied:
+        logger.info("%d results of earlier experiments are copied", copied)
+
+
+def _accepts(usable: Callable[[Path], bool], source: Path) -> bool:
+    """Whether a sibling's result is the one that is asked for; not where it is another one."""
+    try:
+        return usable(source)
+    except InputError:
+        return False
+
+
+def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
+    """The finished runs and kernels of a plan, and those that cannot be read, with the reason."""
+    collection = find_runs(scope.folder)
+    all_kernels, unread_kernels = find_kernels(scope.folder)
+    planned = {run.config.output_dir for run in plan.runs}
+    planned |= {kernels.config.output_dir for kernels in plan.kernels}
+    failures = [
+        (part.name, f"{part.reason}; {_ADVICE}" if part.state == "damaged" else part.reason)
+        for part in (*collection.unread, *unread_kernels)
+        if part.folder in planned
+    ]
+    runs: dict[Path, Run] = {}
+    kernels: dict[Path, KernelRecord] = {}
+    for run in collection.runs:
+        damage = _damage(run) if run.folder in planned else ""
+        if damage:
+            failures.append((run.name, f"{damage}; {_ADVICE}"))
+        else:
+            runs[run.folder] = run
+    for each in all_kernels:
+        if each.problems and each.folder in planned:
+            failures.append((each.name, f"{'; '.join(each.problems)}; {_ADVICE}"))
+        else:
+            kernels[each.folder] = each
+    return ExperimentRuns(
+        scope=scope,
+        runs={
+            (part.variant, part.task, part.method, part.seed): runs[folder]
+            for part in plan.runs
+            if (folder := part.config.output_dir) in runs
+        },
+        kernels={
+            (part.task, part.seed): kernels[folder]
+            for part in plan.kernels
+            if (folder := part.config.output_dir) in kernels
+        },
+    ), failures
+
+
+def _damage(run: Run) -> str:
+    """Why the feature changes of a run's texts cannot be used; empty where they can.
+
+    Their mean must be the one that ``features.json`` has.
+    """
+    try:
+        record = read_record(run.folder)
+        files = () if record is None else record["files"]
+        for split in run.features:
+            if f"{FEATURES}/{split_file(split, 'parquet')}" not in files:
+                continue
+            mean = float(read_feature_changes(run.folder, split)["feature_difference"].mean())
+            recorded = run.feature(split, "feature_difference")
+            if recorded is None or not isclose(
+                mean, recorded, rel_tol=_ROUNDING, abs_tol=_ROUNDING
+            ):
+                return (
+                    f"features.json: the feature change of {split} is {recorded}, but its texts "
+                    f"give {mean:.6g}"
+                )
+    except InputError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,471 @@
+"""``lpft reproduce``: the paper's experiments, from a name to ``experiment.json`` and its page.
+
+A :class:`Session` plans one experiment or all of them and checks folders, data and models once,
+before the first run. Then each is computed in turn. A run, a kernel or a table that fails is
+recorded with its reason and does not stop the others.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from lpft.errors import InputError, explain, unexpected
+from lpft.experiments import claims, figures, kernels, tables
+from lpft.experiments.deviations import deviations_from_paper
+from lpft.experiments.plan import (
+    RUNS,
+    Plan,
+    Recipe,
+    Results,
+    Scope,
+    make_scope,
+    refuse_unused,
+)
+from lpft.experiments.prepare import (
+    Failures,
+    Inputs,
+    check_folder,
+    check_resumable,
+    clear_experiment,
+    collect,
+    kernels_finished,
+    reuse_results,
+)
+from lpft.files import write_json
+from lpft.report import build_report
+from lpft.results.exhibits import RECORD, ExperimentRecord
+from lpft.results.folder import locked, read_record
+from lpft.results.groups import rate
+from lpft.runs.executors import get_executor
+from lpft.runs.kernels import compute_kernels
+from lpft.runs.sweep import run_sweep
+from lpft.settings.configs import RunConfig
+
+logger = logging.getLogger(__name__)
+
+ALL = "all"
+"""What ``lpft reproduce`` calls every experiment."""
+
+SAME_AS = {"table14": "table3", "table15": "table3"}
+"""Tables of the paper that another one's recipe shows as well."""
+
+
+def _order(recipe: Recipe) -> tuple[str, int]:
+    """``table10`` after ``table2``."""
+    kind = recipe.name.rstrip("0123456789")
+    number = recipe.name.removeprefix(kind)
+    return kind, int(number) if number else 0
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in sorted(
+        (*tables.RECIPES, *figures.RECIPES, *kernels.RECIPES, claims.RECIPE), key=_order
+    )
+}
+"""Every recipe by name."""
+
+_TINY_REMARK = (
+    "--tiny: a random model of two layers on a few texts of the embedded corpus. The numbers show "
+    "nothing but that the chain works."
+)
+_UNFINISHED = (
+    "the experiment is still running, or was killed: go on with it by lpft reproduce --resume"
+)
+
+
+def list_recipes() -> list[dict[str, Any]]:
+    """Name, place in the paper, tasks and title of every recipe, ready for JSON."""
+    return [
+        {
+            "name": recipe.name,
+            "source": recipe.source,
+            "tasks": list(recipe.tasks),
+            "methods": list(recipe.methods),
+            "shows": recipe.title,
+        }
+        for recipe in RECIPES.values()
+    ]
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InputError: there is none; the message lists those that there are.
+    """
+    known = SAME_AS.get(name, name)
+    if known not in RECIPES:
+        names = [*RECIPES, *SAME_AS]
+        near = get_close_matches(name.lower(), names, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise InputError(
+            f"unknown experiment '{name}'{hint}: expected {ALL} or one of {', '.join(names)}"
+        )
+    return RECIPES[known]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A planned experiment; ``refusal`` says why its data, once read, do not suit it."""
+
+    recipe: Recipe
+    scope: Scope
+    plan: Plan
+    refusal: InputError | None = None
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A finished experiment: its record as ``experiment.json`` has it, its folder and its page."""
+
+    record: ExperimentRecord
+    folder: Path
+    page: Path
+
+
+@dataclass(frozen=True)
+class NotReproduced:
+    """An experiment that gave no page, and why."""
+
+    name: str
+    error: Exception
+
+
+class Session:
+    """One experiment, or with the name ``all`` each one in a folder of its own.
+
+    ``settings`` are those of ``lpft reproduce`` by name. With ``resume`` finished runs, kernels
+    and steps stay as they are; with ``overwrite`` they are removed once data and models are read.
+    Of all experiments, those that do not suit the settings are logged and left out.
+
+    Raises:
+        InputError: the name is unknown; no experiment suits the settings; a setting changes
+            nothing; data, model, folder or executor cannot be used; or with ``resume`` the folder
+            holds results of other settings, data or weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        folder: Path,
+        *,
+        tiny: bool = False,
+        executor: str = "local",
+        workers: int = 1,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self._executor, self._workers, self._overwrite = executor, workers, overwrite
+        self._remarks = (_TINY_REMARK,) if tiny else ()
+        self._inputs = Inputs()
+        planned = _planned(name, settings, folder, tiny=tiny)
+        get_executor(executor, workers)
+        refuse_unused(
+            settings,
+            [each.plan for each in planned],
+            planned[0].name if len(planned) == 1 else "these experiments",
+            executor=executor,
+            workers=workers,
+        )
+        for each in planned:
+            check_folder(each.recipe, each.scope.folder, resume=resume, overwrite=overwrite)
+        self.experiments: list[Experiment] = []
+        for each in planned:
+            self._inputs.read(each.plan)
+            self.experiments.append(self._with_refusal(each, alone=len(planned) == 1))
+            if resume:
+                check_resumable(each.plan, self._inputs)
+
+    def work(self) -> dict[str, list[dict[str, Any]]]:
+        """What each experiment would compute, ready for JSON."""
+        return {each.name: planned_work(each.plan, self._inputs) for each in self.experiments}
+
+    def run(self) -> Iterator[Reproduction | NotReproduced]:
+        """Each experiment once it has ended; what one has finished is copied into the next.
+
+        Of several, one that ends in an error does not keep those after it from being done.
+        """
+        finished: list[Path] = []
+        for number, each in enumerate(self.experiments, start=1):
+            logger.info("experiment %d of %d: %s", number, len(self.experiments), each.name)
+            try:
+                yield self._reproduce(each, finished)
+            except InputError as error:
+                yield NotReproduced(each.name, error)
+            except Exception as error:
+                if len(self.experiments) == 1:
+                    raise
+                logger.debug("%s failed", each.name, exc_info=True)
+                yield NotReproduced(each.name, _explained(error))
+            finished.append(each.scope.folder)
+
+    def _with_refusal(self, experiment: Experiment, *, alone: bool) -> Experiment:
+        """With the reason why the data do not suit it: of several, the others are still done."""
+        check = experiment.recipe.check
+        if check is None:
+            return experiment
+        configs = experiment.plan.input_configs
+        try:
+            check({str(config.data.task): self._inputs.data(config) for config in configs})
+        except InputError as error:
+            if alone:
+                raise
+            logger.warning("%s will not be done: %s", experiment.name, error)
+            return replace(experiment, refusal=error)
+        return experiment
+
+    def _reproduce(self, experiment: Experiment, siblings: Sequence[Path]) -> Reproduction:
+        """Compute and show an experiment.
+
+        Raises:
+            InputError: its data do not suit it, or nothing at all could be computed.
+        """
+        if experiment.refusal is not None:
+            raise experiment.refusal
+        folder, plan = experiment.scope.folder, experiment.plan
+        with locked(folder):
+            unfinished = _record(experiment, failures=[(experiment.name, _UNFINISHED)])
+            write_json(folder / RECORD, unfinished.as_json())
+            if self._overwrite:
+                clear_experiment(folder)
+            reuse_results(plan, folder, siblings, self._inputs)
+            return self._compute(experiment)
+
+    def _compute(self, experiment: Experiment) -> Reproduction:
+        recipe, scope, plan = experiment.recipe, experiment.scope, experiment.plan
+        failures: Failures = []
+        timings: dict[str, float] = {}
+        with _timed(timings, "runs"):
+            failures += self._train(plan, scope.folder)
+        with _timed(timings, "kernels"):
+            self._compute_kernels(plan, scope.folder, failures)
+        runs, unread = collect(scope, plan)
+        named = {name for name, _ in failures}
+        failures += [(name, reason) for name, reason in unread if name not in named]
+        if recipe.step is not None:
+            with _timed(timings, "step"), _recorded("further results", failures):
+                recipe.step(runs)
+        results = Results()
+        with _recorded("tables and figures", failures):
+            results = recipe.show(runs)
+        deviations = deviations_from_paper(recipe, plan, self._inputs, scope)
+        record = _record(
+            experiment,
+            failures,
+            results,
+            differences=(*self._remarks, *deviations),
+            timings=timings,
+        )
+        write_json(scope.folder / RECORD, record.as_json())
+        if not runs.runs and not runs.kernels:
+            name, reason = failures[0]
+            raise InputError(
+                f"nothing of {recipe.name} could be computed: {len(failures)} failed, the first "
+                f"({name}): {reason}"
+            )
+        return Reproduction(record, scope.folder, build_report(scope.folder, overwrite=True).page)
+
+    def _train(self, plan: Plan, folder: Path) -> Failures:
+        configs = plan.run_configs
+        if not configs:
+            return []
+        # An experiment that begins anew was cleared already, so that its sweep only ever resumes.
+        result = run_sweep(
+            configs,
+            folder=folder / RUNS,
+            executor=self._executor,
+            workers=self._workers,
+            resume=True,
+            overwrite=False,
+        )
+        return [
+            (outcome.folder.relative_to(folder).as_posix(), outcome.reason)
+            for outcome in result.outcomes
+            if outcome.reason is not None
+        ]
+
+    def _compute_kernels(self, plan: Plan, folder: Path, failures: Failures) -> None:
+        for number, planned in enumerate(plan.kernels, start=1):
+            name = planned.config.output_dir.relative_to(folder).as_posix()
+            logger.info("kernels %d of %d: %s", number, len(plan.kernels), name)
+            with _recorded(name, failures):
+                if not kernels_finished(planned.config, self._inputs):
+                    compute_kernels(planned.config, resume=True)
+
+
+def _planned(
+    name: str, settings: Mapping[str, Any], folder: Path, *, tiny: bool
+) -> list[Experiment]:
+    """The experiments of that name that suit the settings."""
+
+    def plan(recipe: Recipe, folder: Path) -> Experiment:
+        scope = make_scope(recipe, settings, folder, tiny=tiny)
+        return Experiment(recipe, scope, recipe.plan(scope))
+
+    if name != ALL:
+        return [plan(find_recipe(name), folder)]
+    planned: list[Experiment] = []
+    refusals: list[tuple[str, InputError]] = []
+    for recipe in RECIPES.values():
+        try:
+            planned.append(plan(recipe, folder / recipe.name))
+        except InputError as error:
+            refusals.append((recipe.name, error))
+    if not planned:
+        raise refusals[0][1]
+    for refused, reason in refusals:
+        logger.warning("%s is left out: %s", refused, reason)
+    return planned
+
+
+def _explained(error: Exception) -> Exception:
+    """The error with a message that stands by itself."""
+    known = explain(error)
+    explained = RuntimeError(unexpected(error)) if known is None else known
+    explained.__cause__ = error
+    return explained
+
+
+@contextmanager
+def _recorded(name: str, failures: Failures) -> Iterator[None]:
+    """Record what goes wrong in the block, so that the rest is still done."""
+    try:
+        yield
+    except Exception as error:
+        known = explain(error)
+        reason = unexpected(error) if known is None else str(known)
+        logger.warning("%s failed: %s", name, reason)
+        failures.append((name, reason))
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    timings[name] = perf_counter() - started
+
+
+def _record(
+    experiment: Experiment,
+    failures: Failures,
+    results: Results | None = None,
+    *,
+    differences: tuple[str, ...] = (),
+    timings: Mapping[str, float] | None = None,
+) -> ExperimentRecord:
+    """The record of an experiment; without ``results`` of one that is still running."""
+    recipe, scope = experiment.recipe, experiment.scope
+    results = Results() if results is None else results
+    protocols = {str(config.data.split_protocol) for config in experiment.plan.input_configs}
+    return ExperimentRecord(
+        name=recipe.name,
+        title=recipe.title,
+        protocol=", ".join(sorted(protocols)),
+        model=scope.model,
+        settings={
+            "source": recipe.source,
+            "tasks": list(scope.tasks),
+            "methods": list(scope.methods),
+            "seeds": list(scope.seeds),
+            "kernel_samples": scope.kernel_samples,
+            **{name: to_jsonable_python(value) for name, value in scope.settings.items()},
+        },
+        exhibits=results.exhibits,
+        verdicts=results.verdicts,
+        findings=results.findings,
+        differences=differences,
+        failures=tuple(failures),
+        timings={} if timings is None else timings,
+    )
+
+
+def planned_work(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
+    """The runs by everything but their seed, then the kernels; runs of two parts are listed once.
+
+    ``steps`` are those of one seed's fine-tuning. ``finished`` counts seeds.
+    """
+    grouped: dict[tuple[str, ...], list[RunConfig]] = {}
+    for config in plan.run_configs:
+        setting = tuple(str(value) for name, value in config.flat().items() if name != "seed")
+        grouped.setdefault(setting, []).append(config)
+    work = [_run_work(configs, inputs) for configs in grouped.values()]
+    for task in dict.fromkeys(planned.task for planned in plan.kernels):
+        configs = [planned.config for planned in plan.kernels if planned.task == task]
+        first = configs[0]
+        work.append(
+            {
+                "what": "kernels",
+                "task": task,
+                "rows": min(first.kernels.max_samples, len(inputs.data(first.run).train)),
+                "method": ",".join(first.kernels.methods),
+                "seeds": [config.run.training.seed for config in configs],
+                "finished": sum(kernels_finished(config, inputs) for config in configs),
+            }
+        )
+    return work
+
+
+def _run_work(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
+    training = configs[0].training
+    rows = len(inputs.data(configs[0]).train)
+    steps = None
+    if training.epochs is not None and training.batch_size is not None:
+        steps = math.ceil(training.epochs * math.ceil(rows / training.batch_size))
+    records = [read_record(config.output_dir) for config in configs]
+    return {
+        "what": "runs",
+        "task": configs[0].data.task,
+        "rows": rows,
+        "method": training.method,
+        "rate": training.learning_rate,
+        "batch": training.batch_size,
+        "epochs": training.epochs,
+        "head_scale": training.head_scale,
+        "steps": steps,
+        "seeds": [config.training.seed for config in configs],
+        "finished": sum(
+            record is not None and record["status"] == "finished" for record in records
+        ),
+    }
+
+
+_WORK_COLUMNS = (
+    "what",
+    "task",
+    "rows",
+    "method",
+    "rate",
+    "batch",
+    "epochs",
+    "head_scale",
+    "steps",
+    "seeds",
+    "finished",
+)
+
+
+def work_table(work: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """:func:`planned_work` as text: a header and a row for each part."""
+    write = {"rate": rate, "seeds": lambda seeds: ",".join(map(str, seeds))}
+    rows = [
+        [
+            "-" if part.get(name) is None else str(write.get(name, str)(part[name]))
+            for name in _WORK_COLUMNS
+        ]
+        for part in work
+    ]
+    return [name.replace("_", " ") for name in _WORK_COLUMNS], rows

@@ -1,0 +1,368 @@
+"""The recipe claims on runs with known effects: plan, verdicts counted by hand, exhibits."""
+
+import numpy as np
+import pytest
+from experiments.claim_folders import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    ROWS,
+    UNTOLD,
+    by_comparison,
+    claims_scope,
+    known,
+    ratio,
+    write_claims,
+)
+from scipy.special import expit
+from scipy.stats import binom
+
+from lpft.analysis import expected_calibration_error
+from lpft.analysis.comparison import smallest_detectable_difference
+from lpft.data import load_data
+from lpft.errors import InputError
+from lpft.experiments import theory as propositions
+from lpft.experiments.claims import CLAIMS as CLAIM_TABLE
+from lpft.experiments.plan import ExperimentRuns
+from lpft.experiments.run import RECIPES
+from lpft.report.exhibits.checks import check_shapes
+from lpft.results.exhibits import ExperimentRecord
+from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.settings.configs import make_config
+from lpft.theory.check import TheoryCheck
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> ExperimentRuns:
+    found = write_claims(tmp_path_factory.mktemp("claims"), known, ratio)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(propositions, "run_theory", lambda *, seed: THEORY[seed])
+        propositions.THEORY(found)
+    return found
+
+
+def check(claim, setting, measured, promised, holds):
+    return TheoryCheck(claim, setting, measured, promised, holds, "")
+
+
+THEORY = {
+    seed: [
+        check("Proposition 4.1", "all parameters: logits, rate 1e-05 to 1e-06", 9.9, 10, True),
+        check("Proposition 4.1", "all parameters: logits, rate 1e-06 to 1e-07", 9.5, 10, True),
+        check("Corollary 4.3", "d=8", 2e-15 * (1 + seed), 0, True),
+        check("Proposition 4.4", "P of LoRA less P of full fine-tuning", 0, 0, True),
+        check("Proposition 4.4", "r=64, eps=0.1", 0.2, -2.0, None),
+        check("Proposition 4.4", "r=512, eps=0.5", 0.999, 0.99, True),
+        check("Proposition 4.4 as printed", "r=512, eps=0.5", 0.1, 0.99, False),
+    ]
+    for seed in range(5)
+}
+
+
+@pytest.fixture(scope="module")
+def shown(found):
+    return CLAIMS.show(found)
+
+
+def verdicts_of(shown, claim):
+    return by_comparison([verdict for verdict in shown.verdicts if verdict.claim == claim])
+
+
+def told(shown, claim):
+    return {key: verdict.verdict for key, verdict in verdicts_of(shown, claim).items()}
+
+
+# --- the plan
+
+
+def test_the_plan_trains_every_setting_once(tmp_path):
+    plan = CLAIMS.plan(claims_scope(tmp_path))
+    folders = {run.config.output_dir for run in plan.runs}
+    # 2 tasks x 5 seeds x (4 methods, and 2 again at shared rates); 3 more scales x 2 x 5 seeds.
+    assert len(folders) == 2 * 5 * 6 + 3 * 2 * 5
+    assert {path.relative_to(tmp_path).parts[:2] for path in folders} == {
+        ("runs", "cb"),
+        ("runs", "sst2"),
+    }
+    rates = {
+        (run.variant, run.method): (
+            run.config.training.learning_rate,
+            run.config.training.batch_size,
+        )
+        for run in plan.runs
+        if run.task == "cb" and run.seed == 0 and run.variant in (PUBLISHED, SHARED)
+    }
+    assert rates == {
+        (PUBLISHED, "ft"): (5e-5, 16),
+        (PUBLISHED, "lp-ft"): (5e-6, 8),
+        (PUBLISHED, "lora"): (1e-3, 16),
+        (PUBLISHED, "lp-lora"): (1e-4, 8),
+        (SHARED, "ft"): (5e-6, 8),
+        (SHARED, "lp-ft"): (5e-6, 8),
+        (SHARED, "lora"): (1e-4, 8),
+        (SHARED, "lp-lora"): (1e-4, 8),
+    }
+    scaled = {
+        (run.task, run.method, run.seed, run.config.training.head_scale)
+        for run in plan.runs
+        if run.variant.startswith("head scale")
+    }
+    assert scaled == {
+        ("cb", method, seed, scale)
+        for method in ("ft", "lp-ft")
+        for seed in range(5)
+        for scale in (0.1, 1.0, 10.0, 100.0)
+    }
+    kernels = [(each.task, each.seed) for each in plan.kernels]
+    assert kernels == [(task, seed) for task in ("cb", "sst2") for seed in range(5)]
+    assert plan.kernels[0].config.kernels.solver == ()
+
+
+def test_limited_training_limits_validation_unless_that_is_given(tmp_path):
+    def limits(**settings):
+        scope = claims_scope(tmp_path, settings=settings)
+        return {run.config.data.max_validation_samples for run in CLAIMS.plan(scope).runs}
+
+    assert limits(max_train_samples=500) == {500}
+    assert limits(max_train_samples=500, max_validation_samples=90) == {90}
+    assert limits() == {None}
+    limited = load_data(make_config({"task": "demo", "max_validation_samples": 30}).data)
+    assert (len(limited.train), len(limited.validation), len(limited.test)) == (360, 30, 120)
+    with pytest.raises(InputError, match="max_validation_samples 1"):
+        make_config({"task": "demo", "max_validation_samples": 1})
+
+
+def test_a_plan_of_one_pair_and_one_without_any(tmp_path):
+    lora = CLAIMS.plan(claims_scope(tmp_path, methods=("lora", "lp-lora", "lp", "dora", "lp-dora")))
+    assert {run.method for run in lora.runs} == {"lora", "lp-lora"}
+    with pytest.raises(InputError, match=r"ft with lp-ft and lora with lp-lora, found ft, lora"):
+        CLAIMS.plan(claims_scope(tmp_path, methods=("ft", "lora")))
+
+
+def test_the_recipe_is_in_the_table_of_experiments_and_has_eight_claims():
+    assert RECIPES["claims"] is CLAIMS
+    assert [claim.number for claim in CLAIM_TABLE] == list(range(1, 9))
+
+
+# --- verdicts counted by hand
+
+
+def test_claim_1_feature_change(shown):
+    verdicts = verdicts_of(shown, 1)
+    expected = {
+        ("overall", ""): FAILS,
+        ("overall", "published"): FAILS,
+        ("overall", "shared"): UNTOLD,
+    }
+    for task in ("cb", "sst2"):
+        expected |= {
+            (f"{task}: LP-FT below FT", "published"): HOLDS,  # 10 - 4 and little spread
+            (f"{task}: LP-FT below FT", "shared"): UNTOLD,  # 4 - 4 on average
+            (f"{task}: LP-LoRA below LoRA", "published"): FAILS,  # 3 - 5
+            (f"{task}: LP-LoRA below LoRA", "shared"): HOLDS,  # 6 - 5
+        }
+    assert told(shown, 1) == expected
+    published = verdicts["cb: LP-FT below FT", "published"]
+    sd = np.sqrt((0.1**2 + 0.1**2 + 0.2**2 + 0.2**2) / 4)
+    assert published.effect.value == pytest.approx(6)
+    assert published.effect.sd == pytest.approx(sd)
+    assert published.detectable == pytest.approx(smallest_detectable_difference(sd, 5))
+    # t(0.975, 4) sd / sqrt(5) = 2.776 x 0.1581 / 2.236 = 0.196; all texts move alike.
+    assert published.effect.low == pytest.approx(6 - 0.196, abs=0.03)
+    assert published.effect.high == pytest.approx(6 + 0.196, abs=0.03)
+    assert published.unit == "L2 distance"
+    assert published.reason == (
+        "10.00 ± 0.16 under FT, 4.00 ± 0.00 under LP-FT; the interval lies above 0"
+    )
+    assert sorted(published.effect.runs) == sorted(
+        f"runs/cb/{name}-seed{seed}"
+        for name in ("ft-rate5e-5-batch16", "lp-ft-rate5e-6-batch8")
+        for seed in range(5)
+    )
+
+
+def test_claim_2_head_norm(shown):
+    above, kept = (
+        "LP head more than 2 times its random start",
+        "norm within 20 % through LP-FT",
+    )
+    verdicts = verdicts_of(shown, 2)
+    assert told(shown, 2) == {
+        ("overall", ""): FAILS,
+        (f"cb: {above}", ""): HOLDS,
+        (f"sst2: {above}", ""): HOLDS,
+        (f"cb: {kept}", ""): HOLDS,  # 14.7 / 14 is 5 % more
+        (f"sst2: {kept}", ""): FAILS,  # 21 / 14 is 50 % more
+    }
+    assert verdicts[f"cb: {above}", ""].effect.value == pytest.approx(14 / 0.55 - 2)
+    assert verdicts[f"cb: {kept}", ""].effect.value == pytest.approx(15)
+    assert verdicts[f"sst2: {kept}", ""].effect.value == pytest.approx(-30)
+
+
+def test_claim_3_head_scale(shown):
+    at = "at scales 0.1, 1, 10, 100"
+    verdicts = verdicts_of(shown, 3)
+    assert told(shown, 3) == {
+        ("overall", ""): FAILS,
+        (f"cb: FT {at}", "published"): HOLDS,  # 12, 10, 6, 2
+        (f"cb: LP-FT {at}", "published"): FAILS,  # 3, 4, 4.5, 5
+    }
+    assert verdicts[f"cb: FT {at}", "published"].effect.value == pytest.approx(1)
+    assert verdicts[f"cb: LP-FT {at}", "published"].effect.value == pytest.approx(-1)
+    assert verdicts[f"cb: FT {at}", "published"].effect.count == 5
+    assert verdicts["overall", ""].remark == "on the first task alone"
+
+
+def test_claim_4_calibration(shown):
+    # All logits are 2 apart: one bin of confidence 1 / (1 + exp(-2 / T)).
+    def gain(accuracy, temperature):
+        return 100 * (abs(accuracy - expit(2)) - abs(accuracy - expit(2 / temperature)))
+
+    verdicts = verdicts_of(shown, 4)
+    assert verdicts["cb: FT", "published"].effect.value == pytest.approx(gain(0.5, 4))
+    assert verdicts["cb: LoRA", "published"].effect.value == pytest.approx(gain(0.55, 2))
+    assert verdicts["cb: LP-FT", "published"].effect.value == 0
+    assert "the temperature is 1 in 5 runs" in verdicts["cb: LP-FT", "published"].reason
+    more = verdicts["cb: LP-FT more than FT", "published"]
+    assert more.effect.value == pytest.approx(-gain(0.5, 4))
+    assert {key: verdict for key, verdict in told(shown, 4).items() if "sst2" not in key[0]} == {
+        ("overall", ""): FAILS,
+        ("overall", "published"): FAILS,
+        ("overall", "shared"): FAILS,
+        ("cb: FT", "published"): HOLDS,
+        ("cb: FT", "shared"): HOLDS,
+        ("cb: LP-FT", "published"): UNTOLD,
+        ("cb: LoRA", "published"): HOLDS,
+        ("cb: LoRA", "shared"): HOLDS,
+        ("cb: LP-LoRA", "published"): UNTOLD,
+        ("cb: LP-FT more than FT", "published"): FAILS,
+        ("cb: LP-FT more than FT", "shared"): FAILS,
+        ("cb: LP-FT more than LoRA", "published"): FAILS,
+        ("cb: LP-FT more than LP-LoRA", "published"): UNTOLD,
+    }
+    # LP-FT's and LP-LoRA's runs are those at shared rates too: four methods on two tasks at each.
+    for rates in ("published", "shared"):
+        assert "holds in 4 and cannot tell in 4 of 8" in verdicts["overall", rates].reason
+    own = "at each method's own rates alone"
+    assert {key for key, verdict in verdicts.items() if verdict.remark.startswith(own)} == {
+        (f"{task}: LP-FT more than {method}", "published")
+        for task in ("cb", "sst2")
+        for method in ("LoRA", "LP-LoRA")
+    }
+    assert "own rates alone" in verdicts["overall", ""].remark
+
+
+def test_claim_5_ft_ratio(shown):
+    expected = {("overall", ""): FAILS}
+    for task, probed in (("cb", HOLDS), ("sst2", FAILS)):  # LP-FT's ratio is near 1, or near 0.5
+        near = {"LP-FT": (0.25, 1, probed), "FT": (0.1, 0.2, HOLDS), "LoRA": (0.05, 0, HOLDS)}
+        expected |= {
+            (f"{task}: {method} within {width:g} of {middle:g}", ""): verdict
+            for method, (width, middle, verdict) in near.items()
+        }
+        expected |= {
+            (f"{task}: {order}", ""): HOLDS for order in ("LP-FT above FT", "FT above LoRA")
+        }
+    assert told(shown, 5) == expected
+    verdicts = verdicts_of(shown, 5)
+    assert verdicts["sst2: LP-FT within 0.25 of 1", ""].effect.value == pytest.approx(0.25 - 0.49)
+    assert "(published 0.1987)" in verdicts["cb: FT within 0.1 of 0.2", ""].reason
+    assert verdicts["cb: FT within 0.1 of 0.2", ""].effect.runs == tuple(
+        f"kernels/cb-seed{seed}" for seed in range(5)
+    )
+
+
+def test_claim_6_scores(shown):
+    verdicts = verdicts_of(shown, 6)
+    expected = dict.fromkeys([("overall", rates) for rates in ("", "published", "shared")], FAILS)
+    for task in ("cb", "sst2"):
+        for rates in ("published", "shared"):
+            expected[f"{task}: LP-FT at least FT, within 1 point", rates] = HOLDS
+            expected[f"{task}, books: LP-FT above FT", rates] = FAILS
+    assert told(shown, 6) == expected
+    tested = verdicts["cb: LP-FT at least FT, within 1 point", "published"]
+    assert tested.effect.value == pytest.approx(10)
+    # Ten of 100 texts differ, the same in all seeds: 100 draws have a binomial number of them.
+    assert tested.effect.low == pytest.approx(binom.ppf(0.025, 100, 0.1), abs=0.3)
+    assert tested.effect.high == pytest.approx(binom.ppf(0.975, 100, 0.1), abs=0.3)
+    assert tested.unit == "points"
+    out = verdicts["cb, books: LP-FT above FT", "published"]
+    assert out.effect.value == pytest.approx(-20)
+
+
+def test_claims_7_and_8_propositions(shown):
+    assert told(shown, 7) == {
+        ("overall", ""): HOLDS,
+        ("Proposition 4.1, all parameters: logits", ""): HOLDS,
+    }
+    (fall,) = [v for v in shown.verdicts if v.claim == 7 and v.comparison != "overall"]
+    assert fall.effect.value == pytest.approx(9.5 - 8)
+    assert fall.reason == (
+        "the error falls 9.50 times or more; a fall of less than 8 fails; 10 checks over 5 seeds, "
+        "all hold"
+    )
+    assert told(shown, 8) == {
+        ("overall", ""): HOLDS,
+        ("Corollary 4.3, features of inputs orthogonal to training's", ""): HOLDS,
+        ("Proposition 4.4, with the factor sigma^2 r", ""): HOLDS,
+        ("Proposition 4.4, as printed, which the claim does not rest on", ""): FAILS,
+    }
+    bound = verdicts_of(shown, 8)["Proposition 4.4, with the factor sigma^2 r", ""]
+    assert bound.effect.value == pytest.approx(0.999 - 0.99)
+    assert "5 checks over 5 seeds, all hold" in bound.reason
+    assert "fails where chance does so with a probability below 1e−6" in bound.reason
+    models = {7: "random BERTs of 2 layers and width 32", 8: "random linear models of up to 128"}
+    for claim, model in models.items():
+        remarks = [verdict.remark for verdict in verdicts_of(shown, claim).values()]
+        assert len(remarks) == {7: 2, 8: 4}[claim]
+        assert all(f"a numerical check on {model}" in remark for remark in remarks)
+        assert all("not an estimate" in remark for remark in remarks)
+
+
+def test_every_claim_says_what_the_paper_published(shown):
+    whole = {verdict.claim: verdict for verdict in shown.verdicts if verdict.is_whole}
+    assert sorted(whole) == list(range(1, 9))
+    for claim in CLAIM_TABLE:
+        assert whole[claim.number].reason.endswith(claim.published())
+        assert ("Published means" in whole[claim.number].reason) == (
+            claim.number in (1, 2, 4, 5, 6)
+        )
+
+
+def test_findings_say_what_the_rates_make_of_the_difference(shown):
+    short, *sentences = shown.findings
+    assert short == (
+        "Of the paper's 8 claims, taken as wholes: claims 1, 2, 3, 4, 5 and 6 do not hold; claims "
+        "7 and 8 hold. At published rates alone claims 1, 4 and 6 do not hold. At shared rates "
+        "alone claim 1 cannot be told; claims 4 and 6 do not hold."
+    )
+    assert len(sentences) == 4
+    # At own rates 10 - 4, at shared ones 4 - 4: none of it remains.
+    assert sentences[0].startswith("cb: LP-FT moves features 0.40 times as far as FT at their own ")
+    assert "1.00 times at a shared rate 5e-6, batch 8" in sentences[0]
+    assert "most of the difference at own rates comes" in sentences[0]
+
+
+def test_tables_have_ours_and_the_published_numbers(shown):
+    tables = {table.name: table for table in shown.exhibits}
+    assert list(tables) == ["feature-change", "head-norm", "calibration", "scores", "ft-ratio"]
+    check_shapes(ExperimentRecord("claims", "", "paper", "minilm", {}, exhibits=shown.exhibits))
+    rows = {row[:3]: row[3:] for row in tables["feature-change"].rows}
+    assert len(rows) == 2 * 6
+    ours, published = rows["cb", "FT", "published"]
+    assert (ours.value, ours.count, published.value) == (pytest.approx(10), 5, 21.1)
+    ours, published = rows["cb", "FT", "shared"]
+    assert (ours.value, published) == (pytest.approx(4), None)
+    scores = {row[:3]: row[3:] for row in tables["scores"].rows}
+    assert scores["cb", "LP-FT", "published"][0].value == pytest.approx(60)
+    assert scores["cb", "LP-FT", "published"][1].value == 84.64
+    assert scores["cb: books", "LP-FT", "published"][0].value == pytest.approx(40)
+    ratios = {row[:2]: row[2:] for row in tables["ft-ratio"].rows}
+    assert ratios["cb", "LP-FT"][0].value == pytest.approx(1.02)
+    assert ratios["cb", "LP-FT"][1].value == 1.0
+    assert ratios["sst2", "LP-FT"][1] is None
+    ece = {row[:3]: row[3:] for row in tables["calibration"].rows}["cb", "FT", "published"]
+    labels, top = np.arange(ROWS) % 2, np.full(ROWS, expit(2.0))
+    predicted = np.where(np.arange(ROWS) < 50, 1 - labels, labels)
+    probabilities = np.where(np.eye(2)[predicted] == 1, top[:, None], 1 - top[:, None])
+    assert ece[0].value == pytest.approx(100 * expected_calibration_error(probabilities, labels))

@@ -1,0 +1,311 @@
+"""One experiment from its command to its page: resumed, replaced, with failures, with bad input."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from lpft.experiments import run as reproduction
+from lpft.experiments.run import RECIPES
+from lpft.results.exhibits import read_experiment
+from lpft.runs import sweep as sweeps
+
+TINY = ("--tiny", "--methods", "lp,ft,lp-ft")
+FOLDERS = {
+    f"runs/demo/{method}-seed{seed}"
+    for method in ("lp", "ft-rate5e-3-batch16", "lp-ft-rate5e-3-batch16")
+    for seed in (0, 1)
+}
+
+
+@pytest.fixture(scope="module")
+def table8(lpft, tmp_path_factory):
+    """Table 8 of three methods on the tiny model, as the command left it, and its outcome."""
+    folder = tmp_path_factory.mktemp("experiments") / "table8"
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", folder)
+    assert outcome.status == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture(autouse=True)
+def quick_page(monkeypatch):
+    """An empty page for all experiments but ``table8``, which is made before: it takes seconds."""
+
+    def build(folder, *, overwrite):
+        assert overwrite
+        page = folder / "report.html"
+        page.touch()
+        return SimpleNamespace(page=page)
+
+    monkeypatch.setattr(reproduction, "build_report", build)
+
+
+@pytest.fixture
+def copy(table8, tmp_path):
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(table8[0], tmp_path / "table8"))
+
+
+def record_of(folder):
+    return read_experiment(json.loads((folder / "experiment.json").read_text()))
+
+
+def found_runs(folder):
+    return {path.parent.relative_to(folder).as_posix() for path in folder.rglob("run.json")}
+
+
+def fail(monkeypatch, wanted, error):
+    """Let the runs for which ``wanted(config)`` is true raise ``error``."""
+    train = sweeps.train_run
+
+    def failing(config, **options):
+        if wanted(config):
+            raise error
+        return train(config, **options)
+
+    monkeypatch.setattr(sweeps, "train_run", failing)
+
+
+def never(monkeypatch):
+    """Let any training be a failure of the test."""
+    fail(monkeypatch, lambda _: True, AssertionError("a finished run was trained again"))
+
+
+def test_the_chain_ends_in_a_record_a_page_and_a_table(table8):
+    folder, outcome = table8
+    record = record_of(folder)
+    assert (record.name, record.protocol, record.failures) == ("table8", "paper", ())
+    assert record.settings["seeds"] == [0, 1]
+    assert record.settings["tasks"] == ["demo"]
+    assert {exhibit.name for exhibit in record.exhibits} == {"table8", "table8-differences"}
+    named = {name for row in record.exhibits[0].rows for name in row[2].runs}
+    assert named == FOLDERS == found_runs(folder)
+    assert set(record.timings) == {"runs", "kernels"}
+    assert "Test score" in (folder / "report.html").read_text()
+    assert "LP-FT against FT" in outcome.out
+    assert f"report: {folder / 'report.html'}" in outcome.out
+
+
+def test_a_tiny_experiment_says_that_it_shows_nothing(table8):
+    record = record_of(table8[0])
+    assert "nothing but that the chain works" in record.differences[0]
+    told = " ".join(record.differences)
+    for part in ("2 seeds, in the paper 5", "Epochs: 2, in the paper 10", "no results on demo"):
+        assert part in told
+
+
+def test_runs_keep_no_weights_unless_asked_to(table8, lpft, tmp_path):
+    assert not list(table8[0].rglob("model.safetensors"))
+    options = ("--tiny", "--methods", "lp", "--seeds", "1", "--save-model")
+    assert lpft("reproduce", "table8", *options, "--output-dir", tmp_path / "kept").status == 0
+    assert len(list((tmp_path / "kept").rglob("model.safetensors"))) == 1
+
+
+def test_a_finished_experiment_is_not_replaced_unasked(copy, lpft):
+    before = (copy / "experiment.json").read_bytes()
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy)
+    assert outcome.status == 2
+    assert "holds the experiment table8: give --resume" in outcome.err
+    assert (copy / "experiment.json").read_bytes() == before
+
+
+def test_resuming_trains_only_what_is_not_finished(copy, lpft, monkeypatch):
+    lost = copy / "runs/demo/lp-seed1"
+    shutil.rmtree(lost)
+    trained = []
+    fail(monkeypatch, lambda config: trained.append(config.output_dir), None)
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 0, outcome.err
+    assert trained == [lost]
+    assert found_runs(copy) == FOLDERS
+
+
+def test_an_interrupted_experiment_goes_on_to_the_same_result(table8, lpft, tmp_path, monkeypatch):
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patched:
+        fail(patched, lambda config: config.training.method == "lp-ft", KeyboardInterrupt())
+        stopped = lpft("reproduce", "table8", *TINY, "--output-dir", folder)
+    assert stopped.status == 130
+    assert "--resume" in record_of(folder).failures[0][1]
+    assert len(found_runs(folder)) == 4
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", folder, "--resume")
+    assert outcome.status == 0, outcome.err
+    assert record_of(folder).exhibits == record_of(table8[0]).exhibits
+    assert record_of(folder).failures == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", "3"), "was started with --epochs 2"),
+        (("--max-train-samples", "30"), "max-train-samples"),
+        (("--pooling", "mean"), "pooling"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_before_any_work(
+    copy, lpft, monkeypatch, options, message
+):
+    never(monkeypatch)
+    before = (copy / "experiment.json").read_bytes()
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume", *options)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert outcome.err.count("error:") == 1
+    assert (copy / "experiment.json").read_bytes() == before
+
+
+def test_resuming_with_another_model_is_refused(copy, lpft, monkeypatch, tiny_bert):
+    never(monkeypatch)
+    options = (*TINY, "--model", tiny_bert, "--output-dir", copy, "--resume")
+    outcome = lpft("reproduce", "table8", *options)
+    assert outcome.status == 2
+    assert "the model's weights changed" in outcome.err
+
+
+def test_another_experiment_is_neither_resumed_nor_replaced(copy, lpft):
+    for option in ("--resume", "--overwrite"):
+        outcome = lpft("reproduce", "table3", *TINY, "--output-dir", copy, option)
+        assert outcome.status == 2
+        assert "holds the experiment table8, not table3" in outcome.err
+    assert found_runs(copy) == FOLDERS
+
+
+def test_more_seeds_are_added_to_those_that_are_there(copy, lpft, monkeypatch):
+    trained = []
+    fail(monkeypatch, lambda config: trained.append(config.training.seed), None)
+    options = ("--tiny", "--methods", "lp", "--seeds", "0,1,7", "--output-dir", copy, "--resume")
+    assert lpft("reproduce", "table8", *options).status == 0
+    assert trained == [7]
+    assert record_of(copy).exhibits[0].rows[0][2].count == 3
+
+
+def test_replacing_removes_what_is_no_longer_planned_and_nothing_else(copy, lpft):
+    (copy / "notes.txt").write_text("mine")
+    options = ("--tiny", "--methods", "lp", "--seeds", "1", "--output-dir", copy, "--overwrite")
+    outcome = lpft("reproduce", "table8", *options)
+    assert outcome.status == 0, outcome.err
+    assert found_runs(copy) == {"runs/demo/lp-seed0"}
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert [row[1] for row in record_of(copy).exhibits[0].rows] == ["LP"]
+
+
+def test_nothing_is_removed_where_the_model_or_the_data_is_missing(copy, lpft, tmp_path):
+    for options in (
+        ("--model", tmp_path / "nothing"),
+        ("--tasks", "cb", "--data-dir", tmp_path),
+    ):
+        outcome = lpft("reproduce", "table8", *TINY, *options, "--output-dir", copy, "--overwrite")
+        assert outcome.status == 2, outcome.err
+        assert found_runs(copy) == FOLDERS
+
+
+def test_a_failed_run_is_recorded_and_does_not_stop_the_rest(lpft, tmp_path, monkeypatch):
+    fail(monkeypatch, lambda c: (c.training.method, c.training.seed) == ("ft", 1), OSError("boom"))
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", tmp_path / "t")
+    assert outcome.status == 1
+    record = record_of(tmp_path / "t")
+    ((name, reason),) = record.failures
+    assert name == "runs/demo/ft-rate5e-3-batch16-seed1"
+    assert "boom" in reason
+    counts = {row[1]: row[2].count for row in record.exhibits[0].rows}
+    assert counts == {"LP": 2, "FT": 1, "LP-FT": 2}
+    assert "boom" in outcome.out
+
+
+def test_a_finished_run_that_was_damaged_is_told_and_left_out(copy, lpft):
+    (copy / "runs/demo/ft-rate5e-3-batch16-seed1/predictions/test.parquet").unlink()
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 1
+    record = record_of(copy)
+    ((name, reason),) = record.failures
+    assert name == "runs/demo/ft-rate5e-3-batch16-seed1"
+    assert "test.parquet is not there" in reason
+    assert {row[1]: row[2].count for row in record.exhibits[0].rows}["FT"] == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(b"damaged"), "cannot be read"),
+        (lambda path: path.unlink(), "is not there"),
+        (
+            lambda path: pd.read_parquet(path).assign(feature_difference=1.0).to_parquet(path),
+            "its texts give 1",
+        ),
+    ],
+)
+def test_feature_changes_that_were_damaged_or_edited_are_told(copy, lpft, damage, reason):
+    name = "runs/demo/lp-ft-rate5e-3-batch16-seed0"
+    damage(copy / name / "features/test.parquet")
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 1
+    ((found, why),) = record_of(copy).failures
+    assert (found, reason in why) == (name, True)
+    assert why.endswith("remove its folder, and go on with --resume to have it again")
+    shutil.rmtree(copy / name)
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert (outcome.status, record_of(copy).failures) == (0, ())
+
+
+def test_tables_that_cannot_be_made_are_a_failure_beside_what_was_trained(copy, lpft, monkeypatch):
+    def show(_found):
+        raise KeyError("no such column")
+
+    monkeypatch.setitem(RECIPES, "table8", replace(RECIPES["table8"], show=show))
+    (copy / "report.html").unlink()
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
+    assert outcome.status == 1, outcome.err
+    record = record_of(copy)
+    assert record.failures == (("tables and figures", "unexpected KeyError: 'no such column'"),)
+    assert record.exhibits == ()
+    assert "2 seeds, in the paper 5." in record.differences
+    assert (copy / "report.html").exists()
+    assert "no such column" in outcome.out
+    assert found_runs(copy) == FOLDERS
+
+
+def test_where_everything_fails_the_first_reason_is_given(lpft, tmp_path, monkeypatch):
+    fail(monkeypatch, lambda _: True, OSError("boom"))
+    options = ("--tiny", "--methods", "lp", "--output-dir", tmp_path / "t")
+    outcome = lpft("reproduce", "table8", *options)
+    assert outcome.status == 2
+    assert "nothing of table8 could be computed: 2 failed, the first (runs/demo/lp-seed0)" in (
+        outcome.err
+    )
+    assert len(record_of(tmp_path / "t").failures) == 2
+
+
+def test_a_dry_run_counts_the_work_and_leaves_no_trace(lpft, tmp_path):
+    options = (*TINY, "--output-dir", tmp_path / "t", "--dry-run")
+    outcome = lpft("reproduce", "table1", *options, "--json")
+    assert outcome.status == 0, outcome.err
+    assert not (tmp_path / "t").exists()
+    work = json.loads(outcome.out)["table1"]
+    assert [(part["method"], part["seeds"], part["finished"]) for part in work] == [
+        ("lp", [0, 1], 0),
+        ("ft", [0, 1], 0),
+        ("lp-ft", [0, 1], 0),
+    ]
+    # 24 rows in batches of 16 are 2 steps, in 2 epochs 4.
+    assert [part["steps"] for part in work] == [None, 4, 4]
+    assert {part["rows"] for part in work} == {24}
+    table = lpft("reproduce", "table1", *options).out.splitlines()
+    assert table[1].split()[:5] == ["what", "task", "rows", "method", "rate"]
+    assert len(table) == 2 + 3
+
+
+def test_a_dry_run_sees_what_is_finished(copy, lpft):
+    options = (*TINY, "--output-dir", copy, "--resume", "--dry-run", "--json")
+    work = json.loads(lpft("reproduce", "table8", *options).out)["table8"]
+    assert [part["finished"] for part in work] == [2, 2, 2]
+
+
+def test_json_has_the_record_and_the_page(copy, lpft):
+    outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume", "--json")
+    record = json.loads(outcome.out)["table8"]
+    assert record["page"] == str(copy / "report.html")
+    assert record["exhibits"][0]["exhibit"] == "table"
