@@ -12,7 +12,7 @@ from lpft.experiments.plan import ExperimentRuns, PlannedRun, Recipe, Scope
 from lpft.experiments.prepare import collect
 from lpft.experiments.run import find_recipe
 from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
-from lpft.results.schema import write_feature_changes
+from lpft.results.run import write_feature_changes
 from lpft.runs.train import train_run
 
 TEXTS = 12

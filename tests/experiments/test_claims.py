@@ -29,7 +29,7 @@ from lpft.report.exhibits.checks import check_shapes
 from lpft.results.exhibits import ExperimentRecord
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.settings.configs import make_config
-from lpft.theory.check import TheoryCheck
+from lpft.theory.checks import TheoryCheck
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from experiments.hand_made import trained_of
 
-from lpft.analysis.projection import Projection
+from lpft.analysis.features import Projection
 from lpft.experiments import steps
 from lpft.experiments.steps import PROJECTIONS
 from lpft.model import load_classifier
-from lpft.results.schema import read_features, read_head_rows
+from lpft.results.run import read_features, read_head_rows
 
 CLASSES = ["negative", "neutral", "positive"]
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from lpft.errors import InputError
 from lpft.experiments.figures import SCALES
 from lpft.experiments.run import find_recipe
-from lpft.results.schema import write_feature_changes
+from lpft.results.run import write_feature_changes
 
 # Of FT the change falls with the scale; of LP-FT it goes up and down: squared differences of ranks
 # sum to 162, so that the correlation is 1 - 6 * 162 / (8 * 63) = -0.93.

@@ -10,9 +10,13 @@ import torch
 from lpft.cli.console import print_table
 from lpft.errors import InputError
 from lpft.experiments.theory import run_theory, theory_json, theory_table
-from lpft.theory.check import TheoryCheck
-from lpft.theory.low_rank_checks import pretrain_difference
-from lpft.theory.random_bert import LAYERS, random_bert, random_tokens
+from lpft.theory.checks import (
+    LAYERS,
+    TheoryCheck,
+    pretrain_difference,
+    random_bert,
+    random_tokens,
+)
 
 
 @pytest.fixture(scope="module")

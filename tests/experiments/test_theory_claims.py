@@ -11,7 +11,7 @@ import lpft
 from lpft.experiments import theory as propositions
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.theory import THEORY, first_order_outcomes, linear_outcomes, run_theory
-from lpft.theory.check import TheoryCheck
+from lpft.theory.checks import TheoryCheck
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lpft.analysis.resampling import without_samples
+from lpft.analysis.comparison import without_samples
 from lpft.experiments.verdicts import Case, Part, judge_cases
 from lpft.results.judging import Measured
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lpft.analysis.resampling import Resampled, Statistic, resample, without_samples
+from lpft.analysis.comparison import Resampled, Statistic, resample, without_samples
 from lpft.experiments.figures import CORRELATIONS, rank_correlations, scaled_runs
 from lpft.experiments.measures import random_head_norm
 from lpft.experiments.plan import ExperimentRuns, Scope
@@ -52,7 +52,8 @@ from lpft.results.quantities import (
     same_samples,
     task_score,
 )
-from lpft.results.schema import Run, number
+from lpft.results.run import Run
+from lpft.results.schema import number
 
 
 def _pair_evidence(

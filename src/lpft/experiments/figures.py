@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from lpft.analysis.comparison import effect_over_seeds
-from lpft.analysis.projection import PROJECTION
-from lpft.analysis.resampling import Resampled, Statistic, resample
+from lpft.analysis.comparison import Resampled, Statistic, effect_over_seeds, resample
+from lpft.analysis.features import PROJECTION
 from lpft.experiments.measures import (
     NOTE_ON_RATES,
     at_shared_rates,
@@ -38,7 +37,7 @@ from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
 from lpft.results.groups import Spread, counted, feature, method_name
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
-from lpft.results.schema import Run, read_feature_changes
+from lpft.results.run import Run, read_feature_changes
 from lpft.settings import get_method
 
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")

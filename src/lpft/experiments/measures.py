@@ -15,7 +15,7 @@ from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.groups import Selector, Spread, method_name, model_name
 from lpft.results.pairing import PAIRS, PUBLISHED, SHARED, pairs_in
 from lpft.results.quantities import PER_CENT
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import get_method
 
 NOTE_ON_RATES = (

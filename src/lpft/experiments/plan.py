@@ -15,7 +15,7 @@ from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.groups import rate
 from lpft.results.kernels import KernelRecord
 from lpft.results.pairing import PUBLISHED, SHARED
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import (
     DataSettings,
     ExperimentSettings,

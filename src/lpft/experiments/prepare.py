@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import isclose
 from pathlib import Path
-from typing import Any
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError
@@ -19,14 +18,12 @@ from lpft.experiments.plan import KERNELS, RUNS, ExperimentRuns, Plan, Recipe, S
 from lpft.experiments.steps import STEPS
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
-from lpft.results.collect import find_runs
 from lpft.results.exhibits import RECORD
-from lpft.results.folder import RECORD as RUN_RECORD
 from lpft.results.folder import WORK, check_restart, clear, read_record
-from lpft.results.kernels import KERNEL_RECORD, KernelRecord, find_kernels
-from lpft.results.resume import began, check_same_inputs, finished_run
-from lpft.results.schema import FEATURES, Run, read_feature_changes, split_file
-from lpft.results.sweep import SWEEP_RECORD
+from lpft.results.kernels import KernelRecord, find_kernels
+from lpft.results.resume import SweepRecord, check_same_inputs, finished_run
+from lpft.results.run import FEATURES, Run, find_runs, read_feature_changes, split_path
+from lpft.results.schema import Fingerprints, RunRecord
 from lpft.runs.kernels import check_same_kernels, finished_kernels
 from lpft.settings.configs import KernelConfig, RunConfig
 
@@ -72,12 +69,13 @@ class Inputs:
             self._data[key] = load_data(config.data)
         return self._data[key]
 
-    def fingerprints(self, config: RunConfig) -> dict[str, Any]:
+    def fingerprints(self, config: RunConfig) -> Fingerprints:
         """Those of data and encoder, as records of runs and kernels have them."""
         key = _data_key(config)
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint(self.data(config))
-        return {"data": self._fingerprints[key], "encoder": self._encoder(config).fingerprint}
+        encoder = self._encoder(config).fingerprint
+        return Fingerprints(data=self._fingerprints[key], encoder=encoder)
 
     def pooling(self, config: RunConfig) -> str:
         """The token, or the average, that is a run's feature."""
@@ -154,7 +152,7 @@ def run_finished(config: RunConfig, inputs: Inputs) -> bool:
         InputError: a run of other settings, data or weights is there.
     """
     record = read_record(config.output_dir)
-    if record is None or not began(record):
+    if record is None or not record.began:
         return False
     finished = finished_run(config, record) is not None
     check_same_inputs(config.output_dir, record, inputs.fingerprints(config))
@@ -170,16 +168,15 @@ def kernels_finished(config: KernelConfig, inputs: Inputs) -> bool:
     known = finished_kernels(config.output_dir)
     if known is None:
         return False
-    recorded = known.record.get("fingerprints", {})
-    current = inputs.fingerprints(config.run)
-    if set(current) - set(recorded):
+    recorded, current = known.record.fingerprints, inputs.fingerprints(config.run)
+    if not recorded.data or recorded.encoder is None:
         raise InputError(
             f"'{config.output_dir}' cannot be resumed: its kernels do not say of which data and "
             "weights they are; remove that folder, and they are computed again"
         )
     check_same_kernels(config, known)
     for name, what in (("data", "data"), ("encoder", "model's weights")):
-        if recorded[name] != current[name]:
+        if getattr(recorded, name) != getattr(current, name):
             raise InputError(
                 f"'{config.output_dir}' cannot be resumed: the {what} changed since its kernels "
                 "were computed; restore the old state, or start again with --overwrite"
@@ -193,16 +190,16 @@ def clear_experiment(folder: Path) -> None:
     Raises:
         InputError: a run's record is damaged.
     """
-    for path in sorted((folder / RUNS).rglob(RUN_RECORD)):
+    for path in sorted((folder / RUNS).rglob(RunRecord.FILE)):
         clear(path.parent, read_record(path.parent))
     for path in sorted((folder / KERNELS).glob("*/")):
         shutil.rmtree(path / WORK, ignore_errors=True)
-        if (path / KERNEL_RECORD).exists():
-            for file in (*path.glob("*.safetensors"), path / KERNEL_RECORD):
+        if (path / KernelRecord.FILE).exists():
+            for file in (*path.glob("*.safetensors"), path / KernelRecord.FILE):
                 file.unlink()
     for path in (folder / STEPS).glob("*.json"):
         path.unlink()
-    (folder / RUNS / SWEEP_RECORD).unlink(missing_ok=True)
+    (folder / RUNS / SweepRecord.FILE).unlink(missing_ok=True)
 
 
 def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: Inputs) -> None:
@@ -250,18 +247,18 @@ def _accepts(usable: Callable[[Path], bool], source: Path) -> bool:
 
 def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
     """The finished runs and kernels of a plan, and those that cannot be read, with the reason."""
-    collection = find_runs(scope.folder)
+    all_runs, unread_runs = find_runs(scope.folder)
     all_kernels, unread_kernels = find_kernels(scope.folder)
     planned = {run.config.output_dir for run in plan.runs}
     planned |= {kernels.config.output_dir for kernels in plan.kernels}
     failures = [
         (part.name, f"{part.reason}; {_ADVICE}" if part.state == "damaged" else part.reason)
-        for part in (*collection.unread, *unread_kernels)
+        for part in (*unread_runs, *unread_kernels)
         if part.folder in planned
     ]
     runs: dict[Path, Run] = {}
     kernels: dict[Path, KernelRecord] = {}
-    for run in collection.runs:
+    for run in all_runs:
         damage = _damage(run) if run.folder in planned else ""
         if damage:
             failures.append((run.name, f"{damage}; {_ADVICE}"))
@@ -294,9 +291,9 @@ def _damage(run: Run) -> str:
     """
     try:
         record = read_record(run.folder)
-        files = () if record is None else record["files"]
+        files = () if record is None else record.files
         for split in run.features:
-            if f"{FEATURES}/{split_file(split, 'parquet')}" not in files:
+            if split_path(Path(), FEATURES, split, "parquet").as_posix() not in files:
                 continue
             mean = float(read_feature_changes(run.folder, split)["feature_difference"].mean())
             recorded = run.feature(split, "feature_difference")

@@ -437,9 +437,7 @@ def _run_work(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
         "head_scale": training.head_scale,
         "steps": steps,
         "seeds": [config.training.seed for config in configs],
-        "finished": sum(
-            record is not None and record["status"] == "finished" for record in records
-        ),
+        "finished": sum(record is not None and record.status == "finished" for record in records),
     }
 
 

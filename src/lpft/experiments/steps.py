@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from lpft.analysis.projection import project_with_head
+from lpft.analysis.features import project_with_head
 from lpft.data import TextData, fingerprint, load_data
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
@@ -26,7 +26,8 @@ from lpft.model import Classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.pairing import PUBLISHED
-from lpft.results.schema import Run, number, read_features, read_head_rows
+from lpft.results.run import Run, read_features, read_head_rows
+from lpft.results.schema import number
 from lpft.settings.configs import RunConfig, make_config
 from lpft.training.cache import SplitInputs, prepare_split
 from lpft.training.history import path_rows
@@ -93,8 +94,8 @@ class Step(Generic[Key, Result]):
 
 def _job(file: str, run: Run, compute: Callable[[Run], Result]) -> Job[Result]:
     """The job of one run, whose settings, data and encoder decide the result."""
-    identity = {"config_hash": run.config_hash, "fingerprints": dict(run.fingerprints)}
-    return Job(file, identity, partial(compute, run))
+    hashes = {"config_hash": run.record.config_hash, "fingerprints": dict(run.fingerprints)}
+    return Job(file, hashes, partial(compute, run))
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def probed_runs(runs: ExperimentRuns) -> dict[str, Run]:
     """
     probed: dict[str, Run] = {}
     for (_, task, _, _), run in runs.runs.items():
-        if run.probe:
+        if run.record.probe:
             probed.setdefault(task, run)
     return {task: probed[task] for task in runs.scope.tasks if task in probed}
 
 
 def _follow_probe(run: Run) -> ProbedPath:
-    strength = number(run.probe.get("inverse_strength"))
+    strength = number((run.record.probe or {}).get("inverse_strength"))
     if strength is None:
         raise InputError(
             f"run.json of '{run.folder}' lacks the strength of its linear probe: train it again"
@@ -166,7 +167,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class ProjectedSplit:
-    """Class indices of N texts, and points of a :class:`~lpft.analysis.projection.Projection`.
+    """Class indices of N texts, and points of a :class:`~lpft.analysis.features.Projection`.
 
     ``features`` and ``head`` are those before and after training: N and C points each.
     """

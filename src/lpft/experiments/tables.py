@@ -56,7 +56,7 @@ from lpft.results.quantities import (
     feature_change,
     task_score,
 )
-from lpft.results.schema import Run
+from lpft.results.run import Run
 from lpft.settings import get_method
 
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
@@ -344,8 +344,8 @@ def _without_temperature(runs: ExperimentRuns) -> list[str]:
     """Where no temperature could be fitted, and why."""
     reasons: dict[str, dict[str, None]] = {}
     for run in runs.runs.values():
-        if run.temperature_reason is not None:
-            reasons.setdefault(run.temperature_reason, {}).setdefault(run.name)
+        if run.record.calibration.reason is not None:
+            reasons.setdefault(run.record.calibration.reason, {}).setdefault(run.name)
     return [
         f"The temperature stayed 1 in {counted(len(names), 'run')} ({next(iter(names))}"
         f"{' and others' if len(names) > 1 else ''}): {reason}."

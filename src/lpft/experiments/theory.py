@@ -23,11 +23,18 @@ from lpft.report.numbers import scientific, significant
 from lpft.results.exhibits import Estimate
 from lpft.results.groups import counted
 from lpft.results.judging import Judgement
-from lpft.theory.check import TheoryCheck
-from lpft.theory.first_order_checks import LEAST_FALL, first_order_checks
-from lpft.theory.low_rank_checks import SIGNIFICANCE, low_rank_checks
-from lpft.theory.orthogonal_checks import LINEAR_WIDTHS, ROUNDING, orthogonal_checks
-from lpft.theory.random_bert import LAYERS, WIDTH
+from lpft.theory.checks import (
+    LAYERS,
+    LEAST_FALL,
+    LINEAR_WIDTHS,
+    ROUNDING,
+    SIGNIFICANCE,
+    WIDTH,
+    TheoryCheck,
+    first_order_checks,
+    low_rank_checks,
+    orthogonal_checks,
+)
 
 logger = logging.getLogger(__name__)
 

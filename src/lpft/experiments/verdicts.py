@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from lpft.analysis.power import LEVEL
+from lpft.analysis.comparison import LEVEL
 from lpft.experiments.plan import ExperimentRuns
 from lpft.paper import published_datasets, published_kernels, published_value
 from lpft.report.numbers import joined
