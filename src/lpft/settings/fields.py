@@ -11,7 +11,7 @@ from enum import Flag, auto
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,7 +38,7 @@ class Setting:
 
     name: str
     owner: "type[Settings]"
-    type: Any  # without the None of an optional setting
+    type: Any
     default: Any
     help: str
     limits: Mapping[str, float]  # gt, ge, lt and le of a number
@@ -142,7 +142,7 @@ class Settings(BaseModel):
         """What is declared of each setting."""
         fields = {}
         for name, field in cls.model_fields.items():
-            kind = _without_none(field.annotation)
+            kind = _bare(field.annotation)
             extra: Any = field.json_schema_extra
             usual = {"commands": cls.commands, "decides": cls.decides}
             if get_origin(kind) is Literal:
@@ -179,10 +179,11 @@ def unknown_setting(name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown setting '{name}': {hint}")
 
 
-def _without_none(kind: Any) -> Any:
+def _bare(kind: Any) -> Any:
+    """A type without the None of an optional setting and the checks of an annotated one."""
     if get_origin(kind) in (Union, UnionType):
-        return next(part for part in get_args(kind) if part is not type(None))
-    return kind
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _plain_value(setting: Setting, value: Any) -> Any:
@@ -233,7 +234,7 @@ def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
         choices = get_args(get_args(setting.type)[0]) if several else setting.choices
         return InputError(
             f"{named(name)} {value} is unknown: expected {'some' if several else 'one'} of "
-            f"{', '.join(choices or ())}"
+            f"{', '.join(choices or ())}{', or none' if several else ''}"
         )
     if kind in ("finite_number", "greater_than", "greater_than_equal", "less_than_equal"):
         expected = setting.expected(finite=kind == "finite_number")
