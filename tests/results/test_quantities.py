@@ -13,7 +13,12 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from lpft.analysis import calibration
 from lpft.data.examples import Groups
 from lpft.errors import InputError
-from lpft.results.quantities import _SCORES, calibration_error, feature_change, task_score
+from lpft.results.quantities import (
+    calibration_error,
+    feature_change,
+    metric_of_rows,
+    task_score,
+)
 from lpft.results.run import Predictions, find_runs
 
 
@@ -31,10 +36,10 @@ def test_scores_of_any_draw_are_scikit_learns(classes):
     labels, called = predictions.labels, predictions.logits.argmax(axis=1)
     for _ in range(20):
         rows = generator.integers(60, size=60)
-        assert _SCORES["accuracy"](predictions)(rows) == pytest.approx(
+        assert metric_of_rows(predictions, "accuracy")(rows) == pytest.approx(
             np.mean(labels[rows] == called[rows])
         )
-        assert _SCORES["matthews_correlation"](predictions)(rows) == pytest.approx(
+        assert metric_of_rows(predictions, "matthews_correlation")(rows) == pytest.approx(
             matthews_corrcoef(labels[rows], called[rows])
         )
 
@@ -42,7 +47,7 @@ def test_scores_of_any_draw_are_scikit_learns(classes):
 def test_the_correlation_of_one_class_is_0():
     logits = np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
     predictions = Predictions(np.array(["a", "b", "c"]), np.array([0, 0, 1]), logits)
-    correlation = _SCORES["matthews_correlation"](predictions)
+    correlation = metric_of_rows(predictions, "matthews_correlation")
     assert correlation(np.array([0, 1, 1])) == 0.0
     assert correlation(np.array([0, 1, 2])) == pytest.approx(1.0)
 
@@ -60,15 +65,17 @@ def test_scores_of_drawn_questions_count_a_question_as_often_as_it_is_drawn():
         drawn = [members[k] for k in generator.integers(len(members), size=len(members))]
         rows = np.concatenate(drawn)
         called = logits.argmax(axis=1)
-        assert _SCORES["exact_match"](answered)(rows) == pytest.approx(
+        assert metric_of_rows(answered, "exact_match")(rows) == pytest.approx(
             np.mean([all(called[group] == labels[group]) for group in drawn])
         )
-        assert _SCORES["answer_f1"](answered)(rows) == pytest.approx(
+        assert metric_of_rows(answered, "answer_f1")(rows) == pytest.approx(
             f1_score(labels[rows], called[rows])
         )
         best = [group[np.argmax(logits[group, 1] - logits[group, 0])] for group in drawn]
         for metric, power in (("exact_match", 1), ("token_f1", 2)):
-            assert _SCORES[metric](chosen)(rows) == pytest.approx(np.mean(credit[best] ** power))
+            assert metric_of_rows(chosen, metric)(rows) == pytest.approx(
+                np.mean(credit[best] ** power)
+            )
 
 
 ROWS = 12

@@ -1,4 +1,7 @@
-"""What methods are compared by: a number of each run on its samples and on draws of them."""
+"""What methods are compared by: a number of each run on its samples and on draws of them.
+
+All runs that are compared see the same draws, so that their differences are paired by sample.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +19,26 @@ from lpft.results.run import Predictions, Run, read_feature_changes
 
 DRAW_SEED = 20240527
 """Of every bootstrap, so that the same runs always have the same intervals."""
+PER_CENT = 100.0
 
 ByRun = Mapping[Path, Resampled]
 """By the run's folder."""
 
 
-PER_CENT = 100.0
+@dataclass(frozen=True)
+class Samples:
+    """N samples of one run, and a statistic of them.
 
-OnDraws = Callable[[Sequence[Run], str, np.random.Generator], ByRun]
-"""A number of each run's split, on its samples and on draws of them."""
+    ``ids`` [N], ``labels`` [N], the ``fingerprint`` of their texts and ``clusters`` [N] are the
+    same in all runs that can be compared, as far as they are known; samples of one cluster are not
+    independent, and drawn together.
+    """
 
-Scored = Callable[[Predictions], Statistic]
+    ids: ArrayLike
+    statistic: Statistic
+    labels: ArrayLike | None = None
+    fingerprint: str | None = None
+    clusters: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,19 +46,22 @@ class Quantity:
     """What is compared between methods: multiplied by ``factor`` and shown with ``digits``."""
 
     name: str
-    on_draws: OnDraws
+    samples: Callable[[Run, str], Samples]
     factor: float = 1.0
     digits: int | None = None
+
+    def on_draws(self, runs: Sequence[Run], split: str, generator: np.random.Generator) -> ByRun:
+        """The quantity of each run's split, as :func:`resample_runs` gives it.
+
+        Raises:
+            InputError: a run lacks what it takes, or two have different samples.
+        """
+        return resample_runs(runs, lambda run: self.samples(run, split), generator=generator)
 
 
 def task_score() -> Quantity:
     """The task's own metric, in per cent."""
-    return Quantity(
-        "test score",
-        _of_predictions(_of_metric),
-        factor=PER_CENT,
-        digits=2,
-    )
+    return Quantity("test score", _of_predictions(_task_metric), factor=PER_CENT, digits=2)
 
 
 def calibration_error(*, calibrated: bool) -> Quantity:
@@ -63,127 +78,87 @@ def calibration_error(*, calibrated: bool) -> Quantity:
 def feature_change() -> Quantity:
     """Diff(F), the mean of how far each text's features moved."""
 
-    def on_draws(runs: Sequence[Run], split: str, generator: np.random.Generator) -> ByRun:
-        def read(run: Run) -> Samples:
-            frame = read_feature_changes(run.folder, split)
-            changes = frame["feature_difference"].to_numpy(dtype=np.float64)
-            return Samples(
-                ids=frame["id"].to_numpy(dtype=np.str_),
-                statistic=lambda rows: float(changes[rows].mean()),
-                fingerprint=data_fingerprint(run, split),
-                clusters=clusters_of(run, split),
-            )
+    def samples(run: Run, split: str) -> Samples:
+        frame = read_feature_changes(run.folder, split)
+        changes = frame["feature_difference"].to_numpy(dtype=np.float64)
+        return Samples(
+            ids=frame["id"].to_numpy(dtype=np.str_),
+            statistic=lambda rows: float(changes[rows].mean()),
+            fingerprint=_fingerprint(run, split),
+            clusters=clusters_of(run, split),
+        )
 
-        return resample_runs(runs, read, generator=generator)
-
-    return Quantity("feature change", on_draws)
+    return Quantity("feature change", samples)
 
 
 def _of_predictions(
     statistic: Callable[[Run, Predictions], Statistic],
-) -> OnDraws:
-    """Of the split's logits and labels; rows that are not independent are drawn together."""
+) -> Callable[[Run, str], Samples]:
+    """A statistic of a split's logits and labels."""
 
-    def on_draws(runs: Sequence[Run], split: str, generator: np.random.Generator) -> ByRun:
-        def read(run: Run) -> Samples:
-            if split not in run.predictions:
-                raise InputError(
-                    f"{run.name} has no predictions of {split}, unlike other runs on its task: "
-                    "remove its folder, and go on with --resume to train it again"
-                )
-            predictions = run.predictions[split]
-            return Samples(
-                ids=predictions.ids,
-                labels=predictions.labels,
-                statistic=statistic(run, predictions),
-                fingerprint=data_fingerprint(run, split),
-                clusters=predictions.clusters,
+    def samples(run: Run, split: str) -> Samples:
+        if split not in run.predictions:
+            raise InputError(
+                f"{run.name} has no predictions of {split}, unlike other runs on its task: "
+                "remove its folder, and go on with --resume to train it again"
             )
+        predictions = run.predictions[split]
+        return Samples(
+            ids=predictions.ids,
+            labels=predictions.labels,
+            statistic=statistic(run, predictions),
+            fingerprint=_fingerprint(run, split),
+            clusters=predictions.clusters,
+        )
 
-        return resample_runs(runs, read, generator=generator)
-
-    return on_draws
+    return samples
 
 
-def _of_metric(run: Run, predictions: Predictions) -> Statistic:
-    if run.metric not in _SCORES:
+def _task_metric(run: Run, predictions: Predictions) -> Statistic:
+    if run.metric not in (*_OF_ROWS, *_OF_GROUPS):
         raise InputError(
             f"'{run.folder}' is scored by {run.metric}, which is not compared: expected one of "
-            f"{', '.join(_SCORES)}"
+            f"{', '.join((*_OF_ROWS, *_OF_GROUPS))}"
         )
     if run.metric in _OF_GROUPS and predictions.groups is None:
         raise InputError(
             f"predictions of '{run.folder}' do not say which rows answer one question together: "
             "remove the folder, and go on with --resume to train it again"
         )
-    return _SCORES[run.metric](predictions)
+    return metric_of_rows(predictions, run.metric)
 
 
-def _accuracy(predictions: Predictions) -> Statistic:
-    right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.float64)
-    return lambda rows: float(right[rows].mean())
+_OF_ROWS = ("accuracy", "matthews_correlation")
+_OF_GROUPS = ("answer_f1", "exact_match", "token_f1", "choice_accuracy")
 
 
-def _matthews(predictions: Predictions) -> Statistic:
+def metric_of_rows(predictions: Predictions, metric: str) -> Statistic:
+    """A task's metric as a function of the rows that are drawn."""
     called, labels = predictions.logits.argmax(axis=1), predictions.labels
-    return lambda rows: matthews_correlation(labels[rows], called[rows])
+    if metric == "accuracy":
+        right = (called == labels).astype(np.float64)
+        return lambda rows: float(right[rows].mean())
+    if metric == "matthews_correlation":
+        return lambda rows: matthews_correlation(labels[rows], called[rows])
+    groups = predictions.groups
+    assert groups is not None, "rows of such a metric have groups"
+    if metric == "answer_f1":
+        answers, positive = called == groups.positive, labels == groups.positive
+        return lambda rows: answer_f1(answers[rows], positive[rows])
+    return _mean_over_groups(predictions, groups, metric)
 
 
-def _answer_f1(predictions: Predictions) -> Statistic:
-    groups = _groups(predictions)
-    called = predictions.logits.argmax(axis=1) == groups.positive
-    positive = predictions.labels == groups.positive
-    return lambda rows: answer_f1(called[rows], positive[rows])
-
-
-def _groups(predictions: Predictions) -> Groups:
-    assert predictions.groups is not None, "rows of such a metric have groups"
-    return predictions.groups
-
-
-def _mean_over_groups(metric: str) -> Scored:
+def _mean_over_groups(predictions: Predictions, groups: Groups, metric: str) -> Statistic:
     """The mean over the drawn groups: each of n rows stands for 1 / n of its group."""
+    of_groups = scores_of_groups(predictions.logits, predictions.labels, groups)[metric]
+    _, members, sizes = np.unique(groups.index, return_inverse=True, return_counts=True)
+    shares: NDArray[np.float64] = (1 / sizes)[members]
+    earned = of_groups[members] * shares
 
-    def scored(predictions: Predictions) -> Statistic:
-        groups = _groups(predictions)
-        of_groups = scores_of_groups(predictions.logits, predictions.labels, groups)[metric]
-        _, members, sizes = np.unique(groups.index, return_inverse=True, return_counts=True)
-        shares: NDArray[np.float64] = (1 / sizes)[members]
-        earned = of_groups[members] * shares
+    def statistic(rows: Rows) -> float:
+        return float(earned[rows].sum() / shares[rows].sum())
 
-        def statistic(rows: Rows) -> float:
-            return float(earned[rows].sum() / shares[rows].sum())
-
-        return statistic
-
-    return scored
-
-
-_OF_GROUPS: dict[str, Scored] = {
-    "answer_f1": _answer_f1,
-    **{name: _mean_over_groups(name) for name in ("exact_match", "token_f1", "choice_accuracy")},
-}
-_SCORES: dict[str, Scored] = {
-    "accuracy": _accuracy,
-    "matthews_correlation": _matthews,
-    **_OF_GROUPS,
-}
-
-
-@dataclass(frozen=True)
-class Samples:
-    """N samples of one run, and a statistic of them.
-
-    ``ids`` [N], ``labels`` [N] and the ``fingerprint`` of their texts tell them from other data, as
-    far as they are known; samples of one number in ``clusters`` [N] are not independent, and drawn
-    together.
-    """
-
-    ids: ArrayLike
-    statistic: Statistic
-    labels: ArrayLike | None = None
-    fingerprint: str | None = None
-    clusters: NDArray[np.int64] | None = None
+    return statistic
 
 
 def judged_split(runs: Iterable[Run]) -> str:
@@ -196,59 +171,50 @@ def feature_split(runs: Iterable[Run]) -> str:
     return "test" if all("test" in run.features for run in runs) else "train"
 
 
-def data_fingerprint(run: Run, split: str) -> str | None:
-    """The hash of a split's texts and labels, None where the run recorded none."""
-    return run.fingerprints.get(f"data/{split}")
-
-
 def clusters_of(run: Run, split: str) -> NDArray[np.int64] | None:
     """Numbers that samples share where they are not independent, None where nothing is known."""
     predictions = run.predictions.get(split)
     return None if predictions is None else predictions.clusters
 
 
+def _fingerprint(run: Run, split: str) -> str | None:
+    return run.fingerprints.get(f"data/{split}")
+
+
 def resample_runs(
-    runs: Sequence[Run],
-    read: Callable[[Run], Samples],
-    *,
-    generator: np.random.Generator,
+    runs: Sequence[Run], read: Callable[[Run], Samples], *, generator: np.random.Generator
 ) -> ByRun:
     """The statistic that ``read`` gives of each run, on all samples and on draws of them.
 
     Raises:
         InputError: two runs have different samples.
     """
-    known = {run.folder: run for run in runs}
-    samples = {folder: read(run) for folder, run in known.items()}
+    samples = {run.folder: (run.name, read(run)) for run in runs}
     if not samples:
         return {}
-    named = {known[folder].name: of_run for folder, of_run in samples.items()}
-    number = same_samples({name: one.ids for name, one in named.items()})
-    labels = {name: one.labels for name, one in named.items() if one.labels is not None}
-    texts = {name: [one.fingerprint] for name, one in named.items() if one.fingerprint is not None}
-    clusters = {name: one.clusters for name, one in named.items() if one.clusters is not None}
-    for identities in (labels, texts, clusters):
-        if identities:
-            same_samples(identities)
+    for field in ("labels", "fingerprint", "clusters"):
+        known = {name: getattr(one, field) for name, one in samples.values()}
+        same_samples({name: np.atleast_1d(v) for name, v in known.items() if v is not None})
+    clusters = (one.clusters for _, one in samples.values() if one.clusters is not None)
     return resample(
-        {folder: of_run.statistic for folder, of_run in samples.items()},
-        number,
+        {folder: one.statistic for folder, (_, one) in samples.items()},
+        same_samples({name: one.ids for name, one in samples.values()}),
         generator=generator,
-        clusters=next(iter(clusters.values()), None),
+        clusters=next(clusters, None),
     )
 
 
 def same_samples(identities: Mapping[str, ArrayLike]) -> int:
-    """How many samples there are, the same in all of what ``identities`` names.
+    """How many samples there are, the same in all of what ``identities`` names; 0 of nothing.
 
     Raises:
         InputError: two have different samples.
     """
-    first, *others = ((name, np.asarray(identity)) for name, identity in identities.items())
-    for name, identity in others:
-        if not np.array_equal(identity, first[1]):
+    known = [(name, np.asarray(identity)) for name, identity in identities.items()]
+    for name, identity in known:
+        if not np.array_equal(identity, known[0][1]):
             raise InputError(
-                f"{name} and {first[0]} were tested on different samples: expected the same data "
-                "in all runs of a task; start again in another folder"
+                f"{name} and {known[0][0]} were tested on different samples: expected the same "
+                "data in all runs of a task; start again in another folder"
             )
-    return len(first[1])
+    return len(known[0][1]) if known else 0
