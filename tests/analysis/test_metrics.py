@@ -1,4 +1,4 @@
-"""The metrics of one split against hand counts and scikit-learn."""
+"""The metrics of one split, grouped or not, against hand counts, naive loops and scikit-learn."""
 
 import json
 import math
@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, f1_score, log_loss, matthews_corrcoef
 
-from lpft.analysis import split_metrics
+from lpft.analysis import grouped_metrics, split_metrics
+from lpft.analysis.metrics import ORDINARY_METRICS, log_odds
+from lpft.data.examples import Groups
 from lpft.errors import InputError
 
 TEMPERED = {"nll", "brier", "brier_mean", "ece", "mce", "confidence"}
+
+
 KEYS = TEMPERED | {
     "rows",
     "accuracy",
@@ -26,12 +31,12 @@ KEYS = TEMPERED | {
 }
 
 
-def random_split(rows: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def random_split(rows, classes, seed):
     rng = np.random.default_rng(seed)
     return 3 * rng.normal(size=(rows, classes)), rng.integers(0, classes, rows)
 
 
-def test_keys_and_types_are_those_of_metrics_json() -> None:
+def test_keys_and_types_are_those_of_metrics_json():
     logits, labels = random_split(20, 3, seed=0)
     metrics = split_metrics(logits.astype(np.float32), labels, temperature=2.0)
     assert set(metrics) == KEYS
@@ -41,7 +46,7 @@ def test_keys_and_types_are_those_of_metrics_json() -> None:
     assert {type(value) for value in metrics["calibrated"].values()} == {float}
 
 
-def test_counted_by_hand() -> None:
+def test_counted_by_hand():
     # Two classes; probabilities are exactly 3/4, 3/4, 1/4 and 1/2 for class 0 (log 3 and 0).
     gap = math.log(3)
     logits = np.array([[gap, 0.0], [0.0, -gap], [0.0, gap], [2.0, 2.0]])
@@ -67,7 +72,7 @@ def test_counted_by_hand() -> None:
     assert metrics["logit_mean"] == pytest.approx((gap + 4) / 8, rel=1e-14)
 
 
-def test_calibrated_counted_by_hand() -> None:
+def test_calibrated_counted_by_hand():
     # At T = 2 the logits (log 9, 0) give 3/4: right in one row of two.
     logits = np.array([[math.log(9), 0.0]] * 2)
     metrics = split_metrics(logits, np.array([0, 1]), temperature=2.0)
@@ -88,7 +93,7 @@ def test_calibrated_counted_by_hand() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
-def test_against_scikit_learn(classes: int, temperature: float) -> None:
+def test_against_scikit_learn(classes, temperature):
     logits, labels = random_split(200, classes, seed=classes)
     metrics = split_metrics(logits, labels, temperature)
     predictions, every = logits.argmax(axis=1), list(range(classes))
@@ -105,13 +110,7 @@ def test_against_scikit_learn(classes: int, temperature: float) -> None:
         assert found["brier_mean"] == pytest.approx(sums / classes, rel=1e-12)
 
 
-def test_brier_mean_of_two_classes_is_the_usual_binary_score() -> None:
-    logits, labels = random_split(100, 2, seed=9)
-    usual = brier_score_loss(labels, softmax(logits, axis=1)[:, 1])
-    assert split_metrics(logits, labels)["brier_mean"] == pytest.approx(usual, rel=1e-12)
-
-
-def test_a_class_that_does_not_occur_has_no_part_in_macro_f1() -> None:
+def test_a_class_that_does_not_occur_has_no_part_in_macro_f1():
     # All right on classes 0 and 1; class 2 neither occurs nor is predicted: (1 + 1) / 2.
     metrics = split_metrics(np.array([[2.0, 0, 0], [0, 2.0, 0]]), np.array([0, 1]))
     assert metrics["accuracy"] == 1
@@ -120,22 +119,17 @@ def test_a_class_that_does_not_occur_has_no_part_in_macro_f1() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_row_and_one_class_are_scored_without_warnings() -> None:
+def test_one_row_and_one_class_are_scored_without_warnings():
     metrics = split_metrics([[1.0, 0.0]], [0])
     assert (metrics["rows"], metrics["accuracy"], metrics["matthews_correlation"]) == (1, 1, 0)
     metrics = split_metrics([[1.0, 0.0], [0.0, 1.0]], [1, 1])
     assert (metrics["accuracy"], metrics["matthews_correlation"]) == (0.5, 0)
 
 
-def test_confident_mistakes_have_a_finite_nll() -> None:
+def test_confident_mistakes_have_a_finite_nll():
     metrics = split_metrics([[1e4, 0.0]], [1])
     assert metrics["nll"] == 1e4
     assert (metrics["brier"], metrics["ece"], metrics["confidence"]) == (2, 1, 1)
-
-
-def test_temperature_one_changes_nothing() -> None:
-    metrics = split_metrics(*random_split(50, 4, seed=5))
-    assert metrics["calibrated"] == {key: metrics[key] for key in TEMPERED}
 
 
 @settings(max_examples=40, deadline=None)
@@ -145,9 +139,7 @@ def test_temperature_one_changes_nothing() -> None:
     temperature=st.floats(0.05, 20),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_bounds_and_any_order_of_rows(
-    rows: int, classes: int, temperature: float, seed: int
-) -> None:
+def test_bounds_and_any_order_of_rows(rows, classes, temperature, seed):
     logits, labels = random_split(rows, classes, seed)
     metrics = split_metrics(logits, labels, temperature)
     order = np.random.default_rng(seed).permutation(rows)
@@ -180,12 +172,140 @@ def test_bounds_and_any_order_of_rows(
         ([[1.0, 2.0]], [0.0], "expected integer class indices, found dtype float64"),
     ],
 )
-def test_wrong_input_is_named(logits: list[list[float]], labels: list[int], message: str) -> None:
+def test_wrong_input_is_named(logits, labels, message):
     with pytest.raises(InputError, match=message):
         split_metrics(logits, labels)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -2.0, math.nan])
-def test_a_wrong_temperature_is_refused(temperature: float) -> None:
+def test_a_wrong_temperature_is_refused(temperature):
     with pytest.raises(InputError, match="temperature"):
         split_metrics([[1.0, 0.0]], [0], temperature)
+
+
+# --- rows that answer a question together
+
+
+def logits_of(predictions):
+    return np.where(np.array(predictions)[:, None] == [0, 1], 1.0, -1.0)
+
+
+def test_sets_of_answers_by_hand():
+    # questions 7, 7 | 3, 3, 3 | 5: the second has one error, the others none
+    groups = Groups(np.array([7, 7, 3, 3, 3, 5]))
+    labels = np.array([1, 0, 1, 0, 0, 1])
+    found = grouped_metrics(logits_of([1, 0, 1, 1, 0, 1]), labels, groups)
+    # 3 true positives, 1 false positive, no false negative: 6 / 7
+    assert found == {"answer_f1": pytest.approx(6 / 7), "exact_match": pytest.approx(2 / 3)}
+
+
+def test_nothing_positive_has_no_f1_but_may_match():
+    groups = Groups(np.array([0, 0, 1]))
+    found = grouped_metrics(logits_of([0, 0, 0]), np.array([0, 0, 0]), groups)
+    assert found == {"answer_f1": 0, "exact_match": 1}
+
+
+def test_a_choice_by_hand():
+    credits = {
+        "exact_match": np.array([1.0, 0, 0, 0, 1]),
+        "token_f1": np.array([1, 0.5, 0, 0.8, 1]),
+    }
+    groups = Groups(np.array([4, 4, 2, 2, 2]), "query", credits)
+    # log-odds -1, 2 | 0, 3, 3: the second row, and the two equal ones by halves
+    logits = np.array([[0, -1.0], [0, 2], [5, 5], [-1, 2], [0, 3]])
+    found = grouped_metrics(logits, np.array([1, 0, 0, 0, 1]), groups)
+    assert found == {
+        "exact_match": pytest.approx((0 + (0 + 1) / 2) / 2),
+        "token_f1": pytest.approx((0.5 + (0.8 + 1) / 2) / 2),
+    }
+
+
+def test_one_answer_to_everything_earns_what_chance_does():
+    credits = {"choice_accuracy": np.array([1.0, 0, 1, 0, 1, 0, 0])}
+    groups = Groups(np.array([0, 0, 1, 1, 2, 2, 2]), credits=credits)
+    found = grouped_metrics(np.full((7, 2), 0.3), np.array([1, 0, 1, 0, 1, 0, 0]), groups)
+    assert found == {"choice_accuracy": pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)}
+
+
+def test_large_logits_keep_their_order():
+    # probabilities of all three are 1 in float64
+    scores = log_odds(np.array([[0, 100.0], [0, 101], [0, 99]]), 1)
+    assert scores.tolist() == [100, 101, 99]
+    credits = {"choice_accuracy": np.array([0.0, 1, 0])}
+    groups = Groups(np.zeros(3, dtype=np.int64), credits=credits)
+    logits = np.array([[0, 100.0], [0, 101], [0, 99]])
+    assert grouped_metrics(logits, np.array([0, 1, 0]), groups) == {"choice_accuracy": 1}
+
+
+def test_more_classes_and_another_positive_one():
+    logits = np.log([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+    assert log_odds(logits, 0) == pytest.approx(np.log([0.2 / 0.8, 0.6 / 0.4]))
+    groups = Groups(np.array([0, 0]), positive=0)
+    found = grouped_metrics(logits, np.array([1, 0]), groups)
+    assert found == {"answer_f1": 1, "exact_match": 1}
+
+
+SPLIT = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(
+        arrays(np.float64, (n, 2), elements=st.integers(-3, 3).map(float)),
+        arrays(np.int64, n, elements=st.integers(0, 1)),
+        arrays(np.int64, n, elements=st.integers(0, 5)),
+        arrays(np.float64, n, elements=st.integers(0, 4).map(lambda k: k / 4)),
+    )
+)
+
+
+@given(SPLIT)
+def test_naive_loops_agree(split):
+    logits, labels, index, credit = split
+    right, earned = [], []
+    for group in sorted(set(index)):
+        rows = [row for row in range(len(index)) if index[row] == group]
+        right.append(all((logits[row, 1] > logits[row, 0]) == labels[row] for row in rows))
+        odds = {row: logits[row, 1] - logits[row, 0] for row in rows}
+        best = [row for row in rows if odds[row] == max(odds.values())]
+        earned.append(np.mean([credit[row] for row in best]))
+    called = logits[:, 1] > logits[:, 0]
+    both, either = np.sum(called & (labels == 1)), np.sum(called) + np.sum(labels)
+    found = grouped_metrics(logits, labels, Groups(index))
+    assert found["exact_match"] == pytest.approx(np.mean(right))
+    assert found["answer_f1"] == pytest.approx(2 * both / either if either else 0)
+    chosen = grouped_metrics(logits, labels, Groups(index, credits={"token_f1": credit}))
+    assert chosen == {"token_f1": pytest.approx(np.mean(earned))}
+
+
+@given(SPLIT, st.randoms(use_true_random=False))
+def test_neither_the_names_of_groups_nor_their_order_matter(split, random):
+    logits, labels, index, _ = split
+    order = list(range(len(index)))
+    random.shuffle(order)
+    groups = Groups(index)
+    found = grouped_metrics(logits, labels, groups)
+    assert grouped_metrics(logits, labels, Groups(17 - 2 * index)) == found
+    again = grouped_metrics(logits[order], labels[order], groups.select(order))
+    assert again == pytest.approx(found)
+
+
+def test_they_are_beside_the_ordinary_metrics_of_a_split():
+    logits, labels = logits_of([1, 0, 1]), np.array([1, 0, 0])
+    plain = split_metrics(logits, labels)
+    grouped = split_metrics(logits, labels, groups=Groups(np.array([0, 0, 1])))
+    assert set(plain) == set(ORDINARY_METRICS)
+    assert {name: grouped[name] for name in plain} == plain
+    assert {name: grouped[name] for name in set(grouped) - set(plain)} == {
+        "answer_f1": pytest.approx(2 / 3),
+        "exact_match": 0.5,
+    }
+    assert Groups(np.array([0])).metrics == ("answer_f1", "exact_match")
+
+
+def test_as_many_group_numbers_as_rows():
+    with pytest.raises(InputError, match="3 labels but 2 group numbers"):
+        split_metrics(logits_of([1, 0, 1]), [1, 0, 0], groups=Groups(np.array([0, 1])))
+
+
+def test_selecting_rows_keeps_their_groups():
+    groups = Groups(np.array([3, 3, 9]), "query", {"token_f1": np.array([0, 0.5, 1])}, 0)
+    chosen = groups.select([2, 1])
+    assert (chosen.index.tolist(), chosen.noun, chosen.positive) == ([9, 3], "query", 0)
+    assert chosen.credits["token_f1"].tolist() == [1, 0.5]
