@@ -1,6 +1,11 @@
 """Settings: where defaults come from, what is refused in which words, what makes runs the same."""
 
 import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,14 +14,21 @@ from lpft.cli.commands import collect_settings
 from lpft.cli.parser import parse
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
-from lpft.settings import DataSettings, KernelSettings, OutputSettings, TrainingSettings
+from lpft.settings import (
+    METHODS,
+    DataSettings,
+    KernelSettings,
+    OutputSettings,
+    TrainingSettings,
+    with_lp_head,
+)
 from lpft.settings.configs import changed, make_config, make_kernel_config, taken_by
 from lpft.settings.fields import Decides
 
-METHODS = ("ft", "lora", "lp-ft", "lp-lora")
+PAPERS_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPERS_METHODS)
 def test_tasks_take_the_papers_rates_under_its_protocol(method):
     # Typed from the paper's tables 4 to 7.
     expected = {
@@ -40,7 +52,7 @@ def test_the_published_table_is_complete():
         ]
     assert len(tasks) == 10
     for task in tasks:
-        for method in METHODS:
+        for method in PAPERS_METHODS:
             found = published_hyperparameters(task, method)
             assert found["batch_size"] in (8, 16, 32)
             assert 1e-6 <= found["learning_rate"] <= 1e-3
@@ -55,7 +67,7 @@ def test_ft_and_lp_ft_share_their_rate_on_files_and_under_stratified(tmp_path):
     ):
         rates = {
             method: (training.learning_rate, training.batch_size)
-            for method in METHODS
+            for method in PAPERS_METHODS
             for training in [make_config({**data, "method": method}).training]
         }
         assert rates["ft"] == rates["lp-ft"] == (2e-5, 16)
@@ -171,3 +183,96 @@ def test_every_setting_that_can_be_left_out_says_what_happens_then(model):
 def test_every_command_takes_its_settings():
     assert {"task", "epochs", "save_model"} <= taken_by("train").keys()
     assert taken_by("check").keys() == DataSettings.fields().keys()
+
+
+ONE_FIELD = """
+import inspect, json, sys
+from pathlib import Path
+from lpft.cli.given import collect_settings
+from lpft.cli.parser import parse
+from lpft.estimator import TextClassifier
+from lpft.runs.sweep_config import read_sweep_config
+from lpft.settings import TrainingSettings
+from lpft.settings.configs import changed, identity, make_config
+from lpft.settings.fields import Decides
+
+folder = Path(sys.argv[1])
+(folder / "run.yaml").write_text("task: demo\\nwarm-up: 0.1\\n")
+(folder / "sweep.yaml").write_text("tasks: demo\\nmethods: [lp, ft]\\ngrid: {warm_up: [0, 0.2]}\\n")
+
+def flat(*options):
+    settings, *_ = collect_settings(parse(["train", "--task", "demo", *options]))
+    return make_config(settings).flat()
+
+usual, other = flat("--method=ft"), flat("--method=ft", "--warm-up=0.1")
+sweep = read_sweep_config(folder / "sweep.yaml")
+before = {name: value for name, value in usual.items() if name != "warm_up"}
+try:
+    make_config({"task": "demo", "warm_up": 2})
+except ValueError as error:
+    message = str(error)
+print(json.dumps({
+    "option": other["warm_up"],
+    "yaml": flat("--method=ft", f"--config={folder / 'run.yaml'}")["warm_up"],
+    "sweep": [point["warm_up"] for cell in sweep.cells for point in sweep.grid.points(cell)],
+    "record": usual["warm_up"],
+    "identity": identity(usual, Decides.RUN) != identity(other, Decides.RUN),
+    "changed": changed(usual, other, Decides.RUN),
+    "an older record": changed(before, usual, Decides.RUN),
+    "refused": message,
+    "not in TextClassifier": sorted(
+        TrainingSettings.fields().keys() - inspect.signature(TextClassifier).parameters.keys()
+    ),
+}))
+parse(["train", "--help"])
+"""
+
+
+def test_a_setting_is_added_by_one_field(tmp_path):
+    """It is found wherever settings are; TextClassifier names it among what it lacks."""
+    source = Path(__file__).resolve().parents[1] / "src/lpft"
+    copy = shutil.copytree(source, tmp_path / "lpft", ignore=shutil.ignore_patterns("__pycache__"))
+    fields = (copy / "settings/__init__.py").read_text(encoding="utf-8")
+    beside = "    weight_decay: float | None = setting("
+    assert fields.count(beside) == 1
+    added = """    warm_up: float = setting(
+        0.0, "share of steps in which the rate rises", ge=0, le=1, needs="fine-tuning"
+    )
+"""
+    (copy / "settings/__init__.py").write_text(fields.replace(beside, added + beside))
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_FIELD, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers, _, shown = done.stdout.partition("\n")
+    assert json.loads(answers) == {
+        "option": 0.1,
+        "yaml": 0.1,
+        "sweep": [0.0, 0.2],
+        "record": 0.0,
+        "identity": True,
+        "changed": {"warm_up": [0.0, 0.1]},
+        "an older record": {},
+        "refused": "warm_up 2 must be a number from 0 to 1",
+        "not in TextClassifier": ["warm_up"],
+    }
+    assert "--warm-up WARM_UP" in shown
+    assert "share of steps in which the rate rises (default: 0)" in " ".join(shown.split())
+
+
+def test_every_method_from_a_random_head_has_one_from_an_lp_head():
+    pairs = {name: with_lp_head(name) for name in METHODS}
+    assert pairs == {
+        "lp": None,
+        "ft": "lp-ft",
+        "lp-ft": None,
+        "lora": "lp-lora",
+        "lp-lora": None,
+        "dora": "lp-dora",
+        "lp-dora": None,
+    }
+    assert with_lp_head("of another version") is None
