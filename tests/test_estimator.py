@@ -1,19 +1,31 @@
-"""TextClassifier as a user of scikit-learn meets it."""
+"""TextClassifier as a user of scikit-learn meets it, and what it refuses, in one line each."""
 
 import inspect
+import json
+from dataclasses import fields
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import softmax
+from scipy.special import logit, softmax
+from scipy.stats import linregress
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_score
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import average_precision_score, get_scorer, make_scorer
+from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_score
 from sklearn.utils.validation import NotFittedError
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft import InputError, TextClassifier
-from lpft.settings import TrainingSettings
+from lpft.runs.train import train_run
+from lpft.settings import TrainingSettings, make_config
+
+PROBING = {"method": "lp", "pooling": "mean", "max_length": 32}
+FINE_TUNING = {"pooling": "mean", "max_length": 32, "epochs": 1, "learning_rate": 1e-3}
+SHIFTED = toy_texts(60, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +35,35 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(model):
-    return classifier(model).fit(*toy_texts(120), validation=toy_texts(40, seed=1))
+    """LP-FT on two classes."""
+    classifier = TextClassifier(model, **FINE_TUNING | {"epochs": 2})
+    return classifier.fit(*toy_texts(120), validation=toy_texts(40, seed=1))
 
 
-def classifier(model, **parameters):
-    settings = {
-        "method": "lp-ft",
-        "pooling": "mean",
-        "max_length": 32,
-        "epochs": 2,
-        "learning_rate": 1e-3,
-    }
-    return TextClassifier(model, **(settings | parameters))
+@pytest.fixture(scope="module")
+def binary(model):
+    return TextClassifier(model, **PROBING).fit(*toy_texts(120), validation=SHIFTED)
+
+
+@pytest.fixture(scope="module")
+def multiclass(model):
+    return TextClassifier(model, **PROBING).fit(*three_classes(150), three_classes(60, seed=2))
+
+
+def three_classes(rows, seed=0):
+    """Every third text without its leading good or bad word is neutral."""
+    texts, labels = toy_texts(rows, seed)
+    return (
+        [text.partition(" ")[2] if row % 3 == 2 else text for row, text in enumerate(texts)],
+        ["neutral" if row % 3 == 2 else label for row, label in enumerate(labels)],
+    )
+
+
+def refused(says, call, *arguments, **options):
+    with pytest.raises(InputError, match=says) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_its_parameters_are_the_settings_with_their_defaults():
@@ -44,8 +73,7 @@ def test_its_parameters_are_the_settings_with_their_defaults():
         for name, parameter in parameters.items()
         if name not in ("self", "verbose")
     }
-    assert named == {name: item.default for name, item in TrainingSettings.fields().items()}
-    assert len(named) == 18
+    assert named == {item.name: item.default for item in fields(TrainingSettings)}
 
 
 def test_it_learns_and_its_attributes_agree_with_each_other(fitted):
@@ -68,110 +96,98 @@ def test_it_learns_and_its_attributes_agree_with_each_other(fitted):
     assert {row["event"] for row in fitted.history_} == {"evaluation", "training"}
 
 
-def test_saving_and_loading_keeps_the_probabilities(fitted, tmp_path):
-    texts, _ = toy_texts(20, seed=3)
-    fitted.save(tmp_path / "saved")
-    loaded = TextClassifier.load(tmp_path / "saved")
-    np.testing.assert_array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
-    assert loaded.classes_.tolist() == fitted.classes_.tolist()
-    assert loaded.temperature_ == fitted.temperature_
-    assert loaded.get_params()["max_length"] == 32
-    with pytest.raises(InputError, match="not an empty folder"):
-        fitted.save(tmp_path / "saved")
-    fitted.save(tmp_path / "saved", overwrite=True)
-
-
 @pytest.mark.parametrize("method", ["lp", "ft", "lora", "lp-lora"])
 def test_every_method_gives_probabilities(model, method):
-    settings = {"epochs": None, "learning_rate": None} if method == "lp" else {"epochs": 1}
-    fitted = classifier(model, method=method, **settings).fit(*toy_texts(60))
-    proba = fitted.predict_proba(toy_texts(7)[0])
+    settings = PROBING if method == "lp" else FINE_TUNING
+    classifier = TextClassifier(model, **settings | {"method": method}).fit(*toy_texts(60))
+    proba = classifier.predict_proba(toy_texts(7)[0])
     assert proba.shape == (7, 2)
     np.testing.assert_allclose(proba.sum(1), 1, atol=1e-12)
-    assert type(fitted.model_).__name__ == "LinearHeadClassifier"
-
-
-def test_labels_come_back_as_they_were_given(model, tmp_path):
-    texts, labels = toy_texts(60)
-    numbers = np.array([7 if label == "good" else -2 for label in labels])
-    settings = {"method": "lp", "epochs": None, "learning_rate": None}
-    fitted = classifier(model, **settings).fit(texts, numbers)
-    assert fitted.classes_.tolist() == [-2, 7]
-    assert np.issubdtype(fitted.predict(texts).dtype, np.integer)
-    fitted.save(tmp_path / "saved")
-    assert TextClassifier.load(tmp_path / "saved").predict(texts[:1]).tolist() in ([7], [-2])
-    digits = ["7" if label == "good" else "-2" for label in labels]
-    assert classifier(model, **settings).fit(texts, digits).classes_.tolist() == ["-2", "7"]
-    named = pd.Series(labels, index=range(100, 160))
-    assert classifier(model, **settings).fit(pd.Series(texts), named).score(texts, labels) > 0.7
-
-
-def test_pairs_are_tuples_of_two_texts(model):
-    texts, labels = toy_texts(60)
-    pairs = [(text, "a film") for text in texts]
-    fitted = classifier(model, method="lp", epochs=None, learning_rate=None).fit(pairs, labels)
-    assert fitted.predict(pairs[:4]).shape == (4,)
-    assert not np.allclose(fitted.features(pairs[:1]), fitted.features([("a film", texts[0])]))
+    assert type(classifier.model_).__name__ == "LinearHeadClassifier"
 
 
 def test_the_same_seed_gives_the_same_model_and_leaves_the_programs_randomness_alone(model):
-    torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
-    expected = torch.rand(3), np.random.rand(3)  # noqa: NPY002
-    torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
-    first = classifier(model, method="ft", epochs=1, seed=3).fit(*toy_texts(60))
-    assert torch.equal(torch.rand(3), expected[0])
-    assert (np.random.rand(3) == expected[1]).all()  # noqa: NPY002
-    second = classifier(model, method="ft", epochs=1, seed=3).fit(*toy_texts(60))
+    def randomness(draw_after):
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        result = draw_after()
+        return result, torch.rand(3).tolist(), np.random.rand(3).tolist()  # noqa: NPY002
+
+    def fit():
+        return TextClassifier(model, method="ft", seed=3, **FINE_TUNING).fit(*toy_texts(60))
+
+    first, *drawn = randomness(fit)
+    assert drawn == list(randomness(lambda: None)[1:])
     texts, _ = toy_texts(10, seed=9)
-    np.testing.assert_array_equal(first.decision_function(texts), second.decision_function(texts))
+    np.testing.assert_array_equal(first.decision_function(texts), fit().decision_function(texts))
 
 
-def test_scikit_learns_tools_take_it(model):
-    estimator = classifier(model, method="lp", epochs=None, learning_rate=None)
-    assert clone(estimator).get_params() == estimator.get_params()
-    texts, labels = toy_texts(90)
-    scores = cross_val_score(estimator, np.array(texts), np.array(labels), cv=3)
-    assert scores.shape == (3,)
-    assert scores.mean() > 0.6
+@pytest.mark.parametrize(
+    "names",
+    [(-2, 7), ("-2", "7"), (False, True), (" bad", "good "), ("3.10", "3.11"), ("01", "1")],
+    ids=["integers", "digits", "booleans", "blanks around them", "versions", "zeros before"],
+)
+def test_labels_come_back_as_they_were_given(model, tmp_path, names):
+    texts, labels = toy_texts(60)
+    given = [names[label == "good"] for label in labels]
+    fitted = TextClassifier(model, **PROBING).fit(texts, given, validation=(texts, given))
+    assert fitted.classes_.tolist() == list(names)
+    right = sum(name == label for name, label in zip(fitted.predict(texts), given, strict=True))
+    assert right > 42
+    assert fitted.score(texts, given) == right / 60
+    fitted.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert loaded.classes_.tolist() == list(names)
+    assert loaded.classes_.dtype == fitted.classes_.dtype
+    assert loaded.score(texts, given) == right / 60
 
 
-def test_untrained_is_the_random_head_of_the_seed(model):
-    first = TextClassifier.untrained(model, ["x", "y", "z"], seed=4, max_length=32)
-    again = TextClassifier.untrained(model, ["x", "y", "z"], seed=4, max_length=32)
-    other = TextClassifier.untrained(model, ["x", "y", "z"], seed=5, max_length=32)
+def test_columns_of_a_table_are_lists(model):
+    texts, labels = toy_texts(60)
+    column = pd.Series(labels, index=range(100, 160))
+    fitted = TextClassifier(model, **PROBING).fit(pd.Series(texts), column)
+    assert fitted.score(texts, labels) > 0.7
+
+
+def test_pairs_and_single_texts_are_not_mixed_up(model, tmp_path):
+    texts, labels = toy_texts(60)
+    pairs = [(text, "a film") for text in texts]
+    estimator = TextClassifier(model, **PROBING)
+    says = "text 1 of the validation texts is a pair: expected a single text"
+    refused(says, estimator.fit, texts, labels, validation=(pairs, labels))
+    says = "text 1 of the validation texts is a single text: expected a pair"
+    refused(says, estimator.fit, pairs, labels, validation=(texts, labels))
+    single, paired = clone(estimator).fit(texts, labels), clone(estimator).fit(pairs, labels)
+    assert not np.allclose(paired.features(pairs[:1]), paired.features([pairs[0][::-1]]))
+    for use in (single.predict, single.predict_proba, single.features, single.decision_function):
+        refused("text 1 of the texts is a pair", use, pairs[:2])
+    refused("text 2 of the texts is a single text", paired.predict, [pairs[0], texts[0]])
+    refused("expected a list of texts", single.predict, "good film")
+    single.save(tmp_path / "single")
+    refused("is a pair", TextClassifier.load(tmp_path / "single").predict, pairs[:2])
+    # N x 2 arrays are pairs
+    np.testing.assert_array_equal(
+        paired.predict_proba(np.array(pairs[:3])), paired.predict_proba(pairs[:3])
+    )
+
+
+def test_untrained_is_the_random_head_of_the_seed(model, tmp_path):
+    first, again, other = (
+        TextClassifier.untrained(model, ["x", "y", "z"], seed=seed, max_length=32)
+        for seed in (4, 4, 5)
+    )
     assert first.classes_.tolist() == ["x", "y", "z"]
     assert first.temperature_ == 1
     assert torch.equal(first.model_.head.weight, again.model_.head.weight)
     assert not torch.equal(first.model_.head.weight, other.model_.head.weight)
     assert first.predict_proba(["good film"]).shape == (1, 3)
-    with pytest.raises(InputError, match="at least 2 different names"):
-        TextClassifier.untrained(model, ["x", "x"])
-
-
-@pytest.mark.parametrize(
-    ("texts", "labels", "says"),
-    [
-        (["good", "bad"], ["x"], "2 texts but 1 labels"),
-        ([], [], "at least 2 classes"),
-        (["good", "bad"], ["x", "x"], "at least 2 classes"),
-        (["good", "bad"], [[1, 0], [0, 1]], "multi-label is not supported"),
-        (["good", "bad"], [0.5, 1.5], "regression is not supported"),
-        (["good", "bad"], ["x", None], "no label"),
-        (["good", "", "bad", "fine"], ["x", "x", "y", "y"], "is empty"),
-        (["good", 3, "bad", "fine"], ["x", "x", "y", "y"], "expected a string"),
-        (["good", "bad"], ["x", "y"], "held out"),
-    ],
-)
-def test_wrong_training_data_is_refused(model, texts, labels, says):
-    with pytest.raises(InputError, match=says):
-        classifier(model, method="lp", epochs=None, learning_rate=None).fit(texts, labels)
-
-
-def test_a_validation_label_that_training_lacks_is_refused(model):
-    with pytest.raises(InputError, match="'odd'"):
-        classifier(model).fit(*toy_texts(20), validation=(["good film"], ["odd"]))
+    numbers = TextClassifier.untrained(model, np.unique([3, 1, 3]), max_length=32)
+    assert numbers.classes_.tolist() == [1, 3]
+    # It takes texts and pairs alike, also once it was saved.
+    first.save(tmp_path / "saved")
+    for classifier in (first, TextClassifier.load(tmp_path / "saved")):
+        assert classifier.features(["good film"]).shape == (1, 32)
+        assert classifier.features([("good", "film")]).shape == (1, 32)
 
 
 def test_what_needs_training_says_so(model):
@@ -179,33 +195,228 @@ def test_what_needs_training_says_so(model):
         TextClassifier(model).predict(["good"])
 
 
-def test_unknown_parameters_of_a_method_are_refused(model):
-    with pytest.raises(InputError, match="unknown method 'lpft'"):
-        classifier(model, method="lpft").fit(*toy_texts(20))
-    with pytest.raises(InputError, match="no effect with method lp"):
-        classifier(model, method="lp").fit(*toy_texts(20))
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((["good", "bad"], ["x"]), "2 texts but 1 labels"),
+        (([], []), "at least 2 classes"),
+        ((["good", "bad"], ["x", "x"]), "at least 2 classes"),
+        ((["good", "bad"], [[1, 0], [0, 1]]), "multi-label is not supported"),
+        ((["good", "bad"], [0.5, 1.5]), "regression is not supported"),
+        ((["good", "bad"], ["x", None]), "no label"),
+        ((["good", "", "bad", "fine"], ["x", "x", "y", "y"]), "is empty"),
+        ((["good", 3, "bad", "fine"], ["x", "x", "y", "y"]), "expected a string"),
+        ((["good", "bad"], ["x", "y"]), "held out"),
+        ((pd.DataFrame({"text": ["a", "b"]}), ["x", "y"]), "the texts are a DataFrame"),
+        (({"text": ["a", "b"]}, ["x", "y"]), "the texts are a dict"),
+        ((["a", "b"], None), r"the labels are None \(NoneType\)"),
+        ((["a", "b"], (label for label in "xy")), r"\(generator\): expected a list"),
+        ((["a", "b"], "xy"), r"the labels are 'xy' \(str\)"),
+        ((["a", "b"], [b"x", b"y"]), "decode them"),
+        (
+            (["a", ["b"] * 999, "c"], ["x", "y", "x"], (["v"], ["x"])),
+            r"text 2 is \['b', .*\.\.\.: ex",
+        ),
+        ((["a", "b"], ["x", "y"], ["v"] * 41), "validation is a list of 41: expected a tuple of"),
+        ((["a", "b"], ["x", "y"], "no"), "validation is a str: expected a tuple of two"),
+        ((["a", "b"], ["x", "y"], (["v"], None)), "the validation labels are None"),
+        ((["a", "b"], ["x", "y"], ("v", ["x"])), "the validation texts are one string"),
+        ((["a", "b"], ["x", "y"], (["v"], [])), "1 validation texts but 0 validation labels"),
+        ((["a", "b"], ["x", "y"], (["v"], ["odd"])), "'odd'"),
+    ],
+)
+def test_wrong_arguments_of_fit(model, arguments, says):
+    refused(says, TextClassifier(model, **PROBING).fit, *arguments)
 
 
-def test_one_bare_string_is_not_read_letter_by_letter(fitted):
-    with pytest.raises(InputError, match="expected a list of texts"):
-        fitted.predict("good film")
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"seed": "x"}, "--seed 'x' is of type str: expected a whole number$"),
+        ({"seed": 1.5}, "--seed 1.5 is of type float: expected a whole number"),
+        ({"seed": None}, "--seed None is of type NoneType: expected a whole number"),
+        ({"seed": True}, "--seed True is of type bool"),
+        ({"seed": -1}, "--seed -1 must be a number of at least 0"),
+        ({"max_length": "x"}, "--max-length 'x' is of type str"),
+        ({"max_length": 32.5}, "--max-length 32.5 is of type float: expected a whole number"),
+        ({"epochs": "2"}, "--epochs '2' is of type str: expected a number or None"),
+        ({"batch_size": 2.5}, "--batch-size 2.5 is of type float: expected a whole number or None"),
+        ({"head_bias": None}, "--head-bias None is of type NoneType: expected True or False"),
+        ({"head_bias": 1}, "--head-bias 1 is of type int"),
+        ({"method": ["ft"]}, r"--method \['ft'\] is of type list: expected text"),
+        ({"method": "lpft"}, "unknown method 'lpft'"),
+        ({"pooling": "max"}, "--pooling max is unknown: expected one of first, last, mean"),
+        ({"precision": None}, "--precision None is of type NoneType"),
+    ],
+)
+def test_wrong_parameters(model, parameters, says):
+    settings = {"method": "ft"} | parameters
+    refused(says, TextClassifier(model, **settings).fit, *toy_texts(20))
+    refused(says, TextClassifier.untrained, model, ["x", "y"], **settings)
 
 
-def test_untrained_takes_the_classes_of_numpy(model):
-    found = TextClassifier.untrained(model, np.unique([3, 1, 3]), max_length=32)
-    assert found.classes_.tolist() == [1, 3]
-    assert np.issubdtype(found.classes_.dtype, np.integer)
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"method": "lp", "epochs": 2}, "--epochs has no effect with --method lp"),
+        ({"method": "lp", "precision": "bfloat16"}, "--precision has no effect"),
+        ({"precision": "float16", "device": "cpu"}, "needs an accelerator"),
+    ],
+)
+def test_parameters_that_contradict_each_other(model, parameters, says):
+    refused(says, TextClassifier(model, **parameters).fit, *toy_texts(20))
 
 
-def test_a_run_of_the_command_line_is_never_saved_over(fitted, tmp_path):
+def test_numpys_numbers_are_numbers(model):
+    settings = {"seed": np.int64(1), "epochs": np.float32(1), "batch_size": np.int32(8)}
+    fitted = TextClassifier(model, method="ft", max_length=32, **settings).fit(*toy_texts(20))
+    assert fitted.predict(["good"]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ([1, "1"], "the classes mix int and str"),
+        ([True, 1], "the classes mix bool and int"),
+        ("ab", r"the classes are 'ab' \(str\): expected a list"),
+        (None, "the classes are None"),
+        (["x"], "the classes are 'x': expected at least 2 different names"),
+        (["x", "x"], "at least 2 different names"),
+        (["x", None], "no label in row 2"),
+    ],
+)
+def test_wrong_classes_of_an_untrained_classifier(model, classes, says):
+    refused(says, TextClassifier.untrained, model, classes)
+
+
+def test_a_loaded_classifier_is_the_saved_one_and_repeats_its_training(model, tmp_path):
+    parameters = FINE_TUNING | {
+        "method": "ft",
+        "seed": np.int64(3),
+        "batch_size": 4,
+        "class_weight": "balanced",
+    }
+    fitted = TextClassifier(model, **parameters).fit(*toy_texts(40))
+    fitted.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved", device="cpu")
+    assert loaded.get_params() == fitted.get_params() | {"device": "cpu"}
+    assert loaded.history_ == fitted.history_
+    assert loaded.temperature_ == fitted.temperature_
+    texts, _ = toy_texts(10, seed=1)
+    np.testing.assert_array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
+    again = clone(loaded).fit(*toy_texts(40))
+    assert torch.equal(again.model_.head.weight, fitted.model_.head.weight)
+    np.testing.assert_array_equal(again.logits(texts), fitted.logits(texts))
+
+
+def test_what_a_folder_holds_is_replaced_only_when_asked_and_never_a_run(fitted, tmp_path):
+    fitted.save(tmp_path / "saved")
+    refused("not an empty folder", fitted.save, tmp_path / "saved")
+    fitted.save(tmp_path / "saved", overwrite=True)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="holds a run"):
-        fitted.save(tmp_path, overwrite=True)
+    refused("holds a run", fitted.save, tmp_path, overwrite=True)
 
 
-def test_precision_that_cannot_have_an_effect_is_refused(model):
-    probing = {"method": "lp", "epochs": None, "learning_rate": None}
-    with pytest.raises(InputError, match="precision has no effect"):
-        classifier(model, precision="bfloat16", **probing).fit(*toy_texts(20))
-    with pytest.raises(InputError, match="needs an accelerator"):
-        classifier(model, precision="float16", device="cpu").fit(*toy_texts(20))
+def test_a_folder_without_parameters_still_loads(binary, tmp_path):
+    binary.save(tmp_path / "saved")
+    (tmp_path / "saved/text_classifier.json").unlink()
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert (loaded.model, loaded.max_length) == (str(tmp_path / "saved"), 32)
+    assert loaded.predict(["good"]).shape == (1,)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"parameters": 3, "paired": null}'])
+def test_damaged_parameters_are_named(binary, tmp_path, content):
+    binary.save(tmp_path / "saved")
+    (tmp_path / "saved/text_classifier.json").write_text(content)
+    refused(r"text_classifier\.json", TextClassifier.load, tmp_path / "saved")
+
+
+def test_a_run_of_the_command_line_has_its_own_settings(model, tmp_path):
+    settings = {
+        "model": model, "task": "demo", "method": "ft", "seed": 5, "epochs": 1.0, "batch_size": 4,
+        "learning_rate": 1e-3, "max_length": 32, "max_train_samples": 12, "device": "cpu",
+    }  # fmt: skip
+    train_run(make_config(settings, tmp_path / "run"))
+    parameters = TextClassifier.load(tmp_path / "run", device="cpu").get_params()
+    own = {name: value for name, value in settings.items() if name in parameters}
+    assert len(own) == 8
+    assert {name: parameters[name] for name in own} == own
+    assert json.loads((tmp_path / "run/run.json").read_text())["config"]["seed"] == 5
+
+
+def test_scikit_learn_clones_and_cross_validates_it(model):
+    estimator = TextClassifier(model, **PROBING)
+    assert clone(estimator).get_params() == estimator.get_params()
+    texts, labels = toy_texts(90)
+    scores = cross_val_score(estimator, np.array(texts), np.array(labels), cv=3)
+    assert scores.shape == (3,)
+    assert scores.mean() > 0.6
+
+
+def test_two_classes_have_one_decision_value_and_three_have_three(binary, multiclass):
+    texts, _ = toy_texts(20, seed=3)
+    logits, values = binary.logits(texts), binary.decision_function(texts)
+    assert (logits.shape, values.shape) == ((20, 2), (20,))
+    np.testing.assert_array_equal(values, [second - first for first, second in logits])
+    np.testing.assert_array_equal(
+        binary.predict(texts), ["good" if value > 0 else "bad" for value in values]
+    )
+    assert multiclass.decision_function(texts).shape == (20, 3)
+    np.testing.assert_array_equal(multiclass.decision_function(texts), multiclass.logits(texts))
+
+
+def test_ranking_scores_of_two_classes(binary):
+    texts, labels = toy_texts(40, seed=4)
+    labels[::7] = ["bad"] * 6  # or else every pair is in order
+    scores = binary.predict_proba(texts)[:, 1]
+    good = [score for score, label in zip(scores, labels, strict=True) if label == "good"]
+    bad = [score for score, label in zip(scores, labels, strict=True) if label == "bad"]
+    # the share of pairs that are in order
+    in_order = np.mean([(a > b) + (a == b) / 2 for a, b in product(good, bad)])
+    assert 0.5 < in_order < 1
+    assert get_scorer("roc_auc")(binary, texts, labels) == pytest.approx(in_order, abs=1e-12)
+    truth = [label == "good" for label in labels]
+    precision = make_scorer(
+        average_precision_score, response_method="decision_function", pos_label="good"
+    )
+    assert precision(binary, texts, labels) == pytest.approx(
+        average_precision_score(truth, scores), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_scikit_learns_temperature_is_ours(binary, multiclass, classes):
+    clf, held_out = (binary, SHIFTED) if classes == 2 else (multiclass, three_classes(60, seed=2))
+    calibrated = CalibratedClassifierCV(FrozenEstimator(clf), method="temperature")
+    calibrated.fit(*held_out)
+    texts, _ = three_classes(30, seed=5)
+    np.testing.assert_allclose(calibrated.predict_proba(texts), clf.predict_proba(texts), atol=1e-4)
+    assert clf.temperature_ != 1
+
+
+def test_platt_scaling_of_a_frozen_classifier(binary):
+    texts, labels = SHIFTED
+    calibrated = CalibratedClassifierCV(FrozenEstimator(binary), method="sigmoid")
+    proba = calibrated.fit(texts, labels).predict_proba(texts)
+    # p = expit(slope * value + intercept)
+    values, logits = binary.decision_function(texts).astype(float), logit(proba[:, 1])
+    line = linregress(values, logits)
+    assert line.slope > 0
+    np.testing.assert_allclose(line.slope * values + line.intercept, logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("response", ["decision_function", "predict_proba"])
+def test_a_threshold_can_be_tuned(binary, response):
+    texts, labels = SHIFTED
+    tuned = TunedThresholdClassifierCV(
+        FrozenEstimator(binary), scoring="accuracy", response_method=response,
+        cv="prefit", refit=False,
+    ).fit(texts, labels)  # fmt: skip
+    assert tuned.score(texts, labels) >= binary.score(texts, labels)
+    values = binary.decision_function(texts)
+    best = max(
+        np.mean((values >= threshold) == (np.array(labels) == "good"))
+        for threshold in [*values, np.inf]
+    )
+    assert best >= tuned.score(texts, labels) > best - 0.05
