@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from dataclasses import fields
 from itertools import product
 
 import numpy as np
@@ -21,7 +20,8 @@ from tiny_models import save_tiny_model, toy_texts
 
 from lpft import InputError, TextClassifier
 from lpft.runs.train import train_run
-from lpft.settings import TrainingSettings, make_config
+from lpft.settings import TrainingSettings
+from lpft.settings.configs import make_config
 
 PROBING = {"method": "lp", "pooling": "mean", "max_length": 32}
 FINE_TUNING = {"pooling": "mean", "max_length": 32, "epochs": 1, "learning_rate": 1e-3}
@@ -73,7 +73,7 @@ def test_its_parameters_are_the_settings_with_their_defaults():
         for name, parameter in parameters.items()
         if name not in ("self", "verbose")
     }
-    assert named == {item.name: item.default for item in fields(TrainingSettings)}
+    assert named == {name: item.default for name, item in TrainingSettings.fields().items()}
 
 
 def test_it_learns_and_its_attributes_agree_with_each_other(fitted):
@@ -232,21 +232,21 @@ def test_wrong_arguments_of_fit(model, arguments, says):
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"seed": "x"}, "--seed 'x' is of type str: expected a whole number$"),
-        ({"seed": 1.5}, "--seed 1.5 is of type float: expected a whole number"),
-        ({"seed": None}, "--seed None is of type NoneType: expected a whole number"),
-        ({"seed": True}, "--seed True is of type bool"),
-        ({"seed": -1}, "--seed -1 must be a number of at least 0"),
-        ({"max_length": "x"}, "--max-length 'x' is of type str"),
-        ({"max_length": 32.5}, "--max-length 32.5 is of type float: expected a whole number"),
-        ({"epochs": "2"}, "--epochs '2' is of type str: expected a number or None"),
-        ({"batch_size": 2.5}, "--batch-size 2.5 is of type float: expected a whole number or None"),
-        ({"head_bias": None}, "--head-bias None is of type NoneType: expected True or False"),
-        ({"head_bias": 1}, "--head-bias 1 is of type int"),
-        ({"method": ["ft"]}, r"--method \['ft'\] is of type list: expected text"),
+        ({"seed": "x"}, "seed 'x' must be a whole number"),
+        ({"seed": 1.5}, "seed 1.5 must be a whole number"),
+        ({"seed": None}, "seed None must be a whole number"),
+        ({"seed": True}, "seed True must be a whole number"),
+        ({"seed": -1}, "seed -1 must be a whole number from 0 to 4294967295"),
+        ({"max_length": "x"}, "max_length 'x' must be a whole number"),
+        ({"max_length": 32.5}, "max_length 32.5 must be a whole number"),
+        ({"epochs": "2"}, "epochs '2' must be a number"),
+        ({"batch_size": 2.5}, "batch_size 2.5 must be a whole number"),
+        ({"head_bias": None}, "head_bias None must be true or false"),
+        ({"head_bias": 1}, "head_bias 1 must be true or false"),
+        ({"method": ["ft"]}, r"method \['ft'\] must be text"),
         ({"method": "lpft"}, "unknown method 'lpft'"),
-        ({"pooling": "max"}, "--pooling max is unknown: expected one of first, last, mean"),
-        ({"precision": None}, "--precision None is of type NoneType"),
+        ({"pooling": "max"}, "pooling max is unknown: expected one of first, last, mean"),
+        ({"precision": None}, "precision None is unknown: expected one of"),
     ],
 )
 def test_wrong_parameters(model, parameters, says):
@@ -258,8 +258,8 @@ def test_wrong_parameters(model, parameters, says):
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"method": "lp", "epochs": 2}, "--epochs has no effect with --method lp"),
-        ({"method": "lp", "precision": "bfloat16"}, "--precision has no effect"),
+        ({"method": "lp", "epochs": 2}, "epochs has no effect with method lp"),
+        ({"method": "lp", "precision": "bfloat16"}, "precision has no effect"),
         ({"precision": "float16", "device": "cpu"}, "needs an accelerator"),
     ],
 )

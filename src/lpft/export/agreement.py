@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lpft.data import Text
 from lpft.data.corpus import load_corpus
 from lpft.data.tokens import tokenize
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model import Classifier
 from lpft.model.inference import extract_features, head_logits
 
@@ -79,7 +79,7 @@ def agreement(
         if not difference <= allowed:
             raise InputError(
                 f"what was written differs from the run by {difference:.2g} in a {name}, where at "
-                f"most {allowed:.2g} is allowed, and was removed: use another --format"
+                f"most {allowed:.2g} is allowed, and was removed: use another {named('format')}"
             )
     return {
         "texts": len(texts),

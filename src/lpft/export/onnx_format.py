@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lpft.errors import InputError, one_line
+from lpft.errors import InputError, named, one_line
 from lpft.export.agreement import Batch, Scorer, save_tokenizer
 from lpft.export.stock import calibrated_head, labelled_config
 from lpft.model import Classifier
@@ -53,7 +53,7 @@ def write_onnx(classifier: Classifier, folder: Path) -> tuple[str, list[str]]:
         cause = error if error.__cause__ is None else error.__cause__
         raise InputError(
             f"torch cannot turn this {model.encoder.config.model_type} model into a graph "
-            f"({one_line(cause)}): use --format transformers"
+            f"({one_line(cause)}): use {named('format')} transformers"
         ) from error
     assert program is not None
     program.model.metadata_props["temperature"] = repr(float(model.config.temperature))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.export.agreement import Scorer, agreement, check_texts
 from lpft.export.onnx_format import read_onnx, write_onnx
 from lpft.export.stock import read_transformers, write_transformers
@@ -101,12 +101,15 @@ def export_run(
 
 def _get_format(name: str) -> Format:
     if name not in FORMATS:
-        raise InputError(f"--format {name} is unknown: expected one of {', '.join(FORMATS)}")
+        raise InputError(
+            f"{named('format')} {name} is unknown: expected one of {', '.join(FORMATS)}"
+        )
     missing = [package for package in FORMATS[name].packages if find_spec(package) is None]
     if missing:
         raise InputError(
-            f"--format {name} needs the '{name}' extra, which is not installed ({missing[0]} is "
-            f"missing): run pip install 'lpft[{name}]', or use another --format"
+            f"{named('format')} {name} needs the '{name}' extra, which is not installed "
+            f"({missing[0]} is missing): run pip install 'lpft[{name}]', or use another "
+            f"{named('format')}"
         )
     return FORMATS[name]
 
@@ -116,7 +119,9 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+        raise InputError(
+            f"the output folder '{folder}' is a file: give another {named('output_dir')}"
+        )
     present = list(folder.iterdir())
     if not present:
         return
@@ -129,11 +134,12 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
     if foreign:
         raise InputError(
             f"'{folder}' holds files that are not an export's ({foreign[0]}): name an empty or "
-            "new folder with --output-dir"
+            f"new folder by {named('output_dir')}"
         )
     if not overwrite:
         raise InputError(
-            f"'{folder}' holds an export: give --overwrite to replace it, or another --output-dir"
+            f"'{folder}' holds an export: give {named('overwrite=True')} to replace it, or another "
+            f"{named('output_dir')}"
         )
 
 
@@ -164,8 +170,8 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"the output folder '{folder}' cannot be written ({error.strerror}): name another "
-            "with --output-dir"
+            f"the output folder '{folder}' cannot be written ({error.strerror}): give another "
+            f"{named('output_dir')}"
         ) from error
 
 

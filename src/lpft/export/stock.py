@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.export.agreement import Batch, Scorer, save_tokenizer
 from lpft.model import Classifier
 from lpft.model.classifier import LinearHeadClassifier
@@ -36,6 +36,7 @@ from lpft.model.encoder import quiet_transformers
 _AVERAGING_SCALE = 2.0**-16
 _AVERAGING_GAIN = 2.0**44
 _UNSOLVED = 1e-5
+_USE_ONNX = f"use {named('format')} onnx"
 _AVERAGES = (
     "A layer was added that averages the tokens: load it in float32 or bfloat16, as its weights "
     "are too large for float16."
@@ -57,8 +58,8 @@ def write_transformers(classifier: Classifier, folder: Path) -> tuple[str, list[
     if pooling not in family.known_poolings:
         raise InputError(
             f"{kind} reads the {' or '.join(family.known_poolings)} of its tokens' states, and "
-            f"this classifier has --pooling {pooling}: use --format onnx, or train with "
-            f"--pooling {family.known_poolings[0]}"
+            f"this classifier has {named('pooling')} {pooling}: {_USE_ONNX}, or train with "
+            f"{named('pooling')} {family.known_poolings[0]}"
         )
     config = labelled_config(model)
     for name, value in {**family.settings, **family.poolings.get(pooling, {})}.items():
@@ -100,9 +101,7 @@ def read_transformers(folder: Path) -> Scorer:
         )
     wrong = sorted(str(name) for names in report.values() for name in names)
     if wrong:
-        raise InputError(
-            f"the stock model and its weights do not agree on {wrong[0]}: use --format onnx"
-        )
+        raise InputError(f"the stock model and its weights do not agree on {wrong[0]}: {_USE_ONNX}")
     model.eval()
 
     @torch.no_grad()
@@ -134,7 +133,7 @@ def _padding_note(tokenizer: PreTrainedTokenizerBase, kind: str) -> str:
     if tokenizer("good")["input_ids"][-1] == tokenizer.pad_token_id:
         raise InputError(
             f"the tokenizer ends each text with {token}, with which it also pads, and {kind} would "
-            "read the token before it: use --format onnx"
+            f"read the token before it: {_USE_ONNX}"
         )
     return f"The token {token} pads: where a text itself ends with it, the one before it is read."
 
@@ -199,8 +198,8 @@ class ScoreHead:
         kind = type(stock).__name__
         if self.norm is None:
             raise InputError(
-                f"the head has a bias, which {kind} has no place for: use --format onnx, or train "
-                "with --no-head-bias"
+                f"the head has a bias, which {kind} has no place for: {_USE_ONNX}, or train "
+                f"with {named('head_bias=False')}"
             )
         # A constant changes no probability, and where V's rows sum to nearly zero, as those of
         # linear probing do, no shift can make one: it is left out.
@@ -210,7 +209,7 @@ class ScoreHead:
         if unmet > _UNSOLVED:
             raise InputError(
                 f"the head's bias cannot be carried by its weights, which are zero or nearly "
-                f"alike, and {kind} has no other place for it: use --format onnx"
+                f"alike, and {kind} has no other place for it: {_USE_ONNX}"
             )
         norm = stock.get_submodule(self.norm)
         assert isinstance(norm.bias, Tensor)
@@ -292,7 +291,7 @@ def check_width(module: nn.Module, count: int, width: int, *, anchored: bool) ->
     if count > limit:
         raise InputError(
             f"the head has {count} classes, and a {type(module).__name__} that is {width} wide can "
-            f"carry {limit}: use --format onnx"
+            f"carry {limit}: {_USE_ONNX}"
         )
 
 
@@ -326,8 +325,8 @@ def _find_family(config: PreTrainedConfig) -> StockFamily:
     rows = {name: family for family in STOCK_FAMILIES for name in family.model_types}
     if config.model_type not in rows:
         raise InputError(
-            f"--format transformers has no stock form for {config.model_type} models, only for "
-            f"{', '.join(rows)}: use --format onnx"
+            f"{named('format')} transformers has no stock form for {config.model_type} models, "
+            f"only for {', '.join(rows)}: {_USE_ONNX}"
         )
     return rows[config.model_type]
 

@@ -9,7 +9,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lpft.errors import InputError, one_line
+from lpft.errors import InputError, named, one_line
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import LOAD_ERRORS
 
@@ -134,5 +134,5 @@ def _query_value_projections(encoder: nn.Module) -> tuple[tuple[str, ...], bool]
     known = ", ".join("/".join(names) for names in _PROJECTION_NAMES)
     raise InputError(
         f"this model has no query and value projections of a known name (known: {known}), "
-        "so LoRA cannot be placed: use --method lp, ft or lp-ft"
+        f"so LoRA cannot be placed: use {named('method')} lp, ft or lp-ft"
     )

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from lpft.errors import InputError, one_line
+from lpft.errors import InputError, named, one_line
 from lpft.settings import Pooling
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -257,9 +257,13 @@ def _read_pooling(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"'{path}' is damaged ({error}): restore it, or give --pooling") from error
+        raise InputError(
+            f"'{path}' is damaged ({error}): restore it, or give {named('pooling')}"
+        ) from error
     if not isinstance(settings, dict):
-        raise InputError(f"'{path}' is not a pooling configuration: restore it, or give --pooling")
+        raise InputError(
+            f"'{path}' is not a pooling configuration: restore it, or give {named('pooling')}"
+        )
     return settings
 
 
@@ -293,5 +297,6 @@ def _explain_load_failure(source: str, error: Exception) -> str:
         )
     return (
         f"the model '{source}' is neither a folder here nor could it be loaded from the Hugging "
-        f"Face Hub ({one_line(error)}): check the name and the network, or use --model minilm"
+        f"Face Hub ({one_line(error)}): check the name and the network, or use {named('model')} "
+        "minilm"
     )

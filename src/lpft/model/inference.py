@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpft.data.tokens import Tokens, length_batches
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.progress import progress
 from lpft.settings import Device, Precision
@@ -87,7 +87,7 @@ def resolve_device(name: Device) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     if not available[name]:
-        raise InputError(f"--device {name}: this machine has no such device: use auto or cpu")
+        raise InputError(f"{named('device')} {name}: this machine has none: use auto or cpu")
     return torch.device(name)
 
 
@@ -98,4 +98,6 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         InputError: float16 on a CPU.
     """
     if precision == "float16" and device.type == "cpu":
-        raise InputError("--precision float16 needs an accelerator: use bfloat16 or float32 here")
+        raise InputError(
+            f"{named('precision')} float16 needs an accelerator: use bfloat16 or float32 here"
+        )

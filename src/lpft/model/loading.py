@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lpft.data.examples import Label, TextData
 from lpft.data.tokens import load_tokenizer
-from lpft.errors import InputError, one_line
+from lpft.errors import InputError, named, one_line
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
     LOAD_ERRORS,
@@ -82,7 +82,9 @@ def build_classifier(
     """
     source = str(packaged_minilm()) if name == MINILM else name
     if revision is not None and Path(source).is_dir():
-        raise InputError(f"--revision has no effect with the folder '{name}': leave it out")
+        raise InputError(
+            f"{named('revision')} has no effect with the folder '{name}': leave it out"
+        )
     config = load_config(source, revision=revision)
     if isinstance(config, LinearHeadConfig):
         saved = load_classifier(Path(source))
@@ -101,7 +103,9 @@ def build_classifier(
     least, limit = tokenizer.num_special_tokens_to_add() + 1, position_limit(encoder)
     if max_length < least or (limit is not None and max_length > limit):
         reach = f"at least {least} tokens" if limit is None else f"{least} to {limit} tokens"
-        raise InputError(f"--max-length {max_length} does not fit '{name}', which reads {reach}")
+        raise InputError(
+            f"{named('max_length')} {max_length} does not fit '{name}', which reads {reach}"
+        )
     tokenizer.model_max_length = max_length
     model = attach_head(
         encoder,
@@ -123,7 +127,7 @@ def load_classifier(folder: Path) -> Classifier:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"'{folder}' holds no trained classifier: expected a folder with config.json and "
-            "model.safetensors, as lpft train writes it unless told --no-save-model"
+            f"model.safetensors, as lpft train writes it unless it has {named('save_model=False')}"
         )
     config = load_config(str(folder))
     if not isinstance(config, LinearHeadConfig):

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.files import write_json
 from lpft.model.adapters import trained_head
 from lpft.model.encoder import quiet_transformers
@@ -135,8 +135,8 @@ def check_trackers(report_to: str) -> list[str]:
         if name != "none" and name not in available:
             known = ", ".join(["none", *sorted(available)])
             raise InputError(
-                f"--report-to {name} is unknown or its package is not installed: expected one of "
-                f"{known}, or install it"
+                f"{named('report_to')} {name} is unknown or its package is not installed: expected "
+                f"one of {known}, or install it"
             )
     return names
 
@@ -274,7 +274,7 @@ def _evaluation_metrics(
         if not np.isfinite(logits).all():
             raise TrainingDiverged(
                 "training diverged: the logits on validation are no longer finite; lower "
-                "--learning-rate, or use --precision float32"
+                f"{named('learning_rate')}, or use {named('precision')} float32"
             )
         return evaluation_values(trained_head(model), logits, features, validation)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpft.analysis import TemperatureFit, fit_temperature
+from lpft.errors import named
 from lpft.model.adapters import add_adapter, merge_adapter, save_adapter
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import seeded
@@ -109,7 +110,9 @@ def fit_classifier(
         features = extract_features(model, validation.tokens, device=device)
     logits = head_logits(model, features)
     if not np.isfinite(logits).all():
-        raise TrainingDiverged("the trained model's logits are not finite: lower --learning-rate")
+        raise TrainingDiverged(
+            f"the trained model's logits are not finite: lower {named('learning_rate')}"
+        )
     temperature = fit_temperature(logits, validation.labels)
     model.config.temperature = temperature.temperature
     if not method.fine_tunes:

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lpft.analysis import feature_difference, split_metrics
 from lpft.analysis.calibration import negative_log_likelihood
 from lpft.data.examples import Groups
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.progress import progress
 from lpft.training.cache import SplitInputs
 from lpft.training.probing import ProbingPath
@@ -125,8 +125,9 @@ class TrainingReporter(TrainerCallback):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingDiverged(
                     f"training diverged: {name} is {logs[name]} at step {state.global_step} with "
-                    f"learning rate {args.learning_rate:g}; lower --learning-rate (or "
-                    "--head-scale, --lora-alpha), or use --precision float32"
+                    f"learning rate {args.learning_rate:g}; lower {named('learning_rate')} (or "
+                    f"{named('head_scale')}, {named('lora_alpha')}), or use {named('precision')} "
+                    "float32"
                 )
         if _IS_EVALUATION in logs:
             logger.info(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.settings import ClassWeight
 
@@ -73,7 +73,7 @@ def fit_probe(
     if not np.isfinite(features).all():
         raise InputError(
             "the encoder gives features that are not finite: its weights hold NaN or infinity; "
-            "name an intact model, or use --precision float32"
+            f"name an intact model, or use {named('precision')} float32"
         )
     present, counts = np.unique(labels, return_counts=True)
     if len(present) < 2:
