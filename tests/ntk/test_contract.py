@@ -29,6 +29,7 @@ SEEDS = 6
 PAIRS = ((0, 0), (0, 1), (1, 1), (2, 1))
 BATCHES = {0: [(3, 4), (2, 4), (1, 2)], 1: [(4, 3)], 2: [(2, 5), (2, 1)]}
 """Per tile: texts and tokens of its batches."""
+COUNTS = {tile: sum(n for n, _ in batches) for tile, batches in BATCHES.items()}
 SMALL, LARGE = 400, 1 << 20
 
 
@@ -52,6 +53,13 @@ def outers(a: int, b: int) -> dict[int, list[Outer]]:
         ]
         for tile, batches in BATCHES.items()
     }
+
+
+def contracted(contract, shares, among, by, *arguments, pairs=PAIRS, counts=COUNTS):
+    """What a contraction of shares adds to zeros."""
+    sums = by.zero_sums(counts, pairs, among)
+    contract(sums, shares, *arguments, by)
+    return sums
 
 
 def jacobians(shares: dict[int, list[Outer]]) -> dict[int, Tensor]:
@@ -92,7 +100,7 @@ def assert_sums(found, jacobian, among, kernel="sgd"):
 def test_linear_weights_by_every_method(method, sizes, among, size):
     shares = outers(*sizes)
     by = contraction(size=size)
-    found = contract_outer(shares, PAIRS, among, method, by)
+    found = contracted(contract_outer, shares, among, by, method)
     assert_sums(found, jacobians(shares), among)
 
 
@@ -100,7 +108,7 @@ def test_linear_weights_by_every_method(method, sizes, among, size):
 @pytest.mark.parametrize("kernel", ["signgd", "asymmetric"])
 def test_signs_of_linear_weights(kernel, size):
     shares = outers(7, 5)
-    found = contract_outer(shares, PAIRS, (0, 2), "materialize", contraction(kernel, size))
+    found = contracted(contract_outer, shares, (0, 2), contraction(kernel, size), "materialize")
     assert_sums(found, jacobians(shares), (0, 2), kernel)
 
 
@@ -109,7 +117,15 @@ def test_many_texts_meet_themselves_by_half():
     for method in METHODS:
         for n in (1, 2, 5, 6, 7, 13):
             share = Outer(normal(n, 2, 3, seed=n), [normal(n, 2, 4, seed=s) for s in range(SEEDS)])
-            found = contract_outer({0: [share]}, [(0, 0)], (0,), method, contraction())
+            found = contracted(
+                contract_outer,
+                {0: [share]},
+                (0,),
+                contraction(),
+                method,
+                pairs=[(0, 0)],
+                counts={0: n},
+            )
             jacobian = jacobians({0: [share]})[0]
             torch.testing.assert_close(
                 found[(0, 0), 0], expected(jacobian, jacobian, 0, "sgd"), rtol=1e-12, atol=1e-12
@@ -124,24 +140,23 @@ def test_vectors(kernel, size):
         for tile, batches in BATCHES.items()
     }
     before = {tile: vector.clone() for tile, vector in vectors.items()}
-    found = contract_vectors(vectors, PAIRS, (0, 1, 2), contraction(kernel, size))
+    found = contracted(contract_vectors, vectors, (0, 1, 2), contraction(kernel, size))
     assert_sums(found, before, (0, 1, 2), kernel)
     assert all(torch.equal(vectors[tile], before[tile]) for tile in vectors)
 
 
 @pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
 def test_rows_meet_where_ids_are_equal(kernel):
-    counts = {tile: sum(n for n, _ in batches) for tile, batches in BATCHES.items()}
     vocabulary, width = 6, 3
     rows, jacobian = {}, {}
-    for tile, count in counts.items():
+    for tile, count in COUNTS.items():
         table = torch.zeros(SEEDS, count, vocabulary, width, dtype=torch.float64)
         places = [(s, v) for s in range(count) for v in range(vocabulary) if (s * 7 + v * tile) % 3]
         vectors = normal(SEEDS, len(places), width, seed=tile + 30)
         samples, ids = (torch.tensor(column) for column in zip(*places, strict=True))
         table[:, samples, ids] = vectors
         rows[tile], jacobian[tile] = Rows(ids, samples, vectors), table.flatten(2)
-    found = contract_rows(rows, counts, PAIRS, (0, 2), contraction(kernel))
+    found = contracted(contract_rows, rows, (0, 2), contraction(kernel))
     assert_sums(found, jacobian, (0, 2), kernel)
 
 
@@ -150,13 +165,13 @@ def test_rows_meet_where_ids_are_equal(kernel):
 def test_the_workspace_keeps_to_its_size(kernel, among):
     """Every contraction uses one buffer, of what the heads that are asked for take."""
     by = contraction(kernel, size=1000)
-    vectors = {tile: normal(SEEDS, 6, 300, seed=tile) for tile in BATCHES}
-    contract_vectors({t: v for t, v in vectors.items() if t < 2}, [(0, 1)], among, by)
+    vectors = {tile: normal(SEEDS, 6, 300, seed=tile) for tile in range(2)}
+    contracted(contract_vectors, vectors, among, by, pairs=[(0, 1)], counts={0: 6, 1: 6})
     methods = METHODS if kernel == "sgd" else ("materialize",)
     for method in methods:
         for pair in PAIRS:
             shares = {tile: share for tile, share in outers(40, 3).items() if tile in pair}
-            contract_outer(shares, [pair], among, method, by)
+            contracted(contract_outer, shares, among, by, method, pairs=[pair])
     assert 0 < by.workspace._buffer.numel() <= 1000 + 2 * 16
 
 
@@ -172,7 +187,9 @@ def test_tensors_of_the_workspace_do_not_overlap():
 
 def test_bfloat16_products_are_near():
     shares = outers(64, 32)
-    found = contract_outer(shares, PAIRS, (0,), "materialize", contraction(products="bfloat16"))
+    found = contracted(
+        contract_outer, shares, (0,), contraction(products="bfloat16"), "materialize"
+    )
     jacobian = jacobians(shares)
     for ((i, j), head), sums in found.items():
         exact = expected(jacobian[i], jacobian[j], head, "sgd")
@@ -191,14 +208,16 @@ def test_bfloat16_products_are_summed_in_float32(kernel):
         HEADS, kernel, "bfloat16", Workspace(LARGE, torch.float32, torch.device("cpu"))
     )
     jacobian = {tile: j.bfloat16().double() for tile, j in jacobians(shares).items()}
-    for ((i, j), head), sums in contract_outer(shares, PAIRS, (0, 2), "materialize", by).items():
+    for ((i, j), head), sums in contracted(
+        contract_outer, shares, (0, 2), by, "materialize"
+    ).items():
         rounded = expected(jacobian[i], jacobian[j], head, kernel)
         error = torch.linalg.vector_norm(sums - rounded) / torch.linalg.vector_norm(rounded)
         # A sum in another order may round a factor the other way; one to bfloat16 errs by 1e-3.
         assert error < 1e-4
     vectors = {tile: normal(SEEDS, 4, 50, seed=tile).float() for tile in range(2)}
     before = {tile: vector.clone() for tile, vector in vectors.items()}
-    contract_vectors(vectors, [(0, 1)], (0,), by)
+    contracted(contract_vectors, vectors, (0,), by, pairs=[(0, 1)], counts={0: 4, 1: 4})
     assert all(torch.equal(vectors[tile], before[tile]) for tile in vectors)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -120,7 +119,6 @@ def empirical_ntk(
         device=device,
         check_entries=check_entries,
     )
-    _check_options(options)
     groups = [text_list(texts) for texts in ([a] if b is None else [a, b])]
     block = (0, 0) if b is None else (0, 1)
     studied = studied_model(model, tokenizer, max_length)
@@ -130,7 +128,11 @@ def empirical_ntk(
 
 @dataclass(frozen=True)
 class Options:
-    """How kernels are computed; see :func:`empirical_ntk`."""
+    """How kernels are computed; see :func:`empirical_ntk`.
+
+    Raises:
+        InputError: a value does not exist, or two do not go together.
+    """
 
     method: LinearMethod = "auto"
     kernel: KernelKind = "sgd"
@@ -141,6 +143,49 @@ class Options:
     cache_dir: str | Path | None = None
     device: Device = "auto"
     check_entries: int = 2
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("method", LinearMethod),
+            ("kernel", KernelKind),
+            ("products", Products),
+            ("device", Device),
+        ):
+            _check_choice(name, getattr(self, name), choices)
+        parts = self.granularity
+        if not isinstance(parts, Sequence) or isinstance(parts, str):
+            known = ", ".join(get_args(Granularity))
+            raise InputError(f"granularity={parts!r}: expected some of {known} in a tuple")
+        for part in parts:
+            _check_choice("granularity", part, Granularity)
+            if list(parts).count(part) > 1:
+                raise InputError(f"granularity names {part} twice: name each part once")
+        if self.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"the dtype {self.dtype} is not supported: expected torch.float32 or torch.float64"
+            )
+        if self.method not in ("auto", "materialize"):
+            reasons = {
+                f"the kernel {self.kernel} takes signs": self.kernel != "sgd",
+                f"products {self.products} are": self.products != "exact",
+            }
+            wrong = [reason for reason, holds in reasons.items() if holds]
+            if wrong:
+                raise InputError(
+                    f"{wrong[0]} of whole gradients, which the method {self.method} of linear "
+                    "weights never forms: expected auto or materialize"
+                )
+        if self.products == "tf32" and self.dtype != torch.float32:
+            raise InputError(
+                f"products tf32 are of float32 gradients, not of {self.dtype}: use exact or float32"
+            )
+        count = self.check_entries
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise InputError(f"check_entries={count!r}: expected a count, 0 or more")
+        if not isinstance(self.cache_dir, str | Path | None):
+            raise InputError(f"cache_dir={self.cache_dir!r}: expected the path of a folder")
+        if self.memory is not None:
+            parse_size(self.memory)
 
 
 @dataclass(frozen=True)
@@ -289,7 +334,6 @@ class KernelJob:
         *,
         detailed: Sequence[Pair] | None = None,
     ) -> None:
-        _check_options(options)
         _check_requests(model, requests, len(groups), blocks)
         self._options = options
         self._device = kernel_device(options.device)
@@ -497,60 +541,11 @@ def _relative_difference(fast: Tensor, exact: Tensor) -> float:
     return float(torch.linalg.vector_norm(fast - exact)) / scale if scale > 0 else 0.0
 
 
-def _check_options(options: Options) -> None:
-    """Refuse what does not exist or does not go together."""
-    for name, choices in (
-        ("method", LinearMethod),
-        ("kernel", KernelKind),
-        ("products", Products),
-        ("device", Device),
-    ):
-        _check_choice(name, getattr(options, name), choices)
-    _check_granularity(options.granularity)
-    if options.dtype not in (torch.float32, torch.float64):
-        raise InputError(
-            f"the dtype {options.dtype} is not supported: expected torch.float32 or torch.float64"
-        )
-    if options.method not in ("auto", "materialize"):
-        reasons = {
-            f"the kernel {options.kernel} takes signs": options.kernel != "sgd",
-            f"products {options.products} are": options.products != "exact",
-        }
-        for reason in (reason for reason, holds in reasons.items() if holds):
-            raise InputError(
-                f"{reason} of whole gradients, which the method {options.method} of linear weights "
-                "never forms: expected auto or materialize"
-            )
-    if options.products == "tf32" and options.dtype != torch.float32:
-        raise InputError(
-            f"products tf32 are of float32 gradients, not of {options.dtype}: use exact or float32"
-        )
-    count = options.check_entries
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise InputError(f"check_entries={count!r}: expected a count, 0 or more")
-    if not isinstance(options.cache_dir, str | Path | None):
-        raise InputError(f"cache_dir={options.cache_dir!r}: expected the path of a folder")
-    if options.memory is not None:
-        parse_size(options.memory)
-
-
 def _check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that is none of a ``Literal``'s."""
     if value not in get_args(choices):
         expected = ", ".join(get_args(choices))
         raise InputError(f"{name}={value!r} is unknown: expected one of {expected}")
-
-
-def _check_granularity(parts: object) -> None:
-    if not isinstance(parts, Sequence) or isinstance(parts, str):
-        raise InputError(
-            f"granularity={parts!r}: expected some of {', '.join(get_args(Granularity))} in a tuple"
-        )
-    for part in parts:
-        _check_choice("granularity", part, Granularity)
-    for part, count in Counter(parts).items():
-        if count > 1:
-            raise InputError(f"granularity names {part} twice: name each part once")
 
 
 def _check_requests(

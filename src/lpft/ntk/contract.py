@@ -100,46 +100,40 @@ class Contraction:
         """Whether products overwrite their factors: by signs, or rounded numbers."""
         return self.kernel == "signgd" or self.products == "bfloat16"
 
+    def zero_sums(
+        self, counts: Mapping[int, int], pairs: Sequence[Pair], among: Sequence[int]
+    ) -> Sums:
+        """Sums to contract into, of these pairs and heads; ``counts`` are the tiles' samples."""
+        device, ranks = self.workspace.device, self.ranks(among)
+        return {
+            (pair, head): torch.zeros(
+                rank * counts[pair[0]], rank * counts[pair[1]], dtype=torch.float64, device=device
+            )
+            for pair in pairs
+            for head, rank in zip(among, ranks, strict=True)
+        }
+
 
 def contract_outer(
-    shares: Mapping[int, Sequence[Outer]],
-    pairs: Sequence[Pair],
-    among: Sequence[int],
-    method: Method,
-    contraction: Contraction,
-) -> Sums:
-    """A linear weight's share of the kernel.
+    sums: Sums, shares: Mapping[int, Sequence[Outer]], method: Method, contraction: Contraction
+) -> None:
+    """Add a linear weight's share of the kernel.
 
-    Args:
-        shares: per tile, the batches' inputs and gradients, in the order of its samples.
-        pairs: of tiles; ``(i, i)`` is computed by half, unless the kernel is asymmetric.
-        among: numbers of the heads that are asked for.
+    ``shares`` are per tile the batches' inputs and gradients, in the order of its samples. A tile
+    with itself is computed by half, unless the kernel is asymmetric.
     """
-    counts = {tile: sum(len(o.inputs) for o in outers) for tile, outers in shares.items()}
-    sums = _zero_sums(counts, pairs, among, contraction)
     if method == "materialize":
-        _materialize(sums, shares, counts, pairs, among, contraction)
-        return sums
+        _materialize(sums, shares, contraction)
+        return
     grouped = {tile: list(_equal_lengths(outers)) for tile, outers in shares.items()}
-    for i, j in pairs:
-        targets = [
-            sums[(i, j), head].view(rank, counts[i], rank, counts[j])
-            for head, rank in zip(among, contraction.ranks(among), strict=True)
-        ]
-        heads = [contraction.heads[head] for head in among]
-        _by_tokens(targets, heads, grouped[i], grouped[j], method, contraction.workspace)
-    return sums
+    for (i, j), heads in _heads_by_pair(sums).items():
+        targets = [_by_samples(sums, ((i, j), head), contraction) for head in heads]
+        rows = [contraction.heads[head] for head in heads]
+        _by_tokens(targets, rows, grouped[i], grouped[j], method, contraction.workspace)
 
 
-def contract_vectors(
-    shares: Mapping[int, Tensor],
-    pairs: Sequence[Pair],
-    among: Sequence[int],
-    contraction: Contraction,
-) -> Sums:
-    """The share of parameters whose J is at hand: per tile S x n x d."""
-    counts = {tile: vectors.shape[1] for tile, vectors in shares.items()}
-    sums = _zero_sums(counts, pairs, among, contraction)
+def contract_vectors(sums: Sums, shares: Mapping[int, Tensor], contraction: Contraction) -> None:
+    """Add the share of parameters whose J is at hand: per tile S x n x d."""
     length = next(iter(shares.values())).shape[2]
     step = contraction.columns(sum(v.shape[0] * v.shape[1] for v in shares.values()))
     for start in range(0, length, step):
@@ -149,37 +143,25 @@ def contract_vectors(
             chunks = contraction.workspace.split({t: tuple(p.shape) for t, p in parts.items()})
             for tile, part in parts.items():
                 chunks[tile].copy_(part)
-        places = {head: contraction.heads[head] for head in among}
-        _add_products(sums, chunks, pairs, places, contraction)
-    return sums
+        _add_products(sums, chunks, dict(enumerate(contraction.heads)), contraction)
 
 
-def contract_rows(
-    shares: Mapping[int, Rows],
-    counts: Mapping[int, int],
-    pairs: Sequence[Pair],
-    among: Sequence[int],
-    contraction: Contraction,
-) -> Sums:
-    """An embedding's share: rows meet only where their ids are equal, however large the table is.
+def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contraction) -> None:
+    """Add an embedding's share: rows meet only where their ids are equal.
 
-    ``sum over t, s of [id_t = id_s] <g_t, g_s>``, exactly.
-
-    Args:
-        shares: per tile, the rows of all of its samples; ``counts`` how many samples that are.
-        pairs: of tiles.
-        among: numbers of the heads that are asked for.
+    ``sum over t, s of [id_t = id_s] <g_t, g_s>``, exactly, however large the table is. ``shares``
+    are per tile the rows of all of its samples.
     """
-    sums = _zero_sums(counts, pairs, among, contraction)
     ordered = {tile: _by_id(rows) for tile, rows in shares.items()}
-    for i, j in pairs:
+    for (i, j), heads in _heads_by_pair(sums).items():
         left, right = ordered[i], ordered[j]
         bounds = _shared_ids(left.ids, right.ids)
         single = (bounds[:, 1] - bounds[:, 0] == 1) & (bounds[:, 3] - bounds[:, 2] == 1)
         once_i, once_j = bounds[single, 0], bounds[single, 2]
-        for head, rank in zip(among, contraction.ranks(among), strict=True):
+        for head in heads:
             rows_i, rows_j = (rows.vectors[contraction.heads[head]] for rows in (left, right))
-            total = sums[(i, j), head].view(rank, counts[i], rank, counts[j])
+            total = _by_samples(sums, ((i, j), head), contraction)
+            rank = len(total)
             # Most ids are in one sample of each tile: these are added all at once.
             one, other = signed(rows_i[:, once_i], rows_j[:, once_j], contraction.kernel)
             blocks = torch.einsum("puh,quh->upq", one, other)
@@ -197,7 +179,6 @@ def contract_rows(
                     right.samples[c:d].reshape(1, 1, -1),
                 )
                 total[place] += block.to(total).view(rank, b - a, rank, d - c)
-    return sums
 
 
 def takes_signs(kernel: KernelKind) -> tuple[bool, bool]:
@@ -214,21 +195,17 @@ def signed(rows: Tensor, columns: Tensor, kernel: KernelKind) -> tuple[Tensor, T
     return rows.sign() if of_rows else rows, columns.sign() if of_columns else columns
 
 
-def _zero_sums(
-    counts: Mapping[int, int],
-    pairs: Sequence[Pair],
-    among: Sequence[int],
-    contraction: Contraction,
-) -> Sums:
-    """Zeros for every pair and head; ``counts`` are the samples of the tiles."""
-    device = contraction.workspace.device
-    return {
-        (pair, head): torch.zeros(
-            rank * counts[pair[0]], rank * counts[pair[1]], dtype=torch.float64, device=device
-        )
-        for pair in pairs
-        for head, rank in zip(among, contraction.ranks(among), strict=True)
-    }
+def _heads_by_pair(sums: Sums) -> dict[Pair, list[int]]:
+    heads: dict[Pair, list[int]] = {}
+    for pair, head in sums:
+        heads.setdefault(pair, []).append(head)
+    return heads
+
+
+def _by_samples(sums: Sums, key: tuple[Pair, int], contraction: Contraction) -> Tensor:
+    """The sums of a pair and head as r x n x r x m."""
+    (rank,) = contraction.ranks([key[1]])
+    return sums[key].unflatten(1, (rank, -1)).unflatten(0, (rank, -1))
 
 
 def _by_id(rows: Rows) -> Rows:
@@ -251,17 +228,13 @@ def _shared_ids(left: Tensor, right: Tensor) -> NDArray[np.int64]:
 
 
 def _materialize(
-    sums: Sums,
-    shares: Mapping[int, Sequence[Outer]],
-    counts: Mapping[int, int],
-    pairs: Sequence[Pair],
-    among: Sequence[int],
-    contraction: Contraction,
+    sums: Sums, shares: Mapping[int, Sequence[Outer]], contraction: Contraction
 ) -> None:
     """Form J chunk by chunk of the weight's longer side, and multiply it by itself."""
+    counts = {tile: sum(len(outer.inputs) for outer in outers) for tile, outers in shares.items()}
     first = next(iter(shares.values()))[0]
     a, b = first.inputs.shape[-1], first.gradients[0].shape[-1]
-    heads = {head: contraction.heads[head] for head in among}
+    heads = {head: contraction.heads[head] for _, head in sums}
     used = sorted({row for s in heads.values() for row in range(s.start, s.stop)})
     # Only the cotangents in use are formed: each head's place is among those.
     places = {
@@ -289,13 +262,12 @@ def _materialize(
                         out=chunks[tile][place, done : done + n].view(n, stop - start, shorter),
                     )
                     done += n
-        _add_products(sums, chunks, pairs, places, contraction)
+        _add_products(sums, chunks, places, contraction)
 
 
 def _add_products(
     sums: Sums,
     chunks: Mapping[int, Tensor],
-    pairs: Sequence[Pair],
     places: Mapping[int, slice],
     contraction: Contraction,
 ) -> None:
@@ -306,14 +278,12 @@ def _add_products(
     """
     rows, columns = _factors(chunks, contraction)
     with products_in(contraction.products):
-        for head, place in places.items():
-            for i, j in pairs:
-                left = rows[i][place].reshape(-1, rows[i].shape[-1])
-                if i == j and contraction.kernel != "asymmetric":
-                    block = symmetric_product(left, contraction.products)
-                else:
-                    block = product(left, columns[j][place].reshape(-1, columns[j].shape[-1]))
-                sums[(i, j), head] += block
+        for ((i, j), head), total in sums.items():
+            left = rows[i][places[head]].flatten(0, 1)
+            if i == j and contraction.kernel != "asymmetric":
+                total += symmetric_product(left, contraction.products)
+            else:
+                total += product(left, columns[j][places[head]].flatten(0, 1))
 
 
 def _factors(

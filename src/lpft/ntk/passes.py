@@ -460,15 +460,11 @@ def products_in(products: Products) -> Iterator[None]:
     if products == "exact":
         yield
         return
-    if products == "tf32":
-        with _float32_products("tf32"):
-            yield
-        return
     cuda = torch.backends.cuda.matmul
     before = cuda.allow_bf16_reduced_precision_reduction
     try:
         cuda.allow_bf16_reduced_precision_reduction = False
-        with _float32_products("bf16"):
+        with _float32_products("tf32" if products == "tf32" else "bf16"):
             yield
     finally:
         cuda.allow_bf16_reduced_precision_reduction = before

@@ -7,7 +7,7 @@ with plain autograd's gradient.
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -160,32 +160,34 @@ def detect_structure(
             chain = find_chain(encoder, lambda: classifier.features(**batches[0]))
     except _FAILURES as error:
         raise InputError(_cannot_pass(error)) from error
-    search = _Search(classifier, {name: by_name[name] for name in wanted}, batches)
-    best: _GradientCheck | None = None
-    for way in dict.fromkeys([(chain, True), (chain, False), (None, True), (None, False)]):
-        check = search.check(*way)
-        if check is not None and (best is None or len(check.wrong) < len(best.wrong)):
-            best = check
+    detector = _Detector(classifier, {name: by_name[name] for name in wanted}, batches)
+    best: _Way | None = None
+    for candidate, batched in dict.fromkeys(
+        [(chain, True), (chain, False), (None, True), (None, False)]
+    ):
+        way = detector.check(candidate, batched=batched)
+        if way is not None and (best is None or len(way.wrong) < len(best.wrong)):
+            best = way
         if best is not None and not best.wrong:
             break
     if best is None or (best.batched and best.wrong):
-        best = search.succeeded(search.check(None, batched=False))
-    # A table without a single looked-up id is used whole: autograd is its way, not a fallback.
+        best = detector.passed(detector.check(None, batched=False))
+    # A table in which no id is looked up is used whole: autograd is its way, not a fallback.
     tables = {f"{n}.weight" for n, m in encoder.named_modules() if isinstance(m, nn.Embedding)}
     used_whole = tables.intersection(best.wrong).difference(*(at for g in best.shares for at in g))
     if best.wrong:
-        search.direct.update(dict.fromkeys(best.wrong))
+        detector.direct.update(dict.fromkeys(best.wrong))
         for candidate in dict.fromkeys((best.chain, None)):
-            best = search.check(candidate, batched=False)
+            best = detector.check(candidate, batched=False)
             if best is not None and not best.wrong:
                 break
-        best = search.succeeded(best)
+        best = detector.passed(best)
     if best.wrong:
         raise InputError(
             f"the gradient of {best.wrong[0]} is not finite, or differs from one pass to the next: "
             "expected a model whose features follow from the text alone once it evaluates"
         )
-    return _build_structure(best, batches, used_whole)
+    return detector.build_structure(best, used_whole)
 
 
 def _short_batches(tokens: Tokens, device: torch.device) -> list[Batch]:
@@ -206,8 +208,28 @@ def _cannot_pass(error: Exception | None) -> str:
     )
 
 
-class _Search:
-    """Gradient checks of one encoder, one after the other.
+@dataclass
+class _Way:
+    """One way to pass the encoder, and how it came out on short texts.
+
+    The blocks of ``chain`` one by one, or everything at once; several texts together where
+    ``batched``; shares by the rules of ``modules``, but from autograd for parameters in ``direct``.
+
+    ``wrong`` are the parameters that do not come out as autograd's; ``shares`` are by group of
+    texts that passed together, position and name; ``extras`` is as in :class:`Passes`.
+    """
+
+    chain: Chain | None
+    batched: bool
+    modules: Modules
+    direct: tuple[str, ...]
+    shares: list[list[dict[str, Share]]] = field(default_factory=list)
+    wrong: tuple[str, ...] = ()
+    extras: int = 0
+
+
+class _Detector:
+    """Compares ways to pass one encoder with autograd on short texts.
 
     ``direct`` are the parameters that autograd must treat: those without a rule, and those whose
     rule did not fit a call.
@@ -223,92 +245,57 @@ class _Search:
         self._parameters = parameters
         self._batches = batches
         self._modules, unruled = wanted_modules(classifier.encoder, list(parameters))
+        self._transposed = {
+            name
+            for module, rules in self._modules.values()
+            for name in rules
+            if isinstance(module, Conv1D)
+        }
         self._failure: Exception | None = None
         self.direct: dict[str, None] = dict.fromkeys(unruled)
 
-    def check(self, chain: Chain | None, batched: bool) -> "_GradientCheck | None":
-        """The check of one way, right or wrong; None where the encoder cannot be passed so."""
+    def check(self, chain: Chain | None, *, batched: bool) -> _Way | None:
+        """A way with what came out, right or wrong; None where the encoder cannot be passed so."""
         while not (batched and self.direct):
             modules = modules_of(self._modules, set(self._parameters) - set(self.direct))
+            way = _Way(chain, batched, modules, tuple(self.direct))
             try:
-                return _GradientCheck(
-                    self._classifier,
-                    chain,
-                    batched,
-                    modules,
-                    tuple(self.direct),
-                    self._parameters,
-                    self._batches,
-                )
+                wrong: set[str] = set()
+                if batched:
+                    # As many tokens as texts: a sample axis taken for a token axis would show.
+                    count = len(self._batches)
+                    square = [{n: ids[:, :count] for n, ids in b.items()} for b in self._batches]
+                    wrong |= self._compare(way, square)
+                wrong |= self._compare(way, self._batches)
             except RuleFailed as failed:
                 self.direct.update(dict.fromkeys(failed.parameters))
+                continue
             except NotBatched:
                 return None
             except _FAILURES as error:
                 logger.debug("passing %s failed: %s", chain, error)
                 self._failure = error
                 return None
+            way.wrong = tuple(name for name in self._parameters if name in wrong)
+            return way
         return None
 
-    def succeeded(self, check: "_GradientCheck | None") -> "_GradientCheck":
-        """The check; refuses an encoder that cannot be passed in any way."""
-        if check is None:
+    def passed(self, way: _Way | None) -> _Way:
+        """The way; refuses an encoder that cannot be passed in any."""
+        if way is None:
             raise InputError(_cannot_pass(self._failure)) from self._failure
-        return check
+        return way
 
-
-class _GradientCheck:
-    """One way to pass the encoder, compared with autograd on short texts.
-
-    The blocks of ``chain`` one by one, or everything at once; several texts together where
-    ``batched``; shares of ``parameters`` by the rules of ``modules``, but from autograd for those
-    in ``direct``.
-
-    ``wrong`` are the parameters that do not come out as autograd's; ``shares`` are by group of
-    texts that passed together, position and name; ``extras`` is as in :class:`Passes`.
-    """
-
-    def __init__(
-        self,
-        classifier: LinearHeadClassifier,
-        chain: Chain | None,
-        batched: bool,
-        modules: Modules,
-        direct: tuple[str, ...],
-        parameters: dict[str, nn.Parameter],
-        batches: Sequence[Batch],
-    ) -> None:
-        self.classifier = classifier
-        self.chain = chain
-        self.batched = batched
-        self.modules = modules
-        self.direct = direct
-        self.parameters = parameters
-        self._transposed = {
-            name
-            for module, rules in modules.values()
-            for name in rules
-            if isinstance(module, Conv1D)
-        }
-        wrong: set[str] = set()
-        if batched:
-            # As many tokens as texts: a sample axis taken for a token axis would show.
-            wrong |= self._compare(
-                [{name: ids[:, : len(batches)] for name, ids in b.items()} for b in batches]
-            )
-        wrong |= self._compare(batches)
-        self.wrong = tuple(name for name in parameters if name in wrong)
-
-    def _compare(self, batches: Sequence[Batch]) -> set[str]:
+    def _compare(self, way: _Way, batches: Sequence[Batch]) -> set[str]:
         """Pass the texts, together or one by one; the parameters that come out wrong."""
-        groups = [_together(batches)] if self.batched else batches
-        self.shares = [self._pass(group) for group in groups]
-        eps = torch.finfo(next(self.classifier.encoder.parameters()).dtype).eps
+        groups = [_together(batches)] if way.batched else batches
+        way.shares = [self._pass(way, group) for group in groups]
+        eps = torch.finfo(next(self._classifier.encoder.parameters()).dtype).eps
         wrong: set[str] = set()
         for sample, batch in enumerate(batches):
-            group, place = (0, sample) if self.batched else (sample, 0)
+            group, place = (0, sample) if way.batched else (sample, 0)
             by_name: dict[str, list[Share]] = {}
-            for at_position in self.shares[group]:
+            for at_position in way.shares[group]:
                 for name, share in at_position.items():
                     by_name.setdefault(name, []).append(share)
             norms, errors = self._errors(batch, by_name, place)
@@ -329,11 +316,11 @@ class _GradientCheck:
         The gradients are formed a few at a time: an allocator seldom gives back what it took once.
         """
         norms, errors = {}, {}
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
-        for chunk in parameter_chunks(list(self.parameters.values()), _CHECKED_AT_ONCE):
-            chunk_names = [names[id(parameter)] for parameter in chunk]
-            gradients = _autograd_gradients(self.classifier, batch, chunk)
-            for name, difference in zip(chunk_names, gradients, strict=True):
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        for chunk in parameter_chunks(list(self._parameters.values()), _CHECKED_AT_ONCE):
+            gradients = _autograd_gradients(self._classifier, batch, chunk)
+            for parameter, difference in zip(chunk, gradients, strict=True):
+                name = names[id(parameter)]
                 norms[name] = float(difference.norm())
                 fits = [
                     _subtract(difference, share, place, transposed=name in self._transposed)
@@ -342,22 +329,77 @@ class _GradientCheck:
                 errors[name] = float(difference.norm()) if all(fits) else math.inf
         return norms, errors
 
-    def _pass(self, batch: Batch) -> list[dict[str, Share]]:
+    def _pass(self, way: _Way, batch: Batch) -> list[dict[str, Share]]:
         """The shares of every position, from the first to the last."""
-        direct = {name: self.parameters[name] for name in self.direct}
-        with only_these_require_gradients(self.classifier.encoder, list(direct.values())):
-            passes = Passes(
-                self.classifier,
-                self.chain,
-                self.modules,
-                direct,
-                _cotangent(self.classifier),
-                ActivationStore("memory"),
-            )
+        direct = {name: self._parameters[name] for name in way.direct}
+        cotangent, store = _cotangent(self._classifier), ActivationStore("memory")
+        with only_these_require_gradients(self._classifier.encoder, list(direct.values())):
+            passes = Passes(self._classifier, way.chain, way.modules, direct, cotangent, store)
             passes.forward(0, batch)
             shares = [passes.backward(p, 0, batch) for p in reversed(range(passes.positions))]
-        self.extras = passes.extras
+        way.extras = passes.extras
         return shares[::-1]
+
+    def build_structure(self, way: _Way, used_whole: set[str]) -> Structure:
+        """The structure of the encoder as it was passed.
+
+        ``used_whole`` are the weights of embeddings in which no id is looked up.
+        """
+        length = max(batch["input_ids"].shape[1] for batch in self._batches)
+        shares = max(way.shares, key=_tokens_held)
+        positions: dict[str, list[int]] = {}
+        for position, at_position in enumerate(shares):
+            for name in at_position:
+                positions.setdefault(name, []).append(position)
+        config = self._classifier.config.encoder_config
+        return Structure(
+            chain=way.chain,
+            batched=way.batched,
+            modules=way.modules,
+            direct=way.direct,
+            parameters=tuple(
+                self._parameter(
+                    way, name, at, shares, length, fallback=name in {*way.direct} - used_whole
+                )
+                for name, at in positions.items()
+            ),
+            unreached=tuple(name for name in self._parameters if name not in positions),
+            units=_units(len(shares), positions.values()),
+            widths=tuple(_widths(at_position) for at_position in shares),
+            extras=way.extras,
+            forward_flops=_forward_flops(self._classifier, self._batches[0]),
+            hidden=feature_size(config),
+            heads=getattr(config, "num_attention_heads", 1),
+            layers=getattr(config, "num_hidden_layers", 1),
+        )
+
+    def _parameter(
+        self,
+        way: _Way,
+        name: str,
+        positions: Sequence[int],
+        shares: Sequence[dict[str, Share]],
+        length: int,
+        *,
+        fallback: bool,
+    ) -> Parameter:
+        """A parameter that has shares at ``positions``; ``length`` is that of the longest text."""
+        form: Form = "vector"
+        sizes, ratio, pooled = (0, self._parameters[name].numel()), 1.0, False
+        share = shares[positions[0]][name]
+        if isinstance(share, Outer):
+            form = "outer"
+            sizes = (share.inputs.shape[-1], share.gradients[0].shape[-1])
+            active = active_tokens(share)
+            seen = 0 if active is None else active.inputs.shape[1]
+            pooled = seen == 1 < length
+            ratio = len(positions) * seen / length
+        elif isinstance(share, Rows):
+            form, sizes = "rows", (0, share.vectors.shape[-1])
+        layer = "encoder" if way.chain is None else _layer(positions, len(shares))
+        rule = next((rules[name] for _, rules in way.modules.values() if name in rules), None)
+        kind = _kind(name, form, rule, before_blocks=layer == "embeddings")
+        return Parameter(name, tuple(positions), layer, kind, form, sizes, ratio, pooled, fallback)
 
 
 def _together(batches: Sequence[Batch]) -> Batch:
@@ -408,79 +450,6 @@ def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool
         return False
     difference -= product.reshape(difference.shape)
     return True
-
-
-def _build_structure(
-    check: _GradientCheck, batches: Sequence[Batch], used_whole: set[str]
-) -> Structure:
-    """The structure of the encoder as it was passed in ``check``.
-
-    ``used_whole`` are the weights of embeddings in which no id is looked up.
-    """
-    length = max(batch["input_ids"].shape[1] for batch in batches)
-    shares = max(check.shares, key=_tokens_held)
-    positions: dict[str, list[int]] = {}
-    for position, at_position in enumerate(shares):
-        for name in at_position:
-            positions.setdefault(name, []).append(position)
-    config = check.classifier.config.encoder_config
-    return Structure(
-        chain=check.chain,
-        batched=check.batched,
-        modules=check.modules,
-        direct=check.direct,
-        parameters=tuple(
-            _parameter(
-                check, name, at, shares, length, fallback=name in {*check.direct} - used_whole
-            )
-            for name, at in positions.items()
-        ),
-        unreached=tuple(name for name in check.parameters if name not in positions),
-        units=_units(len(shares), positions.values()),
-        widths=tuple(_widths(at_position) for at_position in shares),
-        extras=check.extras,
-        forward_flops=_forward_flops(check.classifier, batches[0]),
-        hidden=feature_size(config),
-        heads=getattr(config, "num_attention_heads", 1),
-        layers=getattr(config, "num_hidden_layers", 1),
-    )
-
-
-def _parameter(
-    check: _GradientCheck,
-    name: str,
-    positions: Sequence[int],
-    shares: Sequence[dict[str, Share]],
-    length: int,
-    *,
-    fallback: bool,
-) -> Parameter:
-    """A parameter that has shares at ``positions``; ``length`` is that of the longest text."""
-    form: Form = "vector"
-    sizes, ratio, pooled = (0, check.parameters[name].numel()), 1.0, False
-    share = shares[positions[0]][name]
-    if isinstance(share, Outer):
-        form = "outer"
-        sizes = (share.inputs.shape[-1], share.gradients[0].shape[-1])
-        active = active_tokens(share)
-        seen = 0 if active is None else active.inputs.shape[1]
-        pooled = seen == 1 < length
-        ratio = len(positions) * seen / length
-    elif isinstance(share, Rows):
-        form, sizes = "rows", (0, share.vectors.shape[-1])
-    layer = "encoder" if check.chain is None else _layer(positions, len(shares))
-    rule = next((rules[name] for _, rules in check.modules.values() if name in rules), None)
-    return Parameter(
-        name=name,
-        positions=tuple(positions),
-        layer=layer,
-        kind=_kind(name, form, rule, before_blocks=layer == "embeddings"),
-        form=form,
-        sizes=sizes,
-        tokens_per_token=ratio,
-        pooled=pooled,
-        fallback=fallback,
-    )
 
 
 def _layer(places: Sequence[int], positions: int) -> str:

@@ -368,38 +368,33 @@ class _Sweeper:
         shares = {
             number: [take(held[number], p.name, nothing[number]) for p in group] for number in tiles
         }
+        counts = {number: len(tile.rows) for number, tile in tiles.items()}
+        sums = self._contraction.zero_sums(counts, live, among)
+        # Where shares are joined they are popped, so that each tile's are freed at once.
         if first.form == "outer":
             outers = {n: _tile_outers(tile, shares[n][0]) for n, tile in tiles.items()}
-            return self._contract_linear(first, outers, live, among)
-        # Popped, so that each tile's shares are freed once they are joined.
-        if first.form == "rows":
-            counts = {number: len(tile.rows) for number, tile in tiles.items()}
+            ranks, kernel = self._contraction.ranks(among), self._contraction.kernel
+            # The plan's method was for expected tokens: choose again by those the texts have.
+            shapes = {n: _shape(batches) for n, batches in outers.items()}
+            method = self._plan.workload.method
+            if method is None:
+                method = cheapest_method(first.sizes, shapes, live, ranks, kernel)
+            contract_outer(sums, outers, method, self._contraction)
+            self._count(sum(method_cost(method, first.sizes, shapes, live, ranks, kernel)))
+        elif first.form == "rows":
             rows = {n: _tile_rows(tile, shares.pop(n)[0]) for n, tile in tiles.items()}
-            return contract_rows(rows, counts, live, among, self._contraction)
-        sizes = [parameter.sizes[1] for parameter in group]
-        vectors = {n: _tile_jacobian(tile, shares.pop(n), sizes) for n, tile in tiles.items()}
-        return contract_vectors(vectors, live, among, self._contraction)
-
-    def _contract_linear(
-        self,
-        parameter: Parameter,
-        outers: Mapping[int, Sequence[Outer]],
-        pairs: Sequence[Pair],
-        among: Sequence[int],
-    ) -> Sums:
-        """A linear weight by the method that costs least for the tokens that its texts have."""
-        shapes = {}
-        for tile, batches in outers.items():
-            samples = sum(outer.inputs.shape[0] for outer in batches)
-            tokens = sum(outer.inputs.shape[0] * outer.inputs.shape[1] for outer in batches)
-            shapes[tile] = Shape(samples, tokens / samples)
-        ranks, kernel = self._contraction.ranks(among), self._contraction.kernel
-        method = self._plan.workload.method
-        if method is None:
-            method = cheapest_method(parameter.sizes, shapes, pairs, ranks, kernel)
-        sums = contract_outer(outers, pairs, among, method, self._contraction)
-        self._count(sum(method_cost(method, parameter.sizes, shapes, pairs, ranks, kernel)))
+            contract_rows(sums, rows, self._contraction)
+        else:
+            sizes = [parameter.sizes[1] for parameter in group]
+            vectors = {n: _tile_jacobian(tile, shares.pop(n), sizes) for n, tile in tiles.items()}
+            contract_vectors(sums, vectors, self._contraction)
         return sums
+
+
+def _shape(batches: Sequence[Outer]) -> Shape:
+    samples = sum(outer.inputs.shape[0] for outer in batches)
+    tokens = sum(outer.inputs.shape[0] * outer.inputs.shape[1] for outer in batches)
+    return Shape(samples, tokens / samples)
 
 
 def _last_loads(steps: Sequence[Step]) -> dict[int, int]:
