@@ -48,8 +48,6 @@ from lpft.results.pairing import (
     SHARED,
     Comparison,
     Match,
-    Pairing,
-    Rates,
     pairings,
     pairs_in,
     sides,
@@ -281,26 +279,17 @@ def _feature_change_findings(runs: ExperimentRuns) -> list[str]:
     sentences = []
     for task in runs.scope.tasks:
         for pair in pairs_in(runs.scope.methods):
-            matches = [_match(pairing) for pairing in pairings(runs, task, pair) if pairing.seeds]
+            matches = [
+                Match(pairing, feature_split(run for pair in pairing.runs for run in pair))
+                for pairing in pairings(runs, task, pair)
+                if pairing.seeds
+            ]
             own = next((match for match in matches if not match.shared), None)
             shared = tuple(match for match in matches if match.shared)
             if matches:
                 comparison = Comparison(pair, own, "", shared)
                 sentences.append(f"{task}: {' '.join(summarise_feature_change(comparison))}")
     return sentences
-
-
-def _match(pairing: Pairing) -> Match:
-    first, second = (
-        [side.runs[seed] for seed in pairing.seeds] for side in (pairing.first, pairing.second)
-    )
-    own, other = (Rates(run.learning_rate, run.batch_size) for run in (first[0], second[0]))
-    return Match(
-        methods=(pairing.first.method, pairing.second.method),
-        rates=(own, other),
-        split=feature_split([*first, *second]),
-        runs=tuple(zip(first, second, strict=True)),
-    )
 
 
 def _tables(runs: ExperimentRuns) -> list[Table]:

@@ -286,7 +286,7 @@ def _at_both_rates(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Sect
     if not shared.runs:
         return [_section_table(runs, PUBLISHED, sets, replace(section, note=note))]
     published = all(
-        Rates(run.learning_rate, run.batch_size) == published_rates(task, method)
+        Rates.of(run) == published_rates(task, method)
         for (variant, task, method, _), run in runs.runs.items()
         if variant == PUBLISHED and get_method(method).fine_tunes
     )

@@ -1,9 +1,8 @@
-"""Pair runs with a random head (FT, LoRA) with runs from an LP head (LP-FT, LP-LoRA).
+"""Methods compared on the same seeds: pairs of runs, at whose rates, and how they differ.
 
-A method's published rate and batch size are part of what moves its features, so a difference
-between two methods at their own rates is not yet a difference made by the head. Runs are paired
-only where model, data, seed and every other option agree, and each pair knows whether rate and
-batch size agree too.
+A method's published learning rate and batch size are part of what moves its features, so a
+difference between two methods at their own rates is not yet one made by the head. Runs are paired
+only where model, data, seed and every other setting agree, and each pair says at which rates it is.
 """
 
 from collections import defaultdict
@@ -16,20 +15,18 @@ import numpy as np
 from lpft.analysis.comparison import Resampled, mean_of, without_samples
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
-from lpft.results.groups import (
-    Group,
-    Setting,
-    Spread,
-    counted,
-    key_of,
-    method_name,
-    score,
-    setting_of,
-)
+from lpft.results.groups import Group, Setting, Spread, key_of, method_name, score, setting_of
 from lpft.results.judging import Judgement, Measured, judge
 from lpft.results.quantities import DRAW_SEED, ByRun, feature_change, task_score
 from lpft.results.run import Run, has_feature_changes
 from lpft.settings import METHODS, with_lp_head
+
+PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is not None)
+"""Methods that train the same from a random head and from the LP solution."""
+
+PUBLISHED, SHARED, OWN = "published", "shared", "own"
+"""Rates: those that the paper has for each method on the task; those of the pair's method with the
+LP head, for both; or others that each method has for itself."""
 
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
 
@@ -41,21 +38,166 @@ class Rates:
     learning_rate: float | None
     batch_size: float | None
 
+    @classmethod
+    def of(cls, run: Run) -> "Rates":
+        return cls(run.learning_rate, run.batch_size)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One method on one task at one choice of rates, with its finished runs by seed."""
+
+    task: str
+    method: str
+    rates: str
+    runs: Mapping[int, Run]
+
+    @property
+    def name(self) -> str:
+        return method_name(self.method)
+
+    @property
+    def run_names(self) -> tuple[str, ...]:
+        return tuple(run.name for run in self.runs.values())
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two methods on one task, paired by seed: the second is said to be better."""
+
+    first: Side
+    second: Side
+
+    @property
+    def task(self) -> str:
+        return self.second.task
+
+    @property
+    def rates(self) -> str:
+        return self.second.rates
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that both have finished."""
+        return tuple(seed for seed in self.second.runs if seed in self.first.runs)
+
+    @property
+    def runs(self) -> tuple[tuple[Run, Run], ...]:
+        """Both runs of each seed."""
+        return tuple((self.first.runs[seed], self.second.runs[seed]) for seed in self.seeds)
+
+    @property
+    def run_names(self) -> tuple[str, ...]:
+        return tuple(run.name for pair in self.runs for run in pair)
+
+    def only(self, seeds: Collection[int]) -> "Pairing":
+        """The same with some of its seeds."""
+        first, second = (
+            replace(side, runs={seed: run for seed, run in side.runs.items() if seed in seeds})
+            for side in (self.first, self.second)
+        )
+        return Pairing(first, second)
+
+    def statistics(self, by_run: ByRun) -> tuple[tuple[Resampled, Resampled], ...]:
+        """Of each seed the statistic of the first method's run and of the second's."""
+        return tuple((by_run[one.folder], by_run[other.folder]) for one, other in self.runs)
+
+
+class RunsByPart(Protocol):
+    """The finished runs of an experiment, by the part that they play in it."""
+
+    def by_seed(self, variant: str, task: str, method: str) -> Mapping[int, Run]:
+        """The runs of one variant by seed."""
+        ...
+
+
+def pairs_in(methods: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Those of :data:`PAIRS` that have both methods."""
+    return tuple(pair for pair in PAIRS if set(pair) <= set(methods))
+
+
+def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairing, ...]:
+    """The pair at each method's own rates, and at those of the one with the LP head for both.
+
+    Where a task's own rates are shared already there is one pairing, at shared rates.
+    """
+    at_own = at_own_rates(runs, task, pair)
+    shared = (Side(task, method, SHARED, runs.by_seed(SHARED, task, method)) for method in pair)
+    at_shared = Pairing(*shared)
+    one, other = at_own.first.runs, at_shared.first.runs
+    common = [seed for seed in one if seed in other]
+    if common and all(one[seed].folder == other[seed].folder for seed in common):
+        return (at_shared,)
+    return (at_own,) if at_own.rates == SHARED else (at_own, at_shared)
+
+
+def at_own_rates(runs: RunsByPart, task: str, methods: tuple[str, str]) -> Pairing:
+    """Two methods at their own rates."""
+    by_method = {method: runs.by_seed(PUBLISHED, task, method) for method in methods}
+    rates = rates_name(task, by_method)
+    return Pairing(*(Side(task, method, rates, by_method[method]) for method in methods))
+
+
+def sides(runs: RunsByPart, task: str, methods: Collection[str]) -> tuple[Side, ...]:
+    """Every method of the pairs at its own rates, and random heads at shared ones too."""
+    listed: list[Side] = []
+    for pair in pairs_in(methods):
+        first, *others = pairings(runs, task, pair)
+        listed += [first.first, first.second, *(pairing.first for pairing in others)]
+    return tuple(listed)
+
+
+def all_runs(compared: Iterable[Pairing]) -> list[Run]:
+    """Every run of some pairings, one that plays two parts twice."""
+    both = [side for pairing in compared for side in (pairing.first, pairing.second)]
+    return [run for side in both for run in side.runs.values()]
+
+
+def rates_name(task: str, by_method: Mapping[str, Mapping[int, Run]]) -> str:
+    """What the rates of some methods' runs are: shared, each the paper's for the task, or own."""
+    by_name = {method: set(map(Rates.of, runs.values())) for method, runs in by_method.items()}
+    first, *others = by_name.values()
+    if others and len(first) == 1 and all(rates == first for rates in others):
+        return SHARED
+    published = all(rates <= {published_rates(task, method)} for method, rates in by_name.items())
+    return PUBLISHED if published else OWN
+
+
+def published_rates(task: str, method: str) -> Rates | None:
+    """The paper's learning rate and batch size of a task and method, None where it has none."""
+    known = published_hyperparameters(task, method)
+    return None if known is None else Rates(known["learning_rate"], known["batch_size"])
+
+
+def spread_of(statistics: Iterable[Resampled]) -> Spread | None:
+    """Mean and standard deviation over seeds."""
+    return Spread.of(statistic.value for statistic in statistics)
+
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs of runs, one per seed, at one choice of rates for either method.
+    """Feature change with a random head and with an LP head: mean L2 distance on ``split``.
 
-    ``changes`` holds (random head, LP head) feature changes, the mean L2 distance of the features
-    of ``split`` from their pre-trained values. ``judgement`` is on how much less the features move
-    from the LP head, None where nobody judged.
+    ``judgement`` is on how much less the features move from the LP head, None where nobody judged.
     """
 
-    methods: tuple[str, str]
-    rates: tuple[Rates, Rates]
+    pairing: Pairing
     split: str
-    runs: tuple[tuple[Run, Run], ...]
     judgement: Judgement | None = None
+
+    @property
+    def methods(self) -> tuple[str, str]:
+        return self.pairing.first.method, self.pairing.second.method
+
+    @property
+    def runs(self) -> tuple[tuple[Run, Run], ...]:
+        return self.pairing.runs
+
+    @property
+    def rates(self) -> tuple[Rates, Rates]:
+        """Of either method, which are those of any of its runs."""
+        random_head, lp_head = self.runs[0]
+        return Rates.of(random_head), Rates.of(lp_head)
 
     @property
     def shared(self) -> bool:
@@ -63,25 +205,25 @@ class Match:
         return self.rates[0] == self.rates[1]
 
     @property
-    def recorded(self) -> tuple[tuple[Run, Run], ...]:
-        """The pairs of which both runs have a feature change."""
-        return tuple(pair for pair, _ in self._recorded())
+    def recorded(self) -> Pairing:
+        """The seeds of which both runs have a feature change."""
+        return self.pairing.only(
+            [one.seed for one, other in self.runs if None not in map(self._change, (one, other))]
+        )
+
+    def _change(self, run: Run) -> float | None:
+        return run.feature(self.split, "feature_difference")
 
     @property
     def changes(self) -> tuple[tuple[float, float], ...]:
-        return tuple(changes for _, changes in self._recorded())
-
-    def _recorded(self) -> Iterator[tuple[tuple[Run, Run], tuple[float, float]]]:
-        for pair in self.runs:
-            random_head, lp_head = (run.feature(self.split, "feature_difference") for run in pair)
-            if random_head is not None and lp_head is not None:
-                yield pair, (random_head, lp_head)
+        """Of each recorded seed, with the random head and with the LP head."""
+        changes = ((self._change(one), self._change(other)) for one, other in self.runs)
+        return tuple((a, b) for a, b in changes if a is not None and b is not None)
 
     @property
     def change(self) -> tuple[Spread, Spread] | None:
         """Feature change of either method over the seeds; None where it was not recorded."""
-        first = Spread.of(pair[0] for pair in self.changes)
-        second = Spread.of(pair[1] for pair in self.changes)
+        first, second = (Spread.of(pair[place] for pair in self.changes) for place in (0, 1))
         return None if first is None or second is None else (first, second)
 
     @property
@@ -111,7 +253,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method with and without the LP start: at own rates, and at shared ones.
+    """Feature change of one method with and without the LP head: at own rates, and at shared ones.
 
     ``own_because`` says how the own rates were chosen; empty where there was nothing to choose.
     """
@@ -121,63 +263,54 @@ class Comparison:
     own_because: str
     shared: tuple[Match, ...]
 
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        """That at own rates, then those at shared ones."""
+        return self.shared if self.own is None else (self.own, *self.shared)
+
     def remaining(self, match: Match) -> float | None:
         """The part of the difference at own rates that a shared-rate match still shows.
 
         ``difference(shared) / difference(own)``, over the seeds that both have; None where there
-        is no own match or where the LP start does not move features less at own rates.
+        is no own match or where the LP head does not move features less at own rates.
         """
         if self.own is None:
             return None
-        seeds = _seeds(self.own) & _seeds(match)
-        own, shared = (only_seeds(m, seeds) for m in (self.own, match))
+        seeds = set(self.own.pairing.seeds) & set(match.pairing.seeds)
+        own, shared = (replace(m, pairing=m.pairing.only(seeds)) for m in (self.own, match))
         if own.difference is None or shared.difference is None or not own.smaller:
             return None
         return shared.difference.mean / own.difference.mean
 
 
-def only_seeds(match: Match, seeds: set[int]) -> Match:
-    """The same match with some of its seeds."""
-    runs = tuple(pair for pair in match.runs if pair[0].seed in seeds)
-    return Match(match.methods, match.rates, match.split, runs)
-
-
-def _seeds(match: Match) -> set[int]:
-    return {pair[0].seed for pair in match.runs}
-
-
 def compare(group: Group) -> tuple[Comparison, ...]:
     """All comparisons of a method with its LP start that the runs of a group allow."""
     by_base: dict[tuple[str, str], list[Match]] = defaultdict(list)
-    methods = {setting.method for setting in group.settings}
     free = {"method", "learning_rate", "batch_size"}
     for random_head in group.settings:
-        partner = with_lp_head(random_head.method)
-        if partner is None or partner not in methods:
-            continue
         base = key_of(setting_of(random_head.first, free))
         for lp_head in group.settings:
-            if lp_head.method != partner or key_of(setting_of(lp_head.first, free)) != base:
+            if lp_head.method != with_lp_head(random_head.method):
                 continue
-            partners = {run.seed: run for run in lp_head.runs}
-            runs = tuple((r, partners[r.seed]) for r in random_head.runs if r.seed in partners)
-            if runs:
-                rates = (_rates(random_head.first), _rates(lp_head.first))
-                pair = (random_head.method, partner)
-                by_base[random_head.method, base].append(
-                    Match(pair, rates, group.feature_split, runs)
-                )
+            match = Match(_pairing(group.data, random_head, lp_head), group.feature_split)
+            if match.runs and key_of(setting_of(lp_head.first, free)) == base:
+                by_base[random_head.method, base].append(match)
     return tuple(_comparison(matches, group) for matches in by_base.values())
 
 
-def _rates(run: Run) -> Rates:
-    return Rates(run.learning_rate, run.batch_size)
+def _pairing(data: str, first: Setting, second: Setting) -> Pairing:
+    rates = SHARED if Rates.of(first.first) == Rates.of(second.first) else OWN
+    return Pairing(
+        *(
+            Side(data, setting.method, rates, {run.seed: run for run in setting.runs})
+            for setting in (first, second)
+        )
+    )
 
 
 def _comparison(matches: Sequence[Match], group: Group) -> Comparison:
+    own, because = _own([match for match in matches if not match.shared], group)
     shared = tuple(match for match in matches if match.shared)
-    unequal = [match for match in matches if not match.shared]
-    own, because = _own(unequal, group)
     return Comparison(matches[0].methods, own, because, shared)
 
 
@@ -192,160 +325,15 @@ def _own(unequal: Sequence[Match], group: Group) -> tuple[Match | None, str]:
             return match, f"the published rates and batch sizes of {task}"
     if len(unequal) == 1:
         return unequal[0], ""
+
+    def on_validation(match: Match) -> float:
+        values = (run.score("validation", group.metric) for pair in match.runs for run in pair)
+        scores = Spread.of(values)
+        return float("-inf") if scores is None else scores.mean
+
     # Rates are chosen on validation, as the paper chose its own.
-    best = max(unequal, key=lambda match: _validation(match, group.metric))
+    best = max(unequal, key=on_validation)
     return best, "of several pairs the one with the best validation scores"
-
-
-def _validation(match: Match, metric: str) -> float:
-    scores = Spread.of(run.score("validation", metric) for pair in match.runs for run in pair)
-    return float("-inf") if scores is None else scores.mean
-
-
-def published_rates(task: str, method: str) -> Rates | None:
-    """The paper's learning rate and batch size of a task and method, None where it has none."""
-    found = published_hyperparameters(task, method)
-    return None if found is None else Rates(found["learning_rate"], found["batch_size"])
-
-
-PAIRS = tuple((name, partner) for name in METHODS if (partner := with_lp_head(name)) is not None)
-"""Methods that train the same from a random head and from the LP solution."""
-
-PUBLISHED, SHARED = "published", "shared"
-"""Rates: each method's own published learning rate and batch size, or those of the pair's method
-that starts from linear probing, for both of the pair."""
-
-OWN = "own"
-"""Rates that each method has for itself, where they are not the paper's for the task."""
-
-
-class RunsByPart(Protocol):
-    """The finished runs of an experiment, by the part that they play in it."""
-
-    def by_seed(self, variant: str, task: str, method: str) -> Mapping[int, Run]:
-        """The runs of one variant by seed."""
-        ...
-
-
-@dataclass(frozen=True)
-class Side:
-    """One method on one task at one choice of rates, with its finished runs by seed."""
-
-    task: str
-    method: str
-    rates: str
-    runs: Mapping[int, Run]
-
-    @property
-    def name(self) -> str:
-        return method_name(self.method)
-
-    @property
-    def run_names(self) -> tuple[str, ...]:
-        return tuple(run.name for run in self.runs.values())
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """Two sides of one task at the same choice of rates: the second is said to be better."""
-
-    first: Side
-    second: Side
-
-    @property
-    def task(self) -> str:
-        return self.second.task
-
-    @property
-    def rates(self) -> str:
-        return self.second.rates
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds that both have finished."""
-        return tuple(seed for seed in self.second.runs if seed in self.first.runs)
-
-    @property
-    def run_names(self) -> tuple[str, ...]:
-        return tuple(
-            side.runs[seed].name for seed in self.seeds for side in (self.first, self.second)
-        )
-
-    def statistics(self, by_run: ByRun) -> tuple[tuple[Resampled, Resampled], ...]:
-        """Of each seed the statistic of the first side and of the second."""
-        return tuple(
-            (by_run[self.first.runs[seed].folder], by_run[self.second.runs[seed].folder])
-            for seed in self.seeds
-        )
-
-
-def spread_of(statistics: Iterable[Resampled]) -> Spread | None:
-    """Mean and standard deviation over seeds."""
-    return Spread.of(statistic.value for statistic in statistics)
-
-
-def pairs_in(methods: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Those of :data:`PAIRS` that have both methods."""
-    return tuple(pair for pair in PAIRS if set(pair) <= set(methods))
-
-
-def pairings(found: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairing, ...]:
-    """The pair at each method's own rates, and at the LP partner's for both.
-
-    Where a task's own rates are shared already there is one pairing, at shared rates.
-    """
-    at_own = at_own_rates(found, task, pair)
-    shared = (Side(task, method, SHARED, found.by_seed(SHARED, task, method)) for method in pair)
-    at_shared = Pairing(*shared)
-    if _same_runs(at_own.first.runs, at_shared.first.runs):
-        return (at_shared,)
-    if at_own.rates == SHARED:
-        return (at_own,)
-    return at_own, at_shared
-
-
-def at_own_rates(found: RunsByPart, task: str, methods: tuple[str, str]) -> Pairing:
-    """Two methods at their own rates."""
-    runs = {method: found.by_seed(PUBLISHED, task, method) for method in methods}
-    rates = rates_name(task, runs)
-    return Pairing(*(Side(task, method, rates, runs[method]) for method in methods))
-
-
-def sides(found: RunsByPart, task: str, methods: Collection[str]) -> tuple[Side, ...]:
-    """Every method of the pairs at its own rates, and random heads at shared ones too."""
-    listed: list[Side] = []
-    for pair in pairs_in(methods):
-        first, *others = pairings(found, task, pair)
-        listed += [first.first, first.second, *(pairing.first for pairing in others)]
-    return tuple(listed)
-
-
-def all_runs(compared: Iterable[Pairing]) -> list[Run]:
-    """Every run of some pairings, one that plays two parts twice."""
-    return [
-        run
-        for pairing in compared
-        for side in (pairing.first, pairing.second)
-        for run in side.runs.values()
-    ]
-
-
-def rates_name(task: str, by_method: Mapping[str, Mapping[int, Run]]) -> str:
-    """What the rates of some methods' runs are: shared, each the paper's for the task, or own."""
-    found = {
-        method: {Rates(run.learning_rate, run.batch_size) for run in runs.values()}
-        for method, runs in by_method.items()
-    }
-    first, *others = found.values()
-    if others and len(first) == 1 and all(rates == first for rates in others):
-        return SHARED
-    published = all(rates <= {published_rates(task, method)} for method, rates in found.items())
-    return PUBLISHED if published else OWN
-
-
-def _same_runs(one: Mapping[int, Run], other: Mapping[int, Run]) -> bool:
-    both = [seed for seed in one if seed in other]
-    return bool(both) and all(one[seed].folder == other[seed].folder for seed in both)
 
 
 @dataclass(frozen=True)
@@ -361,9 +349,9 @@ class ScoreContrast:
 class Differences:
     """What the runs of a group differ in, judged beside those of other groups.
 
-    ``chosen`` has the best validation score, None where there are no two methods to compare;
-    ``comparisons`` are those of :func:`compare`, judged. ``problems`` say what
-    could not be compared.
+    Scores are compared between the setting that validation chooses, ``chosen`` (None where there
+    are no two methods), and the best one of each other method: validation chooses, so that the set
+    on which they are compared favours none of them. ``problems`` say what could not be compared.
     """
 
     chosen: Setting | None
@@ -372,79 +360,124 @@ class Differences:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Measurements:
-    """The same before any verdict; ``changes`` are of the comparisons' matches in their order."""
-
-    chosen: Setting | None
-    scores: tuple[tuple[str, Setting, Measured], ...]
-    comparisons: tuple[Comparison, ...]
-    changes: tuple[Measured, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def measured(self) -> tuple[Measured, ...]:
-        return (*(measured for *_, measured in self.scores), *self.changes)
-
-    def judged(self, judgements: Iterator[Judgement]) -> Differences:
-        """With the judgements on :attr:`measured`, taken in its order."""
-        return Differences(
-            chosen=self.chosen,
-            scores=tuple(
-                ScoreContrast(where, other, next(judgements)) for where, other, _ in self.scores
-            ),
-            comparisons=tuple(
-                replace(
-                    comparison,
-                    own=None if comparison.own is None else _judged(comparison.own, judgements),
-                    shared=tuple(_judged(match, judgements) for match in comparison.shared),
-                )
-                for comparison in self.comparisons
-            ),
-            problems=self.problems,
-        )
-
-
 def judge_groups(groups: Sequence[Group]) -> dict[str, Differences]:
     """By the slugs of groups what differs in them; few seeds need those of all groups to agree."""
     generator = np.random.default_rng(DRAW_SEED)
-    found = {group.slug: _measure(group, generator) for group in groups}
-    measured = [one for measurements in found.values() for one in measurements.measured]
+    measurements = {group.slug: _Measurements(group, generator) for group in groups}
+    measured = [one for each in measurements.values() for one in each.measured]
     judgements = iter(judge(measured, generator=generator))
-    return {slug: measurements.judged(judgements) for slug, measurements in found.items()}
+    return {slug: each.judged(judgements) for slug, each in measurements.items()}
 
 
-def _judged(match: Match, judgements: Iterator[Judgement]) -> Match:
-    return replace(match, judgement=next(judgements))
+class _Measurements:
+    """How the runs of a group differ, before any verdict."""
 
+    def __init__(self, group: Group, generator: np.random.Generator) -> None:
+        self._group, self._generator = group, generator
+        self._problems: list[str] = []
+        self._best = _best_of_each_method(group)
+        self._scores = self._score_differences() if len(self._best) > 1 else []
+        self._comparisons = compare(group)
+        self._changes = [
+            self._change(comparison, match)
+            for comparison in self._comparisons
+            for match in comparison.matches
+        ]
 
-def _measure(group: Group, generator: np.random.Generator) -> _Measurements:
-    scores: list[tuple[str, Setting, Measured]] = []
-    problems: list[str] = []
-    best = _best_of_each_method(group)
-    if len(best) > 1:
-        for where, splits in _places(group):
+    @property
+    def measured(self) -> list[Measured]:
+        return [*(measured for *_, measured in self._scores), *self._changes]
+
+    def judged(self, judgements: Iterator[Judgement]) -> Differences:
+        """With the judgements on :attr:`measured`, taken in its order."""
+        scores = [ScoreContrast(where, other, next(judgements)) for where, other, _ in self._scores]
+        comparisons = []
+        for each in self._comparisons:
+            matches = [replace(match, judgement=next(judgements)) for match in each.matches]
+            own = None if each.own is None else matches.pop(0)
+            comparisons.append(replace(each, own=own, shared=tuple(matches)))
+        return Differences(
+            chosen=self._best[0] if len(self._best) > 1 else None,
+            scores=tuple(scores),
+            comparisons=tuple(comparisons),
+            problems=tuple(dict.fromkeys(self._problems)),
+        )
+
+    def _score_differences(self) -> list[tuple[str, Setting, Measured]]:
+        """The chosen setting less each other one, in distribution and on all OOD sets together."""
+        group, ood = self._group, self._group.ood_splits
+        places: list[tuple[str, tuple[str, ...]]] = [(group.id_split, (group.id_split,))]
+        if ood:
+            places.append((f"OOD, mean of {len(ood)} sets" if len(ood) > 1 else ood[0], ood))
+        differences: list[tuple[str, Setting, Measured]] = []
+        for where, splits in places:
             try:
-                scores += _scores(group, best, where, splits, generator)
+                by_run = self._scores_on(splits)
             except InputError as problem:
-                problems.append(f"Methods are not compared on {where}: {problem}.")
-    comparisons = compare(group)
-    changes = []
-    for comparison in comparisons:
-        for match in _matches(comparison):
-            try:
-                effects = _changes(match, generator)
-            except InputError as problem:
-                effects = ()
-                problems.append(f"Feature change is not compared: {problem}.")
-            changes.append(_change(group, comparison, match, effects))
-    return _Measurements(
-        chosen=best[0] if len(best) > 1 else None,
-        scores=tuple(scores),
-        comparisons=comparisons,
-        changes=tuple(changes),
-        problems=tuple(dict.fromkeys(problems)),
-    )
+                self._problems.append(f"Methods are not compared on {where}: {problem}.")
+                continue
+            chosen, *others = self._best
+            differences += [
+                (where, other, self._score(chosen, other, where, by_run)) for other in others
+            ]
+        return differences
+
+    def _scores_on(self, splits: Sequence[str]) -> ByRun:
+        """The mean score of every run that has one on each split."""
+        runs = [
+            run
+            for setting in self._best
+            for run in setting.runs
+            if all(run.score(split, run.metric) is not None for split in splits)
+        ]
+        by_split = [task_score().on_draws(runs, split, self._generator) for split in splits]
+        return {run.folder: mean_of([scores[run.folder] for scores in by_split]) for run in runs}
+
+    def _score(self, chosen: Setting, other: Setting, where: str, by_run: ByRun) -> Measured:
+        pairing = _pairing(self._group.data, other, chosen)
+        pairing = pairing.only(
+            [one.seed for one, two in pairing.runs if one.folder in by_run and two.folder in by_run]
+        )
+        names = pairing.second.name, pairing.first.name
+        return Measured(
+            task=f"{self._group.data}, {where}",
+            subject=self._question(f"{names[0]} above {names[1]}"),
+            reverse=self._question(f"{names[1]} above {names[0]}"),
+            rates="",
+            effects=tuple(best - one for one, best in pairing.statistics(by_run)),
+            runs=tuple(run.name for one, best in pairing.runs for run in (best, one)),
+        )
+
+    def _change(self, comparison: Comparison, match: Match) -> Measured:
+        """How much less features move from the LP head."""
+        first, second = map(method_name, match.methods)
+        at_random_heads = comparison.own is not None and match.rates[0] == comparison.own.rates[0]
+        shared = f"{SHARED}, {first}'s own" if at_random_heads else SHARED
+        try:
+            effects = self._effects(match)
+        except InputError as problem:
+            effects = ()
+            self._problems.append(f"Feature change is not compared: {problem}.")
+        return Measured(
+            task=self._group.data,
+            subject=self._question(f"{second} below {first}"),
+            rates=shared if match.shared else OWN,
+            effects=effects,
+            runs=match.recorded.run_names,
+        )
+
+    def _effects(self, match: Match) -> tuple[Resampled, ...]:
+        """By seed; over seeds alone where a run did not keep how far each text moved."""
+        runs = all_runs([match.recorded])
+        if not all(has_feature_changes(run.folder, match.split) for run in runs):
+            return tuple(without_samples(difference) for difference in match.differences)
+        by_run = feature_change().on_draws(runs, match.split, self._generator)
+        return tuple(one - other for one, other in match.recorded.statistics(by_run))
+
+    def _question(self, subject: str) -> str:
+        """What is asked on every data set, of one model with one pooling and protocol."""
+        group = self._group
+        return " · ".join((subject, group.model, group.pooling, group.protocol))
 
 
 def _best_of_each_method(group: Group) -> list[Setting]:
@@ -456,87 +489,3 @@ def _best_of_each_method(group: Group) -> list[Setting]:
     for _, setting in sorted(scored, key=lambda pair: -pair[0]):
         best.setdefault(setting.method, setting)
     return list(best.values())
-
-
-def _places(group: Group) -> list[tuple[str, tuple[str, ...]]]:
-    """The set in distribution, and all those out of it together, with what they are called."""
-    places: list[tuple[str, tuple[str, ...]]] = [(group.id_split, (group.id_split,))]
-    if group.ood_splits:
-        sets = counted(len(group.ood_splits), "set")
-        name = f"OOD, mean of {sets}" if len(group.ood_splits) > 1 else group.ood_splits[0]
-        places.append((name, group.ood_splits))
-    return places
-
-
-def _scores(
-    group: Group,
-    best: Sequence[Setting],
-    where: str,
-    splits: tuple[str, ...],
-    generator: np.random.Generator,
-) -> list[tuple[str, Setting, Measured]]:
-    """The first setting less each other one, by the task's metric."""
-    chosen, *others = best
-    runs = [
-        run
-        for setting in best
-        for run in setting.runs
-        if all(run.score(split, run.metric) is not None for split in splits)
-    ]
-    by_split = [task_score().on_draws(runs, split, generator) for split in splits]
-    by_run = {run.folder: mean_of([found[run.folder] for found in by_split]) for run in runs}
-    return [(where, other, _score(group, chosen, other, where, by_run)) for other in others]
-
-
-def _score(group: Group, chosen: Setting, other: Setting, where: str, by_run: ByRun) -> Measured:
-    theirs = {run.seed: run for run in other.runs if run.folder in by_run}
-    pairs = [
-        (run, theirs[run.seed])
-        for run in chosen.runs
-        if run.seed in theirs and run.folder in by_run
-    ]
-    names = method_name(chosen.method), method_name(other.method)
-    return Measured(
-        task=f"{group.data}, {where}",
-        subject=_question(group, f"{names[0]} above {names[1]}"),
-        reverse=_question(group, f"{names[1]} above {names[0]}"),
-        rates="",
-        effects=tuple(by_run[one.folder] - by_run[another.folder] for one, another in pairs),
-        runs=tuple(run.name for pair in pairs for run in pair),
-    )
-
-
-def _matches(comparison: Comparison) -> tuple[Match, ...]:
-    return (*([] if comparison.own is None else [comparison.own]), *comparison.shared)
-
-
-def _changes(match: Match, generator: np.random.Generator) -> tuple[Resampled, ...]:
-    """How much less features move from the LP head, over seeds alone where no texts' were kept."""
-    runs = [run for pair in match.recorded for run in pair]
-    if not all(has_feature_changes(run.folder, match.split) for run in runs):
-        return tuple(without_samples(difference) for difference in match.differences)
-    by_run = feature_change().on_draws(runs, match.split, generator)
-    return tuple(
-        by_run[random_head.folder] - by_run[lp_head.folder]
-        for random_head, lp_head in match.recorded
-    )
-
-
-def _change(
-    group: Group, comparison: Comparison, match: Match, effects: tuple[Resampled, ...]
-) -> Measured:
-    first, second = (method_name(method) for method in match.methods)
-    at_random_heads = comparison.own is not None and match.rates[0] == comparison.own.rates[0]
-    shared = f"shared, {first}'s own" if at_random_heads else "shared"
-    return Measured(
-        task=group.data,
-        subject=_question(group, f"{second} below {first}"),
-        rates=shared if match.shared else "own",
-        effects=effects,
-        runs=tuple(run.name for pair in match.recorded for run in pair),
-    )
-
-
-def _question(group: Group, subject: str) -> str:
-    """What is asked on every data set, of one model with one pooling and protocol."""
-    return " · ".join((subject, group.model, group.pooling, group.protocol))
