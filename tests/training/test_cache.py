@@ -15,7 +15,7 @@ from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.settings import TrainingSettings
 from lpft.training import cache, probing
-from lpft.training.cache import cached_probe, prepare_split
+from lpft.training.cache import SplitInputs, cached_probe, prepare_split
 from lpft.training.probing import LinearProbe, fit_probe
 
 ROWS, WIDTH, CLASSES = 60, 8, 3
@@ -98,7 +98,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(classifier, folder, prob
     folder.write_text("not a folder")
     assert features_of(classifier).shape == (40, 32)
     assert "file of features is not kept" in caplog.text
-    assert_bitwise(cached_probe(*problem, CLASSES), fit_probe(*problem, CLASSES))
+    assert_bitwise(cached(*problem), fit_probe(*problem, CLASSES))
     assert "linear probe is not kept" in caplog.text
 
 
@@ -109,6 +109,11 @@ def problem():
     features = generator.normal(size=(ROWS, WIDTH)).astype(np.float32)
     features[np.arange(ROWS), labels] += 1
     return features, labels
+
+
+def cached(features, labels, classes=CLASSES, fit_bias=True, class_weight=None):
+    settings = TrainingSettings(method="lp", head_bias=fit_bias, class_weight=class_weight)
+    return cached_probe(SplitInputs(None, labels, features), settings, classes)
 
 
 def assert_bitwise(probe, expected):
@@ -129,15 +134,15 @@ def test_a_kept_probe_is_bitwise_the_fitted_one(problem, calls, fit_bias, class_
     settings = {"fit_bias": fit_bias, "class_weight": class_weight}
     expected = fit_probe(*problem, classes, **settings)
     for _ in range(3):
-        assert_bitwise(cached_probe(*problem, classes, **settings), expected)
+        assert_bitwise(cached(*problem, classes, **settings), expected)
     assert len(calls) == 1
 
 
 def test_whatever_decides_a_probe_decides_its_file(problem, folder, calls, monkeypatch):
     features, labels = problem
 
-    def probe(features=features, labels=labels, classes=CLASSES, **settings):
-        cached_probe(features, labels, classes, **settings)
+    def probe(features=features, labels=labels, **settings):
+        cached(features, labels, **settings)
         return len(list((folder / "probes").iterdir()))
 
     assert probe() == 1
@@ -214,12 +219,12 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_probe_is_fitted_again(problem, folder, calls, caplog, damage):
-    expected = cached_probe(*problem, CLASSES)
+    expected = cached(*problem)
     (path,) = (folder / "probes").iterdir()
     DAMAGE[damage](path)
-    assert_bitwise(cached_probe(*problem, CLASSES), expected)
+    assert_bitwise(cached(*problem), expected)
     assert "cannot be read" in caplog.text
     caplog.clear()
-    assert_bitwise(cached_probe(*problem, CLASSES), expected)
+    assert_bitwise(cached(*problem), expected)
     assert len(calls) == 2
     assert not caplog.records

@@ -188,21 +188,8 @@ def _initial_head(
     model = classifier.model
     if origin == "lp":
         model = copy.deepcopy(model)
-        inputs = prepare_split(
-            classifier,
-            data.train,
-            settings,
-            encoder=encoder,
-            name="train",
-        )
-        probe = cached_probe(
-            inputs.pretrained,
-            inputs.labels,
-            len(data.classes),
-            fit_bias=settings.head_bias,
-            class_weight=settings.class_weight,
-        )
-        install_probe(model, probe)
+        inputs = prepare_split(classifier, data.train, settings, encoder=encoder, name="train")
+        install_probe(model, cached_probe(inputs, settings, len(data.classes)))
     assert settings.head_scale is not None, "settings must be resolved"
     bias = None if model.head.bias is None else model.head.bias.detach().cpu().clone()
     return model.head.weight.detach().cpu() * settings.head_scale, bias

@@ -28,7 +28,7 @@ from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, resolve_device
 from lpft.model.loading import Classifier
-from lpft.settings import ClassWeight, TrainingSettings
+from lpft.settings import TrainingSettings
 from lpft.training import probing
 from lpft.training.probing import LinearProbe, fit_probe
 
@@ -94,15 +94,8 @@ def prepare_split(
     return SplitInputs(tokens, examples.labels, features, examples.groups)
 
 
-def cached_probe(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    classes: int,
-    *,
-    fit_bias: bool = True,
-    class_weight: ClassWeight | None = None,
-) -> LinearProbe:
-    """:func:`~lpft.training.probing.fit_probe`, read from its file where it was fitted before.
+def cached_probe(train: SplitInputs, settings: TrainingSettings, classes: int) -> LinearProbe:
+    """The linear probe of a training, read from its file where it was fitted before.
 
     A probe depends on no seed and no method, so all runs on the same rows and features share one.
     The file's name is a hash of everything that goes in, the probing settings, and the versions of
@@ -110,11 +103,16 @@ def cached_probe(
     bitwise that of the fit.
 
     Raises:
-        InputError: as ``fit_probe``.
+        InputError: as :func:`~lpft.training.probing.fit_probe`.
     """
+    features, labels = train.pretrained, train.labels
+    choices: dict[str, Any] = {
+        "fit_bias": settings.head_bias,
+        "class_weight": settings.class_weight,
+    }
 
     def compute() -> LinearProbe:
-        return fit_probe(features, labels, classes, fit_bias=fit_bias, class_weight=class_weight)
+        return fit_probe(features, labels, classes, **choices)
 
     def read(path: Path) -> LinearProbe:
         probe = _read_probe(path)
@@ -122,10 +120,9 @@ def cached_probe(
             raise ValueError(f"a head of shape {probe.weight.shape}")
         return probe
 
-    settings = {
+    decisive = {
         "classes": classes,
-        "fit_bias": fit_bias,
-        "class_weight": class_weight,
+        **choices,
         "solver": probing.SOLVER,
         "strengths": probing.STRENGTHS,
         "folds": probing.FOLDS,
@@ -133,7 +130,7 @@ def cached_probe(
         "max_iterations": probing.MAX_ITERATIONS,
         "versions": [module.__version__ for module in (lpft, np, scipy, sklearn)],
     }
-    key = _digest({"features": features, "labels": labels}, settings)
+    key = _digest({"features": features, "labels": labels}, decisive)
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
     return _read_or_compute(path, "linear probe", compute, read, _write_probe)
 

@@ -134,13 +134,7 @@ def _probe(
     model: LinearHeadClassifier, train: SplitInputs, settings: TrainingSettings
 ) -> LinearProbe:
     """Fit the probe on phi_0 of the training rows and install it as the head."""
-    probe = cached_probe(
-        train.pretrained,
-        train.labels,
-        model.config.num_labels,
-        fit_bias=settings.head_bias,
-        class_weight=settings.class_weight,
-    )
+    probe = cached_probe(train, settings, model.config.num_labels)
     install_probe(model, probe)
     logger.info(
         "linear probe: inverse strength %.3g by %d folds, head norm %.3g",
