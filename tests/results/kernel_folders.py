@@ -1,6 +1,5 @@
 """A small writer of folders of kernels from random gradients, in the shapes of ``lpft ntk``."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lpft.ntk.statistics import alignment_matrix, ft_ratio, heat_map, kernel_statistics
+from lpft.results.kernels import KernelRecord
 
 CLASSES = ("contradiction", "entailment", "neutral")
 # Where the head comes from, what F is scaled with, and how many directions F has.
@@ -97,21 +97,7 @@ def write_kernels(
     """Write one folder of kernels and return it; ``changes`` replace keys of the record."""
     folder.mkdir(parents=True)
     count = len(classes)
-    record: dict[str, Any] = {
-        "schema": 1,
-        "data": {
-            "name": data_name,
-            "classes": list(classes),
-            "rows": {"train": samples, "eval": 20},
-            "eval_split": "test",
-        },
-        "model": model,
-        "kernel": kernel,
-        "dtype": "float32",
-        "seed": seed,
-        "max_length": 128,
-        "methods": {},
-    }
+    by_method: dict[str, Any] = {}
     aligned: dict[str, np.ndarray] = {}
     for method in methods:
         start, scale, directions = METHODS[method]
@@ -125,7 +111,7 @@ def write_kernels(
         }
         aligned.setdefault("pretrain_effective", arrays.pretrain)
         aligned |= {f"{method}/{name}": found[name] for name in ("ft_effective", "ntk")}
-        record["methods"][method] = {
+        by_method[method] = {
             "head_start": start,
             "head_rank": count - 1 if start == "lp" else count,
             "head_norm": 12.5 if start == "lp" else 0.55,
@@ -153,13 +139,27 @@ def write_kernels(
         }
         if tensors:
             _save_tensors(folder / f"{method}.safetensors", arrays, found, count)
-    record["alignment"] = alignment_matrix(aligned)
-    record["config"] = {"task": data_name, "memory": "6GB", "output_dir": str(folder)}
-    record["plan"] = {"passes": [{"texts": 80, "methods": {"materialize": 36, "sandwich": 2}}]}
-    record["timings"] = {"kernel_seconds": 12.3, "regression_seconds": 130.0}
-    record["environment"] = {"python": "3.11.9", "device": "cpu"}
-    record |= changes
-    (folder / "kernels.json").write_text(json.dumps(record), encoding="utf-8")
+    record = {
+        "schema": 1,
+        "data": {
+            "name": data_name,
+            "classes": list(classes),
+            "rows": {"train": samples, "eval": 20},
+            "eval_split": "test",
+        },
+        "model": model,
+        "kernel": kernel,
+        "dtype": "float32",
+        "seed": seed,
+        "max_length": 128,
+        "config": {"task": data_name, "memory": "6GB", "output_dir": str(folder)},
+        "methods": by_method,
+        "alignment": alignment_matrix(aligned),
+        "plan": {"passes": [{"texts": 80, "methods": {"materialize": 36, "sandwich": 2}}]},
+        "timings": {"kernel_seconds": 12.3, "regression_seconds": 130.0},
+        "environment": {"python": "3.11.9", "device": "cpu"},
+    }
+    KernelRecord.model_validate(record | changes).write(folder)
     return folder
 
 

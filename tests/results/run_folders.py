@@ -1,13 +1,23 @@
-"""A small writer of run folders from random logits, in the shapes of a real run."""
+"""Run folders from random logits, written by the records' own classes."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from lpft.analysis import split_metrics
+from lpft.data.examples import Examples
+from lpft.results.run import Predictions
+from lpft.results.schema import (
+    Calibration,
+    DataRecord,
+    Fingerprints,
+    RunFeatures,
+    RunMetrics,
+    RunRecord,
+    write_history,
+)
 
 CLASSES = ("contradiction", "entailment", "neutral")
 SPLITS = {"validation": 60, "test": 80, "ood/books": 70, "ood/hotels": 50}
@@ -46,73 +56,72 @@ def write_run(
     lp_start = method.startswith("lp")
     start_norm = 14.0 if lp_start else 0.55
     end_norm = head_norm if head_norm is not None else start_norm + 0.05 * generator.random()
-    (folder / "predictions").mkdir(parents=True)
-    metrics = {}
+    metrics = RunMetrics(temperature=temperature, splits={})
     for split, rows in sizes.items():
         labels = generator.integers(len(classes), size=rows)
         logits = generator.normal(size=(rows, len(classes)))
         logits[np.arange(rows), labels] += skill * (0.6 if split.startswith("ood/") else 1.0)
         logits = (logits * sharpness).astype(np.float32)
-        frame = {"id": [str(i) for i in range(rows)], "label": labels, "logits": list(logits)}
-        name = split.replace("/", "-")
-        pd.DataFrame(frame).to_parquet(folder / "predictions" / f"{name}.parquet")
-        metrics[split] = split_metrics(logits.astype(np.float64), labels, temperature)
-    features = {
-        split: {
-            "cosine_similarity": 0.4 + 0.01 * position,
-            "feature_difference": 0.0 if method == "lp" else change * (1 + 0.05 * position),
-            "fisher_ratio": 10.0 ** (3 - position),
-            "pretrained": {"cosine_similarity": 0.3, "fisher_ratio": 5.0 + position},
-        }
-        for position, split in enumerate(["test", "train", *(s for s in sizes if "ood/" in s)])
-    }
-    is_lp = method == "lp"
-    resolved = {
-        "model": "minilm",
-        "method": method,
-        "task": None,
-        "train_file": None,
-        "pooling": "mean",
-        "split_protocol": "stratified",
-        "seed": seed,
-        "max_length": 128,
-        "epochs": None if is_lp else 10.0,
-        "batch_size": None if is_lp else batch_size,
-        "learning_rate": None if is_lp else learning_rate,
-        "head_scale": 1.0,
-        "lora_rank": 8,
-        "lora_alpha": 8.0,
-        "weight_decay": 0.0,
-        "class_weight": None,
-        "output_dir": str(folder.name),
-        **config,
-    }
-    record = {
-        "status": status,
-        "config": resolved,
-        "config_hash": f"{abs(hash(method)) % 16**8:08x}",
-        "data": {
-            "name": data_name,
-            "classes": list(classes),
-            "rows": {"train": 400, **sizes},
-            "notes": list(notes),
-            "licence": "CC0-1.0",
+        examples = Examples([str(row) for row in range(rows)], [""] * rows, labels)
+        Predictions.write(folder, split, examples, logits)
+        metrics.splits[split] = split_metrics(logits.astype(np.float64), labels, temperature)
+    metrics.write(folder)
+    RunFeatures(
+        head={
+            "norm": end_norm,
+            "bias_norm": 0.2 if lp_start else 0.01,
+            "norm_at_start": start_norm,
         },
-        "calibration": {"temperature": temperature, "reason": reason},
-        "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
-        "commit": None,
-        "device": "cpu",
-        "timings": {"features": 1.2, "probing": 0.4, "finetuning": 21.5, "total": 24.0},
-        "metric": metric,
-    }
-    if fingerprints is not None:
-        record["fingerprints"] = fingerprints
-    norms = {"norm": end_norm, "bias_norm": 0.2 if lp_start else 0.01, "norm_at_start": start_norm}
-    _write_json(folder / "run.json", record)
-    _write_json(folder / "metrics.json", {"temperature": temperature, "splits": metrics})
-    _write_json(folder / "features.json", {"head": norms, "splits": features})
+        splits={
+            split: {
+                "cosine_similarity": 0.4 + 0.01 * position,
+                "feature_difference": 0.0 if method == "lp" else change * (1 + 0.05 * position),
+                "fisher_ratio": 10.0 ** (3 - position),
+                "pretrained": {"cosine_similarity": 0.3, "fisher_ratio": 5.0 + position},
+            }
+            for position, split in enumerate(["test", "train", *(s for s in sizes if "ood/" in s)])
+        },
+    ).write(folder)
+    is_lp = method == "lp"
+    RunRecord(
+        status=status,
+        config={
+            "model": "minilm",
+            "method": method,
+            "task": None,
+            "train_file": None,
+            "pooling": "mean",
+            "split_protocol": "stratified",
+            "seed": seed,
+            "max_length": 128,
+            "epochs": None if is_lp else 10.0,
+            "batch_size": None if is_lp else batch_size,
+            "learning_rate": None if is_lp else learning_rate,
+            "head_scale": 1.0,
+            "lora_rank": 8,
+            "lora_alpha": 8.0,
+            "weight_decay": 0.0,
+            "class_weight": None,
+            "output_dir": str(folder.name),
+            **config,
+        },
+        config_hash=f"{abs(hash(method)) % 16**8:08x}",
+        metric=metric,
+        data=DataRecord(
+            name=data_name,
+            classes=list(classes),
+            rows={"train": 400, **sizes},
+            notes=list(notes),
+            licence="CC0-1.0",
+        ),
+        fingerprints=None if fingerprints is None else Fingerprints(**fingerprints),
+        versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
+        device="cpu",
+        calibration=Calibration(temperature=temperature, reason=reason),
+        timings={"features": 1.2, "probing": 0.4, "finetuning": 21.5, "total": 24.0},
+    ).write(folder)
     rows = history_rows(method, change, start_norm, end_norm, generator) if history else []
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_history(folder, rows)
     return folder
 
 
@@ -164,12 +173,8 @@ def write_five_methods(folder: Path) -> Path:
     return folder
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
 def edit_json(path: Path, **changes: Any) -> None:
     """Set top-level keys of a JSON file."""
     record = json.loads(path.read_text(encoding="utf-8"))
     record.update(changes)
-    _write_json(path, record)
+    path.write_text(json.dumps(record), encoding="utf-8")

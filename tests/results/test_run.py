@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.results.run import find_runs
+from lpft.results.run import find_runs, read_head_rows, write_head
 
 from .run_folders import SPLITS, edit_json, write_run
 
@@ -139,47 +141,59 @@ def test_a_damaged_run_is_listed_with_its_reason(tmp_path: Path, damage: str) ->
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
 def test_an_unfinished_run_is_listed(tmp_path: Path, status: str) -> None:
     write_run(tmp_path / "good")
-    write_run(tmp_path / "other", "lp", status=status)
-    edit_json(tmp_path / "other" / "run.json", reason="out of memory")
+    edit_json(write_run(tmp_path / "other", "lp", status=status) / "run.json", reason="no memory")
     (other,) = find_runs(tmp_path)[1]
-    assert (other.state, other.reason) == (status, "out of memory")
+    assert (other.state, other.reason) == (status, "no memory")
 
 
-def test_a_running_run_without_an_error_says_what_that_means(tmp_path: Path) -> None:
-    write_run(tmp_path / "good")
+def test_a_running_run_without_a_reason_says_what_that_means(tmp_path: Path) -> None:
     write_run(tmp_path / "other", "lp", status="running")
     assert "still at work, or killed" in find_runs(tmp_path)[1][0].reason
 
 
-def test_optional_keys_may_be_absent(tmp_path: Path) -> None:
+def test_what_a_run_did_not_record_is_a_gap(tmp_path: Path) -> None:
     run = write_run(tmp_path / "ft", history=False)
-    record = json.loads((run / "run.json").read_text())
-    for key in ("config_hash", "calibration", "versions", "commit", "device", "timings", "metric"):
-        del record[key]
-    record["data"] = {"name": "corpus", "classes": record["data"]["classes"]}
-    record["config"] = {"model": "minilm", "method": "ft", "seed": 0}
-    (run / "run.json").write_text(json.dumps(record))
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["splits"] = {"test": {"accuracy": metrics["splits"]["test"]["accuracy"]}}
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    written = json.loads((run / "run.json").read_text())
+    data = {"name": "corpus", "classes": written["data"]["classes"]}
+    config = {"model": "minilm", "method": "ft", "seed": 0}
+    (run / "run.json").write_text(
+        json.dumps({"status": "finished", "config": config, "data": data})
+    )
+    accuracy = json.loads((run / "metrics.json").read_text())["splits"]["test"]["accuracy"]
+    edit_json(run / "metrics.json", splits={"test": {"accuracy": accuracy, "ece": "low"}})
     (run / "features.json").write_text("{}")
-    summary = find_runs(tmp_path)[0][0]
-    assert summary.score("test", "ece") is None
-    assert summary.feature("test", "feature_difference") is None
-    assert summary.data.licence is None
-    page = build_report(tmp_path).page.read_text(encoding="utf-8")
-    assert "not recorded" in page
+    (found,), _ = find_runs(tmp_path)
+    assert found.score("test", "accuracy") == accuracy
+    assert found.score("test", "ece") is None
+    assert found.feature("test", "feature_difference") is None
+    assert found.data.licence is None
+    assert "not recorded" in build_report(tmp_path).page.read_text(encoding="utf-8")
 
 
-def test_nothing_found_says_what_was_expected(tmp_path: Path) -> None:
+def test_a_report_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no runs below .*; expected folders with run\.json"):
         build_report(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         find_runs(tmp_path / "absent")
-
-
-def test_only_unfinished_runs_are_no_report(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", status="running")
     with pytest.raises(InputError, match=r"no finished run .* the first ft \(running"):
         build_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_trained_head_comes_back_as_it_was(tmp_path: Path, bias: bool) -> None:
+    head = nn.Linear(5, 3, bias=bias)
+    write_head(tmp_path, head)
+    found = read_head_rows(tmp_path)
+    assert found.dtype == np.float32
+    assert torch.equal(torch.from_numpy(found), head.weight.detach())
+
+
+def test_a_missing_or_damaged_head_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"head.safetensors' is not there.*--save-features"):
+        read_head_rows(tmp_path)
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features/head.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=r"head.safetensors' cannot be read .*train the run again"):
+        read_head_rows(tmp_path)
