@@ -64,8 +64,8 @@ def test_runs_that_differ_in_anything_else_are_no_pair(
 
 
 def test_where_a_run_was_written_is_no_difference(tmp_path: Path) -> None:
-    write_run(tmp_path / "ft", "ft", **LOW, device="cpu", resume=False, data_dir="/a")
-    write_run(tmp_path / "lp-ft", "lp-ft", **LOW, device="cuda", resume=True, data_dir="/b")
+    write_run(tmp_path / "ft", "ft", **LOW, device="cpu", report_to="none")
+    write_run(tmp_path / "lp-ft", "lp-ft", **LOW, device="cuda", report_to="wandb")
     assert len(comparison(tmp_path).shared) == 1
 
 

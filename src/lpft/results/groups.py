@@ -14,8 +14,10 @@ import numpy as np
 
 from lpft.results.folder import UnreadFolder
 from lpft.results.run import Run
-from lpft.results.schema import plain
-from lpft.settings import METHODS
+from lpft.results.schema import number, plain
+from lpft.settings import METHODS, without_effect
+from lpft.settings.configs import deciding
+from lpft.settings.fields import Decides
 
 METHOD_NAMES = {
     "lp": "LP",
@@ -40,15 +42,7 @@ METRIC_NAMES = {
     "token_f1": "token F1",
 }
 
-# Where a run was written, watched or computed, and what it kept, does not change what was run.
-NOT_SETTINGS = frozenset(
-    {"data_dir", "device", "output_dir", "overwrite", "report_to", "resume", "seed"}
-    | {"save_features", "save_model"}
-)
 RATE_KEYS = ("learning_rate", "batch_size")
-# Settings that fingerprints say better: the same files may lie elsewhere, or have changed.
-_DATA_PATHS = frozenset({"train_file", "validation_file", "test_file", "ood"})
-_MODEL_PATHS = frozenset({"model", "revision"})
 _GROUP_KEYS = frozenset({"model", "pooling", "split_protocol", "task", "train_file"})
 _TRAINED_ON = ("data/train", "data/validation")
 
@@ -65,19 +59,17 @@ def method_rank(method: str) -> tuple[int, str]:
 
 
 def setting_of(run: Run, without: Collection[str] = ()) -> dict[str, Any]:
-    """What was run, apart from the seed and the keys in ``without``.
+    """The settings that decide a run's result, apart from the seed and those in ``without``.
 
-    Data and weights count by their fingerprints where these were recorded. An adapter's rank
-    and alpha say nothing about a method that has none.
+    Data and weights count by their fingerprints where these were recorded, and settings that the
+    method does not take do not count.
     """
     prints = run.fingerprints
-    left_out = {*NOT_SETTINGS, *without}
-    left_out |= _DATA_PATHS if "data/train" in prints else set()
-    left_out |= _MODEL_PATHS if "encoder" in prints else set()
-    known = METHODS.get(run.method)
-    without_adapter = known is not None and known.adapter is None
-    left_out |= {"lora_rank", "lora_alpha"} if without_adapter else set()
-    setting = {key: value for key, value in run.config.items() if key not in left_out}
+    fingerprinted = {"data/train", "encoder"} <= prints.keys()
+    decisive = set(deciding(Decides.RUN, inputs=not fingerprinted)) - {"seed", *without}
+    if run.method in METHODS:
+        decisive -= set(without_effect(run.method))
+    setting = {name: value for name, value in run.config.items() if name in decisive}
     trained_on = [prints[name][:7] for name in _TRAINED_ON if name in prints]
     return setting | ({"training data": " ".join(trained_on)} if trained_on else {})
 
@@ -253,35 +245,29 @@ def model_name(model: str) -> str:
 
 
 def _settings_of(runs: Sequence[Run]) -> tuple[tuple[Setting, ...], list[UnreadFolder]]:
-    by_setting: dict[str, dict[int, Run]] = defaultdict(dict)
+    """Runs by setting and seed, methods in their order, and those that repeat a seed."""
+    by_method: dict[str, dict[str, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
     repeated = []
     for run in sorted(runs, key=lambda run: (method_rank(run.method), run.name)):
-        seeds = by_setting[key_of(setting_of(run))]
-        if run.seed in seeds:
+        seeds = by_method[run.method][key_of(setting_of(run))]
+        if seeds.setdefault(run.seed, run) is not run:
             reason = f"same setting and seed as {seeds[run.seed].name}; not counted twice"
             repeated.append(UnreadFolder(run.folder, run.name, "repeated", reason))
-        else:
-            seeds[run.seed] = run
-    by_method: dict[str, list[list[Run]]] = defaultdict(list)
-    for seeds in by_setting.values():
-        ordered = [seeds[seed] for seed in sorted(seeds)]
-        by_method[ordered[0].method].append(ordered)
 
     settings: list[Setting] = []
     taken: set[str] = set()
     for method, variants in by_method.items():
-        differing = _differing_keys([setting_of(variant[0]) for variant in variants])
-        for position, variant in enumerate(variants):
-            first = variant[0]
-            label = _label(method, first, differing)
-            name = _label(method, first, [key for key in differing if key not in RATE_KEYS])
-            settings.append(
-                Setting(label, name, slug(label, taken), method, position, tuple(variant))
-            )
+        ordered = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in variants.values()]
+        values = [setting_of(members[0]) for members in ordered]
+        differing = _differing(values)
+        for position, (members, setting) in enumerate(zip(ordered, values, strict=True)):
+            label = _label(method, setting, differing)
+            name = _label(method, setting, [key for key in differing if key not in RATE_KEYS])
+            settings.append(Setting(label, name, slug(label, taken), method, position, members))
     return tuple(settings), repeated
 
 
-def _differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     keys = dict.fromkeys([*RATE_KEYS, *(key for setting in settings for key in setting)])
     return [
         key
@@ -290,16 +276,14 @@ def _differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _label(method: str, run: Run, differing: Sequence[str]) -> str:
+def _label(method: str, setting: dict[str, Any], differing: Sequence[str]) -> str:
     parts = []
     for key in differing:
-        value = setting_of(run).get(key)
+        value = setting.get(key)
         if key == "learning_rate":
-            parts.append(f"rate {rate(run.learning_rate)}")
-        elif key == "batch_size":
-            parts.append(f"batch {value}")
+            parts.append(f"rate {rate(number(value))}")
         else:
-            parts.append(f"{key.replace('_', ' ')} {value}")
+            parts.append(f"{'batch' if key == 'batch_size' else key.replace('_', ' ')} {value}")
     name = method_name(method)
     return plain(f"{name} ({', '.join(parts)})" if parts else name)
 
