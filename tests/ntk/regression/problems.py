@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from lpft.ntk.regression import TrainingSet
+
 
 class Problem(NamedTuple):
     """Gradients [N, C, p] and [M, C, p], labels, f_0, and the kernels they give."""
@@ -52,6 +54,10 @@ def scalar_problem(rows=20, test_rows=7, classes=3, parameters=6, seed=0, scale=
     )
 
 
+def training_set(problem):
+    return TrainingSet(problem.train, problem.labels, problem.classes, problem.f0)
+
+
 def contract(left, right):
     """<left[n, c], right[m, d]>, entry by entry."""
     kernel = np.empty(left.shape[:2] + right.shape[:2])
@@ -66,6 +72,12 @@ def expanded(kernel, classes):
     for c in range(classes):
         full[:, c, :, c] = kernel
     return full
+
+
+def flat(kernel, classes):
+    """The NC x MC matrix."""
+    full = kernel if kernel.ndim == 4 else expanded(kernel, classes)
+    return full.reshape(len(full) * classes, -1)
 
 
 def primal_logistic(gradients, labels, offset, strength):

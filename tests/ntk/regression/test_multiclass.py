@@ -1,7 +1,11 @@
 """Kernel logistic and kernel ridge regression against scikit-learn and explicit features."""
 
+from decimal import Decimal, getcontext
+
 import numpy as np
 import pytest
+from scipy.linalg import helmert
+from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
@@ -10,7 +14,13 @@ from sklearn.model_selection import StratifiedKFold
 from lpft.errors import InputError
 from lpft.ntk.regression import RELATIVE_STRENGTHS, ValidationSet, multiclass
 from lpft.ntk.regression.kernels import TrainingSet
-from lpft.ntk.regression.multiclass import SEEN_OFFSET, fit_kernel_logistic, fit_kernel_ridge
+from lpft.ntk.regression.multiclass import (
+    SEEN_OFFSET,
+    fit_kernel_logistic,
+    fit_kernel_ridge,
+    fit_softmax,
+    softmax_root,
+)
 
 from .problems import (
     expanded,
@@ -18,16 +28,10 @@ from .problems import (
     primal_logistic,
     primal_ridge,
     scalar_problem,
+    training_set,
 )
 
 SOLVERS = [fit_kernel_logistic, fit_kernel_ridge]
-
-
-def training_set(problem):
-    return TrainingSet(problem.train, problem.labels, problem.classes, problem.f0)
-
-
-# --- the solution at a given strength
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -54,9 +58,7 @@ def test_logistic_regression_on_p_is_scikit_learns(classes, strength, scale):
 @pytest.mark.parametrize("classes", [2, 3, 4])
 @pytest.mark.parametrize("strength", [0.05, 1.0, 20.0])
 @pytest.mark.parametrize("f0_scale", [0.0, 1.0, 0.3])
-def test_logistic_regression_on_a_matrix_kernel_is_that_on_its_gradients(
-    classes, strength, f0_scale
-):
+def test_logistic_regression_on_matrix_kernels_is_that_on_gradients(classes, strength, f0_scale):
     problem = matrix_problem(classes=classes)
     model = fit_kernel_logistic(training_set(problem), strength=strength, f0_scale=f0_scale)
     weights = primal_logistic(problem.gradients, problem.labels, f0_scale * problem.f0, strength)
@@ -161,15 +163,6 @@ def test_the_strength_is_in_units_of_the_kernel(fit):
 
 
 @pytest.mark.parametrize("fit", SOLVERS)
-def test_a_huge_strength_leaves_the_offset(fit):
-    problem = matrix_problem()
-    model = fit(training_set(problem), strength=1e15, f0_scale=0.4)
-    np.testing.assert_allclose(
-        model.predict(problem.test, problem.test_f0), 0.4 * problem.test_f0, atol=1e-10
-    )
-
-
-@pytest.mark.parametrize("fit", SOLVERS)
 def test_repeated_rows_make_a_singular_kernel_and_no_harm(fit):
     problem = matrix_problem(rows=12, parameters=40)
     twice = np.concatenate([np.arange(12)] * 2)
@@ -202,9 +195,6 @@ def test_noise_of_float32_is_not_learnt(fit, relative):
     expected = exact.predict(problem.test, problem.test_f0)
     difference = found.predict(rough.test, rough.test_f0) - expected
     assert np.abs(difference).max() < 1e-3 * np.abs(expected).max()
-
-
-# --- the choice of the strength
 
 
 def naive_choice(losses_of):
@@ -306,15 +296,6 @@ def test_a_class_without_rows_is_scored_low(fit):
     assert (model.predict(problem.train).argmax(axis=1) != 2).all()
 
 
-def test_fits_that_are_cut_short_are_reported(monkeypatch):
-    monkeypatch.setattr(multiclass, "MAX_ITERATIONS", 1)
-    problem = matrix_problem()
-    assert not fit_kernel_logistic(training_set(problem), strength=0.1).converged
-
-
-# --- what is refused
-
-
 @pytest.mark.parametrize("fit", SOLVERS)
 def test_kernels_that_are_none_are_refused(fit):
     problem = matrix_problem(rows=6)
@@ -353,3 +334,106 @@ def test_wrong_options_are_named(fit):
         fit(train, validation=ValidationSet(problem.test[:, :, :5], problem.test_labels))
     with pytest.raises(InputError, match="labels: expected shape"):
         fit(train, validation=ValidationSet(problem.test, problem.test_labels[:3]))
+
+
+# --- the optimiser
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_the_root_of_the_softmax_covariance(classes):
+    rng = np.random.default_rng(classes)
+    logits = rng.normal(size=(50, classes)) * np.logspace(-2, 2, 50)[:, None]
+    probabilities = softmax(logits, axis=1)
+    root = softmax_root(probabilities)
+    assert root.shape == (50, classes, classes - 1)
+    for p, factor in zip(probabilities, root, strict=True):
+        np.testing.assert_allclose(
+            factor @ factor.T, np.diag(p) - np.outer(p, p), rtol=0, atol=4e-16
+        )
+
+
+def test_the_root_at_the_corners_of_the_simplex():
+    corners = np.concatenate([np.eye(3), [[1 - 1e-300, 1e-300, 0], [1, 5e-324, 5e-324]]])
+    with np.errstate(all="raise", under="ignore"):
+        root = softmax_root(corners)
+    assert np.isfinite(root).all()
+    assert not root[:3].any()
+
+
+def softmax_problem(rows=30, classes=3, rank=8, seed=0):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(rows, classes - 1, rank))
+    labels = rng.integers(classes, size=rows)
+    return features, labels, rng.normal(size=(rows, classes)), rng.uniform(0.1, 3, size=rank)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_optimum_is_that_of_a_general_minimiser(classes):
+    features, labels, offset, penalties = softmax_problem(classes=classes)
+    contrasts = helmert(classes).T
+
+    def objective(z):
+        logits = offset + features @ z @ contrasts.T
+        losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+        return losses.sum() + 0.5 * penalties @ z**2
+
+    expected = minimize(objective, np.zeros(8), method="BFGS", options={"gtol": 1e-6})
+    fit = fit_softmax(features, contrasts, labels, offset, penalties)
+    assert fit.converged
+    np.testing.assert_allclose(fit.coefficients, expected.x, atol=1e-5)
+    assert objective(fit.coefficients) <= expected.fun + 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4, 1e7])
+def test_the_gradient_vanishes_at_every_scale(scale):
+    # Column sizes fall over twelve decades, as singular values of kernels do.
+    features, labels, offset, _ = softmax_problem(rows=40, rank=25)
+    features = features * scale * np.logspace(0, -12, 25)
+    contrasts = helmert(3).T
+    fit = fit_softmax(features, contrasts, labels, offset, np.full(25, 1e-3))
+    assert fit.converged
+    pulled = np.einsum("nc,ck,nkr->r", fit.residual, contrasts, features)
+    size = np.einsum("nc,ck,nkr->r", np.abs(fit.residual), np.abs(contrasts), np.abs(features))
+    np.testing.assert_array_less(np.abs(pulled - 1e-3 * fit.coefficients), 1e-9 * size + 1e-300)
+    np.testing.assert_allclose(
+        fit.residual, np.eye(3)[labels] - softmax(fit.logits, axis=1), atol=1e-15
+    )
+
+
+def test_the_start_does_not_matter():
+    features, labels, offset, penalties = softmax_problem()
+    contrasts = helmert(3).T
+    cold = fit_softmax(features, contrasts, labels, offset, penalties)
+    warm = fit_softmax(features, contrasts, labels, offset, penalties, start=np.full(8, 5.0))
+    # A decrement d leaves at most sqrt(d / rho) in z: here sqrt(1e-24 * 40 / 0.1) for each fit.
+    np.testing.assert_allclose(warm.coefficients, cold.coefficients, rtol=0, atol=4e-11)
+
+
+def test_separated_rows_keep_their_relative_precision():
+    # One row with margin m: the optimum of log(1 + exp(-m)) + rho m^2 / 2 solves
+    # rho m = 1 / (1 + exp(m)); with rho this small 1 - p is far below float64's epsilon.
+    rho = 1e-24
+    getcontext().prec = 60
+    low, high = Decimal(1), Decimal(100)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if Decimal(rho) * middle * (1 + middle.exp()) < 1:
+            low = middle
+        else:
+            high = middle
+    fit = fit_softmax(
+        np.ones((1, 1, 1)),
+        np.array([[0.0], [1.0]]),
+        np.array([1]),
+        np.zeros((1, 2)),
+        np.array([rho]),
+    )
+    assert fit.converged
+    assert fit.coefficients[0] == pytest.approx(float(low), rel=1e-9)
+
+
+def test_a_fit_that_is_cut_short_says_so(monkeypatch):
+    monkeypatch.setattr(multiclass, "MAX_ITERATIONS", 1)
+    features, labels, offset, penalties = softmax_problem()
+    fit = fit_softmax(features, helmert(3).T, labels, offset, penalties)
+    assert not fit.converged

@@ -1,7 +1,9 @@
-"""Shapes and elementary operations of kernels, against loops."""
+"""Shapes and elementary operations of kernels, and folds of their rows, against loops."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lpft.errors import InputError
 from lpft.ntk.regression.kernels import (
@@ -13,6 +15,7 @@ from lpft.ntk.regression.kernels import (
     mean_diagonal,
     require_symmetric,
     reversed_kernel,
+    stratified_folds,
 )
 
 from .problems import expanded, matrix_problem, scalar_problem
@@ -83,11 +86,6 @@ def test_wrong_kernels_are_named(train, test, classes, message):
         KernelPair(train, test, classes)
 
 
-def test_a_reversed_kernel_has_training_rows_first():
-    with pytest.raises(InputError, match="reversed test kernel: expected 2 x 1 rows"):
-        KernelPair(np.eye(2), np.ones((1, 2)), 2, np.ones((1, 2)))
-
-
 @pytest.mark.parametrize(
     ("labels", "f0", "message"),
     [
@@ -102,7 +100,9 @@ def test_wrong_training_sets_are_named(labels, f0, message):
         TrainingSet(np.eye(2), labels, 3, f0)
 
 
-def test_a_single_logit_is_refused():
+def test_reversed_kernels_and_single_logits_of_wrong_shape_are_named():
+    with pytest.raises(InputError, match="reversed test kernel: expected 2 x 1 rows"):
+        KernelPair(np.eye(2), np.ones((1, 2)), 2, np.ones((1, 2)))
     with pytest.raises(InputError, match="expected at least 2 logits, found 1"):
         TrainingSet(np.eye(2), np.zeros(2, dtype=int), 1)
 
@@ -113,3 +113,36 @@ def test_only_rounding_passes_for_symmetric():
     require_symmetric(kernel + 1e-6 * rng.normal(size=(5, 5)), "klr")
     with pytest.raises(InputError, match="solver 'klr' needs a symmetric training kernel"):
         require_symmetric(kernel + rng.normal(size=(5, 5)), "klr")
+
+
+# --- folds
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=2, max_size=40),
+    folds=st.integers(2, 6),
+)
+def test_each_row_is_held_out_once_and_classes_are_spread(labels, folds):
+    labels = np.array(labels)
+    parts = stratified_folds(labels, folds)
+    most = np.bincount(labels).max()
+    assert len(parts) == (min(folds, most) if most > 1 else min(folds, len(labels)))
+    held = np.concatenate([part[1] for part in parts])
+    assert sorted(held) == list(range(len(labels)))
+    for fitted, out in parts:
+        assert sorted([*fitted, *out]) == list(range(len(labels)))
+        assert len(fitted) > 0
+    if most > 1:
+        counts = np.array([np.bincount(labels[out], minlength=4) for _, out in parts])
+        assert (counts.max(axis=0) - counts.min(axis=0)).max() <= 1
+
+
+def test_folds_are_cut_in_the_order_of_the_rows():
+    parts = stratified_folds(np.array([0, 0, 0, 0, 1, 1]), 2)
+    assert [out.tolist() for _, out in parts] == [[0, 1, 4], [2, 3, 5]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_rare_class_gives_no_warning():
+    assert len(stratified_folds(np.array([0] * 9 + [1]), 5)) == 5
