@@ -65,9 +65,9 @@ def test_kernels_are_shown_and_not_computed_twice(copy, lpft, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--kernel-samples", "7"), "its kernels are of max-samples 6, now it is 7"),
-        (("--methods", "ft"), "its kernels are of methods"),
-        (("--max-length", "20"), "its kernels are of max-length 32, now it is 20"),
+        (("--kernel-samples", "7"), "its kernels are of --max-samples 6, now it is 7"),
+        (("--methods", "ft"), "its kernels are of --methods"),
+        (("--max-length", "20"), "its kernels are of --max-length 32, now it is 20"),
     ],
 )
 def test_kernels_of_other_settings_are_not_taken_for_those_asked_for(copy, lpft, options, message):
@@ -109,7 +109,7 @@ def test_kernels_that_do_not_say_of_which_weights_they_are_are_not_taken(copy, l
     (copy / KERNELS).write_text(json.dumps(record))
     outcome = lpft("reproduce", "table2", *TINY, "--output-dir", copy, "--resume")
     assert outcome.status == 2
-    assert "do not say of which data and weights they are" in outcome.err
+    assert "their record has no fingerprint" in outcome.err
 
 
 def test_kernels_whose_arrays_are_damaged_are_told_and_left_out(copy, lpft):

@@ -129,7 +129,7 @@ def ntk(options: Namespace) -> None:
         for plan in plans:
             print_plan(plan.timed_record(), plan.rows())
         return
-    result = compute_kernels(
+    record = compute_kernels(
         config,
         run=options.folder,
         data=data,
@@ -137,12 +137,12 @@ def ntk(options: Namespace) -> None:
         overwrite=options.overwrite,
     )
     if options.json:
-        print_json(result.record.as_json())
+        print_json(record.as_json())
         return
     from lpft.report.kernels.terminal import format_kernel_table
 
-    print(format_kernel_table(result.record))
-    print(f"\nkernels: {result.folder}")
+    print(format_kernel_table(record))
+    print(f"\nkernels: {config.output_dir}")
 
 
 def theory(options: Namespace) -> None:

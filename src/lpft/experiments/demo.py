@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lpft.runs.kernels import KernelRun, compute_kernels
+from lpft.results.kernels import KernelRecord
+from lpft.runs.kernels import compute_kernels
 from lpft.runs.train import RunResult, train_run
 from lpft.settings import get_method
 from lpft.settings.configs import make_config, make_kernel_config
@@ -38,7 +39,7 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
         yield train_run(config, resume=resume, overwrite=overwrite)
 
 
-def demo_kernels(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> KernelRun:
+def demo_kernels(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> KernelRecord:
     """The kernels at the starts of the methods, on few texts, into ``folder``."""
     logger.info("computing the empirical NTK of %d texts", 2 * _KERNEL_TEXTS)
     settings = {**_SETTINGS, "seed": seed, "max_samples": _KERNEL_TEXTS}

@@ -168,19 +168,8 @@ def kernels_finished(config: KernelConfig, inputs: Inputs) -> bool:
     known = finished_kernels(config.output_dir)
     if known is None:
         return False
-    recorded, current = known.record.fingerprints, inputs.fingerprints(config.run)
-    if not recorded.data or recorded.encoder is None:
-        raise InputError(
-            f"'{config.output_dir}' cannot be resumed: its kernels do not say of which data and "
-            "weights they are; remove that folder, and they are computed again"
-        )
-    check_same_kernels(config, known)
-    for name, what in (("data", "data"), ("encoder", "model's weights")):
-        if getattr(recorded, name) != getattr(current, name):
-            raise InputError(
-                f"'{config.output_dir}' cannot be resumed: the {what} changed since its kernels "
-                "were computed; restore the old state, or start again with --overwrite"
-            )
+    current = inputs.fingerprints(config.run)
+    check_same_kernels(known, config, {"data": current.data, "encoder": current.encoder})
     return True
 
 

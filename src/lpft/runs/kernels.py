@@ -3,9 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -60,14 +59,6 @@ _ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, TRAINED))
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@dataclass(frozen=True)
-class KernelRun:
-    """Finished kernels: their folder and record."""
-
-    folder: Path
-    record: KernelRecord
-
-
 def compute_kernels(
     config: KernelConfig,
     *,
@@ -75,29 +66,33 @@ def compute_kernels(
     data: TextData | None = None,
     resume: bool = False,
     overwrite: bool = False,
-) -> KernelRun:
+) -> KernelRecord:
     """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
 
     ``data`` are those of the configuration, where the caller has read them already.
 
     Raises:
         InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
-            that nobody asked to replace or to go on with.
+            that the call does not replace or resume.
     """
     folder = config.output_dir
     _check_folder(folder, resume=resume, overwrite=overwrite)
     finished = finished_kernels(folder) if resume else None
     if finished is not None:
-        check_same_kernels(config, finished)
-        _check_same_run(run, finished)
-        _check_same_inputs(config, run, finished, data)
+        data = load_data(config.run.data) if data is None else data
+        if run is None:
+            name, model = "encoder", fresh_classifier(data, config.run.training).model
+        else:
+            name, model = "trained_encoder", open_saved(run, "cpu").classifier.model
+        current = {"data": fingerprint(data), name: encoder_fingerprint(model)}
+        check_same_kernels(finished, config, current, run)
         logger.info("%s is finished already", folder)
         return finished
-    work = KernelComputation(config, run, data)
+    computation = KernelComputation(config, run, data)
     with locked(folder):
         if not resume:
             shutil.rmtree(folder / WORK, ignore_errors=True)
-        record = work.run()
+        record = computation.run()
         _remove_replaced(folder, list(record.by_name))
         # Never beside arrays that are not its own.
         (folder / record.FILE).unlink(missing_ok=True)
@@ -105,7 +100,7 @@ def compute_kernels(
             (folder / WORK / f"{name}.safetensors").replace(folder / f"{name}.safetensors")
         record.write(folder)
         shutil.rmtree(folder / WORK, ignore_errors=True)
-        return KernelRun(folder, record)
+        return record
 
 
 class KernelComputation:
@@ -319,14 +314,14 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def finished_kernels(folder: Path) -> KernelRun | None:
-    """The finished kernels that a folder holds, or None.
+def finished_kernels(folder: Path) -> KernelRecord | None:
+    """The record of the finished kernels that a folder holds, or None.
 
     Raises:
-        InputError: their record is damaged.
+        InputError: the record is damaged.
     """
     try:
-        return KernelRun(folder, KernelRecord.read(folder))
+        return KernelRecord.read(folder)
     except MissingRecord:
         return None
     except UnusableRecord as problem:
@@ -336,47 +331,41 @@ def finished_kernels(folder: Path) -> KernelRun | None:
         ) from problem
 
 
-def check_same_kernels(config: KernelConfig, finished: KernelRun) -> None:
-    """Refuse finished kernels for those of ``config`` if their settings differ.
+def check_same_kernels(
+    finished: KernelRecord,
+    config: KernelConfig,
+    fingerprints: Mapping[str, Any],
+    run: Path | None = None,
+) -> None:
+    """Refuse finished kernels in place of those of ``config`` unless they are the same.
+
+    ``fingerprints`` are those of ``data`` and of the ``encoder``, or the ``trained_encoder`` of
+    ``run``, as they are now.
 
     Raises:
-        InputError: the message names the setting.
+        InputError: the run, a setting, the data or the weights differ, or the record has no
+            fingerprint of them.
     """
-    recorded, what = finished.record.config, Decides.KERNEL | Decides.STATISTICS
-    for name, (before, now) in changed(recorded, config.flat(), what).items():
+    refused = f"'{config.output_dir}' cannot be resumed: "
+    for name, (before, now) in changed(
+        finished.config, config.flat(), Decides.KERNEL | Decides.STATISTICS
+    ).items():
         raise InputError(
-            f"'{finished.folder}' cannot be resumed: its kernels are of {named(name)} {before}, "
-            f"now it is {now}; give the same settings, {named('overwrite=True')} to replace them, "
-            f"or another {named('output_dir')}"
+            f"{refused}its kernels are of {named(name)} {before}, now it is {now}; give the same "
+            f"settings, {named('overwrite=True')} to replace them, or another {named('output_dir')}"
         )
-
-
-def _check_same_run(run: Path | None, finished: KernelRun) -> None:
-    if run is not None and finished.record.model != str(run):
+    if run is not None and finished.model != str(run):
         raise InputError(
-            f"'{finished.folder}' cannot be resumed: its kernels are of "
-            f"{finished.record.model}, now they are asked of '{run}'; name another "
-            "--output-dir"
+            f"{refused}its kernels are of {finished.model}, now those of '{run}' are wanted; name "
+            f"another {named('output_dir')}"
         )
-
-
-def _check_same_inputs(
-    config: KernelConfig, run: Path | None, finished: KernelRun, data: TextData | None
-) -> None:
-    """Refuse finished kernels of other data or weights, or without fingerprints of them."""
-    data = load_data(config.run.data) if data is None else data
-    if run is None:
-        name, model = "encoder", fresh_classifier(data, config.run.training).model
-    else:
-        name, model = "trained_encoder", open_saved(run, "cpu").classifier.model
-    current = {"data": fingerprint(data), name: encoder_fingerprint(model)}
-    recorded = finished.record.fingerprints
-    for which, what in (("data", "data"), (name, "model's weights")):
-        if getattr(recorded, which, None) != current[which]:
+    for name, now in fingerprints.items():
+        if getattr(finished.fingerprints, name, None) != now:
+            what = "data" if name == "data" else "model's weights"
             raise InputError(
-                f"'{finished.folder}' cannot be resumed: the {what} changed since its kernels were "
-                "computed, or their record has no fingerprint of them; restore the old state, or "
-                "start again with --overwrite"
+                f"{refused}the {what} changed since its kernels were computed, or their record has "
+                "no fingerprint of them; restore the old state, or start again with "
+                f"{named('overwrite=True')}"
             )
 
 
@@ -384,7 +373,7 @@ def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
     """Remove the arrays of the folder's earlier kernels, except those in ``names``."""
     with suppress(InputError):  # a damaged record does not say which files are ours
         before = finished_kernels(folder)
-        for name in set() if before is None else set(before.record.by_name) - set(names):
+        for name in set() if before is None else set(before.by_name) - set(names):
             if is_inside(f"{name}.safetensors"):
                 (folder / f"{name}.safetensors").unlink(missing_ok=True)
 
