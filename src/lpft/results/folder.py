@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.results.schema import HISTORY, MissingRecord, RunRecord, UnusableRecord, plain
 
 RUN_RECORD = RunRecord.FILE
@@ -55,9 +55,13 @@ def check_restart(folder: Path, *, resume: bool, overwrite: bool) -> None:
         InputError: either is so.
     """
     if resume and overwrite:
-        raise InputError("--resume and --overwrite contradict each other: give one of them")
+        raise InputError(
+            f"{named('resume=True')} and {named('overwrite=True')} contradict each other: give one"
+        )
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"the output folder '{folder}' is a file: name another with --output-dir")
+        raise InputError(
+            f"the output folder '{folder}' is a file: name another with {named('output_dir')}"
+        )
 
 
 def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | None:
@@ -69,10 +73,11 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     check_restart(folder, resume=resume, overwrite=overwrite)
     record = read_record(folder)
     if record is not None and not (resume or overwrite):
-        advice = "" if record.status == "finished" else "--resume to go on with it, "
+        going_on = f"{named('resume=True')} to go on with it, "
+        advice = "" if record.status == "finished" else going_on
         raise InputError(
-            f"'{folder}' holds a run that is {record.status}: give {advice}--overwrite to "
-            "replace it, or another --output-dir"
+            f"'{folder}' holds a run that is {record.status}: give {advice}"
+            f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
     own = {_LOCK, *_REPORT}
     if record is not None:
@@ -82,7 +87,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     if foreign:
         raise InputError(
             f"'{folder}' holds files that are not a run's ({foreign[0]}): name an empty or new "
-            "folder with --output-dir"
+            f"folder with {named('output_dir')}"
         )
     return record
 
@@ -100,12 +105,13 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"another process is training in '{folder}': wait for it or name another --output-dir"
+            f"another process is training in '{folder}': wait for it or name another "
+            f"{named('output_dir')}"
         ) from error
     except OSError as error:
         raise InputError(
             f"the output folder '{folder}' cannot be written ({error.strerror}): name another "
-            "with --output-dir"
+            f"with {named('output_dir')}"
         ) from error
     try:
         yield

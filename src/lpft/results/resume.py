@@ -56,16 +56,17 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     saved = record.config.get("save_model", True)
     if config.output.save_model and not saved:
         raise InputError(
-            f"'{folder}' is finished, but its weights were not kept: give --no-save-model to leave "
-            "it as it is, or --overwrite to train it again"
+            f"'{folder}' is finished, but its weights were not kept: give "
+            f"{named('save_model=False')} to leave it as it is, or {named('overwrite=True')} to "
+            "train it again"
         )
     if config.output.save_features and not record.config.get("save_features", False):
         raise InputError(
-            f"'{folder}' is finished, but its features were not kept: leave out --save-features, "
-            "or give --overwrite to train it again"
+            f"'{folder}' is finished, but its features were not kept: leave out "
+            f"{named('save_features')}, or give {named('overwrite=True')} to train it again"
         )
     if saved and not config.output.save_model:
-        logger.info("%s has its weights already: --no-save-model does not remove them", folder)
+        logger.info("%s has its weights already, which stay", folder)
     return RunResult(folder, read_metrics(folder))
 
 
@@ -108,7 +109,7 @@ def check_same_inputs(folder: Path, record: RunRecord, current: Fingerprints) ->
         what = "model's weights" if same_data else "data"
         raise InputError(
             f"'{folder}' cannot be resumed: the {what} changed since it was started; restore the "
-            "old state, or start again with --overwrite"
+            f"old state, or start again with {named('overwrite=True')}"
         )
 
 
@@ -120,12 +121,12 @@ def earlier_parts(record: RunRecord | None, environment: Mapping[str, Any]) -> l
     if record is None:
         return []
     last = {name: getattr(record, name) for name in ("started", *environment)}
-    changed = [name for name, value in environment.items() if last[name] != value]
-    if changed:
+    others = [name for name, value in environment.items() if last[name] != value]
+    if others:
         logger.warning(
             "the run began with other %s: its last digits may differ from those of a run in one "
             "piece",
-            " and ".join(changed),
+            " and ".join(others),
         )
     return [*record.earlier, last]
 
@@ -251,7 +252,7 @@ def read_sweep(folder: Path) -> SweepRecord | None:
     except UnusableRecord as problem:
         raise InputError(
             f"'{folder}' holds a sweep that cannot be used ({problem}): restore its record, or "
-            "name another --output-dir"
+            f"name another {named('output_dir')}"
         ) from problem
 
 

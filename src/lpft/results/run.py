@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
 from lpft.data.examples import Examples, Groups
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.results.folder import UnreadFolder, folders_with, read_folders
 from lpft.results.schema import (
     HISTORY,
@@ -393,7 +393,7 @@ def _tensors(path: Path, names: Iterable[str]) -> list[NDArray[np.float32]]:
     except FileNotFoundError as error:
         raise InputError(
             f"'{path}' is not there: expected a finished run of which the features were kept; "
-            "train it again with --save-features"
+            f"train it again with {named('save_features=True')}"
         ) from error
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"'{path}' cannot be read ({error}): train the run again") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model import Classifier, load_classifier
 from lpft.model.inference import resolve_device
 from lpft.results.folder import read_record
@@ -45,8 +45,8 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
     config = {} if record is None else record.config
     if config.get("save_model") is False and not (folder / "config.json").exists():
         raise InputError(
-            f"the run in '{folder}' was trained with --no-save-model, so it has no weights: train "
-            "it again without that (--overwrite --save-model), or name another run"
+            f"the run in '{folder}' was trained with {named('save_model=False')}, so it has no "
+            "weights: train it again without that, or name another run"
         )
     classifier = load_classifier(folder)
     columns = config.get("text_columns")
@@ -70,9 +70,9 @@ def columns_error(saved: SavedClassifier, path: Path, columns: Sequence[str] | N
     if saved.paired:
         return InputError(
             f"{path}: the model was trained on pairs: expected two text columns, found "
-            f"one{listed}: name two with --text-columns a,b"
+            f"one{listed}: name two with {named('text_columns')}"
         )
     return InputError(
         f"{path}: the model was trained on single texts: expected one text column, found "
-        f"two{listed}: name one with --text-columns a"
+        f"two{listed}: name one with {named('text_columns')}"
     )
