@@ -1,16 +1,19 @@
-# make demo, make test: each does everything it needs, from a clone.
+# make demo, make test, make test-all: each does everything it needs, from a clone.
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 TESTS = $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint check format clean
+.PHONY: demo test test-all lint check format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/lpft demo --output-dir demo-report --overwrite
 
 test: $(INSTALLED)
+	$(TESTS) -m "not heavy"
+
+test-all: $(INSTALLED)
 	$(TESTS)
 
 lint: $(INSTALLED)
@@ -18,7 +21,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-check: lint test
+check: lint test-all
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff format .

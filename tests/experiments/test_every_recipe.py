@@ -38,7 +38,7 @@ def test_every_table_and_figure_of_the_paper_and_its_claims_have_a_recipe():
     assert set(RECIPES) == TABLES | FIGURES | {"claims"}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.timeout(1200)  # the first of them waits for all experiments
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_the_recipe_runs_on_a_tiny_model(everything, name):
@@ -99,7 +99,7 @@ def named_by(figure):
     return {run for panel in figure.panels for series in panel.series for run in series.runs}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.timeout(1200)
 def test_what_several_experiments_need_is_trained_once(everything):
     folder, outcome = everything

@@ -45,7 +45,7 @@ def bert(tmp_path_factory):
     return classifier, export_run(run, folder / "export", "onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("family", "pooling"), FORMS)
 def test_logits_of_padded_batches_are_those_of_each_text_alone(family, pooling, tmp_path):
     classifier = classifier_of(family, pooling)

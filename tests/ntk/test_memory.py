@@ -319,7 +319,7 @@ print(job.plan.layout.tiles, before, most[0], job.plan.budget)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("dtype", "extra", "method", "texts", "length", "heads", "width"),
     [

@@ -6,7 +6,7 @@ import torch
 from lpft.model import build_classifier
 from lpft.ntk import empirical_ntk
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 TEXTS = [
     "The film was a quiet surprise.",

@@ -77,7 +77,7 @@ def whole_checkpoints(folder):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", ["lp-ft", "lora"])
 def test_killed_three_times_and_resumed_is_the_same_as_left_alone(
     settings, method, tmp_path, monkeypatch

@@ -27,7 +27,7 @@ def test_one_worker_is_this_process_and_keeps_the_order():
     assert done == [(0, ("a", os.getpid())), (1, ("b", os.getpid())), (2, ("c", os.getpid()))]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_workers_are_processes_with_a_share_of_the_cores_each():
     before = children()
     done = dict(run_local(sweep_work.describe, ["a", "b", "c", "d", "e"], 2))
@@ -42,18 +42,18 @@ def test_workers_are_processes_with_a_share_of_the_cores_each():
     assert children() == before
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_workers_work_at_the_same_time(tmp_path):
     assert [met for _, met in run_local(sweep_work.meet, [(tmp_path, 2)] * 2, 2)] == [True, True]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_worker_that_dies_takes_no_other_task_with_it():
     done = dict(run_local(sweep_work.die_if_told, ["a", "die", "b", "die", "c"], 2))
     assert done == {0: "a", 1: None, 2: "b", 3: None, 4: "c"}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_interrupted_parent_interrupts_its_workers_and_waits_for_them(tmp_path):
     path = tmp_path / "state"
     before = children()
@@ -64,7 +64,7 @@ def test_an_interrupted_parent_interrupts_its_workers_and_waits_for_them(tmp_pat
     assert children() == before
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
     path = tmp_path / "state"
     script = tmp_path / "main.py"
@@ -117,7 +117,7 @@ def test_unknown_executors_and_missing_packages_are_named(monkeypatch):
         get_executor("ray", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_ray_does_every_task_and_survives_one_that_dies(monkeypatch):
     pytest.importorskip("ray", reason="the ray extra is not installed")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))

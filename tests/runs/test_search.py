@@ -56,7 +56,7 @@ def rates(folder: Path) -> dict[str, float | None]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_seed_is_trained_at_the_point_that_validates_best(sweep, tmp_path):
     tried = [TOO_SMALL, GOOD, DIVERGING]
     found = sweep(grid={"learning_rate": tried, "seed": 5})

@@ -327,7 +327,7 @@ def test_runs_that_cannot_be_tried_count_as_failed(config, tmp_path, trained):
     assert (run["status"], run["reason"]) == ("failed", "nothing was found for it")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_workers_give_the_same_results_as_one(config, tmp_path, monkeypatch):
     # one thread each, as this process has: sums over more threads differ in their last digits
     monkeypatch.setattr(executors, "available_cores", lambda: 2)
@@ -349,7 +349,7 @@ def test_two_workers_give_the_same_results_as_one(config, tmp_path, monkeypatch)
     assert len(found) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_in_the_middle_and_resumed_is_the_same_as_left_alone(
     lpft, data, tiny_bert, tmp_path, workers
