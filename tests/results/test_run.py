@@ -191,7 +191,7 @@ def test_the_trained_head_comes_back_as_it_was(tmp_path: Path, bias: bool) -> No
 
 
 def test_a_missing_or_damaged_head_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"head.safetensors' is not there.*--save-features"):
+    with pytest.raises(InputError, match=r"head.safetensors' is not there.*save_features"):
         read_head_rows(tmp_path)
     (tmp_path / "features").mkdir()
     (tmp_path / "features/head.safetensors").write_bytes(b"no tensors")
