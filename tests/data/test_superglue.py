@@ -59,7 +59,7 @@ def test_hidden_labels(tmp_path):
     own = case_of("multirc").write(tmp_path)
     content = (own / "val.jsonl").read_text()
     (own / "val.jsonl").write_text(content.replace(', "label": 0', "").replace(', "label": 1', ""))
-    refused("multirc", tmp_path, own / "val.jsonl", "no column 'label'", "paragraph, question")
+    refused("multirc", tmp_path, own / "val.jsonl", "object with 'label'", "paragraph, question")
 
 
 def test_grouped_rows(tmp_path):

@@ -156,8 +156,7 @@ def _as_integer(label: Label) -> int | None:
 def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
     """The distinct labels, sorted: by value if all are integers, otherwise by name as strings.
 
-    Raises:
-        InputError: there are fewer than 2, or more than half as many as rows.
+    Fewer than 2 are refused, and more than half as many as rows.
     """
     distinct = set(labels)
     integers = [label for label in distinct if isinstance(label, int)]
@@ -179,11 +178,7 @@ def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
 def encode_labels(
     labels: Sequence[Label], classes: Sequence[Label], source: str
 ) -> NDArray[np.int64]:
-    """Class indices of N labels, matched by name: "1", 1 and "1.0" name the class 1.
-
-    Raises:
-        InputError: a label is none of the classes.
-    """
+    """Class indices of N labels, matched by name: "1", 1 and "1.0" name the class 1."""
     index = {str(label): position for position, label in enumerate(classes)}
     whole = all(isinstance(label, int) and not isinstance(label, bool) for label in classes)
     names = [str(_as_integer(label)) if whole else str(label) for label in labels]
@@ -205,17 +200,9 @@ def official_names(
 ) -> list[str]:
     """Class names of N labels as a task's official files write them.
 
-    Args:
-        values: N raw labels; whole numbers may be written as ``0.0``, as pandas writes a column
-            that lacks a label.
-        codes: class names by the way in which the source writes them (``"0"``); empty where it
-            writes the names themselves.
-        classes: the task's.
-        source: what to call the labels in messages.
-        task: its name, for messages.
-
-    Raises:
-        InputError: the codes are of other classes, labels are hidden (-1), or one is unknown.
+    ``codes`` has class names by the way in which the source writes them (``"0"``, which pandas
+    writes as ``"0.0"`` in a column that lacks a label); it is empty where the source writes the
+    names themselves. ``source`` and ``task`` are for messages.
     """
     named = list(dict.fromkeys(codes.values()))
     if named and set(named) != set(classes):

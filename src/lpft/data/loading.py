@@ -114,8 +114,7 @@ def load_task(
     notes = [*task.notes, *raw.notes]
     splits, sources = {}, {}
     for split, rows in raw.splits.items():
-        rows = rows if task.grouping is None else task.grouping.unfold(rows)
-        complete, left_out = _complete(task, rows)
+        complete, left_out = _complete(task, _unfold(task, rows))
         if left_out:
             notes.append(f"rows of {split} left out because they lack text or label: {left_out}")
         splits[split] = _task_examples(task, task.templates[template], complete)
@@ -265,6 +264,20 @@ def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawD
             f"(licence: {task.licence}) and give their folder with --data-dir"
         )
     return read_hub(task.name, task.hub, revision)
+
+
+def _unfold(task: Task, rows: RawSplit) -> RawSplit:
+    """A row for each candidate answer, where the task's rows are questions."""
+    if task.grouping is None:
+        return rows
+    import pandas as pd
+
+    answers = [
+        answer
+        for number, row in numbered_rows(rows.table)
+        for answer in task.grouping.unfold(row, rows.labels, f"{rows.source}, row {number + 1}")
+    ]
+    return replace(rows, table=pd.DataFrame(answers, dtype=object), labels={})
 
 
 def _complete(task: Task, rows: RawSplit) -> tuple[RawSplit, int]:

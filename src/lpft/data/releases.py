@@ -107,16 +107,10 @@ def read_release(
 ) -> RawData:
     """Every split of the first of a task's releases whose training file is there.
 
-    Args:
-        data_dir: the folder that holds the benchmarks' folders, a benchmark's, or the task's own.
-            Folder names are matched in any case.
-        licence: the task's, for messages.
-        others: other tasks by the names of their folders, which may hold files of the same names.
-
-    Raises:
-        InputError: there is no release, or a file of it is missing; the message gives the expected
-            paths and where to get them. Or the folder is another task's, or a file cannot be read,
-            or lacks a column.
+    ``data_dir`` holds the benchmarks' folders, or is a benchmark's, or the task's own; names are
+    matched in any case. ``others`` are other tasks by the names of their folders, which may hold
+    files of the same names. Where a file is missing, the message gives the expected paths and
+    where to get them.
     """
     root = Path(data_dir).absolute()
     if not root.is_dir():
@@ -264,13 +258,9 @@ def _archive_of(path: Path) -> Path | None:
 
 
 def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
-    """Every split of a task; labels are read by the names that the dataset gives its indices.
+    """Every split of a task, of a ``revision`` (commit, tag or branch) or the pinned commit.
 
-    Args:
-        revision: a commit, tag or branch instead of the pinned commit.
-
-    Raises:
-        InputError: the Hub or the dataset cannot be reached, or a split is missing.
+    Labels are read by the names that the dataset gives its indices.
     """
     import datasets
     import pandas as pd

@@ -27,9 +27,6 @@ def split_rows(
     """Training and validation rows of N labelled rows under a protocol of :data:`PROTOCOLS`.
 
     Groups stay whole: their metrics need all their rows.
-
-    Raises:
-        InputError: the protocol is unknown or there are too few rows.
     """
     check_protocol(protocol)
     if protocol == "paper":
@@ -38,11 +35,7 @@ def split_rows(
 
 
 def check_protocol(protocol: str) -> None:
-    """Check that a protocol is one of :data:`PROTOCOLS`.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Refuse what is none of :data:`PROTOCOLS`."""
     if protocol not in PROTOCOLS:
         raise InputError(
             f"unknown split protocol '{protocol}': expected one of {', '.join(PROTOCOLS)}"
@@ -63,17 +56,8 @@ def describe_split(protocol: str, groups: Groups | None = None) -> str:
 def paper_split(n: int, groups: Groups | None = None) -> tuple[Rows, Rows]:
     """Training and validation rows by the paper's rule: the last ceil(n/10), unshuffled, validate.
 
-    Args:
-        n: number of rows of the official training set.
-        groups: where rows belong together, the group that the rule would cut validates whole.
-
-    Returns:
-        Row indices in ascending order, without groups n - ceil(n/10) and ceil(n/10) of them.
-
-    Raises:
-        InputError: fewer than 2 rows, or than 2 groups.
-
-    Source: the reference code of arXiv 2405.16747, which cuts groups.
+    Row indices in ascending order. Where rows belong together, the group that the rule would cut
+    validates whole; the paper's reference code (arXiv 2405.16747) cuts it.
     """
     if n < 2:
         raise InputError(f"the paper's split needs at least 2 training rows, found {n}")
@@ -122,18 +106,15 @@ def stratified_holdout(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def grouped_holdout(groups: Groups, fraction: float = 0.1) -> tuple[Rows, Rows]:
+def grouped_holdout(groups: Groups) -> tuple[Rows, Rows]:
     """Training and validation rows, whole groups each, drawn with :data:`SPLIT_SEED`.
 
     scikit-learn's ``GroupShuffleSplit``. Classes are not balanced: a group has rows of several.
-
-    Raises:
-        InputError: there is one group only.
     """
     from sklearn.model_selection import GroupShuffleSplit
 
     _check_several(groups)
-    split = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=SPLIT_SEED)
+    split = GroupShuffleSplit(n_splits=1, test_size=0.1, random_state=SPLIT_SEED)
     _, held_out = next(split.split(groups.index, groups=groups.index))
     return _by_group(groups, groups.index[held_out])
 
@@ -229,9 +210,6 @@ def draw_groups(
 
     Where the drawn groups lack a class that ``labels`` (N) have, the first ones to bring each
     class come before the others, as far as ``count`` goes.
-
-    Raises:
-        InputError: ``count`` is below the rows of some group.
     """
     _, index, sizes = np.unique(groups.index, return_inverse=True, return_counts=True)
     if sizes.max() > count:

@@ -8,8 +8,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpft.data.labels import official_names
-from lpft.data.releases import HubSource, RawSplit, Release
+from lpft.data.labels import is_missing, official_names
+from lpft.data.releases import HubSource, Release
 from lpft.data.tables import (
     Row,
     numbered_rows,
@@ -17,7 +17,6 @@ from lpft.data.tables import (
     read_table,
     read_tsv,
     require_column,
-    strings_from_table,
 )
 from lpft.data.tasks.glue import glue
 from lpft.data.tasks.task import Grouping, Task, Template
@@ -146,7 +145,7 @@ def _read_nested(path: Path, *, flatten: Callable[[Row, str], Iterator[Row]]) ->
     rows = [
         row
         for number, passage in numbered_rows(read_table(path))
-        for row in flatten(passage, _where(path, number))
+        for row in flatten(passage, f"{path}, row {number + 1}")
     ]
     if not rows:
         raise InputError(f"{path} has no questions: expected at least one")
@@ -197,99 +196,67 @@ def _part(record: Any, name: str, kind: type, where: str) -> Any:
         members = ", ".join(record) if isinstance(record, Mapping) else repr(record)[:60]
         raise InputError(f"{where}: expected an object with '{name}', found {members}")
     part = record[name]
-    if not isinstance(part, kind):
+    if not isinstance(part, kind) or (kind is str and is_missing(part)):
         expected = {Mapping: "an object", list: "a list", str: "text", int: "a whole number"}[kind]
         raise InputError(f"{where}: '{name}' is {repr(part)[:60]}, expected {expected}")
     return part
 
 
-def _unfold_multirc(raw: RawSplit) -> RawSplit:
-    """MultiRC's answers: their question is their group."""
-    rows = []
-    for row, where in _checked_rows(raw, (), ("idx",)):
-        paragraph, question, answer = (
-            _part(row["idx"], name, int, where) for name in ("paragraph", "question", "answer")
-        )
-        group = f"{paragraph}-{question}"
-        rows.append({**row, "group": group, "id": f"{group}-{answer}"})
-    return _with_rows(raw, rows, raw.labels)
+def _unfold_multirc(row: Row, codes: Mapping[str, str], where: str) -> Iterator[Row]:
+    """An answer of MultiRC: its question is its group."""
+    idx = _part(row, "idx", Mapping, where)
+    paragraph, question, answer = (
+        _part(idx, name, int, where) for name in ("paragraph", "question", "answer")
+    )
+    group = f"{paragraph}-{question}"
+    label = _part(row, "label", object, where)
+    (name,) = official_names([label], codes, _NO_YES, where, "multirc")
+    yield {**row, "label": name, "group": group, "id": f"{group}-{answer}"}
 
 
-def _unfold_record(raw: RawSplit) -> RawSplit:
-    """ReCoRD's queries as a row per entity in the place of ``@placeholder``.
+def _unfold_record(row: Row, _: Mapping[str, str], where: str) -> Iterator[Row]:
+    """A query of ReCoRD as a row per entity in the place of ``@placeholder``.
 
     A row is right if its entity is one of the answers, letter for letter. What choosing it earns is
     SQuAD's exact match and F1 against the answers.
     """
-    rows: list[Row] = []
-    texts, others = ("passage", "query"), ("entities", "answers", "idx")
-    for row, where in _checked_rows(raw, texts, others):
-        group, answers = str(_part(row["idx"], "query", int, where)), row["answers"]
-        if not answers:
-            raise InputError(
-                f"{where}: the answers are hidden, as in official test sets; expected a labelled "
-                "split: take the training or validation set"
-            )
-        rows.extend(
-            {
-                "passage": row["passage"].replace("@highlight\n", "- "),
-                "query": row["query"].replace("@placeholder", entity),
-                "label": str(entity in answers),
-                "group": group,
-                "id": f"{group}-{number}",
-                "exact_match": exact_match(entity, answers),
-                "token_f1": token_f1(entity, answers),
-            }
-            for number, entity in enumerate(row["entities"])
+    passage, query = _part(row, "passage", str, where), _part(row, "query", str, where)
+    group = str(_part(_part(row, "idx", Mapping, where), "query", int, where))
+    answers = _part(row, "answers", list, where)
+    if not answers:
+        raise InputError(
+            f"{where}: the answers are hidden, as in official test sets; expected a labelled "
+            "split: take the training or validation set"
         )
-    return _with_rows(raw, rows, {})
+    for number, entity in enumerate(_part(row, "entities", list, where)):
+        yield {
+            "passage": passage.replace("@highlight\n", "- "),
+            "query": query.replace("@placeholder", entity),
+            "label": str(entity in answers),
+            "group": group,
+            "id": f"{group}-{number}",
+            "exact_match": exact_match(entity, answers),
+            "token_f1": token_f1(entity, answers),
+        }
 
 
-def _unfold_copa(raw: RawSplit) -> RawSplit:
-    """COPA's premises as a row per alternative, joined by because (cause) or so (effect)."""
-    require_column(raw.table, "label", raw.source)
-    right = official_names(list(raw.table["label"]), raw.labels, _CHOICES, raw.source, "copa")
-    rows: list[Row] = []
-    checked = _checked_rows(raw, ("premise", "question", *_CHOICES), ("idx",))
-    for (row, where), right_choice in zip(checked, right, strict=True):
-        if row["question"] not in _JOINERS:
-            raise InputError(
-                f"{where}: the question is {row['question']!r}, expected {' or '.join(_JOINERS)}"
-            )
-        rows.extend(
-            {
-                "premise": f"{row['premise']} {_JOINERS[row['question']]}",
-                "alternative": row[choice],
-                "label": str(choice == right_choice),
-                "group": str(row["idx"]),
-                "id": f"{row['idx']}-{choice}",
-                "choice_accuracy": float(choice == right_choice),
-            }
-            for choice in _CHOICES
-        )
-    return _with_rows(raw, rows, {})
-
-
-def _checked_rows(
-    raw: RawSplit, texts: tuple[str, ...], others: tuple[str, ...]
-) -> Iterator[tuple[Row, str]]:
-    """Each row of the source's table, and its name for messages, once its columns are checked."""
-    for column in texts:
-        strings_from_table(raw.table, column, raw.source)
-    for column in others:
-        require_column(raw.table, column, raw.source)
-    for number, row in numbered_rows(raw.table):
-        yield row, _where(raw.source, number)
-
-
-def _where(source: str | Path, row: int) -> str:
-    return f"{source}, row {row + 1}"
-
-
-def _with_rows(raw: RawSplit, rows: list[Row], labels: Mapping[str, str]) -> RawSplit:
-    import pandas as pd
-
-    return RawSplit(pd.DataFrame(rows, dtype=object), labels, raw.source)
+def _unfold_copa(row: Row, codes: Mapping[str, str], where: str) -> Iterator[Row]:
+    """A premise of COPA as a row per alternative, joined by because (cause) or so (effect)."""
+    label = _part(row, "label", object, where)
+    (right,) = official_names([label], codes, _CHOICES, where, "copa")
+    premise, question = _part(row, "premise", str, where), _part(row, "question", str, where)
+    if question not in _JOINERS:
+        raise InputError(f"{where}: the question is {question!r}, expected {' or '.join(_JOINERS)}")
+    group = str(_part(row, "idx", int, where))
+    for choice in _CHOICES:
+        yield {
+            "premise": f"{premise} {_JOINERS[question]}",
+            "alternative": _part(row, choice, str, where),
+            "label": str(choice == right),
+            "group": group,
+            "id": f"{group}-{choice}",
+            "choice_accuracy": float(choice == right),
+        }
 
 
 def exact_match(phrase: str, answers: Sequence[str]) -> float:

@@ -1,11 +1,12 @@
 """What a row of the table of tasks says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lpft.data.examples import Text, TextData
-from lpft.data.releases import HubSource, RawSplit, Release
+from lpft.data.releases import HubSource, Release
+from lpft.data.tables import Row
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,15 @@ class Grouping:
 
     Attributes:
         noun: what a group is (``question``).
-        unfold: from the source's rows to one row per candidate answer, with the columns ``group``
-            and ``id`` and those of ``credits``.
+        unfold: from a row of the source, the source's way of writing the classes and its name for
+            messages to a row for each candidate answer, with the class's name as ``label`` and the
+            columns ``group`` and ``id`` and those of ``credits``.
         credits: where one row of a group is chosen: columns with what choosing each row earns,
             which are named as the metrics that they give.
     """
 
     noun: str
-    unfold: Callable[[RawSplit], RawSplit]
+    unfold: Callable[[Row, Mapping[str, str], str], Iterator[Row]]
     credits: tuple[str, ...] = ()
 
 
