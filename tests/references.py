@@ -106,6 +106,13 @@ def contract(left: Tensor, right: Tensor) -> Tensor:
     return torch.einsum("ncp,mdp->ncmd", left, right)
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """``||found - expected|| / ||expected||`` of float64 tensors of one shape."""
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype == torch.float64
+    return float(torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected))
+
+
 def encoder_names(model: nn.Module) -> list[str]:
     """The names of the encoder's parameters, adapters included."""
     return [name for name, _ in model.named_parameters() if "encoder" in name.split(".")[:3]]

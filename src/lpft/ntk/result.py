@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.contract import signed
 from lpft.ntk.passes import only_these_require_gradients, parameter_chunks
 from lpft.ntk.plan import Head, Plan
-from lpft.ntk.statistics import Spectrum, asymmetry, kernel_spectrum
 from lpft.ntk.storage import Pair
 from lpft.settings import KernelKind
+
+if TYPE_CHECKING:
+    from lpft.ntk.statistics import Spectrum
 
 CHECKED_AT_ONCE = 1 << 26
 """Numbers in the gradients that a check of entries holds at once, unless one parameter has more."""
@@ -49,7 +51,7 @@ class CheckedEntry:
 class Certificate:
     """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
 
-    ``asymmetry`` is that of :func:`lpft.ntk.spectrum.asymmetry`, None of a kernel that is not
+    ``asymmetry`` is that of :func:`lpft.ntk.statistics.asymmetry`, None of a kernel that is not
     symmetric, as the eigenvalues are.
     """
 
@@ -109,13 +111,18 @@ class EmpiricalNTK:
         return torch.einsum("nm,cd->ncmd", self.pretrain_effective, classes) + self.ft_effective
 
     @cached_property
-    def spectrum(self) -> Spectrum:
+    def spectrum(self) -> "Spectrum":
         """Singular values of F, and its eigenvalues where it is symmetric."""
+        # Here, so that a kernel does without the 110 MB of scikit-learn and pandas.
+        from lpft.ntk.statistics import kernel_spectrum
+
         return kernel_spectrum(self.ft_effective.numpy(), symmetric=self.symmetric)
 
     @cached_property
     def certificate(self) -> Certificate:
         """Asymmetry and extreme eigenvalues of F, with the entries that were checked."""
+        from lpft.ntk.statistics import asymmetry
+
         if not self.symmetric:
             return Certificate(None, None, None, self.checked_entries)
         return Certificate(

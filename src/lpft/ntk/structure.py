@@ -318,8 +318,10 @@ class _Detector:
         norms, errors = {}, {}
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for chunk in parameter_chunks(list(self._parameters.values()), _CHECKED_AT_ONCE):
-            gradients = _autograd_gradients(self._classifier, batch, chunk)
-            for parameter, difference in zip(chunk, gradients, strict=True):
+            # In the loop's head, so that a chunk's gradients are freed before the next one's.
+            for parameter, difference in zip(
+                chunk, _autograd_gradients(self._classifier, batch, chunk), strict=True
+            ):
                 name = names[id(parameter)]
                 norms[name] = float(difference.norm())
                 fits = [

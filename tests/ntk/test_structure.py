@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from references import encoder_names, explicit_ntk
+from references import encoder_names, explicit_ntk, relative_error
 from tiny_classifiers import read, tiny_classifier
 from torch import nn
 
@@ -91,6 +91,11 @@ def kernel_of(model, tokenizer, texts, **keywords):
     return empirical_ntk(model, texts, tokenizer=tokenizer, dtype=torch.float64, **keywords)
 
 
+def explicit(model, tokenizer, texts):
+    tokens = read(tokenizer, texts)
+    return explicit_ntk(model, tokens, tokens, encoder_names(model))
+
+
 @pytest.mark.parametrize(
     ("change", "fallback"),
     [
@@ -104,13 +109,10 @@ def kernel_of(model, tokenizer, texts, **keywords):
 def test_what_no_rule_fits_goes_to_autograd(change, fallback):
     model, tokenizer = altered(change)
     texts = [*SHORT, LONG]
-    tokens = read(tokenizer, texts)
     found = kernel_of(model, tokenizer, texts)
     assert set(found.record["plan"]["fallback"]) == fallback
     assert found.record["parameters"] == sum(p.numel() for p in model.encoder.parameters())
-    expected = explicit_ntk(model, tokens, tokens, encoder_names(model))
-    error = torch.linalg.vector_norm(found.ft_effective - expected)
-    assert error <= 1e-10 * torch.linalg.vector_norm(expected)
+    assert relative_error(found.ft_effective, explicit(model, tokenizer, texts)) <= 1e-10
 
 
 class Flat(nn.Module):
@@ -130,13 +132,11 @@ def test_as_many_texts_as_tokens_are_not_taken_for_one_another():
     embeddings = model.encoder.embeddings
     embeddings.position_embeddings = Flat(embeddings.position_embeddings)
     texts = ["good chair", "a film", "never again", "the lamp"]
-    tokens = read(classifier.tokenizer, texts)
-    assert list(tokens.lengths) == [4] * 4
+    assert list(read(classifier.tokenizer, texts).lengths) == [4] * 4
     found = kernel_of(model, classifier.tokenizer, texts)
     assert found.record["plan"]["batches_of_several_texts"]
-    expected = explicit_ntk(model, tokens, tokens, encoder_names(model))
-    error = torch.linalg.vector_norm(found.ft_effective - expected)
-    assert error <= 1e-10 * torch.linalg.vector_norm(expected)
+    expected = explicit(model, classifier.tokenizer, texts)
+    assert relative_error(found.ft_effective, expected) <= 1e-10
 
 
 class Broken(nn.Module):
@@ -160,9 +160,7 @@ def test_an_encoder_that_fails_is_refused_in_one_line():
 def test_parameters_that_only_some_texts_reach_are_refused():
     model, tokenizer = altered(lambda inner: Gate(inner, 14))
     short = kernel_of(model, tokenizer, SHORT)
-    tokens = read(tokenizer, SHORT)
-    expected = explicit_ntk(model, tokens, tokens, encoder_names(model))
-    torch.testing.assert_close(short.ft_effective, expected)
+    assert relative_error(short.ft_effective, explicit(model, tokenizer, SHORT)) <= 1e-10
     with pytest.raises(InputError, match=rf"some texts reach '{LAYER}.extra.bias'"):
         kernel_of(model, tokenizer, [*SHORT, LONG])
 
