@@ -18,7 +18,6 @@ from tiny_models import toy_texts
 
 from lpft.errors import InputError
 from lpft.ntk import KernelJob, Options, request_of, studied_model
-from lpft.ntk.api import same_device
 from lpft.ntk.memory import (
     PORTIONS,
     default_budget,
@@ -111,18 +110,6 @@ def test_the_default_budget_keeps_to_limits_of_control_groups(monkeypatch):
 def test_sizes_are_shown_in_decimal_units():
     shown = [readable_size(size) for size in (3_000_000_000, 99_000_000, 100_000_000)]
     assert shown == ["3.0 GB", "99 MB", "0.1 GB"]
-
-
-def test_a_device_without_a_number_is_the_current_one(monkeypatch):
-    """Otherwise a model that is there already would be copied."""
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    first, second, any_cuda = (torch.device(name) for name in ("cuda:0", "cuda:1", "cuda"))
-    assert same_device(second, any_cuda)
-    assert not same_device(first, any_cuda)
-    assert same_device(first, first)
-    assert not same_device(first, second)
-    assert same_device(torch.device("cpu"), torch.device("cpu"))
-    assert not same_device(torch.device("cpu"), any_cuda)
 
 
 HOLES = """

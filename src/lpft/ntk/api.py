@@ -216,7 +216,8 @@ class StudiedModel:
     def on(self, device: torch.device, dtype: torch.dtype) -> "StudiedModel":
         """The same on ``device`` in ``dtype``: itself where it is so already, else a copy."""
         parameters = [*self.classifier.encoder.parameters(), *self.head.parameters()]
-        if all(same_device(p.device, device) and p.dtype == dtype for p in parameters):
+        device = torch.empty(0, device=device).device  # a bare "cuda" with its number
+        if all(p.device == device and p.dtype == dtype for p in parameters):
             return self
         classifier, head = copy.deepcopy((self.classifier, self.head))
         return StudiedModel(
@@ -239,14 +240,6 @@ class StudiedModel:
                 "the tokenizer that belongs to the model"
             )
         return tokens
-
-
-def same_device(device: torch.device, wanted: torch.device) -> bool:
-    """Whether a tensor's device is the wanted one, whose number may be left to PyTorch."""
-    index = wanted.index
-    if wanted.type == "cuda" and index is None:
-        index = torch.cuda.current_device()
-    return device.type == wanted.type and device.index == index
 
 
 def studied_model(

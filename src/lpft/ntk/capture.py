@@ -74,11 +74,7 @@ class NotBatched(Exception):
 
 
 class RuleFailed(Exception):
-    """The rules of a module do not fit a call of it; ``parameters`` are its own."""
-
-    def __init__(self, parameters: Sequence[str]) -> None:
-        super().__init__(", ".join(parameters))
-        self.parameters = tuple(parameters)
+    """The rules of a module do not fit a call of it; the arguments are its parameters' names."""
 
 
 def wanted_modules(encoder: nn.Module, wanted: Sequence[str]) -> tuple[Modules, list[str]]:
@@ -270,7 +266,7 @@ def call_shares(call: Call, gradients: Gradients, samples: int) -> dict[str, Sha
         ]
         return {name: _share(call, rule, tokenwise) for name, rule in call.rules.items()}
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise RuleFailed(list(call.rules)) from error
+        raise RuleFailed(*call.rules) from error
 
 
 def _share(call: Call, rule: Rule, gradients: list[Tensor]) -> Share:

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model.inference import resolve_device
 from lpft.ntk.contract import parts_of_columns
 from lpft.ntk.plan import Plan, Workload, make_tiles, most_stages, tile_pairs, widest
@@ -78,7 +78,7 @@ def kernel_device(name: Device) -> torch.device:
     device = resolve_device(name)
     if device.type not in PORTIONS:
         raise InputError(
-            f"--device {name} has no float64, in which kernels are summed up: use "
+            f"{named('device')} {name} has no float64, in which kernels are summed up: use "
             f"{', '.join(PORTIONS)} or auto"
         )
     return device

@@ -191,14 +191,14 @@ class Passes:
         """
 
         def stop(_block: int, arguments: Arguments) -> Tensor:
-            raise _FirstBlockReached([arguments[key] for key in (chain.hidden, *chain.extras)])
+            raise _FirstBlockReached(*(arguments[key] for key in (chain.hidden, *chain.extras)))
 
         recorder.enabled = True
         try:
             with replaced_blocks(chain, stop):
                 self._classifier.features(**batch)
         except _FirstBlockReached as reached:
-            return reached.results
+            return list(reached.args)
         raise AssertionError("the encoder ran without its first block")
 
     def _to_features(
@@ -237,11 +237,7 @@ class Passes:
 
 
 class _FirstBlockReached(Exception):
-    """Stops a forward pass at the first block; ``results`` are what it would have been given."""
-
-    def __init__(self, results: list[Tensor]) -> None:
-        super().__init__()
-        self.results = results
+    """Stops a forward pass; the arguments are the first block's hidden states and extras."""
 
 
 def modules_of(modules: Modules, names: Collection[str]) -> Modules:

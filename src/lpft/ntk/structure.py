@@ -268,7 +268,7 @@ class _Detector:
                     wrong |= self._compare(way, square)
                 wrong |= self._compare(way, self._batches)
             except RuleFailed as failed:
-                self.direct.update(dict.fromkeys(failed.parameters))
+                self.direct.update(dict.fromkeys(failed.args))
                 continue
             except NotBatched:
                 return None
