@@ -1,11 +1,10 @@
 """``kernels.json`` and the tensors beside it: what ``lpft ntk`` writes, as one class."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import isclose
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +49,7 @@ _HEAT_MAPS = "train/heat_map/"
 _LABELS = {"train": "train/labels", "eval": "eval/labels"}
 
 
-@dataclass(frozen=True)
-class Accuracies:
+class Accuracies(NamedTuple):
     """Kernel regression by one solver, fractions; ``constant`` is what a constant answer scores."""
 
     train: float | None
@@ -83,26 +81,22 @@ class KernelStatistics(Part):
     @cached_property
     def regression(self) -> Mapping[str, Accuracies]:
         """By solver; the paper's protocol counts entries of one-hot targets, and texts beside."""
-        keys = ("train_accuracy", "test_accuracy", "constant_accuracy")
-        recorded = self.by_solver or {}
-        read = {
-            solver: Accuracies(*(number(fit.get(key)) for key in keys))
-            for solver, fit in recorded.items()
+        by_solver = self.by_solver or {}
+        accuracies = {
+            solver: Accuracies(*(number(fit.get(f"{of}_accuracy")) for of in Accuracies._fields))
+            for solver, fit in by_solver.items()
         }
-        paper = recorded.get(PAPER, {})
-        train, test = (number(paper.get(f"{split}_text_accuracy")) for split in ("train", "test"))
-        if train is not None or test is not None:
-            read[PAPER_TEXTS] = Accuracies(train, test, None)
-        return read
+        paper = by_solver.get(PAPER, {})
+        texts = [number(paper.get(f"{split}_text_accuracy")) for split in ("train", "test")]
+        if texts != [None, None]:
+            accuracies[PAPER_TEXTS] = Accuracies(texts[0], texts[1], None)
+        return accuracies
 
     def same_matrix(self, other: "KernelStatistics") -> bool:
         """Whether both can be of one matrix: all but the regression agrees, up to rounding."""
         names = ("rank", "frobenius_norm", "trace", "largest_singular_value")
-        pairs = ((getattr(self, name), getattr(other, name)) for name in names)
-        return all(
-            one == two or (one is not None and two is not None and isclose(one, two, rel_tol=1e-9))
-            for one, two in pairs
-        )
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        return all(a == b or (None not in (a, b) and isclose(a, b, rel_tol=1e-9)) for a, b in pairs)
 
 
 class Share(Part):
@@ -343,14 +337,13 @@ class KernelRecord(Record):
         """Each different P with the methods that have it: one, where all have a head bias."""
         different: list[tuple[list[MethodRecord], KernelStatistics]] = []
         for method in self.methods:
-            statistics = method.kernels.get(PRETRAIN)
-            if statistics is None:
-                continue
-            same = next((owners for owners, s in different if s.same_matrix(statistics)), None)
-            if same is None:
-                different.append(([method], statistics))
-            else:
-                same.append(method)
+            if PRETRAIN in method.kernels:
+                own = method.kernels[PRETRAIN]
+                same = [owners for owners, statistics in different if own.same_matrix(statistics)]
+                if same:
+                    same[0].append(method)
+                else:
+                    different.append(([method], own))
         return tuple((tuple(owners), statistics) for owners, statistics in different)
 
     def owners_name(self, owners: tuple[MethodRecord, ...]) -> str:
