@@ -173,6 +173,12 @@ def write_five_methods(folder: Path) -> Path:
     return folder
 
 
+def prints(train: str = "a", test: str = "b", encoder: str = "c") -> dict[str, Any]:
+    """Fingerprints of a run's data and encoder."""
+    data = {"train": train * 64, "validation": "d" * 64, "test": test * 64, "ood/books": "e" * 64}
+    return {"data": data, "encoder": encoder * 64}
+
+
 def edit_json(path: Path, **changes: Any) -> None:
     """Set top-level keys of a JSON file."""
     record = json.loads(path.read_text(encoding="utf-8"))
