@@ -564,6 +564,7 @@ def test_a_process_of_its_own_ends_with_2_and_that_line_alone(
 LIGHT = {
     "missing file": (2, "train --train-file none.csv"),
     "missing test file": (2, "train --train-file train.csv --test-file none.csv"),
+    "missing model folder": (2, "train --train-file train.csv --model ./none"),
     "wrong column": (2, "train --train-file train.csv --label-column class"),
     "wrong setting": (2, "train --train-file train.csv --epochs -1"),
     "unknown label": (2, "train --train-file train.csv --test-file other.csv"),

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that must be there."""
 
 import json
 import os
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lpft.errors import InputError
 
 
 @contextmanager
@@ -28,3 +30,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, refusing NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_model_path(model: str) -> None:
+    """Refuse a path of a model where there is no folder; other names are the Hugging Face Hub's."""
+    path = Path(model)
+    if not path.is_dir() and (path.exists() or model.startswith((".", "/", "~"))):
+        raise InputError(
+            f"'{model}' is not a model folder: expected a folder with config.json, "
+            "weights and tokenizer files"
+        )

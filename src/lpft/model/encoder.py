@@ -32,6 +32,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from lpft.errors import InputError, named, one_line
+from lpft.files import check_model_path
 from lpft.settings import Pooling
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -74,6 +75,7 @@ def load_config(source: str, *, revision: str | None = None) -> PreTrainedConfig
     Raises:
         InputError: nothing is there, it cannot be reached, or it is not a model.
     """
+    check_model_path(source)
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # each configuration class raises its own kind for a wrong field
@@ -289,11 +291,6 @@ def _explain_load_failure(source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return (
             f"the model folder '{source}' cannot be loaded ({one_line(error)}): name an intact one"
-        )
-    if Path(source).exists() or source.startswith((".", "/", "~")):
-        return (
-            f"'{source}' is not a model folder: expected a folder with config.json, "
-            "weights and tokenizer files"
         )
     return (
         f"the model '{source}' is neither a folder here nor could it be loaded from the Hugging "

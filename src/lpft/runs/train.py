@@ -21,6 +21,7 @@ from lpft.data import (
 )
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
+from lpft.files import check_model_path
 from lpft.results.folder import (
     WORK,
     check_output,
@@ -38,7 +39,7 @@ from lpft.results.schema import (
     RunRecord,
     write_history,
 )
-from lpft.settings import get_method
+from lpft.settings import MINILM, get_method
 from lpft.settings.configs import RunConfig
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def train_run(
         logger.info("%s is finished already", folder)
         return finished
     started = perf_counter()
+    if config.training.model != MINILM:
+        check_model_path(config.training.model)
     if data is None:
         data = load_data(config.data)
         for finding in check_data(data):
