@@ -1,4 +1,4 @@
-"""A training killed at any moment goes on from its last checkpoint to the same result."""
+"""What goes on with what: settings, data and weights; a killed training ends as one left alone."""
 
 import json
 import os
@@ -7,12 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 from tiny_models import save_tiny_model, toy_texts
 from transformers import Trainer
 
-from lpft.results.resume import earlier_parts
+from lpft.errors import InputError
+from lpft.results.resume import (
+    check_same_inputs,
+    earlier_parts,
+    finished_run,
+    read_sweep,
+    start_record,
+)
+from lpft.results.schema import DataRecord, Fingerprints, RunRecord
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
 from lpft.training import finetuning
@@ -21,8 +30,9 @@ ROWS, BATCH, EPOCHS = 240, 4, 6
 STEPS = ROWS // BATCH * EPOCHS
 
 
-@pytest.fixture
-def settings(tmp_path):
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("toy")
     folder = save_tiny_model("bert", tmp_path / "model")
     files = {}
     for seed, (name, rows) in enumerate({"train": ROWS, "validation": 40, "test": 40}.items()):
@@ -41,6 +51,18 @@ def settings(tmp_path):
         "learning_rate": 1e-3,
         "device": "cpu",
     }
+
+
+@pytest.fixture
+def settings(toy):
+    return dict(toy)
+
+
+@pytest.fixture(scope="module")
+def of_three_epochs(toy, tmp_path_factory):
+    """The metrics of a training of three epochs that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return metrics_of(train_run(make_config(toy | {"epochs": 3}, folder)).folder)
 
 
 class Steps:
@@ -121,12 +143,25 @@ def test_killed_three_times_and_resumed_is_the_same_as_left_alone(
     assert not [name for name in left if name.endswith((".partial", ".pt", ".bin", ".pth"))]
 
 
-def test_what_a_run_was_begun_with_is_kept_and_told(caplog):
-    first = {"started": "2026-01-01", "versions": {"torch": "2.9"}, "threads": 2}
+def record_of(config, **changes):
+    return RunRecord(
+        status="running",
+        started="2026-01-01",
+        config=config.flat(),
+        data=DataRecord(),
+        versions={"torch": "2.9"},
+        threads=2,
+        **changes,
+    )
+
+
+def test_other_versions_of_an_earlier_part_are_recorded_and_logged(settings, caplog):
+    first = record_of(make_config(settings))
+    begun = {"started": "2026-01-01", "versions": {"torch": "2.9"}, "threads": 2}
     same = earlier_parts(first, {"versions": {"torch": "2.9"}, "threads": 2})
-    assert same == [first]
+    assert same == [begun]
     assert not caplog.messages
-    again = {"started": "2026-01-02", "versions": {"torch": "2.9"}, "threads": 2, "earlier": same}
+    again = first.updated(started="2026-01-02", earlier=same)
     parts = earlier_parts(again, {"versions": {"torch": "2.13"}, "threads": 2})
     assert [part["started"] for part in parts] == ["2026-01-01", "2026-01-02"]
     (message,) = caplog.messages
@@ -135,12 +170,57 @@ def test_what_a_run_was_begun_with_is_kept_and_told(caplog):
     assert earlier_parts(None, {"threads": 2}) == []
 
 
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({"learning_rate": 2e-3}, False),
+        ({"seed": 1}, False),
+        ({"method": "ft"}, False),
+        ({"max_train_samples": 20}, False),
+        ({"precision": "bfloat16"}, False),
+        ({"pooling": "mean"}, False),
+        ({"device": "auto", "report_to": "tensorboard", "save_model": False}, True),
+        ({"data_name": "renamed", "train_file": "moved.jsonl"}, True),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_only_with_settings_of_the_same_result(settings, tmp_path, other, same):
+    record = record_of(make_config(settings | {"pooling": "first"}, tmp_path))
+    asked = make_config(settings | other, tmp_path)
+    with nullcontext() if same else pytest.raises(InputError, match="cannot be resumed"):
+        assert finished_run(asked, record) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "encoder", "what"), [("b", "e", "the data"), ("a", "f", "the model's weights")]
+)
+def test_a_run_goes_on_only_with_the_same_texts_and_weights(
+    settings, tmp_path, data, encoder, what
+):
+    before = Fingerprints(data={"train": "a"}, encoder="e")
+    record = record_of(make_config(settings), fingerprints=before)
+    check_same_inputs(tmp_path, record, Fingerprints(data={"train": "a"}, encoder="e"))
+    with pytest.raises(InputError, match=f"{what} changed"):
+        check_same_inputs(tmp_path, record, Fingerprints(data={"train": data}, encoder=encoder))
+
+
+def test_a_sweep_of_another_schema_is_refused_by_name(tmp_path):
+    assert read_sweep(tmp_path) is None
+    start = {"executor": "local", "workers": 1, "resume": False, "overwrite": False}
+    start_record(tmp_path, [tmp_path / "runs/0"], **start)
+    written = read_sweep(tmp_path)
+    assert {name: run.state for name, run in written.runs.items()} == {"runs/0": "waiting"}
+    later = written.as_json() | {"schema": 2}
+    (tmp_path / "sweep.json").write_text(json.dumps(later))
+    with pytest.raises(InputError, match=r"sweep\.json: schema is 2, expected 1"):
+        read_sweep(tmp_path)
+
+
 @pytest.mark.parametrize("interrupted_at", [75, 119, 130])
 def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
-    settings, interrupted_at, tmp_path, monkeypatch
+    settings, of_three_epochs, interrupted_at, tmp_path, monkeypatch
 ):
     settings["epochs"] = 3
-    alone = train_run(make_config(settings, tmp_path / "alone"))
     monkeypatch.setattr(finetuning, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     folder = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
@@ -152,11 +232,13 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
     steps = Steps(monkeypatch)
     train_run(make_config(settings, folder), resume=True)
     assert steps.count == 3 * ROWS // BATCH - interrupted_at
-    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+    assert_same_metrics(metrics_of(folder), of_three_epochs)
 
 
-def test_a_half_written_checkpoint_is_never_resumed_from(settings, tmp_path, monkeypatch):
-    settings["epochs"] = 2
+def test_a_half_written_checkpoint_is_never_resumed_from(
+    settings, of_three_epochs, tmp_path, monkeypatch
+):
+    settings["epochs"] = 3
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         Steps(patch, interrupt_after=100)
@@ -166,11 +248,12 @@ def test_a_half_written_checkpoint_is_never_resumed_from(settings, tmp_path, mon
     half.mkdir()
     (half / "trainer_state.json").write_text('{"global_')
     train_run(make_config(settings, folder), resume=True)
-    alone = train_run(make_config(settings, tmp_path / "alone"))
-    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+    assert_same_metrics(metrics_of(folder), of_three_epochs)
 
 
-def test_a_run_that_was_moved_goes_on_with_its_best_epoch(settings, tmp_path, monkeypatch):
+def test_a_run_that_was_moved_goes_on_with_its_best_epoch(
+    settings, of_three_epochs, tmp_path, monkeypatch
+):
     settings["epochs"] = 3
     with monkeypatch.context() as patch:
         Steps(patch, interrupt_after=150)
@@ -178,8 +261,7 @@ def test_a_run_that_was_moved_goes_on_with_its_best_epoch(settings, tmp_path, mo
             train_run(make_config(settings, tmp_path / "before"))
     (tmp_path / "before").rename(tmp_path / "after")
     train_run(make_config(settings, tmp_path / "after"), resume=True)
-    alone = train_run(make_config(settings, tmp_path / "alone"))
-    assert_same_metrics(metrics_of(tmp_path / "after"), metrics_of(alone.folder))
+    assert_same_metrics(metrics_of(tmp_path / "after"), of_three_epochs)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(settings, tmp_path):
@@ -192,9 +274,10 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(settings, 
     assert runs[0] != runs[2]
 
 
-def test_a_kill_during_an_epochs_evaluation_does_not_skip_it(settings, tmp_path, monkeypatch):
+def test_a_kill_during_an_epochs_evaluation_does_not_skip_it(
+    settings, of_three_epochs, tmp_path, monkeypatch
+):
     settings["epochs"] = 3
-    alone = train_run(make_config(settings, tmp_path / "alone"))
     monkeypatch.setattr(finetuning, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     real = Trainer.evaluate
 
@@ -209,7 +292,7 @@ def test_a_kill_during_an_epochs_evaluation_does_not_skip_it(settings, tmp_path,
         with pytest.raises(KeyboardInterrupt):
             train_run(make_config(settings, folder))
     train_run(make_config(settings, folder), resume=True)
-    assert_same_metrics(metrics_of(folder), metrics_of(alone.folder))
+    assert_same_metrics(metrics_of(folder), of_three_epochs)
     epochs = [
         row["epoch"]
         for row in map(json.loads, (folder / "history.jsonl").read_text().splitlines())
