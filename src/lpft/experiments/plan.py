@@ -27,7 +27,7 @@ from lpft.settings import (
 from lpft.settings.configs import (
     KernelConfig,
     RunConfig,
-    deciding,
+    changed,
     make_config,
     make_kernel_config,
     taken_by,
@@ -36,8 +36,6 @@ from lpft.settings.fields import Decides
 
 RUNS, KERNELS = "runs", "kernels"
 """Folders of an experiment: ``runs/<task>/<method>-.../`` and ``kernels/<task>-seed<k>/``."""
-
-_IN_EVERY_NAME = ("method", "learning_rate", "batch_size", "seed")
 
 
 @dataclass(frozen=True)
@@ -300,24 +298,20 @@ def _config(
     if partner is not None:
         training = resolved(partner, settings).training
         settings |= {"learning_rate": training.learning_rate, "batch_size": training.batch_size}
-    named = {name: settings[name] for name in _IN_EVERY_NAME if name in settings}
-    name = _folder_name(resolved(method, settings), resolved(method, {**scope.settings, **named}))
-    return resolved(method, settings, scope.folder / RUNS / task / name)
-
-
-def _folder_name(config: RunConfig, usual: RunConfig) -> str:
-    """Method, rates, what else differs from the experiment's usual run, and seed."""
-    training = config.training
-    parts = [training.method]
-    if get_method(training.method).fine_tunes:
+    # The folder is named by method, rates, what else differs from the usual run, and seed.
+    config = resolved(method, settings)
+    training, parts = config.training, [method]
+    rates_of_run = {
+        "learning_rate": training.learning_rate,
+        "batch_size": training.batch_size,
+    }
+    if get_method(method).fine_tunes:
         parts.append(f"rate{rate(training.learning_rate)}-batch{training.batch_size}")
-    flat, usually = config.flat(), usual.flat()
-    parts += [
-        f"{name.replace('_', '-')}{flat[name]}"
-        for name in deciding(Decides.RUN)
-        if name not in _IN_EVERY_NAME and flat[name] != usually[name]
-    ]
-    return "-".join([*parts, f"seed{training.seed}"])
+    usual = resolved(method, {**scope.settings, **rates_of_run})
+    differing = changed(usual.flat(), config.flat(), Decides.RUN)
+    parts += [f"{name.replace('_', '-')}{value}" for name, (_, value) in differing.items()]
+    name = "-".join([*parts, f"seed{seed}"])
+    return resolved(method, settings, scope.folder / RUNS / task / name)
 
 
 def refuse_unused(

@@ -129,7 +129,7 @@ class DataSettings(Settings):
         None,
         "folder of official release files: that of all benchmarks, of one, or of the task "
         "(default: the Hugging Face Hub)",
-        fingerprinted=_BOTH,
+        decides=Decides.NOTHING,
         needs="task",
         commands=_DATA_OF_EXPERIMENTS,
     )
