@@ -25,8 +25,7 @@ from lpft.experiments import theory as propositions
 from lpft.experiments.claims import CLAIMS as CLAIM_TABLE
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.run import RECIPES
-from lpft.report.exhibits.checks import check_shapes
-from lpft.results.exhibits import ExperimentRecord
+from lpft.results.exhibits import ExperimentRecord, check_shapes
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.settings.configs import make_config
 from lpft.theory.checks import TheoryCheck

@@ -10,8 +10,7 @@ from data.release_files import case_of
 
 from lpft.experiments import run as reproduction
 from lpft.experiments.run import RECIPES
-from lpft.report.exhibits.checks import check_shapes
-from lpft.results.exhibits import Estimate, Table, read_experiment
+from lpft.results.exhibits import Estimate, Table, check_shapes, read_experiment
 from lpft.results.folder import read_record
 
 TABLES = {f"table{number}" for number in (1, 2, 3, *range(8, 14), 16)}

@@ -10,8 +10,13 @@ from results.run_folders import write_run
 
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.report.exhibits.collect import find_experiments, parse_experiment
-from lpft.results.exhibits import ExperimentRecord, Table, read_experiment
+from lpft.results.exhibits import (
+    ExperimentRecord,
+    Table,
+    find_experiments,
+    parse_experiment,
+    read_experiment,
+)
 from lpft.results.schema import UnusableRecord
 
 from .experiment_folders import sample_experiment, write_experiment

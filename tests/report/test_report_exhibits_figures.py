@@ -5,9 +5,6 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-
-from lpft.report.drawing import saved, tick_text
 from lpft.report.exhibits.figures import (
     exhibit_panels,
     exhibit_sheet,
@@ -18,6 +15,9 @@ from lpft.report.exhibits.figures import (
 )
 from lpft.report.exhibits.styles import series_styles
 from lpft.report.palette import method_styles
+from matplotlib.figure import Figure
+
+from lpft.report.drawing import saved, tick_text
 from lpft.results.exhibits import Figure as FigureExhibit
 from lpft.results.exhibits import Panel, Series
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from results.kernel_folders import write_kernels
-from results.run_folders import write_run
-
-from lpft.report import ReportResult, build_report, format_report
 from lpft.report.exhibits.origins import Place, Tracer
 from lpft.report.exhibits.reading import read_protocol, read_tally
 from lpft.report.exhibits.verdicts import view_claims
 from lpft.report.grid import Origin
+from results.kernel_folders import write_kernels
+from results.run_folders import write_run
+
+from lpft.report import ReportResult, build_report, format_report
 from lpft.results.exhibits import OVERALL, Estimate, Verdict
 
 from .experiment_folders import (

@@ -4,17 +4,17 @@ import csv
 import io
 
 import pytest
-
 from lpft.report.exhibits.cautions import cautions_of
 from lpft.report.exhibits.tables import estimate_cell, exhibit_table, verdict_table
-from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.grid import Cell, Column, from_columns
 from lpft.report.notes import FDR_NOT_COMPARABLE, HALVED, WORD_EMBEDDINGS
-from lpft.report.numbers import shared_digits
 from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
+
+from lpft.report import format_experiment
 from lpft.results.exhibits import Column as ExhibitColumn
 from lpft.results.exhibits import Estimate
 from lpft.results.exhibits import Table as TableExhibit
+from lpft.results.formats import shared_digits
 
 from .experiment_folders import (
     contrasts_table,

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from report.experiment_folders import sample_experiment, write_experiment
-
-from lpft.report import build_report
 from lpft.report.exhibits.reading import read_tally
 from lpft.report.exhibits.tables import untraced
-from lpft.report.exhibits.terminal import format_experiment
 from lpft.report.exhibits.verdicts import view_claims
+from report.experiment_folders import sample_experiment, write_experiment
+
+from lpft.report import build_report, format_experiment
 from lpft.results.exhibits import OVERALL, Estimate, Verdict
 
 HOSTILE = "<script>alert(1)</script> beside"

@@ -7,16 +7,16 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
-from results.run_folders import write_run
-
-from lpft.report import ReportResult
 from lpft.report.confusion import confusion
 from lpft.report.curves import MOST_POINTS, curve, curve_sheet, recorded
-from lpft.report.drawing import saved, swatch
-from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.report.palette import styles
 from lpft.report.reliability import reliability
 from lpft.report.svg import inline_svg
+from results.run_folders import write_run
+
+from lpft.report import ReportResult
+from lpft.report.drawing import saved, swatch
+from lpft.report.figures import accuracy_figure, feature_change_figure
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare
 from lpft.results.run import find_runs

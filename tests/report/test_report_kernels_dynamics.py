@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lpft.report.kernels.dynamics_figure import dynamics_figure
+from lpft.report.writers import to_csv
 from results.kernel_folders import write_kernels
 
 from lpft.report import build_report, format_kernel_table
 from lpft.report.kernels import dynamics_tables
-from lpft.report.kernels.dynamics_figure import dynamics_figure
-from lpft.report.writers import to_csv
 from lpft.results.kernels import KernelRecord
 from lpft.results.schema import UnusableRecord
 

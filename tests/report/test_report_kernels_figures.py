@@ -10,11 +10,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
-from results.kernel_folders import METHODS, write_kernels
-
-from lpft.report.drawing import new_figure, saved, thinned
 from lpft.report.kernels.heat_maps import heat_map_panel, heat_map_sheet, heat_maps, pixels
 from lpft.report.kernels.parts import parts_panel, parts_sheet
 from lpft.report.kernels.spectra import (
@@ -25,6 +20,11 @@ from lpft.report.kernels.spectra import (
     spectrum_sheet,
 )
 from lpft.report.svg import inline_svg
+from matplotlib.figure import Figure
+from PIL import Image
+from results.kernel_folders import METHODS, write_kernels
+
+from lpft.report.drawing import new_figure, saved, thinned
 from lpft.results.kernels import KernelRecord, find_kernels
 
 

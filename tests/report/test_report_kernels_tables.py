@@ -9,6 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lpft.report.grid import Cell, Column, from_columns
+from lpft.report.kernels.reading import (
+    read_certificate,
+    read_regression,
+    read_statistics,
+    what_was_computed,
+    why_protocols_differ,
+)
+from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
 from results.kernel_folders import METHODS, write_kernels
 
 from lpft.errors import InputError
@@ -19,17 +28,8 @@ from lpft.report import (
     format_report,
     method_table,
 )
-from lpft.report.grid import Cell, Column, from_columns
 from lpft.report.kernels import tables
-from lpft.report.kernels.reading import (
-    read_certificate,
-    read_regression,
-    read_statistics,
-    what_was_computed,
-    why_protocols_differ,
-)
-from lpft.report.numbers import scientific
-from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
+from lpft.results.formats import scientific
 from lpft.results.kernels import KernelRecord, find_kernels
 
 NAMES = ["FT", "LoRA", "LP-FT", "LP-LoRA"]

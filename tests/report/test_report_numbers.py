@@ -5,14 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from lpft.report.numbers import (
-    Spread,
+from lpft.results.formats import (
     counted,
     decimals_for,
     fixed,
     joined,
-    number,
-    plain,
     rate,
     scientific,
     seconds,
@@ -22,6 +19,8 @@ from lpft.report.numbers import (
     wilson,
     with_sd,
 )
+from lpft.results.groups import Spread
+from lpft.results.schema import number, plain
 
 
 def test_spread_is_the_sample_mean_and_deviation() -> None:

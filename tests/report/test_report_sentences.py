@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results.run_folders import write_run
-
 from lpft.report.honesty import read_feature_change, read_unpaired, summarise_feature_change
 from lpft.report.reading import (
     read_accuracy,
@@ -13,6 +11,8 @@ from lpft.report.reading import (
     read_head,
     what_was_run,
 )
+from results.run_folders import write_run
+
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare, judge_groups
 from lpft.results.run import find_runs

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lpft.report.grid import Cell, Column, from_columns
+from lpft.report.tables import calibration, features, head_norms, methods
+from lpft.report.writers import to_csv, to_latex, to_markdown
 from results.run_folders import SPLITS, write_run
 from sklearn.metrics import f1_score, log_loss
 
 from lpft.report import ReportResult, format_method_table, method_table
-from lpft.report.grid import Cell, Column, from_columns
-from lpft.report.tables import calibration, features, head_norms, methods
-from lpft.report.writers import to_csv, to_latex, to_markdown
 from lpft.results.groups import group_runs
 from lpft.results.run import Run, find_runs
 

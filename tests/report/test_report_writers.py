@@ -4,7 +4,6 @@ import csv
 import io
 
 import pytest
-
 from lpft.report.grid import Cell, Column, Origin, from_columns
 from lpft.report.writers import to_csv, to_latex
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lpft.errors import InputError
 from lpft.report import build_report, format_report
-from lpft.report.numbers import ratio_text
+from lpft.results.formats import ratio_text
 from lpft.results.kernels import KernelRecord, aligned_name, find_kernels, kernel_name, solver_name
 
 from .kernel_folders import METHODS, write_kernels

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from experiments.scored_runs import right_of, write_scored
+from lpft.report.comparison_tables import score_differences
+from lpft.report.reading import read_differences
 
 from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
-from lpft.report.comparison_tables import score_differences
-from lpft.report.reading import read_differences
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import Differences, ScoreContrast, judge_groups
 from lpft.results.run import find_runs

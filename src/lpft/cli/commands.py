@@ -139,7 +139,7 @@ def ntk(options: Namespace) -> None:
     if options.json:
         print_json(record.as_json())
         return
-    from lpft.report.kernels.terminal import format_kernel_table
+    from lpft.report import format_kernel_table
 
     print(format_kernel_table(record))
     print(f"\nkernels: {config.output_dir}")
@@ -230,7 +230,7 @@ def reproduce(options: Namespace) -> int | None:
     ExperimentSettings.read_own(given)
     TrainingSettings.read_own(given)  # wrong settings need not wait for what is imported here:
     from lpft.experiments.run import NotReproduced, Session, work_table
-    from lpft.report.exhibits.terminal import format_experiment
+    from lpft.report import format_experiment
 
     folder = options.output_dir
     if folder is None:

@@ -7,6 +7,7 @@ from io import TextIOWrapper
 from typing import Any, TextIO
 
 from lpft.errors import InputError
+from lpft.results.formats import aligned
 
 
 def standard_input() -> TextIO:
@@ -109,15 +110,9 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns of text left, of numbers right, two blanks apart; None is shown as a dash."""
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     numeric = [
         all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)
-        for column in zip(*cells[1:], strict=True)
+        for column in zip(*texts, strict=True)
     ]
-    for line in cells:
-        aligned = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        )
-        print("  ".join(aligned).rstrip())
+    print("\n".join(aligned(header, texts, numeric)))

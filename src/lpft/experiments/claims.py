@@ -38,9 +38,9 @@ from lpft.experiments.plan import (
 from lpft.experiments.tables import EIGHT_SETS
 from lpft.experiments.verdicts import WITHOUT_RATES, Claim, PublishedQuestion
 from lpft.paper import published_datasets
-from lpft.report.honesty import summarise_feature_change
-from lpft.report.numbers import joined
+from lpft.report.feature_change import summarise_feature_change
 from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
+from lpft.results.formats import joined
 from lpft.results.groups import method_name
 from lpft.results.kernels import FT
 from lpft.results.pairing import (

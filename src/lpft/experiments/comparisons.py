@@ -23,9 +23,9 @@ from lpft.experiments.verdicts import (
     judge_cases,
     published_mean,
 )
-from lpft.report.numbers import MINUS, decimals_for, ratio_text, with_sd
-from lpft.report.reading import change_digits
-from lpft.results.groups import Spread, counted, method_name, metric_name
+from lpft.report.feature_change import change_digits
+from lpft.results.formats import MINUS, counted, decimals_for, ratio_text, with_sd
+from lpft.results.groups import Spread, method_name, metric_name
 from lpft.results.judging import Measured
 from lpft.results.kernels import KernelRecord, read_ft_ratio
 from lpft.results.pairing import (

@@ -10,9 +10,9 @@ from typing import Any
 from lpft import paper
 from lpft.experiments.plan import Plan, Recipe, Scope
 from lpft.experiments.prepare import Inputs
-from lpft.report.notes import ATTENTION, FOLDS, HALVED, kernel_faults
-from lpft.report.numbers import joined, whole
-from lpft.results.groups import counted, method_name, metric_name, model_name, rate
+from lpft.paper.reference_bugs import ATTENTION, FOLDS, HALVED, kernel_bugs
+from lpft.results.formats import counted, joined, rate, whole
+from lpft.results.groups import method_name, metric_name, model_name
 from lpft.results.pairing import SHARED
 from lpft.settings import TrainingSettings, get_method
 from lpft.settings.configs import RunConfig
@@ -239,7 +239,7 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
     if any("gpt2" in config.training.model.lower() for config, _ in (*runs, *starts)):
         yield ATTENTION
     models = {planned.config.run.training.model for planned in plan.kernels}
-    yield from kernel_faults(models) if models else ()
+    yield from kernel_bugs(models) if models else ()
 
 
 def _is_probed(method: str) -> bool:

@@ -31,13 +31,13 @@ from lpft.experiments.steps import (
     probed_runs,
     projected_runs,
 )
-from lpft.report.curves import QUANTITIES, curve
-from lpft.report.numbers import fixed, joined, significant
 from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
-from lpft.results.groups import Spread, counted, feature, method_name
+from lpft.results.formats import counted, fixed, joined, significant
+from lpft.results.groups import Spread, feature, method_name
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
 from lpft.results.run import Run, read_feature_changes
+from lpft.results.series import QUANTITIES, curve
 from lpft.settings import get_method
 
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")

@@ -1,8 +1,7 @@
 """Tables 2 and 9, figures 2, 7, 8 and 9: kernels at the start of fine-tuning."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +9,9 @@ from numpy.typing import NDArray
 from lpft.experiments.measures import Measure, estimate, measured_table
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope, planned_kernels
 from lpft.paper import published_kernels
-from lpft.report.drawing import thinned
-from lpft.report.kernels.heat_maps import HeatMap, heat_maps
-from lpft.report.kernels.spectra import MOST_POINTS
-from lpft.report.numbers import joined, significant
 from lpft.results.exhibits import Estimate, Figure, Panel, Series
-from lpft.results.groups import counted, method_name
+from lpft.results.formats import counted, joined, significant
+from lpft.results.groups import method_name
 from lpft.results.kernels import (
     FT,
     LOGISTIC,
@@ -29,6 +25,7 @@ from lpft.results.kernels import (
     kernel_name,
 )
 from lpft.results.quantities import PER_CENT
+from lpft.results.series import MOST_POINTS, block_size, heat_map_panels, thinned
 
 MOST_BLOCKS = 96
 """Rows of a heat map at most: a page's width has no room for more."""
@@ -275,17 +272,20 @@ def _show_heat_maps(runs: ExperimentRuns) -> Results:
     figures = []
     for task in runs.scope.tasks:
         seed, kernels = next(iter(runs.kernels_by_seed(task).items()), (0, None))
-        maps = () if kernels is None else heat_maps(kernels)
-        if kernels is None or not maps:
+        panels = () if kernels is None else heat_map_panels(kernels, MOST_BLOCKS)
+        if kernels is None or not panels:
             continue
-        texts, pooled = len(maps[0].values), _block_size(maps[0])
+        texts = len(kernels.labels["train"])
+        pooled = block_size(texts, MOST_BLOCKS)
         mean = f" A cell is the mean over {pooled} x {pooled} pairs of texts." if pooled > 1 else ""
         figures.append(
             Figure(
                 name=f"heat-maps-{task}",
                 title=f"Trace norms of the kernels: {task}",
                 kind="heat",
-                panels=tuple(_heat_panel(heat_map, kernels.name) for heat_map in maps),
+                panels=tuple(
+                    replace(panel, matrix=_rounded(panel), runs=(kernels.name,)) for panel in panels
+                ),
                 caption=(
                     "Trace norm of the C x C block of each pair of training texts, sorted by "
                     f"class, of {counted(texts, 'text')} and seed {seed} ({kernels.name}).{mean}"
@@ -295,30 +295,9 @@ def _show_heat_maps(runs: ExperimentRuns) -> Results:
     return Results(tuple(figures))
 
 
-def _heat_panel(heat_map: HeatMap, folder: str) -> Panel:
-    """The map in blocks that never mix classes."""
-    size, values = _block_size(heat_map), heat_map.values
-    starts = np.concatenate(
-        [np.arange(first, end, size) for first, end in pairwise(heat_map.boundaries)]
-    )
-    sums = np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1)
-    counts = np.diff(np.append(starts, len(values)))
-    means = sums / np.outer(counts, counts)
-    firsts = np.searchsorted(starts, heat_map.boundaries[:-1])
-    return Panel(
-        title=heat_map.title,
-        x="training text",
-        y="training text",
-        matrix=tuple(tuple(float(f"{value:.{_DIGITS}g}") for value in row) for row in means),
-        bounds=tuple(
-            (name, int(first)) for name, first in zip(heat_map.classes, firsts, strict=True)
-        ),
-        runs=(folder,),
-    )
-
-
-def _block_size(heat_map: HeatMap) -> int:
-    return -(-len(heat_map.values) // MOST_BLOCKS)
+def _rounded(panel: Panel) -> tuple[tuple[float, ...], ...]:
+    assert panel.matrix is not None, "a heat map has a matrix"
+    return tuple(tuple(float(f"{value:.{_DIGITS}g}") for value in row) for row in panel.matrix)
 
 
 def _recipe(

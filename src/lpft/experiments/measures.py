@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs
 from lpft.paper import MODEL, published_value
-from lpft.report.numbers import joined
 from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.formats import joined
 from lpft.results.groups import Selector, Spread, method_name, model_name
 from lpft.results.pairing import PAIRS, PUBLISHED, SHARED, pairs_in
 from lpft.results.quantities import PER_CENT

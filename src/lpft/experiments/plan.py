@@ -12,7 +12,7 @@ from lpft.data import TextData, find_task
 from lpft.errors import InputError, named
 from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
-from lpft.results.groups import rate
+from lpft.results.formats import rate
 from lpft.results.kernels import KernelRecord
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.results.run import Run

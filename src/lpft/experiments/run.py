@@ -43,7 +43,7 @@ from lpft.files import write_json
 from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.folder import locked, read_record
-from lpft.results.groups import rate
+from lpft.results.formats import rate
 from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels
 from lpft.runs.sweep import run_sweep

@@ -33,9 +33,9 @@ from lpft.experiments.measures import (
 )
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope
 from lpft.paper import published_size, published_value
-from lpft.report.numbers import joined
 from lpft.results.exhibits import Column, Estimate, Table
-from lpft.results.groups import counted, method_name, metric_name
+from lpft.results.formats import counted, joined
+from lpft.results.groups import method_name, metric_name
 from lpft.results.judging import RULE, Judgement, Measured, chance_note, judge
 from lpft.results.pairing import (
     OWN,

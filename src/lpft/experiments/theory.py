@@ -19,9 +19,8 @@ from lpft.errors import InputError
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.steps import Job, Step
 from lpft.experiments.verdicts import WITHOUT_RATES, Outcome, Part
-from lpft.report.numbers import scientific, significant
 from lpft.results.exhibits import Estimate
-from lpft.results.groups import counted
+from lpft.results.formats import counted, scientific, significant
 from lpft.results.judging import Judgement
 from lpft.theory.checks import (
     LAYERS,

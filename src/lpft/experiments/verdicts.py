@@ -26,9 +26,8 @@ import numpy as np
 from lpft.analysis.comparison import LEVEL
 from lpft.experiments.plan import ExperimentRuns
 from lpft.paper import published_datasets, published_kernels, published_value
-from lpft.report.numbers import joined
 from lpft.results.exhibits import OVERALL, Estimate, Verdict, VerdictName
-from lpft.results.groups import counted
+from lpft.results.formats import counted, joined
 from lpft.results.judging import FEW_SEEDS, Judgement, Measured, judge
 from lpft.results.kernels import FT
 from lpft.results.quantities import DRAW_SEED

@@ -1,10 +1,14 @@
 """The report of a folder: experiments, runs and kernels on one page, with tables and figures."""
 
 from lpft.report.build import ReportResult, build_report
-from lpft.report.exhibits.terminal import format_experiment
-from lpft.report.kernels.terminal import format_kernel_table
-from lpft.report.listing import report_record
-from lpft.report.terminal import format_method_table, format_report, method_table
+from lpft.report.terminal import (
+    format_experiment,
+    format_kernel_table,
+    format_method_table,
+    format_report,
+    method_table,
+    report_record,
+)
 from lpft.results.exhibits import ExperimentRecord
 
 __all__ = [

@@ -1,38 +1,28 @@
 """Build the report of a folder: one page of experiments, runs and kernels, with files beside it."""
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 from lpft.errors import InputError
-from lpft.report.curves import curve_sheet
-from lpft.report.exhibits.collect import find_experiments
-from lpft.report.exhibits.origins import page_places
-from lpft.report.exhibits.views import experiment_figures, view_experiments
-from lpft.report.figures import accuracy_figure, feature_change_figure
-from lpft.report.kernels.views import kernel_figures, view_kernels
-from lpft.report.outputs import (
-    check_page,
-    figure_files,
-    figures_folder,
-    refuse_existing,
-    relative_link,
-    table_files,
-    tables_folder,
-    write_files,
-)
-from lpft.report.page import FilesBeside, PageParts, render_page
-from lpft.report.palette import styles
-from lpft.report.reliability import reliability_sheet
-from lpft.report.run_views import view_runs, view_unread
-from lpft.report.views import view_group
-from lpft.results.exhibits import RECORD, ExperimentRecord
+from lpft.files import replace_when_written
+from lpft.report.drawing import saved
+from lpft.report.experiments import Place, experiment_chapter, tracer
+from lpft.report.kernels import kernel_chapter
+from lpft.report.page import Chapter, Contents, UnreadRow, relative_link, render_page
+from lpft.report.panels import sheet
+from lpft.report.runs import group_chapter, run_sections
+from lpft.report.table import to_csv, to_latex, to_markdown
+from lpft.results.exhibits import RECORD, ExperimentRecord, FoundExperiment, find_experiments
 from lpft.results.folder import UnreadFolder, nothing_found, without_copies
+from lpft.results.formats import slug, whole
 from lpft.results.groups import Group, group_runs
 from lpft.results.kernels import KernelRecord, find_kernels
-from lpft.results.pairing import compare, judge_groups
+from lpft.results.pairing import judge_groups
 from lpft.results.run import RUNS_EXPECTED, Run, find_runs
 from lpft.results.schema import RunRecord
 
@@ -94,57 +84,32 @@ def build_report(
     runs, unread_runs = find_runs(directory)
     kernels, unread_kernels = find_kernels(directory)
     experiments, unread_experiments = find_experiments(directory)
-    unread = (*unread_experiments, *unread_runs, *unread_kernels)
     if not runs and not kernels and not experiments:
+        unread = (*unread_experiments, *unread_runs, *unread_kernels)
         raise InputError(nothing_found(directory, unread, EXPECTED))
-    check_page(page)
+    _check_page(page)
     runs, copied_runs = without_copies(runs, RunRecord.FILE)
     kernels, copied_kernels = without_copies(kernels, KernelRecord.FILE)
     copies = copied_runs | copied_kernels
     groups, repeated = group_runs(runs)
     unread = (*unread_experiments, *unread_runs, *repeated, *unread_kernels)
 
-    anchors = {group.slug for group in groups}
-    differences = judge_groups(groups)
-    group_views = [view_group(group, differences[group.slug]) for group in groups]
-    kernel_views = view_kernels(kernels, page.parent, anchors)
-    run_views, shared = view_runs(groups, page.parent, anchors)
-    unread_views = view_unread(unread, page.parent, anchors)
-    places = page_places(run_views, kernel_views, unread_views, copies)
-    experiment_views = view_experiments(experiments, page.parent, places, anchors)
-
-    tables = [
-        *((view.slug, view.tables) for view in experiment_views),
-        *((view.group.slug, view.tables) for view in group_views),
-        *((view.slug, view.tables) for view in kernel_views),
-    ]
-    figures = [
-        *(figure for view in experiment_views for figure in experiment_figures(view)),
-        *(figure for group in groups for figure in _figures(group)),
-        *(figure for view in kernel_views for figure in kernel_figures(view)),
-    ]
-    texts = dict(table_files(tables, tables_folder(page)))
-    images = dict(figure_files(figures, figures_folder(page)))
+    contents = _contents(directory, page, groups, kernels, experiments, unread, copies)
+    tables, figures = (page.with_name(f"{page.stem}-{what}") for what in ("tables", "figures"))
+    texts = dict(_table_files(contents.chapters, tables))
+    images = dict(_figure_files(contents.chapters, figures))
     if not overwrite:
-        refuse_existing([page, *texts, *images])
-    html = render_page(
-        PageParts(
-            experiment_views,
-            group_views,
-            run_views,
-            shared,
-            kernel_views,
-            unread_views,
-            len(copies),
-        ),
-        FilesBeside(
-            tables_href=relative_link(tables_folder(page), page.parent),
-            figures_href=relative_link(figures_folder(page), page.parent),
-            has_tables=bool(texts),
-            has_figures=bool(images),
-        ),
-    )
-    write_files(texts, images, page, html)
+        _refuse_existing([page, *texts, *images])
+    links = [
+        relative_link(folder, page.parent) if files else ""
+        for folder, files in ((tables, texts), (figures, images))
+    ]
+    html = render_page(contents, *links)
+    for path, text in texts.items():
+        _write(path, text.encode("utf-8"))
+    for path, (canvas, kind) in images.items():
+        _write(path, saved(canvas, kind))
+    _write(page, html.encode("utf-8"))
     return ReportResult(
         page=page,
         tables=tuple(texts),
@@ -156,15 +121,131 @@ def build_report(
     )
 
 
-def _figures(group: Group) -> Iterator[tuple[str, Figure]]:
-    yield f"{group.slug}-accuracy", accuracy_figure(group, with_legend=True)
-    change = feature_change_figure(compare(group), group)
-    if change is not None:
-        yield f"{group.slug}-feature-change", change
-    training = curve_sheet(group)
-    if training is not None:
-        yield f"{group.slug}-training", training
-    looks = styles(group.settings)
-    for setting in group.settings:
-        figure = reliability_sheet(setting, group, looks[setting.label])
-        yield f"{group.slug}-reliability-{setting.slug}", figure
+def _contents(
+    directory: Path,
+    page: Path,
+    groups: Sequence[Group],
+    kernels: Sequence[KernelRecord],
+    experiments: Sequence[FoundExperiment],
+    unread: Sequence[UnreadFolder],
+    copies: Mapping[Path, Path],
+) -> Contents:
+    """The chapters, once every folder has its place in the page."""
+    folder = page.parent
+    taken = {group.slug for group in groups}
+    kernel_titles = _told_apart([(found.title, found.name) for found in kernels])
+    kernel_slugs = [slug(f"kernels {title}", taken) for title in kernel_titles]
+    anchors = {run.name: slug(f"run {run.name}", taken) for group in groups for run in group.runs}
+    rows = tuple(
+        UnreadRow(found, slug(f"unread {found.name}", taken), relative_link(found.folder, folder))
+        for found in unread
+    )
+    places = {
+        **{row.folder.folder: _unread_place(row) for row in rows},
+        **{
+            run.folder: Place(f"{run.data_name}, {setting.label}, seed", str(run.seed), link)
+            for group in groups
+            for setting in group.settings
+            for run in setting.runs
+            if (link := f"#{anchors[run.name]}")
+        },
+        **{
+            found.folder: _kernel_place(found, name)
+            for found, name in zip(kernels, kernel_slugs, strict=True)
+        },
+    }
+    places |= {copy: places[shown] for copy, shown in copies.items()}
+    differences = judge_groups(groups)
+    trace = tracer(directory, folder, places)
+    titles = _told_apart([(found.record.title, found.name) for found in experiments])
+    sections, shared = run_sections(groups, anchors, folder)
+    chapters = (
+        *(
+            experiment_chapter(
+                found.record,
+                slug(found.record.name, taken),
+                title,
+                relative_link(found.folder / RECORD, folder),
+                tracer(found.folder, folder, places),
+            )
+            for found, title in zip(experiments, titles, strict=True)
+        ),
+        *(group_chapter(group, differences[group.slug], anchors, trace) for group in groups),
+        *(
+            kernel_chapter(found, name, title, folder)
+            for found, name, title in zip(kernels, kernel_slugs, kernel_titles, strict=True)
+        ),
+    )
+    return Contents(chapters, sections, shared, rows, len(copies))
+
+
+def _told_apart(titles: Sequence[tuple[str, str]]) -> list[str]:
+    """Titles; equal ones with the names of their folders."""
+    times = Counter(title for title, _ in titles)
+    return [title if times[title] == 1 else f"{title} · {name}" for title, name in titles]
+
+
+def _unread_place(row: UnreadRow) -> Place:
+    kin = f"{row.folder.state}, not in the numbers below"
+    return Place(kin, row.folder.name, f"#{row.anchor}")
+
+
+def _kernel_place(kernels: KernelRecord, name: str) -> Place:
+    kin = f"kernels of {kernels.data_name}"
+    if kernels.seed is None:
+        return Place(kin, kernels.name, f"#{name}")
+    return Place(f"{kin}, seed", whole(kernels.seed), f"#{name}")
+
+
+def _check_page(page: Path) -> None:
+    """Check that a page can have this name."""
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"{page}: the report is an HTML page; expected a file name that ends in .html"
+        )
+    if page.is_dir():
+        raise InputError(f"{page} is a folder; expected the name of a file for the page")
+
+
+def _refuse_existing(paths: Sequence[Path]) -> None:
+    there = [path for path in paths if os.path.lexists(path)]
+    if there:
+        more = f" (with {len(there) - 1} more of its files)" if len(there) > 1 else ""
+        raise InputError(
+            f"{there[0]} exists already{more} and nothing was written; choose another output, or "
+            "replace it with --overwrite (overwrite=True in Python)"
+        )
+
+
+def _table_files(chapters: Sequence[Chapter], folder: Path) -> Iterator[tuple[Path, str]]:
+    for chapter in chapters:
+        for table in chapter.tables():
+            stem = f"{chapter.slug}-{table.name}"
+            yield folder / f"{stem}.csv", to_csv(table, chapter.trace)
+            yield folder / f"{stem}.md", to_markdown(table)
+            yield folder / f"{stem}.tex", to_latex(table)
+
+
+def _figure_files(
+    chapters: Sequence[Chapter], folder: Path
+) -> Iterator[tuple[Path, tuple[Canvas, str]]]:
+    """Every figure with the kinds of files it is saved as."""
+    for chapter in chapters:
+        for figure in chapter.figures():
+            canvas = sheet(figure)
+            if canvas is None:
+                continue
+            for kind in ("png", "pdf"):
+                yield folder / f"{chapter.slug}-{figure.name}.{kind}", (canvas, kind)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_when_written(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as problem:
+        raise InputError(
+            f"{path} cannot be written ({problem.strerror}): name another place with --output"
+        ) from problem

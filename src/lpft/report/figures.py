@@ -1,105 +1,401 @@
-"""Figures that compare settings: accuracy in and out of distribution, feature change of pairs."""
+"""The figures of runs and of kernels: accuracy, feature change, training, calibration; spectra."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
+import numpy as np
 
-from lpft.report.drawing import (
-    SMALL,
-    banded_rows,
-    dress,
-    legend,
-    legend_height,
-    line_of,
-    name_width,
-    names_as_ticks,
-    new_figure,
-    point_with_interval,
-    row_places,
+from lpft.analysis.calibration import ReliabilityBins, reliability_bins
+from lpft.report.text import say
+from lpft.results.exhibits import Figure, Panel, Series
+from lpft.results.formats import decimals_for, fixed, rate, whole, wilson
+from lpft.results.groups import Group, Setting, method_name, score
+from lpft.results.kernels import (
+    FT,
+    NTK,
+    Dynamics,
+    KernelRecord,
+    KernelStatistics,
+    MethodRecord,
+    Share,
+    kernel_name,
 )
-from lpft.report.numbers import decimals_for, fixed, rate, whole, wilson
-from lpft.report.palette import INK, MUTED, Style, styles
-from lpft.results.groups import Group, method_name, score
 from lpft.results.pairing import Comparison, Match
+from lpft.results.run import Predictions
+from lpft.results.series import QUANTITIES, block_size, curve, heat_map_panels
+
+BINS = 15
+_MOST_PIXELS = 256  # a side of a heat map
+_FROM_ZERO = ("head_norm", "bias_norm", "logit_norm", "feature_difference")
+_BELOW = 1e-2  # how far below the rank tolerance a spectrum goes: further down is rounding
+_NO_TOLERANCE = 1e-6
 
 
-def accuracy_figure(group: Group, *, with_legend: bool) -> Figure:
+def accuracy(group: Group) -> Figure:
     """Accuracy of every setting on the ID set and on each OOD set, with an interval each."""
-    splits = [group.id_split, *group.ood_splits]
-    names, looks = [setting.label for setting in group.settings], styles(group.settings)
-    row = 0.34 + 0.13 * len(names)
-    top = legend_height(looks, 6.6) if with_legend else 0.08
-    height = top + row * len(splits) + 0.5
-    figure = new_figure(6.6, height)
-    left = name_width(splits) / 6.6
-    axes = figure.add_axes((left, 0.44 / height, 0.97 - left, 1 - (0.44 + top) / height))
-    for position, split in enumerate(splits):
-        places = row_places(len(names), position)
-        for y, setting in zip(places, group.settings, strict=True):
-            spread = setting.spread(score(split, "accuracy"))
-            rows = setting.rows(split)
-            if spread is None or rows is None:
-                continue
-            if spread.sd is None:
-                interval = wilson(spread.mean, rows)
-            else:
-                interval = spread.mean - spread.sd, spread.mean + spread.sd
-            point_with_interval(axes, spread.mean, interval, y, looks[setting.label])
-    dress(axes, x="accuracy")
-    banded_rows(axes, splits)
-    if with_legend:
-        legend(figure, looks, top / height)
-    return figure
+    splits = (group.id_split, *group.ood_splits)
+    return Figure(
+        name="accuracy",
+        title="Accuracy in and out of distribution",
+        kind="points",
+        panels=(
+            Panel(
+                title="",
+                x="",
+                y="accuracy",
+                ticks=splits,
+                series=tuple(_accuracies(setting, splits) for setting in group.settings),
+            ),
+        ),
+        caption=say("accuracy_caption", group=group),
+        values_in="the table of methods",
+    )
 
 
-def feature_change_figure(comparisons: Sequence[Comparison], group: Group) -> Figure | None:
+def _accuracies(setting: Setting, splits: Sequence[str]) -> Series:
+    """With the Wilson interval of the rows for one seed, ± one standard deviation for several."""
+    means: list[float | None] = []
+    ends: list[tuple[float | None, float | None]] = []
+    for split in splits:
+        spread, rows = setting.spread(score(split, "accuracy")), setting.rows(split)
+        known = spread is not None and rows is not None
+        means.append(spread.mean if spread is not None and known else None)
+        if spread is None or rows is None:
+            ends.append((None, None))
+        elif spread.sd is None:
+            ends.append(wilson(spread.mean, rows))
+        else:
+            ends.append((spread.mean - spread.sd, spread.mean + spread.sd))
+    return Series(
+        label=setting.label,
+        method=setting.method,
+        x=tuple(map(float, range(len(splits)))),
+        y=tuple(means),
+        low=tuple(low for low, _ in ends),
+        high=tuple(high for _, high in ends),
+    )
+
+
+def feature_change(comparisons: Sequence[Comparison]) -> Figure | None:
     """Feature change of each matched pair, own rates above shared ones; None without a pair."""
-    matches: list[tuple[str, Match]] = []
-    for comparison in comparisons:
-        pair = " and ".join(method_name(method) for method in comparison.methods)
-        if comparison.own is not None:
-            matches.append((f"{pair}\neach at its own rate", comparison.own))
-        for match in comparison.shared:
-            shared = f"rate {rate(match.rates[0].learning_rate)}"
-            shared += f", batch {whole(match.rates[0].batch_size)}"
-            matches.append((f"{pair}\nboth at {shared}", match))
-    drawn = [(name, m, m.change) for name, m in matches if m.change is not None]
-    if not drawn:
+    panels = tuple(
+        panel for comparison in comparisons if (panel := _change_panel(comparison)) is not None
+    )
+    if not panels:
         return None
-    looks: dict[str, Style] = {}
-    for setting in group.settings:
-        looks.setdefault(setting.method, styles((setting,))[setting.label])
-    farthest = max(spread.mean for *_, change in drawn for spread in change)
-    digits = decimals_for([farthest])
-    height = 0.62 + 0.6 * len(drawn)
-    figure = new_figure(6.6, height)
-    axes = figure.add_axes((0.29, 0.46 / height, 0.67, 1 - 0.54 / height))
-    for position, (_, match, change) in enumerate(drawn):
-        ends = [change[0].mean, change[1].mean]
-        axes.plot(ends, [position] * 2, color=MUTED, linewidth=1.2, zorder=1)
-        # Labels on either side of the line never meet, however near the two values are.
-        for method, spread, side in zip(match.methods, change, (1, -1), strict=True):
-            axes.errorbar(
-                [spread.mean],
-                [position],
-                xerr=None if spread.sd is None else [spread.sd],
-                **line_of(looks[method], linestyle="None", markersize=7),
+    return Figure(
+        name="feature-change",
+        title="Feature change of matched pairs",
+        kind="points",
+        panels=panels,
+        caption=say("feature_change_caption"),
+        values_in="the tables of feature change",
+    )
+
+
+def _change_panel(comparison: Comparison) -> Panel | None:
+    found = [("each at its own rate", comparison.own)] if comparison.own is not None else []
+    found += [(f"both at {_rates_of(match)}", match) for match in comparison.shared]
+    rows = [(name, m, m.change) for name, m in found if m is not None and m.change is not None]
+    if not rows:
+        return None
+    digits = decimals_for(spread.mean for *_, change in rows for spread in change)
+    series = []
+    for side, method in enumerate(comparison.methods):
+        spreads = [change[side] for *_, change in rows]
+        deviations = [0.0 if spread.sd is None else spread.sd for spread in spreads]
+        series.append(
+            Series(
+                label=method_name(method),
+                method=method,
+                x=tuple(map(float, range(len(rows)))),
+                y=tuple(spread.mean for spread in spreads),
+                low=tuple(s.mean - sd for s, sd in zip(spreads, deviations, strict=True)),
+                high=tuple(s.mean + sd for s, sd in zip(spreads, deviations, strict=True)),
+                texts=tuple(fixed(spread.mean, digits) for spread in spreads),
             )
-            axes.annotate(
-                f"{method_name(method)} {fixed(spread.mean, digits)}",
-                (spread.mean, position),
-                xytext=(0, 7 * side),
-                textcoords="offset points",
-                ha="center" if spread.mean > 0.1 * farthest else "left",
-                va="bottom" if side > 0 else "top",
-                fontsize=SMALL,
-                color=INK,
-                parse_math=False,
+        )
+    return Panel(
+        title=" and ".join(map(method_name, comparison.methods)),
+        x="",
+        y=f"feature change ({rows[0][1].split})",
+        ticks=tuple(name for name, *_ in rows),
+        series=tuple(series),
+        from_zero=True,
+    )
+
+
+def _rates_of(match: Match) -> str:
+    rates = match.rates[0]
+    return f"rate {rate(rates.learning_rate)},\nbatch {whole(rates.batch_size)}"
+
+
+def training(group: Group) -> Figure | None:
+    """Every recorded quantity along training, a line per run; None where there is no history."""
+    panels = []
+    for quantity, _, name in QUANTITIES:
+        lines = [
+            Series(
+                label=setting.label,
+                method=setting.method,
+                x=tuple(epoch for epoch, _ in points),
+                y=tuple(value for _, value in points),
             )
-    split = drawn[0][1].split
-    dress(axes, x=f"feature change: mean L2 distance from pre-trained features ({split})")
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
-    axes.set_xlim(0, farthest * 1.16)
-    names_as_ticks(axes, range(len(drawn)), [name for name, *_ in drawn])
-    return figure
+            for setting in group.settings
+            for points in (curve(run, quantity) for run in setting.runs)
+        ]
+        if any(line.x for line in lines):
+            from_zero = quantity in _FROM_ZERO
+            panels.append(Panel(name, "epoch", "", tuple(lines), from_zero=from_zero))
+    if not panels:
+        return None
+    return Figure(
+        name="training",
+        title="Along training",
+        kind="lines",
+        panels=tuple(panels),
+        caption=say("training_caption"),
+        values_in="history.jsonl of each run",
+    )
+
+
+def reliability(setting: Setting, group: Group) -> Figure:
+    """Accuracy against confidence before and after temperature scaling, a diagram per split."""
+    panels = []
+    for split in group.splits:
+        bins = reliability_bins_of(setting, split)
+        if bins is None:
+            continue
+        errors = [setting.spread(score(split, "ece", calibrated=c)) for c in (False, True)]
+        first, second = (fixed(None if error is None else error.mean) for error in errors)
+        panels.append(
+            Panel(
+                title=split,
+                x="confidence",
+                y="accuracy",
+                series=(
+                    _bins_as_series("before temperature scaling", None, bins[0]),
+                    _bins_as_series(setting.label, setting.method, bins[1]),
+                ),
+                subtitle=f"ECE {first} before, {second} after",
+                strip=setting.label,
+            )
+        )
+    return Figure(
+        name=f"reliability-{setting.slug}",
+        title=f"Reliability of {setting.label}",
+        kind="reliability",
+        panels=tuple(panels),
+        values_in="the table of calibration",
+    )
+
+
+def reliability_bins_of(
+    setting: Setting, split: str
+) -> tuple[ReliabilityBins, ReliabilityBins] | None:
+    """Bins of the top probability before and after temperature, the rows of all seeds together."""
+    runs = [run for run in setting.runs if split in run.predictions]
+    if not runs:
+        return None
+    labels = np.concatenate([run.predictions[split].labels for run in runs])
+
+    def bins(temperatures: Sequence[float]) -> ReliabilityBins:
+        pairs: list[tuple[Predictions, float]] = [
+            (run.predictions[split], t) for run, t in zip(runs, temperatures, strict=True)
+        ]
+        probabilities = np.concatenate([found.probabilities(t) for found, t in pairs])
+        return reliability_bins(probabilities, labels, bins=BINS)
+
+    return bins([1.0] * len(runs)), bins([run.temperature for run in runs])
+
+
+def _bins_as_series(label: str, method: str | None, bins: ReliabilityBins) -> Series:
+    """A point for each bin, without a value for empty ones."""
+    there = bins.counts > 0
+    return Series(
+        label=label,
+        method=method,
+        x=tuple(float(x) if some else 0.0 for x, some in zip(bins.confidence, there, strict=True)),
+        y=tuple(float(y) if some else None for y, some in zip(bins.accuracy, there, strict=True)),
+        weights=tuple(map(float, bins.counts / bins.counts.sum())),
+    )
+
+
+def spectra(kernels: KernelRecord) -> Figure | None:
+    """Singular values over the largest, with P, F on the left and P + F on the right."""
+    panels = []
+    for kernel in (FT, NTK):
+        own = [
+            (method.name, method.method, method.kernels[kernel])
+            for method in kernels.methods
+            if kernel in method.kernels and method.kernels[kernel].singular_values.any()
+        ]
+        if own:
+            panels.append(_spectrum_panel(kernels, kernel, own))
+    if not panels:
+        return None
+    return Figure(
+        name="spectra",
+        title="Spectra",
+        kind="lines",
+        panels=tuple(panels),
+        caption=say("spectra_caption"),
+        values_in="kernels.json",
+    )
+
+
+def _spectrum_panel(
+    kernels: KernelRecord, kernel: str, own: Sequence[tuple[str, str, KernelStatistics]]
+) -> Panel:
+    shared = [
+        ("P" if len(kernels.pretrain) == 1 else f"P ({kernels.owners_name(owners)})", None, found)
+        for owners, found in kernels.pretrain
+        if found.singular_values.any()
+    ]
+    lines = [*shared, *own]
+    tolerances = [t for *_, found in lines if (t := _relative_tolerance(found)) is not None]
+    bottom = _BELOW * (max(tolerances) if tolerances else _NO_TOLERANCE)
+    return Panel(
+        title=f"Spectra of {kernel_name(kernel)}, with P",
+        x="k-th singular value",
+        y="over the largest",
+        y_scale="log",
+        series=tuple(_spectrum(*line, bottom) for line in lines),
+        level=(max(tolerances), "rank tolerance") if tolerances else None,
+    )
+
+
+def _spectrum(label: str, method: str | None, found: KernelStatistics, bottom: float) -> Series:
+    """A line down to ``bottom``, with a marker at the rank."""
+    values = found.singular_values / found.singular_values[0]
+    rank = None if found.rank is None else int(found.rank)
+    marked = (rank - 1,) if rank is not None and 0 < rank <= len(values) else ()
+    return Series(
+        label=label,
+        method=method,
+        x=tuple(float(place) for place in range(1, len(values) + 1)),
+        y=tuple(
+            max(float(value), bottom) if value >= bottom or place in marked else None
+            for place, value in enumerate(values)
+        ),
+        marked=marked,
+    )
+
+
+def _relative_tolerance(statistics: KernelStatistics) -> float | None:
+    """The rank tolerance over the largest singular value, None where it was not recorded."""
+    tolerance, largest = statistics.rank_tolerance, statistics.largest_singular_value
+    if tolerance is None or largest is None or not 0 < tolerance < largest:
+        return None
+    return tolerance / largest
+
+
+def heat_maps(kernels: KernelRecord) -> Figure | None:
+    """Trace norms of every pair of training texts, sorted by class, a strip per kernel."""
+    panels = heat_map_panels(kernels, _MOST_PIXELS)
+    if not panels:
+        return None
+    counts = np.bincount(kernels.labels["train"], minlength=len(kernels.classes))
+    by_name = dict(zip(kernels.classes, counts, strict=True))
+    return Figure(
+        name="heat-maps",
+        title="Heat maps",
+        kind="heat",
+        panels=panels,
+        caption=say(
+            "heat_maps_caption",
+            counts=[(name, int(by_name[name])) for name, _ in panels[0].bounds],
+            pooled=block_size(int(counts.sum()), _MOST_PIXELS),
+        ),
+        values_in="the tensors beside kernels.json",
+    )
+
+
+def shares(kernels: KernelRecord) -> Figure | None:
+    """What each kind of parameter and each layer adds to the trace of F, a panel per method."""
+    kinds, layers = (
+        list(dict.fromkeys(name for method in kernels.methods for name in trace_shares(method, by)))
+        for by in ("kind", "layer")
+    )
+    gap = [""] if kinds and layers else []
+    ticks = (*kinds, *gap, *layers)
+    panels = []
+    for method in kernels.methods:
+        by_kind, by_layer = (trace_shares(method, by) for by in ("kind", "layer"))
+        found = [*map(by_kind.get, kinds), *(None for _ in gap), *map(by_layer.get, layers)]
+        if by_kind or by_layer:
+            values = tuple(None if share is None else 100 * share for share in found)
+            places = tuple(map(float, range(len(ticks))))
+            series = Series(method.name, places, values, method=method.method)
+            panels.append(
+                Panel(method.name, "", "share of the trace of F (%)", (series,), ticks=ticks)
+            )
+    if not panels:
+        return None
+    return Figure(
+        name="shares",
+        title="What F is made of",
+        kind="bars",
+        panels=tuple(panels),
+        caption=say("shares_caption"),
+        values_in="the table",
+    )
+
+
+def trace_shares(method: MethodRecord, by: str) -> dict[str, float]:
+    """``trace of the part / trace of F`` for each layer, or each kind of parameter."""
+    parts: Mapping[str, Share] = method.kinds if by == "kind" else method.layers
+    kernel = method.kernels.get(FT)
+    if kernel is None or kernel.trace is None or kernel.trace <= 0:
+        return {}
+    known = {name: part.trace for name, part in parts.items() if part.trace is not None}
+    return {name: trace / kernel.trace for name, trace in known.items()}
+
+
+def dynamics(kernels: KernelRecord) -> Figure | None:
+    """Left the error of one step's first order, right the loss of both trainings; None without."""
+    found = [(m, m.dynamics) for m in kernels.methods if m.dynamics is not None]
+    if not found:
+        return None
+    errors = tuple(_error_line(method, steps) for method, steps in found if steps.first_order)
+    losses = tuple(
+        line
+        for method, steps in found
+        if "train" in steps.trajectories
+        for line in _loss_lines(method, steps)
+    )
+    return Figure(
+        name="dynamics",
+        title="Training beside what the kernel predicts",
+        kind="lines",
+        panels=(
+            Panel("Error of the first order", "rate", "relative, of logits", errors, "log", "log"),
+            Panel("Training loss", "steps", "NLL (nats)", losses),
+        ),
+        caption=say("dynamics_caption"),
+        values_in="the tables",
+    )
+
+
+def _error_line(method: MethodRecord, found: Dynamics) -> Series:
+    steps = found.first_order
+    return Series(
+        label=method.name,
+        method=method.method,
+        x=tuple(step.rate for step in steps),
+        y=tuple(step.logits for step in steps),
+    )
+
+
+def _loss_lines(method: MethodRecord, found: Dynamics) -> tuple[Series, Series]:
+    trained = found.trajectories["train"]
+    steps = tuple(map(float, found.steps))
+    return (
+        Series(method.name, steps, tuple(trained.real), method=method.method),
+        Series(
+            f"{method.name}, linear model",
+            steps,
+            tuple(trained.linearized),
+            method=method.method,
+            dashed=True,
+        ),
+    )

@@ -1,199 +1,335 @@
-"""Render the one self-contained HTML page."""
+"""The one self-contained HTML page: chapters of sections, and what stands in them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 import lpft
-from lpft.report.exhibits.views import ExperimentView
-from lpft.report.facts import Sections
-from lpft.report.kernels.views import KernelView
-from lpft.report.notes import DEFINITIONS, KERNEL_DEFINITIONS, faults, kernel_faults
-from lpft.report.numbers import counted, fixed, joined
-from lpft.report.run_views import RunView, UnreadView
-from lpft.report.views import GroupView
-from lpft.results.folder import UnreadFolder
-from lpft.results.groups import model_name
+from lpft.report.panels import draw
+from lpft.report.table import (
+    Trace,
+    bands,
+    is_numeric,
+    row_groups,
+    shown_effect,
+    untraced,
+    wraps,
+)
+from lpft.report.text import environment, say
+from lpft.results.exhibits import Figure, Table
+from lpft.results.judging import RULE
 
 MOST_RUNS_OPEN = 12
-GROUP_PARTS = (
-    ("results", "Results"),
-    ("change", "Feature change"),
-    ("calibration", "Calibration"),
-    ("features", "Features"),
-    ("training", "Training"),
-    ("confusion", "Confusion"),
-)
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("lpft.report"),
-        autoescape=True,  # class names, file names and texts come from data
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["fixed"] = fixed
-    environment.filters["counted"] = counted
-    return environment.get_template("report.html.j2")
+Facts = tuple[tuple[str, str], ...]
+"""Names and what is said of each."""
 
 
 @dataclass(frozen=True)
-class PageParts:
+class Note:
+    """A sentence beside the numbers, or a warning."""
+
+    text: str
+    warns: bool = False
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list, each item with a link in front of it where it has one."""
+
+    items: tuple[tuple[str, str, str], ...]  # text of the link, address, text after it
+    look: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a summary says under one name, which leads to where it is computed."""
+
+    name: str
+    blocks: tuple["Block", ...]
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a summary."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Facts under headings, folded away behind ``summary``."""
+
+    summary: str
+    sections: tuple[tuple[str, Facts], ...]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What each series of a figure was drawn from: its name and the runs."""
+
+    runs: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The way to a folder and to its records; ``lead`` is a link with text after it."""
+
+    address: str
+    records: tuple[str, ...]
+    lead: tuple[str, str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Small tables side by side."""
+
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
+class FilesOf:
+    """A figure that is not on the page but in files."""
+
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The verdicts on an experiment's claims: as a list, or with every comparison."""
+
+    claims: tuple[Any, ...]
+    short: bool
+    verdicts: Table | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; ``anchor`` is its name in the page, if it has one."""
+
+    title: str
+    blocks: tuple["Block", ...]
+    anchor: str = ""
+    look: str = ""
+
+
+Block = (
+    str
+    | Note
+    | Items
+    | Rows
+    | Details
+    | Origins
+    | Folder
+    | Table
+    | Tables
+    | Figure
+    | FilesOf
+    | Claims
+    | Section
+)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An experiment, a group of runs or one record of kernels.
+
+    ``slug`` is its anchor and begins the names of its files, ``summary`` stands at the top of the
+    page, and ``trace`` leads from the runs of a number to their places in the page.
+    """
+
+    kind: Literal["experiment", "runs", "kernels"]
+    slug: str
+    title: str
+    summary: tuple[Block, ...]
+    sections: tuple[Section, ...]
+    data: str = ""
+    model: str = ""
+    notes: tuple[Note, ...] = ()
+    runs: int = 0
+    tally: str = ""
+    trace: Trace = untraced
+    bugs: tuple[str, ...] = ()
+
+    def tables(self) -> Iterator[Table]:
+        """The tables that have files."""
+        return (table for table in _all_of(Table, self.sections) if table.name)
+
+    def figures(self) -> Iterator[Figure]:
+        """All figures, for files."""
+        return _all_of(Figure, self.sections)
+
+
+Kind = TypeVar("Kind", Table, Figure)
+
+
+def _all_of(kind: type[Kind], blocks: Sequence[Block]) -> Iterator[Kind]:
+    for block in blocks:
+        if isinstance(block, kind):
+            yield block
+        elif isinstance(block, Section):
+            yield from _all_of(kind, block.blocks)
+        elif isinstance(block, FilesOf):
+            yield from _all_of(kind, (block.figure,))
+        elif isinstance(block, Claims) and block.verdicts is not None:
+            yield from _all_of(kind, (block.verdicts,))
+
+
+@dataclass(frozen=True)
+class UnreadRow:
+    """A folder that is not in the numbers, with its place in the page and the way to it."""
+
+    folder: Any
+    anchor: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Contents:
     """Everything on the page, in its order.
 
     ``shared`` is what all runs have in common, ``copies`` how many folders hold what another does.
     """
 
-    experiments: Sequence[ExperimentView]
-    groups: Sequence[GroupView]
-    runs: Sequence[RunView]
-    shared: Sections
-    kernels: Sequence[KernelView]
-    unread: Sequence[UnreadView]
+    chapters: tuple[Chapter, ...]
+    runs: tuple[Section, ...]
+    shared: tuple[tuple[str, Facts], ...]
+    unread: tuple[UnreadRow, ...]
     copies: int
 
+    def of(self, kind: str) -> tuple[Chapter, ...]:
+        """The chapters of one kind."""
+        return tuple(chapter for chapter in self.chapters if chapter.kind == kind)
+
     @property
-    def folded(self) -> bool:
+    def folds_chapters(self) -> bool:
         """Whether what was measured is folded away: behind experiments, or many runs of many kinds.
 
         Results of one group of runs are what its page is for.
         """
-        return bool(self.experiments) or (self.folded_runs and len(self.groups) > 1)
+        return bool(self.of("experiment")) or (self.folds_runs and len(self.of("runs")) > 1)
 
     @property
-    def folded_runs(self) -> bool:
+    def folds_runs(self) -> bool:
         """Whether how each run was made is folded away."""
-        return bool(self.experiments) or len(self.runs) > MOST_RUNS_OPEN
+        return bool(self.of("experiment")) or len(self.runs) > MOST_RUNS_OPEN
 
 
-@dataclass(frozen=True)
-class FilesBeside:
-    """The ways from the page to the folders of tables and figures, and whether they have files."""
-
-    tables_href: str
-    figures_href: str
-    has_tables: bool
-    has_figures: bool
+def relative_link(target: Path, page_folder: Path) -> str:
+    """A URL from the page to a file or folder; any byte that a file name may have is quoted."""
+    relative = os.path.relpath(target.resolve(), page_folder.resolve())
+    return quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
-def render_page(parts: PageParts, beside: FilesBeside) -> str:
-    """The page as HTML."""
+def render_page(contents: Contents, tables_href: str, figures_href: str) -> str:
+    """The page as HTML, with links to the folders of tables and figures beside it."""
+    experiments = contents.of("experiment")
     return _template().render(
-        title=_title(parts),
-        overview=_overview(parts),
-        subject=_subject(parts),
-        experiments=parts.experiments,
-        groups=parts.groups,
-        runs=parts.runs,
-        shared=parts.shared,
-        copies=parts.copies,
-        kernels=parts.kernels,
-        unread=parts.unread,
-        folded=parts.folded,
-        folded_runs=parts.folded_runs,
-        level=2 if len(parts.experiments) == 1 else 3,
-        anchors={view.run.name: view.anchor for view in parts.runs},
-        unread_counts=_unread_counts([view.folder for view in parts.unread]),
-        navigation=_navigation(parts),
-        group_parts=GROUP_PARTS,
-        definitions=_definitions(parts),
-        faults=_faults(parts),
-        **vars(beside),
+        contents=contents,
+        experiments=experiments,
+        groups=contents.of("runs"),
+        kernels=contents.of("kernels"),
+        title=experiments[0].title if len(experiments) == 1 else "LP-FT report",
+        overview=_overview(contents),
+        unread_counts=_unread_counts(contents.unread),
+        navigation=_navigation(contents),
+        bugs=list(dict.fromkeys(bug for chapter in contents.chapters for bug in chapter.bugs)),
+        rule=RULE,
+        tables_href=tables_href,
+        figures_href=figures_href,
         version=lpft.__version__,
     )
 
 
-def _title(parts: PageParts) -> str:
-    return parts.experiments[0].title if len(parts.experiments) == 1 else "LP-FT report"
+@cache
+def _template() -> Template:
+    page = environment(is_page=True)  # class names, file names and texts come from data
+    page.filters["kind"] = lambda block: type(block).__name__
+    functions: Mapping[str, Callable[..., Any]] = {
+        function.__name__: function
+        for function in (draw, bands, row_groups, is_numeric, wraps, sections_of, shown_effect)
+    }
+    page.globals.update(functions)
+    return page.get_template("report.html.j2")
 
 
-def _definitions(parts: PageParts) -> tuple[tuple[str, str], ...]:
-    ours = DEFINITIONS if parts.groups or parts.experiments else ()
-    return (*ours, *(KERNEL_DEFINITIONS if parts.kernels else ()))
-
-
-def _faults(parts: PageParts) -> list[str]:
-    known = faults(view.group for view in parts.groups)
-    if parts.kernels:
-        known += kernel_faults(view.kernels.model for view in parts.kernels)
-    return known
-
-
-def _overview(parts: PageParts) -> str:
-    groups, kernels, experiments = parts.groups, parts.kernels, parts.experiments
-    behind = []
-    if parts.runs:
-        where = _where([(view.group.data, view.group.model) for view in groups])
-        behind.append(f"{counted(len(parts.runs), 'run')} on {where}")
-    if kernels:
-        names = [(view.kernels.data_name, model_name(view.kernels.model)) for view in kernels]
-        behind.append(f"{'k' if behind or experiments else 'K'}ernels of {_where(names)}")
-    if not experiments:
-        return joined(behind)
-    alone = len(experiments) == 1
-    first = experiments[0].record.name if alone else counted(len(experiments), "experiment")
-    return joined([f"Experiment {first}" if alone else first, *behind])
-
-
-def _where(names: Sequence[tuple[str, str]]) -> str:
-    data, models = (list(dict.fromkeys(found)) for found in zip(*names, strict=True))
-    named = joined(data) if len(data) <= 3 else counted(len(data), "data set")
-    return f"{named} with {joined(models)}"
-
-
-def _subject(parts: PageParts) -> str:
-    paper = (
-        "Tables and figures of the paper done again, published numbers beside ours, each of ours "
-        "with a link to the runs that it is from."
+def _overview(contents: Contents) -> str:
+    experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
+    return say(
+        "overview",
+        experiments=[chapter.slug for chapter in experiments],
+        runs=len(contents.runs),
+        where_runs=_where(groups),
+        kernels_of=_where(kernels),
     )
-    runs = (
-        "Linear probing, fine-tuning and both in a row: accuracy in and out of distribution, "
-        "calibration, and what happened to the features."
-    )
-    ntk = (
-        "The empirical neural tangent kernel at the start of fine-tuning, split into what the "
-        "head's own weights contribute and what goes through the features."
-    )
-    if parts.experiments:
-        return paper
-    return " ".join([runs] * bool(parts.groups) + [ntk] * bool(parts.kernels))
 
 
-def _navigation(parts: PageParts) -> tuple[tuple[str, str], ...]:
-    """Anchors and names: the parts of what is alone, the sections of what is not."""
-    groups, kernels, experiments = parts.groups, parts.kernels, parts.experiments
+def _where(chapters: Sequence[Chapter]) -> str:
+    if not chapters:
+        return ""
+    data, models = (
+        list(dict.fromkeys(getattr(chapter, name) for chapter in chapters))
+        for name in ("data", "model")
+    )
+    return say("where", data=data, models=models)
+
+
+def _navigation(contents: Contents) -> tuple[tuple[str, str], ...]:
+    """Anchors and names: the parts of what is alone, the chapters of what is not."""
+    experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
     links = [("summary", "Summary")]
     if experiments:
         alone = len(experiments) == 1
-        links += experiments[0].sections if alone else [(v.slug, v.slug) for v in experiments]
+        links += sections_of(experiments[0]) if alone else [(c.slug, c.slug) for c in experiments]
         links += [("behind", "Runs and kernels")] if groups or kernels else []
         return (*links, ("notes", "Notes"))
     if len(groups) == 1:
-        slug = groups[0].group.slug
-        links += [(f"{slug}-{part}", name) for part, name in GROUP_PARTS]
+        links += sections_of(groups[0])
     else:
-        links += [(v.group.slug, f"{v.group.data} · {v.group.model}") for v in groups]
+        links += [(chapter.slug, f"{chapter.data} · {chapter.model}") for chapter in groups]
     if len(kernels) == 1 and not groups:
-        links += kernels[0].sections
+        links += sections_of(kernels[0])
     elif len(kernels) == 1:
         links.append((kernels[0].slug, "Kernels"))
     else:
-        links += [(view.slug, f"Kernels: {view.kernels.data_name}") for view in kernels]
+        links += [(chapter.slug, f"Kernels: {chapter.data}") for chapter in kernels]
     runs = [("runs", "Runs")] if groups else []
     return (*links, *runs, ("notes", "Notes"))
 
 
-def _unread_counts(unread: Sequence[UnreadFolder]) -> str:
-    """``2 run folders and 1 kernel folder``."""
-    nouns = {
-        "experiment": "experiment folder",
-        "run": "run folder",
-        "kernels": "kernel folder",
-    }
-    counts = {holds: sum(folder.holds == holds for folder in unread) for holds in nouns}
-    return joined([counted(counts[holds], noun) for holds, noun in nouns.items() if counts[holds]])
+_SHORT = {
+    "results": "Results",
+    "change": "Feature change",
+    "calibration": "Calibration",
+    "features": "Features",
+    "training": "Training",
+    "confusion": "Confusion",
+    "statistics": "Statistics",
+    "regression": "Kernel regression",
+    "alignment": "Alignment",
+    "dynamics": "Training beside the kernel",
+    "made": "How they were made",
+    "verdicts": "Verdicts",
+    "missing": "Missing",
+}
+"""Titles of sections where there is little room."""
+
+
+def sections_of(chapter: Chapter) -> list[tuple[str, str]]:
+    """Anchors and short titles of the sections of a chapter."""
+    return [
+        (section.anchor, _SHORT.get(section.anchor.removeprefix(f"{chapter.slug}-"), section.title))
+        for section in chapter.sections
+    ]
+
+
+def _unread_counts(unread: Sequence[UnreadRow]) -> str:
+    nouns = {"experiment": "experiment folder", "run": "run folder", "kernels": "kernel folder"}
+    held = [row.folder.holds for row in unread]
+    return say("unread_counts", counts=[(noun, held.count(name)) for name, noun in nouns.items()])

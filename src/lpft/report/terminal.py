@@ -1,18 +1,71 @@
-"""The method table as a data frame and as text for a terminal, with the tables of kernels."""
+"""A report in a terminal: experiments, the method table, kernels; and the same as JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from textwrap import fill, indent
+from typing import Any
 
 import pandas as pd
 
 from lpft.report.build import ReportResult
-from lpft.report.exhibits.terminal import format_experiment
-from lpft.report.kernels.terminal import format_kernel_table
-from lpft.report.numbers import Spread, decimals_for, number, with_sd
-from lpft.results.groups import Group, Selector, feature, group_runs, head, score
+from lpft.report.experiments import (
+    JudgedClaim,
+    JudgedComparison,
+    annotated,
+    judged_claims,
+    tally,
+    timings,
+)
+from lpft.report.kernels import (
+    first_order,
+    linearized,
+    read_certificate,
+    regression,
+    statistics,
+    what_was_computed,
+)
+from lpft.report.table import (
+    TERMINAL_WIDTH,
+    Columns,
+    from_columns,
+    shown_rows,
+    to_text,
+)
+from lpft.report.text import say
+from lpft.results.exhibits import Column, Estimate, ExperimentRecord, Figure, Table, Verdict
+from lpft.results.formats import aligned, decimals_for
+from lpft.results.groups import Group, Selector, feature, group_runs, head, model_name, score
+from lpft.results.kernels import FIRST_SOLVERS, KernelRecord
 from lpft.results.run import Run
+from lpft.results.schema import number
 
+_UNDER = "    "  # before what belongs to the line above
 _WHERE = ("data", "model", "pooling", "protocol")
 _SIZES = ("feature change", "head norm")
+
+
+def format_report(report: ReportResult) -> str:
+    """What a terminal shows of a report: experiments, then the method table, then kernels."""
+    methods = [format_method_table(method_table(report.runs))] if report.runs else []
+    kernels = [format_kernel_table(found) for found in report.kernels]
+    return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
+
+
+def report_record(report: ReportResult) -> dict[str, Any]:
+    """A report as JSON: page, method table (a row per setting), experiments, where kernels are.
+
+    Values are those of :func:`method_table`; what a run lacks is None.
+    """
+    table = method_table(report.runs).astype(object)
+    return {
+        "page": str(report.page),
+        "methods": table.where(pd.notna(table), None).to_dict(orient="records"),
+        "experiments": {record.name: record.as_json() for record in report.experiments},
+        "kernels": [str(found.folder) for found in report.kernels],
+        "unread": [
+            {"folder": str(found.folder), "state": found.state, "reason": found.reason}
+            for found in report.unread
+        ],
+    }
 
 
 def method_table(runs: Iterable[Run]) -> pd.DataFrame:
@@ -32,9 +85,14 @@ def method_table(runs: Iterable[Run]) -> pd.DataFrame:
     for group in groups:
         measures = _measures(group, tuple(ood))
         for setting in group.settings:
-            spreads = {name: setting.spread(value) for name, value in measures.items()}
             where = {name: getattr(group, name) for name in _WHERE} if len(groups) > 1 else {}
-            records.append(where | _record(setting.label, len(setting.runs), spreads))
+            record: dict[str, Any] = {"method": setting.label, "seeds": len(setting.runs)}
+            for name, value in measures.items():
+                spread = setting.spread(value)
+                mean, sd = (None, None) if spread is None else (spread.mean, spread.sd)
+                record[name] = float("nan") if mean is None else mean
+                record[f"{name} sd"] = float("nan") if sd is None else sd
+            records.append(where | record)
     frame = pd.DataFrame.from_records(records, columns=None if records else ["method", "seeds"])
     empty = [name for name in frame.columns if name.endswith(" sd") and frame[name].isna().all()]
     frame = frame.drop(columns=empty)
@@ -42,13 +100,6 @@ def method_table(runs: Iterable[Run]) -> pd.DataFrame:
         splits = dict.fromkeys(getattr(group, attribute) for group in groups)
         frame.attrs[attribute] = " or ".join(splits)
     return frame
-
-
-def format_report(report: ReportResult) -> str:
-    """What a terminal shows of a report: experiments, then the method table, then kernels."""
-    methods = [format_method_table(method_table(report.runs))] if report.runs else []
-    kernels = [format_kernel_table(found) for found in report.kernels]
-    return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
 
 
 def _measures(group: Group, ood: tuple[str, ...]) -> dict[str, Selector]:
@@ -62,69 +113,168 @@ def _measures(group: Group, ood: tuple[str, ...]) -> dict[str, Selector]:
     }
 
 
-def _record(
-    label: str, seeds: int, spreads: dict[str, Spread | None]
-) -> dict[str, str | int | float]:
-    record: dict[str, str | int | float] = {"method": label, "seeds": seeds}
-    for name, spread in spreads.items():
-        mean, sd = (None, None) if spread is None else (spread.mean, spread.sd)
-        record[name] = float("nan") if mean is None else mean
-        record[f"{name} sd"] = float("nan") if sd is None else sd
-    return record
-
-
 def format_method_table(frame: pd.DataFrame) -> str:
     """The frame of :func:`method_table` as aligned text of a terminal, with a line on its units."""
     if frame.empty:
         return "no finished runs"
     if "data" in frame:
         parts = [
-            f"{' · '.join(map(str, where))}\n{_block(part.drop(columns=list(_WHERE)))}"
+            f"{' · '.join(map(str, where))}\n{_method_rows(part.drop(columns=list(_WHERE)))}"
             for where, part in frame.groupby(list(_WHERE), sort=False)
         ]
     else:
-        parts = [_block(frame)]
-    several = "; mean ± standard deviation over seeds" if (frame["seeds"] > 1).any() else ""
-    legend = (
-        f"ID: {frame.attrs.get('id_split', 'test')} split. ID and ood/...: accuracy. ECE: 15 bins, "
-        "on ID, without and with temperature T.\nfeature change: mean L2 distance of the features "
-        f"of {frame.attrs.get('feature_split', 'test')} texts from pre-trained ones{several}."
+        parts = [_method_rows(frame)]
+    units = say(
+        "method_table_units",
+        id_split=frame.attrs.get("id_split", "test"),
+        feature_split=frame.attrs.get("feature_split", "test"),
+        several=bool((frame["seeds"] > 1).any()),
     )
-    return "\n\n".join([*parts, legend])
+    return "\n\n".join([*parts, _wrapped(units)])
 
 
-def _block(frame: pd.DataFrame) -> str:
+def _method_rows(frame: pd.DataFrame) -> str:
     """One group's rows, without the columns that it has nothing in."""
-    names = [n for n in frame.columns if not n.endswith(" sd") and not frame[n].isna().all()]
-    if (frame["seeds"] == 1).all():
-        names.remove("seeds")
-    columns = [[*_heading(name), *_texts(frame, name)] for name in names]
-    padded = [
-        [f"{text:{'<' if name == 'method' else '>'}{max(map(len, column))}}" for text in column]
-        for name, column in zip(names, columns, strict=True)
-    ]
-    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
-    lines.insert(2, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+    columns: Columns = [(Column("method"), frame["method"].tolist())]
+    if (frame["seeds"] > 1).any():
+        columns.append((Column("seeds", format="count"), list(map(Estimate, frame["seeds"]))))
+    for name in frame.columns.drop(["method", "seeds"]):
+        if name.endswith(" sd") or frame[name].isna().all():
+            continue
+        means = [number(value) for value in frame[name]]
+        known = f"{name} sd" in frame
+        deviations = [number(v) for v in frame[f"{name} sd"]] if known else [None] * len(means)
+        digits = min(2, decimals_for(means)) if name in _SIZES else 3
+        cells = [Estimate(mean, sd) for mean, sd in zip(means, deviations, strict=True)]
+        columns.append((_narrow(name, digits), cells))
+    return to_text(from_columns("", "", columns, ""))
 
 
-def _heading(name: str) -> tuple[str, str]:
+def _narrow(name: str, digits: int) -> Column:
     """A heading on two lines, so that columns stay as narrow as their numbers."""
     for separator in ("/", " "):
         first, found, second = name.partition(separator)
         if found:
-            return first + found.strip(), second
-    return "", name
+            return Column(second, above=first + found.strip(), digits=digits)
+    return Column(name, digits=digits)
 
 
-def _texts(frame: pd.DataFrame, name: str) -> list[str]:
-    values = frame[name].tolist()
-    if name in ("method", "seeds"):
-        return [str(value) for value in values]
-    numbers = [number(value) for value in values]
-    deviations = frame[f"{name} sd"].tolist() if f"{name} sd" in frame else [None] * len(values)
-    digits = min(2, decimals_for(numbers)) if name in _SIZES else 3
-    return [
-        with_sd(None if mean is None else Spread(mean, number(deviation), 1), digits)
-        for mean, deviation in zip(numbers, deviations, strict=True)
+def format_kernel_table(kernels: KernelRecord) -> str:
+    """Kernels in the layout of the paper's tables 2 and 9.
+
+    P stands once, then F and P + F of every method: rank, Frobenius norm, train and test accuracy
+    of kernel regression by the paper's protocol and per text, FT ratio. Above it one line says
+    what was computed, below it the units; then all accuracies, where other solvers were asked for,
+    and what real training does beside the kernel's prediction, where it was.
+    """
+    table = statistics(kernels)
+    checks = [f"Certificate: {sentence}" for sentence in read_certificate(kernels)]
+    what, *notes = map(_wrapped, (what_was_computed(kernels), table.note, *checks))
+    further = [first_order(kernels), linearized(kernels)]
+    if set(kernels.solvers) - set(FIRST_SOLVERS):
+        further.insert(0, regression(kernels))
+    tables = (_titled(found) for found in further if found is not None)
+    return "\n\n".join([what, to_text(table), "\n".join(notes), *tables])
+
+
+def format_experiment(record: ExperimentRecord) -> str:
+    """Findings, tables and verdicts of an experiment, with what its numbers are of.
+
+    Figures are named only. Tables that are wider than a terminal are cut into several.
+    """
+    tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, Table)]
+    figures = [exhibit.title for exhibit in record.exhibits if isinstance(exhibit, Figure)]
+    missing = [f"{name}: {reason}" for name, reason in record.failures]
+    parts = [
+        _wrapped(f"{record.title} ({record.name}, {model_name(record.model)})"),
+        _listed("", record.findings),
+        *(_titled(annotated(table, record.model)) for table in tables),
+        *_verdicts(record.verdicts),
+        _listed("In the page, figures:", figures),
+        _wrapped(f"Protocol {say('protocol', name=record.protocol)}"),
+        _listed("How it differs from the paper's experiment:", record.differences),
+        _listed("Missing:", missing),
+        f"Time: {timings(record)}." if record.timings else "",
     ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _titled(table: Table) -> str:
+    note = [_wrapped(table.note)] if table.note else []
+    return "\n\n".join([table.title, to_text(table, TERMINAL_WIDTH), *note])
+
+
+def _listed(heading: str, sentences: Sequence[str]) -> str:
+    lines = [
+        fill(f"- {sentence}", TERMINAL_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for sentence in sentences
+    ]
+    return "\n".join([heading] * bool(heading and lines) + lines)
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    if not verdicts:
+        return
+    yield f"Verdicts: {tally(verdicts)}"
+    for claim in judged_claims(verdicts):
+        yield "\n".join(_claim(claim))
+    yield _wrapped(say("verdict_note"))
+
+
+def _claim(claim: JudgedClaim) -> Iterator[str]:
+    """The claim, then a line for each comparison with its reason below it."""
+    yield _wrapped(f"{claim.number}. {claim.statement}")
+    if claim.whole is not None:
+        yield _under(f"{_marked(claim.whole)}: {_why(claim.whole)}")
+    for judged in claim.by_rates:
+        yield _under(f"{_marked(judged)} at {judged.verdict.rates} rates: {_why(judged)}")
+    if not claim.comparisons:
+        return
+    found = [judged.verdict for judged in claim.comparisons]
+    numbers = from_columns(
+        "",
+        "",
+        [
+            (Column("Effect", format="effect"), [verdict.effect for verdict in found]),
+            (Column("Detectable"), [Estimate(verdict.detectable) for verdict in found]),
+        ],
+        "",
+    )
+    rows = [
+        [verdict.comparison, verdict.rates, effect.text, verdict.unit, detectable.text, mark]
+        for verdict, (effect, detectable), mark in zip(
+            found, shown_rows(numbers), map(_marked, claim.comparisons), strict=True
+        )
+    ]
+    names = ("Comparison", "Rates", "Effect", "Unit", "Detectable", "Verdict")
+    heading, rule, *lines = aligned(names, rows, [False] * len(names), ruled=True)
+    for line in (heading, rule):
+        yield indent(line, _UNDER)
+    for line, judged in zip(lines, claim.comparisons, strict=True):
+        yield indent(line, _UNDER)
+        if _why(judged):
+            yield indent(_under(_why(judged)), _UNDER)
+
+
+def _marked(judged: JudgedComparison) -> str:
+    return f"{judged.mark} {judged.verdict.verdict}"
+
+
+def _why(judged: JudgedComparison) -> str:
+    """The reason, and the remark in brackets."""
+    verdict = judged.verdict
+    return " ".join(filter(None, (verdict.reason, verdict.remark and f"({verdict.remark})")))
+
+
+def _wrapped(text: str) -> str:
+    return fill(text, TERMINAL_WIDTH, break_on_hyphens=False)
+
+
+def _under(text: str) -> str:
+    return fill(
+        text,
+        TERMINAL_WIDTH - len(_UNDER),
+        initial_indent=_UNDER,
+        subsequent_indent=_UNDER,
+        break_on_hyphens=False,
+    )

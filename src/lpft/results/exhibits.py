@@ -3,13 +3,20 @@
 Recipes make these records, the report shows them; neither knows the other.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-FigureKind = Literal["lines", "points", "scatter", "heat"]
+from lpft.results.folder import UnreadFolder, folders_with, read_folders
+from lpft.results.schema import UnusableRecord, Values, check_schema, plain, read_json
+
+FigureKind = Literal["lines", "points", "scatter", "heat", "bars", "reliability"]
+Format = Literal["number", "effect", "scientific", "ratio", "percent", "count", "rate"]
 VerdictName = Literal["holds", "does not hold", "cannot tell"]
 
 RECORD = "experiment.json"
@@ -18,6 +25,12 @@ OVERALL = "overall"
 """The comparison of a verdict on a claim as a whole, or at one choice of rates where it names one;
 its effect has no value."""
 
+_BREAKS = re.compile(r"[\t\n\r]+")  # as in the message of an error
+
+
+_UNRECORDED = {"recorded": False}
+"""Of fields that say how something is shown, and are not written to ``experiment.json``."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -25,7 +38,8 @@ class Estimate:
 
     ``sd`` is the sample standard deviation over ``count`` seeds; ``low`` and ``high`` bound a 95 %
     interval; ``runs`` are the folders, relative to the experiment's, that it was computed from
-    (none for a published number).
+    (none for a published number). ``remark`` is shown beside the number, or in place of one that
+    is missing; ``shade`` colours the cell, from 0 to 1, below 0 for what is wrong.
     """
 
     value: float | None
@@ -34,6 +48,20 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     runs: tuple[str, ...] = ()
+    remark: str = field(default="", metadata=_UNRECORDED)
+    shade: float | None = field(default=None, metadata=_UNRECORDED)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words in a cell, with the runs that they stand for; files have ``value`` in their place."""
+
+    text: str
+    value: str | None = None
+    runs: tuple[str, ...] = ()
+
+
+Cell = Estimate | Text | str | None
 
 
 @dataclass(frozen=True)
@@ -41,26 +69,31 @@ class Column:
     """A column of a table.
 
     ``above`` is a heading shared with neighbours, ``digits`` the decimals that are shown (None:
-    three significant digits), ``source`` who found its numbers.
+    three significant digits), ``source`` who found its numbers. ``format`` is how numbers are
+    written (an ``effect`` shows its interval, not its standard deviation), ``full`` the heading in
+    files, and ``remark`` what must be known of all its numbers.
     """
 
     name: str
     above: str = ""
     digits: int | None = None
     source: Literal["ours", "published", "names"] = "ours"
+    format: Format = field(default="number", metadata=_UNRECORDED)
+    full: str = field(default="", metadata=_UNRECORDED)
+    remark: str = field(default="", metadata=_UNRECORDED)
 
 
 @dataclass(frozen=True)
 class Table:
     """A table: each cell is an estimate, a text, or None where there is nothing.
 
-    The first ``headers`` columns name the row.
+    The first ``headers`` columns name the row. One without a name has no files.
     """
 
     name: str
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Estimate | str | None, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     headers: int = 1
 
@@ -70,7 +103,8 @@ class Series:
     """One line or set of points; ``low`` and ``high`` are bands or error bars around ``y``.
 
     ``method`` gives it that method's colour, ``dashed`` sets a second series of it apart;
-    ``texts`` label single points.
+    ``texts`` label single points. ``marked`` are the positions of the points of a line that get a
+    marker (None: all, or some of a dense line), ``weights`` the share of the rows in each bin.
     """
 
     label: str
@@ -82,15 +116,18 @@ class Series:
     dashed: bool = False
     texts: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
+    marked: tuple[int, ...] | None = field(default=None, metadata=_UNRECORDED)
+    weights: tuple[float, ...] = field(default=(), metadata=_UNRECORDED)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes. ``ticks`` name the positions 0, 1, ... along x (``points``).
+    """One set of axes. ``ticks`` name the positions 0, 1, ... along x (``points``, ``bars``).
 
     A ``heat`` panel has ``matrix`` in place of series, with rows and columns sorted by class and
     ``bounds`` the (class name, first row) of each class. ``runs`` are those of the panel as a
-    whole, where its series name none.
+    whole, where its series name none. Panels of one ``strip`` stand in one row. ``level`` is a
+    line across, with its name; ``from_zero`` begins the axis of the values at 0.
     """
 
     title: str
@@ -103,17 +140,22 @@ class Panel:
     matrix: tuple[tuple[float, ...], ...] | None = None
     bounds: tuple[tuple[str, int], ...] = ()
     runs: tuple[str, ...] = ()
+    subtitle: str = field(default="", metadata=_UNRECORDED)
+    strip: str = field(default="", metadata=_UNRECORDED)
+    level: tuple[float, str] | None = field(default=None, metadata=_UNRECORDED)
+    from_zero: bool = field(default=False, metadata=_UNRECORDED)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of one or more panels of one kind."""
+    """A figure of one or more panels of one kind; ``values_in`` says where its numbers are."""
 
     name: str
     title: str
     kind: FigureKind
     panels: tuple[Panel, ...]
     caption: str = ""
+    values_in: str = field(default=RECORD, metadata=_UNRECORDED)
 
 
 @dataclass(frozen=True)
@@ -165,12 +207,26 @@ class ExperimentRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The record ready for JSON; an exhibit says whether it is a table or a figure."""
-        record = asdict(self)
+        record: dict[str, Any] = _recorded(self)
         record["schema"] = SCHEMA
-        kinds = {kind: name for name, kind in _EXHIBITS.items()}
         for exhibit, written in zip(self.exhibits, record["exhibits"], strict=True):
-            written["exhibit"] = kinds[type(exhibit)]
+            written["exhibit"] = "table" if isinstance(exhibit, Table) else "figure"
         return record
+
+
+def _recorded(value: Any) -> Any:
+    """Dataclasses as dictionaries, without what only says how they are shown."""
+    if is_dataclass(value):
+        return {
+            each.name: _recorded(getattr(value, each.name))
+            for each in fields(value)
+            if each.metadata.get("recorded", True)
+        }
+    if isinstance(value, Mapping):
+        return {key: _recorded(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_recorded(item) for item in value]
+    return value
 
 
 _EXHIBITS: dict[str, type[Table | Figure]] = {
@@ -199,3 +255,128 @@ def _exhibit(record: Mapping[str, Any]) -> Table | Figure:
     values = {name: value for name, value in record.items() if name != "exhibit"}
     exhibit: Table | Figure = TypeAdapter(_EXHIBITS[kind]).validate_python(values)
     return exhibit
+
+
+def check_shapes(record: ExperimentRecord) -> None:
+    """Check that every exhibit can be drawn.
+
+    Raises:
+        ValueError: it cannot; the message names the exhibit and says what does not agree.
+    """
+    for exhibit in record.exhibits:
+        try:
+            if isinstance(exhibit, Table):
+                _check_table(exhibit)
+            else:
+                _check_figure(exhibit)
+        except ValueError as problem:
+            raise ValueError(f"exhibit {exhibit.name}: {problem}") from problem
+
+
+def _check_table(table: Table) -> None:
+    if not 1 <= table.headers <= len(table.columns):
+        raise ValueError(f"{table.headers} of its {len(table.columns)} columns name the rows")
+    for place, row in enumerate(table.rows):
+        if len(row) != len(table.columns):
+            raise ValueError(
+                f"row {place} has {len(row)} cells, expected {len(table.columns)}, one per column"
+            )
+        if not all(isinstance(cell, str) for cell in row[: table.headers]):
+            raise ValueError(f"row {place} has no name: its first cells must be texts")
+
+
+def _check_figure(figure: Figure) -> None:
+    for panel in figure.panels:
+        try:
+            if figure.kind == "heat":
+                _check_matrix(panel)
+            elif panel.matrix is not None:
+                raise ValueError(f"a matrix in a figure of {figure.kind}")
+            for series in panel.series:
+                _check_series(series)
+        except ValueError as problem:
+            raise ValueError(f"panel {panel.title!r}: {problem}") from problem
+
+
+def _check_matrix(panel: Panel) -> None:
+    if not panel.matrix:
+        raise ValueError("a heat map without a matrix")
+    rows = len(panel.matrix)
+    if any(len(row) != rows for row in panel.matrix):
+        raise ValueError(f"a matrix that is not square, of {rows} rows")
+    firsts = [first for _, first in panel.bounds]
+    if firsts and not (firsts[0] == 0 and firsts == sorted(set(firsts)) and firsts[-1] < rows):
+        raise ValueError(f"classes begin at rows {firsts}, expected 0 and then ascending")
+
+
+def _check_series(series: Series) -> None:
+    lengths = {"y": series.y, "low": series.low, "high": series.high}
+    for name, values in lengths.items():
+        if values is not None and len(values) != len(series.x):
+            raise ValueError(f"{series.label}: {len(series.x)} x and {len(values)} {name}")
+    if series.texts and len(series.texts) != len(series.x):
+        raise ValueError(f"{series.label}: {len(series.x)} x and {len(series.texts)} texts")
+
+
+@dataclass(frozen=True)
+class FoundExperiment:
+    """An experiment with the folder of its record; ``name`` is its path below the report's."""
+
+    folder: Path
+    name: str
+    record: ExperimentRecord
+
+
+def find_experiments(
+    directory: Path,
+) -> tuple[tuple[FoundExperiment, ...], tuple[UnreadFolder, ...]]:
+    """Read every ``experiment.json`` at or below ``directory``, ordered by the experiments' names.
+
+    What is of another schema, or damaged, comes back as :class:`UnreadFolder` with its reason.
+    Hidden folders are not searched.
+    """
+    found, unread = read_folders(folders_with(RECORD, directory), directory, "experiment", _read)
+    return tuple(sorted(found, key=_order)), unread
+
+
+def _read(folder: Path, name: str) -> FoundExperiment:
+    record = read_json(folder / RECORD)
+    check_schema(record, RECORD, SCHEMA, "lpft reproduce")
+    return FoundExperiment(folder, name, parse_experiment(record))
+
+
+def parse_experiment(record: Values) -> ExperimentRecord:
+    """The experiment of a JSON object, its texts printable and numbers that are not finite absent.
+
+    Raises :class:`~lpft.results.schema.UnusableRecord`, which says what is wrong.
+    """
+    try:
+        experiment = read_experiment(_clean(record))
+        check_shapes(experiment)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        place = "/".join(map(str, first["loc"]))
+        raise UnusableRecord(f"{RECORD}: {problem.title}: {place}: {first['msg']}") from problem
+    except KeyError as problem:
+        raise UnusableRecord(f"{RECORD}: {problem.args[0]} is not there") from problem
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise UnusableRecord(f"{RECORD}: {problem}") from problem
+    return experiment
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(_BREAKS.sub(" ", value))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {plain(key): _clean(item) for key, item in value.items()}
+    return value
+
+
+def _order(found: FoundExperiment) -> tuple[list[tuple[int, str]], str]:
+    """By name, with figure2 before figure10."""
+    parts = re.findall(r"\d+|\D+", found.record.name)
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts], found.name

@@ -1,8 +1,6 @@
 """Order runs for comparison: groups of one data set and model, settings within, seeds within."""
 
 import json
-import math
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lpft.results.folder import UnreadFolder
+from lpft.results.formats import rate, slug
 from lpft.results.run import Run
 from lpft.results.schema import number, plain
 from lpft.settings import METHODS, without_effect
@@ -306,33 +305,3 @@ def head(statistic: str) -> Selector:
 def metric_name(metric: str) -> str:
     """A metric of ``metrics.json`` in words."""
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
-
-
-def rate(value: float | None) -> str:
-    """A learning rate as people type it: 5e-6, 2.5e-5, 0.1 as 1e-1."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)))
-    mantissa = value / 10.0**exponent
-    return f"{mantissa:.6g}e{exponent}"
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def slug(text: str, taken: set[str]) -> str:
-    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``taken``, added to it."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = "".join(c if c.isalnum() else " " for c in ascii_text).split()
-    base = "-".join(words)[:60].strip("-")
-    if not base:
-        base = "x"
-    name, number_of = base, 2
-    while name in taken:
-        name, number_of = f"{base}-{number_of}", number_of + 1
-    taken.add(name)
-    return name

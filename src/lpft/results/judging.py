@@ -15,7 +15,7 @@ import numpy as np
 
 from lpft.analysis.comparison import COVERAGE, Resampled, effect_over_seeds
 from lpft.results.exhibits import Estimate, VerdictName
-from lpft.results.groups import counted
+from lpft.results.formats import counted
 
 FEW_SEEDS = 5
 """Below this many a verdict needs all seeds of all tasks to agree."""

@@ -1,14 +1,12 @@
-"""How numbers and text from records are written: spreads over seeds, digits, plain text."""
+"""How numbers and names are written: digits, signs, counts, names of files, columns of text."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from lpft.results.groups import Spread as Spread
-from lpft.results.groups import counted as counted
-from lpft.results.groups import rate as rate
-from lpft.results.groups import slug as slug
-from lpft.results.schema import number as number
-from lpft.results.schema import plain as plain
+if TYPE_CHECKING:
+    from lpft.results.groups import Spread
 
 ABSENT = "–"
 MINUS = "−"
@@ -50,6 +48,17 @@ def scientific(value: float | None, digits: int = 2) -> str:
         return "0"
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+
+
+def rate(value: float | None) -> str:
+    """A learning rate as people type it: 5e-6, 2.5e-5, 0.1 as 1e-1."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    mantissa = value / 10.0**exponent
+    return f"{mantissa:.6g}e{exponent}"
 
 
 def whole(value: float | None) -> str:
@@ -97,7 +106,7 @@ def shared_digits(values: Iterable[float | None]) -> int | None:
     return max(0, 2 - size) if -3 <= size < 5 else None
 
 
-def with_sd(spread: Spread | None, digits: int = 3) -> str:
+def with_sd(spread: "Spread | None", digits: int = 3) -> str:
     """``mean ± sd`` where there are two seeds or more, the value where there is one."""
     if spread is None:
         return ABSENT
@@ -111,3 +120,55 @@ def joined(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def slug(text: str, taken: set[str]) -> str:
+    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``taken``, added to it."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = "".join(c if c.isalnum() else " " for c in ascii_text).split()
+    base = "-".join(words)[:60].strip("-")
+    if not base:
+        base = "x"
+    name, number_of = base, 2
+    while name in taken:
+        name, number_of = f"{base}-{number_of}", number_of + 1
+    taken.add(name)
+    return name
+
+
+def aligned(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[bool],
+    bands: Sequence[tuple[str, int]] = (),
+    *,
+    ruled: bool = False,
+) -> list[str]:
+    """Lines of a table for a terminal, columns two blanks apart.
+
+    ``right`` says which columns stand on the right, ``bands`` are headings over several columns
+    each, and ``ruled`` draws a line below the header.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    above, place = [], 0
+    for name, count in bands:
+        # The last column of a band makes room for a heading that is longer than its columns.
+        width = sum(widths[place : place + count]) + 2 * (count - 1)
+        widths[place + count - 1] += max(0, len(name) - width)
+        above.append(f"{name:>{max(len(name), width)}}")
+        place += count
+    lines = [
+        "  ".join(
+            f"{text:{'>' if on_the_right else '<'}{width}}"
+            for text, on_the_right, width in zip(row, right, widths, strict=True)
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+    if ruled:
+        lines.insert(1, "-" * max(map(len, lines)))
+    return ["  ".join(above).rstrip(), *lines] if bands else lines

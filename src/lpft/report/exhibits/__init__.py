@@ -1,1 +1,0 @@
-"""Exhibits of experiments: tables, figures and verdicts as data, and how they are shown."""

@@ -1,0 +1,404 @@
+"""An experiment on the page: verdicts on claims, tables and figures, where its numbers are from."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from lpft.paper import MODEL
+from lpft.paper.reference_bugs import FDR_NOT_COMPARABLE, HALVED, WORD_EMBEDDINGS
+from lpft.report.page import (
+    Block,
+    Chapter,
+    Claims,
+    Details,
+    Items,
+    Note,
+    Origins,
+    Row,
+    Rows,
+    Section,
+    relative_link,
+)
+from lpft.report.runs import facts
+from lpft.report.table import (
+    Columns,
+    Origin,
+    Trace,
+    estimates,
+    from_columns,
+    interval_of,
+    is_numeric,
+)
+from lpft.report.text import say
+from lpft.results.exhibits import (
+    OVERALL,
+    RECORD,
+    Column,
+    Estimate,
+    ExperimentRecord,
+    Figure,
+    Table,
+    Verdict,
+    VerdictName,
+)
+from lpft.results.formats import slug
+from lpft.results.groups import model_name
+from lpft.results.schema import plain
+
+MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
+"""A mark beside each verdict's words; both say it without colour."""
+
+_HALF = 50.0  # per cent: where 0 lies in the drawing of an effect
+_REACH = 46.0  # per cent from there to the farthest end of a claim's intervals
+
+
+@dataclass(frozen=True)
+class JudgedComparison:
+    """A verdict with its mark, and its effect and interval as per cent of a drawing's width.
+
+    0 lies in the middle; effects of one claim and unit share their scale.
+    """
+
+    verdict: Verdict
+    mark: str
+    drawn: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """A claim with the verdict on it as a whole, where there is one, and its comparisons.
+
+    ``by_rates`` are the verdicts at each choice of rates, where the whole takes several together.
+    """
+
+    number: int
+    statement: str
+    whole: JudgedComparison | None
+    by_rates: tuple[JudgedComparison, ...]
+    comparisons: tuple[JudgedComparison, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the page shows a folder: a heading that it shares with its kin, its name, a link."""
+
+    kin: str
+    name: str
+    address: str
+
+
+def tracer(base: Path, page_folder: Path, places: Mapping[Path, Place]) -> Trace:
+    """From folders, absolute or relative to ``base``, to their places in the page.
+
+    Other folders below ``base`` are linked as files; what is not there, or outside, has no link.
+    """
+    base = base.resolve()
+    known = {plain(folder.resolve()): place for folder, place in places.items()}
+
+    def find(run: str) -> tuple[str, tuple[str, str | None]]:
+        folder = Path(os.path.normpath(base / run))
+        place = known.get(str(folder))
+        if place is not None:
+            return place.kin, (place.name, place.address)
+        if folder.is_relative_to(base) and folder.exists():
+            return "files", (run, relative_link(folder, page_folder))
+        return "not found below this page", (run, None)
+
+    def trace(runs: Sequence[str]) -> tuple[Origin, ...]:
+        by_kin: dict[str, list[tuple[str, str | None]]] = {}
+        for run in dict.fromkeys(runs):
+            kin, link = find(run)
+            by_kin.setdefault(kin, []).append(link)
+        return tuple(Origin(kin, tuple(links)) for kin, links in by_kin.items())
+
+    return trace
+
+
+def experiment_chapter(
+    record: ExperimentRecord, name: str, title: str, address: str, trace: Trace
+) -> Chapter:
+    """What the page shows of one experiment; ``name`` is its anchor, ``address`` its record's."""
+    exhibits = tuple(_exhibit_sections(record, name))
+    sections: list[tuple[str, str, tuple[Block, ...]]] = []
+    if record.verdicts:
+        claims = Claims(judged_claims(record.verdicts), False, verdict_table(record))
+        sections.append(("verdicts", "Verdicts on the paper’s claims", (claims,)))
+    if exhibits:
+        index = Items(tuple((each.title, f"#{each.anchor}", "") for each in exhibits), "inner")
+        shown: tuple[Block, ...] = (index, *exhibits) if len(exhibits) > 2 else exhibits
+        sections.append(("exhibits", "Tables and figures", shown))
+    if record.failures:
+        sections.append(("missing", "What is missing, and why", (_missing(record, trace),)))
+    return Chapter(
+        kind="experiment",
+        slug=name,
+        title=title,
+        data=record.name,
+        model=model_name(record.model),
+        summary=tuple(_summary(record, name, address)),
+        sections=tuple(
+            Section(title, blocks, f"{name}-{anchor}") for anchor, title, blocks in sections
+        ),
+        tally=tally(record.verdicts),
+        trace=trace,
+    )
+
+
+def _summary(record: ExperimentRecord, name: str, address: str) -> Iterator[Block]:
+    if record.findings:
+        yield Items(tuple(("", "", finding) for finding in record.findings), "findings")
+    if record.verdicts:
+        yield Note(tally(record.verdicts))
+        yield Claims(judged_claims(record.verdicts), True)
+    rows = []
+    if record.differences:
+        differences = Items(tuple(("", "", sentence) for sentence in record.differences))
+        rows.append(Row("Differs from the paper", (differences,)))
+    rows.append(Row("Protocol", (say("protocol", name=record.protocol),)))
+    tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, Table)]
+    if any(column.source == "published" for table in tables for column in table.columns):
+        whose = say("whose_numbers", model=record.model, published=MODEL)
+        rows.append(Row("Whose numbers", (whose,)))
+    if record.failures:
+        missing = Note(say("missing", failures=len(record.failures)), warns=True)
+        rows.append(Row("Missing", (missing,), f"#{name}-missing"))
+    written = say("record", time=timings(record))
+    settings = Details("Settings", (("", facts(record.settings)),))
+    rows.append(
+        Row(
+            "Record",
+            (
+                Items(((RECORD, address, f" {written}"),), "plain"),
+                *([settings] if record.settings else []),
+            ),
+        )
+    )
+    yield Rows(tuple(rows))
+
+
+def timings(record: ExperimentRecord) -> str:
+    """How long the steps took, the longest first; empty where nothing was recorded."""
+    longest = sorted(record.timings.items(), key=lambda step: -step[1])
+    return say("timings", steps=[(name.replace("_", " "), time) for name, time in longest])
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """How many verdicts went which way: those on claims as a whole, where there are such."""
+    if not verdicts:
+        return ""
+    whole = [verdict for verdict in verdicts if verdict.is_whole]
+    judged = whole if whole else verdicts
+    counts = Counter(verdict.verdict for verdict in judged)
+    return say(
+        "tally",
+        total=len(judged),
+        noun="claim" if whole else "comparison",
+        holds=counts["holds"],
+        fails=counts["does not hold"],
+        unclear=counts["cannot tell"],
+    )
+
+
+def _exhibit_sections(record: ExperimentRecord, prefix: str) -> Iterator[Section]:
+    taken = {"verdicts", "exhibits", "missing"}
+    for exhibit in record.exhibits:
+        own = exhibit.name.removeprefix(f"{record.name}-")
+        name = slug("results" if exhibit.name == record.name else own, taken)
+        blocks: tuple[Block, ...]
+        if isinstance(exhibit, Table):
+            blocks = (replace(annotated(exhibit, record.model), name=name),)
+        else:
+            drawn_from = Origins(tuple(_drawn_from(exhibit)))
+            blocks = (replace(exhibit, name=name), *([drawn_from] if drawn_from.runs else []))
+        yield Section(exhibit.title, blocks, f"{prefix}-{name}")
+
+
+def _drawn_from(figure: Figure) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """For each panel and each series that names runs: its title or label, and these."""
+    for panel in figure.panels:
+        if panel.runs:
+            yield panel.title, panel.runs
+        for series in panel.series:
+            if series.runs and any(value is not None for value in series.y):
+                name = f"{panel.title}: {series.label}" if panel.title else series.label
+                yield name, series.runs
+
+
+def _missing(record: ExperimentRecord, trace: Trace) -> Items:
+    entries = []
+    for name, reason in record.failures:
+        ((_, address),) = trace([name])[0].links
+        entries.append((name, "" if address is None else address, f": {reason}"))
+    return Items(tuple(entries), "reasons")
+
+
+def judged_claims(verdicts: Sequence[Verdict]) -> tuple[JudgedClaim, ...]:
+    """The claims in their order."""
+    ordered = sorted(verdicts, key=lambda verdict: verdict.claim)
+    return tuple(
+        _judged_claim(number, list(found))
+        for number, found in groupby(ordered, key=lambda verdict: verdict.claim)
+    )
+
+
+def _judged_claim(number: int, verdicts: Sequence[Verdict]) -> JudgedClaim:
+    extents: dict[str, float] = {}
+    for verdict in verdicts:
+        effect = verdict.effect
+        ends = [abs(end) for end in (effect.value, effect.low, effect.high) if end is not None]
+        extents[verdict.unit] = max([extents.get(verdict.unit, 0.0), *ends])
+    judged = [
+        JudgedComparison(v, MARKS[v.verdict], _drawn(v.effect, extents[v.unit])) for v in verdicts
+    ]
+    overall = [each for each in judged if each.verdict.comparison == OVERALL]
+    return JudgedClaim(
+        number=number,
+        statement=verdicts[0].statement,
+        whole=next((each for each in judged if each.verdict.is_whole), None),
+        by_rates=tuple(each for each in overall if each.verdict.rates),
+        comparisons=tuple(each for each in judged if each.verdict.comparison != OVERALL),
+    )
+
+
+def _drawn(effect: Estimate, extent: float) -> tuple[float, float, float] | None:
+    if effect.value is None or extent == 0:
+        return None
+    low = effect.value if effect.low is None else effect.low
+    high = effect.value if effect.high is None else effect.high
+    value, low, high = (_HALF + _REACH * end / extent for end in (effect.value, low, high))
+    return value, low, high
+
+
+def verdict_table(record: ExperimentRecord) -> Table:
+    """Every verdict with its effect and reason, for files."""
+    found = record.verdicts
+    columns: Columns = [
+        (Column("Claim"), [str(verdict.claim) for verdict in found]),
+        *(
+            (Column(name.capitalize()), [getattr(verdict, name) for verdict in found])
+            for name in ("statement", "comparison", "rates")
+        ),
+        (Column("Effect", format="effect"), [replace(v.effect, runs=()) for v in found]),
+        (Column("Unit"), [verdict.unit for verdict in found]),
+        (Column("Detectable"), [Estimate(verdict.detectable) for verdict in found]),
+        *(
+            (Column(name.capitalize()), [getattr(verdict, name) for verdict in found])
+            for name in ("verdict", "remark", "reason")
+        ),
+    ]
+    title = f"Verdicts: {record.title}"
+    return from_columns("verdicts", title, columns, say("verdict_note"), headers=3)
+
+
+@dataclass(frozen=True)
+class Caution:
+    """Words that name a quantity, and what is to be said of its published values.
+
+    ``remark`` stands in the heading of their column, ``sentence`` below the table.
+    """
+
+    words: re.Pattern[str]
+    remark: str
+    sentence: str
+
+
+CAUTIONS = tuple(
+    Caution(re.compile(words, re.IGNORECASE), remark, sentence)
+    for words, remark, sentence in (
+        (r"\bFDR\b|fisher", "not comparable", FDR_NOT_COMPARABLE),
+        (r"\bnorm\(c\)|\bhead norm|norm of the head", "halved for two classes", HALVED),
+        (
+            r"\brank of\b|^rank\b|frobenius|\bFN\b|\bFT ratio\b",
+            "from faulty kernels",
+            WORD_EMBEDDINGS,
+        ),
+    )
+)
+
+
+def annotated(table: Table, model: str) -> Table:
+    """A table with what must be known of its numbers: whose they are, seeds, intervals, bugs.
+
+    ``model`` is the experiment's, for headings that do not say whose numbers stand below them.
+    """
+    by_column, by_row = cautions_of(table)
+    compared = any(column.source == "published" for column in table.columns)
+    columns = []
+    for place, column in enumerate(table.columns):
+        whose = _whose(column, model) if compared and is_numeric(table, place) else ""
+        caution = by_column[place].remark if place in by_column else ""
+        remark = ", ".join(filter(None, (whose, caution)))
+        columns.append(replace(column, remark=remark))
+    rows = [list(row) for row in table.rows]
+    for place, found in by_row.items():
+        for position, (cell, column) in enumerate(zip(rows[place], columns, strict=True)):
+            if column.source != "published" or not isinstance(cell, Estimate):
+                continue
+            if cell.value is not None:
+                rows[place][position] = replace(cell, remark=found.remark)
+    sentences = (caution.sentence for caution in (*by_column.values(), *by_row.values()))
+    return replace(
+        table,
+        columns=tuple(columns),
+        rows=tuple(map(tuple, rows)),
+        note=" ".join(filter(None, (_note(table), *dict.fromkeys(sentences)))),
+    )
+
+
+def cautions_of(table: Table) -> tuple[dict[int, Caution], dict[int, Caution]]:
+    """The cautions that bear on a table's published numbers, by place of a column and of a row.
+
+    They are found by the columns' headings, else by the rows' names or the title. What is said of
+    all published columns because of the title stands in each of them.
+    """
+    published = [
+        place
+        for place, column in enumerate(table.columns)
+        if column.source == "published" and any(row[place] is not None for row in table.rows)
+    ]
+    headings = [f"{column.above} {column.name}".strip() for column in table.columns]
+    columns: dict[int, Caution] = {}
+    rows: dict[int, Caution] = {}
+    for caution in CAUTIONS if published else ():
+        headed = [place for place in published if caution.words.search(headings[place])]
+        named = [
+            place
+            for place, row in enumerate(table.rows)
+            if any(caution.words.search(str(name)) for name in row[: table.headers])
+        ]
+        if not headed and not named and caution.words.search(table.title):
+            headed = published
+        columns |= dict.fromkeys(headed, caution)
+        rows |= dict.fromkeys([] if headed else named, caution)
+    return columns, rows
+
+
+def _whose(column: Column, model: str) -> str:
+    """Who found the numbers, as far as the heading does not say it already."""
+    heading = f"{column.above} {column.name}".lower()
+    words = ["published", MODEL] if column.source == "published" else [model_name(model)]
+    return ", ".join(word for word in words if word.lower() not in heading)
+
+
+def _note(table: Table) -> str:
+    """The table's note, and what its standard deviations and intervals are of."""
+    ours, published = estimates(table, "ours"), estimates(table, "published")
+    seeds = [estimate.count or 0 for estimate in ours]
+    most = max(seeds, default=0)
+    with_sd = any(estimate.sd is not None for estimate in ours)
+    bracketed = any(e.sd is None and interval_of(e) is not None for e in ours)
+    counts = {e.count for e in published if e.sd is not None and e.count is not None} - {0}
+    return say(
+        "exhibit_note",
+        note=table.note,
+        one_seed=most == 1,
+        seeds=most if with_sd else None,
+        fewer=any(0 < count < most for count in seeds),
+        known_sd="standard deviation" in table.note,
+        bracketed=bracketed and "interval" not in table.note,
+        published=sorted(counts),
+    )

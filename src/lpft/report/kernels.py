@@ -1,0 +1,485 @@
+"""The kernels of one ``kernels.json`` on the page: sentences, tables, how they were made."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lpft.paper.reference_bugs import kernel_bugs
+from lpft.report import figures
+from lpft.report.drawing import shortened
+from lpft.report.page import (
+    Block,
+    Chapter,
+    Details,
+    Facts,
+    Folder,
+    Note,
+    Row,
+    Rows,
+    Section,
+    relative_link,
+)
+from lpft.report.runs import facts
+from lpft.report.table import Columns, from_columns, written
+from lpft.report.text import say
+from lpft.results.exhibits import Cell, Column, Estimate, Table, Text
+from lpft.results.formats import counted, fixed, scientific, seconds, whole
+from lpft.results.groups import method_name, model_name
+from lpft.results.kernels import (
+    FT,
+    LOGISTIC,
+    NTK,
+    PAPER,
+    PRETRAIN,
+    RULE_NAMES,
+    Accuracies,
+    Dynamics,
+    KernelRecord,
+    KernelStatistics,
+    MethodRecord,
+    aligned_name,
+    kernel_name,
+    solver_name,
+)
+from lpft.results.schema import Values
+
+VARIES = "varies"
+_LONGEST_FACT = 160  # letters: kernels.json has all of them
+
+Of = Callable[[MethodRecord], float | None]
+KernelRow = tuple[tuple[MethodRecord, ...], str, KernelStatistics]
+"""A kernel with the methods that have it, its key and its statistics."""
+
+
+def kernel_chapter(kernels: KernelRecord, slug: str, title: str, page_folder: Path) -> Chapter:
+    """What the page shows of one ``kernels.json``; ``title`` tells it from others."""
+    summary = (
+        ("Kernels", "statistics", read_statistics(kernels)),
+        ("Kernel regression", "regression", read_regression(kernels)),
+        ("Certificate", "made", read_certificate(kernels)),
+    )
+    rows = (
+        Row(name, (" ".join(sentences),), f"#{slug}-{anchor}")
+        for name, anchor, sentences in summary
+        if sentences
+    )
+    return Chapter(
+        kind="kernels",
+        slug=slug,
+        title=title,
+        data=kernels.data_name,
+        model=model_name(kernels.model),
+        summary=(what_was_computed(kernels), Rows(tuple(rows))),
+        notes=tuple(Note(problem, warns=True) for problem in kernels.problems),
+        sections=tuple(
+            Section(name, blocks, f"{slug}-{anchor}")
+            for anchor, name, blocks in _sections(kernels, page_folder)
+            if blocks
+        ),
+        bugs=tuple(kernel_bugs([kernels.model])),
+    )
+
+
+def _sections(
+    kernels: KernelRecord, page_folder: Path
+) -> Iterator[tuple[str, str, tuple[Block, ...]]]:
+    """Anchor, title and what stands below it; nothing where the record has none of it."""
+    predicted = regression(kernels)
+    protocols = say("why_protocols_differ", classes=len(kernels.classes))
+    yield "statistics", "P, F and the NTK", (statistics(kernels),)
+    yield "spectra", "Spectra", _there(figures.spectra(kernels))
+    yield "heat-maps", "Heat maps", _there(figures.heat_maps(kernels))
+    yield (
+        "regression",
+        "Kernel regression under both protocols",
+        () if predicted is None else (protocols, predicted),
+    )
+    yield "alignment", "Alignment of kernels", _there(alignment(kernels))
+    yield "parts", "What F is made of", _there(figures.shares(kernels), shares(kernels))
+    yield (
+        "dynamics",
+        "Training beside what the kernel predicts",
+        _there(figures.dynamics(kernels), first_order(kernels), linearized(kernels)),
+    )
+    made = Details("Configuration, plan, environment and timings", tuple(_made(kernels)))
+    folder = Folder(relative_link(kernels.folder, page_folder), (KernelRecord.FILE,))
+    yield (
+        "made",
+        "How the kernels were made, and checked",
+        (folder, certificate(kernels), *([made] if made.sections else [])),
+    )
+
+
+def _there(*blocks: Block | None) -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block is not None)
+
+
+def _made(kernels: KernelRecord) -> Iterator[tuple[str, Facts]]:
+    """Facts under their headings: configuration, the plan of each pass, environment and time."""
+    passes = kernels.plan.get("passes")
+    plans = [part for part in passes if isinstance(part, Mapping)] if passes else []
+    if not plans:
+        plans = [kernels.plan]
+    sections: list[tuple[str, Mapping[str, Any]]] = [
+        ("Configuration", {k: v for k, v in kernels.config.items() if k != "output_dir"}),
+        *(
+            ("Plan" if len(plans) == 1 else f"Plan of pass {place}", plan)
+            for place, plan in enumerate(plans, start=1)
+        ),
+        ("Environment", kernels.environment),
+    ]
+    for heading, record in sections:
+        if record:
+            yield heading, _short(record)
+    if kernels.timings:
+        yield (
+            "Time",
+            tuple(
+                (name.removesuffix("_seconds").replace("_", " "), seconds(value))
+                for name, value in kernels.timings.items()
+            ),
+        )
+
+
+def _short(record: Values) -> Facts:
+    return tuple((name, shortened(value, _LONGEST_FACT)) for name, value in facts(record))
+
+
+def what_was_computed(kernels: KernelRecord) -> str:
+    """One sentence: model, data, methods, rule, precision."""
+    names = {"train": "training", "eval": kernels.eval_split or "evaluation"}
+    rows = kernels.rows
+    return say(
+        "what_was_computed",
+        kernels=kernels,
+        rows=[f"{whole(rows[split])} {name}" for split, name in names.items() if split in rows],
+        rule=RULE_NAMES.get(kernels.rule, kernels.rule),
+        methods=[method.name for method in kernels.methods],
+    )
+
+
+def read_statistics(kernels: KernelRecord) -> list[str]:
+    """FT ratios, ranks and norms of F."""
+    ratios = [
+        f"{written(method.ft_ratio, 'ratio')} for {method.name}"
+        for method in kernels.methods
+        if method.ft_ratio is not None
+    ]
+    sentences = [say("ft_ratios", ratios=ratios)] if ratios else []
+    ranks = [
+        f"{whole(found.rank)} for {method.name}"
+        for method in kernels.methods
+        if (found := method.kernels.get(FT)) is not None and found.rank is not None
+    ]
+    if ranks:
+        heads = [whole(found.rank) for _, found in kernels.pretrain if found.rank is not None]
+        unlike = list(dict.fromkeys(heads))
+        sentences.append(say("ranks", ranks=ranks, size=kernels.size, heads=unlike))
+    norms = _range(kernels, lambda method: _norm(method.kernels.get(FT)), scientific)
+    return [*sentences, *([say("frobenius_norms", norms=norms)] if norms else [])]
+
+
+def _norm(found: KernelStatistics | None) -> float | None:
+    return None if found is None else found.frobenius_norm
+
+
+def read_regression(kernels: KernelRecord) -> list[str]:
+    """What P + F predicts under either protocol, beside a constant answer."""
+    split = kernels.eval_split
+    if split is None:
+        return []
+    sentences = []
+    paper = _range(kernels, lambda method: _answers(method, PAPER).test, fixed)
+    if paper:
+        constants = [_answers(method, PAPER).constant for method in kernels.methods]
+        constant = max((value for value in constants if value is not None), default=None)
+        sentences.append(say("paper_regression", accuracy=paper, split=split, constant=constant))
+    per_text = _range(kernels, lambda method: _answers(method, LOGISTIC).test, fixed)
+    if per_text:
+        commonest = kernels.commonest_class("eval")
+        sentences.append(
+            say("class_regression", accuracy=per_text, split=split, commonest=commonest)
+        )
+    return sentences
+
+
+def _answers(method: MethodRecord, solver: str) -> Accuracies:
+    kernel = method.kernels.get(NTK)
+    nothing = Accuracies(None, None, None)
+    return nothing if kernel is None else kernel.regression.get(solver, nothing)
+
+
+def _range(kernels: KernelRecord, value: Of, written: Callable[[float], str]) -> str:
+    """``0.6 (LoRA) to 0.9 (LP-FT)``; empty where no method has the number."""
+    known = [(v, method.name) for method in kernels.methods if (v := value(method)) is not None]
+    if not known:
+        return ""
+    (low, lowest), (high, highest) = min(known), max(known)
+    if len(known) == 1:
+        return written(low)
+    return f"{written(low)} ({lowest}) to {written(high)} ({highest})"
+
+
+def read_certificate(kernels: KernelRecord) -> list[str]:
+    """How far entries were checked against plain automatic differentiation."""
+    found = [method.certificate for method in kernels.methods]
+    checked = [(c.get("entries_checked"), c.get("largest_relative_error")) for c in found]
+    known = [(count, error) for count, error in checked if count is not None and error is not None]
+    if not known:
+        return []
+    entries, error = sum(count for count, _ in known), max(error for _, error in known)
+    return [say("certificate", error=error, entries=entries)]
+
+
+def statistics(kernels: KernelRecord) -> Table:
+    """P once, then F and P + F of every method: rank, norm, kernel regression, FT ratio."""
+    rows = [*_pretrain_rows(kernels), *_method_rows(kernels)]
+    columns = [
+        *_names_of_rows(kernels, rows),
+        (Column("Rank", format="count"), [Estimate(found.rank) for *_, found in rows]),
+        (
+            Column("FN", format="scientific", full="Frobenius norm"),
+            [Estimate(found.frobenius_norm) for *_, found in rows],
+        ),
+    ]
+    varies = False
+    for solver, above in ((PAPER, "Paper: entries"), (LOGISTIC, "Per text: class")):
+        if solver in kernels.solvers:
+            for split in ("train", "test"):
+                cells = [_agreed(row, solver, split) for row in rows]
+                varies = varies or any(cell.remark for cell in cells)
+                full = f"{solver_name(solver).lower()}: {split} accuracy"
+                columns.append((Column(split, above, digits=3, full=full), cells))
+    ratios = [owners[0].ft_ratio if name == FT else None for owners, name, _ in rows]
+    columns.append((Column("FT ratio", format="ratio"), [Estimate(value) for value in ratios]))
+    constants = [
+        answers.constant
+        for method in kernels.methods
+        for found in method.kernels.values()
+        if (answers := found.regression.get(PAPER)) is not None and answers.constant is not None
+    ]
+    note = say(
+        "statistics_note",
+        size=kernels.size,
+        paper=PAPER in kernels.solvers,
+        constant=max(constants, default=None),
+        per_text=LOGISTIC in kernels.solvers,
+        varies=varies,
+    )
+    return from_columns(
+        "statistics", f"Kernel statistics: {kernels.title}", columns, note, headers=2
+    )
+
+
+def _agreed(row: KernelRow, solver: str, split: str) -> Estimate:
+    """An accuracy that all owners of a kernel share, or a word that says that they do not."""
+    owners, name, _ = row
+    answers = [method.kernels[name].regression.get(solver) for method in owners]
+    values = {None if found is None else getattr(found, split) for found in answers}
+    return Estimate(values.pop()) if len(values) == 1 else Estimate(None, remark=VARIES)
+
+
+def regression(kernels: KernelRecord) -> Table | None:
+    """Every solver's accuracies on every kernel, with what a constant answer scores."""
+    if not kernels.solvers:
+        return None
+    rows = [row for found in _pretrain_rows(kernels) for row in _by_regression(found)]
+    rows += _method_rows(kernels)
+    columns = _names_of_rows(kernels, rows)
+    commonest = kernels.commonest_class("eval")
+    for solver in kernels.solvers:
+        answers = [found.regression.get(solver) for *_, found in rows]
+
+        def constant(answer: Accuracies, solver: str = solver) -> float | None:
+            known = answer.constant is not None or solver == PAPER
+            return answer.constant if known else commonest
+
+        for name, value in (
+            ("train", lambda answer: answer.train),
+            ("test", lambda answer: answer.test),
+            ("constant", constant),
+        ):
+            cells = [Estimate(None if answer is None else value(answer)) for answer in answers]
+            if name != "constant" or any(cell.value is not None for cell in cells):
+                columns.append((Column(name, solver_name(solver), digits=3), cells))
+    note = say("regression_note", eval_split=kernels.eval_split)
+    return from_columns("regression", "Kernel regression", columns, note, headers=2)
+
+
+def alignment(kernels: KernelRecord) -> Table | None:
+    """CKA of every pair of kernels, shaded in the page."""
+    found = kernels.alignment
+    if found is None:
+        return None
+    names = [aligned_name(name) for name in found.kernels]
+    columns: Columns = [(Column("Kernel"), names)]
+    for position, name in enumerate(names):
+        values = [row[position] for row in found.values]
+        shades = [None if value is None else min(1.0, max(0.0, value)) for value in values]
+        cells = [Estimate(v, shade=s) for v, s in zip(values, shades, strict=True)]
+        columns.append((Column(name, digits=3), cells))
+    return from_columns("alignment", "Alignment of kernels (CKA)", columns, say("alignment_note"))
+
+
+def shares(kernels: KernelRecord) -> Table | None:
+    """The part of F's trace that each kind of parameter and each layer adds, per method."""
+    kinds, layers = (
+        dict.fromkeys(name for method in kernels.methods for name in getattr(method, parts))
+        for parts in ("kinds", "layers")
+    )
+    rows = [*(("kind", name) for name in kinds), *(("layer", name) for name in layers)]
+    if not rows:
+        return None
+    columns: Columns = [
+        (Column("By"), [by for by, _ in rows]),
+        (Column("Part"), [name for _, name in rows]),
+    ]
+    for method in kernels.methods:
+        parts = {by: figures.trace_shares(method, by) for by in ("kind", "layer")}
+        cells = [Estimate(parts[by].get(name)) for by, name in rows]
+        columns.append((Column(method.name, format="percent", digits=1), cells))
+    return from_columns("shares", "What F is made of", columns, say("shares_note"), headers=2)
+
+
+def certificate(kernels: KernelRecord) -> Table:
+    """The head that each method starts from, and how far its kernel was checked."""
+    methods = kernels.methods
+    columns: Columns = [
+        (Column("Method"), [method.name for method in methods]),
+        (Column("start", "Head"), [_start(method.head_start) for method in methods]),
+        (Column("rank", "Head", format="count"), [Estimate(m.head_rank) for m in methods]),
+        (Column("norm", "Head"), [Estimate(method.head_norm) for method in methods]),
+        (Column("set", "Parameters of F"), [method.parameter_set for method in methods]),
+        (
+            Column("number", "Parameters of F", format="count", full="Parameters"),
+            [Estimate(method.parameters) for method in methods],
+        ),
+    ]
+    for key, name in (
+        ("asymmetry", "asymmetry"),
+        ("smallest_eigenvalue", "smallest eigenvalue"),
+        ("largest_eigenvalue", "largest eigenvalue"),
+        ("entries_checked", "entries recomputed"),
+        ("largest_relative_error", "largest relative error"),
+    ):
+        column = Column(
+            name, "Certificate", format="count" if key == "entries_checked" else "scientific"
+        )
+        columns.append((column, [Estimate(method.certificate.get(key)) for method in methods]))
+    errors = [Estimate(method.products_error) for method in methods]
+    fast_products = any(error.value is not None for error in errors)
+    if fast_products:
+        column = Column("error of fast products", "Certificate", format="scientific")
+        columns.append((column, errors))
+    note = say("certificate_note", fast_products=fast_products)
+    return from_columns("certificate", "Heads and certificate", columns, note)
+
+
+def _start(value: str | None) -> Cell:
+    return None if value is None else Text(method_name(value), value=value)
+
+
+def first_order(kernels: KernelRecord) -> Table | None:
+    """Relative error of the first-order change of logits and features, by rate."""
+    found = _dynamics(kernels)
+    rows = [(name, step) for name, steps in found for step in steps.first_order]
+    if not rows:
+        return None
+    columns: Columns = [
+        (Column("Method"), [name for name, _ in rows]),
+        (
+            Column("Rate", digits=1, format="scientific"),
+            [Estimate(step.rate) for _, step in rows],
+        ),
+    ]
+    for name in ("logits", "features"):
+        column = Column(name, "Relative error", digits=1, format="scientific")
+        columns.append((column, [Estimate(getattr(step, name)) for _, step in rows]))
+    trained, evaluated = _texts(kernels, "train"), _texts(kernels, "eval")
+    note = say("first_order_note", trained=trained, evaluated=evaluated)
+    return from_columns("first-order", "One step beside its first order", columns, note, headers=2)
+
+
+def linearized(kernels: KernelRecord) -> Table | None:
+    """Error and losses of training in the kernel's linear model, by number of steps."""
+    rows = [
+        (name, step, place, found)
+        for name, found in _dynamics(kernels)
+        for place, step in enumerate(found.steps)
+        if found.trajectories
+    ]
+    if not rows:
+        return None
+    columns: Columns = [
+        (Column("Method"), [name for name, *_ in rows]),
+        (
+            Column("Rate", digits=1, format="scientific"),
+            [Estimate(found.rate) for *_, found in rows],
+        ),
+        (Column("Steps", format="count"), [Estimate(float(step)) for _, step, *_ in rows]),
+    ]
+    for split, above in (("train", "Training texts"), ("eval", "Evaluated texts")):
+        for name, key, digits in (
+            ("error", "error", None),
+            ("NLL", "real", 3),
+            ("linear NLL", "linearized", 3),
+        ):
+            values = [_at(found, split, key, place) for *_, place, found in rows]
+            columns.append((Column(name, above, digits=digits), [Estimate(v) for v in values]))
+    note = say("linearized_note", trained=_texts(kernels, "train"))
+    title = "Training beside the linear model"
+    return from_columns("linearized", title, columns, note, headers=3)
+
+
+def _dynamics(kernels: KernelRecord) -> list[tuple[str, Dynamics]]:
+    return [(m.name, m.dynamics) for m in kernels.methods if m.dynamics is not None]
+
+
+def _texts(kernels: KernelRecord, split: str) -> str:
+    """``8 training texts``; of the first method, as all have the same."""
+    named = {"train": "training", "eval": kernels.eval_split or "evaluated"}
+    rows = _dynamics(kernels)[0][1].rows.get(split)
+    return counted(0 if rows is None else int(rows), f"{named[split]} text")
+
+
+def _at(found: Dynamics, split: str, key: str, place: int) -> float | None:
+    trajectory = found.trajectories.get(split)
+    if trajectory is None:
+        return None
+    values: tuple[float | None, ...] = getattr(trajectory, key)
+    return values[place]
+
+
+def _names_of_rows(kernels: KernelRecord, rows: Sequence[KernelRow]) -> Columns:
+    return [
+        (Column("Method"), [kernels.owners_name(owners) for owners, *_ in rows]),
+        (Column("Kernel"), [kernel_name(name) for _, name, _ in rows]),
+    ]
+
+
+def _pretrain_rows(kernels: KernelRecord) -> list[KernelRow]:
+    return [(owners, PRETRAIN, found) for owners, found in kernels.pretrain]
+
+
+def _method_rows(kernels: KernelRecord) -> list[KernelRow]:
+    """F and P + F of every method, then kernels that the paper does not have."""
+    rows: list[KernelRow] = []
+    for method in kernels.methods:
+        others = [name for name in method.kernels if name not in (PRETRAIN, FT, NTK)]
+        names = [name for name in (FT, NTK) if name in method.kernels] + others
+        rows += [((method,), name, method.kernels[name]) for name in names]
+    return rows
+
+
+def _by_regression(row: KernelRow) -> list[KernelRow]:
+    """The same kernel once for each different regression on it."""
+    owners, name, _ = row
+    found: list[tuple[list[MethodRecord], KernelStatistics]] = []
+    for method in owners:
+        own = method.kernels[name]
+        same = next((group for group, s in found if s.regression == own.regression), None)
+        if same is None:
+            found.append(([method], own))
+        else:
+            same.append(method)
+    return [(tuple(group), name, statistics) for group, statistics in found]

@@ -1,1 +1,0 @@
-"""The report's part on kernels: statistics, spectra, heat maps, regression, alignment."""

@@ -1,0 +1,394 @@
+"""Show a table: its cells as text for the page and a terminal, and as CSV, Markdown and LaTeX."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from lpft.results.exhibits import Cell, Column, Estimate, Format, Table, Text
+from lpft.results.formats import (
+    ABSENT,
+    aligned,
+    counted,
+    fixed,
+    rate,
+    ratio_text,
+    scientific,
+    shared_digits,
+    significant,
+    whole,
+)
+
+TERMINAL_WIDTH = 100  # letters in a line
+_LONG = 30  # letters: texts beyond break into lines in the page and in LaTeX
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Folders of one kind that a number was computed from, as (text, address in the page).
+
+    What the page does not show has no address.
+    """
+
+    name: str
+    links: tuple[tuple[str, str | None], ...]
+
+
+Trace = Callable[[Sequence[str]], tuple[Origin, ...]]
+"""From the runs of a number to what the page can link."""
+
+
+Columns = list[tuple[Column, Sequence[Cell]]]
+"""The columns of a table with their cells, from the top down."""
+
+
+def from_columns(name: str, title: str, columns: Columns, note: str, *, headers: int = 1) -> Table:
+    """A table from its columns, which hold the same number of cells each."""
+    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    return Table(name, title, tuple(column for column, _ in columns), rows, note, headers)
+
+
+class Shown(NamedTuple):
+    """A cell as text; ``aside``, its uncertainty and remarks, is smaller in the page."""
+
+    main: str
+    aside: str = ""
+    runs: tuple[str, ...] = ()
+    shade: float | None = None
+
+    @property
+    def text(self) -> str:
+        return f"{self.main} {self.aside}".rstrip()
+
+
+def untraced(_runs: Sequence[str]) -> tuple[Origin, ...]:
+    """No links, for a terminal."""
+    return ()
+
+
+def shown_rows(table: Table) -> tuple[tuple[Shown, ...], ...]:
+    """All cells as text; where fewer seeds were averaged than elsewhere, a cell says how many."""
+    most = max((estimate.count or 0 for estimate in estimates(table, "ours")), default=0)
+    return tuple(
+        tuple(
+            _shown(cell, column, most if column.source == "ours" else 0)
+            for cell, column in zip(row, table.columns, strict=True)
+        )
+        for row in table.rows
+    )
+
+
+def estimates(table: Table, source: str) -> list[Estimate]:
+    """The numbers of one source."""
+    return [
+        cell
+        for row in table.rows
+        for cell, column in zip(row, table.columns, strict=True)
+        if isinstance(cell, Estimate) and column.source == source
+    ]
+
+
+def interval_of(estimate: Estimate) -> tuple[float, float] | None:
+    """The bounds of a number that has both."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return estimate.low, estimate.high
+
+
+def _shown(cell: Cell, column: Column, most: int) -> Shown:
+    if cell is None:
+        return Shown(ABSENT)
+    if isinstance(cell, str):
+        return Shown(cell)
+    if isinstance(cell, Text):
+        return Shown(cell.text, runs=cell.runs)
+    if cell.value is None:
+        return Shown(cell.remark if cell.remark else ABSENT)
+    sd = None if column.format == "effect" else cell.sd
+    interval = interval_of(cell) if sd is None else None
+    digits = column.digits
+    ends = (sd,) if interval is None else interval
+    if digits is None and column.format in ("number", "effect") and ends != (None,):
+        digits = shared_digits((cell.value, *ends))
+    asides = []
+    if sd is not None:
+        asides.append(f"± {written(sd, column.format, digits)}")
+    elif interval is not None:
+        asides.append(f"[{', '.join(written(end, column.format, digits) for end in interval)}]")
+    if cell.count is not None and cell.count < most:
+        asides.append(f"({counted(cell.count, 'seed')})")
+    asides += [cell.remark] if cell.remark else []
+    main = written(cell.value, column.format, digits)
+    return Shown(main, " ".join(asides), cell.runs, cell.shade)
+
+
+def shown_effect(effect: Estimate) -> Shown:
+    """An effect with its interval, as text."""
+    return _shown(effect, Column("", format="effect"), 0)
+
+
+def written(value: float, form: Format, digits: int | None = None) -> str:
+    """A number in one of the formats of columns."""
+    match form:
+        case "scientific":
+            return scientific(value, 2 if digits is None else digits)
+        case "ratio":
+            return ratio_text(value)
+        case "percent":
+            return f"{fixed(100 * value, 1 if digits is None else digits)} %"
+        case "count":
+            return whole(value)
+        case "rate":
+            return rate(value)
+        case _:
+            return significant(value) if digits is None else fixed(value, digits)
+
+
+def is_numeric(table: Table, place: int) -> bool:
+    """Whether a column has numbers, and no words."""
+    if table.columns[place].source == "names" or place < table.headers:
+        return False
+    return not any(isinstance(row[place], str | Text) for row in table.rows)
+
+
+def wraps(table: Table, place: int) -> bool:
+    """Whether a column has texts so long that their lines must break."""
+    cells = (row[place] for row in table.rows)
+    return any(len(_words(cell)) > _LONG for cell in cells)
+
+
+def _words(cell: Cell) -> str:
+    if isinstance(cell, Text):
+        return cell.text
+    return cell if isinstance(cell, str) else ""
+
+
+def bands(table: Table) -> tuple[tuple[str, int], ...]:
+    """The upper headings with the number of columns under each; empty where there are none."""
+    if not any(column.above for column in table.columns):
+        return ()
+    runs = groupby(table.columns, key=lambda column: column.above)
+    return tuple((above, len(list(columns))) for above, columns in runs)
+
+
+def row_groups(table: Table) -> tuple[tuple[tuple[Shown, ...], ...], ...]:
+    """Rows that belong together: of one first name, where several columns name the row."""
+    rows = shown_rows(table)
+    if table.headers < 2:
+        return (rows,)
+    return tuple(tuple(group) for _, group in groupby(rows, key=lambda row: row[0].text))
+
+
+def one_line_heading(column: Column) -> str:
+    """A column's heading with the one above it, for files."""
+    if column.full:
+        return column.full
+    name = f"{column.above}: {column.name}" if column.above else column.name
+    return f"{name} ({column.remark})" if column.remark else name
+
+
+def to_csv(table: Table, trace: Trace = untraced) -> str:
+    """Every value with all its digits; what is known beside a value has columns of its own."""
+    columns: list[tuple[str, Sequence[Any]]] = []
+    for place, column in enumerate(table.columns):
+        name = one_line_heading(column)
+        cells = [row[place] for row in table.rows]
+        columns.append((name, [_value(cell, column) for cell in cells]))
+        numbers = [cell if isinstance(cell, Estimate) else Estimate(None) for cell in cells]
+        beside: dict[str, list[Any]] = {
+            "sd": [number.sd for number in numbers],
+            "low": [None if (ends := interval_of(n)) is None else ends[0] for n in numbers],
+            "high": [None if (ends := interval_of(n)) is None else ends[1] for n in numbers],
+            "seeds": [number.count for number in numbers],
+            "from": [_sources(trace(number.runs)) for number in numbers],
+        }
+        columns += [
+            (f"{name} {what}", values)
+            for what, values in beside.items()
+            if any(value is not None for value in values)
+        ]
+    rows = list(zip(*(values for _, values in columns), strict=True))
+    frame = pd.DataFrame(rows, columns=[name for name, _ in columns], dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _value(cell: Cell, column: Column) -> str | float | int | None:
+    if isinstance(cell, Text):
+        return cell.text if cell.value is None else cell.value
+    if not isinstance(cell, Estimate):
+        return cell
+    if cell.value is not None and column.format == "count":
+        return int(cell.value)
+    return cell.value
+
+
+def _sources(origins: Sequence[Origin]) -> str | None:
+    """What a value was computed from, with semicolons; None where nothing is known."""
+    names = [text for origin in origins for text, _ in origin.links]
+    return "; ".join(dict.fromkeys(names)) or None
+
+
+def to_text(table: Table, width: int | None = None) -> str:
+    """Aligned text for a terminal: upper headings over their columns, equal first names once.
+
+    A table of more than ``width`` letters is cut into several, each with the rows' names.
+    """
+    if width is None:
+        return _text(table)
+    parts: list[Table] = []
+    first, last = table.headers, len(table.columns)
+    while first < last or not parts:
+        end = min(last, _end_of_part(table, first, width))
+        parts.append(_part(table, first, end))
+        first = end
+    return "\n\n".join(map(_text, parts))
+
+
+def _end_of_part(table: Table, first: int, width: int) -> int:
+    """Where a part that begins at column ``first`` ends: before columns of a heading, if it can."""
+    last = len(table.columns)
+
+    def fits(begin: int, end: int) -> bool:
+        return max(map(len, _text(_part(table, begin, end)).splitlines())) <= width
+
+    end = max((e for e in range(first + 1, last + 1) if fits(first, e)), default=first + 1)
+    if end == last:
+        return end
+    above = [column.above for column in table.columns]
+    begins, ends = end, end
+    while begins > first and above[begins - 1] == above[end]:
+        begins -= 1
+    while ends < last and above[ends] == above[end]:
+        ends += 1
+    return begins if begins > first and fits(begins, ends) else end
+
+
+def _part(table: Table, first: int, end: int) -> Table:
+    places = [*range(table.headers), *range(first, end)]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in places),
+        rows=tuple(tuple(row[place] for place in places) for row in table.rows),
+    )
+
+
+def _text(table: Table) -> str:
+    rows = [[cell.text for cell in row] for row in shown_rows(table)]
+    if table.headers > 1:
+        names = [row[0] for row in rows]
+        for above, name, row in zip(names, names[1:], rows[1:], strict=False):
+            row[0] = "" if name == above else name
+    return "\n".join(
+        aligned(
+            [_heading(column) for column in table.columns],
+            rows,
+            [is_numeric(table, place) for place in range(len(table.columns))],
+            bands(table),
+            ruled=True,
+        )
+    )
+
+
+def _heading(column: Column) -> str:
+    return f"{column.name} ({column.remark})" if column.remark else column.name
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured table with its title above and its note below."""
+    places = range(len(table.columns))
+    lines = [
+        [_markdown(one_line_heading(column)) for column in table.columns],
+        ["---:" if is_numeric(table, place) else ":---" for place in places],
+        *([_markdown(cell.text) for cell in row] for row in shown_rows(table)),
+    ]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    note = f"\n{_markdown(table.note)}\n" if table.note else ""
+    return f"{_markdown(table.title)}\n\n{body}\n{note}"
+
+
+def _markdown(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\|`*_[]$~" else c for c in " ".join(text.split()))
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "–": "--",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "∓": r"$\mp$",
+        "\u00a0": "~",
+        "⁺": r"$^{+}$",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+_MOST_LATEX_COLUMNS = 8
+_WRAPPING_SHARE = 0.8
+"""Of the text's width, for all columns together whose lines may break."""
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment with booktabs rules, no wider than the text.
+
+    It needs ``\\usepackage{booktabs}``, and ``\\usepackage{graphicx}`` where columns are many.
+    Names in scripts other than Latin need LuaLaTeX or XeLaTeX and a font that has them.
+    """
+    places = range(len(table.columns))
+    broken = [wraps(table, place) for place in places]
+    paragraph = rf"p{{{_WRAPPING_SHARE / max(1, sum(broken)):.2f}\linewidth}}"
+    layout = "".join(
+        paragraph if broken[place] else "r" if is_numeric(table, place) else "l" for place in places
+    )
+    heading = [rf"{_latex_row([_heading(column) for column in table.columns])} \\"]
+    above = bands(table)
+    if above:
+        names = [rf"\multicolumn{{{n}}}{{c}}{{{name.translate(_LATEX)}}}" for name, n in above]
+        heading = [rf"{' & '.join(names)} \\", _rules_under(above), *heading]
+    begin, end = rf"\begin{{tabular}}{{{layout}}}", r"\end{tabular}"
+    if len(table.columns) > _MOST_LATEX_COLUMNS:
+        begin, end = rf"\resizebox{{\linewidth}}{{!}}{{{begin}", f"{end}}}"
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{table.title.translate(_LATEX)}}}",
+        rf"\label{{tab:{table.name}}}",
+        begin,
+        r"\toprule",
+        *heading,
+        r"\midrule",
+        *(rf"{_latex_row([cell.text for cell in row])} \\" for row in shown_rows(table)),
+        r"\bottomrule",
+        end,
+        r"\end{table}",
+    ]
+    if table.note:
+        lines.insert(-1, rf"\par\smallskip{{\footnotesize {table.note.translate(_LATEX)}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _rules_under(above: Sequence[tuple[str, int]]) -> str:
+    """A rule under every upper heading that is not empty."""
+    rules, first = [], 1
+    for name, count in above:
+        if name:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    return " ".join(rules)
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    """Cells of a row; the rule or row above must not take a first ``[`` or ``*`` for its option."""
+    row = " & ".join(text.translate(_LATEX) for text in texts)
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
