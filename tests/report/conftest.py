@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results.experiment_folders import sample_experiment, write_behind, write_experiment
 from results.kernel_folders import write_kernels
 from results.run_folders import write_five_methods
 
 from lpft.report import ReportResult, build_report
 from lpft.results.kernels import KernelRecord
-
-from .experiment_folders import sample_experiment, write_behind, write_experiment
 
 
 @pytest.fixture(scope="session")

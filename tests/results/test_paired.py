@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from experiments.scored_runs import right_of, write_scored
-from lpft.report.comparison_tables import score_differences
-from lpft.report.reading import read_differences
 
 from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
+from lpft.report.run_tables import score_differences
+from lpft.report.runs import read_differences
+from lpft.report.table import shown_rows
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import Differences, ScoreContrast, judge_groups
 from lpft.results.run import find_runs
@@ -99,7 +100,7 @@ def test_seeds_of_one_sign_are_not_enough(tmp_path: Path) -> None:
     assert contrast.judgement.effect.low < 0
     assert contrast.judgement.verdict == UNTOLD
     (group,) = groups_in(tmp_path)
-    assert "On test it cannot be told from FT." in read_differences(found, group)
+    assert "On test it shows no clear difference from FT." in read_differences(found, group)
 
 
 def test_one_seed_never_tells(tmp_path: Path) -> None:
@@ -109,7 +110,10 @@ def test_one_seed_never_tells(tmp_path: Path) -> None:
     assert judgement.effect.low > 0.5
     assert (judgement.verdict, judgement.detectable) == (UNTOLD, None)
     (group,) = groups_in(tmp_path)
-    assert read_differences(found, group)[1] == "On test it cannot be told from FT (1 seed)."
+    assert (
+        read_differences(found, group)[1]
+        == "On test it shows no clear difference from FT (1 seed)."
+    )
 
 
 def test_few_seeds_need_all_data_sets_to_agree(tmp_path: Path) -> None:
@@ -187,7 +191,7 @@ def test_seeds_that_no_two_methods_share_are_no_pair(tmp_path: Path) -> None:
     (group,) = groups_in(tmp_path)
     table = score_differences(found, group)
     assert table is not None
-    assert [cell.text for cell in table.rows[0]] == ["test", "LP", "–", "–", "–"]
+    assert [cell.text for cell in shown_rows(table)[0]] == ["test", "LP", "–", "–", "–"]
 
 
 def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
@@ -252,5 +256,5 @@ def test_without_a_test_split_the_page_says_whom_validation_favours(tmp_path: Pa
             right = {"validation": right_of(100, wrong + seed)}
             write_scored(tmp_path / f"{method}-{seed}", method, seed, right)
     text = build_report(tmp_path).page.read_text()
-    assert "differences on validation, which chose, favour LP-FT." in text
+    assert "LP-FT was chosen on validation" in text
     assert "<span>LP-FT against each other method</span>" in text

@@ -151,6 +151,15 @@ def new_canvas(width: float, height: float, top: float = 0.0) -> Canvas:
     return canvas
 
 
+def settle(canvas: Canvas) -> None:
+    """Find room for the labels once, so that every format of a drawing has the same layout."""
+    engine = canvas.get_layout_engine()
+    if engine is not None:
+        with _settings("lpft"):
+            engine.execute(canvas)
+        canvas.set_layout_engine("none")
+
+
 def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Quiet axes: two spines, a faint grid, small muted numbers; labels as plain text."""
     axes.set_facecolor("none")
@@ -300,7 +309,7 @@ def inline_svg(canvas: Canvas, name: str, title: str = "", description: str = ""
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _DECIMALS = re.compile(r"\d+\.\d{3,}")
-_NAMED_BY_PLACE = re.compile(r"[A-Za-z.]+\d*_\d+")  # figure_1, axes_1, matplotlib.axis_2
+_NAMED_BY_PLACE = re.compile(r"[A-Za-z][\w.]*_\d{1,4}")  # figure_1, line2d_12
 _ROUNDED = ("d", "x", "y", "transform")
 
 

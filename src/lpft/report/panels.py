@@ -4,7 +4,7 @@ Lines with bands, points with intervals, clouds of points, bars, heat maps, reli
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import wrap
@@ -35,6 +35,7 @@ from lpft.report.drawing import (
     new_canvas,
     scale,
     series_styles,
+    settle,
     shortened,
     swatch,
 )
@@ -82,11 +83,8 @@ class Drawing:
 
 def draw(figure: Figure, name: str) -> Drawing:
     """The panels as SVG; ``name`` is unique in the page."""
-    styles = series_styles(figure)
     strips: dict[str, list[Markup]] = {}
-    for place, panel in enumerate(drawn_panels(figure)):
-        canvas = new_canvas(*_size(figure, panel))
-        _DRAW[figure.kind](canvas, canvas.add_gridspec(1, 1)[0], panel, styles)
+    for place, (panel, canvas) in enumerate(panel_canvases(figure)):
         svg = inline_svg(
             canvas,
             f"{name}-panel-{place}",
@@ -105,6 +103,16 @@ def draw(figure: Figure, name: str) -> Drawing:
         undrawn=tuple(p.title for p in figure.panels if not _has_values(_on_axes(p))),
         off_axes=any(_on_axes(panel) != panel for panel in figure.panels),
     )
+
+
+def panel_canvases(figure: Figure) -> Iterator[tuple[Panel, Canvas]]:
+    """Every panel that has something to draw, on a canvas of its own without a legend."""
+    styles = series_styles(figure)
+    for panel in drawn_panels(figure):
+        canvas = new_canvas(*_size(figure, panel))
+        _DRAW[figure.kind](canvas, canvas.add_gridspec(1, 1)[0], panel, styles)
+        settle(canvas)
+        yield panel, canvas
 
 
 def sheet(figure: Figure) -> Canvas | None:
@@ -127,6 +135,7 @@ def sheet(figure: Figure) -> Canvas | None:
         _DRAW[figure.kind](canvas, grid[row, column], panel, styles)
     if keys:
         legend(canvas, keys, top / total)
+    settle(canvas)
     return canvas
 
 

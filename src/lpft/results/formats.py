@@ -160,7 +160,9 @@ def aligned(
         # The last column of a band makes room for a heading that is longer than its columns.
         width = sum(widths[place : place + count]) + 2 * (count - 1)
         widths[place + count - 1] += max(0, len(name) - width)
-        above.append(f"{name:>{max(len(name), width)}}")
+        if name and count > 1 and width >= len(name) + 4:
+            name = f" {name} ".center(width, "-")  # so that its columns can be seen
+        above.append(f"{name:>{width}}")
         place += count
     lines = [
         "  ".join(

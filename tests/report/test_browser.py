@@ -7,12 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from results.experiment_folders import hostile_experiment, sample_experiment, write_experiment
 from results.kernel_folders import write_kernels
 from results.run_folders import write_run
 
 from lpft.report import ReportResult, build_report
-
-from .experiment_folders import hostile_experiment, sample_experiment, write_experiment
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (400, 1400)

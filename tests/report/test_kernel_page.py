@@ -12,7 +12,7 @@ from results.run_folders import edit_json, write_run
 
 from lpft.report import ReportResult, build_report
 
-from .test_report_page import HOSTILE, Page
+from .test_page import HOSTILE, Page
 
 SLUG = "kernels-cb-minilm-sgd"
 

@@ -8,17 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from lpft.report.exhibits.origins import Place, Tracer
-from lpft.report.exhibits.reading import read_protocol, read_tally
-from lpft.report.exhibits.verdicts import view_claims
-from lpft.report.grid import Origin
-from results.kernel_folders import write_kernels
-from results.run_folders import write_run
-
-from lpft.report import ReportResult, build_report, format_report
-from lpft.results.exhibits import OVERALL, Estimate, Verdict
-
-from .experiment_folders import (
+from results.experiment_folders import (
     heat_figure,
     hostile_experiment,
     run_name,
@@ -27,7 +17,13 @@ from .experiment_folders import (
     write_behind,
     write_experiment,
 )
-from .test_report_page import HOSTILE, Page, check_files
+from results.kernel_folders import write_kernels
+from results.run_folders import write_run
+
+from lpft.report import ReportResult, build_report, format_report
+from lpft.results.exhibits import Estimate
+
+from .test_page import HOSTILE, Page, check_files
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +60,7 @@ def test_the_experiment_comes_first_and_runs_are_folded_away(page: Page) -> None
     order = (
         "Test scores and feature change, done again",
         "LP-FT is ahead of FT by 2.1 points on CB",
-        "Of 3 claims 1 holds, 1 does not hold and 1 cannot be told with this many seeds.",
+        "Of 3 claims 1 holds, 1 does not hold and 1 cannot be decided with this many seeds.",
         "minilm in place of roberta-base",
         "the last tenth of the official training rows, unshuffled, are validation",
         "Verdicts on the paper’s claims",
@@ -73,7 +69,7 @@ def test_the_experiment_comes_first_and_runs_are_folded_away(page: Page) -> None
         "training loss is not finite after step 12",
         "Runs and kernels behind the numbers",
         "How each run was made",
-        "Faults of the reference implementation that are not repeated here",
+        "Bugs of the reference implementation that are not repeated here",
     )
     places = [
         text.index(part, text.index("To the summary") + 200 * bool(i))
@@ -245,69 +241,6 @@ def test_a_repeated_run_is_found_among_those_not_in_the_numbers(tmp_path: Path) 
     write_experiment(tmp_path, changed)
     page = Page(build_report(tmp_path).page)
     assert "#unread-runs-two" in [attributes["href"] for attributes in page.of("a")]
-
-
-def test_origins_are_found_inside_the_experiment_alone(tmp_path: Path) -> None:
-    experiment = tmp_path / "out" / "table8"
-    (experiment / "paths" / "cb").mkdir(parents=True)
-    (tmp_path / "out" / "secret").mkdir()
-    places = {
-        experiment / "runs" / "a": Place("cb, FT, seed", "0", "#run-a"),
-        tmp_path / "out" / "shared" / "b": Place("cb, FT, seed", "1", "#run-b"),
-    }
-    trace = Tracer(experiment, tmp_path / "out", places)
-    assert trace(()) == ()
-    assert trace(("runs/a", "../shared/b", "runs/a")) == (
-        Origin("cb, FT, seed", (("0", "#run-a"), ("1", "#run-b"))),
-    )
-    assert trace(("paths/cb",)) == (Origin("files", (("paths/cb", "table8/paths/cb"),)),)
-    missing = ("runs/none", "../secret", "/etc", str(tmp_path / "out" / "secret"))
-    assert trace(missing) == (
-        Origin("not found below this page", tuple((name, None) for name in missing)),
-    )
-
-
-def _verdict(value: float | None, low: float | None, high: float | None, unit: str) -> Verdict:
-    return Verdict(1, "s", "c", "", Estimate(value, low=low, high=high), unit, "holds", "r")
-
-
-def test_effects_of_one_claim_and_unit_share_their_scale() -> None:
-    (claim,) = view_claims(
-        [
-            _verdict(2.0, 1.0, 4.0, "points"),
-            _verdict(-1.0, None, None, "points"),
-            _verdict(0.1, -0.2, 0.2, "ratio"),
-            _verdict(None, None, None, "ratio"),
-            _verdict(0.0, 0.0, 0.0, "none"),
-        ],
-        lambda _runs: (),
-    )
-    stretches = [row.stretch for row in claim.rows]
-    assert [s and (s.value, s.low, s.high) for s in stretches] == [
-        (73.0, 61.5, 96.0),
-        (38.5, 38.5, 38.5),
-        (73.0, 4.0, 96.0),
-        None,
-        None,
-    ]
-    assert claim.whole is None
-
-
-def test_claims_are_counted_where_they_were_judged_and_comparisons_otherwise() -> None:
-    def verdict(claim: int, comparison: str, verdict: str) -> Verdict:
-        return Verdict(claim, "s", comparison, "", Estimate(None), "", verdict, "r")  # type: ignore[arg-type]
-
-    comparisons = [verdict(1, "a", "holds"), verdict(1, "b", "holds"), verdict(2, "a", "holds")]
-    assert read_tally(comparisons) == "Of 3 comparisons 3 hold."
-    judged = [*comparisons, verdict(1, OVERALL, "does not hold"), verdict(2, OVERALL, "holds")]
-    assert read_tally(judged) == "Of 2 claims 1 holds and 1 does not hold."
-    assert read_tally(comparisons[:1]) == "Of 1 comparison 1 holds."
-
-
-def test_protocols_are_explained_and_unknown_ones_named() -> None:
-    told = read_protocol(sample_experiment(protocol="stratified"))
-    assert "A tenth of the training rows of every class" in told
-    assert read_protocol(sample_experiment(protocol="other")) == "“other”"
 
 
 def test_a_failed_run_is_linked_to_its_folder(tmp_path: Path) -> None:

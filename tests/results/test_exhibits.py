@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results.experiment_folders import sample_experiment, write_experiment
 from results.run_folders import write_run
 
 from lpft.errors import InputError
@@ -18,8 +19,6 @@ from lpft.results.exhibits import (
     read_experiment,
 )
 from lpft.results.schema import UnusableRecord
-
-from .experiment_folders import sample_experiment, write_experiment
 
 Written = dict[str, Any]
 
@@ -132,7 +131,7 @@ DAMAGES: dict[Callable[[Written], None], str] = {
     _no_matrix: "a heat map without a matrix",
     _matrix_of_lines: "a matrix in a figure of lines",
     _word_for_number: "Table: rows/0/2",
-    _unknown_kind: "Figure: kind: Input should be 'lines', 'points', 'scatter' or 'heat'",
+    _unknown_kind: "Figure: kind: Input should be 'lines'",
     _unknown_exhibit: "an exhibit is 'poem', expected one of table, figure",
     _unknown_verdict: "ExperimentRecord: verdicts/1/verdict",
     _no_title: "title: Field required",

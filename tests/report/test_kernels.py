@@ -1,4 +1,4 @@
-"""Tables of kernels: the paper's layout, every number looked up again in the record."""
+"""Kernels: the paper's layout, every number looked up again in the record, and the sentences."""
 
 import copy
 import csv
@@ -9,33 +9,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lpft.report.grid import Cell, Column, from_columns
-from lpft.report.kernels.reading import (
-    read_certificate,
-    read_regression,
-    read_statistics,
-    what_was_computed,
-    why_protocols_differ,
-)
-from lpft.report.writers import to_csv, to_latex, to_markdown, to_text
 from results.kernel_folders import METHODS, write_kernels
 
-from lpft.errors import InputError
 from lpft.report import (
     ReportResult,
+    build_report,
+    figures,
     format_kernel_table,
     format_method_table,
     format_report,
     method_table,
 )
-from lpft.report.kernels import tables
+from lpft.report import kernels as kernel_page
+from lpft.report.kernels import (
+    read_certificate,
+    read_regression,
+    read_statistics,
+    what_was_computed,
+)
+from lpft.report.table import (
+    bands,
+    one_line_heading,
+    shown_rows,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from lpft.results.exhibits import Table
 from lpft.results.formats import scientific
 from lpft.results.kernels import KernelRecord, find_kernels
 
 NAMES = ["FT", "LoRA", "LP-FT", "LP-LoRA"]
 
 
-def rows_of(table: Any) -> list[dict[str, str]]:
+def rows_of(table: Table) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(to_csv(table))))
 
 
@@ -46,7 +53,7 @@ def parsed(record: dict[str, Any]) -> KernelRecord:
 def test_statistics_have_the_layout_of_the_paper(
     kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
-    rows = rows_of(tables.statistics(kernels))
+    rows = rows_of(kernel_page.statistics(kernels))
     layout = [("all methods", "P")] + [(m, k) for m in NAMES for k in ("F", "P + F")]
     assert [(row["Method"], row["Kernel"]) for row in rows] == layout
     keys = [("ft", "pretrain_effective")]
@@ -71,7 +78,7 @@ def test_each_different_pretrain_effective_kernel_has_a_row(record: dict[str, An
     changed = copy.deepcopy(record)
     for method in ("lp-ft", "lp-lora"):  # such as a head without bias
         changed["methods"][method]["kernels"]["pretrain_effective"]["frobenius_norm"] *= 2
-    rows = rows_of(tables.statistics(parsed(changed)))
+    rows = rows_of(kernel_page.statistics(parsed(changed)))
     heads = [row["Method"] for row in rows if row["Kernel"] == "P"]
     assert heads == ["FT, LoRA", "LP-FT, LP-LoRA"]
 
@@ -83,12 +90,12 @@ def test_regression_on_p_that_depends_on_the_method_is_not_passed_off_as_one(
     of_lora = changed["methods"]["lora"]["kernels"]["pretrain_effective"]["regression"]
     of_lora["kernel_logistic_regression"]["test_accuracy"] = 0.123
     kernels = parsed(changed)
-    table = tables.statistics(kernels)
-    texts = [cell.text for cell in table.rows[0]]
+    table = kernel_page.statistics(kernels)
+    texts = [cell.text for cell in shown_rows(table)[0]]
     assert texts[0:2] == ["all methods", "P"]
-    assert texts.count(tables.VARIES) == 1
+    assert texts.count(kernel_page.VARIES) == 1
     assert "Varies:" in table.note
-    regression = tables.regression(kernels)
+    regression = kernel_page.regression(kernels)
     assert regression is not None
     rows = rows_of(regression)
     found = {
@@ -102,7 +109,7 @@ def test_regression_on_p_that_depends_on_the_method_is_not_passed_off_as_one(
 def test_regression_stands_beside_constant_answers(
     kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
-    table = tables.regression(kernels)
+    table = kernel_page.regression(kernels)
     assert table is not None
     rows = rows_of(table)
     assert len(rows) == 9
@@ -113,8 +120,7 @@ def test_regression_stands_beside_constant_answers(
         assert float(row["Kernel ridge regression: constant"]) == commonest
     ridge = record["methods"]["lora"]["kernels"]["ntk"]["regression"]["kernel_ridge_regression"]
     assert float(rows[4]["Kernel ridge regression: train"]) == ridge["train_accuracy"]
-    bands = [above for above, _ in table.bands if above]
-    assert bands == [
+    assert [above for above, _ in bands(table) if above] == [
         *("Paper's protocol", "Paper's protocol, per text"),
         *("Kernel logistic regression", "Kernel ridge regression"),
     ]
@@ -125,32 +131,32 @@ def test_regression_stands_beside_constant_answers(
 def test_without_regression_there_is_no_table_of_it(tmp_path: Path) -> None:
     write_kernels(tmp_path / "k", samples=9, regressed=False, tensors=False)
     (kernels,), _ = find_kernels(tmp_path)
-    assert tables.regression(kernels) is None
+    assert kernel_page.regression(kernels) is None
     assert read_regression(kernels) == []
-    columns = [column.flat for column in tables.statistics(kernels).columns]
+    columns = [one_line_heading(column) for column in kernel_page.statistics(kernels).columns]
     assert columns == ["Method", "Kernel", "Rank", "Frobenius norm", "FT ratio"]
     assert kernels.commonest_class("eval") is None
 
 
 def test_alignment_is_the_record_with_names(kernels: KernelRecord, record: dict[str, Any]) -> None:
-    table = tables.alignment(kernels)
+    table = kernel_page.alignment(kernels)
     assert table is not None
     names = ["P"] + [f"{method}: {kernel}" for method in NAMES for kernel in ("F", "P + F")]
     rows = rows_of(table)
     assert [row["Kernel"] for row in rows] == names
     for row, values in zip(rows, record["alignment"]["values"], strict=True):
         assert [float(row[name]) for name in names] == values
-    assert all(0 <= cell.shade <= 1 for row in table.rows for cell in row[1:])  # type: ignore[operator]
+    assert all(0 <= cell.shade <= 1 for row in table.rows for cell in row[1:])  # type: ignore[operator, union-attr]
     gap = copy.deepcopy(record)
     gap["alignment"]["values"][0][1] = None
-    with_gap = tables.alignment(parsed(gap))
+    with_gap = kernel_page.alignment(parsed(gap))
     assert with_gap is not None
-    assert with_gap.rows[0][2] == Cell("–", None)
-    assert tables.alignment(parsed(record | {"alignment": None})) is None
+    assert shown_rows(with_gap)[0][2].text == "–"
+    assert kernel_page.alignment(parsed(record | {"alignment": None})) is None
 
 
 def test_shares_are_parts_of_the_trace_of_f(kernels: KernelRecord, record: dict[str, Any]) -> None:
-    table = tables.shares(kernels)
+    table = kernel_page.shares(kernels)
     assert table is not None
     rows = rows_of(table)
     assert [row["By"] for row in rows] == ["kind"] * 5 + ["layer"] * 7
@@ -172,13 +178,13 @@ def test_a_zero_kernel_has_no_shares(record: dict[str, Any]) -> None:
     changed["methods"]["ft"]["kernels"]["ft_effective"]["trace"] = 0.0
     changed["methods"]["ft"]["kinds"] = {"attention": {"trace": 0.0}}
     changed["methods"]["ft"]["layers"] = {}
-    assert tables.trace_shares(parsed(changed).methods[0], "kind") == {}
+    assert figures.trace_shares(parsed(changed).methods[0], "kind") == {}
 
 
 def test_the_certificate_has_a_row_per_method(
     kernels: KernelRecord, record: dict[str, Any]
 ) -> None:
-    rows = rows_of(tables.certificate(kernels))
+    rows = rows_of(kernel_page.certificate(kernels))
     assert [row["Method"] for row in rows] == NAMES
     for row, method in zip(rows, METHODS, strict=True):
         found = record["methods"][method]
@@ -192,16 +198,16 @@ def test_the_certificate_has_a_row_per_method(
 
 
 def test_faster_products_show_their_error(record: dict[str, Any]) -> None:
-    names = [column.flat for column in tables.certificate(parsed(record)).columns]
+    names = [one_line_heading(column) for column in kernel_page.certificate(parsed(record)).columns]
     assert "Certificate: error of fast products" not in names
     changed = copy.deepcopy(record)
     changed["methods"]["ft"]["products_error"] = 2e-3
-    rows = rows_of(tables.certificate(parsed(changed)))
+    rows = rows_of(kernel_page.certificate(parsed(changed)))
     assert [row["Certificate: error of fast products"] for row in rows] == ["0.002", "", "", ""]
 
 
 def test_the_terminal_shows_the_table_aligned(record: dict[str, Any]) -> None:
-    text = format_kernel_table(record)
+    text = format_kernel_table(parsed(record))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     assert "Empirical NTK of minilm on cb (60 training and 20 test texts, 3 classes)" in lines[0]
@@ -223,7 +229,7 @@ def test_the_terminal_shows_the_table_aligned(record: dict[str, Any]) -> None:
 
 def test_the_terminal_shows_every_solver_under_its_own_name(record: dict[str, Any]) -> None:
     """Those beside the paper's protocol and kernel logistic regression in a table of their own."""
-    text = format_kernel_table(record)
+    text = format_kernel_table(parsed(record))
     assert "Kernel ridge regression" in text
     changed = copy.deepcopy(record)
     names = {
@@ -236,7 +242,7 @@ def test_the_terminal_shows_every_solver_under_its_own_name(record: dict[str, An
                 solver: {"train_accuracy": 0.5 + place / 100, "test_accuracy": 0.4 + place / 100}
                 for place, solver in enumerate(names)
             }
-    text = format_kernel_table(changed)
+    text = format_kernel_table(parsed(changed))
     assert max(map(len, text.splitlines())) <= 100
     for place, name in enumerate(names.values()):
         assert name in text
@@ -245,21 +251,14 @@ def test_the_terminal_shows_every_solver_under_its_own_name(record: dict[str, An
     for method in alone["methods"].values():
         for kernel in method["kernels"].values():
             del kernel["regression"]["kernel_ridge_regression"]
-    assert "Kernel regression" not in format_kernel_table(alone)
+    assert "Kernel regression" not in format_kernel_table(parsed(alone))
 
 
 def test_the_certificate_names_the_set_of_parameters(record: dict[str, Any]) -> None:
     changed = copy.deepcopy(record)
     changed["methods"]["lora"]["parameter_set"] = "lora"
-    rows = rows_of(tables.certificate(parsed(changed)))
+    rows = rows_of(kernel_page.certificate(parsed(changed)))
     assert [row["Parameters of F: set"] for row in rows] == ["", "lora", "", ""]
-
-
-def test_the_terminal_refuses_what_is_no_record(record: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"cannot be shown: kernels\.json: schema is 7"):
-        format_kernel_table(record | {"schema": 7})
-    with pytest.raises(InputError, match="no methods"):
-        format_kernel_table(record | {"methods": {}})
 
 
 def test_a_report_in_a_terminal_has_runs_and_kernels(
@@ -270,28 +269,11 @@ def test_a_report_in_a_terminal_has_runs_and_kernels(
     assert format_method_table(method_table(kernel_report.runs)) == "no finished runs"
 
 
-def test_text_tables_make_room_for_long_upper_headings() -> None:
-    columns = [
-        (Column("m", numeric=False), [Cell("a", "a"), Cell("a", "a"), Cell("bb", "bb")]),
-        (Column("x", "a long heading"), [Cell("1", 1), Cell("22", 22), Cell("3", 3)]),
-        (Column("y", "a long heading"), [Cell("4", 4), Cell("5", 5), Cell("6", 6)]),
-    ]
-    text = to_text(from_columns("t", "c", columns, spanning=True))
-    assert text.splitlines() == [
-        "    a long heading",
-        "m    x           y",
-        "------------------",
-        "a    1           4",
-        "    22           5",
-        "bb   3           6",
-    ]
-
-
 def test_markdown_and_latex_are_written(kernels: KernelRecord) -> None:
-    table = tables.statistics(kernels)
+    table = kernel_page.statistics(kernels)
     assert "| all methods | P |" in to_markdown(table)
     assert r"\multicolumn{2}{c}{Paper: entries}" in to_latex(table)
-    assert "$-$" in to_latex(tables.certificate(kernels))
+    assert "$-$" in to_latex(kernel_page.certificate(kernels))
 
 
 def test_sentences_say_what_the_record_says(kernels: KernelRecord, record: dict[str, Any]) -> None:
@@ -313,7 +295,6 @@ def test_sentences_say_what_the_record_says(kernels: KernelRecord, record: dict[
     assert "0.706 (FT) to 0.736 (LP-LoRA) of the test texts" in honest
     (certificate,) = read_certificate(kernels)
     assert "3.1e−7 among 32 random entries" in certificate
-    assert "right for 2 entries of 3, that is 0.667" in why_protocols_differ(kernels)
 
 
 def test_sentences_leave_out_what_is_not_recorded(record: dict[str, Any]) -> None:
@@ -328,6 +309,129 @@ def test_sentences_leave_out_what_is_not_recorded(record: dict[str, Any]) -> Non
     assert read_statistics(kernels) == []
     assert read_regression(kernels) == []
     assert read_certificate(kernels) == []
-    regression = tables.regression(kernels)
+    regression = kernel_page.regression(kernels)
     assert regression is not None
     assert "There is no evaluation split" in regression.note
+
+
+STEPS = [0, 1, 5]
+
+
+def trajectory(shift: float) -> dict[str, Any]:
+    return {
+        "error": [None, 0.01 + shift, 0.2 + shift],
+        "nll": [1.1, 1.0 - shift, 0.7 - shift],
+        "linearized_nll": [1.1, 0.99 - shift, 0.6 - shift],
+    }
+
+
+DYNAMICS = {
+    "rows": {"train": 4, "eval": 3},
+    "largest_stable_rate": 0.02,
+    "first_order": [
+        {"rate": 0.02, "logits": 0.11, "features": 0.12},
+        {"rate": 0.002, "logits": 0.011, "features": None},
+    ],
+    "linearized": {
+        "rate": 0.002,
+        "steps": STEPS,
+        "train": trajectory(0.0),
+        "eval": trajectory(0.05),
+    },
+}
+
+
+@pytest.fixture
+def trained(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the dynamics of two of its methods."""
+    changed = copy.deepcopy(record)
+    changed["methods"]["ft"]["dynamics"] = copy.deepcopy(DYNAMICS)
+    changed["methods"]["lora"]["dynamics"] = {**copy.deepcopy(DYNAMICS), "linearized": None}
+    return changed
+
+
+def test_the_tables_hold_the_record(trained: dict[str, Any]) -> None:
+    kernels = parsed(trained)
+    first = kernel_page.first_order(kernels)
+    assert first is not None
+    rows = rows_of(first)
+    assert [row["Method"] for row in rows] == ["FT", "FT", "LoRA", "LoRA"]
+    for row, step in zip(rows, 2 * DYNAMICS["first_order"], strict=True):
+        assert float(row["Rate"]) == step["rate"]
+        assert float(row["Relative error: logits"]) == step["logits"]
+        features = row["Relative error: features"]
+        assert features == ("" if step["features"] is None else str(step["features"]))
+    assert "4 training texts" in first.note
+    assert "3 test texts" in first.note
+    many = kernel_page.linearized(kernels)
+    assert many is not None
+    rows = rows_of(many)
+    assert [int(row["Steps"]) for row in rows] == STEPS
+    assert {row["Method"] for row in rows} == {"FT"}
+    for place, row in enumerate(rows):
+        for above, split in (("Training texts", "train"), ("Evaluated texts", "eval")):
+            found = DYNAMICS["linearized"][split]  # type: ignore[index]
+            for name, key in (("error", "error"), ("NLL", "nll"), ("linear NLL", "linearized_nll")):
+                value = found[key][place]
+                assert row[f"{above}: {name}"] == ("" if value is None else str(value))
+
+
+def test_without_dynamics_there_is_nothing_of_them(record: dict[str, Any]) -> None:
+    kernels = parsed(record)
+    assert kernel_page.first_order(kernels) is None
+    assert kernel_page.linearized(kernels) is None
+    assert figures.dynamics(kernels) is None
+    assert "One step" not in format_kernel_table(parsed(record))
+
+
+def test_the_terminal_and_the_figure_show_them(trained: dict[str, Any]) -> None:
+    text = format_kernel_table(parsed(trained))
+    assert "One step beside its first order" in text
+    assert "Training beside the linear model" in text
+    assert max(map(len, text.splitlines())) <= 100
+    figure = figures.dynamics(parsed(trained))
+    assert figure is not None
+    errors, losses = figure.panels
+    assert [line.label for line in errors.series] == ["FT", "LoRA"]
+    assert (errors.series[0].x, errors.series[0].y) == ((0.02, 0.002), (0.11, 0.011))
+    real, linear = losses.series
+    assert [list(line.y) for line in (real, linear)] == [
+        DYNAMICS["linearized"]["train"][key]  # type: ignore[index]
+        for key in ("nll", "linearized_nll")
+    ]
+    assert (real.dashed, linear.dashed) == (False, True)
+
+
+def test_the_page_has_them_and_files_of_them(tmp_path: Path, trained: dict[str, Any]) -> None:
+    folder = write_kernels(tmp_path / "k", samples=60, methods=("ft", "lora"))
+    methods = {name: trained["methods"][name] for name in ("ft", "lora")}
+    record = json.loads((folder / "kernels.json").read_text()) | {"methods": methods}
+    (folder / "kernels.json").write_text(json.dumps(record))
+    result = build_report(tmp_path, tmp_path / "report.html")
+    page = result.page.read_text(encoding="utf-8")
+    assert "Training beside what the kernel predicts" in page
+    names = {path.name for path in result.files}
+    slug = next(name for name in names if name.endswith("-first-order.csv")).removesuffix(
+        "-first-order.csv"
+    )
+    for name in ("first-order.csv", "linearized.csv", "dynamics.pdf", "dynamics.png"):
+        assert f"{slug}-{name}" in names
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"first_order": 3},
+        {"first_order": [{"logits": 1}]},
+        {"linearized": 3},
+        {"linearized": {"steps": STEPS, "train": trajectory(0) | {"nll": [1.0]}}},
+        {"linearized": {"steps": "0"}},
+    ],
+)
+def test_damaged_dynamics_are_named(
+    tmp_path: Path, trained: dict[str, Any], change: dict[str, Any]
+) -> None:
+    trained["methods"]["ft"]["dynamics"] |= change
+    (tmp_path / "kernels.json").write_text(json.dumps(trained))
+    _, (unread,) = find_kernels(tmp_path)
+    assert "dynamics" in unread.reason

@@ -13,6 +13,7 @@ from lpft.results.formats import (
     rate,
     scientific,
     seconds,
+    shared_digits,
     significant,
     slug,
     whole,
@@ -139,3 +140,25 @@ def test_rounding_is_no_spread() -> None:
     assert Spread.of([0.3, 0.3 + 1e-12]).sd > 0.0
     assert Spread.of([0.0, 0.0]).sd == 0.0
     assert Spread.of([0.3]).sd is None
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [
+        ((0.637, 0.2), 3),
+        ((6.5, 7.2), 2),
+        ((99.9, None), 1),
+        ((120.0,), 0),
+        ((0.0041, -0.0002), 5),
+        ((3e5,), None),
+        ((1e-5,), None),
+        ((0.9999,), 2),
+        ((99999.0,), None),
+        ((0.0, None), 2),
+        ((), 2),
+    ],
+)
+def test_numbers_of_one_cell_share_their_decimals(
+    values: tuple[float | None, ...], digits: int | None
+) -> None:
+    assert shared_digits(values) == digits

@@ -124,8 +124,8 @@ def test_every_drawing_has_a_name_or_is_decoration(page: Page) -> None:
     drawings = page.of("svg")
     named = [d for d in drawings if d.get("role") == "img" and "aria-labelledby" in d]
     hidden = [d for d in drawings if d.get("aria-hidden") == "true"]
-    # Accuracy, feature change, 6 settings x 4 splits, 7 curves; 6 keys in each of two legends.
-    assert (len(named), len(hidden)) == (1 + 1 + 24 + 7, 12)
+    # Accuracy, feature change of two pairs, 6 settings x 4 splits, 7 curves; the keys of legends.
+    assert (len(named), len(hidden)) == (1 + 2 + 24 + 7, 6 + 4 + 6)
 
 
 def check_files(page: Page, result: ReportResult) -> None:
@@ -263,7 +263,7 @@ def test_several_groups_have_a_section_each(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_reference_are_left_out_where_they_do_not_bear(page: Page) -> None:
-    assert "Faults of the reference" not in page.text
+    assert "Bugs of the reference" not in page.text
     assert "published FDR is not comparable" in " ".join(page.text.split())
 
 
