@@ -188,9 +188,11 @@ class Run:
         _check_sections(features.splits, features.FILE, "pretrained")
         if not metrics.splits:
             raise UnusableRecord(f"{metrics.FILE}: no splits")
+        # A split's file has its name as it is, whether or not that can be printed.
+        names = zip(metrics.splits, RunMetrics.read(folder).splits, strict=True)
         predictions = {
-            split: Predictions.read(folder, split, len(record.data.classes))
-            for split in metrics.splits
+            split: Predictions.read(folder, as_written, len(record.data.classes))
+            for split, as_written in names
         }
         for split, scores in metrics.splits.items():
             recorded, found = number(scores.get("accuracy")), predictions[split]
