@@ -211,7 +211,7 @@ def test_class_names_that_yaml_reads_as_truths_are_named(local):
 def test_a_missing_configuration_is_named(local):
     task, folder = local("cb")
     write_parquet(task, folder, *HUB["cb"][:2])
-    with pytest.raises(InputError, match=r"cb could not be loaded.*\(rte\).*--data-dir"):
+    with pytest.raises(InputError, match=r"cb could not be loaded.*\(rte\).*data_dir"):
         load_task(replace(task, hub=replace(task.hub, config="rte")))
 
 
@@ -232,7 +232,7 @@ def test_no_network_is_one_line_that_names_the_way_out(monkeypatch, error):
     with pytest.raises(InputError) as caught:
         load_task("cb")
     message = str(caught.value)
-    for part in ["aps/super_glue", type(error).__name__, "network", "--data-dir"]:
+    for part in ["aps/super_glue", type(error).__name__, "network", "data_dir"]:
         assert part in message
     assert "\n" not in message
     assert not datasets.are_progress_bars_disabled()

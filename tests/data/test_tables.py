@@ -231,7 +231,7 @@ def test_the_text_column_is_found(row, expected):
 def test_an_unclear_text_column_is_asked_for(row):
     with pytest.raises(InputError) as caught:
         choose_text_columns(pd.DataFrame([row]), None, "label", "f.csv")
-    for part in ["f.csv", *row, "--text-columns", "text or sentence"]:
+    for part in ["f.csv", *row, "text_columns", "text or sentence"]:
         assert part in str(caught.value)
 
 

@@ -145,7 +145,7 @@ def test_adding_a_task_is_adding_a_row(tmp_path, monkeypatch, lpft, news):
     checked = lpft("check", "--task", "news", "--data-dir", tmp_path)
     assert checked.status == 0
     assert "news: 2 classes" in checked.out
-    with pytest.raises(InputError, match=r"news is not on the Hub.*News\.zip.*--data-dir"):
+    with pytest.raises(InputError, match=r"news is not on the Hub.*News\.zip.*data_dir"):
         load_task("news")
 
 
@@ -207,13 +207,13 @@ BAD_CALLS = {
     "misspelt task": (("COLA",), {}, ["did you mean 'cola'?"]),
     "misspelt refused task": (("STS-B",), {}, ["did you mean 'stsb'?"]),
     "regression": (("stsb",), {}, ["stsb is not supported", "regression"]),
-    "not on the Hub": (("amazon",), {}, ["not on the Hub", "OOD_NLP", "licence", "--data-dir"]),
+    "not on the Hub": (("amazon",), {}, ["not on the Hub", "OOD_NLP", "licence", "data_dir"]),
     "no such template": (("cb",), {"template": 1}, ["no template 1", "0 to 0", "(it has 1)"]),
     "negative template": (("cb",), {"template": -1}, ["no template -1"]),
     "unknown protocol": (("cb",), {"protocol": "x"}, ["unknown split protocol 'x'"]),
-    "demo from a folder": (("demo", "d"), {}, ["comes with this package", "--data-dir"]),
-    "demo at a revision": (("demo",), {"revision": "v1"}, ["leave out --revision"]),
-    "revision of files": (("cb", "d"), {"revision": "v1"}, ["--data-dir", "leave out --revision"]),
+    "demo from a folder": (("demo", "d"), {}, ["comes with this package", "data_dir"]),
+    "demo at a revision": (("demo",), {"revision": "v1"}, ["leave out revision"]),
+    "revision of files": (("cb", "d"), {"revision": "v1"}, ["data_dir", "leave out revision"]),
     "no such folder": (("cb", "gone"), {}, ["gone is not a folder"]),
 }
 

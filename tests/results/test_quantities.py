@@ -128,7 +128,7 @@ def test_answers_to_one_question_are_drawn_together(tmp_path, quantity, of_quest
 
 def test_without_their_questions_such_predictions_are_refused(tmp_path):
     run = grouped_run(tmp_path / "run", groups=None)
-    with pytest.raises(InputError, match=r"do not say which rows answer one question .*--resume"):
+    with pytest.raises(InputError, match=r"which rows answer one question .*resume=True"):
         task_score().on_draws([run], "test", np.random.default_rng(0))
 
 

@@ -105,12 +105,10 @@ def is_alive(process: int) -> bool:
 
 
 def test_unknown_executors_and_missing_packages_are_named(monkeypatch):
-    with pytest.raises(
-        InputError, match="--executor cluster is unknown: expected one of local, ray"
-    ):
+    with pytest.raises(InputError, match="executor cluster is unknown: expected one of local, ray"):
         get_executor("cluster", 1)
     for workers in (0, -1):
-        with pytest.raises(InputError, match=f"--workers {workers} must be at least 1"):
+        with pytest.raises(InputError, match=f"workers {workers} must be at least 1"):
             get_executor("local", workers)
     monkeypatch.setattr(executors, "find_spec", {"ray": None}.get)
     with pytest.raises(InputError, match=r"'ray' extra.*pip install 'lpft\[ray\]'"):

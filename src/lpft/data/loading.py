@@ -31,7 +31,7 @@ from lpft.data.tables import (
     texts_from_table,
 )
 from lpft.data.tasks import TASKS, Task, Template, find_task
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _hold_out(official: Examples, protocol: str) -> dict[str, Examples]:
 
 def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawData:
     if data_dir is not None:
-        _refuse(task, "is read from --data-dir", revision=revision)
+        _refuse(task, f"is read from {named('data_dir')}", revision=revision)
         others = {
             folder: other.name
             for other in TASKS.values()
@@ -261,7 +261,7 @@ def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawD
         sites = " or ".join(dict.fromkeys(release.url for release in task.releases))
         raise InputError(
             f"{task.name} is not on the Hub: get its official files from {sites} "
-            f"(licence: {task.licence}) and give their folder with --data-dir"
+            f"(licence: {task.licence}) and give their folder with {named('data_dir')}"
         )
     return read_hub(task.name, task.hub, revision)
 
@@ -338,6 +338,4 @@ def _numbered(values: "pd.Series[Any]") -> NDArray[np.int64]:
 def _refuse(task: Task, reason: str, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise InputError(
-                f"{task.name} {reason}: leave out --{option.replace('_', '-')} (found '{value}')"
-            )
+            raise InputError(f"{task.name} {reason}: leave out {named(option)} (found '{value}')")

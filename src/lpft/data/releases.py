@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpft.data.tables import require_column
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,14 +275,15 @@ def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{task} could not be loaded from {source} ({type(error).__name__}: {reason}); "
-            "check the network and the revision, or give the official files with --data-dir"
+            "check the network and the revision, or give the official files with "
+            f"{named('data_dir')}"
         ) from error
     splits = {}
     for split, name in hub.splits.items():
         if name not in dataset:
             raise InputError(
                 f"{source} has the splits {', '.join(dataset)}, expected '{name}': "
-                "take another revision, or give the official files with --data-dir"
+                f"take another revision, or give the official files with {named('data_dir')}"
             )
         where = f"{source}, split {name}"
         names = getattr(dataset[name].features.get("label"), "names", None)

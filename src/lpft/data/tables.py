@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpft.data.examples import Label, Text
 from lpft.data.labels import is_missing, looks_numeric, read_labels, show, show_rows
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +94,8 @@ def iter_tables(
         raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
     if column_names is not None:
         raise InputError(
-            f"{path} names its columns itself: --column-names is for CSV and TSV files whose first "
-            "line does not; leave it out"
+            f"{path} names its columns itself: {named('column_names')} is for CSV and TSV files "
+            "whose first line does not; leave it out"
         )
     return _tables(path, read(path), rows)
 
@@ -360,9 +360,9 @@ def choose_text_columns(
 def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
     others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
     for expected in TEXT_NAMES:
-        named = [name for name in others if name.lower() == expected]
-        if len(named) == 1:
-            return named[0]
+        usual = [name for name in others if name.lower() == expected]
+        if len(usual) == 1:
+            return usual[0]
     words = [name for name in others if any(_is_words(value) for value in table[name])]
     if len(words) == 1:
         return words[0]
@@ -370,7 +370,7 @@ def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path
     raise InputError(
         f"{path}: it is not clear which column is the text: found {_column_list(table)}, expected "
         f"one named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
-        f"(--text-columns a or a,b){_advice(path)}"
+        f"({named('text_columns')} a or a,b){_advice(path)}"
     )
 
 
@@ -403,7 +403,7 @@ def _advice(path: str | Path) -> str:
     """What else may be wrong with the columns of a user's file: its first line may be a row."""
     if _delimiter(path) is None:
         return ""
-    return "; if the first line is a row, name the columns with --column-names"
+    return f"; if the first line is a row, name the columns with {named('column_names')}"
 
 
 def texts_from_table(

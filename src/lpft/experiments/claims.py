@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from lpft.data import TASKS
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.experiments import comparisons as measured
 from lpft.experiments import theory
 from lpft.experiments.figures import SCALES as PAPER_SCALES
@@ -235,7 +235,7 @@ def _plan(scope: Scope) -> Plan:
     if not methods:
         raise InputError(
             f"the claims compare ft with lp-ft and lora with lp-lora, found "
-            f"{', '.join(scope.methods)}: name both of a pair with --methods"
+            f"{', '.join(scope.methods)}: name both of a pair with {named('methods')}"
         )
     most = scope.settings.get("max_train_samples")
     if most is not None:

@@ -65,7 +65,7 @@ class Scope:
         if not methods:
             raise InputError(
                 f"this experiment compares methods that fine-tune, found {', '.join(self.methods)}"
-                ": name others with --methods, such as ft,lp-ft"
+                f": name others with {named('methods')}, such as ft,lp-ft"
             )
         return methods
 

@@ -13,7 +13,7 @@ from math import isclose
 from pathlib import Path
 
 from lpft.data import TextData, fingerprint, load_data
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.experiments.plan import KERNELS, RUNS, ExperimentRuns, Plan, Recipe, Scope
 from lpft.experiments.steps import STEPS
 from lpft.model.inference import encoder_fingerprint
@@ -107,17 +107,17 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool)
         if foreign:
             raise InputError(
                 f"'{folder}' holds files that are not an experiment's ({foreign[0]}): name an "
-                "empty or new folder with --output-dir"
+                f"empty or new folder with {named('output_dir')}"
             )
     elif not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds the experiment {name}: give --resume to go on with it, --overwrite "
-            "to replace it, or another --output-dir"
+            f"'{folder}' holds the experiment {name}: give {named('resume=True')} to go on with "
+            f"it, {named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
     elif name != recipe.name:
         raise InputError(
             f"'{folder}' holds the experiment {name}, not {recipe.name}: name another folder with "
-            "--output-dir"
+            f"{named('output_dir')}"
         )
 
 
@@ -129,7 +129,7 @@ def _experiment_name(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"'{folder / RECORD}' cannot be read ({error}): restore it, or name another folder "
-            "with --output-dir"
+            f"with {named('output_dir')}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from lpft.analysis import calibration_error_of_draws
 from lpft.analysis.comparison import Resampled, Rows, Statistic, resample
 from lpft.analysis.metrics import answer_f1, matthews_correlation, scores_of_groups
 from lpft.data.examples import Groups
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.results.run import Predictions, Run, read_feature_changes
 
 DRAW_SEED = 20240527
@@ -100,7 +100,7 @@ def _of_predictions(
         if split not in run.predictions:
             raise InputError(
                 f"{run.name} has no predictions of {split}, unlike other runs on its task: "
-                "remove its folder, and go on with --resume to train it again"
+                f"remove its folder, and go on with {named('resume=True')} to train it again"
             )
         predictions = run.predictions[split]
         return Samples(
@@ -123,7 +123,7 @@ def _task_metric(run: Run, predictions: Predictions) -> Statistic:
     if run.metric in _OF_GROUPS and predictions.groups is None:
         raise InputError(
             f"predictions of '{run.folder}' do not say which rows answer one question together: "
-            "remove the folder, and go on with --resume to train it again"
+            f"remove the folder, and go on with {named('resume=True')} to train it again"
         )
     return metric_of_rows(predictions, run.metric)
 

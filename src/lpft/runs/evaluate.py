@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lpft.analysis import feature_differences, feature_statistics, split_metrics
 from lpft.data import Examples, load_task, read_examples
 from lpft.data.tokens import tokenize
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
 from lpft.results.run import SplitFeatures
@@ -97,7 +97,7 @@ def labelled_sets(
     """
     if file is None:
         _refuse(
-            "--task",
+            "task",
             text_columns=text_columns,
             label_column=label_column,
             column_names=column_names,
@@ -106,16 +106,14 @@ def labelled_sets(
         if template is None:
             template = saved.template if saved.task == task else 0
         return task_sets(saved, task, data_dir, template)
-    _refuse("--file", data_dir=data_dir, template=template)
+    _refuse("file", data_dir=data_dir, template=template)
     return file_set(saved, file, text_columns, label_column, column_names)
 
 
 def _refuse(source: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect with {source}: leave it out"
-            )
+            raise InputError(f"{named(name)} has no effect with {named(source)}: leave it out")
 
 
 def file_set(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine
 
 Task = TypeVar("Task")
@@ -42,12 +42,14 @@ def get_executor(name: str, workers: int) -> Executor:
         InputError: there is none, its package is not installed, or ``workers`` is below 1.
     """
     if name not in EXECUTORS:
-        raise InputError(f"--executor {name} is unknown: expected one of {', '.join(EXECUTORS)}")
+        raise InputError(
+            f"{named('executor')} {name} is unknown: expected one of {', '.join(EXECUTORS)}"
+        )
     if workers < 1:
-        raise InputError(f"--workers {workers} must be at least 1")
+        raise InputError(f"{named('workers')} {workers} must be at least 1")
     if name == "ray" and find_spec("ray") is None:
         raise InputError(
-            "--executor ray needs the 'ray' extra, which is not installed: run "
+            f"{named('executor')} ray needs the 'ray' extra, which is not installed: run "
             "pip install 'lpft[ray]', or leave it out to run on this machine"
         )
     return EXECUTORS[name]

@@ -119,8 +119,8 @@ class KernelComputation:
         settings, classes = config.kernels, len(self.data.classes)
         if config.regression.single_logit and classes != 2:
             raise InputError(
-                f"--single-logit takes the difference of 2 logits, {self.data.name} has {classes} "
-                "classes: leave it out"
+                f"{named('single_logit')} takes the difference of 2 logits, {self.data.name} has "
+                f"{classes} classes: leave it out"
             )
         self.texts = kernel_texts(
             self.data, settings.max_samples, validation=config.wants_validation
@@ -290,7 +290,7 @@ def _check_resume_key(folder: Path, path: Path, key: dict[str, Any]) -> None:
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"'{path}' is damaged ({error}), so '{folder}' cannot be resumed: start again with "
-            "--overwrite"
+            f"{named('overwrite=True')}"
         ) from error
     changed = {"data": "the data", "encoder": "the model's weights"}
     for name, now in {**key["settings"], **key}.items():
@@ -299,12 +299,12 @@ def _check_resume_key(folder: Path, path: Path, key: dict[str, Any]) -> None:
         if name in changed:
             raise InputError(
                 f"'{folder}' cannot be resumed: {changed[name]} changed since its kernels were "
-                "begun; restore the old state, or start again with --overwrite"
+                f"begun; restore the old state, or start again with {named('overwrite=True')}"
             )
         raise InputError(
             f"'{folder}' cannot be resumed: its kernels were begun with "
             f"{name.replace('_', '-')} {_shown(flat.get(name))}, now it is {_shown(now)}; give "
-            "the same, or start again with --overwrite"
+            f"the same, or start again with {named('overwrite=True')}"
         )
 
 
@@ -327,7 +327,7 @@ def finished_kernels(folder: Path) -> KernelRecord | None:
     except UnusableRecord as problem:
         raise InputError(
             f"'{folder}' holds kernels that cannot be used ({problem}): compute them again with "
-            "--overwrite"
+            f"{named('overwrite=True')}"
         ) from problem
 
 
@@ -381,21 +381,23 @@ def _remove_replaced(folder: Path, names: Sequence[str]) -> None:
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     check_restart(folder, resume=resume, overwrite=overwrite)
     if (folder / RunRecord.FILE).exists():
-        raise InputError(f"'{folder}' holds a trained run: name another folder with --output-dir")
+        raise InputError(
+            f"'{folder}' holds a trained run: name another folder with {named('output_dir')}"
+        )
     if not ((folder / KernelRecord.FILE).exists() or (folder / WORK).exists()):
         foreign = [name for name in _ARRAYS if (folder / name).exists()]
         if foreign:
             raise InputError(
                 f"'{folder}' holds {foreign[0]}, which no record says is a kernel's: name an empty "
-                "or new folder with --output-dir"
+                f"or new folder with {named('output_dir')}"
             )
     if (folder / KernelRecord.FILE).exists() and not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds finished kernels: give --overwrite to replace them, or another "
-            "--output-dir"
+            f"'{folder}' holds finished kernels: give {named('overwrite=True')} to replace them, "
+            f"or another {named('output_dir')}"
         )
     if (folder / WORK).exists() and not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds unfinished kernels: give --resume to go on with them, --overwrite "
-            "to start again, or another --output-dir"
+            f"'{folder}' holds unfinished kernels: give {named('resume=True')} to go on with "
+            f"them, {named('overwrite=True')} to start again, or another {named('output_dir')}"
         )

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
 from lpft.data.tokens import tokenize
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
 from lpft.results.saved import SavedClassifier, columns_error
@@ -80,8 +80,8 @@ def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
         return list(texts)
     if len(texts) % 2:
         raise InputError(
-            f"the model was trained on pairs: expected an even number of texts after --text, "
-            f"found {len(texts)}"
+            "the model was trained on pairs: expected an even number of texts after "
+            f"{named('text')}, found {len(texts)}"
         )
     return list(zip(texts[::2], texts[1::2], strict=True))
 
@@ -118,12 +118,15 @@ def check_prediction_output(path: Path, *, overwrite: bool) -> None:
     if path.suffix.lower() not in _OUTPUT_FORMATS:
         raise InputError(f"'{path}' must end in one of {', '.join(_OUTPUT_FORMATS)}")
     if path.is_dir():
-        raise InputError(f"'{path}' is a folder: name a file with --output")
+        raise InputError(f"'{path}' is a folder: name a file with {named('output')}")
     if path.exists() and not overwrite:
-        raise InputError(f"'{path}' exists: give --overwrite to replace it, or another --output")
+        raise InputError(
+            f"'{path}' exists: give {named('overwrite=True')} to replace it, or another "
+            f"{named('output')}"
+        )
     if not path.parent.is_dir():
         raise InputError(
-            f"the folder of '{path}' does not exist: make it, or name another --output"
+            f"the folder of '{path}' does not exist: make it, or name another {named('output')}"
         )
 
 
@@ -146,7 +149,7 @@ def save_predictions(path: Path, rows: Iterable[Prediction], classes: Sequence[L
                 print_predictions(rows, file)
     except OSError as error:
         raise InputError(
-            f"'{path}' cannot be written ({error.strerror}): name another --output"
+            f"'{path}' cannot be written ({error.strerror}): name another {named('output')}"
         ) from error
 
 

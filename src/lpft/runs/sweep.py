@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from lpft.data import TextData, check_data, load_data
-from lpft.errors import InputError, explain, unexpected
+from lpft.errors import InputError, explain, named, unexpected
 from lpft.files import write_json
 from lpft.results.folder import check_output, check_restart, locked, read_record
 from lpft.results.resume import (
@@ -239,8 +239,9 @@ def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite
     check_restart(folder, resume=resume, overwrite=overwrite)
     if read_sweep(folder) is not None and not (resume or overwrite):
         raise InputError(
-            f"'{folder / SweepRecord.FILE}' is there: give --resume to go on with that sweep, "
-            "--overwrite to replace it, or another --output-dir"
+            f"'{folder / SweepRecord.FILE}' is there: give {named('resume=True')} to go on with "
+            "that sweep, "
+            f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
     if not resume:
         for run in runs:
