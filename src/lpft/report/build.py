@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.files import replace_when_written
 from lpft.report.drawing import saved
 from lpft.report.experiments import Place, experiment_chapter, tracer
@@ -213,7 +213,7 @@ def _refuse_existing(paths: Sequence[Path]) -> None:
         more = f" (with {len(there) - 1} more of its files)" if len(there) > 1 else ""
         raise InputError(
             f"{there[0]} exists already{more} and nothing was written; choose another output, or "
-            "replace it with --overwrite (overwrite=True in Python)"
+            f"replace it with {named('overwrite=True')} (overwrite=True in Python)"
         )
 
 
@@ -247,5 +247,6 @@ def _write(path: Path, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as problem:
         raise InputError(
-            f"{path} cannot be written ({problem.strerror}): name another place with --output"
+            f"{path} cannot be written ({problem.strerror}): name another place with "
+            f"{named('output')}"
         ) from problem
