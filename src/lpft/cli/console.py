@@ -109,10 +109,10 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns of text left, of numbers right, two blanks apart; None is shown as a dash."""
+    """Columns of text left, of numbers right; None is shown as a dash."""
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     numeric = [
         all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)
         for column in zip(*texts, strict=True)
     ]
-    print("\n".join(aligned(header, texts, numeric)))
+    print("\n".join(aligned(header, texts, numeric or [False] * len(header))))

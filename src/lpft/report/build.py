@@ -213,7 +213,7 @@ def _refuse_existing(paths: Sequence[Path]) -> None:
         more = f" (with {len(there) - 1} more of its files)" if len(there) > 1 else ""
         raise InputError(
             f"{there[0]} exists already{more} and nothing was written; choose another output, or "
-            f"replace it with {named('overwrite=True')} (overwrite=True in Python)"
+            f"replace it with {named('overwrite=True')}"
         )
 
 

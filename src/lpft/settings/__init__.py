@@ -102,10 +102,9 @@ def with_lp_head(name: str) -> str | None:
 
 
 _BOTH = Decides.RUN | Decides.KERNEL
-_FILE = {"fingerprinted": _BOTH, "needs": "files"}
-_DATA_OF_EXPERIMENTS = ("train", "check", "ntk", "reproduce")
-_KERNELS_TOO, _EXPERIMENTS_TOO = ("train", "ntk"), ("train", "reproduce")
-_BOTH_TOO = ("train", "ntk", "reproduce")
+_OF_FILES = {"needs": "files", "commands": ("train", "check", "ntk")}
+_FILE = {**_OF_FILES, "fingerprinted": _BOTH}
+_TUNING = {"needs": "fine-tuning", "decides": Decides.RUN, "commands": ("train", "reproduce")}
 
 
 def _absolute(value: Any) -> Path:
@@ -121,21 +120,18 @@ class DataSettings(Settings):
     """Where the texts come from: a task by name, or files of the user's own."""
 
     heading = "data"
-    commands = ("train", "check", "ntk")
+    commands = ("train", "check", "ntk", "reproduce")
     decides = _BOTH
 
-    task: str | None = setting(None, "a task of lpft tasks")
+    task: str | None = setting(None, "a task of lpft tasks", commands=("train", "check", "ntk"))
     data_dir: File | None = setting(
         None,
         "folder of official release files: that of all benchmarks, of one, or of the task "
         "(default: the Hugging Face Hub)",
         decides=Decides.NOTHING,
         needs="task",
-        commands=_DATA_OF_EXPERIMENTS,
     )
-    template: int = setting(
-        0, "which of the task's input templates to use", needs="task", commands=_DATA_OF_EXPERIMENTS
-    )
+    template: int = setting(0, "which of the task's input templates to use", needs="task")
     train_file: File | None = setting(
         None, "labelled texts: CSV, TSV, JSON Lines or Parquet", **_FILE
     )
@@ -155,9 +151,9 @@ class DataSettings(Settings):
     text_columns: tuple[str, ...] | None = setting(
         None,
         "one column, or two with a comma for pairs (default: the only text column)",
-        needs="files",
+        **_OF_FILES,
     )
-    label_column: str = setting("label", "column of the class names", needs="files")
+    label_column: str = setting("label", "column of the class names", **_OF_FILES)
     column_names: tuple[str, ...] | None = setting(
         None,
         "names of all columns, with commas, of CSV and TSV files whose first line has none",
@@ -167,26 +163,23 @@ class DataSettings(Settings):
         None,
         "what data from files is called in records and reports (default: by --train-file)",
         decides=Decides.NOTHING,
-        needs="files",
+        **_OF_FILES,
     )
     split_protocol: SplitProtocol | None = setting(
         None,
         "paper: the last tenth of the training rows is validation; stratified: a tenth of each "
         "class (default: paper for tasks, stratified for files)",
-        commands=_DATA_OF_EXPERIMENTS,
     )
     max_train_samples: int | None = setting(
         None,
         "train on this many rows at most, drawn by class with a fixed seed (default: all)",
         ge=2,
-        commands=_DATA_OF_EXPERIMENTS,
     )
     max_validation_samples: int | None = setting(
         None,
         "choose the epoch and fit the temperature on this many rows at most, drawn alike "
         "(default: all)",
         ge=2,
-        commands=_DATA_OF_EXPERIMENTS,
     )
 
     @model_validator(mode="after")
@@ -221,62 +214,46 @@ class TrainingSettings(Settings):
     """How a model is made and trained; None means the default that :func:`resolve` fills in."""
 
     heading = "model and training"
-    commands = ("train",)
-    decides = Decides.RUN
+    commands = ("train", "ntk", "reproduce")
+    decides = _BOTH
 
     model: str = setting(
         MINILM,
         f"Hub id, model folder, or '{MINILM}' for the packaged one",
-        decides=_BOTH,
         fingerprinted=_BOTH,
-        commands=_KERNELS_TOO,
+        commands=("train", "ntk"),
     )
     revision: str | None = setting(
-        None,
-        "branch, tag or commit of a Hub model (default: its main branch)",
-        decides=_BOTH,
-        fingerprinted=_BOTH,
-        commands=_BOTH_TOO,
+        None, "branch, tag or commit of a Hub model (default: its main branch)", fingerprinted=_BOTH
     )
     pooling: Pooling | None = setting(
         None,
         "token or average that is the feature (default: by model)",
-        decides=_BOTH,
         fingerprinted=Decides.KERNEL,
         filled_by_model=True,
-        commands=_BOTH_TOO,
     )
-    head_bias: bool = setting(
-        True, "give the linear head a bias", decides=_BOTH, commands=_BOTH_TOO
+    head_bias: bool = setting(True, "give the linear head a bias")
+    max_length: int = setting(128, "tokens after which a text is cut", gt=0)
+    method: str = setting(
+        "lp-ft",
+        "see lpft methods",
+        choices=tuple(METHODS),
+        decides=Decides.RUN,
+        commands=("train",),
     )
-    max_length: int = setting(
-        128, "tokens after which a text is cut", decides=_BOTH, gt=0, commands=_BOTH_TOO
-    )
-    method: str = setting("lp-ft", "see lpft methods", choices=tuple(METHODS))
     seed: int = setting(
         0,
         "of the random head, the adapter, the dropout and the order of batches",
-        decides=_BOTH,
         ge=0,
         le=2**32 - 1,
         same_time=True,
-        commands=_KERNELS_TOO,
+        commands=("train", "ntk"),
     )
     epochs: float | None = setting(
-        None,
-        "passes over the training rows",
-        gt=0,
-        needs="fine-tuning",
-        filled=10.0,
-        commands=_EXPERIMENTS_TOO,
+        None, "passes over the training rows", gt=0, filled=10.0, **_TUNING
     )
     batch_size: int | None = setting(
-        None,
-        "rows per step (default: by task and method)",
-        gt=0,
-        needs="fine-tuning",
-        filled=16,
-        commands=_EXPERIMENTS_TOO,
+        None, "rows per step (default: by task and method)", gt=0, filled=16, **_TUNING
     )
     # FT and LP-FT share one default, and so do LoRA and LP-LoRA, so that a difference between
     # them is a difference of their heads.
@@ -284,69 +261,44 @@ class TrainingSettings(Settings):
         None,
         "AdamW's at the start, decaying linearly to 0 (default: by task and method)",
         gt=0,
-        needs="fine-tuning",
         filled=2e-5,
         filled_for_adapters=5e-4,
         same_time=True,
-        commands=_EXPERIMENTS_TOO,
+        **_TUNING,
     )
     weight_decay: float | None = setting(
-        None,
-        "AdamW's decoupled decay",
-        ge=0,
-        needs="fine-tuning",
-        filled=0.0,
-        same_time=True,
-        commands=_EXPERIMENTS_TOO,
+        None, "AdamW's decoupled decay", ge=0, filled=0.0, same_time=True, **_TUNING
     )
     head_scale: float | None = setting(
         None,
         "multiplies the head's weight just before fine-tuning",
-        decides=_BOTH,
         ge=0,
         needs="fine-tuning",
         filled=1.0,
         same_time=True,
-        commands=_KERNELS_TOO,
+        commands=("train", "ntk"),
     )
     lora_rank: int | None = setting(
-        None,
-        "rank r of the adapter's factors",
-        decides=_BOTH,
-        gt=0,
-        needs="adapter",
-        filled=8,
-        commands=_BOTH_TOO,
+        None, "rank r of the adapter's factors", gt=0, needs="adapter", filled=8
     )
     lora_alpha: float | None = setting(
-        None,
-        "the factors are scaled by alpha / r",
-        decides=_BOTH,
-        gt=0,
-        needs="adapter",
-        filled=8.0,
-        commands=_BOTH_TOO,
+        None, "the factors are scaled by alpha / r", gt=0, needs="adapter", filled=8.0
     )
     class_weight: ClassWeight | None = setting(
-        None,
-        "weigh classes by inverse frequency, in probing and fine-tuning alike (default: not)",
-        decides=_BOTH,
-        commands=_BOTH_TOO,
+        None, "weigh classes by inverse frequency, in probing and fine-tuning alike (default: not)"
     )
-    device: Device = setting(
-        "auto", "where to compute", decides=Decides.NOTHING, commands=_BOTH_TOO
-    )
+    device: Device = setting("auto", "where to compute", decides=Decides.NOTHING)
     precision: Precision = setting(
         "float32",
         "of the products in fine-tuning; evaluation and prediction are in float32",
-        needs="fine-tuning",
-        commands=_EXPERIMENTS_TOO,
+        **_TUNING,
     )
     report_to: str = setting(
         "none",
         "trackers of Trainer: none, tensorboard, wandb, mlflow, ...",
         decides=Decides.NOTHING,
         needs="fine-tuning",
+        commands=("train",),
     )
 
     @model_validator(mode="after")
