@@ -280,7 +280,7 @@ def _feature_change_findings(runs: ExperimentRuns) -> list[str]:
     for task in runs.scope.tasks:
         for pair in pairs_in(runs.scope.methods):
             matches = [
-                Match(pairing, feature_split(run for pair in pairing.runs for run in pair))
+                Match(pairing, feature_split(pairing.paired_runs))
                 for pairing in pairings(runs, task, pair)
                 if pairing.seeds
             ]

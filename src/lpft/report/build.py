@@ -18,7 +18,7 @@ from lpft.report.panels import sheet
 from lpft.report.runs import group_chapter, run_sections
 from lpft.report.table import to_csv, to_latex, to_markdown
 from lpft.results.exhibits import RECORD, ExperimentRecord, FoundExperiment, find_experiments
-from lpft.results.folder import UnreadFolder, nothing_found, without_copies
+from lpft.results.folder import UnreadFolder, copies_in, nothing_found
 from lpft.results.formats import slug, whole
 from lpft.results.groups import Group, group_runs
 from lpft.results.kernels import KernelRecord, find_kernels
@@ -88,10 +88,10 @@ def build_report(
         unread = (*unread_experiments, *unread_runs, *unread_kernels)
         raise InputError(nothing_found(directory, unread, EXPECTED))
     _check_page(page)
-    runs, copied_runs = without_copies(runs, RunRecord.FILE)
-    kernels, copied_kernels = without_copies(kernels, KernelRecord.FILE)
-    copies = copied_runs | copied_kernels
-    groups, repeated = group_runs(runs)
+    copies = copies_in((run.folder for run in runs), RunRecord.FILE)
+    copies |= copies_in((each.folder for each in kernels), KernelRecord.FILE)
+    kernels = tuple(each for each in kernels if each.folder not in copies)
+    groups, repeated = group_runs(run for run in runs if run.folder not in copies)
     unread = (*unread_experiments, *unread_runs, *repeated, *unread_kernels)
 
     contents = _contents(directory, page, groups, kernels, experiments, unread, copies)

@@ -140,7 +140,10 @@ def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table 
     digits, above = _change_digits(comparisons), f"Feature change ({matches[0].split})"
     changes = [(None, None) if m.change is None else m.change for m in matches]
     columns: Columns = [
-        (Column("Pair"), [" and ".join(map(method_name, match.methods)) for match in matches])
+        (
+            Column("Pair"),
+            [" and ".join(map(method_name, match.pairing.methods)) for match in matches],
+        )
     ]
     if shared:
         columns.append((Column("Rate, batch"), [_rates(match.rates[0]) for match in matches]))
@@ -258,8 +261,8 @@ def _seeds(setting: Setting) -> str:
 
 
 def _pair_seeds(match: Match) -> Text:
-    text = ", ".join(f"seed {first.seed}" for first, _ in match.runs)
-    return Text(text, runs=_folders(run for pair in match.runs for run in pair))
+    text = ", ".join(f"seed {first.seed}" for first, _ in match.pairing.runs)
+    return Text(text, runs=_folders(match.pairing.paired_runs))
 
 
 def _rates(value: Rates) -> str:

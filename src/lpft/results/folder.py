@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -220,25 +220,11 @@ def read_folders(
     return tuple(results), tuple(unread)
 
 
-class _InFolder(Protocol):
-    @property
-    def folder(self) -> Path: ...
+def copies_in(folders: Iterable[Path], record: str) -> dict[Path, Path]:
+    """The folders that are copies of one before, which is named: both have the same ``record``.
 
-
-Kept = TypeVar("Kept", bound=_InFolder)
-
-
-def without_copies(
-    results: Iterable[Kept], record: str
-) -> tuple[tuple[Kept, ...], dict[Path, Path]]:
-    """Each result once, and for each folder that holds a copy of it the one that is kept.
-
-    Copies have the same bytes in their file ``record``, times included.
+    Copies have the same bytes in that file, times included.
     """
-    firsts: dict[bytes, Kept] = {}
-    copies: dict[Path, Path] = {}
-    for result in results:
-        first = firsts.setdefault((result.folder / record).read_bytes(), result)
-        if first is not result:
-            copies[result.folder] = first.folder
-    return tuple(firsts.values()), copies
+    firsts: dict[bytes, Path] = {}
+    known = {path: firsts.setdefault((path / record).read_bytes(), path) for path in folders}
+    return {path: first for path, first in known.items() if first != path}

@@ -73,6 +73,10 @@ class Pairing:
         return self.second.task
 
     @property
+    def methods(self) -> tuple[str, str]:
+        return self.first.method, self.second.method
+
+    @property
     def rates(self) -> str:
         return self.second.rates
 
@@ -87,8 +91,13 @@ class Pairing:
         return tuple((self.first.runs[seed], self.second.runs[seed]) for seed in self.seeds)
 
     @property
+    def paired_runs(self) -> tuple[Run, ...]:
+        """The same one after the other."""
+        return tuple(run for pair in self.runs for run in pair)
+
+    @property
     def run_names(self) -> tuple[str, ...]:
-        return tuple(run.name for pair in self.runs for run in pair)
+        return tuple(run.name for run in self.paired_runs)
 
     def only(self, seeds: Collection[int]) -> "Pairing":
         """The same with some of its seeds."""
@@ -186,17 +195,9 @@ class Match:
     judgement: Judgement | None = None
 
     @property
-    def methods(self) -> tuple[str, str]:
-        return self.pairing.first.method, self.pairing.second.method
-
-    @property
-    def runs(self) -> tuple[tuple[Run, Run], ...]:
-        return self.pairing.runs
-
-    @property
     def rates(self) -> tuple[Rates, Rates]:
         """Of either method, which are those of any of its runs."""
-        random_head, lp_head = self.runs[0]
+        random_head, lp_head = self.pairing.runs[0]
         return Rates.of(random_head), Rates.of(lp_head)
 
     @property
@@ -205,20 +206,17 @@ class Match:
         return self.rates[0] == self.rates[1]
 
     @property
-    def recorded(self) -> Pairing:
-        """The seeds of which both runs have a feature change."""
-        return self.pairing.only(
-            [one.seed for one, other in self.runs if None not in map(self._change, (one, other))]
-        )
-
-    def _change(self, run: Run) -> float | None:
-        return run.feature(self.split, "feature_difference")
+    def by_seed(self) -> dict[int, tuple[float, float]]:
+        """The change with the random head and with the LP head, where both were recorded."""
+        pairs = {
+            one.seed: [run.feature(self.split, "feature_difference") for run in (one, other)]
+            for one, other in self.pairing.runs
+        }
+        return {seed: (a, b) for seed, (a, b) in pairs.items() if a is not None and b is not None}
 
     @property
     def changes(self) -> tuple[tuple[float, float], ...]:
-        """Of each recorded seed, with the random head and with the LP head."""
-        changes = ((self._change(one), self._change(other)) for one, other in self.runs)
-        return tuple((a, b) for a, b in changes if a is not None and b is not None)
+        return tuple(self.by_seed.values())
 
     @property
     def change(self) -> tuple[Spread, Spread] | None:
@@ -227,14 +225,9 @@ class Match:
         return None if first is None or second is None else (first, second)
 
     @property
-    def differences(self) -> tuple[float, ...]:
-        """Feature change with the random head minus with the LP head, seed by seed."""
-        return tuple(first - second for first, second in self.changes)
-
-    @property
     def difference(self) -> Spread | None:
-        """Mean and standard deviation of the differences."""
-        return Spread.of(self.differences)
+        """Of the change with the random head minus that with the LP head."""
+        return Spread.of(first - second for first, second in self.changes)
 
     @property
     def smaller(self) -> bool:
@@ -293,7 +286,7 @@ def compare(group: Group) -> tuple[Comparison, ...]:
             if lp_head.method != with_lp_head(random_head.method):
                 continue
             match = Match(_pairing(group.data, random_head, lp_head), group.feature_split)
-            if match.runs and key_of(setting_of(lp_head.first, free)) == base:
+            if match.pairing.seeds and key_of(setting_of(lp_head.first, free)) == base:
                 by_base[random_head.method, base].append(match)
     return tuple(_comparison(matches, group) for matches in by_base.values())
 
@@ -311,15 +304,15 @@ def _pairing(data: str, first: Setting, second: Setting) -> Pairing:
 def _comparison(matches: Sequence[Match], group: Group) -> Comparison:
     own, because = _own([match for match in matches if not match.shared], group)
     shared = tuple(match for match in matches if match.shared)
-    return Comparison(matches[0].methods, own, because, shared)
+    return Comparison(matches[0].pairing.methods, own, because, shared)
 
 
 def _own(unequal: Sequence[Match], group: Group) -> tuple[Match | None, str]:
     """Which of the pairs at different rates has each method at its own rate."""
     if not unequal:
         return None, ""
-    task = str(unequal[0].runs[0][0].config.get("task"))
-    wanted = tuple(published_rates(task, method) for method in unequal[0].methods)
+    task = str(unequal[0].pairing.runs[0][0].config.get("task"))
+    wanted = tuple(published_rates(task, method) for method in unequal[0].pairing.methods)
     for match in unequal:
         if match.rates == wanted:
             return match, f"the published rates and batch sizes of {task}"
@@ -327,8 +320,8 @@ def _own(unequal: Sequence[Match], group: Group) -> tuple[Match | None, str]:
         return unequal[0], ""
 
     def on_validation(match: Match) -> float:
-        values = (run.score("validation", group.metric) for pair in match.runs for run in pair)
-        scores = Spread.of(values)
+        runs = match.pairing.paired_runs
+        scores = Spread.of(run.score("validation", group.metric) for run in runs)
         return float("-inf") if scores is None else scores.mean
 
     # Rates are chosen on validation, as the paper chose its own.
@@ -450,7 +443,7 @@ class _Measurements:
 
     def _change(self, comparison: Comparison, match: Match) -> Measured:
         """How much less features move from the LP head."""
-        first, second = map(method_name, match.methods)
+        first, second = map(method_name, match.pairing.methods)
         at_random_heads = comparison.own is not None and match.rates[0] == comparison.own.rates[0]
         shared = f"{SHARED}, {first}'s own" if at_random_heads else SHARED
         try:
@@ -463,16 +456,17 @@ class _Measurements:
             subject=self._question(f"{second} below {first}"),
             rates=shared if match.shared else OWN,
             effects=effects,
-            runs=match.recorded.run_names,
+            runs=match.pairing.only(match.by_seed).run_names,
         )
 
     def _effects(self, match: Match) -> tuple[Resampled, ...]:
         """By seed; over seeds alone where a run did not keep how far each text moved."""
-        runs = all_runs([match.recorded])
+        pairing = match.pairing.only(match.by_seed)
+        runs = pairing.paired_runs
         if not all(has_feature_changes(run.folder, match.split) for run in runs):
-            return tuple(without_samples(difference) for difference in match.differences)
+            return tuple(without_samples(first - second) for first, second in match.changes)
         by_run = feature_change().on_draws(runs, match.split, self._generator)
-        return tuple(one - other for one, other in match.recorded.statistics(by_run))
+        return tuple(one - other for one, other in pairing.statistics(by_run))
 
     def _question(self, subject: str) -> str:
         """What is asked on every data set, of one model with one pooling and protocol."""
