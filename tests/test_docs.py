@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpft.cli.parser import _parser
+from lpft.cli.parser import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,7 +39,7 @@ def test_the_python_examples_run_in_their_order(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_shown_is_one_that_the_parser_takes(command):
-    options = _parser().parse_args(shlex.split(command)[1:])
+    options = parse(shlex.split(command)[1:])
     assert callable(options.run)
 
 
