@@ -30,7 +30,7 @@ BELOW = {
 }
 """What each part may import, directly or by way of another; everything may import ANYWHERE."""
 
-ANYWHERE = ("errors", "files", "progress", "markdown")
+ANYWHERE = ("errors", "files", "progress")
 
 
 def imports(path):

@@ -188,7 +188,7 @@ def test_every_command_takes_its_settings():
 ONE_FIELD = """
 import inspect, json, sys
 from pathlib import Path
-from lpft.cli.given import collect_settings
+from lpft.cli.commands import collect_settings
 from lpft.cli.parser import parse
 from lpft.estimator import TextClassifier
 from lpft.runs.sweep_config import read_sweep_config

@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all, and folders that must be there."""
+"""Files that appear whole or not at all, templates of them, and folders that must be there."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpft.errors import InputError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 @contextmanager
@@ -30,6 +33,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, refusing NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def markdown_template(package: str, name: str, **filters: Callable[..., str]) -> "Template":
+    """A file of a package's folder ``templates``, in which an unknown variable is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(name)
 
 
 def check_model_path(model: str) -> None:

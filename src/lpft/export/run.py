@@ -17,8 +17,7 @@ from lpft.errors import InputError, named
 from lpft.export.agreement import Scorer, agreement, check_texts
 from lpft.export.onnx_format import read_onnx, write_onnx
 from lpft.export.stock import read_transformers, write_transformers
-from lpft.files import write_json, write_text
-from lpft.markdown import markdown_template
+from lpft.files import markdown_template, write_json, write_text
 from lpft.model import Classifier
 from lpft.results.folder import read_record
 from lpft.results.saved import open_saved

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from lpft.analysis import split_metrics
 from lpft.data.examples import Label, TextData
-from lpft.markdown import markdown_template
+from lpft.files import markdown_template
 from lpft.model import save_classifier
 from lpft.results.run import Predictions, write_feature_changes, write_features, write_head
 from lpft.results.schema import RunFeatures, RunMetrics, write_history
