@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BEFORE_A_BAR = 2
 _SECONDS_BETWEEN_LINES = 30.0
 _visible: ContextVar[bool] = ContextVar("lpft_progress_visible", default=False)
-_said: ContextVar[bool] = ContextVar("lpft_progress_said", default=False)
+_logged: ContextVar[bool] = ContextVar("lpft_progress_logged", default=False)
 
 
 @contextmanager
@@ -36,16 +36,16 @@ def visible_progress(visible: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def said_progress() -> Iterator[None]:
-    """Within this context, bars that would be hidden for want of a terminal are said in lines.
+def logged_progress() -> Iterator[None]:
+    """Within this context, steps whose bars no terminal shows are logged every half minute.
 
-    Every half minute: how far a step is, and the time that is left.
+    A line has the share that is done and the time that is left.
     """
-    token = _said.set(True)
+    token = _logged.set(True)
     try:
         yield
     finally:
-        _said.reset(token)
+        _logged.reset(token)
 
 
 def progress(
@@ -56,7 +56,7 @@ def progress(
     unit: str = "it",
 ) -> tqdm:
     """A tqdm bar over ``items`` (or to be updated by hand), hidden unless progress is visible."""
-    if _visible.get() and _said.get() and not sys.stderr.isatty():
+    if _visible.get() and _logged.get() and not sys.stderr.isatty():
         return tqdm(
             items,
             desc=description,
@@ -90,7 +90,7 @@ class _Lines:
             logger.info("%s", line)
 
     def flush(self) -> None:
-        """Lines are said at once."""
+        """Every line was logged at once."""
 
 
 def share_the_machine() -> None:

@@ -19,7 +19,7 @@ from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
-from lpft.progress import said_progress
+from lpft.progress import logged_progress
 from lpft.results.folder import WORK, check_restart, locked
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.saved import open_saved
@@ -176,7 +176,7 @@ class KernelComputation:
                 job.plan.seconds,
                 readable_size(job.plan.memory),
             )
-            with said_progress():
+            with logged_progress():
                 kernels = job.run()
             plans.append(job.plan)
             del job

@@ -69,8 +69,8 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
     if Path(training.model).is_dir():
         training = training.model_copy(update={"model": str(Path(training.model).resolve())})
     if output_dir is None:
-        output_dir = Path("runs") / f"{_data_and_model(data, training)}-{training.method}-seed"
-        output_dir = output_dir.with_name(f"{output_dir.name}{training.seed}")
+        method_and_seed = f"{training.method}-seed{training.seed}"
+        output_dir = Path("runs") / f"{_data_and_model(data, training)}-{method_and_seed}"
     return RunConfig(data, training, OutputSettings.read_own(values), output_dir)
 
 
@@ -136,9 +136,9 @@ def taken_by(command: str, *models: type[Settings]) -> dict[str, Setting]:
 def deciding(what: Decides, *, inputs: bool = False) -> list[str]:
     """The names of the settings on which a run or kernel depends: the one rule of identity.
 
-    Where the texts and the model come from is told by fingerprints of data and weights, which do
-    not change when a file is moved and do when it is edited; ``inputs`` are these settings too,
-    for records without fingerprints.
+    Data and weights are compared by their fingerprints, which stay when a file is moved and change
+    when it is edited, not by the settings that say where they are. With ``inputs`` these settings
+    count too, for records without fingerprints.
     """
     return [
         item.name
@@ -157,24 +157,26 @@ def identity(values: Mapping[str, Any], what: Decides) -> str:
 def changed(
     recorded: Mapping[str, Any], asked: Mapping[str, Any], what: Decides
 ) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two runs or kernels differ, as recorded and as asked.
+    """The settings that decide two runs or kernels and differ: their recorded and asked values.
 
-    A record from before there was a setting has its default.
+    A record that is older than a setting counts as one with its default.
     """
     fields = {name: item for model in _MODELS for name, item in model.fields().items()}
-    found = {}
+    differing = {}
     for name in deciding(what):
         if name not in asked or (asked[name] is None and fields[name].filled_by_model):
             continue
         before = recorded.get(name, fields[name].default)
         if before != asked[name]:
-            found[name] = (before, asked[name])
-    return found
+            differing[name] = (before, asked[name])
+    return differing
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Settings by name from a YAML file; dashes and underscores in names are the same, and
-    ``no-head-bias: true`` is ``head-bias: false``.
+    """The settings that a YAML file names.
+
+    Dashes and underscores in names are the same, and ``no-head-bias: true`` is
+    ``head-bias: false``.
 
     Raises:
         InputError: the file is missing, no YAML, no mapping, or names what is no setting.

@@ -29,7 +29,7 @@ class Decides(Flag):
 
 
 Need = Literal["fine-tuning", "adapter", "task", "files"]
-"""A kind of method or of data."""
+"""A kind of method, or of data."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Setting:
     commands: tuple[str, ...] = ()
     """The commands that take it (default: as its model says)."""
     needs: Need | None = None
-    """What it has no effect without."""
+    """The kind of method or data without which it has no effect."""
     solvers: tuple[str, ...] = ()
     """The solvers of kernel regression that take it."""
     filled: Any = None
@@ -63,7 +63,7 @@ class Setting:
     choices: tuple[str, ...] | None = None
     """The values there are; those of a ``Literal`` need not be named."""
     form: str | None = None
-    """How its value is written on the command line, where that is not plain."""
+    """How its value is written on the command line, such as ``NAME=FILE``."""
 
     def full_help(self) -> str:
         """The text for ``--help``: the solvers that take it, what it is, and its default."""
@@ -133,7 +133,7 @@ class Settings(BaseModel):
 
     @classmethod
     def read_own(cls, values: Mapping[str, Any]) -> Self:
-        """As :meth:`read`, of values among which are those of other models."""
+        """As :meth:`read`, where some of the values are those of other models."""
         return cls.read({name: value for name, value in values.items() if name in cls.fields()})
 
     @classmethod
