@@ -15,10 +15,9 @@ from lpft.results.exhibits import (
     ExperimentRecord,
     Table,
     find_experiments,
-    parse_experiment,
     read_experiment,
 )
-from lpft.results.schema import UnusableRecord
+from lpft.results.schema import UnusableRecord, parsed
 
 Written = dict[str, Any]
 
@@ -29,9 +28,13 @@ def written() -> Written:
     return record
 
 
+def reread(record: Written) -> ExperimentRecord:
+    """As from a file that holds ``record``."""
+    return read_experiment(parsed(json.dumps(record), "experiment.json", printable=True))
+
+
 def test_what_is_written_comes_back() -> None:
-    assert read_experiment(written()) == sample_experiment()
-    assert parse_experiment(written()) == sample_experiment()
+    assert reread(written()) == sample_experiment()
     assert len(sample_experiment().exhibits) == 9
 
 
@@ -130,10 +133,10 @@ DAMAGES: dict[Callable[[Written], None], str] = {
     _mix_classes: r"classes begin at rows \[0, 12, 5\]",
     _no_matrix: "a heat map without a matrix",
     _matrix_of_lines: "a matrix in a figure of lines",
-    _word_for_number: "Table: rows/0/2",
-    _unknown_kind: "Figure: kind: Input should be 'lines'",
-    _unknown_exhibit: "an exhibit is 'poem', expected one of table, figure",
-    _unknown_verdict: "ExperimentRecord: verdicts/1/verdict",
+    _word_for_number: "exhibits/0/table/rows/0/2",
+    _unknown_kind: "exhibits/4/figure/kind: Input should be 'lines'",
+    _unknown_exhibit: "exhibits/0: .*'poem'.* 'table', 'figure'",
+    _unknown_verdict: "verdicts/1/verdict",
     _no_title: "title: Field required",
     _failure_without_reason: "failures/0/1",
     _not_a_list: "experiment.json: ",
@@ -146,7 +149,7 @@ def test_a_damaged_record_says_what_is_wrong(damage: Callable[[Written], None]) 
     record = written()
     damage(record)
     with pytest.raises(UnusableRecord, match=DAMAGES[damage]) as caught:
-        parse_experiment(record)
+        reread(record)
     assert str(caught.value).startswith("experiment.json: ")
     assert "\n" not in str(caught.value)
 
@@ -158,7 +161,7 @@ def test_a_damaged_record_says_what_is_wrong(damage: Callable[[Written], None]) 
         ("[]", "damaged", "experiment.json is not a JSON object"),
         ('{"schema": 2}', "foreign", "schema is 2, expected 1, which lpft reproduce writes"),
         ("{}", "foreign", "schema is None"),
-        ('{"schema": 1}', "damaged", "exhibits is not there"),
+        ('{"schema": 1}', "damaged", "Field required"),
         ('{"schema": 1, "exhibits": []}', "damaged", "Field required"),
         ("[" * 100_000, "damaged", "experiment.json is not JSON"),
         ('{"schema": 1, "exhibits": ' + "[" * 900 + "]" * 900 + "}", "damaged", "experiment.json"),
@@ -190,7 +193,7 @@ def test_numbers_that_are_not_finite_are_absent() -> None:
     record = written()
     cell = record["exhibits"][0]["rows"][0][2]
     cell["value"], cell["sd"] = float("nan"), float("inf")
-    table = parse_experiment(record).exhibits[0]
+    table = reread(record).exhibits[0]
     assert isinstance(table, Table)
     estimate = table.rows[0][2]
     assert not isinstance(estimate, str)
@@ -202,11 +205,11 @@ def test_keys_of_later_versions_do_not_disturb() -> None:
     record = written()
     record["later"] = {"a": 1}
     record["exhibits"][0]["rows"][0][2]["later"] = 1
-    assert parse_experiment(record) == sample_experiment()
+    assert reread(record) == sample_experiment()
 
 
 def test_texts_lose_what_cannot_be_printed() -> None:
     record = written() | {"title": "a\u0001b\u2028c", "failures": [["run", "first\r\n\tsecond"]]}
-    found: ExperimentRecord = parse_experiment(record)
+    found: ExperimentRecord = reread(record)
     assert found.title == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
     assert found.failures == (("run", "first second"),)

@@ -3,17 +3,16 @@
 Recipes make these records, the report shows them; neither knows the other.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag
 
 from lpft.results.folder import UnreadFolder, folders_with, read_folders
-from lpft.results.schema import UnusableRecord, Values, check_schema, plain, read_json
+from lpft.results.schema import UnusableRecord, Values, check_schema, read_json, validated
 
 FigureKind = Literal["lines", "points", "scatter", "heat", "bars", "reliability"]
 Format = Literal["number", "effect", "scientific", "ratio", "percent", "count", "rate"]
@@ -24,9 +23,6 @@ SCHEMA = 1
 OVERALL = "overall"
 """The comparison of a verdict on a claim as a whole, or at one choice of rates where it names one;
 its effect has no value."""
-
-_BREAKS = re.compile(r"[\t\n\r]+")  # as in the message of an error
-
 
 _UNRECORDED = {"recorded": False}
 """Of fields that say how something is shown, and are not written to ``experiment.json``."""
@@ -184,6 +180,18 @@ class Verdict:
         return self.comparison == OVERALL and not self.rates
 
 
+def _kind(exhibit: Any) -> str | None:
+    """``table`` or ``figure``, as JSON says it beside an exhibit."""
+    if isinstance(exhibit, Mapping):
+        return exhibit.get("exhibit")
+    return "table" if isinstance(exhibit, Table) else "figure"
+
+
+Exhibit = Annotated[
+    Annotated[Table, Tag("table")] | Annotated[Figure, Tag("figure")], Discriminator(_kind)
+]
+
+
 @dataclass(frozen=True)
 class ExperimentRecord:
     """Everything that an experiment's page shows.
@@ -198,7 +206,7 @@ class ExperimentRecord:
     protocol: str
     model: str
     settings: Mapping[str, Any]
-    exhibits: tuple[Table | Figure, ...] = ()
+    exhibits: tuple[Exhibit, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     findings: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
@@ -210,7 +218,7 @@ class ExperimentRecord:
         record: dict[str, Any] = _recorded(self)
         record["schema"] = SCHEMA
         for exhibit, written in zip(self.exhibits, record["exhibits"], strict=True):
-            written["exhibit"] = "table" if isinstance(exhibit, Table) else "figure"
+            written["exhibit"] = _kind(exhibit)
         return record
 
 
@@ -229,32 +237,19 @@ def _recorded(value: Any) -> Any:
     return value
 
 
-_EXHIBITS: dict[str, type[Table | Figure]] = {
-    "table": Table,
-    "figure": Figure,
-}
-
-
-def read_experiment(record: Mapping[str, Any]) -> ExperimentRecord:
+def read_experiment(content: Values) -> ExperimentRecord:
     """The experiment of a JSON object that :meth:`ExperimentRecord.as_json` made.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not one, or of another schema.
+        UnusableRecord: it is damaged or of another schema.
     """
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"schema is {record['schema']!r}, expected {SCHEMA}")
-    values = {name: value for name, value in record.items() if name != "schema"}
-    values["exhibits"] = [_exhibit(exhibit) for exhibit in record["exhibits"]]
-    return TypeAdapter(ExperimentRecord).validate_python(values)
-
-
-def _exhibit(record: Mapping[str, Any]) -> Table | Figure:
-    kind = record["exhibit"]
-    if kind not in _EXHIBITS:
-        raise ValueError(f"an exhibit is {kind!r}, expected one of {', '.join(_EXHIBITS)}")
-    values = {name: value for name, value in record.items() if name != "exhibit"}
-    exhibit: Table | Figure = TypeAdapter(_EXHIBITS[kind]).validate_python(values)
-    return exhibit
+    check_schema(content, RECORD, SCHEMA, "lpft reproduce")
+    record = validated(ExperimentRecord, content, RECORD)
+    try:
+        check_shapes(record)
+    except ValueError as problem:
+        raise UnusableRecord(f"{RECORD}: {problem}") from problem
+    return record
 
 
 def check_shapes(record: ExperimentRecord) -> None:
@@ -340,40 +335,8 @@ def find_experiments(
 
 
 def _read(folder: Path, name: str) -> FoundExperiment:
-    record = read_json(folder / RECORD)
-    check_schema(record, RECORD, SCHEMA, "lpft reproduce")
-    return FoundExperiment(folder, name, parse_experiment(record))
-
-
-def parse_experiment(record: Values) -> ExperimentRecord:
-    """The experiment of a JSON object, its texts printable and numbers that are not finite absent.
-
-    Raises :class:`~lpft.results.schema.UnusableRecord`, which says what is wrong.
-    """
-    try:
-        experiment = read_experiment(_clean(record))
-        check_shapes(experiment)
-    except ValidationError as problem:
-        first = problem.errors(include_url=False, include_input=False)[0]
-        place = "/".join(map(str, first["loc"]))
-        raise UnusableRecord(f"{RECORD}: {problem.title}: {place}: {first['msg']}") from problem
-    except KeyError as problem:
-        raise UnusableRecord(f"{RECORD}: {problem.args[0]} is not there") from problem
-    except (TypeError, ValueError, RecursionError) as problem:
-        raise UnusableRecord(f"{RECORD}: {problem}") from problem
-    return experiment
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return plain(_BREAKS.sub(" ", value))
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, dict):
-        return {plain(key): _clean(item) for key, item in value.items()}
-    return value
+    content = read_json(folder / RECORD, printable=True)
+    return FoundExperiment(folder, name, read_experiment(content))
 
 
 def _order(found: FoundExperiment) -> tuple[list[tuple[int, str]], str]:

@@ -6,6 +6,7 @@ Importing this loads neither torch nor NumPy: a run's folder is looked at before
 import json
 import math
 import platform
+import re
 import subprocess
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,8 @@ Values = Mapping[str, Any]
 _PACKAGES = ("lpft", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
 HISTORY = "history.jsonl"
+
+_BREAKS = re.compile(r"[\t\n\r]+")
 
 Kind = TypeVar("Kind")
 
@@ -254,7 +257,8 @@ def read_text(path: Path) -> str:
 def parsed(text: str, where: str, *, printable: bool = True) -> dict[str, Any]:
     """A JSON object from its text; ``where`` names its place in messages.
 
-    ``printable``: its texts as :func:`plain` gives them, and None for numbers that are not finite.
+    ``printable``: its texts as :func:`plain` gives them, on one line each, and None for numbers
+    that are not finite.
 
     Raises:
         UnusableRecord: it is something else.
@@ -271,7 +275,7 @@ def parsed(text: str, where: str, *, printable: bool = True) -> dict[str, Any]:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
-        return plain(value)
+        return plain(_BREAKS.sub(" ", value))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
