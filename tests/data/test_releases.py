@@ -13,7 +13,7 @@ import pytest
 from lpft.data.loading import load_task
 from lpft.data.tasks import TASKS
 
-from .official_files import abstracts, lines
+from .official_files import lines
 from .release_files import CASES, PUBMED_FOLDERS, case_of, change, refused
 
 IDS = [f"{case.task}, {case.layout}, {case.folder}" for case in CASES]
@@ -291,20 +291,16 @@ def test_the_other_form_of_numbers_is_refused_in_a_folder_of_any_name(tmp_path, 
 
 @pytest.mark.parametrize("folder", ["PubMed-20k-RCT", "PubMed_20k_RCT"])
 @pytest.mark.parametrize("task", ["pubmed", "pubmed_numbers"])
-def test_cleaned_copies_are_of_20k_under_either_name(tmp_path, task, folder):
-    own = tmp_path / "HSLN-Joint-Sentence-Classification/data" / folder
-    own.mkdir(parents=True)
-    roles = ["OBJECTIVE", "METHODS", "METHODS", "RESULTS", "CONCLUSIONS"]
-    write = abstracts(roles, numbers=task == "pubmed_numbers")
-    for split, rows in (("train", 20), ("dev", 5), ("test", 5)):
-        (own / f"{split}_clean.txt").write_text(write(rows))
+def test_cleaned_copies_are_found_under_either_name(tmp_path, task, folder):
+    own = replace(case_of(task, "PubMed RCT, cleaned"), folder=folder).write(tmp_path)
     for data_dir in (tmp_path, own.parent, own):
-        data = load_task(task, data_dir)
-        assert data.sources["train"] == f"{own}/train_clean.txt"
-    layouts = {name: [r.layout for r in TASKS[name].releases] for name in PUBMED_FOLDERS}
-    assert {name for name, found in layouts.items() if "PubMed RCT, cleaned" in found} == {
-        "pubmed", "pubmed_numbers",
-    }  # fmt: skip
+        assert load_task(task, data_dir).sources["train"] == f"{own}/train_clean.txt"
+
+
+def test_pubmed_where_the_reference_code_expects_it(tmp_path):
+    case = case_of("pubmed")
+    replace(case, benchmark="tasks/pubmed/pubmed-rct").write(tmp_path)
+    assert len({tuple(load_task("pubmed", tmp_path / f).train.texts) for f in (".", "tasks")}) == 1
 
 
 def test_another_tasks_folder_is_refused_by_its_name(tmp_path):
@@ -405,12 +401,6 @@ def test_boss_where_the_reference_code_expects_it(tmp_path, place):
         data = load_task("amazon", folder)
         assert len(data.train) == 18
         assert set(data.ood) == {"dynasent", "semeval", "sst5"}
-
-
-def test_pubmed_where_the_reference_code_expects_it(tmp_path):
-    case = case_of("pubmed")
-    replace(case, benchmark="tasks/pubmed/pubmed-rct").write(tmp_path)
-    assert len({tuple(load_task("pubmed", tmp_path / f).train.texts) for f in (".", "tasks")}) == 1
 
 
 def test_a_task_in_the_file_format_of_pubmed_is_refused_by_its_labels(tmp_path):

@@ -1,3 +1,5 @@
+"""Splits by the paper's rule, by class and by group; rows that are drawn."""
+
 from collections import Counter
 
 import numpy as np
@@ -39,12 +41,6 @@ def test_paper_split_takes_the_last_tenth_rounded_up(n, training, validation):
     assert np.array_equal(np.concatenate([train, held_out]), np.arange(n))
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_paper_split_refuses_too_few_rows(n):
-    with pytest.raises(InputError, match=f"at least 2 training rows, found {n}"):
-        paper_split(n)
-
-
 def test_stratified_holdout_takes_a_tenth_of_every_class():
     labels = np.array([0] * 100 + [1] * 30 + [2] * 4 + [3])
     train, held_out = stratified_holdout(labels)
@@ -53,17 +49,12 @@ def test_stratified_holdout_takes_a_tenth_of_every_class():
     assert Counter(labels[train].tolist()) == {0: 90, 1: 27, 2: 3, 3: 1}
 
 
-def test_stratified_holdout_is_the_same_every_time_and_another_with_another_seed():
+def test_stratified_holdout_is_fixed_by_its_seed_and_leaves_the_global_generator_alone():
     labels = np.arange(200) % 4
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     first, second = stratified_holdout(labels), stratified_holdout(labels, seed=SPLIT_SEED)
     assert np.array_equal(first[1], second[1])
     assert not np.array_equal(first[1], stratified_holdout(labels, seed=SPLIT_SEED + 1)[1])
-
-
-def test_stratified_holdout_leaves_the_global_generator_alone():
-    np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    stratified_holdout([0, 0, 1, 1])
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
@@ -84,23 +75,29 @@ def test_stratified_holdout_is_a_partition_with_every_class_in_training(labels, 
         assert (validated[label] >= 1) == (count > 1)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
-def test_stratified_holdout_refuses_fractions_out_of_range(fraction):
-    with pytest.raises(InputError, match=r"between 0 and 1"):
-        stratified_holdout([0, 0, 1, 1], fraction)
-
-
-def test_stratified_holdout_refuses_classes_of_one_row_only():
-    with pytest.raises(InputError, match=r"each of the 3 training rows"):
-        stratified_holdout([0, 1, 2])
-
-
 def test_split_rows_follows_the_protocol():
     labels = np.array([0] * 10 + [1] * 10)
     assert split_rows(labels, "paper")[1].tolist() == [18, 19]
     assert sorted(labels[split_rows(labels, "stratified")[1]]) == [0, 1]
     with pytest.raises(InputError, match=r"unknown split protocol 'random'.*paper, stratified"):
         split_rows(labels, "random")
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        (lambda: paper_split(1), "at least 2 training rows, found 1"),
+        (lambda: paper_split(0), "at least 2 training rows, found 0"),
+        (lambda: stratified_holdout([0, 0, 1, 1], 0), "between 0 and 1"),
+        (lambda: stratified_holdout([0, 0, 1, 1], 1), "between 0 and 1"),
+        (lambda: stratified_holdout([0, 1, 2]), "each of the 3 training rows"),
+        (lambda: paper_split(6, _groups(6)), "all 6 training rows belong to one question"),
+        (lambda: grouped_holdout(_groups(6)), "all 6 training rows belong to one question"),
+    ],
+)
+def test_what_cannot_be_split(split, says):
+    with pytest.raises(InputError, match=says):
+        split()
 
 
 def _data(labels: list[int]) -> TextData:
@@ -173,12 +170,6 @@ def test_grouped_holdout_takes_a_tenth_of_the_groups_whole():
     assert np.array_equal(held_out, grouped_holdout(groups)[1])
     assert np.array_equal(held_out, split_rows(np.zeros(100), "stratified", groups)[1])
     assert split_rows(np.zeros(100), "paper", groups)[1].tolist() == list(range(90, 100))
-
-
-@pytest.mark.parametrize("split", [lambda g: paper_split(6, g), grouped_holdout])
-def test_rows_of_one_group_cannot_be_split(split):
-    with pytest.raises(InputError, match=r"all 6 training rows belong to one question"):
-        split(_groups(6))
 
 
 def test_limit_training_draws_whole_groups():
