@@ -13,21 +13,24 @@ from results.run_folders import SPLITS, write_run
 from sklearn.metrics import f1_score, log_loss
 
 from lpft.report import ReportResult, format_method_table, method_table
-from lpft.report.feature_change import (
-    read_feature_change,
-    read_unpaired,
-    summarise_feature_change,
-)
-from lpft.report.run_tables import (
+from lpft.report.runs import (
     calibration,
     confusion,
     confusion_counts,
     features,
     head_norms,
     methods,
+    read_accuracy,
+    read_calibration,
+    read_head,
+    what_was_run,
 )
-from lpft.report.runs import read_accuracy, read_calibration, read_head, what_was_run
 from lpft.report.table import to_csv, to_markdown
+from lpft.report.text import (
+    read_feature_change,
+    read_unpaired,
+    summarise_feature_change,
+)
 from lpft.results.exhibits import Estimate
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare, judge_groups

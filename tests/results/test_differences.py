@@ -10,8 +10,7 @@ from experiments.scored_runs import right_of, write_scored
 
 from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
-from lpft.report.run_tables import score_differences
-from lpft.report.runs import read_differences
+from lpft.report.runs import read_differences, score_differences
 from lpft.report.table import shown_rows
 from lpft.results.groups import Group, group_runs
 from lpft.results.judging import Judgement

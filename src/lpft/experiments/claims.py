@@ -38,7 +38,7 @@ from lpft.experiments.plan import (
 from lpft.experiments.tables import EIGHT_SETS
 from lpft.experiments.verdicts import WITHOUT_RATES, Claim, PublishedQuestion
 from lpft.paper import published_datasets
-from lpft.report.feature_change import summarise_feature_change
+from lpft.report.text import summarise_feature_change
 from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
 from lpft.results.groups import method_name

@@ -23,7 +23,7 @@ from lpft.experiments.verdicts import (
     judge_cases,
     published_mean,
 )
-from lpft.report.feature_change import change_digits
+from lpft.report.text import change_digits
 from lpft.results.formats import MINUS, counted, decimals_for, ratio_text, with_sd
 from lpft.results.groups import Spread, method_name, metric_name
 from lpft.results.judging import Measured

@@ -13,7 +13,7 @@ from lpft.files import replace_when_written
 from lpft.report.drawing import saved
 from lpft.report.experiments import Place, experiment_chapter, tracer
 from lpft.report.kernels import kernel_chapter
-from lpft.report.page import Chapter, Contents, UnreadRow, relative_link, render_page
+from lpft.report.page import Chapter, Contents, relative_link, render_page
 from lpft.report.panels import sheet
 from lpft.report.runs import group_chapter, run_sections
 from lpft.report.table import to_csv, to_latex, to_markdown
@@ -136,65 +136,48 @@ def _contents(
     kernel_titles = _told_apart([(found.title, found.name) for found in kernels])
     kernel_slugs = [slug(f"kernels {title}", taken) for title in kernel_titles]
     anchors = {run.name: slug(f"run {run.name}", taken) for group in groups for run in group.runs}
-    rows = tuple(
-        UnreadRow(found, slug(f"unread {found.name}", taken), relative_link(found.folder, folder))
+    listed = tuple(
+        (found, slug(f"unread {found.name}", taken), relative_link(found.folder, folder))
         for found in unread
     )
-    places = {
-        **{row.folder.folder: _unread_place(row) for row in rows},
-        **{
-            run.folder: Place(f"{run.data_name}, {setting.label}, seed", str(run.seed), link)
-            for group in groups
-            for setting in group.settings
-            for run in setting.runs
-            if (link := f"#{anchors[run.name]}")
-        },
-        **{
-            found.folder: _kernel_place(found, name)
-            for found, name in zip(kernels, kernel_slugs, strict=True)
-        },
-    }
+    places: dict[Path, Place] = {}
+    for missed, anchor, _ in listed:
+        kin = f"{missed.state}, not in the numbers below"
+        places[missed.folder] = Place(kin, missed.name, f"#{anchor}")
+    for setting in (setting for group in groups for setting in group.settings):
+        for run in setting.runs:
+            kin = f"{run.data_name}, {setting.label}, seed"
+            places[run.folder] = Place(kin, str(run.seed), f"#{anchors[run.name]}")
+    for found, anchor in zip(kernels, kernel_slugs, strict=True):
+        kin, name = f"kernels of {found.data_name}", found.name
+        if found.seed is not None:
+            kin, name = f"{kin}, seed", whole(found.seed)
+        places[found.folder] = Place(kin, name, f"#{anchor}")
     places |= {copy: places[shown] for copy, shown in copies.items()}
-    differences = judge_groups(groups)
-    trace = tracer(directory, folder, places)
+
     titles = _told_apart([(found.record.title, found.name) for found in experiments])
+    chapters = [
+        experiment_chapter(
+            found.record,
+            slug(found.record.name, taken),
+            title,
+            relative_link(found.folder / RECORD, folder),
+            tracer(found.folder, folder, places),
+        )
+        for found, title in zip(experiments, titles, strict=True)
+    ]
+    differences, trace = judge_groups(groups), tracer(directory, folder, places)
+    chapters += [group_chapter(each, differences[each.slug], anchors, trace) for each in groups]
+    named = zip(kernels, kernel_slugs, kernel_titles, strict=True)
+    chapters += [kernel_chapter(*each, folder) for each in named]
     sections, shared = run_sections(groups, anchors, folder)
-    chapters = (
-        *(
-            experiment_chapter(
-                found.record,
-                slug(found.record.name, taken),
-                title,
-                relative_link(found.folder / RECORD, folder),
-                tracer(found.folder, folder, places),
-            )
-            for found, title in zip(experiments, titles, strict=True)
-        ),
-        *(group_chapter(group, differences[group.slug], anchors, trace) for group in groups),
-        *(
-            kernel_chapter(found, name, title, folder)
-            for found, name, title in zip(kernels, kernel_slugs, kernel_titles, strict=True)
-        ),
-    )
-    return Contents(chapters, sections, shared, rows, len(copies))
+    return Contents(tuple(chapters), sections, shared, listed, len(copies))
 
 
 def _told_apart(titles: Sequence[tuple[str, str]]) -> list[str]:
     """Titles; equal ones with the names of their folders."""
     times = Counter(title for title, _ in titles)
     return [title if times[title] == 1 else f"{title} · {name}" for title, name in titles]
-
-
-def _unread_place(row: UnreadRow) -> Place:
-    kin = f"{row.folder.state}, not in the numbers below"
-    return Place(kin, row.folder.name, f"#{row.anchor}")
-
-
-def _kernel_place(kernels: KernelRecord, name: str) -> Place:
-    kin = f"kernels of {kernels.data_name}"
-    if kernels.seed is None:
-        return Place(kin, kernels.name, f"#{name}")
-    return Place(f"{kin}, seed", whole(kernels.seed), f"#{name}")
 
 
 def _check_page(page: Path) -> None:

@@ -18,7 +18,6 @@ from lpft.report.page import (
     Items,
     Note,
     Origins,
-    Row,
     Rows,
     Section,
     relative_link,
@@ -154,30 +153,25 @@ def _summary(record: ExperimentRecord, name: str, address: str) -> Iterator[Bloc
     if record.verdicts:
         yield Note(tally(record.verdicts))
         yield Claims(judged_claims(record.verdicts), True)
-    rows = []
-    if record.differences:
-        differences = Items(tuple(("", "", sentence) for sentence in record.differences))
-        rows.append(Row("Differs from the paper", (differences,)))
-    rows.append(Row("Protocol", (say("protocol", name=record.protocol),)))
+    differences = Items(tuple(("", "", sentence) for sentence in record.differences))
     tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, Table)]
-    if any(column.source == "published" for table in tables for column in table.columns):
-        whose = say("whose_numbers", model=record.model, published=MODEL)
-        rows.append(Row("Whose numbers", (whose,)))
-    if record.failures:
-        missing = Note(say("missing", failures=len(record.failures)), warns=True)
-        rows.append(Row("Missing", (missing,), f"#{name}-missing"))
-    written = say("record", time=timings(record))
+    published = any(column.source == "published" for t in tables for column in t.columns)
+    missing = Note(say("missing", failures=len(record.failures)), warns=True)
+    written = Items(((RECORD, address, f" {say('record', time=timings(record))}"),), "plain")
     settings = Details("Settings", (("", facts(record.settings)),))
-    rows.append(
-        Row(
-            "Record",
-            (
-                Items(((RECORD, address, f" {written}"),), "plain"),
-                *([settings] if record.settings else []),
-            ),
-        )
+    rows: tuple[tuple[str, str, bool, tuple[Block, ...]], ...] = (
+        ("Differs from the paper", "", bool(record.differences), (differences,)),
+        ("Protocol", "", True, (say("protocol", name=record.protocol),)),
+        (
+            "Whose numbers",
+            "",
+            published,
+            (say("whose_numbers", model=record.model, published=MODEL),),
+        ),
+        ("Missing", f"#{name}-missing", bool(record.failures), (missing,)),
+        ("Record", "", True, (written, settings) if record.settings else (written,)),
     )
-    yield Rows(tuple(rows))
+    yield Rows(tuple((title, to, blocks) for title, to, said, blocks in rows if said))
 
 
 def timings(record: ExperimentRecord) -> str:
@@ -284,7 +278,7 @@ def verdict_table(record: ExperimentRecord) -> Table:
         ),
         (Column("Effect", format="effect"), [replace(v.effect, runs=()) for v in found]),
         (Column("Unit"), [verdict.unit for verdict in found]),
-        (Column("Detectable"), [Estimate(verdict.detectable) for verdict in found]),
+        (Column("Detectable"), [verdict.detectable for verdict in found]),
         *(
             (Column(name.capitalize()), [getattr(verdict, name) for verdict in found])
             for name in ("verdict", "remark", "reason")

@@ -1,8 +1,8 @@
 """The kernels of one ``kernels.json`` on the page: sentences, tables, how they were made."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lpft.paper.reference_bugs import kernel_bugs
 from lpft.report import figures
@@ -14,16 +14,15 @@ from lpft.report.page import (
     Facts,
     Folder,
     Note,
-    Row,
     Rows,
     Section,
     relative_link,
 )
 from lpft.report.runs import facts
-from lpft.report.table import Columns, from_columns, written
+from lpft.report.table import Columns, from_columns
 from lpft.report.text import say
-from lpft.results.exhibits import Cell, Column, Estimate, Table, Text
-from lpft.results.formats import counted, fixed, scientific, seconds, whole
+from lpft.results.exhibits import Column, Estimate, Format, Table, Text
+from lpft.results.formats import counted, fixed, ratio_text, scientific, seconds, whole
 from lpft.results.groups import method_name, model_name
 from lpft.results.kernels import (
     FT,
@@ -32,7 +31,6 @@ from lpft.results.kernels import (
     PAPER,
     PRETRAIN,
     RULE_NAMES,
-    Accuracies,
     Dynamics,
     KernelRecord,
     KernelStatistics,
@@ -46,7 +44,6 @@ from lpft.results.schema import Values
 VARIES = "varies"
 _LONGEST_FACT = 160  # letters: kernels.json has all of them
 
-Of = Callable[[MethodRecord], float | None]
 KernelRow = tuple[tuple[MethodRecord, ...], str, KernelStatistics]
 """A kernel with the methods that have it, its key and its statistics."""
 
@@ -59,7 +56,7 @@ def kernel_chapter(kernels: KernelRecord, slug: str, title: str, page_folder: Pa
         ("Certificate", "made", read_certificate(kernels)),
     )
     rows = (
-        Row(name, (" ".join(sentences),), f"#{slug}-{anchor}")
+        (name, f"#{slug}-{anchor}", (" ".join(sentences),))
         for name, anchor, sentences in summary
         if sentences
     )
@@ -161,41 +158,43 @@ def what_was_computed(kernels: KernelRecord) -> str:
 def read_statistics(kernels: KernelRecord) -> list[str]:
     """FT ratios, ranks and norms of F."""
     ratios = [
-        f"{written(method.ft_ratio, 'ratio')} for {method.name}"
+        f"{ratio_text(method.ft_ratio)} for {method.name}"
         for method in kernels.methods
         if method.ft_ratio is not None
     ]
-    sentences = [say("ft_ratios", ratios=ratios)] if ratios else []
-    ranks = [
-        f"{whole(found.rank)} for {method.name}"
-        for method in kernels.methods
-        if (found := method.kernels.get(FT)) is not None and found.rank is not None
+    of_f = [(m.name, f) for m in kernels.methods if (f := m.kernels.get(FT)) is not None]
+    ranks = [f"{whole(f.rank)} for {name}" for name, f in of_f if f.rank is not None]
+    heads = [whole(found.rank) for _, found in kernels.pretrain if found.rank is not None]
+    norms = _range(((f.frobenius_norm, name) for name, f in of_f), scientific)
+    ranked = {"ranks": ranks, "size": kernels.size, "heads": list(dict.fromkeys(heads))}
+    return [
+        *([say("ft_ratios", ratios=ratios)] if ratios else []),
+        *([say("ranks", **ranked)] if ranks else []),
+        *([say("frobenius_norms", norms=norms)] if norms else []),
     ]
-    if ranks:
-        heads = [whole(found.rank) for _, found in kernels.pretrain if found.rank is not None]
-        unlike = list(dict.fromkeys(heads))
-        sentences.append(say("ranks", ranks=ranks, size=kernels.size, heads=unlike))
-    norms = _range(kernels, lambda method: _norm(method.kernels.get(FT)), scientific)
-    return [*sentences, *([say("frobenius_norms", norms=norms)] if norms else [])]
-
-
-def _norm(found: KernelStatistics | None) -> float | None:
-    return None if found is None else found.frobenius_norm
 
 
 def read_regression(kernels: KernelRecord) -> list[str]:
     """What P + F predicts under either protocol, beside a constant answer."""
-    split = kernels.eval_split
-    if split is None:
-        return []
-    sentences = []
-    paper = _range(kernels, lambda method: _answers(method, PAPER).test, fixed)
-    if paper:
-        constants = [_answers(method, PAPER).constant for method in kernels.methods]
-        constant = max((value for value in constants if value is not None), default=None)
+    split, sentences = kernels.eval_split, []
+    by_solver = {
+        solver: [
+            (method.name, answers)
+            for method in kernels.methods
+            if NTK in method.kernels
+            and (answers := method.kernels[NTK].regression.get(solver)) is not None
+        ]
+        for solver in (PAPER, LOGISTIC)
+    }
+    paper, per_text = (
+        _range(((answers.test, name) for name, answers in found), fixed)
+        for found in by_solver.values()
+    )
+    if paper and split is not None:
+        constants = [a.constant for _, a in by_solver[PAPER] if a.constant is not None]
+        constant = max(constants, default=None)
         sentences.append(say("paper_regression", accuracy=paper, split=split, constant=constant))
-    per_text = _range(kernels, lambda method: _answers(method, LOGISTIC).test, fixed)
-    if per_text:
+    if per_text and split is not None:
         commonest = kernels.commonest_class("eval")
         sentences.append(
             say("class_regression", accuracy=per_text, split=split, commonest=commonest)
@@ -203,15 +202,9 @@ def read_regression(kernels: KernelRecord) -> list[str]:
     return sentences
 
 
-def _answers(method: MethodRecord, solver: str) -> Accuracies:
-    kernel = method.kernels.get(NTK)
-    nothing = Accuracies(None, None, None)
-    return nothing if kernel is None else kernel.regression.get(solver, nothing)
-
-
-def _range(kernels: KernelRecord, value: Of, written: Callable[[float], str]) -> str:
+def _range(numbers: Iterable[tuple[float | None, str]], written: Callable[[float], str]) -> str:
     """``0.6 (LoRA) to 0.9 (LP-FT)``; empty where no method has the number."""
-    known = [(v, method.name) for method in kernels.methods if (v := value(method)) is not None]
+    known = [(value, name) for value, name in numbers if value is not None]
     if not known:
         return ""
     (low, lowest), (high, highest) = min(known), max(known)
@@ -236,22 +229,21 @@ def statistics(kernels: KernelRecord) -> Table:
     rows = [*_pretrain_rows(kernels), *_method_rows(kernels)]
     columns = [
         *_names_of_rows(kernels, rows),
-        (Column("Rank", format="count"), [Estimate(found.rank) for *_, found in rows]),
+        (Column("Rank", format="count"), [found.rank for *_, found in rows]),
         (
             Column("FN", format="scientific", full="Frobenius norm"),
-            [Estimate(found.frobenius_norm) for *_, found in rows],
+            [found.frobenius_norm for *_, found in rows],
         ),
     ]
     varies = False
     for solver, above in ((PAPER, "Paper: entries"), (LOGISTIC, "Per text: class")):
-        if solver in kernels.solvers:
-            for split in ("train", "test"):
-                cells = [_agreed(row, solver, split) for row in rows]
-                varies = varies or any(cell.remark for cell in cells)
-                full = f"{solver_name(solver).lower()}: {split} accuracy"
-                columns.append((Column(split, above, digits=3, full=full), cells))
+        for split in ("train", "test") if solver in kernels.solvers else ():
+            cells = [_agreed(row, solver, split) for row in rows]
+            varies = varies or any(cell.remark for cell in cells)
+            full = f"{solver_name(solver).lower()}: {split} accuracy"
+            columns.append((Column(split, above, digits=3, full=full), cells))
     ratios = [owners[0].ft_ratio if name == FT else None for owners, name, _ in rows]
-    columns.append((Column("FT ratio", format="ratio"), [Estimate(value) for value in ratios]))
+    columns.append((Column("FT ratio", format="ratio"), ratios))
     constants = [
         answers.constant
         for method in kernels.methods
@@ -266,9 +258,8 @@ def statistics(kernels: KernelRecord) -> Table:
         per_text=LOGISTIC in kernels.solvers,
         varies=varies,
     )
-    return from_columns(
-        "statistics", f"Kernel statistics: {kernels.title}", columns, note, headers=2
-    )
+    title = f"Kernel statistics: {kernels.title}"
+    return from_columns("statistics", title, columns, note, headers=2)
 
 
 def _agreed(row: KernelRow, solver: str, split: str) -> Estimate:
@@ -289,19 +280,15 @@ def regression(kernels: KernelRecord) -> Table | None:
     commonest = kernels.commonest_class("eval")
     for solver in kernels.solvers:
         answers = [found.regression.get(solver) for *_, found in rows]
-
-        def constant(answer: Accuracies, solver: str = solver) -> float | None:
-            known = answer.constant is not None or solver == PAPER
-            return answer.constant if known else commonest
-
-        for name, value in (
-            ("train", lambda answer: answer.train),
-            ("test", lambda answer: answer.test),
-            ("constant", constant),
-        ):
-            cells = [Estimate(None if answer is None else value(answer)) for answer in answers]
-            if name != "constant" or any(cell.value is not None for cell in cells):
-                columns.append((Column(name, solver_name(solver), digits=3), cells))
+        for name in ("train", "test", "constant"):
+            values = [None if answer is None else getattr(answer, name) for answer in answers]
+            if name == "constant" and solver != PAPER:
+                values = [
+                    commonest if answer is not None and value is None else value
+                    for answer, value in zip(answers, values, strict=True)
+                ]
+            if name != "constant" or any(value is not None for value in values):
+                columns.append((Column(name, solver_name(solver), digits=3), values))
     note = say("regression_note", eval_split=kernels.eval_split)
     return from_columns("regression", "Kernel regression", columns, note, headers=2)
 
@@ -313,21 +300,19 @@ def alignment(kernels: KernelRecord) -> Table | None:
         return None
     names = [aligned_name(name) for name in found.kernels]
     columns: Columns = [(Column("Kernel"), names)]
-    for position, name in enumerate(names):
-        values = [row[position] for row in found.values]
-        shades = [None if value is None else min(1.0, max(0.0, value)) for value in values]
-        cells = [Estimate(v, shade=s) for v, s in zip(values, shades, strict=True)]
+    for name, values in zip(names, zip(*found.values, strict=True), strict=True):
+        cells = [None if v is None else Estimate(v, shade=min(1.0, max(0.0, v))) for v in values]
         columns.append((Column(name, digits=3), cells))
     return from_columns("alignment", "Alignment of kernels (CKA)", columns, say("alignment_note"))
 
 
 def shares(kernels: KernelRecord) -> Table | None:
     """The part of F's trace that each kind of parameter and each layer adds, per method."""
-    kinds, layers = (
-        dict.fromkeys(name for method in kernels.methods for name in getattr(method, parts))
-        for parts in ("kinds", "layers")
-    )
-    rows = [*(("kind", name) for name in kinds), *(("layer", name) for name in layers)]
+    rows = [
+        (by, name)
+        for by in ("kind", "layer")
+        for name in dict.fromkeys(n for m in kernels.methods for n in getattr(m, f"{by}s"))
+    ]
     if not rows:
         return None
     columns: Columns = [
@@ -336,65 +321,56 @@ def shares(kernels: KernelRecord) -> Table | None:
     ]
     for method in kernels.methods:
         parts = {by: figures.trace_shares(method, by) for by in ("kind", "layer")}
-        cells = [Estimate(parts[by].get(name)) for by, name in rows]
-        columns.append((Column(method.name, format="percent", digits=1), cells))
+        column = Column(method.name, format="percent", digits=1)
+        columns.append((column, [parts[by].get(name) for by, name in rows]))
     return from_columns("shares", "What F is made of", columns, say("shares_note"), headers=2)
 
 
 def certificate(kernels: KernelRecord) -> Table:
     """The head that each method starts from, and how far its kernel was checked."""
-    methods = kernels.methods
-    columns: Columns = [
-        (Column("Method"), [method.name for method in methods]),
-        (Column("start", "Head"), [_start(method.head_start) for method in methods]),
-        (Column("rank", "Head", format="count"), [Estimate(m.head_rank) for m in methods]),
-        (Column("norm", "Head"), [Estimate(method.head_norm) for method in methods]),
-        (Column("set", "Parameters of F"), [method.parameter_set for method in methods]),
-        (
-            Column("number", "Parameters of F", format="count", full="Parameters"),
-            [Estimate(method.parameters) for method in methods],
-        ),
+    methods, above = kernels.methods, "Certificate"
+    starts = [
+        None if m.head_start is None else Text(method_name(m.head_start), value=m.head_start)
+        for m in methods
     ]
-    for key, name in (
-        ("asymmetry", "asymmetry"),
-        ("smallest_eigenvalue", "smallest eigenvalue"),
-        ("largest_eigenvalue", "largest eigenvalue"),
-        ("entries_checked", "entries recomputed"),
-        ("largest_relative_error", "largest relative error"),
+    number = Column("number", "Parameters of F", format="count", full="Parameters")
+    columns: Columns = [
+        (Column("Method"), [m.name for m in methods]),
+        (Column("start", "Head"), starts),
+        (Column("rank", "Head", format="count"), [m.head_rank for m in methods]),
+        (Column("norm", "Head"), [m.head_norm for m in methods]),
+        (Column("set", "Parameters of F"), [m.parameter_set for m in methods]),
+        (number, [m.parameters for m in methods]),
+    ]
+    for key, name, form in (
+        ("asymmetry", "asymmetry", "scientific"),
+        ("smallest_eigenvalue", "smallest eigenvalue", "scientific"),
+        ("largest_eigenvalue", "largest eigenvalue", "scientific"),
+        ("entries_checked", "entries recomputed", "count"),
+        ("largest_relative_error", "largest relative error", "scientific"),
     ):
-        column = Column(
-            name, "Certificate", format="count" if key == "entries_checked" else "scientific"
-        )
-        columns.append((column, [Estimate(method.certificate.get(key)) for method in methods]))
-    errors = [Estimate(method.products_error) for method in methods]
-    fast_products = any(error.value is not None for error in errors)
+        column = Column(name, above, format=cast(Format, form))
+        columns.append((column, [m.certificate.get(key) for m in methods]))
+    errors = [m.products_error for m in methods]
+    fast_products = any(error is not None for error in errors)
     if fast_products:
-        column = Column("error of fast products", "Certificate", format="scientific")
-        columns.append((column, errors))
+        columns.append((Column("error of fast products", above, format="scientific"), errors))
     note = say("certificate_note", fast_products=fast_products)
     return from_columns("certificate", "Heads and certificate", columns, note)
 
 
-def _start(value: str | None) -> Cell:
-    return None if value is None else Text(method_name(value), value=value)
-
-
 def first_order(kernels: KernelRecord) -> Table | None:
     """Relative error of the first-order change of logits and features, by rate."""
-    found = _dynamics(kernels)
-    rows = [(name, step) for name, steps in found for step in steps.first_order]
+    rows = [(name, step) for name, found in _dynamics(kernels) for step in found.first_order]
     if not rows:
         return None
     columns: Columns = [
         (Column("Method"), [name for name, _ in rows]),
-        (
-            Column("Rate", digits=1, format="scientific"),
-            [Estimate(step.rate) for _, step in rows],
-        ),
+        (Column("Rate", digits=1, format="scientific"), [step.rate for _, step in rows]),
     ]
     for name in ("logits", "features"):
         column = Column(name, "Relative error", digits=1, format="scientific")
-        columns.append((column, [Estimate(getattr(step, name)) for _, step in rows]))
+        columns.append((column, [getattr(step, name) for _, step in rows]))
     trained, evaluated = _texts(kernels, "train"), _texts(kernels, "eval")
     note = say("first_order_note", trained=trained, evaluated=evaluated)
     return from_columns("first-order", "One step beside its first order", columns, note, headers=2)
@@ -403,29 +379,27 @@ def first_order(kernels: KernelRecord) -> Table | None:
 def linearized(kernels: KernelRecord) -> Table | None:
     """Error and losses of training in the kernel's linear model, by number of steps."""
     rows = [
-        (name, step, place, found)
+        (name, found, place)
         for name, found in _dynamics(kernels)
-        for place, step in enumerate(found.steps)
+        for place in range(len(found.steps))
         if found.trajectories
     ]
     if not rows:
         return None
     columns: Columns = [
         (Column("Method"), [name for name, *_ in rows]),
-        (
-            Column("Rate", digits=1, format="scientific"),
-            [Estimate(found.rate) for *_, found in rows],
-        ),
-        (Column("Steps", format="count"), [Estimate(float(step)) for _, step, *_ in rows]),
+        (Column("Rate", digits=1, format="scientific"), [found.rate for _, found, _ in rows]),
+        (Column("Steps", format="count"), [found.steps[place] for _, found, place in rows]),
     ]
     for split, above in (("train", "Training texts"), ("eval", "Evaluated texts")):
-        for name, key, digits in (
-            ("error", "error", None),
-            ("NLL", "real", 3),
-            ("linear NLL", "linearized", 3),
-        ):
-            values = [_at(found, split, key, place) for *_, place, found in rows]
-            columns.append((Column(name, above, digits=digits), [Estimate(v) for v in values]))
+        for name, key in (("error", "error"), ("NLL", "real"), ("linear NLL", "linearized")):
+            values = [
+                None
+                if split not in found.trajectories
+                else getattr(found.trajectories[split], key)[place]
+                for _, found, place in rows
+            ]
+            columns.append((Column(name, above, digits=None if key == "error" else 3), values))
     note = say("linearized_note", trained=_texts(kernels, "train"))
     title = "Training beside the linear model"
     return from_columns("linearized", title, columns, note, headers=3)
@@ -440,14 +414,6 @@ def _texts(kernels: KernelRecord, split: str) -> str:
     named = {"train": "training", "eval": kernels.eval_split or "evaluated"}
     rows = _dynamics(kernels)[0][1].rows.get(split)
     return counted(0 if rows is None else int(rows), f"{named[split]} text")
-
-
-def _at(found: Dynamics, split: str, key: str, place: int) -> float | None:
-    trajectory = found.trajectories.get(split)
-    if trajectory is None:
-        return None
-    values: tuple[float | None, ...] = getattr(trajectory, key)
-    return values[place]
 
 
 def _names_of_rows(kernels: KernelRecord, rows: Sequence[KernelRow]) -> Columns:
@@ -474,12 +440,12 @@ def _method_rows(kernels: KernelRecord) -> list[KernelRow]:
 def _by_regression(row: KernelRow) -> list[KernelRow]:
     """The same kernel once for each different regression on it."""
     owners, name, _ = row
-    found: list[tuple[list[MethodRecord], KernelStatistics]] = []
+    groups: list[tuple[list[MethodRecord], KernelStatistics]] = []
     for method in owners:
         own = method.kernels[name]
-        same = next((group for group, s in found if s.regression == own.regression), None)
+        same = next((group for group, s in groups if s.regression == own.regression), None)
         if same is None:
-            found.append(([method], own))
+            groups.append(([method], own))
         else:
             same.append(method)
-    return [(tuple(group), name, statistics) for group, statistics in found]
+    return [(tuple(group), name, found) for group, found in groups]

@@ -23,6 +23,7 @@ from lpft.report.table import (
 )
 from lpft.report.text import environment, say
 from lpft.results.exhibits import Figure, Table
+from lpft.results.folder import UnreadFolder
 from lpft.results.judging import RULE
 
 MOST_RUNS_OPEN = 12
@@ -47,19 +48,10 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a summary says under one name, which leads to where it is computed."""
-
-    name: str
-    blocks: tuple["Block", ...]
-    address: str = ""
-
-
-@dataclass(frozen=True)
 class Rows:
-    """The rows of a summary."""
+    """The rows of a summary: a name, the address that it leads to, and what is said."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[tuple[str, str, tuple["Block", ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -182,25 +174,17 @@ def _all_of(kind: type[Kind], blocks: Sequence[Block]) -> Iterator[Kind]:
 
 
 @dataclass(frozen=True)
-class UnreadRow:
-    """A folder that is not in the numbers, with its place in the page and the way to it."""
-
-    folder: Any
-    anchor: str
-    href: str
-
-
-@dataclass(frozen=True)
 class Contents:
     """Everything on the page, in its order.
 
-    ``shared`` is what all runs have in common, ``copies`` how many folders hold what another does.
+    ``shared`` is what all runs have in common, ``unread`` the folders that are not in the numbers,
+    with their anchors and addresses, ``copies`` how many folders hold what another does.
     """
 
     chapters: tuple[Chapter, ...]
     runs: tuple[Section, ...]
     shared: tuple[tuple[str, Facts], ...]
-    unread: tuple[UnreadRow, ...]
+    unread: tuple[tuple[UnreadFolder, str, str], ...]
     copies: int
 
     def of(self, kind: str) -> tuple[Chapter, ...]:
@@ -237,7 +221,7 @@ def render_page(contents: Contents, tables_href: str, figures_href: str) -> str:
         kernels=contents.of("kernels"),
         title=experiments[0].title if len(experiments) == 1 else "LP-FT report",
         overview=_overview(contents),
-        unread_counts=_unread_counts(contents.unread),
+        unread_counts=_unread_counts(contents),
         navigation=_navigation(contents),
         bugs=list(dict.fromkeys(bug for chapter in contents.chapters for bug in chapter.bugs)),
         rule=RULE,
@@ -260,24 +244,17 @@ def _template() -> Template:
 
 
 def _overview(contents: Contents) -> str:
-    experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
+    def distinct(kind: str, name: str) -> list[str]:
+        return list(dict.fromkeys(getattr(chapter, name) for chapter in contents.of(kind)))
+
     return say(
         "overview",
-        experiments=[chapter.slug for chapter in experiments],
+        experiments=[chapter.data for chapter in contents.of("experiment")],
         runs=len(contents.runs),
-        where_runs=_where(groups),
-        kernels_of=_where(kernels),
+        where={
+            kind: (distinct(kind, "data"), distinct(kind, "model")) for kind in ("runs", "kernels")
+        },
     )
-
-
-def _where(chapters: Sequence[Chapter]) -> str:
-    if not chapters:
-        return ""
-    data, models = (
-        list(dict.fromkeys(getattr(chapter, name) for chapter in chapters))
-        for name in ("data", "model")
-    )
-    return say("where", data=data, models=models)
 
 
 def _navigation(contents: Contents) -> tuple[tuple[str, str], ...]:
@@ -329,7 +306,7 @@ def sections_of(chapter: Chapter) -> list[tuple[str, str]]:
     ]
 
 
-def _unread_counts(unread: Sequence[UnreadRow]) -> str:
+def _unread_counts(contents: Contents) -> str:
     nouns = {"experiment": "experiment folder", "run": "run folder", "kernels": "kernel folder"}
-    held = [row.folder.holds for row in unread]
+    held: list[str] = [folder.holds for folder, *_ in contents.unread]
     return say("unread_counts", counts=[(noun, held.count(name)) for name, noun in nouns.items()])

@@ -273,12 +273,30 @@ def _draw_points(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles
     axes = canvas.add_subplot(spec)
     if panel.ticks:
         _draw_rows(axes, panel, styles)
-        return
+    else:
+        _draw_markers(axes, panel, styles, {label: {"markersize": 5} for label in styles})
+
+
+def _draw_cloud(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles) -> None:
+    """Every point of every series; those with texts are larger, outlined and named."""
+    size = 2.6 if sum(len(series.x) for series in panel.series) > _CLOUD else 4.0
+    small = {"markersize": size, "alpha": 0.75, "markeredgewidth": 0.6}
+    large = {"markersize": 7.5, "markeredgecolor": INK, "markeredgewidth": 1.1}
+    looks = {series.label: large if series.texts else small for series in panel.series}
+    in_front = sorted(panel.series, key=lambda series: bool(series.texts))
+    axes = canvas.add_subplot(spec)
+    _draw_markers(axes, replace(panel, series=tuple(in_front)), styles, looks)
+
+
+def _draw_markers(
+    axes: Axes, panel: Panel, styles: Styles, looks: Mapping[str, dict[str, Any]]
+) -> None:
     for series in panel.series:
-        style = styles[series.label]
-        _errors(axes, series, style)
-        x, y = _values(series.x), _values(series.y)
-        axes.plot(x, y, **line_of(style, linestyle="None", markersize=5))
+        style, band, x = styles[series.label], _band(series), _values(series.x)
+        if band is not None:
+            axes.vlines(x, *band, color=style.colour, linewidth=1.1)
+        look = line_of(style, linestyle="None", **looks[series.label])
+        axes.plot(x, _values(series.y), **look)
     _scale(axes, panel)
     _name_points(axes, panel)
     _dress(axes, panel.title, panel.x, panel.y)
@@ -339,29 +357,6 @@ def _draw_bars(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles) 
     _dress(axes, panel.title, panel.y, panel.x)
     _name_rows(axes, panel.ticks, SMALL, letters=17)
     axes.set_xlim(0, 1.18 * axes.get_xlim()[1])
-
-
-def _draw_cloud(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles) -> None:
-    """Every point of every series; those with texts are larger, outlined and named."""
-    axes = canvas.add_subplot(spec)
-    size = 2.6 if sum(len(series.x) for series in panel.series) > _CLOUD else 4.0
-    for series in sorted(panel.series, key=lambda series: bool(series.texts)):
-        style = styles[series.label]
-        more: dict[str, Any] = {"markersize": size, "alpha": 0.75, "markeredgewidth": 0.6}
-        if series.texts:
-            more = {"markersize": 7.5, "markeredgecolor": INK, "markeredgewidth": 1.1}
-        _errors(axes, series, style)
-        x, y = _values(series.x), _values(series.y)
-        axes.plot(x, y, **line_of(style, linestyle="None", **more))
-    _scale(axes, panel)
-    _name_points(axes, panel)
-    _dress(axes, panel.title, panel.x, panel.y)
-
-
-def _errors(axes: Axes, series: Series, style: Style) -> None:
-    band = _band(series)
-    if band is not None:
-        axes.vlines(_values(series.x), *band, color=style.colour, linewidth=1.1)
 
 
 def _name_points(axes: Axes, panel: Panel) -> None:

@@ -1,17 +1,15 @@
 """A group of runs on the page: its sentences, tables and figures, and how each run was made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lpft.paper.reference_bugs import run_bugs
 from lpft.report import figures
-from lpft.report import run_tables as tables
-from lpft.report.feature_change import (
-    read_feature_change,
-    read_unpaired,
-    summarise_feature_change,
-)
 from lpft.report.page import (
     Block,
     Chapter,
@@ -21,29 +19,47 @@ from lpft.report.page import (
     Folder,
     Items,
     Note,
-    Row,
     Rows,
     Section,
     Tables,
     relative_link,
 )
-from lpft.report.table import Trace
-from lpft.report.text import say
-from lpft.results.exhibits import Cell, Column
-from lpft.results.formats import counted, seconds, whole, wilson
-from lpft.results.groups import Group, Selector, method_name, metric_name, model_name, score
-from lpft.results.judging import FEW_SEEDS
-from lpft.results.pairing import Comparison, Differences, ScoreContrast
+from lpft.report.table import Columns, Trace, from_columns
+from lpft.report.text import (
+    read_accuracy,
+    read_calibration,
+    read_differences,
+    read_feature_change,
+    read_head,
+    read_unpaired,
+    say,
+    summarise_feature_change,
+    what_was_run,
+)
+from lpft.results.exhibits import Cell, Column, Estimate, Table, Text
+from lpft.results.formats import counted, decimals_for, rate, seconds, whole
+from lpft.results.groups import (
+    Group,
+    Selector,
+    Setting,
+    Spread,
+    feature,
+    head,
+    method_name,
+    metric_name,
+    model_name,
+    score,
+)
+from lpft.results.judging import FEW_SEEDS, Judgement, chance_note
+from lpft.results.pairing import Comparison, Differences, Match, Rates
 from lpft.results.run import Run
 from lpft.results.schema import plain
-from lpft.settings import METHODS
 
 MOST_DIAGRAMS = 12  # settings whose reliability the page shows; of more it has the files alone
 _MOST_CLASSES = 12  # in a confusion matrix; of more the commonest confusions are listed instead
 _MOST_CONFUSIONS = 15
 
 FactSections = tuple[tuple[str, Facts], ...]
-Columns = list[tuple[Column, Sequence[Cell]]]
 
 
 def group_chapter(
@@ -59,9 +75,7 @@ def group_chapter(
         _results(group, differences),
         _feature_change(group, comparisons),
         _calibration(group, anchors),
-        Section(
-            "Features and head", (tables.head_norms(group), tables.features(group)), "features"
-        ),
+        Section("Features and head", (head_norms(group), features(group)), "features"),
         Section("Along training", _training(group), "training"),
         Section(f"Confusion on {group.id_split}", _confusion(group), "confusion"),
     )
@@ -71,7 +85,7 @@ def group_chapter(
         title=group.title,
         data=group.data,
         model=group.model,
-        summary=(what_was_run(group), Rows(_summary(group, differences))),
+        summary=(what_was_run(group), _summary(group, differences)),
         notes=(Note(say("data_notes", notes=list(notes))),) if notes else (),
         sections=tuple(
             Section(each.title, each.blocks, f"{group.slug}-{each.anchor}") for each in sections
@@ -87,8 +101,8 @@ def group_chapter(
 
 
 def _results(group: Group, differences: Differences) -> Section:
-    compared = tables.score_differences(differences, group)
-    shown = [tables.methods(group), *([compared] if compared is not None else [])]
+    compared = score_differences(differences, group)
+    shown = [methods(group), *([compared] if compared is not None else [])]
     title = "Results in and out of distribution"
     return Section(title, (*shown, figures.accuracy(group)), "results")
 
@@ -98,7 +112,7 @@ def _feature_change(group: Group, comparisons: Sequence[Comparison]) -> Section:
     sentences += read_unpaired(group, comparisons)
     found = [
         figures.feature_change(comparisons),
-        *(tables.feature_change(comparisons, shared=shared) for shared in (False, True)),
+        *(feature_change(comparisons, shared=shared) for shared in (False, True)),
     ]
     return Section(
         "Feature change, and how much of it is the learning rate",
@@ -132,7 +146,7 @@ def _calibration(group: Group, anchors: Mapping[str, str]) -> Section:
             *([reasons] if stayed else []),
             Note(say("reliability_note")),
             *diagrams,
-            tables.calibration(group),
+            calibration(group),
         ),
         "calibration",
     )
@@ -146,27 +160,10 @@ def _training(group: Group) -> tuple[Block, ...]:
 def _confusion(group: Group) -> tuple[Block, ...]:
     several = any(len(setting.runs) > 1 for setting in group.settings)
     note = Note(say("confusion_note", several_seeds=several))
-    return note, Tables(tuple(tables.confusion(setting, group) for setting in group.settings))
+    return note, Tables(tuple(confusion(setting, group) for setting in group.settings))
 
 
-def what_was_run(group: Group) -> str:
-    """One sentence: methods, model, data with its rows, seeds."""
-    first = group.runs[0]
-    names = (("train", "training"), ("validation", "validation"), ("test", "test"))
-    return say(
-        "what_was_run",
-        group=group,
-        methods=list(dict.fromkeys(method_name(setting.method) for setting in group.settings)),
-        rows=[
-            f"{whole(first.data.rows[split])} {name}"
-            for split, name in names
-            if split in first.data.rows
-        ],
-        seeds=[str(seed) for seed in sorted({run.seed for run in group.runs})],
-    )
-
-
-def _summary(group: Group, differences: Differences) -> tuple[Row, ...]:
+def _summary(group: Group, differences: Differences) -> Rows:
     changes = [
         " ".join(summarise_feature_change(comparison)) for comparison in differences.comparisons
     ]
@@ -177,130 +174,289 @@ def _summary(group: Group, differences: Differences) -> tuple[Row, ...]:
         ("Calibration", "calibration", (" ".join(read_calibration(group)),)),
         ("Head norm", "features", (read_head(group),)),
     )
-    return tuple(
-        Row(name, tuple(text for text in paragraphs if text), f"#{group.slug}-{anchor}")
-        for name, anchor, paragraphs in rows
-        if any(paragraphs)
-    )
-
-
-def read_accuracy(group: Group) -> list[str]:
-    """Best and worst score in distribution, and out of it."""
-    split, sentences = group.id_split, []
-    rows = next((n for s in group.settings if (n := s.rows(split)) is not None), None)
-    if rows is not None:
-        value = score(split, group.metric)
-        where = say("in_distribution", split=split, rows=rows)
-        sentences = _score_range(group, where, value)
-        if sentences and group.metric == "accuracy":
-            spreads = [setting.spread(value) for setting in group.settings]
-            top = max(spread.mean for spread in spreads if spread is not None)
-            low, high = wilson(top, rows)
-            sentences.append(say("accuracy_interval", rows=rows, value=top, low=low, high=high))
-    if group.ood_splits:
-        where = say("out_of_distribution", sets=len(group.ood_splits))
-        sentences += _score_range(group, where, lambda run: _mean_score(run, group.ood_splits))
-    return sentences
-
-
-def _mean_score(run: Run, splits: Sequence[str]) -> float | None:
-    scores = [run.score(split, run.metric) for split in splits]
-    known = [value for value in scores if value is not None]
-    return sum(known) / len(known) if len(known) == len(scores) else None
-
-
-def _score_range(group: Group, where: str, value: Selector) -> list[str]:
-    scored = [(setting.label, setting.spread(value)) for setting in group.settings]
-    known = [(label, spread) for label, spread in scored if spread is not None]
-    if not known:
-        return []
-    known.sort(key=lambda pair: -pair[1].mean)
-    (best, top), (worst, low) = known[0], known[-1]
-    metric = metric_name(group.metric)
-    return [
-        say("score_range", where=where, metric=metric, best=best, top=top, worst=worst, low=low)
-    ]
-
-
-def read_differences(differences: Differences, group: Group) -> list[str]:
-    """What can be said of the setting that validation chooses beside each other method."""
-    if differences.chosen is None:
-        return []
-    chosen, metric = differences.chosen.label, metric_name(group.metric)
-    sentences = [say("best_on_validation", chosen=chosen, metric=metric)]
-    for where in dict.fromkeys(contrast.where for contrast in differences.scores):
-        contrasts = [contrast for contrast in differences.scores if contrast.where == where]
-        sentences.append(_beside_others(where, contrasts))
-    return [*sentences, *differences.problems]
-
-
-def _beside_others(where: str, contrasts: Sequence[ScoreContrast]) -> str:
-    def judged(verdict: str) -> list[str]:
-        return [c.other.label for c in contrasts if c.judgement.verdict == verdict]
-
-    counts = [contrast.judgement.effect.count for contrast in contrasts]
-    seeds = max(0 if count is None else count for count in counts)
-    return say(
-        "beside_others",
-        where=where,
-        above=judged("holds"),
-        below=judged("does not hold"),
-        unclear=judged("cannot tell"),
-        seeds=seeds,
-        few=seeds < FEW_SEEDS,
-    )
-
-
-def read_calibration(group: Group) -> list[str]:
-    """Where one temperature lowered ECE, in and out of distribution, and where it stayed 1."""
-    before, after = (score(group.id_split, "ece", calibrated=c) for c in (False, True))
-    changes = []
-    for setting in group.settings:
-        first, second = setting.spread(before), setting.spread(after)
-        if first is not None and second is not None:
-            changes.append((setting.label, first, second))
-    if not changes:
-        return []
-    lower = sum(first.mean > second.mean for _, first, second in changes)
-    most = max(changes, key=lambda change: change[1].mean - change[2].mean)
-    sentences = [
-        say(
-            "temperature_in_distribution",
-            split=group.id_split,
-            lower=lower,
-            total=len(changes),
-            noun="setting" if any(setting.position for setting in group.settings) else "method",
-            most=most if lower else None,
+    return Rows(
+        tuple(
+            (name, f"#{group.slug}-{anchor}", tuple(text for text in paragraphs if text))
+            for name, anchor, paragraphs in rows
+            if any(paragraphs)
         )
+    )
+
+
+def methods(group: Group) -> Table:
+    """The main table: every setting's scores in and out of distribution."""
+    settings, split = group.settings, group.id_split
+    columns: Columns = [
+        (Column("Method"), [setting.name for setting in settings]),
+        (
+            Column("rate", "Training", format="rate", full="learning rate"),
+            [setting.first.learning_rate for setting in settings],
+        ),
+        (
+            Column("batch", "Training", format="count", full="batch size"),
+            [setting.first.batch_size for setting in settings],
+        ),
+        (
+            Column("runs", "Training", full="seeds"),
+            [Text(_seeds(setting.seeds), runs=_folders(setting.runs)) for setting in settings],
+        ),
     ]
-    cases = [
-        (run.score(split, "ece"), run.score(split, "ece", calibrated=True))
-        for run in group.runs
-        for split in group.ood_splits
+    scored = dict.fromkeys(["validation", split] if "validation" in group.splits else [split])
+    shown = [
+        *((name, "Accuracy", f"{name} accuracy", score(name, "accuracy")) for name in scored),
+        *(
+            (name.removeprefix("ood/"), "OOD accuracy", f"{name} accuracy", score(name, "accuracy"))
+            for name in group.ood_splits
+        ),
     ]
-    known = [(old, new) for old, new in cases if old is not None and new is not None]
-    if known:
-        fewer = sum(new < old for old, new in known)
-        sentences.append(say("temperature_out_of_distribution", lower=fewer, total=len(known)))
-    stayed = sum(run.record.calibration.reason is not None for run in group.runs)
-    return [*sentences, *([say("temperature_stayed", runs=stayed)] if stayed else [])]
+    own = [] if group.metric in ("accuracy", "macro_f1") else [group.metric]
+    names = {metric: metric_name(metric) for metric in (*own, "macro_f1")}
+    names |= {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
+    on = f"On {split}"
+    shown += [(name, on, f"{split} {name}", score(split, key)) for key, name in names.items()]
+    shown.append(("ECE with T", on, f"{split} ECE with T", score(split, "ece", calibrated=True)))
+    for name, above, full, value in shown:
+        columns.append((Column(name, above, digits=3, full=full), _spreads(settings, value)))
+    change = feature(group.feature_split, "feature_difference")
+    for name, value in (("feature change", change), ("head norm", head("norm"))):
+        spreads = _spreads(settings, value)
+        columns.append((Column(name, "Model", digits=_size(spreads), full=name), spreads))
+    title = f"Methods on {group.title}"
+    return from_columns("methods", title, columns, say("methods_note", group=group))
 
 
-def read_head(group: Group) -> str:
-    """Head norms at the start and the end of fine-tuning, random heads beside LP heads."""
-    fine_tuned = [run for run in group.runs if run.method != "lp"]
-    parts = []
-    for from_lp, name in ((False, "random heads"), (True, "heads from linear probing")):
-        runs = [run for run in fine_tuned if _from_lp(run.method) == from_lp]
-        starts, ends = ([run.head_norm(norm) for run in runs] for norm in ("norm_at_start", "norm"))
-        if runs and None not in starts and None not in ends:
-            ranges = (say("number_range", values=values) for values in (starts, ends))
-            parts.append((name, *ranges))
-    return say("head_norms", parts=parts) if parts else ""
+def calibration(group: Group) -> Table:
+    """Every split's calibration before and after its one temperature."""
+    rows = [(setting, split) for setting in group.settings for split in group.splits]
+    columns = _names_of_rows(rows)
+    columns.append(
+        (Column("T", digits=3), [s.spread(lambda run: run.temperature) for s, _ in rows])
+    )
+    names = {"ece": "ECE", "mce": "MCE", "nll": "NLL", "brier": "Brier"}
+    for metric, name in (*names.items(), ("confidence", "Mean confidence")):
+        for calibrated, when in ((False, "before"), (True, "after")):
+            spreads = [s.spread(score(split, metric, calibrated)) for s, split in rows]
+            columns.append((Column(when, name, digits=3), spreads))
+    title = "Calibration before and after temperature scaling"
+    return from_columns("calibration", title, columns, say("calibration_note"), headers=2)
 
 
-def _from_lp(method: str) -> bool:
-    return method in METHODS and METHODS[method].head_start == "lp"
+def features(group: Group) -> Table:
+    """CS, Diff and FDR of every split, beside their pre-trained values."""
+    splits = dict.fromkeys(split for run in group.runs for split in run.features)
+    rows = [(setting, split) for setting in group.settings for split in splits]
+
+    def spreads(key: str, pretrained: bool = False) -> list[Spread | None]:
+        return [s.spread(feature(split, key, pretrained)) for s, split in rows]
+
+    change = spreads("feature_difference")
+    columns = [
+        *_names_of_rows(rows),
+        (Column("pre-trained", "CS", digits=3), spreads("cosine_similarity", True)),
+        (Column("after", "CS", digits=3), spreads("cosine_similarity")),
+        (Column("Diff", digits=_size(change)), change),
+        (Column("pre-trained", "FDR"), spreads("fisher_ratio", True)),
+        (Column("after", "FDR"), spreads("fisher_ratio")),
+    ]
+    return from_columns("features", "Features by split", columns, say("features_note"), headers=2)
+
+
+def head_norms(group: Group) -> Table:
+    """The head's norm at the start and the end of training, and its bias."""
+    start, end, bias = (
+        _spreads(group.settings, head(name)) for name in ("norm_at_start", "norm", "bias_norm")
+    )
+    digits = _size([*start, *end])
+    columns: Columns = [
+        (Column("Method"), [_label(setting) for setting in group.settings]),
+        (Column("start", "Head norm", digits=digits), start),
+        (Column("end", "Head norm", digits=digits), end),
+        (Column("Bias norm", digits=_size(bias)), bias),
+    ]
+    return from_columns("head", "Norms of the head", columns, say("head_note"))
+
+
+def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table | None:
+    """Feature change of matched pairs at own rates or at shared ones; None without a pair."""
+    rows = [
+        (match, comparison.remaining(match) if shared else None)
+        for comparison in comparisons
+        for match in (comparison.shared if shared else _own(comparison))
+    ]
+    if not rows:
+        return None
+    matches = [match for match, _ in rows]
+    # The same decimals at own and at shared rates, so that the two tables compare at a glance.
+    both = [match for c in comparisons for match in (*_own(c), *c.shared)]
+    digits = _size([spread for match in both for spread in match.change or ()])
+    heads, above = ("random head", "LP head"), f"Feature change ({matches[0].split})"
+    changes = [(None, None) if match.change is None else match.change for match in matches]
+    rates = [(Column("Rate, batch"), 0)] if shared else []
+    if not shared:
+        rates = [(Column(name, "Rate, batch"), side) for side, name in enumerate(heads)]
+    columns: Columns = [
+        (
+            Column("Pair"),
+            [" and ".join(map(method_name, match.pairing.methods)) for match in matches],
+        ),
+        *((column, [_rates(match.rates[side]) for match in matches]) for column, side in rates),
+        (
+            Column("Runs", full="seeds"),
+            [
+                Text(
+                    ", ".join(f"seed {first.seed}" for first, _ in match.pairing.runs),
+                    runs=_folders(match.pairing.paired_runs),
+                )
+                for match in matches
+            ],
+        ),
+        *(
+            (Column(name, above, digits=digits), [change[side] for change in changes])
+            for side, name in enumerate(heads)
+        ),
+        *_judged([match.judgement for match in matches], digits, ("smaller", "larger")),
+        (Column("Ratio", digits=2), [match.ratio for match in matches]),
+    ]
+    if shared:
+        column = Column("Share of own-rate difference left", format="percent", digits=0)
+        columns.append((column, [remaining for _, remaining in rows]))
+    judged = sum(match.judgement is not None for match in matches)
+    note = say("feature_change_note", judged=judged, chance=chance_note(judged))
+    where = "a shared rate and batch size" if shared else "each method's own rate"
+    name = "feature-change-shared" if shared else "feature-change-own"
+    return from_columns(name, f"Feature change at {where}", columns, note)
+
+
+def score_differences(differences: Differences, group: Group) -> Table | None:
+    """The setting that validation chooses beside the best one of each other method."""
+    if differences.chosen is None or not differences.scores:
+        return None
+    contrasts, chosen = differences.scores, differences.chosen.label
+    judgements = [contrast.judgement for contrast in contrasts]
+    columns: Columns = [
+        (Column("On"), [contrast.where for contrast in contrasts]),
+        (Column("Against"), [_label(contrast.other) for contrast in contrasts]),
+        *_judged(judgements, 3, ("higher", "lower")),
+    ]
+    note = say(
+        "differences_note",
+        chosen=chosen,
+        metric=metric_name(group.metric),
+        chosen_here=group.id_split == "validation",
+        chance=chance_note(sum(judgement.effect.value is not None for judgement in judgements)),
+    )
+    title = f"{chosen} against each other method"
+    return from_columns("differences", title, columns, note, headers=2)
+
+
+def _judged(judgements: Sequence[Judgement | None], digits: int, words: tuple[str, str]) -> Columns:
+    """The difference with its interval, what it means in ``words``, and what could be detected."""
+    effects = [None if judgement is None else judgement.effect for judgement in judgements]
+    return [
+        (
+            Column("Difference", digits=digits, format="effect"),
+            [None if e is None else replace(e, sd=None, runs=()) for e in effects],
+        ),
+        (Column("Reading"), [_reading(judgement, words) for judgement in judgements]),
+        (
+            Column("Detectable", digits=digits),
+            [None if judgement is None else judgement.detectable for judgement in judgements],
+        ),
+    ]
+
+
+def _reading(judgement: Judgement | None, words: tuple[str, str]) -> Cell:
+    if judgement is None or judgement.effect.value is None:
+        return None
+    readings = {"holds": words[0], "does not hold": words[1], "cannot tell": "cannot tell"}
+    reading, seeds = readings[judgement.verdict], judgement.effect.count
+    few = "" if seeds is None or seeds >= FEW_SEEDS else f" ({counted(seeds, 'seed')})"
+    return Text(f"{reading}{few}", value=reading)
+
+
+def confusion(setting: Setting, group: Group) -> Table:
+    """Rows of the ID split by true and predicted class, all seeds together, and the recall.
+
+    Of many classes the commonest confusions in place of the matrix.
+    """
+    classes, counts = setting.first.classes, confusion_counts(setting, group.id_split)
+    if len(classes) > _MOST_CLASSES:
+        return _commonest_confusions(setting.label, classes, counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    signs = np.where(np.eye(len(classes), dtype=bool), 1, -1)
+    columns: Columns = [(Column("true"), classes)]
+    for place, name in enumerate(classes):
+        shaded = zip(counts[:, place], (signs * shares)[:, place], strict=True)
+        cells = [Estimate(float(count), shade=float(shade)) for count, shade in shaded]
+        columns.append((Column(name, "predicted", format="count"), cells))
+    recalls = [
+        float(share) if total else None
+        for share, total in zip(np.diag(shares), counts.sum(axis=1), strict=True)
+    ]
+    columns.append((Column("recall", digits=2), recalls))
+    return from_columns("", setting.label, columns, "")
+
+
+def confusion_counts(setting: Setting, split: str) -> NDArray[np.int64]:
+    """Rows [C, C] of a split by true and predicted class, of all seeds together."""
+    classes = len(setting.first.classes)
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    for run in setting.runs:
+        if split in run.predictions:
+            predictions = run.predictions[split]
+            np.add.at(counts, (predictions.labels, predictions.logits.argmax(axis=1)), 1)
+    return counts
+
+
+def _commonest_confusions(label: str, classes: Sequence[str], counts: NDArray[np.int64]) -> Table:
+    wrong = counts * ~np.eye(len(classes), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    pairs = [divmod(int(place), len(classes)) for place in order]
+    pairs = [pair for pair in pairs if wrong[pair]]
+    columns: Columns = [
+        (Column("True"), [classes[true] for true, _ in pairs]),
+        (Column("Predicted"), [classes[predicted] for _, predicted in pairs]),
+        (Column("Rows", format="count"), [float(wrong[pair]) for pair in pairs]),
+    ]
+    title = f"{label}: commonest confusions of {len(classes)} classes"
+    return from_columns("", title, columns, "")
+
+
+def _names_of_rows(rows: Sequence[tuple[Setting, str]]) -> Columns:
+    return [
+        (Column("Method"), [_label(setting) for setting, _ in rows]),
+        (Column("Split"), [split for _, split in rows]),
+    ]
+
+
+def _label(setting: Setting) -> Text:
+    """A setting's label, which leads to how its runs were made."""
+    return Text(setting.label, runs=_folders(setting.runs))
+
+
+def _folders(runs: Iterable[Run]) -> tuple[str, ...]:
+    return tuple(str(run.folder.resolve()) for run in runs)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed {', '.join(map(str, seeds))}"
+
+
+def _own(comparison: Comparison) -> tuple[Match, ...]:
+    return () if comparison.own is None else (comparison.own,)
+
+
+def _rates(value: Rates) -> str:
+    return f"{rate(value.learning_rate)}, {whole(value.batch_size)}"
+
+
+def _spreads(settings: Iterable[Setting], value: Selector) -> list[Spread | None]:
+    return [setting.spread(value) for setting in settings]
+
+
+def _size(spreads: Iterable[Spread | None]) -> int:
+    """Decimals that suit the size of norms or distances."""
+    return decimals_for(spread.mean for spread in spreads if spread is not None)
 
 
 def run_sections(
@@ -404,7 +560,9 @@ def _lines(sections: FactSections) -> set[tuple[str, str, str]]:
     return {(heading, *line) for heading, lines in sections for line in lines}
 
 
-def _filtered(sections: FactSections, keeps: Any) -> FactSections:
+def _filtered(
+    sections: FactSections, keeps: Callable[[tuple[str, str, str]], bool]
+) -> FactSections:
     return tuple(
         (heading, kept)
         for heading, lines in sections

@@ -20,6 +20,7 @@ from lpft.results.formats import (
     significant,
     whole,
 )
+from lpft.results.groups import Spread
 
 TERMINAL_WIDTH = 100  # letters in a line
 _LONG = 30  # letters: texts beyond break into lines in the page and in LaTeX
@@ -40,14 +41,20 @@ Trace = Callable[[Sequence[str]], tuple[Origin, ...]]
 """From the runs of a number to what the page can link."""
 
 
-Columns = list[tuple[Column, Sequence[Cell]]]
+Columns = list[tuple[Column, Sequence[Cell | Spread | float]]]
 """The columns of a table with their cells, from the top down."""
 
 
 def from_columns(name: str, title: str, columns: Columns, note: str, *, headers: int = 1) -> Table:
     """A table from its columns, which hold the same number of cells each."""
-    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
-    return Table(name, title, tuple(column for column, _ in columns), rows, note, headers)
+    rows = zip(*(map(_cell, cells) for _, cells in columns), strict=True)
+    return Table(name, title, tuple(column for column, _ in columns), tuple(rows), note, headers)
+
+
+def _cell(value: Cell | Spread | float) -> Cell:
+    if isinstance(value, Spread):
+        return Estimate(value.mean, value.sd)
+    return Estimate(value) if isinstance(value, float | int) else value
 
 
 class Shown(NamedTuple):

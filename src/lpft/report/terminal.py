@@ -137,7 +137,7 @@ def _method_rows(frame: pd.DataFrame) -> str:
     """One group's rows, without the columns that it has nothing in."""
     columns: Columns = [(Column("method"), frame["method"].tolist())]
     if (frame["seeds"] > 1).any():
-        columns.append((Column("seeds", format="count"), list(map(Estimate, frame["seeds"]))))
+        columns.append((Column("seeds", format="count"), frame["seeds"].tolist()))
     for name in frame.columns.drop(["method", "seeds"]):
         if name.endswith(" sd") or frame[name].isna().all():
             continue
@@ -236,7 +236,7 @@ def _claim(claim: JudgedClaim) -> Iterator[str]:
         "",
         [
             (Column("Effect", format="effect"), [verdict.effect for verdict in found]),
-            (Column("Detectable"), [Estimate(verdict.detectable) for verdict in found]),
+            (Column("Detectable"), [verdict.detectable for verdict in found]),
         ],
         "",
     )

@@ -1,6 +1,10 @@
-"""Sentences: the templates beside the page, filled with numbers. Python only picks which apply."""
+"""Sentences: the templates beside the page filled with numbers, and which of them runs call for.
+
+Python only picks the sentences that apply; their words are in ``templates/sentences.txt.j2``.
+"""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -8,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lpft.results.formats import (
     counted,
+    decimals_for,
     fixed,
     joined,
     rate,
@@ -15,10 +20,24 @@ from lpft.results.formats import (
     seconds,
     significant,
     whole,
+    wilson,
     with_sd,
 )
-from lpft.results.groups import method_name, metric_name, model_name
+from lpft.results.groups import (
+    Group,
+    Selector,
+    method_name,
+    metric_name,
+    model_name,
+    score,
+)
+from lpft.results.judging import FEW_SEEDS
+from lpft.results.pairing import Comparison, Differences, Match, ScoreContrast
+from lpft.results.run import Run
+from lpft.settings import METHODS, with_lp_head
 
+NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
+MOST = 0.5  # a remainder below this part leaves most of it to the rates
 _BLANKS = re.compile(r"[ \n]+")
 
 
@@ -53,3 +72,244 @@ def environment(*, is_page: bool) -> Environment:
         )
     }
     return found
+
+
+def what_was_run(group: Group) -> str:
+    """One sentence: methods, model, data with its rows, seeds."""
+    first = group.runs[0]
+    names = (("train", "training"), ("validation", "validation"), ("test", "test"))
+    return say(
+        "what_was_run",
+        group=group,
+        methods=list(dict.fromkeys(method_name(setting.method) for setting in group.settings)),
+        rows=[
+            f"{whole(first.data.rows[split])} {name}"
+            for split, name in names
+            if split in first.data.rows
+        ],
+        seeds=[str(seed) for seed in sorted({run.seed for run in group.runs})],
+    )
+
+
+def read_accuracy(group: Group) -> list[str]:
+    """Best and worst score in distribution, and out of it."""
+    split, sentences = group.id_split, []
+    rows = next((n for s in group.settings if (n := s.rows(split)) is not None), None)
+    if rows is not None:
+        value = score(split, group.metric)
+        where = say("in_distribution", split=split, rows=rows)
+        sentences = _score_range(group, where, value)
+        if sentences and group.metric == "accuracy":
+            spreads = [setting.spread(value) for setting in group.settings]
+            top = max(spread.mean for spread in spreads if spread is not None)
+            low, high = wilson(top, rows)
+            sentences.append(say("accuracy_interval", rows=rows, value=top, low=low, high=high))
+    if group.ood_splits:
+        where = say("out_of_distribution", sets=len(group.ood_splits))
+        sentences += _score_range(group, where, lambda run: _mean_score(run, group.ood_splits))
+    return sentences
+
+
+def _mean_score(run: Run, splits: Sequence[str]) -> float | None:
+    scores = [run.score(split, run.metric) for split in splits]
+    known = [value for value in scores if value is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None
+
+
+def _score_range(group: Group, where: str, value: Selector) -> list[str]:
+    scored = [(setting.label, setting.spread(value)) for setting in group.settings]
+    known = [(label, spread) for label, spread in scored if spread is not None]
+    if not known:
+        return []
+    known.sort(key=lambda pair: -pair[1].mean)
+    (best, top), (worst, low) = known[0], known[-1]
+    metric = metric_name(group.metric)
+    return [
+        say("score_range", where=where, metric=metric, best=best, top=top, worst=worst, low=low)
+    ]
+
+
+def read_differences(differences: Differences, group: Group) -> list[str]:
+    """What can be said of the setting that validation chooses beside each other method."""
+    if differences.chosen is None:
+        return []
+    chosen, metric = differences.chosen.label, metric_name(group.metric)
+    sentences = [say("best_on_validation", chosen=chosen, metric=metric)]
+    for where in dict.fromkeys(contrast.where for contrast in differences.scores):
+        contrasts = [contrast for contrast in differences.scores if contrast.where == where]
+        sentences.append(_beside_others(where, contrasts))
+    return [*sentences, *differences.problems]
+
+
+def _beside_others(where: str, contrasts: Sequence[ScoreContrast]) -> str:
+    def judged(verdict: str) -> list[str]:
+        return [c.other.label for c in contrasts if c.judgement.verdict == verdict]
+
+    counts = [contrast.judgement.effect.count for contrast in contrasts]
+    seeds = max(0 if count is None else count for count in counts)
+    return say(
+        "beside_others",
+        where=where,
+        above=judged("holds"),
+        below=judged("does not hold"),
+        unclear=judged("cannot tell"),
+        seeds=seeds,
+        few=seeds < FEW_SEEDS,
+    )
+
+
+def read_calibration(group: Group) -> list[str]:
+    """Where one temperature lowered ECE, in and out of distribution, and where it stayed 1."""
+    before, after = (score(group.id_split, "ece", calibrated=c) for c in (False, True))
+    changes = []
+    for setting in group.settings:
+        first, second = setting.spread(before), setting.spread(after)
+        if first is not None and second is not None:
+            changes.append((setting.label, first, second))
+    if not changes:
+        return []
+    lower = sum(first.mean > second.mean for _, first, second in changes)
+    most = max(changes, key=lambda change: change[1].mean - change[2].mean)
+    sentences = [
+        say(
+            "temperature_in_distribution",
+            split=group.id_split,
+            lower=lower,
+            total=len(changes),
+            noun="setting" if any(setting.position for setting in group.settings) else "method",
+            most=most if lower else None,
+        )
+    ]
+    cases = [
+        (run.score(split, "ece"), run.score(split, "ece", calibrated=True))
+        for run in group.runs
+        for split in group.ood_splits
+    ]
+    known = [(old, new) for old, new in cases if old is not None and new is not None]
+    if known:
+        fewer = sum(new < old for old, new in known)
+        sentences.append(say("temperature_out_of_distribution", lower=fewer, total=len(known)))
+    stayed = sum(run.record.calibration.reason is not None for run in group.runs)
+    return [*sentences, *([say("temperature_stayed", runs=stayed)] if stayed else [])]
+
+
+def read_head(group: Group) -> str:
+    """Head norms at the start and the end of fine-tuning, random heads beside LP heads."""
+    fine_tuned = [run for run in group.runs if run.method != "lp"]
+    parts = []
+    for from_lp, name in ((False, "random heads"), (True, "heads from linear probing")):
+        runs = [run for run in fine_tuned if _from_lp(run.method) == from_lp]
+        starts, ends = ([run.head_norm(norm) for run in runs] for norm in ("norm_at_start", "norm"))
+        if runs and None not in starts and None not in ends:
+            ranges = (say("number_range", values=values) for values in (starts, ends))
+            parts.append((name, *ranges))
+    return say("head_norms", parts=parts) if parts else ""
+
+
+def _from_lp(method: str) -> bool:
+    return method in METHODS and METHODS[method].head_start == "lp"
+
+
+# Feature change: how much of it is the LP head, how much the learning rate. A smaller feature
+# change at a method's own (often smaller) learning rate is no merit of its LP start. What is said
+# here about the start rests on pairs at a shared rate and batch size only.
+
+
+def read_feature_change(comparison: Comparison) -> list[str]:
+    """What own and shared rates say together about one method with and without the LP start."""
+    names, sentences = _names(comparison), []
+    if comparison.own is not None:
+        own = comparison.own
+        because, digits = comparison.own_because, _mean_digits(own)
+        sentences.append(
+            say("at_own_rates", names=names, match=own, because=because, digits=digits)
+        )
+    sentences += [
+        say(
+            "at_shared_rate",
+            names=names,
+            match=match,
+            remaining=comparison.remaining(match),
+            negligible=NEGLIGIBLE,
+            digits=_mean_digits(match),
+        )
+        for match in comparison.shared
+    ]
+    return [*sentences, *_conclusion(comparison)]
+
+
+def summarise_feature_change(comparison: Comparison) -> list[str]:
+    """The same in short: how far the features move relative to each other, and what that means."""
+    own = None if comparison.own is None else comparison.own.ratio
+    shared = [match for match in comparison.shared if match.ratio is not None]
+    lead = []
+    if own is not None or shared:
+        lead = [say("change_in_short", names=_names(comparison), own_ratio=own, shared=shared)]
+    return [*lead, *_conclusion(comparison)]
+
+
+def read_unpaired(group: Group, comparisons: Sequence[Comparison]) -> list[str]:
+    """Say where both methods of a pair are there but differ in more than rate and batch size."""
+    methods = {setting.method for setting in group.settings}
+    pairs = [(method, with_lp_head(method)) for method in sorted(methods)]
+    compared = {comparison.methods for comparison in comparisons}
+    return [
+        say("unpaired", names=(method_name(method), method_name(partner)))
+        for method, partner in pairs
+        if partner is not None and partner in methods and (method, partner) not in compared
+    ]
+
+
+def change_digits(values: Sequence[float]) -> int:
+    """Decimals for feature changes in a sentence."""
+    return min(2, decimals_for(values)) if max(values, default=0) >= 0.1 else 4
+
+
+def _conclusion(comparison: Comparison) -> list[str]:
+    names = _names(comparison)
+    if not comparison.shared:
+        return [say("no_shared_rate", names=names)]
+    remains = [comparison.remaining(match) for match in comparison.shared]
+    known = [value for value in remains if value is not None]
+    sentences = []
+    if comparison.own is None:
+        sentences.append(say("shared_rates_only", names=names))
+    elif known and max(known) < MOST:
+        sentences.append(say("mostly_the_rates", names=names))
+    elif known and min(known) >= MOST:
+        sentences.append(say("mostly_the_head"))
+    elif known:
+        sentences.append(say("depends_on_the_rate", low=min(known), high=max(known)))
+    return [*sentences, *_over_seeds(comparison)]
+
+
+def _over_seeds(comparison: Comparison) -> list[str]:
+    """How far the seeds and texts carry what was said at shared rates."""
+    judged = [
+        match
+        for match in comparison.shared
+        if match.judgement is not None and match.judgement.effect.value is not None
+    ]
+    if not judged:
+        return []
+    seeds = max(len(match.changes) for match in judged)
+    if seeds == 1:
+        return [say("one_seed")]
+    parts = [
+        say(
+            "over_seeds_at",
+            names=_names(comparison),
+            match=match,
+            digits=change_digits([change for pair in match.changes for change in pair]),
+        )
+        for match in judged
+    ]
+    return [say("over_seeds", seeds=seeds, few=seeds < FEW_SEEDS, parts=parts)]
+
+
+def _names(comparison: Comparison) -> tuple[str, str]:
+    return method_name(comparison.methods[0]), method_name(comparison.methods[1])
+
+
+def _mean_digits(match: Match) -> int:
+    return 0 if match.change is None else change_digits([spread.mean for spread in match.change])
