@@ -1,54 +1,40 @@
 """GLUE (Wang et al., ICLR 2019). Its test sets have no labels, so the dev sets are test."""
 
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lpft.data.releases import HubSource, Release
 from lpft.data.tables import read_tsv
 from lpft.data.tasks.task import Task
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_FOLDERS = ("glue", "glue_data")
-
 _ARCHIVES = "https://dl.fbaipublicfiles.com/glue/data"
 _SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
 _SCRIPT = "https://github.com/nyu-mll/GLUE-baselines/blob/master/download_glue_data.py"
 
-_DEV_IS_TEST: Mapping[str, str] = {"train": "train.tsv", "test": "dev.tsv"}
-
-_task = partial(Task, benchmark="GLUE")
-
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
-_on_hub = partial(HubSource, "nyu-mll/glue", revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
+_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
-def glue(
-    folder: str,
-    *,
-    read: "Callable[[Path], pd.DataFrame]" = read_tsv,
-    files: Mapping[str, str] = _DEV_IS_TEST,
-    columns: Mapping[str, str] | None = None,
-    labels: Mapping[str, str] | None = None,
-    url: str | None = None,
-) -> Release:
-    """A task in GLUE's own layout, whose official archive is called like its folder, or at ``url``.
+def glue(folder: str, **changes: Any) -> Release:
+    """A task in GLUE's own layout, but for ``changes``; its archive is called like its folder.
 
     Source of the addresses: GLUE's ``download_glue_data.py`` (nyu-mll/GLUE-baselines).
     """
-    return Release(
+    release = Release(
         layout="GLUE tsv",
-        url=f"{_ARCHIVES}/{folder}.zip" if url is None else url,
-        benchmarks=_FOLDERS,
+        url=f"{_ARCHIVES}/{folder}.zip",
+        benchmarks=("glue", "glue_data"),
         folders=(folder,),
-        files=files,
-        read=read,
-        columns={} if columns is None else columns,
-        labels={} if labels is None else labels,
+        files={"train": "train.tsv", "test": "dev.tsv"},
+        read=read_tsv,
     )
+    return replace(release, **changes)
+
+
+def _task(name: str, **row: Any) -> Task:
+    hub = HubSource("nyu-mll/glue", name, _REVISION)
+    return Task(name=name, benchmark="GLUE", **{"hub": hub, **row})
 
 
 # in its own release and in GLUE's alike
@@ -67,10 +53,10 @@ GLUE_TASKS = (
         url="https://nyu-mll.github.io/CoLA/",
         metric="matthews_correlation",
         releases=(
-            Release(
+            glue(
+                "CoLA",
                 layout="CoLA's public release",
                 url="https://nyu-mll.github.io/CoLA/cola_public_1.1.zip",
-                benchmarks=_FOLDERS,
                 folders=("CoLA", "cola_public/raw"),
                 files={
                     "train": "in_domain_train.tsv",
@@ -86,7 +72,6 @@ GLUE_TASKS = (
             ),
             glue("CoLA", read=_read_cola, labels=_COLA_LABELS),
         ),
-        hub=_on_hub("cola"),
         ood=("out_of_domain",),
         notes=(
             "the paper counts 855 validation and 1040 test rows, its rule and the release give "
@@ -116,9 +101,11 @@ GLUE_TASKS = (
                 },
             ),
         ),
-        hub=_on_hub(
+        hub=HubSource(
+            "nyu-mll/glue",
             "mnli",
-            splits={
+            _REVISION,
+            {
                 "train": "train",
                 "test": "validation_matched",
                 "ood/mismatched": "validation_mismatched",
@@ -141,13 +128,12 @@ GLUE_TASKS = (
                 labels=_MRPC_LABELS,
                 url=f"{_SCRIPT} (it makes train.tsv and dev.tsv of the original release)",
             ),
-            Release(
+            glue(
+                "MRPC",
                 layout="MRPC's original release",
                 url=f"{_SENTEVAL}/msr_paraphrase_train.txt and {_SENTEVAL}/msr_paraphrase_test.txt",
-                benchmarks=_FOLDERS,
                 folders=("MRPC", "MSRParaphraseCorpus"),
                 files={"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"},
-                read=read_tsv,
                 columns=_MRPC_COLUMNS,
                 labels=_MRPC_LABELS,
                 notes=(
@@ -156,7 +142,6 @@ GLUE_TASKS = (
                 ),
             ),
         ),
-        hub=_on_hub("mrpc"),
     ),
     _task(
         name="qnli",
@@ -166,7 +151,6 @@ GLUE_TASKS = (
         licence="CC BY-SA 4.0 (SQuAD's)",
         url="https://rajpurkar.github.io/SQuAD-explorer/",
         releases=(glue("QNLI", url=f"{_ARCHIVES}/QNLIv2.zip"),),
-        hub=_on_hub("qnli"),
     ),
     _task(
         name="qqp",
@@ -185,7 +169,6 @@ GLUE_TASKS = (
                 url=f"{_ARCHIVES}/QQP-clean.zip",
             ),
         ),
-        hub=_on_hub("qqp"),
         incomplete=True,
     ),
     _task(
@@ -196,7 +179,6 @@ GLUE_TASKS = (
         licence="not stated by its authors",
         url="https://nlp.stanford.edu/sentiment/",
         releases=(glue("SST-2", labels={"0": "negative", "1": "positive"}),),
-        hub=_on_hub("sst2"),
     ),
     _task(
         name="wnli",
@@ -206,7 +188,6 @@ GLUE_TASKS = (
         licence="CC BY 4.0 (the collection of Winograd schemas)",
         url="https://cs.nyu.edu/~davise/papers/WinogradSchemas/WS.html",
         releases=(glue("WNLI", labels={"0": "not_entailment", "1": "entailment"}),),
-        hub=_on_hub("wnli"),
         cluster="sentence1",
         notes=("WNLI's dev rows often share sentences with training rows of the other label",),
     ),

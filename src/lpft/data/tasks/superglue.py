@@ -4,6 +4,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,6 @@ from lpft.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_FOLDERS = ("superglue", "super_glue")
 _URL = "https://super.gluebenchmark.com/tasks"
 
 _TERMS = (
@@ -39,41 +39,39 @@ _CHOICES = ("choice1", "choice2")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-_task = partial(Task, benchmark="SuperGLUE")
-
 # The commit that made the dataset Parquet files, which is what `datasets` still loads.
-_on_hub = partial(HubSource, "aps/super_glue", revision="3de24cf8022e94f4ee4b9d55a6f539891524d646")
+_REVISION = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
 
 
-def superglue(
-    folder: str,
-    *,
-    read: "Callable[[Path], pd.DataFrame]" = read_table,
-    labels: Mapping[str, str] | None = None,
-) -> Release:
-    """A task in SuperGLUE's own layout."""
-    return Release(
+def superglue(folder: str, **changes: Any) -> Release:
+    """A task in SuperGLUE's own layout, but for ``changes``."""
+    release = Release(
         layout="SuperGLUE jsonl",
         url=f"https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{folder}.zip",
-        benchmarks=_FOLDERS,
+        benchmarks=("superglue", "super_glue"),
         folders=(folder,),
         files={"train": "train.jsonl", "test": "val.jsonl"},
-        read=read,
-        labels={} if labels is None else labels,
+        read=read_table,
     )
+    return replace(release, **changes)
 
 
 def _original_wic(train: str, test: str) -> Release:
-    return Release(
+    return superglue(
+        "WiC",
         layout="WiC's original release",
         url="https://pilehvar.github.io/wic/package/WiC_dataset.zip",
-        benchmarks=_FOLDERS,
         folders=("WiC", "WiC_dataset"),
         files={"train": train, "test": test},
         read=_read_original_wic,
         labels={"F": "False", "T": "True"},
         beside=_wic_labels,
     )
+
+
+def _task(name: str, **row: Any) -> Task:
+    hub = HubSource("aps/super_glue", name, _REVISION)
+    return Task(name=name, benchmark="SuperGLUE", hub=hub, **row)
 
 
 def _read_original_wic(path: Path) -> "pd.DataFrame":
@@ -299,7 +297,6 @@ SUPERGLUE_TASKS = (
         licence="CC BY-SA 3.0",
         url="https://github.com/google-research-datasets/boolean-questions",
         releases=(superglue("BoolQ"),),
-        hub=_on_hub("boolq"),
         cluster="passage",
     ),
     _task(
@@ -310,7 +307,6 @@ SUPERGLUE_TASKS = (
         licence=_TERMS,
         url=_URL,
         releases=(superglue("CB"),),
-        hub=_on_hub("cb"),
         notes=("the paper counts 57 test rows, the release has 56",),
     ),
     _task(
@@ -328,7 +324,6 @@ SUPERGLUE_TASKS = (
         url="https://people.ict.usc.edu/~gordon/copa.html",
         metric="choice_accuracy",
         releases=(superglue("COPA", labels={"0": _CHOICES[0], "1": _CHOICES[1]}),),
-        hub=_on_hub("copa"),
         grouping=Grouping("premise", _unfold_copa, ("choice_accuracy",)),
         notes=("COPA has a row for each of the two alternatives of a premise",),
     ),
@@ -353,7 +348,6 @@ SUPERGLUE_TASKS = (
                 labels={"0": "False", "1": "True"},
             ),
         ),
-        hub=_on_hub("multirc"),
         grouping=Grouping("question", _unfold_multirc),
         cluster="paragraph",
         notes=("MultiRC has a row for each answer to a question",),
@@ -373,7 +367,6 @@ SUPERGLUE_TASKS = (
         url="https://sheng-z.github.io/ReCoRD-explorer/",
         metric="token_f1",
         releases=(superglue("ReCoRD", read=partial(_read_nested, flatten=_record_queries)),),
-        hub=_on_hub("record"),
         grouping=Grouping("query", _unfold_record, ("exact_match", "token_f1")),
         cluster="passage",
         notes=("ReCoRD has a row for each entity that may fill the gap in a query",),
@@ -389,7 +382,6 @@ SUPERGLUE_TASKS = (
             superglue("RTE"),
             glue("RTE", columns={"sentence1": "premise", "sentence2": "hypothesis"}),
         ),
-        hub=_on_hub("rte"),
     ),
     _task(
         name="wic",
@@ -419,7 +411,6 @@ SUPERGLUE_TASKS = (
             _original_wic("train/train.data.txt", "dev/dev.data.txt"),
             _original_wic("train.data.txt", "dev.data.txt"),
         ),
-        hub=_on_hub("wic"),
         notes=(
             "the paper counts 5400 training and 600 validation rows, its rule and the release give "
             "4885 and 543",
@@ -443,7 +434,6 @@ SUPERGLUE_TASKS = (
         licence="CC BY 4.0 (the collection of Winograd schemas)",
         url=_URL,
         releases=(superglue("WSC", read=_read_wsc),),
-        hub=_on_hub("wsc"),
         cluster="text",
         notes=(
             "WSC's template 1 marks the pronoun itself, as the paper describes it: where "
