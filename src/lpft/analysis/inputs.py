@@ -52,17 +52,17 @@ def class_indices(labels: ArrayLike, rows: int, classes: int | None = None) -> N
     Raises:
         InputError: another number of labels, labels that are not integers, or out of range.
     """
-    found = np.asarray(labels)
-    if found.shape != (rows,):
-        raise InputError(f"labels: expected shape ({rows},), found {found.shape}")
-    if not np.issubdtype(found.dtype, np.integer):
-        raise InputError(f"labels: expected integer class indices, found dtype {found.dtype}")
-    wrong = found < 0 if classes is None else (found < 0) | (found >= classes)
+    indices = np.asarray(labels)
+    if indices.shape != (rows,):
+        raise InputError(f"labels: expected shape ({rows},), found {indices.shape}")
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise InputError(f"labels: expected integer class indices, found dtype {indices.dtype}")
+    wrong = indices < 0 if classes is None else (indices < 0) | (indices >= classes)
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
         expected = "0 or more" if classes is None else f"0 to {classes - 1}"
         raise InputError(
-            f"labels: expected class indices of {expected}, found {int(found[first])} in row "
+            f"labels: expected class indices of {expected}, found {int(indices[first])} in row "
             f"{first}; a hidden or unknown label cannot be scored"
         )
-    return found.astype(np.int64)
+    return indices.astype(np.int64)

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.linalg import lstsq, qr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC, SVR
 
-from lpft.analysis.inputs import class_indices
 from lpft.errors import InputError
 from lpft.ntk.regression.kernels import (
     Array,
@@ -195,15 +193,12 @@ def fit_row_logistic(
     return _fit_logistic(entries, "logistic", CAVEATS[2:] if single_logit else CAVEATS)
 
 
-def entry_accuracy(logits: Array, labels: ArrayLike) -> float:
-    """The share of the M C entries of logits [M, C] that are above 0 just where the label is."""
-    indices = class_indices(labels, *logits.shape)
-    return float(np.mean((logits > 0) == (np.eye(logits.shape[1])[indices] == 1)))
+def entry_accuracy(logits: Array, labels: Labels) -> float:
+    """The share of the M C entries of logits [M, C] that are above 0 just where the label is.
 
-
-def constant_entry_accuracy(classes: int) -> float:
-    """What the answer 'no' to every entry scores: (C - 1)/C."""
-    return (classes - 1) / classes
+    The answer 'no' to every entry scores (C - 1)/C.
+    """
+    return float(np.mean((logits > 0) == (np.eye(logits.shape[1])[labels] == 1)))
 
 
 def _fit_logistic(entries: Entries, solver: str, caveats: tuple[str, ...]) -> KernelModel:
@@ -409,15 +404,15 @@ def solve_asymmetric(matrix: Array, targets: Array, gamma: float) -> tuple[Array
     ``(1/gamma + S)(a + b) = (U + V)^T y`` and ``(1/gamma - S)(a - b) = (U - V)^T y``.
     """
     left, values, right = np.linalg.svd(matrix)
-    seen_left, seen_right = left.T @ targets, right @ targets
-    total = (seen_left + seen_right) / (1 / gamma + values)
-    gaps, contrast = 1 / gamma - values, seen_left - seen_right
+    on_left, on_right = left.T @ targets, right @ targets
+    total = (on_left + on_right) / (1 / gamma + values)
+    gaps, contrast = 1 / gamma - values, on_left - on_right
     rounding = len(values) * np.finfo(np.float64).eps
     solvable = np.abs(gaps) > rounding * max(float(values[0]), 1 / gamma)
     difference = np.divide(contrast, gaps, out=np.zeros_like(gaps), where=solvable)
     # Near resonance matters only along directions in which the two sides differ at all.
-    felt = np.abs(contrast) > rounding * np.linalg.norm(targets)
-    near = bool(np.any(felt & (np.abs(gaps) < _NEAR_RESONANCE / gamma)))
+    matters = np.abs(contrast) > rounding * np.linalg.norm(targets)
+    near = bool(np.any(matters & (np.abs(gaps) < _NEAR_RESONANCE / gamma)))
     return left @ (total + difference) / 2, right.T @ (total - difference) / 2, near
 
 

@@ -45,7 +45,7 @@ SEEN_OFFSET = (
 )
 
 SEARCH_TOLERANCE = 1e-8
-"""Of fits that are only compared with each other; :data:`TOLERANCE` is of those that are kept."""
+"""Of fits that are only compared with each other; :data:`TOLERANCE` is that of final ones."""
 TOLERANCE = 1e-24
 MAX_ITERATIONS = 200
 
@@ -207,8 +207,8 @@ def _logistic_path(
         values = np.repeat(own_values, width)
         vectors = np.asarray(np.kron(own_vectors, np.eye(width)), dtype=np.float64)
     else:
-        seen = np.einsum("ca,ncmd,db->namb", contrasts, train.kernel, contrasts, optimize=True)
-        values, vectors = _positive_part(seen.reshape(rows * width, rows * width), "klr")
+        between = np.einsum("ca,ncmd,db->namb", contrasts, train.kernel, contrasts, optimize=True)
+        values, vectors = _positive_part(between.reshape(rows * width, rows * width), "klr")
     features = (vectors * np.sqrt(values)).reshape(rows, width, len(values))
 
     offset = train.offset(f0_scale)
