@@ -68,11 +68,7 @@ PORTIONS = {
 
 
 def kernel_device(name: Device) -> torch.device:
-    """The device for kernels; ``auto`` is CUDA's where there is one, and the CPU otherwise.
-
-    Raises:
-        InputError: this machine has no such device, or the device has no float64.
-    """
+    """The device for kernels; ``auto`` is CUDA's where there is one, and the CPU otherwise."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = resolve_device(name)
@@ -85,11 +81,7 @@ def kernel_device(name: Device) -> torch.device:
 
 
 def parse_size(size: str | int) -> int:
-    """Bytes of a number of bytes or a text like ``6GB``, ``500 MB`` or ``2.5GiB``.
-
-    Raises:
-        InputError: it is neither, less than one byte, or more than any machine has.
-    """
+    """Bytes of a number of bytes or a text like ``6GB``, ``500 MB`` or ``2.5GiB``."""
     match = re.fullmatch(
         r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper(), flags=re.ASCII
     )
@@ -188,10 +180,6 @@ def make_plan(
     Args:
         budget: bytes in all; ``used`` those that are taken before anything starts.
         checked: numbers of a gradient that the check of entries holds at once, 0 without one.
-
-    Raises:
-        InputError: not even single texts fit, or the layout begun before does not, or is of another
-            kind of device.
     """
     portions = PORTIONS[device.type]
     if layout is not None and layout.between_blocks not in ("memory", portions.overflow):

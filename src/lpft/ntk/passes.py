@@ -10,6 +10,7 @@ the gradient at its input is stored for the next. So memory holds the activation
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -338,23 +339,11 @@ def _calls_by_list(encoder: nn.Module, forward: Callable[[], Tensor]) -> list[li
     by_list: list[list[_BlockCall]] = []
     handles = []
     for list_name, blocks in encoder.named_modules():
-        if not isinstance(blocks, nn.ModuleList):
-            continue
-        calls: list[_BlockCall] = []
-        by_list.append(calls)
-        for name, block in blocks.named_children():
-
-            def keep(
-                module: nn.Module,
-                positional: tuple[Any, ...],
-                named: dict[str, Any],
-                result: Any,
-                calls: list[_BlockCall] = calls,
-                name: str = f"{list_name}.{name}",
-            ) -> None:
-                calls.append(_BlockCall(name, module, _arguments(positional, named), result))
-
-            handles.append(block.register_forward_hook(keep, with_kwargs=True))
+        if isinstance(blocks, nn.ModuleList):
+            by_list.append([])
+            for name, block in blocks.named_children():
+                keep = partial(_keep_call, by_list[-1], f"{list_name}.{name}")
+                handles.append(block.register_forward_hook(keep, with_kwargs=True))
     try:
         with torch.enable_grad():
             forward()
@@ -362,6 +351,12 @@ def _calls_by_list(encoder: nn.Module, forward: Callable[[], Tensor]) -> list[li
         for handle in handles:
             handle.remove()
     return by_list
+
+
+def _keep_call(
+    calls: list[_BlockCall], name: str, module: nn.Module, positional: Any, named: Any, result: Any
+) -> None:
+    calls.append(_BlockCall(name, module, _arguments(positional, named), result))
 
 
 def _longest_run(calls: Sequence[_BlockCall]) -> list[_BlockCall]:
@@ -540,6 +535,22 @@ def only_these_require_gradients(
             parameter.requires_grad_(before)
         for module, mode in modes:
             module.training = mode
+
+
+def plain_gradients(
+    classifier: LinearHeadClassifier,
+    batch: Batch,
+    cotangent: Tensor,
+    parameters: Sequence[nn.Parameter],
+) -> list[Tensor]:
+    """The gradients of ``cotangent . phi`` of the batch's one text, by plain autograd."""
+    with only_these_require_gradients(classifier.encoder, parameters), torch.enable_grad():
+        output = classifier.features(**batch)[0] @ cotangent
+        if not output.requires_grad:
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        return list(
+            torch.autograd.grad(output, parameters, allow_unused=True, materialize_grads=True)
+        )
 
 
 def parameter_chunks(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:

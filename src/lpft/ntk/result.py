@@ -13,7 +13,7 @@ from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.contract import signed
-from lpft.ntk.passes import only_these_require_gradients, parameter_chunks
+from lpft.ntk.passes import parameter_chunks, plain_gradients
 from lpft.ntk.plan import Head, Plan
 from lpft.ntk.storage import Pair
 from lpft.settings import KernelKind
@@ -199,11 +199,14 @@ def check_entries(
     for _ in range(count):
         n, m = int(drawn.integers(len(rows))), int(drawn.integers(len(columns)))
         c, d = (int(drawn.integers(weight.shape[0])) for _ in range(2))
+        left_text, right_text = (
+            {name: ids.to(weight.device) for name, ids in all_tokens.batch([row]).items()}
+            for row in (rows[n], columns[m])
+        )
         inner = left_square = right_square = 0.0
         for chunk in parameter_chunks(parameters, CHECKED_AT_ONCE):
-            with only_these_require_gradients(classifier.encoder, chunk):
-                left = _gradient(classifier, all_tokens, int(rows[n]), weight[c], chunk)
-                right = _gradient(classifier, all_tokens, int(columns[m]), weight[d], chunk)
+            left = plain_gradients(classifier, left_text, weight[c], chunk)
+            right = plain_gradients(classifier, right_text, weight[d], chunk)
             for one, other in zip(left, right, strict=True):
                 one, other = signed(one, other, kernel)
                 inner += float((one * other).sum(dtype=torch.float64))
@@ -215,11 +218,7 @@ def check_entries(
 
 
 def refuse_wrong_entries(entries: Sequence[CheckedEntry], dtype: torch.dtype) -> None:
-    """Refuse a kernel of which a checked entry is far from that of plain autograd.
-
-    Raises:
-        InputError: an entry differs by more than rounding in ``dtype`` can explain.
-    """
+    """Refuse a kernel of which a checked entry is far from that of plain autograd."""
     for entry in entries:
         if not entry.relative_error <= _LARGEST_ERROR[dtype]:
             raise InputError(
@@ -228,21 +227,3 @@ def refuse_wrong_entries(entries: Sequence[CheckedEntry], dtype: torch.dtype) ->
                 f"and {entry.column_class}); expected a model that treats each text as if it were "
                 "alone; check_entries=0 returns the kernel all the same"
             )
-
-
-def _gradient(
-    classifier: LinearHeadClassifier,
-    tokens: Tokens,
-    row: int,
-    weight: Tensor,
-    parameters: Sequence[nn.Parameter],
-) -> list[Tensor]:
-    """The gradient of one logit of one text with respect to the encoder's parameters."""
-    batch = {name: ids.to(weight.device) for name, ids in tokens.batch([row]).items()}
-    with torch.enable_grad():
-        logit = classifier.features(**batch)[0] @ weight
-        if not logit.requires_grad:
-            return [torch.zeros_like(parameter) for parameter in parameters]
-        return list(
-            torch.autograd.grad(logit, parameters, allow_unused=True, materialize_grads=True)
-        )

@@ -36,9 +36,6 @@ class ActivationStore:
     the batch. A None in a list stands for zero. ``files`` are written below ``folder`` (default:
     the system's temporary folder) and removed by :meth:`close`; ``host`` moves an accelerator's
     tensors to the CPU's memory. What killed processes left below ``folder`` is removed.
-
-    Raises:
-        InputError: the files cannot be written.
     """
 
     Key = tuple[str, int, int]
@@ -155,11 +152,7 @@ class Layout:
 
     @classmethod
     def read(cls, folder: Path) -> "Layout | None":
-        """The layout of the kernel that was begun in ``folder``; None where none was.
-
-        Raises:
-            InputError: the file that holds it is damaged.
-        """
+        """The layout of the kernel that was begun in ``folder``; None where none was."""
         path = folder / _LAYOUT
         if not path.is_file():
             return None
@@ -204,9 +197,6 @@ class TileStore:
     those that are there belong to another kernel. ``fingerprints`` say what the kernel is computed
     from (weights, texts, head, method, precision and so on); a piece of anything else is refused,
     and so is a damaged one.
-
-    Raises:
-        InputError: the folder cannot be made or written, or its first piece is refused.
     """
 
     def __init__(self, folder: Path, layout: Layout, fingerprints: Mapping[str, str]) -> None:
@@ -220,20 +210,12 @@ class TileStore:
             layout.write(folder)
 
     def load(self, unit: int, pair: Pair) -> dict[str, Tensor] | None:
-        """The piece, or None where it was not finished.
-
-        Raises:
-            InputError: the file is damaged, or belongs to another kernel.
-        """
+        """The piece, or None where it was not finished."""
         path = self._path(unit, pair)
         return self._read(path) if path.exists() else None
 
     def save(self, unit: int, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
-        """Write a finished piece, whole or not at all.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Write a finished piece, whole or not at all."""
         ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {
             "fingerprints": json.dumps(self._fingerprints, sort_keys=True),

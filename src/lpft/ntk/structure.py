@@ -41,6 +41,7 @@ from lpft.ntk.passes import (
     modules_of,
     only_these_require_gradients,
     parameter_chunks,
+    plain_gradients,
 )
 from lpft.ntk.storage import ActivationStore
 from lpft.settings import Granularity
@@ -146,10 +147,6 @@ def detect_structure(
 
     Args:
         wanted: names of parameters of the encoder.
-
-    Raises:
-        InputError: no way does, because the encoder fails, or gradients are not finite or differ
-            from call to call.
     """
     encoder = classifier.encoder
     by_name = dict(encoder.named_parameters())
@@ -316,11 +313,12 @@ class _Detector:
         The gradients are formed a few at a time: an allocator seldom gives back what it took once.
         """
         norms, errors = {}, {}
+        cotangent = _cotangent(self._classifier)[0]
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for chunk in parameter_chunks(list(self._parameters.values()), _CHECKED_AT_ONCE):
             # In the loop's head, so that a chunk's gradients are freed before the next one's.
             for parameter, difference in zip(
-                chunk, _autograd_gradients(self._classifier, batch, chunk), strict=True
+                chunk, plain_gradients(self._classifier, batch, cotangent, chunk), strict=True
             ):
                 name = names[id(parameter)]
                 norms[name] = float(difference.norm())
@@ -422,19 +420,6 @@ def _cotangent(classifier: LinearHeadClassifier) -> Tensor:
     with torch.no_grad():
         size = feature_size(classifier.config.encoder_config)
         return torch.randn(1, size, generator=generator).to(weight)
-
-
-def _autograd_gradients(
-    classifier: LinearHeadClassifier, batch: Batch, parameters: Sequence[nn.Parameter]
-) -> list[Tensor]:
-    """The gradients of ``cotangent . phi`` of one text, by plain autograd."""
-    with only_these_require_gradients(classifier.encoder, parameters), torch.enable_grad():
-        output = (classifier.features(**batch) @ _cotangent(classifier)[0]).sum()
-        if not output.requires_grad:
-            return [torch.zeros_like(parameter) for parameter in parameters]
-        return list(
-            torch.autograd.grad(output, parameters, allow_unused=True, materialize_grads=True)
-        )
 
 
 def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:

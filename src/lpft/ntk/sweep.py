@@ -57,21 +57,24 @@ TileShares = dict[str, list[Share | None]]
 
 @dataclass
 class Sweep:
-    """What a sweep computes: features (N x h), and sums by (request, part), by pair of tiles.
+    """What a sweep computes: features (N x h), and sums by pair of tiles and ``request|part``.
 
     ``seconds`` are those of the passes and of the contractions.
     """
 
     features: Tensor
-    sums: dict[tuple[str, str], dict[Pair, Tensor]] = field(default_factory=dict)
+    sums: dict[Pair, dict[str, Tensor]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"passes": 0.0, "contractions": 0.0})
 
-    def add(self, pair: Pair, piece: PieceSums) -> None:
-        """Add the sums of one more unit."""
-        for name, tensor in piece.items():
-            request, _, part = name.rpartition("|")
-            of_part = self.sums.setdefault((request, part), {})
-            of_part[pair] = of_part[pair] + tensor if pair in of_part else tensor
+    def of_request(self, name: str) -> dict[str, dict[Pair, Tensor]]:
+        """The sums of a request by part and pair of tiles."""
+        parts: dict[str, dict[Pair, Tensor]] = {}
+        for pair, piece in self.sums.items():
+            for of, sums in piece.items():
+                request, _, part = of.rpartition("|")
+                if request == name:
+                    parts.setdefault(part, {})[pair] = sums
+        return parts
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -92,10 +95,6 @@ def sweep(
     """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it.
 
     ``folder`` is for hidden states that wait in files.
-
-    Raises:
-        InputError: a piece is damaged or of another kernel, or which parameters a text reaches
-            depends on the text.
     """
     encoder, structure, heads = classifier.encoder, plan.structure, plan.workload.heads
     cotangents = torch.cat([head.cotangents for head in heads]).to(plan.dtype).to(plan.device)
@@ -169,14 +168,14 @@ class _Sweeper:
                 if pair not in finished:
                     if self._store is not None:
                         self._store.save(unit, pair, piece)
-                    self._result.add(pair, piece)
+                    _add(self._result.sums, pair, piece)
             for pair in self._plan.pairs:
                 if self._store is not None and pair in finished:
                     stored = self._store.load(unit, pair)
                     assert stored is not None, (
                         "nothing removes a piece while its kernel is computed"
                     )
-                    self._result.add(pair, stored)
+                    _add(self._result.sums, pair, stored)
         return self._result
 
     def _forward(self) -> None:
@@ -199,12 +198,13 @@ class _Sweeper:
         # Each stage passes the unit again for some of its parameters. Until the last one, stored
         # hidden states and gradients must stay: only then a pass may be a tile's final one.
         *stages, last_stage = self._plan.stages[unit] or ((),)
-        before: dict[Pair, PieceSums] = {}
+        sums: dict[Pair, dict[str, Tensor]] = {}
         for stage in stages:
             for pair, piece in self._stage(unit, stage, steps, {}):
-                before[pair] = _sum_of(before[pair], piece) if pair in before else piece
+                _add(sums, pair, piece)
         for pair, piece in self._stage(unit, last_stage, steps, last_loads):
-            yield pair, _sum_of(before.pop(pair), piece) if stages else piece
+            _add(sums, pair, piece)
+            yield pair, sums.pop(pair)
 
     def _stage(
         self,
@@ -412,12 +412,11 @@ def _active(share: Share) -> Share | None:
     return active_tokens(share) if isinstance(share, Outer) else share
 
 
-def _sum_of(first: PieceSums, second: PieceSums) -> PieceSums:
-    """The sums of both; a part may be in one alone."""
-    total = dict(first)
-    for name, tensor in second.items():
-        total[name] = total[name] + tensor if name in total else tensor
-    return total
+def _add(sums: dict[Pair, dict[str, Tensor]], pair: Pair, piece: PieceSums) -> None:
+    """Add a piece's sums to those of its pair; a part may be in one alone."""
+    of_pair = sums.setdefault(pair, {})
+    for name, tensor in piece.items():
+        of_pair[name] = of_pair[name] + tensor if name in of_pair else tensor
 
 
 def _tile_outers(tile: Tile, shares: BatchShares) -> list[Outer]:
