@@ -147,11 +147,13 @@ def test_vectors(kernel, size):
 
 @pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
 def test_rows_meet_where_ids_are_equal(kernel):
-    vocabulary, width = 6, 3
+    """Ids in many samples of a tile, in one, and in none."""
+    vocabulary, width = 6 + max(COUNTS.values()), 3
     rows, jacobian = {}, {}
     for tile, count in COUNTS.items():
         table = torch.zeros(SEEDS, count, vocabulary, width, dtype=torch.float64)
-        places = [(s, v) for s in range(count) for v in range(vocabulary) if (s * 7 + v * tile) % 3]
+        places = [(s, v) for s in range(count) for v in range(6) if (s * 7 + v * tile) % 3]
+        places += [(s, 6 + s) for s in range(count)]
         vectors = normal(SEEDS, len(places), width, seed=tile + 30)
         samples, ids = (torch.tensor(column) for column in zip(*places, strict=True))
         table[:, samples, ids] = vectors

@@ -151,8 +151,8 @@ def test_the_error_of_products_is_that_of_the_methods_that_many_texts_take():
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_a_kernel_that_autograd_contradicts_is_refused(monkeypatch, dtype):
-    honest = result.plain_gradients
-    monkeypatch.setattr(result, "plain_gradients", lambda *given: [1.01 * g for g in honest(*given)])
+    true = result.plain_gradients
+    monkeypatch.setattr(result, "plain_gradients", lambda *of: [1.01 * g for g in true(*of)])
     with pytest.raises(InputError, match="the kernel is wrong: an entry is"):
         kernel_of(B, dtype=dtype)
     kernel_of(B, dtype=dtype, check_entries=0)

@@ -113,6 +113,14 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(TileStore, "save", stop_or_save)
 
 
+def interrupt(monkeypatch, count: int, folder: Path, **options) -> None:
+    """A call that stops before its ``count + 1``-th piece is written."""
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, count)
+        with pytest.raises(Interrupted):
+            kernel(bert(), folder, **options)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[EmpiricalNTK, Path]:
     """The kernel of an uninterrupted call, and its folder."""
@@ -137,10 +145,7 @@ def test_pieces_do_not_change_the_kernel(whole):
 
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
 def test_an_interrupted_call_ends_the_same(whole, tmp_path, monkeypatch, count):
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, count)
-        with pytest.raises(Interrupted):
-            kernel(bert(), tmp_path)
+    interrupt(monkeypatch, count, tmp_path)
     assert len(pieces(tmp_path)) == count
     assert_same(kernel(bert(), tmp_path), whole[0])
 
@@ -159,10 +164,7 @@ def test_interrupted_within_a_step_ends_the_same(tmp_path, monkeypatch, method, 
         folder = tmp_path / str(count)
         folder.mkdir()
         chunked.write(folder)
-        with monkeypatch.context() as patched:
-            interrupt_after(patched, count)
-            with pytest.raises(Interrupted):
-                kernel(bert(), folder, **options)
+        interrupt(monkeypatch, count, folder, **options)
         assert_same(kernel(bert(), folder, **options), expected)
 
 
@@ -171,18 +173,12 @@ def test_the_parts_of_an_interrupted_call_are_the_same(tmp_path, monkeypatch):
     expected = kernel(bert(), tmp_path / "whole", **options)
     assert expected.layers
     assert expected.kinds
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, 4)
-        with pytest.raises(Interrupted):
-            kernel(bert(), tmp_path / "resumed", **options)
+    interrupt(monkeypatch, 4, tmp_path / "resumed", **options)
     assert_same(kernel(bert(), tmp_path / "resumed", **options), expected)
 
 
 def test_finished_pieces_are_not_computed_again(whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, 4)
-        with pytest.raises(Interrupted):
-            kernel(bert(), tmp_path)
+    interrupt(monkeypatch, 4, tmp_path)
     before = contents(tmp_path)
     save, saved = TileStore.save, []
 
@@ -212,10 +208,7 @@ def test_progress_counts_what_is_left(tmp_path, monkeypatch):
 
     monkeypatch.setattr("lpft.ntk.sweep._metered", metered)
     kernel(bert(), tmp_path / "whole", columns=None)
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, 8)
-        with pytest.raises(Interrupted):
-            kernel(bert(), tmp_path / "resumed", columns=None)
+    interrupt(monkeypatch, 8, tmp_path / "resumed", columns=None)
     kernel(bert(), tmp_path / "resumed", columns=None)
     kernel(bert(), tmp_path / "resumed", columns=None)
     assert len(pieces(tmp_path / "whole")) > 8
@@ -227,10 +220,9 @@ def test_progress_counts_what_is_left(tmp_path, monkeypatch):
     assert finished[1] == pytest.approx(finished[0])
 
 
-def test_a_finished_folder_gives_the_kernel_without_saving(whole, tmp_path, monkeypatch):
-    folder = shutil.copytree(whole[1], tmp_path / "copy")
+def test_a_finished_folder_gives_the_kernel_without_saving(whole, monkeypatch):
     interrupt_after(monkeypatch, 0)
-    assert_same(kernel(bert(), folder), whole[0])
+    assert_same(kernel(bert(), whole[1]), whole[0])
 
 
 def test_a_killed_process_goes_on(whole, tmp_path):
@@ -250,27 +242,36 @@ def test_a_killed_process_goes_on(whole, tmp_path):
     assert_same(kernel(bert(), tmp_path), whole[0])
 
 
-def test_a_flipped_byte_is_refused(whole, tmp_path):
-    folder = shutil.copytree(whole[1], tmp_path / "copy")
-    piece = pieces(folder)[2]
+def flip(piece: Path) -> None:
     content = bytearray(piece.read_bytes())
     content[-3] ^= 1
     piece.write_bytes(content)
+
+
+def make_folder(piece: Path) -> None:
+    piece.unlink()
+    piece.mkdir()
+
+
+DAMAGES = {
+    "a flipped byte": flip,
+    "emptied": lambda piece: piece.write_bytes(b""),
+    "cut in its header": lambda piece: piece.write_bytes(piece.read_bytes()[:200]),
+    "without its last byte": lambda piece: piece.write_bytes(piece.read_bytes()[:-1]),
+    "a folder": make_folder,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_piece_is_refused_by_its_name(whole, tmp_path, damage):
+    folder = shutil.copytree(whole[1], tmp_path / "copy")
+    piece = pieces(folder)[2]
+    DAMAGES[damage](piece)
     with pytest.raises(InputError, match="is damaged: delete it") as refused:
         kernel(bert(), folder)
     assert str(piece) in str(refused.value)
-    piece.unlink()
+    piece.rmdir() if piece.is_dir() else piece.unlink()
     assert_same(kernel(bert(), folder), whole[0])
-
-
-@pytest.mark.parametrize("kept", [0, 5, 200, -1])
-def test_a_truncated_piece_is_refused(whole, tmp_path, kept):
-    folder = shutil.copytree(whole[1], tmp_path / "copy")
-    piece = pieces(folder)[0]
-    piece.write_bytes(piece.read_bytes()[:kept])
-    with pytest.raises(InputError, match="is damaged") as refused:
-        kernel(bert(), folder)
-    assert str(piece) in str(refused.value)
 
 
 @torch.no_grad()
@@ -321,14 +322,13 @@ def test_a_piece_of_another_scale_of_an_adapter_is_refused(tmp_path):
             kernel(model, tmp_path, parameters="trainable")
 
 
-@pytest.mark.parametrize("what", ["weights", "texts", "heads"])
-def test_one_foreign_piece_among_the_own_is_refused(whole, tmp_path, what):
-    classifier, texts, options = changed(what)
+def test_one_foreign_piece_among_the_own_is_refused(whole, tmp_path):
+    classifier, texts, options = changed("weights")
     kernel(classifier, tmp_path / "other", texts, **options)
     folder = shutil.copytree(whole[1], tmp_path / "copy")
     foreign = pieces(tmp_path / "other")[3]
     shutil.copy(foreign, folder)
-    with pytest.raises(InputError, match=f"was computed from other {what}") as refused:
+    with pytest.raises(InputError, match="was computed from other weights") as refused:
         kernel(bert(), folder)
     assert str(folder / foreign.name) in str(refused.value)
 
@@ -343,6 +343,7 @@ def test_one_foreign_piece_among_the_own_is_refused(whole, tmp_path, what):
         b'{"tiles": 0, "stash": "memory", "workspace": 4194304, "stages": 1}',
         b'{"tiles": 3, "stash": "attic", "workspace": 4194304, "stages": 1}',
         b'{"tiles": 3, "stash": "memory", "workspace": 4194304}',
+        b'{"tiles": 3, "stash": "memory", "workspace": 9, "stages": 1, "sha256": "another"}',
     ],
 )
 def test_a_damaged_layout_is_refused(tmp_path, content):
@@ -351,30 +352,12 @@ def test_a_damaged_layout_is_refused(tmp_path, content):
         kernel(bert(), tmp_path)
 
 
-def test_a_layout_with_another_digit_is_refused_by_its_name(whole, tmp_path):
-    folder = shutil.copytree(whole[1], tmp_path / "copy")
-    path = folder / "layout.json"
-    path.write_text(path.read_text().replace('"tiles": 3', '"tiles": 4'))
-    with pytest.raises(InputError, match=r"layout\.json' is damaged"):
-        kernel(bert(), folder)
-
-
 def test_no_layout_is_written_beside_pieces_of_another_kernel(whole, tmp_path):
     folder = shutil.copytree(whole[1], tmp_path / "copy")
     (folder / "layout.json").unlink()
     with pytest.raises(InputError, match="was computed from other tiles"):
         TileStore(folder, LAYOUT, {"tiles": "others"})
     assert not (folder / "layout.json").exists()
-
-
-def test_a_folder_in_the_place_of_a_piece_is_refused_by_its_name(whole, tmp_path):
-    folder = shutil.copytree(whole[1], tmp_path / "copy")
-    piece = pieces(folder)[1]
-    piece.unlink()
-    piece.mkdir()
-    with pytest.raises(InputError, match="is damaged: delete it") as refused:
-        kernel(bert(), folder)
-    assert str(piece) in str(refused.value)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
