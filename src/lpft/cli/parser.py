@@ -63,8 +63,7 @@ def _parser() -> ArgumentParser:
         help="folder of the report and the runs (default: %(default)s)",
     )
     demo.add_argument("--seed", type=int, default=0, help="of all methods (default: %(default)s)")
-    _add_restart(demo)
-    _add_json(demo)
+    _add_flags(demo, "resume", "overwrite", "json")
 
     train = command(commands.train, "train one classifier")
     train.add_argument("--config", type=Path, help="YAML file of 'option: value' lines")
@@ -72,8 +71,7 @@ def _parser() -> ArgumentParser:
     train.add_argument(
         "--output-dir", type=Path, help="folder of the run (default: runs/DATA-MODEL-METHOD-seedS)"
     )
-    _add_restart(train)
-    _add_json(train)
+    _add_flags(train, "resume", "overwrite", "json")
 
     evaluate = command(commands.evaluate, "metrics of a trained classifier on more labelled data")
     _add_run(evaluate)
@@ -88,7 +86,7 @@ def _parser() -> ArgumentParser:
     evaluate.add_argument(
         "--label-column", help="column of the class names (default: as in training)"
     )
-    _add_json(evaluate)
+    _add_flags(evaluate, "json")
 
     predict = command(
         commands.predict, "labels and probabilities of new texts, as JSON lines or CSV"
@@ -106,7 +104,7 @@ def _parser() -> ArgumentParser:
     predict.add_argument(
         "--output", type=Path, help="file ending in .jsonl or .csv (default: standard output)"
     )
-    predict.add_argument("--overwrite", action="store_true", help="replace the output file")
+    _add_flags(predict, overwrite="replace the output file")
     predict.usage = "%(prog)s RUN [--file FILE | --text TEXT [TEXT ...]] [options]"
     predict.epilog = (
         "Without --file and --text, standard input is read: a text per line, or for a model of "
@@ -127,15 +125,13 @@ def _parser() -> ArgumentParser:
     ntk.add_argument(
         "--output-dir", type=Path, help="folder of the kernels (default: kernels/DATA-MODEL-seedS)"
     )
-    _add_dry_run(ntk, "print what would be computed, and stop")
-    _add_restart(ntk)
-    _add_json(ntk)
+    _add_flags(ntk, "resume", "overwrite", "json", dry_run="print what would be computed, and stop")
 
     theory = command(commands.theory, "the paper's propositions, checked numerically")
     theory.add_argument(
         "--seed", type=int, default=0, help="of all random models and data (default: %(default)s)"
     )
-    _add_json(theory)
+    _add_flags(theory, "json")
 
     sweep = command(commands.sweep, "tasks x models x methods x seeds of a YAML file")
     sweep.add_argument("config", type=Path, metavar="CONFIG", help="what to train: a YAML file")
@@ -143,9 +139,7 @@ def _parser() -> ArgumentParser:
     sweep.add_argument(
         "--output-dir", type=Path, help="folder of the sweep (default: sweeps/NAME of the file)"
     )
-    _add_dry_run(sweep, "list the runs, and stop")
-    _add_restart(sweep)
-    _add_json(sweep)
+    _add_flags(sweep, "resume", "overwrite", "json", dry_run="list the runs, and stop")
 
     reproduce = command(
         commands.reproduce, "an experiment of the paper, published numbers beside ours"
@@ -170,17 +164,16 @@ def _parser() -> ArgumentParser:
         help="folder of the experiment, or with all of experiments (default: "
         "experiments/NAME-MODEL)",
     )
-    _add_dry_run(reproduce, "print what would be computed, and stop")
-    _add_restart(reproduce)
-    _add_json(reproduce)
+    _add_flags(
+        reproduce, "resume", "overwrite", "json", dry_run="print what would be computed, and stop"
+    )
 
     report = command(commands.report, "tables, figures and one page on all below a folder")
     report.add_argument(
         "folder", type=Path, metavar="DIR", help="folder that holds runs, kernels or experiments"
     )
     report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
-    report.add_argument("--overwrite", action="store_true", help="replace an older report")
-    _add_json(report)
+    _add_flags(report, "json", overwrite="replace an older report")
 
     export = command(commands.export, "a trained classifier for programs that do not have lpft")
     export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
@@ -193,18 +186,17 @@ def _parser() -> ArgumentParser:
     export.add_argument(
         "--output-dir", type=Path, help="a new folder (default: exports/NAME of the run-FORMAT)"
     )
-    export.add_argument("--overwrite", action="store_true", help="replace an older export")
-    _add_json(export)
+    _add_flags(export, "json", overwrite="replace an older export")
 
     check = command(commands.check, "look at data before training on it")
     _add_settings(check, "check")
-    _add_json(check)
+    _add_flags(check, "json")
 
     tasks = command(listings.tasks, "what data lpft knows by name")
     tasks.add_argument("name", nargs="?", metavar="NAME", help="show one task whole")
-    _add_json(tasks)
-    _add_json(command(listings.models, "what models can be trained"))
-    _add_json(command(listings.methods, "what the methods do"))
+    _add_flags(tasks, "json")
+    _add_flags(command(listings.models, "what models can be trained"), "json")
+    _add_flags(command(listings.methods, "what the methods do"), "json")
     return parser
 
 
@@ -269,18 +261,14 @@ def _add_executor(parser: ArgumentParser) -> None:
     )
 
 
-def _add_dry_run(parser: ArgumentParser, help_text: str) -> None:
-    parser.add_argument("--dry-run", action="store_true", help=help_text)
+_FLAGS = {
+    "resume": "go on with an unfinished run in the output folder",
+    "overwrite": "replace what the output folder holds",
+    "json": "print JSON",
+}
 
 
-def _add_restart(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with an unfinished run in the output folder"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what the output folder holds"
-    )
-
-
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _add_flags(parser: ArgumentParser, *names: str, **texts: str) -> None:
+    """Options without a value: some of :data:`_FLAGS`, and others with their help."""
+    for name, text in {**texts, **{name: _FLAGS[name] for name in names}}.items():
+        parser.add_argument(as_option(name), action="store_true", help=text)
