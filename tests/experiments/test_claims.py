@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from experiments.claim_folders import (
-    CLAIMS,
+from experiments.experiment_folders import (
     FAILS,
     HOLDS,
     ROWS,
@@ -22,7 +21,7 @@ from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.data import load_data
 from lpft.errors import InputError
 from lpft.experiments import theory as propositions
-from lpft.experiments.claims import CLAIMS as CLAIM_TABLE
+from lpft.experiments.claims import CLAIMS, RECIPE
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.run import RECIPES
 from lpft.results.exhibits import ExperimentRecord, check_shapes
@@ -60,7 +59,7 @@ THEORY = {
 
 @pytest.fixture(scope="module")
 def shown(found):
-    return CLAIMS.show(found)
+    return RECIPE.show(found)
 
 
 def verdicts_of(shown, claim):
@@ -75,8 +74,8 @@ def told(shown, claim):
 
 
 def test_the_plan_trains_every_setting_once(tmp_path):
-    plan = CLAIMS.plan(claims_scope(tmp_path))
-    folders = {run.config.output_dir for run in plan.runs}
+    plan = RECIPE.plan(claims_scope(tmp_path))
+    folders = {config.output_dir for config in plan.run_configs}
     # 2 tasks x 5 seeds x (4 methods, and 2 again at shared rates); 3 more scales x 2 x 5 seeds.
     assert len(folders) == 2 * 5 * 6 + 3 * 2 * 5
     assert {path.relative_to(tmp_path).parts[:2] for path in folders} == {
@@ -84,12 +83,9 @@ def test_the_plan_trains_every_setting_once(tmp_path):
         ("runs", "sst2"),
     }
     rates = {
-        (run.variant, run.method): (
-            run.config.training.learning_rate,
-            run.config.training.batch_size,
-        )
-        for run in plan.runs
-        if run.task == "cb" and run.seed == 0 and run.variant in (PUBLISHED, SHARED)
+        key[::2]: (config.training.learning_rate, config.training.batch_size)
+        for key, config in plan.runs.items()
+        if (key.task, key.seed) == ("cb", 0) and key.variant in (PUBLISHED, SHARED)
     }
     assert rates == {
         (PUBLISHED, "ft"): (5e-5, 16),
@@ -102,9 +98,9 @@ def test_the_plan_trains_every_setting_once(tmp_path):
         (SHARED, "lp-lora"): (1e-4, 8),
     }
     scaled = {
-        (run.task, run.method, run.seed, run.config.training.head_scale)
-        for run in plan.runs
-        if run.variant.startswith("head scale")
+        (*key[1:], config.training.head_scale)
+        for key, config in plan.runs.items()
+        if key.variant.startswith("head scale")
     }
     assert scaled == {
         ("cb", method, seed, scale)
@@ -112,15 +108,15 @@ def test_the_plan_trains_every_setting_once(tmp_path):
         for seed in range(5)
         for scale in (0.1, 1.0, 10.0, 100.0)
     }
-    kernels = [(each.task, each.seed) for each in plan.kernels]
-    assert kernels == [(task, seed) for task in ("cb", "sst2") for seed in range(5)]
-    assert plan.kernels[0].config.kernels.solver == ()
+    assert list(plan.kernels) == [(task, seed) for task in ("cb", "sst2") for seed in range(5)]
+    assert plan.kernels["cb", 0].kernels.solver == ()
 
 
 def test_limited_training_limits_validation_unless_that_is_given(tmp_path):
     def limits(**settings):
         scope = claims_scope(tmp_path, settings=settings)
-        return {run.config.data.max_validation_samples for run in CLAIMS.plan(scope).runs}
+        configs = RECIPE.plan(scope).run_configs
+        return {config.data.max_validation_samples for config in configs}
 
     assert limits(max_train_samples=500) == {500}
     assert limits(max_train_samples=500, max_validation_samples=90) == {90}
@@ -132,15 +128,15 @@ def test_limited_training_limits_validation_unless_that_is_given(tmp_path):
 
 
 def test_a_plan_of_one_pair_and_one_without_any(tmp_path):
-    lora = CLAIMS.plan(claims_scope(tmp_path, methods=("lora", "lp-lora", "lp", "dora", "lp-dora")))
+    lora = RECIPE.plan(claims_scope(tmp_path, methods=("lora", "lp-lora", "lp", "dora", "lp-dora")))
     assert {run.method for run in lora.runs} == {"lora", "lp-lora"}
     with pytest.raises(InputError, match=r"ft with lp-ft and lora with lp-lora, found ft, lora"):
-        CLAIMS.plan(claims_scope(tmp_path, methods=("ft", "lora")))
+        RECIPE.plan(claims_scope(tmp_path, methods=("ft", "lora")))
 
 
 def test_the_recipe_is_in_the_table_of_experiments_and_has_eight_claims():
-    assert RECIPES["claims"] is CLAIMS
-    assert [claim.number for claim in CLAIM_TABLE] == list(range(1, 9))
+    assert RECIPES["claims"] is RECIPE
+    assert [claim.number for claim in CLAIMS] == list(range(1, 9))
 
 
 # --- verdicts counted by hand
@@ -321,7 +317,7 @@ def test_claims_7_and_8_propositions(shown):
 def test_every_claim_says_what_the_paper_published(shown):
     whole = {verdict.claim: verdict for verdict in shown.verdicts if verdict.is_whole}
     assert sorted(whole) == list(range(1, 9))
-    for claim in CLAIM_TABLE:
+    for claim in CLAIMS:
         assert whole[claim.number].reason.endswith(claim.published())
         assert ("Published means" in whole[claim.number].reason) == (
             claim.number in (1, 2, 4, 5, 6)

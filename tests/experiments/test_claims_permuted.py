@@ -5,8 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from experiments.claim_folders import (
-    CLAIMS,
+from experiments.experiment_folders import (
     FAILS,
     HOLDS,
     UNTOLD,
@@ -18,6 +17,7 @@ from experiments.claim_folders import (
 )
 
 from lpft.errors import InputError
+from lpft.experiments.claims import RECIPE
 from lpft.experiments.plan import ExperimentRuns
 from lpft.results.pairing import PUBLISHED, SHARED
 
@@ -47,7 +47,7 @@ def permute(
                         shutil.copytree(source / name, place)
                     else:
                         shutil.copy(source / name, place)
-    return write_claims(copied, lambda _: None)
+    return write_claims(copied, lambda *_: None)
 
 
 FT, PROBED, MATCHED = (PUBLISHED, "ft"), (PUBLISHED, "lp-ft"), (SHARED, "ft")
@@ -101,7 +101,7 @@ def test_verdicts_are_read_from_samples_and_not_from_summaries(found, tmp_path):
         for split in features["splits"].values():
             split["feature_difference"] = 7.0
         (run.folder / "features.json").write_text(json.dumps(features))
-    again = write_claims(copied.scope.folder, lambda _: None)
+    again = write_claims(copied.scope.folder, lambda *_: None)
     for claim in (1, 3, 4, 6):
         two = {"seeds": (0, 1)}
         assert judged_again(again, claim, **two) == judged_again(found, claim, **two)
@@ -113,7 +113,7 @@ def test_verdicts_are_read_from_samples_and_not_from_summaries(found, tmp_path):
 def test_a_missing_seed_leaves_both_of_its_runs_out(found, tmp_path):
     copied = permute(found, tmp_path, {})
     shutil.rmtree(copied.runs[PUBLISHED, "cb", "lp-ft", 3].folder)
-    fewer = write_claims(copied.scope.folder, lambda _: None)
+    fewer = write_claims(copied.scope.folder, lambda *_: None)
     verdict = judged_again(fewer, 1, ("cb", "sst2"))["cb: LP-FT below FT", "published"]
     assert verdict.effect.count == 4
     assert verdict.effect.value == pytest.approx(6 + (0.1 - 0.1 - 0.2) / 4)
@@ -123,7 +123,7 @@ def test_a_missing_seed_leaves_both_of_its_runs_out(found, tmp_path):
 
 
 def test_nothing_finished_leaves_every_claim_untold(tmp_path):
-    shown = CLAIMS.show(ExperimentRuns(claims_scope(tmp_path), {}, {}))
+    shown = RECIPE.show(ExperimentRuns(claims_scope(tmp_path), {}, {}))
     overall = [verdict for verdict in shown.verdicts if verdict.is_whole]
     assert [verdict.verdict for verdict in overall] == [UNTOLD] * 8
     assert shown.exhibits == ()
@@ -144,7 +144,7 @@ def test_lora_alone_has_its_claims(tmp_path):
     found = write_claims(
         tmp_path, known, ratio, methods=("lora", "lp-lora"), tasks=("cb",), seeds=(0, 1)
     )
-    shown = CLAIMS.show(found)
+    shown = RECIPE.show(found)
     listed = {
         claim: [(one.comparison, one.rates) for one in shown.verdicts if one.claim == claim]
         for claim in range(1, 7)

@@ -2,22 +2,22 @@
 
 import pytest
 
-from lpft.experiments.claims import CLAIMS as CLAIM_TABLE
+from lpft.experiments.claims import CLAIMS
 from lpft.experiments.verdicts import Claim, Part, PublishedQuestion
 
 RULE = "So the paper's own means do not meet the rule of every case"
 
 
 def published(claim):
-    return CLAIM_TABLE[claim - 1].published()
+    return CLAIMS[claim - 1].published()
 
 
 def test_sets_are_counted_by_question_and_those_against_are_named():
     # Table 13: of nine sets WSC alone has an LP head below 1; all have a random one of 0.795.
     questions = (
-        PublishedQuestion("a", (13,), (("lp", "head_norm"),), lambda probed: probed > 1),
-        PublishedQuestion("b", (13,), (("pretrained", "head_norm"),), lambda start: start < 1),
-        PublishedQuestion("c", (13,), (("dora", "head_norm"),), lambda norm: norm > 1),
+        PublishedQuestion("a", (13,), ("lp",), ("head_norm",), lambda probed: probed > 1),
+        PublishedQuestion("b", (13,), ("pretrained",), ("head_norm",), lambda start: start < 1),
+        PublishedQuestion("c", (13,), ("dora",), ("head_norm",), lambda norm: norm > 1),
     )
 
     def sentence(*parts, questions=questions):

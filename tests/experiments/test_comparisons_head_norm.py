@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from experiments.claim_folders import FAILS, HOLDS, UNTOLD, judged_again, known, write_claims
+from experiments.experiment_folders import FAILS, HOLDS, UNTOLD, judged_again, known, write_claims
 
 from lpft.results.pairing import PUBLISHED
 
@@ -16,8 +16,8 @@ RANDOM = 0.55
 """The norm of a random head in the folders."""
 
 
-def usual(planned):
-    return known(planned) if planned.variant == PUBLISHED else None
+def usual(key, config):
+    return known(key, config) if key.variant == PUBLISHED else None
 
 
 def with_heads(folder, norms):
@@ -29,7 +29,7 @@ def with_heads(folder, norms):
         features["head"] |= {"norm_at_start": probed, "norm": end}
         (run / "features.json").write_text(json.dumps(features))
         (run / "history.jsonl").write_text("")
-    return write_claims(folder, lambda _: None, **SCOPE)
+    return write_claims(folder, lambda *_: None, **SCOPE)
 
 
 def test_a_head_near_zero_is_decided_by_its_random_start_alone(tmp_path):

@@ -1,9 +1,8 @@
 """Claim 6: the difference itself is shown, and no margin makes a success of what is worse."""
 
-import experiments.claim_folders as folders
 import numpy as np
 import pytest
-from experiments.claim_folders import FAILS, HOLDS, UNTOLD, judged_again, write_claims
+from experiments.experiment_folders import FAILS, HOLDS, UNTOLD, judged_again, write_claims
 
 from lpft.results.pairing import PUBLISHED
 
@@ -20,15 +19,13 @@ LAG = {
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    def describe(planned):
-        if planned.variant != PUBLISHED:
+    def describe(key, _):
+        if key.variant != PUBLISHED:
             return None
-        behind = LAG[planned.task][planned.seed] if planned.method == "lp-ft" else 0
+        behind = LAG[key.task][key.seed] if key.method == "lp-ft" else 0
         return {"wrong": {"test": 1000 + behind}}
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(folders, "ROWS", ROWS)
-        return write_claims(tmp_path_factory.mktemp("scores"), describe, **SCOPE)
+    return write_claims(tmp_path_factory.mktemp("scores"), describe, rows=ROWS, **SCOPE)
 
 
 @pytest.fixture(scope="module")

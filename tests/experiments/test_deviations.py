@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from experiments.hand_made import scope_of
+from experiments.experiment_folders import scope_of
 
 from lpft.data import Examples, TextData, find_task
 from lpft.experiments.deviations import deviations_from_paper

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from experiments.hand_made import trained_of
+from experiments.experiment_folders import trained_of
 
 from lpft.analysis.features import Projection
-from lpft.experiments import steps
-from lpft.experiments.steps import PROJECTIONS
+from lpft.experiments import figures
+from lpft.experiments.figures import PROJECTIONS
 from lpft.model import load_classifier
 from lpft.results.run import read_features, read_head_rows
 
@@ -25,8 +25,8 @@ def trained(tmp_path_factory):
 def test_one_seed_of_each_method_is_trained_and_keeps_its_features(trained):
     recipe, found = trained
     plan = recipe.plan(found.scope)
-    assert [(run.method, run.seed) for run in plan.runs] == [("ft", 4), ("lp-ft", 4)]
-    assert all(run.config.output.save_features for run in plan.runs)
+    assert [(key.method, key.seed) for key in plan.runs] == [("ft", 4), ("lp-ft", 4)]
+    assert all(config.output.save_features for config in plan.run_configs)
 
 
 def test_the_kept_head_is_that_of_the_saved_model(trained):
@@ -52,7 +52,7 @@ def test_panels_have_every_text_by_class_and_every_row_of_the_head(trained):
         run = found.runs["published", "demo", method, 4]
         *texts, rows = panel.series
         assert [series.label for series in texts] == CLASSES
-        assert sum(len(series.x) for series in texts) == run.rows[split]
+        assert sum(len(series.x) for series in texts) == run.record.data.rows[split]
         assert rows.texts == tuple(CLASSES)
         assert len(rows.x) == 3
         assert panel.runs == (run.name,)
@@ -69,9 +69,9 @@ def test_what_is_projected_are_the_runs_features_and_heads(trained, monkeypatch)
         before, _, head, _ = (np.zeros((len(array), 2)) for array in arrays)
         return Projection(before, before, head, head)
 
-    monkeypatch.setattr(steps, "project_with_head", recorded)
+    monkeypatch.setattr(figures, "project_with_head", recorded)
     run = found.runs["published", "demo", "ft", 4]
-    result = steps._project(run)
+    result = figures._project(run)
     assert result.classes == CLASSES
     before, after, head_before, head_after = given[1]
     kept = read_features(run.folder, "test")
@@ -86,7 +86,7 @@ def test_what_is_projected_are_the_runs_features_and_heads(trained, monkeypatch)
 
 def test_kept_places_are_read_and_not_computed_again(trained, monkeypatch):
     recipe, found = trained
-    monkeypatch.setattr(steps, "_project", lambda run: pytest.fail(f"computed {run.name}"))
+    monkeypatch.setattr(figures, "_project", lambda run: pytest.fail(f"computed {run.name}"))
     PROJECTIONS(found)
     kept = json.loads((found.scope.folder / "steps/projection-demo-ft.json").read_text())
     places = kept["result"]["splits"]["test"]

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from experiments.hand_made import found_of, scope_of
+from experiments.experiment_folders import runs_of, scope_of
 from scipy.stats import spearmanr
 
 from lpft.errors import InputError
-from lpft.experiments.figures import SCALES
+from lpft.experiments.head_scales import SCALES
 from lpft.experiments.run import find_recipe
 from lpft.results.run import write_feature_changes
 
@@ -17,39 +17,41 @@ MIXED = dict(zip(SCALES, (3.0, 4.0, 2.5, 2.0, 2.2, 1.0, 1.5, 0.5), strict=True))
 CHANGES = {"ft": FALLING, "lp-ft": MIXED}
 
 
-def described(planned):
-    return {"change": CHANGES[planned.method][planned.config.training.head_scale]}
+def described(key, config):
+    return {"change": CHANGES[key.method][config.training.head_scale]}
 
 
 @pytest.fixture(scope="module")
 def figure3(tmp_path_factory):
-    recipe, found = found_of("figure3", tmp_path_factory.mktemp("figure3"), described)
+    recipe, found = runs_of("figure3", tmp_path_factory.mktemp("figure3"), described)
     return recipe, found, recipe.show(found)
 
 
 def test_the_plan_has_every_scale_of_each_method_and_seed(tmp_path):
     recipe = find_recipe("figure11")
     plan = recipe.plan(scope_of(recipe, tmp_path, methods=("lp", *recipe.methods)))
-    planned = [(run.method, run.config.training.head_scale, run.seed) for run in plan.runs]
+    planned = [
+        (key.method, config.training.head_scale, key.seed) for key, config in plan.runs.items()
+    ]
     assert sorted(planned) == sorted(
         (method, scale, seed)
         for method in ("ft", "lp-ft", "lora", "lp-lora")
         for scale in (0.1, 0.5, 1, 2, 5, 10, 50, 100)
         for seed in (0, 1)
     )
-    assert len({run.config.output_dir for run in plan.runs}) == len(planned) == 64
+    assert len(plan.run_configs) == len(planned) == 64
 
 
 def test_scale_one_is_the_usual_run(tmp_path):
     scaled, usual = find_recipe("figure10"), find_recipe("figure4")
-    folders = {
-        run.config.output_dir
-        for run in scaled.plan(scope_of(scaled, tmp_path)).runs
-        if run.config.training.head_scale == 1
-    }
-    all_usual = {run.config.output_dir for run in usual.plan(scope_of(usual, tmp_path)).runs}
-    assert len(folders) == 8
-    assert folders <= all_usual
+    at_one = [
+        config
+        for config in scaled.plan(scope_of(scaled, tmp_path)).run_configs
+        if config.training.head_scale == 1
+    ]
+    all_usual = usual.plan(scope_of(usual, tmp_path)).run_configs
+    assert len(at_one) == 8
+    assert all(config in all_usual for config in at_one)
 
 
 def test_linear_probing_alone_has_no_head_scale(tmp_path):
@@ -111,7 +113,7 @@ def test_the_finding_says_the_numbers(figure3):
 
 
 def test_texts_on_which_scales_disagree_widen_the_interval(tmp_path):
-    recipe, found = found_of("figure3", tmp_path, described, seeds=(0,))
+    recipe, found = runs_of("figure3", tmp_path, described, seeds=(0,))
     rng = np.random.default_rng(0)
     for run in found.runs.values():
         texts = rng.uniform(0, 5, size=8)
@@ -123,12 +125,12 @@ def test_texts_on_which_scales_disagree_widen_the_interval(tmp_path):
 
 
 def test_failed_runs_leave_gaps_and_too_few_scales_no_correlation(tmp_path):
-    def failing(planned):
-        scale = planned.config.training.head_scale
-        broken = (planned.method == "ft" and scale > 0.5) or (planned.seed == 1 and scale > 10)
-        return None if broken else described(planned)
+    def failing(key, config):
+        scale = config.training.head_scale
+        broken = (key.method == "ft" and scale > 0.5) or (key.seed == 1 and scale > 10)
+        return None if broken else described(key, config)
 
-    recipe, found = found_of("figure3", tmp_path, failing)
+    recipe, found = runs_of("figure3", tmp_path, failing)
     figure, table = recipe.show(found).exhibits
     ft, lp_ft = figure.panels[0].series
     assert ft.x == (0.1, 0.5)
@@ -144,5 +146,5 @@ def test_failed_runs_leave_gaps_and_too_few_scales_no_correlation(tmp_path):
 
 
 def test_nothing_finished_shows_nothing(tmp_path):
-    recipe, found = found_of("figure3", tmp_path, lambda _: None)
+    recipe, found = runs_of("figure3", tmp_path, lambda *_: None)
     assert recipe.show(found).exhibits == ()

@@ -6,13 +6,16 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from experiments.hand_made import found_of, trained_of
+from experiments.experiment_folders import runs_of, trained_of
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from lpft.errors import InputError
-from lpft.experiments import steps
-from lpft.experiments.steps import PROBING_PATHS
+from lpft.experiments import figures
+from lpft.experiments.figures import PROBING_PATHS
+from lpft.results.schema import Fingerprints
+from lpft.settings.configs import make_config
+from lpft.training.cache import prepare_split
 
 QUANTITIES = (
     "head_norm",
@@ -26,7 +29,7 @@ QUANTITIES = (
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    recipe, found = found_of("figure1", tmp_path_factory.mktemp("figure1"), seeds=(0, 1, 2))
+    recipe, found = runs_of("figure1", tmp_path_factory.mktemp("figure1"), seeds=(0, 1, 2))
     return found, recipe.show(found)
 
 
@@ -121,7 +124,7 @@ def test_the_finding_says_where_head_norms_begin_and_end(written):
 
 
 def test_a_single_seed_has_no_band(tmp_path):
-    recipe, found = found_of("figure4", tmp_path, seeds=(5,), methods=("ft",))
+    recipe, found = runs_of("figure4", tmp_path, seeds=(5,), methods=("ft",))
     (figure,) = recipe.show(found).exhibits
     (series,) = figure.panels[0].series
     assert set(series.low) == set(series.high) == {None}
@@ -166,8 +169,10 @@ def test_the_path_is_that_of_scikit_learn_on_the_cached_features(trained):
     _, found = trained
     run = found.runs["published", "demo", "lp", 0]
     kept = json.loads((found.scope.folder / "steps/probing-demo.json").read_text())["result"]
-    assert kept["inverse_strength"] == run.probe["inverse_strength"]
-    train = steps._reopen(run).inputs("train")
+    assert kept["inverse_strength"] == run.record.probe["inverse_strength"]
+    _, data, classifier, encoder = figures._reopen(run)
+    settings = make_config(run.config).training
+    train = prepare_split(classifier, data.train, settings, encoder=encoder, name="train")
     row = kept["rows"][1]
     with pytest.warns(match="failed to converge"):
         fitted = LogisticRegression(
@@ -181,10 +186,12 @@ def test_the_path_is_that_of_scikit_learn_on_the_cached_features(trained):
 
 def test_a_kept_path_is_not_computed_again_unless_the_run_is_another(trained, monkeypatch):
     _, found = trained
-    monkeypatch.setattr(steps, "_follow_probe", lambda run: pytest.fail(f"computed {run.name}"))
+    monkeypatch.setattr(figures, "_follow_probe", lambda run: pytest.fail(f"computed {run.name}"))
     PROBING_PATHS(found)
     key = ("published", "demo", "lp", 0)
-    other = {key: replace(found.runs[key], config_hash="0" * 64)}
+    other = {
+        key: replace(found.runs[key], record=found.runs[key].record.updated(config_hash="0" * 64))
+    }
     assert PROBING_PATHS.read(replace(found, runs=other)) == {}
     with pytest.raises(pytest.fail.Exception, match="computed"):
         PROBING_PATHS(replace(found, runs=other))
@@ -206,8 +213,11 @@ def test_a_damaged_path_is_computed_again(trained, tmp_path, caplog):
 def test_a_run_whose_data_changed_is_refused(trained, tmp_path):
     _, found = trained
     key = ("published", "demo", "lp", 0)
-    prints = {**found.runs[key].fingerprints, "data/test": "0" * 64}
-    changed = {key: replace(found.runs[key], fingerprints=prints)}
+    record = found.runs[key].record
+    prints = Fingerprints(
+        data={**record.fingerprints.data, "test": "0" * 64}, encoder=record.fingerprints.encoder
+    )
+    changed = {key: replace(found.runs[key], record=record.updated(fingerprints=prints))}
     scope = replace(found.scope, folder=tmp_path)
     with pytest.raises(InputError, match=r"the data of test changed since .* was trained"):
         PROBING_PATHS(replace(found, scope=scope, runs=changed))

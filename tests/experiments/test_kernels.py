@@ -5,7 +5,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from experiments.hand_made import found_of, scope_of
+from experiments.experiment_folders import runs_of, scope_of
 from safetensors.numpy import load_file
 
 from lpft.experiments import kernels as kernel_recipes
@@ -15,7 +15,7 @@ from lpft.experiments.run import find_recipe
 
 @pytest.fixture(scope="module")
 def table2(tmp_path_factory):
-    recipe, found = found_of("table2", tmp_path_factory.mktemp("table2"), seeds=(0, 1, 2))
+    recipe, found = runs_of("table2", tmp_path_factory.mktemp("table2"), seeds=(0, 1, 2))
     return found, recipe.show(found)
 
 
@@ -36,16 +36,14 @@ def test_kernels_of_each_task_and_seed_are_planned(tmp_path):
         recipe, tmp_path, kernel_samples=40, settings={"epochs": 2, "data_dir": tmp_path}
     )
     plan = recipe.plan(scope)
-    assert plan.runs == ()
-    assert [(kernels.task, kernels.seed) for kernels in plan.kernels] == [
-        (task, seed) for task in ("boolq", "wic") for seed in (0, 1)
-    ]
-    for planned in plan.kernels:
-        assert planned.config.kernels.max_samples == 40
-        assert planned.config.kernels.methods == ("ft", "lora", "lp-ft", "lp-lora")
-        assert planned.config.run.training.seed == planned.seed
-        assert "paper" in planned.config.kernels.solver
-    assert len({planned.config.output_dir for planned in plan.kernels}) == 4
+    assert not plan.runs
+    assert list(plan.kernels) == [(task, seed) for task in ("boolq", "wic") for seed in (0, 1)]
+    for key, config in plan.kernels.items():
+        assert config.kernels.max_samples == 40
+        assert config.kernels.methods == ("ft", "lora", "lp-ft", "lp-lora")
+        assert config.run.training.seed == key.seed
+        assert "paper" in config.kernels.solver
+    assert len({config.output_dir for config in plan.kernels.values()}) == 4
 
 
 def test_rows_are_p_once_then_f_and_p_plus_f_of_each_method(table2):
@@ -126,7 +124,7 @@ def test_the_finding_names_ratios_beside_the_published_ones(table2):
 
 
 def test_tasks_that_the_paper_lacks_have_no_published_cells(tmp_path):
-    recipe, found = found_of("table2", tmp_path, tasks=("demo",), methods=("ft",))
+    recipe, found = runs_of("table2", tmp_path, tasks=("demo",), methods=("ft",))
     table = recipe.show(found).exhibits[0]
     assert len(table.rows) == 3
     for row in table.rows:
@@ -135,7 +133,7 @@ def test_tasks_that_the_paper_lacks_have_no_published_cells(tmp_path):
 
 
 def test_spectra_are_geometric_means_with_bands_from_seed_to_seed(tmp_path):
-    recipe, found = found_of("figure2", tmp_path, tasks=("cb",))
+    recipe, found = runs_of("figure2", tmp_path, tasks=("cb",))
     (figure,) = recipe.show(found).exhibits
     assert [panel.title for panel in figure.panels] == ["F, with P", "P + F, with P"]
     for panel, kernel in zip(figure.panels, ("ft_effective", "ntk"), strict=True):
@@ -162,7 +160,7 @@ def test_spectra_are_geometric_means_with_bands_from_seed_to_seed(tmp_path):
 
 
 def test_singular_values_that_are_rounding_are_left_out(tmp_path):
-    recipe, found = found_of("figure2", tmp_path, tasks=("cb",), seeds=(0,))
+    recipe, found = runs_of("figure2", tmp_path, tasks=("cb",), seeds=(0,))
     (figure,) = recipe.show(found).exhibits
     series = next(s for s in figure.panels[0].series if s.method == "lp-ft")
     kernel = records(found, "cb")[0]["methods"]["lp-ft"]["kernels"]["ft_effective"]
@@ -187,7 +185,7 @@ def test_heat_maps_are_sorted_by_class_and_blocks_never_mix_classes(
     tmp_path, monkeypatch, most, size
 ):
     monkeypatch.setattr(kernel_recipes, "MOST_BLOCKS", most)
-    recipe, found = found_of("figure8", tmp_path, tasks=("cb",), methods=("ft", "lp-ft"))
+    recipe, found = runs_of("figure8", tmp_path, tasks=("cb",), methods=("ft", "lp-ft"))
     (figure,) = recipe.show(found).exhibits
     assert [panel.title for panel in figure.panels] == [
         "P",

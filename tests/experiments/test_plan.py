@@ -1,105 +1,139 @@
-"""Plans: which runs there are, at which rates, and in which folders."""
+"""What an experiment is done on, and its plan: which runs, at which rates, in which folders."""
 
 import pytest
+import torch
+from experiments.experiment_folders import scope_of
 
 from lpft.errors import InputError
-from lpft.experiments.plan import Scope, planned_kernels, planned_runs
+from lpft.experiments.plan import make_scope, planned_kernels, planned_runs
+from lpft.experiments.run import find_recipe
+from lpft.experiments.tiny import save_tiny_model, tiny_model
+from lpft.model import build_classifier
+from lpft.model.inference import encoder_fingerprint
 from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.settings.configs import default_folder
 
 FIVE = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 
 
-def scope(tmp_path, **changes):
-    values = {
-        "model": "minilm",
-        "tasks": ("cb", "rte"),
-        "methods": FIVE,
-        "seeds": (0, 3),
-        "folder": tmp_path,
+def test_without_options_everything_is_the_papers(tmp_path):
+    recipe = find_recipe("table8")
+    scope = make_scope(recipe, {}, tmp_path, tiny=False)
+    assert (scope.model, scope.seeds) == ("roberta-base", (0, 1, 2, 3, 4))
+    assert (scope.tasks, scope.methods) == (recipe.tasks, recipe.methods)
+    assert dict(scope.settings) == {"save_model": False}
+    assert scope.kernel_samples == 250
+    training = recipe.plan(scope).runs[PUBLISHED, "cb", "ft", 0].training
+    assert (training.epochs, training.max_length) == (10.0, 128)
+
+
+@pytest.mark.parametrize(
+    ("option", "seeds"),
+    [("3", (0, 1, 2)), ("1", (0,)), ("0,7", (0, 7)), ("7,2", (7, 2)), ("7,", (7,)), ("0,", (0,))],
+)
+def test_one_number_counts_seeds_and_several_are_seeds(tmp_path, option, seeds):
+    scope = make_scope(find_recipe("table8"), {"seeds": option}, tmp_path, tiny=False)
+    assert scope.seeds == seeds
+
+
+def test_options_come_before_what_is_tiny(tmp_path):
+    settings = {"model": "minilm", "seeds": "4,", "kernel_samples": "9", "epochs": "5"}
+    scope = make_scope(find_recipe("table2"), settings, tmp_path, tiny=True)
+    assert (scope.model, scope.seeds, scope.kernel_samples) == ("minilm", (4,), 9)
+    assert scope.tasks == ("demo",)
+    assert scope.settings["epochs"] == "5"
+    assert scope.settings["max_train_samples"] == 24
+
+
+def test_the_tiny_model_is_always_the_same_and_stays_in_the_cache(tmp_path, cache_dir):
+    folder = tiny_model()
+    assert folder.parent == cache_dir
+    assert tiny_model() == folder
+    state = torch.get_rng_state()
+    save_tiny_model(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    prints = {
+        encoder_fingerprint(build_classifier(str(each), ("a", "b"), seed=0, max_length=32).model)
+        for each in (folder, tmp_path)
     }
-    return Scope(**(values | changes))
+    assert len(prints) == 1
+    assert [path.name for path in cache_dir.glob("tmp*")] == []
 
 
-def rates(run):
-    return run.config.training.learning_rate, run.config.training.batch_size
+def test_folders_are_named_by_experiment_and_model():
+    assert str(default_folder("table8", None, tiny=False)) == "experiments/table8-roberta-base"
+    assert str(default_folder("all", None, tiny=True)) == "experiments/all-tiny"
+    assert str(default_folder("table8", "org/model/", tiny=True)) == "experiments/table8-model"
+
+
+def scope(tmp_path, **changes):
+    return scope_of(find_recipe("table8"), tmp_path, **({"tasks": ("cb", "rte")} | changes))
 
 
 def test_there_is_one_run_for_each_task_method_and_seed(tmp_path):
-    runs = planned_runs(scope(tmp_path))
-    assert len(runs) == 2 * 5 * 2
-    assert {(run.task, run.method, run.seed) for run in runs} == {
-        (task, method, seed) for task in ("cb", "rte") for method in FIVE for seed in (0, 3)
+    runs = planned_runs(scope(tmp_path, seeds=(0, 3)))
+    assert set(runs) == {
+        (PUBLISHED, task, method, seed)
+        for task in ("cb", "rte")
+        for method in FIVE
+        for seed in (0, 3)
     }
-    for run in runs:
-        training = run.config.training
-        assert (run.config.data.task, training.method, training.seed, training.model) == (
-            run.task,
-            run.method,
-            run.seed,
-            "minilm",
-        )
-        assert run.variant == PUBLISHED
-        assert run.config.output_dir.parent == tmp_path / "runs" / run.task
-    assert len({run.config.output_dir for run in runs}) == len(runs)
+    for (_, *key), config in runs.items():
+        training = config.training
+        assert [config.data.task, training.method, training.seed] == key
+        assert training.model == "minilm"
+        assert config.output_dir.parent == tmp_path / "runs" / key[0]
+    assert len({config.output_dir for config in runs.values()}) == len(runs)
 
 
 def test_own_rates_are_the_published_ones_and_shared_ones_those_of_the_lp_start(tmp_path):
-    own = {
-        run.method: rates(run) for run in planned_runs(scope(tmp_path, tasks=("cb",), seeds=(0,)))
-    }
-    assert own == {
-        "lp": (None, None),
-        "ft": (5e-5, 16),
-        "lp-ft": (5e-6, 8),
-        "lora": (1e-3, 16),
-        "lp-lora": (1e-4, 8),
-    }
-    shared = {
-        run.method: rates(run)
-        for run in planned_runs(scope(tmp_path, tasks=("cb",), seeds=(0,)), rates=SHARED)
-    }
-    assert shared == {
-        "lp": (None, None),
-        "ft": (5e-6, 8),
-        "lp-ft": (5e-6, 8),
-        "lora": (1e-4, 8),
-        "lp-lora": (1e-4, 8),
-    }
+    own, shared = (
+        {
+            key.method: (config.training.learning_rate, config.training.batch_size)
+            for key, config in planned_runs(
+                scope(tmp_path, tasks=("cb",), seeds=(0,)), rates=rates
+            ).items()
+        }
+        for rates in (PUBLISHED, SHARED)
+    )
+    probed = {"lp": (None, None), "lp-ft": (5e-6, 8), "lp-lora": (1e-4, 8)}
+    assert own == {**probed, "ft": (5e-5, 16), "lora": (1e-3, 16)}
+    assert shared == {**probed, "ft": (5e-6, 8), "lora": (1e-4, 8)}
 
 
 def test_runs_of_equal_settings_share_a_folder_whatever_part_they_play(tmp_path):
     own = planned_runs(scope(tmp_path))
     shared = planned_runs(scope(tmp_path), rates=SHARED)
-    by_part = {(run.task, run.method, run.seed): run.config for run in own}
     same = {
-        (run.task, run.method)
-        for run in shared
-        if run.config == by_part[run.task, run.method, run.seed]
+        (key.task, key.method)
+        for key, config in shared.items()
+        if config == own[key._replace(variant=PUBLISHED)]
     }
     # Published rates of FT and LP-FT on RTE are both 1e-5, but at batch sizes 16 and 8.
     assert same == {
         (task, method) for task in ("cb", "rte") for method in ("lp", "lp-ft", "lp-lora")
     }
-    names = {run.config.output_dir.name for run in (*own, *shared) if run.task == "cb"}
-    assert {name for name in names if name.startswith("ft") and name.endswith("seed3")} == {
-        "ft-rate5e-5-batch16-seed3",
-        "ft-rate5e-6-batch8-seed3",
+    of_cb = [config for key, config in (own | shared).items() if key.task == "cb" and key.seed]
+    names = {config.output_dir.name for config in of_cb}
+    assert {name for name in names if name.startswith("ft")} == {
+        "ft-rate5e-5-batch16-seed1",
+        "ft-rate5e-6-batch8-seed1",
     }
-    assert "lp-seed0" in names
+    assert "lp-seed1" in names
 
 
 def test_a_task_without_published_rates_has_one_pair_of_folders_only(tmp_path):
-    both = [
-        planned_runs(scope(tmp_path, tasks=("demo",), methods=("ft", "lp-ft")), rates=rates_)
-        for rates_ in (PUBLISHED, SHARED)
-    ]
-    assert {run.config.output_dir for run in both[0]} == {run.config.output_dir for run in both[1]}
+    one, other = (
+        planned_runs(scope(tmp_path, tasks=("demo",), methods=("ft", "lp-ft")), rates=rates)
+        for rates in (PUBLISHED, SHARED)
+    )
+    assert list(one.values()) == list(other.values())
 
 
 def test_settings_that_a_method_does_not_take_are_left_out(tmp_path):
     settings = {"epochs": 3, "learning_rate": 2e-4, "lora_rank": 4, "max_train_samples": 50}
     runs = planned_runs(scope(tmp_path, tasks=("cb",), seeds=(0,), settings=settings))
-    by_method = {run.method: run.config for run in runs}
+    by_method = {key.method: config for key, config in runs.items()}
     assert by_method["lp"].training.epochs is None
     assert by_method["ft"].training.lora_rank is None
     assert by_method["lora"].training.lora_rank == 4
@@ -116,8 +150,8 @@ def test_further_settings_name_the_folder_where_they_change_something(tmp_path):
             variant=f"scale {scale}",
             settings={"head_scale": scale},
         )
-        assert [run.variant for run in runs] == [f"scale {scale}"]
-        return [run.config.output_dir.name for run in runs]
+        assert [key.variant for key in runs] == [f"scale {scale}"]
+        return [config.output_dir.name for config in runs.values()]
 
     assert names(5.0) == ["ft-rate5e-5-batch16-head-scale5.0-seed1"]
     assert names(1.0) == ["ft-rate5e-5-batch16-seed1"]
@@ -126,15 +160,10 @@ def test_further_settings_name_the_folder_where_they_change_something(tmp_path):
 def test_kernels_take_of_the_settings_what_decides_them(tmp_path):
     settings = {"epochs": 3, "max_train_samples": 50, "max_length": 32, "save_model": False}
     kernels = planned_kernels(
-        scope(tmp_path, settings=settings, kernel_samples=20), methods=("ft", "lp-ft")
+        scope(tmp_path, seeds=(0, 3), settings=settings, kernel_samples=20), ("ft", "lp-ft")
     )
-    assert [(each.task, each.seed) for each in kernels] == [
-        ("cb", 0),
-        ("cb", 3),
-        ("rte", 0),
-        ("rte", 3),
-    ]
-    first = kernels[0].config
+    assert list(kernels) == [("cb", 0), ("cb", 3), ("rte", 0), ("rte", 3)]
+    first = kernels["cb", 0]
     assert first.output_dir == tmp_path / "kernels" / "cb-seed0"
     assert first.kernels.methods == ("ft", "lp-ft")
     assert first.kernels.max_samples == 20

@@ -1,19 +1,24 @@
-"""One experiment from its command to its page: resumed, replaced, with failures, with bad input."""
+"""Experiments from their command to their page: resumed, replaced, several, with failures."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from data.release_files import case_of
+from experiments.experiment_folders import empty_page
 
+from lpft.errors import InputError
 from lpft.experiments import run as reproduction
-from lpft.experiments.run import RECIPES
+from lpft.experiments.plan import make_scope
+from lpft.experiments.run import RECIPES, SAME_AS, NotReproduced, Reproduction, Session
 from lpft.results.exhibits import read_experiment
 from lpft.runs import sweep as sweeps
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproduce.md"
 TINY = ("--tiny", "--methods", "lp,ft,lp-ft")
 FOLDERS = {
     f"runs/demo/{method}-seed{seed}"
@@ -33,15 +38,8 @@ def table8(lpft, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick_page(monkeypatch):
-    """An empty page for all experiments but ``table8``, which is made before: it takes seconds."""
-
-    def build(folder, *, overwrite):
-        assert overwrite
-        page = folder / "report.html"
-        page.touch()
-        return SimpleNamespace(page=page)
-
-    monkeypatch.setattr(reproduction, "build_report", build)
+    """An empty page for all experiments but ``table8``, which is made before."""
+    monkeypatch.setattr(reproduction, "build_report", empty_page)
 
 
 @pytest.fixture
@@ -309,3 +307,217 @@ def test_json_has_the_record_and_the_page(copy, lpft):
     record = json.loads(outcome.out)["table8"]
     assert record["page"] == str(copy / "report.html")
     assert record["exhibits"][0]["exhibit"] == "table"
+
+
+def test_kernels_that_fail_are_recorded_and_do_not_stop_the_others(lpft, tmp_path, monkeypatch):
+    compute = reproduction.compute_kernels
+
+    def failing(config, **options):
+        if config.run.training.seed == 0:
+            raise MemoryError
+        return compute(config, **options)
+
+    monkeypatch.setattr(reproduction, "compute_kernels", failing)
+    options = ("--tiny", "--methods", "ft,lp-ft", "--kernel-samples", "6", "--seeds", "0,1")
+    outcome = lpft("reproduce", "table2", *options, "--output-dir", tmp_path / "t")
+    assert outcome.status == 1
+    ((name, reason),) = record_of(tmp_path / "t").failures
+    assert name == "kernels/demo-seed0"
+    assert "does not fit in memory" in reason
+    assert record_of(tmp_path / "t").exhibits
+
+
+def test_a_step_that_fails_leaves_the_rest(lpft, tmp_path, monkeypatch):
+    def failing(runs):
+        assert len(runs.runs) == 1
+        raise ValueError("boom")
+
+    monkeypatch.setitem(RECIPES, "table8", replace(RECIPES["table8"], step=failing))
+    options = ("--tiny", "--methods", "lp", "--seeds", "1", "--output-dir", tmp_path / "t")
+    assert lpft("reproduce", "table8", *options).status == 1
+    record = record_of(tmp_path / "t")
+    assert record.failures == (("further results", "unexpected ValueError: boom"),)
+    assert record.exhibits[0].rows[0][2].count == 1
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """A session of some experiments, in a folder that is not there yet, on the tiny model."""
+
+    def make(*names, **settings):
+        monkeypatch.setattr(reproduction, "RECIPES", {name: RECIPES[name] for name in names})
+        name, folder = "all" if len(names) > 1 else names[0], tmp_path / "experiments"
+        return Session(name, settings, folder, tiny=True)
+
+    return make
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """What experiments end with, by name, without any being done."""
+    ends = {}
+
+    def reproduce(_session, experiment, _siblings):
+        if experiment.name in ends:
+            raise ends[experiment.name]
+        return Reproduction(None, experiment.scope.folder, None)
+
+    monkeypatch.setattr(Session, "_reproduce", reproduce)
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("rates"), "unexpected KeyError: 'rates'"),
+        (PermissionError(13, "Permission denied", "/there"), "'/there' cannot be used"),
+        (InputError("the data are damaged"), "the data are damaged"),
+    ],
+)
+def test_an_error_of_one_experiment_leaves_the_others_to_be_done(
+    session, tmp_path, ends, error, told
+):
+    ends["table3"] = error
+    first, second, third = session("table1", "table3", "table8").run()
+    assert first.folder == tmp_path / "experiments/table1"
+    assert isinstance(second, NotReproduced)
+    assert second.name == "table3"
+    assert str(second.error).startswith(told)
+    assert third.folder == tmp_path / "experiments/table8"
+
+
+def test_an_unexpected_error_of_a_single_experiment_is_raised_as_it_is(session, ends):
+    ends["table3"] = KeyError("rates")
+    with pytest.raises(KeyError, match="rates"):
+        list(session("table3").run())
+
+
+def test_the_command_goes_on_and_ends_with_status_1(lpft, tmp_path, ends):
+    ends |= {name: ZeroDivisionError(f"in {name}") for name in RECIPES}
+    outcome = lpft("reproduce", "all", "--tiny", "--output-dir", tmp_path / "all")
+    assert outcome.status == 1
+    errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == len(RECIPES) == 22
+    assert "error: table8: unexpected ZeroDivisionError: in table8" in errors
+
+
+def test_data_that_suit_all_but_one_experiment_are_told_before_any_work(session, tmp_path, caplog):
+    case_of("cola", "GLUE tsv").write(tmp_path / "data")
+    settings = {"tasks": "cola", "data_dir": tmp_path / "data", "seeds": "1"}
+    both = session("table8", "table10", **settings)
+    assert "table10 will not be done: this experiment needs out-of-distribution sets" in caplog.text
+    del both.experiments[0]
+    (refused,) = both.run()
+    assert isinstance(refused, NotReproduced)
+    assert "needs out-of-distribution sets" in str(refused.error)
+    with pytest.raises(InputError, match="needs out-of-distribution sets"):
+        session("table10", **settings)
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (("tabel8",), ("unknown experiment 'tabel8' (did you mean 'table8'?)", "figure3")),
+        (("table8", "--tasks", "cbb"), ("unknown task 'cbb' (did you mean 'cb'?)",)),
+        (("table8", "--tasks", "stsb"), ("regression",)),
+        (("table8", "--tasks", "cb,cb"), ("--tasks cb,cb names one twice",)),
+        (("table8", "--tasks", ""), ("--tasks '' names nothing",)),
+        (("table8", "--methods", "ftt"), ("unknown method 'ftt'", "lp-ft")),
+        (("table8", "--seeds", "0"), ("--seeds 0: expected at least one seed",)),
+        (("table8", "--seeds", "-2"), ("--seeds -2",)),
+        (("table8", "--seeds", "one"), ("--seeds one must be a number of seeds",)),
+        (("table8", "--seeds", "1,1"), ("--seeds 1,1 names one twice",)),
+        (("table8", "--seeds", "1,4294967296"), ("expected seeds from 0 to 2**32 - 1",)),
+        (("table8", "--epochs", "0"), ("--epochs 0",)),
+        (("table8", "--workers", "0"), ("--workers 0",)),
+        (("table8", "--executor", "cloud"), ("--executor cloud",)),
+        (
+            ("table2", "--kernel-samples", "1"),
+            ("--kernel-samples 1 must be a whole number",),
+        ),
+        (("table10", "--tasks", "cb"), ("out-of-distribution sets, which cb has not", "amazon")),
+        (("table8", "--resume", "--overwrite"), ("contradict each other",)),
+        (("table8", "--seeds", "01,1"), ("--seeds 01,1 names one twice",)),
+        (("table8", "--seeds", "1,,2"), ("--seeds 1,,2 must be a number of seeds",)),
+        (("list", "--tasks", "cb"), ("no experiment is named",)),
+        (("--tiny",), ("no experiment is named",)),
+    ],
+)
+def test_a_wrong_option_is_one_line(lpft, tmp_path, monkeypatch, options, messages):
+    monkeypatch.chdir(tmp_path)
+    outcome = lpft("reproduce", *options)
+    assert outcome.status == 2
+    lines = outcome.err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert len([line for line in lines if line.startswith("error: ")]) == 1
+    for message in messages:
+        assert message in lines[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("table2", "--epochs", "3"), "--epochs changes nothing in table2 (kernels)"),
+        (("table2", "--save-model"), "--save-model changes nothing in table2 (kernels)"),
+        (("figure8", "--workers", "2"), "--workers changes nothing in figure8 (kernels)"),
+        (
+            ("table8", "--kernel-samples", "9"),
+            "--kernel-samples changes nothing in table8 (runs of ft, lora, lp, lp-ft, lp-lora)",
+        ),
+        (
+            ("figure3", "--lora-rank", "4"),
+            "--lora-rank changes nothing in figure3 (runs of ft, lp-ft)",
+        ),
+        (
+            ("table8", "--methods", "lp", "--learning-rate", "1e-3"),
+            "--learning-rate changes nothing in table8 (runs of lp)",
+        ),
+    ],
+)
+def test_an_option_that_decides_nothing_is_refused(lpft, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    outcome = lpft("reproduce", *options, "--tiny", "--dry-run")
+    assert outcome.status == 2
+    assert outcome.err.strip().splitlines()[-1] == f"error: {message}: leave it out"
+
+
+def test_an_option_that_decides_one_of_all_experiments_is_taken(lpft, tmp_path):
+    options = ("--tiny", "--kernel-samples", "4", "--lora-rank", "2", "--dry-run", "--json")
+    outcome = lpft("reproduce", "all", *options, "--output-dir", tmp_path / "all")
+    assert outcome.status == 0, outcome.err
+    assert [part["rows"] for part in json.loads(outcome.out)["table2"]] == [4]
+
+
+def test_the_list_names_every_recipe_with_its_place_in_the_paper(lpft):
+    listed = json.loads(lpft("reproduce", "list", "--json").out)
+    assert {"table1", "table8", "figure3"} <= {row["name"] for row in listed}
+    assert all(row["source"] and row["tasks"] and row["shows"] for row in listed)
+    lines = lpft("reproduce").out.splitlines()
+    assert len(lines) == 1 + len(listed)
+    assert lines[0].split()[0] == "experiment"
+    order = [row["name"] for row in listed]
+    assert order.index("table2") < order.index("table10")
+
+
+def test_every_experiment_stands_there_with_its_runs_and_kernels(tmp_path):
+    planned = {}
+    distinct = set()
+    for name, recipe in RECIPES.items():
+        plan = recipe.plan(make_scope(recipe, {}, tmp_path, tiny=False))
+        runs = plan.run_configs
+        planned[name] = (len(runs), len(plan.kernels))
+        distinct |= {(config.output_dir, config.output.save_features) for config in runs}
+    stated = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        names = re.findall(r"`((?:table|figure)\d+|claims)`", cells[0])
+        if len(cells) == 4 and names:
+            runs, kernels = (int(cell.removesuffix(" each")) for cell in cells[2:])
+            stated |= dict.fromkeys(names, (runs, kernels))
+    assert {name: cost for name, cost in stated.items() if name not in SAME_AS} == planned
+    assert set(stated) == set(planned) | set(SAME_AS)
+    total = sum(runs for runs, _ in planned.values())
+    told = f"of these {total:,} runs {len(distinct):,} are different ones"
+    assert told in PAGE.read_text(encoding="utf-8")

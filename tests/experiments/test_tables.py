@@ -4,14 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from experiments.hand_made import scope_of
-from experiments.scored_runs import right_of, write_scored
+from experiments.experiment_folders import scope_of, write_plan
+from results.scored_runs import right_of, write_scored
 
 from lpft.experiments.measures import NOTE_ON_RATES
 from lpft.experiments.prepare import collect
 from lpft.experiments.run import find_recipe
 from lpft.results.exhibits import Estimate
-from lpft.results.pairing import PUBLISHED
 
 ROWS = 40
 SEEDS = tuple(range(5))
@@ -19,34 +18,33 @@ WRONG = {"lp": 14, "ft": 12, "lp-ft": 6, "lora": 10, "lp-lora": 10}
 """Wrong answers of 40 with seed 0; each further seed has one more."""
 
 
-def made(name, folder, tasks, *, methods=None, seeds=SEEDS, describe=None, ood=(), given=None):
+def made(name, folder, tasks, *, methods=None, seeds=SEEDS, describe=None, ood=(), settings=None):
     """The recipe's exhibits by name, and its findings, with every planned run written."""
     recipe = find_recipe(name)
     changes = {} if methods is None else {"methods": methods}
-    changes |= {} if given is None else {"settings": given}
+    changes |= {} if settings is None else {"settings": settings}
     scope = scope_of(recipe, folder, tasks=tasks, seeds=seeds, **changes)
     plan = recipe.plan(scope)
-    for run in plan.runs:
-        if run.config.output_dir.exists():
-            continue
-        wrong = WRONG[run.method] + run.seed
-        right = {split: right_of(ROWS, wrong) for split in ("validation", "test", *ood)}
-        settings = {} if describe is None else describe(run)
-        training = run.config.training
+
+    def write(target, key, settings):
+        right = right_of(ROWS, WRONG[key.method] + key.seed)
+        training = plan.runs[key].training
         write_scored(
-            run.config.output_dir,
-            run.method,
-            run.seed,
-            right,
-            data_name=run.task,
-            task=run.task,
+            target,
+            key.method,
+            key.seed,
+            dict.fromkeys(("validation", "test", *ood), right),
+            data_name=key.task,
+            task=key.task,
             learning_rate=training.learning_rate,
             batch_size=training.batch_size,
             split_protocol="paper",
             **settings,
         )
-    shown = recipe.show(collect(scope, plan)[0])
-    return {exhibit.name: exhibit for exhibit in shown.exhibits}, shown.findings
+
+    write_plan(plan, (lambda *_: {}) if describe is None else describe, write)
+    results = recipe.show(collect(scope, plan)[0])
+    return {exhibit.name: exhibit for exhibit in results.exhibits}, results.findings
 
 
 def cell(table, names, column):
@@ -79,7 +77,7 @@ def test_each_task_is_judged_by_its_own_metric(tmp_path):
         tmp_path,
         ("cola",),
         seeds=(0,),
-        describe=lambda _: {"metric": "matthews_correlation"},
+        describe=lambda *_: {"metric": "matthews_correlation"},
     )
     # 12 wrong of 40, the first ones, labels 0 1 0 1 ...: 14 of 20 right in either class.
     ours = cell(exhibits["table8"], ("cola", "FT"), ("score", "minilm"))
@@ -126,19 +124,11 @@ def test_with_one_seed_nothing_is_told(tmp_path):
 
 
 def test_what_failed_is_absent_and_the_rest_is_shown(tmp_path):
-    recipe = find_recipe("table8")
-    scope = scope_of(recipe, tmp_path, tasks=("cb",), seeds=(0, 1))
-    plan = recipe.plan(scope)
-    for run in plan.runs:
-        if run.config.output_dir.exists():
-            continue
-        if run.method in ("ft", "lora") or (run.method == "lp-ft" and run.seed == 1):
-            continue
-        write_scored(run.config.output_dir, run.method, run.seed, {"test": right_of(ROWS, 4)})
-    found, _ = collect(scope, plan)
-    assert len(found.runs) == 2 + 2 * (1 + 2)
-    assert set(found.by_seed(PUBLISHED, "cb", "lp-ft")) == {0}
-    exhibits = {exhibit.name: exhibit for exhibit in recipe.show(found).exhibits}
+    def describe(key, _):
+        failed = key.method in ("ft", "lora") or (key.method, key.seed) == ("lp-ft", 1)
+        return None if failed else {}
+
+    exhibits, _ = made("table8", tmp_path, ("cb",), seeds=(0, 1), describe=describe)
     table = exhibits["table8"]
     assert cell(table, ("cb", "LP-FT"), ("score", "minilm")).count == 1
     # A published number stands there whether we have one or not.
@@ -169,7 +159,7 @@ def test_table10_has_the_calibration_of_every_set_with_one_temperature(tmp_path)
         ("amazon",),
         seeds=(0,),
         ood=("ood/sst5",),
-        describe=lambda run: {"temperature": 2.0, "reason": "no minimum" if run.seed else None},
+        describe=lambda *_: {"temperature": 2.0},
     )
     table = exhibits["table10-ece"]
     assert table.title.startswith("ECE with and without temperature on amazon, in and out of")
@@ -202,7 +192,7 @@ def test_table10_is_of_the_tasks_and_the_metric_that_it_is_done_on(tmp_path):
         ("cola",),
         seeds=(0,),
         ood=("ood/out_of_domain",),
-        describe=lambda _: {"metric": "matthews_correlation"},
+        describe=lambda *_: {"metric": "matthews_correlation"},
     )
     table = exhibits["table10"]
     assert table.title.startswith("Matthews correlation on cola, in and out of distribution")
@@ -214,8 +204,8 @@ def test_table10_is_of_the_tasks_and_the_metric_that_it_is_done_on(tmp_path):
 
 
 def test_titles_name_the_tasks_and_metrics_that_were_used(tmp_path):
-    def describe(run):
-        return {"metric": "matthews_correlation" if run.task == "cola" else "accuracy"}
+    def describe(key, _):
+        return {"metric": "matthews_correlation" if key.task == "cola" else "accuracy"}
 
     exhibits, _ = made("table8", tmp_path / "8", ("cb", "cola"), seeds=(0,), describe=describe)
     assert exhibits["table8"].title.startswith("Test score on cb and cola, ")
@@ -225,9 +215,9 @@ def test_titles_name_the_tasks_and_metrics_that_were_used(tmp_path):
         assert not re.search("eight|BOSS|PubMed|Accuracy", find_recipe(name).title)
 
 
-def moved(run):
+def moved(key, config):
     """Feature changes of three texts: 9, 10 and 11 for FT at its own rate, 4, 5 and 6 otherwise."""
-    mean = 10.0 if (run.method, run.config.training.learning_rate) == ("ft", 5e-5) else 5.0
+    mean = 10.0 if (key.method, config.training.learning_rate) == ("ft", 5e-5) else 5.0
     changes = {"test": [mean - 1, mean, mean + 1]}
     return {"changes": changes, "change": mean, "head_norm": 3.0}
 
@@ -308,7 +298,7 @@ def test_methods_are_compared_at_published_and_at_shared_rates(tmp_path, name, t
 
 
 def moved_on(ood):
-    return lambda _: {"changes": {split: [1.0, 2.0] for split in ("test", *ood)}}
+    return lambda *_: {"changes": {split: [1.0, 2.0] for split in ("test", *ood)}}
 
 
 def folders_of(table, method):
@@ -320,7 +310,7 @@ def folders_of(table, method):
 def test_a_pair_whose_published_rates_are_equal_is_trained_and_shown_once(tmp_path):
     """On PubMed FT and LP-FT have one rate and batch size, LoRA and LP-LoRA have not."""
     plan = find_recipe("table16").plan(scope_of(find_recipe("table16"), tmp_path, seeds=(0,)))
-    assert len({run.config.output_dir for run in plan.runs}) == 5 + 1
+    assert len(plan.run_configs) == 5 + 1
     exhibits, _ = made("table16", tmp_path, ("pubmed",), seeds=(0,))
     assert [row[1] for row in exhibits["table16-shared"].rows] == ["LoRA", "LP-LoRA"]
     assert exhibits["table16-shared"].title.endswith("at shared rates (LP-LoRA's)")
@@ -333,7 +323,7 @@ def test_a_pair_whose_published_rates_are_equal_is_trained_and_shown_once(tmp_pa
 
 
 def test_rates_that_were_given_are_not_called_published(tmp_path):
-    exhibits, _ = made("table8", tmp_path, ("cb",), seeds=(0,), given={"batch_size": 4})
+    exhibits, _ = made("table8", tmp_path, ("cb",), seeds=(0,), settings={"batch_size": 4})
     assert exhibits["table8"].title == "Accuracy on cb, each method at its own rates"
 
 
@@ -362,9 +352,8 @@ def test_table13_does_not_call_heads_of_three_classes_halved(tmp_path):
 
 
 def test_table3_subtracts_run_by_run_and_says_where_no_temperature_was_fitted(tmp_path):
-    def describe(run):
-        at_own = run.config.training.batch_size == 16
-        kept = run.seed == 1 and run.method == "ft" and at_own
+    def describe(key, config):
+        kept = (key.seed, key.method, config.training.batch_size) == (1, "ft", 16)
         return {"temperature": 1.0 if kept else 2.0, "reason": "no minimum" if kept else None}
 
     exhibits, findings = made("table3", tmp_path, ("rte",), seeds=(0, 1), describe=describe)
@@ -394,7 +383,7 @@ def test_table3_subtracts_run_by_run_and_says_where_no_temperature_was_fitted(tm
 
 
 def test_table12_shows_out_of_distribution_sets_too(tmp_path):
-    def describe(_run):
+    def describe(*_):
         return {"changes": {"test": [2.0, 4.0], "ood/semeval": [1.0, 2.0]}}
 
     ood = ("ood/semeval",)

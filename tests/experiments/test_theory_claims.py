@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from experiments.claim_folders import claims_scope
+from experiments.experiment_folders import claims_scope
 
 import lpft
 from lpft.experiments import theory as propositions
@@ -39,7 +39,7 @@ def test_the_propositions_hold_on_random_models(write, checks):
     found = write(*checks)
     assert THEORY.read(found) == {0: checks}
     first = first_order_outcomes(found)
-    assert [outcome.comparison for outcome in first] == [
+    assert [outcome.case.name for outcome in first] == [
         f"Proposition 4.1, {trained}: {output}"
         for trained in ("all parameters", "LoRA of rank 4")
         for output in ("logits", "features")
@@ -49,7 +49,7 @@ def test_the_propositions_hold_on_random_models(write, checks):
     assert all(1 < outcome.judgement.effect.value < 3 for outcome in first)
     linear = linear_outcomes(found)
     assert [each.judgement.verdict for each in linear] == ["holds", "holds", "does not hold"]
-    assert [outcome.part is None for outcome in linear] == [False, False, True]
+    assert [outcome.case.part is None for outcome in linear] == [False, False, True]
     # 20 pairs of r and eps, of which 4 + 2 + 1 promise nothing; the printed form is tried 5 times.
     assert "13 checks over 1 seed, all hold" in linear[1].judgement.why
     assert "5 checks over 1 seed, 5 of them broken" in linear[2].judgement.why

@@ -15,7 +15,8 @@ TINY = 1e-9
 
 def outcome(verdict, part=PART, rates="shared", p_value=TINY, also_at=()):
     judgement = Judgement(Estimate(1.0), verdict, "because", p_value)
-    return Outcome(part, "cb: a", rates, "points", judgement, also_at=also_at)
+    measured = Measured("cb", "a", rates, effects=(), runs=())
+    return Outcome(Case(part, measured, "points", also_at=also_at), judgement)
 
 
 def claim_of(*parts, **more):
@@ -55,12 +56,7 @@ def test_the_numbers_stand_before_the_verdict():
         for given in (effects, ())
     ]
     judged, without = judge_cases(cases, generator=np.random.default_rng(0))
-    assert (judged.part, judged.comparison, judged.rates, judged.unit) == (
-        PART,
-        "cb: LP-FT below FT",
-        "shared",
-        "points",
-    )
+    assert judged.case.name == "cb: LP-FT below FT"
     assert judged.judgement.why == "3 against 2; the interval lies above 0"
     assert without.judgement.why.startswith("no seed has")
     _, verdict, _ = claim_of(PART).judge([judged, without])
@@ -196,7 +192,7 @@ def test_each_choice_of_rates_has_its_own_verdict_and_the_whole_is_their_conjunc
     assert at_rates(outcomes, PART)["shared"][0] == whole(outcomes, PART).verdict == FAILS
     # Most of all four hold, but not most of those at shared rates.
     most = Part("mostly", "most")
-    outcomes = [outcome(one.judgement.verdict, most, one.rates) for one in outcomes]
+    outcomes = [outcome(one.judgement.verdict, most, one.case.measured.rates) for one in outcomes]
     assert {rates: verdict for rates, (verdict, _) in at_rates(outcomes, most).items()} == {
         "published": HOLDS,
         "shared": FAILS,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments.scored_runs import right_of, write_scored
+from results.scored_runs import right_of, write_scored
 
 from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments.claim_folders import write_claims
+from experiments.experiment_folders import write_claims
 
 from lpft.analysis.comparison import resample
 from lpft.errors import InputError
@@ -165,9 +165,9 @@ def test_no_feature_change_recorded_is_no_number(tmp_path: Path) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> ExperimentRuns:
     """CB at its published rates; demo, of which the paper has none; LP-FT of seed 1 failed."""
 
-    def describe(planned: Any) -> dict[str, Any] | None:
-        failed = planned.task == "cb" and planned.method == "lp-ft" and planned.seed == 1
-        return None if failed or planned.variant.startswith("head") else {}
+    def describe(key: Any, _: Any) -> dict[str, Any] | None:
+        failed = key.task == "cb" and key.method == "lp-ft" and key.seed == 1
+        return None if failed or key.variant.startswith("head") else {}
 
     folder = tmp_path_factory.mktemp("sides")
     runs: ExperimentRuns = write_claims(folder, describe, tasks=("cb", "demo"), seeds=(0, 1))

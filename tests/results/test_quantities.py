@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-from experiments.scored_runs import right_of, write_scored
+from results.scored_runs import right_of, write_scored
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from lpft.analysis import calibration

@@ -4,16 +4,18 @@
 is asked of the paper's own means.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from operator import ge, gt
 
 from lpft.data import TASKS
 from lpft.errors import InputError, named
 from lpft.experiments import comparisons as measured
 from lpft.experiments import theory
-from lpft.experiments.figures import SCALES as PAPER_SCALES
-from lpft.experiments.figures import head_scale_plan
+from lpft.experiments.head_scales import SCALES as PAPER_SCALES
+from lpft.experiments.head_scales import head_scale_plan
 from lpft.experiments.kernels import FT_RATIO, kernel_rows
 from lpft.experiments.measures import (
     FEATURE_CHANGE,
@@ -76,12 +78,13 @@ CLAIMS = (
         "Table 12",
         tuple(
             PublishedQuestion(
-                f"{method_name(probed)} below {method_name(random)}",
+                f"{method_name(pair[1])} below {method_name(pair[0])}",
                 (12,),
-                ((random, "feature_difference"), (probed, "feature_difference")),
+                pair,
+                ("feature_difference",),
                 lambda random, probed: probed < random,
             )
-            for random, probed in PAIRS
+            for pair in PAIRS
         ),
     ),
     Claim(
@@ -92,23 +95,10 @@ CLAIMS = (
         measured.head_norm_outcomes,
         "Table 13",
         tuple(
-            PublishedQuestion(
-                text,
-                (13,),
-                tuple((method, "head_norm") for method in ("pretrained", "lp", "lp-ft")),
-                agrees,
-            )
+            PublishedQuestion(text, (13,), ("pretrained", "lp", "lp-ft"), ("head_norm",), agrees)
             for text, agrees in (
-                (
-                    measured.ABOVE_QUESTION,
-                    lambda start, probed, _: probed > measured.WELL_ABOVE * start,
-                ),
-                (
-                    measured.STAYS_QUESTION,
-                    lambda start, probed, end: (
-                        probed > start and 100 * abs(end / probed - 1) < measured.STAYS
-                    ),
-                ),
+                (measured.ABOVE_QUESTION, measured.is_well_above),
+                (measured.STAYS_QUESTION, measured.stays_large),
             )
         ),
     ),
@@ -131,7 +121,8 @@ CLAIMS = (
                 PublishedQuestion(
                     f"ECE falls under {method_name(method)}",
                     (3,),
-                    tuple((method, metric) for metric in _ECE),
+                    (method,),
+                    _ECE,
                     lambda before, after: before > after,
                 )
                 for method in METHODS
@@ -139,7 +130,8 @@ CLAIMS = (
             PublishedQuestion(
                 "it falls most under LP-FT",
                 (3,),
-                tuple((m, e) for m in ("lp-ft", "ft", "lora", "lp-lora") for e in _ECE),
+                ("lp-ft", "ft", "lora", "lp-lora"),
+                _ECE,
                 lambda before, after, *others: (
                     before - after
                     > max(b - a for b, a in zip(others[::2], others[1::2], strict=True))
@@ -159,21 +151,15 @@ CLAIMS = (
                 PublishedQuestion(
                     measured.near_question(method),
                     (2,),
-                    ((method, "ft_ratio"),),
-                    lambda ratio, method=method: (
-                        abs(ratio - measured.FT_RATIOS[method]) < measured.RATIO_WIDTHS[method]
-                    ),
+                    (method,),
+                    ("ft_ratio",),
+                    partial(measured.is_near, method),
                 )
                 for method in measured.FT_RATIOS
             ),
             *(
-                PublishedQuestion(
-                    measured.order_question(larger, smaller),
-                    (2,),
-                    ((larger, "ft_ratio"), (smaller, "ft_ratio")),
-                    lambda larger, smaller: larger > smaller,
-                )
-                for larger, smaller in pairwise(measured.FT_RATIOS)
+                PublishedQuestion(measured.order_question(*pair), (2,), pair, ("ft_ratio",), gt)
+                for pair in pairwise(measured.FT_RATIOS)
             ),
         ),
     ),
@@ -188,15 +174,17 @@ CLAIMS = (
             PublishedQuestion(
                 "LP-FT at least FT",
                 _SCORE_TABLES,
-                (("ft", "score"), ("lp-ft", "score")),
-                lambda random, probed: probed >= random,
+                ("lp-ft", "ft"),
+                ("score",),
+                ge,
                 on=lambda dataset: not _is_ood(dataset),
             ),
             PublishedQuestion(
                 "LP-FT above FT out of distribution",
                 _SCORE_TABLES,
-                (("ft", "score"), ("lp-ft", "score")),
-                lambda random, probed: probed > random,
+                ("lp-ft", "ft"),
+                ("score",),
+                gt,
                 on=_is_ood,
             ),
         ),
@@ -247,11 +235,11 @@ def _plan(scope: Scope) -> Plan:
     scaled = measured.scaled_scope(claimed)
     of_kernels = [method for method in _KERNEL_METHODS if method in claimed.methods]
     return Plan(
-        runs=(
-            *planned_runs(claimed, methods=methods),
-            *planned_runs(claimed, methods=methods, rates=SHARED),
-            *(head_scale_plan(scaled, measured.SCALES).runs if scaled.methods else ()),
-        ),
+        runs={
+            **planned_runs(claimed, methods=methods),
+            **planned_runs(claimed, methods=methods, rates=SHARED),
+            **(head_scale_plan(scaled, measured.SCALES).runs if scaled.methods else {}),
+        },
         # Without the regression and the parts of F.
         kernels=planned_kernels(
             claimed, of_kernels, {"solver": ("none",), "granularity": ("none",)}
@@ -292,99 +280,79 @@ def _feature_change_findings(runs: ExperimentRuns) -> list[str]:
     return sentences
 
 
-def _tables(runs: ExperimentRuns) -> list[Table]:
-    """The numbers behind the verdicts, and the published ones."""
-    tables = [
-        _method_table(
-            runs,
-            "feature-change",
-            "Feature change of the test samples",
-            (FEATURE_CHANGE,),
-            (12,),
-            "Mean L2 distance of the features from their pre-trained values.",
-        ),
-        _method_table(
-            runs,
-            "head-norm",
-            "Norm of the head before and after fine-tuning",
-            (
-                run_measure(
-                    "at the start of fine-tuning", lambda run, _: run.head_norm("norm_at_start")
-                ),
-                replace(HEAD_NORM, heading="Norm(C) at the end"),
+_TABLES: tuple[tuple[str, str, tuple[Measure[RunRow], ...], tuple[int, ...], str], ...] = (
+    (
+        "feature-change",
+        "Feature change of the test samples",
+        (FEATURE_CHANGE,),
+        (12,),
+        "Mean L2 distance of the features from their pre-trained values.",
+    ),
+    (
+        "head-norm",
+        "Norm of the head before and after fine-tuning",
+        (
+            run_measure(
+                "at the start of fine-tuning", lambda run, _: run.head_norm("norm_at_start")
             ),
-            (13,),
-            "Frobenius norm of the head's weights.",
+            replace(HEAD_NORM, heading="Norm(C) at the end"),
         ),
-        _method_table(
-            runs,
-            "calibration",
-            "Calibration error without and with temperature",
-            (
-                error_measure("ECE without T", "ece", calibrated=False),
-                error_measure("ECE with T", "ece", calibrated=True),
-            ),
-            (3,),
-            "Per cent, 15 equal-width bins of the top probability; T is fitted on validation.",
+        (13,),
+        "Frobenius norm of the head's weights.",
+    ),
+    (
+        "calibration",
+        "Calibration error without and with temperature",
+        (
+            error_measure("ECE without T", "ece", calibrated=False),
+            error_measure("ECE with T", "ece", calibrated=True),
         ),
-        _method_table(
-            runs,
-            "scores",
-            "Scores in and out of distribution",
-            (score_measure("score"),),
-            _SCORE_TABLES,
-            "The task's own metric, per cent.",
-            ood=True,
-        ),
-    ]
+        (3,),
+        "Per cent, 15 equal-width bins of the top probability; T is fitted on validation.",
+    ),
+    (
+        "scores",
+        "Scores in and out of distribution",
+        (score_measure("score"),),
+        _SCORE_TABLES,
+        "The task's own metric, per cent.",
+    ),
+)
+"""Name, title, measures and published tables of the numbers behind the verdicts, with a note."""
+
+_NOTE_ON_ROWS = (
+    "Shared rates: the learning rate and batch size of the method that starts from linear probing, "
+    "for the one with the random head too. Published numbers are at the paper's own rates. Mean ± "
+    "standard deviation over seeds."
+)
+
+
+def _tables(runs: ExperimentRuns) -> Iterator[Table]:
+    """A row for each set, method and choice of rates; published numbers in a method's first."""
+    for name, title, measures, published, note in _TABLES:
+        rows = []
+        for where in eval_sets(runs, ood=name == "scores"):
+            named: set[str] = set()
+            for side in sides(runs, where.task, runs.scope.methods):
+                if side.runs:
+                    tables = () if side.method in named else published
+                    row = RunRow(side.method, where, (side.runs,), tables)
+                    rows.append(((where.label, side.name, side.rates), row))
+                    named.add(side.method)
+        labels, note = ("Data", "Method", "Rates"), f"{note} {_NOTE_ON_ROWS}"
+        yield measured_table(name, title, runs.scope.model, labels, rows, measures, note)
     ratios = [row for row in kernel_rows(runs) if row.kernel == FT and row.ft_ratio is not None]
     ratios.sort(key=lambda row: (runs.scope.tasks.index(row.task), str(row.method)))
-    tables.append(
-        measured_table(
-            "ft-ratio",
-            "FT ratio at the start of each method",
-            runs.scope.model,
-            ("Task", "Method"),
-            [(row.labels[:2], row) for row in ratios],
-            (FT_RATIO,),
-            "The share of the first step's change of logits that comes through the features, by "
-            f"norm, of {runs.scope.kernel_samples} training samples at most (published: 250). "
-            "Mean ± standard deviation over seeds.",
-        )
-    )
-    return tables
-
-
-def _method_table(
-    runs: ExperimentRuns,
-    name: str,
-    title: str,
-    measures: Sequence[Measure[RunRow]],
-    published: tuple[int, ...],
-    note: str,
-    *,
-    ood: bool = False,
-) -> Table:
-    """A row for each set, method and choice of rates; published numbers in a method's first."""
-    rows = []
-    for where in eval_sets(runs, ood=ood):
-        named: set[str] = set()
-        for side in sides(runs, where.task, runs.scope.methods):
-            if side.runs:
-                tables = () if side.method in named else published
-                row = RunRow(side.method, where, (side.runs,), tables)
-                rows.append(((where.label, side.name, side.rates), row))
-                named.add(side.method)
-    return measured_table(
-        name,
-        title,
+    yield measured_table(
+        "ft-ratio",
+        "FT ratio at the start of each method",
         runs.scope.model,
-        ("Data", "Method", "Rates"),
-        rows,
-        measures,
-        f"{note} Shared rates: the learning rate and batch size of the method that starts from "
-        "linear probing, for the one with the random head too. Published numbers are at the "
-        "paper's own rates. Mean ± standard deviation over seeds.",
+        ("Task", "Method"),
+        [(row.labels[:2], row) for row in ratios],
+        (FT_RATIO,),
+        "The share of the first step's change of logits that comes through the features, by "
+        f"norm, of {runs.scope.kernel_samples} training samples at most (published: 250). "
+        "Mean ± standard deviation over seeds.",
     )
 
 

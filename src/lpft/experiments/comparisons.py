@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from lpft.analysis.comparison import Resampled, Statistic, resample, without_samples
-from lpft.experiments.figures import CORRELATIONS, rank_correlations, scaled_runs
+from lpft.experiments.head_scales import CORRELATIONS, rank_correlations, scaled_runs
 from lpft.experiments.measures import random_head_norm
 from lpft.experiments.plan import ExperimentRuns, Scope
 from lpft.experiments.verdicts import (
@@ -56,15 +56,38 @@ from lpft.results.run import Run
 from lpft.results.schema import number
 
 
-def _pair_evidence(
-    pairing: Pairing, statistics: Sequence[tuple[Resampled, Resampled]], digits: int, by: str = ""
-) -> str:
-    """``12.0 ± 1.0 under FT, 4.0 ± 0.5 under LP-FT``."""
-    by_side = zip(*statistics, strict=True) if statistics else ((), ())
-    return ", ".join(
-        f"{by}{with_sd(spread_of(of_side), digits)} under {side.name}"
-        for side, of_side in zip((pairing.first, pairing.second), by_side, strict=True)
+def _pair_case(
+    part: Part,
+    pairing: Pairing,
+    statistics: Sequence[tuple[Resampled, Resampled]],
+    *,
+    subject: str,
+    unit: str,
+    digits: int,
+    smaller: bool = False,
+    task: str | None = None,
+    lead: str = "",
+    by: str = "",
+    remark: str = "",
+) -> Case:
+    """That the second of two methods has the larger number, or the smaller one, over their seeds.
+
+    The evidence is ``<lead><by>12.0 ± 1.0 under FT, <by>4.0 ± 0.5 under LP-FT``.
+    """
+    evidence = ", ".join(
+        f"{by}{with_sd(spread_of(pair[number] for pair in statistics), digits)} under {side.name}"
+        for number, side in enumerate((pairing.first, pairing.second))
     )
+    measured = Measured(
+        task=pairing.task if task is None else task,
+        subject=subject,
+        rates=pairing.rates,
+        effects=tuple(
+            first - second if smaller else second - first for first, second in statistics
+        ),
+        runs=pairing.run_names,
+    )
+    return Case(part, measured, unit, f"{lead}{evidence}", remark)
 
 
 # Claim 1: features change less from the LP solution than from a random head.
@@ -83,15 +106,17 @@ def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator
         for pairing in compared:
             changes = pairing.statistics(by_run)
             digits = change_digits([change.value for pair in changes for change in pair])
-            measured = Measured(
-                task=task,
-                subject=f"{pairing.second.name} below {pairing.first.name}",
-                rates=pairing.rates,
-                effects=tuple(random - probed for random, probed in changes),
-                runs=pairing.run_names,
+            cases.append(
+                _pair_case(
+                    SMALLER_CHANGE,
+                    pairing,
+                    changes,
+                    subject=f"{pairing.second.name} below {pairing.first.name}",
+                    unit="L2 distance",
+                    digits=digits,
+                    smaller=True,
+                )
             )
-            evidence = _pair_evidence(pairing, changes, digits)
-            cases.append(Case(SMALLER_CHANGE, measured, "L2 distance", evidence))
     return judge_cases(cases, generator=generator)
 
 
@@ -116,6 +141,16 @@ ABOVE_QUESTION = f"LP head more than {WELL_ABOVE:g} times its random start"
 STAYS_QUESTION = f"norm within {STAYS:g} % through LP-FT"
 
 
+def is_well_above(start: float, probed: float, _: float) -> bool:
+    """Whether the norm after linear probing is well above that of the random start."""
+    return probed > WELL_ABOVE * start
+
+
+def stays_large(start: float, probed: float, end: float) -> bool:
+    """Whether a head that is above its random start stays so through LP-FT."""
+    return probed > start and 100 * abs(end / probed - 1) < STAYS
+
+
 def head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """The norm before probing, after it and along fine-tuning, in the runs of each seed.
 
@@ -135,8 +170,8 @@ def random_start(runs: ExperimentRuns, task: str, seed: int) -> float | None:
     """The norm of a seed's random head, from a run that began with it."""
     norms = (
         random_head_norm(run)
-        for (_, of_task, _, of_seed), run in runs.runs.items()
-        if (of_task, of_seed) == (task, seed)
+        for key, run in runs.runs.items()
+        if (key.task, key.seed) == (task, seed)
     )
     return next((norm for norm in norms if norm is not None), None)
 
@@ -311,19 +346,16 @@ def _lowers_ece(side: Side, by_run: ByRun, also_at: tuple[str, ...]) -> Case:
 
 
 def _lowers_most(pairing: Pairing, by_run: ByRun) -> Case:
-    gains = pairing.statistics(by_run)
     own_rates_alone = "at each method's own rates alone, which may make the difference"
-    return Case(
-        part=LOWERS_MOST,
-        measured=Measured(
-            task=pairing.task,
-            subject=f"{pairing.second.name} more than {pairing.first.name}",
-            rates=pairing.rates,
-            effects=tuple(best - other for other, best in gains),
-            runs=pairing.run_names,
-        ),
+    return _pair_case(
+        LOWERS_MOST,
+        pairing,
+        pairing.statistics(by_run),
+        subject=f"{pairing.second.name} more than {pairing.first.name}",
         unit=_ECE_UNIT,
-        evidence=f"lower {_pair_evidence(pairing, gains, 1, 'by ')}",
+        digits=1,
+        lead="lower ",
+        by="by ",
         remark="" if pairing.first.method == "ft" else own_rates_alone,
     )
 
@@ -348,6 +380,11 @@ _Ratios = Mapping[int, tuple[str, Resampled]]
 
 def near_question(method: str) -> str:
     return f"{method_name(method)} within {RATIO_WIDTHS[method]:g} of {FT_RATIOS[method]:g}"
+
+
+def is_near(method: str, ratio: float) -> bool:
+    """Whether a method's ratio is near its number."""
+    return abs(ratio - FT_RATIOS[method]) < RATIO_WIDTHS[method]
 
 
 def order_question(larger: str, smaller: str) -> str:
@@ -488,7 +525,7 @@ def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list
     ]
     with_margin = judge_cases(ahead, generator=same)
     return [
-        _at_least(outcome, shifted) if outcome.part == AT_LEAST else outcome
+        _at_least(outcome, shifted) if outcome.case.part == AT_LEAST else outcome
         for outcome, shifted in zip(outcomes, with_margin, strict=True)
     ]
 
@@ -496,21 +533,18 @@ def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list
 def _score_case(pairing: Pairing, by_run: ByRun, data: str) -> Case:
     in_distribution = data == pairing.task
     first, second = pairing.first.name, pairing.second.name
-    scores = [(one * PER_CENT, other * PER_CENT) for one, other in pairing.statistics(by_run)]
     metrics = dict.fromkeys(metric_name(run.metric) for run in pairing.second.runs.values())
-    return Case(
-        part=AT_LEAST if in_distribution else BETTER,
-        measured=Measured(
-            task=data,
-            subject=f"{second} at least {first}, within {MARGIN:g} point"
-            if in_distribution
-            else f"{second} above {first}",
-            rates=pairing.rates,
-            effects=tuple(probed - random for random, probed in scores),
-            runs=pairing.run_names,
-        ),
+    return _pair_case(
+        AT_LEAST if in_distribution else BETTER,
+        pairing,
+        [(one * PER_CENT, other * PER_CENT) for one, other in pairing.statistics(by_run)],
+        subject=f"{second} at least {first}, within {MARGIN:g} point"
+        if in_distribution
+        else f"{second} above {first}",
         unit="points",
-        evidence=f"{next(iter(metrics), 'score')} {_pair_evidence(pairing, scores, 1)}",
+        digits=1,
+        task=data,
+        lead=f"{next(iter(metrics), 'score')} ",
     )
 
 
@@ -522,15 +556,17 @@ def _at_least(outcome: Outcome, shifted: Outcome) -> Outcome:
     judgement, effect = outcome.judgement, outcome.judgement.effect
     if effect.low is None or effect.high is None:
         return outcome
-    if effect.high < 0:
-        if judgement.verdict == "cannot tell":
-            return outcome
+    if effect.high < 0 and judgement.verdict != "cannot tell":
         worse = f"worse, by less than {MARGIN:g} point" if effect.low > -MARGIN else "worse"
-        return replace(outcome, judgement=replace(judgement, why=f"{judgement.why}: {worse}"))
-    if judgement.verdict == "cannot tell" and shifted.judgement.verdict == "holds":
+        judgement = replace(judgement, why=f"{judgement.why}: {worse}")
+    elif (
+        effect.high >= 0
+        and judgement.verdict == "cannot tell"
+        and shifted.judgement.verdict == "holds"
+    ):
         why = (
             f"{judgement.why}; all of it lies above {MINUS}{MARGIN:g}: at least as good within "
             f"{MARGIN:g} point"
         )
-        return replace(outcome, judgement=replace(judgement, verdict="holds", why=why))
-    return outcome
+        judgement = replace(judgement, verdict="holds", why=why)
+    return Outcome(outcome.case, judgement)

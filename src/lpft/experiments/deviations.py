@@ -69,7 +69,7 @@ def _model(model: str) -> Iterator[str]:
 def _seeds(asked: tuple[int, ...], plan: Plan) -> Iterator[str]:
     if len(asked) != paper.SEEDS:
         yield f"{counted(len(asked), 'seed').capitalize()}, in the paper {paper.SEEDS}."
-    planned = {run.seed for run in plan.runs} | {kernels.seed for kernels in plan.kernels}
+    planned = {key.seed for key in plan.runs} | {key.seed for key in plan.kernels}
     used = [str(seed) for seed in asked if seed in planned]
     if len(used) < len(asked):
         yield f"Of the seeds {joined(list(map(str, asked)))} only {joined(used)} {_are(used)} used."
@@ -113,7 +113,7 @@ def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
 
 def _fixed_settings(plan: Plan, inputs: Inputs) -> list[str]:
     planned = [(config.flat(), config) for config in plan.run_configs]
-    planned += [(each.config.flat(), each.config.run) for each in plan.kernels]
+    planned += [(config.flat(), config.run) for config in plan.kernels.values()]
     values: dict[str, dict[Any, None]] = {name: {} for name in _FIXED}
     for settings, config in planned:
         settings["pooling"] = inputs.pooling(config)
@@ -155,12 +155,12 @@ def _hyperparameters(plan: Plan) -> Iterator[str]:
 def _own_settings(plan: Plan) -> dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]]:
     """By task and method the settings at its own rates, and those of :data:`_RATES` it uses."""
     own: dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]] = {}
-    for run in plan.runs:
-        if run.variant != SHARED:
-            own.setdefault((run.task, run.method), (run.config.training, _RATES))
-    for planned in plan.kernels:
-        for method in planned.config.kernels.methods:
-            own.setdefault((planned.task, method), (planned.config.run.training, _FACTORS))
+    for key, config in plan.runs.items():
+        if key.variant != SHARED:
+            own.setdefault((key.task, key.method), (config.training, _RATES))
+    for (task, _), kernels in plan.kernels.items():
+        for method in kernels.kernels.methods:
+            own.setdefault((task, method), (kernels.run.training, _FACTORS))
     return own
 
 
@@ -209,11 +209,8 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
     reference computes kernels are named for every kernel.
     """
     runs = [(config, config.training.method) for config in plan.run_configs]
-    starts = [
-        (planned.config.run, method)
-        for planned in plan.kernels
-        for method in planned.config.kernels.methods
-    ]
+    kernels = list(plan.kernels.values())
+    starts = [(config.run, method) for config in kernels for method in config.kernels.methods]
     runs, starts = (
         [part for part in parts if paper.published_size(_task(part[0])) is not None]
         for parts in (runs, starts)
@@ -238,7 +235,7 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
         yield FOLDS
     if any("gpt2" in config.training.model.lower() for config, _ in (*runs, *starts)):
         yield ATTENTION
-    models = {planned.config.run.training.model for planned in plan.kernels}
+    models = {config.run.training.model for config in kernels}
     yield from kernel_bugs(models) if models else ()
 
 

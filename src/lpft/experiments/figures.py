@@ -1,68 +1,126 @@
-"""Figures 1 and 3 to 6, 10 and 11: along training, against the head's scale, and t-SNE.
+"""Figures 1, 4, 5 and 6: along fine-tuning and linear probing, and t-SNE of features.
 
-Figures of kernels are in :mod:`lpft.experiments.kernels`.
+Each has a step: the path of a linear probe, and the projection of a run's features. Figures of
+kernels are in :mod:`lpft.experiments.kernels`, of head scales in
+:mod:`lpft.experiments.head_scales`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from lpft.analysis.comparison import Resampled, Statistic, effect_over_seeds, resample
-from lpft.analysis.features import PROJECTION
+from lpft.analysis.features import PROJECTION, project_with_head
+from lpft.data import TextData, fingerprint, load_data
+from lpft.data.splits import draw_rows
+from lpft.errors import InputError
 from lpft.experiments.measures import (
+    BANDS,
     NOTE_ON_RATES,
     at_shared_rates,
-    over_seeds,
+    mean_line,
     plan_at_both_rates,
     shared_rates,
 )
-from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope, planned_runs
-from lpft.experiments.steps import (
-    MOST_TEXTS,
-    PROBING_PATHS,
-    PROJECTIONS,
-    Points,
-    ProbedPath,
-    ProjectedSplit,
-    probed_runs,
-    projected_runs,
+from lpft.experiments.plan import (
+    ExperimentRuns,
+    Job,
+    Plan,
+    Recipe,
+    Result,
+    Results,
+    Scope,
+    Step,
+    planned_runs,
 )
-from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
-from lpft.results.formats import counted, fixed, joined, significant
-from lpft.results.groups import Spread, feature, method_name
+from lpft.model import Classifier
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
+from lpft.results.exhibits import Figure, Panel, Series
+from lpft.results.formats import counted, joined, significant
+from lpft.results.groups import Spread, method_name
 from lpft.results.pairing import PUBLISHED, SHARED
-from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
-from lpft.results.run import Run, read_feature_changes
+from lpft.results.run import Run, read_features, read_head_rows
+from lpft.results.schema import number
 from lpft.results.series import QUANTITIES, curve
 from lpft.settings import get_method
+from lpft.settings.configs import RunConfig, make_config
+from lpft.training.cache import SplitInputs, prepare_split
+from lpft.training.history import path_rows
+from lpft.training.probing import probing_path
 
-METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
-
-_BANDS = "Lines are means over seeds, bands one standard deviation to either side."
-
-
-def _mean_line(method: str, curves: Sequence[Mapping[float, float]], runs: Iterable[Run]) -> Series:
-    """The mean of the seeds' curves, each by x, and one standard deviation around it."""
-    xs = sorted({x for curve in curves for x in curve})
-    spreads = [
-        spread for x in xs if (spread := Spread.of(curve.get(x) for curve in curves)) is not None
-    ]
-    return Series(
-        label=method_name(method),
-        method=method,
-        x=tuple(xs),
-        y=tuple(spread.mean for spread in spreads),
-        low=tuple(None if s.sd is None else s.mean - s.sd for s in spreads),
-        high=tuple(None if s.sd is None else s.mean + s.sd for s in spreads),
-        runs=tuple(run.name for run in runs),
-    )
-
+logger = logging.getLogger(__name__)
 
 # Figures 1 and 4: along fine-tuning and along linear probing.
+
+
+@dataclass(frozen=True)
+class ProbedPath:
+    """Rows of :func:`~lpft.training.history.path_rows`, and what was fitted.
+
+    ``inverse_strength`` is the one that the run's cross-validation chose; ``stop`` is the iteration
+    at which the paper's tolerance ends the fit.
+    """
+
+    inverse_strength: float
+    stop: int
+    rows: list[dict[str, float]]
+
+
+def probed_runs(runs: ExperimentRuns) -> dict[str, Run]:
+    """One run of each task whose head came from linear probing.
+
+    Neither rows nor folds depend on the seed, so that one run of a task stands for all.
+    """
+    probed: dict[str, Run] = {}
+    for key, run in runs.runs.items():
+        if run.record.probe:
+            probed.setdefault(key.task, run)
+    return {task: probed[task] for task in runs.scope.tasks if task in probed}
+
+
+def _follow_probe(run: Run) -> ProbedPath:
+    strength = number((run.record.probe or {}).get("inverse_strength"))
+    if strength is None:
+        raise InputError(
+            f"run.json of '{run.folder}' lacks the strength of its linear probe: train it again"
+        )
+    logger.info("following the linear probe of %s", run.name)
+    config, data, classifier, encoder = _reopen(run)
+    settings = config.training
+
+    def frozen(split: str) -> SplitInputs:
+        """Labels and phi_0 of a split, from the cache of frozen features."""
+        examples = data.splits()[split]
+        return prepare_split(classifier, examples, settings, encoder=encoder, name=split)
+
+    train, validation = frozen("train"), frozen("validation")
+    path = probing_path(
+        train.pretrained,
+        train.labels,
+        len(data.classes),
+        inverse_strength=strength,
+        fit_bias=settings.head_bias,
+        class_weight=settings.class_weight,
+    )
+    rows = path_rows(
+        path, (train.pretrained, train.labels), (validation.pretrained, validation.labels)
+    )
+    return ProbedPath(strength, path.stop, rows)
+
+
+PROBING_PATHS: Step[str, ProbedPath] = Step(
+    ProbedPath,
+    lambda runs: {
+        task: _job(f"probing-{task}.json", run, _follow_probe)
+        for task, run in probed_runs(runs).items()
+    },
+)
+"""By task, the path of its linear probe, computed from the frozen features."""
 
 _AXES = {
     "head_norm": "Frobenius norm",
@@ -117,14 +175,14 @@ def _along_training(runs: _RunsByMethod, name: str, title: str, note: str) -> Fi
         title,
         "epoch",
         lambda quantity: [
-            _mean_line(method, [dict(curve(run, quantity)) for run in seeds], seeds)
+            mean_line(method, [dict(curve(run, quantity)) for run in seeds], seeds)
             for method, seeds in runs.items()
         ],
         caption=(
             f"{note} Epoch 0 is the start of fine-tuning: a random head, or the one that linear "
             "probing left. Loss of training is the mean over the batches since the point before; "
             "the rest is of validation after each epoch, the logit norm as the mean over texts. "
-            f"Norms have no unit. {_BANDS}"
+            f"Norms have no unit. {BANDS}"
         ),
     )
 
@@ -192,219 +250,85 @@ def _probing_norms(task: str, path: ProbedPath) -> str:
     return f"{grows}; the paper's tolerance ends it after {path.stop}, at {significant(at_stop)}."
 
 
-# Figures 3, 10 and 11: feature change against the scale of the head before fine-tuning.
-
-SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
-"""What the paper multiplies the head's weights with just before fine-tuning."""
-
-CORRELATIONS = (-1.0, 1.0)
-"""What a correlation lies between."""
-
-_FEWEST_SCALES = 3  # that a correlation is computed from: two points always rank perfectly
-_CHANGE = "feature_difference"
-
-ScaledRuns = Mapping[int, Mapping[float, Run]]
-"""Finished runs of one task and method by seed, then by scale, smallest first."""
-
-
-def head_scale_plan(scope: Scope, scales: Sequence[float] = SCALES) -> Plan:
-    """A run of each task, method and seed at some of :data:`SCALES`.
-
-    Scale 1 is the method's usual run, and shares its folder.
-    """
-    return Plan(
-        runs=tuple(
-            run
-            for scale in scales
-            for run in planned_runs(scope, variant=_variant(scale), settings={"head_scale": scale})
-        )
-    )
-
-
-def scaled_runs(runs: ExperimentRuns, task: str, method: str) -> ScaledRuns:
-    """The finished runs at each scale; a seed without any is absent."""
-    by_scale = {scale: runs.by_seed(_variant(scale), task, method) for scale in SCALES}
-    scaled = {
-        seed: {scale: by_seed[seed] for scale, by_seed in by_scale.items() if seed in by_seed}
-        for seed in runs.scope.seeds
-    }
-    return {seed: at_scales for seed, at_scales in scaled.items() if at_scales}
-
-
-def _variant(scale: float) -> str:
-    return f"head scale {scale:g}"
-
-
-def rank_correlations(
-    scaled: ScaledRuns, split: str, *, generator: np.random.Generator
-) -> dict[int, Resampled]:
-    """Spearman's correlation of head scale and Diff(F) for each seed, and on draws of the texts.
-
-    -1: each larger head moved the features less. A seed with fewer than three scales, or whose
-    features did not move, has none.
-
-    Raises:
-        InputError: a run's feature changes cannot be read, or two runs have different texts.
-    """
-    known = {seed: runs for seed, runs in scaled.items() if len(runs) >= _FEWEST_SCALES}
-    every = [run for runs in known.values() for run in runs.values()]
-    if not every:
-        return {}
-    frames = {run.name: read_feature_changes(run.folder, split) for run in every}
-    texts = same_samples({name: frame["id"] for name, frame in frames.items()})
-    changes = {
-        seed: np.stack([frames[run.name][_CHANGE] for run in runs.values()])
-        for seed, runs in known.items()
-    }
-    clusters = (clusters_of(run, split) for run in every)
-    return resample(
-        {seed: _correlation(table) for seed, table in changes.items() if table.any()},
-        texts,
-        generator=generator,
-        clusters=next((each for each in clusters if each is not None), None),
-    )
-
-
-def _correlation(changes: NDArray[np.float64]) -> Statistic:
-    """Of the mean change of some texts at each scale [scales, N], in rising order of scale."""
-    scale_ranks = np.arange(len(changes)) - (len(changes) - 1) / 2
-
-    def statistic(rows: NDArray[np.int64]) -> float:
-        ranks = rankdata(changes[:, rows].mean(axis=1)) - (len(changes) + 1) / 2
-        size = np.linalg.norm(scale_ranks) * np.linalg.norm(ranks)
-        return float(scale_ranks @ ranks / size) if size > 0 else 0.0
-
-    return statistic
-
-
-def _plan_scales(scope: Scope) -> Plan:
-    return head_scale_plan(replace(scope, methods=scope.fine_tuned))
-
-
-def _show_scales(runs: ExperimentRuns) -> Results:
-    figures: list[Figure] = []
-    rows: list[tuple[Estimate | str | None, ...]] = []
-    findings: list[str] = []
-    for task in runs.scope.tasks:
-        by_method = {
-            method: scaled
-            for method in runs.scope.fine_tuned
-            if (scaled := scaled_runs(runs, task, method))
-        }
-        every = [r for seeds in by_method.values() for at in seeds.values() for r in at.values()]
-        splits = dict.fromkeys(s for run in every for s in run.features if s != "train")
-        if not splits:
-            continue
-        figures.append(_scale_figure(task, list(splits), by_method))
-        for split in splits:
-            correlations = []
-            for method, scaled in by_method.items():
-                correlation, changes = _mean_correlation(scaled, split), _changes(scaled, split)
-                rows.append((task, split, method_name(method), correlation, *changes))
-                if correlation is not None:
-                    correlations.append(_correlation_text(method, correlation, changes))
-            if correlations:
-                findings.append(
-                    f"Rank correlation of head scale and feature change on {task}, {split}: "
-                    f"{joined(correlations)}."
-                )
-    if findings:
-        findings.append("The paper's claim is that this correlation is negative.")
-    table = Table(
-        name="head-scale-correlation",
-        title="Rank correlation of head scale and feature change",
-        columns=(
-            *(Column(name, source="names") for name in ("Task", "Set", "Method")),
-            Column("rank correlation", digits=2),
-            *(Column(f"{scale:g}", above="feature change at scale") for scale in SCALES),
-        ),
-        rows=tuple(rows),
-        note=(
-            "Spearman's rank correlation over the scales of each seed, then its mean over seeds "
-            "with a 95 % bootstrap interval over seeds and texts; at -1 each larger head moved "
-            "the features less."
-        ),
-        headers=3,
-    )
-    return Results((*figures, *([table] if rows else [])), findings=tuple(findings))
-
-
-def _scale_figure(task: str, splits: Sequence[str], by_method: Mapping[str, ScaledRuns]) -> Figure:
-    def line(method: str, scaled: ScaledRuns, split: str) -> Series:
-        runs = {(seed, scale): run for seed, at in scaled.items() for scale, run in at.items()}
-        changes = {key: run.feature(split, _CHANGE) for key, run in runs.items()}
-        known = {key: change for key, change in changes.items() if change is not None}
-        curves = [
-            {scale: change for (of_seed, scale), change in known.items() if of_seed == seed}
-            for seed in scaled
-        ]
-        return _mean_line(method, curves, [runs[key] for key in known])
-
-    return Figure(
-        name=f"head-scale-{task}",
-        title=f"Feature change against head scale: {task}",
-        kind="lines",
-        panels=tuple(
-            Panel(
-                title=split,
-                x="scale of the head",
-                y="feature change",
-                series=tuple(line(method, scaled, split) for method, scaled in by_method.items()),
-                x_scale="log",
-            )
-            for split in splits
-        ),
-        caption=(
-            "Mean L2 distance of a text's features from their pre-trained values, Diff(F), after "
-            "fine-tuning from a head whose weights were multiplied by the scale; the bias was "
-            f"not. Each method at its own learning rate and batch size. {_BANDS}"
-        ),
-    )
-
-
-def _changes(scaled: ScaledRuns, split: str) -> list[Estimate | None]:
-    """Diff(F) at every scale, over seeds."""
-    by_scale = (
-        {seed: runs[scale] for seed, runs in scaled.items() if scale in runs} for scale in SCALES
-    )
-    return [over_seeds(runs, feature(split, _CHANGE)) for runs in by_scale]
-
-
-def _mean_correlation(scaled: ScaledRuns, split: str) -> Estimate | None:
-    """The mean over seeds; None where no seed has one."""
-    generator = np.random.default_rng(DRAW_SEED)
-    correlations = rank_correlations(scaled, split, generator=generator)
-    if not correlations:
-        return None
-    effect = effect_over_seeds(
-        list(correlations.values()), generator=generator, bounds=CORRELATIONS
-    )
-    names = tuple(run.name for seed in correlations for run in scaled[seed].values())
-    return Estimate(effect.mean, effect.sd, effect.seeds, effect.low, effect.high, runs=names)
-
-
-def _correlation_text(
-    method: str, correlation: Estimate, changes: Sequence[Estimate | None]
-) -> str:
-    known = [
-        (scale, change.value)
-        for scale, change in zip(SCALES, changes, strict=True)
-        if change is not None
-    ]
-    (first, small), (last, large) = known[0], known[-1]
-    return (
-        f"{fixed(correlation.value, 2)} for {method_name(method)} (from {significant(small)} at "
-        f"scale {first:g} to {significant(large)} at {last:g})"
-    )
-
-
 # Figures 5 and 6: t-SNE of features and the head's rows, before and after training.
+
+MOST_TEXTS = 250
+"""Texts of a split whose features are projected."""
+
+_PROJECTED_SPLITS = ("train", "test")
+_PROJECTION_SEED = 0
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ProjectedSplit:
+    """Class indices of N texts, and points of a :class:`~lpft.analysis.features.Projection`.
+
+    ``features`` and ``head`` are those before and after training: N and C points each.
+    """
+
+    labels: list[int]
+    features: tuple[Points, Points]
+    head: tuple[Points, Points]
+
+
+@dataclass(frozen=True)
+class ProjectedRun:
+    """The projections of one run's splits, and the names of its classes."""
+
+    classes: list[str]
+    splits: Mapping[str, ProjectedSplit]
+
+
+def projected_runs(runs: ExperimentRuns) -> dict[tuple[str, str], Run]:
+    """The run of each task and method with the first seed: a picture shows one."""
+    return {
+        (key.task, key.method): run
+        for key, run in runs.runs.items()
+        if key.variant == PUBLISHED and key.seed == runs.scope.seeds[0]
+    }
+
+
+def _project(run: Run) -> ProjectedRun:
+    logger.info("projecting the features of %s", run.name)
+    _, data, classifier, _ = _reopen(run)
+    head = classifier.model.head.weight.detach().numpy(), read_head_rows(run.folder)
+    splits: dict[str, ProjectedSplit] = {}
+    for split in _PROJECTED_SPLITS:
+        labels = data.splits()[split].labels
+        assert labels is not None
+        features = read_features(run.folder, split)
+        rows = draw_rows(labels, MOST_TEXTS)
+        projection = project_with_head(
+            features.pretrained[rows], features.features[rows], *head, seed=_PROJECTION_SEED
+        )
+        splits[split] = ProjectedSplit(
+            labels=labels[rows].tolist(),
+            features=(_rounded(projection.features_before), _rounded(projection.features_after)),
+            head=(_rounded(projection.head_before), _rounded(projection.head_after)),
+        )
+    return ProjectedRun([str(name) for name in data.classes], splits)
+
+
+def _rounded(points: NDArray[np.float64]) -> Points:
+    return [(round(x, 3), round(y, 3)) for x, y in points.tolist()]
+
+
+PROJECTIONS: Step[tuple[str, str], ProjectedRun] = Step(
+    ProjectedRun,
+    lambda runs: {
+        (task, method): _job(f"projection-{task}-{method}.json", run, _project)
+        for (task, method), run in projected_runs(runs).items()
+    },
+)
+"""By task and method, the features and the head of one run on a plane."""
 
 
 def _plan_projections(scope: Scope) -> Plan:
     """One run for each task and method: a picture shows one seed."""
     return Plan(
-        runs=planned_runs(
+        planned_runs(
             scope,
             methods=scope.fine_tuned,
             seeds=scope.seeds[:1],
@@ -462,38 +386,56 @@ def _projection_panel(
     return Panel(title=title, x="t-SNE 1", y="t-SNE 2", series=(*series, rows), runs=(run,))
 
 
-_TRAINING = {
-    "title": "Norms, loss and accuracy along training",
-    "plan": plan_at_both_rates,
-    "show": _show_training,
-    "step": PROBING_PATHS,
-}
-_SCALES = {
-    "title": "Feature change against the scale of the head",
-    "plan": _plan_scales,
-    "show": _show_scales,
-}
-_PROJECTIONS = {
-    "title": "t-SNE of features with the head's rows",
-    "plan": _plan_projections,
-    "show": _show_projections,
-    "step": PROJECTIONS,
-}
-_FINE_TUNED = ("ft", "lp-ft", "lora", "lp-lora")
+# What steps look into.
 
 
-def _recipe(number: int, task: str, methods: tuple[str, ...], kind: Mapping[str, Any]) -> Recipe:
+def _job(file: str, run: Run, compute: Callable[[Run], Result]) -> Job[Result]:
+    """The job of one run, whose settings, data and encoder decide the result."""
+    hashes = {"config_hash": run.record.config_hash, "fingerprints": dict(run.fingerprints)}
+    return Job(file, hashes, partial(compute, run))
+
+
+def _reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
+    """A run's settings and data, its classifier before any training, and the encoder's hash.
+
+    Raises:
+        InputError: data or model cannot be read, or are no longer those of the run.
+    """
+    config = make_config(run.config, Path(run.folder))
+    data = load_data(config.data)
+    classifier = fresh_classifier(data, config.training)
+    encoder = encoder_fingerprint(classifier.model)
+    current = {"encoder": encoder, **{f"data/{k}": v for k, v in fingerprint(data).items()}}
+    changed = [name for name, value in run.fingerprints.items() if current.get(name) != value]
+    if changed:
+        raise InputError(
+            f"the {changed[0].replace('data/', 'data of ')} changed since '{run.folder}' was "
+            "trained: restore it, or start the experiment again in another folder"
+        )
+    return config, data, classifier, encoder
+
+
+def _recipe(number: int, task: str, methods: tuple[str, ...]) -> Recipe:
+    along_training = number in (1, 4)
     return Recipe(
-        name=f"figure{number}", source=f"Figure {number}", tasks=(task,), methods=methods, **kind
+        name=f"figure{number}",
+        title=(
+            "Norms, loss and accuracy along training"
+            if along_training
+            else "t-SNE of features with the head's rows"
+        ),
+        source=f"Figure {number}",
+        tasks=(task,),
+        methods=methods,
+        plan=plan_at_both_rates if along_training else _plan_projections,
+        show=_show_training if along_training else _show_projections,
+        step=PROBING_PATHS if along_training else PROJECTIONS,
     )
 
 
 RECIPES = (
-    _recipe(1, "rte", METHODS, _TRAINING),
-    _recipe(4, "cb", METHODS, _TRAINING),
-    _recipe(3, "amazon", _FINE_TUNED[:2], _SCALES),
-    _recipe(10, "cb", _FINE_TUNED, _SCALES),
-    _recipe(11, "rte", _FINE_TUNED, _SCALES),
-    _recipe(5, "cb", ("ft", "lp-ft"), _PROJECTIONS),
-    _recipe(6, "cb", ("lora", "lp-lora"), _PROJECTIONS),
+    _recipe(1, "rte", ("lp", "ft", "lp-ft", "lora", "lp-lora")),
+    _recipe(4, "cb", ("lp", "ft", "lp-ft", "lora", "lp-lora")),
+    _recipe(5, "cb", ("ft", "lp-ft")),
+    _recipe(6, "cb", ("lora", "lp-lora")),
 )

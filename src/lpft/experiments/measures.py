@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs
 from lpft.paper import MODEL, published_value
-from lpft.results.exhibits import Column, Estimate, Table
+from lpft.results.exhibits import Column, Estimate, Series, Table
 from lpft.results.formats import joined
 from lpft.results.groups import Selector, Spread, method_name, model_name
 from lpft.results.pairing import PAIRS, PUBLISHED, SHARED, pairs_in
@@ -88,6 +88,26 @@ def estimate(numbers: Mapping[str, float | None], factor: float = 1.0) -> Estima
     return Estimate(spread.mean, sd=spread.sd, count=spread.count, runs=tuple(known))
 
 
+BANDS = "Lines are means over seeds, bands one standard deviation to either side."
+
+
+def mean_line(method: str, curves: Sequence[Mapping[float, float]], runs: Iterable[Run]) -> Series:
+    """The mean of the seeds' curves, each by x, and one standard deviation around it."""
+    xs = sorted({x for curve in curves for x in curve})
+    spreads = [
+        spread for x in xs if (spread := Spread.of(curve.get(x) for curve in curves)) is not None
+    ]
+    return Series(
+        label=method_name(method),
+        method=method,
+        x=tuple(xs),
+        y=tuple(spread.mean for spread in spreads),
+        low=tuple(None if s.sd is None else s.mean - s.sd for s in spreads),
+        high=tuple(None if s.sd is None else s.mean + s.sd for s in spreads),
+        runs=tuple(run.name for run in runs),
+    )
+
+
 @dataclass(frozen=True)
 class EvalSet:
     """A split of a task's runs, under the paper's name of that data."""
@@ -106,7 +126,7 @@ def eval_sets(runs: ExperimentRuns, *, ood: bool) -> tuple[EvalSet, ...]:
     sets = []
     for task in runs.scope.tasks:
         sets.append(EvalSet(task, "test", task))
-        tested = [run for (_, of_task, *_), run in runs.runs.items() if of_task == task and ood]
+        tested = [run for key, run in runs.runs.items() if key.task == task and ood]
         splits = dict.fromkeys(split for run in tested for split in run.ood_splits)
         sets += [EvalSet(task, split, split.removeprefix("ood/")) for split in splits]
     return tuple(sets)
@@ -210,7 +230,7 @@ def plan_at_both_rates(scope: Scope) -> Plan:
     """
     paired = {method for pair in pairs_in(scope.methods) for method in pair}
     both = [method for method in scope.methods if method in paired]
-    return Plan(runs=(*planned_runs(scope), *planned_runs(scope, rates=SHARED, methods=both)))
+    return Plan(planned_runs(scope) | planned_runs(scope, rates=SHARED, methods=both))
 
 
 def at_shared_rates(runs: ExperimentRuns) -> ExperimentRuns:
@@ -228,7 +248,9 @@ def at_shared_rates(runs: ExperimentRuns) -> ExperimentRuns:
         for method in pair
     }
     shared = {
-        key: run for key, run in runs.runs.items() if key[0] == SHARED and key[1:3] in differing
+        key: run
+        for key, run in runs.runs.items()
+        if key.variant == SHARED and (key.task, key.method) in differing
     }
     return replace(runs, runs=shared)
 

@@ -3,13 +3,18 @@
 Runs of equal settings share one folder, whatever part they play, so that each is trained once.
 """
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter
 
 from lpft.data import TextData, find_task
 from lpft.errors import InputError, named
+from lpft.files import write_json
 from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.formats import rate
@@ -33,6 +38,8 @@ from lpft.settings.configs import (
     taken_by,
 )
 from lpft.settings.fields import Decides
+
+logger = logging.getLogger(__name__)
 
 RUNS, KERNELS = "runs", "kernels"
 """Folders of an experiment: ``runs/<task>/<method>-.../`` and ``kernels/<task>-seed<k>/``."""
@@ -70,70 +77,114 @@ class Scope:
         return methods
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run and the part it plays: two parts may share one run (one ``config.output_dir``)."""
+class RunKey(NamedTuple):
+    """The part that a run plays in an experiment; two parts may share one run, and its folder."""
 
     variant: str
     task: str
     method: str
     seed: int
-    config: RunConfig
 
 
-@dataclass(frozen=True)
-class PlannedKernels:
-    """The kernels at the start of several methods on one task, for one seed."""
+class KernelKey(NamedTuple):
+    """Kernels at the start of several methods on one task, for one seed."""
 
     task: str
     seed: int
-    config: KernelConfig
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that must be computed before an experiment can be shown."""
 
-    runs: tuple[PlannedRun, ...] = ()
-    kernels: tuple[PlannedKernels, ...] = ()
+    runs: Mapping[RunKey, RunConfig] = field(default_factory=dict)
+    kernels: Mapping[KernelKey, KernelConfig] = field(default_factory=dict)
 
     @property
     def run_configs(self) -> list[RunConfig]:
         """One configuration for each folder: a run that plays two parts is trained once."""
-        return list({run.config.output_dir: run.config for run in self.runs}.values())
+        return list({config.output_dir: config for config in self.runs.values()}.values())
 
     @property
     def input_configs(self) -> list[RunConfig]:
         """Every configuration that the plan takes data and a model from."""
-        return [*self.run_configs, *(kernels.config.run for kernels in self.kernels)]
+        return [*self.run_configs, *(config.run for config in self.kernels.values())]
 
 
 @dataclass(frozen=True)
 class ExperimentRuns:
-    """The finished runs and kernels of a plan, by the part they play; failed ones are absent.
-
-    ``runs`` is by (variant, task, method, seed), ``kernels`` by (task, seed).
-    """
+    """The finished runs and kernels of a plan, by the part they play; failed ones are absent."""
 
     scope: Scope
-    runs: Mapping[tuple[str, str, str, int], Run]
-    kernels: Mapping[tuple[str, int], KernelRecord]
+    runs: Mapping[RunKey, Run]
+    kernels: Mapping[KernelKey, KernelRecord]
 
     def by_seed(self, variant: str, task: str, method: str) -> dict[int, Run]:
         """The runs of one setting."""
-        return {
-            seed: self.runs[variant, task, method, seed]
-            for seed in self.scope.seeds
-            if (variant, task, method, seed) in self.runs
-        }
+        keys = [RunKey(variant, task, method, seed) for seed in self.scope.seeds]
+        return {key.seed: self.runs[key] for key in keys if key in self.runs}
 
     def kernels_by_seed(self, task: str) -> dict[int, KernelRecord]:
         """The kernels of a task."""
-        return {
-            seed: self.kernels[task, seed]
-            for seed in self.scope.seeds
-            if (task, seed) in self.kernels
+        keys = [KernelKey(task, seed) for seed in self.scope.seeds]
+        return {key.seed: self.kernels[key] for key in keys if key in self.kernels}
+
+
+STEPS = "steps"
+"""The folder of an experiment that holds the results of its step."""
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Job(Generic[Result]):
+    """One result of a step: its file, all that decides it as JSON has it, and how it is made."""
+
+    file: str
+    identity: Mapping[str, Any]
+    compute: Callable[[], Result]
+
+
+@dataclass(frozen=True)
+class Step(Generic[Key, Result]):
+    """Results of one kind, one for each of ``jobs``."""
+
+    kind: type[Result]
+    jobs: Callable[[ExperimentRuns], dict[Key, Job[Result]]]
+
+    def __call__(self, runs: ExperimentRuns) -> None:
+        """Compute and store what is not there yet.
+
+        Raises:
+            InputError: as the jobs.
+        """
+        for job in self.jobs(runs).values():
+            path = runs.scope.folder / STEPS / job.file
+            if self._read(path, job) is None:
+                result = TypeAdapter(self.kind).dump_python(job.compute(), mode="json")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, {"identity": job.identity, "result": result})
+
+    def read(self, runs: ExperimentRuns) -> dict[Key, Result]:
+        """The stored results; what is missing, damaged or of another identity is absent."""
+        results = {
+            key: self._read(runs.scope.folder / STEPS / job.file, job)
+            for key, job in self.jobs(runs).items()
         }
+        return {key: result for key, result in results.items() if result is not None}
+
+    def _read(self, path: Path, job: Job[Result]) -> Result | None:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record.get("identity") != job.identity:
+                return None
+            return TypeAdapter(self.kind).validate_python(record["result"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            logger.warning("'%s' cannot be read (%s): computing it again", path, error)
+            return None
 
 
 @dataclass(frozen=True)
@@ -185,29 +236,25 @@ def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tin
     Raises:
         InputError: a task or method that there is not, or a value that it cannot have.
     """
-    chosen = ExperimentSettings.read_own(settings)
-    samples = chosen.kernel_samples
-    small: dict[str, Any] = {}
-    of_runs: dict[str, Any] = {}
     if tiny:
         # It makes a model, for which nothing else need wait for torch.
-        from lpft.experiments.tiny import TINY_SETTINGS, tiny_scope
+        from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
 
-        small = {name: value for name, value in tiny_scope().items() if name not in settings}
-        of_runs = TINY_SETTINGS
+        model = settings["model"] if "model" in settings else str(tiny_model())
+        settings = {**TINY_SETTINGS, **settings, "model": model}
+    chosen = ExperimentSettings.read_own(settings)
     scope = Scope(
-        model=small.get("model", chosen.model),
-        tasks=small.get("tasks", recipe.tasks if chosen.tasks is None else chosen.tasks),
+        model=chosen.model,
+        tasks=recipe.tasks if chosen.tasks is None else chosen.tasks,
         methods=recipe.methods if chosen.methods is None else chosen.methods,
-        seeds=small.get("seeds", chosen.seeds),
+        seeds=chosen.seeds,
         folder=folder,
         settings={
             "save_model": chosen.save_model,
-            **of_runs,
-            **{name: settings[name] for name in _taken_by("reproduce") if name in settings},
+            **{name: settings[name] for name in settings if name in _taken_by("reproduce")},
         },
-        kernel_samples=small.get(
-            "kernel_samples", recipe.kernel_samples if samples is None else samples
+        kernel_samples=(
+            recipe.kernel_samples if chosen.kernel_samples is None else chosen.kernel_samples
         ),
     )
     for task in scope.tasks:
@@ -225,7 +272,7 @@ def planned_runs(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> tuple[PlannedRun, ...]:
+) -> dict[RunKey, RunConfig]:
     """One run for each task, method and seed of the scope, or of those that are named.
 
     At ``rates`` ``shared`` a method with a random head takes the learning rate and batch size of
@@ -236,23 +283,18 @@ def planned_runs(
     Raises:
         InputError: a task, method or setting that does not exist or contradicts another.
     """
-    return tuple(
-        PlannedRun(
-            variant=rates if variant is None else variant,
-            task=task,
-            method=method,
-            seed=seed,
-            config=_config(scope, task, method, seed, rates, {} if settings is None else settings),
-        )
+    keys = [
+        RunKey(rates if variant is None else variant, task, method, seed)
         for task in scope.tasks
         for method in (scope.methods if methods is None else methods)
         for seed in (scope.seeds if seeds is None else seeds)
-    )
+    ]
+    return {key: _config(scope, key, rates, {} if settings is None else settings) for key in keys}
 
 
 def planned_kernels(
     scope: Scope, methods: Sequence[str], settings: Mapping[str, Any] | None = None
-) -> tuple[PlannedKernels, ...]:
+) -> dict[KernelKey, KernelConfig]:
     """The kernels at the methods' starts, one folder for each task and seed.
 
     ``settings`` are those of ``lpft ntk``, on top of what of the scope's settings a kernel takes.
@@ -261,57 +303,48 @@ def planned_kernels(
         InputError: as :func:`planned_runs`.
     """
     taken = _taken_by("ntk")
-    own = {name: value for name, value in scope.settings.items() if name in taken}
-    return tuple(
-        PlannedKernels(
-            task=task,
-            seed=seed,
-            config=make_kernel_config(
-                {
-                    **own,
-                    "model": scope.model,
-                    "methods": tuple(methods),
-                    "max_samples": scope.kernel_samples,
-                    "task": task,
-                    "seed": seed,
-                    **({} if settings is None else settings),
-                },
-                scope.folder / KERNELS / f"{task}-seed{seed}",
-            ),
+    usual = {
+        **{name: value for name, value in scope.settings.items() if name in taken},
+        "model": scope.model,
+        "methods": tuple(methods),
+        "max_samples": scope.kernel_samples,
+        **({} if settings is None else settings),
+    }
+    return {
+        KernelKey(task, seed): make_kernel_config(
+            {**usual, "task": task, "seed": seed}, scope.folder / KERNELS / f"{task}-seed{seed}"
         )
         for task in scope.tasks
         for seed in scope.seeds
-    )
+    }
 
 
-def _config(
-    scope: Scope, task: str, method: str, seed: int, rates: str, settings: Mapping[str, Any]
-) -> RunConfig:
+def _config(scope: Scope, key: RunKey, rates: str, settings: Mapping[str, Any]) -> RunConfig:
     def resolved(method: str, settings: Mapping[str, Any], folder: Path | None = None) -> RunConfig:
         unused = without_effect(method)
         taken = {name: value for name, value in settings.items() if name not in unused}
-        own = {"model": scope.model, "task": task, "method": method, "seed": seed}
+        own = {"model": scope.model, "task": key.task, "method": method, "seed": key.seed}
         return make_config(taken | own, folder)
 
     settings = {**scope.settings, **settings}
-    partner = with_lp_head(method) if rates == SHARED else None
+    partner = with_lp_head(key.method) if rates == SHARED else None
     if partner is not None:
         training = resolved(partner, settings).training
         settings |= {"learning_rate": training.learning_rate, "batch_size": training.batch_size}
     # The folder is named by method, rates, what else differs from the usual run, and seed.
-    config = resolved(method, settings)
-    training, parts = config.training, [method]
+    config = resolved(key.method, settings)
+    training, parts = config.training, [key.method]
     rates_of_run = {
         "learning_rate": training.learning_rate,
         "batch_size": training.batch_size,
     }
-    if get_method(method).fine_tunes:
+    if get_method(key.method).fine_tunes:
         parts.append(f"rate{rate(training.learning_rate)}-batch{training.batch_size}")
-    usual = resolved(method, {**scope.settings, **rates_of_run})
+    usual = resolved(key.method, {**scope.settings, **rates_of_run})
     differing = changed(usual.flat(), config.flat(), Decides.RUN)
     parts += [f"{name.replace('_', '-')}{value}" for name, (_, value) in differing.items()]
-    name = "-".join([*parts, f"seed{seed}"])
-    return resolved(method, settings, scope.folder / RUNS / task / name)
+    name = "-".join([*parts, f"seed{key.seed}"])
+    return resolved(key.method, settings, scope.folder / RUNS / key.task / name)
 
 
 def refuse_unused(
@@ -324,13 +357,9 @@ def refuse_unused(
     Raises:
         InputError: there is such an option.
     """
-    run_methods = {run.method for plan in plans for run in plan.runs}
-    kernel_methods = {
-        method
-        for plan in plans
-        for planned in plan.kernels
-        for method in planned.config.kernels.methods
-    }
+    run_methods = {key.method for plan in plans for key in plan.runs}
+    kernel_configs = [config for plan in plans for config in plan.kernels.values()]
+    kernel_methods = {method for config in kernel_configs for method in config.kernels.methods}
     used = {"model", "tasks", "methods", "seeds"}
     if run_methods:
         used |= {"save_model", "executor", "workers", *_taken("reproduce", run_methods)}

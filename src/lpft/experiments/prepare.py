@@ -14,8 +14,7 @@ from pathlib import Path
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
-from lpft.experiments.plan import KERNELS, RUNS, ExperimentRuns, Plan, Recipe, Scope
-from lpft.experiments.steps import STEPS
+from lpft.experiments.plan import KERNELS, RUNS, STEPS, ExperimentRuns, Plan, Recipe, Scope
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
@@ -141,8 +140,8 @@ def check_resumable(plan: Plan, inputs: Inputs) -> None:
     """
     for config in plan.run_configs:
         run_finished(config, inputs)
-    for planned in plan.kernels:
-        kernels_finished(planned.config, inputs)
+    for kernels in plan.kernels.values():
+        kernels_finished(kernels, inputs)
 
 
 def run_finished(config: RunConfig, inputs: Inputs) -> bool:
@@ -205,10 +204,7 @@ def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: In
 
     wanted: list[tuple[Path, Callable[[Path], bool]]] = [
         *((config.output_dir, partial(usable_run, config)) for config in plan.run_configs),
-        *(
-            (planned.config.output_dir, partial(usable_kernels, planned.config))
-            for planned in plan.kernels
-        ),
+        *((each.output_dir, partial(usable_kernels, each)) for each in plan.kernels.values()),
     ]
     copied = 0
     for target, usable in wanted:
@@ -238,8 +234,8 @@ def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
     """The finished runs and kernels of a plan, and those that cannot be read, with the reason."""
     all_runs, unread_runs = find_runs(scope.folder)
     all_kernels, unread_kernels = find_kernels(scope.folder)
-    planned = {run.config.output_dir for run in plan.runs}
-    planned |= {kernels.config.output_dir for kernels in plan.kernels}
+    planned = {config.output_dir for config in plan.runs.values()}
+    planned |= {config.output_dir for config in plan.kernels.values()}
     failures = [
         (part.name, f"{part.reason}; {_ADVICE}" if part.state == "damaged" else part.reason)
         for part in (*unread_runs, *unread_kernels)
@@ -261,14 +257,14 @@ def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
     return ExperimentRuns(
         scope=scope,
         runs={
-            (part.variant, part.task, part.method, part.seed): runs[folder]
-            for part in plan.runs
-            if (folder := part.config.output_dir) in runs
+            part: runs[config.output_dir]
+            for part, config in plan.runs.items()
+            if config.output_dir in runs
         },
         kernels={
-            (part.task, part.seed): kernels[folder]
-            for part in plan.kernels
-            if (folder := part.config.output_dir) in kernels
+            part: kernels[config.output_dir]
+            for part, config in plan.kernels.items()
+            if config.output_dir in kernels
         },
     ), failures
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from lpft.errors import InputError, explain, unexpected
-from lpft.experiments import claims, figures, kernels, tables
+from lpft.experiments import claims, figures, head_scales, kernels, tables
 from lpft.experiments.deviations import deviations_from_paper
 from lpft.experiments.plan import (
     RUNS,
@@ -68,7 +68,8 @@ def _order(recipe: Recipe) -> tuple[str, int]:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in sorted(
-        (*tables.RECIPES, *figures.RECIPES, *kernels.RECIPES, claims.RECIPE), key=_order
+        (*tables.RECIPES, *figures.RECIPES, *head_scales.RECIPES, *kernels.RECIPES, claims.RECIPE),
+        key=_order,
     )
 }
 """Every recipe by name."""
@@ -299,12 +300,12 @@ class Session:
         ]
 
     def _compute_kernels(self, plan: Plan, folder: Path, failures: Failures) -> None:
-        for number, planned in enumerate(plan.kernels, start=1):
-            name = planned.config.output_dir.relative_to(folder).as_posix()
+        for number, config in enumerate(plan.kernels.values(), start=1):
+            name = config.output_dir.relative_to(folder).as_posix()
             logger.info("kernels %d of %d: %s", number, len(plan.kernels), name)
             with _recorded(name, failures):
-                if not kernels_finished(planned.config, self._inputs):
-                    compute_kernels(planned.config, resume=True)
+                if not kernels_finished(config, self._inputs):
+                    compute_kernels(config, resume=True)
 
 
 def _planned(
@@ -403,17 +404,17 @@ def planned_work(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
         setting = tuple(str(value) for name, value in config.flat().items() if name != "seed")
         grouped.setdefault(setting, []).append(config)
     work = [_run_work(configs, inputs) for configs in grouped.values()]
-    for task in dict.fromkeys(planned.task for planned in plan.kernels):
-        configs = [planned.config for planned in plan.kernels if planned.task == task]
-        first = configs[0]
+    for task in dict.fromkeys(key.task for key in plan.kernels):
+        kernels = [config for key, config in plan.kernels.items() if key.task == task]
+        first = kernels[0]
         work.append(
             {
                 "what": "kernels",
                 "task": task,
                 "rows": min(first.kernels.max_samples, len(inputs.data(first.run).train)),
                 "method": ",".join(first.kernels.methods),
-                "seeds": [config.run.training.seed for config in configs],
-                "finished": sum(kernels_finished(config, inputs) for config in configs),
+                "seeds": [config.run.training.seed for config in kernels],
+                "finished": sum(kernels_finished(config, inputs) for config in kernels),
             }
         )
     return work
@@ -441,29 +442,13 @@ def _run_work(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
     }
 
 
-_WORK_COLUMNS = (
-    "what",
-    "task",
-    "rows",
-    "method",
-    "rate",
-    "batch",
-    "epochs",
-    "head_scale",
-    "steps",
-    "seeds",
-    "finished",
-)
-
-
 def work_table(work: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """:func:`planned_work` as text: a header and a row for each part."""
+    names = ["what", "task", "rows", "method", "rate", "batch", "epochs"]
+    names += ["head_scale", "steps", "seeds", "finished"]
     write = {"rate": rate, "seeds": lambda seeds: ",".join(map(str, seeds))}
     rows = [
-        [
-            "-" if part.get(name) is None else str(write.get(name, str)(part[name]))
-            for name in _WORK_COLUMNS
-        ]
+        ["-" if part.get(name) is None else write.get(name, str)(part[name]) for name in names]
         for part in work
     ]
-    return [name.replace("_", " ") for name in _WORK_COLUMNS], rows
+    return [name.replace("_", " ") for name in names], rows

@@ -5,7 +5,7 @@ beside the paper's, the same at shared rates where a pair's own rates differ, an
 differences between methods with and without the LP start.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -62,39 +62,27 @@ from lpft.settings import get_method
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 EIGHT_SETS = ("cb", "rte", "boolq", "wic", "wsc", "cola", "sst2", "mrpc")
 
-_FEATURES = (
-    run_measure(
-        "CS(F)",
-        lambda run, split: run.feature(split, "cosine_similarity"),
-        "cosine_similarity",
-        before=lambda run, split: run.feature(split, "cosine_similarity", pretrained=True),
-        digits=3,
-    ),
-    FEATURE_CHANGE,
-    run_measure(
-        "FDR(F)",
-        lambda run, split: run.feature(split, "fisher_ratio"),
-        "fisher_ratio",
-        before=lambda run, split: run.feature(split, "fisher_ratio", pretrained=True),
-    ),
-    HEAD_NORM,
-)
+
+_NOTE_ON_SCORES = "In per cent. Here LP does not depend on the seed; the paper's does."
+_NOTE_ON_SETS = "The task's name: its test split; task: set is an OOD set."
+_NOTE_ON_BINS = "15 equal-width bins of the top probability"
 
 
 @dataclass(frozen=True)
 class _Section:
     """A table of each method's numbers, and tables of the differences that the LP start makes.
 
-    ``tables`` are the paper's; ``of_published`` ends the note where published numbers stand. With
+    ``table`` is the paper's; ``of_published`` ends the note where published numbers stand. With
     ``untrained`` the model before any training has the first row. ``differences`` are the
     quantities that pairs of methods are compared by, under the names of their tables. With
-    ``temperature`` it says where no temperature could be fitted.
+    ``temperature`` it says where no temperature could be fitted. Title, headings and notes are
+    filled with :func:`_words`.
     """
 
     name: str
     title: str
     measures: tuple[Measure[RunRow], ...]
-    tables: tuple[int, ...]
+    table: int | None
     note: str
     of_published: str = ""
     untrained: bool = False
@@ -102,115 +90,42 @@ class _Section:
     temperature: bool = False
 
 
-def _scores(runs: ExperimentRuns, table: int) -> list[_Section]:
-    """The test score of each task by its own metric."""
-    return [
-        _Section(
-            name=f"table{table}",
-            title=_score_title(runs, of_several="Test score"),
-            measures=(score_measure("score"),),
-            tables=(table,),
-            note=f"Test score: {_score_note(runs)}",
-            differences=((f"table{table}-differences", task_score()),),
-        )
-    ]
-
-
-def _scores_and_calibration(runs: ExperimentRuns) -> list[_Section]:
-    """Score and calibration error on each task's test split and OOD sets."""
-    metrics = list(_metrics(runs))
-    on_sets = "The task's name: its test split; task: set is an OOD set."
-    return [
-        _Section(
-            name="table10",
-            title=f"{_score_title(runs, of_several='Score')}, in and out of distribution",
-            measures=(score_measure(metric_name(metrics[0]) if len(metrics) == 1 else "score"),),
-            tables=(10,),
-            note=f"{on_sets} Score: {_score_note(runs)}",
-            differences=(("table10-differences", replace(task_score(), name="score")),),
-        ),
-        _Section(
-            name="table10-ece",
-            title=f"ECE with and without temperature on {joined(runs.scope.tasks)}, in and out of "
-            "distribution",
-            measures=_calibration_measures("ece"),
-            tables=(),
-            note=f"{on_sets} Per cent, 15 equal-width bins of the top probability. T: one "
-            "temperature per run, fitted on the in-distribution validation split and on no other. "
-            "Improvement: without minus with T.",
-            differences=_calibration_differences("table10-ece"),
-            temperature=True,
-        ),
-    ]
-
-
-def _calibration(_runs: ExperimentRuns) -> list[_Section]:
-    """ECE and MCE on the test splits."""
-    ece, mce = (
-        _Section(
-            name=f"table3-{metric}",
-            title=f"{metric.upper()} with and without temperature",
-            measures=_calibration_measures(metric),
-            tables=(3,),
-            note="Per cent, 15 equal-width bins of the top probability, on the test split. T: one "
-            "temperature per run, fitted on validation. Improvement: without minus with T.",
-        )
-        for metric in ("ece", "mce")
-    )
-    return [ece, replace(mce, differences=_calibration_differences("table3"), temperature=True)]
-
-
-def _features(_runs: ExperimentRuns, table: int) -> list[_Section]:
-    """CS, Diff, FDR and Norm of each method, with the pre-trained model before any."""
-    return [
-        _Section(
-            name=f"table{table}",
-            title="Features and head norm",
-            measures=_FEATURES,
-            tables=(table,),
-            note="Of the test split's and OOD sets' texts. CS: mean cosine similarity of pairs of "
-            "texts. Diff: mean L2 distance from the pre-trained features. FDR: Fisher's "
-            "discriminant ratio. Norm: Frobenius norm of the head.",
-            untrained=True,
-            differences=((f"table{table}-differences", feature_change()),),
-        )
-    ]
-
-
-def _feature_change(_runs: ExperimentRuns) -> list[_Section]:
-    """Diff(F) of every method that fine-tunes, on test splits and OOD sets."""
-    return [
-        _Section(
-            name="table12",
-            title="Feature change",
-            measures=(FEATURE_CHANGE,),
-            tables=(12,),
-            note="Diff(F): mean L2 distance of the features of the test split's and OOD sets' "
-            "texts from the pre-trained ones.",
-            differences=(("table12-differences", feature_change()),),
-        )
-    ]
-
-
-def _head_norms(runs: ExperimentRuns) -> list[_Section]:
-    """The head's norm before training, after LP and after fine-tuning."""
-    halved = []
+def _words(runs: ExperimentRuns) -> dict[str, str]:
+    """What sections are filled with: tasks, the metrics that judge them, and halved heads."""
+    by_metric: dict[str, list[str]] = {}
     for task in runs.scope.tasks:
-        size, probed = published_size(task), published_value(13, task, "lp", "head_norm")
-        if probed is not None and size is not None and size.classes == 2:
-            halved.append(task)
-    told = f"Of two classes, so that published norms after LP are halved: {joined(halved)}."
-    return [
-        _Section(
-            name="table13",
-            title="Norm of the head",
-            measures=(HEAD_NORM,),
-            tables=(13,),
-            note="Frobenius norm of the head's weights; pre-trained: its random start.",
-            of_published=told if halved else "",
-            untrained=True,
-        )
-    ]
+        metric = next((run.metric for key, run in runs.runs.items() if key.task == task), None)
+        if metric is not None:
+            by_metric.setdefault(metric_name(metric), []).append(task)
+    only = next(iter(by_metric)) if len(by_metric) == 1 else None
+    halved = [task for task in runs.scope.tasks if _publishes_half_a_head(task)]
+    return {
+        "tasks": joined(runs.scope.tasks),
+        "metrics": "; ".join(f"{name} on {joined(tasks)}" for name, tasks in by_metric.items()),
+        "score": "score" if only is None else only,
+        "test_score": "test score" if only is None else only,
+        "halved": f"Of two classes, so that published norms after LP are halved: {joined(halved)}."
+        if halved
+        else "",
+    }
+
+
+def _publishes_half_a_head(task: str) -> bool:
+    """Whether the paper has the norm of an LP head of two classes."""
+    size, probed = published_size(task), published_value(13, task, "lp", "head_norm")
+    return probed is not None and size is not None and size.classes == 2
+
+
+def _scores(number: int) -> _Section:
+    """The test score of each task by its own metric."""
+    return _Section(
+        f"table{number}",
+        "{test_score} on {tasks}",
+        (score_measure("score"),),
+        number,
+        f"Test score: {{metrics}}. {_NOTE_ON_SCORES}",
+        differences=((f"table{number}-differences", task_score()),),
+    )
 
 
 def _calibration_measures(metric: str) -> tuple[Measure[RunRow], ...]:
@@ -228,48 +143,112 @@ def _calibration_measures(metric: str) -> tuple[Measure[RunRow], ...]:
 
 
 def _calibration_differences(name: str) -> tuple[tuple[str, Quantity], ...]:
-    return tuple(
-        (f"{name}-differences-{how}-temperature", calibration_error(calibrated=calibrated))
-        for calibrated, how in ((False, "without"), (True, "with"))
-    )
-
-
-def _score_title(runs: ExperimentRuns, *, of_several: str) -> str:
-    """``Accuracy on cb and rte``; several metrics have one name together."""
-    metrics = list(_metrics(runs))
-    name = metric_name(metrics[0]) if len(metrics) == 1 else of_several
-    return f"{name[0].upper()}{name[1:]} on {joined(runs.scope.tasks)}"
-
-
-def _score_note(runs: ExperimentRuns) -> str:
-    """Which metric judges which tasks."""
-    names = [f"{metric_name(name)} on {joined(tasks)}" for name, tasks in _metrics(runs).items()]
     return (
-        f"{'; '.join(names)}. In per cent. Here LP does not depend on the seed; the paper's does."
+        (f"{name}-differences-without-temperature", calibration_error(calibrated=False)),
+        (f"{name}-differences-with-temperature", calibration_error(calibrated=True)),
     )
 
 
-def _metrics(runs: ExperimentRuns) -> Mapping[str, list[str]]:
-    """The tasks that each metric judges, in their order."""
-    by_metric: dict[str, list[str]] = {}
-    for task in runs.scope.tasks:
-        metric = next((run.metric for key, run in runs.runs.items() if key[1] == task), None)
-        if metric is not None:
-            by_metric.setdefault(metric, []).append(task)
-    return by_metric
+_SCORES_AND_CALIBRATION = (
+    _Section(
+        "table10",
+        "{score} on {tasks}, in and out of distribution",
+        (score_measure("{score}"),),
+        10,
+        f"{_NOTE_ON_SETS} Score: {{metrics}}. {_NOTE_ON_SCORES}",
+        differences=(("table10-differences", replace(task_score(), name="score")),),
+    ),
+    _Section(
+        "table10-ece",
+        "ECE with and without temperature on {tasks}, in and out of distribution",
+        _calibration_measures("ece"),
+        None,
+        f"{_NOTE_ON_SETS} Per cent, {_NOTE_ON_BINS}. T: one temperature per run, fitted on the "
+        "in-distribution validation split and on no other. Improvement: without minus with T.",
+        differences=_calibration_differences("table10-ece"),
+        temperature=True,
+    ),
+)
 
 
-def _show(
-    runs: ExperimentRuns,
-    sections: Callable[[ExperimentRuns], Sequence[_Section]],
-    *,
-    ood: bool,
-) -> Results:
-    sets = eval_sets(runs, ood=ood)
+def _calibration(metric: str, **last: Any) -> _Section:
+    """ECE or MCE on the test splits."""
+    return _Section(
+        f"table3-{metric}",
+        f"{metric.upper()} with and without temperature",
+        _calibration_measures(metric),
+        3,
+        f"Per cent, {_NOTE_ON_BINS}, on the test split. T: one temperature per run, fitted on "
+        "validation. Improvement: without minus with T.",
+        **last,
+    )
+
+
+def _feature_statistic(heading: str, name: str, digits: int | None = None) -> Measure[RunRow]:
+    return run_measure(
+        heading,
+        lambda run, split: run.feature(split, name),
+        name,
+        before=lambda run, split: run.feature(split, name, pretrained=True),
+        digits=digits,
+    )
+
+
+def _features(number: int) -> _Section:
+    """CS, Diff, FDR and Norm of each method, with the pre-trained model before any."""
+    return _Section(
+        f"table{number}",
+        "Features and head norm",
+        (
+            _feature_statistic("CS(F)", "cosine_similarity", digits=3),
+            FEATURE_CHANGE,
+            _feature_statistic("FDR(F)", "fisher_ratio"),
+            HEAD_NORM,
+        ),
+        number,
+        "Of the test split's and OOD sets' texts. CS: mean cosine similarity of pairs of texts. "
+        "Diff: mean L2 distance from the pre-trained features. FDR: Fisher's discriminant ratio. "
+        "Norm: Frobenius norm of the head.",
+        untrained=True,
+        differences=((f"table{number}-differences", feature_change()),),
+    )
+
+
+_FEATURE_CHANGE = _Section(
+    "table12",
+    "Feature change",
+    (FEATURE_CHANGE,),
+    12,
+    "Diff(F): mean L2 distance of the features of the test split's and OOD sets' texts from the "
+    "pre-trained ones.",
+    differences=(("table12-differences", feature_change()),),
+)
+_HEAD_NORMS = _Section(
+    "table13",
+    "Norm of the head",
+    (HEAD_NORM,),
+    13,
+    "Frobenius norm of the head's weights; pre-trained: its random start.",
+    of_published="{halved}",
+    untrained=True,
+)
+
+
+def _show(runs: ExperimentRuns, sections: Sequence[_Section], *, ood: bool) -> Results:
+    words, sets = _words(runs), eval_sets(runs, ood=ood)
     tables: list[Table] = []
     findings: list[str] = []
-    for section in sections(runs):
-        tables += _at_both_rates(runs, sets, section)
+    for section in sections:
+        title = section.title.format(**words)
+        measures = (replace(m, heading=m.heading.format(**words)) for m in section.measures)
+        filled = replace(
+            section,
+            title=f"{title[0].upper()}{title[1:]}",
+            measures=tuple(measures),
+            note=section.note.format(**words),
+            of_published=section.of_published.format(**words),
+        )
+        tables += _at_both_rates(runs, sets, filled)
         if section.temperature:
             findings += _without_temperature(runs)
         for name, quantity in section.differences:
@@ -295,8 +274,8 @@ def _at_both_rates(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Sect
     at_shared = replace(
         section,
         name=f"{section.name}-shared",
-        title=f"{section.title}, at {shared_rates({key[2] for key in shared.runs})}",
-        tables=(),
+        title=f"{section.title}, at {shared_rates({key.method for key in shared.runs})}",
+        table=None,
         note=f"{NOTE_ON_RATES} {section.note}",
         untrained=False,
     )
@@ -310,16 +289,17 @@ def _section_table(
     runs: ExperimentRuns, variant: str, sets: Sequence[EvalSet], section: _Section
 ) -> Table:
     rows: list[tuple[tuple[str, str], RunRow]] = []
+    published = () if section.table is None else (section.table,)
     for where in sets:
         by_method = {
             method: runs.by_seed(variant, where.task, method) for method in runs.scope.methods
         }
         if section.untrained:
             starts = tuple(by_method.values())
-            untrained = RunRow(UNTRAINED, where, starts, section.tables)
+            untrained = RunRow(UNTRAINED, where, starts, published)
             rows.append(((where.label, "pre-trained"), untrained))
         rows += [
-            ((where.label, method_name(method)), RunRow(method, where, (own,), section.tables))
+            ((where.label, method_name(method)), RunRow(method, where, (own,), published))
             for method, own in by_method.items()
         ]
     # A column of published numbers stands only where there is one.
@@ -480,7 +460,7 @@ def _recipe(
     name: str,
     title: str,
     tasks: tuple[str, ...],
-    sections: Callable[[ExperimentRuns], Sequence[_Section]],
+    sections: tuple[_Section, ...],
     methods: tuple[str, ...] = METHODS,
     *,
     ood: bool = False,
@@ -495,26 +475,24 @@ def _recipe(
 
 
 RECIPES = (
-    _recipe(
-        "table1",
-        "Features and head norm of each method",
-        ("cb", "rte"),
-        partial(_features, table=1),
-    ),
+    _recipe("table1", "Features and head norm of each method", ("cb", "rte"), (_features(1),)),
     _recipe(
         "table3",
         "Calibration error with and without temperature scaling",
         EIGHT_SETS,
-        _calibration,
+        (
+            _calibration("ece"),
+            _calibration("mce", differences=_calibration_differences("table3"), temperature=True),
+        ),
         ("ft", "lp-ft", "lora", "lp-lora"),
         source="Tables 3, 14 and 15",
     ),
-    _recipe("table8", "Test score of each method", EIGHT_SETS, partial(_scores, table=8)),
+    _recipe("table8", "Test score of each method", EIGHT_SETS, (_scores(8),)),
     _recipe(
         "table10",
         "Score and calibration in and out of distribution",
         ("amazon",),
-        _scores_and_calibration,
+        _SCORES_AND_CALIBRATION,
         ood=True,
         plan=_plan_with_ood,
         check=_check_ood,
@@ -523,14 +501,14 @@ RECIPES = (
         "table11",
         "Features and head norm of each method, in and out of distribution",
         ("amazon",),
-        partial(_features, table=11),
+        (_features(11),),
         ood=True,
     ),
     _recipe(
         "table12",
         "How far features move",
         (*EIGHT_SETS, "amazon"),
-        _feature_change,
+        (_FEATURE_CHANGE,),
         ("ft", "lora", "lp-ft", "lp-lora"),
         ood=True,
     ),
@@ -538,8 +516,8 @@ RECIPES = (
         "table13",
         "Norm of the head before and after training",
         (*EIGHT_SETS, "amazon"),
-        _head_norms,
+        (_HEAD_NORMS,),
         ("ft", "lora", "lp", "lp-ft", "lp-lora"),
     ),
-    _recipe("table16", "Test score of each method", ("pubmed",), partial(_scores, table=16)),
+    _recipe("table16", "Test score of each method", ("pubmed",), (_scores(16),)),
 )

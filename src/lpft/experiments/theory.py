@@ -16,12 +16,11 @@ from typing import Any
 
 import lpft
 from lpft.errors import InputError
-from lpft.experiments.plan import ExperimentRuns
-from lpft.experiments.steps import Job, Step
-from lpft.experiments.verdicts import WITHOUT_RATES, Outcome, Part
+from lpft.experiments.plan import ExperimentRuns, Job, Step
+from lpft.experiments.verdicts import WITHOUT_RATES, Case, Outcome, Part
 from lpft.results.exhibits import Estimate
 from lpft.results.formats import counted, scientific, significant
-from lpft.results.judging import Judgement
+from lpft.results.judging import Judgement, Measured
 from lpft.theory.checks import (
     LAYERS,
     LEAST_FALL,
@@ -248,14 +247,7 @@ def _outcomes(runs: ExperimentRuns, promises: Sequence[_Promise]) -> list[Outcom
                 f"{counted(len(by_seed), 'seed')}, "
                 + (f"{failed} of them broken" if failed else "all hold"),
             )
-            outcomes.append(
-                Outcome(
-                    promise.part,
-                    comparison,
-                    WITHOUT_RATES,
-                    promise.unit,
-                    judgement,
-                    promise.remark,
-                )
-            )
+            measured = Measured("", comparison, WITHOUT_RATES, effects=(), runs=())
+            case = Case(promise.part, measured, promise.unit, remark=promise.remark)
+            outcomes.append(Outcome(case, judgement))
     return outcomes

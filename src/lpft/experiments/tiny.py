@@ -18,6 +18,9 @@ from lpft.model.encoder import build_encoder, quiet_transformers, seeded
 from lpft.training.cache import default_cache_dir
 
 TINY_SETTINGS: dict[str, Any] = {
+    "tasks": ("demo",),
+    "seeds": "2",
+    "kernel_samples": 8,
     "epochs": 2,
     "learning_rate": 5e-3,
     "max_train_samples": 24,
@@ -28,12 +31,6 @@ TINY_SETTINGS: dict[str, Any] = {
 _SPECIAL = ("<pad>", "<unk>", "<cls>", "<sep>")
 _VOCABULARY = 500
 _SEED = 0
-
-
-def tiny_scope() -> dict[str, Any]:
-    """Model, tasks, seeds and texts of a kernel, where no others are asked for."""
-    model = str(tiny_model())
-    return {"model": model, "tasks": ("demo",), "seeds": (0, 1), "kernel_samples": 8}
 
 
 def tiny_model() -> Path:

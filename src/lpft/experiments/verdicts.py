@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -44,36 +44,52 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A comparison with its verdict; ``part`` is None for what the claim does not rest on.
+class Case:
+    """A comparison, before any verdict on it; ``part`` is None where the claim does not rest on it.
 
-    ``also_at`` names other choices of rates that it belongs to, for runs that are the same at both.
+    ``unit`` is that of the effect, ``evidence`` are the numbers behind it in words, ``remark`` a
+    limit to be said beside the verdict, ``missing`` why there is no effect where that is not for
+    want of runs. ``also_at`` names other choices of rates that it belongs to, for runs that are
+    the same at both.
     """
 
     part: Part | None
-    comparison: str
-    rates: str
+    measured: Measured
     unit: str
-    judgement: Judgement
+    evidence: str = ""
     remark: str = ""
+    missing: str = ""
     also_at: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return ": ".join(filter(None, (self.measured.task, self.measured.subject)))
 
     def is_at(self, rates: str) -> bool:
         """Whether it counts at a choice of rates, as one without any does at all of them."""
-        return rates in (self.rates, *self.also_at) or self.rates == WITHOUT_RATES
+        own = self.measured.rates
+        return rates in (own, *self.also_at) or own == WITHOUT_RATES
+
+
+class Outcome(NamedTuple):
+    """A comparison with the verdict on it."""
+
+    case: Case
+    judgement: Judgement
 
 
 @dataclass(frozen=True)
 class PublishedQuestion:
     """A comparison in the paper's means, on every set of ``tables`` that has all its numbers.
 
-    ``agrees`` takes a mean for each (method, metric) of ``numbers``, and says whether the claim's
+    ``agrees`` takes the mean of each method's metrics in their order, and says whether the claim's
     direction is there, without any allowance for chance: the paper prints no seeds.
     """
 
     text: str
     tables: tuple[int, ...]
-    numbers: tuple[tuple[str, str], ...]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
     agrees: Callable[..., bool]
     on: Callable[[str], bool] = lambda _: True
 
@@ -101,37 +117,44 @@ class Claim:
 
     def judge(self, outcomes: Sequence[Outcome]) -> tuple[Verdict, ...]:
         """The same from the verdicts on its comparisons."""
-        by_part = {part: [one for one in outcomes if one.part == part] for part in self.parts}
+        by_part = {part: [one for one in outcomes if one.case.part == part] for part in self.parts}
         at_rates = {rates: _conclusion(by_part, rates) for rates in _choices(by_part)}
         if at_rates:
             verdict = _conjunction([one for one, _ in at_rates.values()])
-            told = [f"{one} at {rates} rates" for rates, (one, _) in at_rates.items()]
-            reason = f"taken together: {joined(told)}"
+            several = joined([f"{one} at {rates} rates" for rates, (one, _) in at_rates.items()])
+            reason = f"taken together: {several}"
         else:
             verdict, reason = _conclusion(by_part, None)
         published = self.published()
         reason = f"{reason}. {published}" if published else reason
-        nothing = Judgement(Estimate(None), verdict, reason)
-        whole = Outcome(None, OVERALL, WITHOUT_RATES, "", nothing, self.remark)
-        overall = [
-            replace(whole, rates=rates, judgement=replace(nothing, verdict=one, why=why), remark="")
-            for rates, (one, why) in at_rates.items()
-        ]
-        return tuple(self._verdict(outcome) for outcome in (whole, *overall, *outcomes))
 
-    def _verdict(self, outcome: Outcome) -> Verdict:
-        judgement = outcome.judgement
+        def overall(rates: str, verdict: VerdictName, reason: str, remark: str = "") -> Verdict:
+            judgement = Judgement(Estimate(None), verdict, reason)
+            return self._verdict(OVERALL, rates, judgement, remark=remark)
+
+        return (
+            overall(WITHOUT_RATES, verdict, reason, self.remark),
+            *(overall(rates, *conclusion) for rates, conclusion in at_rates.items()),
+            *(
+                self._verdict(case.name, case.measured.rates, judgement, case.unit, case.remark)
+                for case, judgement in outcomes
+            ),
+        )
+
+    def _verdict(
+        self, comparison: str, rates: str, judgement: Judgement, unit: str = "", remark: str = ""
+    ) -> Verdict:
         return Verdict(
             claim=self.number,
             statement=self.statement,
-            comparison=outcome.comparison,
-            rates=outcome.rates,
+            comparison=comparison,
+            rates=rates,
             effect=judgement.effect,
-            unit=outcome.unit,
+            unit=unit,
             verdict=judgement.verdict,
             reason=judgement.why,
             detectable=judgement.detectable,
-            remark=outcome.remark,
+            remark=remark,
         )
 
     def published(self) -> str:
@@ -156,7 +179,11 @@ def _agreement(question: PublishedQuestion) -> list[tuple[str, bool]]:
     answers = []
     for table in question.tables:
         for dataset in filter(question.on, published_datasets(table)):
-            means = [published_mean(table, dataset, *number) for number in question.numbers]
+            means = [
+                published_mean(table, dataset, method, metric)
+                for method in question.methods
+                for metric in question.metrics
+            ]
             if None not in means:
                 answers.append((dataset, question.agrees(*means)))
     return answers
@@ -171,55 +198,53 @@ def published_mean(table: int, dataset: str, method: str, metric: str) -> float 
     return None if value is None else value.mean
 
 
-_ByPart = Mapping[Part, Sequence[Outcome]]
-
-
-def _choices(by_part: _ByPart) -> tuple[str, ...]:
+def _choices(by_part: Mapping[Part, Sequence[Outcome]]) -> tuple[str, ...]:
     """The choices of rates, where there are several."""
-    names = dict.fromkeys(
-        outcome.rates for outcomes in by_part.values() for outcome in outcomes if outcome.rates
-    )
+    cases = [case for outcomes in by_part.values() for case, _ in outcomes]
+    names = dict.fromkeys(case.measured.rates for case in cases if case.measured.rates)
     return tuple(names) if len(names) > 1 else ()
 
 
-def _conclusion(by_part: _ByPart, rates: str | None) -> tuple[VerdictName, str]:
+def _conclusion(
+    by_part: Mapping[Part, Sequence[Outcome]], rates: str | None
+) -> tuple[VerdictName, str]:
     """The verdict on all parts, at one choice of rates where it is named, and the reason."""
-    parts = [
-        _judge_part(part, [o for o in outcomes if rates is None or o.is_at(rates)], len(outcomes))
-        for part, outcomes in by_part.items()
-    ]
+    parts = []
+    for part, outcomes in by_part.items():
+        at_rates = [one for one in outcomes if rates is None or one.case.is_at(rates)]
+        parts.append(_judge_part(part, [one.judgement for one in at_rates], len(outcomes)))
     return _conjunction([verdict for verdict, _ in parts]), ". ".join(why for _, why in parts)
 
 
 def _judge_part(
-    part: Part, outcomes: Sequence[Outcome], comparisons: int
+    part: Part, judgements: Sequence[Judgement], comparisons: int
 ) -> tuple[VerdictName, str]:
     """The verdict on a part, and how many of its comparisons came out how.
 
     ``comparisons`` is how many the part has at all rates.
     """
-    if not outcomes:
+    if not judgements:
         return "cannot tell", f"{part.name}: nothing to compare"
-    counts = Counter(outcome.judgement.verdict for outcome in outcomes)
+    counts = Counter(judgement.verdict for judgement in judgements)
     words: Mapping[VerdictName, str] = {
         "holds": "holds in",
         "does not hold": "does not hold in",
         "cannot tell": "cannot tell in",
     }
-    told = [f"{word} {counts[verdict]}" for verdict, word in words.items() if counts[verdict]]
+    ways = [f"{word} {counts[verdict]}" for verdict, word in words.items() if counts[verdict]]
     asked = "every case" if part.needed == "every" else "most cases"
-    reason = f"{part.name} (asked of {asked}): {joined(told)} of {len(outcomes)}"
+    reason = f"{part.name} (asked of {asked}): {joined(ways)} of {len(judgements)}"
     verdict: VerdictName = "cannot tell"
     if part.needed == "every":
-        if any(_refutes(outcome.judgement, comparisons) for outcome in outcomes):
+        if any(_refutes(judgement, comparisons) for judgement in judgements):
             verdict = "does not hold"
-        elif counts["holds"] == len(outcomes):
+        elif counts["holds"] == len(judgements):
             verdict = "holds"
         elif counts["does not hold"]:
             reason += f"; allowing for {comparisons} comparisons, none of them is beyond chance"
-    elif 2 * counts["holds"] > len(outcomes):
+    elif 2 * counts["holds"] > len(judgements):
         verdict = "holds"
-    elif 2 * counts["does not hold"] >= len(outcomes):
+    elif 2 * counts["does not hold"] >= len(judgements):
         verdict = "does not hold"
     return verdict, reason
 
@@ -238,40 +263,18 @@ def _conjunction(verdicts: Sequence[VerdictName]) -> VerdictName:
     return "cannot tell" if not verdicts or "cannot tell" in verdicts else "holds"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A comparison that a part of a claim is measured by, before any verdict on it.
-
-    ``unit`` is that of the effect, ``evidence`` are the numbers behind it in words, ``remark`` a
-    limit to be said beside the verdict, ``missing`` why there is no effect where that is not for
-    want of runs. ``also_at`` is that of its :class:`Outcome`.
-    """
-
-    part: Part
-    measured: Measured
-    unit: str
-    evidence: str
-    remark: str = ""
-    missing: str = ""
-    also_at: tuple[str, ...] = ()
-
-
 def judge_cases(cases: Sequence[Case], *, generator: np.random.Generator) -> list[Outcome]:
     """The verdict on each comparison; its reason begins with the numbers behind it."""
     measured = [case.measured for case in cases]
-    judgements = judge(measured, generator=generator)
-    return [
-        Outcome(
-            part=case.part,
-            comparison=f"{case.measured.task}: {case.measured.subject}",
-            rates=case.measured.rates,
-            unit=case.unit,
-            judgement=_with_evidence(case, _if_few_can_tell(case.measured, judgement, measured)),
-            remark=case.remark,
-            also_at=case.also_at,
-        )
-        for case, judgement in zip(cases, judgements, strict=True)
-    ]
+    outcomes = []
+    for case, judgement in zip(cases, judge(measured, generator=generator), strict=True):
+        if case.measured.effects:
+            judgement = _if_few_can_tell(case.measured, judgement, measured)
+            judgement = replace(judgement, why=f"{case.evidence}; {judgement.why}")
+        elif case.missing:
+            judgement = replace(judgement, why=case.missing)
+        outcomes.append(Outcome(case, judgement))
+    return outcomes
 
 
 def _if_few_can_tell(
@@ -296,9 +299,3 @@ def _if_few_can_tell(
         return judgement
     why = f"only {counted(seeds, 'seed')}{reason}"
     return replace(judgement, verdict="cannot tell", why=why)
-
-
-def _with_evidence(case: Case, judgement: Judgement) -> Judgement:
-    if case.measured.effects:
-        return replace(judgement, why=f"{case.evidence}; {judgement.why}")
-    return replace(judgement, why=case.missing) if case.missing else judgement

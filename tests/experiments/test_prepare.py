@@ -1,12 +1,12 @@
-"""Kernels and further steps of experiments: kept, compared, failed; results taken from siblings."""
+"""What is refused before the first run, and results that are there: kept, compared, copied."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from data.release_files import case_of
+from experiments.experiment_folders import empty_page
 from safetensors.numpy import load_file, save_file
 
 from lpft.experiments import run as reproduction
@@ -15,20 +15,16 @@ from lpft.experiments.prepare import Inputs, reuse_results
 from lpft.experiments.run import RECIPES
 from lpft.results.exhibits import read_experiment
 
-TINY = ("--tiny", "--methods", "ft,lp-ft", "--seeds", "1", "--kernel-samples", "6")
-KERNELS = Path("kernels/demo-seed0/kernels.json")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_page():
-    """No pages here."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            reproduction,
-            "build_report",
-            lambda folder, **_: SimpleNamespace(page=folder / "report.html"),
-        )
+        patched.setattr(reproduction, "build_report", empty_page)
         yield
+
+
+TINY = ("--tiny", "--methods", "ft,lp-ft", "--seeds", "1", "--kernel-samples", "6")
+KERNELS = Path("kernels/demo-seed0/kernels.json")
 
 
 @pytest.fixture(scope="module")
@@ -131,37 +127,6 @@ def test_replacing_computes_kernels_again(copy, lpft):
     assert json.loads((copy / KERNELS).read_text())["data"]["rows"]["train"] == 7
 
 
-def test_kernels_that_fail_are_recorded_and_do_not_stop_the_others(lpft, tmp_path, monkeypatch):
-    compute = reproduction.compute_kernels
-
-    def failing(config, **options):
-        if config.run.training.seed == 0:
-            raise MemoryError
-        return compute(config, **options)
-
-    monkeypatch.setattr(reproduction, "compute_kernels", failing)
-    options = (*TINY, "--seeds", "0,1", "--output-dir", tmp_path / "t")
-    outcome = lpft("reproduce", "table2", *options)
-    assert outcome.status == 1
-    ((name, reason),) = record_of(tmp_path / "t").failures
-    assert name == "kernels/demo-seed0"
-    assert "does not fit in memory" in reason
-    assert record_of(tmp_path / "t").exhibits
-
-
-def test_a_step_that_fails_leaves_the_rest(lpft, tmp_path, monkeypatch):
-    def failing(runs):
-        assert len(runs.runs) == 1
-        raise ValueError("boom")
-
-    monkeypatch.setitem(RECIPES, "table8", replace(RECIPES["table8"], step=failing))
-    options = ("--tiny", "--methods", "lp", "--seeds", "1", "--output-dir", tmp_path / "t")
-    assert lpft("reproduce", "table8", *options).status == 1
-    record = record_of(tmp_path / "t")
-    assert record.failures == (("further results", "unexpected ValueError: boom"),)
-    assert record.exhibits[0].rows[0][2].count == 1
-
-
 def test_results_of_other_experiments_are_copied_where_they_are_the_same(lpft, tmp_path):
     options = ("--tiny", "--methods", "lp,ft", "--seeds", "1", "--output-dir", tmp_path / "first")
     assert lpft("reproduce", "table8", *options).status == 0
@@ -189,3 +154,64 @@ def test_an_experiment_without_runs_or_kernels_is_no_folder_of_another(lpft, tmp
     outcome = lpft("reproduce", "table8", *options)
     assert outcome.status == 2
     assert "holds files that are not an experiment's" in outcome.err
+
+
+def test_missing_data_of_the_last_task_fails_before_the_first_run(lpft, tmp_path, data_dir):
+    options = ("--tasks", "cb,boolq", "--model", "minilm", "--data-dir", data_dir)
+    outcome = lpft("reproduce", "table8", *options, "--output-dir", tmp_path / "t")
+    assert outcome.status == 2
+    assert "boolq" in outcome.err
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_release_without_the_out_of_distribution_sets_of_its_task_is_named(lpft, tmp_path):
+    """GLUE's CoLA has both of its dev sets in one file, of which table10 could show nothing."""
+    folder = case_of("cola", "GLUE tsv").write(tmp_path / "data")
+    options = ("--tasks", "cola", "--tiny", "--data-dir", tmp_path / "data")
+    outcome = lpft("reproduce", "table10", *options, "--output-dir", tmp_path / "t")
+    assert outcome.status == 2
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert f"cola as it was read has none ({folder / 'train.tsv'}" in line
+    assert "give the release with out_of_domain (see lpft tasks cola)" in line
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_data_folder_that_is_not_there_is_named(lpft, tmp_path):
+    options = ("--tasks", "cb", "--data-dir", tmp_path / "nowhere", "--tiny")
+    outcome = lpft("reproduce", "table8", *options, "--output-dir", tmp_path / "t")
+    assert outcome.status == 2
+    assert "nowhere is not a folder" in outcome.err
+    assert not (tmp_path / "t").exists()
+
+
+def test_foreign_files_are_left_alone(lpft, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for option in ((), ("--resume",), ("--overwrite",)):
+        outcome = lpft("reproduce", "table8", "--tiny", "--output-dir", tmp_path, *option)
+        assert outcome.status == 2
+        assert "holds files that are not an experiment's (thesis.txt)" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_place_of_the_folder_is_named(lpft, tmp_path):
+    place = tmp_path / "t"
+    place.write_text("mine")
+    outcome = lpft("reproduce", "table8", "--tiny", "--output-dir", place)
+    assert outcome.status == 2
+    assert "is a file: name another with --output-dir" in outcome.err
+
+
+def test_a_folder_that_cannot_be_made_is_named(lpft, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "t"
+    outcome = lpft("reproduce", "table8", "--tiny", "--methods", "lp", "--output-dir", place)
+    assert outcome.status == 2
+    assert "cannot be written" in outcome.err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_record_is_named(lpft, tmp_path, content):
+    (tmp_path / "experiment.json").write_text(content)
+    outcome = lpft("reproduce", "table8", "--tiny", "--output-dir", tmp_path, "--resume")
+    assert outcome.status == 2
+    assert "experiment.json' cannot be read" in outcome.err
