@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from lpft.errors import InputError
 from lpft.experiments import figures
 from lpft.experiments.figures import PROBING_PATHS
+from lpft.experiments.plan import RunKey
 from lpft.results.schema import Fingerprints
 from lpft.settings.configs import make_config
 from lpft.training.cache import prepare_split
@@ -188,7 +189,7 @@ def test_a_kept_path_is_not_computed_again_unless_the_run_is_another(trained, mo
     _, found = trained
     monkeypatch.setattr(figures, "_follow_probe", lambda run: pytest.fail(f"computed {run.name}"))
     PROBING_PATHS(found)
-    key = ("published", "demo", "lp", 0)
+    key = RunKey("published", "demo", "lp", 0)
     other = {
         key: replace(found.runs[key], record=found.runs[key].record.updated(config_hash="0" * 64))
     }
@@ -212,7 +213,7 @@ def test_a_damaged_path_is_computed_again(trained, tmp_path, caplog):
 
 def test_a_run_whose_data_changed_is_refused(trained, tmp_path):
     _, found = trained
-    key = ("published", "demo", "lp", 0)
+    key = RunKey("published", "demo", "lp", 0)
     record = found.runs[key].record
     prints = Fingerprints(
         data={**record.fingerprints.data, "test": "0" * 64}, encoder=record.fingerprints.encoder
