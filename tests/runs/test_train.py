@@ -16,7 +16,6 @@ from lpft.errors import InputError
 from lpft.estimator import TextClassifier
 from lpft.results.run import read_feature_changes, read_features
 from lpft.runs.train import train_run
-from lpft.settings import without_effect
 from lpft.settings.configs import make_config
 
 WEIGHTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -97,15 +96,6 @@ def test_every_run_keeps_how_far_each_text_moved_and_only_that(bare):
     }
     for split, rows in (("train", ROWS["train"]), ("test", ROWS["test"]), ("ood/far", ROWS["far"])):
         assert len(read_feature_changes(bare, split)) == rows
-
-
-def test_linear_probing_moves_no_feature(settings, tmp_path):
-    lp = {name: settings[name] for name in settings if name not in without_effect("lp")}
-    asked = lp | {"method": "lp", "save_features": True}
-    folder = train_run(make_config(asked, tmp_path / "lp")).folder
-    assert (read_feature_changes(folder, "test")["feature_difference"] == 0).all()
-    found = read_features(folder, "test")
-    np.testing.assert_array_equal(found.features, found.pretrained)
 
 
 def test_without_the_model_there_are_no_weights_and_all_numbers(bare, settings, tmp_path):
