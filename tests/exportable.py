@@ -8,26 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_classifiers import scatter
-from tiny_models import DECODERS, FAMILIES, tiny_config, tiny_tokenizer
-from transformers import (
-    CamembertConfig,
-    ElectraConfig,
-    GPTNeoXConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen2Tokenizer,
-    Qwen3Config,
-    T5Config,
-    XLMRobertaConfig,
-)
+from tiny_classifiers import random_classifier
+from tiny_models import DECODERS, tiny_config, tiny_tokenizer
+from transformers import Qwen2Tokenizer
 
 from lpft.data import Text
 from lpft.model import Classifier, save_classifier
-from lpft.model.classifier import attach_head
-from lpft.model.encoder import build_encoder
 from lpft.settings import Pooling
 
 TEMPERATURE = 1.7
@@ -35,15 +21,6 @@ CLASSES = ("bad", "so & so", "good")
 MAX_LENGTH = 24
 TEXTS = ["good", "a bad lamp", "the film was never very good and then we slowly ate", "good " * 40]
 
-_COUSINS = {
-    "xlm-roberta": XLMRobertaConfig,
-    "camembert": CamembertConfig,
-    "electra": ElectraConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "gpt_neox": GPTNeoXConfig,
-}
 _DECODERS = (*DECODERS, "mistral", "qwen2", "qwen3", "gpt_neox")
 
 _BLOCKED = """
@@ -56,38 +33,6 @@ sys.meta_path.insert(0, NoLpft())
 """
 
 
-def config_of(family: str) -> PreTrainedConfig:
-    """Two layers, 32 wide, 64 positions."""
-    if family in FAMILIES:
-        return tiny_config(family)
-    if family == "t5":
-        return T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    sizes: dict[str, Any] = {
-        "vocab_size": 60,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-        "pad_token_id": None if family in _DECODERS else 0,
-    }
-    if family == "electra":
-        sizes["embedding_size"] = 16
-    if family in ("mistral", "qwen2", "qwen3"):
-        sizes["num_key_value_heads"] = 2
-    return _COUSINS[family](**sizes)
-
-
-def tokenizer_of(family: str) -> PreTrainedTokenizerBase:
-    """One token per word; one per letter for Qwen 2, whose tokenizer's class is always its own."""
-    if family != "qwen2":
-        return tiny_tokenizer("gpt2" if family in _DECODERS else family)
-    letters = {
-        letter: index for index, letter in enumerate(("<end>", *"abcdefghijklmnopqrstuvwxyzĠ&"))
-    }
-    return Qwen2Tokenizer(vocab=letters, merges=[], unk_token="<end>", eos_token="<end>")
-
-
 def classifier_of(
     family: str,
     pooling: Pooling,
@@ -97,24 +42,19 @@ def classifier_of(
     paired: bool = False,
 ) -> Classifier:
     """A calibrated classifier in which every parameter is random and no norm is trivial."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        encoder = build_encoder(config_of(family))
-    model = attach_head(
-        encoder,
-        classes,
-        pooling=pooling,
-        head_bias=head_bias,
-        generator=torch.Generator().manual_seed(4),
-        paired=paired,
-    )
-    scatter(model)
-    model.config.temperature = TEMPERATURE
-    tokenizer = tokenizer_of(family)
-    if family in _DECODERS:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = tiny_tokenizer("gpt2" if family in _DECODERS else family)
+    if family == "qwen2":  # its tokenizer's class is always its own: one token per letter
+        letters = ("<end>", *"abcdefghijklmnopqrstuvwxyzĠ&")
+        vocabulary = {letter: index for index, letter in enumerate(letters)}
+        tokenizer = Qwen2Tokenizer(
+            vocab=vocabulary, merges=[], unk_token="<end>", eos_token="<end>", pad_token="<end>"
+        )
     tokenizer.model_max_length = MAX_LENGTH
-    return Classifier(model, tokenizer)
+    classifier = random_classifier(
+        tiny_config(family), tokenizer, classes, pooling=pooling, head_bias=head_bias, paired=paired
+    )
+    classifier.model.config.temperature = TEMPERATURE
+    return classifier
 
 
 def saved(classifier: Classifier, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Tiny random models of every tested family, as folders in Hugging Face layout, and toy data."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -11,14 +12,22 @@ from transformers import (
     AlbertConfig,
     AutoModel,
     BertConfig,
+    CamembertConfig,
     DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     ModernBertConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
+    T5Config,
+    XLMRobertaConfig,
 )
 
 _VOCABULARY = """
@@ -28,14 +37,8 @@ bought saw ate took and but then again never always quickly slowly yes no
 WORDS = tuple(_VOCABULARY.split())
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "never")
 FAMILIES = (
-    "bert",
-    "roberta",
-    "distilbert",
-    "albert",
-    "deberta-v2",
-    "modernbert",
-    "gpt2",
-    "llama",
+    *("bert", "roberta", "distilbert", "albert", "deberta-v2", "modernbert"),
+    *("gpt2", "llama"),
 )
 DECODERS = ("gpt2", "llama")
 
@@ -71,69 +74,68 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
 
 
+_SIZES = {
+    "vocab_size": len(_SPECIAL) + len(WORDS),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+_PADDED = _SIZES | {"pad_token_id": _PAD}
+_MARKED = _PADDED | {"bos_token_id": _CLS, "eos_token_id": _SEP}
+_GROUPED = _SIZES | {"num_key_value_heads": 2, "pad_token_id": None}
+_DEBERTA = {
+    "type_vocab_size": 2,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 8,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
+_CONFIGS = {
+    "bert": BertConfig(**_PADDED),
+    "roberta": RobertaConfig(**_MARKED),
+    "xlm-roberta": XLMRobertaConfig(**_PADDED),
+    "camembert": CamembertConfig(**_PADDED),
+    "electra": ElectraConfig(**_PADDED, embedding_size=16),
+    "distilbert": DistilBertConfig(
+        vocab_size=_SIZES["vocab_size"],
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=64,
+        max_position_embeddings=64,
+        pad_token_id=_PAD,
+    ),
+    "albert": AlbertConfig(**_PADDED, embedding_size=16),
+    "deberta-v2": DebertaV2Config(**_PADDED, **_DEBERTA),
+    "modernbert": ModernBertConfig(
+        **_MARKED, cls_token_id=_CLS, sep_token_id=_SEP, local_attention=8
+    ),
+    "t5": T5Config(
+        vocab_size=_SIZES["vocab_size"], d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=_SIZES["vocab_size"],
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=_SEP,
+        eos_token_id=_SEP,
+    ),
+    "gpt_neox": GPTNeoXConfig(**_SIZES, pad_token_id=None),
+    "llama": LlamaConfig(**_GROUPED, bos_token_id=_CLS, eos_token_id=_SEP),
+    "mistral": MistralConfig(**_GROUPED),
+    "qwen2": Qwen2Config(**_GROUPED),
+    "qwen3": Qwen3Config(**_GROUPED),
+}
+
+
 def tiny_config(family: str) -> PreTrainedConfig:
-    """Two layers, 32 wide, dropout 0.1, 64 positions."""
-    vocabulary = len(_SPECIAL) + len(WORDS)
-    sizes = {
-        "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-    }
-    if family == "bert":
-        return BertConfig(**sizes, pad_token_id=_PAD)
-    if family == "roberta":
-        return RobertaConfig(**sizes, pad_token_id=_PAD, bos_token_id=_CLS, eos_token_id=_SEP)
-    if family == "distilbert":
-        return DistilBertConfig(
-            vocab_size=vocabulary,
-            dim=32,
-            n_layers=2,
-            n_heads=4,
-            hidden_dim=64,
-            max_position_embeddings=64,
-            pad_token_id=_PAD,
-        )
-    if family == "albert":
-        return AlbertConfig(**sizes, embedding_size=16, pad_token_id=_PAD)
-    if family == "deberta-v2":
-        return DebertaV2Config(
-            **sizes,
-            pad_token_id=_PAD,
-            type_vocab_size=2,
-            relative_attention=True,
-            pos_att_type=["p2c", "c2p"],
-            position_buckets=8,
-            share_att_key=True,
-            norm_rel_ebd="layer_norm",
-        )
-    if family == "modernbert":
-        return ModernBertConfig(
-            **sizes,
-            pad_token_id=_PAD,
-            bos_token_id=_CLS,
-            eos_token_id=_SEP,
-            cls_token_id=_CLS,
-            sep_token_id=_SEP,
-            local_attention=8,
-        )
-    if family == "gpt2":
-        return GPT2Config(
-            vocab_size=vocabulary,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=64,
-            bos_token_id=_SEP,
-            eos_token_id=_SEP,
-        )
-    if family == "llama":
-        return LlamaConfig(
-            **sizes, num_key_value_heads=2, bos_token_id=_CLS, eos_token_id=_SEP, pad_token_id=None
-        )
-    raise ValueError(family)
+    """Two layers, 32 wide, dropout 0.1, 64 positions: of ``FAMILIES``, their relatives and T5."""
+    return deepcopy(_CONFIGS[family])
 
 
 def save_tiny_model(family: str, folder: Path) -> Path:

@@ -8,7 +8,6 @@ from tiny_models import save_tiny_model, toy_texts
 from lpft.data.tokens import tokenize
 from lpft.model import build_classifier
 from lpft.model.inference import extract_features, head_logits
-from lpft.training.probing import fit_probe, install_probe
 
 CPU = torch.device("cpu")
 
@@ -38,12 +37,6 @@ def test_dropout_is_off_and_the_mode_is_left_as_it_was(classifier, tokens):
     second = extract_features(classifier.model, tokens, device=CPU)
     np.testing.assert_array_equal(first, second)
     assert classifier.model.training
-
-
-def test_probing_leaves_the_features_bitwise_as_they_were(classifier, tokens):
-    before = extract_features(classifier.model, tokens, device=CPU)
-    install_probe(classifier.model, fit_probe(before, np.arange(40) % 2, 2))
-    np.testing.assert_array_equal(extract_features(classifier.model, tokens, device=CPU), before)
 
 
 def test_logits_from_features_are_the_models_own(classifier, tokens):

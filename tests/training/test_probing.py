@@ -5,16 +5,12 @@ Its path from zero is compared to SciPy's L-BFGS-B on an objective written out b
 
 import numpy as np
 import pytest
-import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from tiny_models import save_tiny_model
 
 from lpft.errors import InputError
-from lpft.model import build_classifier
-from lpft.model.inference import head_logits
-from lpft.training.probing import fit_probe, install_probe, probing_path
+from lpft.training.probing import fit_probe, probing_path
 
 
 def problem(rows, width, classes, noise=1.0):
@@ -138,14 +134,6 @@ def test_two_rows_of_two_classes_are_enough():
     assert (features @ probe.weight.T + probe.bias).argmax(1).tolist() == [0, 1]
 
 
-def test_the_probe_has_no_seed():
-    features, labels = problem(150, 20, 3)
-    first = fit_probe(features, labels, 3)
-    np.random.seed(5)  # noqa: NPY002
-    second = fit_probe(features, labels, 3)
-    np.testing.assert_array_equal(first.weight, second.weight)
-
-
 def test_wrong_inputs_are_refused():
     features, labels = problem(20, 3, 2)
     with pytest.raises(InputError, match="at least 2 classes, found 1"):
@@ -153,20 +141,6 @@ def test_wrong_inputs_are_refused():
     features[3, 1] = np.nan
     with pytest.raises(InputError, match="not finite"):
         fit_probe(features, labels, 2)
-
-
-def test_installing_fills_the_head_and_leaves_the_encoder(tmp_path):
-    folder = save_tiny_model("bert", tmp_path)
-    model = build_classifier(str(folder), ("a", "b", "c"), seed=0, max_length=32).model
-    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    features, labels = problem(60, 32, 3)
-    probe = fit_probe(features, labels, 3)
-    install_probe(model, probe)
-    np.testing.assert_allclose(
-        head_logits(model, features), features @ probe.weight.T + probe.bias, atol=1e-5
-    )
-    for name, value in model.encoder.state_dict().items():
-        assert torch.equal(value, before[name])
 
 
 def naive_iterates(features, labels, classes, strength, count):
