@@ -240,11 +240,14 @@ def test_no_network_is_one_line_that_names_the_way_out(monkeypatch, error):
 
 def test_record_entities_earn_what_squad_says(local):
     task, folder = local("record")
-    write_parquet(task, folder, lambda i: {**_record(i), "answers": ["Bo", "Ann Bo"]}, None)
-    credits = load_task(task).test.groups.credits
+    answers = ["Rome", "Bo", "Ann Bo"]
+    write_parquet(task, folder, lambda i: {**_record(i), "answers": answers}, None)
+    test = load_task(task).test
+    # right is what is an answer letter for letter
+    assert test.labels[:3].tolist() == [0, 0, 1]
     # "the Bo" is "Bo" without its article; of "Ann Lee" and "Ann Bo" one word of two is the same
-    assert credits["exact_match"][:3].tolist() == [0, 1, 0]
-    assert credits["token_f1"][:3].tolist() == [0.5, 1, 0]
+    assert test.groups.credits["exact_match"][:3].tolist() == [0, 1, 1]
+    assert test.groups.credits["token_f1"][:3].tolist() == [0.5, 1, 1]
 
 
 ROLES = ["objective", "methods", "results", "conclusions", "background"]
