@@ -1,4 +1,4 @@
-"""What is worth knowing about data before anyone trains on it."""
+"""Problems in data that are worth knowing before training on it."""
 
 from collections import Counter
 from collections.abc import Iterator

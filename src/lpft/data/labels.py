@@ -165,12 +165,12 @@ def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
     if len(classes) < 2:
         raise InputError(
             f"{source}: found only the class {show(classes)} in {len(labels)} rows, "
-            "expected at least 2 classes to tell apart"
+            "expected at least 2 classes"
         )
     if len(labels) >= _ENOUGH_ROWS and 2 * len(classes) > len(labels):
         raise InputError(
             f"{source}: found {len(classes)} different labels in {len(labels)} rows, expected "
-            "classes that recur: is it the column of the classes?"
+            "classes that recur: is this the label column?"
         )
     return classes
 

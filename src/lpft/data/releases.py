@@ -39,7 +39,7 @@ class RawData:
 
 @dataclass(frozen=True)
 class Release:
-    """One layout in which a task's official files are handed out.
+    """One layout in which a task's official files are published.
 
     Attributes:
         layout: its name in messages and records.
@@ -52,7 +52,7 @@ class Release:
         columns: the release's column names for the task's fields where they differ.
         labels: as in :class:`RawSplit`.
         optional: splits whose files may be missing.
-        beside: the path of a second file that ``read`` takes with each one.
+        beside: the path of a second file that ``read`` needs beside each file.
         notes: facts about this layout that a report must repeat.
     """
 
@@ -163,7 +163,7 @@ def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawD
 
 
 def _missing(task: str, releases: tuple[Release, ...], root: Path, licence: str) -> str:
-    """What is expected where, in the layouts of whose folders most is there."""
+    """The expected paths, for the layouts of which most folders exist."""
     expected = [(*_expected_folder(root, release), release) for release in releases]
     most = max(depth for depth, _, _ in expected)
     nearest = [(folder, release) for depth, folder, release in expected if depth == most]
@@ -248,7 +248,7 @@ def _walk(root: Path, parts: Sequence[str]) -> tuple[Path, Sequence[str]]:
 
 
 def _archive_of(path: Path) -> Path | None:
-    """The archive that lies where a missing file, or its folder, should be, if there is one."""
+    """The archive in the place of a missing file or of its folder, if there is one."""
     for missing in (path.with_suffix(""), path, path.parent):
         for ending in _PACKED:
             archive = missing.with_name(missing.name + ending)

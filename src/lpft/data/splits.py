@@ -1,4 +1,4 @@
-"""Which rows train, which rows validate: the paper's rule and the stratified hold-out."""
+"""Training and validation rows: the paper's rule and the stratified hold-out."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ PROTOCOLS = get_args(SplitProtocol)
 """``paper``: the last tenth of the rows validates. ``stratified``: a tenth of every class does."""
 
 SPLIT_SEED = 20240527
-"""Seed of every split. It is no run's seed: all runs on the same rows train on the same rows."""
+"""Seed of every split, whatever a run's own seed: all runs train on the same rows."""
 
 Rows = NDArray[np.int64]
 

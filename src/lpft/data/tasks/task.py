@@ -11,7 +11,7 @@ from lpft.data.tables import Row
 
 @dataclass(frozen=True)
 class Template:
-    """One way in which a row becomes the classifier's input."""
+    """One way to make the classifier's input from a row."""
 
     description: str
     build: Callable[[Mapping[str, Any]], Text]
@@ -50,7 +50,7 @@ class Task:
         licence: of the data, as its owners state it.
         url: its page.
         metric: the published one, a key of a split's metrics.
-        releases: layouts of its official files; the first one found is read.
+        releases: layouts of its official files; the first whose training file exists is read.
         hub: where the Hugging Face Hub keeps it.
         ood: the out-of-distribution sets that some source of it has.
         grouping: where its rows answer questions together.
