@@ -281,11 +281,6 @@ def test_ft_ratio_where_one_part_is_a_multiple_of_the_other(factor):
     assert found.ratio == pytest.approx(factor / (1 + factor), abs=1e-12)
 
 
-def test_ft_ratio_is_1_without_a_pretrain_effective_part():
-    heads, features, labels, logits = random_problem(5, 2, seed=6)
-    assert ft_ratio(0 * heads, features, labels, logits).ratio == 1.0
-
-
 def test_ft_ratio_may_exceed_1_where_the_parts_work_against_each_other():
     # One sample, F = 3 and P = -1 times the identity: 3 / (3 - 1).
     features = 3 * np.eye(2).reshape(1, 2, 1, 2)
@@ -466,15 +461,6 @@ def test_multiples_rotations_and_a_common_shift_do_not_matter():
     order = rng.permutation(6)
     permuted = [table[order][:, :, order] for table in (kernel, other)]
     assert aligned(*permuted) == pytest.approx(aligned(kernel, other), abs=1e-12)
-
-
-def test_kernels_on_different_directions_are_orthogonal():
-    # Two centred features that are orthogonal over the samples: H K H and H L H have product 0.
-    x, y = np.array([1.0, -1.0, 1.0, -1.0]), np.array([1.0, 1.0, -1.0, -1.0])
-    assert aligned(np.outer(x, x), np.outer(y, y)) == pytest.approx(0, abs=1e-15)
-    # Half of the energy in common: <A, A + B> / (|A| |A + B|) = 1 / sqrt 2.
-    both = np.outer(x, x) + np.outer(y, y)
-    assert aligned(np.outer(x, x), both) == pytest.approx(0.5**0.5)
 
 
 def test_a_kernel_that_is_the_same_for_each_class_compares_with_the_other():
