@@ -14,8 +14,8 @@ from lpft.data import TASKS
 from lpft.errors import InputError, named
 from lpft.experiments import comparisons as measured
 from lpft.experiments import theory
-from lpft.experiments.head_scales import SCALES as PAPER_SCALES
-from lpft.experiments.head_scales import head_scale_plan
+from lpft.experiments.figures import SCALES as PAPER_SCALES
+from lpft.experiments.figures import head_scale_plan
 from lpft.experiments.kernels import FT_RATIO, kernel_rows
 from lpft.experiments.measures import (
     FEATURE_CHANGE,

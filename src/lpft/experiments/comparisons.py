@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from lpft.analysis.comparison import Resampled, Statistic, resample, without_samples
-from lpft.experiments.head_scales import CORRELATIONS, rank_correlations, scaled_runs
+from lpft.experiments.figures import CORRELATIONS, rank_correlations, scaled_runs
 from lpft.experiments.measures import random_head_norm
 from lpft.experiments.plan import ExperimentRuns, Scope
 from lpft.experiments.verdicts import (

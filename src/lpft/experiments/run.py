@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from lpft.errors import InputError, explain, unexpected
-from lpft.experiments import claims, figures, head_scales, kernels, tables
+from lpft.experiments import claims, figures, kernels, tables
 from lpft.experiments.deviations import deviations_from_paper
 from lpft.experiments.plan import (
     RUNS,
@@ -68,7 +68,7 @@ def _order(recipe: Recipe) -> tuple[str, int]:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in sorted(
-        (*tables.RECIPES, *figures.RECIPES, *head_scales.RECIPES, *kernels.RECIPES, claims.RECIPE),
+        (*tables.RECIPES, *figures.RECIPES, *kernels.RECIPES, claims.RECIPE),
         key=_order,
     )
 }
