@@ -117,7 +117,7 @@ def build_report(
         runs=tuple(run for group in groups for run in group.runs),
         kernels=kernels,
         unread=unread,
-        experiments=tuple(found.record for found in experiments),
+        experiments=tuple(each.record for each in experiments),
     )
 
 
@@ -133,12 +133,12 @@ def _contents(
     """The chapters, once every folder has its place in the page."""
     folder = page.parent
     taken = {group.slug for group in groups}
-    kernel_titles = _told_apart([(found.title, found.name) for found in kernels])
+    kernel_titles = _told_apart([(each.title, each.name) for each in kernels])
     kernel_slugs = [slug(f"kernels {title}", taken) for title in kernel_titles]
     anchors = {run.name: slug(f"run {run.name}", taken) for group in groups for run in group.runs}
     listed = tuple(
-        (found, slug(f"unread {found.name}", taken), relative_link(found.folder, folder))
-        for found in unread
+        (each, slug(f"unread {each.name}", taken), relative_link(each.folder, folder))
+        for each in unread
     )
     places: dict[Path, Place] = {}
     for missed, anchor, _ in listed:
@@ -148,23 +148,23 @@ def _contents(
         for run in setting.runs:
             kin = f"{run.data_name}, {setting.label}, seed"
             places[run.folder] = Place(kin, str(run.seed), f"#{anchors[run.name]}")
-    for found, anchor in zip(kernels, kernel_slugs, strict=True):
-        kin, name = f"kernels of {found.data_name}", found.name
-        if found.seed is not None:
-            kin, name = f"{kin}, seed", whole(found.seed)
-        places[found.folder] = Place(kin, name, f"#{anchor}")
+    for each, anchor in zip(kernels, kernel_slugs, strict=True):
+        kin, name = f"kernels of {each.data_name}", each.name
+        if each.seed is not None:
+            kin, name = f"{kin}, seed", whole(each.seed)
+        places[each.folder] = Place(kin, name, f"#{anchor}")
     places |= {copy: places[shown] for copy, shown in copies.items()}
 
-    titles = _told_apart([(found.record.title, found.name) for found in experiments])
+    titles = _told_apart([(each.record.title, each.name) for each in experiments])
     chapters = [
         experiment_chapter(
-            found.record,
-            slug(found.record.name, taken),
+            each.record,
+            slug(each.record.name, taken),
             title,
-            relative_link(found.folder / RECORD, folder),
-            tracer(found.folder, folder, places),
+            relative_link(each.folder / RECORD, folder),
+            tracer(each.folder, folder, places),
         )
-        for found, title in zip(experiments, titles, strict=True)
+        for each, title in zip(experiments, titles, strict=True)
     ]
     differences, trace = judge_groups(groups), tracer(directory, folder, places)
     chapters += [group_chapter(each, differences[each.slug], anchors, trace) for each in groups]

@@ -20,6 +20,7 @@ from lpft.report.page import (
     Origins,
     Rows,
     Section,
+    named_sections,
     relative_link,
 )
 from lpft.report.runs import facts
@@ -122,16 +123,11 @@ def experiment_chapter(
 ) -> Chapter:
     """What the page shows of one experiment; ``name`` is its anchor, ``address`` its record's."""
     exhibits = tuple(_exhibit_sections(record, name))
-    sections: list[tuple[str, str, tuple[Block, ...]]] = []
-    if record.verdicts:
-        claims = Claims(judged_claims(record.verdicts), False, verdict_table(record))
-        sections.append(("verdicts", "Verdicts on the paper’s claims", (claims,)))
-    if exhibits:
-        index = Items(tuple((each.title, f"#{each.anchor}", "") for each in exhibits), "inner")
-        shown: tuple[Block, ...] = (index, *exhibits) if len(exhibits) > 2 else exhibits
-        sections.append(("exhibits", "Tables and figures", shown))
-    if record.failures:
-        sections.append(("missing", "What is missing, and why", (_missing(record, trace),)))
+    entries = tuple((each.title, f"#{each.anchor}", "") for each in exhibits)
+    index = Items(entries, "inner") if len(exhibits) > 2 else None
+    judged = judged_claims(record.verdicts)
+    claims = Claims(judged, False, verdict_table(record)) if judged else None
+    missing = _missing(record, trace) if record.failures else None
     return Chapter(
         kind="experiment",
         slug=name,
@@ -139,8 +135,13 @@ def experiment_chapter(
         data=record.name,
         model=model_name(record.model),
         summary=tuple(_summary(record, name, address)),
-        sections=tuple(
-            Section(title, blocks, f"{name}-{anchor}") for anchor, title, blocks in sections
+        sections=named_sections(
+            name,
+            (
+                ("verdicts", "Verdicts on the paper’s claims", (claims,)),
+                ("exhibits", "Tables and figures", (index, *exhibits)),
+                ("missing", "What is missing, and why", (missing,)),
+            ),
         ),
         tally=tally(record.verdicts),
         trace=trace,
@@ -151,7 +152,7 @@ def _summary(record: ExperimentRecord, name: str, address: str) -> Iterator[Bloc
     if record.findings:
         yield Items(tuple(("", "", finding) for finding in record.findings), "findings")
     if record.verdicts:
-        yield Note(tally(record.verdicts))
+        yield tally(record.verdicts)
         yield Claims(judged_claims(record.verdicts), True)
     differences = Items(tuple(("", "", sentence) for sentence in record.differences))
     tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, Table)]
@@ -234,8 +235,8 @@ def judged_claims(verdicts: Sequence[Verdict]) -> tuple[JudgedClaim, ...]:
     """The claims in their order."""
     ordered = sorted(verdicts, key=lambda verdict: verdict.claim)
     return tuple(
-        _judged_claim(number, list(found))
-        for number, found in groupby(ordered, key=lambda verdict: verdict.claim)
+        _judged_claim(number, list(of_claim))
+        for number, of_claim in groupby(ordered, key=lambda verdict: verdict.claim)
     )
 
 
@@ -269,18 +270,18 @@ def _drawn(effect: Estimate, extent: float) -> tuple[float, float, float] | None
 
 def verdict_table(record: ExperimentRecord) -> Table:
     """Every verdict with its effect and reason, for files."""
-    found = record.verdicts
+    verdicts = record.verdicts
     columns: Columns = [
-        (Column("Claim"), [str(verdict.claim) for verdict in found]),
+        (Column("Claim"), [str(verdict.claim) for verdict in verdicts]),
         *(
-            (Column(name.capitalize()), [getattr(verdict, name) for verdict in found])
+            (Column(name.capitalize()), [getattr(verdict, name) for verdict in verdicts])
             for name in ("statement", "comparison", "rates")
         ),
-        (Column("Effect", format="effect"), [replace(v.effect, runs=()) for v in found]),
-        (Column("Unit"), [verdict.unit for verdict in found]),
-        (Column("Detectable"), [verdict.detectable for verdict in found]),
+        (Column("Effect", format="effect"), [replace(v.effect, runs=()) for v in verdicts]),
+        (Column("Unit"), [verdict.unit for verdict in verdicts]),
+        (Column("Detectable"), [verdict.detectable for verdict in verdicts]),
         *(
-            (Column(name.capitalize()), [getattr(verdict, name) for verdict in found])
+            (Column(name.capitalize()), [getattr(verdict, name) for verdict in verdicts])
             for name in ("verdict", "remark", "reason")
         ),
     ]
@@ -324,16 +325,16 @@ def annotated(table: Table, model: str) -> Table:
     columns = []
     for place, column in enumerate(table.columns):
         whose = _whose(column, model) if compared and is_numeric(table, place) else ""
-        caution = by_column[place].remark if place in by_column else ""
-        remark = ", ".join(filter(None, (whose, caution)))
+        warning = by_column[place].remark if place in by_column else ""
+        remark = ", ".join(filter(None, (whose, warning)))
         columns.append(replace(column, remark=remark))
     rows = [list(row) for row in table.rows]
-    for place, found in by_row.items():
+    for place, caution in by_row.items():
         for position, (cell, column) in enumerate(zip(rows[place], columns, strict=True)):
             if column.source != "published" or not isinstance(cell, Estimate):
                 continue
             if cell.value is not None:
-                rows[place][position] = replace(cell, remark=found.remark)
+                rows[place][position] = replace(cell, remark=caution.remark)
     sentences = (caution.sentence for caution in (*by_column.values(), *by_row.values()))
     return replace(
         table,
@@ -372,7 +373,7 @@ def cautions_of(table: Table) -> tuple[dict[int, Caution], dict[int, Caution]]:
 
 
 def _whose(column: Column, model: str) -> str:
-    """Who found the numbers, as far as the heading does not say it already."""
+    """Whose numbers they are, as far as the heading does not say it already."""
     heading = f"{column.above} {column.name}".lower()
     words = ["published", MODEL] if column.source == "published" else [model_name(model)]
     return ", ".join(word for word in words if word.lower() not in heading)

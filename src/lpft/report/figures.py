@@ -12,7 +12,6 @@ from lpft.results.groups import Group, Setting, method_name, score
 from lpft.results.kernels import (
     FT,
     NTK,
-    Dynamics,
     KernelRecord,
     KernelStatistics,
     MethodRecord,
@@ -20,7 +19,6 @@ from lpft.results.kernels import (
     kernel_name,
 )
 from lpft.results.pairing import Comparison, Match
-from lpft.results.run import Predictions
 from lpft.results.series import QUANTITIES, block_size, curve, heat_map_panels
 
 BINS = 15
@@ -53,26 +51,18 @@ def accuracy(group: Group) -> Figure:
 
 def _accuracies(setting: Setting, splits: Sequence[str]) -> Series:
     """With the Wilson interval of the rows for one seed, ± one standard deviation for several."""
-    means: list[float | None] = []
-    ends: list[tuple[float | None, float | None]] = []
+    points: list[tuple[float | None, float | None, float | None]] = []
     for split in splits:
         spread, rows = setting.spread(score(split, "accuracy")), setting.rows(split)
-        known = spread is not None and rows is not None
-        means.append(spread.mean if spread is not None and known else None)
         if spread is None or rows is None:
-            ends.append((None, None))
+            points.append((None, None, None))
         elif spread.sd is None:
-            ends.append(wilson(spread.mean, rows))
+            points.append((spread.mean, *wilson(spread.mean, rows)))
         else:
-            ends.append((spread.mean - spread.sd, spread.mean + spread.sd))
-    return Series(
-        label=setting.label,
-        method=setting.method,
-        x=tuple(map(float, range(len(splits)))),
-        y=tuple(means),
-        low=tuple(low for low, _ in ends),
-        high=tuple(high for _, high in ends),
-    )
+            points.append((spread.mean, spread.mean - spread.sd, spread.mean + spread.sd))
+    y, low, high = zip(*points, strict=True)
+    x = tuple(map(float, range(len(splits))))
+    return Series(setting.label, x, y, setting.method, low, high)
 
 
 def feature_change(comparisons: Sequence[Comparison]) -> Figure | None:
@@ -93,9 +83,9 @@ def feature_change(comparisons: Sequence[Comparison]) -> Figure | None:
 
 
 def _change_panel(comparison: Comparison) -> Panel | None:
-    found = [("each at its own rate", comparison.own)] if comparison.own is not None else []
-    found += [(f"both at {_rates_of(match)}", match) for match in comparison.shared]
-    rows = [(name, m, m.change) for name, m in found if m is not None and m.change is not None]
+    matches = [("each at its own rate", comparison.own)] if comparison.own is not None else []
+    matches += [(f"both at {_rates_of(match)}", match) for match in comparison.shared]
+    rows = [(name, m, m.change) for name, m in matches if m is not None and m.change is not None]
     if not rows:
         return None
     digits = decimals_for(spread.mean for *_, change in rows for spread in change)
@@ -197,15 +187,14 @@ def reliability_bins_of(
     if not runs:
         return None
     labels = np.concatenate([run.predictions[split].labels for run in runs])
-
-    def bins(temperatures: Sequence[float]) -> ReliabilityBins:
-        pairs: list[tuple[Predictions, float]] = [
-            (run.predictions[split], t) for run, t in zip(runs, temperatures, strict=True)
-        ]
-        probabilities = np.concatenate([found.probabilities(t) for found, t in pairs])
-        return reliability_bins(probabilities, labels, bins=BINS)
-
-    return bins([1.0] * len(runs)), bins([run.temperature for run in runs])
+    before, after = (
+        np.concatenate([run.predictions[split].probabilities(t) for run, t in temperatures])
+        for temperatures in (
+            [(run, 1.0) for run in runs],
+            [(run, run.temperature) for run in runs],
+        )
+    )
+    return reliability_bins(before, labels, bins=BINS), reliability_bins(after, labels, bins=BINS)
 
 
 def _bins_as_series(label: str, method: str | None, bins: ReliabilityBins) -> Series:
@@ -247,12 +236,16 @@ def _spectrum_panel(
     kernels: KernelRecord, kernel: str, own: Sequence[tuple[str, str, KernelStatistics]]
 ) -> Panel:
     shared = [
-        ("P" if len(kernels.pretrain) == 1 else f"P ({kernels.owners_name(owners)})", None, found)
-        for owners, found in kernels.pretrain
-        if found.singular_values.any()
+        (
+            "P" if len(kernels.pretrain) == 1 else f"P ({kernels.owners_name(owners)})",
+            None,
+            spectrum,
+        )
+        for owners, spectrum in kernels.pretrain
+        if spectrum.singular_values.any()
     ]
     lines = [*shared, *own]
-    tolerances = [t for *_, found in lines if (t := _relative_tolerance(found)) is not None]
+    tolerances = [t for *_, spectrum in lines if (t := _relative_tolerance(spectrum)) is not None]
     bottom = _BELOW * (max(tolerances) if tolerances else _NO_TOLERANCE)
     return Panel(
         title=f"Spectra of {kernel_name(kernel)}, with P",
@@ -264,10 +257,10 @@ def _spectrum_panel(
     )
 
 
-def _spectrum(label: str, method: str | None, found: KernelStatistics, bottom: float) -> Series:
+def _spectrum(label: str, method: str | None, kernel: KernelStatistics, bottom: float) -> Series:
     """A line down to ``bottom``, with a marker at the rank."""
-    values = found.singular_values / found.singular_values[0]
-    rank = None if found.rank is None else int(found.rank)
+    values = kernel.singular_values / kernel.singular_values[0]
+    rank = None if kernel.rank is None else int(kernel.rank)
     marked = (rank - 1,) if rank is not None and 0 < rank <= len(values) else ()
     return Series(
         label=label,
@@ -321,9 +314,9 @@ def shares(kernels: KernelRecord) -> Figure | None:
     panels = []
     for method in kernels.methods:
         by_kind, by_layer = (trace_shares(method, by) for by in ("kind", "layer"))
-        found = [*map(by_kind.get, kinds), *(None for _ in gap), *map(by_layer.get, layers)]
+        parts = [*map(by_kind.get, kinds), *(None for _ in gap), *map(by_layer.get, layers)]
         if by_kind or by_layer:
-            values = tuple(None if share is None else 100 * share for share in found)
+            values = tuple(None if share is None else 100 * share for share in parts)
             places = tuple(map(float, range(len(ticks))))
             series = Series(method.name, places, values, method=method.method)
             panels.append(
@@ -353,15 +346,30 @@ def trace_shares(method: MethodRecord, by: str) -> dict[str, float]:
 
 def dynamics(kernels: KernelRecord) -> Figure | None:
     """Left the error of one step's first order, right the loss of both trainings; None without."""
-    found = [(m, m.dynamics) for m in kernels.methods if m.dynamics is not None]
-    if not found:
+    recorded = [(m, m.dynamics) for m in kernels.methods if m.dynamics is not None]
+    if not recorded:
         return None
-    errors = tuple(_error_line(method, steps) for method, steps in found if steps.first_order)
+    errors = tuple(
+        Series(
+            label=method.name,
+            method=method.method,
+            x=tuple(step.rate for step in steps.first_order),
+            y=tuple(step.logits for step in steps.first_order),
+        )
+        for method, steps in recorded
+        if steps.first_order
+    )
     losses = tuple(
-        line
-        for method, steps in found
-        if "train" in steps.trajectories
-        for line in _loss_lines(method, steps)
+        Series(
+            label=f"{method.name}, linear model" if linear else method.name,
+            method=method.method,
+            x=tuple(map(float, steps.steps)),
+            y=tuple(trained.linearized if linear else trained.real),
+            dashed=linear,
+        )
+        for method, steps in recorded
+        if (trained := steps.trajectories.get("train")) is not None
+        for linear in (False, True)
     )
     return Figure(
         name="dynamics",
@@ -373,29 +381,4 @@ def dynamics(kernels: KernelRecord) -> Figure | None:
         ),
         caption=say("dynamics_caption"),
         values_in="the tables",
-    )
-
-
-def _error_line(method: MethodRecord, found: Dynamics) -> Series:
-    steps = found.first_order
-    return Series(
-        label=method.name,
-        method=method.method,
-        x=tuple(step.rate for step in steps),
-        y=tuple(step.logits for step in steps),
-    )
-
-
-def _loss_lines(method: MethodRecord, found: Dynamics) -> tuple[Series, Series]:
-    trained = found.trajectories["train"]
-    steps = tuple(map(float, found.steps))
-    return (
-        Series(method.name, steps, tuple(trained.real), method=method.method),
-        Series(
-            f"{method.name}, linear model",
-            steps,
-            tuple(trained.linearized),
-            method=method.method,
-            dashed=True,
-        ),
     )

@@ -15,7 +15,7 @@ from lpft.report.page import (
     Folder,
     Note,
     Rows,
-    Section,
+    named_sections,
     relative_link,
 )
 from lpft.report.runs import facts
@@ -68,47 +68,29 @@ def kernel_chapter(kernels: KernelRecord, slug: str, title: str, page_folder: Pa
         model=model_name(kernels.model),
         summary=(what_was_computed(kernels), Rows(tuple(rows))),
         notes=tuple(Note(problem, warns=True) for problem in kernels.problems),
-        sections=tuple(
-            Section(name, blocks, f"{slug}-{anchor}")
-            for anchor, name, blocks in _sections(kernels, page_folder)
-            if blocks
-        ),
+        sections=named_sections(slug, _sections(kernels, page_folder)),
         bugs=tuple(kernel_bugs([kernels.model])),
     )
 
 
 def _sections(
     kernels: KernelRecord, page_folder: Path
-) -> Iterator[tuple[str, str, tuple[Block, ...]]]:
+) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:
     """Anchor, title and what stands below it; nothing where the record has none of it."""
-    predicted = regression(kernels)
-    protocols = say("why_protocols_differ", classes=len(kernels.classes))
     yield "statistics", "P, F and the NTK", (statistics(kernels),)
-    yield "spectra", "Spectra", _there(figures.spectra(kernels))
-    yield "heat-maps", "Heat maps", _there(figures.heat_maps(kernels))
-    yield (
-        "regression",
-        "Kernel regression under both protocols",
-        () if predicted is None else (protocols, predicted),
-    )
-    yield "alignment", "Alignment of kernels", _there(alignment(kernels))
-    yield "parts", "What F is made of", _there(figures.shares(kernels), shares(kernels))
-    yield (
-        "dynamics",
-        "Training beside what the kernel predicts",
-        _there(figures.dynamics(kernels), first_order(kernels), linearized(kernels)),
-    )
+    yield "spectra", "Spectra", (figures.spectra(kernels),)
+    yield "heat-maps", "Heat maps", (figures.heat_maps(kernels),)
+    predicted = regression(kernels)
+    protocols = say("why_protocols_differ", classes=len(kernels.classes)) if predicted else None
+    yield "regression", "Kernel regression under both protocols", (protocols, predicted)
+    yield "alignment", "Alignment of kernels", (alignment(kernels),)
+    yield "parts", "What F is made of", (figures.shares(kernels), shares(kernels))
+    dynamics = (figures.dynamics(kernels), first_order(kernels), linearized(kernels))
+    yield "dynamics", "Training beside what the kernel predicts", dynamics
     made = Details("Configuration, plan, environment and timings", tuple(_made(kernels)))
     folder = Folder(relative_link(kernels.folder, page_folder), (KernelRecord.FILE,))
-    yield (
-        "made",
-        "How the kernels were made, and checked",
-        (folder, certificate(kernels), *([made] if made.sections else [])),
-    )
-
-
-def _there(*blocks: Block | None) -> tuple[Block, ...]:
-    return tuple(block for block in blocks if block is not None)
+    blocks = (folder, certificate(kernels), made if made.sections else None)
+    yield "made", "How the kernels were made, and checked", blocks
 
 
 def _made(kernels: KernelRecord) -> Iterator[tuple[str, Facts]]:
@@ -164,7 +146,7 @@ def read_statistics(kernels: KernelRecord) -> list[str]:
     ]
     of_f = [(m.name, f) for m in kernels.methods if (f := m.kernels.get(FT)) is not None]
     ranks = [f"{whole(f.rank)} for {name}" for name, f in of_f if f.rank is not None]
-    heads = [whole(found.rank) for _, found in kernels.pretrain if found.rank is not None]
+    heads = [whole(p.rank) for _, p in kernels.pretrain if p.rank is not None]
     norms = _range(((f.frobenius_norm, name) for name, f in of_f), scientific)
     ranked = {"ranks": ranks, "size": kernels.size, "heads": list(dict.fromkeys(heads))}
     return [
@@ -187,8 +169,8 @@ def read_regression(kernels: KernelRecord) -> list[str]:
         for solver in (PAPER, LOGISTIC)
     }
     paper, per_text = (
-        _range(((answers.test, name) for name, answers in found), fixed)
-        for found in by_solver.values()
+        _range(((answers.test, name) for name, answers in accuracies), fixed)
+        for accuracies in by_solver.values()
     )
     if paper and split is not None:
         constants = [a.constant for _, a in by_solver[PAPER] if a.constant is not None]
@@ -215,8 +197,8 @@ def _range(numbers: Iterable[tuple[float | None, str]], written: Callable[[float
 
 def read_certificate(kernels: KernelRecord) -> list[str]:
     """How far entries were checked against plain automatic differentiation."""
-    found = [method.certificate for method in kernels.methods]
-    checked = [(c.get("entries_checked"), c.get("largest_relative_error")) for c in found]
+    certificates = [method.certificate for method in kernels.methods]
+    checked = [(c.get("entries_checked"), c.get("largest_relative_error")) for c in certificates]
     known = [(count, error) for count, error in checked if count is not None and error is not None]
     if not known:
         return []
@@ -229,10 +211,10 @@ def statistics(kernels: KernelRecord) -> Table:
     rows = [*_pretrain_rows(kernels), *_method_rows(kernels)]
     columns = [
         *_names_of_rows(kernels, rows),
-        (Column("Rank", format="count"), [found.rank for *_, found in rows]),
+        (Column("Rank", format="count"), [kernel.rank for *_, kernel in rows]),
         (
             Column("FN", format="scientific", full="Frobenius norm"),
-            [found.frobenius_norm for *_, found in rows],
+            [kernel.frobenius_norm for *_, kernel in rows],
         ),
     ]
     varies = False
@@ -247,8 +229,8 @@ def statistics(kernels: KernelRecord) -> Table:
     constants = [
         answers.constant
         for method in kernels.methods
-        for found in method.kernels.values()
-        if (answers := found.regression.get(PAPER)) is not None and answers.constant is not None
+        for kernel in method.kernels.values()
+        if (answers := kernel.regression.get(PAPER)) is not None and answers.constant is not None
     ]
     note = say(
         "statistics_note",
@@ -266,7 +248,7 @@ def _agreed(row: KernelRow, solver: str, split: str) -> Estimate:
     """An accuracy that all owners of a kernel share, or a word that says that they do not."""
     owners, name, _ = row
     answers = [method.kernels[name].regression.get(solver) for method in owners]
-    values = {None if found is None else getattr(found, split) for found in answers}
+    values = {None if answer is None else getattr(answer, split) for answer in answers}
     return Estimate(values.pop()) if len(values) == 1 else Estimate(None, remark=VARIES)
 
 
@@ -274,12 +256,12 @@ def regression(kernels: KernelRecord) -> Table | None:
     """Every solver's accuracies on every kernel, with what a constant answer scores."""
     if not kernels.solvers:
         return None
-    rows = [row for found in _pretrain_rows(kernels) for row in _by_regression(found)]
+    rows = [row for statistics in _pretrain_rows(kernels) for row in _by_regression(statistics)]
     rows += _method_rows(kernels)
     columns = _names_of_rows(kernels, rows)
     commonest = kernels.commonest_class("eval")
     for solver in kernels.solvers:
-        answers = [found.regression.get(solver) for *_, found in rows]
+        answers = [statistics.regression.get(solver) for *_, statistics in rows]
         for name in ("train", "test", "constant"):
             values = [None if answer is None else getattr(answer, name) for answer in answers]
             if name == "constant" and solver != PAPER:
@@ -295,12 +277,12 @@ def regression(kernels: KernelRecord) -> Table | None:
 
 def alignment(kernels: KernelRecord) -> Table | None:
     """CKA of every pair of kernels, shaded in the page."""
-    found = kernels.alignment
-    if found is None:
+    record = kernels.alignment
+    if record is None:
         return None
-    names = [aligned_name(name) for name in found.kernels]
+    names = [aligned_name(name) for name in record.kernels]
     columns: Columns = [(Column("Kernel"), names)]
-    for name, values in zip(names, zip(*found.values, strict=True), strict=True):
+    for name, values in zip(names, zip(*record.values, strict=True), strict=True):
         cells = [None if v is None else Estimate(v, shade=min(1.0, max(0.0, v))) for v in values]
         columns.append((Column(name, digits=3), cells))
     return from_columns("alignment", "Alignment of kernels (CKA)", columns, say("alignment_note"))
@@ -361,7 +343,7 @@ def certificate(kernels: KernelRecord) -> Table:
 
 def first_order(kernels: KernelRecord) -> Table | None:
     """Relative error of the first-order change of logits and features, by rate."""
-    rows = [(name, step) for name, found in _dynamics(kernels) for step in found.first_order]
+    rows = [(name, step) for name, dynamics in _dynamics(kernels) for step in dynamics.first_order]
     if not rows:
         return None
     columns: Columns = [
@@ -379,25 +361,25 @@ def first_order(kernels: KernelRecord) -> Table | None:
 def linearized(kernels: KernelRecord) -> Table | None:
     """Error and losses of training in the kernel's linear model, by number of steps."""
     rows = [
-        (name, found, place)
-        for name, found in _dynamics(kernels)
-        for place in range(len(found.steps))
-        if found.trajectories
+        (name, dynamics, place)
+        for name, dynamics in _dynamics(kernels)
+        for place in range(len(dynamics.steps))
+        if dynamics.trajectories
     ]
     if not rows:
         return None
     columns: Columns = [
         (Column("Method"), [name for name, *_ in rows]),
-        (Column("Rate", digits=1, format="scientific"), [found.rate for _, found, _ in rows]),
-        (Column("Steps", format="count"), [found.steps[place] for _, found, place in rows]),
+        (Column("Rate", digits=1, format="scientific"), [dynamics.rate for _, dynamics, _ in rows]),
+        (Column("Steps", format="count"), [dynamics.steps[place] for _, dynamics, place in rows]),
     ]
     for split, above in (("train", "Training texts"), ("eval", "Evaluated texts")):
         for name, key in (("error", "error"), ("NLL", "real"), ("linear NLL", "linearized")):
             values = [
                 None
-                if split not in found.trajectories
-                else getattr(found.trajectories[split], key)[place]
-                for _, found, place in rows
+                if split not in dynamics.trajectories
+                else getattr(dynamics.trajectories[split], key)[place]
+                for _, dynamics, place in rows
             ]
             columns.append((Column(name, above, digits=None if key == "error" else 3), values))
     note = say("linearized_note", trained=_texts(kernels, "train"))
@@ -424,7 +406,7 @@ def _names_of_rows(kernels: KernelRecord, rows: Sequence[KernelRow]) -> Columns:
 
 
 def _pretrain_rows(kernels: KernelRecord) -> list[KernelRow]:
-    return [(owners, PRETRAIN, found) for owners, found in kernels.pretrain]
+    return [(owners, PRETRAIN, statistics) for owners, statistics in kernels.pretrain]
 
 
 def _method_rows(kernels: KernelRecord) -> list[KernelRow]:
@@ -448,4 +430,4 @@ def _by_regression(row: KernelRow) -> list[KernelRow]:
             groups.append(([method], own))
         else:
             same.append(method)
-    return [(tuple(group), name, found) for group, found in groups]
+    return [(tuple(group), name, statistics) for group, statistics in groups]

@@ -1,7 +1,7 @@
 """The one self-contained HTML page: chapters of sections, and what stands in them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,6 +126,17 @@ Block = (
     | Claims
     | Section
 )
+
+
+def named_sections(
+    slug: str, sections: Iterable[tuple[str, str, tuple[Block | None, ...]]]
+) -> tuple[Section, ...]:
+    """Sections of a chapter from anchors, titles and blocks; none where all blocks are missing."""
+    made = (
+        (title, tuple(block for block in blocks if block is not None), f"{slug}-{anchor}")
+        for anchor, title, blocks in sections
+    )
+    return tuple(Section(*each) for each in made if each[1])
 
 
 @dataclass(frozen=True)

@@ -411,16 +411,9 @@ def _draw_heat_map(canvas: Canvas, spec: SubplotSpec, panel: Panel, _styles: Sty
     side.imshow(np.linspace(1, 0, 128)[:, None], cmap=COLOURS, aspect="auto", interpolation="none")
     side.set_axis_off()
     for value, y, where in ((high, 1.02, "bottom"), (low, -0.02, "top")):
-        side.text(
-            1.0,
-            y,
-            scientific(value, 1),
-            transform=side.transAxes,
-            ha="right",
-            va=where,
-            fontsize=SMALL,
-            color=MUTED,
-        )
+        # Above and below there is room already: the scale stands close to its map.
+        text = side.text(1.0, y, scientific(value, 1), fontsize=SMALL, color=MUTED)
+        text.set(transform=side.transAxes, ha="right", va=where, in_layout=False)
 
 
 def _mark_classes(axes: Axes, panel: Panel, count: int) -> None:

@@ -1,6 +1,6 @@
 """A group of runs on the page: its sentences, tables and figures, and how each run was made."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,6 +22,7 @@ from lpft.report.page import (
     Rows,
     Section,
     Tables,
+    named_sections,
     relative_link,
 )
 from lpft.report.table import Columns, Trace, from_columns
@@ -69,118 +70,80 @@ def group_chapter(
 
     ``anchors`` has the place in the page of each run, by its name.
     """
-    comparisons = differences.comparisons
-    notes = dict.fromkeys(note for run in group.runs for note in run.data.notes)
-    sections = (
-        _results(group, differences),
-        _feature_change(group, comparisons),
-        _calibration(group, anchors),
-        Section("Features and head", (head_norms(group), features(group)), "features"),
-        Section("Along training", _training(group), "training"),
-        Section(f"Confusion on {group.id_split}", _confusion(group), "confusion"),
+    comparisons, slug = differences.comparisons, group.slug
+    changes = [" ".join(summarise_feature_change(comparison)) for comparison in comparisons]
+    accuracy = (" ".join(read_accuracy(group)), " ".join(read_differences(differences, group)))
+    rows: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+        ("Accuracy", f"#{slug}-results", accuracy),
+        ("Feature change", f"#{slug}-change", (*changes, *read_unpaired(group, comparisons))),
+        ("Calibration", f"#{slug}-calibration", (" ".join(read_calibration(group)),)),
+        ("Head norm", f"#{slug}-features", (read_head(group),)),
     )
+    said = ((name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts))
+    notes = list(dict.fromkeys(note for run in group.runs for note in run.data.notes))
+    binary = any(len(run.classes) == 2 for run in group.runs)
     return Chapter(
         kind="runs",
-        slug=group.slug,
+        slug=slug,
         title=group.title,
         data=group.data,
         model=group.model,
-        summary=(what_was_run(group), _summary(group, differences)),
-        notes=(Note(say("data_notes", notes=list(notes))),) if notes else (),
-        sections=tuple(
-            Section(each.title, each.blocks, f"{group.slug}-{each.anchor}") for each in sections
-        ),
+        summary=(what_was_run(group), Rows(tuple(said))),
+        notes=(Note(say("data_notes", notes=notes)),) if notes else (),
+        sections=named_sections(slug, _sections(group, differences, anchors)),
         runs=len(group.runs),
         trace=trace,
-        bugs=tuple(
-            run_bugs(
-                group.protocol, group.model, binary=any(len(r.classes) == 2 for r in group.runs)
-            )
-        ),
+        bugs=tuple(run_bugs(group.protocol, group.model, binary=binary)),
     )
 
 
-def _results(group: Group, differences: Differences) -> Section:
+def _sections(
+    group: Group, differences: Differences, anchors: Mapping[str, str]
+) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:
+    """Anchor, title and what stands below it."""
     compared = score_differences(differences, group)
-    shown = [methods(group), *([compared] if compared is not None else [])]
-    title = "Results in and out of distribution"
-    return Section(title, (*shown, figures.accuracy(group)), "results")
+    blocks: tuple[Block | None, ...] = (methods(group), compared, figures.accuracy(group))
+    yield "results", "Results in and out of distribution", blocks
 
-
-def _feature_change(group: Group, comparisons: Sequence[Comparison]) -> Section:
+    comparisons = differences.comparisons
     sentences = [" ".join(read_feature_change(comparison)) for comparison in comparisons]
     sentences += read_unpaired(group, comparisons)
-    found = [
+    blocks = (
+        *(sentences if sentences else [say("no_pairs")]),
         figures.feature_change(comparisons),
         *(feature_change(comparisons, shared=shared) for shared in (False, True)),
-    ]
-    return Section(
-        "Feature change, and how much of it is the learning rate",
-        (
-            *(sentences if sentences else [say("no_pairs")]),
-            *(block for block in found if block is not None),
-        ),
-        "change",
     )
+    yield "change", "Feature change, and how much of it is the learning rate", blocks
 
-
-def _calibration(group: Group, anchors: Mapping[str, str]) -> Section:
-    stayed = [run for run in group.runs if run.record.calibration.reason is not None]
-    reasons = Items(
-        tuple(
-            (run.name, f"#{anchors[run.name]}", f": {run.record.calibration.reason}")
-            for run in stayed
-        ),
-        "reasons",
+    stayed = ((run, run.record.calibration.reason) for run in group.runs)
+    reasons = tuple(
+        (run.name, f"#{anchors[run.name]}", f": {reason}") for run, reason in stayed if reason
     )
-    diagrams: list[Block] = []
-    for setting in group.settings:
-        figure = figures.reliability(setting, group)
-        if len(group.settings) > MOST_DIAGRAMS:
-            diagrams.append(FilesOf(figure))
-        elif figure.panels:
-            diagrams.append(Section(setting.label, (figure,)))
-    return Section(
-        "Calibration before and after temperature scaling",
-        (
-            *([reasons] if stayed else []),
-            Note(say("reliability_note")),
-            *diagrams,
-            calibration(group),
-        ),
-        "calibration",
+    blocks = (
+        Items(reasons, "reasons") if reasons else None,
+        Note(say("reliability_note")),
+        *(_diagrams(setting, group) for setting in group.settings),
+        calibration(group),
     )
+    yield "calibration", "Calibration before and after temperature scaling", blocks
 
+    yield "features", "Features and head", (head_norms(group), features(group))
 
-def _training(group: Group) -> tuple[Block, ...]:
-    figure = figures.training(group)
-    return ("The runs recorded no history.",) if figure is None else (figure,)
+    curves = figures.training(group)
+    yield "training", "Along training", (curves or "The runs recorded no history.",)
 
-
-def _confusion(group: Group) -> tuple[Block, ...]:
     several = any(len(setting.runs) > 1 for setting in group.settings)
+    matrices = Tables(tuple(confusion(setting, group) for setting in group.settings))
     note = Note(say("confusion_note", several_seeds=several))
-    return note, Tables(tuple(confusion(setting, group) for setting in group.settings))
+    yield "confusion", f"Confusion on {group.id_split}", (note, matrices)
 
 
-def _summary(group: Group, differences: Differences) -> Rows:
-    changes = [
-        " ".join(summarise_feature_change(comparison)) for comparison in differences.comparisons
-    ]
-    accuracy = (" ".join(read_accuracy(group)), " ".join(read_differences(differences, group)))
-    rows = (
-        ("Accuracy", "results", accuracy),
-        ("Feature change", "change", (*changes, *read_unpaired(group, differences.comparisons))),
-        ("Calibration", "calibration", (" ".join(read_calibration(group)),)),
-        ("Head norm", "features", (read_head(group),)),
-    )
-    return Rows(
-        tuple(
-            (name, f"#{group.slug}-{anchor}", tuple(text for text in paragraphs if text))
-            for name, anchor, paragraphs in rows
-            if any(paragraphs)
-        )
-    )
+def _diagrams(setting: Setting, group: Group) -> Block | None:
+    """A setting's reliability; of many settings the page has only the names of the files."""
+    figure = figures.reliability(setting, group)
+    if len(group.settings) > MOST_DIAGRAMS:
+        return FilesOf(figure)
+    return Section(setting.label, (figure,)) if figure.panels else None
 
 
 def methods(group: Group) -> Table:
@@ -463,10 +426,10 @@ def run_sections(
     groups: Sequence[Group], anchors: Mapping[str, str], page_folder: Path
 ) -> tuple[tuple[Section, ...], FactSections]:
     """How every run was made, and what all of several have in common."""
-    found = [(run, group, run_facts(run)) for group in groups for run in group.runs]
+    all_facts = [(run, group, run_facts(run)) for group in groups for run in group.runs]
     shared: FactSections = ()
-    if len(found) > 1:
-        first, *others = (facts for *_, facts in found)
+    if len(all_facts) > 1:
+        first, *others = (facts for *_, facts in all_facts)
         shared = _filtered(first, lambda line: all(line in _lines(other) for other in others))
     common = _lines(shared)
     return tuple(
@@ -480,7 +443,7 @@ def run_sections(
                 _filtered(facts, lambda line: line not in common),
             ),
         )
-        for run, group, facts in found
+        for run, group, facts in all_facts
     ), shared
 
 

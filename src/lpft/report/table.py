@@ -117,7 +117,8 @@ def _shown(cell: Cell, column: Column, most: int) -> Shown:
     interval = interval_of(cell) if sd is None else None
     digits = column.digits
     ends = (sd,) if interval is None else interval
-    if digits is None and column.format in ("number", "effect") and ends != (None,):
+    bare_zero = cell.value == 0 and ends == (None,)
+    if digits is None and column.format in ("number", "effect") and not bare_zero:
         digits = shared_digits((cell.value, *ends))
     asides = []
     if sd is not None:
@@ -355,34 +356,33 @@ def to_latex(table: Table) -> str:
     places = range(len(table.columns))
     broken = [wraps(table, place) for place in places]
     paragraph = rf"p{{{_WRAPPING_SHARE / max(1, sum(broken)):.2f}\linewidth}}"
-    layout = "".join(
-        paragraph if broken[place] else "r" if is_numeric(table, place) else "l" for place in places
+    names = [_latex(_heading(column)) for column in table.columns]
+    above = [_latex(column.above) for column in table.columns]
+    frame = pd.DataFrame(
+        [[_latex(cell.text) for cell in row] for row in shown_rows(table)],
+        columns=pd.MultiIndex.from_arrays([above, names]) if any(above) else names,
     )
-    heading = [rf"{_latex_row([_heading(column) for column in table.columns])} \\"]
-    above = bands(table)
-    if above:
-        names = [rf"\multicolumn{{{n}}}{{c}}{{{name.translate(_LATEX)}}}" for name, n in above]
-        heading = [rf"{' & '.join(names)} \\", _rules_under(above), *heading]
-    begin, end = rf"\begin{{tabular}}{{{layout}}}", r"\end{tabular}"
+    text = frame.style.hide(axis="index").to_latex(
+        column_format="".join(
+            paragraph if broken[place] else "r" if is_numeric(table, place) else "l"
+            for place in places
+        ),
+        hrules=True,
+        position_float="centering",
+        multicol_align="c",
+        caption=_latex(table.title),
+        label=f"tab:{table.name}",
+    )
+    end = r"\end{tabular}"
+    if any(above):
+        text = text.replace("\\\\\n", f"\\\\\n{_rules_under(bands(table))}\n", 1)
     if len(table.columns) > _MOST_LATEX_COLUMNS:
-        begin, end = rf"\resizebox{{\linewidth}}{{!}}{{{begin}", f"{end}}}"
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{table.title.translate(_LATEX)}}}",
-        rf"\label{{tab:{table.name}}}",
-        begin,
-        r"\toprule",
-        *heading,
-        r"\midrule",
-        *(rf"{_latex_row([cell.text for cell in row])} \\" for row in shown_rows(table)),
-        r"\bottomrule",
-        end,
-        r"\end{table}",
-    ]
+        text = text.replace(r"\begin{tabular}", r"\resizebox{\linewidth}{!}{\begin{tabular}")
+        text = text.replace(end, f"{end}}}")
     if table.note:
-        lines.insert(-1, rf"\par\smallskip{{\footnotesize {table.note.translate(_LATEX)}}}")
-    return "\n".join(lines) + "\n"
+        note = rf"\par\smallskip{{\footnotesize {_latex(table.note)}}}"
+        text = text.replace(r"\end{table}", f"{note}\n" + r"\end{table}")
+    return str(text)
 
 
 def _rules_under(above: Sequence[tuple[str, int]]) -> str:
@@ -395,7 +395,7 @@ def _rules_under(above: Sequence[tuple[str, int]]) -> str:
     return " ".join(rules)
 
 
-def _latex_row(texts: Sequence[str]) -> str:
-    """Cells of a row; the rule or row above must not take a first ``[`` or ``*`` for its option."""
-    row = " & ".join(text.translate(_LATEX) for text in texts)
-    return f"{{}}{row}" if row.startswith(("[", "*")) else row
+def _latex(text: str) -> str:
+    """Text for LaTeX; the end of the row above must not take a first ``[`` or ``*`` for its own."""
+    escaped = text.translate(_LATEX)
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped

@@ -46,7 +46,7 @@ _SIZES = ("feature change", "head norm")
 def format_report(report: ReportResult) -> str:
     """What a terminal shows of a report: experiments, then the method table, then kernels."""
     methods = [format_method_table(method_table(report.runs))] if report.runs else []
-    kernels = [format_kernel_table(found) for found in report.kernels]
+    kernels = [format_kernel_table(each) for each in report.kernels]
     return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
 
 
@@ -60,10 +60,10 @@ def report_record(report: ReportResult) -> dict[str, Any]:
         "page": str(report.page),
         "methods": table.where(pd.notna(table), None).to_dict(orient="records"),
         "experiments": {record.name: record.as_json() for record in report.experiments},
-        "kernels": [str(found.folder) for found in report.kernels],
+        "kernels": [str(each.folder) for each in report.kernels],
         "unread": [
-            {"folder": str(found.folder), "state": found.state, "reason": found.reason}
-            for found in report.unread
+            {"folder": str(each.folder), "state": each.state, "reason": each.reason}
+            for each in report.unread
         ],
     }
 
@@ -153,9 +153,9 @@ def _method_rows(frame: pd.DataFrame) -> str:
 def _narrow(name: str, digits: int) -> Column:
     """A heading on two lines, so that columns stay as narrow as their numbers."""
     for separator in ("/", " "):
-        first, found, second = name.partition(separator)
-        if found:
-            return Column(second, above=first + found.strip(), digits=digits)
+        first, separated, second = name.partition(separator)
+        if separated:
+            return Column(second, above=first + separated.strip(), digits=digits)
     return Column(name, digits=digits)
 
 
@@ -173,7 +173,7 @@ def format_kernel_table(kernels: KernelRecord) -> str:
     further = [first_order(kernels), linearized(kernels)]
     if set(kernels.solvers) - set(FIRST_SOLVERS):
         further.insert(0, regression(kernels))
-    tables = (_titled(found) for found in further if found is not None)
+    tables = (_titled(each) for each in further if each is not None)
     return "\n\n".join([what, to_text(table), "\n".join(notes), *tables])
 
 
@@ -230,20 +230,20 @@ def _claim(claim: JudgedClaim) -> Iterator[str]:
         yield _under(f"{_marked(judged)} at {judged.verdict.rates} rates: {_why(judged)}")
     if not claim.comparisons:
         return
-    found = [judged.verdict for judged in claim.comparisons]
+    verdicts = [judged.verdict for judged in claim.comparisons]
     numbers = from_columns(
         "",
         "",
         [
-            (Column("Effect", format="effect"), [verdict.effect for verdict in found]),
-            (Column("Detectable"), [verdict.detectable for verdict in found]),
+            (Column("Effect", format="effect"), [verdict.effect for verdict in verdicts]),
+            (Column("Detectable"), [verdict.detectable for verdict in verdicts]),
         ],
         "",
     )
     rows = [
         [verdict.comparison, verdict.rates, effect.text, verdict.unit, detectable.text, mark]
         for verdict, (effect, detectable), mark in zip(
-            found, shown_rows(numbers), map(_marked, claim.comparisons), strict=True
+            verdicts, shown_rows(numbers), map(_marked, claim.comparisons), strict=True
         )
     ]
     names = ("Comparison", "Rates", "Effect", "Unit", "Detectable", "Verdict")

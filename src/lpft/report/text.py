@@ -57,21 +57,21 @@ def environment(*, is_page: bool) -> Environment:
 
     A page escapes what comes from data, and has no blanks where only blocks are.
     """
-    found = Environment(
+    jinja = Environment(
         loader=PackageLoader("lpft.report"),
         autoescape=is_page,
         undefined=StrictUndefined,
         trim_blocks=is_page,
         lstrip_blocks=is_page,
     )
-    found.filters |= {
+    jinja.filters |= {
         function.__name__: function
         for function in (
             *(counted, fixed, joined, rate, scientific, seconds, significant, whole, with_sd),
             *(method_name, metric_name, model_name),
         )
     }
-    return found
+    return jinja
 
 
 def what_was_run(group: Group) -> str:
