@@ -120,7 +120,7 @@ def write_run(config, score):
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     splits = {"validation": {"macro_f1": score, "accuracy": 1 - score}}
-    (folder / "metrics.json").write_text(json.dumps({"splits": splits}))
+    (folder / "metrics.json").write_text(json.dumps({"temperature": 1.0, "splits": splits}))
     record = {
         "status": "finished",
         "started": "2020-01-01T00:00:00+00:00",
