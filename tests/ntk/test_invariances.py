@@ -12,6 +12,7 @@ from references import (
     encoder_names,
     explicit_features,
     explicit_ntk,
+    relative_error,
 )
 from tiny_classifiers import read, tiny_classifier
 from tiny_models import DECODERS, FAMILIES, WORDS, toy_texts
@@ -55,11 +56,6 @@ def kernel_of_texts(family: str = "bert"):
 def explicit(classifier: Classifier, a: list, b: list) -> Tensor:
     left, right = (read(classifier.tokenizer, texts) for texts in (a, b))
     return explicit_ntk(classifier.model, left, right, encoder_names(classifier.model))
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return (torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)).item()
 
 
 def with_head(weight: Tensor) -> Classifier:

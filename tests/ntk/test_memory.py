@@ -36,18 +36,12 @@ GIGABYTE = 10**9
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        (1, 1),
         (6_000_000_000, 6 * 10**9),
-        ("512", 512),
         ("1K", 1000),
         ("6GB", 6 * 10**9),
-        ("6 gb", 6 * 10**9),
         (" 500 MB ", 500 * 10**6),
         ("1.5T", 15 * 10**11),
-        ("1KiB", 1024),
         ("2.5GiB", 5 * 2**29),
-        ("3MiB", 3 * 2**20),
-        ("1TiB", 2**40),
     ],
 )
 def test_sizes_in_decimal_and_binary_units(text, size):

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from references import contract, explicit_features, explicit_jacobian, head_names, trainable_names
+from references import (
+    contract,
+    explicit_features,
+    explicit_jacobian,
+    head_names,
+    relative_error,
+    trainable_names,
+)
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
 from torch import Tensor, nn
 
@@ -74,10 +81,7 @@ def kernel_of(given: Case, a: list[str], b: list[str] | None, kernel: str, **key
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
-    assert found.dtype == expected.dtype == torch.float64
-    assert found.shape == expected.shape
-    error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
-    assert error <= 1e-10
+    assert relative_error(found, expected) <= 1e-10
 
 
 CASES = [(family, "full") for family in FULL] + [(family, "lora") for family in ADAPTED]
