@@ -67,7 +67,7 @@ class FirstOrderError:
 
 
 class FirstStep:
-    """The first step of gradient descent on the SUMMED cross-entropy of N texts: promised and real.
+    """The first step of gradient descent on N texts' SUMMED cross-entropy, predicted and real.
 
     With ``d = -grad sum_i CE(y_i, softmax(f_0(x_i)))`` over all parameters that train, including
     the head's, the change per unit of the rate eta is the derivative along d,

@@ -54,7 +54,7 @@ _RESOLUTION = 1e-12  # below this share of the objective, its own rounding hides
 _SUFFICIENT_DECREASE = 1e-4
 _SHORTEST_STEP = 1e-10
 _JITTERS = (0.0, 1e-15, 1e-13, 1e-11, 1e-9)
-_MOST_NEGATIVE = 1e-2  # of the largest eigenvalue, that rounding can make an eigenvalue
+_MOST_NEGATIVE = 1e-2  # share of the largest eigenvalue by which rounding may make one negative
 
 Path = Callable[[TrainingSet, Sequence[float], float, float], tuple[list[Array], bool]]
 """(training rows, strengths from strong to weak, s, tolerance) -> alphas, whether all converged."""
