@@ -22,7 +22,7 @@ def test_every_number_of_the_record_comes_back(
 ) -> None:
     assert kernels.as_json() == record
     assert kernels.name == "cb"
-    assert (kernels.rule, kernels.eval_split, kernels.size) == ("sgd", "test", 180)
+    assert (kernels.rule, kernels.data.eval_split, kernels.size) == ("sgd", "test", 180)
     assert [method.method for method in kernels.methods] == list(METHODS)
     for method in kernels.methods:
         for name, statistics in method.kernels.items():

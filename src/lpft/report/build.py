@@ -146,10 +146,10 @@ def _contents(
         places[missed.folder] = Place(kin, missed.name, f"#{anchor}")
     for setting in (setting for group in groups for setting in group.settings):
         for run in setting.runs:
-            kin = f"{run.data_name}, {setting.label}, seed"
+            kin = f"{run.data.name}, {setting.label}, seed"
             places[run.folder] = Place(kin, str(run.seed), f"#{anchors[run.name]}")
     for each, anchor in zip(kernels, kernel_slugs, strict=True):
-        kin, name = f"kernels of {each.data_name}", each.name
+        kin, name = f"kernels of {each.data.name}", each.name
         if each.seed is not None:
             kin, name = f"{kin}, seed", whole(each.seed)
         places[each.folder] = Place(kin, name, f"#{anchor}")

@@ -64,7 +64,7 @@ def kernel_chapter(kernels: KernelRecord, slug: str, title: str, page_folder: Pa
         kind="kernels",
         slug=slug,
         title=title,
-        data=kernels.data_name,
+        data=kernels.data.name,
         model=model_name(kernels.model),
         summary=(what_was_computed(kernels), Rows(tuple(rows))),
         notes=tuple(Note(problem, warns=True) for problem in kernels.problems),
@@ -126,8 +126,8 @@ def _short(record: Values) -> Facts:
 
 def what_was_computed(kernels: KernelRecord) -> str:
     """One sentence: model, data, methods, rule, precision."""
-    names = {"train": "training", "eval": kernels.eval_split or "evaluation"}
-    rows = kernels.rows
+    names = {"train": "training", "eval": kernels.data.eval_split or "evaluation"}
+    rows = kernels.data.rows
     return say(
         "what_was_computed",
         kernels=kernels,
@@ -158,7 +158,7 @@ def read_statistics(kernels: KernelRecord) -> list[str]:
 
 def read_regression(kernels: KernelRecord) -> list[str]:
     """What P + F predicts under either protocol, beside a constant answer."""
-    split, sentences = kernels.eval_split, []
+    split, sentences = kernels.data.eval_split, []
     by_solver = {
         solver: [
             (method.name, answers)
@@ -271,7 +271,7 @@ def regression(kernels: KernelRecord) -> Table | None:
                 ]
             if name != "constant" or any(value is not None for value in values):
                 columns.append((Column(name, solver_name(solver), digits=3), values))
-    note = say("regression_note", eval_split=kernels.eval_split)
+    note = say("regression_note", eval_split=kernels.data.eval_split)
     return from_columns("regression", "Kernel regression", columns, note, headers=2)
 
 
@@ -393,7 +393,7 @@ def _dynamics(kernels: KernelRecord) -> list[tuple[str, Dynamics]]:
 
 def _texts(kernels: KernelRecord, split: str) -> str:
     """``8 training texts``; of the first method, as all have the same."""
-    named = {"train": "training", "eval": kernels.eval_split or "evaluated"}
+    named = {"train": "training", "eval": kernels.data.eval_split or "evaluated"}
     rows = _dynamics(kernels)[0][1].rows.get(split)
     return counted(0 if rows is None else int(rows), f"{named[split]} text")
 

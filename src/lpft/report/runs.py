@@ -450,7 +450,7 @@ def run_sections(
 def _run_section(
     run: Run, group: Group, anchor: str, page_folder: Path, details: Details
 ) -> Section:
-    lead = (f"{method_name(run.method)} on {run.data_name}", f"#{group.slug}", f", seed {run.seed}")
+    lead = (f"{method_name(run.method)} on {run.data.name}", f"#{group.slug}", f", seed {run.seed}")
     records = ("run.json", "metrics.json", "features.json", "history.jsonl")
     return Section(
         run.name,
@@ -474,7 +474,7 @@ def run_facts(run: Run) -> FactSections:
         (
             "Data",
             (
-                ("name", run.data_name),
+                ("name", run.data.name),
                 ("classes", ", ".join(run.classes)),
                 *((split, counted(rows, "row")) for split, rows in run.data.rows.items()),
                 ("licence", _recorded(run.data.licence)),

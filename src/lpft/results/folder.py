@@ -19,6 +19,8 @@ from lpft.errors import InputError, named
 from lpft.results.schema import HISTORY, MissingRecord, RunRecord, UnusableRecord, plain
 
 RUN_RECORD = RunRecord.FILE
+SEARCH_RECORD = "search.json"
+"""Marks the folder of a sweep's search for settings, whose runs no report shows."""
 WORK = ".work"
 """Checkpoints and results on their way; removed at the end, so that no pickle stays."""
 

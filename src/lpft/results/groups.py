@@ -215,7 +215,7 @@ def _names(run: Run) -> tuple[str, str, str, str]:
     pooling, protocol = (
         plain(run.config.get(key, "default")) for key in ("pooling", "split_protocol")
     )
-    return run.data_name, model_name(run.model), pooling, protocol
+    return run.data.name, model_name(run.model), pooling, protocol
 
 
 def _identity(run: Run) -> tuple[str, ...]:

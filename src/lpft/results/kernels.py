@@ -307,30 +307,18 @@ class KernelRecord(Record):
         return tuple(self.by_name.values())
 
     @property
-    def data_name(self) -> str:
-        return self.data.name
-
-    @property
     def classes(self) -> tuple[str, ...]:
         return tuple(map(str, self.data.classes))
 
     @property
-    def rows(self) -> Mapping[str, int]:
-        return self.data.rows
-
-    @property
-    def eval_split(self) -> str | None:
-        return self.data.eval_split
-
-    @property
     def title(self) -> str:
         rule = RULE_NAMES.get(self.rule, self.rule)
-        return f"{self.data_name} · {model_name(self.model)} · {rule}"
+        return f"{self.data.name} · {model_name(self.model)} · {rule}"
 
     @property
     def size(self) -> int | None:
         """NC, the rows of each kernel of training samples."""
-        return self.rows["train"] * len(self.classes) if "train" in self.rows else None
+        return self.data.rows["train"] * len(self.classes) if "train" in self.data.rows else None
 
     @cached_property
     def pretrain(self) -> tuple[tuple[tuple[MethodRecord, ...], KernelStatistics], ...]:

@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 from lpft.data.examples import Examples, Groups
 from lpft.errors import InputError, named
-from lpft.results.folder import UnreadFolder, folders_with, read_folders
+from lpft.results.folder import SEARCH_RECORD, UnreadFolder, folders_with, read_folders
 from lpft.results.schema import (
     HISTORY,
     DataRecord,
@@ -38,9 +38,6 @@ RUNS_EXPECTED = (
     f"expected folders with {RunRecord.FILE}, {RunMetrics.FILE}, {RunFeatures.FILE}, {HISTORY} and "
     f"{PREDICTIONS}/*.parquet, as lpft train writes them"
 )
-SEARCH_RECORD = "search.json"
-"""Marks the folder of a sweep's search for settings, whose runs no report shows."""
-
 _GROUP, _POSITIVE, _CREDIT, _CLUSTER = "group", "positive", "credit_", "cluster"
 _CHANGES = ("id", "feature_difference")
 _FEATURES = ("features", "pretrained")
@@ -175,7 +172,7 @@ class Run:
             ("config", record.config, ("method", "model", "seed")),
             ("data", dict(record.data), ("name", "classes")),
         ):
-            missing = [key for key in required if values.get(key) in (None, [])]
+            missing = [key for key in required if values.get(key) in (None, [], "")]
             if missing:
                 raise UnusableRecord(f"{record.FILE}: {section} has no {missing[0]}")
         if number(record.config["seed"]) is None:
@@ -221,10 +218,6 @@ class Run:
     @property
     def data(self) -> DataRecord:
         return self.record.data
-
-    @property
-    def data_name(self) -> str:
-        return str(self.data.name)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ Number = Annotated[int | float | None, BeforeValidator(_finite)]
 class DataRecord(Part):
     """What ``run.json`` says of the data that a run was trained on."""
 
-    name: str | None = None
+    name: str = ""
     classes: list[bool | int | str] = Field(default_factory=list)
     rows: Mapping[str, int] = Field(default_factory=dict)
     sources: Mapping[str, Any] = Field(default_factory=dict)

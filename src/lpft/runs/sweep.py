@@ -20,7 +20,13 @@ from typing import Any
 from lpft.data import TextData, check_data, load_data
 from lpft.errors import InputError, explain, named, unexpected
 from lpft.files import write_json
-from lpft.results.folder import check_output, check_restart, locked, read_record
+from lpft.results.folder import (
+    SEARCH_RECORD,
+    check_output,
+    check_restart,
+    locked,
+    read_record,
+)
 from lpft.results.resume import (
     RunOutcome,
     State,
@@ -40,9 +46,6 @@ from lpft.settings import DataSettings
 from lpft.settings.configs import RunConfig, taken_by
 
 logger = logging.getLogger(__name__)
-
-SEARCH_RECORD = "search.json"
-"""Marks the folder of a search: reports on the sweep leave its runs out."""
 
 _DIED = (
     "its process died, as it does where memory runs out: lower --batch-size or --workers, then go "
