@@ -205,7 +205,7 @@ def test_claim_3_head_scale(shown):
     assert verdicts[f"cb: FT {at}", "published"].effect.value == pytest.approx(1)
     assert verdicts[f"cb: LP-FT {at}", "published"].effect.value == pytest.approx(-1)
     assert verdicts[f"cb: FT {at}", "published"].effect.count == 5
-    assert verdicts["overall", ""].remark == "on the first task alone"
+    assert verdicts["overall", ""].remark == "on the first task only"
 
 
 def test_claim_4_calibration(shown):
@@ -238,13 +238,13 @@ def test_claim_4_calibration(shown):
     # LP-FT's and LP-LoRA's runs are those at shared rates too: four methods on two tasks at each.
     for rates in ("published", "shared"):
         assert "holds in 4 and cannot tell in 4 of 8" in verdicts["overall", rates].reason
-    own = "at each method's own rates alone"
+    own = "only at each method's own rates"
     assert {key for key, verdict in verdicts.items() if verdict.remark.startswith(own)} == {
         (f"{task}: LP-FT more than {method}", "published")
         for task in ("cb", "sst2")
         for method in ("LoRA", "LP-LoRA")
     }
-    assert "own rates alone" in verdicts["overall", ""].remark
+    assert "own rates only" in verdicts["overall", ""].remark
 
 
 def test_claim_5_ft_ratio(shown):
@@ -328,8 +328,8 @@ def test_findings_say_what_the_rates_make_of_the_difference(shown):
     short, *sentences = shown.findings
     assert short == (
         "Of the paper's 8 claims, taken as wholes: claims 1, 2, 3, 4, 5 and 6 do not hold; claims "
-        "7 and 8 hold. At published rates alone claims 1, 4 and 6 do not hold. At shared rates "
-        "alone claim 1 cannot be told; claims 4 and 6 do not hold."
+        "7 and 8 hold. At published rates only, claims 1, 4 and 6 do not hold. At shared rates "
+        "only, claim 1 is undecided; claims 4 and 6 do not hold."
     )
     assert len(sentences) == 4
     # At own rates 10 - 4, at shared ones 4 - 4: none of it remains.
@@ -511,7 +511,7 @@ def test_own_rates_that_are_not_the_paper_s_are_not_called_published(tmp_path):
     assert rates == {"", "own", "shared"}
 
 
-RULE = "So the paper's own means do not meet the rule of every case"
+RULE = "So the paper's own means do not agree in every case"
 
 
 def published_by(claim):

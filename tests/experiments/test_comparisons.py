@@ -42,11 +42,10 @@ def test_a_head_near_zero_is_decided_by_its_random_start_alone(tmp_path):
     assert (kept.verdict, kept.effect.value, kept.remark) == (
         UNTOLD,
         None,
-        "not asked: the LP head is not above its random start",
+        "does not apply: the LP head is not above its random start",
     )
     assert kept.reason == (
-        "linear probing leaves 5 heads no larger than the random start, beside which any change is "
-        "large"
+        "linear probing leaves 5 heads no larger than the random start, where any change is large"
     )
     assert verdicts["overall", ""].verdict == FAILS
     assert verdicts[f"cb: {KEPT}", ""].verdict == HOLDS
@@ -146,7 +145,7 @@ def test_the_interval_is_that_of_the_difference(verdicts):
 def test_both_halves_are_said_of_most_cases(found, verdicts):
     assert verdicts["overall", ""].verdict == FAILS  # 2 of 4 are worse
     reason = verdicts["overall", "published"].reason
-    assert "in distribution (asked of most cases): holds in 1, does not hold in 2" in reason
+    assert "in distribution (required in most cases): holds in 1, does not hold in 2" in reason
     three = judged_again(found, 6, ("rte", "wsc", "cb"))["overall", "published"]
     assert three.verdict == UNTOLD
 

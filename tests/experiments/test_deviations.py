@@ -73,7 +73,7 @@ def test_the_papers_own_settings_leave_nothing_to_say(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model": "minilm"}, "The model is minilm; the published numbers are of roberta-base"),
+        ({"model": "minilm"}, "The model is minilm; the published numbers are for roberta-base"),
         ({"seeds": (4,)}, "1 seed, in the paper 5."),
         ({"tasks": ("cb", "qnli")}, "The paper's experiment does not have the tasks qnli."),
         ({"methods": ("ft", "dora")}, "The paper's experiment does not have the methods dora."),
@@ -83,15 +83,15 @@ def test_the_papers_own_settings_leave_nothing_to_say(tmp_path):
         ({"settings": {"head_bias": False}}, "The head has no bias, in the paper it has one."),
         (
             {"settings": {"class_weight": "balanced"}},
-            "Classes are weighed (balanced), in the paper they are not.",
+            "Classes are weighted (balanced), in the paper they are not.",
         ),
         (
             {"settings": {"learning_rate": 5e-5}},
-            "Learning rate 5e-5 where the paper has its own: LP-FT on cb (5e-6).",
+            "Learning rate 5e-5 instead of the published one: LP-FT on cb (5e-6).",
         ),
         (
             {"settings": {"batch_size": 4}},
-            "Batch size 4 where the paper has its own: FT on cb (16) and LP-FT on cb (8).",
+            "Batch size 4 instead of the published one: FT on cb (16) and LP-FT on cb (8).",
         ),
         (
             {"settings": {"split_protocol": "stratified"}},
@@ -144,7 +144,7 @@ def test_settings_of_kernels_are_told_as_well(tmp_path):
         "Pooling: mean, in the paper the first token.",
         "Texts are cut at 64 tokens, in the paper 128.",
         "The head has no bias, in the paper it has one.",
-        "LoRA rank 4 where the paper has its own: LoRA on cb (8).",
+        "LoRA rank 4 instead of the published one: LoRA on cb (8).",
     ):
         assert sentence in lines
     assert not any("learning rate" in line.lower() for line in lines)
@@ -155,7 +155,7 @@ def test_seeds_that_are_not_used_and_what_a_recipe_leaves_out_are_told(tmp_path)
     assert "2 seeds, in the paper 5." in lines
     assert "Of the seeds 4 and 7 only 4 is used." in lines
     limits = told("claims", tmp_path, seeds=(0, 1))
-    assert any(line.startswith("Claim 3 is tried on the first task alone") for line in limits)
+    assert any(line.startswith("Claim 3 is tested on the first task only") for line in limits)
     assert not [line for line in limits if line.startswith("Of the seeds")]
 
 
@@ -169,8 +169,8 @@ def test_the_metric_that_chooses_the_epoch_is_told_where_the_paper_took_accuracy
         (metric_name(find_task("record").metric), "record"),
     ):
         assert (
-            f"The best epoch on {task} is the one of the highest {metric} on validation, in the "
-            "paper of the highest accuracy."
+            f"The best epoch on {task} is the one with the highest {metric} on validation; the "
+            "paper takes the highest accuracy."
         ) in lines
     assert len([line for line in lines if line.startswith("The best epoch")]) == 4
     # Nothing is chosen where nothing is fine-tuned, nor where only kernels are computed.

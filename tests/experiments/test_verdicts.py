@@ -95,7 +95,7 @@ def test_one_of_many_comparisons_must_be_beyond_what_chance_gives_so_many(
     outcomes = [outcome(FAILS, p_value=p_value), *[outcome(HOLDS)] * others]
     verdict = whole(outcomes, PART)
     assert verdict.verdict == expected
-    told = f"allowing for {len(outcomes)} comparisons, none of them is beyond chance"
+    told = f"allowing for {len(outcomes)} comparisons, none of them is more than chance would give"
     assert (told in verdict.reason) == (expected == UNTOLD)
 
 
@@ -165,11 +165,11 @@ def test_the_whole_says_how_its_comparisons_came_out():
     ]
     second = Part("the other", "most")
     assert whole(outcomes[2:], PART, second).reason == (
-        "smaller change (asked of every case): holds in 1, does not hold in 1 and cannot tell in 1 "
-        "of 3. the other: nothing to compare"
+        "smaller change (required in every case): holds in 1, does not hold in 1 and cannot tell "
+        "in 1 of 3. the other: nothing to compare"
     )
     assert whole([outcome(HOLDS, second)], second).reason == (
-        "the other (asked of most cases): holds in 1 of 1"
+        "the other (required in most cases): holds in 1 of 1"
     )
     assert whole(outcomes, PART).reason == (
         "taken together: holds at published rates and does not hold at shared rates"

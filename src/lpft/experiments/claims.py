@@ -108,7 +108,7 @@ CLAIMS = (
         (measured.FALLS_WITH_SCALE,),
         measured.head_scale_outcomes,
         "The paper shows it in figures 3, 10 and 11, and prints no numbers",
-        remark="on the first task alone",
+        remark="on the first task only",
     ),
     Claim(
         4,
@@ -138,7 +138,7 @@ CLAIMS = (
                 ),
             ),
         ),
-        remark="LP-FT against LoRA and LP-LoRA at own rates alone",
+        remark="LP-FT against LoRA and LP-LoRA at own rates only",
     ),
     Claim(
         5,
@@ -364,16 +364,16 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
             by_rates.setdefault(verdict.rates, []).append(verdict)
     whole = by_rates.pop(WITHOUT_RATES)
     sentences = [f"Of the paper's {len(whole)} claims, taken as wholes: {_listed(whole)}."]
-    sentences += [f"At {name} rates alone {_listed(at)}." for name, at in by_rates.items()]
+    sentences += [f"At {name} rates only, {_listed(at)}." for name, at in by_rates.items()]
     return " ".join(sentences)
 
 
 def _listed(verdicts: Sequence[Verdict]) -> str:
-    """``claims 1 and 2 hold; claim 3 cannot be told``, those of one verdict together."""
+    """``claims 1 and 2 hold; claim 3 is undecided``, those of one verdict together."""
     words: dict[VerdictName, tuple[str, str]] = {
         "holds": ("claim {} holds", "claims {} hold"),
         "does not hold": ("claim {} does not hold", "claims {} do not hold"),
-        "cannot tell": ("claim {} cannot be told", "claims {} cannot be told"),
+        "cannot tell": ("claim {} is undecided", "claims {} are undecided"),
     }
     by_verdict: dict[VerdictName, list[str]] = {}
     for verdict in verdicts:
@@ -395,10 +395,10 @@ RECIPE = Recipe(
     step=theory.THEORY,
     kernel_samples=measured.KERNEL_TEXTS,
     limits=(
-        f"Claim 3 is tried on the first task alone, at {len(measured.SCALES)} of the paper's "
+        f"Claim 3 is tested on the first task only, at {len(measured.SCALES)} of the paper's "
         f"{len(PAPER_SCALES)} scales and each method's own rates; figures 3, 10 and 11 have all "
         "scales.",
-        "Claim 4 compares LP-FT with LoRA and LP-LoRA at each method's own rates alone: of the "
-        "rates' part in these differences nothing is known.",
+        "Claim 4 compares LP-FT with LoRA and LP-LoRA only at each method's own rates, so that it "
+        "is unknown how much of these differences comes from the rates.",
     ),
 )

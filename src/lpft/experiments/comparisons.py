@@ -223,8 +223,8 @@ def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
     }
     small = len(runs) - len(large)
     left_out = (
-        f"linear probing leaves {counted(small, 'head')} no larger than the random start, beside "
-        "which any change is large"
+        f"linear probing leaves {counted(small, 'head')} no larger than the random start, where "
+        "any change is large"
     )
     evidence = f"the norm changes by {with_sd(Spread.of(known.values()), 1)} % at most"
     return Case(
@@ -239,7 +239,7 @@ def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
         ),
         unit=f"per cent of change, short of {STAYS:g}",
         evidence=f"{evidence}, but {left_out}" if small else evidence,
-        remark="not asked: the LP head is not above its random start"
+        remark="does not apply: the LP head is not above its random start"
         if small and not known
         else "",
         missing=left_out if small else "",
@@ -346,7 +346,7 @@ def _lowers_ece(side: Side, by_run: ByRun, also_at: tuple[str, ...]) -> Case:
 
 
 def _lowers_most(pairing: Pairing, by_run: ByRun) -> Case:
-    own_rates_alone = "at each method's own rates alone, which may make the difference"
+    own_rates_alone = "only at each method's own rates, which may explain the difference"
     return _pair_case(
         LOWERS_MOST,
         pairing,

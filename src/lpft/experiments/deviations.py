@@ -27,7 +27,7 @@ _FIXED = {
     ),
     "weight_decay": (0.0, "Weight decay {:g}, in the paper none."),
     "head_bias": (True, "The head has no bias, in the paper it has one."),
-    "class_weight": (None, "Classes are weighed ({}), in the paper they are not."),
+    "class_weight": (None, "Classes are weighted ({}), in the paper they are not."),
     "template": (0, "Input template {}, in the paper 0."),
     "precision": ("float32", "Fine-tuning in {}, where float32 is this library's default."),
 }
@@ -61,8 +61,8 @@ def deviations_from_paper(
 def _model(model: str) -> Iterator[str]:
     if model not in _PAPERS_OWN_NAMES:
         yield (
-            f"The model is {model_name(model)}; the published numbers are of {paper.MODEL} and "
-            "cannot be met by another."
+            f"The model is {model_name(model)}; the published numbers are for {paper.MODEL} and "
+            "another model need not reproduce them."
         )
 
 
@@ -93,7 +93,7 @@ def _protocol(plan: Plan) -> Iterator[str]:
         yield (
             "Validation rows are a tenth of each class (stratified protocol), in the paper the "
             "last tenth of the training rows; learning rates and batch sizes are this library's "
-            "defaults unless they were given."
+            "defaults unless you set them."
         )
 
 
@@ -105,8 +105,8 @@ def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
         if metric != "accuracy" and get_method(config.training.method).fine_tunes:
             by_metric.setdefault(metric, {}).setdefault(_task(config))
     return [
-        f"The best epoch on {joined(list(tasks))} is the one of the highest {metric_name(metric)} "
-        "on validation, in the paper of the highest accuracy."
+        f"The best epoch on {joined(list(tasks))} is the one with the highest "
+        f"{metric_name(metric)} on validation; the paper takes the highest accuracy."
         for metric, tasks in by_metric.items()
     ]
 
@@ -144,11 +144,11 @@ def _hyperparameters(plan: Plan) -> Iterator[str]:
                 own = _short(name, published[name])
                 cases.append(f"{method_name(method)} on {task} ({own})")
     for setting, cases in differing.items():
-        yield f"{setting} where the paper has its own: {joined(cases)}."
+        yield f"{setting} instead of the published one: {joined(cases)}."
     if unpublished:
         yield (
             f"The paper has no learning rate and batch size for {joined(list(unpublished))}: these "
-            "are this library's defaults, or what was given."
+            "are this library's defaults unless you set them."
         )
 
 

@@ -20,7 +20,7 @@ from lpft.settings import get_method
 
 NOTE_ON_RATES = (
     "At each method's own rates a difference mixes the head's effect with that of learning rate "
-    "and batch size; at shared ones the head alone differs. Shared rates are always those of the "
+    "and batch size; at shared ones only the head differs. Shared rates are always those of the "
     "method with the LP start, which were chosen for it and not for the other: they favour it."
 )
 

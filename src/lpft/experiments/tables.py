@@ -104,7 +104,7 @@ def _words(runs: ExperimentRuns) -> dict[str, str]:
         "metrics": "; ".join(f"{name} on {joined(tasks)}" for name, tasks in by_metric.items()),
         "score": "score" if only is None else only,
         "test_score": "test score" if only is None else only,
-        "halved": f"Of two classes, so that published norms after LP are halved: {joined(halved)}."
+        "halved": f"Two classes, so that published norms after LP are halved: {joined(halved)}."
         if halved
         else "",
     }

@@ -135,7 +135,7 @@ PREDICTED = Part("error falls tenfold with the rate")
 UNMOVED = Part("Corollary 4.3, orthogonal inputs stay")
 BOUNDED = Part("Proposition 4.4, the bound is kept as often as promised")
 
-_NO_ESTIMATE = "not an estimate: no interval, and no rule on few seeds"
+_NO_ESTIMATE = "not an estimate, so it has no interval and no minimum number of seeds"
 FIRST_ORDER_REMARK = (
     f"a numerical check on random BERTs of {LAYERS} layers and width {WIDTH}, {_NO_ESTIMATE}"
 )

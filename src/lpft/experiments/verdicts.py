@@ -170,7 +170,7 @@ class Claim:
             told.append(f"{sentence}, against: {joined(against)}" if against else sentence)
         every = all(part.needed == "every" for part in self.parts)
         broken = every and not all(agrees for sets in answers.values() for _, agrees in sets)
-        rule = ". So the paper's own means do not meet the rule of every case" if broken else ""
+        rule = ". So the paper's own means do not agree in every case" if broken else ""
         return f"Published means ({self.source}): {'; '.join(told)}{rule}"
 
 
@@ -233,7 +233,7 @@ def _judge_part(
     }
     ways = [f"{word} {counts[verdict]}" for verdict, word in words.items() if counts[verdict]]
     asked = "every case" if part.needed == "every" else "most cases"
-    reason = f"{part.name} (asked of {asked}): {joined(ways)} of {len(judgements)}"
+    reason = f"{part.name} (required in {asked}): {joined(ways)} of {len(judgements)}"
     verdict: VerdictName = "cannot tell"
     if part.needed == "every":
         if any(_refutes(judgement, comparisons) for judgement in judgements):
@@ -241,7 +241,10 @@ def _judge_part(
         elif counts["holds"] == len(judgements):
             verdict = "holds"
         elif counts["does not hold"]:
-            reason += f"; allowing for {comparisons} comparisons, none of them is beyond chance"
+            reason += (
+                f"; allowing for {comparisons} comparisons, none of them is more than chance would "
+                "give"
+            )
     elif 2 * counts["holds"] > len(judgements):
         verdict = "holds"
     elif 2 * counts["does not hold"] >= len(judgements):
