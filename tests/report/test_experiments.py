@@ -215,7 +215,7 @@ def test_a_terminal_shows_tables_verdicts_and_what_is_missing() -> None:
     ):
         assert words in text
     place = next(i for i, line in enumerate(lines) if line.startswith("    cb: FT minus LP-FT"))
-    assert lines[place].endswith("0.900       ✓ holds")
+    assert lines[place].endswith("0.900  ✓ holds")
     assert "6.50 [5.90, 7.20]" in lines[place]
     assert lines[place + 1] == "        the interval is above 0 in all seeds"
 

@@ -27,12 +27,11 @@ from lpft.report.table import (
     TERMINAL_WIDTH,
     Columns,
     from_columns,
-    shown_rows,
     to_text,
 )
 from lpft.report.text import say
 from lpft.results.exhibits import Column, Estimate, ExperimentRecord, Figure, Table, Verdict
-from lpft.results.formats import aligned, decimals_for
+from lpft.results.formats import decimals_for
 from lpft.results.groups import Group, Selector, feature, group_runs, head, model_name, score
 from lpft.results.kernels import FIRST_SOLVERS, KernelRecord
 from lpft.results.run import Run
@@ -231,23 +230,15 @@ def _claim(claim: JudgedClaim) -> Iterator[str]:
     if not claim.comparisons:
         return
     verdicts = [judged.verdict for judged in claim.comparisons]
-    numbers = from_columns(
-        "",
-        "",
-        [
-            (Column("Effect", format="effect"), [verdict.effect for verdict in verdicts]),
-            (Column("Detectable"), [verdict.detectable for verdict in verdicts]),
-        ],
-        "",
-    )
-    rows = [
-        [verdict.comparison, verdict.rates, effect.text, verdict.unit, detectable.text, mark]
-        for verdict, (effect, detectable), mark in zip(
-            verdicts, shown_rows(numbers), map(_marked, claim.comparisons), strict=True
-        )
+    columns: Columns = [
+        (Column("Comparison"), [verdict.comparison for verdict in verdicts]),
+        (Column("Rates"), [verdict.rates for verdict in verdicts]),
+        (Column("Effect", format="effect"), [verdict.effect for verdict in verdicts]),
+        (Column("Unit"), [verdict.unit for verdict in verdicts]),
+        (Column("Detectable"), [verdict.detectable for verdict in verdicts]),
+        (Column("Verdict"), [_marked(judged) for judged in claim.comparisons]),
     ]
-    names = ("Comparison", "Rates", "Effect", "Unit", "Detectable", "Verdict")
-    heading, rule, *lines = aligned(names, rows, [False] * len(names), ruled=True)
+    heading, rule, *lines = to_text(from_columns("", "", columns, "")).splitlines()
     for line in (heading, rule):
         yield indent(line, _UNDER)
     for line, judged in zip(lines, claim.comparisons, strict=True):
