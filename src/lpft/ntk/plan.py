@@ -190,16 +190,6 @@ class Plan:
         """The pairs in the order in which they are contracted, the same for every unit."""
         return make_steps(self.pairs, hold_all=self.layout.hold_all)
 
-    def method(self, weight: _Weight) -> Method:
-        """The expected method of a linear weight."""
-        if self.workload.method is not None:
-            return self.workload.method
-        if weight not in self._methods:
-            self._methods[weight] = cheapest_method(
-                weight.sizes, self._shapes(weight), self.pairs, weight.ranks, self.workload.kernel
-            )
-        return self._methods[weight]
-
     def forward_flops(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
         """Flops of a forward pass of these texts."""
         return self.structure.forward_flops * float(self.workload.lengths[rows].sum())
@@ -271,7 +261,7 @@ class Plan:
             "blocks": 0 if structure.chain is None else len(structure.chain),
             "between_blocks": self.layout.between_blocks,
             "backward_passes": self.workload.cotangents,
-            "methods": dict(Counter(self.method(self._weight(p)) for p in self._linear())),
+            "methods": dict(Counter(self._method(self._weight(p)) for p in self._linear())),
             "fallback": list(structure.fallback),
             "by_autograd": list(structure.direct),
             "flops": self.flops,
@@ -296,7 +286,7 @@ class Plan:
             tokens = f"{self._shapes(weight)[0].tokens:.0f}"
             gflop = f"{sum(self._cost(weight, self.pairs)) / 1e9:.1f}"
             listed.append(
-                [parameter.layer, parameter.name, size, tokens, self.method(weight), gflop]
+                [parameter.layer, parameter.name, size, tokens, self._method(weight), gflop]
             )
         return listed
 
@@ -307,9 +297,19 @@ class Plan:
         ranks = tuple(self.workload.heads[n].rank for n in self.workload.heads_of[parameter.name])
         return _Weight(parameter.sizes, parameter.tokens_per_token, parameter.pooled, ranks)
 
+    def _method(self, weight: _Weight) -> Method:
+        """The expected method of a linear weight."""
+        if self.workload.method is not None:
+            return self.workload.method
+        if weight not in self._methods:
+            self._methods[weight] = cheapest_method(
+                weight.sizes, self._shapes(weight), self.pairs, weight.ranks, self.workload.kernel
+            )
+        return self._methods[weight]
+
     def _cost(self, weight: _Weight, pairs: Sequence[Pair]) -> tuple[float, float]:
         return method_cost(
-            self.method(weight),
+            self._method(weight),
             weight.sizes,
             self._shapes(weight),
             pairs,
