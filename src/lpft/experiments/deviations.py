@@ -61,7 +61,7 @@ def deviations_from_paper(
 def _model(model: str) -> Iterator[str]:
     if model not in _PAPERS_OWN_NAMES:
         yield (
-            f"The model is {model_name(model)}; the published numbers are for {paper.MODEL} and "
+            f"The model is {model_name(model)}; the published numbers are for {paper.MODEL}, and "
             "another model need not reproduce them."
         )
 
