@@ -163,8 +163,8 @@ class Group:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Every evaluated split: validation, test, then the OOD sets in the runs' order."""
-        found = dict.fromkeys(split for run in self.runs for split in run.metrics)
-        return tuple(sorted(found, key=lambda split: split.startswith("ood/")))
+        splits = dict.fromkeys(split for run in self.runs for split in run.metrics)
+        return tuple(sorted(splits, key=lambda split: split.startswith("ood/")))
 
     @property
     def ood_splits(self) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ def _identity(run: Run) -> tuple[str, ...]:
     model = run.fingerprints.get("encoder", run.model)
     train_file = plain(run.config.get("train_file"))
     tested_on = [run.fingerprints.get(f"data/{split}") for split in ("test", "validation")]
-    texts = next((found for found in tested_on if found is not None), train_file)
+    texts = next((text for text in tested_on if text is not None), train_file)
     return data, model, pooling, protocol, texts
 
 

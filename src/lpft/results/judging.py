@@ -113,15 +113,15 @@ def _judge_one(measured: Measured, signs: set[float], generator: np.random.Gener
 
 
 def _decide(low: float, high: float, seeds: int, signs: set[float]) -> tuple[VerdictName, str]:
-    told, verdict = _by_interval(low, high)
+    reason, verdict = _by_interval(low, high)
     if seeds >= FEW_SEEDS:
-        return verdict, told
+        return verdict, reason
     if seeds == 1:
         return "cannot tell", "one seed cannot tell"
     few = f"only {counted(seeds, 'seed')}"
     if len(signs) > 1 or 0 in signs:
         return "cannot tell", f"{few}, and not all seeds of all tasks agree"
-    return verdict, f"{few}, though all seeds of all tasks agree; {told}"
+    return verdict, f"{few}, though all seeds of all tasks agree; {reason}"
 
 
 def _by_interval(low: float, high: float) -> tuple[str, VerdictName]:

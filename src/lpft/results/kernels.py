@@ -133,8 +133,8 @@ class Linearized(Part):
     @model_validator(mode="after")
     def _as_many_values_as_steps(self) -> Self:
         for name in ("train", "eval"):
-            found: Trajectory | None = getattr(self, name)
-            columns = () if found is None else (found.error, found.real, found.linearized)
+            losses: Trajectory | None = getattr(self, name)
+            columns = () if losses is None else (losses.error, losses.real, losses.linearized)
             if any(len(column) != len(self.steps) for column in columns):
                 raise ValueError(
                     f"{name} does not have a value for each of {len(self.steps)} steps"
@@ -165,7 +165,7 @@ class Dynamics(Part):
     def trajectories(self) -> dict[str, Trajectory]:
         """By set of texts, ``train`` and ``eval``."""
         sets = {name: getattr(self.linearized, name, None) for name in ("train", "eval")}
-        return {name: found for name, found in sets.items() if found is not None}
+        return {name: losses for name, losses in sets.items() if losses is not None}
 
 
 class MethodRecord(Part):
@@ -265,7 +265,7 @@ class KernelRecord(Record):
     by_name: Annotated[dict[str, MethodRecord], BeforeValidator(_with_names)] = Field(
         alias="methods", min_length=1
     )
-    alignment: Annotated[Alignment | None, BeforeValidator(lambda found: found or None)] = None
+    alignment: Annotated[Alignment | None, BeforeValidator(lambda value: value or None)] = None
     plan: Mapping[str, Any] = Field(default_factory=dict)
     timings: Mapping[str, Number] = Field(default_factory=dict)
     environment: Mapping[str, Any] = Field(default_factory=dict)
@@ -292,12 +292,12 @@ class KernelRecord(Record):
         for key, method in kernels.by_name.items():
             method.check_parts()
             try:
-                heat_maps, found = _tensors(folder, key, len(kernels.classes))
+                heat_maps, of_method = _tensors(folder, key, len(kernels.classes))
             except UnusableRecord as problem:
                 problems.append(plain(problem))
                 continue
             methods[key] = method.model_copy(update={"heat_maps": heat_maps})
-            labels = found | labels
+            labels = of_method | labels
         return kernels.model_copy(
             update={"by_name": methods, "labels": labels, "problems": tuple(problems)}
         )
@@ -396,9 +396,9 @@ def _tensors(
             }
     except (OSError, SafetensorError, TypeError, ValueError) as problem:
         raise UnusableRecord(f"{name} cannot be read: {problem}") from problem
-    for split, found in labels.items():
-        whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer) and found.size > 0
-        if not (whole and found.min() >= 0 and found.max() < classes):
+    for split, indices in labels.items():
+        whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
+        if not (whole and indices.min() >= 0 and indices.max() < classes):
             raise UnusableRecord(f"{name}: {_LABELS[split]} does not hold class indices")
     samples = len(labels["train"]) if "train" in labels else None
     for key, values in heat_maps.items():
@@ -408,7 +408,7 @@ def _tensors(
             )
     return (
         {key: np.asarray(values, dtype=np.float64) for key, values in heat_maps.items()},
-        {split: np.asarray(found, dtype=np.int64) for split, found in labels.items()},
+        {split: np.asarray(values, dtype=np.int64) for split, values in labels.items()},
     )
 
 

@@ -399,11 +399,11 @@ class _Measurements:
     def _score_differences(self) -> list[tuple[str, Setting, Measured]]:
         """The chosen setting less each other one, in distribution and on all OOD sets together."""
         group, ood = self._group, self._group.ood_splits
-        places: list[tuple[str, tuple[str, ...]]] = [(group.id_split, (group.id_split,))]
+        evaluated: list[tuple[str, tuple[str, ...]]] = [(group.id_split, (group.id_split,))]
         if ood:
-            places.append((f"OOD, mean of {len(ood)} sets" if len(ood) > 1 else ood[0], ood))
+            evaluated.append((f"OOD, mean of {len(ood)} sets" if len(ood) > 1 else ood[0], ood))
         differences: list[tuple[str, Setting, Measured]] = []
-        for where, splits in places:
+        for where, splits in evaluated:
             try:
                 by_run = self._scores_on(splits)
             except InputError as problem:

@@ -192,8 +192,8 @@ class Run:
             for split, as_written in names
         }
         for split, scores in metrics.splits.items():
-            recorded, found = number(scores.get("accuracy")), predictions[split]
-            accuracy = float(np.mean(found.logits.argmax(1) == found.labels))
+            recorded, predicted = number(scores.get("accuracy")), predictions[split]
+            accuracy = float(np.mean(predicted.logits.argmax(1) == predicted.labels))
             if recorded is not None and abs(recorded - accuracy) > _ROUNDING:
                 raise UnusableRecord(
                     f"{metrics.FILE}: accuracy of {split} is {recorded:.6f}, but its predictions "

@@ -299,9 +299,9 @@ def _unprintable(character: str) -> bool:
 
 def check_schema(record: Values, where: str, schema: int, writer: str) -> None:
     """Refuse a record of another schema; ``writer`` is the command whose records these are."""
-    found = record.get("schema")
-    if found != schema:
-        reason = f"{where}: schema is {found!r}, expected {schema}, which {writer} writes"
+    recorded = record.get("schema")
+    if recorded != schema:
+        reason = f"{where}: schema is {recorded!r}, expected {schema}, which {writer} writes"
         raise UnusableRecord(reason, "foreign")
 
 
