@@ -8,13 +8,7 @@ from tiny_models import FAMILIES, save_tiny_model
 
 from lpft.errors import InputError
 from lpft.model import build_classifier
-from lpft.model.adapters import (
-    ADAPTERS,
-    add_adapter,
-    merge_adapter,
-    save_adapter,
-    trained_head,
-)
+from lpft.model.adapters import ADAPTERS, add_adapter, merge_adapter, save_adapter, trained_head
 from lpft.model.encoder import TESTED_FAMILIES
 
 IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])

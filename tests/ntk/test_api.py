@@ -14,14 +14,7 @@ from torch import nn
 
 from lpft import InputError, TextClassifier
 from lpft.model.encoder import seeded
-from lpft.ntk import (
-    KernelJob,
-    KernelRequest,
-    Options,
-    empirical_ntk,
-    request_of,
-    studied_model,
-)
+from lpft.ntk import KernelJob, KernelRequest, Options, empirical_ntk, request_of, studied_model
 
 TEXTS, COLUMNS = toy_texts(5, seed=11)[0], toy_texts(4, seed=12)[0]
 ROWS, BLOCK, BACK = (0, 0), (0, 1), (1, 0)

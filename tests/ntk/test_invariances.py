@@ -8,12 +8,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from references import (
-    encoder_names,
-    explicit_features,
-    explicit_ntk,
-    relative_error,
-)
+from references import encoder_names, explicit_features, explicit_ntk, relative_error
 from tiny_classifiers import read, tiny_classifier
 from tiny_models import DECODERS, FAMILIES, WORDS, toy_texts
 from tokenizers.processors import TemplateProcessing

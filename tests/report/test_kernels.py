@@ -27,14 +27,7 @@ from lpft.report.kernels import (
     read_statistics,
     what_was_computed,
 )
-from lpft.report.table import (
-    bands,
-    one_line_heading,
-    shown_rows,
-    to_csv,
-    to_latex,
-    to_markdown,
-)
+from lpft.report.table import bands, one_line_heading, shown_rows, to_csv, to_latex, to_markdown
 from lpft.results.exhibits import Table
 from lpft.results.formats import scientific
 from lpft.results.kernels import KernelRecord, find_kernels

@@ -26,11 +26,7 @@ from lpft.report.runs import (
     what_was_run,
 )
 from lpft.report.table import to_csv, to_markdown
-from lpft.report.text import (
-    read_feature_change,
-    read_unpaired,
-    summarise_feature_change,
-)
+from lpft.report.text import read_feature_change, read_unpaired, summarise_feature_change
 from lpft.results.exhibits import Estimate
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import compare, judge_groups

@@ -11,12 +11,7 @@ from results.run_folders import write_run
 
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.results.exhibits import (
-    ExperimentRecord,
-    Table,
-    find_experiments,
-    read_experiment,
-)
+from lpft.results.exhibits import ExperimentRecord, Table, find_experiments, read_experiment
 from lpft.results.schema import UnusableRecord, parsed
 
 Written = dict[str, Any]

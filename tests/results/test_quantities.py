@@ -13,12 +13,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from lpft.analysis import calibration
 from lpft.data.examples import Groups
 from lpft.errors import InputError
-from lpft.results.quantities import (
-    calibration_error,
-    feature_change,
-    metric_of_rows,
-    task_score,
-)
+from lpft.results.quantities import calibration_error, feature_change, metric_of_rows, task_score
 from lpft.results.run import Predictions, find_runs
 
 

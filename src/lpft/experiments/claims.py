@@ -45,15 +45,7 @@ from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
 from lpft.results.groups import method_name
 from lpft.results.kernels import FT
-from lpft.results.pairing import (
-    PAIRS,
-    SHARED,
-    Comparison,
-    Match,
-    pairings,
-    pairs_in,
-    sides,
-)
+from lpft.results.pairing import PAIRS, SHARED, Comparison, Match, pairings, pairs_in, sides
 from lpft.results.quantities import feature_split
 
 METHODS = ("ft", "lp-ft", "lora", "lp-lora")

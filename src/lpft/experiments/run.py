@@ -20,15 +20,7 @@ from pydantic_core import to_jsonable_python
 from lpft.errors import InputError, explain, unexpected
 from lpft.experiments import claims, figures, kernels, tables
 from lpft.experiments.deviations import deviations_from_paper
-from lpft.experiments.plan import (
-    RUNS,
-    Plan,
-    Recipe,
-    Results,
-    Scope,
-    make_scope,
-    refuse_unused,
-)
+from lpft.experiments.plan import RUNS, Plan, Recipe, Results, Scope, make_scope, refuse_unused
 from lpft.experiments.prepare import (
     Failures,
     Inputs,

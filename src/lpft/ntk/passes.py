@@ -22,15 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.ntk.capture import (
-    Gradients,
-    Modules,
-    Recorder,
-    Share,
-    call_shares,
-    merge_uses,
-    pull_back,
-)
+from lpft.ntk.capture import Gradients, Modules, Recorder, Share, call_shares, merge_uses, pull_back
 from lpft.ntk.storage import ActivationStore
 from lpft.settings import Products
 

@@ -31,15 +31,7 @@ from lpft.ntk.contract import (
 )
 from lpft.ntk.memory import give_back_free_memory, memory_in_use
 from lpft.ntk.passes import Batch, Passes, only_these_require_gradients
-from lpft.ntk.plan import (
-    Plan,
-    RemainingWork,
-    Shape,
-    Step,
-    Tile,
-    cheapest_method,
-    method_cost,
-)
+from lpft.ntk.plan import Plan, RemainingWork, Shape, Step, Tile, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
 from lpft.progress import progress

@@ -12,15 +12,7 @@ from jinja2 import Template
 
 import lpft
 from lpft.report.panels import draw
-from lpft.report.table import (
-    Trace,
-    bands,
-    is_numeric,
-    row_groups,
-    shown_effect,
-    untraced,
-    wraps,
-)
+from lpft.report.table import Trace, bands, is_numeric, row_groups, shown_effect, untraced, wraps
 from lpft.report.text import environment, say
 from lpft.results.exhibits import Figure, Table
 from lpft.results.folder import UnreadFolder

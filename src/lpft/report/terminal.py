@@ -23,12 +23,7 @@ from lpft.report.kernels import (
     statistics,
     what_was_computed,
 )
-from lpft.report.table import (
-    TERMINAL_WIDTH,
-    Columns,
-    from_columns,
-    to_text,
-)
+from lpft.report.table import TERMINAL_WIDTH, Columns, from_columns, to_text
 from lpft.report.text import say
 from lpft.results.exhibits import Column, Estimate, ExperimentRecord, Figure, Table, Verdict
 from lpft.results.formats import decimals_for

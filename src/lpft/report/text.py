@@ -23,14 +23,7 @@ from lpft.results.formats import (
     wilson,
     with_sd,
 )
-from lpft.results.groups import (
-    Group,
-    Selector,
-    method_name,
-    metric_name,
-    model_name,
-    score,
-)
+from lpft.results.groups import Group, Selector, method_name, metric_name, model_name, score
 from lpft.results.judging import FEW_SEEDS
 from lpft.results.pairing import Comparison, Differences, Match, ScoreContrast
 from lpft.results.run import Run

@@ -45,11 +45,7 @@ from lpft.runs.kernel_passes import (
     trained_pass,
 )
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
-from lpft.settings import (
-    METHODS,
-    Granularity,
-    get_method,
-)
+from lpft.settings import METHODS, Granularity, get_method
 from lpft.settings.configs import KernelConfig, changed, deciding
 from lpft.settings.fields import Decides
 

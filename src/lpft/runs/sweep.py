@@ -20,13 +20,7 @@ from typing import Any
 from lpft.data import TextData, check_data, load_data
 from lpft.errors import InputError, explain, named, unexpected
 from lpft.files import write_json
-from lpft.results.folder import (
-    SEARCH_RECORD,
-    check_output,
-    check_restart,
-    locked,
-    read_record,
-)
+from lpft.results.folder import SEARCH_RECORD, check_output, check_restart, locked, read_record
 from lpft.results.resume import (
     RunOutcome,
     State,

@@ -13,32 +13,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from lpft.data import (
-    TextData,
-    check_data,
-    fingerprint,
-    load_data,
-)
+from lpft.data import TextData, check_data, fingerprint, load_data
 from lpft.data.splits import SPLIT_SEED
 from lpft.errors import InputError
 from lpft.files import check_model_path
-from lpft.results.folder import (
-    WORK,
-    check_output,
-    clear,
-    locked,
-    now,
-    publish,
-    remove_leftovers,
-)
+from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
-from lpft.results.schema import (
-    Calibration,
-    DataRecord,
-    Fingerprints,
-    RunRecord,
-    write_history,
-)
+from lpft.results.schema import Calibration, DataRecord, Fingerprints, RunRecord, write_history
 from lpft.settings import MINILM, get_method
 from lpft.settings.configs import RunConfig
 

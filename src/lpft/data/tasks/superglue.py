@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpft.data.labels import is_missing, official_names
 from lpft.data.releases import HubSource, Release
-from lpft.data.tables import (
-    Row,
-    numbered_rows,
-    read_lines,
-    read_table,
-    read_tsv,
-    require_column,
-)
+from lpft.data.tables import Row, numbered_rows, read_lines, read_table, read_tsv, require_column
 from lpft.data.tasks.glue import glue
 from lpft.data.tasks.task import Grouping, Task, Template
 from lpft.errors import InputError

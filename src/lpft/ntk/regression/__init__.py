@@ -32,11 +32,7 @@ from lpft.ntk.regression.kernels import (
     ValidationSet,
     require_two_classes,
 )
-from lpft.ntk.regression.multiclass import (
-    RELATIVE_STRENGTHS,
-    fit_kernel_logistic,
-    fit_kernel_ridge,
-)
+from lpft.ntk.regression.multiclass import RELATIVE_STRENGTHS, fit_kernel_logistic, fit_kernel_ridge
 
 __all__ = [
     "RELATIVE_STRENGTHS",
