@@ -18,7 +18,7 @@ BAD_INPUT = 2
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """The parsed command line; ``run`` is the function of its command.
 
-    Settings that it does not name are no attributes. Ends the process where it is wrong.
+    Settings that are not on the command line are not attributes. A wrong line ends the process.
     """
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 
 
 class _Parser(ArgumentParser):
-    """argparse with errors in the form of all others."""
+    """argparse with errors in the same form as all others."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
@@ -41,8 +41,8 @@ class _Parser(ArgumentParser):
 def _parser() -> ArgumentParser:
     parser = _Parser(
         prog="lpft",
-        description="Linear probing, then fine-tuning of text classifiers: calibrated, tested "
-        "out of distribution, explained.",
+        description="Train text classifiers by linear probing, then fine-tuning; calibrate them, "
+        "test them out of distribution, and explain them with their kernel.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"lpft {__version__}")
@@ -60,36 +60,41 @@ def _parser() -> ArgumentParser:
         "--output-dir",
         type=Path,
         default=Path("demo-report"),
-        help="folder of the report and the runs (default: %(default)s)",
+        help="folder for the report and the runs (default: %(default)s)",
     )
-    demo.add_argument("--seed", type=int, default=0, help="of all methods (default: %(default)s)")
+    demo.add_argument(
+        "--seed", type=int, default=0, help="random seed of all methods (default: %(default)s)"
+    )
     _add_flags(demo, "resume", "overwrite", "json")
 
     train = command(commands.train, "train one classifier")
-    train.add_argument("--config", type=Path, help="YAML file of 'option: value' lines")
+    train.add_argument("--config", type=Path, help="YAML file with 'option: value' lines")
     _add_settings(train, "train")
     train.add_argument(
-        "--output-dir", type=Path, help="folder of the run (default: runs/DATA-MODEL-METHOD-seedS)"
+        "--output-dir", type=Path, help="folder for the run (default: runs/DATA-MODEL-METHOD-seedS)"
     )
     _add_flags(train, "resume", "overwrite", "json")
 
-    evaluate = command(commands.evaluate, "metrics of a trained classifier on more labelled data")
+    evaluate = command(commands.evaluate, "evaluate a trained classifier on more labelled data")
     _add_run(evaluate)
     source = evaluate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--task", help="a task of lpft tasks: its test split and OOD sets")
-    source.add_argument("--file", type=Path, help="labelled texts: CSV, TSV, JSON Lines, Parquet")
+    source.add_argument("--task", help="name of a task: evaluate on its test split and OOD sets")
+    source.add_argument("--file", type=Path, help="labelled texts: CSV, TSV, JSON Lines or Parquet")
     evaluate.add_argument("--data-dir", type=Path, help="folder of the task's release files")
     evaluate.add_argument(
-        "--template", type=int, help="of the task (default: the run's own on its task, else 0)"
+        "--template",
+        type=int,
+        help="number of the task's input template (default: the run's on its own task, otherwise "
+        "0)",
     )
     _add_columns(evaluate)
     evaluate.add_argument(
-        "--label-column", help="column of the class names (default: as in training)"
+        "--label-column", help="column with the class names (default: as in training)"
     )
     _add_flags(evaluate, "json")
 
     predict = command(
-        commands.predict, "labels and probabilities of new texts, as JSON lines or CSV"
+        commands.predict, "predict labels and probabilities of new texts, as JSON Lines or CSV"
     )
     _add_run(predict)
     texts = predict.add_mutually_exclusive_group()
@@ -97,106 +102,117 @@ def _parser() -> ArgumentParser:
     texts.add_argument(
         "--text",
         nargs="+",
-        help="texts, after RUN; for a model of pairs, each two are a pair (one that begins with a "
-        "dash: --text=-x)",
+        help="texts, after RUN; for a model of pairs, every two texts form a pair (write --text=-x "
+        "for one that begins with a dash)",
     )
     _add_columns(predict)
     predict.add_argument(
-        "--output", type=Path, help="file ending in .jsonl or .csv (default: standard output)"
+        "--output", type=Path, help="output file, .jsonl or .csv (default: standard output)"
     )
     _add_flags(predict, overwrite="replace the output file")
     predict.usage = "%(prog)s RUN [--file FILE | --text TEXT [TEXT ...]] [options]"
     predict.epilog = (
-        "Without --file and --text, standard input is read: a text per line, or for a model of "
-        "pairs two with a tab between them."
+        "Without --file and --text, texts are read from standard input, one per line; for a model "
+        "of pairs, two per line with a tab between them."
     )
 
     ntk = command(
-        commands.ntk, "the exact empirical NTK: P, F, their statistics, kernel regression"
+        commands.ntk,
+        "compute the exact empirical NTK (P and F), its statistics and kernel regression",
     )
     ntk.add_argument(
         "folder",
         nargs="?",
         type=Path,
         metavar="RUN",
-        help="a trained classifier, whose kernel is wanted (default: the start of --methods)",
+        help="folder of a trained classifier, to compute its kernel after training (default: "
+        "kernels at the start of --methods)",
     )
     _add_settings(ntk, "ntk")
     ntk.add_argument(
-        "--output-dir", type=Path, help="folder of the kernels (default: kernels/DATA-MODEL-seedS)"
+        "--output-dir", type=Path, help="folder for the kernels (default: kernels/DATA-MODEL-seedS)"
     )
     _add_flags(ntk, "resume", "overwrite", "json", dry_run="print what would be computed, and stop")
 
-    theory = command(commands.theory, "the paper's propositions, checked numerically")
+    theory = command(commands.theory, "check the paper's propositions numerically")
     theory.add_argument(
-        "--seed", type=int, default=0, help="of all random models and data (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of all models and data (default: %(default)s)",
     )
     _add_flags(theory, "json")
 
-    sweep = command(commands.sweep, "tasks x models x methods x seeds of a YAML file")
-    sweep.add_argument("config", type=Path, metavar="CONFIG", help="what to train: a YAML file")
+    sweep = command(commands.sweep, "train tasks x models x methods x seeds, from a YAML file")
+    sweep.add_argument("config", type=Path, metavar="CONFIG", help="YAML file: what to train")
     _add_executor(sweep)
     sweep.add_argument(
-        "--output-dir", type=Path, help="folder of the sweep (default: sweeps/NAME of the file)"
+        "--output-dir",
+        type=Path,
+        help="folder for the sweep (default: sweeps/ and the name of CONFIG)",
     )
     _add_flags(sweep, "resume", "overwrite", "json", dry_run="list the runs, and stop")
 
     reproduce = command(
-        commands.reproduce, "an experiment of the paper, published numbers beside ours"
+        commands.reproduce,
+        "repeat an experiment of the paper and show the published numbers beside ours",
     )
     reproduce.add_argument(
         "name",
         nargs="?",
         metavar="NAME",
         default="list",
-        help="an experiment, or all (default: list what there is)",
+        help="an experiment, or all (default: list the experiments)",
     )
     _add_settings(reproduce, "reproduce")
     reproduce.add_argument(
         "--tiny",
         action="store_true",
-        help="a random model on a few texts, offline, in seconds: shows that the chain works",
+        help="use a random model and a few texts, offline: shows in seconds that everything runs",
     )
     _add_executor(reproduce)
     reproduce.add_argument(
         "--output-dir",
         type=Path,
-        help="folder of the experiment, or with all of experiments (default: "
-        "experiments/NAME-MODEL)",
+        help="folder for the experiment, or for all of them (default: experiments/NAME-MODEL)",
     )
     _add_flags(
         reproduce, "resume", "overwrite", "json", dry_run="print what would be computed, and stop"
     )
 
-    report = command(commands.report, "tables, figures and one page on all below a folder")
-    report.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder that holds runs, kernels or experiments"
+    report = command(
+        commands.report, "write a page, tables and figures about everything in a folder"
     )
-    report.add_argument("--output", type=Path, help="the page (default: DIR/report.html)")
+    report.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder with runs, kernels or experiments"
+    )
+    report.add_argument("--output", type=Path, help="the page's file (default: DIR/report.html)")
     _add_flags(report, "json", overwrite="replace an older report")
 
-    export = command(commands.export, "a trained classifier for programs that do not have lpft")
+    export = command(commands.export, "export a trained classifier for programs without lpft")
     export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
     export.add_argument(
         "--format",
         choices=get_args(ExportFormat),
         required=True,
-        help="transformers: a stock model of its family; onnx: a graph (the onnx extra)",
+        help="transformers: a stock model of its family; onnx: a graph (needs the onnx extra)",
     )
     export.add_argument(
-        "--output-dir", type=Path, help="a new folder (default: exports/NAME of the run-FORMAT)"
+        "--output-dir",
+        type=Path,
+        help="folder for the export (default: exports/NAME-FORMAT, with the run's name)",
     )
     _add_flags(export, "json", overwrite="replace an older export")
 
-    check = command(commands.check, "look at data before training on it")
+    check = command(commands.check, "check data before training on it")
     _add_settings(check, "check")
     _add_flags(check, "json")
 
-    tasks = command(listings.tasks, "what data lpft knows by name")
-    tasks.add_argument("name", nargs="?", metavar="NAME", help="show one task whole")
+    tasks = command(listings.tasks, "list the tasks that lpft knows by name")
+    tasks.add_argument("name", nargs="?", metavar="NAME", help="show all about one task")
     _add_flags(tasks, "json")
-    _add_flags(command(listings.models, "what models can be trained"), "json")
-    _add_flags(command(listings.methods, "what the methods do"), "json")
+    _add_flags(command(listings.models, "list the model families that can be trained"), "json")
+    _add_flags(command(listings.methods, "explain the training methods"), "json")
     return parser
 
 
@@ -229,7 +245,7 @@ def _add_run(parser: ArgumentParser) -> None:
         "--device",
         choices=get_args(Device),
         default="auto",
-        help="what computes; auto takes a GPU where there is one (default: %(default)s)",
+        help="device to compute on; auto takes a GPU if there is one (default: %(default)s)",
     )
 
 
@@ -240,13 +256,13 @@ def _add_columns(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--text-columns",
         type=names,
-        help="one column, or two with a comma for pairs (default: as in training)",
+        help="text column, or two for pairs, separated by a comma (default: as in training)",
     )
     parser.add_argument(
         "--column-names",
         type=names,
-        help="names of all columns, with commas, of a CSV or TSV file whose first line does not "
-        "name them",
+        help="names of all columns, separated by commas, for a CSV or TSV file without a header "
+        "line",
     )
 
 
@@ -254,21 +270,21 @@ def _add_executor(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--executor",
         default="local",
-        help="where runs are executed: local (this machine) or ray (default: %(default)s)",
+        help="where to train: local (this machine) or ray (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="runs at a time (default: %(default)s)"
+        "--workers", type=int, default=1, help="number of runs at a time (default: %(default)s)"
     )
 
 
 _FLAGS = {
-    "resume": "go on with an unfinished run in the output folder",
-    "overwrite": "replace what the output folder holds",
+    "resume": "continue what is unfinished in the output folder",
+    "overwrite": "replace the contents of the output folder",
     "json": "print JSON",
 }
 
 
 def _add_flags(parser: ArgumentParser, *names: str, **texts: str) -> None:
-    """Options without a value: some of :data:`_FLAGS`, and others with their help."""
+    """Add options without a value: some of :data:`_FLAGS`, and others with their help."""
     for name, text in {**texts, **{name: _FLAGS[name] for name in names}}.items():
         parser.add_argument(as_option(name), action="store_true", help=text)

@@ -1,6 +1,6 @@
-"""Every setting of runs, kernels and experiments, once: name, type, default, range, help, effect.
+"""Every setting of runs, kernels and experiments: name, type, default, range, help, effect.
 
-Importing this loads neither torch nor transformers.
+Importing this module loads neither torch nor transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ ExportFormat = Literal["transformers", "onnx"]
 class Method:
     """One way to train a classifier.
 
-    ``trained`` is ``head`` (nothing but linear probing), ``all``, or the name of an adapter in
-    :data:`lpft.model.adapters.ADAPTERS`, whose factors train together with the head.
+    ``trained`` is ``head`` (linear probing only), ``all``, or the name of an adapter in
+    :data:`lpft.model.adapters.ADAPTERS`, whose factors are trained together with the head.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Method:
         return None if self.trained in ("head", "all") else self.trained
 
     def takes(self, setting: Setting) -> bool:
-        """Whether a setting has an effect."""
+        """Whether a setting has an effect with this method."""
         lacking: set[Need] = set()
         if not self.fine_tunes:
             lacking.add("fine-tuning")
@@ -77,7 +77,7 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """The row of ``name``.
+    """The method called ``name``.
 
     Raises:
         InputError: there is no such method.
@@ -88,15 +88,15 @@ def get_method(name: str) -> Method:
 
 
 def with_lp_head(name: str) -> str | None:
-    """The method that trains what ``name`` does from an LP head; None where it does so itself.
+    """The method that trains the same parameters as ``name`` but starts from an LP head.
 
-    None too where there is no such method, or no method ``name``.
+    None if ``name`` starts from an LP head itself, is unknown, or has no such partner.
     """
-    asked = METHODS.get(name)
-    if asked is None or asked.head_start == "lp":
+    method = METHODS.get(name)
+    if method is None or method.head_start == "lp":
         return None
     return next(
-        (m.name for m in METHODS.values() if m.head_start == "lp" and m.trained == asked.trained),
+        (m.name for m in METHODS.values() if m.head_start == "lp" and m.trained == method.trained),
         None,
     )
 
@@ -109,7 +109,7 @@ _TUNING = {"needs": "fine-tuning", "decides": Decides.RUN, "commands": ("train",
 
 def _absolute(value: Any) -> Path:
     if not isinstance(value, str | PathLike):
-        raise ValueError("a number is no path")
+        raise ValueError("expected a path")
     return Path(value).expanduser().resolve()
 
 
@@ -117,31 +117,37 @@ File = Annotated[Path, BeforeValidator(_absolute)]
 
 
 class DataSettings(Settings):
-    """Where the texts come from: a task by name, or files of the user's own."""
+    """Where the texts come from: a task by name, or the user's own files."""
 
     heading = "data"
     commands = ("train", "check", "ntk", "reproduce")
     decides = _BOTH
 
-    task: str | None = setting(None, "a task of lpft tasks", commands=("train", "check", "ntk"))
+    task: str | None = setting(
+        None, "name of a task (lpft tasks lists them)", commands=("train", "check", "ntk")
+    )
     data_dir: File | None = setting(
         None,
-        "folder of official release files: that of all benchmarks, of one, or of the task "
-        "(default: the Hugging Face Hub)",
+        "folder of official release files: of all benchmarks, of one benchmark, or of the task "
+        "(default: download from the Hugging Face Hub)",
         decides=Decides.NOTHING,
         needs="task",
     )
-    template: int = setting(0, "which of the task's input templates to use", needs="task")
+    template: int = setting(0, "number of the task's input template", needs="task")
     train_file: File | None = setting(
         None, "labelled texts: CSV, TSV, JSON Lines or Parquet", **_FILE
     )
     validation_file: File | None = setting(
-        None, "as --train-file (default: 10%% of each class of the training file)", **_FILE
+        None,
+        "labelled texts for validation (default: 10%% of each class of the training file)",
+        **_FILE,
     )
-    test_file: File | None = setting(None, "as --train-file (default: no test split)", **_FILE)
+    test_file: File | None = setting(
+        None, "labelled texts for testing (default: no test split)", **_FILE
+    )
     ood: dict[str, File] = setting(
         {},
-        "a labelled file of another distribution, under a name; may be repeated",
+        "labelled texts from another distribution, with a name for them; may be repeated",
         decides=Decides.RUN,
         fingerprinted=Decides.RUN,
         needs="files",
@@ -150,18 +156,18 @@ class DataSettings(Settings):
     )
     text_columns: tuple[str, ...] | None = setting(
         None,
-        "one column, or two with a comma for pairs (default: the only text column)",
+        "text column, or two for pairs, separated by a comma (default: the only text column)",
         **_OF_FILES,
     )
     label_column: str = setting("label", "column of the class names", **_OF_FILES)
     column_names: tuple[str, ...] | None = setting(
         None,
-        "names of all columns, with commas, of CSV and TSV files whose first line has none",
+        "names of all columns, separated by commas, for CSV and TSV files without a header line",
         **_FILE,
     )
     data_name: str | None = setting(
         None,
-        "what data from files is called in records and reports (default: by --train-file)",
+        "name of the data in records and reports (default: from the name of --train-file)",
         decides=Decides.NOTHING,
         **_OF_FILES,
     )
@@ -172,13 +178,13 @@ class DataSettings(Settings):
     )
     max_train_samples: int | None = setting(
         None,
-        "train on this many rows at most, drawn by class with a fixed seed (default: all)",
+        "largest number of training rows, drawn by class with a fixed seed (default: all)",
         ge=2,
     )
     max_validation_samples: int | None = setting(
         None,
-        "choose the epoch and fit the temperature on this many rows at most, drawn alike "
-        "(default: all)",
+        "largest number of validation rows, which choose the epoch and fit the temperature, drawn "
+        "in the same way (default: all)",
         ge=2,
     )
 
@@ -197,21 +203,21 @@ class DataSettings(Settings):
             )
         if self.task is None and self.train_file is None:
             raise InputError(
-                f"no data is named: give {named('task')} NAME (see lpft tasks) or "
+                f"no data: expected {named('task')} NAME (see lpft tasks) or "
                 f"{named('train_file')} FILE"
             )
         if useless:
             raise InputError(
-                f"{named('data_dir')} and {named('template')} belong to {named('task')}: leave "
-                "them out"
+                f"{named('data_dir')} and {named('template')} only apply with {named('task')}: "
+                "leave them out"
             )
         if self.data_name is not None and not self.data_name.strip():
-            raise InputError(f"{named('data_name')} is empty: expected a name, or leave it out")
+            raise InputError(f"{named('data_name')} is empty: give a name or leave it out")
         return self
 
 
 class TrainingSettings(Settings):
-    """How a model is made and trained; None means the default that :func:`resolve` fills in."""
+    """How a model is built and trained; :func:`resolve` replaces None by the default."""
 
     heading = "model and training"
     commands = ("train", "ntk", "reproduce")
@@ -219,7 +225,7 @@ class TrainingSettings(Settings):
 
     model: str = setting(
         MINILM,
-        f"Hub id, model folder, or '{MINILM}' for the packaged one",
+        f"Hub id, model folder, or '{MINILM}' for the packaged model",
         fingerprinted=_BOTH,
         commands=("train", "ntk"),
     )
@@ -228,22 +234,22 @@ class TrainingSettings(Settings):
     )
     pooling: Pooling | None = setting(
         None,
-        "token or average that is the feature (default: by model)",
+        "the feature is the first or last token, or the mean over tokens (default: by model)",
         fingerprinted=Decides.KERNEL,
         filled_by_model=True,
     )
     head_bias: bool = setting(True, "give the linear head a bias")
-    max_length: int = setting(128, "tokens after which a text is cut", gt=0)
+    max_length: int = setting(128, "cut texts after this many tokens", gt=0)
     method: str = setting(
         "lp-ft",
-        "see lpft methods",
+        "training method (lpft methods explains them)",
         choices=tuple(METHODS),
         decides=Decides.RUN,
         commands=("train",),
     )
     seed: int = setting(
         0,
-        "of the random head, the adapter, the dropout and the order of batches",
+        "random seed of the head, the adapter, the dropout and the order of batches",
         ge=0,
         le=2**32 - 1,
         same_time=True,
@@ -259,7 +265,7 @@ class TrainingSettings(Settings):
     # them is a difference of their heads.
     learning_rate: float | None = setting(
         None,
-        "AdamW's at the start, decaying linearly to 0 (default: by task and method)",
+        "initial learning rate of AdamW, which decays linearly to 0 (default: by task and method)",
         gt=0,
         filled=2e-5,
         filled_for_adapters=5e-4,
@@ -267,11 +273,11 @@ class TrainingSettings(Settings):
         **_TUNING,
     )
     weight_decay: float | None = setting(
-        None, "AdamW's decoupled decay", ge=0, filled=0.0, same_time=True, **_TUNING
+        None, "decoupled weight decay of AdamW", ge=0, filled=0.0, same_time=True, **_TUNING
     )
     head_scale: float | None = setting(
         None,
-        "multiplies the head's weight just before fine-tuning",
+        "factor on the head's weight just before fine-tuning",
         ge=0,
         needs="fine-tuning",
         filled=1.0,
@@ -282,20 +288,27 @@ class TrainingSettings(Settings):
         None, "rank r of the adapter's factors", gt=0, needs="adapter", filled=8
     )
     lora_alpha: float | None = setting(
-        None, "the factors are scaled by alpha / r", gt=0, needs="adapter", filled=8.0
+        None,
+        "alpha of the adapter, which scales its factors by alpha / r",
+        gt=0,
+        needs="adapter",
+        filled=8.0,
     )
     class_weight: ClassWeight | None = setting(
-        None, "weigh classes by inverse frequency, in probing and fine-tuning alike (default: not)"
+        None,
+        "weight classes by inverse frequency, in probing and in fine-tuning (default: no weights)",
     )
-    device: Device = setting("auto", "where to compute", decides=Decides.NOTHING)
+    device: Device = setting(
+        "auto", "device to compute on; auto takes a GPU if there is one", decides=Decides.NOTHING
+    )
     precision: Precision = setting(
         "float32",
-        "of the products in fine-tuning; evaluation and prediction are in float32",
+        "precision of products in fine-tuning; evaluation and prediction always use float32",
         **_TUNING,
     )
     report_to: str = setting(
         "none",
-        "trackers of Trainer: none, tensorboard, wandb, mlflow, ...",
+        "experiment trackers of the Trainer: none, tensorboard, wandb, mlflow, ...",
         decides=Decides.NOTHING,
         needs="fine-tuning",
         commands=("train",),
@@ -308,22 +321,22 @@ class TrainingSettings(Settings):
 
 
 class OutputSettings(Settings):
-    """Which large files a run keeps in its folder beside its numbers."""
+    """Which large files a run saves besides its numbers."""
 
-    heading = "what is kept"
+    heading = "large output files"
     commands = ("train",)
     decides = Decides.NOTHING
 
-    save_model: bool = setting(True, "keep the trained weights in the run's folder")
+    save_model: bool = setting(True, "save the trained weights in the run's folder")
     save_features: bool = setting(
-        False, "keep every text's features before and after training, and the trained head"
+        False, "save every text's features before and after training, and the trained head"
     )
 
 
 def resolve(
     settings: TrainingSettings, published: Mapping[str, float] | None = None
 ) -> TrainingSettings:
-    """Fill in every None from ``published`` (a task's hyperparameters) or else the defaults.
+    """Replace every None by the value in ``published`` (a task's hyperparameters) or the default.
 
     Raises:
         InputError: a setting has no effect with the chosen method.
@@ -346,7 +359,7 @@ def resolve(
 
 
 def without_effect(method: str) -> tuple[str, ...]:
-    """The settings that a method does not take: of fine-tuning, of an adapter, or of both.
+    """The settings that have no effect with a method: those of fine-tuning, adapters, or both.
 
     Raises:
         InputError: there is no such method.
@@ -357,7 +370,7 @@ def without_effect(method: str) -> tuple[str, ...]:
 
 
 def _or_none(value: Any) -> Any:
-    """No value at all, of a setting that takes several, is written ``none``."""
+    """``none`` stands for an empty list of values."""
     return () if value in (("none",), ["none"]) else value
 
 
@@ -370,47 +383,52 @@ class KernelSettings(Settings):
 
     methods: tuple[str, ...] = setting(
         ("ft", "lora", "lp-ft", "lp-lora"),
-        "methods of lpft methods, with commas, whose kernels at the start are computed",
+        "methods whose kernels at the start of fine-tuning are computed, separated by commas",
     )
     max_samples: int = setting(
-        250, "texts of a split at most, drawn with a fixed seed, each class in proportion", ge=2
+        250,
+        "largest number of texts per split, drawn with a fixed seed in proportion to the classes",
+        ge=2,
     )
     kernel: KernelKind = setting(
-        "sgd", "sgd: the NTK; signgd and asymmetric: with signs of gradients on both sides or one"
+        "sgd",
+        "sgd: the NTK; signgd: with the signs of both gradients; asymmetric: with the sign of one",
     )
     solver: Annotated[tuple[Solver, ...], BeforeValidator(_or_none)] = setting(
         ("paper", "klr"),
-        f"of kernel regression, with commas, of {', '.join(get_args(Solver))}; or none",
+        "solvers of kernel regression, separated by commas, out of "
+        f"{', '.join(get_args(Solver))}; or none",
         decides=Decides.STATISTICS,
     )
     granularity: Annotated[tuple[Granularity, ...], BeforeValidator(_or_none)] = setting(
-        ("layer", "kind"), "parts of F that are kept, with commas: layer, kind; or none"
+        ("layer", "kind"), "parts of F to record, separated by commas: layer, kind; or none"
     )
     linear_method: LinearMethod = setting(
         "auto",
-        "how linear weights are contracted; auto takes the cheapest way for each",
+        "how linear weights are contracted; auto takes the cheapest way for each weight",
         decides=Decides.ROUNDING,
     )
     products: Products = setting(
         "exact",
-        "precision of gradients' products; tf32 and bfloat16 are faster and report their error",
+        "precision of products of gradients; tf32 and bfloat16 are faster and report their error",
     )
     dtype: Literal["float32", "float64"] = setting(
         "float32", "number format of passes and products; sums are float64"
     )
     with_start: bool = setting(
-        False, "of a trained run: also the kernel at the start of its training, and their alignment"
+        False,
+        "for a trained run: also compute the kernel at the start of its training, and compare both",
     )
     dynamics: int = setting(
         0,
-        "training texts on which one step and some tens of steps of gradient descent are made, "
-        "beside what the first-order change and the kernel's linear model predict; 0 for none",
+        "number of training texts for gradient descent (one step, and up to 20), compared with "
+        "what the first-order change and the kernel's linear model predict; 0 for none",
         decides=Decides.STATISTICS,
         ge=0,
     )
     memory: str | None = setting(
         None,
-        "that the process may take in all, such as 6GB (default: half of what is free)",
+        "limit on the memory of the whole process, such as 6GB (default: half of the free memory)",
         decides=Decides.NOTHING,
     )
 
@@ -421,54 +439,54 @@ class KernelSettings(Settings):
         check_distinct("methods", self.methods)
         if self.dynamics > 0 and self.kernel != "sgd":
             raise InputError(
-                f"{named('dynamics')} are those of gradient descent, not of {named('kernel')} "
+                f"{named('dynamics')} is for gradient descent, not for {named('kernel')} "
                 f"{self.kernel}: leave one of them out"
             )
         return self
 
 
 def check_distinct(name: str, values: Sequence[Any]) -> None:
-    """Refuse a setting that names nothing, or something twice.
+    """Refuse a list of names that is empty or has duplicates.
 
     Raises:
-        InputError: it does.
+        InputError: it is or has.
     """
     listed = ",".join(map(str, values))
     if not any(str(value) for value in values):
-        raise InputError(f"{named(name)} '{listed}' names nothing: leave it out, or name some")
+        raise InputError(f"{named(name)} '{listed}' is empty: give some names or leave it out")
     if len(set(values)) < len(values):
-        raise InputError(f"{named(name)} {listed} names one twice")
+        raise InputError(f"{named(name)} {listed} has duplicates: give each name once")
 
 
 class RegressionSettings(Settings):
-    """What solvers of kernel regression take; None means the solver's own default."""
+    """Options of the solvers of kernel regression; None means the solver's own default."""
 
-    heading = "kernel regression, each for the solvers named first"
+    heading = "kernel regression (each option starts with the solvers that take it)"
     commands = ("ntk",)
     decides = Decides.STATISTICS
 
     strength_by: Literal["validation", "folds"] = setting(
         "validation",
-        "the texts that choose the strength lambda, folds of the training texts or the "
-        "validation split; folds too where validation is what is predicted",
+        "texts that choose the strength lambda: the validation split, or folds of the training "
+        "texts; always folds if validation is the split that is predicted",
         solvers=("klr", "krr"),
     )
     strength: float | None = setting(
         None,
-        "lambda itself, in units of the kernel (default: by --strength-by)",
+        "fixed lambda, in units of the kernel (default: chosen by --strength-by)",
         solvers=("klr", "krr"),
         gt=0,
     )
     f0_scale: float | None = setting(
         None,
-        "what multiplies the logits f_0 that the fit starts from (default: 1 of klr and krr, "
-        "else 0)",
+        "factor on the initial logits f_0 that the fit starts from (default: 1 for klr and krr, "
+        "otherwise 0)",
         solvers=("klr", "krr", "svr", "lstsq", "asymmetric"),
     )
     regularization: float | None = setting(
         None,
-        "added to the diagonal of the training kernel, as a share of its largest singular value "
-        "(default: 0)",
+        "term added to the diagonal of the training kernel, as a share of its largest singular "
+        "value (default: 0)",
         solvers=("logistic", "svc", "svr", "lstsq", "asymmetric"),
         ge=0,
     )
@@ -480,32 +498,33 @@ class RegressionSettings(Settings):
     )
     mix: float | None = setting(
         None,
-        "share of the function of source features, K(x, x_i), in the answer; the rest is that of "
-        "target features (default: 0.5)",
+        "share of the source features' function, K(x, x_i), in the prediction; the rest comes from "
+        "the target features (default: 0.5)",
         solvers=("asymmetric",),
         ge=0,
         le=1,
     )
     cost: float | None = setting(
         None,
-        "C of the slack variables, in units of 1 / kernel (default: 1)",
+        "cost C of the slack variables, in units of 1 / kernel (default: 1)",
         solvers=("svc", "svr"),
         gt=0,
     )
     tube: float | None = setting(
         None,
-        "deviation that costs nothing, in units of the targets (default: 0.1)",
+        "half-width of the tube in which deviations cost nothing, in units of the targets "
+        "(default: 0.1)",
         solvers=("svr",),
         ge=0,
     )
     single_logit: bool = setting(
         False,
-        "of two classes the difference of the logits instead of both",
+        "for two classes, use the difference of the logits instead of both",
         solvers=("logistic", "svc", "svr", "lstsq"),
     )
 
     def of(self, solver: str) -> dict[str, Any]:
-        """The keywords of :func:`lpft.ntk.regression.regress` that were given for ``solver``."""
+        """The non-default keywords of :func:`lpft.ntk.regression.regress` for ``solver``."""
         return {
             name: getattr(self, name)
             for name, item in self.fields().items()
@@ -520,17 +539,17 @@ class RegressionSettings(Settings):
         return chooses and self.strength is None and self.strength_by == "validation"
 
     def check(self, solvers: Sequence[str], kernel: str) -> None:
-        """Refuse settings that no chosen solver takes, or that contradict each other.
+        """Refuse settings that no chosen solver takes, and contradictory ones.
 
         Raises:
-            InputError: the message names the setting and what is expected.
+            InputError: there is such a setting.
         """
         for name, item in self.fields().items():
             if getattr(self, name) != item.default and not set(solvers) & set(item.solvers):
                 raise InputError(
                     f"{named(name)} has no effect with {named('solver')} "
-                    f"{','.join(solvers) or 'none'}: it belongs to {', '.join(item.solvers)}; "
-                    "choose such a solver, or leave it out"
+                    f"{','.join(solvers) or 'none'}: it applies to {', '.join(item.solvers)}; "
+                    "choose such a solver or leave it out"
                 )
         if self.strength is not None and self.strength_by != "validation":
             raise InputError(
@@ -539,13 +558,14 @@ class RegressionSettings(Settings):
             )
         if self.single_logit and kernel != "sgd":
             raise InputError(
-                f"{named('single_logit')} has no kernel of signs: the sign of a difference of "
-                f"gradients is not that of each; leave it out of {named('kernel')} {kernel}"
+                f"{named('single_logit')} does not work with {named('kernel')} {kernel}: the sign "
+                "of a difference of gradients does not follow from their signs; leave one of them "
+                "out"
             )
 
 
 def _seeds(value: Any) -> Any:
-    """``3`` is the seeds 0, 1 and 2; ``3,7`` these two; ``3,`` the seed 3 alone."""
+    """``3`` means seeds 0, 1 and 2; ``3,7`` these two; ``3,`` seed 3 alone."""
     if not isinstance(value, tuple):
         return value
     names = value[:-1] if value and value[-1] == "" else value
@@ -554,7 +574,7 @@ def _seeds(value: Any) -> Any:
         numbers = tuple(int(name) for name in names)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{named('seeds')} {listed} must be a number of seeds, or seeds with commas"
+            f"{named('seeds')} {listed} must be a number of seeds, or seeds separated by commas"
         ) from error
     if len(value) == 1:
         if numbers[0] < 1:
@@ -563,35 +583,35 @@ def _seeds(value: Any) -> Any:
     if not all(0 <= number < 2**32 for number in numbers):
         raise InputError(f"{named('seeds')} {listed}: expected seeds from 0 to 2**32 - 1")
     if len(set(numbers)) < len(numbers):
-        raise InputError(f"{named('seeds')} {listed} names one twice")
+        raise InputError(f"{named('seeds')} {listed} has duplicates: give each seed once")
     return numbers
 
 
 class ExperimentSettings(Settings):
-    """How much of the paper's experiment is done; None means what the paper did."""
+    """How much of the paper's experiment to run; None means as in the paper."""
 
     heading = "experiment"
     commands = ("reproduce",)
     decides = Decides.NOTHING
 
-    model: str = setting(MODEL, "Hub id, model folder, or 'minilm' for the packaged one")
+    model: str = setting(MODEL, "Hub id, model folder, or 'minilm' for the packaged model")
     tasks: tuple[str, ...] | None = setting(
-        None, "tasks of lpft tasks, with commas (default: the paper's)"
+        None, "names of tasks, separated by commas (default: the paper's)"
     )
     methods: tuple[str, ...] | None = setting(
-        None, "methods of lpft methods, with commas (default: the paper's)"
+        None, "names of methods, separated by commas (default: the paper's)"
     )
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = setting(
         tuple(range(SEEDS)),
-        f"how many seeds (0, 1, ...), or the seeds themselves with commas (default: {SEEDS})",
+        f"number of seeds (0, 1, ...), or the seeds themselves with commas (default: {SEEDS})",
     )
     kernel_samples: int | None = setting(
         None,
-        "texts of a split at most whose kernel is computed "
-        f"(default: by experiment, mostly {KERNEL_SAMPLES})",
+        "largest number of texts per split for kernels "
+        f"(default: by experiment, usually {KERNEL_SAMPLES})",
         ge=2,
     )
-    save_model: bool = setting(False, "keep the trained weights of every run")
+    save_model: bool = setting(False, "save the trained weights of every run")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
