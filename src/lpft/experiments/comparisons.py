@@ -24,6 +24,7 @@ from lpft.experiments.verdicts import (
     published_mean,
 )
 from lpft.report.text import change_digits
+from lpft.results import quantities
 from lpft.results.formats import MINUS, counted, decimals_for, ratio_text, with_sd
 from lpft.results.groups import Spread, method_name, metric_name
 from lpft.results.judging import Measured
@@ -41,16 +42,6 @@ from lpft.results.pairing import (
     rates_name,
     sides,
     spread_of,
-)
-from lpft.results.quantities import (
-    PER_CENT,
-    ByRun,
-    calibration_error,
-    feature_change,
-    feature_split,
-    judged_split,
-    same_samples,
-    task_score,
 )
 from lpft.results.run import Run
 from lpft.results.schema import number
@@ -102,7 +93,9 @@ def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator
         pairs = pairs_in(runs.scope.methods)
         compared = [pairing for pair in pairs for pairing in pairings(runs, task, pair)]
         every = all_runs(compared)
-        by_run = feature_change().on_draws(every, feature_split(every), generator)
+        by_run = quantities.feature_change().on_draws(
+            every, quantities.feature_split(every), generator
+        )
         for pairing in compared:
             changes = pairing.statistics(by_run)
             digits = change_digits([change.value for pair in changes for change in pair])
@@ -268,7 +261,9 @@ def head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) ->
             scaled = scaled_runs(runs, task, method)
             every = [run for by_scale in scaled.values() for run in by_scale.values()]
             at_some_scale = {seed: next(iter(scales.values())) for seed, scales in scaled.items()}
-            correlations = rank_correlations(scaled, feature_split(every), generator=generator)
+            correlations = rank_correlations(
+                scaled, quantities.feature_split(every), generator=generator
+            )
             spread = spread_of(correlations.values())
             measured = Measured(
                 task=task,
@@ -315,13 +310,13 @@ def calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -
     return judge_cases([*lowers, *most], generator=generator)
 
 
-def _ece_gains(of_task: Sequence[Side], generator: np.random.Generator) -> ByRun:
+def _ece_gains(of_task: Sequence[Side], generator: np.random.Generator) -> quantities.ByRun:
     """By how many points the temperature lowers each run's ECE, on the same draws."""
     every = [run for side in of_task for run in side.runs.values()]
-    split, same = judged_split(every), deepcopy(generator)
-    before = calibration_error(calibrated=False).on_draws(every, split, generator)
-    after = calibration_error(calibrated=True).on_draws(every, split, same)
-    return {folder: (before[folder] - after[folder]) * PER_CENT for folder in before}
+    split, same = quantities.judged_split(every), deepcopy(generator)
+    before = quantities.calibration_error(calibrated=False).on_draws(every, split, generator)
+    after = quantities.calibration_error(calibrated=True).on_draws(every, split, same)
+    return {folder: (before[folder] - after[folder]) * quantities.PER_CENT for folder in before}
 
 
 def _also_at(side: Side, of_task: Sequence[Side]) -> tuple[str, ...]:
@@ -331,7 +326,7 @@ def _also_at(side: Side, of_task: Sequence[Side]) -> tuple[str, ...]:
     return (SHARED,) if shared and side.rates != SHARED else ()
 
 
-def _lowers_ece(side: Side, by_run: ByRun, also_at: tuple[str, ...]) -> Case:
+def _lowers_ece(side: Side, by_run: quantities.ByRun, also_at: tuple[str, ...]) -> Case:
     gains = tuple(by_run[run.folder] for run in side.runs.values())
     unscaled = sum(run.temperature == 1 for run in side.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
@@ -345,7 +340,7 @@ def _lowers_ece(side: Side, by_run: ByRun, also_at: tuple[str, ...]) -> Case:
     )
 
 
-def _lowers_most(pairing: Pairing, by_run: ByRun) -> Case:
+def _lowers_most(pairing: Pairing, by_run: quantities.ByRun) -> Case:
     own_rates_alone = "only at each method's own rates, which may explain the difference"
     return _pair_case(
         LOWERS_MOST,
@@ -429,7 +424,9 @@ def _ft_ratios(
 
     resampled = resample(
         {(method, seed): mean_ratio(method, known[method, seed]) for method, seed in known},
-        same_samples({kernels.name: kernels.labels["train"] for kernels in known.values()}),
+        quantities.same_samples(
+            {kernels.name: kernels.labels["train"] for kernels in known.values()}
+        ),
         generator=generator,
     )
     return {
@@ -506,9 +503,9 @@ def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list
     for task in runs.scope.tasks:
         compared = pairings(runs, task, ("ft", "lp-ft"))
         every = all_runs(compared)
-        tested = judged_split(every)
+        tested = quantities.judged_split(every)
         for split in dict.fromkeys((tested, *(name for run in every for name in run.ood_splits))):
-            by_run = task_score().on_draws(every, split, generator)
+            by_run = quantities.task_score().on_draws(every, split, generator)
             data = task if split == tested else f"{task}, {split.removeprefix('ood/')}"
             cases += [_score_case(pairing, by_run, data) for pairing in compared]
     # The same draws of a difference larger by the margin tell whether all of it lies above -margin.
@@ -530,14 +527,17 @@ def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list
     ]
 
 
-def _score_case(pairing: Pairing, by_run: ByRun, data: str) -> Case:
+def _score_case(pairing: Pairing, by_run: quantities.ByRun, data: str) -> Case:
     in_distribution = data == pairing.task
     first, second = pairing.first.name, pairing.second.name
     metrics = dict.fromkeys(metric_name(run.metric) for run in pairing.second.runs.values())
     return _pair_case(
         AT_LEAST if in_distribution else BETTER,
         pairing,
-        [(one * PER_CENT, other * PER_CENT) for one, other in pairing.statistics(by_run)],
+        [
+            (one * quantities.PER_CENT, other * quantities.PER_CENT)
+            for one, other in pairing.statistics(by_run)
+        ],
         subject=f"{second} at least {first}, within {MARGIN:g} point"
         if in_distribution
         else f"{second} above {first}",

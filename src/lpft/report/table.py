@@ -7,19 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from lpft.results import formats
 from lpft.results.exhibits import Cell, Column, Estimate, Format, Table, Text
-from lpft.results.formats import (
-    ABSENT,
-    aligned,
-    counted,
-    fixed,
-    rate,
-    ratio_text,
-    scientific,
-    shared_digits,
-    significant,
-    whole,
-)
 from lpft.results.groups import Spread
 
 TERMINAL_WIDTH = 100  # letters in a line
@@ -106,27 +95,27 @@ def interval_of(estimate: Estimate) -> tuple[float, float] | None:
 
 def _shown(cell: Cell, column: Column, most: int) -> Shown:
     if cell is None:
-        return Shown(ABSENT)
+        return Shown(formats.ABSENT)
     if isinstance(cell, str):
         return Shown(cell)
     if isinstance(cell, Text):
         return Shown(cell.text, runs=cell.runs)
     if cell.value is None:
-        return Shown(cell.remark if cell.remark else ABSENT)
+        return Shown(cell.remark if cell.remark else formats.ABSENT)
     sd = None if column.format == "effect" else cell.sd
     interval = interval_of(cell) if sd is None else None
     digits = column.digits
     ends = (sd,) if interval is None else interval
     bare_zero = cell.value == 0 and ends == (None,)
     if digits is None and column.format in ("number", "effect") and not bare_zero:
-        digits = shared_digits((cell.value, *ends))
+        digits = formats.shared_digits((cell.value, *ends))
     asides = []
     if sd is not None:
         asides.append(f"± {written(sd, column.format, digits)}")
     elif interval is not None:
         asides.append(f"[{', '.join(written(end, column.format, digits) for end in interval)}]")
     if cell.count is not None and cell.count < most:
-        asides.append(f"({counted(cell.count, 'seed')})")
+        asides.append(f"({formats.counted(cell.count, 'seed')})")
     asides += [cell.remark] if cell.remark else []
     main = written(cell.value, column.format, digits)
     return Shown(main, " ".join(asides), cell.runs, cell.shade)
@@ -141,17 +130,17 @@ def written(value: float, form: Format, digits: int | None = None) -> str:
     """A number in one of the formats of columns."""
     match form:
         case "scientific":
-            return scientific(value, 2 if digits is None else digits)
+            return formats.scientific(value, 2 if digits is None else digits)
         case "ratio":
-            return ratio_text(value)
+            return formats.ratio_text(value)
         case "percent":
-            return f"{fixed(100 * value, 1 if digits is None else digits)} %"
+            return f"{formats.fixed(100 * value, 1 if digits is None else digits)} %"
         case "count":
-            return whole(value)
+            return formats.whole(value)
         case "rate":
-            return rate(value)
+            return formats.rate(value)
         case _:
-            return significant(value) if digits is None else fixed(value, digits)
+            return formats.significant(value) if digits is None else formats.fixed(value, digits)
 
 
 def is_numeric(table: Table, place: int) -> bool:
@@ -289,7 +278,7 @@ def _text(table: Table) -> str:
         for above, name, row in zip(names, names[1:], rows[1:], strict=False):
             row[0] = "" if name == above else name
     return "\n".join(
-        aligned(
+        formats.aligned(
             [_heading(column) for column in table.columns],
             rows,
             [is_numeric(table, place) for place in range(len(table.columns))],

@@ -10,19 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lpft.results.formats import (
-    counted,
-    decimals_for,
-    fixed,
-    joined,
-    rate,
-    scientific,
-    seconds,
-    significant,
-    whole,
-    wilson,
-    with_sd,
-)
+from lpft.results import formats
 from lpft.results.groups import Group, Selector, method_name, metric_name, model_name, score
 from lpft.results.judging import FEW_SEEDS
 from lpft.results.pairing import Comparison, Differences, Match, ScoreContrast
@@ -60,7 +48,17 @@ def environment(*, is_page: bool) -> Environment:
     jinja.filters |= {
         function.__name__: function
         for function in (
-            *(counted, fixed, joined, rate, scientific, seconds, significant, whole, with_sd),
+            *(
+                formats.counted,
+                formats.fixed,
+                formats.joined,
+                formats.rate,
+                formats.scientific,
+                formats.seconds,
+                formats.significant,
+                formats.whole,
+                formats.with_sd,
+            ),
             *(method_name, metric_name, model_name),
         )
     }
@@ -76,7 +74,7 @@ def what_was_run(group: Group) -> str:
         group=group,
         methods=list(dict.fromkeys(method_name(setting.method) for setting in group.settings)),
         rows=[
-            f"{whole(first.data.rows[split])} {name}"
+            f"{formats.whole(first.data.rows[split])} {name}"
             for split, name in names
             if split in first.data.rows
         ],
@@ -95,7 +93,7 @@ def read_accuracy(group: Group) -> list[str]:
         if sentences and group.metric == "accuracy":
             spreads = [setting.spread(value) for setting in group.settings]
             top = max(spread.mean for spread in spreads if spread is not None)
-            low, high = wilson(top, rows)
+            low, high = formats.wilson(top, rows)
             sentences.append(say("accuracy_interval", rows=rows, value=top, low=low, high=high))
     if group.ood_splits:
         where = say("out_of_distribution", sets=len(group.ood_splits))
@@ -255,7 +253,7 @@ def read_unpaired(group: Group, comparisons: Sequence[Comparison]) -> list[str]:
 
 def change_digits(values: Sequence[float]) -> int:
     """Decimals for feature changes in a sentence."""
-    return min(2, decimals_for(values)) if max(values, default=0) >= 0.1 else 4
+    return min(2, formats.decimals_for(values)) if max(values, default=0) >= 0.1 else 4
 
 
 def _conclusion(comparison: Comparison) -> list[str]:

@@ -31,19 +31,7 @@ from lpft.results.schema import (
     environment,
     is_inside,
 )
-from lpft.runs.kernel_passes import (
-    EVALUATION,
-    REVERSED,
-    TRAIN,
-    TRAINED,
-    VALIDATION,
-    KernelTexts,
-    Pass,
-    adapters_of,
-    kernel_texts,
-    method_passes,
-    trained_pass,
-)
+from lpft.runs import kernel_passes
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.settings import METHODS, Granularity, get_method
 from lpft.settings.configs import KernelConfig, changed, deciding
@@ -51,7 +39,7 @@ from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
 
-_ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, TRAINED))
+_ARRAYS = tuple(f"{name}.safetensors" for name in (*METHODS, kernel_passes.TRAINED))
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -118,12 +106,14 @@ class KernelComputation:
                 f"{named('single_logit')} takes the difference of 2 logits, {self.data.name} has "
                 f"{classes} classes: leave it out"
             )
-        self.texts = kernel_texts(
+        self.texts = kernel_passes.kernel_texts(
             self.data, settings.max_samples, validation=config.wants_validation
         )
         self._of_starts = run is None or settings.with_start
         methods = settings.methods if self._of_starts else ()
-        self._passes_in_all = (len(adapters_of(methods)) if methods else 0) + (run is not None)
+        self._passes_in_all = (len(kernel_passes.adapters_of(methods)) if methods else 0) + (
+            run is not None
+        )
         self._methods_in_all = len(methods) + (run is not None)
 
     @property
@@ -159,7 +149,7 @@ class KernelComputation:
         encoders: dict[str, str] = {}
         for number, each in enumerate(self._passes()):
             job = self._job(number, each)
-            of_run = each.starting_points[0].name == TRAINED
+            of_run = each.starting_points[0].name == kernel_passes.TRAINED
             encoders["trained_encoder" if of_run else "encoder"] = each.encoder
             key = _resume_key(self.config, self.texts, data, each.encoder, job.plan.device)
             _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
@@ -176,7 +166,7 @@ class KernelComputation:
                 kernels = job.run()
             plans.append(job.plan)
             del job
-            seconds = next(iter(kernels.values()))[TRAIN].record["seconds"]["total"]
+            seconds = next(iter(kernels.values()))[kernel_passes.TRAIN].record["seconds"]["total"]
             logger.info("pass %d took %.0f s", number + 1, seconds)
             results.timings["kernel_seconds"] += seconds
             pooling = each.subject.classifier.config.pooling
@@ -191,23 +181,23 @@ class KernelComputation:
         timings = {**record.timings, "total_seconds": perf_counter() - started}
         return record.model_copy(update={"timings": timings})
 
-    def _passes(self) -> Iterator[Pass]:
+    def _passes(self) -> Iterator[kernel_passes.Pass]:
         """The passes, each prepared on demand."""
         training = self.config.run.training
         if self._of_starts:
-            yield from method_passes(
+            yield from kernel_passes.method_passes(
                 self.config.kernels.methods, self.data, training, of_run=self._run is not None
             )
         if self._run is not None:
-            yield trained_pass(self._run, self.data, training)
+            yield kernel_passes.trained_pass(self._run, self.data, training)
 
-    def _job(self, number: int, each: Pass) -> KernelJob:
+    def _job(self, number: int, each: kernel_passes.Pass) -> KernelJob:
         settings = self.config.kernels
-        blocks = [TRAIN, EVALUATION]
+        blocks = [kernel_passes.TRAIN, kernel_passes.EVALUATION]
         if settings.kernel == "asymmetric" and "asymmetric" in settings.solver:
-            blocks.append(REVERSED)
+            blocks.append(kernel_passes.REVERSED)
         if self.texts.validation is not None:
-            blocks.append(VALIDATION)
+            blocks.append(kernel_passes.VALIDATION)
         return KernelJob(
             each.subject,
             {point.name: point.request for point in each.starting_points},
@@ -223,7 +213,7 @@ class KernelComputation:
                 cache_dir=self.config.output_dir / WORK / f"pass-{number}",
                 device=self.config.run.training.device,
             ),
-            detailed=(TRAIN,),
+            detailed=(kernel_passes.TRAIN,),
         )
 
     def _record(
@@ -256,7 +246,11 @@ class KernelComputation:
 
 
 def _resume_key(
-    config: KernelConfig, texts: KernelTexts, data: dict[str, str], encoder: str, device: Any
+    config: KernelConfig,
+    texts: kernel_passes.KernelTexts,
+    data: dict[str, str],
+    encoder: str,
+    device: Any,
 ) -> dict[str, Any]:
     """Everything that the pieces of one pass depend on, ready for JSON."""
     settings = config.flat()
