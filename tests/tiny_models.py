@@ -3,6 +3,7 @@
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -41,6 +42,14 @@ FAMILIES = (
     *("gpt2", "llama"),
 )
 DECODERS = ("gpt2", "llama")
+EACH_FAMILY = tuple(
+    family
+    if family in ("bert", "deberta-v2", "llama")
+    else pytest.param(family, marks=pytest.mark.heavy)
+    for family in FAMILIES
+)
+"""To parametrise what takes seconds per family: an encoder, relative positions and a decoder
+stand for the others in the quick tests."""
 
 _SPECIAL = ["<pad>", "<unk>", "<cls>", "<sep>"]
 _PAD, _UNK, _CLS, _SEP = range(4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from references import encoder_names, explicit_kernels, explicit_ntk
 from tiny_classifiers import read, tiny_classifier
-from tiny_models import FAMILIES, tiny_config, toy_texts
+from tiny_models import EACH_FAMILY, tiny_config, toy_texts
 
 PATH = Path(__file__).parents[2] / "benchmarks/ntk_baselines.py"
 SPEC = importlib.util.spec_from_file_location("ntk_baselines", PATH)
@@ -59,7 +59,7 @@ def test_every_baseline_meets_the_explicit_kernel(name):
 
 
 @pytest.mark.parametrize("name", ["reference", "jacrev", "gradient loop"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_works_and_keeps_no_gradient(family, name):
     model, tokenizer = read_classifier(family)
     tokens = read(tokenizer, toy_texts(1, seed=4)[0])
@@ -68,7 +68,7 @@ def test_every_family_works_and_keeps_no_gradient(family, name):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_groups_hold_every_parameter_once(family):
     model, _ = read_classifier(family)
     groups = baselines.parameter_groups(model)

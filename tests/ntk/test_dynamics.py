@@ -18,7 +18,7 @@ from references import (
 )
 from scipy.special import log_softmax, softmax
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
-from tiny_models import FAMILIES, toy_texts
+from tiny_models import EACH_FAMILY, toy_texts
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -82,7 +82,7 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize("trained", TRAINED)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_error_falls_with_the_rate_over_three_decades(family, trained):
     model, train, other = step_case(family, trained)
     # With B = 0 the features move so little that rounding shows at the lowest rate.
@@ -99,7 +99,7 @@ def test_the_error_falls_with_the_rate_over_three_decades(family, trained):
 
 
 @pytest.mark.parametrize("trained", TRAINED)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_logits_are_the_sum_of_explicit_kernels_and_residuals(family, trained):
     model, train, other = step_case(family, trained)
     kernel = explicit_ntk(model, other, train, trainable_names(model)).numpy()

@@ -20,7 +20,7 @@ from references import (
     trainable_names,
 )
 from tiny_classifiers import read, scatter, tiny_adapted, tiny_classifier
-from tiny_models import FAMILIES, WORDS, tiny_tokenizer
+from tiny_models import EACH_FAMILY, WORDS, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import (
     CTRLConfig,
@@ -119,7 +119,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) 
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_explicit_jacobian_is_that_of_finite_differences(family, kind):
     given = case(family, kind)
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +130,7 @@ def test_the_explicit_jacobian_is_that_of_finite_differences(family, kind):
 
 
 @pytest.mark.parametrize(("kind", "texts", "method"), CASES, ids=map("-".join, CASES))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_method_meets_the_explicit_jacobian(family, kind, texts, method):
     given = case(family, kind, texts)
     kernel = kernel_of(given, given.a, given.b, method=method)
@@ -140,7 +140,7 @@ def test_every_method_meets_the_explicit_jacobian(family, kind, texts, method):
     assert_close(kernel.total(), explicit + given.head)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_one_set_of_texts_against_itself(family):
     given = case(family)
     assert_close(kernel_of(given, given.a).ft_effective, contract(given.left, given.left))
@@ -155,7 +155,7 @@ def test_one_set_of_texts_by_every_method(family, method):
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_batch_of_one_text(family, kind):
     given = case(family, kind)
     kernel = kernel_of(given, given.a[2:3], given.b[:1])
@@ -172,7 +172,7 @@ def test_all_parameters_of_an_adapted_model_are_its_weights_and_its_factors(fami
     assert_close(kernel.ft_effective, explicit_ntk(adapted.model, *tokens, names))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_lora_at_its_start_meets_the_explicit_jacobian(family):
     """B = 0: only its gradient counts, that of A is zero."""
     model, tokenizer, names = case(family, "lora")[:3]
@@ -246,7 +246,7 @@ def test_a_part_of_the_parameters_trains(part):
     assert_close(kernel.ft_effective, torch.stack(list(shares.values())).sum(0))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_single_precision_keeps_five_digits(family):
     given = case(family)
     kernel = kernel_of(given, given.a, given.b, dtype=torch.float32)

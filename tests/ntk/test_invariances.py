@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from references import encoder_names, explicit_features, explicit_ntk, relative_error
 from tiny_classifiers import read, tiny_classifier
-from tiny_models import DECODERS, FAMILIES, WORDS, toy_texts
+from tiny_models import DECODERS, EACH_FAMILY, FAMILIES, WORDS, toy_texts
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
@@ -135,7 +135,7 @@ def test_one_set_is_the_same_set_given_twice(family):
     assert relative_error(twice, kernel_of_texts(family).ft_effective) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_the_side_of_the_padding_does_not_matter(family):
     left = Classifier(tiny(family).model, deepcopy(tiny(family).tokenizer))
     left.tokenizer.padding_side = "left"
@@ -143,14 +143,14 @@ def test_the_side_of_the_padding_does_not_matter(family):
     assert relative_error(kernel_of(left, TEXTS).ft_effective, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_repeated_words_within_and_across_texts(family):
     texts = ["good good good good", "good", "the good the good the", "bad bad good"]
     found = kernel_of(tiny(family), texts, texts[:2]).ft_effective
     assert relative_error(found, explicit(tiny(family), texts, texts[:2])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_padding_ids_within_a_text(family):
     """A decoder without a padding token pads by the one that ends texts."""
     classifier = tiny(family)
@@ -165,7 +165,7 @@ def test_padding_ids_within_a_text(family):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_texts_of_one_token(family, method):
     texts, others = ["good", "bad", "good"], ["the chair was bad", "good"]
     tokenizer = deepcopy(tiny(family).tokenizer)

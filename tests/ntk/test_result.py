@@ -18,7 +18,7 @@ from references import (
     trainable_names,
 )
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
-from tiny_models import FAMILIES, WORDS, toy_texts
+from tiny_models import EACH_FAMILY, WORDS, toy_texts
 
 from lpft.errors import InputError
 from lpft.ntk import empirical_ntk, result
@@ -245,7 +245,7 @@ def test_parts_are_the_sums_of_their_parameters(family):
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_parts_sum_to_the_whole_and_no_parameter_takes_the_fallback(family, kind):
     if kind == "full":
         classifier = tiny_classifier(family)
