@@ -91,10 +91,7 @@ def test_few_seeds_have_the_variance_of_few_seeds(seeds):
 def test_one_seed_gives_the_percentile_interval_of_its_samples():
     values = np.random.default_rng(2).exponential(size=(1, 50))
     by_seed = resample(
-        {0: lambda rows: float(values[0, rows].mean())},
-        50,
-        generator=generator(),
-        resamples=MANY,
+        {0: lambda rows: float(values[0, rows].mean())}, 50, generator=generator(), resamples=MANY
     )
     effect = effect_over_seeds(list(by_seed.values()), generator=generator())
     scipy = bootstrap(

@@ -73,11 +73,7 @@ def test_the_measures_see_what_they_are_for():
     assert overlap(*filled) == pytest.approx(1 / 7)
     near = "The kettle was delivered Monday, it is boiling."
     assert largest_overlap([*filled, near])[0] == 1.0
-    assert shared_runs(filled, 3) == [
-        "was delivered on",
-        "and it has",
-        "it has been",
-    ]
+    assert shared_runs(filled, 3) == ["was delivered on", "and it has", "it has been"]
     assert shared_runs(filled, 4) == ["and it has been"]
 
 

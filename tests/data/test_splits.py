@@ -206,10 +206,7 @@ def test_every_class_keeps_a_row(counts, most, drawn):
     assert limited.train.class_counts(3) == [drawn[label] for label in range(3)]
 
 
-@given(
-    labels=st.lists(st.integers(0, 4), min_size=2, max_size=60),
-    most=st.integers(1, 60),
-)
+@given(labels=st.lists(st.integers(0, 4), min_size=2, max_size=60), most=st.integers(1, 60))
 def test_rows_are_drawn_as_before_wherever_no_class_was_lost(labels, most):
     labels = np.array(labels)
     rows = draw_rows(labels, most)

@@ -93,9 +93,7 @@ def test_a_text_without_any_token_is_refused():
 
 
 @given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=80),
-    st.integers(1, 20),
-    st.integers(1, 300),
+    st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 20), st.integers(1, 300)
 )
 def test_length_batches_hold_every_row_once_within_the_limits(lengths, max_rows, max_tokens):
     lengths = np.array(lengths)

@@ -187,10 +187,7 @@ def test_a_trained_run_can_be_the_model_of_another_task(folders, tmp_path):
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
-        (
-            lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 50),
-            "cannot be loaded",
-        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 50), "cannot be loaded"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer"),
         (
             lambda folder: (folder / "config.json").write_text(

@@ -192,8 +192,7 @@ class Resample(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("without", "equal"),
-    [(WithoutForwardMode, WithForwardMode), (Resample, nn.Identity)],
+    ("without", "equal"), [(WithoutForwardMode, WithForwardMode), (Resample, nn.Identity)]
 )
 def test_operations_without_forward_mode_go_by_double_backward(without, equal):
     changes = []

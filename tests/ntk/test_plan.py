@@ -87,9 +87,7 @@ def test_pairs_are_those_of_the_blocks(blocks, halved):
 
 
 @properties
-@given(
-    pairs=st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1).map(sorted),
-)
+@given(pairs=st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1).map(sorted))
 def test_steps_contract_every_pair_once_and_hold_two_tiles(pairs):
     found = make_steps(pairs, hold_all=False)
     assert sorted(pair for step in found for pair in step.pairs) == sorted(pairs)

@@ -93,10 +93,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def assert_same(found: EmpiricalNTK, expected: EmpiricalNTK) -> None:
     assert torch.equal(found.pretrain_effective, expected.pretrain_effective)
     assert torch.equal(found.ft_effective, expected.ft_effective)
-    for parts, of_expected in (
-        (found.layers, expected.layers),
-        (found.kinds, expected.kinds),
-    ):
+    for parts, of_expected in ((found.layers, expected.layers), (found.kinds, expected.kinds)):
         assert parts.keys() == of_expected.keys()
         assert all(torch.equal(parts[name], of_expected[name]) for name in parts)
 

@@ -233,10 +233,7 @@ def test_a_single_logit_is_the_difference_of_two(build):
     cases = [
         (fit_svc(train, single_logit=True), svc.decision_function(rows)),
         (fit_svr(train, f0_scale=1.0, single_logit=True), svr.predict(rows) + test_offset),
-        (
-            fit_least_squares(train, f0_scale=1.0, single_logit=True),
-            rows @ solution + test_offset,
-        ),
+        (fit_least_squares(train, f0_scale=1.0, single_logit=True), rows @ solution + test_offset),
         (
             fit_row_logistic(train, single_logit=True),
             by_scikit_learn(kernel, problem.labels).decision_function(rows),

@@ -119,10 +119,7 @@ def test_only_rounding_passes_for_symmetric():
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    labels=st.lists(st.integers(0, 3), min_size=2, max_size=40),
-    folds=st.integers(2, 6),
-)
+@given(labels=st.lists(st.integers(0, 3), min_size=2, max_size=40), folds=st.integers(2, 6))
 def test_each_row_is_held_out_once_and_classes_are_spread(labels, folds):
     labels = np.array(labels)
     parts = stratified_folds(labels, folds)
