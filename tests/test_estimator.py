@@ -200,19 +200,11 @@ def test_what_needs_training_says_so(model):
     [
         ((["good", "bad"], ["x"]), "2 texts but 1 labels"),
         (([], []), "at least 2 classes"),
-        ((["good", "bad"], ["x", "x"]), "at least 2 classes"),
-        ((["good", "bad"], [[1, 0], [0, 1]]), "multi-label is not supported"),
         ((["good", "bad"], [0.5, 1.5]), "regression is not supported"),
-        ((["good", "bad"], ["x", None]), "no label"),
         ((["good", "", "bad", "fine"], ["x", "x", "y", "y"]), "is empty"),
-        ((["good", 3, "bad", "fine"], ["x", "x", "y", "y"]), "expected a string"),
         ((["good", "bad"], ["x", "y"]), "held out"),
         ((pd.DataFrame({"text": ["a", "b"]}), ["x", "y"]), "the texts are a DataFrame"),
-        (({"text": ["a", "b"]}, ["x", "y"]), "the texts are a dict"),
         ((["a", "b"], None), r"the labels are None \(NoneType\)"),
-        ((["a", "b"], (label for label in "xy")), r"\(generator\): expected a list"),
-        ((["a", "b"], "xy"), r"the labels are 'xy' \(str\)"),
-        ((["a", "b"], [b"x", b"y"]), "decode them"),
         (
             (["a", ["b"] * 999, "c"], ["x", "y", "x"], (["v"], ["x"])),
             r"text 2 is \['b', .*\.\.\.: ex",
@@ -232,21 +224,14 @@ def test_wrong_arguments_of_fit(model, arguments, says):
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"seed": "x"}, "seed 'x' must be a whole number"),
-        ({"seed": 1.5}, "seed 1.5 must be a whole number"),
-        ({"seed": None}, "seed None must be a whole number"),
         ({"seed": True}, "seed True must be a whole number"),
         ({"seed": -1}, "seed -1 must be a whole number from 0 to 4294967295"),
-        ({"max_length": "x"}, "max_length 'x' must be a whole number"),
         ({"max_length": 32.5}, "max_length 32.5 must be a whole number"),
         ({"epochs": "2"}, "epochs '2' must be a number"),
-        ({"batch_size": 2.5}, "batch_size 2.5 must be a whole number"),
-        ({"head_bias": None}, "head_bias None must be true or false"),
         ({"head_bias": 1}, "head_bias 1 must be true or false"),
         ({"method": ["ft"]}, r"method \['ft'\] must be text"),
         ({"method": "lpft"}, "unknown method 'lpft'"),
         ({"pooling": "max"}, "pooling max is unknown: expected one of first, last, mean"),
-        ({"precision": None}, "precision None is unknown: expected one of"),
     ],
 )
 def test_wrong_parameters(model, parameters, says):
@@ -277,10 +262,7 @@ def test_numpys_numbers_are_numbers(model):
     ("classes", "says"),
     [
         ([1, "1"], "the classes mix int and str"),
-        ([True, 1], "the classes mix bool and int"),
-        ("ab", r"the classes are 'ab' \(str\): expected a list"),
         (None, "the classes are None"),
-        (["x"], "the classes are 'x': expected at least 2 different names"),
         (["x", "x"], "at least 2 different names"),
         (["x", None], "no label in row 2"),
     ],

@@ -177,9 +177,9 @@ def test_wrong_input_is_named(logits, labels, message):
         split_metrics(logits, labels)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -2.0, math.nan])
+@pytest.mark.parametrize("temperature", [0.0, -2.0, math.nan, math.inf])
 def test_a_wrong_temperature_is_refused(temperature):
-    with pytest.raises(InputError, match="temperature"):
+    with pytest.raises(InputError, match="temperature: expected a finite number above 0"):
         split_metrics([[1.0, 0.0]], [0], temperature)
 
 

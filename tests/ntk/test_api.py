@@ -134,38 +134,21 @@ def test_what_trains_does_not_matter_to_the_kernel_of_all_parameters(compute, mo
     assert torch.equal(frozen.pretrain_effective, expected.pretrain_effective)
 
 
-@pytest.mark.parametrize("texts", [None, 3], ids=str)
-def test_what_is_no_list_of_texts_is_refused(compute, texts):
-    refused(compute, texts, says="list of texts")
-
-
-@pytest.mark.parametrize("texts", [[], ()])
-def test_no_texts_are_refused(compute, texts):
-    refused(compute, texts, says="no text|at least one")
-    refused(compute, TEXTS, texts, says="no text|at least one")
-
-
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        (["good", ""], "text 2 is empty"),
-        (["good", "  \t"], "text 2 is empty"),
-        ([("good", ""), ("a", "b")], "text 1 is empty"),
-        (["good", ("a", "b")], "text 2 is not a single text"),
-        ([("a", "b"), "good"], "text 2 is not a pair"),
-        ([("a", "b", "c")], "text 1 is not a"),
-        (["good", None], "text 2 is None"),
-        ([3.5], "text 1 is 3.5"),
+        (3, "list of texts"),
+        ([], "no text|at least one"),
         ("one bare string", "one string"),
+        (["good", ""], "text 2 .*is empty"),
+        ([("good", ""), ("a", "b")], "text 1 .*is empty"),
+        (["good", ("a", "b")], "text 2 .*is not a single text"),
+        ([3.5], "text 1 .*is 3.5"),
     ],
 )
-def test_texts_that_cannot_be_read_are_refused(compute, texts, says):
+def test_rows_and_columns_that_are_no_texts_are_refused(compute, texts, says):
     refused(compute, texts, says=says)
-
-
-def test_a_bad_text_of_the_columns_has_its_own_number(compute):
-    refused(compute, TEXTS, ["good", ""], says="text 2 .*is empty")
-    refused(compute, TEXTS, "good", says="one string")
+    refused(compute, TEXTS, texts, says=says)
 
 
 def test_texts_against_pairs_are_refused(compute):
