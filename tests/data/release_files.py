@@ -52,21 +52,53 @@ def _split(file: str, test: str, write: official.Writer) -> dict[str, str]:
     return {file: write(TRAIN, 0), test: write(TEST, TEST_START)}
 
 
-def _test(first: Any, counts: Sequence[int] = (2, 2)) -> dict[str, tuple[Sequence[int], Any]]:
-    """The test split; where labels follow the row numbers, two of each of two classes."""
-    return {"test": (counts, first)}
+def _at(first: Any, row: int) -> Any:
+    """A first input, text or pair, with its row's number."""
+    return first.format(row) if isinstance(first, str) else tuple(_at(part, row) for part in first)
 
 
-_USUAL = {"train": 18, "validation": 2, "test": 4}
+def _case(
+    task: str,
+    layout: str,
+    folder: str,
+    files: Mapping[str, str],
+    first: Any,
+    labels: Sequence[int] = (10, 10),
+    test: Sequence[int] = (2, 2),
+    rows: Sequence[int] = (18, 2, 4),
+    ood: Mapping[str, tuple[Sequence[int], Any]] | None = None,
+) -> ReleaseCase:
+    """A case below ``benchmark/folder``, with {} for the row's number in the first input.
+
+    Where labels follow the row numbers, the test split has two of each of two classes.
+    """
+    benchmark, _, own = folder.partition("/")
+    far = {f"ood/{name}": split for name, split in (ood or {}).items()}
+    counts = dict(zip(("train", "validation", "test"), rows, strict=True)) | dict.fromkeys(far, OOD)
+    others = {"test": (test, _at(first, TEST_START))} | far
+    return ReleaseCase(task, layout, benchmark, own, files, counts, labels, _at(first, 0), others)
+
+
+def _glue(task: str, folder: str, write: official.Writer, first: Any, **more: Any) -> ReleaseCase:
+    files = _split("train.tsv", "dev.tsv", write)
+    return _case(task, "GLUE tsv", f"glue/{folder}", more.pop("files", files), first, **more)
+
+
+def _superglue(
+    task: str, folder: str, write: official.Writer, first: Any, **more: Any
+) -> ReleaseCase:
+    files = _split("train.jsonl", "val.jsonl", write)
+    where = f"superglue/{folder}"
+    return _case(task, "SuperGLUE jsonl", where, more.pop("files", files), first, **more)
 
 
 _ROLES = ("OBJECTIVE", "METHODS", "METHODS", "RESULTS", "CONCLUSIONS")
 _CB = official.entailment(["entailment", "contradiction", "neutral"])
 _RTE = ["entailment", "not_entailment"]
-_WIC_FIRST = "The bank 0 . A bank 0 . Does bank have the same meaning in both sentences?"
-_WIC_TEST = _test("The bank 100 . A bank 100 . Does bank have the same meaning in both sentences?")
+_WIC_FIRST = "The bank {0} . A bank {0} . Does bank have the same meaning in both sentences?"
 # rows 100 to 103 have the labels 1, 2, 0, 1 of three, rows 200 to 202 have 2, 0, 1
 _OF_THREE = (1, 2, 1)
+_BOSS_STARTS = {"dynasent": 200, "semeval": 300, "sst5": 400}
 
 
 def _pubmed(task: str, folder: str, *, clean: bool = False) -> ReleaseCase:
@@ -102,141 +134,79 @@ PUBMED_FOLDERS = {
     "pubmed_200k_numbers": "PubMed_200k_RCT",
 }
 
-_GLUE, _SUPERGLUE = "GLUE tsv", "SuperGLUE jsonl"
-
 CASES = [
-    ReleaseCase(
-        "cola", "CoLA's public release", "glue", "CoLA",
+    _case(
+        "cola", "CoLA's public release", "glue/CoLA",
         _split("in_domain_train.tsv", "in_domain_dev.tsv", official.cola)
         | {"out_of_domain_dev.tsv": official.cola(OOD, OOD_START)},
-        _USUAL | {"ood/out_of_domain": 3}, [10, 10], "Sentence 0.",
-        _test("Sentence 100.") | {"ood/out_of_domain": ([2, 1], "Sentence 200.")},
+        "Sentence {}.", ood={"out_of_domain": ([2, 1], "Sentence 200.")},
     ),
-    ReleaseCase(
-        "cola", _GLUE, "glue_data", "CoLA", _split("train.tsv", "dev.tsv", official.cola),
-        _USUAL, [10, 10], "Sentence 0.", _test("Sentence 100."),
+    _case(
+        "cola", "GLUE tsv", "glue_data/CoLA", _split("train.tsv", "dev.tsv", official.cola),
+        "Sentence {}.",
     ),
-    ReleaseCase(
-        "mnli", _GLUE, "glue", "MNLI",
-        {
+    _glue(
+        "mnli", "MNLI", official.mnli, ("p {}", "h {}"), labels=(7, 7, 6), test=_OF_THREE,
+        ood={"mismatched": ([1, 1, 1], ("p 200", "h 200"))},
+        files={
             "train.tsv": official.mnli(TRAIN),
             "dev_matched.tsv": official.mnli(TEST, TEST_START, annotators=5),
             "dev_mismatched.tsv": official.mnli(OOD, OOD_START, annotators=5),
         },
-        _USUAL | {"ood/mismatched": 3}, [7, 7, 6], ("p 0", "h 0"),
-        _test(("p 100", "h 100"), _OF_THREE)
-        | {"ood/mismatched": ([1, 1, 1], ("p 200", "h 200"))},
     ),
-    ReleaseCase(
-        "mrpc", _GLUE, "glue", "MRPC", _split("train.tsv", "dev.tsv", official.mrpc),
-        _USUAL, [10, 10], ('" He said 0 .', 'He " said 0 .'),
-        _test(('" He said 100 .', 'He " said 100 .')),
-    ),
-    ReleaseCase(
-        "mrpc", "MRPC's original release", "glue", "MRPC",
+    _glue("mrpc", "MRPC", official.mrpc, ('" He said {} .', 'He " said {} .')),
+    _case(
+        "mrpc", "MRPC's original release", "glue/MRPC",
         _split("msr_paraphrase_train.txt", "msr_paraphrase_test.txt", official.mrpc),
-        _USUAL, [10, 10], ('" He said 0 .', 'He " said 0 .'),
-        _test(('" He said 100 .', 'He " said 100 .')),
+        ('" He said {} .', 'He " said {} .'),
     ),
-    ReleaseCase(
-        "qnli", _GLUE, "glue", "QNLI", _split("train.tsv", "dev.tsv", official.qnli),
-        _USUAL, [10, 10], ("Who 0?", "He 0."), _test(("Who 100?", "He 100.")),
+    _glue("qnli", "QNLI", official.qnli, ("Who {}?", "He {}.")),
+    _glue(
+        "qqp", "QQP", official.qqp, ("Why {}?", "Why not {}?"),
+        files={"train.tsv": official.broken_qqp(TRAIN), "dev.tsv": official.qqp(TEST, 100)},
     ),
-    ReleaseCase(
-        "qqp", _GLUE, "glue", "QQP",
-        {"train.tsv": official.broken_qqp(TRAIN), "dev.tsv": official.qqp(TEST, 100)},
-        _USUAL, [10, 10], ("Why 0?", "Why not 0?"), _test(("Why 100?", "Why not 100?")),
-    ),
-    ReleaseCase(
-        "sst2", _GLUE, "glue", "SST-2", _split("train.tsv", "dev.tsv", official.sst2),
-        _USUAL, [10, 10], "\" it 's 0 ", _test("\" it 's 100 "),
-    ),
-    ReleaseCase(
-        "wnli", _GLUE, "glue", "WNLI",
-        _split("train.tsv", "dev.tsv", official.indexed_pairs(["0", "1"])),
-        _USUAL, [10, 10], ("p 0", "h 0"), _test(("p 100", "h 100")),
-    ),
-    ReleaseCase(
-        "boolq", _SUPERGLUE, "superglue", "BoolQ",
-        _split("train.jsonl", "val.jsonl", official.boolq),
-        _USUAL, [10, 10], ("is it 0", "It is 0."), _test(("is it 100", "It is 100.")),
-    ),
-    ReleaseCase(
-        "cb", _SUPERGLUE, "superglue", "CB", _split("train.jsonl", "val.jsonl", _CB),
-        _USUAL, [7, 7, 6], ("p 0", "h 0"), _test(("p 100", "h 100"), _OF_THREE),
-    ),
+    _glue("sst2", "SST-2", official.sst2, "\" it 's {} "),
+    _glue("wnli", "WNLI", official.indexed_pairs(["0", "1"]), ("p {}", "h {}")),
+    _superglue("boolq", "BoolQ", official.boolq, ("is it {}", "It is {}.")),
+    _superglue("cb", "CB", _CB, ("p {}", "h {}"), labels=(7, 7, 6), test=_OF_THREE),
     # 20 premises are 40 rows, of which the last 4 are two premises
-    ReleaseCase(
-        "copa", _SUPERGLUE, "superglue", "COPA", _split("train.jsonl", "val.jsonl", official.copa),
-        {"train": 36, "validation": 4, "test": 8}, [20, 20],
-        ("The cup 0 broke. because", "It fell 0."),
-        _test(("The cup 100 broke. because", "It fell 100."), (4, 4)),
+    _superglue(
+        "copa", "COPA", official.copa, ("The cup {} broke. because", "It fell {}."),
+        labels=(20, 20), test=(4, 4), rows=(36, 4, 8),
     ),
     # 5 paragraphs of 2 + 3 answers are 25 rows; the last 3 are the last question
-    ReleaseCase(
-        "multirc", _SUPERGLUE, "superglue", "MultiRC",
-        {"train.jsonl": official.multirc(5), "val.jsonl": official.multirc(2, 100)},
-        {"train": 22, "validation": 3, "test": 10}, [15, 10],
-        ("Paragraph 0.", "Question 0.0? Answer 0"),
-        _test(("Paragraph 100.", "Question 100.0? Answer 0"), (6, 4)),
+    _superglue(
+        "multirc", "MultiRC", official.multirc, ("Paragraph {}.", "Question {}.0? Answer 0"),
+        labels=(15, 10), test=(6, 4), rows=(22, 3, 10),
+        files={"train.jsonl": official.multirc(5), "val.jsonl": official.multirc(2, 100)},
     ),
     # 20 queries of 3 entities are 60 rows, of which the last 6 are two queries
-    ReleaseCase(
-        "record", _SUPERGLUE, "superglue", "ReCoRD",
-        _split("train.jsonl", "val.jsonl", official.record),
-        {"train": 54, "validation": 6, "test": 12}, [40, 20],
-        ("Ann Lee met Bo.\n- Bo thanked Ann Lee in Rome", "Ann Lee was thanked 0 times"),
-        _test(
-            ("Ann Lee met Bo.\n- Bo thanked Ann Lee in Rome", "Ann Lee was thanked 100 times"),
-            (8, 4),
-        ),
+    _superglue(
+        "record", "ReCoRD", official.record,
+        ("Ann Lee met Bo.\n- Bo thanked Ann Lee in Rome", "Ann Lee was thanked {} times"),
+        labels=(40, 20), test=(8, 4), rows=(54, 6, 12),
     ),
-    ReleaseCase(
-        "rte", _SUPERGLUE, "superglue", "RTE",
-        _split("train.jsonl", "val.jsonl", official.entailment(_RTE)),
-        _USUAL, [10, 10], ("p 0", "h 0"), _test(("p 100", "h 100")),
+    _superglue("rte", "RTE", official.entailment(_RTE), ("p {}", "h {}")),
+    _glue("rte", "RTE", official.indexed_pairs(_RTE), ("p {}", "h {}")),
+    _superglue("wic", "WiC", official.wic, _WIC_FIRST),
+    *(
+        _case(
+            "wic", "WiC's original release", f"superglue/{folder}",
+            _split(f"{train}train.data.txt", f"{dev}dev.data.txt", official.wic_data)
+            | _split(f"{train}train.gold.txt", f"{dev}dev.gold.txt", official.wic_gold),
+            _WIC_FIRST,
+        )
+        for folder, train, dev in (("WiC", "", ""), ("WiC_dataset", "train/", "dev/"))
     ),
-    ReleaseCase(
-        "rte", _GLUE, "glue", "RTE", _split("train.tsv", "dev.tsv", official.indexed_pairs(_RTE)),
-        _USUAL, [10, 10], ("p 0", "h 0"), _test(("p 100", "h 100")),
+    _superglue(
+        "wsc", "WSC", official.wsc, ("he: Mark told Pete {} lies, and he laughed.", "Mark")
     ),
-    ReleaseCase(
-        "wic", _SUPERGLUE, "superglue", "WiC", _split("train.jsonl", "val.jsonl", official.wic),
-        _USUAL, [10, 10], _WIC_FIRST, _WIC_TEST,
-    ),
-    ReleaseCase(
-        "wic", "WiC's original release", "superglue", "WiC",
-        _split("train.data.txt", "dev.data.txt", official.wic_data)
-        | _split("train.gold.txt", "dev.gold.txt", official.wic_gold),
-        _USUAL, [10, 10], _WIC_FIRST, _WIC_TEST,
-    ),
-    ReleaseCase(
-        "wic", "WiC's original release", "superglue", "WiC_dataset",
-        _split("train/train.data.txt", "dev/dev.data.txt", official.wic_data)
-        | _split("train/train.gold.txt", "dev/dev.gold.txt", official.wic_gold),
-        _USUAL, [10, 10], _WIC_FIRST, _WIC_TEST,
-    ),
-    ReleaseCase(
-        "wsc", _SUPERGLUE, "superglue", "WSC", _split("train.jsonl", "val.jsonl", official.wsc),
-        _USUAL, [10, 10], ("he: Mark told Pete 0 lies, and he laughed.", "Mark"),
-        _test(("he: Mark told Pete 100 lies, and he laughed.", "Mark")),
-    ),
-    ReleaseCase(
-        "amazon", "BOSS's processed tsv", "boss", "process/SentimentAnalysis",
+    _case(
+        "amazon", "BOSS's processed tsv", "boss/process/SentimentAnalysis",
         _split("amazon/train.tsv", "amazon/test.tsv", official.boss)
-        | {
-            "dynasent/test.tsv": official.boss(OOD, 200),
-            "semeval/test.tsv": official.boss(OOD, 300),
-            "sst5/test.tsv": official.boss(OOD, 400),
-        },
-        _USUAL | {f"ood/{name}": 3 for name in ("dynasent", "semeval", "sst5")},
-        [7, 7, 6], "Review 0",
-        _test("Review 100", _OF_THREE)
-        | {
-            "ood/dynasent": ([1, 1, 1], "Review 200"),
-            "ood/semeval": ([1, 1, 1], "Review 300"),
-            "ood/sst5": ([1, 1, 1], "Review 400"),
-        },
+        | {f"{name}/test.tsv": official.boss(OOD, start) for name, start in _BOSS_STARTS.items()},
+        "Review {}", labels=(7, 7, 6), test=_OF_THREE,
+        ood={name: ([1, 1, 1], f"Review {start}") for name, start in _BOSS_STARTS.items()},
     ),
     *(_pubmed(task, folder) for task, folder in PUBMED_FOLDERS.items()),
     # the cleaned copies' README and code call their folder differently

@@ -14,7 +14,6 @@ from lpft.data.labels import (
     label_list,
     official_names,
     read_labels,
-    show,
 )
 from lpft.errors import InputError
 
@@ -118,17 +117,6 @@ def test_unseen_labels_are_named(labels, classes, found):
     assert f"test.csv: found the label {found}" in str(caught.value)
 
 
-def test_values_in_messages_are_short_single_lines_without_repeats():
-    assert show(["a", "b"]) == "'a', 'b'"
-    assert show(["a", "b", "a"] * 9) == "'a', 'b'"
-    assert show(list("abcdefg")) == "'a', 'b', 'c', 'd', 'e' and 2 more"
-    # a quote and 56 of the letters, then the dots
-    assert show(["x" * 99]) == "'" + "x" * 56 + "..."
-    assert show(["x" * 58]) == "'" + "x" * 58 + "'"
-    assert show([np.zeros((2, 2))]) == "array([[0., 0.], [0., 0.]])"
-    assert show([["a"], ["a"]]) == "['a']"
-
-
 def test_texts_in_the_label_column_make_no_long_message():
     texts = [f"{row} " + "long text\n" * 10_000 for row in range(30)]
     for labels, classes in ((["a"] * 3, texts), (texts, ("a", "b"))):
@@ -191,13 +179,10 @@ def test_labels_are_left_as_they_are(labels, given):
         ({"a", "b"}, r"\(set\): expected a list"),
         ({"a": 1}, r"\(dict\): expected a list"),
         ([b"a", b"b"], r"found b'a' \(bytes\), expected strings.*decode them"),
-        (np.array([b"a", b"b"]), r"\(bytes\).*decode them"),
         ([1, "1"], "the labels mix int and str: expected all strings"),
         ([True, 0], "the labels mix bool and int"),
         ([0.5, 1.5], "regression is not supported: found 0.5"),
-        ([float("inf")], "regression is not supported"),
         (["a", None, "b", " "], "no label in rows 2, 4"),
-        ([1.0, float("nan")], "no label in row 2"),
         ([["a"], ["a", "b"]], "multi-label is not supported"),
         ([["a", "b"]], r"shape \(1, 2\).*multi-label is not supported"),
         ([1 + 2j], r"found \(1\+2j\) \(complex\)"),

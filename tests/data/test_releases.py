@@ -105,11 +105,8 @@ OTHER_LABELS = {
     "mnli": ("\tentailment\n", "\t-\n", "'-'", "entailment or neutral"),
     "qqp": ("Why not 0?\t0", "Why not 0?\t3", "'3'", "0 or 1"),
     "boolq": ("false", '"no"', "'no'", "False or True"),
-    "cb": ('"entailment"', '"not_entailment"', "'not_entailment'", "neutral"),
-    "copa": ('"label": 0', '"label": 2', "'2'", "0 or 1"),
     "multirc": ('"label": 0', '"label": 5', "'5'", "0 or 1"),
     "amazon": ("Review 0\t0", "Review 0\t4", "'4'", "0 or 1 or 2"),
-    "pubmed": ("OBJECTIVE", "population", "'population'", "RESULTS"),
 }
 
 
@@ -124,10 +121,7 @@ def test_other_labels_are_named_beside_the_expected_ones(tmp_path, task):
 OTHER_COLUMNS = {
     "mnli": ("gold_label", "gold", ["'gold_label'", "gold"]),
     "qqp": ("is_duplicate", "label", ["'is_duplicate'", "label"]),
-    "sst2": ("sentence", "text", ["'sentence'", "text"]),
     "boolq": ('"passage"', '"text"', ["'passage'", "text"]),
-    "cb": ('"premise"', '"sentence1"', ["'premise'", "sentence1"]),
-    "copa": ('"choice1"', '"alternative1"', ["'choice1'", "alternative1"]),
     "multirc": ('"questions"', '"queries"', ["'questions'", "queries", "row 1"]),
     "record": ('"qas"', '"questions"', ["'qas'", "questions", "row 1"]),
     "wsc": ('"span1_text"', '"span1"', ["span1_text", "row 1"]),
@@ -138,8 +132,7 @@ OTHER_COLUMNS = {
 @pytest.mark.parametrize("task", OTHER_COLUMNS)
 def test_other_columns_are_named(tmp_path, task):
     case, (old, new, parts) = case_of(task), OTHER_COLUMNS[task]
-    own = case.write(tmp_path)
-    train = own / next(iter(case.files))
+    train = case.write(tmp_path) / next(iter(case.files))
     change(train, old, new)
     refused(task, tmp_path, train, *parts)
 
@@ -272,10 +265,8 @@ HEADERLESS = {
 @pytest.mark.parametrize("task", HEADERLESS)
 def test_lines_of_files_without_a_header(tmp_path, task):
     old, new, parts = HEADERLESS[task]
-    layout = "WiC's original release" if task == "wic" else None
-    case = case_of(task, layout)
-    own = case.write(tmp_path)
-    train = own / next(iter(case.files))
+    case = case_of(task)
+    train = case.write(tmp_path) / next(iter(case.files))
     change(train, old, new)
     refused(task, tmp_path, train, *parts)
 

@@ -105,33 +105,19 @@ def _data(labels: list[int]) -> TextData:
     return TextData("toy", ("a", "b"), rows, rows)
 
 
-def test_limit_training_keeps_proportions_order_and_the_other_splits():
+@pytest.mark.parametrize(("split", "other"), [("train", "validation"), ("validation", "train")])
+def test_a_limit_keeps_proportions_order_and_the_other_split(split, other):
     data = _data([0, 0, 0, 1] * 10)
-    limited = limit_split(data, "train", 20)
-    assert Counter(limited.train.labels.tolist()) == {0: 15, 1: 5}
-    ids = [int(name) for name in limited.train.ids]
-    assert ids == sorted(ids)
-    assert limited.validation is data.validation
-    assert limited.notes == ("training is limited to 20 of 40 rows, each class in proportion",)
-    assert limit_split(data, "train", 20).train.ids == limited.train.ids
-
-
-def test_limit_validation_draws_as_training_is_drawn():
-    data = _data([0, 0, 0, 1] * 10)
-    limited = limit_split(data, "validation", 20)
-    assert limited.validation.ids == limit_split(data, "train", 20).train.ids
-    assert limited.train is data.train
-    assert limited.notes == ("validation is limited to 20 of 40 rows, each class in proportion",)
-    assert limit_split(data, "validation", 40) is data
-    with pytest.raises(InputError, match=r"at most 1 validation rows.*each of the 2 classes"):
-        limit_split(data, "validation", 1)
-
-
-def test_limit_training_leaves_smaller_data_alone_and_refuses_fewer_rows_than_classes():
-    data = _data([0, 1])
-    assert limit_split(data, "train", 2) is data
-    with pytest.raises(InputError, match=r"at most 1 training rows.*each of the 2 classes"):
-        limit_split(data, "train", 1)
+    name = "training" if split == "train" else split
+    limited = limit_split(data, split, 20)
+    rows = limited.splits()[split]
+    assert Counter(rows.labels.tolist()) == {0: 15, 1: 5}
+    assert rows.ids == sorted(rows.ids, key=int) == limit_split(data, "train", 20).train.ids
+    assert limited.splits()[other] is data.splits()[other]
+    assert limited.notes == (f"{name} is limited to 20 of 40 rows, each class in proportion",)
+    assert limit_split(data, split, 40) is data
+    with pytest.raises(InputError, match=rf"at most 1 {name} rows.*each of the 2 classes"):
+        limit_split(data, split, 1)
 
 
 def _groups(*sizes: int) -> Groups:
