@@ -26,7 +26,6 @@ from transformers import (
     AutoModelForTextEncoding,
     PreTrainedConfig,
     PreTrainedModel,
-    set_seed,
 )
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
@@ -248,7 +247,9 @@ def seeded(seed: int) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():
-            set_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)  # of every device
             yield
     finally:
         random.setstate(python_state)
