@@ -237,7 +237,7 @@ def test_claim_4_calibration(shown):
     }
     # LP-FT's and LP-LoRA's runs are those at shared rates too: four methods on two tasks at each.
     for rates in ("published", "shared"):
-        assert "holds in 4 and cannot tell in 4 of 8" in verdicts["overall", rates].reason
+        assert "holds in 4 and is undecided in 4 of 8" in verdicts["overall", rates].reason
     own = "only at each method's own rates"
     assert {key for key, verdict in verdicts.items() if verdict.remark.startswith(own)} == {
         (f"{task}: LP-FT more than {method}", "published")
@@ -305,7 +305,7 @@ def test_claims_7_and_8_propositions(shown):
     bound = verdicts_of(shown, 8)["Proposition 4.4, with the factor sigma^2 r", ""]
     assert bound.effect.value == pytest.approx(0.999 - 0.99)
     assert "5 checks over 5 seeds, all hold" in bound.reason
-    assert "fails where chance does so with a probability below 1e−6" in bound.reason
+    assert "fails if its probability by chance is below 1e−6" in bound.reason
     models = {7: "random BERTs of 2 layers and width 32", 8: "random linear models of up to 128"}
     for claim, model in models.items():
         remarks = [verdict.remark for verdict in verdicts_of(shown, claim).values()]
@@ -327,7 +327,7 @@ def test_every_claim_says_what_the_paper_published(shown):
 def test_findings_say_what_the_rates_make_of_the_difference(shown):
     short, *sentences = shown.findings
     assert short == (
-        "Of the paper's 8 claims, taken as wholes: claims 1, 2, 3, 4, 5 and 6 do not hold; claims "
+        "Of the paper's 8 claims, overall: claims 1, 2, 3, 4, 5 and 6 do not hold; claims "
         "7 and 8 hold. At published rates only, claims 1, 4 and 6 do not hold. At shared rates "
         "only, claim 1 is undecided; claims 4 and 6 do not hold."
     )

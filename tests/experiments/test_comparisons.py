@@ -45,7 +45,7 @@ def test_a_head_near_zero_is_decided_by_its_random_start_alone(tmp_path):
         "does not apply: the LP head is not above its random start",
     )
     assert kept.reason == (
-        "linear probing leaves 5 heads no larger than the random start, where any change is large"
+        "linear probing gives 5 heads no larger than the random start, where any change is large"
     )
     assert verdicts["overall", ""].verdict == FAILS
     assert verdicts[f"cb: {KEPT}", ""].verdict == HOLDS
@@ -59,7 +59,7 @@ def test_large_heads_of_other_seeds_are_still_asked(tmp_path):
     assert kept.effect.count == 4
     changes = [100 * (1 + 0.1 * seed) / 14 for seed in (0, 2, 3, 4)]
     assert kept.effect.value == pytest.approx(20 - np.mean(changes))
-    assert "but linear probing leaves 1 head no larger than the random start" in kept.reason
+    assert "but linear probing gives 1 head no larger than the random start" in kept.reason
     assert kept.remark == ""
 
 
@@ -122,9 +122,9 @@ def of_task(verdicts, task):
         (
             "rte",
             HOLDS,
-            "the interval holds 0; all of it lies above −1: at least as good within 1 point",
+            "the interval contains 0 and lies above −1: at least as good within 1 point",
         ),
-        ("wsc", UNTOLD, "the interval holds 0"),
+        ("wsc", UNTOLD, "the interval contains 0"),
     ],
 )
 def test_what_is_worse_never_holds_however_little_it_is(verdicts, task, expected, told):

@@ -74,13 +74,13 @@ def test_the_papers_own_settings_leave_nothing_to_say(tmp_path):
     ("changes", "sentence"),
     [
         ({"model": "minilm"}, "The model is minilm; the published numbers are for roberta-base"),
-        ({"seeds": (4,)}, "1 seed, in the paper 5."),
+        ({"seeds": (4,)}, "1 seed; the paper has 5."),
         ({"tasks": ("cb", "qnli")}, "The paper's experiment does not have the tasks qnli."),
         ({"methods": ("ft", "dora")}, "The paper's experiment does not have the methods dora."),
-        ({"settings": {"epochs": 3}}, "Epochs: 3, in the paper 10."),
-        ({"settings": {"max_length": 64}}, "Texts are cut at 64 tokens, in the paper 128."),
-        ({"settings": {"weight_decay": 0.1}}, "Weight decay 0.1, in the paper none."),
-        ({"settings": {"head_bias": False}}, "The head has no bias, in the paper it has one."),
+        ({"settings": {"epochs": 3}}, "Epochs: 3; the paper has 10."),
+        ({"settings": {"max_length": 64}}, "Texts are cut at 64 tokens; the paper cuts at 128."),
+        ({"settings": {"weight_decay": 0.1}}, "Weight decay: 0.1; the paper uses none."),
+        ({"settings": {"head_bias": False}}, "The head has no bias; the paper's has one."),
         (
             {"settings": {"class_weight": "balanced"}},
             "Classes are weighted (balanced), in the paper they are not.",
@@ -97,8 +97,8 @@ def test_the_papers_own_settings_leave_nothing_to_say(tmp_path):
             {"settings": {"split_protocol": "stratified"}},
             "Validation rows are a tenth of each class (stratified protocol)",
         ),
-        ({"settings": {"template": 1}, "tasks": ("wic",)}, "Input template 1, in the paper 0."),
-        ({"pooling": "mean"}, "Pooling: mean, in the paper the first token."),
+        ({"settings": {"template": 1}, "tasks": ("wic",)}, "Input template 1; the paper uses 0."),
+        ({"pooling": "mean"}, "Pooling: mean; the paper uses the first token."),
         ({"tasks": ("qnli",)}, "The paper has no learning rate and batch size for qnli:"),
         ({"tasks": ("qnli",)}, "The paper has no results on qnli."),
     ],
@@ -131,7 +131,7 @@ def test_pubmeds_counts_are_said_to_be_abstracts(tmp_path):
 
 
 def test_fewer_texts_of_a_kernel_are_told(tmp_path):
-    expected = "Kernels of 30 texts at most of each split, in the paper 250."
+    expected = "Kernels use at most 30 texts of each split; the paper uses 250."
     assert expected in told("table2", tmp_path, kernel_samples=30)
     assert expected not in told("table8", tmp_path, kernel_samples=30)
     assert any("word embeddings" in line for line in told("table2", tmp_path))
@@ -141,9 +141,9 @@ def test_settings_of_kernels_are_told_as_well(tmp_path):
     settings = {"max_length": 64, "lora_rank": 4, "head_bias": False}
     lines = told("table2", tmp_path, settings=settings, methods=("ft", "lora"), pooling="mean")
     for sentence in (
-        "Pooling: mean, in the paper the first token.",
-        "Texts are cut at 64 tokens, in the paper 128.",
-        "The head has no bias, in the paper it has one.",
+        "Pooling: mean; the paper uses the first token.",
+        "Texts are cut at 64 tokens; the paper cuts at 128.",
+        "The head has no bias; the paper's has one.",
         "LoRA rank 4 instead of the published one: LoRA on cb (8).",
     ):
         assert sentence in lines
@@ -152,7 +152,7 @@ def test_settings_of_kernels_are_told_as_well(tmp_path):
 
 def test_seeds_that_are_not_used_and_what_a_recipe_leaves_out_are_told(tmp_path):
     lines = told("figure5", tmp_path, seeds=(4, 7))
-    assert "2 seeds, in the paper 5." in lines
+    assert "2 seeds; the paper has 5." in lines
     assert "Of the seeds 4 and 7 only 4 is used." in lines
     limits = told("claims", tmp_path, seeds=(0, 1))
     assert any(line.startswith("Claim 3 is tested on the first task only") for line in limits)

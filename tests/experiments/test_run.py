@@ -92,7 +92,7 @@ def test_a_tiny_experiment_says_that_it_shows_nothing(table8):
     record = record_of(table8[0])
     assert "nothing but that the chain works" in record.differences[0]
     told = " ".join(record.differences)
-    for part in ("2 seeds, in the paper 5", "Epochs: 2, in the paper 10", "no results on demo"):
+    for part in ("2 seeds; the paper has 5", "Epochs: 2; the paper has 10", "no results on demo"):
         assert part in told
 
 
@@ -260,7 +260,7 @@ def test_tables_that_cannot_be_made_are_a_failure_beside_what_was_trained(copy, 
     record = record_of(copy)
     assert record.failures == (("tables and figures", "unexpected KeyError: 'no such column'"),)
     assert record.exhibits == ()
-    assert "2 seeds, in the paper 5." in record.differences
+    assert "2 seeds; the paper has 5." in record.differences
     assert (copy / "report.html").exists()
     assert "no such column" in outcome.out
     assert found_runs(copy) == FOLDERS

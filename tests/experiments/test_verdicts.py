@@ -172,7 +172,7 @@ def test_the_whole_says_how_its_comparisons_came_out():
         "the other (required in most cases): holds in 1 of 1"
     )
     assert whole(outcomes, PART).reason == (
-        "taken together: holds at published rates and does not hold at shared rates"
+        "overall: holds at published rates and does not hold at shared rates"
     )
 
 
@@ -186,7 +186,7 @@ def test_each_choice_of_rates_has_its_own_verdict_and_the_whole_is_their_conjunc
         "published": HOLDS,
         "shared": UNTOLD,
     }
-    assert told["shared"][1].endswith("holds in 1 and cannot tell in 1 of 2")
+    assert told["shared"][1].endswith("holds in 1 and is undecided in 1 of 2")
     assert whole(outcomes, PART).verdict == UNTOLD
     outcomes[3] = outcome(FAILS)
     assert at_rates(outcomes, PART)["shared"][0] == whole(outcomes, PART).verdict == FAILS
@@ -204,7 +204,7 @@ def test_one_choice_of_rates_allows_for_the_comparisons_at_all_of_them():
     # 0.02 x 2 is below 0.05, 0.02 x 4 is not.
     outcomes = [outcome(FAILS, p_value=0.02), *[outcome(HOLDS, rates="published")] * 3]
     assert at_rates(outcomes, PART)["shared"][0] == whole(outcomes, PART).verdict == UNTOLD
-    assert "allowing for 4 comparisons" in at_rates(outcomes, PART)["shared"][1]
+    assert "among 4 comparisons" in at_rates(outcomes, PART)["shared"][1]
     assert at_rates(outcomes[:2], PART)["shared"][0] == FAILS
 
 
@@ -226,7 +226,7 @@ def test_the_papers_means_and_limits_stand_with_the_whole_alone():
     claim = claim_of(PART, source="Published: 3 of 4", remark="one task")
     first, *others = claim.judge(outcomes)
     assert first.reason == (
-        "taken together: holds at shared rates and holds at published rates. Published: 3 of 4"
+        "overall: holds at shared rates and holds at published rates. Published: 3 of 4"
     )
     assert first.remark == "one task"
     assert not any("Published" in other.reason or other.remark for other in others)
@@ -260,12 +260,12 @@ def test_two_perfect_rank_correlations_cannot_tell():
     assert judged([1.0] * 5, ("cb",), **CORRELATION).verdict == HOLDS
 
 
-def test_a_number_between_bounds_cannot_be_told_from_few():
+def test_few_seeds_leave_a_bounded_number_undecided():
     values = [0.8, 0.79, 0.81]
     assert judged(values).verdict == HOLDS
     judgement = judged(values, **CORRELATION)
     assert judgement.verdict == UNTOLD
-    assert "only 3 seeds of a number between bounds" in judgement.why
+    assert "only 3 seeds: too few" in judgement.why
     # One bound, as that of a norm, leaves room on the side where the effect may lie.
     assert judged(values, bounds=(-2.0, np.inf)).verdict == HOLDS
 
@@ -274,7 +274,7 @@ def test_a_number_between_bounds_cannot_be_told_from_few():
 def test_equal_values_say_nothing_of_their_spread(sign, expected):
     judgement = judged([sign * 3.0] * 4)
     assert judgement.verdict == UNTOLD
-    assert "only 4 seeds, which all have the same value" in judgement.why
+    assert "only 4 seeds, all with the same value" in judgement.why
     assert judged([sign * value for value in (3.0, 3.1, 2.9, 3.0)]).verdict == expected
     assert judged([sign * 3.0] * 5).verdict == expected
 

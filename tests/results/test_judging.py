@@ -31,10 +31,10 @@ def judged(*all_measured):
     [
         ((1.0, 1.2, 0.8, 1.1, 0.9), HOLDS, "the interval lies above 0"),
         ((-1.0, -1.2, -0.8, -1.1, -0.9), FAILS, "the interval lies below 0"),
-        ((1.0, -1.2, 0.8, 1.1, -0.9), UNTOLD, "the interval holds 0"),
-        ((0.0,) * 5, UNTOLD, "the interval holds 0"),
+        ((1.0, -1.2, 0.8, 1.1, -0.9), UNTOLD, "the interval contains 0"),
+        ((0.0,) * 5, UNTOLD, "the interval contains 0"),
         # Five seeds of one sign are not enough where they spread: 2.2 +- 2.78 * 3.9 / sqrt 5.
-        ((0.1, 0.2, 0.7, 1.0, 9.0), UNTOLD, "the interval holds 0"),
+        ((0.1, 0.2, 0.7, 1.0, 9.0), UNTOLD, "the interval contains 0"),
     ],
 )
 def test_five_seeds_are_judged_by_the_interval(effects, verdict, why):
@@ -83,13 +83,13 @@ def test_five_seeds_need_no_other_task():
 def test_agreeing_seeds_that_spread_widely_cannot_tell():
     (judgement,) = judged(measured(0.1, 5.0))
     assert judgement.verdict == UNTOLD
-    assert judgement.why.endswith("all seeds of all tasks agree; the interval holds 0")
+    assert judgement.why.endswith("all seeds of all tasks agree; the interval contains 0")
 
 
 def test_one_seed_cannot_tell_and_none_has_no_effect():
     one, none = judged(measured(3.0), measured(task="rte"))
     assert (one.verdict, one.effect.value, one.detectable) == (UNTOLD, 3.0, None)
-    assert one.why == "one seed cannot tell"
+    assert one.why == "one seed is not enough"
     assert (none.verdict, none.effect, none.p_value) == (UNTOLD, Estimate(None, count=0), None)
     assert "no seed has all the finished runs" in none.why
 
@@ -112,5 +112,5 @@ def test_the_same_question_the_other_way_round_has_to_agree_too(second, verdicts
 def test_several_comparisons_are_said_to_be_several():
     assert chance_note(0) == chance_note(1) == ""
     assert "These are 12 comparisons at 95 % each" in chance_note(12)
-    assert "about 0.6 of them would leave 0 out by chance alone" in chance_note(12)
-    assert "about 12 of them" in chance_note(240)
+    assert "about 0.6 of the intervals would exclude 0 by chance" in chance_note(12)
+    assert "about 12 of the intervals" in chance_note(240)

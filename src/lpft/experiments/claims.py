@@ -1,7 +1,7 @@
 """The recipe ``claims``: the paper's eight claims, each with a verdict computed from runs.
 
-:data:`CLAIMS` has a row for each: its parts, how its comparisons are measured and judged, and what
-is asked of the paper's own means.
+:data:`CLAIMS` has a row for each: its parts, how its comparisons are measured and judged, and which
+of the paper's means are compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -255,7 +255,7 @@ def _show(runs: ExperimentRuns) -> Results:
 
 
 def _feature_change_findings(runs: ExperimentRuns) -> list[str]:
-    """How far the LP start moves features beside a random head, and what part the rates have."""
+    """How far features move from an LP head and from a random one, and what the rates explain."""
     sentences = []
     for task in runs.scope.tasks:
         for pair in pairs_in(runs.scope.methods):
@@ -313,9 +313,9 @@ _TABLES: tuple[tuple[str, str, tuple[Measure[RunRow], ...], tuple[int, ...], str
 """Name, title, measures and published tables of the numbers behind the verdicts, with a note."""
 
 _NOTE_ON_ROWS = (
-    "Shared rates: the learning rate and batch size of the method that starts from linear probing, "
-    "for the one with the random head too. Published numbers are at the paper's own rates. Mean ± "
-    "standard deviation over seeds."
+    "Shared rates: both methods of a pair use the learning rate and batch size of the one that "
+    "starts from linear probing. Published numbers are at the paper's own rates. Mean ± standard "
+    "deviation over seeds."
 )
 
 
@@ -349,13 +349,13 @@ def _tables(runs: ExperimentRuns) -> Iterator[Table]:
 
 
 def _summary(verdicts: Sequence[Verdict]) -> str:
-    """Which claims hold and which do not: as wholes, then at each choice of rates."""
+    """Which claims hold and which do not: overall, then at each choice of rates."""
     by_rates: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.comparison == OVERALL:
             by_rates.setdefault(verdict.rates, []).append(verdict)
     whole = by_rates.pop(WITHOUT_RATES)
-    sentences = [f"Of the paper's {len(whole)} claims, taken as wholes: {_listed(whole)}."]
+    sentences = [f"Of the paper's {len(whole)} claims, overall: {_listed(whole)}."]
     sentences += [f"At {name} rates only, {_listed(at)}." for name, at in by_rates.items()]
     return " ".join(sentences)
 

@@ -1,4 +1,4 @@
-"""The comparisons that claims 1 to 6 rest on, measured from runs and kernels, each with a verdict.
+"""The comparisons behind claims 1 to 6, measured from runs and kernels, each with a verdict.
 
 Claims 7 and 8 are measured in :mod:`lpft.experiments.theory`.
 """
@@ -61,7 +61,7 @@ def _pair_case(
     by: str = "",
     remark: str = "",
 ) -> Case:
-    """That the second of two methods has the larger number, or the smaller one, over their seeds.
+    """The case that the second of two methods has the larger (or smaller) number, over seeds.
 
     The evidence is ``<lead><by>12.0 ± 1.0 under FT, <by>4.0 ± 0.5 under LP-FT``.
     """
@@ -87,7 +87,7 @@ SMALLER_CHANGE = Part("smaller feature change")
 
 
 def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
-    """``Diff(F)`` from a random head less that from the LP solution."""
+    """``Diff(F)`` from a random head minus that from the LP solution."""
     cases: list[Case] = []
     for task in runs.scope.tasks:
         pairs = pairs_in(runs.scope.methods)
@@ -115,9 +115,9 @@ def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator
 
 # Claim 2: linear probing leaves a large head, and LP-FT keeps it.
 #
-# A head that linear probing leaves no larger than a random one decides the claim by that alone. How
-# it changes afterwards is not asked: beside a norm near 0 any change is large, and there is no
-# large head to keep.
+# If linear probing gives a head no larger than a random one, that alone decides the claim. Later
+# changes do not count: relative to a norm near 0 any change is large, and there is no large head to
+# keep.
 
 WELL_ABOVE = 2.0
 """Norm after linear probing over that of the random start: more than this is "well above"."""
@@ -147,7 +147,7 @@ def stays_large(start: float, probed: float, end: float) -> bool:
 def head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """The norm before probing, after it and along fine-tuning, in the runs of each seed.
 
-    No sample enters: the intervals are over seeds alone.
+    Norms do not depend on samples, so the intervals are over seeds only.
     """
     if "lp-ft" not in runs.scope.methods:
         return []
@@ -206,7 +206,7 @@ def _norm_above(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
 
 def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
     def is_small(seed: int, run: Run) -> bool:
-        """Whether linear probing left no larger head than the random one, where that is known."""
+        """Whether linear probing is known to give a head no larger than the random one."""
         start, probed = starts[seed], run.head_norm("norm_at_start")
         return start is not None and probed is not None and probed <= start
 
@@ -216,7 +216,7 @@ def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
     }
     small = len(runs) - len(large)
     left_out = (
-        f"linear probing leaves {counted(small, 'head')} no larger than the random start, where "
+        f"linear probing gives {counted(small, 'head')} no larger than the random start, where "
         "any change is large"
     )
     evidence = f"the norm changes by {with_sd(Spread.of(known.values()), 1)} % at most"
@@ -253,7 +253,7 @@ def scaled_scope(scope: Scope) -> Scope:
 
 
 def head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
-    """Minus Spearman's correlation of scale and ``Diff(F)``, over seeds and samples."""
+    """Minus Spearman's rank correlation of scale and ``Diff(F)``, over seeds and samples."""
     scope = scaled_scope(runs.scope)
     cases = []
     for task in scope.tasks:
@@ -286,9 +286,9 @@ _ECE_UNIT = "points of ECE"
 
 
 def calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
-    """ECE without the run's temperature less ECE with it, and how much more LP-FT gains.
+    """ECE without the run's temperature minus ECE with it, and how much more LP-FT gains.
 
-    The temperature is that of the run: its validation samples are not drawn anew.
+    The temperature stays the run's own: its validation samples are not resampled.
     """
     lowers: list[Case] = []
     most: list[Case] = []
@@ -320,7 +320,7 @@ def _ece_gains(of_task: Sequence[Side], generator: np.random.Generator) -> quant
 
 
 def _also_at(side: Side, of_task: Sequence[Side]) -> tuple[str, ...]:
-    """Shared rates are those of the LP start: its runs at its own rates stand for both."""
+    """Shared rates are the LP method's own, so its runs at its own rates count for both."""
     partners = {random for random, probed in PAIRS if probed == side.method}
     shared = any(other.rates == SHARED and other.method in partners for other in of_task)
     return (SHARED,) if shared and side.rates != SHARED else ()
@@ -387,9 +387,9 @@ def order_question(larger: str, smaller: str) -> str:
 
 
 def ft_ratio_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
-    """Distance of each method's ratio from its number, and that the ratios keep their order.
+    """Distance of each method's ratio from its number, and whether the ratios are in order.
 
-    The texts that the ratio is a mean over are drawn; those in its inner sums are not.
+    The texts that the ratio averages over are resampled; those in its inner sums are not.
     """
     methods = [method for method in FT_RATIOS if method in runs.scope.methods]
     near: list[Case] = []
@@ -484,19 +484,19 @@ def _ratio_spread(ratios: _Ratios) -> str:
 
 # Claim 6: LP-FT is at least as good as FT in distribution, and better out of it in most cases.
 #
-# "In most cases" is read over both halves of the sentence: of every case the paper's own means
-# would not allow the first.
+# "In most cases" is read as applying to both halves of the sentence: the paper's own means would
+# contradict the first half in every case.
 
 MARGIN = 1.0
-"""In points. An interval around 0 is "at least as good" where all of it lies above minus so many;
-one below 0 is worse, by however little."""
+"""In points. An interval that contains 0 means "at least as good" if it lies above minus this; one
+below 0 means worse, however small the effect."""
 
 AT_LEAST = Part("at least FT in distribution", "most")
 BETTER = Part("above FT out of distribution", "most")
 
 
 def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
-    """The task's metric of LP-FT less that of FT, in points."""
+    """The task's metric of LP-FT minus that of FT, in points."""
     if not {"ft", "lp-ft"} <= set(runs.scope.methods):
         return []
     cases: list[Case] = []
@@ -508,7 +508,7 @@ def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list
             by_run = quantities.task_score().on_draws(every, split, generator)
             data = task if split == tested else f"{task}, {split.removeprefix('ood/')}"
             cases += [_score_case(pairing, by_run, data) for pairing in compared]
-    # The same draws of a difference larger by the margin tell whether all of it lies above -margin.
+    # With the same draws, a difference larger by the margin shows if the interval is above -margin.
     same = deepcopy(generator)
     outcomes = judge_cases(cases, generator=generator)
     ahead = [
@@ -549,9 +549,9 @@ def _score_case(pairing: Pairing, by_run: quantities.ByRun, data: str) -> Case:
 
 
 def _at_least(outcome: Outcome, shifted: Outcome) -> Outcome:
-    """What the difference itself says, and what the margin says where its interval holds 0.
+    """The verdict on the difference, or with the margin if its interval contains 0.
 
-    ``shifted`` is the outcome on the same draws of a difference larger by the margin.
+    ``shifted`` is the outcome, on the same draws, of a difference larger by the margin.
     """
     judgement, effect = outcome.judgement, outcome.judgement.effect
     if effect.low is None or effect.high is None:
@@ -565,7 +565,7 @@ def _at_least(outcome: Outcome, shifted: Outcome) -> Outcome:
         and shifted.judgement.verdict == "holds"
     ):
         why = (
-            f"{judgement.why}; all of it lies above {MINUS}{MARGIN:g}: at least as good within "
+            f"{judgement.why} and lies above {MINUS}{MARGIN:g}: at least as good within "
             f"{MARGIN:g} point"
         )
         judgement = replace(judgement, verdict="holds", why=why)

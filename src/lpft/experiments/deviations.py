@@ -1,7 +1,7 @@
-"""Sentences on how an experiment differs from the paper's, computed from its plan and its data.
+"""Sentences that say how an experiment differs from the paper's, from its plan and its data.
 
-That includes bugs of the reference implementation that bear on the published numbers and are not
-repeated here.
+They include bugs of the reference implementation that affect the published numbers and that we do
+not repeat.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,19 +19,19 @@ from lpft.settings.configs import RunConfig
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
 _FIXED = {
-    "pooling": ("first", "Pooling: {}, in the paper the first token."),
-    "epochs": (float(paper.EPOCHS), f"Epochs: {{:g}}, in the paper {paper.EPOCHS}."),
+    "pooling": ("first", "Pooling: {}; the paper uses the first token."),
+    "epochs": (float(paper.EPOCHS), f"Epochs: {{:g}}; the paper has {paper.EPOCHS}."),
     "max_length": (
         paper.MAX_LENGTH,
-        f"Texts are cut at {{}} tokens, in the paper {paper.MAX_LENGTH}.",
+        f"Texts are cut at {{}} tokens; the paper cuts at {paper.MAX_LENGTH}.",
     ),
-    "weight_decay": (0.0, "Weight decay {:g}, in the paper none."),
-    "head_bias": (True, "The head has no bias, in the paper it has one."),
+    "weight_decay": (0.0, "Weight decay: {:g}; the paper uses none."),
+    "head_bias": (True, "The head has no bias; the paper's has one."),
     "class_weight": (None, "Classes are weighted ({}), in the paper they are not."),
-    "template": (0, "Input template {}, in the paper 0."),
-    "precision": ("float32", "Fine-tuning in {}, where float32 is this library's default."),
+    "template": (0, "Input template {}; the paper uses 0."),
+    "precision": ("float32", "Fine-tuning is in {}; the default is float32."),
 }
-"""Settings that the paper has one value of, with what to say of another one."""
+"""Settings that have one value in the paper, with the sentence for another value."""
 
 _FACTORS = {"lora_rank": "LoRA rank", "lora_alpha": "LoRA alpha"}
 _RATES = {"learning_rate": "Learning rate", "batch_size": "Batch size", **_FACTORS}
@@ -40,7 +40,7 @@ _RATES = {"learning_rate": "Learning rate", "batch_size": "Batch size", **_FACTO
 def deviations_from_paper(
     recipe: Recipe, plan: Plan, inputs: Inputs, scope: Scope
 ) -> tuple[str, ...]:
-    """Model, seeds, tasks, rows and settings other than the paper's; bugs not repeated."""
+    """Model, seeds, tasks, rows and settings that differ; bugs that are not repeated."""
     sentences = [
         *_model(scope.model),
         *_seeds(scope.seeds, plan),
@@ -68,7 +68,7 @@ def _model(model: str) -> Iterator[str]:
 
 def _seeds(asked: tuple[int, ...], plan: Plan) -> Iterator[str]:
     if len(asked) != paper.SEEDS:
-        yield f"{counted(len(asked), 'seed').capitalize()}, in the paper {paper.SEEDS}."
+        yield f"{counted(len(asked), 'seed').capitalize()}; the paper has {paper.SEEDS}."
     planned = {key.seed for key in plan.runs} | {key.seed for key in plan.kernels}
     used = [str(seed) for seed in asked if seed in planned]
     if len(used) < len(asked):
@@ -91,14 +91,14 @@ def _are(names: list[str]) -> str:
 def _protocol(plan: Plan) -> Iterator[str]:
     if any(config.data.split_protocol != "paper" for config in plan.input_configs):
         yield (
-            "Validation rows are a tenth of each class (stratified protocol), in the paper the "
-            "last tenth of the training rows; learning rates and batch sizes are this library's "
+            "Validation rows are a tenth of each class (stratified protocol); the paper takes the "
+            "last tenth of the training rows. Learning rates and batch sizes are this library's "
             "defaults unless you set them."
         )
 
 
 def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
-    """Tasks whose best epoch another metric than accuracy chooses."""
+    """Tasks whose best epoch is chosen by another metric than accuracy."""
     by_metric: dict[str, dict[str, None]] = {}
     for config in plan.run_configs:
         metric = inputs.data(config).metric
@@ -128,7 +128,7 @@ def _fixed_settings(plan: Plan, inputs: Inputs) -> list[str]:
 
 
 def _hyperparameters(plan: Plan) -> Iterator[str]:
-    """Learning rate, batch size, rank and alpha at each method's own rates, where not published."""
+    """Learning rates, batch sizes, ranks and alphas that differ from the published ones."""
     differing: dict[str, list[str]] = {}
     unpublished: dict[str, None] = {}
     for (task, method), (settings, names) in _own_settings(plan).items():
@@ -153,7 +153,7 @@ def _hyperparameters(plan: Plan) -> Iterator[str]:
 
 
 def _own_settings(plan: Plan) -> dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]]:
-    """By task and method the settings at its own rates, and those of :data:`_RATES` it uses."""
+    """By task and method: its settings at own rates, and the ones of :data:`_RATES` it uses."""
     own: dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]] = {}
     for key, config in plan.runs.items():
         if key.variant != SHARED:
@@ -169,7 +169,7 @@ def _short(name: str, value: float) -> str:
 
 
 def _rows(plan: Plan, inputs: Inputs) -> Iterator[str]:
-    """Rows of each split beside the published counts where these differ, and the data's notes."""
+    """Numbers of rows that differ from the published counts, and the data's notes."""
     for config in plan.input_configs:
         data, task = inputs.data(config), _task(config)
         counts = {split: len(examples) for split, examples in data.splits().items()}
@@ -197,16 +197,16 @@ def _rows(plan: Plan, inputs: Inputs) -> Iterator[str]:
 def _kernel_samples(plan: Plan, samples: int) -> Iterator[str]:
     if plan.kernels and samples != paper.KERNEL_SAMPLES:
         yield (
-            f"Kernels of {samples} texts at most of each split, in the paper "
+            f"Kernels use at most {samples} texts of each split; the paper uses "
             f"{paper.KERNEL_SAMPLES}."
         )
 
 
 def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
-    """Bugs of the reference implementation that bear on the published numbers of a plan.
+    """Bugs of the reference implementation that affect the published numbers of a plan.
 
-    Tasks that the paper did not publish have no numbers that a bug could bear on; bugs in how the
-    reference computes kernels are named for every kernel.
+    Tasks without published numbers are left out, but bugs in how the reference computes kernels are
+    named for every kernel.
     """
     runs = [(config, config.training.method) for config in plan.run_configs]
     kernels = list(plan.kernels.values())
@@ -240,7 +240,7 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
 
 
 def _is_probed(method: str) -> bool:
-    """Whether a method's head is what linear probing found."""
+    """Whether a method's head comes from linear probing."""
     settings = get_method(method)
     return settings.head_start == "lp" or not settings.fine_tunes
 

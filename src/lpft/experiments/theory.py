@@ -1,8 +1,8 @@
-"""``lpft theory``: the propositions checked numerically, and what claims 7 and 8 make of that.
+"""``lpft theory``: numerical checks of the propositions, and claims 7 and 8, which rest on them.
 
-These are numerical checks on models that are drawn at random, and not estimates: nothing is
-inferred from the seeds, so that a claim has neither an interval nor a smallest number of seeds. It
-holds where no check of any seed fails, and does not where one does.
+These are numerical checks on random models, not estimates. Nothing is inferred from the seeds, so a
+claim has no interval and needs no minimum number of seeds. It holds if no check of any seed fails,
+and does not hold if one does.
 """
 
 import logging
@@ -42,11 +42,11 @@ _HEADER = ("claim", "setting", "measured", "promised", "holds", "note")
 def run_theory(*, seed: int = 0) -> list[TheoryCheck]:
     """Proposition 4.1, Corollary 4.3 and Proposition 4.4, numerically and in float64.
 
-    Takes seconds on a CPU and needs no file or network: the transformer of Proposition 4.1 is a
-    BERT of two layers with random weights, the others are linear models; ``seed`` draws them all.
+    Takes seconds on a CPU and needs no files or network: the transformer of Proposition 4.1 is a
+    two-layer BERT with random weights, the others are linear models; ``seed`` draws them all.
 
-    Source: Tomihari and Sato, NeurIPS 2024; Proposition 4.4 with the factor sigma^2 r that the
-    paper's own form lacks, and that form too, which fails.
+    Source: Tomihari and Sato, NeurIPS 2024. Proposition 4.4 is checked with the factor sigma^2 r,
+    which the printed form lacks, and as printed, which fails.
 
     Raises:
         InputError: a seed outside 0 to 2^32 - 1.
@@ -78,7 +78,7 @@ def theory_json(checks: Sequence[TheoryCheck], *, seed: int) -> dict[str, Any]:
 
 
 def _digits(value: float) -> str:
-    """Four digits; a probability that they would round up to certainty is not shown as one."""
+    """Four digits; a probability that would round up to 1 is shown as ``>0.9999``."""
     return ">0.9999" if 0.99995 <= value < 1 else f"{value:.4g}"
 
 
@@ -99,7 +99,7 @@ _CODE = (
 
 
 def _job(seed: int) -> Job[list[TheoryCheck]]:
-    """The checks read no data and no model: their code and the seed decide them."""
+    """The checks read no data and no model: they depend only on their code and the seed."""
     versions = {name: version(name) for name in _PACKAGES}
     code = _code_hash(Path(lpft.__file__).parent)
     identity = {"seed": seed, "versions": versions, "code": code}
@@ -133,7 +133,7 @@ THEORY: Step[int, list[TheoryCheck]] = Step(
 
 PREDICTED = Part("error falls tenfold with the rate")
 UNMOVED = Part("Corollary 4.3, orthogonal inputs stay")
-BOUNDED = Part("Proposition 4.4, the bound is kept as often as promised")
+BOUNDED = Part("Proposition 4.4, the bound holds as often as stated")
 
 _NO_ESTIMATE = "not an estimate, so it has no interval and no minimum number of seeds"
 FIRST_ORDER_REMARK = (
@@ -147,11 +147,10 @@ LINEAR_REMARK = (
 
 @dataclass(frozen=True)
 class _Promise:
-    """What a proposition promises, and how near its checks come to breaking it.
+    """What a proposition states, and how close its checks come to violating it.
 
-    ``comparison`` names the comparison that a check belongs to, None where it belongs to none;
-    ``to_spare`` is how far a check is from failing, in ``unit``, and ``evidence`` is said of the
-    check with the least to spare.
+    ``comparison`` names the comparison that a check belongs to, or None. ``to_spare`` is how far a
+    check is from failing, in ``unit``; ``evidence`` describes the check with the least to spare.
     """
 
     claim: str
@@ -175,11 +174,11 @@ def _bound(claim: str, part: Part | None, form: str) -> _Promise:
         part,
         comparison,
         lambda check: check.measured - check.promised,
-        "of probability, beyond the promised",
+        "of probability, beyond the stated one",
         lambda worst: (
-            f"kept with frequency {significant(worst.measured)}, promised "
-            f"{significant(worst.promised)} ({worst.setting}); less often than promised fails "
-            f"where chance does so with a probability below {scientific(SIGNIFICANCE, 0)}"
+            f"holds with frequency {significant(worst.measured)}, stated "
+            f"{significant(worst.promised)} ({worst.setting}); a lower frequency fails if its "
+            f"probability by chance is below {scientific(SIGNIFICANCE, 0)}"
         ),
         LINEAR_REMARK,
     )
@@ -218,17 +217,17 @@ _LINEAR = (
 
 
 def first_order_outcomes(runs: ExperimentRuns) -> list[Outcome]:
-    """How much the error of Proposition 4.1's prediction falls with the rate, at the least."""
+    """How much the error of Proposition 4.1's prediction falls with the rate, at least."""
     return _outcomes(runs, _FIRST_ORDER)
 
 
 def linear_outcomes(runs: ExperimentRuns) -> list[Outcome]:
-    """What linear models leave of each promise; 4.4 as printed is shown, and not counted."""
+    """Each statement on linear models; 4.4 as printed is shown but does not count."""
     return _outcomes(runs, _LINEAR)
 
 
 def _outcomes(runs: ExperimentRuns, promises: Sequence[_Promise]) -> list[Outcome]:
-    """Every check must hold; the effect is that of the check with the least to spare."""
+    """Every check must hold; the effect is the margin of the check that is closest to failing."""
     by_seed = THEORY.read(runs)
     outcomes = []
     for promise in promises:
@@ -245,7 +244,7 @@ def _outcomes(runs: ExperimentRuns, promises: Sequence[_Promise]) -> list[Outcom
                 verdict="does not hold" if failed else "holds",
                 why=f"{promise.evidence(worst)}; {counted(len(checks), 'check')} over "
                 f"{counted(len(by_seed), 'seed')}, "
-                + (f"{failed} of them broken" if failed else "all hold"),
+                + (f"{failed} of them fail" if failed else "all hold"),
             )
             measured = Measured("", comparison, WITHOUT_RATES, effects=(), runs=())
             case = Case(promise.part, measured, promise.unit, remark=promise.remark)

@@ -1,18 +1,19 @@
-"""From comparisons to the verdict on a claim, at each choice of rates and as a whole.
+"""From comparisons to the verdict on a claim, at each choice of rates and overall.
 
-A comparison's verdict is that of :mod:`lpft.results.judging`. Below five seeds two
-things more take it away: a single data set, which no other could contradict, and a statistic whose
-few values say nothing of its spread, because all seeds have the same one or because it lies between
-bounds (two rank correlations of -1 have no spread at all, and would be called certain).
+Comparisons are judged as in :mod:`lpft.results.judging`. With fewer than five seeds, two more
+things make a comparison undecided: a single data set, since no other could contradict it, and a
+statistic whose spread so few values cannot show, because all seeds have the same value or because
+it is bounded (two rank correlations of -1 have no spread at all and would look certain).
 
-A claim has parts. A part that is said of every case holds where all its comparisons hold. It does
-not hold where one of them does not, by a p-value that allows for how many comparisons the part has
-at all rates (Bonferroni: p times their number is at most 0.05): of forty true statements one would
-look false by its 95 % interval alone. A part that is said of most cases holds where more than half
-hold and does not where half or more do not. Everything else cannot tell.
+A claim has parts. Some must hold in every case: such a part holds if all its comparisons hold. It
+does not hold if one of them fails with a p-value that allows for the number of comparisons of the
+part at all rates (Bonferroni: p times their number is at most 0.05); by 95 % intervals alone, one
+of forty true statements would look false. Other parts must hold in most cases: such a part holds
+if more than half of its comparisons hold, and does not if half or more do not. Everything else is
+undecided ("cannot tell").
 
-At one choice of rates the claim holds where all parts hold, and does not where one does not. The
-verdict on the claim as a whole takes those at all choices together in the same way.
+At one choice of rates the claim holds if all parts hold, and does not if one does not. The overall
+verdict combines the verdicts at all choices of rates in the same way.
 """
 
 import math
@@ -37,7 +38,7 @@ WITHOUT_RATES = ""
 
 @dataclass(frozen=True)
 class Part:
-    """One statement within a claim, and of how many of its comparisons it is said."""
+    """One statement within a claim, and in how many of its comparisons it must hold."""
 
     name: str
     needed: Literal["every", "most"] = "every"
@@ -45,12 +46,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Case:
-    """A comparison, before any verdict on it; ``part`` is None where the claim does not rest on it.
+    """A comparison before its verdict; ``part`` is None if the claim does not depend on it.
 
-    ``unit`` is that of the effect, ``evidence`` are the numbers behind it in words, ``remark`` a
-    limit to be said beside the verdict, ``missing`` why there is no effect where that is not for
-    want of runs. ``also_at`` names other choices of rates that it belongs to, for runs that are
-    the same at both.
+    ``unit`` is the effect's unit, ``evidence`` the numbers behind it in words, ``remark`` a
+    limitation to show beside the verdict, ``missing`` the reason for a missing effect if runs are
+    not the reason. ``also_at`` names other choices of rates at which the runs are the same.
     """
 
     part: Part | None
@@ -66,7 +66,7 @@ class Case:
         return ": ".join(filter(None, (self.measured.task, self.measured.subject)))
 
     def is_at(self, rates: str) -> bool:
-        """Whether it counts at a choice of rates, as one without any does at all of them."""
+        """Whether it counts at a choice of rates; a comparison without rates counts at all."""
         own = self.measured.rates
         return rates in (own, *self.also_at) or own == WITHOUT_RATES
 
@@ -80,10 +80,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedQuestion:
-    """A comparison in the paper's means, on every set of ``tables`` that has all its numbers.
+    """A comparison of the paper's means, on every data set of ``tables`` with all the numbers.
 
-    ``agrees`` takes the mean of each method's metrics in their order, and says whether the claim's
-    direction is there, without any allowance for chance: the paper prints no seeds.
+    ``agrees`` takes the mean of each method's metrics in their order and says whether they point in
+    the claim's direction. It makes no allowance for chance, since the paper prints no seeds.
     """
 
     text: str
@@ -98,8 +98,8 @@ class PublishedQuestion:
 class Claim:
     """A claim of the paper: its parts, and how its comparisons are measured and judged.
 
-    ``source`` is where the paper has its own numbers, ``questions`` ask them; without questions it
-    is a sentence of its own. ``remark`` is what limits the verdict.
+    ``source`` says where the paper has its numbers, and ``questions`` compare them; without
+    questions ``source`` is a full sentence. ``remark`` is a limitation of the verdict.
     """
 
     number: int
@@ -111,18 +111,18 @@ class Claim:
     remark: str = ""
 
     def verdicts(self, runs: ExperimentRuns) -> tuple[Verdict, ...]:
-        """The verdict on the whole claim, at each of several rates, and on each comparison."""
+        """The verdict on the claim overall, at each choice of rates, and on each comparison."""
         outcomes = self.outcomes(runs, np.random.default_rng([DRAW_SEED, self.number]))
         return self.judge(outcomes)
 
     def judge(self, outcomes: Sequence[Outcome]) -> tuple[Verdict, ...]:
-        """The same from the verdicts on its comparisons."""
+        """The same, from the verdicts on its comparisons."""
         by_part = {part: [one for one in outcomes if one.case.part == part] for part in self.parts}
         at_rates = {rates: _conclusion(by_part, rates) for rates in _choices(by_part)}
         if at_rates:
             verdict = _conjunction([one for one, _ in at_rates.values()])
             several = joined([f"{one} at {rates} rates" for rates, (one, _) in at_rates.items()])
-            reason = f"taken together: {several}"
+            reason = f"overall: {several}"
         else:
             verdict, reason = _conclusion(by_part, None)
         published = self.published()
@@ -158,24 +158,24 @@ class Claim:
         )
 
     def published(self) -> str:
-        """What the paper's means say to each question: on how many sets they agree."""
+        """For each question, on how many data sets the paper's means agree with the claim."""
         answers = {question.text: _agreement(question) for question in self.questions}
         answers = {text: sets for text, sets in answers.items() if sets}
         if not answers:
             return "" if self.questions else self.source
-        told = []
+        sentences = []
         for text, sets in answers.items():
             against = [dataset for dataset, agrees in sets if not agrees]
             sentence = f"{text} on {len(sets) - len(against)} of {counted(len(sets), 'set')}"
-            told.append(f"{sentence}, against: {joined(against)}" if against else sentence)
+            sentences.append(f"{sentence}, against: {joined(against)}" if against else sentence)
         every = all(part.needed == "every" for part in self.parts)
         broken = every and not all(agrees for sets in answers.values() for _, agrees in sets)
         rule = ". So the paper's own means do not agree in every case" if broken else ""
-        return f"Published means ({self.source}): {'; '.join(told)}{rule}"
+        return f"Published means ({self.source}): {'; '.join(sentences)}{rule}"
 
 
 def _agreement(question: PublishedQuestion) -> list[tuple[str, bool]]:
-    """Each set that has the question's numbers, and whether these agree with the claim."""
+    """Each data set with the question's numbers, and whether they agree with the claim."""
     answers = []
     for table in question.tables:
         for dataset in filter(question.on, published_datasets(table)):
@@ -190,7 +190,7 @@ def _agreement(question: PublishedQuestion) -> list[tuple[str, bool]]:
 
 
 def published_mean(table: int, dataset: str, method: str, metric: str) -> float | None:
-    """A published mean; the FT ratio is one of the kernel F."""
+    """A published mean; the FT ratio is read from the rows of the kernel F."""
     if metric == "ft_ratio":
         row = published_kernels(dataset, method, FT)
         return None if row is None else row.ft_ratio
@@ -199,7 +199,7 @@ def published_mean(table: int, dataset: str, method: str, metric: str) -> float 
 
 
 def _choices(by_part: Mapping[Part, Sequence[Outcome]]) -> tuple[str, ...]:
-    """The choices of rates, where there are several."""
+    """The choices of rates; empty if there is only one."""
     cases = [case for outcomes in by_part.values() for case, _ in outcomes]
     names = dict.fromkeys(case.measured.rates for case in cases if case.measured.rates)
     return tuple(names) if len(names) > 1 else ()
@@ -208,7 +208,7 @@ def _choices(by_part: Mapping[Part, Sequence[Outcome]]) -> tuple[str, ...]:
 def _conclusion(
     by_part: Mapping[Part, Sequence[Outcome]], rates: str | None
 ) -> tuple[VerdictName, str]:
-    """The verdict on all parts, at one choice of rates where it is named, and the reason."""
+    """The verdict on all parts and the reason; with ``rates``, at that choice of rates only."""
     parts = []
     for part, outcomes in by_part.items():
         at_rates = [one for one in outcomes if rates is None or one.case.is_at(rates)]
@@ -219,17 +219,14 @@ def _conclusion(
 def _judge_part(
     part: Part, judgements: Sequence[Judgement], comparisons: int
 ) -> tuple[VerdictName, str]:
-    """The verdict on a part, and how many of its comparisons came out how.
-
-    ``comparisons`` is how many the part has at all rates.
-    """
+    """The verdict on a part, and the reason; ``comparisons`` counts the part's at all rates."""
     if not judgements:
         return "cannot tell", f"{part.name}: nothing to compare"
     counts = Counter(judgement.verdict for judgement in judgements)
     words: Mapping[VerdictName, str] = {
         "holds": "holds in",
         "does not hold": "does not hold in",
-        "cannot tell": "cannot tell in",
+        "cannot tell": "is undecided in",
     }
     ways = [f"{word} {counts[verdict]}" for verdict, word in words.items() if counts[verdict]]
     asked = "every case" if part.needed == "every" else "most cases"
@@ -241,10 +238,7 @@ def _judge_part(
         elif counts["holds"] == len(judgements):
             verdict = "holds"
         elif counts["does not hold"]:
-            reason += (
-                f"; allowing for {comparisons} comparisons, none of them is more than chance would "
-                "give"
-            )
+            reason += f"; among {comparisons} comparisons this may be chance"
     elif 2 * counts["holds"] > len(judgements):
         verdict = "holds"
     elif 2 * counts["does not hold"] >= len(judgements):
@@ -253,7 +247,7 @@ def _judge_part(
 
 
 def _refutes(judgement: Judgement, comparisons: int) -> bool:
-    """Whether one of several comparisons does not hold, allowing for how many there are."""
+    """Whether a comparison fails, allowing for how many comparisons there are."""
     if judgement.verdict != "does not hold":
         return False
     p_value = judgement.p_value
@@ -267,7 +261,7 @@ def _conjunction(verdicts: Sequence[VerdictName]) -> VerdictName:
 
 
 def judge_cases(cases: Sequence[Case], *, generator: np.random.Generator) -> list[Outcome]:
-    """The verdict on each comparison; its reason begins with the numbers behind it."""
+    """The verdict on each comparison, with a reason that begins with the numbers behind it."""
     measured = [case.measured for case in cases]
     outcomes = []
     for case, judgement in zip(cases, judge(measured, generator=generator), strict=True):
@@ -283,7 +277,7 @@ def judge_cases(cases: Sequence[Case], *, generator: np.random.Generator) -> lis
 def _if_few_can_tell(
     measured: Measured, judgement: Judgement, others: Sequence[Measured]
 ) -> Judgement:
-    """The judgement, or that so few seeds cannot tell."""
+    """The judgement, or "cannot tell" if there are too few seeds for it."""
     seeds = len(measured.effects)
     if judgement.verdict == "cannot tell" or seeds >= FEW_SEEDS:
         return judgement
@@ -293,11 +287,11 @@ def _if_few_can_tell(
         if other.effects and (other.subject, other.rates) == (measured.subject, measured.rates)
     }
     if len(sets) == 1:
-        reason = " on a single data set, which no other could contradict"
+        reason = " on a single data set"
     elif judgement.effect.sd == 0:
-        reason = ", which all have the same value: nothing is known of their spread"
+        reason = ", all with the same value: the spread is unknown"
     elif all(map(math.isfinite, measured.bounds)):
-        reason = " of a number between bounds, whose spread so few cannot show"
+        reason = ": too few to show the spread of a bounded number"
     else:
         return judgement
     why = f"only {counted(seeds, 'seed')}{reason}"

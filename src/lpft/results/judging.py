@@ -1,10 +1,10 @@
-"""From effects of seeds to verdicts on single comparisons.
+"""From the effects of single seeds to the verdict on a comparison.
 
-A comparison is one task, one pair of methods (or one method) and one choice of rates. From five
-seeds up its verdict is read off the 95 % interval: above 0 it holds, below 0 it does not, and an
-interval around 0 cannot tell. Fewer seeds tell only where, besides, every seed of every task has
-the same sign; a single seed never does. Reports, tables of differences and claims have no other
-rule.
+A comparison is one task, one pair of methods (or one method) and one choice of rates. With five or
+more seeds its 95 % interval decides: the comparison holds if the interval lies above 0, does not
+hold if it lies below 0, and is undecided if it contains 0. With fewer seeds every seed of every
+task must also have the same sign, and one seed never decides. Reports, tables of differences and
+claims all use this rule.
 """
 
 import math
@@ -18,23 +18,22 @@ from lpft.results.exhibits import Estimate, VerdictName
 from lpft.results.formats import counted
 
 FEW_SEEDS = 5
-"""Below this many a verdict needs all seeds of all tasks to agree."""
+"""With fewer seeds than this, a verdict needs all seeds of all tasks to agree."""
 
 RULE = (
-    "Reading: the interval's side of zero; below five seeds every seed on every data set must have "
-    "the same sign as well, and one seed never tells."
+    "A difference is called higher or lower only if its interval excludes 0; with fewer than five "
+    "seeds every seed on every data set must also have the same sign, and one seed is never enough."
 )
-"""The same for readers."""
+"""The rule in words, for readers of a report."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A comparison's effect, positive in the direction that is asked for, before any verdict.
+    """A comparison's effect before any verdict, positive in the direction of its subject.
 
-    ``effects`` has a statistic for each seed that could be compared, ``runs`` the names of what
-    they were computed from; ``subject`` says what is compared, the same on every task, and
-    ``reverse`` is the subject of those that ask the same the other way round. ``bounds`` are those
-    of the effect.
+    ``effects`` has a statistic for each seed that could be compared, ``runs`` the names of the runs
+    behind them. ``subject`` says what is compared, in the same words on every task; ``reverse`` is
+    the subject of the same comparison in the other direction. ``bounds`` limit the effect.
     """
 
     task: str
@@ -46,9 +45,9 @@ class Measured:
     reverse: str = ""
 
     def signs(self, other: "Measured") -> set[float]:
-        """Those of another comparison's effects, in this one's direction; none of another subject.
+        """The signs (1, -1, 0) of another comparison's effects, in this one's direction.
 
-        1, -1, or 0 where a seed has no effect.
+        Empty for a comparison of another subject.
         """
         if self.rates != other.rates or other.subject not in (self.subject, self.reverse):
             return set()
@@ -58,9 +57,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on a comparison, and what it rests on.
+    """The verdict on a comparison, and the numbers behind it.
 
-    ``p_value`` is None where no seed could be compared, or nothing is left to chance.
+    ``p_value`` is None if no seed could be compared, or if chance plays no part.
     """
 
     effect: Estimate
@@ -71,7 +70,7 @@ class Judgement:
 
 
 def judge(measured: Sequence[Measured], *, generator: np.random.Generator) -> list[Judgement]:
-    """A verdict on each comparison; few seeds also need those of the same subject to agree."""
+    """The verdict on each comparison; with few seeds all of the same subject must agree."""
     return [
         _judge_one(one, {sign for other in measured for sign in one.signs(other)}, generator)
         for one in measured
@@ -79,16 +78,13 @@ def judge(measured: Sequence[Measured], *, generator: np.random.Generator) -> li
 
 
 def chance_note(comparisons: int) -> str:
-    """How many of several comparisons chance alone would decide; empty for one and for none.
-
-    A table's intervals are of 95 % each, so that of many some leave 0 out whatever is compared.
-    """
+    """How many of several 95 % intervals would exclude 0 by chance; empty for one or none."""
     if comparisons < 2:
         return ""
     expected = (1 - COVERAGE) * comparisons
     return (
         f"These are {comparisons} comparisons at 95 % each: if nothing differed, about "
-        f"{expected:.{1 if expected < 10 else 0}f} of them would leave 0 out by chance alone."
+        f"{expected:.{1 if expected < 10 else 0}f} of the intervals would exclude 0 by chance."
     )
 
 
@@ -97,7 +93,7 @@ def _judge_one(measured: Measured, signs: set[float], generator: np.random.Gener
         return Judgement(
             effect=Estimate(None, count=0),
             verdict="cannot tell",
-            why="no seed has all the finished runs that this takes",
+            why="no seed has all the finished runs that this needs",
         )
     effect = effect_over_seeds(measured.effects, generator=generator, bounds=measured.bounds)
     verdict, why = _decide(effect.low, effect.high, effect.seeds, signs)
@@ -117,7 +113,7 @@ def _decide(low: float, high: float, seeds: int, signs: set[float]) -> tuple[Ver
     if seeds >= FEW_SEEDS:
         return verdict, reason
     if seeds == 1:
-        return "cannot tell", "one seed cannot tell"
+        return "cannot tell", "one seed is not enough"
     few = f"only {counted(seeds, 'seed')}"
     if len(signs) > 1 or 0 in signs:
         return "cannot tell", f"{few}, and not all seeds of all tasks agree"
@@ -129,4 +125,4 @@ def _by_interval(low: float, high: float) -> tuple[str, VerdictName]:
         return "the interval lies above 0", "holds"
     if high < 0:
         return "the interval lies below 0", "does not hold"
-    return "the interval holds 0", "cannot tell"
+    return "the interval contains 0", "cannot tell"
