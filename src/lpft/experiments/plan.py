@@ -251,7 +251,7 @@ def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tin
         folder=folder,
         settings={
             "save_model": chosen.save_model,
-            **{name: settings[name] for name in settings if name in _taken_by("reproduce")},
+            **{name: settings[name] for name in settings if name in _names_taken_by("reproduce")},
         },
         kernel_samples=(
             recipe.kernel_samples if chosen.kernel_samples is None else chosen.kernel_samples
@@ -302,7 +302,7 @@ def planned_kernels(
     Raises:
         InputError: as :func:`planned_runs`.
     """
-    taken = _taken_by("ntk")
+    taken = _names_taken_by("ntk")
     usual = {
         **{name: value for name, value in scope.settings.items() if name in taken},
         "model": scope.model,
@@ -379,10 +379,10 @@ def refuse_unused(
 
 def _taken(command: str, methods: set[str]) -> set[str]:
     """The settings of a command that some of the methods take."""
-    settings = set(_taken_by(command))
+    settings = set(_names_taken_by(command))
     return {name for method in methods for name in settings.difference(without_effect(method))}
 
 
-def _taken_by(command: str) -> tuple[str, ...]:
+def _names_taken_by(command: str) -> tuple[str, ...]:
     """The settings of data and training that a command takes."""
     return tuple(taken_by(command, DataSettings, TrainingSettings))

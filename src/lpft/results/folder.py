@@ -54,7 +54,7 @@ def check_restart(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse to resume and to replace at once, and a file in the folder's place.
 
     Raises:
-        InputError: either is so.
+        InputError: both are asked for, or there is such a file.
     """
     if resume and overwrite:
         raise InputError(
@@ -223,9 +223,9 @@ def read_folders(
 
 
 def copies_in(folders: Iterable[Path], record: str) -> dict[Path, Path]:
-    """The folders that are copies of one before, which is named: both have the same ``record``.
+    """The folders that are copies of an earlier one of ``folders``, each with that one.
 
-    Copies have the same bytes in that file, times included.
+    A copy has the same bytes in its file ``record``, times included.
     """
     firsts: dict[bytes, Path] = {}
     known = {path: firsts.setdefault((path / record).read_bytes(), path) for path in folders}

@@ -60,8 +60,8 @@ def method_rank(method: str) -> tuple[int, str]:
 def setting_of(run: Run, without: Collection[str] = ()) -> dict[str, Any]:
     """The settings that decide a run's result, apart from the seed and those in ``without``.
 
-    Data and weights count by their fingerprints where these were recorded, and settings that the
-    method does not take do not count.
+    Data and weights count by their fingerprints where these were recorded (the encoder's is that of
+    the group), and settings that the method does not take do not count.
     """
     prints = run.fingerprints
     fingerprinted = {"data/train", "encoder"} <= prints.keys()
@@ -106,6 +106,8 @@ class Spread:
 @dataclass(frozen=True)
 class Setting:
     """One method with everything fixed but the seed; ``runs`` has one run per seed.
+
+    Not to be confused with :class:`lpft.settings.fields.Setting`, a single option.
 
     ``label`` tells it from all others of its group, ``name`` from those with other options than
     learning rate and batch size, for tables that have columns for these.
@@ -195,7 +197,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[tuple[Group, ...], tuple[UnreadFold
     """
     grouped: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        grouped[_identity(run)].append(run)
+        grouped[_key_of_group(run)].append(run)
     names = {key: _names(members[0]) for key, members in grouped.items()}
     times = Counter(names.values())
 
@@ -218,8 +220,8 @@ def _names(run: Run) -> tuple[str, str, str, str]:
     return run.data.name, model_name(run.model), pooling, protocol
 
 
-def _identity(run: Run) -> tuple[str, ...]:
-    """What runs of one group have in common."""
+def _key_of_group(run: Run) -> tuple[str, ...]:
+    """What makes runs belong to one group."""
     data, _, pooling, protocol = _names(run)
     model = run.fingerprints.get("encoder", run.model)
     train_file = plain(run.config.get("train_file"))
@@ -232,7 +234,7 @@ def _remark(run: Run) -> str:
     """The beginning of the fingerprints, or the training file's name where there are none."""
     if not run.fingerprints:
         return model_name(plain(run.config.get("train_file")))
-    *_, texts = _identity(run)
+    *_, texts = _key_of_group(run)
     encoder = run.fingerprints.get("encoder", "")
     return f"texts {texts[:7]}, encoder {encoder[:7]}"
 
@@ -288,17 +290,17 @@ def _label(method: str, setting: dict[str, Any], differing: Sequence[str]) -> st
 
 
 def score(split: str, metric: str, calibrated: bool = False) -> Selector:
-    """A metric of a split, with temperature where ``calibrated``."""
+    """Selects a metric of a split, with temperature where ``calibrated``."""
     return lambda run: run.score(split, metric, calibrated=calibrated)
 
 
 def feature(split: str, statistic: str, pretrained: bool = False) -> Selector:
-    """A statistic of a split's features, of the pre-trained ones where asked for."""
+    """Selects a statistic of a split's features, of the pre-trained ones where asked for."""
     return lambda run: run.feature(split, statistic, pretrained=pretrained)
 
 
 def head(statistic: str) -> Selector:
-    """A norm of the head."""
+    """Selects a norm of the head."""
     return lambda run: run.head_norm(statistic)
 
 

@@ -204,15 +204,15 @@ def resample_runs(
     )
 
 
-def same_samples(identities: Mapping[str, ArrayLike]) -> int:
-    """How many samples there are, the same in all of what ``identities`` names; 0 of nothing.
+def same_samples(by_name: Mapping[str, ArrayLike]) -> int:
+    """How many samples there are, which must be the same under every name; 0 without names.
 
     Raises:
         InputError: two have different samples.
     """
-    known = [(name, np.asarray(identity)) for name, identity in identities.items()]
-    for name, identity in known:
-        if not np.array_equal(identity, known[0][1]):
+    known = [(name, np.asarray(values)) for name, values in by_name.items()]
+    for name, values in known:
+        if not np.array_equal(values, known[0][1]):
             raise InputError(
                 f"{name} and {known[0][0]} were tested on different samples: expected the same "
                 "data in all runs of a task; start again in another folder"

@@ -85,7 +85,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def check_same_settings(folder: Path, record: RunRecord, config: RunConfig) -> None:
-    """Refuse to go on with other settings than a run began with, those apart that decide nothing.
+    """Refuse to go on with a run under other settings; those that decide nothing may differ.
 
     Raises:
         InputError: a setting differs.
@@ -173,7 +173,7 @@ class SweepEntry(Part):
 class SweepRecord(Record):
     """``sweep.json``: the runs of a sweep and how each ended, written after every one of them.
 
-    A sweep that replaces older runs and was killed goes on replacing them: those that began before
+    A sweep that was killed while it replaced older runs goes on replacing those that began before
     it did.
     """
 

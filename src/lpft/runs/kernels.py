@@ -282,13 +282,13 @@ def _check_resume_key(folder: Path, path: Path, key: dict[str, Any]) -> None:
             f"'{path}' is damaged ({error}), so '{folder}' cannot be resumed: start again with "
             f"{named('overwrite=True')}"
         ) from error
-    changed = {"data": "the data", "encoder": "the model's weights"}
+    inputs = {"data": "the data", "encoder": "the model's weights"}
     for name, now in {**key["settings"], **key}.items():
         if name == "settings" or flat.get(name) == now:
             continue
-        if name in changed:
+        if name in inputs:
             raise InputError(
-                f"'{folder}' cannot be resumed: {changed[name]} changed since its kernels were "
+                f"'{folder}' cannot be resumed: {inputs[name]} changed since its kernels were "
                 f"begun; restore the old state, or start again with {named('overwrite=True')}"
             )
         raise InputError(

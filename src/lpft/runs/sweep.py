@@ -210,7 +210,7 @@ def begin_sweep(
 
 
 def distinct_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The runs in their order, each of them once.
+    """One run for each folder, in their order; those of one folder agree in every setting.
 
     Raises:
         InputError: there is none, or two different runs have one folder.

@@ -39,7 +39,7 @@ class RunConfig:
         return self.data.flat() | self.training.flat() | self.output.flat()
 
     def hash(self) -> str:
-        """The run's :func:`identity`."""
+        """The run's :func:`identity`, for records; resuming compares settings one by one."""
         return identity(self.flat(), Decides.RUN)
 
 
@@ -75,7 +75,7 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
 
 
 def _data_and_model(data: DataSettings, training: TrainingSettings) -> str:
-    """What folders of runs and kernels are named by."""
+    """The data's and the model's name, with which names of folders begin."""
     source = data.task
     if source is None:
         assert data.train_file is not None
@@ -134,7 +134,10 @@ def taken_by(command: str, *models: type[Settings]) -> dict[str, Setting]:
 
 
 def deciding(what: Decides, *, inputs: bool = False) -> list[str]:
-    """The names of the settings on which a run or kernel depends: the one rule of identity.
+    """The names of the settings on which a run or kernel depends.
+
+    Whatever asks whether two are the same starts here: :func:`changed` on resuming,
+    :func:`identity`, and in reports :func:`lpft.results.groups.setting_of`.
 
     Data and weights are compared by their fingerprints, which stay when a file is moved and change
     when it is edited, not by the settings that say where they are. With ``inputs`` these settings
@@ -149,7 +152,10 @@ def deciding(what: Decides, *, inputs: bool = False) -> list[str]:
 
 
 def identity(values: Mapping[str, Any], what: Decides) -> str:
-    """SHA-256 of the settings, ready for JSON, on which a run or kernel depends."""
+    """SHA-256 of the settings, ready for JSON, on which a run or kernel depends.
+
+    Data and weights are not in it: records have their fingerprints beside it.
+    """
     decisive = {name: values[name] for name in deciding(what) if name in values}
     return sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

@@ -45,7 +45,7 @@ class Setting:
     decides: Decides = Decides.NOTHING
     """What depends on its value (default: as its model says)."""
     fingerprinted: Decides = Decides.NOTHING
-    """Of what it decides: where fingerprints of data and weights are compared in its place."""
+    """The part of ``decides`` for which fingerprints of data and weights stand in for its value."""
     commands: tuple[str, ...] = ()
     """The commands that take it (default: as its model says)."""
     needs: Need | None = None
