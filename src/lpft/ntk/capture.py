@@ -170,8 +170,8 @@ class Recorder:
         """Keep a call; what is returned replaces the module's result."""
         if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
             return None
-        # Called by keywords, or with a shape as RoFormer's positions are: the comparison with
-        # autograd notices that no share came of it.
+        # A call by keywords, or with a shape (RoFormer's positions), leaves no share: comparing
+        # with autograd finds that out.
         if not arguments or not isinstance(arguments[0], Tensor):
             return None
         inputs = arguments[0]

@@ -133,7 +133,10 @@ def contract_outer(
 
 
 def contract_vectors(sums: Sums, shares: Mapping[int, Tensor], contraction: Contraction) -> None:
-    """Add the share of parameters whose J is at hand: per tile S x n x d."""
+    """Add the share of parameters whose J is formed whole: S x n x d per tile.
+
+    Those are biases and weights of normalisations, and what is left to autograd.
+    """
     length = next(iter(shares.values())).shape[2]
     step = contraction.columns(sum(v.shape[0] * v.shape[1] for v in shares.values()))
     for start in range(0, length, step):

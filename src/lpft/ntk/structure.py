@@ -74,8 +74,11 @@ class Parameter:
     """A wanted parameter: where it acts, and the sizes of its share of one text.
 
     ``layer`` is "embeddings", "layer 3" or "final" (joined where a parameter is shared), ``kind``
-    the part of a transformer that it belongs to. A linear weight has ``sizes`` (a, b) and sees
-    ``tokens_per_token`` of a text's tokens, or one token where ``pooled``; another has (0, d).
+    the part of a transformer that it belongs to: a LayerNorm's bias counts as "bias", an RMSNorm's
+    weight as "LayerNorm". ``form`` is that of its share: "outer" (:class:`Outer`, a linear weight),
+    "rows" (:class:`Rows`, an embedding) or "vector" (J itself). A linear weight has ``sizes``
+    (a, b) and sees ``tokens_per_token`` of a text's tokens, or one token where ``pooled``; another
+    has (0, d).
     """
 
     name: str
@@ -278,7 +281,7 @@ class _Detector:
         return None
 
     def passed(self, way: _Way | None) -> _Way:
-        """The way; refuses an encoder that cannot be passed in any."""
+        """The way, if there is one; otherwise the encoder is refused."""
         if way is None:
             raise InputError(_cannot_pass(self._failure)) from self._failure
         return way

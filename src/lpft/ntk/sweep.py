@@ -1,4 +1,6 @@
-"""The sweep: down the encoder once, contracting what each unit of it leaves, and adding it up.
+"""The sweep of one kernel: down the encoder once, contracting what each unit leaves, and adding up.
+
+It has nothing to do with ``lpft sweep``, which trains many runs.
 
 A unit is a run of positions that share parameters, usually one block. For each, every tile of
 samples passes the unit, which leaves the tile's shares and hands its gradients on to the unit
@@ -147,7 +149,7 @@ class _Sweeper:
         self._work = work
         self._store = store
         self._count = count
-        self._known = {parameter.name for parameter in self._plan.structure.parameters}
+        self._checked = {parameter.name for parameter in self._plan.structure.parameters}
         self._result = Sweep(torch.empty(0))
 
     def run(self) -> Sweep:
@@ -252,7 +254,7 @@ class _Sweeper:
         unknown: list[str] = []
         try:
             shares = self._passes.backward(position, number, batch, only=only)
-            unknown = sorted(set(shares) - self._known)
+            unknown = sorted(set(shares) - self._checked)
         except NotBatched as module:
             unknown = [str(module)]
         if unknown:
@@ -343,7 +345,10 @@ class _Sweeper:
         *,
         consume: bool,
     ) -> Sums:
-        """One linear weight, one embedding, or several vectors side by side."""
+        """The sums of one linear weight, one embedding, or several vectors side by side.
+
+        Vectors are biases, weights of normalisations, and whatever autograd itself treats.
+        """
         first = group[0]
         among = self._plan.workload.heads_of[first.name]
         present = {
