@@ -197,7 +197,7 @@ class RunRecord(Record):
 
 
 class RunMetrics(Record):
-    """``metrics.json``: the metrics M of every split (:func:`lpft.analysis.split_metrics`)."""
+    """``metrics.json``: T, and the metrics of every split (:func:`lpft.analysis.split_metrics`)."""
 
     FILE = "metrics.json"
     temperature: float = Field(gt=0)
@@ -205,7 +205,7 @@ class RunMetrics(Record):
 
 
 class RunFeatures(Record):
-    """``features.json``: norms of the head, and the feature statistics S of every split."""
+    """``features.json``: norms of the head, and the feature statistics of every split."""
 
     FILE = "features.json"
     head: Mapping[str, Number] = Field(default_factory=dict)

@@ -60,7 +60,7 @@ def evaluate_split(
 
 
 def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict[str, Any]:
-    """``{"temperature", "splits": {name: M}}`` of labelled sets, with the model's temperature."""
+    """Metrics of labelled sets as ``metrics.json`` has them, with the model's temperature."""
     model = saved.classifier.model
     splits = {}
     for name, examples in sets.items():

@@ -32,7 +32,7 @@ SECONDS_TO_STOP = 30
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-_idle = threading.Event()  # set while a worker has no task
+_idle = threading.Event()  # of a worker: set when a task ends, until the next one begins
 
 
 def get_executor(name: str, workers: int) -> Executor:

@@ -53,7 +53,9 @@ def compute_kernels(
 ) -> KernelRecord:
     """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
 
-    ``data`` are those of the configuration, where the caller has read them already.
+    ``data`` are those of the configuration, where the caller has read them already. A computation
+    that Ctrl-C or a crash ends leaves its finished pieces in the folder; with ``resume`` it goes on
+    from them.
 
     Raises:
         InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
@@ -78,7 +80,7 @@ def compute_kernels(
             shutil.rmtree(folder / WORK, ignore_errors=True)
         record = computation.run()
         _remove_replaced(folder, list(record.by_name))
-        # Never beside arrays that are not its own.
+        # Removed first: a record never lies beside arrays that are not its own.
         (folder / record.FILE).unlink(missing_ok=True)
         for name in record.by_name:
             (folder / WORK / f"{name}.safetensors").replace(folder / f"{name}.safetensors")

@@ -1,7 +1,7 @@
 """One training run from its configuration to a finished folder, resumable at any moment.
 
-Functions import what needs torch and transformers, which take seconds to load: a wrong path or
-column is answered before.
+Whatever needs torch and transformers, which take seconds to load, is imported inside functions: a
+wrong path or column is reported before that.
 """
 
 import logging
@@ -94,7 +94,7 @@ def train_run(
             files=[] if going_on is None else going_on.files,
             **surroundings,
         )
-        with _recorded(folder, record):
+        with _status_recorded(folder, record):
             return _train_locked(config, classifier, data, record, encoder, started)
 
 
@@ -106,7 +106,7 @@ def _train_locked(
     encoder: str,
     started: float,
 ) -> RunResult:
-    """Everything after the folder is this run's: train, evaluate, publish."""
+    """What is done once the folder is locked for this run: train, evaluate, publish."""
     from lpft.model.inference import resolve_device
     from lpft.runs.evaluate import evaluate_split
     from lpft.runs.record import describe_probe, write_results
@@ -175,11 +175,11 @@ def _train_locked(
 
 
 @contextmanager
-def _recorded(folder: Path, record: RunRecord) -> Iterator[None]:
-    """Keep ``run.json`` true: running, and how it ended if not well."""
+def _status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
+    """``run.json`` says ``running``; after Ctrl-C ``interrupted``, after an error ``failed``."""
 
     def ended(status: str, reason: str) -> None:
-        # As it is on disk: the files of a run that ends while they are published are its own.
+        # Read again: on disk it may list files by now, of which some are published already.
         RunRecord.read(folder).updated(status=status, reason=reason).write(folder)
 
     record.write(folder)

@@ -33,7 +33,8 @@ class Fit:
     """What a training leaves behind beside the classifier that it changed in place.
 
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
-    linear probing that of its random start); ``adapter`` the folder of the unmerged adapter.
+    linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
+    ``adapter`` the folder of the unmerged adapter.
     """
 
     classifier: Classifier
