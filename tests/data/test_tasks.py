@@ -237,10 +237,8 @@ BAD_ROWS = {
     "another task's labels": (dict(ROW, label="no"), ["'no' in 1 of 1 rows", "is this cb?"]),
     "hidden label": (dict(ROW, label=-1), ["labels are hidden (-1)"]),
     "null label": (dict(ROW, label=None), ["'None' in 1 of 1 rows"]),
-    "no label": ({"premise": "p", "hypothesis": "h"}, ["no column 'label'", "premise, hypothesis"]),
     "another task's columns": ({"sentence": "s", "label": "neutral"}, ["no column 'premise'"]),
     "empty text": (dict(ROW, premise=""), ["'premise'", "no text in row 1"]),
-    "number as text": (dict(ROW, hypothesis=3), ["'hypothesis'", "found 3 (int)"]),
 }
 
 

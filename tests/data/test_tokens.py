@@ -74,6 +74,7 @@ def test_the_fingerprint_tells_texts_and_their_order_apart(tokenizer):
         (["good", ("a", "b")], "text 2 is not a single text"),
         ([("a", "b"), "good"], "text 2 is not a pair"),
         ([("a", "b", "c")], "text 1 is not a pair"),
+        ([("a", "")], "text 1 is empty"),
         (["good", None], "text 2 is None"),
         ([3.5], "text 1 is 3.5"),
     ],

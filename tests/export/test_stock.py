@@ -1,6 +1,7 @@
 """Stock models of every family, loaded where there is no lpft, and their heads layer by layer."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ FORMS = [
     for bias in (True, False)
     if not (bias and isinstance(family.head, ScoreHead) and family.head.norm is None)
 ]
+QUICK = [("bert", "mean", True), ("roberta", "first", True), ("gpt2", "last", True)]
+EVERY = [form if form in QUICK else pytest.param(form, marks=pytest.mark.heavy) for form in FORMS]
 VALUES = torch.tensor([-37.0, -3.0, -0.5, -1e-3, 0.0, 1e-3, 0.5, 3.0, 37.0])
 PAIR = ("the film was good", "a poor meal and then a train")
 
@@ -55,68 +58,68 @@ def test_every_tested_family_has_a_form():
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """Every form: its classifier and the folder of its export."""
+def export_of(tmp_path_factory):
+    """A form's classifier and its export, made when it is first asked for."""
     folder = tmp_path_factory.mktemp("exports")
-    made = {}
-    for form in FORMS:
+
+    @cache
+    def made(form):
         family, pooling, bias = form
         classifier = classifier_of(family, pooling, head_bias=bias)
         name = f"{family}-{pooling}-{bias}"
         run = saved(classifier, folder / "runs" / name)
-        export = export_run(run, folder / "exports" / name, "transformers")
-        made[form] = classifier, export
+        return classifier, export_run(run, folder / "exports" / name, "transformers")
+
     return made
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one by one", "padded"])
-def answers(request, exports):
-    """Probabilities (N x C) by a pipeline in a process without lpft, of every form."""
-    folders = [str(export.folder) for _, export in exports.values()]
-    given = {"folders": folders, "texts": TEXTS, "batch": request.param}
-    found = without_lpft(CLASSIFY, given)
-    return {
-        form: np.array([[row[name] for name in CLASSES] for row in found[folder]])
-        for form, folder in zip(exports, folders, strict=True)
-    }
+ONE_BY_ONE = pytest.param(1, id="one by one", marks=pytest.mark.heavy)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_pipeline_without_lpft_gives_the_calibrated_probabilities(form, exports, answers):
-    classifier, export = exports[form]
+@pytest.fixture(scope="module", params=[ONE_BY_ONE, pytest.param(3, id="padded")])
+def answers_of(request, export_of):
+    """Probabilities (N x C) by a pipeline in a process without lpft, many forms at a time."""
+
+    @cache
+    def answered(quick):
+        forms = QUICK if quick else [form for form in FORMS if form not in QUICK]
+        folders = [str(export_of(form)[1].folder) for form in forms]
+        given = {"folders": folders, "texts": TEXTS, "batch": request.param}
+        found = without_lpft(CLASSIFY, given)
+        return {
+            form: np.array([[row[name] for name in CLASSES] for row in found[folder]])
+            for form, folder in zip(forms, folders, strict=True)
+        }
+
+    return lambda form: answered(form in QUICK)[form]
+
+
+@pytest.mark.parametrize("form", EVERY, ids=str)
+def test_a_pipeline_without_lpft_gives_the_calibrated_probabilities(form, export_of, answers_of):
+    classifier, export = export_of(form)
     expected = softmax(expected_logits(classifier, TEXTS))
-    np.testing.assert_allclose(answers[form], expected, atol=3e-6)
+    np.testing.assert_allclose(answers_of(form), expected, atol=3e-6)
     assert np.ptp(expected, axis=0).max() > 0.02, "texts that answer alike show nothing"
     assert export.record["check"]["texts"] == 33
     assert export.record["check"]["largest_difference_of_a_probability"] < 1e-5
-
-
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_files_are_just_those_of_a_stock_model(form, exports):
-    _, export = exports[form]
     names = {path.name for path in export.folder.iterdir()}
-    assert names == {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "README.md",
-        "export.json",
-    }
+    weights, tokenizer = "model.safetensors", {"tokenizer.json", "tokenizer_config.json"}
+    assert names == {"config.json", weights, "README.md", "export.json"} | tokenizer
     assert names - {"export.json"} == set(export.record["files"])
     assert "lpft" not in (export.folder / "config.json").read_text()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", [("bert", "mean", True), ("roberta", "first", True)], ids=str)
-def test_bfloat16_is_off_by_its_rounding_alone(form, exports):
-    classifier, export = exports[form]
+def test_bfloat16_is_off_by_its_rounding_alone(form, export_of):
+    classifier, export = export_of(form)
     tokens = classifier.tokenizer(TEXTS[1], return_tensors="pt")
     load = AutoModelForSequenceClassification.from_pretrained
     half = load(export.folder, dtype=torch.bfloat16)(**tokens).logits.float().numpy()
     np.testing.assert_allclose(half, expected_logits(classifier, TEXTS[1:2]), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.heavy
 def test_pairs_are_read_as_pairs(tmp_path):
     classifier = classifier_of("bert", "mean", paired=True)
     run = saved(classifier, tmp_path / "run")
@@ -172,8 +175,8 @@ def test_a_bias_that_the_weights_cannot_carry_is_refused(tmp_path):
         export_run(run, tmp_path / "export", "transformers")
 
 
-def test_a_decoder_says_what_its_padding_token_means(exports, tmp_path):
-    _, export = exports["gpt2", "last", True]
+def test_a_decoder_says_what_its_padding_token_means(export_of, tmp_path):
+    _, export = export_of(("gpt2", "last", True))
     assert export.record["notes"] == [
         "The token <sep> pads: where a text itself ends with it, the one before it is read."
     ]
@@ -184,6 +187,7 @@ def test_a_decoder_says_what_its_padding_token_means(exports, tmp_path):
         export_run(run, tmp_path / "export", "transformers")
 
 
+@pytest.mark.heavy
 def test_classes_that_are_integers_are_named_by_them(tmp_path):
     run = saved(classifier_of("distilbert", "mean", classes=(3, 5)), tmp_path / "run")
     export = export_run(run, tmp_path / "export", "transformers")

@@ -31,16 +31,12 @@ from lpft.ntk.passes import DoublePrecision
 
 
 STEP_LABELS = np.array([0, 1, 2, 0, 1])
-
-
 STEP_TEXTS = toy_texts(8, seed=2)[0]
-
-
 TRAINED = ("full", "lora", "lora at its start")
 
 
-def step_case(family, trained="full"):
-    """The model, its 5 training texts and 3 others; the seed is for the factors that PEFT draws."""
+def case_of(texts, rows, family, trained="full"):
+    """The model, its first ``rows`` texts to train on and the others; factors have one seed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if trained == "lora":
@@ -50,7 +46,11 @@ def step_case(family, trained="full"):
             model, tokenizer = classifier.model, classifier.tokenizer
             if trained == "lora at its start":
                 model = add_adapter(model, "lora", rank=3, alpha=6.0).eval()
-    return model, read(tokenizer, STEP_TEXTS[:5]), read(tokenizer, STEP_TEXTS[5:])
+    return model, read(tokenizer, texts[:rows]), read(tokenizer, texts[rows:])
+
+
+def step_case(family, trained="full"):
+    return case_of(STEP_TEXTS, 5, family, trained)
 
 
 def classifier_of(model):
@@ -232,7 +232,8 @@ def test_the_model_stays_as_it_is(trained):
     model, train, other = step_case("bert", trained)
     model.train()
     before = deepcopy(model.state_dict())
-    FirstStep(model, train, STEP_LABELS).predicted(other)
+    first, second = (FirstStep(model, train, STEP_LABELS).predicted(other) for _ in range(2))
+    assert np.array_equal(first.features, second.features), "dropout is off"
     FirstStep(model, train, STEP_LABELS).real(other, 0.1)
     assert model.training
     after = model.state_dict()
@@ -249,13 +250,6 @@ def test_the_callers_modes_do_not_matter(context):
     expected = FirstStep(model, train, STEP_LABELS).errors(other, [1e-4])
     with context():
         assert FirstStep(model, train, STEP_LABELS).errors(other, [1e-4]) == expected
-
-
-def test_dropout_is_off():
-    model, train, other = step_case("bert")
-    model.train()
-    first, second = (FirstStep(model, train, STEP_LABELS).predicted(other) for _ in range(2))
-    assert np.array_equal(first.features, second.features)
 
 
 def test_a_frozen_encoder_moves_logits_through_the_head_alone():
@@ -329,14 +323,8 @@ def test_a_model_without_trainable_parameters_is_refused():
 
 
 ROWS, OTHERS, CLASSES, WIDTH = 6, 4, 3, 5
-
-
 LABELS = np.array([0, 1, 2, 0, 1, 1])
-
-
 STEPS = [0, 1, 7, 40]
-
-
 TEXTS = toy_texts(ROWS + OTHERS, seed=4)[0]
 
 
@@ -478,14 +466,7 @@ def test_below_it_every_step_lowers_the_loss(seed, share, scale, spread, reducti
 
 
 def case(family="bert", adapted=False):
-    if adapted:
-        with torch.random.fork_rng():  # for the factors that PEFT draws
-            torch.manual_seed(0)
-            model, tokenizer = tiny_adapted(family)
-    else:
-        classifier = tiny_classifier(family)
-        model, tokenizer = classifier.model, classifier.tokenizer
-    return model, read(tokenizer, TEXTS[:ROWS]), read(tokenizer, TEXTS[ROWS:])
+    return case_of(TEXTS, ROWS, family, "lora" if adapted else "full")
 
 
 @pytest.mark.parametrize("adapted", [False, True])

@@ -115,7 +115,10 @@ def test_the_size_of_batches_does_not_matter(monkeypatch, family):
     ("tiles", "place", "stages"),
     [(1, "memory", 1), (3, "memory", 1), (4, "files", 1), (1, "files", 3), (3, "memory", 8)],
 )
-@pytest.mark.parametrize("family", ["bert", "albert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "gpt2", *(pytest.param(f, marks=pytest.mark.heavy) for f in ("albert", "deberta-v2"))],
+)
 def test_tiles_chunks_and_stages_do_not_matter(tmp_path, family, tiles, place, stages, columns):
     expected = kernel_of_texts(family)
     Layout(tiles, place, workspace=4000, stages=stages).write(tmp_path)

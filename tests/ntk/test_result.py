@@ -49,8 +49,18 @@ def kernel_of(b=None, **options):
     return empirical_ntk(classifier().model, A, b, **options)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        ("auto", torch.float32),
+        pytest.param("auto", torch.float64, marks=pytest.mark.heavy),
+        *(
+            pytest.param(method, dtype, marks=pytest.mark.heavy)
+            for method in METHODS[1:]
+            for dtype in TOLERANCES
+        ),
+    ],
+)
 def test_every_combination_is_the_same_kernel(tmp_path, method, dtype):
     layouts = (None, Layout(3, "files", workspace=3000), Layout(1, "files", 3000, stages=4))
     combinations = product(((), ("layer",), ("kind", "layer")), (None, "64GB"), (0, 3), layouts)

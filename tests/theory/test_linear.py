@@ -42,21 +42,12 @@ def jacobian(logits, parameters, inputs):
     """d logits / d parameters for each input and class, [N, C, all entries], one backward each."""
     rows = []
     for x in torch.from_numpy(inputs):
-        output = logits(x)
-        rows.append(
-            [
-                torch.cat(
-                    [
-                        gradient.reshape(-1)
-                        for gradient in torch.autograd.grad(
-                            output[c], parameters, retain_graph=True, materialize_grads=True
-                        )
-                    ]
-                )
-                for c in range(CLASSES)
-            ]
-        )
-    return torch.stack([torch.stack(row) for row in rows]).numpy()
+        for logit in logits(x):
+            gradients = torch.autograd.grad(
+                logit, parameters, retain_graph=True, materialize_grads=True
+            )
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return torch.stack(rows).unflatten(0, (len(inputs), CLASSES)).numpy()
 
 
 def explicit_kernel(logits, parameters, inputs, other):
@@ -177,15 +168,9 @@ def test_coordinates_that_no_training_input_uses_keep_their_columns_bit_for_bit(
     seed=st.integers(0, 2**32 - 1),
 )
 def test_orthogonal_inputs_keep_their_features(rows, features, classes, steps, head_scale, seed):
+    sizes = {"inputs": 8, "features": features, "classes": classes, "rows": rows}
     check = check_orthogonal(
-        inputs=8,
-        features=features,
-        classes=classes,
-        rows=rows,
-        head_scale=head_scale,
-        rate=0.05 / rows,
-        steps=steps,
-        seed=seed,
+        **sizes, head_scale=head_scale, rate=0.05 / rows, steps=steps, seed=seed
     )
     # Rounding of B x against B x: a probe whose feature happens to be short sets the scale.
     assert check.orthogonal < 1e-11
@@ -254,15 +239,8 @@ def naive_frequencies(head, inputs, rank, epsilon, sigma, draws, seed):
 def test_frequencies_against_the_naive_loop(sigma, rank):
     rng = np.random.default_rng(5)
     head, inputs = rng.normal(size=(3, 4)), rng.normal(size=(4, 6))
-    (found,) = check_low_rank(
-        head,
-        inputs,
-        ranks=[rank],
-        epsilons=[0.3],
-        sigma=sigma,
-        draws=25,
-        rng=np.random.default_rng(9),
-    )
+    settings = {"ranks": [rank], "epsilons": [0.3], "sigma": sigma, "draws": 25}
+    (found,) = check_low_rank(head, inputs, **settings, rng=np.random.default_rng(9))
     expected = naive_frequencies(head, inputs, rank, 0.3, sigma, 25, 9)
     assert (found.held, found.held_as_printed) == expected
     assert (found.rank, found.epsilon, found.draws, found.pairs) == (rank, 0.3, 25, 10)

@@ -32,17 +32,11 @@ def calls(monkeypatch):
     """The names of what was computed, in order; it is computed still."""
     names = []
 
-    def count(name):
-        real = getattr(cache, name)
+    def counting(name, real):
+        return lambda *arguments, **keywords: names.append(name) or real(*arguments, **keywords)
 
-        def counted(*arguments, **keywords):
-            names.append(name)
-            return real(*arguments, **keywords)
-
-        monkeypatch.setattr(cache, name, counted)
-
-    count("extract_features")
-    count("fit_probe")
+    for name in ("extract_features", "fit_probe"):
+        monkeypatch.setattr(cache, name, counting(name, getattr(cache, name)))
     return names
 
 
@@ -156,14 +150,8 @@ def test_whatever_decides_a_probe_decides_its_file(problem, folder, calls, monke
     assert probe(fit_bias=False) == 5
     assert probe(class_weight="balanced") == 6
     assert probe(features=features.reshape(-1, WIDTH // 2)[: len(labels)]) == 7
-    changes = {
-        "SOLVER": "lbfgs",
-        "STRENGTHS": 5,
-        "FOLDS": 3,
-        "SEARCH_TOLERANCE": 1e-3,
-        "TOLERANCE": 1e-6,
-        "MAX_ITERATIONS": 4999,
-    }
+    changes = {"SOLVER": "lbfgs", "STRENGTHS": 5, "FOLDS": 3}
+    changes |= {"SEARCH_TOLERANCE": 1e-3, "TOLERANCE": 1e-6, "MAX_ITERATIONS": 4999}
     for number, (name, value) in enumerate(changes.items()):
         with monkeypatch.context() as patch:
             patch.setattr(probing, name, value)
@@ -171,10 +159,6 @@ def test_whatever_decides_a_probe_decides_its_file(problem, folder, calls, monke
     assert len(calls) == 13
     probe()
     assert len(calls) == 13
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-20])
 
 
 def flip(path):
@@ -207,7 +191,7 @@ def narrower(tensors, metadata):
 
 
 DAMAGE = {
-    "cut off": cut,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-20]),
     "one bit": flip,
     "no metadata": rewritten(lambda *_: None),
     "no facts": rewritten(lambda _, metadata: {"checksum": metadata["checksum"]}),
