@@ -95,7 +95,7 @@ def test_one_of_many_comparisons_must_be_beyond_what_chance_gives_so_many(
     outcomes = [outcome(FAILS, p_value=p_value), *[outcome(HOLDS)] * others]
     verdict = whole(outcomes, PART)
     assert verdict.verdict == expected
-    told = f"allowing for {len(outcomes)} comparisons, none of them is more than chance would give"
+    told = f"among {len(outcomes)} comparisons this may be chance"
     assert (told in verdict.reason) == (expected == UNTOLD)
 
 
@@ -165,7 +165,7 @@ def test_the_whole_says_how_its_comparisons_came_out():
     ]
     second = Part("the other", "most")
     assert whole(outcomes[2:], PART, second).reason == (
-        "smaller change (required in every case): holds in 1, does not hold in 1 and cannot tell "
+        "smaller change (required in every case): holds in 1, does not hold in 1 and is undecided "
         "in 1 of 3. the other: nothing to compare"
     )
     assert whole([outcome(HOLDS, second)], second).reason == (
