@@ -296,7 +296,7 @@ def test_what_a_folder_holds_is_replaced_only_when_asked_and_never_a_run(fitted,
     refused("not an empty folder", fitted.save, tmp_path / "saved")
     fitted.save(tmp_path / "saved", overwrite=True)
     (tmp_path / "run.json").write_text("{}")
-    refused("holds a run", fitted.save, tmp_path, overwrite=True)
+    refused("contains a run", fitted.save, tmp_path, overwrite=True)
 
 
 def test_a_folder_without_parameters_still_loads(binary, tmp_path):

@@ -152,7 +152,7 @@ def test_yaml_takes_the_names_of_all_options(tmp_path):
     with pytest.raises(InputError, match="give --overwrite on the command line"):
         collect_settings(parse(["train", "--config", str(path)]))
     nothing = ["train", "--resume", "--output-dir", str(tmp_path / "none")]
-    with pytest.raises(InputError, match="holds no run to go on with"):
+    with pytest.raises(InputError, match="contains no run to continue"):
         collect_settings(parse(nothing))
 
 

@@ -209,7 +209,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 "overwrite=True for a folder"
             )
         if (target / RUN_RECORD).exists():
-            raise InputError(f"'{target}' holds a run of lpft train: name another folder")
+            raise InputError(f"'{target}' contains a run of lpft train: name another folder")
         training = {
             "parameters": self.get_params(),
             "paired": self._paired,

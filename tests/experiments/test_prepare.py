@@ -153,7 +153,7 @@ def test_an_experiment_without_runs_or_kernels_is_no_folder_of_another(lpft, tmp
     options = ("--tiny", "--methods", "lp", "--output-dir", tmp_path / "t", "--resume")
     outcome = lpft("reproduce", "table8", *options)
     assert outcome.status == 2
-    assert "holds files that are not an experiment's" in outcome.err
+    assert "contains files that are not an experiment's" in outcome.err
 
 
 def test_missing_data_of_the_last_task_fails_before_the_first_run(lpft, tmp_path, data_dir):
@@ -189,7 +189,7 @@ def test_foreign_files_are_left_alone(lpft, tmp_path):
     for option in ((), ("--resume",), ("--overwrite",)):
         outcome = lpft("reproduce", "table8", "--tiny", "--output-dir", tmp_path, *option)
         assert outcome.status == 2
-        assert "holds files that are not an experiment's (thesis.txt)" in outcome.err
+        assert "contains files that are not an experiment's (thesis.txt)" in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -107,7 +107,7 @@ def test_a_finished_experiment_is_not_replaced_unasked(copy, lpft):
     before = (copy / "experiment.json").read_bytes()
     outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy)
     assert outcome.status == 2
-    assert "holds the experiment table8: give --resume" in outcome.err
+    assert "contains the experiment table8: give --resume" in outcome.err
     assert (copy / "experiment.json").read_bytes() == before
 
 
@@ -168,7 +168,7 @@ def test_another_experiment_is_neither_resumed_nor_replaced(copy, lpft):
     for option in ("--resume", "--overwrite"):
         outcome = lpft("reproduce", "table3", *TINY, "--output-dir", copy, option)
         assert outcome.status == 2
-        assert "holds the experiment table8, not table3" in outcome.err
+        assert "contains the experiment table8, not table3" in outcome.err
     assert found_runs(copy) == FOLDERS
 
 
@@ -243,7 +243,7 @@ def test_feature_changes_that_were_damaged_or_edited_are_told(copy, lpft, damage
     assert outcome.status == 1
     ((found, why),) = record_of(copy).failures
     assert (found, reason in why) == (name, True)
-    assert why.endswith("remove its folder, and go on with --resume to have it again")
+    assert why.endswith("remove its folder, and continue with --resume to compute it again")
     shutil.rmtree(copy / name)
     outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
     assert (outcome.status, record_of(copy).failures) == (0, ())

@@ -144,8 +144,8 @@ def test_what_is_no_trained_classifier_is_refused(lpft, model, run, tiny_bert, t
     record = json.loads((going / "run.json").read_text())
     (going / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     wanted = {
-        tmp_path / "nothing": "is no folder",
-        tiny_bert: "holds a bert model",
+        tmp_path / "nothing": "is not a folder",
+        tiny_bert: "contains a bert model",
         cut: "cannot be read",
         going: "is interrupted, not finished",
     }

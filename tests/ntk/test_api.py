@@ -429,8 +429,8 @@ def test_the_callers_modes_do_not_matter(studied, context, dtype):
 
 
 WRONG = {
-    "no request": ({}, {}, "no kernel is asked for"),
-    "no block": (None, {"blocks": ()}, "no kernel is asked for"),
+    "no request": ({}, {}, "no kernel is requested"),
+    "no block": (None, {"blocks": ()}, "no kernel is requested"),
     "a block of no group": (None, {"blocks": ((0, 2),)}, r"block \(0, 2\): expected two of 2"),
     "an unknown parameter": (
         {"parameters": frozenset({"layer.7.weight"})},

@@ -536,7 +536,7 @@ def test_the_real_logits_are_not_divided_by_the_temperature():
 
 def test_real_training_that_diverges_is_refused():
     model, train, other = case()
-    with pytest.raises(InputError, match=r"training at 1e\+300 left the finite numbers by step 2"):
+    with pytest.raises(InputError, match=r"training at 1e\+300 diverged by step 2"):
         gradient_descent(model, train, LABELS, other, rate=1e300, steps=[2])
 
 

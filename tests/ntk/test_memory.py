@@ -52,7 +52,7 @@ def test_sizes_in_decimal_and_binary_units(text, size):
     "text", ["", "0", "0GB", "0.4", "-1GB", "GB", "6 bananas", "1e9", "six", "٣GB", "1.GB", "6GBs"]
 )
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(InputError, match=f"the memory '{text}' is no size"):
+    with pytest.raises(InputError, match=f"the memory '{text}' is not a size"):
         parse_size(text)
 
 
@@ -247,7 +247,7 @@ def test_plain_attention_of_long_texts_is_in_the_plan():
 def test_a_budget_that_nothing_fits_says_what_is_needed():
     with pytest.raises(InputError, match=r"1\.0 GB are in use .* at least \d"):
         planned(GIGABYTE + 10**6)
-    with pytest.raises(InputError, match="begun with more memory"):
+    with pytest.raises(InputError, match="started with more memory"):
         planned(2 * GIGABYTE, layout=Layout(1, "memory", 1 << 30))
     with pytest.raises(InputError, match="another kind of device than cpu"):
         planned(2 * GIGABYTE, layout=Layout(1, "host", 1 << 20))

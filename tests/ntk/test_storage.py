@@ -394,7 +394,7 @@ def test_a_full_disk_is_refused_in_one_line(tmp_path, monkeypatch, name):
 
 def test_less_memory_than_at_the_start_is_refused(tmp_path):
     Layout(tiles=1, between_blocks="memory", workspace=1 << 32).write(tmp_path)
-    with pytest.raises(InputError, match="begun with more memory"):
+    with pytest.raises(InputError, match="started with more memory"):
         kernel(bert(), tmp_path, memory="8GB")
 
 

@@ -60,7 +60,7 @@ def test_the_experiment_comes_first_and_runs_are_folded_away(page: Page) -> None
     order = (
         "Test scores and feature change, done again",
         "LP-FT is ahead of FT by 2.1 points on CB",
-        "Of 3 claims 1 holds, 1 does not hold and 1 cannot be decided with this many seeds.",
+        "Of 3 claims, 1 holds, 1 does not hold and 1 is undecided.",
         "minilm in place of roberta-base",
         "the last tenth of the official training rows, unshuffled, are validation",
         "Verdicts on the paper’s claims",
@@ -189,7 +189,7 @@ def test_a_table_without_rows_and_a_figure_without_panels_are_shown_as_such(
     exhibits = (replace(table, rows=()), replace(figure, panels=()))
     write_experiment(tmp_path, sample_experiment(exhibits=exhibits))
     result = build_report(tmp_path)
-    assert "There is nothing to draw: all of its numbers are missing." in words(Page(result.page))
+    assert "Nothing to draw: all numbers are missing." in words(Page(result.page))
     assert not [path for path in result.figures if "maps" in path.name]
     assert "Test scores, accuracy in per cent" in format_report(result)
 

@@ -70,9 +70,9 @@ def test_notes_say_how_many_seeds_a_number_is_of() -> None:
     ]
     assert notes[0] == (
         "Accuracy on the official validation set. Mean ± standard deviation over 3 seeds, or over "
-        "as many as stand beside it. Published: over 5 seeds."
+        "the number beside a value. Published: over 5 seeds."
     )
-    assert notes[1].startswith("One seed: nothing is known of the spread over seeds.")
+    assert notes[1].startswith("One seed: the spread over seeds is unknown.")
     assert notes[2] == "95 % bootstrap intervals over seeds and samples."
     assert notes[3] == "Mean ± standard deviation over 5 seeds."
 
@@ -81,7 +81,7 @@ def test_a_note_that_explains_deviations_is_not_repeated() -> None:
     table = scores_table()
     told = type(table)(**{**vars(table), "note": "Mean and standard deviation."})
     assert annotated(told, "minilm").note == (
-        "Mean and standard deviation. Here over 3 seeds, or over as many as stand beside it. "
+        "Mean and standard deviation. Here over 3 seeds, or over the number beside a value. "
         "Published: over 5 seeds."
     )
 
@@ -205,7 +205,7 @@ def test_a_terminal_shows_tables_verdicts_and_what_is_missing() -> None:
         "LP-FT is ahead of FT by 2.1 points on CB",
         "61.11 ± 0.82 (2 seeds)",
         "roberta-base, published (not comparable)",
-        "Of 3 claims 1 holds, 1 does not hold and 1 cannot be decided with this many seeds.",
+        "Of 3 claims, 1 holds, 1 does not hold and 1 is undecided.",
         "3. FT ratio: LP-FT near 1, FT near 0.2, LoRA near 0.",
         "    ? cannot tell: One task, 3 seeds.",
         "- minilm in place of roberta-base",
@@ -328,9 +328,9 @@ def test_claims_are_counted_where_they_were_judged_and_comparisons_otherwise() -
         return Verdict(claim, "s", comparison, "", Estimate(None), "", verdict, "r")  # type: ignore[arg-type]
 
     comparisons = [verdict(1, "a", "holds"), verdict(1, "b", "holds"), verdict(2, "a", "holds")]
-    assert tally(comparisons) == "Of 3 comparisons 3 hold."
+    assert tally(comparisons) == "Of 3 comparisons, 3 hold."
     judged = [*comparisons, verdict(1, OVERALL, "does not hold"), verdict(2, OVERALL, "holds")]
-    assert tally(judged) == "Of 2 claims 1 holds and 1 does not hold."
+    assert tally(judged) == "Of 2 claims, 1 holds and 1 does not hold."
     assert tally(comparisons[:1]) == "Of 1 comparison 1 holds."
 
 

@@ -84,7 +84,10 @@ def test_runs_and_kernels_share_a_page(tmp_path: Path) -> None:
     page = Page(result.page)
     text = " ".join(page.text.split())
     assert "1 run on corpus with minilm and kernels of cb and rte with minilm" in text
-    assert "1 run folder and 1 kernel folder below this one are not in any number here" in text
+    assert (
+        "1 run folder and 1 kernel folder below this one are not included in any number here"
+        in text
+    )
     assert "schema is 2, expected 1" in text
     sections = {attributes.get("id") for attributes in page.of("section")}
     assert {

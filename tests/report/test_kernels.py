@@ -379,8 +379,8 @@ def test_without_dynamics_there_is_nothing_of_them(record: dict[str, Any]) -> No
 
 def test_the_terminal_and_the_figure_show_them(trained: dict[str, Any]) -> None:
     text = format_kernel_table(parsed(trained))
-    assert "One step beside its first order" in text
-    assert "Training beside the linear model" in text
+    assert "One step compared with the first order" in text
+    assert "Training compared with the linear model" in text
     assert max(map(len, text.splitlines())) <= 100
     figure = figures.dynamics(parsed(trained))
     assert figure is not None
@@ -402,7 +402,7 @@ def test_the_page_has_them_and_files_of_them(tmp_path: Path, trained: dict[str, 
     (folder / "kernels.json").write_text(json.dumps(record))
     result = build_report(tmp_path, tmp_path / "report.html")
     page = result.page.read_text(encoding="utf-8")
-    assert "Training beside what the kernel predicts" in page
+    assert "Training compared with the kernel" in page
     names = {path.name for path in result.files}
     slug = next(name for name in names if name.endswith("-first-order.csv")).removesuffix(
         "-first-order.csv"

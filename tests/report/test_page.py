@@ -246,7 +246,7 @@ def test_unfinished_and_damaged_runs_are_in_the_page(tmp_path: Path) -> None:
         ("twice", "repeated"),
     ]
     text = " ".join(Page(result.page).text.split())
-    assert "3 run folders below this one are not in any number here" in text
+    assert "3 run folders below this one are not included in any number here" in text
     assert "features.json is not JSON" in text
 
 

@@ -204,7 +204,7 @@ def test_feature_change_is_judged_on_texts_and_seeds(tmp_path: Path) -> None:
 def test_the_page_and_its_files_have_the_table(tmp_path: Path) -> None:
     write(tmp_path, {"ft": [41, 42, 41, 42, 49], "lp-ft": [40] * 5, "lp": [90, 91, 92, 90, 91]})
     text = build_report(tmp_path).page.read_text()
-    assert text.count("<span>LP-FT against each other method</span>") == 1
+    assert text.count("<span>LP-FT compared with each other method</span>") == 1
     assert "These are 2 comparisons at 95 % each: if nothing differed, about 0.1 of them" in text
     assert "below five seeds every seed on every data set must have the same sign" in text
     assert "LP-FT was chosen on validation" not in text
@@ -225,4 +225,4 @@ def test_without_a_test_split_the_page_says_whom_validation_favours(tmp_path: Pa
         write_scored(tmp_path / method, method, 0, {"validation": right_of(100, wrong)})
     text = build_report(tmp_path).page.read_text()
     assert "LP-FT was chosen on validation" in text
-    assert "<span>LP-FT against each other method</span>" in text
+    assert "<span>LP-FT compared with each other method</span>" in text

@@ -174,7 +174,7 @@ def test_what_cannot_be_read_is_listed_beside_what_can(
     assert (unread.name, unread.state, unread.holds) == ("bad", state, "experiment")
     assert reason in unread.reason
     page = result.page.read_text(encoding="utf-8")
-    assert "1 experiment folder below this one is not in any number here" in page
+    assert "1 experiment folder below this one is not included in any number here" in page
 
 
 def test_bytes_that_are_no_text_are_listed(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_damaged_tensors_cost_heat_maps_and_are_said(tmp_path: Path, damage: str
         path.write_bytes(path.read_bytes()[:-9])
     if damage == "not there":
         path.unlink()
-        reason = "lora.safetensors is not there, so there is no heat map of it"
+        reason = "lora.safetensors does not exist, so there is no heat map of it"
     (kernels,), _ = find_kernels(tmp_path)
     (problem,) = kernels.problems
     assert reason in problem

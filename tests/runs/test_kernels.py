@@ -193,7 +193,7 @@ def test_a_dry_run_says_what_it_does_and_what_lies_there(lpft, kernel_base, tmp_
     (tmp_path / ".work").mkdir()
     outcome = lpft("ntk", *kernel_base, "--methods", "ft", *quick)
     assert "LP heads" not in outcome.err
-    assert "holds unfinished kernels: --resume goes on in their own tiles" in outcome.err
+    assert "contains unfinished kernels: --resume continues in their own tiles" in outcome.err
 
 
 def test_every_stage_is_said_away_from_a_terminal(finished):
@@ -330,9 +330,15 @@ def test_resuming_other_kernels_names_what_differs(
         patched.setattr(TileStore, "save", stop)
         assert lpft("ntk", *kernel_base, *options, "--max-samples", 6).status == 130
     for given, says in (
-        (("--max-samples", 7), "begun with max-samples 6, now it is 7"),
-        (("--max-samples", 6, "--dtype", "float64"), "begun with dtype float32, now it is float64"),
-        (("--max-samples", 6, "--solver", "klr"), "begun with validation texts None, now it is 6"),
+        (("--max-samples", 7), "started with max-samples 6, now it is 7"),
+        (
+            ("--max-samples", 6, "--dtype", "float64"),
+            "started with dtype float32, now it is float64",
+        ),
+        (
+            ("--max-samples", 6, "--solver", "klr"),
+            "started with validation texts None, now it is 6",
+        ),
     ):
         outcome = lpft("ntk", *kernel_base, *options, *given, "--resume")
         assert_refused(outcome, says, "--overwrite")
@@ -441,11 +447,11 @@ def test_one_step_and_many_beside_what_the_kernel_predicts(in_float64, lpft, tmp
     smaller = [step["logits"] for step in methods["ft"]["dynamics"]["first_order"]][-2:]
     assert 8 < smaller[0] / smaller[1] < 12
     printed = (in_float64 / "printed.txt").read_text()
-    assert "One step beside its first order" in printed
-    assert "Training beside the linear model" in printed
+    assert "One step compared with the first order" in printed
+    assert "Training compared with the linear model" in printed
     page = tmp_path / "report.html"
     assert lpft("report", in_float64, "--output", page).status == 0
-    assert "Training beside what the kernel predicts" in page.read_text(encoding="utf-8")
+    assert "Training compared with the kernel" in page.read_text(encoding="utf-8")
 
 
 def test_the_asymmetric_kernel_and_solver(lpft, kernel_base, tmp_path):

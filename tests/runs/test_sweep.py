@@ -205,7 +205,7 @@ def test_nothing_is_replaced_unasked(config, tmp_path, trained):
     with pytest.raises(InputError, match="contradict"):
         run_sweep([config("a")], folder=tmp_path / "sweep", resume=True, overwrite=True)
     # a folder in the way stops a new sweep before anything is begun
-    with pytest.raises(InputError, match="holds a run that is finished"):
+    with pytest.raises(InputError, match="contains a run that is finished"):
         run_sweep([config("b"), config("a")], folder=tmp_path / "other")
     (tmp_path / "sweep/runs/c").mkdir()
     (tmp_path / "sweep/runs/c/thesis.tex").write_text("years of work")
@@ -312,7 +312,7 @@ def test_a_damaged_record_is_refused(config, tmp_path, text):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/sweep.json").write_text(text)
     for flags in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(InputError, match="holds a sweep that cannot be used"):
+        with pytest.raises(InputError, match="contains a sweep that cannot be used"):
             run_sweep([config("a")], folder=tmp_path / "sweep", **flags)
     assert (tmp_path / "sweep/sweep.json").read_text() == text
 

@@ -91,7 +91,7 @@ def test_a_failed_run_is_in_the_table_and_the_status_is_1(lpft, described, write
     assert table["runs/gone/lp-bert-seed0"][1] == "failed"
     assert str(tmp_path / "gone.csv") in outcome.out
     assert outcome.err.splitlines()[-1] == (
-        "error: 1 of 2 runs failed: mend what their reasons say, then go on with --resume"
+        "error: 1 of 2 runs failed: fix the causes, then continue with --resume"
     )
     again = lpft("sweep", write(described), "--output-dir", folder, "--resume", "--json")
     assert again.status == 1

@@ -129,7 +129,7 @@ def test_a_run_without_weights_is_refused_with_what_to_do(lpft, bare, settings, 
 
 
 def test_the_estimator_and_training_refuse_it_too(lpft, bare, settings):
-    with pytest.raises(InputError, match="holds no trained classifier"):
+    with pytest.raises(InputError, match="contains no trained classifier"):
         TextClassifier.load(bare)
     outcome = lpft("train", "--train-file", settings["train_file"], "--model", bare)
     assert outcome.status == 2
@@ -138,10 +138,10 @@ def test_the_estimator_and_training_refuse_it_too(lpft, bare, settings):
 
 def test_resuming_says_what_a_finished_run_has_not_kept(lpft, bare, kept, settings, caplog):
     again = settings | {"method": "lp-lora"}
-    with pytest.raises(InputError, match="weights were not kept"):
+    with pytest.raises(InputError, match="weights were not saved"):
         train_run(make_config(again, bare), resume=True)
     asked = again | {"save_model": False, "save_features": True}
-    with pytest.raises(InputError, match="features were not kept"):
+    with pytest.raises(InputError, match="features were not saved"):
         train_run(make_config(asked, bare), resume=True)
     # without a word on it, the record's own settings count
     assert lpft("train", "--resume", "--output-dir", bare).status == 0

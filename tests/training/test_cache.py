@@ -91,9 +91,9 @@ def test_damaged_features_are_computed_again(classifier, folder, calls, caplog):
 def test_a_cache_that_cannot_be_written_costs_a_warning(classifier, folder, problem, caplog):
     folder.write_text("not a folder")
     assert features_of(classifier).shape == (40, 32)
-    assert "file of features is not kept" in caplog.text
+    assert "file of features is not cached" in caplog.text
     assert_bitwise(cached(*problem), fit_probe(*problem, CLASSES))
-    assert "linear probe is not kept" in caplog.text
+    assert "linear probe is not cached" in caplog.text
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept", file=sys.stderr)
+        print("interrupted: finished results are kept", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left; the interpreter must not try to flush it again.

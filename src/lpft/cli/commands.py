@@ -221,8 +221,8 @@ def sweep(options: Namespace) -> int | None:
     if not result.failed:
         return None
     print_error(
-        f"{len(result.failed)} of {len(result.outcomes)} runs failed: mend what their reasons say, "
-        "then go on with --resume"
+        f"{len(result.failed)} of {len(result.outcomes)} runs failed: fix the causes, "
+        "then continue with --resume"
     )
     return 1
 
@@ -401,7 +401,7 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
         record = read_record(folder)
     if record is None and resume and not (from_file or given):
         raise InputError(
-            f"'{folder}' holds no run to go on with: name a run's folder with "
+            f"'{folder}' contains no run to continue: give a run's folder with "
             f"{named('output_dir')}, or give the data to begin one"
         )
     recorded = {} if record is None else record.config
@@ -417,7 +417,7 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
     """
     if run is not None and not (run / "config.json").is_file() and read_record(run) is None:
         raise InputError(
-            f"'{run}' holds no trained classifier: expected a folder that lpft train wrote"
+            f"'{run}' contains no trained classifier: expected a folder that lpft train wrote"
         )
     if run is None:
         if given.get("with_start"):
@@ -451,4 +451,4 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
 def _check_folder(folder: Path, expected: str) -> None:
     """Refuse a folder that does not exist before torch is imported, which takes seconds."""
     if not folder.is_dir():
-        raise InputError(f"'{folder}' is no folder: expected {expected}")
+        raise InputError(f"'{folder}' is not a folder: expected {expected}")

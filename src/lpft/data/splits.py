@@ -147,7 +147,7 @@ def limit_split(data: TextData, split: Literal["train", "validation"], most: int
     classes, total = len(data.classes), len(examples)
     if most < classes:
         raise InputError(
-            f"at most {most} {name} rows were asked for: expected at least one for each of the "
+            f"at most {most} {name} rows are too few: expected at least one for each of the "
             f"{classes} classes"
         )
     if most >= total:
@@ -214,7 +214,7 @@ def draw_groups(
     _, index, sizes = np.unique(groups.index, return_inverse=True, return_counts=True)
     if sizes.max() > count:
         raise InputError(
-            f"at most {count} {name} rows were asked for: expected at least {sizes.max()}, "
+            f"at most {count} {name} rows are too few: expected at least {sizes.max()}, "
             f"the rows of the longest {groups.noun}, which stay together"
         )
 

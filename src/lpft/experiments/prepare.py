@@ -32,7 +32,7 @@ Failures = list[tuple[str, str]]
 """Runs, kernels and steps without numbers, each with the reason."""
 
 _ROUNDING = 1e-6
-_ADVICE = "remove its folder, and go on with --resume to have it again"
+_ADVICE = "remove its folder, and continue with --resume to compute it again"
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,18 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool)
         foreign = sorted(path.name for path in folder.glob("[!.]*"))
         if foreign:
             raise InputError(
-                f"'{folder}' holds files that are not an experiment's ({foreign[0]}): name an "
+                f"'{folder}' contains files that are not an experiment's ({foreign[0]}): name an "
                 f"empty or new folder with {named('output_dir')}"
             )
     elif not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds the experiment {name}: give {named('resume=True')} to go on with "
+            f"'{folder}' contains the experiment {name}: give {named('resume=True')} to continue "
             f"it, {named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
     elif name != recipe.name:
         raise InputError(
-            f"'{folder}' holds the experiment {name}, not {recipe.name}: name another folder with "
-            f"{named('output_dir')}"
+            f"'{folder}' contains the experiment {name}, not {recipe.name}: name another folder "
+            f"with {named('output_dir')}"
         )
 
 

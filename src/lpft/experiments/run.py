@@ -71,7 +71,7 @@ _TINY_REMARK = (
     "nothing but that the chain works."
 )
 _UNFINISHED = (
-    "the experiment is still running, or was killed: go on with it by lpft reproduce --resume"
+    "the experiment is still running, or was killed: continue it with lpft reproduce --resume"
 )
 
 
@@ -217,7 +217,7 @@ class Session:
         except InputError as error:
             if alone:
                 raise
-            logger.warning("%s will not be done: %s", experiment.name, error)
+            logger.warning("%s will not be run: %s", experiment.name, error)
             return replace(experiment, refusal=error)
         return experiment
 

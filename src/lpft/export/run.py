@@ -132,13 +132,13 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
     foreign = sorted(path.name for path in present if path.name not in own or not path.is_file())
     if foreign:
         raise InputError(
-            f"'{folder}' holds files that are not an export's ({foreign[0]}): name an empty or "
+            f"'{folder}' contains files that are not an export's ({foreign[0]}): name an empty or "
             f"new folder by {named('output_dir')}"
         )
     if not overwrite:
         raise InputError(
-            f"'{folder}' holds an export: give {named('overwrite=True')} to replace it, or another "
-            f"{named('output_dir')}"
+            f"'{folder}' contains an export: give {named('overwrite=True')} to replace it, or "
+            f"another {named('output_dir')}"
         )
 
 

@@ -126,13 +126,13 @@ def load_classifier(folder: Path) -> Classifier:
     """
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"'{folder}' holds no trained classifier: expected a folder with config.json and "
+            f"'{folder}' contains no trained classifier: expected a folder with config.json and "
             f"model.safetensors, as lpft train writes it unless it has {named('save_model=False')}"
         )
     config = load_config(str(folder))
     if not isinstance(config, LinearHeadConfig):
         raise InputError(
-            f"'{folder}' holds a {config.model_type} model, not a classifier of lpft: train one "
+            f"'{folder}' contains a {config.model_type} model, not a classifier of lpft: train one "
             f"on it with lpft train --model {folder}"
         )
     try:

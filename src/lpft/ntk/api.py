@@ -276,7 +276,9 @@ def studied_model(
         )
     check_finite(classifier, "the given model")
     if max_length is not None and not isinstance(max_length, int):
-        raise InputError(f"max_length={max_length!r} is no whole number: expected tokens per text")
+        raise InputError(
+            f"max_length={max_length!r} is not a whole number: expected tokens per text"
+        )
     limit, least = position_limit(classifier.encoder), tokenizer.num_special_tokens_to_add() + 1
     if max_length is None:
         # Tokenizers that know no limit say so by a huge number.
@@ -546,7 +548,7 @@ def _check_requests(
 ) -> None:
     """Refuse requests that the encoder cannot meet, and blocks of groups that do not exist."""
     if not requests or not blocks:
-        raise InputError("no kernel is asked for: expected at least one request and one block")
+        raise InputError("no kernel is requested: expected at least one request and one block")
     for block in blocks:
         if not all(0 <= group < groups for group in block):
             raise InputError(f"block {block}: expected two of {groups} groups of texts, from 0 on")

@@ -354,7 +354,7 @@ def gradient_descent(
                 evaluated.append(network.outputs(tokens_eval)[0])
                 if not (np.isfinite(train[-1]).all() and np.isfinite(evaluated[-1]).all()):
                     raise InputError(
-                        f"rate: training at {rate:g} left the finite numbers by step {step}: "
+                        f"rate: training at {rate:g} diverged by step {step}: "
                         "expected a rate at which the loss falls; lower it"
                     )
             if step < numbers[-1]:

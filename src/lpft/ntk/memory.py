@@ -90,7 +90,7 @@ def parse_size(size: str | int) -> int:
     if parsed > _LARGEST:
         raise InputError("the memory is more than any machine has: expected one such as 6GB")
     if parsed < 1:
-        raise InputError(f"the memory '{size}' is no size: expected one such as 6GB or 500MB")
+        raise InputError(f"the memory '{size}' is not a size: expected one such as 6GB or 500MB")
     return parsed
 
 
@@ -178,14 +178,14 @@ def make_plan(
     are held in stages, or both.
 
     Args:
-        budget: bytes in all; ``used`` those that are taken before anything starts.
+        budget: limit in bytes; ``used`` is in use before anything starts.
         checked: numbers of a gradient that the check of entries holds at once, 0 without one.
     """
     portions = PORTIONS[device.type]
     if layout is not None and layout.between_blocks not in ("memory", portions.overflow):
         raise InputError(
-            f"the unfinished kernel was begun on another kind of device than {device.type}: go on "
-            "there, or delete its folder"
+            f"the unfinished kernel was started on another kind of device than {device.type}: "
+            "continue there, or delete its folder"
         )
 
     def planned(candidate: Layout) -> Plan:
@@ -224,12 +224,12 @@ def make_plan(
     least = readable_size(-(-min(needed) // _SHOWN) * _SHOWN)
     if layout is not None:
         raise InputError(
-            f"the unfinished kernel was begun with more memory: it needs {least}, now "
-            f"{readable_size(budget)} are given; give as much, or delete its folder"
+            f"the unfinished kernel was started with more memory: it needs {least}, but "
+            f"may only take {readable_size(budget)}; allow as much, or delete its folder"
         )
     raise InputError(
         f"a memory of {readable_size(budget)} is too small: {readable_size(used)} are in use "
-        f"before it starts and at least {least} are needed in all; give more memory, fewer texts "
+        f"before it starts and at least {least} are needed in total; give more memory, fewer texts "
         "or a shorter maximum length"
     )
 

@@ -225,5 +225,5 @@ def refuse_wrong_entries(entries: Sequence[CheckedEntry], dtype: torch.dtype) ->
                 f"the kernel is wrong: an entry is {entry.engine:.6g}, and {entry.autograd:.6g} by "
                 f"plain autograd (texts {entry.row} and {entry.column}, classes {entry.row_class} "
                 f"and {entry.column_class}); expected a model that treats each text as if it were "
-                "alone; check_entries=0 returns the kernel all the same"
+                "alone; check_entries=0 returns the kernel anyway"
             )

@@ -140,7 +140,7 @@ def training(group: Group) -> Figure | None:
         return None
     return Figure(
         name="training",
-        title="Along training",
+        title="During training",
         kind="lines",
         panels=tuple(panels),
         caption=say("training_caption"),
@@ -373,7 +373,7 @@ def dynamics(kernels: KernelRecord) -> Figure | None:
     )
     return Figure(
         name="dynamics",
-        title="Training beside what the kernel predicts",
+        title="Training compared with the kernel's prediction",
         kind="lines",
         panels=(
             Panel("Error of the first order", "rate", "relative, of logits", errors, "log", "log"),

@@ -86,7 +86,7 @@ def _sections(
     yield "alignment", "Alignment of kernels", (alignment(kernels),)
     yield "parts", "What F is made of", (figures.shares(kernels), shares(kernels))
     dynamics = (figures.dynamics(kernels), first_order(kernels), linearized(kernels))
-    yield "dynamics", "Training beside what the kernel predicts", dynamics
+    yield "dynamics", "Training compared with the kernel's prediction", dynamics
     made = Details("Configuration, plan, environment and timings", tuple(_made(kernels)))
     folder = Folder(relative_link(kernels.folder, page_folder), (KernelRecord.FILE,))
     blocks = (folder, certificate(kernels), made if made.sections else None)
@@ -355,7 +355,8 @@ def first_order(kernels: KernelRecord) -> Table | None:
         columns.append((column, [getattr(step, name) for _, step in rows]))
     trained, evaluated = _texts(kernels, "train"), _texts(kernels, "eval")
     note = say("first_order_note", trained=trained, evaluated=evaluated)
-    return from_columns("first-order", "One step beside its first order", columns, note, headers=2)
+    title = "One step compared with the first order"
+    return from_columns("first-order", title, columns, note, headers=2)
 
 
 def linearized(kernels: KernelRecord) -> Table | None:
@@ -383,7 +384,7 @@ def linearized(kernels: KernelRecord) -> Table | None:
             ]
             columns.append((Column(name, above, digits=None if key == "error" else 3), values))
     note = say("linearized_note", trained=_texts(kernels, "train"))
-    title = "Training beside the linear model"
+    title = "Training compared with the linear model"
     return from_columns("linearized", title, columns, note, headers=3)
 
 

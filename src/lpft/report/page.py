@@ -293,7 +293,7 @@ _SHORT = {
     "statistics": "Statistics",
     "regression": "Kernel regression",
     "alignment": "Alignment",
-    "dynamics": "Training beside the kernel",
+    "dynamics": "Training and the kernel",
     "made": "How they were made",
     "verdicts": "Verdicts",
     "missing": "Missing",

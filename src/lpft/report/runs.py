@@ -57,7 +57,9 @@ from lpft.results.run import Run
 from lpft.results.schema import plain
 
 MOST_DIAGRAMS = 12  # settings whose reliability the page shows; of more it has the files alone
-_MOST_CLASSES = 12  # in a confusion matrix; of more the commonest confusions are listed instead
+_MOST_CLASSES = (
+    12  # in a confusion matrix; with more classes the most frequent confusions are listed
+)
 _MOST_CONFUSIONS = 15
 
 FactSections = tuple[tuple[str, Facts], ...]
@@ -130,7 +132,7 @@ def _sections(
     yield "features", "Features and head", (head_norms(group), features(group))
 
     curves = figures.training(group)
-    yield "training", "Along training", (curves or "The runs recorded no history.",)
+    yield "training", "During training", (curves or "The runs recorded no history.",)
 
     several = any(len(setting.runs) > 1 for setting in group.settings)
     matrices = Tables(tuple(confusion(setting, group) for setting in group.settings))
@@ -281,7 +283,7 @@ def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table 
         (Column("Ratio", digits=2), [match.ratio for match in matches]),
     ]
     if shared:
-        column = Column("Share of own-rate difference left", format="percent", digits=0)
+        column = Column("Remaining share of the own-rate difference", format="percent", digits=0)
         columns.append((column, [remaining for _, remaining in rows]))
     judged = sum(match.judgement is not None for match in matches)
     note = say("feature_change_note", judged=judged, chance=chance_note(judged))
@@ -308,7 +310,7 @@ def score_differences(differences: Differences, group: Group) -> Table | None:
         chosen_here=group.id_split == "validation",
         chance=chance_note(sum(judgement.effect.value is not None for judgement in judgements)),
     )
-    title = f"{chosen} against each other method"
+    title = f"{chosen} compared with each other method"
     return from_columns("differences", title, columns, note, headers=2)
 
 
@@ -340,7 +342,7 @@ def _reading(judgement: Judgement | None, words: tuple[str, str]) -> Cell:
 def confusion(setting: Setting, group: Group) -> Table:
     """Rows of the ID split by true and predicted class, all seeds together, and the recall.
 
-    Of many classes the commonest confusions in place of the matrix.
+    With many classes, the most frequent confusions instead of the matrix.
     """
     classes, counts = setting.first.classes, confusion_counts(setting, group.id_split)
     if len(classes) > _MOST_CLASSES:
@@ -381,7 +383,7 @@ def _commonest_confusions(label: str, classes: Sequence[str], counts: NDArray[np
         (Column("Predicted"), [classes[predicted] for _, predicted in pairs]),
         (Column("Rows", format="count"), [float(wrong[pair]) for pair in pairs]),
     ]
-    title = f"{label}: commonest confusions of {len(classes)} classes"
+    title = f"{label}: most frequent confusions of {len(classes)} classes"
     return from_columns("", title, columns, "")
 
 

@@ -184,7 +184,7 @@ def format_experiment(record: ExperimentRecord) -> str:
         _listed("", record.findings),
         *(_titled(annotated(table, record.model)) for table in tables),
         *_verdicts(record.verdicts),
-        _listed("In the page, figures:", figures),
+        _listed("Figures on the page:", figures),
         _wrapped(f"Protocol {say('protocol', name=record.protocol)}"),
         _listed("How it differs from the paper's experiment:", record.differences),
         _listed("Missing:", missing),

@@ -45,8 +45,8 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
     except UnusableRecord as problem:
         raise InputError(
-            f"'{folder}' holds a run that cannot be used ({problem}): restore its record, or name "
-            "another folder"
+            f"'{folder}' contains a run that cannot be used ({problem}): restore its record, or "
+            "name another folder"
         ) from problem
 
 
@@ -75,10 +75,10 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     check_restart(folder, resume=resume, overwrite=overwrite)
     record = read_record(folder)
     if record is not None and not (resume or overwrite):
-        going_on = f"{named('resume=True')} to go on with it, "
+        going_on = f"{named('resume=True')} to continue it, "
         advice = "" if record.status == "finished" else going_on
         raise InputError(
-            f"'{folder}' holds a run that is {record.status}: give {advice}"
+            f"'{folder}' contains a run that is {record.status}: give {advice}"
             f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
     own = {_LOCK, *_REPORT}
@@ -88,7 +88,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     foreign = [name for name in names if name not in own and not name.endswith(_PARTIAL)]
     if foreign:
         raise InputError(
-            f"'{folder}' holds files that are not a run's ({foreign[0]}): name an empty or new "
+            f"'{folder}' contains files that are not a run's ({foreign[0]}): name an empty or new "
             f"folder with {named('output_dir')}"
         )
     return record

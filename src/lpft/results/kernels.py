@@ -383,7 +383,7 @@ def _tensors(
         raise UnusableRecord(f"{name} is not the name of a file beside {KernelRecord.FILE}")
     try:
         if not path.is_file():
-            raise UnusableRecord(f"{name} is not there, so there is no heat map of it")
+            raise UnusableRecord(f"{name} does not exist, so there is no heat map of it")
         with safe_open(path, framework="numpy") as tensors:
             names = set(tensors.keys())
             labels: dict[str, Any] = {

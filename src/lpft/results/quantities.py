@@ -100,7 +100,7 @@ def _of_predictions(
         if split not in run.predictions:
             raise InputError(
                 f"{run.name} has no predictions of {split}, unlike other runs on its task: "
-                f"remove its folder, and go on with {named('resume=True')} to train it again"
+                f"remove its folder, and continue with {named('resume=True')} to train it again"
             )
         predictions = run.predictions[split]
         return Samples(
@@ -123,7 +123,7 @@ def _task_metric(run: Run, predictions: Predictions) -> Statistic:
     if run.metric in _OF_GROUPS and predictions.groups is None:
         raise InputError(
             f"predictions of '{run.folder}' do not say which rows answer one question together: "
-            f"remove the folder, and go on with {named('resume=True')} to train it again"
+            f"remove the folder, and continue with {named('resume=True')} to train it again"
         )
     return metric_of_rows(predictions, run.metric)
 

@@ -56,13 +56,13 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     saved = record.config.get("save_model", True)
     if config.output.save_model and not saved:
         raise InputError(
-            f"'{folder}' is finished, but its weights were not kept: give "
+            f"'{folder}' is finished, but its weights were not saved: give "
             f"{named('save_model=False')} to leave it as it is, or {named('overwrite=True')} to "
             "train it again"
         )
     if config.output.save_features and not record.config.get("save_features", False):
         raise InputError(
-            f"'{folder}' is finished, but its features were not kept: leave out "
+            f"'{folder}' is finished, but its features were not saved: leave out "
             f"{named('save_features')}, or give {named('overwrite=True')} to train it again"
         )
     if saved and not config.output.save_model:
@@ -251,7 +251,7 @@ def read_sweep(folder: Path) -> SweepRecord | None:
         return None
     except UnusableRecord as problem:
         raise InputError(
-            f"'{folder}' holds a sweep that cannot be used ({problem}): restore its record, or "
+            f"'{folder}' contains a sweep that cannot be used ({problem}): restore its record, or "
             f"name another {named('output_dir')}"
         ) from problem
 

@@ -97,7 +97,7 @@ class Predictions:
         path = split_path(folder, PREDICTIONS, split, "parquet")
         where = f"{PREDICTIONS}/{path.name}"
         if not path.is_file():
-            raise UnusableRecord(f"{where} is not there, though metrics.json has {split}")
+            raise UnusableRecord(f"{where} does not exist, though metrics.json has {split}")
         try:
             table = pq.read_table(path)
             ids = np.asarray(table["id"].to_pylist(), dtype=np.str_)
@@ -334,7 +334,7 @@ def read_feature_changes(folder: Path, split: str) -> pd.DataFrame:
         return pd.read_parquet(path, columns=list(_CHANGES))
     except FileNotFoundError as error:
         raise InputError(
-            f"'{path}' is not there: expected a finished run with a {split} split; name another, "
+            f"'{path}' does not exist: expected a finished run with a {split} split; name another, "
             "or train it again"
         ) from error
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -387,7 +387,7 @@ def _tensors(path: Path, names: Iterable[str]) -> list[NDArray[np.float32]]:
         return [tensors[name] for name in names]
     except FileNotFoundError as error:
         raise InputError(
-            f"'{path}' is not there: expected a finished run of which the features were kept; "
+            f"'{path}' does not exist: expected a finished run with saved features; "
             f"train it again with {named('save_features=True')}"
         ) from error
     except (OSError, SafetensorError, KeyError) as error:

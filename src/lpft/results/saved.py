@@ -39,7 +39,7 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
     record = read_record(folder)
     if record is not None and record.status != "finished":
         raise InputError(
-            f"the run in '{folder}' is {record.status}, not finished: go on with it by "
+            f"the run in '{folder}' is {record.status}, not finished: continue it with "
             f"lpft train --resume --output-dir {folder}"
         )
     config = {} if record is None else record.config

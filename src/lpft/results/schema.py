@@ -249,7 +249,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as problem:
-        raise MissingRecord(f"{path.name} is not there") from problem
+        raise MissingRecord(f"{path.name} does not exist") from problem
     except (OSError, UnicodeDecodeError) as problem:
         raise UnusableRecord(f"{path.name} cannot be read: {problem}") from problem
 

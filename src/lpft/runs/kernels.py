@@ -128,7 +128,7 @@ class KernelComputation:
             logger.info("LP heads are fitted first: their rank decides the cost")
         if (folder / WORK).exists():
             logger.info(
-                "'%s' holds unfinished kernels: --resume goes on in their own tiles, whatever "
+                "'%s' contains unfinished kernels: --resume continues in their own tiles, whatever "
                 "this plan says",
                 folder,
             )
@@ -291,10 +291,10 @@ def _check_resume_key(folder: Path, path: Path, key: dict[str, Any]) -> None:
         if name in inputs:
             raise InputError(
                 f"'{folder}' cannot be resumed: {inputs[name]} changed since its kernels were "
-                f"begun; restore the old state, or start again with {named('overwrite=True')}"
+                f"started; restore the old state, or start again with {named('overwrite=True')}"
             )
         raise InputError(
-            f"'{folder}' cannot be resumed: its kernels were begun with "
+            f"'{folder}' cannot be resumed: its kernels were started with "
             f"{name.replace('_', '-')} {_shown(flat.get(name))}, now it is {_shown(now)}; give "
             f"the same, or start again with {named('overwrite=True')}"
         )
@@ -318,7 +318,7 @@ def finished_kernels(folder: Path) -> KernelRecord | None:
         return None
     except UnusableRecord as problem:
         raise InputError(
-            f"'{folder}' holds kernels that cannot be used ({problem}): compute them again with "
+            f"'{folder}' contains kernels that cannot be used ({problem}): compute them again with "
             f"{named('overwrite=True')}"
         ) from problem
 
@@ -348,8 +348,8 @@ def check_same_kernels(
         )
     if run is not None and finished.model != str(run):
         raise InputError(
-            f"{refused}its kernels are of {finished.model}, now those of '{run}' are wanted; name "
-            f"another {named('output_dir')}"
+            f"{refused}its kernels are of {finished.model}, now those of '{run}' are requested; "
+            f"name another {named('output_dir')}"
         )
     for name, now in fingerprints.items():
         if getattr(finished.fingerprints, name, None) != now:
@@ -374,22 +374,22 @@ def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     check_restart(folder, resume=resume, overwrite=overwrite)
     if (folder / RunRecord.FILE).exists():
         raise InputError(
-            f"'{folder}' holds a trained run: name another folder with {named('output_dir')}"
+            f"'{folder}' contains a trained run: name another folder with {named('output_dir')}"
         )
     if not ((folder / KernelRecord.FILE).exists() or (folder / WORK).exists()):
         foreign = [name for name in _ARRAYS if (folder / name).exists()]
         if foreign:
             raise InputError(
-                f"'{folder}' holds {foreign[0]}, which no record says is a kernel's: name an empty "
-                f"or new folder with {named('output_dir')}"
+                f"'{folder}' contains {foreign[0]}, which no record says is a kernel's: name an "
+                f"empty or new folder with {named('output_dir')}"
             )
     if (folder / KernelRecord.FILE).exists() and not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds finished kernels: give {named('overwrite=True')} to replace them, "
-            f"or another {named('output_dir')}"
+            f"'{folder}' contains finished kernels: give {named('overwrite=True')} to replace "
+            f"them, or another {named('output_dir')}"
         )
     if (folder / WORK).exists() and not (resume or overwrite):
         raise InputError(
-            f"'{folder}' holds unfinished kernels: give {named('resume=True')} to go on with "
+            f"'{folder}' contains unfinished kernels: give {named('resume=True')} to continue "
             f"them, {named('overwrite=True')} to start again, or another {named('output_dir')}"
         )

@@ -236,8 +236,8 @@ def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite
     check_restart(folder, resume=resume, overwrite=overwrite)
     if read_sweep(folder) is not None and not (resume or overwrite):
         raise InputError(
-            f"'{folder / SweepRecord.FILE}' is there: give {named('resume=True')} to go on with "
-            "that sweep, "
+            f"'{folder / SweepRecord.FILE}' already exists: give {named('resume=True')} to "
+            "continue that sweep, "
             f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
     if not resume:

@@ -204,7 +204,7 @@ def read_config(path: Path) -> dict[str, Any]:
     settings = {str(name).replace("-", "_"): value for name, value in values.items()}
     for name in _ONLY_OPTIONS & settings.keys():
         raise InputError(
-            f"'{path}': {name} is no setting of a run: give --{name} on the command line"
+            f"'{path}': {name} is not a setting of a run: give --{name} on the command line"
         )
     for name in [name for name in settings if name.startswith("no_")]:
         if isinstance(settings[name], bool) and name[3:] not in settings:

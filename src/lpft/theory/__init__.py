@@ -136,7 +136,7 @@ def gradient_descent(
             )
             if not np.isfinite(model.logits(inputs)).all():
                 raise InputError(
-                    f"rate: gradient descent at {rate:g} left the finite numbers in step {step}: "
+                    f"rate: gradient descent at {rate:g} diverged in step {step}: "
                     "expected a rate at which the loss falls; lower it"
                 )
     return model

@@ -165,7 +165,7 @@ def _read_or_compute(
         with replace_when_written(path) as temporary:
             write(computed, temporary)
     except (OSError, SafetensorError) as error:
-        logger.warning("%s is not kept: %s cannot be written (%s)", what, path, error)
+        logger.warning("%s is not cached: %s cannot be written (%s)", what, path, error)
     return computed
 
 

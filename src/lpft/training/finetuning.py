@@ -73,7 +73,7 @@ def finetune(
     assert settings.batch_size is not None, "settings must be resolved"
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
-        logger.info("going on from %s", checkpoint.name)
+        logger.info("continuing from %s", checkpoint.name)
     device = resolve_device(settings.device)
     steps_per_epoch = -(-len(train.tokens) // settings.batch_size)
     arguments = TrainingArguments(
