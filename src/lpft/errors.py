@@ -1,4 +1,4 @@
-"""Errors that whoever runs the program can mend, shown to users without a traceback."""
+"""Errors that the user can fix, shown without a traceback."""
 
 import errno
 import re
@@ -72,7 +72,7 @@ _UNUSABLE_PATHS = (
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether torch or NumPy found no memory; torch on CPUs has no exception class for it."""
+    """Whether torch or NumPy ran out of memory; torch on CPUs has no exception class for it."""
     name = type(error).__name__
     return name in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError") or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, templates of them, and folders that must be there."""
+"""Files that are written whole or not at all, templates, and checks of folders."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def markdown_template(package: str, name: str, **filters: Callable[..., str]) ->
 
 
 def check_model_path(model: str) -> None:
-    """Refuse a path of a model where there is no folder; other names are the Hugging Face Hub's."""
+    """Refuse a model path that is not a folder; other names belong to the Hugging Face Hub."""
     path = Path(model)
     if not path.is_dir() and (path.exists() or model.startswith((".", "/", "~"))):
         raise InputError(

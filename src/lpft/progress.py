@@ -1,7 +1,7 @@
 """What a process shows while it works: progress bars, log lines, and nothing of other libraries.
 
 Bars are drawn on a terminal, where asked for, and only for steps of over two seconds; away from a
-terminal there are none, but lines for work that asks for them.
+terminal there are none, only log lines for long steps.
 """
 
 import logging

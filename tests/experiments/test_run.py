@@ -440,8 +440,8 @@ def test_data_that_suit_all_but_one_experiment_are_told_before_any_work(session,
         (("table8", "--resume", "--overwrite"), ("contradict each other",)),
         (("table8", "--seeds", "01,1"), ("--seeds 01,1 has duplicates",)),
         (("table8", "--seeds", "1,,2"), ("--seeds 1,,2 must be a number of seeds",)),
-        (("list", "--tasks", "cb"), ("no experiment is named",)),
-        (("--tiny",), ("no experiment is named",)),
+        (("list", "--tasks", "cb"), ("no experiment: expected all",)),
+        (("--tiny",), ("no experiment: expected all",)),
     ],
 )
 def test_a_wrong_option_is_one_line(lpft, tmp_path, monkeypatch, options, messages):

@@ -1,4 +1,4 @@
-"""What each command does with its parsed options: call, and print what came of it."""
+"""What each command does with its parsed options: run it and print the result."""
 
 import sys
 from argparse import Namespace
@@ -152,7 +152,7 @@ def ntk(options: Namespace) -> None:
 
 
 def theory(options: Namespace) -> None:
-    """Print the paper's propositions, measured beside what they promise."""
+    """Print the checks of the paper's propositions."""
     from lpft.experiments.theory import run_theory, theory_json, theory_table
 
     checks = run_theory(seed=options.seed)
@@ -164,7 +164,7 @@ def theory(options: Namespace) -> None:
 
 
 def sweep(options: Namespace) -> int | None:
-    """Train what a YAML file says, or list it, and print how each run ended; 1 if one failed."""
+    """Train or list the runs of a YAML file and print how each ended; 1 if one failed."""
     from lpft.runs.sweep_config import PLANNED, plan_records, read_sweep_config
 
     config = read_sweep_config(options.config)
@@ -228,13 +228,13 @@ def sweep(options: Namespace) -> int | None:
 
 
 def reproduce(options: Namespace) -> int | None:
-    """List the paper's experiments, or do one of them or all; 1 where a part of it failed."""
+    """List the paper's experiments, or run one or all of them; 1 if any part failed."""
     given = given_settings(options, "reproduce")
     if options.name == "list":
         _list_experiments(options, given)
         return None
     ExperimentSettings.read_own(given)
-    TrainingSettings.read_own(given)  # wrong settings need not wait for what is imported here:
+    TrainingSettings.read_own(given)  # refuse wrong settings before the slow imports below:
     from lpft.experiments.run import NotReproduced, Session, work_table
     from lpft.report import format_experiment
 
@@ -283,7 +283,7 @@ def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
     from lpft.experiments.run import list_recipes
 
     if given or options.tiny or options.dry_run or options.output_dir is not None:
-        raise InputError("no experiment is named: give one of lpft reproduce list, or all")
+        raise InputError("no experiment: expected all or a name that lpft reproduce lists")
     rows = list_recipes()
     if options.json:
         print_json(rows)
@@ -338,7 +338,7 @@ def export(options: Namespace) -> None:
 
 
 def check(options: Namespace) -> None:
-    """Print what is to be known of data before anyone trains on it."""
+    """Print a check of data before training on it."""
     from lpft.data import check_data, load_data
 
     settings = given_settings(options, "check")
@@ -372,7 +372,7 @@ def check(options: Namespace) -> None:
 
 
 def given_settings(options: Namespace, command: str) -> dict[str, Any]:
-    """The settings that the command line names."""
+    """The settings on the command line."""
     return {name: getattr(options, name) for name in taken_by(command) if hasattr(options, name)}
 
 
@@ -422,7 +422,7 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
     if run is None:
         if given.get("with_start"):
             raise InputError(
-                f"{named('with_start')} belongs to a trained run: name its folder, or leave it out"
+                f"{named('with_start')} needs a trained run: give its folder, or leave it out"
             )
         return given
     own = (*taken_by("ntk", TrainingSettings), "methods")

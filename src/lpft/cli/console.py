@@ -18,7 +18,7 @@ def standard_input() -> TextIO:
 
 
 def write_any_text() -> None:
-    """Let output hold any text whatever the locale: UTF-8 in files and pipes, else with escapes."""
+    """Let output carry any text whatever the locale: UTF-8 in files and pipes, else escapes."""
     if isinstance(sys.stdout, TextIOWrapper):
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="backslashreplace")

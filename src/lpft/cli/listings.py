@@ -1,4 +1,4 @@
-"""The commands that print what there is: tasks, models and methods."""
+"""The commands that list tasks, models and methods."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def tasks(options: Namespace) -> None:
-    """Print the tasks, or one of them whole."""
+    """Print the tasks, or everything about one of them."""
     from lpft.data import TASKS, find_task
     from lpft.data.tasks import REFUSED
     from lpft.paper import published_size
@@ -75,7 +75,7 @@ def _describe_task(task: "Task") -> dict[str, Any]:
 
 
 def _format_task(description: dict[str, Any]) -> str:
-    """The same for people: a line for each fact, one below the other where there are several."""
+    """The same as text, one line per fact."""
     grouped_by, files = description["grouped_by"], description["files"]
     rows = {split: n for split, n in (description["paper_rows"] or {}).items() if n is not None}
     facts: dict[str, list[str]] = {

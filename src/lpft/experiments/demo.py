@@ -1,4 +1,4 @@
-"""The main job, offline: every method of the paper on the embedded corpus, in one report."""
+"""``lpft demo``: every method of the paper on the embedded corpus, offline, in one report."""
 
 import logging
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
 
 
 def demo_kernels(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> KernelRecord:
-    """The kernels at the starts of the methods, on few texts, into ``folder``."""
+    """Compute the kernels at the start of each method, on a few texts, in ``folder``."""
     logger.info("computing the empirical NTK of %d texts", 2 * _KERNEL_TEXTS)
     settings = {**_SETTINGS, "seed": seed, "max_samples": _KERNEL_TEXTS}
     config = make_kernel_config(settings, folder)

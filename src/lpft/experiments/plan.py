@@ -214,7 +214,7 @@ class Recipe:
             stored below ``scope.folder``; ``show`` reads them.
         kernel_samples: texts of a split at most whose kernel is computed, where
             ``lpft reproduce --kernel-samples`` names no other number.
-        limits: sentences on what it leaves out of the paper's experiment, whatever is asked for.
+        limits: sentences on what it always leaves out of the paper's experiment.
     """
 
     name: str
@@ -234,7 +234,7 @@ def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tin
     """A recipe's scope: the settings by name, otherwise the paper's, or with ``tiny`` tiny ones.
 
     Raises:
-        InputError: a task or method that there is not, or a value that it cannot have.
+        InputError: an unknown task or method, or a wrong value.
     """
     if tiny:
         # It makes a model, for which nothing else need wait for torch.
@@ -295,7 +295,7 @@ def planned_runs(
 def planned_kernels(
     scope: Scope, methods: Sequence[str], settings: Mapping[str, Any] | None = None
 ) -> dict[KernelKey, KernelConfig]:
-    """The kernels at the methods' starts, one folder for each task and seed.
+    """The kernels at the start of each method, one folder per task and seed.
 
     ``settings`` are those of ``lpft ntk``, on top of what of the scope's settings a kernel takes.
 

@@ -54,7 +54,7 @@ class Inputs:
         self._encoders: dict[tuple[str | None, ...], _Encoder] = {}
 
     def read(self, plan: Plan) -> None:
-        """Read everything that a plan needs, so that what is missing fails before any work."""
+        """Read everything that a plan needs, so that missing data fails before any training."""
         for config in plan.input_configs:
             self.data(config)
         for config in plan.input_configs:
@@ -94,7 +94,7 @@ def _data_key(config: RunConfig) -> str:
 
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder with other files, or with an experiment that nobody asked to go on with.
+    """Refuse a folder with other files, or with an experiment that is not to be resumed.
 
     Raises:
         InputError: it holds such, or is a file.
@@ -193,7 +193,7 @@ def clear_experiment(folder: Path) -> None:
 def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: Inputs) -> None:
     """Copy into ``folder`` those runs and kernels of a plan that other experiments have finished.
 
-    The plan's folders lie below ``folder``; ``siblings`` have theirs at the same places.
+    The plan's folders lie below ``folder``; ``siblings`` have the same layout.
     """
 
     def usable_run(config: RunConfig, source: Path) -> bool:
@@ -223,7 +223,7 @@ def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: In
 
 
 def _accepts(usable: Callable[[Path], bool], source: Path) -> bool:
-    """Whether a sibling's result is the one that is asked for; not where it is another one."""
+    """Whether a sibling's result is the one that the plan needs."""
     try:
         return usable(source)
     except InputError:

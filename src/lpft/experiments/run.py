@@ -93,7 +93,7 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        InputError: there is none; the message lists those that there are.
+        InputError: there is no such experiment; the message lists them.
     """
     known = SAME_AS.get(name, name)
     if known not in RECIPES:

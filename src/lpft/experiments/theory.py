@@ -113,7 +113,7 @@ def _checks(seed: int) -> list[TheoryCheck]:
 
 @cache
 def _code_hash(package: Path) -> str:
-    """Of the sources that the checks run, with their places in the package."""
+    """A hash of the source files that the checks run, with their paths in the package."""
     digest = sha256()
     for name in _CODE:
         place = package / name

@@ -1,4 +1,4 @@
-"""A model and settings so small that an experiment's whole chain runs in seconds, offline."""
+"""A model and settings so small that a whole experiment runs offline in seconds."""
 
 import shutil
 from pathlib import Path

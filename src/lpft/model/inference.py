@@ -92,7 +92,7 @@ def resolve_device(name: Device) -> torch.device:
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse to fine-tune in float16 where there is no hardware for it.
+    """Refuse to fine-tune in float16 without hardware for it.
 
     Raises:
         InputError: float16 on a CPU.

@@ -405,7 +405,7 @@ class KernelJob:
         return kernels
 
     def _open_store(self) -> TileStore | None:
-        """Where finished pieces are kept; what was begun there is gone on with in its layout."""
+        """The store of finished pieces; an unfinished kernel continues in its own layout."""
         if self._options.cache_dir is None:
             return None
         folder = Path(self._options.cache_dir)

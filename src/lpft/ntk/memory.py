@@ -32,7 +32,7 @@ _WORKSPACE_SHARE = 0.06
 """Of the budget, and not of what is free of it: free memory differs from process to process, and
 the workspace decides how sums round."""
 _SLACK = 32 << 20
-"""Numbers: what the allocator keeps of memory that was given back, in pieces of no use."""
+"""Numbers: freed memory that the allocator holds back in unusable fragments."""
 _TRANSIENT_COPIES = 3
 _ATTENTION_COPIES = 4
 """Tensors of T x T per head that come and go in one layer, beside the weights that it keeps."""

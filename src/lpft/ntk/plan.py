@@ -240,7 +240,7 @@ class Plan:
 
     @cached_property
     def rate(self) -> float:
-        """Flops per second of the machine's matrix products, measured when it is first asked."""
+        """Flops per second of the machine's matrix products, measured at first use."""
         return matmul_rate(self.device, self.dtype)
 
     @property

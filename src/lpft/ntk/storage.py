@@ -1,4 +1,4 @@
-"""What is kept out of the way: activations between blocks, and finished pieces of a kernel."""
+"""Storage for activations between blocks, and for finished pieces of a kernel."""
 
 import json
 import shutil

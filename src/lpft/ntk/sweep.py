@@ -265,7 +265,7 @@ class _Sweeper:
         return shares
 
     def _keep_to_plan(self) -> None:
-        """Leave the next batch its room: memory beyond the plan's was freed and not given back."""
+        """Return freed memory beyond the plan's to the system, to make room for the next batch."""
         plan = self._plan
         between_passes = plan.memory - plan.memory_of_pass
         if plan.device.type == "cpu" and memory_in_use(plan.device) > between_passes:

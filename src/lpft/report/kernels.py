@@ -76,7 +76,7 @@ def kernel_chapter(kernels: KernelRecord, slug: str, title: str, page_folder: Pa
 def _sections(
     kernels: KernelRecord, page_folder: Path
 ) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:
-    """Anchor, title and what stands below it; nothing where the record has none of it."""
+    """Anchor, title and blocks of each section; blocks that the record lacks are left out."""
     yield "statistics", "P, F and the NTK", (statistics(kernels),)
     yield "spectra", "Spectra", (figures.spectra(kernels),)
     yield "heat-maps", "Heat maps", (figures.heat_maps(kernels),)

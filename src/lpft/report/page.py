@@ -1,4 +1,4 @@
-"""The one self-contained HTML page: chapters of sections, and what stands in them."""
+"""The self-contained HTML page: chapters, sections and their blocks."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from lpft.results.judging import RULE
 
 MOST_RUNS_OPEN = 12
 Facts = tuple[tuple[str, str], ...]
-"""Names and what is said of each."""
+"""Names with a value each."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it; ``anchor`` is its name in the page, if it has one."""
+    """A heading and its blocks; ``anchor`` is its id in the page, if any."""
 
     title: str
     blocks: tuple["Block", ...]
@@ -298,7 +298,7 @@ _SHORT = {
     "verdicts": "Verdicts",
     "missing": "Missing",
 }
-"""Titles of sections where there is little room."""
+"""Short titles of sections."""
 
 
 def sections_of(chapter: Chapter) -> list[tuple[str, str]]:

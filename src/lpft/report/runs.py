@@ -102,7 +102,7 @@ def group_chapter(
 def _sections(
     group: Group, differences: Differences, anchors: Mapping[str, str]
 ) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:
-    """Anchor, title and what stands below it."""
+    """Anchor, title and blocks of each section."""
     compared = score_differences(differences, group)
     blocks: tuple[Block | None, ...] = (methods(group), compared, figures.accuracy(group))
     yield "results", "Results in and out of distribution", blocks

@@ -1,4 +1,4 @@
-"""Sentences: the templates beside the page filled with numbers, and which of them runs call for.
+"""Sentences: the templates beside the page, filled with numbers, and when each one is used.
 
 Python only picks the sentences that apply; their words are in ``templates/sentences.txt.j2``.
 """
@@ -121,7 +121,7 @@ def _score_range(group: Group, where: str, value: Selector) -> list[str]:
 
 
 def read_differences(differences: Differences, group: Group) -> list[str]:
-    """What can be said of the setting that validation chooses beside each other method."""
+    """How the setting that is best on validation compares with each other method."""
     if differences.chosen is None:
         return []
     chosen, metric = differences.chosen.label, metric_name(group.metric)
@@ -240,7 +240,7 @@ def summarise_feature_change(comparison: Comparison) -> list[str]:
 
 
 def read_unpaired(group: Group, comparisons: Sequence[Comparison]) -> list[str]:
-    """Say where both methods of a pair are there but differ in more than rate and batch size."""
+    """Name pairs whose runs differ in more than rate and batch size."""
     methods = {setting.method for setting in group.settings}
     pairs = [(method, with_lp_head(method)) for method in sorted(methods)]
     compared = {comparison.methods for comparison in comparisons}
@@ -275,7 +275,7 @@ def _conclusion(comparison: Comparison) -> list[str]:
 
 
 def _over_seeds(comparison: Comparison) -> list[str]:
-    """How far the seeds and texts carry what was said at shared rates."""
+    """How certain the statement at shared rates is, over seeds and texts."""
     judged = [
         match
         for match in comparison.shared

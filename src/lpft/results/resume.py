@@ -85,7 +85,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def check_same_settings(folder: Path, record: RunRecord, config: RunConfig) -> None:
-    """Refuse to go on with a run under other settings; those that decide nothing may differ.
+    """Refuse to resume with settings that change the result.
 
     Raises:
         InputError: a setting differs.
@@ -98,7 +98,7 @@ def check_same_settings(folder: Path, record: RunRecord, config: RunConfig) -> N
 
 
 def check_same_inputs(folder: Path, record: RunRecord, current: Fingerprints) -> None:
-    """Refuse to go on with other data or weights than a run began with.
+    """Refuse to resume with other data or weights.
 
     Raises:
         InputError: a fingerprint differs from those in ``current``.
@@ -147,7 +147,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The sweep's folder, and the outcome of every run in the order in which they were given."""
+    """The sweep's folder, and the outcome of every run, in order."""
 
     folder: Path
     outcomes: tuple[RunOutcome, ...]
@@ -218,7 +218,7 @@ def start_record(
 ) -> None:
     """Go on with the sweep of ``folder``, or begin a record of ``runs``, the output folders.
 
-    Runs of a replaced sweep that are not asked for are removed.
+    Runs of a replaced sweep that are not in the new one are removed.
 
     Raises:
         InputError: the folder's record is damaged.

@@ -355,7 +355,7 @@ def write_features(folder: Path, split: str, features: SplitFeatures) -> None:
 
 
 def read_features(folder: Path, split: str) -> SplitFeatures:
-    """phi and phi_0 of every text of a split, of a run that kept them (``--save-features``).
+    """phi and phi_0 of every text of a split, of a run with ``--save-features``.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -373,7 +373,7 @@ def write_head(folder: Path, head: "nn.Linear") -> None:
 
 
 def read_head_rows(folder: Path) -> NDArray[np.float32]:
-    """V (C x h) of a run that kept its features.
+    """V (C x h) of a run with saved features.
 
     Raises:
         InputError: the file is missing or damaged.

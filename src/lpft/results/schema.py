@@ -59,7 +59,7 @@ class MissingRecord(UnusableRecord):
 
 
 class Part(BaseModel):
-    """A part of a record; keys that its class does not know are kept."""
+    """A part of a record; unknown keys are preserved."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
@@ -87,7 +87,7 @@ class Record(Part):
         return validated(cls, content, cls.FILE)
 
     def write(self, folder: Path) -> None:
-        """Write the file whole, with the fields that were given."""
+        """Write the file whole, with the fields that are set."""
         write_json(folder / self.FILE, self.as_json())
 
     def as_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lpft.results.kernels import FT, NTK, PRETRAIN, KernelRecord, kernel_name
 from lpft.results.run import Run
 from lpft.results.schema import number
 
-MOST_POINTS = 240  # of a line: more cannot be told apart at this size
+MOST_POINTS = 240  # per line: more cannot be seen at this size
 _MOST_OF_CURVE = 150
 
 # What history.jsonl records, the event that records it, and its name with unit.
@@ -41,7 +41,7 @@ def curve(run: Run, quantity: str) -> list[tuple[float, float]]:
 
 
 def thinned(count: int, most: int) -> NDArray[np.int64]:
-    """Places of at most ``most`` of ``count`` points, evenly apart, both ends kept."""
+    """Indices of at most ``most`` of ``count`` points, evenly spaced, with both ends."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are executed: in this process, in processes beside it, or on Ray."""
+"""Where the runs of a sweep are executed: in this process, in worker processes, or on Ray."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a training computes once: features of the frozen encoder and linear probes, kept in files.
+"""The cache of what is computed once: features of the frozen encoder, and linear probes.
 
 They lie in the user's cache folder and are named by a hash of all that decides their content.
 """

@@ -90,7 +90,7 @@ def _sentences(lines: Iterable[Line], source: str) -> Iterator[tuple[str, ...]]:
 def _pubmed(
     name: str, size: str, *, numbers: bool, hub: HubSource | None = None, notes: tuple[str, ...]
 ) -> Task:
-    """PubMed RCT of a size (``20k``), numbers kept or replaced by @."""
+    """PubMed RCT of a size (``20k``), with numbers or with @ in their place."""
     folder = f"PubMed_{size}_RCT" + ("" if numbers else "_numbers_replaced_with_at_sign")
     read = partial(_read_file, numbers=numbers)
     releases = [
