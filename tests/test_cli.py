@@ -842,7 +842,7 @@ def test_an_interrupted_training_goes_on_to_the_result_it_would_have_had(
 
     resumed = lpft("train", *options, "--output-dir", run, "--resume")
     assert resumed.status == 0, resumed.err
-    assert "going on from checkpoint-" in resumed.err
+    assert "continuing from checkpoint-" in resumed.err
     assert read(run / "run.json")["status"] == "finished"
     rows = lines(history.read_text())
     assert [row["epoch"] for row in rows if row["event"] == "evaluation"] == list(range(26))

@@ -405,7 +405,7 @@ def test_data_that_suit_all_but_one_experiment_are_told_before_any_work(session,
     case_of("cola", "GLUE tsv").write(tmp_path / "data")
     settings = {"tasks": "cola", "data_dir": tmp_path / "data", "seeds": "1"}
     both = session("table8", "table10", **settings)
-    assert "table10 will not be done: this experiment needs out-of-distribution sets" in caplog.text
+    assert "table10 will not be run: this experiment needs out-of-distribution sets" in caplog.text
     del both.experiments[0]
     (refused,) = both.run()
     assert isinstance(refused, NotReproduced)

@@ -62,7 +62,7 @@ def test_the_experiment_comes_first_and_runs_are_folded_away(page: Page) -> None
         "LP-FT is ahead of FT by 2.1 points on CB",
         "Of 3 claims, 1 holds, 1 does not hold and 1 is undecided.",
         "minilm in place of roberta-base",
-        "the last tenth of the official training rows, unshuffled, are validation",
+        "the last tenth of the official training rows, unshuffled, is validation",
         "Verdicts on the paper’s claims",
         "Test scores, accuracy in per cent",
         "What is missing, and why",

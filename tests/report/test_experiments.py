@@ -260,7 +260,7 @@ def test_verdicts_at_each_rates_are_apart_from_the_whole_and_from_comparisons() 
         ("cb", "published"),
         ("cb", "shared"),
     ]
-    assert tally(JUDGED) == "Of 1 claim 1 does not hold."
+    assert tally(JUDGED) == "Of 1 claim, 1 does not hold."
 
 
 def test_the_page_and_the_terminal_show_them_with_their_remarks(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_claims_are_counted_where_they_were_judged_and_comparisons_otherwise() -
     assert tally(comparisons) == "Of 3 comparisons, 3 hold."
     judged = [*comparisons, verdict(1, OVERALL, "does not hold"), verdict(2, OVERALL, "holds")]
     assert tally(judged) == "Of 2 claims, 1 holds and 1 does not hold."
-    assert tally(comparisons[:1]) == "Of 1 comparison 1 holds."
+    assert tally(comparisons[:1]) == "Of 1 comparison, 1 holds."
 
 
 def test_protocols_are_explained_and_unknown_ones_named() -> None:

@@ -230,7 +230,7 @@ def own_rates(
 def test_own_rates_alone_allow_no_statement_about_the_head(tmp_path: Path) -> None:
     own_rates(tmp_path)
     for text in said(tmp_path):
-        assert "No FT and LP-FT pair here shares a learning rate and batch size" in text
+        assert "No FT and LP-FT runs here share a learning rate and batch size" in text
         assert "it is unknown how much" in text
         assert "remains" not in text
     long, short = said(tmp_path)
@@ -247,7 +247,7 @@ def test_a_difference_that_vanishes_is_not_credited(tmp_path: Path) -> None:
     assert "almost disappears: 9 % remains." in long
     for text in (long, short):
         assert "LP-FT gets no credit for that part" in text
-        assert "one seed we cannot tell" in text
+        assert "This is one seed" in text
 
 
 def test_a_reversed_difference_is_said_to_be_reversed(tmp_path: Path) -> None:
@@ -276,16 +276,16 @@ def test_a_difference_that_stays_is_said_to_stay(tmp_path: Path) -> None:
     own_rates(tmp_path, ft=10.0, lp_ft=4.0)
     write_run(tmp_path / "ft-low", "ft", **LOW, change=8.5)
     long, short = said(tmp_path)
-    assert "Of the difference at own rates 75 % remains." in long
+    assert "75 % of the difference at own rates remains." in long
     assert "at least half of the difference at own rates remains at a shared rate" in short
     assert "no credit" not in long + short
-    assert "one seed we cannot tell" in short
+    assert "This is one seed" in short
 
 
 def test_a_larger_difference_at_a_shared_rate(tmp_path: Path) -> None:
     own_rates(tmp_path, ft=10.0, lp_ft=4.0)
     write_run(tmp_path / "ft-low", "ft", **LOW, change=16.0)
-    assert "The difference is larger than at own rates: 200 % of it." in said(tmp_path)[0]
+    assert "The difference is 200 % of that at own rates." in said(tmp_path)[0]
 
 
 def test_what_remains_may_depend_on_the_rate(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_what_remains_may_depend_on_the_rate(tmp_path: Path) -> None:
     write_run(tmp_path / "ft-low", "ft", **LOW, change=9.4, task="cb")
     write_run(tmp_path / "lp-ft-high", "lp-ft", **HIGH, change=9.4, task="cb")
     short = said(tmp_path)[1]
-    assert "So what remains depends on which rate is shared: from 10 % to 90 %." in short
+    assert "So how much remains depends on the shared rate: from 10 % to 90 %." in short
     assert "credit" not in short
 
 
@@ -338,7 +338,7 @@ def test_shared_rates_alone_say_so(tmp_path: Path) -> None:
          "moves features less than FT (FT minus LP-FT: 1.00, 95 % interval 0."),
         ([(5.0, 4.0), (4.0, 6.0), (5.5, 5.0)], "LP-FT shows no clear difference from FT (FT minus "
          "LP-FT: −0.17, 95 % interval −"),
-        # One sign in all seeds, and an interval that holds 0.
+        # One sign in all seeds, and an interval that contains 0.
         ([(5.0, 4.9), (9.0, 4.0)], "LP-FT shows no clear difference from FT"),
         ([(4.0, 5.0), (4.0, 5.1)], "LP-FT moves features more than FT (FT minus LP-FT: −1.05"),
         ([(5.0, 4.0)] * 5, "Over 5 seeds: at rate 5e-6, batch 8 LP-FT moves features less "
@@ -399,7 +399,7 @@ def test_accuracy_is_read_with_its_uncertainty(tmp_path: Path) -> None:
     assert good is not None
     text = " ".join(read_accuracy(found))
     assert f"(test, 80 rows) accuracy goes from {bad:.3f} for FT to {good:.3f} for LP-FT" in text
-    assert f"With 80 rows an accuracy of {good:.3f} has a 95 % interval from" in text
+    assert f"With 80 rows, an accuracy of {good:.3f} has a 95 % interval from" in text
     assert "Out of distribution (mean over 2 sets) accuracy goes from" in text
 
 
