@@ -205,7 +205,10 @@ def test_the_page_and_its_files_have_the_table(tmp_path: Path) -> None:
     write(tmp_path, {"ft": [41, 42, 41, 42, 49], "lp-ft": [40] * 5, "lp": [90, 91, 92, 90, 91]})
     text = build_report(tmp_path).page.read_text()
     assert text.count("<span>LP-FT compared with each other method</span>") == 1
-    assert "These are 2 comparisons at 95 % each: if nothing differed, about 0.1 of them" in text
+    assert (
+        "These are 2 comparisons at 95 % each: if nothing differed, about 0.1 of the intervals"
+        in text
+    )
     assert (
         "with fewer than five seeds every seed on every data set must also have the same sign"
         in text
