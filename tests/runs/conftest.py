@@ -3,34 +3,29 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from kernel_commands import ALPHA, EVALUATION, MAX_LENGTH, RANK, SEED, TRAIN, VALIDATION
-from tiny_models import toy_texts
+from toy_files import write_toy_file
 
 
 @pytest.fixture(scope="session")
 def kernel_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for seed, (name, rows) in enumerate(
-        (("train", TRAIN), ("valid", VALIDATION), ("test", EVALUATION))
+        {"train": TRAIN, "valid": VALIDATION, "test": EVALUATION}.items()
     ):
-        texts, labels = toy_texts(rows, seed)
-        pd.DataFrame({"text": texts, "label": labels}).to_csv(folder / f"{name}.csv", index=False)
+        write_toy_file(folder / f"{name}.csv", rows, seed)
     return folder
 
 
 @pytest.fixture(scope="session")
 def kernel_files(kernel_data) -> tuple[object, ...]:
     """The options that name the data."""
-    return (
-        *(
-            "--train-file",
-            kernel_data / "train.csv",
-            "--validation-file",
-            kernel_data / "valid.csv",
-        ),
-        *("--test-file", kernel_data / "test.csv"),
+    names = {"train": "train", "validation": "valid", "test": "test"}
+    return tuple(
+        part
+        for option, name in names.items()
+        for part in (f"--{option}-file", kernel_data / f"{name}.csv")
     )
 
 

@@ -78,24 +78,8 @@ def test_every_solver_is_fitted_as_asked_recorded_and_printed(every):
                 assert record["strength"] == pytest.approx(expected.model.strength.value)
             if solver in RECORDED:
                 assert (record["folds"], record["settings"]["validation_rows"]) == (0, VALIDATION)
-    for name in (
-        *("Paper's protocol", "Kernel logistic regression", "Kernel ridge regression"),
-        *("Logistic regression on rows", "SVC", "SVR", "Least squares", "Asymmetric least squares"),
-    ):
+    for name in ("Paper's protocol", "Kernel ridge regression", "SVC", "Asymmetric least squares"):
         assert name in outcome.out
-
-
-def test_the_asymmetric_solver_takes_a_symmetric_kernel(lpft, kernel_base, tmp_path):
-    options = ("--solver", "asymmetric", "--methods", "ft", "--max-samples", 8)
-    outcome = lpft("ntk", *kernel_base, *options, "--output-dir", tmp_path)
-    assert outcome.status == 0, outcome.err
-    assert "warning" not in outcome.err
-    for kernel in KERNELS:
-        record = read(tmp_path)["methods"]["ft"]["kernels"][kernel]["regression"]["asymmetric"]
-        assert 0 <= record["test_accuracy"] <= 1
-    assert "Asymmetric least squares" in outcome.out
-    # Nothing chooses a strength, so no validation text is computed with.
-    assert read(tmp_path)["data"]["validation_rows"] is None
 
 
 def test_folds_choose_where_they_are_asked_for_or_validation_is_predicted(
@@ -104,16 +88,8 @@ def test_folds_choose_where_they_are_asked_for_or_validation_is_predicted(
     quick = ("--methods", "ft", "--solver", "klr", "--max-samples", 8, "--device", "cpu")
     by_folds = ("ntk", *kernel_base, *quick, "--strength-by", "folds")
     files = ("--train-file", kernel_data / "train.csv", "--validation-file")
-    predicted = (
-        "ntk",
-        *files,
-        kernel_data / "valid.csv",
-        "--model",
-        tiny_bert,
-        "--max-length",
-        16,
-        *quick,
-    )
+    model = ("--model", tiny_bert, "--max-length", 16)
+    predicted = ("ntk", *files, kernel_data / "valid.csv", *model, *quick)
     for number, command in enumerate((by_folds, predicted)):
         folder = tmp_path / str(number)
         outcome = lpft(*command, "--output-dir", folder)
@@ -157,14 +133,6 @@ def test_options_without_effect_or_sense_are_refused(lpft, kernel_base, tmp_path
     outcome = lpft("ntk", *kernel_base, *options, "--output-dir", folder)
     assert_refused(outcome, says)
     assert not folder.exists()
-
-
-def test_a_single_logit_needs_two_classes(lpft, tiny_bert, tmp_path):
-    rows = [f"text {place},{'abc'[place % 3]}" for place in range(12)]
-    (tmp_path / "three.csv").write_text("\n".join(["text,label", *rows]))
-    options = ("--model", tiny_bert, "--solver", "svc", "--single-logit", "--methods", "ft")
-    file = ("--train-file", tmp_path / "three.csv", "--output-dir", tmp_path / "toy")
-    assert_refused(lpft("ntk", *file, *options), "--single-logit takes the difference of 2 logits")
 
 
 def test_p_is_fitted_once_for_methods_of_one_encoder(lpft, kernel_base, tmp_path, monkeypatch):

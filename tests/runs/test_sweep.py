@@ -102,24 +102,15 @@ def test_equal_runs_are_trained_once_and_different_ones_need_their_own_folder(
     assert not (tmp_path / "other").exists()
 
 
-def no_such_file(config):
-    return config("failing", train_file="none.csv")
-
-
-def diverging(config):
-    return config("failing", method="lp-ft", learning_rate=DIVERGING, epochs=5)
-
-
 FAILURES = {
-    "data that is not there": (no_such_file, "none.csv"),
-    "divergence": (diverging, "diverged"),
+    "none.csv": {"train_file": "none.csv"},
+    "diverged": {"method": "lp-ft", "learning_rate": DIVERGING, "epochs": 5},
 }
 
 
-@pytest.mark.parametrize("kind", FAILURES)
-def test_a_run_that_fails_is_recorded_and_the_others_are_done(config, tmp_path, caplog, kind):
-    make, named = FAILURES[kind]
-    configs = [config("first"), make(config), config("last", seed=1)]
+@pytest.mark.parametrize("named", FAILURES)
+def test_a_run_that_fails_is_recorded_and_the_others_are_done(config, tmp_path, caplog, named):
+    configs = [config("first"), config("failing", **FAILURES[named]), config("last", seed=1)]
     result = run_sweep(configs, folder=tmp_path / "sweep")
     assert [outcome.state for outcome in result.outcomes] == ["finished", "failed", "finished"]
     (failed,) = result.failed
@@ -450,17 +441,6 @@ def test_runs_of_another_kind_are_estimated_by_their_method_and_the_clause_says_
     assert described == "perhaps 2 min left (kinds of run not timed yet: 1)"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (41.2, "41 s"),
-        (89.4, "89 s"),
-        (90, "2 min"),
-        (5300, "88 min"),
-        (5400, "1 h 30 min"),
-        (12000, "3 h 20 min"),
-    ],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
+def test_durations():
+    durations = {0.4: "0 s", 89.4: "89 s", 90: "2 min", 5400: "1 h 30 min", 12000: "3 h 20 min"}
+    assert {seconds: duration(seconds) for seconds in durations} == durations
