@@ -511,15 +511,6 @@ def test_a_page_and_its_figures_are_not_written_over(refused, lpft, folder, fini
     refused("report run", "run/report-", "--overwrite")
 
 
-def test_debug_shows_where_before_the_same_message(lpft, folder):
-    outcome = lpft("train", "--train-file", "none.csv", "--debug")
-    assert outcome.status == 2
-    assert outcome.out == ""
-    assert "Traceback (most recent call last)" in outcome.err
-    assert outcome.err.splitlines()[-1].startswith("error: ")
-    assert str(folder / "none.csv") in outcome.err.splitlines()[-1]
-
-
 def test_lines_that_are_not_utf8_are_refused_where_no_locale_is_set(folder, finished):
     """Python reads them as halves of surrogate pairs there, as in most containers."""
     environment = {name: value for name, value in os.environ.items() if name[:2] != "LC"}

@@ -1,5 +1,7 @@
 """Numbers as text: digits, signs, spreads over seeds, names that are safe in files."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,24 @@ def test_spread_is_the_sample_mean_and_deviation() -> None:
     assert Spread.of([1.0, 2.0, 4.0, None]) == Spread(7 / 3, pytest.approx(1.527525, abs=1e-6), 3)
     assert Spread.of([3.0]) == Spread(3.0, None, 1)
     assert Spread.of([None]) is None
+    # rounding is no spread
+    assert Spread.of([0.1 + 0.2, 0.3, 0.1 + 0.2]).sd == 0.0
+    assert Spread.of([0.3, 0.3 + 1e-12]).sd > 0.0
+
+
+@pytest.mark.parametrize(
+    ("write", "texts"),
+    [
+        (fixed, {0.8375: "0.838", -0.5: "−0.500", -0.0001: "0.000", 0.0: "0.000"}),
+        (significant, {24.81: "24.8", 0.951: "0.951", 7.39e8: "7.39e8", 81_400.0: "81400"}),
+        (significant, {2.26e-4: "2.26e−4", 0.0: "0"}),
+        (scientific, {0: "0", 51000: "5.10e4", 22.6: "2.26e1", -3e-9: "−3.00e−9", 1: "1.00e0"}),
+        (rate, {5e-6: "5e-6", 2.5e-5: "2.5e-5", 1e-3: "1e-3", 0.0: "0", 1.0: "1e0"}),
+    ],
+)
+def test_numbers_as_text(write: Callable[[float | None], str], texts: dict[float, str]) -> None:
+    assert {value: write(value) for value in texts} == texts
+    assert write(None) == "–"
 
 
 @pytest.mark.parametrize(
@@ -35,58 +55,6 @@ def test_spread_is_the_sample_mean_and_deviation() -> None:
 )
 def test_what_is_no_number_stays_a_gap(value: object) -> None:
     assert number(value) is None
-
-
-def test_zero_is_a_number() -> None:
-    assert number(0) == 0.0
-    assert fixed(0.0) == "0.000"
-    assert significant(0.0) == "0"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.8375, "0.838"), (-0.5, "−0.500"), (-0.0001, "0.000"), (None, "–")],
-)
-def test_fixed(value: float | None, text: str) -> None:
-    assert fixed(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (24.81, "24.8"),
-        (0.951, "0.951"),
-        (7.39e8, "7.39e8"),
-        (81_400.0, "81400"),
-        (2.26e-4, "2.26e−4"),
-        (None, "–"),
-    ],
-)
-def test_significant(value: float | None, text: str) -> None:
-    assert significant(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "–"),
-        (0, "0"),
-        (51000, "5.10e4"),
-        (22.6, "2.26e1"),
-        (-3e-9, "−3.00e−9"),
-        (1, "1.00e0"),
-    ],
-)
-def test_norms_are_written_as_the_paper_writes_them(value: float | None, text: str) -> None:
-    assert scientific(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(5e-6, "5e-6"), (2.5e-5, "2.5e-5"), (1e-3, "1e-3"), (0.0, "0"), (None, "–"), (1.0, "1e0")],
-)
-def test_rate(value: float | None, text: str) -> None:
-    assert rate(value) == text
 
 
 @given(st.integers(1, 99), st.integers(-8, 0))
@@ -132,14 +100,6 @@ def test_slugs_are_safe_and_differ(texts: list[str]) -> None:
     slugs = [slug(text, taken) for text in texts]
     assert len(set(slugs)) == len(texts)
     assert all(set(s) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and s for s in slugs)
-
-
-def test_rounding_is_no_spread() -> None:
-    same = 0.1 + 0.2
-    assert Spread.of([same, 0.3, same]).sd == 0.0
-    assert Spread.of([0.3, 0.3 + 1e-12]).sd > 0.0
-    assert Spread.of([0.0, 0.0]).sd == 0.0
-    assert Spread.of([0.3]).sd is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lpft.results.groups import Group, Spread, group_runs, model_name
+from lpft.results.groups import Group, group_runs, model_name
 from lpft.results.run import find_runs
 
 from .run_folders import prints, write_run
@@ -99,13 +99,6 @@ def test_labels_say_what_differs_and_nothing_else(tmp_path: Path) -> None:
         "FT (head scale 10.0)",
     ]
     assert len({setting.slug for setting in group.settings}) == 4
-
-
-def test_a_spread_is_of_the_values_that_are_there() -> None:
-    assert Spread.of([]) is None
-    assert Spread.of([None, 2.0]) == Spread(2.0, None, 1)
-    assert Spread.of([1.0, None, 3.0]) == Spread(2.0, pytest.approx(2**0.5), 2)
-    assert Spread.of([0.1 + 0.2, 0.3]) == Spread(pytest.approx(0.3), 0.0, 2)
 
 
 @pytest.mark.parametrize(

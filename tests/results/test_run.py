@@ -54,75 +54,71 @@ def test_probabilities_are_those_of_divided_logits(tmp_path: Path) -> None:
         np.testing.assert_allclose(row, powers / powers.sum(), rtol=1e-12)
 
 
-def _frame(run: Path, change: Callable[[pd.DataFrame], Any]) -> None:
-    path = run / "predictions" / "test.parquet"
-    frame = pd.read_parquet(path)
-    change(frame)
-    frame.to_parquet(path)
+def written(name: str, content: bytes | str) -> Callable[[Path], Any]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda run: (run / name).write_bytes(data)
 
 
-def _not_finite(frame: pd.DataFrame) -> None:
-    frame["logits"] = [[float("nan"), 0.0, 0.0]] * len(frame)
+def edited(name: str, **changes: Any) -> Callable[[Path], Any]:
+    return lambda run: edit_json(run / f"{name}.json", **changes)
 
 
-def _flip_labels(frame: pd.DataFrame) -> None:
-    frame["label"] = (frame["label"] + 1) % 3
+def without(name: str) -> Callable[[Path], Any]:
+    return lambda run: (run / name).unlink()
 
 
-def _unknown_label(frame: pd.DataFrame) -> None:
-    frame.loc[0, "label"] = 7
+def predicted(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], Any]:
+    def damage(run: Path) -> None:
+        path = run / "predictions" / "test.parquet"
+        change(pd.read_parquet(path)).to_parquet(path)
+
+    return damage
 
 
-def _no_logits(frame: pd.DataFrame) -> None:
-    del frame["logits"]
+def logits(first: list[float], others: list[float]) -> Callable[[Path], Any]:
+    return predicted(lambda frame: frame.assign(logits=[first] + [others] * (len(frame) - 1)))
 
 
-def _ragged(frame: pd.DataFrame) -> None:
-    frame["logits"] = [[1.0] if row == 0 else [1.0, 2.0, 3.0] for row in range(len(frame))]
-
-
+NO_CLASSES = {"name": "x"}
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "run.json cut off": (lambda r: (r / "run.json").write_text('{"status": '), "run.json is not"),
-    "run.json a list": (lambda r: (r / "run.json").write_text("[]"), "not a JSON object"),
-    "run.json not text": (
-        lambda r: (r / "run.json").write_bytes(b"\xff\xfe\x00"),
-        "cannot be read",
-    ),
-    "unknown status": (lambda r: edit_json(r / "run.json", status="odd"), "status"),
-    "no status": (lambda r: edit_json(r / "run.json", status=None), "status"),
-    "config a list": (lambda r: edit_json(r / "run.json", config=[1]), "run.json: config"),
-    "no method": (lambda r: edit_json(r / "run.json", config={"seed": 0}), "config has no method"),
-    "data without classes": (lambda r: edit_json(r / "run.json", data={"name": "x"}), "no classes"),
-    "classes a word": (
-        lambda r: edit_json(r / "run.json", data={"name": "x", "classes": "abc"}),
-        "data/classes",
-    ),
-    "no metrics": (lambda r: (r / "metrics.json").unlink(), "metrics.json is not there"),
-    "no splits": (lambda r: edit_json(r / "metrics.json", splits={}), "no splits"),
-    "temperature 0": (lambda r: edit_json(r / "metrics.json", temperature=0), "temperature"),
+    "run.json cut off": (written("run.json", '{"status": '), "run.json is not"),
+    "run.json a list": (written("run.json", "[]"), "not a JSON object"),
+    "run.json not text": (written("run.json", b"\xff\xfe\x00"), "cannot be read"),
+    "unknown status": (edited("run", status="odd"), "status"),
+    "no status": (edited("run", status=None), "status"),
+    "config a list": (edited("run", config=[1]), "run.json: config"),
+    "no method": (edited("run", config={"seed": 0}), "config has no method"),
+    "data without classes": (edited("run", data=NO_CLASSES), "no classes"),
+    "classes a word": (edited("run", data=NO_CLASSES | {"classes": "abc"}), "data/classes"),
+    "no metrics": (without("metrics.json"), "metrics.json is not there"),
+    "no splits": (edited("metrics", splits={}), "no splits"),
+    "temperature 0": (edited("metrics", temperature=0), "temperature"),
     "calibrated a number": (
-        lambda r: edit_json(r / "metrics.json", splits={"test": {"calibrated": 1}}),
+        edited("metrics", splits={"test": {"calibrated": 1}}),
         "calibrated of test",
     ),
-    "no features": (lambda r: (r / "features.json").unlink(), "features.json is not there"),
-    "no history": (lambda r: (r / "history.jsonl").unlink(), "history.jsonl is not there"),
-    "history cut off": (
-        lambda r: (r / "history.jsonl").write_text('{"epoch": 0}\n{"epo'),
-        "history.jsonl line 2",
-    ),
+    "no features": (without("features.json"), "features.json is not there"),
+    "no history": (without("history.jsonl"), "history.jsonl is not there"),
+    "history cut off": (written("history.jsonl", '{"epoch": 0}\n{"epo'), "history.jsonl line 2"),
     "no predictions": (
-        lambda r: (r / "predictions" / "ood-books.parquet").unlink(),
+        without("predictions/ood-books.parquet"),
         "predictions/ood-books.parquet is not there",
     ),
     "predictions not parquet": (
-        lambda r: (r / "predictions" / "test.parquet").write_text("PAR1 or not"),
+        written("predictions/test.parquet", "PAR1 or not"),
         "predictions/test.parquet cannot be read",
     ),
-    "no logits": (lambda r: _frame(r, _no_logits), "cannot be read"),
-    "ragged logits": (lambda r: _frame(r, _ragged), "cannot be read"),
-    "logits not finite": (lambda r: _frame(r, _not_finite), "not finite"),
-    "unknown label": (lambda r: _frame(r, _unknown_label), "outside the classes"),
-    "other accuracy": (lambda r: _frame(r, _flip_labels), "metrics.json: accuracy of test"),
+    "no logits": (predicted(lambda frame: frame.drop(columns="logits")), "cannot be read"),
+    "ragged logits": (logits([1.0], [1.0, 2.0, 3.0]), "cannot be read"),
+    "logits not finite": (logits([float("nan"), 0.0, 0.0], [0.0, 0.0, 0.0]), "not finite"),
+    "unknown label": (
+        predicted(lambda frame: frame.assign(label=[7, *frame["label"][1:]])),
+        "outside the classes",
+    ),
+    "other accuracy": (
+        predicted(lambda frame: frame.assign(label=(frame["label"] + 1) % 3)),
+        "metrics.json: accuracy of test",
+    ),
 }
 
 
