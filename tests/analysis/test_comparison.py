@@ -134,6 +134,7 @@ def test_over_seeds_alone_the_p_value_is_that_of_the_t_test(mean):
     assert t.isf(effect.p_value / 2, 39) == pytest.approx(abs(expected.statistic), rel=0.05)
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(
     seeds=st.integers(1, 6),

@@ -86,6 +86,7 @@ def test_the_graph_names_its_axes_and_keeps_the_temperature(bert):
     assert float(kept["temperature"]) == export.record["temperature"] == TEMPERATURE
 
 
+@pytest.mark.heavy
 def test_standard_output_is_the_record_alone(lpft, bert, tmp_path):
     _, export = bert
     run = export.folder.parent / "run"
