@@ -61,6 +61,7 @@ def test_the_recipe_runs_on_a_tiny_model(everything, name):
         assert verdict.effect.value is None or math.isfinite(verdict.effect.value)
 
 
+@pytest.mark.heavy
 def test_numbers_of_a_binary_task_stand_beside_the_published_ones(lpft, tmp_path, monkeypatch):
     """RTE from files in its layout, whose LP heads the reference halved."""
     monkeypatch.setattr(

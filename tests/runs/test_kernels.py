@@ -466,6 +466,7 @@ def test_the_asymmetric_kernel_and_solver(lpft, kernel_base, tmp_path):
     assert not np.allclose(kernel, kernel.transpose(2, 3, 0, 1))
 
 
+@pytest.mark.heavy
 def test_a_report_of_kernels_alone(lpft, finished, tmp_path):
     page = tmp_path / "report.html"
     outcome = lpft("report", finished[0], "--output", page)
