@@ -154,3 +154,11 @@ def test_p_is_fitted_once_for_methods_of_one_encoder(lpft, kernel_base, tmp_path
     shape = load_file(tmp_path / "lora.safetensors")["train/pretrain_effective"].shape
     assert shape == (TRAIN, TRAIN)
     assert np.isfinite(load_file(tmp_path / "lora.safetensors")["eval/logits"]).all()
+
+
+def test_a_single_logit_needs_two_classes(lpft, tiny_bert, tmp_path):
+    rows = [f"text {place},{'abc'[place % 3]}" for place in range(12)]
+    (tmp_path / "three.csv").write_text("\n".join(["text,label", *rows]))
+    options = ("--model", tiny_bert, "--solver", "svc", "--single-logit", "--methods", "ft")
+    file = ("--train-file", tmp_path / "three.csv", "--output-dir", tmp_path / "toy")
+    assert_refused(lpft("ntk", *file, *options), "--single-logit takes the difference of 2 logits")

@@ -196,3 +196,9 @@ def test_a_trained_run_has_its_own_model(lpft, trained_runs, tmp_path, option, v
     outcome = lpft("ntk", trained_runs("ft"), f"--{option}", value, "--output-dir", folder)
     assert_refused(outcome, f"--{option}")
     assert not folder.exists()
+
+
+def test_a_start_needs_a_run(lpft, kernel_base, tmp_path):
+    assert_refused(
+        lpft("ntk", *kernel_base, "--with-start", "--output-dir", tmp_path), "--with-start"
+    )
