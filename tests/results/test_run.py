@@ -90,19 +90,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no method": (edited("run", config={"seed": 0}), "config has no method"),
     "data without classes": (edited("run", data=NO_CLASSES), "no classes"),
     "classes a word": (edited("run", data=NO_CLASSES | {"classes": "abc"}), "data/classes"),
-    "no metrics": (without("metrics.json"), "metrics.json is not there"),
+    "no metrics": (without("metrics.json"), "metrics.json does not exist"),
     "no splits": (edited("metrics", splits={}), "no splits"),
     "temperature 0": (edited("metrics", temperature=0), "temperature"),
     "calibrated a number": (
         edited("metrics", splits={"test": {"calibrated": 1}}),
         "calibrated of test",
     ),
-    "no features": (without("features.json"), "features.json is not there"),
-    "no history": (without("history.jsonl"), "history.jsonl is not there"),
+    "no features": (without("features.json"), "features.json does not exist"),
+    "no history": (without("history.jsonl"), "history.jsonl does not exist"),
     "history cut off": (written("history.jsonl", '{"epoch": 0}\n{"epo'), "history.jsonl line 2"),
     "no predictions": (
         without("predictions/ood-books.parquet"),
-        "predictions/ood-books.parquet is not there",
+        "predictions/ood-books.parquet does not exist",
     ),
     "predictions not parquet": (
         written("predictions/test.parquet", "PAR1 or not"),
@@ -187,7 +187,7 @@ def test_the_trained_head_comes_back_as_it_was(tmp_path: Path, bias: bool) -> No
 
 
 def test_a_missing_or_damaged_head_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"head.safetensors' is not there.*save_features"):
+    with pytest.raises(InputError, match=r"head.safetensors' does not exist.*save_features"):
         read_head_rows(tmp_path)
     (tmp_path / "features").mkdir()
     (tmp_path / "features/head.safetensors").write_bytes(b"no tensors")

@@ -167,7 +167,7 @@ def test_overwriting_without_weights_removes_the_old_ones(settings, tmp_path):
 def test_readers_name_the_file_that_is_missing_or_damaged(bare, kept, tmp_path):
     with pytest.raises(InputError, match="save_features"):
         read_features(bare, "test")
-    with pytest.raises(InputError, match=r"ood-near\.parquet.*is not there"):
+    with pytest.raises(InputError, match=r"ood-near\.parquet.*does not exist"):
         read_feature_changes(bare, "ood/near")
     (tmp_path / "features").mkdir()
     for name in ("test.parquet", "test.safetensors"):
