@@ -104,7 +104,7 @@ def named_by(figure):
 def test_what_several_experiments_need_is_trained_once(everything):
     folder, outcome = everything
     starts = {
-        path.relative_to(folder).parts[0]: read_record(path)["started"]
+        path.relative_to(folder).parts[0]: read_record(path).started
         for path in folder.glob("*/runs/demo/ft-rate5e-3-batch16-seed0")
     }
     of_figures = {f"figure{number}" for number in (1, 3, 4, 5, 10, 11)}
