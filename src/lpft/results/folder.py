@@ -70,7 +70,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     """The record of the run that ``folder`` holds and that may be continued or replaced.
 
     Raises:
-        InputError: the folder holds what nobody asked to resume or replace.
+        InputError: the folder has results that the call neither resumes nor replaces.
     """
     check_restart(folder, resume=resume, overwrite=overwrite)
     record = read_record(folder)
