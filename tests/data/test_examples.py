@@ -66,6 +66,8 @@ def test_selected_rows_keep_their_numbers():
     rows = Examples(list("abcd"), list("wxyz"), None, clusters=clusters)
     assert rows.select([3, 1]).clusters.tolist() == [7, 3]
     assert Examples(["0"], ["a"], None).select([0]).clusters is None
+    assert rows.rows.tolist() == [1, 2, 3, 4]
+    assert rows.select([3, 1]).select([0]).rows.tolist() == [4]
 
 
 PAIRS = [("a", "b"), ("c", "d")]

@@ -49,6 +49,8 @@ def test_one_file_holds_out_a_tenth_of_each_class_and_has_no_test_split(tmp_path
     assert data.test is None
     assert data.validation.labels.tolist() == [0] * 2 + [1] * 3
     assert sorted(map(int, [*data.train.ids, *data.validation.ids])) == list(range(50))
+    for split in (data.train, data.validation):
+        assert split.rows.tolist() == [int(row) + 1 for row in split.ids]
     assert "10% of the training rows of every class" in data.sources["validation"]
 
 

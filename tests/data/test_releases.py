@@ -286,6 +286,8 @@ def test_broken_lines_and_empty_texts_are_counted_where_official_files_have_them
     change(own / "sst5/test.tsv", "Review 400", '""')
     data = load_task("amazon", tmp_path)
     assert (len(data.train), len(data.validation), len(data.ood["sst5"])) == (17, 2, 2)
+    numbers = sorted([*data.train.rows, *data.validation.rows])
+    assert numbers == [1, 2, 3, *range(5, 21)]
     assert data.notes == (
         "rows of train left out because they lack text or label: 1",
         "rows of ood/sst5 left out because they lack text or label: 1",

@@ -84,6 +84,8 @@ def test_grouped_rows(tmp_path):
         "101-202-1010", "101-202-1011", "101-203-1015", "101-203-1016", "101-203-1017",
     ]  # fmt: skip
     assert multirc.groups.index.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    # a row of the file is a paragraph: 2 answers to its first question, 3 to its second
+    assert multirc.rows.tolist() == [1] * 5 + [2] * 5
     assert multirc.groups.metrics == ("answer_f1", "exact_match")
     record = load_task("record", tmp_path).test
     assert [text[1] for text in record.texts[:3]] == [

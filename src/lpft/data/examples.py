@@ -64,6 +64,8 @@ class Examples:
         clusters: N numbers, equal for rows that are not independent, such as the sentences of one
             abstract: confidence intervals allow for it, metrics do not depend on it. None where
             nothing is known.
+        rows: N row numbers in the user's file or list, counted from 1 as every message and finding
+            counts them (default: 1 to N). Rows that were made of one row share its number.
     """
 
     ids: list[str]
@@ -71,6 +73,11 @@ class Examples:
     labels: NDArray[np.int64] | None
     groups: Groups | None = None
     clusters: NDArray[np.int64] | None = None
+    rows: NDArray[np.int64] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(1, len(self.texts) + 1, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,6 +101,7 @@ class Examples:
             labels=None if self.labels is None else self.labels[chosen],
             groups=None if self.groups is None else self.groups.select(rows),
             clusters=None if self.clusters is None else self.clusters[chosen],
+            rows=self.rows[chosen],
         )
 
 
@@ -130,8 +138,8 @@ class TextData:
 def fingerprint(data: TextData) -> dict[str, str]:
     """SHA-256 (hex) of every split by its name: class names, then texts and labels in order.
 
-    Groups count where rows have them, since their metrics choose the best epoch. Ids, sources and
-    notes do not count: they change nothing that is computed.
+    Groups count where rows have them, since their metrics choose the best epoch. Ids, row numbers,
+    sources and notes do not count: they change nothing that is computed.
     """
     return {name: _digest(data.classes, examples) for name, examples in data.splits().items()}
 

@@ -27,8 +27,10 @@ from lpft.data.tables import (
     numbered_rows,
     read_table,
     require_column,
+    rows_from_table,
     strings_from_table,
     texts_from_table,
+    unfolded,
 )
 from lpft.data.tasks import TASKS, Task, Template, find_task
 from lpft.errors import InputError, named
@@ -178,7 +180,12 @@ def load_files(
     source = f"{train}, column '{label_column}'"
     classes = infer_classes(names, source)
     labels = encode_labels(names, classes, source)
-    training = Examples(ids_from_table(table), texts_from_table(table, columns, train), labels)
+    training = Examples(
+        ids_from_table(table),
+        texts_from_table(table, columns, train),
+        labels,
+        rows=rows_from_table(table),
+    )
     splits, sources = {"train": training}, {"train": str(train)}
     if validation is None:
         splits |= _hold_out(training, protocol)
@@ -228,6 +235,7 @@ def read_examples(
         ids=ids_from_table(table),
         texts=texts_from_table(table, columns, path),
         labels=encode_labels(names, classes, f"{path}, column '{label_column}'"),
+        rows=rows_from_table(table),
     )
 
 
@@ -270,14 +278,9 @@ def _unfold(task: Task, rows: RawSplit) -> RawSplit:
     """A row for each candidate answer, where the task's rows are questions."""
     if task.grouping is None:
         return rows
-    import pandas as pd
-
-    answers = [
-        answer
-        for number, row in numbered_rows(rows.table)
-        for answer in task.grouping.unfold(row, rows.labels, f"{rows.source}, row {number + 1}")
-    ]
-    return replace(rows, table=pd.DataFrame(answers, dtype=object), labels={})
+    unfold = task.grouping.unfold
+    table = unfolded(rows.table, lambda row, where: unfold(row, rows.labels, where), rows.source)
+    return replace(rows, table=table, labels={})
 
 
 def _complete(task: Task, rows: RawSplit) -> tuple[RawSplit, int]:
@@ -317,6 +320,7 @@ def _task_examples(task: Task, template: Template, rows: RawSplit) -> Examples:
         labels=encode_labels(names, task.classes, source),
         groups=groups,
         clusters=None if task.cluster is None else _numbered(table[task.cluster]),
+        rows=rows_from_table(table),
     )
 
 

@@ -11,11 +11,14 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lpft.data.examples import Label, Text
 from lpft.data.labels import is_missing, looks_numeric, read_labels, show, show_rows
@@ -468,8 +471,33 @@ def ids_from_table(table: "pd.DataFrame") -> list[str]:
     return [str(row) for row in table.index]
 
 
+def rows_from_table(table: "pd.DataFrame") -> NDArray[np.int64]:
+    """The numbers of N rows in their file, counted from 1."""
+    return table.index.to_numpy(dtype=np.int64) + 1
+
+
 def numbered_rows(table: "pd.DataFrame") -> Iterator[tuple[int, Row]]:
     """Row numbers and rows by column name, made one at a time."""
     names = [str(column) for column in table.columns]
     for number, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
         yield number, dict(zip(names, values, strict=True))
+
+
+def unfolded(
+    table: "pd.DataFrame", unfold: Callable[[Row, str], Iterable[Row]], source: str | Path
+) -> "pd.DataFrame":
+    """Several rows of each row, with its number; ``unfold`` takes a row and its name for messages.
+
+    Raises:
+        InputError: there are none.
+    """
+    import pandas as pd
+
+    numbers, rows = [], []
+    for number, row in numbered_rows(table):
+        for part in unfold(row, f"{source}, row {number + 1}"):
+            numbers.append(number)
+            rows.append(part)
+    if not rows:
+        raise InputError(f"{source} has no questions: expected at least one")
+    return pd.DataFrame(rows, index=numbers, dtype=object)

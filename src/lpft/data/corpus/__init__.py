@@ -4,7 +4,13 @@ from importlib.resources import as_file, files
 
 from lpft.data.examples import Examples, TextData
 from lpft.data.labels import encode_labels
-from lpft.data.tables import ids_from_table, labels_from_table, read_table, texts_from_table
+from lpft.data.tables import (
+    ids_from_table,
+    labels_from_table,
+    read_table,
+    rows_from_table,
+    texts_from_table,
+)
 
 CLASSES = ("negative", "neutral", "positive")
 OOD_DOMAINS = ("restaurants", "films", "posts")
@@ -42,5 +48,6 @@ def _read(domain: str) -> tuple[Examples, list[str]]:
         ids=ids_from_table(table),
         texts=texts_from_table(table, ["text"], path),
         labels=encode_labels(labels_from_table(table, "label", path), CLASSES, str(path)),
+        rows=rows_from_table(table),
     )
     return examples, list(table["split"]) if "split" in table else []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpft.data.labels import is_missing, official_names
 from lpft.data.releases import HubSource, Release
-from lpft.data.tables import Row, numbered_rows, read_lines, read_table, read_tsv, require_column
+from lpft.data.tables import Row, read_lines, read_table, read_tsv, require_column, unfolded
 from lpft.data.tasks.glue import glue
 from lpft.data.tasks.task import Grouping, Task, Template
 from lpft.errors import InputError
@@ -131,16 +131,7 @@ def _mark_pronoun(row: Mapping[str, Any]) -> str:
 
 def _read_nested(path: Path, *, flatten: Callable[[Row, str], Iterator[Row]]) -> "pd.DataFrame":
     """Passages with questions, one object per passage, as one row per answer or query."""
-    import pandas as pd
-
-    rows = [
-        row
-        for number, passage in numbered_rows(read_table(path))
-        for row in flatten(passage, f"{path}, row {number + 1}")
-    ]
-    if not rows:
-        raise InputError(f"{path} has no questions: expected at least one")
-    return pd.DataFrame(rows, dtype=object)
+    return unfolded(read_table(path), flatten, path)
 
 
 def _multirc_answers(record: Row, where: str) -> Iterator[Row]:
