@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.frozen import FrozenEstimator
@@ -324,3 +325,47 @@ def test_float32_logits_of_any_finite_size():
     logits = np.array([[3e38, -3e38], [-3e38, 3e38]], dtype=np.float32)
     fit = fit_temperature(logits, np.array([0, 1]))
     assert (fit.temperature, fit.nll_before) == (1.0, 0.0)
+
+
+def test_bins_of_equally_many_rows_keep_equal_confidences_together():
+    # 7 rows in 3 bins: the borders are the 3rd, the 5th and the 7th confidence from below.
+    probabilities = binary([0.9, 0.6, 0.55, 0.7, 0.95, 0.8, 1.0])
+    labels = np.array([0, 0, 1, 1, 0, 0, 0])
+    bins = reliability_bins(probabilities, labels, 3, strategy="count")
+    np.testing.assert_array_equal(bins.edges, [0, 0.7, 0.9, 1])
+    np.testing.assert_array_equal(bins.counts, [3, 2, 2])
+    np.testing.assert_allclose(bins.confidence, [1.85 / 3, 0.85, 0.975])
+    np.testing.assert_allclose(bins.accuracy, [1 / 3, 1, 1])
+    tied = reliability_bins(binary([0.6, 0.8, 0.8, 0.8]), np.zeros(4, int), 4, strategy="count")
+    np.testing.assert_array_equal(tied.counts, [1, 3])
+    one = reliability_bins(binary([0.6, 0.8]), np.zeros(2, int), 15, strategy="count")
+    np.testing.assert_array_equal(one.counts, [1, 1])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 20))
+def test_bins_of_equally_many_rows_split_the_sorted_rows_evenly(seed, rows, n):
+    generator = np.random.default_rng(seed)
+    tops, labels = 0.5 + generator.random(rows) / 2, generator.integers(0, 2, rows)
+    bins = reliability_bins(binary(tops), labels, n, strategy="count")
+    assert bins.counts.sum() == rows
+    assert bins.counts.max() - bins.counts.min() <= 1
+    if rows % n == 0:
+        ordered = np.argsort(tops).reshape(n, -1)
+        np.testing.assert_allclose(bins.confidence, tops[ordered].mean(axis=1))
+        np.testing.assert_allclose(bins.accuracy, (labels == 0)[ordered].mean(axis=1))
+
+
+@pytest.mark.parametrize("strategy", ["width", "count"])
+def test_intervals_of_bins_are_scipys(strategy):
+    generator = np.random.default_rng(3)
+    probabilities = generator.dirichlet([1.0, 1, 1], size=50)
+    labels = generator.integers(0, 3, 50)
+    bins = reliability_bins(probabilities, labels, 6, strategy=strategy)
+    for count, accuracy, low, high in zip(
+        bins.counts, bins.accuracy, bins.low, bins.high, strict=True
+    ):
+        if count == 0:
+            assert np.isnan([low, high]).all()
+            continue
+        expected = binomtest(round(accuracy * count), int(count)).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)

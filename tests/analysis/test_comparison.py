@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, nct, norm, t, ttest_1samp
+from scipy.stats import binomtest, bootstrap, nct, norm, t, ttest_1samp
 
 from lpft.analysis import expected_calibration_error
 from lpft.analysis.comparison import (
@@ -16,11 +16,23 @@ from lpft.analysis.comparison import (
     mean_of,
     resample,
     smallest_detectable_difference,
+    wilson,
     without_samples,
 )
 from lpft.errors import InputError
 
 MANY = 40_000
+
+
+def test_wilson_is_scipys_interval_of_each_fraction():
+    right, rows = np.array([0, 1, 47, 56, 56, 900]), np.array([7, 2, 56, 57, 56, 1000])
+    low, high = wilson(right / rows, rows)
+    for place, (k, n) in enumerate(zip(right, rows, strict=True)):
+        expected = binomtest(int(k), int(n)).proportion_ci(0.95, method="wilson")
+        assert (low[place], high[place]) == pytest.approx((expected.low, expected.high), abs=1e-13)
+        assert wilson(k / n, n) == (low[place], high[place])
+    assert (low[0], high[4]) == (0.0, 1.0)
+    assert np.isnan(wilson(np.array([np.nan]), np.array([0]))).all()
 
 
 def generator(seed=0):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from lpft.results.formats import (
     counted,
@@ -19,7 +18,6 @@ from lpft.results.formats import (
     significant,
     slug,
     whole,
-    wilson,
     with_sd,
 )
 from lpft.results.groups import Spread
@@ -76,12 +74,6 @@ def test_words() -> None:
 
 def test_larger_numbers_have_fewer_decimals() -> None:
     assert [decimals_for([value, None]) for value in (132.0, 24.8, 3.9, 0.05)] == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize(("right", "rows"), [(0, 7), (47, 56), (56, 56), (900, 1000)])
-def test_wilson_is_scipys_interval(right: int, rows: int) -> None:
-    expected = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    assert wilson(right / rows, rows) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 @given(st.text())

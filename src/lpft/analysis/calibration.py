@@ -7,12 +7,14 @@ that are no distribution, and labels that are no class indices.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
+from lpft.analysis.comparison import wilson
 from lpft.analysis.inputs import class_indices, finite_matrix, logit_matrix
 from lpft.errors import InputError
 
@@ -26,35 +28,51 @@ class ReliabilityBins:
     """Rows grouped by top probability: bin b covers (edges[b], edges[b + 1]].
 
     ``edges`` [B + 1]; ``counts`` [B] rows; ``confidence`` [B] mean top probability and
-    ``accuracy`` [B] fraction of rows classified right, both NaN in an empty bin.
+    ``accuracy`` [B] fraction of rows classified right, with its 95 % Wilson interval from ``low``
+    to ``high`` [B]; these four are NaN in an empty bin.
     """
 
     edges: NDArray[np.float64]
     counts: NDArray[np.int64]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def reliability_bins(
-    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    bins: int = 15,
+    *,
+    strategy: Literal["width", "count"] = "width",
 ) -> ReliabilityBins:
-    """Group rows into equal-width bins of their top probability.
+    """Group rows into bins of their top probability, of equal width or of equally many rows.
 
-    Bin b of B holds the rows with ``b/B < max_c p_c <= (b + 1)/B``. The borders are the float64
-    numbers nearest to ``b/B`` and the comparison is exact: float64 0.6 with 15 bins is the border
-    9/15 and lies in (8/15, 9/15], 1.0 in the last bin, and the next float64 above a border in the
-    next bin. Of equal top probabilities the first class is the prediction.
+    With ``width``, bin b of B holds the rows with ``b/B < max_c p_c <= (b + 1)/B``. The borders are
+    the float64 numbers nearest to ``b/B`` and the comparison is exact: float64 0.6 with 15 bins is
+    the border 9/15 and lies in (8/15, 9/15], 1.0 in the last bin, and the next float64 above a
+    border in the next bin. Of equal top probabilities the first class is the prediction.
+
+    With ``count``, the upper border of bin b is the top probability of row ``ceil((b + 1) N / B)``
+    in ascending order. Rows of equal top probability stay together, so that there may be fewer than
+    B bins, none of them empty.
 
     ``probabilities`` [N, C], rows summing to 1; ``labels`` [N] class indices; ``bins`` at least 1.
 
-    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, section 2.
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, section 2; Nguyen and O'Connor, EMNLP
+    2015 (equal counts).
     """
     edges, bin_of, top, right = _binned(probabilities, labels, bins)
+    if strategy == "count":
+        last = -(-np.arange(1, bins + 1) * len(top) // bins) - 1  # the ceiling, in integers
+        edges = np.concatenate([[0.0], np.unique(np.sort(top)[last])])
+        bin_of, bins = np.searchsorted(edges, top, side="left") - 1, len(edges) - 1
     counts = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
         confidence = np.bincount(bin_of, weights=top, minlength=bins) / counts
         accuracy = np.bincount(bin_of, weights=right, minlength=bins) / counts
-    return ReliabilityBins(edges, counts, confidence, accuracy)
+    return ReliabilityBins(edges, counts, confidence, accuracy, *wilson(accuracy, counts))
 
 
 def expected_calibration_error(

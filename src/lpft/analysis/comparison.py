@@ -8,10 +8,10 @@ to be compared; :func:`effect_over_seeds` turns the seeds' :class:`Resampled` in
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import f, ncf, norm, t
 
@@ -140,6 +140,25 @@ def effect_over_seeds(
     low, high = np.clip((mean + below, mean + above), *bounds)
     detectable = smallest_detectable_difference(sd, seeds)
     return Effect(mean, sd, seeds, float(low), float(high), p_value, detectable)
+
+
+def wilson(fraction: ArrayLike, rows: ArrayLike) -> tuple[Any, Any]:
+    """The 95 % Wilson score interval (low, high) of a fraction p counted over n rows.
+
+        ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``, z = 1.96
+
+    Numbers or arrays; NaN where there are no rows. The rows are taken to be independent.
+
+    Source: Wilson, JASA, 1927; SciPy's ``binomtest(...).proportion_ci(method="wilson")``.
+    """
+    p, n = np.asarray(fraction, dtype=np.float64), np.asarray(rows, dtype=np.float64)
+    z = float(norm.ppf((1 + COVERAGE) / 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        middle = p + z**2 / (2 * n)
+        half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    low, high = np.where(p == 0, 0.0, low), np.where(p == 1, 1.0, high)  # exactly, as they are
+    return (low, high) if low.ndim else (float(low), float(high))
 
 
 def resample(

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lpft.analysis.calibration import ReliabilityBins, reliability_bins
+from lpft.analysis.comparison import wilson
 from lpft.report.text import say
 from lpft.results.exhibits import Figure, Panel, Series
-from lpft.results.formats import decimals_for, fixed, rate, whole, wilson
+from lpft.results.formats import decimals_for, fixed, rate, whole
 from lpft.results.groups import Group, Setting, method_name, score
 from lpft.results.kernels import (
     FT,

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lpft.analysis.comparison import wilson
 from lpft.results import formats
 from lpft.results.groups import Group, Selector, method_name, metric_name, model_name, score
 from lpft.results.judging import FEW_SEEDS
@@ -93,7 +94,7 @@ def read_accuracy(group: Group) -> list[str]:
         if sentences and group.metric == "accuracy":
             spreads = [setting.spread(value) for setting in group.settings]
             top = max(spread.mean for spread in spreads if spread is not None)
-            low, high = formats.wilson(top, rows)
+            low, high = wilson(top, rows)
             sentences.append(say("accuracy_interval", rows=rows, value=top, low=low, high=high))
     if group.ood_splits:
         where = say("out_of_distribution", sets=len(group.ood_splits))

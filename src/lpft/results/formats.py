@@ -76,16 +76,6 @@ def seconds(value: float | None) -> str:
     return f"{whole_seconds // 60} min {whole_seconds % 60} s"
 
 
-def wilson(fraction: float, rows: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a fraction counted over ``rows`` rows."""
-    z = 1.959964
-    middle = (fraction + z**2 / (2 * rows)) / (1 + z**2 / rows)
-    half = (
-        z / (1 + z**2 / rows) * math.sqrt(fraction * (1 - fraction) / rows + z**2 / (4 * rows**2))
-    )
-    return middle - half, middle + half
-
-
 def decimals_for(values: Iterable[float | None]) -> int:
     """Decimals that suit a column of norms or distances: fewer for larger numbers."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)

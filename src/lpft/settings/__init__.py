@@ -321,9 +321,9 @@ class TrainingSettings(Settings):
 
 
 class OutputSettings(Settings):
-    """Which large files a run saves besides its numbers."""
+    """What a run saves besides its numbers, and which predictions its classifier abstains from."""
 
-    heading = "large output files"
+    heading = "what is saved"
     commands = ("train",)
     decides = Decides.NOTHING
 
