@@ -23,10 +23,19 @@ from lpft.data import (
 )
 from lpft.data.examples import check_pairs, text_list
 from lpft.data.labels import label_list, show
+from lpft.data.splits import labelled_rows, validation_kind
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.progress import visible_progress
-from lpft.settings import ClassWeight, Device, Pooling, Precision, TrainingSettings, resolve
+from lpft.settings import (
+    ClassWeight,
+    Device,
+    Pooling,
+    Precision,
+    TrainingSettings,
+    get_method,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -105,8 +114,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Train on N texts (or pairs, as tuples of two) and their N labels, and calibrate.
 
-        ``validation`` is (texts, labels) for the best epoch and the temperature; without it 10% of
-        each class are held out, always the same rows.
+        ``validation`` is (texts, labels) for the best epoch and the temperature. Without it linear
+        probing takes its temperature from 5 folds and trains on all texts; so does fine-tuning of
+        fewer than 300 texts, which then takes six trainings; of more, 10% of each class are held
+        out, always the same rows.
 
         Raises:
             InputError: empty or unequal inputs, fewer than two classes, multi-label or continuous
@@ -124,18 +135,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         with visible_progress(self.verbose):
             classifier = fresh_classifier(data, settings)
             encoder = encoder_fingerprint(classifier.model)
+            kind = validation_kind(data, fine_tunes=get_method(settings.method).fine_tunes)
+            splits = {"train": labelled_rows(data)} if kind == "folds" else data.splits()
             inputs = {
                 name: prepare_split(classifier, examples, settings, encoder=encoder, name=name)
-                for name, examples in data.splits().items()
+                for name, examples in splits.items()
             }
             with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
                 result = fit_classifier(
                     classifier,
                     inputs["train"],
-                    inputs["validation"],
+                    inputs.get("validation"),
                     settings,
                     metric=data.metric,
                     folder=Path(folder),
+                    kind=kind,
                 )
         result.classifier.model.cpu()
         self._take(result.classifier, paired=result.classifier.model.config.paired)
@@ -322,7 +336,7 @@ def _training_data(
     if validation is None:
         assert train.labels is not None
         rows, held_out = stratified_holdout(train.labels)
-        return TextData("texts", classes, train.select(rows), train.select(held_out))
+        return TextData("texts", classes, train.select(rows), train.select(held_out), held_out=True)
     if not isinstance(validation, list | tuple) or len(validation) != 2:
         length = f" of {len(validation)}" if isinstance(validation, list | tuple) else ""
         raise InputError(

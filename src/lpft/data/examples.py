@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,28 @@ class Examples:
             rows=self.rows[chosen],
         )
 
+    def join(self, other: "Examples") -> "Examples":
+        """These rows and then those of another part of the same labelled rows."""
+        assert self.labels is not None
+        assert other.labels is not None
+        groups, clusters = self.groups, self.clusters
+        if groups is not None and other.groups is not None:
+            credits = {
+                name: np.concatenate([earned, other.groups.credits[name]])
+                for name, earned in groups.credits.items()
+            }
+            index = np.concatenate([groups.index, other.groups.index])
+            groups = replace(groups, index=index, credits=credits)
+        if clusters is not None and other.clusters is not None:
+            clusters = np.concatenate([clusters, other.clusters])
+        return Examples(
+            ids=self.ids + other.ids,
+            texts=self.texts + other.texts,
+            labels=np.concatenate([self.labels, other.labels]),
+            groups=groups,
+            clusters=clusters,
+        )
+
 
 @dataclass(frozen=True)
 class TextData:
@@ -114,6 +136,8 @@ class TextData:
 
     Attributes:
         metric: chooses the best epoch on the validation split; a key of a split's metrics.
+        held_out: whether the validation rows were taken from the training file by class, so that
+            a method with few rows may use folds instead (:func:`lpft.data.splits.validation_kind`).
         sources: where each split came from.
         notes: facts that a report must repeat.
     """
@@ -126,6 +150,7 @@ class TextData:
     ood: dict[str, Examples] = field(default_factory=dict)
     metric: str = "accuracy"
     protocol: str = "stratified"
+    held_out: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     licence: str = "as the user's own data"
     notes: tuple[str, ...] = ()

@@ -115,13 +115,14 @@ def load_task(
     raw = _read(task, data_dir, revision)
     notes = [*task.notes, *raw.notes]
     splits, sources = {}, {}
+    held_out = "validation" not in raw.splits
     for split, rows in raw.splits.items():
         complete, left_out = _complete(task, _unfold(task, rows))
         if left_out:
             notes.append(f"rows of {split} left out because they lack text or label: {left_out}")
         splits[split] = _task_examples(task, task.templates[template], complete)
         sources[split] = rows.source
-    if "validation" not in splits:
+    if held_out:
         rule = describe_split(protocol, splits["train"].groups)
         sources["validation"] = f"{sources['train']}: {rule}"
         splits |= _hold_out(splits["train"], protocol)
@@ -134,6 +135,7 @@ def load_task(
         ood={name[4:]: examples for name, examples in splits.items() if name.startswith("ood/")},
         metric=task.metric,
         protocol=protocol,
+        held_out=held_out and protocol == "stratified",
         sources=sources,
         licence=task.licence,
         notes=tuple(notes),
@@ -211,6 +213,7 @@ def load_files(
         test=splits.get("test"),
         ood={name: splits[f"ood/{name}"] for name in ood},
         protocol=protocol,
+        held_out=validation is None and protocol == "stratified",
         sources=sources,
     )
 

@@ -18,7 +18,84 @@ PROTOCOLS = get_args(SplitProtocol)
 SPLIT_SEED = 20240527
 """Seed of every split, whatever a run's own seed: all runs train on the same rows."""
 
+VALIDATION_FOLDS = 5
+"""Folds where validation rows are not held out."""
+
+FEW_ROWS = 0
+"""Labelled rows below which fine-tuning uses folds instead of a held-out tenth."""
+
 Rows = NDArray[np.int64]
+
+ValidationKind = Literal["file", "held-out", "folds", "paper"]
+"""What scores a training: rows of their own, a tenth of each class held out, every labelled row by
+a model that was trained without it, or the paper's rows under the paper's rule."""
+
+
+def validation_kind(data: TextData, *, fine_tunes: bool) -> ValidationKind:
+    """How a training on ``data`` is scored, its epoch chosen and its temperature fitted.
+
+    Where validation rows were held out of the training file, linear probing uses folds of all
+    labelled rows instead, and so does fine-tuning of fewer than :data:`FEW_ROWS`.
+    """
+    if data.protocol == "paper":
+        return "paper"
+    if not data.held_out:
+        return "file"
+    few = len(data.train) + len(data.validation) < FEW_ROWS
+    return "folds" if few or not fine_tunes else "held-out"
+
+
+def labelled_rows(data: TextData) -> Examples:
+    """All rows of the training file: what is held out, and what is not."""
+    return data.train.join(data.validation)
+
+
+def with_folds(data: TextData, scored: Rows, folds: int | None) -> TextData:
+    """``data`` as a training with folds used it: all labelled rows; ``scored`` ones validate."""
+    train = labelled_rows(data)
+    source = data.sources.get("train", data.name)
+    rule = f"each training row by a model trained without it, {folds} folds drawn with the fixed "
+    return replace(
+        data,
+        train=train,
+        validation=train.select(scored),
+        sources={**data.sources, "validation": f"{source}: {rule}split seed {SPLIT_SEED}"},
+    )
+
+
+def fold_numbers(labels: Rows, groups: Rows | None = None, folds: int = VALIDATION_FOLDS) -> Rows:
+    """The fold, from 0, that each of N rows is held out in, the same rows every time.
+
+    Rows of one of ``groups`` (N numbers) share a fold. The groups of each class, in an order drawn
+    with :data:`SPLIT_SEED`, go to the folds in turn, and the next class goes on where it ended:
+    each class is spread evenly, and so are all. scikit-learn's ``StratifiedGroupKFold`` is not used
+    because it refuses classes of fewer rows than there are folds.
+    """
+    index = np.arange(len(labels)) if groups is None else groups
+    _, first, group = np.unique(index, return_index=True, return_inverse=True)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(first))
+    order = order[np.argsort(labels[first][order], kind="stable")]
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[order] = np.arange(len(first)) % min(folds, len(first))
+    return fold[group]
+
+
+def scored_rows(labels: Rows, fold: Rows) -> Rows:
+    """The rows whose class has rows in other folds too: the others can only be predicted wrongly.
+
+    Raises:
+        InputError: there are none.
+    """
+    scored = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        of_class = labels == label
+        scored |= of_class & (len(np.unique(fold[of_class])) > 1)
+    if not scored.any():
+        raise InputError(
+            "no rows can be held out for validation: no class has two different training texts; "
+            "give a validation file or more rows"
+        )
+    return np.flatnonzero(scored)
 
 
 def split_rows(

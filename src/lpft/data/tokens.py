@@ -1,7 +1,7 @@
 """Texts to token ids, and the length-grouped batches in which encoders read them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -34,6 +34,11 @@ class Tokens:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens per text, special ones counted."""
         return np.array([len(ids) for ids in self.columns["input_ids"]], dtype=np.int64)
+
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> "Tokens":
+        """Those of these texts, in this order."""
+        columns = {name: [ids[row] for row in rows] for name, ids in self.columns.items()}
+        return replace(self, columns=columns)
 
     def batch(
         self, rows: Sequence[int] | NDArray[np.int64], width: int | None = None

@@ -160,6 +160,34 @@ class Calibration(Part):
     reason: str | None = None
 
 
+class Checkpoint(Part):
+    """The epoch of ``epochs`` that a fine-tuned run kept, and why.
+
+    ``metric`` is the name of what was highest, ``score`` its value on validation;
+    ``probe_won`` whether epoch 0, the start from linear probing, was kept; ``note`` says what else
+    a reader should know of the choice.
+    """
+
+    epoch: Number = None
+    epochs: Number = None
+    metric: str = "accuracy"
+    score: Number = None
+    probe_won: bool = False
+    note: str | None = None
+
+
+class Validation(Part):
+    """How a run was scored, its epoch chosen and its temperature fitted.
+
+    ``kind`` is ``file``, ``held-out``, ``folds`` or ``paper``; ``rows`` how many were scored;
+    ``folds`` how many there were, None for the other kinds.
+    """
+
+    kind: str
+    rows: int
+    folds: int | None = None
+
+
 class RunRecord(Record):
     """``run.json``: what was run, on what, where, and how far it got."""
 
@@ -181,6 +209,9 @@ class RunRecord(Record):
     machine: str | None = None
     threads: int | None = None
     calibration: Calibration = Calibration()
+    checkpoint: Checkpoint | None = None
+    validation: Validation | None = None
+    undertrained: list[str] = Field(default_factory=list)
     probe: dict[str, Any] | None = None
     timings: Mapping[str, Number] = Field(default_factory=dict)
     finished: str | None = None

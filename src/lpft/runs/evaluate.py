@@ -1,7 +1,7 @@
 """Metrics and feature statistics of a trained classifier on labelled splits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ class SplitResult:
     """What a classifier says of one split of N texts.
 
     ``logits`` (N x C) are before the temperature, ``statistics`` those of ``features.json``,
-    ``feature_differences`` (N) the distances from phi_0; ``features`` is None unless kept.
+    ``feature_differences`` (N) the distances from phi_0; ``features`` is None unless kept. Rows
+    that folds scored have logits alone.
     """
 
     logits: NDArray[np.float32]
-    statistics: dict[str, Any]
-    feature_differences: NDArray[np.float64]
-    features: SplitFeatures | None
+    statistics: dict[str, Any] = field(default_factory=dict)
+    feature_differences: NDArray[np.float64] | None = None
+    features: SplitFeatures | None = None
 
 
 def evaluate_split(

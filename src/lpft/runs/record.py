@@ -52,6 +52,7 @@ def write_results(
                     result.logits, examples.labels, temperature, examples.groups
                 )
         if split not in _WITHOUT_FEATURES:
+            assert result.feature_differences is not None
             write_feature_changes(folder, split, examples.ids, result.feature_differences)
             if result.features is not None:
                 write_features(folder, split, result.features)

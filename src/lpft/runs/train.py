@@ -14,12 +14,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lpft.data import TextData, check_data, fingerprint, load_data
-from lpft.data.splits import SPLIT_SEED
+from lpft.data.splits import SPLIT_SEED, labelled_rows, validation_kind, with_folds
 from lpft.errors import InputError
 from lpft.files import check_model_path
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
-from lpft.results.schema import Calibration, DataRecord, Fingerprints, RunRecord, write_history
+from lpft.results.schema import (
+    Calibration,
+    DataRecord,
+    Fingerprints,
+    RunRecord,
+    Validation,
+    write_history,
+)
 from lpft.settings import MINILM, get_method
 from lpft.settings.configs import RunConfig
 
@@ -108,7 +115,7 @@ def _train_locked(
 ) -> RunResult:
     """What is done once the folder is locked for this run: train, evaluate, publish."""
     from lpft.model.inference import resolve_device
-    from lpft.runs.evaluate import evaluate_split
+    from lpft.runs.evaluate import SplitResult, evaluate_split
     from lpft.runs.record import describe_probe, write_results
     from lpft.training.cache import prepare_split
     from lpft.training.fit import fit_classifier
@@ -116,6 +123,11 @@ def _train_locked(
     folder, settings = config.output_dir, config.training
     work = folder / WORK
     read = perf_counter()
+    kind = validation_kind(data, fine_tunes=get_method(settings.method).fine_tunes)
+    splits = data.splits()
+    if kind == "folds":
+        splits = {"train": labelled_rows(data)} | splits
+        del splits["validation"]
     inputs = {
         split: prepare_split(
             classifier,
@@ -124,22 +136,26 @@ def _train_locked(
             encoder=encoder,
             name=split,
         )
-        for split, examples in data.splits().items()
+        for split, examples in splits.items()
     }
     features_seconds = perf_counter() - read
     fit = fit_classifier(
         classifier,
         inputs["train"],
-        inputs["validation"],
+        inputs.get("validation"),
         settings,
         metric=data.metric,
         folder=work,
+        kind=kind,
         on_history=lambda rows: write_history(folder, rows),
     )
     evaluated = perf_counter()
-    known = {"validation": fit.validation_features}
+    known = {"validation": fit.validation.features}
     if not get_method(settings.method).fine_tunes:
         known = {split: split_inputs.pretrained for split, split_inputs in inputs.items()}
+    if kind == "folds":
+        data = with_folds(data, fit.validation.rows, fit.validation.folds)
+        record = record.updated(data=_describe(data))
     results = {
         split: evaluate_split(
             fit.classifier,
@@ -151,6 +167,8 @@ def _train_locked(
         )
         for split, split_inputs in inputs.items()
     }
+    if kind == "folds":
+        results["validation"] = SplitResult(fit.validation.logits)
     staged = work / "results"
     shutil.rmtree(staged, ignore_errors=True)
     metrics = write_results(staged, fit, data, results, config)
@@ -158,6 +176,7 @@ def _train_locked(
         calibration=Calibration(
             temperature=fit.temperature.temperature, reason=fit.temperature.reason
         ),
+        validation=Validation(kind=kind, rows=len(fit.validation.rows), folds=fit.validation.folds),
         probe=None if fit.probe is None else describe_probe(fit.probe, data.classes),
         files=sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()),
         timings={

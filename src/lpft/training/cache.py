@@ -24,13 +24,14 @@ from safetensors.numpy import load_file, save_file
 
 import lpft
 from lpft.data.examples import Examples, Groups
+from lpft.data.splits import SPLIT_SEED, VALIDATION_FOLDS
 from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, resolve_device
 from lpft.model.loading import Classifier
 from lpft.settings import TrainingSettings
 from lpft.training import probing
-from lpft.training.probing import LinearProbe, fit_probe
+from lpft.training.probing import LinearProbe, fit_probe, out_of_fold_logits
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,13 @@ class SplitInputs:
     labels: NDArray[np.int64]
     pretrained: NDArray[np.float32]
     groups: Groups | None = None
+
+    def select(self, rows: NDArray[np.int64]) -> "SplitInputs":
+        """Those of these texts, in this order."""
+        groups = None if self.groups is None else self.groups.select(rows)
+        return SplitInputs(
+            self.tokens.select(rows), self.labels[rows], self.pretrained[rows], groups
+        )
 
 
 def prepare_split(
@@ -121,8 +129,18 @@ def cached_probe(train: SplitInputs, settings: TrainingSettings, classes: int) -
         return probe
 
     decisive = {
-        "classes": classes,
         **choices,
+        **_probing_facts(classes),
+    }
+    key = _digest({"features": features, "labels": labels}, decisive)
+    path = default_cache_dir() / "probes" / f"{key}.safetensors"
+    return _read_or_compute(path, "linear probe", compute, read, _write_probe)
+
+
+def _probing_facts(classes: int) -> dict[str, Any]:
+    """What decides a probe beside its rows and its choices."""
+    return {
+        "classes": classes,
         "solver": probing.SOLVER,
         "strengths": probing.STRENGTHS,
         "folds": probing.FOLDS,
@@ -130,9 +148,53 @@ def cached_probe(train: SplitInputs, settings: TrainingSettings, classes: int) -
         "max_iterations": probing.MAX_ITERATIONS,
         "versions": [module.__version__ for module in (lpft, np, scipy, sklearn)],
     }
-    key = _digest({"features": features, "labels": labels}, decisive)
+
+
+def cached_out_of_fold_logits(
+    train: SplitInputs, settings: TrainingSettings, probe: LinearProbe, classes: int
+) -> NDArray[np.float64]:
+    """Those of :func:`~lpft.training.probing.out_of_fold_logits` at the strength of ``probe``.
+
+    Rows that share a group, or all their tokens, share a fold. They are cached as probes are.
+    """
+    features, labels, groups = train.pretrained, train.labels, fold_groups(train)
+    choices: dict[str, Any] = {
+        "inverse_strength": probe.inverse_strength,
+        "fit_bias": settings.head_bias,
+        "class_weight": settings.class_weight,
+        "folds": VALIDATION_FOLDS,
+    }
+
+    def compute() -> NDArray[np.float64]:
+        return out_of_fold_logits(features, labels, classes, groups=groups, **choices)
+
+    def read(path: Path) -> NDArray[np.float64]:
+        logits = load_file(path)["logits"]
+        if logits.shape != (len(labels), classes):
+            raise ValueError(f"logits of shape {logits.shape}")
+        return logits
+
+    def write(logits: NDArray[np.float64], path: Path) -> None:
+        save_file({"logits": logits}, path)
+
+    key = _digest(
+        {"features": features, "labels": labels, "groups": groups},
+        {"out of fold": choices, "seed": SPLIT_SEED, **_probing_facts(classes)},
+    )
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
-    return _read_or_compute(path, "linear probe", compute, read, _write_probe)
+    return _read_or_compute(path, "out-of-fold logits", compute, read, write)
+
+
+def fold_groups(inputs: SplitInputs) -> NDArray[np.int64]:
+    """N numbers, equal for rows that must not be divided between folds.
+
+    They are those of the rows' groups, or where there are none equal for equal tokens.
+    """
+    if inputs.groups is not None:
+        return inputs.groups.index
+    columns = zip(*inputs.tokens.columns.values(), strict=True)
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(str(row), len(numbers)) for row in columns], dtype=np.int64)
 
 
 def default_cache_dir() -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpft.analysis import TemperatureFit, fit_temperature
+from lpft.data.splits import ValidationKind, fold_numbers, scored_rows
 from lpft.errors import named
 from lpft.model.adapters import add_adapter, merge_adapter, save_adapter
 from lpft.model.classifier import LinearHeadClassifier
@@ -20,7 +21,12 @@ from lpft.model.encoder import seeded
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
 from lpft.settings import Method, TrainingSettings, get_method
-from lpft.training.cache import SplitInputs, cached_probe
+from lpft.training.cache import (
+    SplitInputs,
+    cached_out_of_fold_logits,
+    cached_probe,
+    fold_groups,
+)
 from lpft.training.finetuning import finetune
 from lpft.training.history import Row, TrainingDiverged, evaluation_values, head_norms
 from lpft.training.probing import LinearProbe, install_probe
@@ -29,19 +35,37 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The M rows that scored a training, chose its epoch and fitted its temperature.
+
+    ``rows`` are their places in the split that they are of: the validation split, or where ``kind``
+    is ``folds`` the training split, whose rows each were scored by a model trained without them;
+    there are then ``folds`` of these. ``logits`` (M x C) are before the temperature, ``labels`` M
+    class indices; ``features`` (M x h) of the trained model, None with folds.
+    """
+
+    kind: ValidationKind
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    features: NDArray[np.float32] | None = None
+    folds: int | None = None
+
+
+@dataclass(frozen=True)
 class Fit:
     """What a training leaves behind beside the classifier that it changed in place.
 
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
     linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
-    ``adapter`` the folder of the unmerged adapter.
+    ``validation`` what it was fitted on; ``adapter`` the folder of the unmerged adapter.
     """
 
     classifier: Classifier
     probe: LinearProbe | None
     head_norm_at_start: float
     temperature: TemperatureFit
-    validation_features: NDArray[np.float32]
+    validation: Scored
     history: list[Row]
     adapter: Path | None
     timings: dict[str, float]
@@ -50,19 +74,21 @@ class Fit:
 def fit_classifier(
     classifier: Classifier,
     train: SplitInputs,
-    validation: SplitInputs,
+    validation: SplitInputs | None,
     settings: TrainingSettings,
     *,
     metric: str,
     folder: Path,
+    kind: ValidationKind = "file",
     on_history: Callable[[list[Row]], None] = lambda rows: None,  # noqa: ARG005
 ) -> Fit:
     """Train ``classifier`` by ``settings.method`` and fit its temperature on validation.
 
-    ``settings`` must be resolved. Checkpoints are kept below ``folder / "checkpoints"`` and
-    resumed from where they are there already; the adapter of a PEFT method goes to
-    ``folder / "adapter"``. ``on_history`` is called with all rows so far whenever there is a new
-    one.
+    Without ``validation``, ``kind`` being ``folds``, the temperature comes from out-of-fold logits
+    of the training rows. ``settings`` must be resolved. Checkpoints are kept below
+    ``folder / "checkpoints"`` and resumed from where they are there already; the adapter of a PEFT
+    method goes to ``folder / "adapter"``. ``on_history`` is called with all rows so far whenever
+    there is a new one.
 
     Raises:
         InputError: the data or the model cannot be trained on, or training diverges.
@@ -82,6 +108,7 @@ def fit_classifier(
         probe = _probe(model, train, settings)
     probed = perf_counter()
     if method.fine_tunes:
+        assert validation is not None
         assert settings.head_scale is not None, "settings must be resolved"
         with torch.no_grad():
             model.head.weight.mul_(settings.head_scale)
@@ -105,8 +132,39 @@ def fit_classifier(
     finetuned = perf_counter()
 
     model.eval()
+    if validation is None:
+        assert probe is not None
+        logits = cached_out_of_fold_logits(train, settings, probe, model.config.num_labels)
+        scored = _out_of_fold(train, logits)
+    else:
+        scored = _scored(model, validation, settings, kind)
+    temperature = fit_temperature(scored.logits, scored.labels)
+    model.config.temperature = temperature.temperature
+    if not method.fine_tunes:
+        inputs = (train if validation is None else validation).select(scored.rows)
+        values = evaluation_values(model.head, scored.logits, inputs.pretrained, inputs)
+        keep_history([{"event": "evaluation", "epoch": 0.0, "step": 0, **values}])
+    return Fit(
+        classifier=Classifier(model, classifier.tokenizer),
+        probe=probe,
+        head_norm_at_start=norm_at_start,
+        temperature=temperature,
+        validation=scored,
+        history=history,
+        adapter=adapter,
+        timings={"probing": probed - started, "finetuning": finetuned - probed},
+    )
+
+
+def _scored(
+    model: LinearHeadClassifier,
+    validation: SplitInputs,
+    settings: TrainingSettings,
+    kind: ValidationKind,
+) -> Scored:
+    """The validation rows as the trained model scores them."""
     features = validation.pretrained
-    if method.fine_tunes:
+    if get_method(settings.method).fine_tunes:
         device = resolve_device(settings.device)
         features = extract_features(model, validation.tokens, device=device)
     logits = head_logits(model, features)
@@ -114,21 +172,15 @@ def fit_classifier(
         raise TrainingDiverged(
             f"the trained model's logits are not finite: lower {named('learning_rate')}"
         )
-    temperature = fit_temperature(logits, validation.labels)
-    model.config.temperature = temperature.temperature
-    if not method.fine_tunes:
-        values = evaluation_values(model.head, logits, features, validation)
-        keep_history([{"event": "evaluation", "epoch": 0.0, "step": 0, **values}])
-    return Fit(
-        classifier=Classifier(model, classifier.tokenizer),
-        probe=probe,
-        head_norm_at_start=norm_at_start,
-        temperature=temperature,
-        validation_features=features,
-        history=history,
-        adapter=adapter,
-        timings={"probing": probed - started, "finetuning": finetuned - probed},
-    )
+    return Scored(kind, np.arange(len(logits)), logits, validation.labels, features)
+
+
+def _out_of_fold(train: SplitInputs, logits: NDArray[np.float64]) -> Scored:
+    """The training rows that can be scored, by their out-of-fold logits (N x C)."""
+    fold = fold_numbers(train.labels, fold_groups(train))
+    rows = scored_rows(train.labels, fold)
+    chosen = logits[rows].astype(np.float32)
+    return Scored("folds", rows, chosen, train.labels[rows], folds=len(np.unique(fold)))
 
 
 def _probe(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
+from lpft.data.splits import VALIDATION_FOLDS, fold_numbers
 from lpft.errors import InputError, named
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.settings import ClassWeight
@@ -116,6 +117,58 @@ def fit_probe(
         converged=not any(issubclass(item.category, ConvergenceWarning) for item in caught),
         absent_classes=tuple(sorted(set(range(classes)) - set(present.tolist()))),
     )
+
+
+def out_of_fold_logits(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    inverse_strength: float | None = None,
+    fit_bias: bool = True,
+    class_weight: ClassWeight | None = None,
+    groups: NDArray[np.int64] | None = None,
+    folds: int = VALIDATION_FOLDS,
+) -> NDArray[np.float64]:
+    """The logits of every row (N x C) by a probe that was fitted without the row's fold.
+
+    All folds share one ``inverse_strength``, that of :func:`fit_probe` on all rows if None. The
+    choice is not nested: it has seen each row's label, one of 10 values for all rows together.
+    Folds are those of :func:`~lpft.data.splits.fold_numbers`; rows of one of ``groups`` (N numbers)
+    share one. A class that the other folds lack has a logit 10 below every other; where they have
+    one class alone, all logits are 0.
+
+    Args:
+        features: phi_0, N x h.
+        labels: N class indices below ``classes``.
+
+    Raises:
+        InputError: as :func:`fit_probe`.
+    """
+    if inverse_strength is None:
+        inverse_strength = fit_probe(
+            features, labels, classes, fit_bias=fit_bias, class_weight=class_weight
+        ).inverse_strength
+    inputs = features.astype(np.float64)
+    fold = fold_numbers(labels, groups, folds)
+    logits = np.zeros((len(labels), classes))
+    for number in np.unique(fold):
+        out = fold == number
+        if len(np.unique(labels[~out])) < 2:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = LogisticRegression(
+                C=inverse_strength,
+                solver=SOLVER,
+                max_iter=MAX_ITERATIONS,
+                tol=SEARCH_TOLERANCE,
+                fit_intercept=fit_bias,
+                class_weight=class_weight,
+            ).fit(inputs[~out], labels[~out])
+        weight, bias = _rows_per_class(fitted, inputs[~out], classes)
+        logits[out] = inputs[out] @ weight.T + bias
+    return logits
 
 
 @torch.no_grad()
