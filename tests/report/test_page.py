@@ -12,6 +12,7 @@ from results.run_folders import write_run
 
 from lpft.errors import InputError
 from lpft.report import ReportResult, build_report
+from lpft.report.build import MARK
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -179,27 +180,29 @@ def test_names_in_any_script_do_not_stop_the_report(tmp_path: Path) -> None:
     assert "日本語" in page.text
 
 
-def test_nothing_is_written_over_without_leave(tmp_path: Path) -> None:
+def test_a_page_of_ones_own_is_made_anew_and_nothing_else_is_replaced(tmp_path: Path) -> None:
     write_run(tmp_path / "ft")
     result = build_report(tmp_path)
     before = {path: path.read_bytes() for path in result.files}
+    own = result.tables[0].with_name("own.txt")
+    own.write_text("kept")
+    # The same runs give the same bytes.
+    assert {path: path.read_bytes() for path in build_report(tmp_path).files} == before
+    write_run(tmp_path / "lp", "lp")
+    assert build_report(tmp_path).page.read_bytes() != before[result.page]
+    result.page.write_text(f"<p>mine, about {MARK}</p>".replace("<meta", "&lt;meta"))
     with pytest.raises(
         InputError, match=r"report\.html exists already \(with \d+ more of its files"
     ):
         build_report(tmp_path)
-    result.page.write_text("mine")
     with pytest.raises(InputError, match="nothing was written"):
         build_report(tmp_path)
-    assert result.page.read_text() == "mine"
+    assert result.page.read_text().startswith("<p>mine")
     result.page.unlink()
     with pytest.raises(InputError, match="report-tables"):
         build_report(tmp_path)
     assert not result.page.exists()
-    own = result.tables[0].with_name("own.txt")
-    own.write_text("kept")
-    again = build_report(tmp_path, overwrite=True)
-    # The same runs give the same bytes.
-    assert {path: path.read_bytes() for path in again.files} == before
+    assert build_report(tmp_path, overwrite=True).page.exists()
     assert own.read_text() == "kept"
     assert not list(tmp_path.rglob(".*.partial"))
 

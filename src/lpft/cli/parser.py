@@ -187,7 +187,7 @@ def _parser() -> ArgumentParser:
         "folder", type=Path, metavar="DIR", help="folder with runs, kernels or experiments"
     )
     report.add_argument("--output", type=Path, help="the page's file (default: DIR/report.html)")
-    _add_flags(report, "json", overwrite="replace an older report")
+    _add_flags(report, "json", overwrite="replace files that lpft report did not write, too")
 
     export = command(commands.export, "export a trained classifier for programs without lpft")
     export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")

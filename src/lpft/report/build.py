@@ -30,6 +30,9 @@ EXPECTED = (
     f"{RUNS_EXPECTED}, or with {KernelRecord.FILE}, as lpft ntk writes it, or with {RECORD}, as "
     "lpft reproduce does"
 )
+MARK = '<meta name="generator" content="lpft '
+"""In the head of every page that :func:`build_report` writes."""
+_HEAD_OF_PAGE = 4096  # bytes: the mark stands before any text from data
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,12 @@ def build_report(
     A group is one data set, model, pooling and split protocol; kernels have their data set, model
     and kind of kernel in place of it. A page ``x.html`` has
     ``x-tables/`` and ``x-figures/``. Each file is written beside its place and renamed, the page
-    last; with ``overwrite`` files of the same names are replaced and others left alone.
+    last. A page that carries our mark is replaced with its tables and figures; with ``overwrite``
+    so are any files of the same names. Others are left alone.
 
     Raises :class:`~lpft.errors.InputError` where there is no experiment, finished run or kernel,
-    where the output is not a name for a page, and where a file is there already and ``overwrite``
-    is false.
+    where the output is not a name for a page, and where a file is there already that is not our
+    page or its own and ``overwrite`` is false.
     """
     page = directory / "report.html" if output is None else output
     runs, unread_runs = find_runs(directory)
@@ -98,7 +102,7 @@ def build_report(
     tables, figures = (page.with_name(f"{page.stem}-{what}") for what in ("tables", "figures"))
     texts = dict(_table_files(contents.chapters, tables))
     images = dict(_figure_files(contents.chapters, figures))
-    if not overwrite:
+    if not overwrite and not is_own_page(page):
         _refuse_existing([page, *texts, *images])
     links = [
         relative_link(folder, page.parent) if files else ""
@@ -188,6 +192,15 @@ def _check_page(page: Path) -> None:
         )
     if page.is_dir():
         raise InputError(f"{page} is a folder; expected the name of a file for the page")
+
+
+def is_own_page(page: Path) -> bool:
+    """Whether a file carries the mark of our pages, which says that it may be made anew."""
+    try:
+        with page.open("rb") as file:
+            return MARK.encode() in file.read(_HEAD_OF_PAGE)
+    except OSError:
+        return False
 
 
 def _refuse_existing(paths: Sequence[Path]) -> None:
