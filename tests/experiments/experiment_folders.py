@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from lpft.experiments.claims import CLAIMS, RECIPE
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, RunKey, Scope
 from lpft.experiments.prepare import collect
-from lpft.experiments.run import RECIPES
+from lpft.experiments.run import find_recipe
 from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.results.run import write_feature_changes
@@ -40,8 +40,8 @@ Describe = Callable[[RunKey, RunConfig], dict[str, Any] | None]
 def scope_of(recipe: Recipe, folder: Path, **changes: Any) -> Scope:
     values = {
         "model": "minilm",
-        "tasks": recipe.tasks,
-        "methods": recipe.methods,
+        "tasks": recipe.entry.tasks,
+        "methods": recipe.entry.methods,
         "seeds": (0, 1),
         "folder": folder,
     }
@@ -55,7 +55,7 @@ def runs_of(
 
     Every text of the 12 of a split moved by ``change`` on average.
     """
-    recipe = RECIPES[name]
+    recipe = find_recipe(name)
     scope = scope_of(recipe, folder, **changes)
     plan = recipe.plan(scope)
 
@@ -84,7 +84,7 @@ def write_plan(
 
 def trained_of(name: str, folder: Path, **changes: Any) -> tuple[Recipe, ExperimentRuns]:
     """The recipe of a name, and its plan really trained, on a tiny model and few texts."""
-    recipe = RECIPES[name]
+    recipe = find_recipe(name)
     settings = {key: value for key, value in TINY_SETTINGS.items() if key not in _OF_THE_SCOPE}
     tiny = {"model": str(tiny_model()), "tasks": ("demo",), "settings": settings}
     scope = scope_of(recipe, folder, **(tiny | changes))

@@ -5,8 +5,9 @@ import pytest
 from experiments.experiment_folders import scope_of
 
 from lpft.data import Examples, TextData, find_task
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.deviations import deviations_from_paper
-from lpft.experiments.run import RECIPES, find_recipe
+from lpft.experiments.run import find_recipe
 from lpft.results.groups import metric_name
 
 CB = {"train": 225, "validation": 25, "test": 57}
@@ -240,8 +241,8 @@ def test_faults_of_kernels_follow_from_what_is_planned(tmp_path, name, tasks):
 
 def test_every_recipe_of_kernels_alone_is_among_them(tmp_path):
     plans = {
-        name: recipe.plan(scope_of(recipe, tmp_path, seeds=(0,)))
-        for name, recipe in RECIPES.items()
+        name: find_recipe(name).plan(scope_of(find_recipe(name), tmp_path, seeds=(0,)))
+        for name in EXPERIMENTS
     }
     assert set(KERNEL_RECIPES) == {
         name for name, plan in plans.items() if plan.kernels and not plan.runs

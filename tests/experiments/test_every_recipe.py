@@ -9,7 +9,7 @@ import pytest
 from data.release_files import case_of
 
 from lpft.experiments import run as reproduction
-from lpft.experiments.run import RECIPES
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.results.exhibits import Estimate, Table, check_shapes, read_experiment
 from lpft.results.folder import read_record
 
@@ -34,12 +34,12 @@ def everything(lpft, tmp_path_factory):
 
 
 def test_every_table_and_figure_of_the_paper_and_its_claims_have_a_recipe():
-    assert set(RECIPES) == TABLES | FIGURES | {"claims"}
+    assert set(EXPERIMENTS) == TABLES | FIGURES | {"claims"}
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)  # the first of them waits for all experiments
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_the_recipe_runs_on_a_tiny_model(everything, name):
     folder, outcome = everything
     record = read_experiment(json.loads((folder / name / "experiment.json").read_text()))

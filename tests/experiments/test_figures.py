@@ -339,7 +339,7 @@ def figure3(tmp_path_factory):
 
 def test_the_plan_has_every_scale_of_each_method_and_seed(tmp_path):
     recipe = find_recipe("figure11")
-    plan = recipe.plan(scope_of(recipe, tmp_path, methods=("lp", *recipe.methods)))
+    plan = recipe.plan(scope_of(recipe, tmp_path, methods=("lp", *recipe.entry.methods)))
     planned = [
         (key.method, config.training.head_scale, key.seed) for key, config in plan.runs.items()
     ]

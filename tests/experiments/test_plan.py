@@ -5,6 +5,7 @@ import torch
 from experiments.experiment_folders import scope_of
 
 from lpft.errors import InputError
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.plan import make_scope, planned_kernels, planned_runs
 from lpft.experiments.run import find_recipe
 from lpft.experiments.tiny import save_tiny_model, tiny_model
@@ -18,9 +19,9 @@ FIVE = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 
 def test_without_options_everything_is_the_papers(tmp_path):
     recipe = find_recipe("table8")
-    scope = make_scope(recipe, {}, tmp_path, tiny=False)
+    scope = make_scope(recipe.entry, {}, tmp_path, tiny=False)
     assert (scope.model, scope.seeds) == ("roberta-base", (0, 1, 2, 3, 4))
-    assert (scope.tasks, scope.methods) == (recipe.tasks, recipe.methods)
+    assert (scope.tasks, scope.methods) == (recipe.entry.tasks, recipe.entry.methods)
     assert dict(scope.settings) == {"save_model": False}
     assert scope.kernel_samples == 250
     training = recipe.plan(scope).runs[PUBLISHED, "cb", "ft", 0].training
@@ -32,13 +33,13 @@ def test_without_options_everything_is_the_papers(tmp_path):
     [("3", (0, 1, 2)), ("1", (0,)), ("0,7", (0, 7)), ("7,2", (7, 2)), ("7,", (7,)), ("0,", (0,))],
 )
 def test_one_number_counts_seeds_and_several_are_seeds(tmp_path, option, seeds):
-    scope = make_scope(find_recipe("table8"), {"seeds": option}, tmp_path, tiny=False)
+    scope = make_scope(EXPERIMENTS["table8"], {"seeds": option}, tmp_path, tiny=False)
     assert scope.seeds == seeds
 
 
 def test_options_come_before_what_is_tiny(tmp_path):
     settings = {"model": "minilm", "seeds": "4,", "kernel_samples": "9", "epochs": "5"}
-    scope = make_scope(find_recipe("table2"), settings, tmp_path, tiny=True)
+    scope = make_scope(EXPERIMENTS["table2"], settings, tmp_path, tiny=True)
     assert (scope.model, scope.seeds, scope.kernel_samples) == ("minilm", (4,), 9)
     assert scope.tasks == ("demo",)
     assert scope.settings["epochs"] == "5"

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from lpft.experiments import run as reproduction
 from lpft.experiments.plan import make_scope
 from lpft.experiments.prepare import Inputs, reuse_results
-from lpft.experiments.run import RECIPES
+from lpft.experiments.run import find_recipe
 from lpft.results.exhibits import read_experiment
 
 
@@ -134,8 +134,9 @@ def test_results_of_other_experiments_are_copied_where_they_are_the_same(lpft, t
     def reused(folder, **settings):
         """The runs of table 13 that are copied into a folder of its own."""
         settings = {"methods": "lp,ft", "seeds": "1", **settings}
-        scope = make_scope(RECIPES["table13"], settings, folder, tiny=True)
-        plan = RECIPES["table13"].plan(scope)
+        recipe = find_recipe("table13")
+        scope = make_scope(recipe.entry, settings, folder, tiny=True)
+        plan = recipe.plan(scope)
         reuse_results(plan, folder, [tmp_path / "nothing", tmp_path / "first"], Inputs())
         return {path.relative_to(folder) for path in folder.rglob("run.json")}
 

@@ -13,8 +13,10 @@ from experiments.experiment_folders import empty_page
 
 from lpft.errors import InputError
 from lpft.experiments import run as reproduction
+from lpft.experiments import tables
+from lpft.experiments.catalogue import EXPERIMENTS, SAME_AS
 from lpft.experiments.plan import make_scope
-from lpft.experiments.run import RECIPES, SAME_AS, NotReproduced, Reproduction, Session
+from lpft.experiments.run import NotReproduced, Reproduction, Session, find_recipe
 from lpft.results.exhibits import read_experiment
 from lpft.runs import sweep as sweeps
 
@@ -253,7 +255,7 @@ def test_tables_that_cannot_be_made_are_a_failure_beside_what_was_trained(copy, 
     def show(_found):
         raise KeyError("no such column")
 
-    monkeypatch.setitem(RECIPES, "table8", replace(RECIPES["table8"], show=show))
+    monkeypatch.setitem(tables.RECIPES, "table8", replace(tables.RECIPES["table8"], show=show))
     (copy / "report.html").unlink()
     outcome = lpft("reproduce", "table8", *TINY, "--output-dir", copy, "--resume")
     assert outcome.status == 1, outcome.err
@@ -332,7 +334,7 @@ def test_a_step_that_fails_leaves_the_rest(lpft, tmp_path, monkeypatch):
         assert len(runs.runs) == 1
         raise ValueError("boom")
 
-    monkeypatch.setitem(RECIPES, "table8", replace(RECIPES["table8"], step=failing))
+    monkeypatch.setitem(tables.RECIPES, "table8", replace(tables.RECIPES["table8"], step=failing))
     options = ("--tiny", "--methods", "lp", "--seeds", "1", "--output-dir", tmp_path / "t")
     assert lpft("reproduce", "table8", *options).status == 1
     record = record_of(tmp_path / "t")
@@ -345,7 +347,9 @@ def session(tmp_path, monkeypatch):
     """A session of some experiments, in a folder that is not there yet, on the tiny model."""
 
     def make(*names, **settings):
-        monkeypatch.setattr(reproduction, "RECIPES", {name: RECIPES[name] for name in names})
+        monkeypatch.setattr(
+            reproduction, "EXPERIMENTS", {name: EXPERIMENTS[name] for name in names}
+        )
         name, folder = "all" if len(names) > 1 else names[0], tmp_path / "experiments"
         return Session(name, settings, folder, tiny=True)
 
@@ -393,11 +397,11 @@ def test_an_unexpected_error_of_a_single_experiment_is_raised_as_it_is(session, 
 
 
 def test_the_command_goes_on_and_ends_with_status_1(lpft, tmp_path, ends):
-    ends |= {name: ZeroDivisionError(f"in {name}") for name in RECIPES}
+    ends |= {name: ZeroDivisionError(f"in {name}") for name in EXPERIMENTS}
     outcome = lpft("reproduce", "all", "--tiny", "--output-dir", tmp_path / "all")
     assert outcome.status == 1
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == len(RECIPES) == 22
+    assert len(errors) == len(EXPERIMENTS) == 22
     assert "error: table8: unexpected ZeroDivisionError: in table8" in errors
 
 
@@ -504,8 +508,8 @@ def test_the_list_names_every_recipe_with_its_place_in_the_paper(lpft):
 def test_every_experiment_stands_there_with_its_runs_and_kernels(tmp_path):
     planned = {}
     distinct = set()
-    for name, recipe in RECIPES.items():
-        plan = recipe.plan(make_scope(recipe, {}, tmp_path, tiny=False))
+    for name, entry in EXPERIMENTS.items():
+        plan = find_recipe(name).plan(make_scope(entry, {}, tmp_path, tiny=False))
         runs = plan.run_configs
         planned[name] = (len(runs), len(plan.kernels))
         distinct |= {(config.output_dir, config.output.save_features) for config in runs}

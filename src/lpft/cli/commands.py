@@ -280,11 +280,11 @@ def reproduce(options: Namespace) -> int | None:
 
 
 def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
-    from lpft.experiments.run import list_recipes
+    from lpft.experiments.catalogue import list_experiments
 
     if given or options.tiny or options.dry_run or options.output_dir is not None:
         raise InputError("no experiment: expected all or a name that lpft reproduce lists")
-    rows = list_recipes()
+    rows = list_experiments()
     if options.json:
         print_json(rows)
         return

@@ -14,6 +14,7 @@ from lpft.data import TASKS
 from lpft.errors import InputError, named
 from lpft.experiments import comparisons as measured
 from lpft.experiments import theory
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.figures import SCALES as PAPER_SCALES
 from lpft.experiments.figures import head_scale_plan
 from lpft.experiments.kernels import FT_RATIO, kernel_rows
@@ -37,7 +38,6 @@ from lpft.experiments.plan import (
     planned_kernels,
     planned_runs,
 )
-from lpft.experiments.tables import EIGHT_SETS
 from lpft.experiments.verdicts import WITHOUT_RATES, Claim, PublishedQuestion
 from lpft.paper import published_datasets
 from lpft.report.text import summarise_feature_change
@@ -48,7 +48,7 @@ from lpft.results.kernels import FT
 from lpft.results.pairing import PAIRS, SHARED, Comparison, Match, pairings, pairs_in, sides
 from lpft.results.quantities import feature_split
 
-METHODS = ("ft", "lp-ft", "lora", "lp-lora")
+_CLAIMS = EXPERIMENTS["claims"]
 
 _KERNEL_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 _SCORE_TABLES = (8, 10, 16)
@@ -117,7 +117,7 @@ CLAIMS = (
                     _ECE,
                     lambda before, after: before > after,
                 )
-                for method in METHODS
+                for method in _CLAIMS.methods
             ),
             PublishedQuestion(
                 "it falls most under LP-FT",
@@ -241,7 +241,7 @@ def _plan(scope: Scope) -> Plan:
 
 def _claimed(scope: Scope) -> Scope:
     """Only the methods that the paper's claims are on."""
-    return replace(scope, methods=tuple(name for name in scope.methods if name in METHODS))
+    return replace(scope, methods=tuple(name for name in scope.methods if name in _CLAIMS.methods))
 
 
 def _show(runs: ExperimentRuns) -> Results:
@@ -377,15 +377,10 @@ def _listed(verdicts: Sequence[Verdict]) -> str:
 
 
 RECIPE = Recipe(
-    name="claims",
-    title="The paper's claims",
-    source="the text",
-    tasks=(*EIGHT_SETS, "amazon"),
-    methods=METHODS,
-    plan=_plan,
-    show=_show,
+    _CLAIMS,
+    _plan,
+    _show,
     step=theory.THEORY,
-    kernel_samples=measured.KERNEL_TEXTS,
     limits=(
         f"Claim 3 is tested on the first task only, at {len(measured.SCALES)} of the paper's "
         f"{len(PAPER_SCALES)} scales and each method's own rates; figures 3, 10 and 11 have all "
@@ -394,3 +389,5 @@ RECIPE = Recipe(
         "is unknown how much of these differences comes from the rates.",
     ),
 )
+
+RECIPES = {_CLAIMS.name: RECIPE}

@@ -363,10 +363,6 @@ FT_RATIOS = {"lp-ft": 1.0, "ft": 0.2, "lora": 0.0}
 RATIO_WIDTHS = {"lp-ft": 0.25, "ft": 0.1, "lora": 0.05}
 """How far from it still counts as near; the bands do not meet, so their order follows."""
 
-KERNEL_TEXTS = 60
-"""Texts of a split whose kernel is computed; the paper's 250 take several times as long, for a
-ratio that is a mean over texts."""
-
 NEAR, ORDER = Part("near its number"), Part("in this order")
 
 _Ratios = Mapping[int, tuple[str, Resampled]]

@@ -44,8 +44,8 @@ def deviations_from_paper(
     sentences = [
         *_model(scope.model),
         *_seeds(scope.seeds, plan),
-        *_left_out("tasks", recipe.tasks, scope.tasks),
-        *_left_out("methods", recipe.methods, scope.methods),
+        *_left_out("tasks", recipe.entry.tasks, scope.tasks),
+        *_left_out("methods", recipe.entry.methods, scope.methods),
         *_protocol(plan),
         *_best_epochs(plan, inputs),
         *_fixed_settings(plan, inputs),

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from lpft.analysis.features import PROJECTION, project_with_head
 from lpft.data import TextData, fingerprint, load_data
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import (
     BANDS,
     NOTE_ON_RATES,
@@ -623,38 +623,16 @@ def _reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
     return config, data, classifier, encoder
 
 
-_TRAINING = {
-    "title": "Norms, loss and accuracy along training",
-    "methods": ("lp", "ft", "lp-ft", "lora", "lp-lora"),
-    "plan": plan_at_both_rates,
-    "show": _show_training,
-    "step": PROBING_PATHS,
-}
-_SCALES = {
-    "title": "Feature change against the scale of the head",
-    "methods": ("ft", "lp-ft", "lora", "lp-lora"),
-    "plan": _plan_scales,
-    "show": _show_scales,
-}
-_PROJECTIONS = {
-    "title": "t-SNE of features with the head's rows",
-    "plan": _plan_projections,
-    "show": _show_projections,
-    "step": PROJECTIONS,
-}
-
-
-def _recipe(number: int, task: str, kind: Mapping[str, Any], **others: Any) -> Recipe:
-    name = f"figure{number}"
-    return Recipe(name=name, source=f"Figure {number}", tasks=(task,), **{**kind, **others})
-
-
-RECIPES = (
-    _recipe(1, "rte", _TRAINING),
-    _recipe(4, "cb", _TRAINING),
-    _recipe(3, "amazon", _SCALES, methods=("ft", "lp-ft")),
-    _recipe(10, "cb", _SCALES),
-    _recipe(11, "rte", _SCALES),
-    _recipe(5, "cb", _PROJECTIONS, methods=("ft", "lp-ft")),
-    _recipe(6, "cb", _PROJECTIONS, methods=("lora", "lp-lora")),
+_KINDS: tuple[tuple[tuple[str, ...], partial[Recipe]], ...] = (
+    (
+        ("figure1", "figure4"),
+        partial(Recipe, plan=plan_at_both_rates, show=_show_training, step=PROBING_PATHS),
+    ),
+    (("figure3", "figure10", "figure11"), partial(Recipe, plan=_plan_scales, show=_show_scales)),
+    (
+        ("figure5", "figure6"),
+        partial(Recipe, plan=_plan_projections, show=_show_projections, step=PROJECTIONS),
+    ),
 )
+
+RECIPES = {name: recipe(EXPERIMENTS[name]) for names, recipe in _KINDS for name in names}

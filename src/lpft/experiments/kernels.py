@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import Measure, estimate, measured_table
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope, planned_kernels
 from lpft.paper import published_kernels
@@ -300,32 +301,13 @@ def _rounded(panel: Panel) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(f"{value:.{_DIGITS}g}") for value in row) for row in panel.matrix)
 
 
-def _recipe(
-    name: str,
-    title: str,
-    tasks: tuple[str, ...],
-    show: Callable[[ExperimentRuns], Results],
-) -> Recipe:
-    return Recipe(
-        name=name,
-        title=title,
-        source=name.replace("table", "Table ").replace("figure", "Figure "),
-        tasks=tasks,
-        methods=("ft", "lora", "lp-ft", "lp-lora"),
-        plan=_plan,
-        show=show,
-    )
+_SHOWN = {
+    "table2": _show_tables,
+    "table9": _show_tables,
+    "figure2": _show_spectra,
+    "figure7": _show_spectra,
+    "figure8": _show_heat_maps,
+    "figure9": _show_heat_maps,
+}
 
-
-_STARTS = "Kernels of the starts of fine-tuning"
-_SPECTRA = "Spectra of the kernels at the start of fine-tuning"
-_HEAT_MAPS = "Heat maps of the kernels at the start"
-
-RECIPES = (
-    _recipe("table2", _STARTS, ("cb", "rte"), _show_tables),
-    _recipe("table9", _STARTS, ("boolq", "wic"), _show_tables),
-    _recipe("figure2", _SPECTRA, ("cb", "rte"), _show_spectra),
-    _recipe("figure7", _SPECTRA, ("boolq", "wic"), _show_spectra),
-    _recipe("figure8", _HEAT_MAPS, ("cb", "rte"), _show_heat_maps),
-    _recipe("figure9", _HEAT_MAPS, ("boolq", "wic"), _show_heat_maps),
-)
+RECIPES = {name: Recipe(EXPERIMENTS[name], _plan, show) for name, show in _SHOWN.items()}

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from lpft.data import TextData, find_task
 from lpft.errors import InputError, named
+from lpft.experiments.catalogue import Entry
 from lpft.files import write_json
 from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
@@ -198,40 +199,29 @@ class Results:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One table, figure or set of claims of the paper.
+    """How an experiment of the catalogue is made.
 
     Attributes:
-        name: what ``lpft reproduce`` calls it.
-        title: what it shows.
-        source: where the paper has it ("Table 8").
-        tasks: the paper's tasks; ``lpft reproduce --tasks`` takes others.
-        methods: the methods that it compares.
+        entry: its place in the catalogue.
         plan: runs and kernels that it needs.
         show: its exhibits, from the finished runs and kernels.
         check: refuses data that it cannot be done on, by task, once they are read and before any
             work.
         step: further results that only it needs, computed once runs and kernels are there and
             stored below ``scope.folder``; ``show`` reads them.
-        kernel_samples: texts of a split at most whose kernel is computed, where
-            ``lpft reproduce --kernel-samples`` names no other number.
         limits: sentences on what it always leaves out of the paper's experiment.
     """
 
-    name: str
-    title: str
-    source: str
-    tasks: tuple[str, ...]
-    methods: tuple[str, ...]
+    entry: Entry
     plan: Callable[[Scope], Plan]
     show: Callable[[ExperimentRuns], Results]
     check: Callable[[Mapping[str, TextData]], None] | None = None
     step: Callable[[ExperimentRuns], None] | None = None
-    kernel_samples: int = KERNEL_SAMPLES
     limits: tuple[str, ...] = ()
 
 
-def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tiny: bool) -> Scope:
-    """A recipe's scope: the settings by name, otherwise the paper's, or with ``tiny`` tiny ones.
+def make_scope(entry: Entry, settings: Mapping[str, Any], folder: Path, *, tiny: bool) -> Scope:
+    """The scope: the settings by name, otherwise the paper's, or with ``tiny`` tiny ones.
 
     Raises:
         InputError: an unknown task or method, or a wrong value.
@@ -245,8 +235,8 @@ def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tin
     chosen = ExperimentSettings.read_own(settings)
     scope = Scope(
         model=chosen.model,
-        tasks=recipe.tasks if chosen.tasks is None else chosen.tasks,
-        methods=recipe.methods if chosen.methods is None else chosen.methods,
+        tasks=entry.tasks if chosen.tasks is None else chosen.tasks,
+        methods=entry.methods if chosen.methods is None else chosen.methods,
         seeds=chosen.seeds,
         folder=folder,
         settings={
@@ -254,7 +244,7 @@ def make_scope(recipe: Recipe, settings: Mapping[str, Any], folder: Path, *, tin
             **{name: settings[name] for name in settings if name in _names_taken_by("reproduce")},
         },
         kernel_samples=(
-            recipe.kernel_samples if chosen.kernel_samples is None else chosen.kernel_samples
+            entry.kernel_samples if chosen.kernel_samples is None else chosen.kernel_samples
         ),
     )
     for task in scope.tasks:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
-from lpft.experiments.plan import KERNELS, RUNS, STEPS, ExperimentRuns, Plan, Recipe, Scope
+from lpft.experiments.plan import KERNELS, RUNS, STEPS, ExperimentRuns, Plan, Scope
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
@@ -93,7 +93,7 @@ def _data_key(config: RunConfig) -> str:
     return json.dumps(config.data.flat(), sort_keys=True)
 
 
-def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
+def check_folder(experiment: str, folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder with other files, or with an experiment that is not to be resumed.
 
     Raises:
@@ -113,9 +113,9 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool)
             f"'{folder}' contains the experiment {name}: give {named('resume=True')} to continue "
             f"it, {named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
-    elif name != recipe.name:
+    elif name != experiment:
         raise InputError(
-            f"'{folder}' contains the experiment {name}, not {recipe.name}: name another folder "
+            f"'{folder}' contains the experiment {name}, not {experiment}: name another folder "
             f"with {named('output_dir')}"
         )
 

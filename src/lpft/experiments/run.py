@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from lpft.errors import InputError, explain, unexpected
-from lpft.experiments import claims, figures, kernels, tables
+from lpft.experiments.catalogue import ALL, EXPERIMENTS, find_experiment
 from lpft.experiments.deviations import deviations_from_paper
 from lpft.experiments.plan import RUNS, Plan, Recipe, Results, Scope, make_scope, refuse_unused
 from lpft.experiments.prepare import (
@@ -43,29 +43,6 @@ from lpft.settings.configs import RunConfig
 
 logger = logging.getLogger(__name__)
 
-ALL = "all"
-"""What ``lpft reproduce`` calls every experiment."""
-
-SAME_AS = {"table14": "table3", "table15": "table3"}
-"""Tables of the paper that another one's recipe shows as well."""
-
-
-def _order(recipe: Recipe) -> tuple[str, int]:
-    """``table10`` after ``table2``."""
-    kind = recipe.name.rstrip("0123456789")
-    number = recipe.name.removeprefix(kind)
-    return kind, int(number) if number else 0
-
-
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in sorted(
-        (*tables.RECIPES, *figures.RECIPES, *kernels.RECIPES, claims.RECIPE),
-        key=_order,
-    )
-}
-"""Every recipe by name."""
-
 _TINY_REMARK = (
     "--tiny: a random model of two layers on a few texts of the embedded corpus. The numbers show "
     "nothing but that the chain works."
@@ -75,35 +52,15 @@ _UNFINISHED = (
 )
 
 
-def list_recipes() -> list[dict[str, Any]]:
-    """Name, place in the paper, tasks and title of every recipe, ready for JSON."""
-    return [
-        {
-            "name": recipe.name,
-            "source": recipe.source,
-            "tasks": list(recipe.tasks),
-            "methods": list(recipe.methods),
-            "shows": recipe.title,
-        }
-        for recipe in RECIPES.values()
-    ]
-
-
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name; the modules of others are not imported.
 
     Raises:
         InputError: there is no such experiment; the message lists them.
     """
-    known = SAME_AS.get(name, name)
-    if known not in RECIPES:
-        names = [*RECIPES, *SAME_AS]
-        near = get_close_matches(name.lower(), names, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise InputError(
-            f"unknown experiment '{name}'{hint}: expected {ALL} or one of {', '.join(names)}"
-        )
-    return RECIPES[known]
+    entry = find_experiment(name)
+    recipe: Recipe = import_module(f"lpft.experiments.{entry.module}").RECIPES[entry.name]
+    return recipe
 
 
 @dataclass(frozen=True)
@@ -117,7 +74,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        return self.recipe.name
+        return self.recipe.entry.name
 
 
 @dataclass(frozen=True)
@@ -175,7 +132,7 @@ class Session:
             workers=workers,
         )
         for each in planned:
-            check_folder(each.recipe, each.scope.folder, resume=resume, overwrite=overwrite)
+            check_folder(each.name, each.scope.folder, resume=resume, overwrite=overwrite)
         self.experiments: list[Experiment] = []
         for each in planned:
             self._inputs.read(each.plan)
@@ -267,8 +224,8 @@ class Session:
         if not runs.runs and not runs.kernels:
             name, reason = failures[0]
             raise InputError(
-                f"nothing of {recipe.name} could be computed: {len(failures)} failed, the first "
-                f"({name}): {reason}"
+                f"nothing of {experiment.name} could be computed: {len(failures)} failed, the "
+                f"first ({name}): {reason}"
             )
         return Reproduction(record, scope.folder, build_report(scope.folder, overwrite=True).page)
 
@@ -305,19 +262,20 @@ def _planned(
 ) -> list[Experiment]:
     """The experiments of that name that suit the settings."""
 
-    def plan(recipe: Recipe, folder: Path) -> Experiment:
-        scope = make_scope(recipe, settings, folder, tiny=tiny)
+    def plan(name: str, folder: Path) -> Experiment:
+        recipe = find_recipe(name)
+        scope = make_scope(recipe.entry, settings, folder, tiny=tiny)
         return Experiment(recipe, scope, recipe.plan(scope))
 
     if name != ALL:
-        return [plan(find_recipe(name), folder)]
+        return [plan(name, folder)]
     planned: list[Experiment] = []
     refusals: list[tuple[str, InputError]] = []
-    for recipe in RECIPES.values():
+    for each in EXPERIMENTS:
         try:
-            planned.append(plan(recipe, folder / recipe.name))
+            planned.append(plan(each, folder / each))
         except InputError as error:
-            refusals.append((recipe.name, error))
+            refusals.append((each, error))
     if not planned:
         raise refusals[0][1]
     for refused, reason in refusals:
@@ -361,16 +319,16 @@ def _record(
     timings: Mapping[str, float] | None = None,
 ) -> ExperimentRecord:
     """The record of an experiment; without ``results`` of one that is still running."""
-    recipe, scope = experiment.recipe, experiment.scope
+    entry, scope = experiment.recipe.entry, experiment.scope
     results = Results() if results is None else results
     protocols = {str(config.data.split_protocol) for config in experiment.plan.input_configs}
     return ExperimentRecord(
-        name=recipe.name,
-        title=recipe.title,
+        name=entry.name,
+        title=entry.shows,
         protocol=", ".join(sorted(protocols)),
         model=scope.model,
         settings={
-            "source": recipe.source,
+            "source": entry.source,
             "tasks": list(scope.tasks),
             "methods": list(scope.methods),
             "seeds": list(scope.seeds),

@@ -5,7 +5,7 @@ beside the paper's, the same at shared rates where a pair's own rates differ, an
 differences between methods with and without the LP start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from lpft.data import TextData, find_task
 from lpft.errors import InputError
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import (
     FEATURE_CHANGE,
     HEAD_NORM,
@@ -58,10 +59,6 @@ from lpft.results.quantities import (
 )
 from lpft.results.run import Run
 from lpft.settings import get_method
-
-METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
-EIGHT_SETS = ("cb", "rte", "boolq", "wic", "wsc", "cola", "sst2", "mrpc")
-
 
 _NOTE_ON_SCORES = "In per cent. Here LP does not depend on the seed; the paper's does."
 _NOTE_ON_SETS = "The task's name: its test split; task: set is an OOD set."
@@ -458,66 +455,35 @@ def _check_ood(data: Mapping[str, TextData]) -> None:
 
 def _recipe(
     name: str,
-    title: str,
-    tasks: tuple[str, ...],
-    sections: tuple[_Section, ...],
-    methods: tuple[str, ...] = METHODS,
-    *,
+    *sections: _Section,
     ood: bool = False,
-    **others: Any,
+    plan: Callable[[Scope], Plan] = plan_at_both_rates,
+    check: Callable[[Mapping[str, TextData]], None] | None = None,
 ) -> Recipe:
-    usual: dict[str, Any] = {
-        "source": name.replace("table", "Table "),
-        "plan": plan_at_both_rates,
-        "show": partial(_show, sections=sections, ood=ood),
-    }
-    return Recipe(name=name, title=title, tasks=tasks, methods=methods, **(usual | others))
+    show = partial(_show, sections=sections, ood=ood)
+    return Recipe(EXPERIMENTS[name], plan, show, check)
 
 
-RECIPES = (
-    _recipe("table1", "Features and head norm of each method", ("cb", "rte"), (_features(1),)),
-    _recipe(
-        "table3",
-        "Calibration error with and without temperature scaling",
-        EIGHT_SETS,
-        (
+RECIPES = {
+    recipe.entry.name: recipe
+    for recipe in (
+        _recipe("table1", _features(1)),
+        _recipe(
+            "table3",
             _calibration("ece"),
             _calibration("mce", differences=_calibration_differences("table3"), temperature=True),
         ),
-        ("ft", "lp-ft", "lora", "lp-lora"),
-        source="Tables 3, 14 and 15",
-    ),
-    _recipe("table8", "Test score of each method", EIGHT_SETS, (_scores(8),)),
-    _recipe(
-        "table10",
-        "Score and calibration in and out of distribution",
-        ("amazon",),
-        _SCORES_AND_CALIBRATION,
-        ood=True,
-        plan=_plan_with_ood,
-        check=_check_ood,
-    ),
-    _recipe(
-        "table11",
-        "Features and head norm of each method, in and out of distribution",
-        ("amazon",),
-        (_features(11),),
-        ood=True,
-    ),
-    _recipe(
-        "table12",
-        "How far features move",
-        (*EIGHT_SETS, "amazon"),
-        (_FEATURE_CHANGE,),
-        ("ft", "lora", "lp-ft", "lp-lora"),
-        ood=True,
-    ),
-    _recipe(
-        "table13",
-        "Norm of the head before and after training",
-        (*EIGHT_SETS, "amazon"),
-        (_HEAD_NORMS,),
-        ("ft", "lora", "lp", "lp-ft", "lp-lora"),
-    ),
-    _recipe("table16", "Test score of each method", ("pubmed",), (_scores(16),)),
-)
+        _recipe("table8", _scores(8)),
+        _recipe(
+            "table10",
+            *_SCORES_AND_CALIBRATION,
+            ood=True,
+            plan=_plan_with_ood,
+            check=_check_ood,
+        ),
+        _recipe("table11", _features(11), ood=True),
+        _recipe("table12", _FEATURE_CHANGE, ood=True),
+        _recipe("table13", _HEAD_NORMS),
+        _recipe("table16", _scores(16)),
+    )
+}
