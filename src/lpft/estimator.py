@@ -76,6 +76,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int | None = None,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
+        patience: int | None = None,
         head_scale: float | None = None,
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
@@ -96,6 +97,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.patience = patience
         self.head_scale = head_scale
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha

@@ -57,6 +57,26 @@ def without_dropout(classifier):
     return classifier
 
 
+def test_patience_ends_training_so_many_epochs_after_the_best_and_changes_nothing_before(
+    classifier, tmp_path
+):
+    train, validation = split_of(classifier, 24), split_of(classifier, 16, seed=1)
+    start = copy.deepcopy(classifier.model.state_dict())
+    every = run(classifier, train, validation, tmp_path / "every", epochs=8)
+    classifier.model.load_state_dict(start)
+    ended = run(classifier, train, validation, tmp_path / "ended", epochs=8, patience=2)
+    assert ended == every[: len(ended)]
+
+    scores = [row["validation_accuracy"] for row in every if row["event"] == "evaluation"]
+    best = 0
+    for epoch, score in enumerate(scores):
+        best = epoch if score > scores[best] else best
+        if epoch - best == 2:
+            break
+    assert epoch < 8
+    assert len([row for row in ended if row["event"] == "evaluation"]) == epoch + 1
+
+
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(
     classifier, tmp_path, class_weight

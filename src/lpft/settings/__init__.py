@@ -76,12 +76,21 @@ METHODS: dict[str, Method] = {
 }
 
 
+AUTO = "auto"
+"""In place of a method: train several and keep the one that validation chooses."""
+
+
 def get_method(name: str) -> Method:
     """The method called ``name``.
 
     Raises:
-        InputError: there is no such method.
+        InputError: there is no such method, or it is :data:`AUTO`, which stands for several.
     """
+    if name == AUTO:
+        raise InputError(
+            f"{named('method')} auto trains several methods and keeps one, which only lpft train "
+            f"and TextClassifier do: name one of {', '.join(METHODS)}"
+        )
     if name not in METHODS:
         raise InputError(f"unknown method '{name}': expected one of {', '.join(METHODS)}")
     return METHODS[name]
@@ -242,8 +251,8 @@ class TrainingSettings(Settings):
     max_length: int = setting(128, "cut texts after this many tokens", gt=0)
     method: str = setting(
         "lp-ft",
-        "training method (lpft methods explains them)",
-        choices=tuple(METHODS),
+        "training method (lpft methods explains them); auto: several, of which one is kept",
+        choices=(*METHODS, AUTO),
         decides=Decides.RUN,
         commands=("train",),
     )
@@ -274,6 +283,15 @@ class TrainingSettings(Settings):
     )
     weight_decay: float | None = setting(
         None, "decoupled weight decay of AdamW", ge=0, filled=0.0, same_time=True, **_TUNING
+    )
+    patience: int | None = setting(
+        None,
+        "end fine-tuning after so many epochs without a better one on validation; the learning "
+        "rate decays as over all epochs (default: train every epoch)",
+        ge=1,
+        needs="fine-tuning",
+        decides=Decides.RUN,
+        commands=("train",),
     )
     head_scale: float | None = setting(
         None,
@@ -316,8 +334,60 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _known_method(self) -> Self:
-        get_method(self.method)
+        if self.method != AUTO:
+            get_method(self.method)
         return self
+
+
+class SelectionSettings(Settings):
+    """Several runs on the same data, of which one is kept."""
+
+    heading = "several runs, of which one is kept"
+    commands = ("train",)
+    decides = Decides.RUN
+
+    seeds: int = setting(
+        1, "train with so many seeds, from --seed on, and keep the best run on validation", ge=1
+    )
+    tune: int = setting(
+        0,
+        "runs of a search for the learning rate and the epochs, and with --method auto the method; "
+        "needs the tune extra; 0 for none",
+        ge=0,
+    )
+    stop_after: Literal["lp", "lp-ft"] | None = setting(
+        None,
+        "with --method auto: train no method after this one (default: all that can still win)",
+    )
+    max_minutes: float | None = setting(
+        None,
+        "begin no further run that is not expected to end within so many minutes of training "
+        "(default: no limit)",
+        gt=0,
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_search(self) -> Self:
+        if self.tune > 0:
+            for name, value in (("seeds", self.seeds > 1), ("stop_after", self.stop_after)):
+                if value:
+                    raise InputError(
+                        f"{named('tune')} and {named(name)} exclude each other: leave one out"
+                    )
+        return self
+
+    def refuse(self, where: str) -> None:
+        """Refuse every setting that is not left at its default.
+
+        Raises:
+            InputError: there is one.
+        """
+        for name, item in self.fields().items():
+            if getattr(self, name) != item.default:
+                raise InputError(
+                    f"{named(name)} has no effect on {where}: leave it out, or give lpft train "
+                    f"{named('method')} auto, {named('seeds')} or {named('tune')}"
+                )
 
 
 class OutputSettings(Settings):

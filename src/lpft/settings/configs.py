@@ -1,28 +1,35 @@
 """Configurations of runs and kernels from settings by name, and what makes two of them the same."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.paper import MODEL, published_hyperparameters
 from lpft.settings import (
+    AUTO,
+    METHODS,
     DataSettings,
     ExperimentSettings,
     KernelSettings,
     OutputSettings,
     RegressionSettings,
+    SelectionSettings,
     TrainingSettings,
     resolve,
 )
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
 
-_MODELS = (DataSettings, TrainingSettings, OutputSettings, KernelSettings, RegressionSettings)
+_OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
+_MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
+
+AUTO_METHODS = ("lp", "lp-ft", "lora", "ft")
+"""What ``--method auto`` may train, in this order."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +60,153 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
         InputError: an unknown name, a value of a wrong type or out of range, settings that
             contradict each other, or no data named.
     """
-    known = taken_by("train")
-    for name in values:
-        if name not in known:
-            raise unknown_setting(name, known)
+    _check_names(values)
+    SelectionSettings.read_own(values).refuse("a single run")
     training = TrainingSettings.read_own(values)
-    data = DataSettings.read_own(values)
-    if data.split_protocol is None:
-        protocol = "stratified" if data.task is None else "paper"
-        data = data.model_copy(update={"split_protocol": protocol})
-    published = None
-    if data.task is not None and data.split_protocol == "paper":
-        published = published_hyperparameters(data.task, training.method)
-    training = resolve(training, published)
-    if Path(training.model).is_dir():
-        training = training.model_copy(update={"model": str(Path(training.model).resolve())})
+    data = _data_settings(values)
+    training = _resolved(data, training)
     if output_dir is None:
         method_and_seed = f"{training.method}-seed{training.seed}"
         output_dir = Path("runs") / f"{_data_and_model(data, training)}-{method_and_seed}"
     return RunConfig(data, training, OutputSettings.read_own(values), output_dir)
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Several runs on the same data, of which one is kept in ``output_dir``.
+
+    ``training`` is as asked: its method may be ``auto``, and None stands for each method's default.
+    """
+
+    data: DataSettings
+    training: TrainingSettings
+    output: OutputSettings
+    selection: SelectionSettings
+    output_dir: Path
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that may be trained, in this order."""
+        last = self.selection.stop_after
+        if self.training.method != AUTO:
+            return (self.training.method,)
+        return AUTO_METHODS[: None if last is None else AUTO_METHODS.index(last) + 1]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        first = self.training.seed
+        return tuple(range(first, first + self.selection.seeds))
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, ready for JSON; the output folder is left out."""
+        models = (self.data, self.training, self.output, self.selection)
+        return {name: value for model in models for name, value in model.flat().items()}
+
+    def run(self, name: str, method: str, **changes: Any) -> RunConfig:
+        """The run in ``candidates/<name>``, with those of the settings that its method takes."""
+        training = training_of(self.training, method, **changes)
+        folder = self.output_dir / CANDIDATES / name
+        return RunConfig(self.data, _resolved(self.data, training), self.output, folder)
+
+
+CANDIDATES = "candidates"
+"""The folder of the runs from which the one above it was chosen."""
+
+
+def training_of(asked: TrainingSettings, method: str, **changes: Any) -> TrainingSettings:
+    """The settings of one method among several: those that it takes, not yet resolved."""
+    taken = {
+        name: getattr(asked, name)
+        for name, item in TrainingSettings.fields().items()
+        if METHODS[method].takes(item)
+    }
+    return TrainingSettings(**(taken | changes | {"method": method}))
+
+
+def make_selection(
+    values: Mapping[str, Any], output_dir: Path | None = None
+) -> SelectionConfig | None:
+    """Several runs from settings by name, or None where they describe a single one.
+
+    Raises:
+        InputError: as :func:`make_config`, or a setting has no effect with any of the methods.
+    """
+    _check_names(values)
+    selection = SelectionSettings.read_own(values)
+    training = TrainingSettings.read_own(values)
+    auto = training.method == AUTO
+    if selection.stop_after is not None and not auto:
+        raise InputError(
+            f"{named('stop_after')} has no effect with {named('method')} {training.method}: it is "
+            f"for {named('method')} auto"
+        )
+    if not auto and selection.seeds == 1 and selection.tune == 0:
+        return None
+    if selection.tune > 0 and training.method == "lp":
+        raise InputError(
+            f"{named('tune')} has no effect with {named('method')} lp, which has no learning rate: "
+            "leave it out or choose another method"
+        )
+    data = _data_settings(values)
+    config = SelectionConfig(
+        data, _local_model(training), OutputSettings.read_own(values), selection, Path()
+    )
+    check_taken(training, config.methods)
+    if output_dir is None:
+        end = "-tuned" if selection.tune > 0 else ""
+        end = f"-{selection.seeds}seeds" if selection.seeds > 1 else end
+        kind = f"{training.method}-seed{training.seed}{end}"
+        output_dir = Path("runs") / f"{_data_and_model(data, training)}-{kind}"
+    config = replace(config, output_dir=output_dir)
+    for method in config.methods:
+        config.run(method, method)  # refuse now what a later run would refuse
+    return config
+
+
+def check_taken(asked: TrainingSettings, methods: Sequence[str]) -> None:
+    """Refuse a setting that none of the methods takes.
+
+    Raises:
+        InputError: there is one.
+    """
+    for name, item in TrainingSettings.fields().items():
+        if getattr(asked, name) != item.default and not any(
+            METHODS[method].takes(item) for method in methods
+        ):
+            raise InputError(
+                f"{named(name)} has no effect with {' and '.join(methods)}, which are all that "
+                "would be trained: leave it out"
+            )
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    known = taken_by("train")
+    for name in values:
+        if name not in known:
+            raise unknown_setting(name, known)
+
+
+def _data_settings(values: Mapping[str, Any]) -> DataSettings:
+    data = DataSettings.read_own(values)
+    if data.split_protocol is None:
+        protocol = "stratified" if data.task is None else "paper"
+        data = data.model_copy(update={"split_protocol": protocol})
+    return data
+
+
+def _resolved(data: DataSettings, training: TrainingSettings) -> TrainingSettings:
+    """The settings with every default of the task, the method and the data filled in."""
+    published = None
+    if data.task is not None and data.split_protocol == "paper":
+        published = published_hyperparameters(data.task, training.method)
+    return _local_model(resolve(training, published))
+
+
+def _local_model(training: TrainingSettings) -> TrainingSettings:
+    """The same with a model folder's whole path."""
+    if Path(training.model).is_dir():
+        return training.model_copy(update={"model": str(Path(training.model).resolve())})
+    return training
 
 
 def _data_and_model(data: DataSettings, training: TrainingSettings) -> str:

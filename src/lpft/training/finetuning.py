@@ -116,7 +116,11 @@ def finetune(
             settings.class_weight, train.labels, trained_head(model).out_features, device
         ),
         compute_metrics=_evaluation_metrics(model, validation, by_length),
-        callbacks=[TrainingReporter(on_history), CheckpointKeeper()],
+        callbacks=[
+            TrainingReporter(on_history),
+            *([] if settings.patience is None else [Patience(settings.patience, metric)]),
+            CheckpointKeeper(),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     with quiet_transformers():
@@ -195,6 +199,27 @@ class CheckpointKeeper(TrainerCallback):
         for checkpoint in folder.glob("checkpoint-*"):
             if checkpoint.name not in needed:
                 shutil.rmtree(checkpoint)
+
+
+class Patience(TrainerCallback):
+    """Ends training after so many evaluations in a row without a better one than all before.
+
+    Transformers' own counts in an attribute, which a resumed training would begin anew; this one
+    counts in the log, which is part of every checkpoint.
+    """
+
+    def __init__(self, epochs: int, metric: str) -> None:
+        self._epochs, self._key = epochs, f"eval_validation_{metric}"
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args
+        scores = [entry[self._key] for entry in state.log_history if self._key in entry]
+        since_the_best = len(scores) - 1 - scores.index(max(scores))
+        if since_the_best >= self._epochs:
+            logger.info("no better epoch in %d: training ends", self._epochs)
+            control.should_training_stop = True
 
 
 _Item = tuple[SplitInputs, int]

@@ -1,0 +1,159 @@
+"""Choosing among trained methods: the simplest within one standard error of the best.
+
+All candidates are compared on the same validation rows, so that the standard error is that of a
+paired difference, row by row. It is far smaller than that of an accuracy: most rows are easy, or
+hard, for every method alike.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpft.errors import InputError
+from lpft.settings import METHODS, Method
+
+RULE = (
+    "the simplest method within one standard error of the best: accuracy on the validation rows "
+    "that all candidates share, standard error of the paired difference; from simple to complex "
+    "the methods train the head, an adapter, everything, each first from the head of linear "
+    "probing and then from a random one"
+)
+"""The rule in words, for records and readers."""
+
+_TRAINED = {"head": 0, "all": 2}  # adapters are between them
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained method: which validation rows it gets right [N], and the mean ``-log p_y``."""
+
+    method: str
+    seed: int
+    correct: NDArray[np.bool_]
+    nll: float
+
+    @property
+    def score(self) -> float:
+        """The share of validation rows that it gets right."""
+        return float(self.correct.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """``sd / sqrt(N)`` of the score, 0 for a single row."""
+        return _standard_error(self.correct.astype(float))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method beside the best one: the mean over rows and seeds of how much less it gets right.
+
+    ``difference`` is 0 for the best itself and negative for the others; ``standard_error`` is that
+    of the difference over rows; ``eligible`` is whether the two differ by one at most.
+    """
+
+    method: str
+    score: float
+    difference: float
+    standard_error: float
+    eligible: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate by its place in the list, the best method, and every method's standing.
+
+    ``standings`` are in order of simplicity.
+    """
+
+    chosen: int
+    best: str
+    standings: tuple[Standing, ...]
+
+    @property
+    def reason(self) -> str:
+        """One clause for records and readers."""
+        chosen = next(s for s in self.standings if s.eligible)
+        if len(self.standings) == 1:
+            return "the only method"
+        if chosen is self.standings[0] and chosen.method == self.best:
+            return "no other method is better"
+        if chosen.method == self.best:
+            return "better than every simpler method by more than one standard error"
+        return (
+            f"{-chosen.difference:.3f} below {self.best}, within one standard error "
+            f"({chosen.standard_error:.3f}), and simpler"
+        )
+
+
+def choose(candidates: Sequence[Candidate]) -> Choice:
+    """The simplest method within one standard error of the best, and its best seed.
+
+    With ``d_i`` the share of seeds with which method m gets row i right, less that of the best
+    method, m is eligible where ``-mean(d) <= sd(d) / sqrt(N)``. For one seed each this is
+    ``(b - c)^2 <= b + c``, where b rows are right with the best method alone and c with m alone:
+    McNemar's statistic is at most 1.
+
+    The best method has the highest mean score; of equal ones it is the simplest. Of the chosen
+    method's seeds the one with the highest score is taken, of equal ones that with the lowest
+    ``nll``, of equal ones again the first.
+
+    Raises:
+        InputError: no candidate, no rows, or candidates on different numbers of rows.
+    Source: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (one standard
+    error); McNemar, Psychometrika, 1947.
+    """
+    if not candidates or len(candidates[0].correct) == 0:
+        raise InputError("expected at least one candidate with validation rows, found none")
+    if len({len(candidate.correct) for candidate in candidates}) > 1:
+        raise InputError("the candidates have different numbers of validation rows")
+    methods = sorted({candidate.method for candidate in candidates}, key=complexity)
+    right = {
+        method: np.mean([c.correct for c in candidates if c.method == method], axis=0)
+        for method in methods
+    }
+    # Sums, not means: with one seed they are whole numbers, so that equal ones compare equal.
+    best = max(methods, key=lambda method: float(right[method].sum()))
+    standings = tuple(_standing(method, right[method], right[best]) for method in methods)
+    chosen = next(standing.method for standing in standings if standing.eligible)
+    of_method = [place for place, c in enumerate(candidates) if c.method == chosen]
+    place = min(of_method, key=lambda p: (-int(candidates[p].correct.sum()), candidates[p].nll))
+    return Choice(place, best, standings)
+
+
+def complexity(method: str) -> tuple[int, bool, int]:
+    """What methods are ordered by, from simple to complex, as :data:`RULE` says."""
+    known: Method = METHODS[method]
+    return (
+        _TRAINED.get(known.trained, 1),
+        known.head_start != "lp",
+        tuple(METHODS).index(method),
+    )
+
+
+def can_be_beaten(candidates: Sequence[Candidate]) -> bool:
+    """Whether a method that is less simple than all of these could still be chosen.
+
+    It would have to get b rows right that the present choice gets wrong, and lose c, with
+    ``(b - c)^2 > b + c``: that needs at least 2 wrong rows.
+    """
+    chosen = candidates[choose(candidates).chosen]
+    return int((~chosen.correct).sum()) >= 2
+
+
+def _standing(method: str, right: NDArray[np.float64], best: NDArray[np.float64]) -> Standing:
+    differences = right - best
+    rows, total = len(differences), float(differences.sum())
+    # -mean <= sd / sqrt(N) without its divisions and roots, which would round: with
+    # sd^2 = (sum d^2 - (sum d)^2 / N) / (N - 1) it is (sum d)^2 <= sum d^2.
+    eligible = total >= 0 or total**2 <= float((differences**2).sum())
+    error = _standard_error(differences)
+    return Standing(method, float(right.mean()), total / rows, error, eligible)
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    if len(values) < 2:
+        return 0.0
+    return float(values.std(ddof=1)) / math.sqrt(len(values))

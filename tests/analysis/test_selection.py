@@ -1,0 +1,116 @@
+"""Choosing a method: the one-standard-error rule against hand counts and NumPy's own formulas."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpft.analysis.selection import Candidate, can_be_beaten, choose, complexity
+from lpft.errors import InputError
+from lpft.settings import METHODS
+
+
+def candidate(method, right, *, seed=0, nll=1.0):
+    """``right`` as text of 1 and 0, one for each validation row."""
+    return Candidate(method, seed, np.array([mark == "1" for mark in right]), nll)
+
+
+def chosen(*candidates):
+    one = candidates[choose(candidates).chosen]
+    return one.method, one.seed
+
+
+@pytest.mark.parametrize(
+    ("lp", "better", "expected"),
+    [
+        # b rows right with LP-FT alone, c with LP alone: chosen where (b - c)^2 > b + c
+        ("1111100000", "1111100000", "lp"),  # 0, 0
+        ("1111100000", "1111110000", "lp"),  # 1, 0: 1 > 1 is false
+        ("1111100000", "1111111000", "lp-ft"),  # 2, 0: 4 > 2
+        ("1111100000", "0111111100", "lp"),  # 3, 1: 4 > 4 is false
+        ("1111100000", "0111111110", "lp-ft"),  # 4, 1: 9 > 5
+        ("1111100000", "0011111111", "lp-ft"),  # 5, 2: 9 > 7
+        ("1111100000", "0001111111", "lp"),  # 5, 3: 4 > 8 is false
+    ],
+)
+def test_a_method_that_trains_more_wins_only_beyond_one_standard_error(lp, better, expected):
+    assert chosen(candidate("lp", lp), candidate("lp-ft", better))[0] == expected
+
+
+def test_a_worse_method_is_never_chosen():
+    assert chosen(candidate("lp", "1110"), candidate("ft", "0000"))[0] == "lp"
+    # three rows of LoRA are wrong that FT gets right: 9 > 3
+    assert chosen(candidate("lora", "0001"), candidate("ft", "1111"))[0] == "ft"
+
+
+def test_the_order_of_the_list_and_its_ties_do_not_matter():
+    pair = candidate("lp", "1100"), candidate("lp-ft", "1100")
+    assert chosen(*pair) == chosen(*reversed(pair)) == ("lp", 0)
+
+
+def test_simplicity_is_the_number_of_trained_weights_then_the_start():
+    expected = ["lp", "lp-lora", "lp-dora", "lora", "dora", "lp-ft", "ft"]
+    assert sorted(METHODS, key=complexity) == expected
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
+def test_the_rule_is_one_standard_error_of_the_paired_difference(rows):
+    simple, other = (np.array(column) for column in zip(*rows, strict=True))
+    found = choose([Candidate("lp", 0, simple, 1.0), Candidate("ft", 0, other, 1.0)])
+    differences = other.astype(float) - simple
+    error = differences.std(ddof=1) / np.sqrt(len(rows))
+    mean = differences.mean()
+    if not np.isclose(mean, error):
+        assert found.chosen == int(mean > error)
+    assert found.best == ("ft" if mean > 0 else "lp")
+    for standing in found.standings:
+        assert standing.standard_error in (0.0, pytest.approx(error))
+
+
+def test_seeds_are_averaged_by_row_and_the_best_one_is_taken():
+    lp = [candidate("lp", "110000", seed=seed) for seed in (0, 1)]
+    tuned = [
+        candidate("lp-ft", "111100", seed=0, nll=0.9),
+        candidate("lp-ft", "111010", seed=1, nll=0.7),
+    ]
+    found = choose([*lp, *tuned])
+    # d = (0, 0, 1, 1/2, 1/2, 0): (sum)^2 = 4 > sum of squares = 1.5
+    assert [s.score for s in found.standings] == pytest.approx([2 / 6, 4 / 6])
+    assert found.standings[0].difference == pytest.approx(-2 / 6)
+    assert not found.standings[0].eligible
+    assert chosen(*lp, *tuned) == ("lp-ft", 1)  # equal scores: the lower nll
+    tuned[0] = candidate("lp-ft", "111110", seed=0, nll=0.9)
+    assert chosen(*lp, *tuned) == ("lp-ft", 0)
+
+
+def test_nothing_more_complex_can_win_where_at_most_one_row_is_wrong():
+    assert not can_be_beaten([candidate("lp", "1111")])
+    assert not can_be_beaten([candidate("lp", "1110")])
+    assert can_be_beaten([candidate("lp", "1100")])
+    for wrong, possible in ((1, False), (2, True)):
+        lp = candidate("lp", "1" * 5 + "0" * wrong)
+        assert (chosen(lp, candidate("ft", "1" * (5 + wrong)))[0] == "ft") is possible
+
+
+def test_scores_have_the_standard_error_of_a_share():
+    one = candidate("lp", "1110")
+    # sd of (1, 1, 1, 0) with n - 1 is 1/2
+    assert (one.score, one.standard_error) == (0.75, pytest.approx(0.25))
+    assert candidate("lp", "1").standard_error == 0
+
+
+def test_the_reason_says_how_far_the_choice_is_from_the_best():
+    def reason(*candidates):
+        return choose(candidates).reason
+
+    lp = candidate("lp", "1111100000")
+    assert reason(lp) == "the only method"
+    assert reason(lp, candidate("ft", "1111100000")) == "no other method is better"
+    assert "by more than one standard error" in reason(lp, candidate("ft", "1111111100"))
+    assert "0.100 below ft" in reason(lp, candidate("ft", "1111110000"))
+
+
+def test_candidates_without_rows_or_on_other_rows_are_refused():
+    for wrong in ([], [candidate("lp", "")], [candidate("lp", "1"), candidate("ft", "11")]):
+        with pytest.raises(InputError):
+            choose(wrong)
