@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from scipy.special import logit, softmax
@@ -149,6 +150,29 @@ def test_columns_of_a_table_are_lists(model):
     assert fitted.score(texts, labels) > 0.7
 
 
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_tables_of_texts_and_of_pairs_are_cross_validated_as_lists_are(model, library):
+    texts, labels = toy_texts(40)
+    estimator = TextClassifier(model, **PROBING)
+    for columns in ({"text": texts}, {"first": texts, "second": texts[::-1]}):
+        listed = texts if len(columns) == 1 else list(zip(*columns.values(), strict=True))
+        scores = [
+            cross_val_score(estimator, given, labels, cv=2, error_score="raise")
+            for given in (library.DataFrame(columns), listed)
+        ]
+        np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("row", [0, 7, 23, 39])
+def test_an_empty_text_is_named_by_its_row_wherever_it_goes(model, row):
+    texts, labels = toy_texts(40)
+    estimator = TextClassifier(model, **PROBING)
+    spoilt = [" " if position == row else text for position, text in enumerate(texts)]
+    refused(f"^text {row + 1} is empty", estimator.fit, spoilt, labels)
+    column = pd.Series(spoilt, index=range(100, 140)).replace(" ", None)
+    refused(f"^text {row + 1} is missing", estimator.fit, column, labels)
+
+
 def test_pairs_and_single_texts_are_not_mixed_up(model, tmp_path):
     texts, labels = toy_texts(60)
     pairs = [(text, "a film") for text in texts]
@@ -160,8 +184,8 @@ def test_pairs_and_single_texts_are_not_mixed_up(model, tmp_path):
     single, paired = clone(estimator).fit(texts, labels), clone(estimator).fit(pairs, labels)
     assert not np.allclose(paired.features(pairs[:1]), paired.features([pairs[0][::-1]]))
     for use in (single.predict, single.predict_proba, single.features, single.decision_function):
-        refused("text 1 of the texts is a pair", use, pairs[:2])
-    refused("text 2 of the texts is a single text", paired.predict, [pairs[0], texts[0]])
+        refused("text 1 is a pair", use, pairs[:2])
+    refused("text 2 is a single text", paired.predict, [pairs[0], texts[0]])
     refused("expected a list of texts", single.predict, "good film")
     single.save(tmp_path / "single")
     refused("is a pair", TextClassifier.load(tmp_path / "single").predict, pairs[:2])
@@ -199,11 +223,11 @@ def test_what_needs_training_says_so(model):
     ("arguments", "says"),
     [
         ((["good", "bad"], ["x"]), "2 texts but 1 labels"),
-        (([], []), "at least 2 classes"),
+        (([], []), "there are no texts"),
         ((["good", "bad"], [0.5, 1.5]), "regression is not supported"),
         ((["good", "", "bad", "fine"], ["x", "x", "y", "y"]), "is empty"),
         ((["good", "bad"], ["x", "y"]), "held out"),
-        ((pd.DataFrame({"text": ["a", "b"]}), ["x", "y"]), "the texts are a DataFrame"),
+        ((pd.DataFrame([["a", "b", "c"]]), ["x"]), "the texts are a DataFrame with 3 columns"),
         ((["a", "b"], None), r"the labels are None \(NoneType\)"),
         (
             (["a", ["b"] * 999, "c"], ["x", "y", "x"], (["v"], ["x"])),
@@ -214,7 +238,9 @@ def test_what_needs_training_says_so(model):
         ((["a", "b"], ["x", "y"], (["v"], None)), "the validation labels are None"),
         ((["a", "b"], ["x", "y"], ("v", ["x"])), "the validation texts are one string"),
         ((["a", "b"], ["x", "y"], (["v"], [])), "1 validation texts but 0 validation labels"),
-        ((["a", "b"], ["x", "y"], (["v"], ["odd"])), "'odd'"),
+        ((["a", "b"], ["x", "y"], ([], [])), "there are no validation texts"),
+        ((["a", "b"], ["x", "y"], (["v"], ["odd"])), "'odd' in row 1 of 1"),
+        ((["a", "b"], ["x", "y"], (["v", " "], ["x", "y"])), "text 2 of the validation texts is e"),
     ],
 )
 def test_wrong_arguments_of_fit(model, arguments, says):

@@ -21,9 +21,9 @@ from lpft.data import (
     infer_classes,
     stratified_holdout,
 )
-from lpft.data.examples import check_pairs, text_list
 from lpft.data.labels import label_list, show
 from lpft.data.splits import labelled_rows, validation_kind
+from lpft.data.texts import check_texts, text_list
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.progress import visible_progress
@@ -198,8 +198,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.model.inference import extract_features, resolve_device
 
         texts = text_list(texts)
-        if self._paired is not None:
-            check_pairs(texts, "texts", paired=self._paired)
+        check_texts(texts, paired=self._paired)
         tokens = tokenize(self.tokenizer_, texts, self.tokenizer_.model_max_length)
         try:
             with visible_progress(self.verbose):
@@ -345,9 +344,10 @@ def _training_data(
             f"validation is a {type(validation).__name__}{length}: expected a tuple of two, "
             "(texts, labels)"
         )
-    _, examples = _examples(*validation, classes, "validation texts", "validation labels")
-    paired = bool(train.texts) and isinstance(train.texts[0], tuple)
-    check_pairs(examples.texts, "validation texts", paired=paired)
+    paired = isinstance(train.texts[0], tuple)
+    _, examples = _examples(
+        *validation, classes, "validation texts", "validation labels", paired=paired
+    )
     return TextData("texts", classes, train, examples)
 
 
@@ -357,12 +357,18 @@ def _examples(
     classes: tuple[Label, ...] | None,
     texts_name: str,
     labels_name: str,
+    *,
+    paired: bool | None = None,
 ) -> tuple[tuple[Label, ...], Examples]:
     """The class names (inferred where None) and the rows, checked; names are for messages."""
     texts = text_list(texts, texts_name)
     given = label_list(labels, labels_name)
     if len(texts) != len(given):
         raise InputError(f"there are {len(texts)} {texts_name} but {len(given)} {labels_name}")
+    if not texts:
+        raise InputError(f"there are no {texts_name}: expected at least one")
+    # here, before any row is held out: a message names the row that the user gave
+    check_texts(texts, texts_name, paired=paired)
     if classes is None:
         classes = infer_classes(given, f"the {labels_name}")
     return classes, Examples(

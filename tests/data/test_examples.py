@@ -1,14 +1,12 @@
-"""Rows and their fingerprint, and the texts that a Python program gives."""
+"""Rows and their fingerprint."""
 
 import hashlib
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from lpft.data.examples import Examples, Groups, TextData, check_pairs, fingerprint, text_list
-from lpft.errors import InputError
+from lpft.data.examples import Examples, Groups, TextData, fingerprint
 
 
 @pytest.fixture
@@ -68,59 +66,3 @@ def test_selected_rows_keep_their_numbers():
     assert Examples(["0"], ["a"], None).select([0]).clusters is None
     assert rows.rows.tolist() == [1, 2, 3, 4]
     assert rows.select([3, 1]).select([0]).rows.tolist() == [4]
-
-
-PAIRS = [("a", "b"), ("c", "d")]
-FRAME = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
-
-
-@pytest.mark.parametrize(
-    ("texts", "listed"),
-    [
-        (["a", "b"], ["a", "b"]),
-        (("a", "b"), ["a", "b"]),
-        (np.array(["a", "b"]), ["a", "b"]),
-        (pd.Series(["a", "b"], index=[5, 6]), ["a", "b"]),
-        ((text for text in "ab"), ["a", "b"]),
-        (PAIRS, PAIRS),
-        ([list(pair) for pair in PAIRS], PAIRS),
-        (np.array(PAIRS), PAIRS),
-        (np.array(PAIRS, dtype=object), PAIRS),
-        (list(np.array(PAIRS)), PAIRS),
-        ([], []),
-    ],
-)
-def test_texts_in_any_list(texts, listed):
-    found = text_list(texts)
-    assert found == listed
-    assert [type(text) for text in listed] == [
-        tuple if isinstance(text, tuple) else str for text in found
-    ]
-
-
-@pytest.mark.parametrize(
-    ("texts", "says"),
-    [
-        ("good", "are one string"),
-        (b"good", "are one string"),
-        (None, "are a NoneType"),
-        (FRAME, "a DataFrame, which lists its column names.*take one column"),
-        (FRAME.to_dict(), "a dict, which lists its column names"),
-        ({"a", "b"}, "are a set"),
-        (np.array([["a"], ["b"]]), r"an array of shape \(2, 1\).*N x 2 for pairs"),
-        (np.array([["a", "b", "c"]]), r"an array of shape \(1, 3\)"),
-        (np.array("a"), r"an array of shape \(\)"),
-    ],
-)
-def test_what_is_no_list_of_texts(texts, says):
-    with pytest.raises(InputError, match=says):
-        text_list(texts)
-
-
-def test_pairs_and_singles_are_told_apart():
-    check_pairs(["a", "b"], "texts", paired=False)
-    check_pairs(PAIRS, "texts", paired=True)
-    with pytest.raises(InputError, match="text 2 of the new ones is a pair: expected a single"):
-        check_pairs(["a", ("b", "c")], "new ones", paired=False)
-    with pytest.raises(InputError, match="text 1 of the new ones is a single text: expected a"):
-        check_pairs(["a"], "new ones", paired=True)

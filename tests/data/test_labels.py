@@ -4,7 +4,9 @@ from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import torch
 
 from lpft.data.labels import (
     encode_labels,
@@ -105,16 +107,25 @@ def test_one_class_is_refused():
 @pytest.mark.parametrize(
     ("labels", "classes", "found"),
     [
-        (["a", "z", "z"], ("a", "b"), "'z' in 2 of 3 rows, expected one of the classes 'a', 'b'"),
-        ([2], (0, 1), "2 in 1 of 1 rows, expected one of the classes 0, 1"),
-        (["None"], (0, 1), "'None' in 1 of 1 rows"),
-        (["A"], ("a", "b"), "'A' in 1 of 1 rows"),
+        (
+            ["a", "z", "z"],
+            ("a", "b"),
+            "'z' in rows 2, 3 of 3, expected one of the classes 'a', 'b'",
+        ),
+        ([2], (0, 1), "2 in row 1 of 1, expected one of the classes 0, 1"),
+        (["None"], (0, 1), "'None' in row 1 of 1"),
+        (["A"], ("a", "b"), "'A' in row 1 of 1"),
     ],
 )
 def test_unseen_labels_are_named(labels, classes, found):
     with pytest.raises(InputError) as caught:
         encode_labels(labels, classes, "test.csv")
     assert f"test.csv: found the label {found}" in str(caught.value)
+
+
+def test_unseen_labels_name_the_rows_of_the_file():
+    with pytest.raises(InputError, match="'z' in rows 5, 8 of 3"):
+        encode_labels(["z", "a", "z"], ("a", "b"), "f", rows=[4, 5, 7])
 
 
 def test_texts_in_the_label_column_make_no_long_message():
@@ -124,7 +135,7 @@ def test_texts_in_the_label_column_make_no_long_message():
             encode_labels(labels, classes, "f")
         assert len(str(caught.value)) < 2000
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"'a' in 3 of 3 rows.* and 10 more"):
+    with pytest.raises(InputError, match=r"'a' in rows 1, 2, 3 of 3.* and 10 more"):
         encode_labels(["a"] * 3, texts, "f")
 
 
@@ -162,6 +173,15 @@ def test_official_codes_may_be_written_as_pandas_writes_them_beside_a_missing_on
         # pandas makes floats of integers where one is missing
         (pd.Series([1.0, 2.0]), [1, 2]),
         (pd.Series(["u", "v"], dtype="category"), ["u", "v"]),
+        (pd.Series([True, False], dtype="boolean"), [True, False]),
+        (pd.Series([1, 2], dtype="Int64", index=[5, 9]), [1, 2]),
+        (pd.DataFrame({"label": ["u", "v"]}), ["u", "v"]),
+        (np.array([[3], [4]]), [3, 4]),
+        (pl.Series(["u", "v"]), ["u", "v"]),
+        (pl.DataFrame({"label": [1, 2]}), [1, 2]),
+        (torch.tensor([1, 0]), [1, 0]),
+        ((label for label in "uv"), ["u", "v"]),
+        ({0: "u", 1: "v"}.values(), ["u", "v"]),
     ],
 )
 def test_labels_are_left_as_they_are(labels, given):
@@ -175,7 +195,6 @@ def test_labels_are_left_as_they_are(labels, given):
     [
         (None, r"the labels are None \(NoneType\): expected a list"),
         ("good", r"the labels are 'good' \(str\): expected a list"),
-        ((label for label in "ab"), r"\(generator\): expected a list"),
         ({"a", "b"}, r"\(set\): expected a list"),
         ({"a": 1}, r"\(dict\): expected a list"),
         ([b"a", b"b"], r"found b'a' \(bytes\), expected strings.*decode them"),
@@ -183,7 +202,9 @@ def test_labels_are_left_as_they_are(labels, given):
         ([True, 0], "the labels mix bool and int"),
         ([0.5, 1.5], "regression is not supported: found 0.5"),
         (["a", None, "b", " "], "no label in rows 2, 4"),
+        (pd.Series(["a", pd.NA], dtype="category"), "no label in row 2"),
         ([["a"], ["a", "b"]], "multi-label is not supported"),
+        ([["a"], ["b"]], "multi-label is not supported"),
         ([["a", "b"]], r"shape \(1, 2\).*multi-label is not supported"),
         ([1 + 2j], r"found \(1\+2j\) \(complex\)"),
     ],

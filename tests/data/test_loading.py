@@ -97,7 +97,7 @@ def test_labels_match_across_formats(tmp_path):
 def test_more_rows_for_known_classes(tmp_path):
     path = _csv(tmp_path / "more.csv", ["b", "a"])
     assert read_examples(path, ("a", "b")).labels.tolist() == [1, 0]
-    with pytest.raises(InputError, match=r"more\.csv.*'b' in 1 of 2 rows.*'a', 'c'"):
+    with pytest.raises(InputError, match=r"more\.csv.*'b' in row 1 of 2.*'a', 'c'"):
         read_examples(path, ("a", "c"))
 
 

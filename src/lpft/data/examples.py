@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lpft.errors import InputError
 
 Text = str | tuple[str, str]
 """A single text, or a pair that the tokenizer joins with its own separator."""
@@ -183,51 +180,3 @@ def _digest(classes: tuple[Label, ...], examples: Examples) -> str:
         credits = {name: credit.tolist() for name, credit in groups.credits.items()}
         digest.update(json.dumps([groups.index.tolist(), credits, groups.positive]).encode())
     return digest.hexdigest()
-
-
-def text_list(texts: Any, name: str = "texts") -> list[Text]:
-    """A Python program's texts as a list, pairs as tuples of two.
-
-    Pairs may also be lists of two, or the rows of an N x 2 array.
-
-    Args:
-        texts: N texts or pairs, in their order.
-        name: what to call them in messages.
-
-    Raises:
-        InputError: they are one string, a table or mapping (which list their column names), have no
-            order, are an array of another shape, or are no collection.
-    """
-    kind = type(texts).__name__
-    if isinstance(texts, str | bytes):
-        raise InputError(f"the {name} are one string: expected a list of texts, such as [text]")
-    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        raise InputError(
-            f"the {name} are a {kind}, which lists its column names: expected a list of texts: "
-            "take one column, or for pairs list(zip(first, second)) of two"
-        )
-    if not isinstance(texts, Iterable) or isinstance(texts, set | frozenset):
-        raise InputError(f"the {name} are a {kind}: expected a list of texts, such as [text]")
-    if isinstance(texts, np.ndarray) and texts.ndim != 1 and texts.shape[1:] != (2,):
-        raise InputError(
-            f"the {name} are an array of shape {texts.shape}: expected N texts, or N x 2 for pairs"
-        )
-    return [
-        (text[0], text[1]) if isinstance(text, list | np.ndarray) and len(text) == 2 else text
-        for text in texts
-    ]
-
-
-def check_pairs(texts: Sequence[Text], name: str, *, paired: bool) -> None:
-    """Check that all texts are pairs, or all single texts, as in training.
-
-    Raises:
-        InputError: one is not; rows are counted from 1.
-    """
-    expected, other = ("a pair", "a single text") if paired else ("a single text", "a pair")
-    for row, text in enumerate(texts, start=1):
-        if isinstance(text, str if paired else tuple):
-            raise InputError(
-                f"text {row} of the {name} is {other}: expected {expected}, as those of training "
-                "are"
-            )

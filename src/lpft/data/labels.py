@@ -2,7 +2,7 @@
 
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def label_list(labels: Any, name: str) -> list[Label]:
     """A Python program's labels or class names: all strings, all integers or all booleans.
 
     NumPy's scalars become Python's, whole floats (as of a table with missing values) integers;
-    strings stay as they are, letter for letter.
+    strings stay as they are, letter for letter. A table or array of one column is that column.
 
     Args:
         labels: N of them, in their order.
@@ -71,7 +71,7 @@ def label_list(labels: Any, name: str) -> list[Label]:
             or of another type, or types are mixed.
     """
     name = f"the {name}"
-    values = np.asarray(labels, dtype=object)
+    values = _objects(labels)
     if values.ndim == 0:
         raise InputError(
             f"{name} are {show([labels])} ({type(labels).__name__}): expected a list of "
@@ -92,6 +92,18 @@ def label_list(labels: Any, name: str) -> list[Label]:
             "booleans: convert them to one type"
         )
     return typed
+
+
+def _objects(labels: Any) -> NDArray[np.object_]:
+    """Labels as an array of Python's or NumPy's values, without dimensions where they are none."""
+    if hasattr(labels, "detach"):  # a tensor, wherever it lies
+        labels = labels.detach().cpu()
+    if hasattr(labels, "__array__"):
+        values = np.asarray(labels, dtype=object)
+        return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if isinstance(labels, Iterator | ValuesView):
+        labels = list(labels)
+    return np.asarray(labels, dtype=object)
 
 
 def _typed_label(value: Any, name: str) -> Label:
@@ -176,17 +188,30 @@ def infer_classes(labels: Sequence[Label], source: str) -> tuple[Label, ...]:
 
 
 def encode_labels(
-    labels: Sequence[Label], classes: Sequence[Label], source: str
+    labels: Sequence[Label],
+    classes: Sequence[Label],
+    source: str,
+    rows: Sequence[int] | None = None,
 ) -> NDArray[np.int64]:
-    """Class indices of N labels, matched by name: "1", 1 and "1.0" name the class 1."""
+    """Class indices of N labels, matched by name: "1", 1 and "1.0" name the class 1.
+
+    Args:
+        source: what to call the labels in messages.
+        rows: row numbers from 0 for messages, 0 to N - 1 by default.
+
+    Raises:
+        InputError: a label is none of the classes.
+    """
     index = {str(label): position for position, label in enumerate(classes)}
     whole = all(isinstance(label, int) and not isinstance(label, bool) for label in classes)
     names = [str(_as_integer(label)) if whole else str(label) for label in labels]
-    unseen = [label for label, name in zip(labels, names, strict=True) if name not in index]
+    unseen = [position for position, name in enumerate(names) if name not in index]
     if unseen:
+        numbers = unseen if rows is None else [rows[position] for position in unseen]
         raise InputError(
-            f"{source}: found the label {show(unseen)} in {len(unseen)} of {len(labels)} rows, "
-            f"expected one of the classes {show(classes, _CLASSES_SHOWN)}"
+            f"{source}: found the label {show([labels[position] for position in unseen])} in "
+            f"{show_rows(numbers)} of {len(labels)}, expected one of the classes "
+            f"{show(classes, _CLASSES_SHOWN)}"
         )
     return np.array([index[name] for name in names], dtype=np.int64)
 

@@ -237,7 +237,7 @@ def read_examples(
     return Examples(
         ids=ids_from_table(table),
         texts=texts_from_table(table, columns, path),
-        labels=encode_labels(names, classes, f"{path}, column '{label_column}'"),
+        labels=encode_labels(names, classes, f"{path}, column '{label_column}'", list(table.index)),
         rows=rows_from_table(table),
     )
 
@@ -320,7 +320,7 @@ def _task_examples(task: Task, template: Template, rows: RawSplit) -> Examples:
     return Examples(
         ids=ids_from_table(table),
         texts=list(_inputs(template, rows)),
-        labels=encode_labels(names, task.classes, source),
+        labels=encode_labels(names, task.classes, source, list(table.index)),
         groups=groups,
         clusters=None if task.cluster is None else _numbered(table[task.cluster]),
         rows=rows_from_table(table),

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lpft.data.examples import Text
-from lpft.data.labels import show
+from lpft.data.texts import check_texts
 from lpft.errors import InputError
 from lpft.progress import progress
 
@@ -99,53 +99,41 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
     return tokenizer
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int) -> Tokens:
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    max_length: int,
+    *,
+    rows: Sequence[int] | NDArray[np.int64] | None = None,
+) -> Tokens:
     """Token ids of texts or pairs, truncated to ``max_length`` tokens, the longer text first.
 
+    ``rows`` are the texts' numbers for messages (N), 1 to N by default.
+
     Raises:
-        InputError: a text has no token at all, or texts and pairs are mixed.
+        InputError: a text is empty or no string, has no token at all, or texts and pairs are mixed.
     """
-    if not texts:
+    if not len(texts):
         raise InputError("there is no text to read: expected at least one")
+    check_texts(texts, rows=rows)
     paired = isinstance(texts[0], tuple)
     columns: dict[str, list[list[int]]] = {}
     for start in progress(range(0, len(texts), _TOKENIZER_CHUNK), "tokenizing", unit="k texts"):
         chunk = texts[start : start + _TOKENIZER_CHUNK]
-        for row, text in enumerate(chunk, start=start + 1):
-            _check_text(text, paired, row)
         arguments: list[Any] = [list(chunk)]
         if paired:
             arguments = [list(part) for part in zip(*chunk, strict=True)]
         encoded = tokenizer(*arguments, truncation=True, max_length=max_length)
         for name, values in encoded.items():
             columns.setdefault(name, []).extend(values)
-    for row, ids in enumerate(columns["input_ids"], start=1):
+    for position, ids in enumerate(columns["input_ids"]):
         if not ids:
+            row = position + 1 if rows is None else rows[position]
             raise InputError(f"text {row} has no token that the model knows: expected some text")
     pad_values = dict.fromkeys(columns, 0) | {"input_ids": tokenizer.pad_token_id}
     if "token_type_ids" in columns:
         pad_values["token_type_ids"] = tokenizer.pad_token_type_id
     return Tokens(columns, pad_values, tokenizer.padding_side)
-
-
-def _check_text(text: Text, paired: bool, row: int) -> None:
-    parts = text if isinstance(text, tuple) else (text,)
-    if isinstance(text, tuple) != paired or len(parts) != (2 if paired else 1):
-        expected = "a pair of texts" if paired else "a single text"
-        raise InputError(f"text {row} is not {expected}, as the first one is")
-    for part in parts:
-        if not isinstance(part, str):
-            raise InputError(
-                f"text {row} is {show([part])}: expected a string, or a tuple of two for a pair"
-            )
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text {row} is not valid Unicode: it was decoded wrongly; expected UTF-8"
-            ) from error
-        if not part.strip():
-            raise InputError(f"text {row} is empty: give it a text or leave the row out")
 
 
 def length_batches(

@@ -66,7 +66,12 @@ def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict
     splits = {}
     for name, examples in sets.items():
         assert examples.labels is not None
-        tokens = tokenize(saved.classifier.tokenizer, examples.texts, saved.classifier.max_length)
+        tokens = tokenize(
+            saved.classifier.tokenizer,
+            examples.texts,
+            saved.classifier.max_length,
+            rows=examples.rows,
+        )
         features = extract_features(
             model,
             tokens,

@@ -76,7 +76,9 @@ def prepare_split(
     the split's, for the progress bar.
     """
     assert examples.labels is not None, f"{name} has no labels"
-    tokens = tokenize(classifier.tokenizer, examples.texts, classifier.max_length)
+    tokens = tokenize(
+        classifier.tokenizer, examples.texts, classifier.max_length, rows=examples.rows
+    )
     device = resolve_device(settings.device)
 
     def compute() -> NDArray[np.float32]:
