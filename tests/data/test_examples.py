@@ -66,3 +66,5 @@ def test_selected_rows_keep_their_numbers():
     assert Examples(["0"], ["a"], None).select([0]).clusters is None
     assert rows.rows.tolist() == [1, 2, 3, 4]
     assert rows.select([3, 1]).select([0]).rows.tolist() == [4]
+    labelled = replace(rows, labels=np.array([0, 1, 0, 1]))
+    assert labelled.select([3, 1]).join(labelled.select([0])).rows.tolist() == [4, 2, 1]

@@ -124,6 +124,7 @@ class Examples:
             labels=np.concatenate([self.labels, other.labels]),
             groups=groups,
             clusters=clusters,
+            rows=np.concatenate([self.rows, other.rows]),
         )
 
 
