@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lpft import __version__
-from lpft.data.examples import Text, text_list
+from lpft.data.examples import Text
+from lpft.data.texts import text_list
 from lpft.data.tokens import Tokens, tokenize
 from lpft.errors import InputError
 from lpft.model.adapters import adapter_settings, plain_classifier, trained_head
