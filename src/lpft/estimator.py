@@ -21,6 +21,7 @@ from lpft.data import (
     infer_classes,
     stratified_holdout,
 )
+from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
 from lpft.data.splits import labelled_rows, validation_kind
 from lpft.data.texts import check_texts, text_list
@@ -336,7 +337,8 @@ def _training_data(
     classes, train = _examples(texts, labels, None, "texts", "labels")
     if validation is None:
         assert train.labels is not None
-        rows, held_out = stratified_holdout(train.labels)
+        repeats = find_repetitions(train.texts).near
+        rows, held_out = stratified_holdout(train.labels, repeats=repeats)
         return TextData("texts", classes, train.select(rows), train.select(held_out), held_out=True)
     if not isinstance(validation, list | tuple) or len(validation) != 2:
         length = f" of {len(validation)}" if isinstance(validation, list | tuple) else ""

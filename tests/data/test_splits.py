@@ -75,6 +75,48 @@ def test_stratified_holdout_is_a_partition_with_every_class_in_training(labels, 
         assert (validated[label] >= 1) == (count > 1)
 
 
+def test_rows_that_repeat_nothing_are_split_as_before():
+    labels = np.arange(300) % 3
+    alone = stratified_holdout(labels, repeats=np.arange(300))
+    assert all(map(np.array_equal, alone, stratified_holdout(labels)))
+
+
+def test_duplicates_stay_together_and_classes_keep_their_share():
+    labels = np.array([0] * 100 + [1] * 60)
+    repeats = np.arange(160)
+    repeats[1:100:4] = repeats[:100:4]  # 25 texts of class 0 occur twice
+    repeats[100:140] = 100  # one of class 1 occurs 40 times, more than its share of 6
+    train, held_out = stratified_holdout(labels, repeats=repeats)
+    assert not set(repeats[train]) & set(repeats[held_out])
+    assert Counter(labels[held_out].tolist()) == {0: 10, 1: 6}
+    assert len(set(repeats[held_out])) < 16  # some duplicates validate
+    assert 100 not in repeats[held_out]
+
+
+def test_a_class_of_one_repeated_text_is_split_all_the_same():
+    train, held_out = stratified_holdout([0] * 10 + [1] * 10, repeats=np.repeat([0, 10], 10))
+    assert (len(train), len(held_out)) == (18, 2)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6)), min_size=1, max_size=30).filter(
+        lambda sizes: any(size > 1 for _, size in sizes)
+    )
+)
+def test_only_a_class_of_one_text_has_it_on_both_sides(sizes):
+    """``sizes`` has the class and the number of rows of each text."""
+    labels = np.concatenate([[label] * size for label, size in sizes])
+    repeats = np.concatenate([[text] * size for text, (_, size) in enumerate(sizes)])
+    train, held_out = stratified_holdout(labels, repeats=repeats)
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    texts = Counter(label for label, _ in sizes)
+    for text in set(repeats[train]) & set(repeats[held_out]):
+        assert texts[sizes[text][0]] == 1
+    for label, count in Counter(labels.tolist()).items():
+        assert (labels[held_out] == label).any() == (count > 1)
+        assert (labels[train] == label).any()
+
+
 def test_split_rows_follows_the_protocol():
     labels = np.array([0] * 10 + [1] * 10)
     assert split_rows(labels, "paper")[1].tolist() == [18, 19]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import Examples, Groups, Label, Text, TextData
 from lpft.data.labels import (
     encode_labels,
@@ -253,7 +254,10 @@ def _check_ood_name(name: str) -> None:
 def _hold_out(official: Examples, protocol: str) -> dict[str, Examples]:
     """The official training rows as a training and a validation split."""
     assert official.labels is not None
-    train, validation = split_rows(official.labels, protocol, official.groups)
+    repeats = None
+    if protocol == "stratified" and official.groups is None:
+        repeats = find_repetitions(official.texts).near
+    train, validation = split_rows(official.labels, protocol, official.groups, repeats)
     return {"train": official.select(train), "validation": official.select(validation)}
 
 

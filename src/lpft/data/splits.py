@@ -99,16 +99,22 @@ def scored_rows(labels: Rows, fold: Rows) -> Rows:
 
 
 def split_rows(
-    labels: NDArray[np.int64], protocol: str, groups: Groups | None = None
+    labels: NDArray[np.int64],
+    protocol: str,
+    groups: Groups | None = None,
+    repeats: NDArray[np.int64] | None = None,
 ) -> tuple[Rows, Rows]:
     """Training and validation rows of N labelled rows under a protocol of :data:`PROTOCOLS`.
 
-    Groups stay whole: their metrics need all their rows.
+    Groups stay whole: their metrics need all their rows. ``stratified`` also keeps rows together
+    that repeat one another (:func:`stratified_holdout`).
     """
     check_protocol(protocol)
     if protocol == "paper":
         return paper_split(len(labels), groups)
-    return stratified_holdout(labels) if groups is None else grouped_holdout(groups)
+    return (
+        stratified_holdout(labels, repeats=repeats) if groups is None else grouped_holdout(groups)
+    )
 
 
 def check_protocol(protocol: str) -> None:
@@ -126,7 +132,7 @@ def describe_split(protocol: str, groups: Groups | None = None) -> str:
         return rule if groups is None else f"{rule}, with the whole {groups.noun} that begins them"
     drawn = f"drawn with the fixed split seed {SPLIT_SEED}"
     if groups is None:
-        return f"10% of the training rows of every class, {drawn}"
+        return f"10% of the training rows of every class, {drawn}, duplicates together"
     return f"10% of the training set by {groups.noun}, {drawn}"
 
 
@@ -146,7 +152,10 @@ def paper_split(n: int, groups: Groups | None = None) -> tuple[Rows, Rows]:
 
 
 def stratified_holdout(
-    labels: Sequence[int] | NDArray[np.int64], fraction: float = 0.1, seed: int = SPLIT_SEED
+    labels: Sequence[int] | NDArray[np.int64],
+    fraction: float = 0.1,
+    seed: int = SPLIT_SEED,
+    repeats: NDArray[np.int64] | None = None,
 ) -> tuple[Rows, Rows]:
     """Training and validation rows with the same share of every class held out.
 
@@ -154,10 +163,17 @@ def stratified_holdout(
     a class of one row stays in training. scikit-learn's ``train_test_split(stratify=...)`` is not
     used because it refuses classes of one row and may leave a small class out of validation.
 
+    Rows that repeat one another stay together: all go where the first of them was drawn to, or to
+    training where they are more than a class's share of validation; rows that repeat nothing then
+    change sides until every class has its share again. A class in which every row repeats the same
+    text is split all the same.
+
     Args:
         labels: N class indices.
         fraction: share of every class to hold out, in (0, 1).
         seed: leave as it is to get the same split in every run.
+        repeats: N numbers, equal for rows that repeat one another, as
+            :func:`lpft.data.duplicates.find_repetitions` gives them.
 
     Returns:
         Row indices in ascending order, training first.
@@ -180,7 +196,41 @@ def stratified_holdout(
             f"no rows can be held out for validation: each of the {len(labels)} training rows is "
             "the only one of its class; give a validation file or more rows"
         )
+    if repeats is not None:
+        held_out = _keep_together(labels, held_out, repeats, generator)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _keep_together(
+    labels: NDArray[np.int64],
+    drawn: NDArray[np.bool_],
+    repeats: NDArray[np.int64],
+    generator: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """The validation rows (N booleans), as drawn but with rows that repeat one another together."""
+    shares = np.bincount(labels, weights=drawn).astype(int)
+    _, groups, sizes = np.unique(repeats, return_inverse=True, return_counts=True)
+    held_out = drawn.copy()
+    validates = np.bincount(groups, weights=drawn)
+    for group in np.flatnonzero((validates > 0) & (validates < sizes)):
+        rows = np.flatnonzero(groups == group)
+        held_out[rows] = drawn[rows[0]] and len(rows) <= shares[labels[rows[0]]]
+    alone = sizes[groups] == 1
+    for label in np.unique(labels):
+        own = labels == label
+        excess = int(held_out[own].sum()) - shares[label]
+        movable = np.flatnonzero(own & alone & (held_out == (excess > 0)))
+        change = generator.choice(movable, size=min(abs(excess), len(movable)), replace=False)
+        held_out[change] = excess < 0
+        if not held_out[own].any() or held_out[own].all():
+            held_out[own] = _smallest_group(groups[own], drawn[own])
+    return held_out
+
+
+def _smallest_group(groups: NDArray[np.int64], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The smallest group of a class's rows validates; where there is only one, the rows drawn."""
+    present, sizes = np.unique(groups, return_counts=True)
+    return drawn if len(present) == 1 else groups == present[np.argmin(sizes)]
 
 
 def grouped_holdout(groups: Groups) -> tuple[Rows, Rows]:
