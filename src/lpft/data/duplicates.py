@@ -150,11 +150,11 @@ def _shared_grams(forms: Sequence[tuple[Words, ...]]) -> list[list[int]]:
     random = np.random.default_rng(0).integers(
         0, 2**64, size=(GRAM, len(numbers)), dtype=np.uint64, endpoint=False
     )
-    words = np.array(flat, dtype=np.int64)
-    count = max(len(words) - GRAM + 1, 0)
+    sequence = np.array(flat, dtype=np.int64)
+    count = max(len(sequence) - GRAM + 1, 0)
     hashes = np.zeros(count, dtype=np.uint64)
     for place in range(GRAM):
-        hashes += random[place, words[place : place + count]]
+        hashes += random[place, sequence[place : place + count]]
     owner = np.repeat(np.arange(len(forms)), lengths)
     inside = owner[:count] == owner[GRAM - 1 : GRAM - 1 + count]
     _, grams = np.unique(hashes[inside], return_inverse=True)
@@ -204,7 +204,7 @@ def _few_edits(first: Words, second: Words) -> bool:
     # dynamic programme over the diagonals within the limit
     before = {column: column for column in range(min(limit, len(second)) + 1)}
     for row, word in enumerate(first, start=1):
-        now = {}
+        now: dict[int, int] = {}
         for column in range(max(row - limit, 0), min(row + limit, len(second)) + 1):
             steps = [before.get(column, limit) + 1, now.get(column - 1, limit) + 1]
             if column > 0:
