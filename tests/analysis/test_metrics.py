@@ -9,19 +9,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
-from sklearn.metrics import brier_score_loss, f1_score, log_loss, matthews_corrcoef
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    brier_score_loss,
+    classification_report,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+)
 
 from lpft.analysis import grouped_metrics, split_metrics
 from lpft.analysis.metrics import ORDINARY_METRICS, log_odds
-from lpft.data.examples import Groups
+from lpft.data.examples import UNSEEN, Groups
 from lpft.errors import InputError
 
-TEMPERED = {"nll", "brier", "brier_mean", "ece", "mce", "confidence"}
+TEMPERED = {"nll", "brier", "brier_mean", "ece", "mce", "confidence", "aurc"}
 
 
 KEYS = TEMPERED | {
     "rows",
     "accuracy",
+    "accuracy_interval",
+    "majority_accuracy",
+    "per_class",
     "macro_f1",
     "matthews_correlation",
     "logit_norm_l1",
@@ -86,6 +96,7 @@ def test_calibrated_counted_by_hand():
             "ece": 0.25,
             "mce": 0.25,
             "confidence": 0.75,
+            "aurc": 0.5,  # tied: one wrong of two, in either order, is a half at both places
         },
         rel=1e-12,
     )
@@ -108,6 +119,70 @@ def test_against_scikit_learn(classes, temperature):
         assert found["nll"] == pytest.approx(log_loss(labels, probabilities, labels=every))
         assert found["brier"] == pytest.approx(sums, rel=1e-12)
         assert found["brier_mean"] == pytest.approx(sums / classes, rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 7])
+def test_each_class_is_scored_as_scikit_learn_scores_it(classes):
+    logits, labels = random_split(60, classes, seed=classes)
+    labels[labels == 1] = 0  # a class without rows
+    logits[:, classes - 1] = -9.0  # and one that is never predicted
+    names = [f"class {index}" for index in range(classes)]
+    found = split_metrics(logits, labels, classes=names)["per_class"]
+    report = classification_report(
+        labels,
+        logits.argmax(axis=1),
+        labels=range(classes),
+        target_names=names,
+        output_dict=True,
+        zero_division=np.nan,
+    )
+    assert list(found) == names
+    for name in names:
+        expected = report[name]
+        expected["f1"] = expected.pop("f1-score")
+        assert found[name] == {
+            key: None if math.isnan(value) else pytest.approx(value, rel=1e-14)
+            for key, value in expected.items()
+        }
+    assert found[names[1]]["recall"] is None
+    if classes > 2:
+        assert found[names[-1]]["precision"] is None
+
+
+def test_the_best_constant_answer_and_the_interval_of_accuracy():
+    logits, labels = random_split(40, 3, seed=4)
+    constant = np.zeros((40, 3))
+    metrics = split_metrics(logits, labels)
+    best = max(split_metrics(constant + np.eye(3)[c], labels)["accuracy"] for c in range(3))
+    assert metrics["majority_accuracy"] == best
+    right = round(40 * metrics["accuracy"])
+    interval = binomtest(right, 40).proportion_ci(0.95, method="wilson")
+    assert metrics["accuracy_interval"] == pytest.approx([interval.low, interval.high], abs=1e-13)
+
+
+def test_coverage_and_accuracy_of_what_is_accepted_are_at_the_calibrated_confidence():
+    # Top probabilities 0.9 and 0.6 become 0.75 and about 0.55 at T = 2.
+    logits = np.log([[9.0, 1.0], [1.0, 9.0], [3.0, 2.0], [2.0, 3.0]])
+    labels = np.array([0, 0, 0, 1])
+    at = {t: split_metrics(logits, labels, 2.0, abstain_below=t) for t in (0.5, 0.7, 0.8)}
+    found = {t: (m["coverage"], m["accepted_accuracy"]) for t, m in at.items()}
+    assert found == {0.5: (1.0, 0.75), 0.7: (0.5, 0.5), 0.8: (0.0, None)}
+
+
+def test_rows_of_classes_that_training_lacks_count_nowhere():
+    logits, labels = random_split(30, 3, seed=5)
+    known = np.arange(30) % 3 > 0
+    mixed = np.where(known, labels, UNSEEN)
+    groups = Groups(np.arange(30) // 6)
+    found = split_metrics(logits, mixed, 2.0, groups, abstain_below=0.5)
+    chosen = groups.select(np.flatnonzero(known))
+    assert found == split_metrics(logits[known], labels[known], 2.0, chosen, abstain_below=0.5)
+    none = split_metrics(logits, np.full(30, UNSEEN), 2.0, abstain_below=0.5)
+    assert none["rows"] == 0
+    assert none["accuracy"] is None
+    assert none["calibrated"]["ece"] is None
+    assert set(none) == set(found) - {"answer_f1", "exact_match"}
+    assert json.loads(json.dumps(none, allow_nan=False)) == none
 
 
 def test_a_class_that_does_not_occur_has_no_part_in_macro_f1():
@@ -146,6 +221,10 @@ def test_bounds_and_any_order_of_rows(rows, classes, temperature, seed):
     other = split_metrics(logits[order], labels[order], temperature)
     calibrated = metrics.pop("calibrated")
     assert other.pop("calibrated") == pytest.approx(calibrated, rel=1e-12, abs=1e-12)
+    assert other.pop("per_class") == metrics.pop("per_class")
+    low, high = metrics.pop("accuracy_interval")
+    assert other.pop("accuracy_interval") == [low, high]
+    assert 0 <= low <= metrics["accuracy"] <= high <= 1
     assert other == pytest.approx(metrics, rel=1e-12, abs=1e-12)
 
     assert abs(metrics["matthews_correlation"]) <= 1 + 1e-12

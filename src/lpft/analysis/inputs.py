@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lpft.data.examples import UNSEEN
 from lpft.errors import InputError
 
 
@@ -66,3 +67,13 @@ def class_indices(labels: ArrayLike, rows: int, classes: int | None = None) -> N
             f"{first}; a hidden or unknown label cannot be scored"
         )
     return indices.astype(np.int64)
+
+
+def labels_or_unseen(labels: ArrayLike, rows: int, classes: int) -> NDArray[np.int64]:
+    """As :func:`class_indices`, where ``UNSEEN`` stands for a class that training lacks."""
+    indices = np.asarray(labels)
+    unseen = indices == UNSEEN if indices.shape == (rows,) else np.zeros(rows, dtype=bool)
+    if unseen.any():
+        checked = class_indices(np.where(unseen, 0, indices), rows, classes)
+        return np.where(unseen, UNSEEN, checked)
+    return class_indices(labels, rows, classes)

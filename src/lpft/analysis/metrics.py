@@ -4,33 +4,37 @@ Where rows answer a question together, there are metrics of groups too: of sets 
 a choice of one (:class:`lpft.data.examples.Groups`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp, softmax
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from lpft.analysis.calibration import (
     expected_calibration_error,
     maximum_calibration_error,
     negative_log_likelihood,
 )
-from lpft.analysis.inputs import class_indices, logit_matrix
-from lpft.data.examples import Groups
+from lpft.analysis.comparison import wilson
+from lpft.analysis.inputs import labels_or_unseen, logit_matrix
+from lpft.analysis.trust import accepted_metrics, area_under_risk_coverage
+from lpft.data.examples import UNSEEN, Groups, Label
 from lpft.errors import InputError
+
+TEMPERED_METRICS = ("nll", "brier", "brier_mean", "ece", "mce", "confidence", "aurc")
+"""Those of probabilities, without the temperature and, as ``calibrated``, with it."""
 
 ORDINARY_METRICS = (
     "rows",
     "accuracy",
+    "accuracy_interval",
+    "majority_accuracy",
     "macro_f1",
     "matthews_correlation",
-    "nll",
-    "brier",
-    "brier_mean",
-    "ece",
-    "mce",
-    "confidence",
+    "per_class",
+    *TEMPERED_METRICS,
     "logit_norm_l1",
     "logit_norm_l2",
     "logit_mean",
@@ -38,12 +42,18 @@ ORDINARY_METRICS = (
 )
 """What every split has; a split with groups has their metrics beside these."""
 
+CONDITIONAL_METRICS = ("coverage", "accepted_accuracy", "confidence_auroc", "unseen")
+"""What splits have at a threshold to abstain below, and what OOD sets have."""
+
 
 def split_metrics(
     logits: ArrayLike,
     labels: ArrayLike,
     temperature: float = 1.0,
     groups: Groups | None = None,
+    *,
+    classes: Sequence[Label] | None = None,
+    abstain_below: float | None = None,
 ) -> dict[str, Any]:
     """Accuracy, calibration and logit sizes of one split, ready for JSON; fractions, not per cent.
 
@@ -53,36 +63,92 @@ def split_metrics(
       ones), by scikit-learn. ``macro_f1`` is the mean over the classes that occur here among
       labels or predictions, as scikit-learn defines it: a class with neither has no F1 (0/0).
       ``matthews_correlation`` is 0 where labels or predictions are of one class.
+    - ``accuracy_interval``: its 95 % Wilson interval, :func:`lpft.analysis.comparison.wilson`;
+      ``majority_accuracy``: the share of the most common class here, which is what the best
+      constant answer gets.
+    - ``per_class``: by class, ``precision``, ``recall``, ``f1`` and ``support`` (rows of the
+      class), as scikit-learn has them; None where it is 0/0, such as the precision of a class that
+      is never predicted.
     - ``nll``: mean of ``-log p_y``, in nats. ``brier``: mean of ``||p - e_y||^2``, in [0, 2];
       ``brier_mean``: the same divided by C.
     - ``ece``, ``mce``: 15 bins, see :mod:`lpft.analysis.calibration`; ``confidence``: mean of
       ``max_c p_c``.
+    - ``aurc``: area under the risk-coverage curve, in [0, 1], 0 best:
+      :func:`lpft.analysis.trust.area_under_risk_coverage`.
     - ``logit_norm_l1``, ``logit_norm_l2``: mean norms of the raw f; ``logit_mean``: mean of all
       its N C entries.
-    - ``calibrated``: nll, brier, brier_mean, ece, mce, confidence with ``p = softmax(f / T)``.
+    - ``calibrated``: nll, brier, brier_mean, ece, mce, confidence, aurc with ``p = softmax(f/T)``.
+    - with ``abstain_below``, ``coverage`` and ``accepted_accuracy``: the share of rows with a
+      calibrated confidence of that or more, and the accuracy of these (None if there are none).
     - with ``groups``, their metrics beside these: :func:`grouped_metrics`.
 
-    ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
+    Rows of classes that training lacks (``UNSEEN``, in OOD sets) count nowhere here; without any
+    other row, ``rows`` is 0 and every other value None or empty.
+
+    ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0; ``classes`` the
+    C names that ``per_class`` has (default: the indices).
 
     Raises:
         InputError: logits that are not finite, an empty split, wrong labels, wrong temperature.
     Source: Tomihari and Sato, NeurIPS 2024; Brier 1950; Guo et al., ICML 2017.
     """
     table = logit_matrix(logits)
-    rows, classes = table.shape
-    indices = class_indices(labels, rows, classes)
+    indices = labels_or_unseen(labels, *table.shape)
+    known = np.flatnonzero(indices != UNSEEN)
+    if len(known) < len(table):
+        table, indices = table[known], indices[known]
+        groups = None if groups is None else groups.select(known)
+    if not len(known):
+        return _without_rows(abstain_below)
+    rows, count = table.shape
+    names = range(count) if classes is None else classes
     predictions = table.argmax(axis=1)
+    accuracy = float(accuracy_score(indices, predictions))
+    abstaining: dict[str, float | None] = {}
+    if abstain_below is not None:
+        abstaining = accepted_metrics(table, indices, temperature, abstain_below)
     return {
         "rows": rows,
-        "accuracy": float(accuracy_score(indices, predictions)),
+        "accuracy": accuracy,
+        "accuracy_interval": list(wilson(accuracy, rows)),
+        "majority_accuracy": float(np.bincount(indices).max() / rows),
         "macro_f1": float(f1_score(indices, predictions, average="macro", zero_division=0)),
         "matthews_correlation": matthews_correlation(indices, predictions),
+        "per_class": _per_class(indices, predictions, [str(name) for name in names]),
         **({} if groups is None else grouped_metrics(table, indices, groups)),
         **_probability_metrics(table, indices, 1.0),
         "logit_norm_l1": float(np.abs(table).sum(axis=1).mean()),
         "logit_norm_l2": float(np.linalg.norm(table, axis=1).mean()),
         "logit_mean": float(table.mean()),
         "calibrated": _probability_metrics(table, indices, temperature),
+        **abstaining,
+    }
+
+
+def _without_rows(abstain_below: float | None) -> dict[str, Any]:
+    """The metrics of a split in which training knows no class."""
+    abstaining = () if abstain_below is None else ("coverage", "accepted_accuracy")
+    return dict.fromkeys((*ORDINARY_METRICS, *abstaining)) | {
+        "rows": 0,
+        "per_class": {},
+        "calibrated": dict.fromkeys(TEMPERED_METRICS),
+    }
+
+
+def _per_class(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], names: Sequence[str]
+) -> dict[str, dict[str, float | int | None]]:
+    columns = precision_recall_fscore_support(
+        labels, predictions, labels=range(len(names)), zero_division=np.nan
+    )
+    return {
+        name: {
+            "precision": None if np.isnan(precision) else float(precision),
+            "recall": None if np.isnan(recall) else float(recall),
+            "f1": None if np.isnan(f1) else float(f1),
+            "support": int(support),
+        }
+        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
     }
 
 
@@ -103,6 +169,9 @@ def _probability_metrics(
         "ece": expected_calibration_error(probabilities, labels),
         "mce": maximum_calibration_error(probabilities, labels),
         "confidence": float(probabilities.max(axis=1).mean()),
+        "aurc": area_under_risk_coverage(
+            probabilities.max(axis=1), logits.argmax(axis=1) == labels
+        ),
     }
 
 

@@ -52,10 +52,11 @@ def print_json(value: Any) -> None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    from lpft.analysis.metrics import ORDINARY_METRICS
+    from lpft.analysis.metrics import CONDITIONAL_METRICS, ORDINARY_METRICS
 
     every = dict.fromkeys(name for m in metrics["splits"].values() for name in m)
-    of_groups = [name for name in every if name not in ORDINARY_METRICS]
+    others = (*ORDINARY_METRICS, *CONDITIONAL_METRICS)
+    of_groups = [name for name in every if name not in others]
     shown = ("accuracy", "macro_f1", "matthews_correlation", *of_groups)
     rows = [
         [

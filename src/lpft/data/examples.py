@@ -17,8 +17,11 @@ Label = str | int
 Rows = Sequence[int] | NDArray[np.int64]
 """Row numbers from 0."""
 
-UNSEEN = -1
-"""The label of a row whose class training lacks, which only out-of-distribution sets may have."""
+UNSEEN = -2
+"""The label of a row whose class training lacks, which only out-of-distribution sets may have.
+
+It is not -1, by which benchmarks hide a label: such rows cannot be scored at all.
+"""
 
 ANSWER_METRICS = ("answer_f1", "exact_match")
 """Metrics of groups in which every row is answered by itself."""
