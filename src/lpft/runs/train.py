@@ -126,7 +126,7 @@ def _train_locked(
     kind = validation_kind(data, fine_tunes=get_method(settings.method).fine_tunes)
     splits = data.splits()
     if kind == "folds":
-        splits = {"train": labelled_rows(data)} | splits
+        splits = splits | {"train": labelled_rows(data)}
         del splits["validation"]
     inputs = {
         split: prepare_split(
