@@ -24,7 +24,7 @@ from lpft.data import (
 from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
 from lpft.data.splits import labelled_rows, validation_kind
-from lpft.data.texts import check_texts, text_list
+from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
 from lpft.errors import InputError
 from lpft.files import write_text
 from lpft.progress import visible_progress
@@ -198,9 +198,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
-        texts = text_list(texts)
-        check_texts(texts, paired=self._paired)
-        tokens = tokenize(self.tokenizer_, texts, self.tokenizer_.model_max_length)
+        listed = text_list(texts)
+        check_column_order(texts, self.model_.config.text_columns)
+        check_texts(listed, paired=self._paired)
+        tokens = tokenize(self.tokenizer_, listed, self.tokenizer_.model_max_length)
         try:
             with visible_progress(self.verbose):
                 return extract_features(self.model_, tokens, device=resolve_device(self.device))
@@ -334,12 +335,20 @@ def _training_data(
     validation: tuple[Sequence[Text], ArrayLike] | None,
 ) -> TextData:
     """The checked rows of training and validation; where that is None, some are held out for it."""
+    columns = text_columns(texts)
     classes, train = _examples(texts, labels, None, "texts", "labels")
     if validation is None:
         assert train.labels is not None
         repeats = find_repetitions(train.texts).near
         rows, held_out = stratified_holdout(train.labels, repeats=repeats)
-        return TextData("texts", classes, train.select(rows), train.select(held_out), held_out=True)
+        return TextData(
+            "texts",
+            classes,
+            train.select(rows),
+            train.select(held_out),
+            text_columns=columns,
+            held_out=True,
+        )
     if not isinstance(validation, list | tuple) or len(validation) != 2:
         length = f" of {len(validation)}" if isinstance(validation, list | tuple) else ""
         raise InputError(
@@ -350,7 +359,8 @@ def _training_data(
     _, examples = _examples(
         *validation, classes, "validation texts", "validation labels", paired=paired
     )
-    return TextData("texts", classes, train, examples)
+    check_column_order(validation[0], columns, "validation texts")
+    return TextData("texts", classes, train, examples, text_columns=columns)
 
 
 def _examples(

@@ -139,6 +139,8 @@ class TextData:
         metric: chooses the best epoch on the validation split; a key of a split's metrics.
         held_out: whether the validation rows were taken from the training file by class, so that
             a method with few rows may use folds instead (:func:`lpft.data.splits.validation_kind`).
+        text_columns: the columns of its files, or of a program's table, that hold the text; None
+            where they have no names.
         sources: where each split came from.
         notes: facts that a report must repeat.
     """
@@ -151,6 +153,7 @@ class TextData:
     ood: dict[str, Examples] = field(default_factory=dict)
     metric: str = "accuracy"
     protocol: str = "stratified"
+    text_columns: tuple[str, ...] | None = None
     held_out: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     licence: str = "as the user's own data"

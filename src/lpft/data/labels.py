@@ -270,12 +270,13 @@ def looks_numeric(value: object) -> bool:
 
 def show(values: Sequence[object], most: int = _SHOWN) -> str:
     """The first few different values of a list, each cut, in one line for a message."""
-    different = list(dict.fromkeys(_cut(repr(value)) for value in values))
+    different = list(dict.fromkeys(cut(repr(value)) for value in values))
     listed = ", ".join(different[:most])
     return f"{listed} and {len(different) - most} more" if len(different) > most else listed
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A text in one line for a message, at most 60 characters of it."""
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 

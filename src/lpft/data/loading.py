@@ -23,6 +23,7 @@ from lpft.data.releases import RawData, RawSplit, read_hub, read_release
 from lpft.data.splits import check_protocol, describe_split, limit_split, split_rows
 from lpft.data.tables import (
     choose_text_columns,
+    columns_of_training,
     ids_from_table,
     labels_from_table,
     numbered_rows,
@@ -195,16 +196,10 @@ def load_files(
         sources["validation"] = f"{train}: {describe_split(protocol)}"
     others = {"validation": validation, "test": test}
     others |= {f"ood/{name}": path for name, path in ood.items()}
-    read = partial(
-        read_examples,
-        classes=classes,
-        text_columns=columns,
-        label_column=label_column,
-        column_names=column_names,
-    )
+    read = partial(_examples, classes=classes, text_columns=columns, label_column=label_column)
     for split, path in others.items():
         if path is not None:
-            splits[split] = read(path)
+            splits[split] = read(path, read_table(path, column_names))
             sources[split] = str(path)
     return TextData(
         name=Path(train).name.partition(".")[0],
@@ -214,6 +209,7 @@ def load_files(
         test=splits.get("test"),
         ood={name: splits[f"ood/{name}"] for name in ood},
         protocol=protocol,
+        text_columns=columns,
         held_out=validation is None and protocol == "stratified",
         sources=sources,
     )
@@ -224,20 +220,39 @@ def read_examples(
     classes: Sequence[Label],
     *,
     text_columns: Sequence[str] | None = None,
+    trained_columns: Sequence[str] | None = None,
     label_column: str = "label",
     column_names: Sequence[str] | None = None,
 ) -> Examples:
     """The labelled rows of one file, for a problem whose classes are known.
 
+    Args:
+        text_columns: as the user names them; None takes ``trained_columns``, those of training, as
+            :func:`lpft.data.tables.columns_of_training` does.
+
     Raises:
         InputError: as :func:`load_files`; a label that is none of ``classes`` is named.
     """
     table = read_table(path, column_names)
-    columns = choose_text_columns(table, text_columns, label_column, path)
+    if text_columns is None:
+        columns = columns_of_training(table, trained_columns, path)
+    else:
+        columns = choose_text_columns(table, text_columns, label_column, path)
+    return _examples(path, table, classes, columns, label_column)
+
+
+def _examples(
+    path: str | Path,
+    table: "pd.DataFrame",
+    classes: Sequence[Label],
+    text_columns: Sequence[str],
+    label_column: str,
+) -> Examples:
+    """The labelled rows of a file that has been read."""
     names = labels_from_table(table, label_column, path)
     return Examples(
         ids=ids_from_table(table),
-        texts=texts_from_table(table, columns, path),
+        texts=texts_from_table(table, text_columns, path),
         labels=encode_labels(names, classes, f"{path}, column '{label_column}'", list(table.index)),
         rows=rows_from_table(table),
     )

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpft.data.examples import Label, Text
-from lpft.data.labels import is_missing, looks_numeric, read_labels, show, show_rows
+from lpft.data.labels import cut, is_missing, looks_numeric, read_labels, show, show_rows
 from lpft.errors import InputError, named
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ Line = tuple[int, str]
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _DELIMITER_OF = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_NAMES_SHOWN = 20
 _GZIP = b"\x1f\x8b"
 
 
@@ -311,13 +312,17 @@ def _check_width(path: Path, line: int, fields: list[str], first: list[str]) -> 
         )
 
 
-def _check_delimiter(path: str | Path, first: Sequence[str]) -> None:
-    """Name the real delimiter of a file whose first line is one field, where something is wrong."""
+def _check_delimiter(path: str | Path, first: Sequence[str], column: str | None = None) -> None:
+    """Name the real delimiter of a file whose first line is one field, where something is wrong.
+
+    Where a ``column`` is missing, it must be one of the fields: a comma may be part of a text.
+    """
     expected = _delimiter(path)
     if expected is None or len(first) != 1:
         return
     used = max(_DELIMITERS, key=first[0].count)
-    if used in first[0] and used != expected:
+    fields = [field.strip(' "') for field in first[0].split(used)]
+    if used in first[0] and used != expected and (column is None or column in fields):
         ending = {",": ".csv", "\t": ".tsv"}.get(used)
         raise InputError(
             f"{path}: the first line {first[0][:60]!r} is separated by {_DELIMITERS[used]}, "
@@ -360,12 +365,46 @@ def choose_text_columns(
     return chosen
 
 
-def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
-    others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
+def columns_of_training(
+    table: "pd.DataFrame", trained: Sequence[str] | None, path: str | Path
+) -> tuple[str, ...]:
+    """The columns of another file that hold its text: those that the training read, by name.
+
+    Where they had no names (``trained`` is None: lists, or a run of an earlier version), the column
+    ``text`` or ``sentence``, in any case. No other column is taken: it would be a guess.
+
+    Raises:
+        InputError: such a column is absent; the message says how to name another.
+    """
+    advice = f"; name the text column with {named('text_columns')}"
+    if _delimiter(path) is not None:
+        advice += f", or, if the first line is a row, all columns with {named('column_names')}"
+    if trained is not None:
+        for column in trained:
+            require_column(table, column, path, advice, ", which the model was trained on")
+        return tuple(trained)
+    usual = _usual_text_column(list(table.columns))
+    if usual is None:
+        raise InputError(
+            f"{path} has no column named {' or '.join(TEXT_NAMES)}: found {_column_list(table)}, "
+            f"and the model's training has no names of columns{advice}"
+        )
+    return (usual,)
+
+
+def _usual_text_column(names: Sequence[str]) -> str | None:
     for expected in TEXT_NAMES:
-        usual = [name for name in others if name.lower() == expected]
+        usual = [name for name in names if name.lower() == expected]
         if len(usual) == 1:
             return usual[0]
+    return None
+
+
+def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
+    others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
+    usual = _usual_text_column(others)
+    if usual is not None:
+        return usual
     words = [name for name in others if any(_is_words(value) for value in table[name])]
     if len(words) == 1:
         return words[0]
@@ -386,20 +425,26 @@ def require_column(
     column: str,
     path: str | Path,
     advice: str = "; expected a file that has it",
+    role: str = "",
 ) -> None:
-    """Refuse a table that lacks a column; the message lists those that it has."""
+    """Refuse a table that lacks a column; the message lists those that it has.
+
+    ``role`` says what the column is, after its name.
+    """
     if column not in table.columns:
-        _check_delimiter(path, list(table.columns))
+        _check_delimiter(path, list(table.columns), column)
         similar = {name.lower(): name for name in table.columns}
         near = get_close_matches(column.lower(), similar, n=1)
         hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
         raise InputError(
-            f"{path} has no column '{column}': found {_column_list(table)}{hint}{advice}"
+            f"{path} has no column '{column}'{role}: found {_column_list(table)}{hint}{advice}"
         )
 
 
 def _column_list(table: "pd.DataFrame") -> str:
-    return "the columns " + ", ".join(map(str, table.columns))
+    names = [cut(str(name)) for name in table.columns]
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"the columns {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def _advice(path: str | Path) -> str:
@@ -455,7 +500,8 @@ def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> 
 
 def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path) -> list[Label]:
     """The labels of N rows, as :func:`lpft.data.labels.read_labels` reads them."""
-    require_column(table, label_column, path, _advice(path))
+    advice = f"; name the label column with {named('label_column')}{_advice(path)}"
+    require_column(table, label_column, path, advice)
     source = f"{path}, column '{label_column}'"
     return read_labels(list(table[label_column]), source, list(table.index))
 

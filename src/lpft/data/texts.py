@@ -66,6 +66,20 @@ def text_columns(texts: Any) -> tuple[str, ...] | None:
     return (name,) if isinstance(name, str) and name and hasattr(texts, "to_numpy") else None
 
 
+def check_column_order(texts: Any, trained: Sequence[str] | None, name: str = "texts") -> None:
+    """Refuse a table of pairs that has the columns of training, ``trained``, the wrong way round.
+
+    Raises:
+        InputError: they are.
+    """
+    names = text_columns(texts)
+    if names is not None and trained is not None and names[::-1] == tuple(trained) != names:
+        raise InputError(
+            f"the {name} have the columns {', '.join(names)}: expected {', '.join(trained)}, "
+            "in the order of training"
+        )
+
+
 def _columns(table: Any) -> list[list[Any]] | None:
     """The columns of a pandas or polars table; None for anything else."""
     if hasattr(table, "columns") and hasattr(table, "iloc"):

@@ -32,7 +32,8 @@ class LinearHeadConfig(PreTrainedConfig):
 
     ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``label_type`` says
     whether the user's class names are strings, integers or booleans; ``id2label`` holds them as
-    strings. ``paired`` says whether it was trained on pairs of texts.
+    strings. ``paired`` says whether it was trained on pairs of texts, ``text_columns`` from which
+    columns of a file or table they came, where these had names.
     """
 
     model_type = "lpft"
@@ -45,6 +46,7 @@ class LinearHeadConfig(PreTrainedConfig):
     temperature: float | int = 1.0
     label_type: Literal["str", "int", "bool"] = "str"
     paired: bool = False
+    text_columns: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):

@@ -49,7 +49,7 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
     Raises:
         InputError: as :func:`build_classifier`.
     """
-    return build_classifier(
+    classifier = build_classifier(
         settings.model,
         data.classes,
         seed=settings.seed,
@@ -59,6 +59,9 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
         revision=settings.revision,
         paired=isinstance(data.train.texts[0], tuple),
     )
+    columns = data.text_columns
+    classifier.model.config.text_columns = None if columns is None else list(columns)
+    return classifier
 
 
 def build_classifier(

@@ -17,7 +17,8 @@ from lpft.settings import Device
 class SavedClassifier:
     """``paired`` is whether it was trained on pairs, ``text_columns`` the columns that it read.
 
-    ``task`` and ``template`` are those of its training, where it was on a task.
+    These are None where they had no names. ``task`` and ``template`` are those of its training,
+    where it was on a task.
     """
 
     classifier: Classifier
@@ -49,7 +50,9 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
             "weights: train it again without that, or name another run"
         )
     classifier = load_classifier(folder)
-    columns = config.get("text_columns")
+    columns = classifier.model.config.text_columns
+    if columns is None:  # of an earlier version, whose record has them where the user named them
+        columns = config.get("text_columns")
     return SavedClassifier(
         classifier=classifier,
         device=chosen,
@@ -64,7 +67,7 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
 def columns_error(saved: SavedClassifier, path: Path, columns: Sequence[str] | None) -> InputError:
     """What to say where a file's text columns are two and training had one, or the other way round.
 
-    ``columns`` is None where none were named and the file's only text column was taken.
+    ``columns`` are those that the user named; None where the column ``text`` or so was taken.
     """
     listed = "" if columns is None else f" ({', '.join(columns)})"
     if saved.paired:

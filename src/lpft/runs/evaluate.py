@@ -134,16 +134,16 @@ def file_set(
     Raises:
         InputError: the file cannot be read, has other columns, or labels that the model lacks.
     """
-    columns = saved.text_columns if text_columns is None else text_columns
     examples = read_examples(
         path,
         saved.classifier.model.config.classes,
-        text_columns=columns,
+        text_columns=text_columns,
+        trained_columns=saved.text_columns,
         label_column=saved.label_column if label_column is None else label_column,
         column_names=column_names,
     )
     if isinstance(examples.texts[0], tuple) != saved.paired:
-        raise columns_error(saved, path, columns)
+        raise columns_error(saved, path, text_columns)
     return {path.name.partition(".")[0]: examples}
 
 

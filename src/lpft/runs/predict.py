@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from scipy.special import softmax
 
 from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
+from lpft.data.tables import columns_of_training
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
 from lpft.files import replace_when_written
@@ -62,9 +63,11 @@ def file_texts(
     Raises:
         InputError: the file or a row of it cannot be read; a text column is missing or empty.
     """
-    columns = saved.text_columns if text_columns is None else tuple(text_columns)
     for table in iter_tables(path, ROWS_AT_ONCE, column_names):
-        columns = choose_text_columns(table, columns, saved.label_column, path)
+        if text_columns is None:
+            columns = columns_of_training(table, saved.text_columns, path)
+        else:
+            columns = choose_text_columns(table, text_columns, saved.label_column, path)
         if (len(columns) == 2) != saved.paired:
             raise columns_error(saved, path, columns)
         yield from texts_from_table(table, columns, path)

@@ -76,7 +76,8 @@ def train_run(
     check_trackers(config.training.report_to)
     classifier = fresh_classifier(data, config.training)
     training = config.training.model_copy(update={"pooling": classifier.model.config.pooling})
-    config = replace(config, training=training)
+    chosen = config.data.model_copy(update={"text_columns": data.text_columns})
+    config = replace(config, data=chosen, training=training)
     encoder = encoder_fingerprint(classifier.model)
     fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
     with locked(folder):

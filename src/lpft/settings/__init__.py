@@ -166,6 +166,7 @@ class DataSettings(Settings):
     text_columns: tuple[str, ...] | None = setting(
         None,
         "text column, or two for pairs, separated by a comma (default: the only text column)",
+        filled_by_data=True,
         **_OF_FILES,
     )
     label_column: str = setting("label", "column of the class names", **_OF_FILES)

@@ -305,7 +305,8 @@ def changed(
     fields = {name: item for model in _MODELS for name, item in model.fields().items()}
     differing = {}
     for name in deciding(what):
-        if name not in asked or (asked[name] is None and fields[name].filled_by_model):
+        filled_later = fields[name].filled_by_model or fields[name].filled_by_data
+        if name not in asked or (asked[name] is None and filled_later):
             continue
         before = recorded.get(name, fields[name].default)
         if before != asked[name]:

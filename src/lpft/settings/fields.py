@@ -58,6 +58,8 @@ class Setting:
     """The same with methods that have an adapter, where it differs."""
     filled_by_model: bool = False
     """Whether the model says what None stands for, so that None agrees with any value."""
+    filled_by_data: bool = False
+    """The same of the data."""
     same_time: bool = False
     """Whether runs that differ in it alone take the same time."""
     choices: tuple[str, ...] | None = None
