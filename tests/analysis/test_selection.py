@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpft.analysis.selection import Candidate, can_be_beaten, choose, complexity
+from lpft.analysis.selection import (
+    RANDOM_HEAD_ROWS,
+    Candidate,
+    best_of_each,
+    choose,
+    complexity,
+    reason_to_skip,
+)
 from lpft.errors import InputError
 from lpft.settings import METHODS
 
@@ -83,13 +90,33 @@ def test_seeds_are_averaged_by_row_and_the_best_one_is_taken():
     assert chosen(*lp, *tuned) == ("lp-ft", 0)
 
 
-def test_nothing_more_complex_can_win_where_at_most_one_row_is_wrong():
-    assert not can_be_beaten([candidate("lp", "1111")])
-    assert not can_be_beaten([candidate("lp", "1110")])
-    assert can_be_beaten([candidate("lp", "1100")])
-    for wrong, possible in ((1, False), (2, True)):
-        lp = candidate("lp", "1" * 5 + "0" * wrong)
-        assert (chosen(lp, candidate("ft", "1" * (5 + wrong)))[0] == "ft") is possible
+@pytest.mark.parametrize(("wrong", "possible"), [(0, False), (1, False), (2, True)])
+def test_nothing_more_complex_is_trained_where_even_a_perfect_method_would_not_win(wrong, possible):
+    lp = candidate("lp", "1" * 5 + "0" * wrong)
+    assert (chosen(lp, candidate("ft", "1" * (5 + wrong)))[0] == "ft") is possible
+    assert (reason_to_skip("ft", [lp], 1000) is None) is possible
+    # one that is simpler than the choice could still take its place
+    tuned = candidate("lp-ft", "1" * 5 + "0" * wrong)
+    assert reason_to_skip("lora", [tuned], 1000) is None
+
+
+def test_with_few_rows_no_head_starts_at_random():
+    lp = candidate("lp", "1100")
+    assert "10 training rows per class" in reason_to_skip("ft", [lp], 10)
+    assert "random head" in reason_to_skip("lora", [lp], 10)
+    assert reason_to_skip("lp-ft", [lp], 10) is None
+    assert reason_to_skip("ft", [lp], RANDOM_HEAD_ROWS) is None
+
+
+def test_a_search_enters_with_each_methods_best_run():
+    tried = [
+        candidate("ft", "1000"),
+        candidate("lp-ft", "1100", nll=0.9),
+        candidate("ft", "1110"),
+        candidate("lp-ft", "1010", nll=0.8),
+        candidate("ft", "1101"),
+    ]
+    assert best_of_each(tried) == [2, 3]
 
 
 def test_scores_have_the_standard_error_of_a_share():

@@ -23,6 +23,10 @@ RULE = (
 )
 """The rule in words, for records and readers."""
 
+RANDOM_HEAD_ROWS = 32
+"""Training rows per class, in the mean, from which methods that start from a random head compete
+(docs/log.md)."""
+
 _TRAINED = {"head": 0, "all": 2}  # adapters are between them
 
 
@@ -133,14 +137,37 @@ def complexity(method: str) -> tuple[int, bool, int]:
     )
 
 
-def can_be_beaten(candidates: Sequence[Candidate]) -> bool:
-    """Whether a method that is less simple than all of these could still be chosen.
+def best_of_each(candidates: Sequence[Candidate]) -> list[int]:
+    """The places of each method's best candidate, where several differ in more than their seed."""
+    best: dict[str, int] = {}
+    for place, one in enumerate(candidates):
+        other = candidates[best.setdefault(one.method, place)]
+        if (one.score, -one.nll) > (other.score, -other.nll):
+            best[one.method] = place
+    return sorted(best.values())
 
-    It would have to get b rows right that the present choice gets wrong, and lose c, with
-    ``(b - c)^2 > b + c``: that needs at least 2 wrong rows.
+
+def reason_to_skip(
+    method: str, candidates: Sequence[Candidate], rows_per_class: float
+) -> str | None:
+    """Why a method cannot, or will not, be chosen after these; None where it is worth training.
+
+    It cannot be chosen if it is less simple than the choice so far, and even a method without any
+    error would not beat that by more than one standard error: with one seed that is where at most
+    one validation row is wrong, as ``(b - c)^2 <= b + c`` for ``b <= 1``. It will not if its head
+    starts at random and there are fewer than :data:`RANDOM_HEAD_ROWS` training rows per class.
     """
-    chosen = candidates[choose(candidates).chosen]
-    return int((~chosen.correct).sum()) >= 2
+    chosen = candidates[choose(candidates).chosen].method
+    if complexity(method) > complexity(chosen):
+        right = np.mean([one.correct for one in candidates if one.method == chosen], axis=0)
+        if _standing(chosen, right, np.ones(len(right))).eligible:
+            return f"{chosen} gets so many validation rows right that no method could beat it"
+    if METHODS[method].head_start == "random" and rows_per_class < RANDOM_HEAD_ROWS:
+        return (
+            f"{rows_per_class:.0f} training rows per class are too few for a random head "
+            f"({RANDOM_HEAD_ROWS} or more)"
+        )
+    return None
 
 
 def _standing(method: str, right: NDArray[np.float64], best: NDArray[np.float64]) -> Standing:

@@ -20,6 +20,7 @@ from lpft.settings.configs import (
     default_folder,
     make_config,
     make_kernel_config,
+    make_selection,
     read_config,
     taken_by,
 )
@@ -55,10 +56,18 @@ def demo(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train one classifier and print its metrics."""
     settings, folder, resume = collect_settings(options)
-    config = make_config(settings, folder)
-    from lpft.runs.train import train_run  # loads torch, for which wrong settings need not wait
+    how: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
+    several = make_selection(settings, folder)
+    if several is not None:
+        from lpft.runs.selection import train_selection
 
-    result = train_run(config, resume=resume, overwrite=options.overwrite)
+        result = train_selection(several, **how)
+    else:
+        config = make_config(settings, folder)
+        # This loads torch, for which wrong settings need not wait:
+        from lpft.runs.train import train_run
+
+        result = train_run(config, **how)
     if options.json:
         print_json({"folder": str(result.folder), **result.metrics})
         return
@@ -405,6 +414,8 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
             f"{named('output_dir')}, or give the data to begin one"
         )
     recorded = {} if record is None else record.config
+    if record is not None and record.selection is not None:
+        recorded = record.selection.settings
     return {**recorded, **from_file, **given}, folder, resume
 
 

@@ -7,7 +7,7 @@ is replaced or removed.
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from lpft.errors import InputError, named
 from lpft.results.schema import HISTORY, MissingRecord, RunRecord, UnusableRecord, plain
+from lpft.settings.configs import CANDIDATES
 
 RUN_RECORD = RunRecord.FILE
 SEARCH_RECORD = "search.json"
@@ -83,6 +84,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
         )
     own = {_LOCK, *_REPORT}
     if record is not None:
+        own |= {CANDIDATES} if record.selection is not None else set()
         own |= {RUN_RECORD, HISTORY, WORK, *(name.partition("/")[0] for name in record.files)}
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     foreign = [name for name in names if name not in own and not name.endswith(_PARTIAL)]
@@ -138,7 +140,20 @@ def clear(folder: Path, record: RunRecord | None) -> None:
         path.unlink(missing_ok=True)
         if path.parent != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
             path.parent.rmdir()
+    if record.selection is not None:
+        _clear_candidates(folder / CANDIDATES)
     (folder / RUN_RECORD).unlink()
+
+
+def _clear_candidates(parent: Path) -> None:
+    """Remove the runs from which the one above was chosen, and nothing that is not theirs."""
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+        with suppress(InputError, OSError):
+            clear(folder, read_record(folder))
+            (folder / _LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+    with suppress(OSError):
+        parent.rmdir()
 
 
 def publish(staged: Path, folder: Path) -> None:

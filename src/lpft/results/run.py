@@ -28,6 +28,7 @@ from lpft.results.schema import (
     number,
     read_history,
 )
+from lpft.settings.configs import CANDIDATES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -283,7 +284,8 @@ def _check_sections(splits: Mapping[str, Values], where: str, part: str) -> None
 def find_runs(directory: Path) -> tuple[tuple[Run, ...], tuple[UnreadFolder, ...]]:
     """Every finished run at or below ``directory``, and the damaged and unfinished ones.
 
-    Hidden folders, folders inside a run, and those of a sweep's search are not searched.
+    Hidden folders, folders inside a run, and those of a sweep's search are not searched. A run that
+    was chosen among several stands for those: they are given in its place.
 
     Raises:
         InputError: there is no folder.
@@ -291,7 +293,28 @@ def find_runs(directory: Path) -> tuple[tuple[Run, ...], tuple[UnreadFolder, ...
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder; expected one that holds runs of lpft train")
     folders = folders_with(RunRecord.FILE, directory, inside=False, without=SEARCH_RECORD)
-    return read_folders(folders, directory, "run", Run.read)
+    every = [run for folder in folders for run in (*candidates_in(folder), folder)]
+    # The chosen run is one of its candidates: only where these are gone, or unfinished, is it read.
+    copies = {folder for folder in folders if _has_its_original(folder)}
+    return read_folders([run for run in every if run not in copies], directory, "run", Run.read)
+
+
+def candidates_in(folder: Path) -> list[Path]:
+    """The folders of the runs among which the one in ``folder`` was, or is to be, chosen."""
+    parent = folder / CANDIDATES
+    return folders_with(RunRecord.FILE, parent, inside=False) if parent.is_dir() else []
+
+
+def _has_its_original(folder: Path) -> bool:
+    """Whether a finished run is a copy of one of its candidates that is still there."""
+    try:
+        record = RunRecord.read(folder)
+        selection = record.selection
+        if record.status != "finished" or selection is None or selection.chosen is None:
+            return False
+        return RunRecord.read(folder / selection.chosen).status == "finished"
+    except UnusableRecord:
+        return False
 
 
 @dataclass(frozen=True)

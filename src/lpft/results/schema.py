@@ -188,6 +188,61 @@ class Validation(Part):
     folds: int | None = None
 
 
+class CandidateRecord(Part):
+    """One of several runs on the same data, in ``folder`` below that of the chosen one.
+
+    ``score`` is its accuracy on the ``rows`` validation rows that all candidates share, with its
+    ``standard_error`` and 95 % ``interval``; ``reason`` says why there is none. ``settings`` are
+    those that a search chose for it.
+    """
+
+    method: str
+    seed: int
+    folder: Annotated[str, AfterValidator(_inside)]
+    settings: dict[str, Any] = Field(default_factory=dict)
+    score: Number = None
+    standard_error: Number = None
+    interval: tuple[Number, Number] | None = None
+    nll: Number = None
+    rows: int | None = None
+    seconds: Number = None
+    reason: str | None = None
+
+
+class StandingRecord(Part):
+    """A method beside the best one, as :class:`lpft.analysis.selection.Standing`."""
+
+    method: str
+    score: Number = None
+    difference: Number = None
+    standard_error: Number = None
+    eligible: bool = False
+
+
+class Decision(Part):
+    """Whether a run was trained, and why not where it was not."""
+
+    folder: str
+    train: bool
+    reason: str | None = None
+
+
+class Selection(Part):
+    """How the run in a folder was chosen among ``candidates``, and from which settings.
+
+    ``chosen`` is the folder of the chosen one, None as long as there is none; ``decision`` has the
+    runs that were trained or left out, in order: what was decided stays when a run is resumed.
+    """
+
+    settings: dict[str, Any]
+    rule: str
+    chosen: str | None = None
+    reason: str | None = None
+    candidates: list[CandidateRecord] = Field(default_factory=list)
+    standings: list[StandingRecord] = Field(default_factory=list)
+    decision: list[Decision] = Field(default_factory=list)
+
+
 class RunRecord(Record):
     """``run.json``: what was run, on what, where, and how far it got."""
 
@@ -214,6 +269,7 @@ class RunRecord(Record):
     undertrained: list[str] = Field(default_factory=list)
     probe: dict[str, Any] | None = None
     timings: Mapping[str, Number] = Field(default_factory=dict)
+    selection: Selection | None = None
     finished: str | None = None
     reason: str | None = None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lpft.data import TextData, check_data, fingerprint, load_data
 from lpft.data.splits import SPLIT_SEED, labelled_rows, validation_kind, with_folds
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.files import check_model_path
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
@@ -55,6 +55,11 @@ def train_run(
     """
     folder = config.output_dir
     record = check_output(folder, resume=resume, overwrite=overwrite)
+    if resume and record is not None and record.selection is not None:
+        raise InputError(
+            f"'{folder}' contains a run that was chosen among several: continue with the settings "
+            f"that it was started with, or name another {named('output_dir')}"
+        )
     finished = finished_run(config, record) if resume and record is not None else None
     if finished is not None:
         logger.info("%s is finished already", folder)
@@ -96,13 +101,13 @@ def train_run(
             config=config.flat(),
             config_hash=config.hash(),
             metric=data.metric,
-            data=_describe(data),
+            data=describe_data(data),
             seeds={"run": config.training.seed, "split": SPLIT_SEED},
             fingerprints=fingerprints,
             files=[] if going_on is None else going_on.files,
             **surroundings,
         )
-        with _status_recorded(folder, record):
+        with status_recorded(folder, record):
             return _train_locked(config, classifier, data, record, encoder, started)
 
 
@@ -156,7 +161,7 @@ def _train_locked(
         known = {split: split_inputs.pretrained for split, split_inputs in inputs.items()}
     if kind == "folds":
         data = with_folds(data, fit.validation.rows, fit.validation.folds)
-        record = record.updated(data=_describe(data))
+        record = record.updated(data=describe_data(data))
     results = {
         split: evaluate_split(
             fit.classifier,
@@ -195,7 +200,7 @@ def _train_locked(
 
 
 @contextmanager
-def _status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
+def status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
     """``run.json`` says ``running``; after Ctrl-C ``interrupted``, after an error ``failed``."""
 
     def ended(status: str, reason: str) -> None:
@@ -213,7 +218,8 @@ def _status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
         raise
 
 
-def _describe(data: TextData) -> DataRecord:
+def describe_data(data: TextData) -> DataRecord:
+    """What ``run.json`` says of the data."""
     return DataRecord(
         name=data.name,
         classes=list(data.classes),

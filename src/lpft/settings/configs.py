@@ -28,6 +28,9 @@ from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
 
+SEARCHED = ("learning_rate", "epochs")
+"""What ``--tune`` searches, beside the method."""
+
 AUTO_METHODS = ("lp", "lp-ft", "lora", "ft")
 """What ``--method auto`` may train, in this order."""
 
@@ -147,6 +150,11 @@ def make_selection(
             f"{named('tune')} has no effect with {named('method')} lp, which has no learning rate: "
             "leave it out or choose another method"
         )
+    if selection.tune > 0 and not auto and all(getattr(training, name) for name in SEARCHED):
+        raise InputError(
+            f"{named('tune')} has nothing to search: {' and '.join(map(named, SEARCHED))} are "
+            "given; leave out one of them"
+        )
     data = _data_settings(values)
     config = SelectionConfig(
         data, _local_model(training), OutputSettings.read_own(values), selection, Path()
@@ -174,8 +182,8 @@ def check_taken(asked: TrainingSettings, methods: Sequence[str]) -> None:
             METHODS[method].takes(item) for method in methods
         ):
             raise InputError(
-                f"{named(name)} has no effect with {' and '.join(methods)}, which are all that "
-                "would be trained: leave it out"
+                f"{named(name)} has no effect with {', '.join(methods)}, and no other method would "
+                "be trained: leave it out"
             )
 
 

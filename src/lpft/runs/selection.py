@@ -1,0 +1,406 @@
+"""Several runs on the same data, of which the one that validation chooses is kept.
+
+The candidates are ordinary runs in ``candidates/`` below the folder, which gets the files of the
+chosen one. Each is trained by :func:`~lpft.runs.train.train_run`, so that a selection goes on
+wherever it was stopped; what was decided on the way is in ``run.json`` and is not decided again.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lpft.analysis.calibration import negative_log_likelihood
+from lpft.analysis.comparison import wilson
+from lpft.analysis.selection import RULE, Candidate, best_of_each, choose, reason_to_skip
+from lpft.data import TextData, check_data, load_data
+from lpft.data.splits import labelled_rows, validation_kind
+from lpft.errors import InputError, explain, named
+from lpft.files import check_model_path
+from lpft.results.folder import (
+    WORK,
+    check_output,
+    clear,
+    locked,
+    now,
+    publish,
+    read_record,
+    remove_leftovers,
+)
+from lpft.results.formats import counted
+from lpft.results.resume import RunResult, read_metrics
+from lpft.results.run import Predictions
+from lpft.results.schema import (
+    CandidateRecord,
+    Decision,
+    RunMetrics,
+    RunRecord,
+    Selection,
+    StandingRecord,
+)
+from lpft.runs.train import describe_data, status_recorded, train_run
+from lpft.settings import AUTO, MINILM, get_method
+from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig, changed
+from lpft.settings.fields import Decides
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_TIMED_ROWS = 64
+_PASSES = 4.0
+"""What a step of fine-tuning costs, in forward passes: forward, backward, update, evaluation."""
+
+
+def train_selection(
+    config: SelectionConfig, *, resume: bool = False, overwrite: bool = False
+) -> RunResult:
+    """Train the candidates of ``config`` and fill its folder with the files of the chosen one.
+
+    With ``resume`` finished candidates are left as they are and the others go on, to the choice
+    that an uninterrupted selection would have made; a finished selection is returned as it is. With
+    ``overwrite`` the folder's run, and its candidates, are replaced once the data is read.
+
+    Raises:
+        InputError: as :func:`~lpft.runs.train.train_run`. A candidate that diverges or does not fit
+            in memory is left out, unless it is the first.
+    """
+    folder = config.output_dir
+    record = check_output(folder, resume=resume, overwrite=overwrite)
+    if resume and record is not None:
+        _check_same_selection(folder, record, config)
+        if record.status == "finished":
+            logger.info("%s is finished already", folder)
+            return RunResult(folder, read_metrics(folder))
+    if config.training.model != MINILM:
+        check_model_path(config.training.model)
+    if config.selection.tune > 0:
+        from lpft.runs.tuning import check_optuna
+
+        check_optuna()
+    data = load_data(config.data)
+    for finding in check_data(data):
+        logger.warning("%s", finding.message)
+    with locked(folder):
+        if check_output(folder, resume=resume, overwrite=overwrite) != record:
+            raise InputError(f"'{folder}' was changed by another process: start again")
+        if record is None or not resume:
+            clear(folder, record)
+            record = RunRecord(
+                status="running",
+                started=now(),
+                config=config.flat(),
+                data=describe_data(data),
+                selection=Selection(settings=config.flat(), rule=RULE),
+            )
+        record = record.updated(status="running", reason=None)
+        with status_recorded(folder, record):
+            return _Running(config, data, record).run()
+
+
+def _check_same_selection(folder: Path, record: RunRecord, config: SelectionConfig) -> None:
+    """Refuse to go on with a single run, or with settings that change the result.
+
+    Raises:
+        InputError: the folder's run is another one.
+    """
+    if record.selection is None:
+        raise InputError(
+            f"'{folder}' contains a single run, not several to choose from: name another "
+            f"{named('output_dir')}, or give {named('overwrite=True')} to replace it"
+        )
+    before = record.selection.settings
+    for name, (old, new) in changed(before, config.flat(), Decides.RUN).items():
+        raise InputError(
+            f"'{folder}' cannot be resumed: it was started with {named(name)} {old}, now it is "
+            f"{new}; give the same settings, or another {named('output_dir')}"
+        )
+
+
+@dataclass
+class _Running:
+    """A selection at work: its record on disk, and the candidates that have finished."""
+
+    config: SelectionConfig
+    data: TextData
+    record: RunRecord
+    candidates: list[Candidate] = field(default_factory=list)
+    finished: list[CandidateRecord] = field(default_factory=list)
+    """Beside ``candidates``, their records."""
+
+    @property
+    def folder(self) -> Path:
+        return self.config.output_dir
+
+    @property
+    def selection(self) -> Selection:
+        assert self.record.selection is not None
+        return self.record.selection
+
+    def run(self) -> RunResult:
+        for name, run, changes in self._runs():
+            self._train(name, run, changes)
+        places = list(range(len(self.candidates)))
+        if self.config.selection.tune > 0:
+            places = best_of_each(self.candidates)
+        choice = choose([self.candidates[place] for place in places])
+        chosen = self.finished[places[choice.chosen]]
+        self._update(
+            chosen=chosen.folder,
+            reason=choice.reason,
+            standings=[
+                StandingRecord(**{name: getattr(one, name) for name in StandingRecord.model_fields})
+                for one in choice.standings
+            ],
+        )
+        logger.info("chosen: %s, %s", chosen.folder, choice.reason)
+        return self._publish(chosen)
+
+    def _runs(self) -> Iterator[tuple[str, RunConfig, dict[str, Any]]]:
+        """The runs to train, each decided when those before it have finished."""
+        if self.config.selection.tune > 0:
+            from lpft.runs.tuning import trials
+
+            if self.config.training.method == AUTO:
+                yield "lp", self.config.run("lp", "lp"), {}
+            for name, method, changes in trials(self.config, lambda: self.selection.candidates):
+                run = self.config.run(name, method, **changes)
+                if not self._decided(name, run):
+                    return
+                yield name, run, changes
+            return
+        several = len(self.config.seeds) > 1
+        for method in self.config.methods:
+            for seed in self.config.seeds:
+                name = f"{method}-seed{seed}" if several else method
+                run = self.config.run(name, method, seed=seed)
+                if self._decided(name, run):
+                    yield name, run, {}
+
+    def _decided(self, name: str, run: RunConfig) -> bool:
+        """Whether a run is trained: as recorded, or as is decided and recorded now."""
+        made = next((one for one in self.selection.decision if one.folder == name), None)
+        if made is None:
+            reason = self._reason_to_skip(run)
+            made = Decision(folder=name, train=reason is None, reason=reason)
+            self._update(decision=[*self.selection.decision, made])
+            if reason is not None:
+                logger.info("%s is not trained: %s", name, reason)
+        return made.train
+
+    def _reason_to_skip(self, run: RunConfig) -> str | None:
+        if not self.candidates:
+            return None  # something has to be kept
+        method = run.training.method
+        if self.config.training.method == AUTO and self.config.selection.tune == 0:
+            rows = len(labelled_rows(self.data) if self.data.held_out else self.data.train)
+            # Judged once for all seeds of a method, by the methods before it.
+            others = [one for one in self.candidates if one.method != method]
+            reason = reason_to_skip(method, others, rows / len(self.data.classes))
+            if reason is not None:
+                return reason
+        limit = self.config.selection.max_minutes
+        if limit is None:
+            return None
+        spent = sum(one.seconds or 0.0 for one in self.selection.candidates)
+        expected = self._expected_seconds(run)
+        if spent + expected <= 60 * limit:
+            return None
+        return (
+            f"it would take about {expected / 60:.1f} minutes, and {spent / 60:.1f} of "
+            f"{limit:g} are over"
+        )
+
+    def _expected_seconds(self, run: RunConfig) -> float:
+        """How long a run will take, by one of its kind or else by the time of a forward pass."""
+        tunes = get_method(run.training.method).fine_tunes
+        known = [
+            one.seconds / (one.settings.get("epochs") or 1.0)
+            for one in self.selection.candidates
+            if one.seconds is not None and get_method(one.method).fine_tunes == tunes
+        ]
+        if known:
+            searched = any(one.settings.get("epochs") for one in self.selection.candidates)
+            return float(np.mean(known)) * (run.training.epochs or 1.0 if searched else 1.0)
+        return _measured_seconds(run, self.data)
+
+    def _train(self, name: str, run: RunConfig, changes: dict[str, Any]) -> None:
+        """Train a candidate, or find it finished, and record how it scores."""
+        before = next(
+            (one for one in self.selection.candidates if one.folder.endswith(f"/{name}")), None
+        )
+        if before is not None and before.reason is not None:
+            return  # it failed before, as it would again
+        method, seed = run.training.method, run.training.seed
+        entry = CandidateRecord(
+            method=method, seed=seed, folder=f"{CANDIDATES}/{name}", settings=changes
+        )
+        logger.info("candidate %s", name)
+        try:
+            train_run(run, resume=True, data=self.data)
+        except Exception as error:
+            known = explain(error)
+            failed = read_record(run.output_dir)
+            began = failed is not None and failed.status == "failed" and failed.began
+            if known is None or not began or not self.candidates:
+                raise
+            logger.warning("%s could not be trained: %s", name, known)
+            self._add(entry.model_copy(update={"reason": str(known)}))
+            return
+        candidate = self._scored(run)
+        rows = len(candidate.correct)
+        low, high = (float(end) for end in wilson(candidate.score, rows))
+        done = read_record(run.output_dir)
+        entry = entry.model_copy(
+            update={
+                "score": candidate.score,
+                "standard_error": candidate.standard_error,
+                "interval": (low, high),
+                "nll": candidate.nll,
+                "rows": rows,
+                "seconds": None if done is None else done.timings.get("total"),
+            }
+        )
+        self.candidates.append(candidate)
+        self.finished.append(entry)
+        self._add(entry)
+        self._show(name, run, entry)
+
+    def _show(self, name: str, run: RunConfig, entry: CandidateRecord) -> None:
+        """Log how a candidate scores: on all its validation rows, and on those that all share."""
+        own = RunMetrics.read(run.output_dir).splits["validation"]
+        low, high = wilson(own["accuracy"], own["rows"])
+        shared = ""
+        if own["rows"] != entry.rows:
+            shared = f"; {entry.score:.3f} on the {entry.rows} rows that all methods share"
+        logger.info(
+            "%s: accuracy %.3f (95 %% interval %.3f to %.3f) on %s, in %.0f s%s",
+            name,
+            own["accuracy"],
+            low,
+            high,
+            counted(own["rows"], "validation row"),
+            entry.seconds or 0.0,
+            shared,
+        )
+
+    def _scored(self, run: RunConfig) -> Candidate:
+        """How a finished run does on the validation rows that all candidates share."""
+        labels, logits, temperature = self._validation(run)
+        return Candidate(
+            run.training.method,
+            run.training.seed,
+            logits.argmax(axis=1) == labels,
+            negative_log_likelihood(logits, labels, temperature),
+        )
+
+    def _validation(self, run: RunConfig) -> "tuple[NDArray[np.int64], NDArray[np.float64], float]":
+        """Labels, logits and temperature on the validation rows that all candidates share.
+
+        Where fine-tuning has a held-out tenth, linear probing is scored on it too, by a head that
+        is fitted without it; the one that is kept is fitted on all rows.
+        """
+        alone = self.config.methods == ("lp",)
+        kind = validation_kind(self.data, fine_tunes=not alone)
+        if run.training.method == "lp" and kind == "held-out":
+            return _probe_without_held_out(run, self.data)
+        classes = len(self.data.classes)
+        saved = Predictions.read(run.output_dir, "validation", classes)
+        return saved.labels, saved.logits, RunMetrics.read(run.output_dir).temperature
+
+    def _add(self, entry: CandidateRecord) -> None:
+        others = [one for one in self.selection.candidates if one.folder != entry.folder]
+        self._update(candidates=[*others, entry])
+
+    def _update(self, **changes: Any) -> None:
+        self.record = self.record.updated(selection=self.selection.model_copy(update=changes))
+        self.record.write(self.folder)
+
+    def _publish(self, chosen: CandidateRecord) -> RunResult:
+        """Give the folder the chosen run's files, by links where the disk has them."""
+        source = self.folder / chosen.folder
+        own = RunRecord.read(source)
+        staged = self.folder / WORK / "results"
+        shutil.rmtree(staged, ignore_errors=True)
+        for name in own.files:
+            target = staged / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(source / name, target)
+        self.record = own.updated(
+            status="running",
+            started=self.record.started,
+            selection=self.selection,
+            finished=None,
+        )
+        self.record.write(self.folder)
+        publish(staged, self.folder)
+        self.record.updated(status="finished", finished=now()).write(self.folder)
+        remove_leftovers(self.folder)
+        return RunResult(self.folder, read_metrics(self.folder))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _probe_without_held_out(
+    run: RunConfig, data: TextData
+) -> "tuple[NDArray[np.int64], NDArray[np.float64], float]":
+    """Labels, logits and temperature on held-out rows of a probe of the other training rows."""
+    import tempfile
+
+    from lpft.model.inference import encoder_fingerprint
+    from lpft.model.loading import fresh_classifier
+    from lpft.training.cache import prepare_split
+    from lpft.training.fit import fit_classifier
+
+    classifier = fresh_classifier(data, run.training)
+    encoder = encoder_fingerprint(classifier.model)
+    train, validation = (
+        prepare_split(classifier, examples, run.training, encoder=encoder, name=name)
+        for name, examples in (("train", data.train), ("validation", data.validation))
+    )
+    with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
+        fit = fit_classifier(
+            classifier,
+            train,
+            validation,
+            run.training,
+            metric=data.metric,
+            folder=Path(folder),
+            kind="held-out",
+        )
+    scored = fit.validation
+    return scored.labels, scored.logits.astype(np.float64), fit.temperature.temperature
+
+
+def _measured_seconds(run: RunConfig, data: TextData) -> float:
+    """How long fine-tuning will take, by the time of a forward pass over some training texts."""
+    from lpft.data.splits import VALIDATION_FOLDS
+    from lpft.data.tokens import tokenize
+    from lpft.model.inference import extract_features, resolve_device
+    from lpft.model.loading import fresh_classifier
+
+    classifier = fresh_classifier(data, run.training)
+    rows = np.linspace(0, len(data.train) - 1, _TIMED_ROWS).round().astype(int)
+    texts = [data.train.texts[row] for row in np.unique(rows)]
+    tokens = tokenize(classifier.tokenizer, texts, classifier.max_length)
+    device = resolve_device(run.training.device)
+    extract_features(classifier.model, tokens, device=device)  # warm
+    started = perf_counter()
+    extract_features(classifier.model, tokens, device=device)
+    per_row = (perf_counter() - started) / len(texts)
+    trainings = 1
+    if validation_kind(data, fine_tunes=True) == "folds":
+        trainings += VALIDATION_FOLDS
+    return _PASSES * per_row * len(data.train) * trainings * (run.training.epochs or 1.0)

@@ -1,0 +1,137 @@
+"""A search for learning rate, epochs and method by Optuna's TPE, one run after the other.
+
+Its storage is the list of candidates in ``run.json``: the study is built anew from it for every
+trial, with a sampler that is seeded by the trial's number. So a search that was stopped asks for
+the same runs as one that was not.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lpft.errors import InputError, named
+from lpft.results.schema import CandidateRecord
+from lpft.settings import METHODS
+from lpft.settings.configs import SEARCHED, SelectionConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+RATES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3)}
+"""Learning rates to search, logarithmically, where everything is trained, or an adapter."""
+EPOCHS = (1, 20)
+_RANDOM_TRIALS = 5
+_PREFIX = "trial-"
+
+Trial = tuple[str, str, dict[str, Any]]
+"""Name, method and other settings of a run."""
+
+
+def check_optuna() -> None:
+    """Refuse a search where Optuna is not installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{named('tune')} needs Optuna, which is not installed: pip install 'lpft[tune]'"
+        ) from error
+
+
+def trials(
+    config: SelectionConfig, finished: Callable[[], Sequence[CandidateRecord]]
+) -> Iterator[Trial]:
+    """The runs of the search, each chosen by the scores of those before it.
+
+    The first has the defaults of its method. ``finished`` gives the candidates so far.
+    """
+    methods = tuple(name for name in config.methods if METHODS[name].fine_tunes)
+    searched = [name for name in SEARCHED if getattr(config.training, name) is None]
+    for number in range(config.selection.tune):
+        name = f"{_PREFIX}{number + 1:0{len(str(config.selection.tune))}d}"
+        if number == 0:
+            yield name, methods[0], {}
+            continue
+        before = [one for one in finished() if f"/{_PREFIX}" in one.folder]
+        yield (name, *_suggested(config, methods, searched, before, number))
+
+
+def _suggested(
+    config: SelectionConfig,
+    methods: Sequence[str],
+    searched: Sequence[str],
+    before: Sequence[CandidateRecord],
+    number: int,
+) -> tuple[str, dict[str, Any]]:
+    """Method and settings of one trial, after those ``before`` it."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    mixed = np.random.SeedSequence([config.training.seed, number]).generate_state(1)
+    sampler = optuna.samplers.TPESampler(seed=int(mixed[0]), n_startup_trials=_RANDOM_TRIALS)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for one in before:
+        study.add_trial(_as_trial(config, methods, searched, one))
+    trial = study.ask()
+    method = methods[0]
+    if len(methods) > 1:
+        method = trial.suggest_categorical("method", list(methods))
+    changes: dict[str, Any] = {}
+    for name, (key, distribution) in _distributions(method, searched).items():
+        low, high = distribution.low, distribution.high
+        if name == "epochs":
+            changes[name] = float(trial.suggest_int(key, low, high))
+        else:
+            changes[name] = trial.suggest_float(key, low, high, log=True)
+    return method, changes
+
+
+def _as_trial(
+    config: SelectionConfig,
+    methods: Sequence[str],
+    searched: Sequence[str],
+    one: CandidateRecord,
+) -> "optuna.trial.FrozenTrial":
+    """A candidate as Optuna records it; one that could not be trained counts as failed."""
+    import optuna
+
+    params: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
+    if len(methods) > 1:
+        params["method"] = one.method
+        distributions["method"] = optuna.distributions.CategoricalDistribution(list(methods))
+    used = config.run("used", one.method, **one.settings).training
+    for name, (key, distribution) in _distributions(one.method, searched).items():
+        low, high = distribution.low, distribution.high
+        value = min(max(getattr(used, name), low), high)  # a default may lie outside
+        params[key] = int(value) if name == "epochs" else value
+        distributions[key] = distribution
+    failed = one.score is None
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
+        params=params,
+        distributions=distributions,
+        value=None if failed else one.score,
+    )
+
+
+def _distributions(method: str, searched: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """For each setting to search, the name that the study has for it, and its range.
+
+    Rates of adapters are far above those of whole models: they are parameters of their own.
+    """
+    import optuna
+
+    kind = "all" if METHODS[method].adapter is None else "adapter"
+    ranges: dict[str, tuple[str, Any]] = {
+        "learning_rate": (
+            f"learning_rate of {kind}",
+            optuna.distributions.FloatDistribution(*RATES[kind], log=True),
+        ),
+        "epochs": ("epochs", optuna.distributions.IntDistribution(*EPOCHS)),
+    }
+    return {name: ranges[name] for name in searched}
