@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpft.data.checks import SMALL_VALIDATION, check_data
+from lpft.data.checks import SMALL_SPLIT, check_data
 from lpft.data.examples import Examples, TextData
 
 
@@ -21,8 +21,8 @@ def clean():
         "toy",
         ("a", "b"),
         train=_numbered("train", 40),
-        validation=_numbered("validation", SMALL_VALIDATION),
-        test=_numbered("test", 4),
+        validation=_numbered("validation", SMALL_SPLIT),
+        test=_numbered("test", SMALL_SPLIT),
         ood={"far": _numbered("far", 4)},
     )
 
@@ -116,6 +116,6 @@ def test_small_and_unbalanced_classes(clean, counts, kinds):
 
 
 def test_few_validation_rows(clean):
-    finding = _only(replace(clean, validation=_numbered("v", SMALL_VALIDATION - 1)))
+    finding = _only(replace(clean, validation=_numbered("v", SMALL_SPLIT - 1)))
     assert finding.kind == "small-validation"
     assert "49 rows" in finding.message

@@ -1,42 +1,91 @@
 """Problems in data that are worth knowing before training on it."""
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lpft.data.contents import has_markup, is_damaged, is_empty_like
+from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import Examples, Label, Text, TextData
 from lpft.data.labels import show
+from lpft.data.splits import validation_kind
 
 SMALL_CLASS = 10
 """Fewer training rows of a class than this are pointed out."""
 
-SMALL_VALIDATION = 50
-"""Fewer validation rows than this are pointed out: best epoch and temperature rest on them."""
+SMALL_SPLIT = 50
+"""Fewer validation or test rows than this are pointed out."""
 
 IMBALANCE = 10
 """A ratio of the largest to the smallest class from which it is pointed out."""
+
+MOST_ROWS = 1000
+"""Rows of a split that a finding's record names."""
+
+Rows = Mapping[str, Sequence[int]]
+"""Row numbers by split, as the user's file counts them, from 1."""
+
+Level = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Finding:
     """One observation: an ``error`` makes results meaningless, a ``warning`` limits them.
 
-    ``kind`` is one of ``missing-class``, ``small-class``, ``imbalance``, ``small-validation``,
-    ``duplicates``, ``conflicting-labels``, ``leakage``.
+    Attributes:
+        kind: ``missing-class``, ``small-class``, ``imbalance``, ``similar-classes``,
+            ``small-validation``, ``small-test``, ``duplicates``, ``near-duplicates``,
+            ``conflicting-labels``, ``near-conflicts``, ``leakage``, ``near-leakage``, ``empty``,
+            ``markup``, ``encoding``, ``truncation`` or ``label-errors``.
+        message: without texts of the data, so that it may be written anywhere.
+        rows: the rows that it is about, in the order in which to look at them.
+        examples: a few of them in words, with their texts: for a terminal only.
     """
 
-    level: Literal["error", "warning"]
+    level: Level
     kind: str
     message: str
+    rows: Rows = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """The message with the numbers of the first rows."""
+        return f"{self.message}{self._numbers()}"
+
+    def _numbers(self, most: int = 10) -> str:
+        named = [
+            f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:most]))}"
+            f"{f' and {len(rows) - most} more' if len(rows) > most else ''} of {split}"
+            for split, rows in self.rows.items()
+            if len(rows) > 0
+        ]
+        return f" ({'; '.join(named)})" if named else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding for a file: no texts, and at most 1,000 rows of a split of all it counts."""
+        return {
+            "level": self.level,
+            "kind": self.kind,
+            "message": self.message,
+            "rows": {
+                split: [int(row) for row in rows[:MOST_ROWS]] for split, rows in self.rows.items()
+            },
+            "total": {split: len(rows) for split, rows in self.rows.items()},
+        }
 
 
 def check_data(data: TextData) -> list[Finding]:
-    """Findings about classes, duplicates and leakage, errors first.
+    """Findings about classes, sizes, repeated texts and what texts hold, errors first.
 
-    Two texts are the same if they differ in case and spacing only; pairs if both parts do.
+    What repeats what is the rule of :mod:`lpft.data.duplicates`.
     """
-    findings = [*_classes(data), *_repetitions(data.train), *_leakage(data)]
+    findings = [*_classes(data), *_sizes(data), *_repetitions(data), *_contents(data)]
     return sorted(findings, key=lambda finding: finding.level)
 
 
@@ -56,57 +105,247 @@ def _classes(data: TextData) -> Iterator[Finding]:
             f"fewer than {SMALL_CLASS} training rows of {show(small)}: expect unreliable "
             "predictions for them"
         )
-        yield Finding("warning", "small-class", message)
+        yield Finding("warning", "small-class", message, _rows_of_classes(data, small, "train"))
     if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
+        largest, total = max(counts, key=lambda name: counts[name]), sum(counts.values())
         message = (
-            f"the largest class has {max(counts.values())} training rows, the smallest "
-            f"{min(counts.values())}: look at macro F1 beside accuracy, consider --class-weight"
+            f"the largest class, {show([largest])}, has {counts[largest]} training rows "
+            f"({counts[largest] / total:.0%}), the smallest {min(counts.values())}: look at macro "
+            "F1 beside accuracy, consider --class-weight"
         )
         yield Finding("warning", "imbalance", message)
-    if len(data.validation) < SMALL_VALIDATION:
-        message = (
-            f"validation has {len(data.validation)} rows: the best epoch and the temperature rest "
-            "on them alone"
-        )
-        yield Finding("warning", "small-validation", message)
+    yield from _similar_classes(data)
+
+
+def _similar_classes(data: TextData) -> Iterator[Finding]:
+    """Class names that are the same but for case, spacing, punctuation and Unicode form."""
+    alike = defaultdict(list)
+    for name in data.classes:
+        alike[_class_key(name)].append(name)
+    counts = _class_counts(data, data.train)
+    for names in alike.values():
+        if len(names) > 1:
+            names.sort(key=lambda name: -counts.get(name, 0))
+            message = (
+                f"the classes {show(names)} look like one class written in {len(names)} ways: "
+                "write its name in one way, or tell the classes apart by more"
+            )
+            rows = _rows_of_classes(data, names[1:], *data.splits())
+            yield Finding("warning", "similar-classes", message, rows)
+
+
+def _class_key(name: Label) -> str:
+    text = unicodedata.normalize("NFKC", str(name)).casefold().strip()
+    number = re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text)
+    if number is not None:
+        return f"{float(text):g}"  # 1, 1.0 and 01
+    # the marks stay that tell C, C++ and C# apart, or + and -
+    bare = re.sub(r"[\s_\-\u2010-\u2015./,;:'\"`\u2018-\u201f()\[\]!?]", "", text)
+    return bare if bare else text
 
 
 def _class_counts(data: TextData, examples: Examples) -> dict[Label, int]:
     """Rows of each class; of none where the rows have no labels."""
     if examples.labels is None:
         return {}
-    return dict(zip(data.classes, examples.class_counts(len(data.classes)), strict=True))
+    known = examples.labels[examples.labels >= 0]
+    counts = np.bincount(known, minlength=len(data.classes)).tolist()
+    return dict(zip(data.classes, counts, strict=True))
 
 
-def _repetitions(train: Examples) -> Iterator[Finding]:
-    keys = [_key(text) for text in train.texts]
-    repeated = len(keys) - len(set(keys))
-    if repeated:
-        message = f"{repeated} of {len(train)} training rows repeat the text of an earlier one"
-        yield Finding("warning", "duplicates", message)
-    if train.labels is not None:
-        labelled = set(zip(keys, train.labels.tolist(), strict=True))
-        conflicting = sum(count > 1 for count in Counter(key for key, _ in labelled).values())
-        if conflicting:
-            message = f"{conflicting} training texts occur with different labels"
-            yield Finding("warning", "conflicting-labels", message)
+def _rows_of_classes(data: TextData, names: Sequence[Label], *splits: str) -> Rows:
+    indices = [data.classes.index(name) for name in names]
+    every = data.splits()
+    return _without_empty(
+        {
+            split: every[split].rows[np.isin(every[split].labels, indices)].tolist()
+            for split in splits
+            if every[split].labels is not None
+        }
+    )
 
 
-def _leakage(data: TextData) -> Iterator[Finding]:
-    trained = {_key(text) for text in data.train.texts}
-    for split, examples in data.splits().items():
-        if split == "train":
-            continue
-        shared = sum(_key(text) in trained for text in examples.texts)
-        if shared:
+def _without_empty(rows: Rows) -> Rows:
+    return {split: numbers for split, numbers in rows.items() if len(numbers) > 0}
+
+
+def _sizes(data: TextData) -> Iterator[Finding]:
+    rows = len(data.validation)
+    if validation_kind(data, fine_tunes=True) == "folds":
+        rows += len(data.train)  # each of them validates once
+    if rows < SMALL_SPLIT:
+        message = f"validation has {rows} rows: the best epoch and the temperature rest on them"
+        yield Finding("warning", "small-validation", f"{message} alone")
+    if data.test is not None and len(data.test) < SMALL_SPLIT:
+        # half the width of the widest 95 % interval, at an accuracy of a half
+        points = 100 * 1.96 * 0.5 / np.sqrt(len(data.test))
+        message = (
+            f"test has {len(data.test)} rows: its accuracy may be off by {points:.0f} points "
+            "by chance"
+        )
+        yield Finding("warning", "small-test", message)
+
+
+@dataclass(frozen=True)
+class _AllRows:
+    """The rows of all splits in one list.
+
+    ``split`` is the index of each row's split in ``names``, ``label`` its class index, -1 where it
+    has none; ``exact`` and ``near`` are those of :class:`~lpft.data.duplicates.Repetitions`.
+    """
+
+    names: tuple[str, ...]
+    texts: list[Text]
+    split: NDArray[np.int64]
+    number: NDArray[np.int64]
+    label: NDArray[np.int64]
+    exact: NDArray[np.int64]
+    near: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, data: TextData) -> "_AllRows":
+        splits = data.splits()
+        texts = [text for examples in splits.values() for text in examples.texts]
+        repetitions = find_repetitions(texts)
+        return cls(
+            names=tuple(splits),
+            texts=texts,
+            split=np.repeat(np.arange(len(splits)), [len(e) for e in splits.values()]),
+            number=np.concatenate([e.rows for e in splits.values()]),
+            label=np.concatenate(
+                [np.full(len(e), -1) if e.labels is None else e.labels for e in splits.values()]
+            ),
+            exact=repetitions.exact,
+            near=repetitions.near,
+        )
+
+    def rows(self, chosen: NDArray[np.bool_]) -> Rows:
+        """The numbers of the chosen rows by split."""
+        return _without_empty(
+            {
+                name: self.number[chosen & (self.split == index)].tolist()
+                for index, name in enumerate(self.names)
+            }
+        )
+
+    def within(
+        self, chosen: NDArray[np.bool_], groups: NDArray[np.int64], values: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """The chosen rows in whose group the chosen rows have different ``values`` (all N)."""
+        pairs = np.unique(np.stack([groups[chosen], values[chosen]]), axis=1)[0]
+        several = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
+        return chosen & np.isin(groups, several)
+
+    def examples(
+        self, chosen: NDArray[np.bool_], groups: NDArray[np.int64], classes: Sequence[Label] = ()
+    ) -> tuple[str, ...]:
+        """A line for each of the first groups: its rows, and their texts where they differ."""
+        lines = []
+        for group in np.unique(groups[chosen])[:3]:
+            parts: list[str] = []
+            earlier = ""
+            for row in np.flatnonzero(chosen & (groups == group))[:4]:
+                text = show([self.texts[row]])
+                label = f" {show([classes[self.label[row]]])}" if classes else ""
+                same = "" if text == earlier else f": {text}"
+                parts.append(f"{self.names[self.split[row]]} {self.number[row]}{label}{same}")
+                earlier = text
+            lines.append(" | ".join(parts))
+        return tuple(lines)
+
+
+def _repetitions(data: TextData) -> Iterator[Finding]:
+    rows = _AllRows.of(data)
+    every = np.ones(len(rows.texts), dtype=bool)
+    for index, split in enumerate(rows.names):
+        own = rows.split == index
+        noun = "training rows" if split == "train" else f"rows of {split}"
+        exact = rows.within(own, rows.exact, np.arange(len(every)))
+        if exact.any():
+            repeated = int(exact.sum()) - len(np.unique(rows.exact[exact]))
+            message = f"{repeated} of {own.sum()} {noun} repeat the text of an earlier one"
+            examples = rows.examples(exact, rows.exact)
+            yield Finding("warning", "duplicates", message, rows.rows(exact), examples)
+        near = rows.within(own, rows.near, rows.exact)
+        if near.any():
             message = (
-                f"{shared} of {len(examples)} rows of {split} ({shared / len(examples):.1%}) have "
-                "a text that is also in training: scores on them reward memory"
+                f"{near.sum()} of {own.sum()} {noun} nearly repeat one another (the same words, "
+                "or at most one in ten differs)"
             )
-            level: Literal["error", "warning"] = "error" if shared == len(examples) else "warning"
-            yield Finding(level, "leakage", message)
+            examples = rows.examples(near, rows.near)
+            yield Finding("warning", "near-duplicates", message, rows.rows(near), examples)
+    labelled = rows.label >= 0
+    exact = rows.within(labelled, rows.exact, rows.label)
+    if exact.any():
+        texts = len(np.unique(rows.exact[exact]))
+        noun = "text occurs" if texts == 1 else "texts occur"
+        message = f"{texts} {noun} with different labels"
+        examples = rows.examples(exact, rows.exact, data.classes)
+        yield Finding("warning", "conflicting-labels", message, rows.rows(exact), examples)
+    near = rows.within(labelled & ~exact, rows.near, rows.label)
+    if near.any():
+        groups = len(np.unique(rows.near[near]))
+        message = (
+            f"{groups} {'group' if groups == 1 else 'groups'} of texts that nearly repeat one "
+            "another have different labels: wrong ones, or a word that decides"
+        )
+        examples = rows.examples(near, rows.near, data.classes)
+        yield Finding("warning", "near-conflicts", message, rows.rows(near), examples)
+    yield from _leaks(rows)
 
 
-def _key(text: Text) -> tuple[str, ...]:
-    parts = (text,) if isinstance(text, str) else text
-    return tuple(" ".join(part.casefold().split()) for part in parts)
+def _leaks(rows: _AllRows) -> Iterator[Finding]:
+    """Texts of one split in another that must not share any with it."""
+    pairs = [("train", split) for split in rows.names if split != "train"]
+    pairs += [("validation", split) for split in rows.names if split not in ("train", "validation")]
+    for source, split in pairs:
+        known, own = (rows.split == rows.names.index(name) for name in (source, split))
+        exact = own & np.isin(rows.exact, rows.exact[known])
+        near = own & ~exact & np.isin(rows.near, rows.near[known])
+        for leaked, groups, kind in (
+            (exact, rows.exact, "leakage"),
+            (near, rows.near, "near-leakage"),
+        ):
+            if not leaked.any():
+                continue
+            place = "training" if source == "train" else source
+            verb = "have a text that is also in" if kind == "leakage" else "nearly repeat a text of"
+            message = (
+                f"{leaked.sum()} of {own.sum()} rows of {split} ({leaked.sum() / own.sum():.1%}) "
+                f"{verb} {place}: scores on them reward memory"
+            )
+            whole = leaked.sum() == own.sum() and source == "train"
+            involved = leaked | (known & np.isin(groups, groups[leaked]))
+            examples = rows.examples(involved, groups)
+            yield Finding(
+                "error" if whole else "warning", kind, message, rows.rows(involved), examples
+            )
+
+
+_CONTENTS = (
+    ("empty", is_empty_like, "stand for no text (N/A, #REF!, null, a dash): leave them out"),
+    ("markup", has_markup, "have markup (HTML tags, entities, links of Markdown): take it out"),
+    (
+        "encoding",
+        is_damaged,
+        "have wrongly decoded or control characters: read their source in its own encoding",
+    ),
+)
+
+
+def _contents(data: TextData) -> Iterator[Finding]:
+    splits = data.splits()
+    for kind, holds, what in _CONTENTS:
+        rows: dict[str, list[int]] = {}
+        examples: list[str] = []
+        for split, own in splits.items():
+            chosen = [index for index, text in enumerate(own.texts) if holds(text)]
+            if chosen:
+                rows[split] = own.rows[chosen].tolist()
+                examples += [
+                    f"{split} {own.rows[index]}: {show([own.texts[index]])}" for index in chosen[:3]
+                ]
+        if rows:
+            counted = " and ".join(f"{len(rows[split])} of {split}" for split in rows)
+            message = f"rows that {what}: {counted}"
+            yield Finding("warning", kind, message, rows, tuple(examples[:3]))
