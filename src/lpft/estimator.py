@@ -72,7 +72,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         seed: int = 0,
         pooling: Pooling | None = None,
         head_bias: bool = True,
-        max_length: int = 128,
+        max_length: int | None = None,
         epochs: float | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,

@@ -1,9 +1,10 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lpft.data.checks import SMALL_SPLIT, check_data
+from lpft.data.checks import MOST_ROWS, SMALL_SPLIT, Finding, check_data
 from lpft.data.examples import Examples, TextData
 
 
@@ -27,9 +28,28 @@ def clean():
     )
 
 
+def _with(data, split="train", **texts):
+    """The data with other texts in rows of a split, given as ``row_3="text"``, counted from 1."""
+    examples = data.splits()[split]
+    changed = list(examples.texts)
+    for name, text in texts.items():
+        changed[int(name.removeprefix("row_")) - 1] = text
+    changed = replace(examples, texts=changed)
+    if split.startswith("ood/"):
+        return replace(data, ood={split[4:]: changed})
+    return replace(data, **{split: changed})
+
+
 def _only(data):
     (finding,) = check_data(data)
     return finding
+
+
+def _named(finding):
+    return {split: list(rows) for split, rows in finding.rows.items()}
+
+
+LONG = "the battery of this small telephone lasts for more than two whole days"
 
 
 def test_clean_data_gives_no_finding(clean):
@@ -37,46 +57,69 @@ def test_clean_data_gives_no_finding(clean):
 
 
 def test_duplicates_ignore_case_and_spacing(clean):
-    texts = list(clean.train.texts)
-    texts[2], texts[4] = "TRAIN  0", "train 0 "
-    finding = _only(replace(clean, train=_examples(texts, clean.train.labels)))
+    finding = _only(_with(clean, row_3="TRAIN  0", row_5="train 0 "))
     assert (finding.level, finding.kind) == ("warning", "duplicates")
     assert finding.message.startswith("2 of 40 training rows repeat")
+    assert _named(finding) == {"train": [1, 3, 5]}
+
+
+def test_near_duplicates_differ_in_a_word_or_in_punctuation(clean):
+    rows = {
+        "row_1": LONG,
+        "row_3": LONG.replace("small", "big"),
+        "row_7": "oh no",
+        "row_9": "Oh, no!",
+    }
+    finding = _only(_with(clean, **rows))
+    assert finding.kind == "near-duplicates"
+    assert _named(finding) == {"train": [1, 3, 7, 9]}
 
 
 def test_pairs_repeat_only_if_both_parts_do(clean):
-    texts = [("same", text) for text in clean.train.texts]
-    assert check_data(replace(clean, train=_examples(texts, clean.train.labels))) == []
-    texts[2] = ("Same", "train 0")
-    assert _only(replace(clean, train=_examples(texts, clean.train.labels))).kind == "duplicates"
+    for split in clean.splits():
+        texts = [("same", text) for text in clean.splits()[split].texts]
+        rows = {f"row_{number}": text for number, text in enumerate(texts, start=1)}
+        clean = _with(clean, split, **rows)
+    assert check_data(clean) == []
+    finding = _only(_with(clean, row_3=("Same", "train 0")))
+    assert (finding.kind, _named(finding)) == ("duplicates", {"train": [1, 3]})
 
 
 def test_the_same_text_with_two_labels(clean):
-    texts = list(clean.train.texts)
-    texts[1] = texts[0]
-    findings = check_data(replace(clean, train=_examples(texts, clean.train.labels)))
+    findings = check_data(_with(clean, row_2="train 0"))
     assert [finding.kind for finding in findings] == ["duplicates", "conflicting-labels"]
-    assert findings[1].message.startswith("1 training texts occur with different labels")
+    assert findings[1].message == "1 text occurs with different labels"
+    assert _named(findings[1]) == {"train": [1, 2]}
+    assert findings[1].examples == ("train 1 'a': 'train 0' | train 2 'b'",)
+
+
+def test_near_duplicates_with_two_labels_across_splits(clean):
+    data = _with(_with(clean, row_1=LONG), "test", row_2=LONG.replace("small", "big"))
+    conflict, leak = check_data(data)
+    assert (conflict.kind, leak.kind) == ("near-conflicts", "near-leakage")
+    assert _named(conflict) == {"train": [1], "test": [2]}
+    assert _named(leak) == {"train": [1], "test": [2]}
 
 
 @pytest.mark.parametrize("split", ["validation", "test", "ood/far"])
 def test_leakage_is_counted_by_split(clean, split):
-    rows = clean.splits()[split]
-    leaky = replace(rows, texts=["Train 3", *rows.texts[1:]])
-    changed = (
-        replace(clean, ood={"far": leaky})
-        if split == "ood/far"
-        else replace(clean, **{split: leaky})
-    )
-    finding = _only(changed)
+    total = len(clean.splits()[split])
+    finding = _only(_with(clean, split, row_1="Train 2"))
     assert (finding.level, finding.kind) == ("warning", "leakage")
-    assert finding.message.startswith(f"1 of {len(rows)} rows of {split} ({1 / len(rows):.1%})")
+    assert finding.message.startswith(f"1 of {total} rows of {split} ({1 / total:.1%})")
+    assert _named(finding) == {"train": [3], split: [1]}
+
+
+def test_a_test_text_in_validation_is_a_leak_too(clean):
+    finding = _only(_with(clean, "test", row_1="Validation 2"))
+    assert (finding.kind, _named(finding)) == ("leakage", {"validation": [3], "test": [1]})
 
 
 def test_a_test_set_that_is_the_training_set_is_an_error(clean):
-    finding = _only(replace(clean, test=clean.train))
-    assert (finding.level, finding.kind) == ("error", "leakage")
-    assert "40 of 40 rows of test (100.0%)" in finding.message
+    leak, small = check_data(replace(clean, test=clean.train))
+    assert (leak.level, leak.kind) == ("error", "leakage")
+    assert "40 of 40 rows of test (100.0%)" in leak.message
+    assert small.kind == "small-test"
 
 
 def test_a_class_without_training_rows_is_an_error_and_comes_first(clean):
@@ -90,9 +133,9 @@ def test_a_class_without_training_rows_is_an_error_and_comes_first(clean):
 
 
 def test_a_class_without_test_rows_is_a_warning(clean):
-    finding = _only(replace(clean, test=_examples(["x"], [1])))
+    finding = _only(replace(clean, ood={"far": _examples(["x"], [1])}))
     assert (finding.level, finding.kind) == ("warning", "missing-class")
-    assert finding.message.startswith("test has no rows of 'a'")
+    assert finding.message.startswith("ood/far has no rows of 'a'")
 
 
 def test_unlabelled_rows_have_no_missing_class(clean):
@@ -112,10 +155,74 @@ def test_unlabelled_rows_have_no_missing_class(clean):
 def test_small_and_unbalanced_classes(clean, counts, kinds):
     labels = [0] * counts[0] + [1] * counts[1]
     train = _examples([f"train {i}" for i in range(len(labels))], labels)
-    assert [finding.kind for finding in check_data(replace(clean, train=train))] == kinds
+    findings = check_data(replace(clean, train=train))
+    assert [finding.kind for finding in findings] == kinds
+    for finding in findings:
+        if finding.kind == "small-class":
+            assert _named(finding) == {"train": [*range(counts[0] + 1, sum(counts) + 1)]}
 
 
-def test_few_validation_rows(clean):
+@pytest.mark.parametrize(
+    ("names", "alike"),
+    [
+        (("Positive", "positive"), True),
+        (("not spam", "Not_Spam"), True),
+        (("good", "good."), True),
+        (("caf\u00e9", "cafe\u0301"), True),
+        (("1", "1.0"), True),
+        (("C", "C++"), False),
+        (("+", "-"), False),
+        (("p\u00eache", "p\u00e9ch\u00e9"), False),
+        (("dog", "dogs"), False),
+        ((True, False), False),
+    ],
+)
+def test_class_names_that_look_alike(clean, names, alike):
+    labels = np.array([0] * 28 + [1] * 12)
+    data = replace(clean, classes=names, train=replace(clean.train, labels=labels))
+    data = replace(data, validation=_numbered("v", SMALL_SPLIT), test=None, ood={})
+    findings = [finding for finding in check_data(data) if finding.kind == "similar-classes"]
+    assert bool(findings) == alike
+    if alike:  # the rows of the rarer one
+        assert findings[0].rows["train"] == list(range(29, 41))
+
+
+def test_few_validation_and_test_rows(clean):
     finding = _only(replace(clean, validation=_numbered("v", SMALL_SPLIT - 1)))
     assert finding.kind == "small-validation"
     assert "49 rows" in finding.message
+    finding = _only(replace(clean, test=_numbered("t", 25)))
+    assert finding.kind == "small-test"
+    assert "20 points" in finding.message  # 1.96 * 0.5 / sqrt(25) = 0.196
+
+
+def test_rows_that_were_held_out_count_as_training_rows(clean):
+    """The user's file has them among the others, so they keep its numbers and its name."""
+    train = clean.train.select(range(0, 40, 2))
+    validation = clean.train.select(range(1, 40, 2))
+    data = replace(clean, train=train, validation=validation, held_out=True)
+    validation = replace(validation, texts=["train 0", *validation.texts[1:]])
+    findings = check_data(replace(data, validation=validation))
+    duplicates = next(finding for finding in findings if finding.kind == "duplicates")
+    assert _named(duplicates) == {"train": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("#REF!", "empty"), ("so <b>good</b>", "markup"), ("caf\u00c3\u00a9", "encoding")],
+)
+def test_what_texts_hold(clean, text, kind):
+    finding = _only(_with(clean, row_7=text))
+    assert finding.kind == kind
+    assert _named(finding) == {"train": [7]}
+
+
+def test_a_finding_for_a_file_has_no_text_and_at_most_a_thousand_rows(clean):
+    finding = _only(_with(clean, row_3="TRAIN  0"))
+    assert "train 0" in finding.examples[0]
+    assert "rain 0" not in json.dumps(finding.as_json()).lower()
+    many = Finding("warning", "duplicates", "many", {"train": np.arange(1, 5001)})
+    written = json.loads(json.dumps(many.as_json()))
+    assert written["rows"]["train"] == list(range(1, MOST_ROWS + 1))
+    assert written["total"] == {"train": 5000}
+    assert many.line() == "many (rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 4990 more of train)"

@@ -76,9 +76,9 @@ def test_utf_8_read_as_another_encoding(text, read_as):
 
 @pytest.mark.parametrize(
     "text",
-    ["\u00ab le caf\u00e9\u00a0\u00bb", "CAF\u00c9\u00bb", "\u201cAMANH\u00c3\u201d", "20\u00a0\u00b0C",
-     "\u00bfQu\u00e9?", "\u201ear\u0103\u0219i atunci\u2026\u201d", "tab\tand\nline",
-     "\u00a9\u00ae\u2122", "S\u00c3O"],
+    ["\u00ab le caf\u00e9\u00a0\u00bb", "CAF\u00c9\u00bb", "\u201cAMANH\u00c3\u201d",
+     "20\u00a0\u00b0C", "\u00bfQu\u00e9?", "\u201ear\u0103\u0219i atunci\u2026\u201d",
+     "tab\tand\nline", "\u00a9\u00ae\u2122", "S\u00c3O"],
 )  # fmt: skip
 def test_rare_characters_of_plain_text_are_not_damage(text):
     assert not is_damaged(text)

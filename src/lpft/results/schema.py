@@ -243,6 +243,19 @@ class Selection(Part):
     decision: list[Decision] = Field(default_factory=list)
 
 
+class FindingRecord(Part):
+    """A finding about the data of a run (:class:`lpft.data.checks.Finding`), without texts.
+
+    ``rows`` has the numbers of at most 1,000 rows of a split, ``total`` how many there are.
+    """
+
+    level: str
+    kind: str
+    message: str
+    rows: Mapping[str, list[int]] = Field(default_factory=dict)
+    total: Mapping[str, int] = Field(default_factory=dict)
+
+
 class RunRecord(Record):
     """``run.json``: what was run, on what, where, and how far it got."""
 
@@ -257,6 +270,7 @@ class RunRecord(Record):
     data: DataRecord
     seeds: Mapping[str, int] = Field(default_factory=dict)
     fingerprints: Fingerprints | None = None
+    findings: list[FindingRecord] = Field(default_factory=list)
     files: list[Annotated[str, AfterValidator(_inside)]] = Field(default_factory=list)
     versions: Mapping[str, str] = Field(default_factory=dict)
     commit: str | None = None

@@ -146,7 +146,7 @@ class KernelComputation:
         started = perf_counter()
         results = KernelResults(self.config, folder / WORK, self._methods_in_all)
         plans: list[Plan] = []
-        pooling = ""
+        pooling, max_length = "", None
         data = fingerprint(self.data)
         encoders: dict[str, str] = {}
         for number, each in enumerate(self._passes()):
@@ -172,6 +172,7 @@ class KernelComputation:
             logger.info("pass %d took %.0f s", number + 1, seconds)
             results.timings["kernel_seconds"] += seconds
             pooling = each.subject.classifier.config.pooling
+            max_length = each.subject.max_length
             for point in each.starting_points:
                 blocks = kernels.pop(point.name)  # freed before the next method's are used
                 method = MethodKernels(point, blocks, self.texts, len(self.data.classes))
@@ -179,7 +180,7 @@ class KernelComputation:
                 del blocks, method
             del each
         prints = Fingerprints(data=data, **encoders)
-        record = self._record(results, prints, pooling, plans)
+        record = self._record(results, prints, pooling, max_length, plans)
         timings = {**record.timings, "total_seconds": perf_counter() - started}
         return record.model_copy(update={"timings": timings})
 
@@ -219,7 +220,12 @@ class KernelComputation:
         )
 
     def _record(
-        self, results: KernelResults, prints: Fingerprints, pooling: str, plans: Sequence[Plan]
+        self,
+        results: KernelResults,
+        prints: Fingerprints,
+        pooling: str,
+        max_length: int | None,
+        plans: Sequence[Plan],
     ) -> KernelRecord:
         training, kernels = self.config.run.training, self.config.kernels
         return KernelRecord(
@@ -236,8 +242,8 @@ class KernelComputation:
             kernel=kernels.kernel,
             dtype=kernels.dtype,
             seed=training.seed,
-            max_length=training.max_length,
-            config=self.config.flat(),
+            max_length=max_length,
+            config=self.config.flat() | {"max_length": max_length},
             fingerprints=prints,
             methods=results.methods,
             alignment=Alignment(**results.alignment()),

@@ -34,6 +34,7 @@ from lpft.results.resume import (
     start_record,
 )
 from lpft.runs.executors import get_executor
+from lpft.runs.findings import log_findings
 from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Grid, Point, SweepConfig
 from lpft.runs.train import train_run
 from lpft.settings import DataSettings
@@ -380,8 +381,7 @@ def _read_data(settings: DataSettings) -> TextData:
     if key not in _data_read:
         _data_read.clear()
         data = load_data(settings)
-        for finding in check_data(data):
-            logger.warning("%s: %s", data.name, finding.message)
+        log_findings(check_data(data), data.name)
         _data_read[key] = data
     return _data_read[key]
 

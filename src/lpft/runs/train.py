@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lpft.data import TextData, check_data, fingerprint, load_data
+from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, labelled_rows, validation_kind, with_folds
 from lpft.errors import InputError, named
 from lpft.files import check_model_path
@@ -27,6 +28,7 @@ from lpft.results.schema import (
     Validation,
     write_history,
 )
+from lpft.runs.findings import log_findings, recorded
 from lpft.settings import MINILM, get_method
 from lpft.settings.configs import RunConfig
 
@@ -67,10 +69,12 @@ def train_run(
     started = perf_counter()
     if config.training.model != MINILM:
         check_model_path(config.training.model)
+    checked_before = data is not None
     if data is None:
         data = load_data(config.data)
-        for finding in check_data(data):
-            logger.warning("%s", finding.message)
+    findings = check_data(data)
+    if not checked_before:
+        log_findings(findings)
     from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
     from lpft.model.loading import fresh_classifier
     from lpft.results.schema import environment
@@ -80,9 +84,12 @@ def train_run(
     check_precision(config.training.precision, device)
     check_trackers(config.training.report_to)
     classifier = fresh_classifier(data, config.training)
-    training = config.training.model_copy(update={"pooling": classifier.model.config.pooling})
+    filled = {"pooling": classifier.model.config.pooling, "max_length": classifier.max_length}
+    training = config.training.model_copy(update=filled)
     chosen = config.data.model_copy(update={"text_columns": data.text_columns})
     config = replace(config, data=chosen, training=training)
+    cut = check_lengths(data, classifier.token_counter, classifier.max_length)
+    log_findings(cut)
     encoder = encoder_fingerprint(classifier.model)
     fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
     with locked(folder):
@@ -104,6 +111,7 @@ def train_run(
             data=describe_data(data),
             seeds={"run": config.training.seed, "split": SPLIT_SEED},
             fingerprints=fingerprints,
+            findings=recorded([*findings, *cut]),
             files=[] if going_on is None else going_on.files,
             **surroundings,
         )

@@ -237,10 +237,13 @@ class TrainingSettings(Settings):
         MINILM,
         f"Hub id, model folder, or '{MINILM}' for the packaged model",
         fingerprinted=_BOTH,
-        commands=("train", "ntk"),
+        commands=("train", "check", "ntk"),
     )
     revision: str | None = setting(
-        None, "branch, tag or commit of a Hub model (default: its main branch)", fingerprinted=_BOTH
+        None,
+        "branch, tag or commit of a Hub model (default: its main branch)",
+        fingerprinted=_BOTH,
+        commands=("train", "check", "ntk", "reproduce"),
     )
     pooling: Pooling | None = setting(
         None,
@@ -249,7 +252,14 @@ class TrainingSettings(Settings):
         filled_by_model=True,
     )
     head_bias: bool = setting(True, "give the linear head a bias")
-    max_length: int = setting(128, "cut texts after this many tokens", gt=0)
+    max_length: int | None = setting(
+        None,
+        "cut texts after this many tokens (default: 128 under the paper's protocol; otherwise the "
+        "longest training text stays whole, in steps of 128, up to 512 and the model's limit)",
+        gt=0,
+        filled_by_model=True,
+        commands=("train", "check", "ntk", "reproduce"),
+    )
     method: str = setting(
         "lp-ft",
         "training method (lpft methods explains them); auto: several, of which one is kept",

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lpft.errors import InputError, named
-from lpft.paper import MODEL, published_hyperparameters
+from lpft.paper import MAX_LENGTH, MODEL, published_hyperparameters
 from lpft.settings import (
     AUTO,
     METHODS,
@@ -204,9 +204,10 @@ def _data_settings(values: Mapping[str, Any]) -> DataSettings:
 
 def _resolved(data: DataSettings, training: TrainingSettings) -> TrainingSettings:
     """The settings with every default of the task, the method and the data filled in."""
-    published = None
-    if data.task is not None and data.split_protocol == "paper":
-        published = published_hyperparameters(data.task, training.method)
+    published: dict[str, float] = {}
+    if data.split_protocol == "paper":
+        known = None if data.task is None else published_hyperparameters(data.task, training.method)
+        published = {"max_length": MAX_LENGTH, **({} if known is None else known)}
     return _local_model(resolve(training, published))
 
 
