@@ -23,7 +23,6 @@ from lpft.data import (
 )
 from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
-from lpft.data.splits import labelled_rows, validation_kind
 from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
 from lpft.errors import InputError
 from lpft.files import write_text
@@ -34,7 +33,6 @@ from lpft.settings import (
     Pooling,
     Precision,
     TrainingSettings,
-    get_method,
     resolve,
 )
 
@@ -129,7 +127,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
         from lpft.model.loading import fresh_classifier
-        from lpft.training.cache import prepare_split
+        from lpft.training.cache import prepare_splits
         from lpft.training.fit import fit_classifier
 
         settings = resolve(self._settings())
@@ -138,12 +136,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         with visible_progress(self.verbose):
             classifier = fresh_classifier(data, settings)
             encoder = encoder_fingerprint(classifier.model)
-            kind = validation_kind(data, fine_tunes=get_method(settings.method).fine_tunes)
-            splits = {"train": labelled_rows(data)} if kind == "folds" else data.splits()
-            inputs = {
-                name: prepare_split(classifier, examples, settings, encoder=encoder, name=name)
-                for name, examples in splits.items()
-            }
+            kind, inputs = prepare_splits(classifier, data, settings, encoder=encoder)
             with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
                 result = fit_classifier(
                     classifier,

@@ -32,7 +32,8 @@ def settings(tiny_bert, tmp_path_factory):
 def kept(settings, tmp_path_factory) -> Path:
     """A run that keeps everything."""
     folder = tmp_path_factory.mktemp("runs") / "kept"
-    return train_run(make_config(settings | {"save_features": True}, folder)).folder
+    # a random model: from a random head, so that no linear probe is kept
+    return train_run(make_config(settings | {"method": "ft", "save_features": True}, folder)).folder
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ class Examples:
         )
 
     def join(self, other: "Examples") -> "Examples":
-        """These rows and then those of another part of the same labelled rows."""
+        """These rows and those of another part of the same labelled rows, by row number."""
         assert self.labels is not None
         assert other.labels is not None
         groups, clusters = self.groups, self.clusters
@@ -121,14 +121,16 @@ class Examples:
             groups = replace(groups, index=index, credits=credits)
         if clusters is not None and other.clusters is not None:
             clusters = np.concatenate([clusters, other.clusters])
-        return Examples(
+        rows = np.concatenate([self.rows, other.rows])
+        both = Examples(
             ids=self.ids + other.ids,
             texts=self.texts + other.texts,
             labels=np.concatenate([self.labels, other.labels]),
             groups=groups,
             clusters=clusters,
-            rows=np.concatenate([self.rows, other.rows]),
+            rows=rows,
         )
+        return both.select(np.argsort(rows, kind="stable"))
 
 
 @dataclass(frozen=True)

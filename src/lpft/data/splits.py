@@ -21,7 +21,7 @@ SPLIT_SEED = 20240527
 VALIDATION_FOLDS = 5
 """Folds where validation rows are not held out."""
 
-FEW_ROWS = 0
+FEW_ROWS = 300
 """Labelled rows below which fine-tuning uses folds instead of a held-out tenth."""
 
 Rows = NDArray[np.int64]
@@ -68,10 +68,16 @@ def fold_numbers(labels: Rows, groups: Rows | None = None, folds: int = VALIDATI
 
     Rows of one of ``groups`` (N numbers) share a fold. The groups of each class, in an order drawn
     with :data:`SPLIT_SEED`, go to the folds in turn, and the next class goes on where it ended:
-    each class is spread evenly, and so are all. scikit-learn's ``StratifiedGroupKFold`` is not used
+    each class is spread evenly, and so are all. A class whose rows are one group is divided all the
+    same. scikit-learn's ``StratifiedGroupKFold`` is not used
     because it refuses classes of fewer rows than there are folds.
     """
-    index = np.arange(len(labels)) if groups is None else groups
+    index = np.arange(len(labels))
+    if groups is not None:
+        for label in np.unique(labels):
+            own = labels == label
+            if len(np.unique(groups[own])) > 1:
+                index[own] = groups[own] + len(labels)
     _, first, group = np.unique(index, return_index=True, return_inverse=True)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(first))
     order = order[np.argsort(labels[first][order], kind="stable")]
@@ -81,15 +87,18 @@ def fold_numbers(labels: Rows, groups: Rows | None = None, folds: int = VALIDATI
 
 
 def scored_rows(labels: Rows, fold: Rows) -> Rows:
-    """The rows whose class has rows in other folds too: the others can only be predicted wrongly.
+    """The rows whose class has rows in other folds too, which hold at least two classes.
+
+    No model that is trained without the others' folds could predict these rightly.
 
     Raises:
         InputError: there are none.
     """
     scored = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        of_class = labels == label
-        scored |= of_class & (len(np.unique(fold[of_class])) > 1)
+    for number in np.unique(fold):
+        known = np.unique(labels[fold != number])
+        if len(known) > 1:
+            scored |= (fold == number) & np.isin(labels, known)
     if not scored.any():
         raise InputError(
             "no rows can be held out for validation: no class has two different training texts; "

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from lpft.data import TextData, check_data, fingerprint, load_data
 from lpft.data.lengths import check_lengths
-from lpft.data.splits import SPLIT_SEED, labelled_rows, validation_kind, with_folds
+from lpft.data.splits import SPLIT_SEED, with_folds
 from lpft.errors import InputError, named
 from lpft.files import check_model_path
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
 from lpft.results.schema import (
     Calibration,
+    Checkpoint,
     DataRecord,
     Fingerprints,
     RunRecord,
@@ -34,6 +35,7 @@ from lpft.settings.configs import RunConfig
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
+    from lpft.training.history import BestEpoch
 
 logger = logging.getLogger(__name__)
 
@@ -131,27 +133,13 @@ def _train_locked(
     from lpft.model.inference import resolve_device
     from lpft.runs.evaluate import SplitResult, evaluate_split
     from lpft.runs.record import describe_probe, write_results
-    from lpft.training.cache import prepare_split
+    from lpft.training.cache import prepare_splits
     from lpft.training.fit import fit_classifier
 
     folder, settings = config.output_dir, config.training
     work = folder / WORK
     read = perf_counter()
-    kind = validation_kind(data, fine_tunes=get_method(settings.method).fine_tunes)
-    splits = data.splits()
-    if kind == "folds":
-        splits = splits | {"train": labelled_rows(data)}
-        del splits["validation"]
-    inputs = {
-        split: prepare_split(
-            classifier,
-            examples,
-            settings,
-            encoder=encoder,
-            name=split,
-        )
-        for split, examples in splits.items()
-    }
+    kind, inputs = prepare_splits(classifier, data, settings, encoder=encoder)
     features_seconds = perf_counter() - read
     fit = fit_classifier(
         classifier,
@@ -190,6 +178,8 @@ def _train_locked(
         calibration=Calibration(
             temperature=fit.temperature.temperature, reason=fit.temperature.reason
         ),
+        checkpoint=None if fit.best is None else _checkpoint(fit.best),
+        undertrained=list(fit.undertrained),
         validation=Validation(kind=kind, rows=len(fit.validation.rows), folds=fit.validation.folds),
         probe=None if fit.probe is None else describe_probe(fit.probe, data.classes),
         files=sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()),
@@ -224,6 +214,17 @@ def status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
     except Exception as error:
         ended("failed", str(error))
         raise
+
+
+def _checkpoint(best: "BestEpoch") -> Checkpoint:
+    return Checkpoint(
+        epoch=best.epoch,
+        epochs=best.epochs,
+        metric=best.metric,
+        score=best.score,
+        probe_won=best.probe_won,
+        note=best.note,
+    )
 
 
 def describe_data(data: TextData) -> DataRecord:

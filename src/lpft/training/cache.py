@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 import lpft
-from lpft.data.examples import Examples, Groups
-from lpft.data.splits import SPLIT_SEED, VALIDATION_FOLDS
+from lpft.data.duplicates import find_repetitions
+from lpft.data.examples import Examples, Groups, TextData
+from lpft.data.splits import ValidationKind, fold_numbers, labelled_rows, validation_kind
 from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, resolve_device
 from lpft.model.loading import Classifier
-from lpft.settings import TrainingSettings
+from lpft.settings import TrainingSettings, get_method
 from lpft.training import probing
 from lpft.training.probing import LinearProbe, fit_probe, out_of_fold_logits
 
@@ -45,20 +46,52 @@ _FACTS = ("inverse_strength", "folds", "solver", "converged", "absent_classes")
 class SplitInputs:
     """Tokens and labels of N texts, and phi_0 (N x h) by the encoder before training.
 
-    ``groups`` are those of :class:`~lpft.data.examples.Examples`.
+    ``groups`` are those of :class:`~lpft.data.examples.Examples`; ``repeats`` (N) are numbers,
+    equal for rows that repeat one another, where rows are to be divided into folds.
     """
 
     tokens: Tokens
     labels: NDArray[np.int64]
     pretrained: NDArray[np.float32]
     groups: Groups | None = None
+    repeats: NDArray[np.int64] | None = None
 
     def select(self, rows: NDArray[np.int64]) -> "SplitInputs":
         """Those of these texts, in this order."""
-        groups = None if self.groups is None else self.groups.select(rows)
         return SplitInputs(
-            self.tokens.select(rows), self.labels[rows], self.pretrained[rows], groups
+            self.tokens.select(rows),
+            self.labels[rows],
+            self.pretrained[rows],
+            None if self.groups is None else self.groups.select(rows),
+            None if self.repeats is None else self.repeats[rows],
         )
+
+    def folds(self) -> NDArray[np.int64]:
+        """The fold of each row: rows of one group, or that repeat one another, share one."""
+        together = self.repeats if self.groups is None else self.groups.index
+        return fold_numbers(self.labels, together)
+
+
+def prepare_splits(
+    classifier: Classifier, data: TextData, settings: TrainingSettings, *, encoder: str
+) -> tuple[ValidationKind, dict[str, SplitInputs]]:
+    """What scores a training on ``data``, and :func:`prepare_split` of each split.
+
+    With folds there is no validation split, and the training split has all labelled rows.
+    """
+    kind = validation_kind(data, fine_tunes=get_method(settings.method).fine_tunes)
+    splits = data.splits()
+    if kind == "folds":
+        splits["train"] = labelled_rows(data)
+        del splits["validation"]
+    inputs = {
+        name: prepare_split(classifier, examples, settings, encoder=encoder, name=name)
+        for name, examples in splits.items()
+    }
+    if kind == "folds" and inputs["train"].groups is None:
+        repeats = find_repetitions(splits["train"].texts).near
+        inputs["train"] = replace(inputs["train"], repeats=repeats)
+    return kind, inputs
 
 
 def prepare_split(
@@ -157,18 +190,17 @@ def cached_out_of_fold_logits(
 ) -> NDArray[np.float64]:
     """Those of :func:`~lpft.training.probing.out_of_fold_logits` at the strength of ``probe``.
 
-    Rows that share a group, or all their tokens, share a fold. They are cached as probes are.
+    They are cached as probes are.
     """
-    features, labels, groups = train.pretrained, train.labels, fold_groups(train)
+    features, labels, fold = train.pretrained, train.labels, train.folds()
     choices: dict[str, Any] = {
         "inverse_strength": probe.inverse_strength,
         "fit_bias": settings.head_bias,
         "class_weight": settings.class_weight,
-        "folds": VALIDATION_FOLDS,
     }
 
     def compute() -> NDArray[np.float64]:
-        return out_of_fold_logits(features, labels, classes, groups=groups, **choices)
+        return out_of_fold_logits(features, labels, classes, fold=fold, **choices)
 
     def read(path: Path) -> NDArray[np.float64]:
         logits = load_file(path)["logits"]
@@ -180,23 +212,11 @@ def cached_out_of_fold_logits(
         save_file({"logits": logits}, path)
 
     key = _digest(
-        {"features": features, "labels": labels, "groups": groups},
-        {"out of fold": choices, "seed": SPLIT_SEED, **_probing_facts(classes)},
+        {"features": features, "labels": labels, "fold": fold},
+        {"out of fold": choices, **_probing_facts(classes)},
     )
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
     return _read_or_compute(path, "out-of-fold logits", compute, read, write)
-
-
-def fold_groups(inputs: SplitInputs) -> NDArray[np.int64]:
-    """N numbers, equal for rows that must not be divided between folds.
-
-    They are those of the rows' groups, or where there are none equal for equal tokens.
-    """
-    if inputs.groups is not None:
-        return inputs.groups.index
-    columns = zip(*inputs.tokens.columns.values(), strict=True)
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(str(row), len(numbers)) for row in columns], dtype=np.int64)
 
 
 def default_cache_dir() -> Path:

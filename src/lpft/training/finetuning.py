@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,14 @@ from lpft.model.encoder import quiet_transformers
 from lpft.model.inference import resolve_device
 from lpft.settings import ClassWeight, TrainingSettings
 from lpft.training.cache import SplitInputs
-from lpft.training.history import Row, TrainingDiverged, TrainingReporter, evaluation_values
+from lpft.training.history import (
+    Row,
+    TrainingDiverged,
+    TrainingReporter,
+    evaluation_values,
+    evaluations,
+    history_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +50,7 @@ _EVALUATION_ROWS = 64
 _LOGGING_STEPS = 10
 _WHOLE = "whole"
 """The file that marks a checkpoint as written to its end."""
+_START = "checkpoint-0"
 
 
 def finetune(
@@ -54,8 +62,11 @@ def finetune(
     metric: str,
     folder: Path,
     on_history: Callable[[list[Row]], None],
+    start_counts: bool = False,
 ) -> None:
     """Train ``model`` in place and leave it at its best epoch by ``metric`` on validation.
+
+    Of equal epochs the earlier is the best; with ``start_counts`` epoch 0, before any step, is one.
 
     AdamW with linear decay to zero over all epochs and no warm-up on the mean over rows of
     ``w_y CE``, with class weights w as in linear probing. Batches hold texts of similar length,
@@ -69,6 +80,95 @@ def finetune(
 
     Raises:
         TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
+    """
+    keeper = CheckpointKeeper(f"eval_validation_{metric}" if start_counts else None)
+    reporter = TrainingReporter(on_history)
+    patience = [] if settings.patience is None else [Patience(settings.patience, metric)]
+    _train(
+        model,
+        train,
+        settings,
+        folder=folder,
+        callbacks=[reporter, *patience, keeper],
+        validation=validation,
+        choice={
+            "save_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"validation_{metric}",
+            "greater_is_better": True,
+        },
+    )
+
+
+def finetune_for(
+    model: nn.Module,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    *,
+    epochs: float,
+    folder: Path,
+    on_history: Callable[[list[Row]], None],
+) -> None:
+    """Train ``model`` in place as :func:`finetune` does, and stop after ``epochs`` of all of them.
+
+    The learning rate falls as if the training went on. Takes and raises what :func:`finetune` does.
+    """
+    callbacks = [TrainingReporter(on_history), CheckpointKeeper(), _Stop(epochs)]
+    _train(model, train, settings, folder=folder, callbacks=callbacks)
+
+
+def finetune_scored(
+    model: nn.Module,
+    train: SplitInputs,
+    held_out: SplitInputs,
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    name: str,
+) -> tuple[list[Row], NDArray[np.float32]]:
+    """Train ``model`` in place and score rows before the first step and after every epoch.
+
+    Returns E + 1 rows of a history's evaluations, and the logits of the M held-out rows at each
+    (E + 1 x M x C). ``name`` is the training's, for the progress bar. Takes and raises what
+    :func:`finetune` does.
+    """
+
+    def path(step: int) -> Path:
+        return folder / f"logits-{step}.npy"
+
+    def keep(step: int, logits: NDArray[np.float32]) -> None:
+        # Whole before any checkpoint after it is, so that a training that goes on finds it.
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(path(step), logits)
+
+    trainer = _train(
+        model,
+        train,
+        settings,
+        folder=folder,
+        callbacks=[TrainingReporter(lambda _: None, name, quiet=True), CheckpointKeeper()],
+        validation=held_out,
+        on_logits=keep,
+    )
+    rows = evaluations(history_rows(trainer.state.log_history))
+    return rows, np.stack([np.load(path(row["step"])) for row in rows])
+
+
+def _train(
+    model: nn.Module,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    callbacks: list[TrainerCallback],
+    validation: SplitInputs | None = None,
+    choice: Mapping[str, Any] | None = None,
+    on_logits: Callable[[int, NDArray[np.float32]], None] = lambda _step, _logits: None,
+) -> Trainer:
+    """Train by Trainer from the last whole checkpoint below ``folder``.
+
+    ``choice`` are Trainer's arguments for keeping the best epoch; ``on_logits`` is given each
+    evaluation's step and logits.
     """
     assert settings.batch_size is not None, "settings must be resolved"
     checkpoint = last_checkpoint(folder)
@@ -89,12 +189,9 @@ def finetune(
         bf16=settings.precision == "bfloat16",
         fp16=settings.precision == "float16",
         use_cpu=device.type == "cpu",
-        eval_on_start=checkpoint is None,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-        metric_for_best_model=f"validation_{metric}",
-        greater_is_better=True,
+        eval_on_start=validation is not None and checkpoint is None,
+        eval_strategy="no" if validation is None else "epoch",
+        **({"save_strategy": "no"} if choice is None else choice),
         logging_strategy="steps",
         logging_steps=min(_LOGGING_STEPS, steps_per_epoch),
         logging_nan_inf_filter=False,
@@ -105,26 +202,34 @@ def finetune(
         dataloader_pin_memory=device.type == "cuda",
     )
     arguments._n_gpu = 1  # or Trainer would multiply the batch size by the number of GPUs
-    by_length = np.argsort(validation.tokens.lengths, kind="stable")
+    evaluation: dict[str, Any] = {}
+    if validation is not None:
+        by_length = np.argsort(validation.tokens.lengths, kind="stable")
+        evaluation["eval_dataset"] = [(validation, row) for row in by_length.tolist()]
+        evaluation["compute_metrics"] = _evaluation_metrics(
+            model,
+            validation,
+            by_length,
+            lambda logits: on_logits(trainer.state.global_step, logits),
+        )
     trainer = _LengthGroupedTrainer(
         model=model,
         args=arguments,
         train_dataset=[(train, row) for row in range(len(train.tokens))],
-        eval_dataset=[(validation, row) for row in by_length.tolist()],
         data_collator=_collate,
         compute_loss_func=_mean_loss(
             settings.class_weight, train.labels, trained_head(model).out_features, device
         ),
-        compute_metrics=_evaluation_metrics(model, validation, by_length),
-        callbacks=[
-            TrainingReporter(on_history),
-            *([] if settings.patience is None else [Patience(settings.patience, metric)]),
-            CheckpointKeeper(),
-        ],
+        callbacks=callbacks,
+        **evaluation,
     )
+    for callback in callbacks:
+        if isinstance(callback, CheckpointKeeper):
+            callback.save_model = trainer.save_model
     trainer.remove_callback(PrinterCallback)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return trainer
 
 
 def check_trackers(report_to: str) -> list[str]:
@@ -148,8 +253,10 @@ def check_trackers(report_to: str) -> list[str]:
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest checkpoint below ``folder`` that was written to its end, if there is one.
 
-    What a killed process left half-written is removed. The path of the best checkpoint inside is
-    brought up to date, so that a run may be moved, or resumed from another working folder.
+    What a killed process left half-written is removed. The start of a training (``checkpoint-0``)
+    is only there to go back to: a training goes on from later ones. The path of the best checkpoint
+    inside is brought up to date, so that a run may be moved, or resumed from another working
+    folder.
     """
     whole = []
     for checkpoint in folder.glob("checkpoint-*"):
@@ -157,9 +264,10 @@ def last_checkpoint(folder: Path) -> Path | None:
             whole.append(checkpoint)
         else:
             shutil.rmtree(checkpoint)
-    if not whole:
+    later = [checkpoint for checkpoint in whole if checkpoint.name != _START]
+    if not later:
         return None
-    latest = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+    latest = max(later, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
     state = json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))
     best = state["best_model_checkpoint"]
     if best is not None:
@@ -171,21 +279,54 @@ def last_checkpoint(folder: Path) -> Path | None:
 class CheckpointKeeper(TrainerCallback):
     """Marks a checkpoint as whole once it is, then removes all but it and the best one.
 
-    Besides Trainer's checkpoint at the end of every epoch it asks for one whenever five minutes
-    have passed, for epochs that take longer.
+    Besides Trainer's checkpoint at the end of every epoch, where there is one, it asks for one
+    whenever five minutes have passed. With the name of a ``metric`` the model before the first step
+    is kept too, as the best so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metric: str | None = None) -> None:
         self._saved_at = time.monotonic()
+        self._metric = metric
+        self.save_model: Callable[[str], None] | None = None
+        """Trainer's own, set once there is a Trainer."""
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        del control
+        if self._metric is None or state.global_step > 0:
+            return
+        assert self.save_model is not None
+        start = Path(args.output_dir) / _START
+        self.save_model(str(start))
+        (start / _WHOLE).touch()
+        # As Trainer itself records a best checkpoint; later ones must be above it.
+        state.best_metric = metrics[self._metric]
+        state.best_global_step, state.best_model_checkpoint = 0, str(start)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args, state
+        if self._is_due():
+            control.should_save = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         del args
         if state.epoch is not None and state.epoch == int(state.epoch):
-            return  # Trainer saves here itself, after the evaluation that must not be skipped
-        if time.monotonic() - self._saved_at > 60 * MINUTES_BETWEEN_CHECKPOINTS:
+            return  # on_epoch_end saves here, after the evaluation that must not be skipped
+        if self._is_due():
             control.should_save = True
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved_at > 60 * MINUTES_BETWEEN_CHECKPOINTS
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -220,6 +361,20 @@ class Patience(TrainerCallback):
         if since_the_best >= self._epochs:
             logger.info("no better epoch in %d: training ends", self._epochs)
             control.should_training_stop = True
+
+
+class _Stop(TrainerCallback):
+    """Ends a training after some epochs; it is not saved there, or it would go on from there."""
+
+    def __init__(self, epochs: float) -> None:
+        self._epochs = epochs
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        del args
+        if state.epoch is not None and state.epoch >= self._epochs:
+            control.should_training_stop, control.should_save = True, False
 
 
 _Item = tuple[SplitInputs, int]
@@ -289,7 +444,10 @@ def _mean_loss(
 
 
 def _evaluation_metrics(
-    model: nn.Module, validation: SplitInputs, order: NDArray[np.int64]
+    model: nn.Module,
+    validation: SplitInputs,
+    order: NDArray[np.int64],
+    on_logits: Callable[[NDArray[np.float32]], None],
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """:func:`evaluation_values` of validation rows that were read in ``order``."""
 
@@ -301,6 +459,7 @@ def _evaluation_metrics(
                 "training diverged: the logits on validation are no longer finite; lower "
                 f"{named('learning_rate')}, or use {named('precision')} float32"
             )
+        on_logits(logits)
         return evaluation_values(trained_head(model), logits, features, validation)
 
     return metrics

@@ -1,8 +1,10 @@
 """One training from a fresh classifier to a calibrated one: probe, scale, fine-tune, calibrate."""
 
+import copy
 import logging
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpft.analysis import TemperatureFit, fit_temperature
-from lpft.data.splits import ValidationKind, fold_numbers, scored_rows
+from lpft.data.splits import ValidationKind, scored_rows
 from lpft.errors import named
-from lpft.model.adapters import add_adapter, merge_adapter, save_adapter
+from lpft.model.adapters import add_adapter, merge_adapter, save_adapter, trained_head
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import seeded
 from lpft.model.inference import extract_features, head_logits, resolve_device
@@ -25,10 +27,20 @@ from lpft.training.cache import (
     SplitInputs,
     cached_out_of_fold_logits,
     cached_probe,
-    fold_groups,
 )
-from lpft.training.finetuning import finetune
-from lpft.training.history import Row, TrainingDiverged, evaluation_values, head_norms
+from lpft.training.finetuning import finetune, finetune_for
+from lpft.training.folds import cross_validate
+from lpft.training.history import (
+    BestEpoch,
+    Row,
+    TrainingDiverged,
+    best_epoch,
+    evaluation_values,
+    evaluations,
+    head_norms,
+    in_order,
+    signs_of_undertraining,
+)
 from lpft.training.probing import LinearProbe, install_probe
 
 logger = logging.getLogger(__name__)
@@ -58,7 +70,8 @@ class Fit:
 
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
     linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
-    ``validation`` what it was fitted on; ``adapter`` the folder of the unmerged adapter.
+    ``validation`` what it was fitted on; ``best`` the epoch of fine-tuning that was kept;
+    ``undertrained`` what speaks for training longer; ``adapter`` the unmerged adapter's folder.
     """
 
     classifier: Classifier
@@ -66,6 +79,8 @@ class Fit:
     head_norm_at_start: float
     temperature: TemperatureFit
     validation: Scored
+    best: BestEpoch | None
+    undertrained: tuple[str, ...]
     history: list[Row]
     adapter: Path | None
     timings: dict[str, float]
@@ -84,8 +99,10 @@ def fit_classifier(
 ) -> Fit:
     """Train ``classifier`` by ``settings.method`` and fit its temperature on validation.
 
-    Without ``validation``, ``kind`` being ``folds``, the temperature comes from out-of-fold logits
-    of the training rows. ``settings`` must be resolved. Checkpoints are kept below
+    Fine-tuning keeps its best epoch by ``metric`` on validation; where it starts from a linear
+    probe, that start is one of them, unless ``kind`` is ``paper``. Without ``validation``, ``kind``
+    being ``folds``, epoch and temperature come from out-of-fold logits of the training rows, and
+    the model is trained on all of them. ``settings`` must be resolved. Checkpoints are kept below
     ``folder / "checkpoints"`` and resumed from where they are there already; the adapter of a PEFT
     method goes to ``folder / "adapter"``. ``on_history`` is called with all rows so far whenever
     there is a new one.
@@ -94,27 +111,30 @@ def fit_classifier(
         InputError: the data or the model cannot be trained on, or training diverges.
     """
     method = get_method(settings.method)
-    model = classifier.model
-    history: list[Row] = []
-    probe, adapter = None, None
+    if not method.fine_tunes:
+        return _probe_alone(classifier, train, validation, settings, kind, on_history)
+    start, history = classifier.model, list[Row]()
+    started = perf_counter()
+    validated = None
+    if validation is None:
+
+        def begin(rows: SplitInputs) -> nn.Module:
+            return _begin(copy.deepcopy(start), rows, settings, method, logging.DEBUG)[0]
+
+        validated = cross_validate(begin, train, settings, metric=metric, folder=folder / "folds")
+    folded = perf_counter()
 
     def keep_history(rows: list[Row]) -> None:
         history[:] = rows
-        on_history(rows)
+        if validated is not None:
+            history[:] = in_order([*validated.evaluations, *rows])
+        on_history(history)
 
-    started = perf_counter()
-    norm_at_start = head_norms(model.head)[0]
-    if method.head_start == "lp":
-        probe = _probe(model, train, settings)
-    probed = perf_counter()
-    if method.fine_tunes:
-        assert validation is not None
-        assert settings.head_scale is not None, "settings must be resolved"
-        with torch.no_grad():
-            model.head.weight.mul_(settings.head_scale)
-        norm_at_start = head_norms(model.head)[0]
-        with seeded(settings.seed):
-            trained = _trainable(model, method, settings)
+    with seeded(settings.seed):
+        trained, probe = _begin(start, train, settings, method)
+        probed = perf_counter()
+        norm_at_start = head_norms(trained_head(trained))[0]
+        if validation is not None:
             finetune(
                 trained,
                 train,
@@ -123,50 +143,151 @@ def fit_classifier(
                 metric=metric,
                 folder=folder / "checkpoints",
                 on_history=keep_history,
+                start_counts=kind != "paper" and probe is not None,
             )
-        if method.adapter is not None:
-            adapter = folder / "adapter"
-            shutil.rmtree(adapter, ignore_errors=True)
-            save_adapter(trained, adapter)
-            model = merge_adapter(trained)
+        assert settings.epochs is not None, "settings must be resolved"
+        best = best_epoch(
+            evaluations(history) if validated is None else validated.evaluations,
+            metric,
+            epochs=settings.epochs,
+            start_counts=kind != "paper" and probe is not None,
+            from_probe=probe is not None,
+        )
+        if validated is not None:
+            keep_history([])
+            if best.index > 0:
+                last = best.index == len(validated.evaluations) - 1
+                finetune_for(
+                    trained,
+                    train,
+                    settings,
+                    epochs=math.inf if last else best.epoch,
+                    folder=folder / "checkpoints",
+                    on_history=keep_history,
+                )
+    model, adapter = start, None
+    if method.adapter is not None:
+        adapter = folder / "adapter"
+        shutil.rmtree(adapter, ignore_errors=True)
+        save_adapter(trained, adapter)
+        model = merge_adapter(trained)
     finetuned = perf_counter()
-
     model.eval()
-    if validation is None:
-        assert probe is not None
-        logits = cached_out_of_fold_logits(train, settings, probe, model.config.num_labels)
-        scored = _out_of_fold(train, logits)
+    if validation is not None:
+        features = extract_features(
+            model, validation.tokens, device=resolve_device(settings.device)
+        )
+        scored = _scored(model, validation, features, kind)
     else:
-        scored = _scored(model, validation, settings, kind)
-    temperature = fit_temperature(scored.logits, scored.labels)
-    model.config.temperature = temperature.temperature
-    if not method.fine_tunes:
-        inputs = (train if validation is None else validation).select(scored.rows)
-        values = evaluation_values(model.head, scored.logits, inputs.pretrained, inputs)
-        keep_history([{"event": "evaluation", "epoch": 0.0, "step": 0, **values}])
+        assert validated is not None
+        rows, logits = validated.rows, validated.logits[best.index]
+        scored = Scored("folds", rows, logits, train.labels[rows], folds=validated.folds)
+    signs = signs_of_undertraining(history, best, scored.labels, model.config.num_labels)
+    _report(best, signs)
     return Fit(
         classifier=Classifier(model, classifier.tokenizer),
         probe=probe,
         head_norm_at_start=norm_at_start,
-        temperature=temperature,
+        temperature=_calibrate(model, scored),
         validation=scored,
+        best=best,
+        undertrained=signs,
         history=history,
         adapter=adapter,
-        timings={"probing": probed - started, "finetuning": finetuned - probed},
+        timings={"probing": probed - folded, "finetuning": finetuned - probed + folded - started},
     )
+
+
+def _probe_alone(
+    classifier: Classifier,
+    train: SplitInputs,
+    validation: SplitInputs | None,
+    settings: TrainingSettings,
+    kind: ValidationKind,
+    on_history: Callable[[list[Row]], None],
+) -> Fit:
+    """Linear probing: the features stay as they are, so folds cost a few fits of the head."""
+    model = classifier.model
+    norm_at_start = head_norms(model.head)[0]
+    started = perf_counter()
+    probe = _probe(model, train, settings)
+    probed = perf_counter()
+    model.eval()
+    if validation is None:
+        logits = cached_out_of_fold_logits(train, settings, probe, model.config.num_labels)
+        fold = train.folds()
+        rows = scored_rows(train.labels, fold)
+        chosen = logits[rows].astype(np.float32)
+        folds = len(np.unique(fold[rows]))
+        scored = Scored("folds", rows, chosen, train.labels[rows], folds=folds)
+        inputs = train.select(rows)
+    else:
+        scored, inputs = _scored(model, validation, validation.pretrained, kind), validation
+    values = evaluation_values(model.head, scored.logits, inputs.pretrained, inputs)
+    history: list[Row] = [{"event": "evaluation", "epoch": 0.0, "step": 0, **values}]
+    on_history(history)
+    return Fit(
+        classifier=classifier,
+        probe=probe,
+        head_norm_at_start=norm_at_start,
+        temperature=_calibrate(model, scored),
+        validation=scored,
+        best=None,
+        undertrained=(),
+        history=history,
+        adapter=None,
+        timings={"probing": probed - started, "finetuning": 0.0},
+    )
+
+
+def _begin(
+    model: LinearHeadClassifier,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    method: Method,
+    level: int = logging.INFO,
+) -> tuple[nn.Module, LinearProbe | None]:
+    """The model, changed in place, from which fine-tuning starts, and the probe in its head."""
+    assert settings.head_scale is not None, "settings must be resolved"
+    probe = _probe(model, train, settings, level) if method.head_start == "lp" else None
+    with torch.no_grad():
+        model.head.weight.mul_(settings.head_scale)
+    return _trainable(model, method, settings), probe
+
+
+def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
+    """Fit the temperature and keep it in the model."""
+    fit = fit_temperature(scored.logits, scored.labels)
+    model.config.temperature = fit.temperature
+    return fit
+
+
+def _report(best: BestEpoch, signs: Sequence[str]) -> None:
+    """Say which epoch was kept, and what speaks for training longer."""
+    logger.info(
+        "epoch %g of %g kept: %s on validation %.3f",
+        best.epoch,
+        best.epochs,
+        best.metric,
+        best.score,
+    )
+    if best.note is not None:
+        logger.log(logging.INFO if best.probe_won else logging.WARNING, "%s", best.note)
+    if signs:
+        logger.warning(
+            "the training may have been too short (%s): more epochs or a higher learning rate may "
+            "help",
+            "; ".join(signs),
+        )
 
 
 def _scored(
     model: LinearHeadClassifier,
     validation: SplitInputs,
-    settings: TrainingSettings,
+    features: NDArray[np.float32],
     kind: ValidationKind,
 ) -> Scored:
-    """The validation rows as the trained model scores them."""
-    features = validation.pretrained
-    if get_method(settings.method).fine_tunes:
-        device = resolve_device(settings.device)
-        features = extract_features(model, validation.tokens, device=device)
+    """The validation rows as the trained model scores them, by their features (M x h)."""
     logits = head_logits(model, features)
     if not np.isfinite(logits).all():
         raise TrainingDiverged(
@@ -175,21 +296,17 @@ def _scored(
     return Scored(kind, np.arange(len(logits)), logits, validation.labels, features)
 
 
-def _out_of_fold(train: SplitInputs, logits: NDArray[np.float64]) -> Scored:
-    """The training rows that can be scored, by their out-of-fold logits (N x C)."""
-    fold = fold_numbers(train.labels, fold_groups(train))
-    rows = scored_rows(train.labels, fold)
-    chosen = logits[rows].astype(np.float32)
-    return Scored("folds", rows, chosen, train.labels[rows], folds=len(np.unique(fold)))
-
-
 def _probe(
-    model: LinearHeadClassifier, train: SplitInputs, settings: TrainingSettings
+    model: LinearHeadClassifier,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    level: int = logging.INFO,
 ) -> LinearProbe:
     """Fit the probe on phi_0 of the training rows and install it as the head."""
     probe = cached_probe(train, settings, model.config.num_labels)
     install_probe(model, probe)
-    logger.info(
+    logger.log(
+        level,
         "linear probe: inverse strength %.3g by %d folds, head norm %.3g",
         probe.inverse_strength,
         probe.folds,

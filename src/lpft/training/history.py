@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,31 @@ def evaluation_values(
     }
 
 
+def pooled_evaluation(
+    parts: Sequence[Row], logits: NDArray[np.float32], scored: SplitInputs, steps: int
+) -> Row:
+    """The row of a history for one epoch that K folds have scored together.
+
+    Metrics are those of all M ``scored`` rows by their out-of-fold ``logits`` (M x C); norms and
+    the drift of features are means over the folds' own rows ``parts``. ``steps`` are those of an
+    epoch of all training rows.
+    """
+    means = {
+        name: float(np.mean([part[name] for part in parts]))
+        for name in ("head_norm", "bias_norm", "feature_difference")
+    }
+    epoch = parts[0]["epoch"]
+    return {
+        "event": "evaluation",
+        "epoch": epoch,
+        "step": round(epoch * steps),
+        **_head_values(
+            means["head_norm"], means["bias_norm"], logits, scored.labels, scored.groups
+        ),
+        "feature_difference": means["feature_difference"],
+    }
+
+
 def path_rows(
     path: ProbingPath,
     train: tuple[NDArray[np.float32], NDArray[np.int64]],
@@ -94,15 +120,21 @@ def path_rows(
 class TrainingReporter(TrainerCallback):
     """Hands on the history, draws the progress bar, and stops at the first NaN."""
 
-    def __init__(self, on_history: Callable[[list[Row]], None]) -> None:
-        self._on_history = on_history
+    def __init__(
+        self,
+        on_history: Callable[[list[Row]], None],
+        name: str = "fine-tuning",
+        *,
+        quiet: bool = False,
+    ) -> None:
+        self._on_history, self._name, self._quiet = on_history, name, quiet
         self._bar: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         del args, control
-        self._bar = progress(description="fine-tuning", total=state.max_steps, unit="step")
+        self._bar = progress(description=self._name, total=state.max_steps, unit="step")
         self._bar.update(state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -129,7 +161,7 @@ class TrainingReporter(TrainerCallback):
                     f"{named('head_scale')}, {named('lora_alpha')}), or use {named('precision')} "
                     "float32"
                 )
-        if _IS_EVALUATION in logs:
+        if _IS_EVALUATION in logs and not self._quiet:
             logger.info(
                 "epoch %g of %g: validation accuracy %.3f, loss %.3f, head norm %.3g, "
                 "feature change %.3g",
@@ -140,10 +172,20 @@ class TrainingReporter(TrainerCallback):
                 logs["eval_head_norm"],
                 logs["eval_feature_difference"],
             )
-        self._on_history(_history_rows(state.log_history))
+        self._on_history(history_rows(state.log_history))
 
 
-def _history_rows(log_history: list[dict[str, Any]]) -> list[Row]:
+def evaluations(history: Sequence[Row]) -> list[Row]:
+    """The rows of a history that score epochs 0, 1, ..., E."""
+    return [row for row in history if row["event"] == "evaluation"]
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Rows by step, those of training before the evaluation after it."""
+    return sorted(rows, key=lambda row: (row["step"], row["event"] == "evaluation"))
+
+
+def history_rows(log_history: list[dict[str, Any]]) -> list[Row]:
     """Trainer's log as rows with ``event`` evaluation or training, ``epoch`` and ``step``."""
     rows = []
     for entry in log_history:
@@ -159,6 +201,109 @@ def _history_rows(log_history: list[dict[str, Any]]) -> list[Row]:
             values = {key: entry[key] for key in _TRAINING_KEYS if key in entry}
             rows.append({"event": "training", **place, **values})
     return rows
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch of ``epochs`` that was kept, with its ``score`` by the metric on validation.
+
+    ``index`` is its place among the evaluations; ``probe_won`` whether it is epoch 0, the start
+    from linear probing; ``note`` what else a reader should know of the choice, or None.
+    """
+
+    index: int
+    epoch: float
+    epochs: float
+    metric: str
+    score: float
+    probe_won: bool
+    note: str | None
+
+
+def best_epoch(
+    scored: Sequence[Row],
+    metric: str,
+    *,
+    epochs: float,
+    start_counts: bool,
+    from_probe: bool,
+) -> BestEpoch:
+    """The first epoch with the highest ``metric`` out of evaluations at epochs 0, 1, ...
+
+    ``epochs``: those that were planned; ``start_counts``: whether epoch 0 is a candidate;
+    ``from_probe``: whether it is a linear probe.
+    """
+    scores = [row[f"validation_{metric}"] for row in scored]
+    first = 0 if start_counts else 1
+    index = first + int(np.argmax(scores[first:]))
+    note = None
+    if from_probe and scores[0] > scores[index]:
+        note = (
+            f"The linear probe that fine-tuning started from was better on validation ({metric} "
+            f"{scores[0]:.3f}, the epoch kept {scores[index]:.3f}); the paper's rule keeps the "
+            "best epoch of fine-tuning."
+        )
+    elif from_probe and index == 0:
+        note = (
+            "No epoch of fine-tuning was better on validation than the linear probe that it "
+            f"started from ({metric} {scores[0]:.3f}), so the probe was kept."
+        )
+    return BestEpoch(
+        index=index,
+        epoch=scored[index]["epoch"],
+        epochs=epochs,
+        metric=metric,
+        score=scores[index],
+        probe_won=from_probe and index == 0,
+        note=note,
+    )
+
+
+LOSS_OF_GUESSING = 0.8
+"""The share of ln C at or above which a training loss is near that of guessing."""
+STILL_RISING = 0.01
+"""The gain over every earlier epoch with which a last epoch was still rising."""
+
+
+def signs_of_undertraining(
+    history: Sequence[Row], best: BestEpoch, labels: NDArray[np.int64], classes: int
+) -> tuple[str, ...]:
+    """Why a fine-tuning may not have gone far enough; empty where nothing says so.
+
+    (1) The mean training loss of the epoch kept is at least 0.8 ln C. (2) The last epoch is the
+    best, by more than 0.01. (3) Accuracy on validation is at most one standard error,
+    ``sqrt(p (1 - p) / N)``, above the share p of the largest class.
+
+    Args:
+        history: all rows.
+        labels: the N class indices of the rows that scored it.
+    """
+    scored = evaluations(history)
+    losses = [
+        row["loss"]
+        for row in history
+        if row["event"] == "training" and best.epoch - 1 < row["epoch"] <= best.epoch
+    ]
+    signs = []
+    if losses and np.mean(losses) >= LOSS_OF_GUESSING * math.log(classes):
+        signs.append(
+            f"the training loss at the epoch kept, {np.mean(losses):.2f}, is near that of "
+            f"guessing, ln {classes} = {math.log(classes):.2f}"
+        )
+    scores = [row[f"validation_{best.metric}"] for row in scored]
+    if 0 < best.index == len(scores) - 1 and best.score > max(scores[:-1]) + STILL_RISING:
+        signs.append(
+            f"the last epoch, {best.epoch:g}, is the best: {best.metric} {best.score:.3f} after at "
+            f"most {max(scores[:-1]):.3f}"
+        )
+    share = float(np.bincount(labels).max() / len(labels))
+    accuracy = scored[best.index]["validation_accuracy"]
+    if share < 1 and accuracy <= share + math.sqrt(share * (1 - share) / len(labels)):
+        signs.append(
+            f"accuracy on validation, {accuracy:.3f}, is within one standard error of always "
+            f"answering the most frequent class, {share:.3f}"
+        )
+    return tuple(signs)
 
 
 def _head_values(

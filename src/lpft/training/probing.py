@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
-from lpft.data.splits import VALIDATION_FOLDS, fold_numbers
+from lpft.data.splits import fold_numbers
 from lpft.errors import InputError, named
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.settings import ClassWeight
@@ -128,15 +128,15 @@ def out_of_fold_logits(
     fit_bias: bool = True,
     class_weight: ClassWeight | None = None,
     groups: NDArray[np.int64] | None = None,
-    folds: int = VALIDATION_FOLDS,
+    fold: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """The logits of every row (N x C) by a probe that was fitted without the row's fold.
 
     All folds share one ``inverse_strength``, that of :func:`fit_probe` on all rows if None. The
     choice is not nested: it has seen each row's label, one of 10 values for all rows together.
-    Folds are those of :func:`~lpft.data.splits.fold_numbers`; rows of one of ``groups`` (N numbers)
-    share one. A class that the other folds lack has a logit 10 below every other; where they have
-    one class alone, all logits are 0.
+    Folds are those of ``fold`` (N numbers), or else of :func:`~lpft.data.splits.fold_numbers`; rows
+    of one of ``groups`` (N numbers) then share one. A class that the other folds lack has a logit
+    10 below every other; where they have one class alone, all logits are 0.
 
     Args:
         features: phi_0, N x h.
@@ -150,7 +150,8 @@ def out_of_fold_logits(
             features, labels, classes, fit_bias=fit_bias, class_weight=class_weight
         ).inverse_strength
     inputs = features.astype(np.float64)
-    fold = fold_numbers(labels, groups, folds)
+    if fold is None:
+        fold = fold_numbers(labels, groups)
     logits = np.zeros((len(labels), classes))
     for number in np.unique(fold):
         out = fold == number
