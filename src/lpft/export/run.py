@@ -69,6 +69,11 @@ def export_run(
     _check_target(target, overwrite=overwrite)
     saved = open_saved(source, "cpu")
     classifier = saved.classifier
+    if not classifier.model.config.padded:
+        raise InputError(
+            f"padding changes the predictions of a {classifier.model.encoder.config.model_type} "
+            f"model, and what reads the {format} format pads: use the run itself, with lpft"
+        )
     with _written_folder(target) as staged:
         model, notes = chosen.write(classifier, staged)
         tokenizer = AutoTokenizer.from_pretrained(staged)

@@ -1,8 +1,10 @@
 """Low-rank adapters on a classifier's encoder; the only module that imports PEFT."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
@@ -11,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lpft.errors import InputError, named, one_line
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.model.encoder import LOAD_ERRORS
+from lpft.model.encoder import LOAD_ERRORS, hidden_states
 
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}}
 """Adapter name to what its PEFT configuration has beside LoRA's."""
@@ -30,13 +32,17 @@ _PROJECTION_NAMES = (
 )
 
 
+_CHECKED_TOKENS = 4
+
+
 def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: float) -> PeftModel:
     """The classifier with ``name``'s factors on its query and value projections.
 
     Only the factors and the head train. The head keeps the values that it has now.
 
     Raises:
-        InputError: the model has no query and value projections of a known name.
+        InputError: the model has no query and value projections of a known name, or PEFT cannot
+            adapt them, or not merge the factors into them after training.
     """
     names, transposed = _query_value_projections(model.encoder)
     config = LoraConfig(
@@ -48,7 +54,52 @@ def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: flo
         modules_to_save=["head"],
         **ADAPTERS[name],
     )
-    return get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+        _check_adapter(adapted)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"LoRA cannot be used with {model.encoder.config.model_type} models "
+            f"({one_line(error)}): use {named('method')} lp, ft or lp-ft"
+        ) from error
+    return adapted
+
+
+@torch.no_grad()
+def _check_adapter(model: PeftModel) -> None:
+    """Try on a few tokens, and on a copy of a layer of each kind, what training will end with.
+
+    Raises:
+        ValueError: an adapted layer is not called, so that its factors would not train.
+        Exception: what PEFT raises for a layer that it cannot merge.
+    """
+    classifier = model.base_model.model
+    encoder = classifier.encoder
+    layers = {
+        name: module
+        for name, module in encoder.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    for layer in {
+        (type(each), type(each.get_base_layer())): each for each in layers.values()
+    }.values():
+        deepcopy(layer).merge()
+    unused = dict.fromkeys(layers)
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name: unused.pop(name, None))
+        for name, layer in layers.items()
+    ]
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        ids = torch.ones(1, _CHECKED_TOKENS, dtype=torch.long, device=classifier.device)
+        hidden_states(encoder, ids, torch.ones_like(ids))
+    finally:
+        encoder.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if unused:
+        raise ValueError(f"its {next(iter(unused))} is not called, so its factors would not train")
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:

@@ -18,12 +18,18 @@ from transformers import (
 from transformers.modeling_outputs import ModelOutput
 
 from lpft.data.examples import Label
-from lpft.model.encoder import build_encoder, feature_size, head_dropout, hidden_states, pool
+from lpft.model.encoder import (
+    NO_ADAPTER,
+    build_encoder,
+    feature_size,
+    head_dropout,
+    hidden_states,
+)
+from lpft.model.padding import Reading, without_padding
+from lpft.model.pooling import pool
 from lpft.settings import Pooling
 
 HEAD_INITIAL_STD = 0.02
-_NO_ADAPTER = "no-adapter"
-"""A folder that no checkpoint has, where transformers is sent to look for an adapter."""
 
 
 @strict
@@ -33,7 +39,8 @@ class LinearHeadConfig(PreTrainedConfig):
     ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``label_type`` says
     whether the user's class names are strings, integers or booleans; ``id2label`` holds them as
     strings. ``paired`` says whether it was trained on pairs of texts, ``text_columns`` from which
-    columns of a file or table they came, where these had names.
+    columns of a file or table they came, where these had names. ``feature_size`` is h, where it
+    was measured; ``padded`` is that of :class:`~lpft.model.padding.Reading`.
     """
 
     model_type = "lpft"
@@ -47,6 +54,8 @@ class LinearHeadConfig(PreTrainedConfig):
     label_type: Literal["str", "int", "bool"] = "str"
     paired: bool = False
     text_columns: list[str] | None = None
+    feature_size: int | None = None
+    padded: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):
@@ -102,9 +111,10 @@ class LinearHeadClassifier(PreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config.encoder_config) if encoder is None else encoder
         self.dropout = nn.Dropout(config.head_dropout)
-        self.head = nn.Linear(
-            feature_size(config.encoder_config), config.num_labels, bias=config.head_bias
-        )
+        width = config.feature_size
+        if width is None:
+            width = feature_size(config.encoder_config)
+        self.head = nn.Linear(width, config.num_labels, bias=config.head_bias)
         self.post_init()
 
     @classmethod
@@ -113,7 +123,7 @@ class LinearHeadClassifier(PreTrainedModel):
 
         A run's weights have its adapter merged; transformers would add it a second time.
         """
-        keywords["adapter_kwargs"] = {"subfolder": _NO_ADAPTER}
+        keywords["adapter_kwargs"] = {"subfolder": NO_ADAPTER}
         return super().from_pretrained(*arguments, **keywords)
 
     def features(
@@ -122,6 +132,8 @@ class LinearHeadClassifier(PreTrainedModel):
         """phi(x), N x h, of token ids (N x T); without a mask every token counts as real."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        elif not self.config.padded and bool((attention_mask == 0).any()):
+            return without_padding(self.features, attention_mask, input_ids=input_ids, **extra)
         states = hidden_states(self.encoder, input_ids, attention_mask, **extra)
         return pool(states, attention_mask, self.config.pooling)
 
@@ -162,8 +174,12 @@ def attach_head(
     head_bias: bool,
     generator: torch.Generator,
     paired: bool = False,
+    reading: Reading | None = None,
 ) -> LinearHeadClassifier:
-    """A classifier over ``classes`` on a pre-trained encoder, with a random head."""
+    """A classifier over ``classes`` on a pre-trained encoder, with a random head.
+
+    Without ``reading`` the encoder counts as one that padding does not change.
+    """
     names = [str(label) for label in classes]
     config = LinearHeadConfig(
         # A copy: composing would reset the attention implementation of the loaded encoder.
@@ -175,6 +191,8 @@ def attach_head(
         label2id={name: index for index, name in enumerate(names)},
         label_type=_label_type(classes),
         paired=paired,
+        feature_size=None if reading is None else reading.width,
+        padded=reading is None or reading.padded,
         problem_type="single_label_classification",
     )
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws its own start, which is not used

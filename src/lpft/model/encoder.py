@@ -1,4 +1,4 @@
-"""Pre-trained encoders: loading them, and turning their hidden states into one feature per text.
+"""Pre-trained encoders: loading them, and the hidden states that they give for texts.
 
 This is the only module that loads the models of transformers.
 """
@@ -6,7 +6,7 @@ This is the only module that loads the models of transformers.
 import inspect
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
@@ -28,11 +27,16 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
-from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from lpft.errors import InputError, named, one_line
 from lpft.files import check_model_path
 from lpft.settings import Pooling
+
+NO_ADAPTER = "no-adapter"
+"""A folder that no checkpoint has, where transformers is sent to look for an adapter.
+
+It would add an adapter that lies beside complete weights, which mostly have it merged already."""
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers, PEFT and safetensors raise for missing or damaged weights."""
@@ -59,14 +63,6 @@ TESTED_FAMILIES = (
     Family("llama", "last", ("q_proj", "v_proj")),
 )
 
-_SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
-    "cls": "first",
-    "cls_token": "first",
-    "mean": "mean",
-    "mean_tokens": "mean",
-    "lasttoken": "last",
-}
-
 
 def load_config(source: str, *, revision: str | None = None) -> PreTrainedConfig:
     """The configuration of a Hub id or a model folder.
@@ -78,7 +74,7 @@ def load_config(source: str, *, revision: str | None = None) -> PreTrainedConfig
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # each configuration class raises its own kind for a wrong field
-        raise InputError(_explain_load_failure(source, error)) from error
+        raise InputError(_explain_load_failure(source, error, revision)) from error
 
 
 def load_encoder(
@@ -89,7 +85,24 @@ def load_encoder(
     Raises:
         InputError: the weights are missing, damaged, not finite or of another architecture.
     """
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        kind = dict(quantization).get("quant_method", "quantised")
+        raise InputError(
+            f"the weights of '{source}' are quantised ({getattr(kind, 'value', kind)}), which can "
+            "be neither trained nor read in float32 as they are: name the model in float32, "
+            "float16 or bfloat16 that they were made from"
+        )
     auto_class, keywords = _construction(config)
+    if (
+        auto_class is AutoModelForTextEncoding
+        and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING
+    ):
+        raise InputError(
+            f"'{source}' is a {config.model_type} model, an encoder-decoder whose encoder "
+            "Transformers does not load alone, so it is not supported: name an encoder, a decoder "
+            "or a T5"
+        )
     try:
         with quiet_transformers():
             encoder, report = auto_class.from_pretrained(
@@ -99,16 +112,23 @@ def load_encoder(
                 trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
+                adapter_kwargs={"subfolder": NO_ADAPTER},
                 **keywords,
             )
-    except LOAD_ERRORS as error:
-        raise InputError(_explain_load_failure(source, error)) from error
-    missing = sorted(report["missing_keys"])
+    except (*LOAD_ERRORS, ImportError) as error:
+        raise InputError(_explain_load_failure(source, error, revision)) from error
+    missing, lost = sorted(report["missing_keys"]), _lost(encoder, report["unexpected_keys"])
     if missing:
         raise InputError(
             f"the weights of '{source}' lack {len(missing)} parameters of a {config.model_type} "
             f"model (for example {missing[0]}): the checkpoint is incomplete or of another "
-            "architecture; download it again or name another model"
+            f"architecture; {_remedy(report['unexpected_keys'])}"
+        )
+    if lost:
+        raise InputError(
+            f"'{source}' contains {len(lost)} parameters that have no place in the model that its "
+            f"config.json describes (for example {lost[0]}), so they would be lost: correct "
+            f"config.json; {_remedy(lost)}"
         )
     check_finite(encoder, source)
     return encoder.eval()
@@ -146,6 +166,9 @@ def hidden_states(
     """
     accepted = inspect.signature(encoder.forward).parameters
     keywords: dict[str, Any] = {name: value for name, value in extra.items() if name in accepted}
+    # The tokenizer may tell the two texts of a pair apart where the model does not.
+    if getattr(encoder.config, "type_vocab_size", None) in (0, 1):
+        keywords.pop("token_type_ids", None)
     if "use_cache" in accepted:
         keywords["use_cache"] = False
     # Encoders like RoBERTa skip padding by themselves when they count positions.
@@ -155,52 +178,6 @@ def hidden_states(
         if torch.compiler.is_exporting() or bool(padded_left.any()):
             keywords["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     return encoder(input_ids=input_ids, attention_mask=attention_mask, **keywords).last_hidden_state
-
-
-def pool(states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """One feature per text, N x h, from hidden states (N x T x h) and the mask (N x T).
-
-    ``first`` and ``last`` take the first and last token that is not padding, on whichever side the
-    padding is; ``mean`` averages the tokens that are not padding.
-    """
-    states = states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
-    mask = attention_mask.to(states.dtype)
-    if pooling == "mean":
-        return (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-    columns = torch.arange(states.shape[1], device=states.device)
-    order = columns if pooling == "last" else -columns
-    chosen = torch.where(attention_mask > 0, order, order.min() - 1).argmax(1)
-    return states[torch.arange(states.shape[0], device=states.device), chosen]
-
-
-def default_pooling(source: str, config: PreTrainedConfig, revision: str | None = None) -> Pooling:
-    """What the model was made for: its own sentence pooling, or else its family's token.
-
-    A sentence-transformers folder names its pooling in ``1_Pooling``. Otherwise encoders take the
-    first token, decoders the last, and the encoder halves of sequence-to-sequence models (which
-    have no classification token) the mean.
-    """
-    named = cached_file(
-        source,
-        "1_Pooling/config.json",
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if named is not None:
-        settings = _read_pooling(Path(named))
-        modes = [settings.get("pooling_mode")] + [
-            key.removeprefix("pooling_mode_") for key, value in settings.items() if value is True
-        ]
-        for mode in modes:
-            if mode in _SENTENCE_TRANSFORMERS_POOLING:
-                return _SENTENCE_TRANSFORMERS_POOLING[mode]
-    if config.is_encoder_decoder:
-        return "mean"
-    kind = type(config)
-    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
-    return "last" if is_decoder else "first"
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:
@@ -213,7 +190,7 @@ def position_limit(encoder: PreTrainedModel) -> int | None:
 
 
 def feature_size(config: PreTrainedConfig) -> int:
-    """The width h of the encoder's last hidden state."""
+    """The width h of the last hidden state of most families, as their configuration says it."""
     return config.get_text_config().hidden_size
 
 
@@ -256,22 +233,15 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def _read_pooling(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"'{path}' is damaged ({error}): restore it, or give {named('pooling')}"
-        ) from error
-    if not isinstance(settings, dict):
-        raise InputError(
-            f"'{path}' is not a pooling configuration: restore it, or give {named('pooling')}"
-        )
-    return settings
-
-
 def _construction(config: PreTrainedConfig) -> tuple[Any, dict[str, Any]]:
-    """The Auto class to build with, and the keyword that leaves out a pooler the family has."""
+    """The Auto class to build with, and the keyword that leaves out a pooler the family has.
+
+    Where ``config`` has an attention that depends on what was read before, it is changed.
+    """
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird turns to full attention for good once it has read a short batch: what a long text
+        # gives would depend on what was read before.
+        config.attention_type = "original_full"
     # The configuration of a saved classifier's encoder half says that it has no decoder.
     if config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return AutoModelForTextEncoding, {}
@@ -288,7 +258,56 @@ def _position_padding(encoder: nn.Module) -> int | None:
     return getattr(embeddings, "padding_idx", None)
 
 
-def _explain_load_failure(source: str, error: Exception) -> str:
+def _lost(encoder: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Those of a file's unexpected weights that belong to the encoder, not to a head on it.
+
+    They are of layers beyond the last one, or of layers that are there in another form (quantised,
+    with a bias, with an adapter's factors).
+    """
+    lost = []
+    for key in sorted(unexpected):
+        module: nn.Module = encoder
+        *path, _ = key.removeprefix(f"{encoder.base_model_prefix}.").split(".")
+        name = ""
+        for name in path:
+            inner = getattr(module, name, None)
+            if not isinstance(inner, nn.Module):
+                break
+            module = inner
+        beyond = isinstance(module, nn.ModuleList) and name.isdigit()
+        inside = module is not encoder and any(True for _ in module.parameters(recurse=False))
+        if beyond or inside:
+            lost.append(key)
+    return lost
+
+
+def _remedy(keys: Iterable[str]) -> str:
+    """What to do about weights that do not fit, by the names of those that have no place."""
+    names = {part for key in keys for part in key.split(".")}
+    if any(name.startswith(("lora_", "base_layer")) for name in names):
+        return (
+            "they are those of a PEFT model: merge its adapter with merge_and_unload() and save "
+            "the result"
+        )
+    if names & {"qweight", "qzeros", "absmax", "SCB", "weight_scale", "weight_packed"}:
+        return "they are quantised: name the model that they were made from"
+    return "download it again or name another model"
+
+
+def _explain_load_failure(source: str, error: Exception, revision: str | None) -> str:
+    adapted = find_adapter_config_file(source, revision=revision)
+    if adapted is not None:
+        try:
+            base = json.loads(Path(adapted).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (ValueError, KeyError, TypeError):
+            base = "a model that it does not name"
+        return (
+            f"'{source}' contains a PEFT adapter of {base}, but not a whole model: merge the two "
+            "with PEFT's merge_and_unload(), save the result with its tokenizer and name its "
+            "folder"
+        )
+    if isinstance(error, ImportError):
+        return f"the model '{source}' needs a package that is not installed: {one_line(error)}"
     if Path(source).is_dir():
         return (
             f"the model folder '{source}' cannot be loaded ({one_line(error)}): name an intact one"

@@ -68,7 +68,8 @@ def encoder_fingerprint(model: LinearHeadClassifier) -> str:
     config = model.encoder.config
     settings = {name: value for name, value in config.to_dict().items() if name not in _PROVENANCE}
     digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    digest.update(f"{config._attn_implementation} {model.config.pooling}".encode())
+    padding = "" if model.config.padded else " without padding"
+    digest.update(f"{config._attn_implementation} {model.config.pooling}{padding}".encode())
     tensors = dict(model.encoder.named_parameters()) | dict(model.encoder.named_buffers())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

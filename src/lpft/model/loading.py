@@ -6,7 +6,7 @@ from hashlib import file_digest
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lpft.data.examples import Label, Text, TextData
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
@@ -16,12 +16,13 @@ from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach
 from lpft.model.encoder import (
     LOAD_ERRORS,
     check_finite,
-    default_pooling,
     load_config,
     load_encoder,
     position_limit,
     quiet_transformers,
 )
+from lpft.model.padding import Reading, check_reading
+from lpft.model.pooling import default_pooling
 from lpft.settings import MINILM, Pooling, TrainingSettings
 
 MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
@@ -100,18 +101,15 @@ def build_classifier(
     config = load_config(source, revision=revision)
     if isinstance(config, LinearHeadConfig):
         saved = load_classifier(Path(source))
-        encoder = saved.model.encoder
+        encoder, tokenizer = saved.model.encoder, saved.tokenizer
+        reading = Reading(saved.model.head.in_features, saved.model.config.padded)
         pooling = saved.model.config.pooling if pooling is None else pooling
     else:
         encoder = load_encoder(source, config, revision=revision)
         pooling = default_pooling(source, config, revision) if pooling is None else pooling
-    tokenizer = load_tokenizer(source, revision=revision)
-    embeddings = encoder.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > embeddings:
-        raise InputError(
-            f"the tokenizer of '{source}' has {len(tokenizer)} tokens but the model embeds "
-            f"{embeddings}: they do not belong together; use both of the same model"
-        )
+        tokenizer = load_tokenizer(source, revision=revision)
+        _check_embeddings(encoder, tokenizer, source)
+        reading = check_reading(encoder, tokenizer, name)
     counter = counter_of(tokenizer, position_limit(encoder), name)
     fitting = counter.default(texts) if max_length is None else counter.check(max_length)
     tokenizer.model_max_length = fitting
@@ -122,6 +120,7 @@ def build_classifier(
         head_bias=head_bias,
         generator=torch.Generator().manual_seed(seed),
         paired=paired,
+        reading=reading,
     )
     return Classifier(model, tokenizer)
 
@@ -159,7 +158,11 @@ def load_classifier(folder: Path) -> Classifier:
             f"{min(report['missing_keys'])}): the file is damaged; train the run again"
         )
     check_finite(model, str(folder))
-    return Classifier(model.eval(), load_tokenizer(str(folder)))
+    tokenizer = load_tokenizer(str(folder))
+    # Runs of earlier versions do not say how their encoder reads.
+    reading = check_reading(model.eval().encoder, tokenizer, str(folder))
+    model.config.padded = model.config.padded and reading.padded
+    return Classifier(model, tokenizer)
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
@@ -167,6 +170,24 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     with quiet_transformers():
         classifier.model.save_pretrained(folder)
     classifier.tokenizer.save_pretrained(folder)
+
+
+def _check_embeddings(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str
+) -> None:
+    """Refuse a tokenizer with tokens that the encoder has no embedding of."""
+    try:
+        embeddings = encoder.get_input_embeddings().weight.shape[0]
+    except (RuntimeError, AttributeError):  # characters, say, that are hashed
+        return
+    without = sorted(token for token, index in tokenizer.get_vocab().items() if index >= embeddings)
+    if without:
+        listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if without[5:] else "")
+        raise InputError(
+            f"the model '{source}' embeds {embeddings} tokens and has no embedding of these tokens "
+            f"of its tokenizer: {listed}. Add them with resize_token_embeddings(len(tokenizer)) "
+            "and save the model, take them out of the tokenizer, or use the model's own tokenizer"
+        )
 
 
 def packaged_minilm() -> Path:

@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
+from lpft.model.adapters import trained_head
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.model.encoder import feature_size
 from lpft.ntk.capture import (
     Modules,
     NotBatched,
@@ -162,9 +162,10 @@ def detect_structure(
         raise InputError(_cannot_pass(error)) from error
     detector = _Detector(classifier, {name: by_name[name] for name in wanted}, batches)
     best: _Way | None = None
-    for candidate, batched in dict.fromkeys(
-        [(chain, True), (chain, False), (None, True), (None, False)]
-    ):
+    ways = [(chain, True), (chain, False), (None, True), (None, False)]
+    for candidate, batched in dict.fromkeys(ways):
+        if batched and not classifier.config.padded:
+            continue
         way = detector.check(candidate, batched=batched)
         if way is not None and (best is None or len(way.wrong) < len(best.wrong)):
             best = way
@@ -371,7 +372,7 @@ class _Detector:
             widths=tuple(_widths(at_position) for at_position in shares),
             extras=way.extras,
             forward_flops=_forward_flops(self._classifier, self._batches[0]),
-            hidden=feature_size(config),
+            hidden=trained_head(self._classifier).in_features,
             heads=getattr(config, "num_attention_heads", 1),
             layers=getattr(config, "num_hidden_layers", 1),
         )
@@ -421,7 +422,7 @@ def _cotangent(classifier: LinearHeadClassifier) -> Tensor:
     weight = classifier.encoder.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(_RANDOM_SEED)
     with torch.no_grad():
-        size = feature_size(classifier.config.encoder_config)
+        size = trained_head(classifier).in_features
         return torch.randn(1, size, generator=generator).to(weight)
 
 

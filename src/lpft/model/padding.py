@@ -1,0 +1,131 @@
+"""How an encoder reads texts: the shape of its states, and whether padding changes them.
+
+Most families keep padding out of the real tokens by the attention mask. Some do not: FNet mixes
+all tokens, MobileBERT's and ConvBERT's convolutions reach into the padding, recurrent decoders
+carry it along. Their texts are read in groups of one length each.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lpft.errors import InputError, one_line
+from lpft.model.encoder import hidden_states, position_limit
+
+_SHORT = "good"
+_LONG = "it was a good film, and then they bought a very fine lamp for the table in the room"
+_LENGTH = 24
+"""Texts of the check are cut to this many tokens."""
+
+_TOLERANCE = 1e-4
+"""The largest difference, as a part of a number and of the mean size of all."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """``width``: that of a state. ``padded``: whether texts of several lengths may be read at once,
+    the shorter ones padded.
+    """
+
+    width: int
+    padded: bool
+
+
+@torch.no_grad()
+def check_reading(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str
+) -> Reading:
+    """Read a short text alone, then beside a longer one and padded on either side.
+
+    Raises:
+        InputError: the model does not give one state per token; the tokenizer marks the texts of a
+            pair in a way that it does not have; or what it gives for a text changes from one
+            reading to the next, or with the texts that are read at once even if all are as long.
+    """
+    kind = f"'{source}' is a {encoder.config.model_type} model, which"
+    limit = position_limit(encoder)
+    length = _LENGTH if limit is None else min(_LENGTH, limit)
+    short, long = (
+        tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in (_SHORT, _LONG)
+    )
+    _check_token_types(encoder, tokenizer, source)
+    width = max(len(long), min(length, len(short) + 8))
+    try:
+        alone = _states(encoder, [short], [slice(0, len(short))])
+        if alone.shape[:2] != (1, len(short)):
+            raise InputError(f"{kind} does not give one state for each token: name another model")
+        filled = tokenizer.pad_token_id
+        padding = [filled] * (width - len(short))
+        together = _states(
+            encoder,
+            [short + padding, padding + short, long + [filled] * (width - len(long))],
+            [slice(0, len(short)), slice(width - len(short), width), slice(0, len(long))],
+        )
+        if _alike(together[0, : len(short)], alone[0]) and _alike(
+            together[1, width - len(short) :], alone[0]
+        ):
+            return Reading(alone.shape[-1], padded=True)
+        every = slice(0, len(short))
+        others = _states(encoder, [short, (long * len(short))[-len(short) :]], [every, every])
+    except InputError:
+        raise
+    except Exception as error:  # each family raises its own kind for what it cannot read
+        raise InputError(
+            f"{kind} cannot read texts here ({one_line(error) or type(error).__name__}): name "
+            "another model"
+        ) from error
+    if not _alike(others[0], alone[0]):
+        raise InputError(
+            f"{kind} gives a text other states when it is read again or beside another text of "
+            "the same length, so its predictions would not be its own: name another model"
+        )
+    return Reading(alone.shape[-1], padded=False)
+
+
+def without_padding(
+    features: Callable[..., Tensor], attention_mask: Tensor, **inputs: Tensor
+) -> Tensor:
+    """``features`` (N x h) of texts in groups of one length, each without its padding.
+
+    ``features`` takes token ids, mask and further inputs (each n x T') of a group.
+    """
+    inputs["attention_mask"] = attention_mask
+    lengths = attention_mask.sum(1)
+    groups, order = [], []
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().squeeze(1)
+        real = attention_mask[rows] > 0
+        group = {name: ids[rows][real].view(len(rows), length) for name, ids in inputs.items()}
+        groups.append(features(**group))
+        order.append(rows)
+    return torch.cat(groups)[torch.cat(order).argsort()]
+
+
+def _states(encoder: PreTrainedModel, ids: list[list[int]], real: list[slice]) -> Tensor:
+    """The states, N x T x h, of token ids of which those in ``real`` are not padding."""
+    tokens = torch.tensor(ids)
+    mask = torch.zeros_like(tokens)
+    for row, columns in enumerate(real):
+        mask[row, columns] = 1
+    return hidden_states(encoder, tokens, mask)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether numbers agree, up to rounding, where the largest ones must not hide the others."""
+    mean = other.abs().mean().item()
+    return torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * mean)
+
+
+def _check_token_types(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    types = getattr(encoder.config, "type_vocab_size", None)
+    if types is None or types < 2:  # hidden_states leaves them out where there is no choice
+        return
+    largest = max(tokenizer(_SHORT, _SHORT).get("token_type_ids", [0]))
+    if largest >= types:
+        raise InputError(
+            f"the tokenizer of '{source}' gives token_type_ids up to {largest} and the model has "
+            f"{types} types, 0 to {types - 1}: use the tokenizer of the same model"
+        )
