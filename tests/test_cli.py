@@ -742,6 +742,15 @@ def test_failures_are_short_unless_debugged(lpft, data, monkeypatch, error, stat
     assert long.err.endswith(short.err)
 
 
+def test_a_command_that_does_not_exist_is_refused_with_the_one_that_may_be_meant(lpft):
+    outcome = lpft("trian", "--epochs", 1)
+    assert outcome.status == 2
+    assert "unknown command 'trian', did you mean train?" in outcome.err
+    outcome = lpft("xyz")
+    assert outcome.status == 2
+    assert "expected demo, train" in outcome.err
+
+
 def test_interrupted_predictions_leave_no_file(lpft, runs, data, tmp_path, monkeypatch):
     def interrupted(*_):
         yield {"label": "good", "probabilities": {"good": 1.0}}
@@ -818,6 +827,7 @@ def test_an_interrupted_training_goes_on_to_the_result_it_would_have_had(
     assert out == ""
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("interrupted")
+    assert "--resume" in err.splitlines()[-1]
     assert read(run / "run.json")["status"] == "interrupted"
     assert not (run / "metrics.json").exists()
     kept = lines(history.read_text())

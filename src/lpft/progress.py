@@ -1,7 +1,7 @@
 """What a process shows while it works: progress bars, log lines, and nothing of other libraries.
 
 Bars are drawn on a terminal, where asked for, and only for steps of over two seconds; away from a
-terminal there are none, only log lines for long steps.
+terminal there are none, but a log line every minute.
 """
 
 import logging
@@ -20,32 +20,18 @@ Item = TypeVar("Item")
 logger = logging.getLogger(__name__)
 
 _SECONDS_BEFORE_A_BAR = 2
-_SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LINES = 60.0
 _visible: ContextVar[bool] = ContextVar("lpft_progress_visible", default=False)
-_logged: ContextVar[bool] = ContextVar("lpft_progress_logged", default=False)
 
 
 @contextmanager
 def visible_progress(visible: bool = True) -> Iterator[None]:
-    """Within this context, long steps draw a bar on standard error if that is a terminal."""
+    """Within this context, long steps draw a bar on standard error, or log a line a minute."""
     token = _visible.set(visible)
     try:
         yield
     finally:
         _visible.reset(token)
-
-
-@contextmanager
-def logged_progress() -> Iterator[None]:
-    """Within this context, steps whose bars no terminal shows are logged every half minute.
-
-    A line has the share that is done and the time that is left.
-    """
-    token = _logged.set(True)
-    try:
-        yield
-    finally:
-        _logged.reset(token)
 
 
 def progress(
@@ -55,8 +41,12 @@ def progress(
     total: int | None = None,
     unit: str = "it",
 ) -> tqdm:
-    """A tqdm bar over ``items`` (or to be updated by hand), hidden unless progress is visible."""
-    if _visible.get() and _logged.get() and not sys.stderr.isatty():
+    """A tqdm bar over ``items`` (or to be updated by hand), hidden unless progress is visible.
+
+    Where standard error is no terminal, a log line a minute says what share is done and how long
+    the rest will take.
+    """
+    if _visible.get() and not sys.stderr.isatty():
         return tqdm(
             items,
             desc=description,
@@ -66,7 +56,9 @@ def progress(
             mininterval=_SECONDS_BETWEEN_LINES,
             miniters=1,
             file=_Lines(),
-            bar_format="{desc}: {percentage:.0f} %, about {remaining} left",
+            bar_format="{desc}: {percentage:.0f} %, about {remaining} left"
+            if total is not None or hasattr(items, "__len__")
+            else "{desc}: {n_fmt} done",
             leave=False,
         )
     return tqdm(

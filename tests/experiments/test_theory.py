@@ -21,6 +21,7 @@ from lpft.experiments.theory import (
     linear_outcomes,
     run_theory,
     theory_json,
+    theory_sentence,
     theory_table,
 )
 from lpft.theory.checks import LAYERS, TheoryCheck, pretrain_difference, random_bert, random_tokens
@@ -115,6 +116,18 @@ def test_the_table_prints(checks, capsys):
 def test_a_probability_below_one_is_not_shown_as_certainty():
     check = TheoryCheck("claim", "setting", 1.0, 0.99999955, True, "note")
     assert theory_table([check])[1] == [("claim", "setting", "1", ">0.9999", "yes", "note")]
+
+
+def test_one_sentence_says_what_holds():
+    def checks(claim, *holds):
+        return [TheoryCheck(claim, "setting", 1.0, 1.0, each, "note") for each in holds]
+
+    good = [*checks("A", True, None), *checks("B", True), *checks("C", True)]
+    assert theory_sentence(good) == "Of A, B and C every check that could fail holds (3)."
+    mixed = [*checks("A", True), *checks("B", True, False, False)]
+    assert theory_sentence(mixed) == (
+        "Of A every check that could fail holds (1); B fails in 2 of 3."
+    )
 
 
 def test_the_json_holds_every_number(checks):

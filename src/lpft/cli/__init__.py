@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted: finished results are kept", file=sys.stderr)
+        go_on = "; --resume continues from there" if hasattr(options, "resume") else ""
+        print(f"interrupted: finished results are kept{go_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left; the interpreter must not try to flush it again.

@@ -162,7 +162,7 @@ def ntk(options: Namespace) -> None:
 
 def theory(options: Namespace) -> None:
     """Print the checks of the paper's propositions."""
-    from lpft.experiments.theory import run_theory, theory_json, theory_table
+    from lpft.experiments.theory import run_theory, theory_json, theory_sentence, theory_table
 
     checks = run_theory(seed=options.seed)
     if options.json:
@@ -170,6 +170,7 @@ def theory(options: Namespace) -> None:
         return
     header, rows = theory_table(checks)
     print_table(list(header), [list(row) for row in rows])
+    print(f"\n{theory_sentence(checks)}")
 
 
 def sweep(options: Namespace) -> int | None:

@@ -1,7 +1,8 @@
 """The parser of ``lpft``: a subparser for each command, with an option for each of its settings."""
 
+import sys
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
@@ -20,15 +21,24 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 
     Settings that are not on the command line are not attributes. A wrong line ends the process.
     """
-    options, unknown = _parser().parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    main, names = _parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        hint = _meant(arguments[0], names)
+        main.error(f"unknown command '{arguments[0]}'{hint or ': expected ' + ', '.join(names)}")
+    options, unknown = main.parse_known_args(arguments)
     if unknown:
         parser: ArgumentParser = options.parser
-        name = unknown[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
-        close = get_close_matches(name, known, n=1)
-        hint = f", did you mean {close[0]}?" if close else ""
+        hint = _meant(unknown[0].partition("=")[0], known)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    """``, did you mean ...?``, or nothing where no name is close."""
+    close = get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
 
 
 class _Parser(ArgumentParser):
@@ -38,7 +48,8 @@ class _Parser(ArgumentParser):
         self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> tuple[ArgumentParser, Collection[str]]:
+    """The parser, and the names of the commands."""
     parser = _Parser(
         prog="lpft",
         description="Train text classifiers by linear probing, then fine-tuning; calibrate them, "
@@ -213,7 +224,7 @@ def _parser() -> ArgumentParser:
     _add_flags(tasks, "json")
     _add_flags(command(listings.models, "list the model families that can be trained"), "json")
     _add_flags(command(listings.methods, "explain the training methods"), "json")
-    return parser
+    return parser, subparsers.choices
 
 
 def _add_settings(parser: ArgumentParser, command: str) -> None:

@@ -72,6 +72,29 @@ def theory_table(checks: Sequence[TheoryCheck]) -> tuple[tuple[str, ...], list[t
     ]
 
 
+def theory_sentence(checks: Sequence[TheoryCheck]) -> str:
+    """Which claims hold in every check, and which do not, in one sentence."""
+    claims = {check.claim: [c for c in checks if c.claim == check.claim] for check in checks}
+    failed = {
+        claim: sum(check.holds is False for check in own)
+        for claim, own in claims.items()
+        if any(check.holds is False for check in own)
+    }
+    holding = [claim for claim in claims if claim not in failed]
+    parts = []
+    if holding:
+        could_fail = sum(check.holds is True for claim in holding for check in claims[claim])
+        parts.append(f"of {_listed(holding)} every check that could fail holds ({could_fail})")
+    for claim, count in failed.items():
+        parts.append(f"{claim} fails in {count} of {len(claims[claim])}")
+    text = "; ".join(parts) + "."
+    return text[:1].upper() + text[1:]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def theory_json(checks: Sequence[TheoryCheck], *, seed: int) -> dict[str, Any]:
     """``{"seed", "checks": [{"claim", "setting", "measured", "promised", "holds", "note"}]}``."""
     return {"seed": seed, "checks": [asdict(check) for check in checks]}

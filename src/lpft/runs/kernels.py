@@ -19,7 +19,6 @@ from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
-from lpft.progress import logged_progress
 from lpft.results.folder import WORK, check_restart, locked
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.saved import open_saved
@@ -164,8 +163,7 @@ class KernelComputation:
                 job.plan.seconds,
                 readable_size(job.plan.memory),
             )
-            with logged_progress():
-                kernels = job.run()
+            kernels = job.run()
             plans.append(job.plan)
             del job
             seconds = next(iter(kernels.values()))[kernel_passes.TRAIN].record["seconds"]["total"]
