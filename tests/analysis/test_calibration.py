@@ -145,7 +145,8 @@ def test_against_the_naive_loop_and_any_order_of_rows(rows, classes, bins, seed)
     ("probabilities", "message"),
     [
         ([[0.9, 0.3]], "sum to 1"),
-        ([[1.5, -0.5]], "sum to 1"),
+        ([[1.5, -0.5]], r"in \[0, 1\], found -0.5 to 1.5"),
+        ([[0.3, 0.3]], "sums from 0.6 to 0.6; divide"),
         ([[2.0, -1.0]], "softmax"),
         ([[np.nan, 0.5]], "finite"),
         (np.empty((0, 2)), "at least one row"),

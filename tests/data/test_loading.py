@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pandas as pd
 import pytest
 
+from lpft.data.checks import check_data
+from lpft.data.examples import UNSEEN, fingerprint
 from lpft.data.loading import load_files, read_examples
+from lpft.data.tables import columns_of_training, read_table
 from lpft.errors import InputError
 
 WORDS = ["good", "bad", "fine", "poor", "great", "awful", "nice", "ugly", "neat", "dull"]
@@ -160,12 +164,79 @@ def test_bad_json_values_are_named(tmp_path, row, part):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("split", ["validation", "test", "ood"])
+@pytest.mark.parametrize("split", ["validation", "test"])
 def test_labels_unseen_in_training_are_named_with_their_file(tmp_path, split):
     other = _csv(tmp_path / "other.csv", ["a", "c"])
-    given = {"far": other} if split == "ood" else other
-    with pytest.raises(InputError, match=r"other\.csv, column 'label': found the label 'c'"):
-        load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5), **{split: given})
+    with pytest.raises(
+        InputError, match=r"other\.csv, column 'label': found the label 'c' in row 2"
+    ):
+        load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5), **{split: other})
+
+
+@pytest.mark.parametrize(
+    ("labels", "indices", "says"),
+    [
+        (["a", "other", "b"], [0, UNSEEN, 1], "1 of 3 rows have classes that training lacks"),
+        (["none"] * 3, [UNSEEN] * 3, "3 of 3 rows have classes that training lacks ('none')"),
+        (["a", "b", "a"], [0, 1, 0], None),
+    ],
+)
+def test_out_of_distribution_sets_may_have_classes_that_training_lacks(
+    tmp_path, caplog, labels, indices, says
+):
+    far = _csv(tmp_path / "far.csv", labels)
+    data = load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5), ood={"far": far})
+    assert data.ood["far"].labels.tolist() == indices
+    assert data.ood["far"].class_counts(2) == [indices.count(0), indices.count(1)]
+    assert [record.getMessage() for record in caplog.records if says is None] == []
+    assert says is None or says in caplog.text
+    assert len(fingerprint(data)["ood/far"]) == 64
+    assert check_data(data)
+
+
+def test_a_class_that_is_only_written_otherwise_is_no_new_one(tmp_path):
+    far = _csv(tmp_path / "far.csv", ["a", "c", " A", "b"])
+    with pytest.raises(InputError, match=r"far\.csv, column 'label': found the label 'A' in row 3"):
+        load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5), ood={"far": far})
+
+
+def test_the_columns_of_training_are_those_of_later_files(tmp_path):
+    data = load_files(_csv(tmp_path / "train.csv", ["a", "b"] * 5, column="body"))
+    assert data.text_columns == ("body",)
+    same = _csv(tmp_path / "same.csv", ["a"], column="body")
+    read = partial(read_examples, classes=("a", "b"))
+    assert read(same, trained_columns=["body"]).texts == ["good thing 0"]
+    other = _csv(tmp_path / "other.csv", ["a"], column="Body")
+    with pytest.raises(InputError, match=r"no column 'body', which the model .* mean 'Body'\?.*"):
+        read(other, trained_columns=["body"])
+    assert read(other, text_columns=["Body"], trained_columns=["body"]).texts == ["good thing 0"]
+    # training had no names: the usual ones are taken, and no guess is made
+    assert read(_csv(tmp_path / "usual.csv", ["a"])).texts == ["good thing 0"]
+    with pytest.raises(InputError, match=r"no column named text or sentence: .*text_columns"):
+        read(same)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lines.txt", "Great, love it\nBroke after a day\n"),
+        ("one.csv", '"Great, love it"\n"Broke after a day"\n'),
+        ("same.txt", "Great, love it\t1\nBroke after a day\t0\n"),
+        ("rows.jsonl", '{"sentence": "Great, love it"}\n'),
+    ],
+)
+@pytest.mark.parametrize("trained", [["body"], ["first", "second"], None])
+def test_a_file_without_the_columns_of_training_is_refused(tmp_path, name, content, trained):
+    (tmp_path / name).write_text(content)
+    table = read_table(tmp_path / name)
+    if trained is None and name == "rows.jsonl":
+        assert columns_of_training(table, trained, tmp_path / name) == ("sentence",)
+        return
+    with pytest.raises(InputError) as caught:
+        columns_of_training(table, trained, tmp_path / name)
+    message = str(caught.value)
+    assert ("column_names" in message) == (not name.endswith("jsonl"))
+    assert "name the text column with text_columns" in message
 
 
 def test_other_files_need_the_same_text_column(tmp_path):

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
-from lpft.analysis.inputs import class_indices, labels_or_unseen, logit_matrix
+from lpft.analysis.inputs import as_array, class_indices, labels_or_unseen, logit_matrix
 from lpft.data.examples import UNSEEN
 from lpft.errors import InputError, named
 
@@ -100,7 +100,7 @@ def _area(rows: NDArray[np.int64], errors: NDArray[np.int64]) -> float:
 def _checked(
     confidences: ArrayLike, right: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    values, hits = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=bool)
+    values, hits = as_array(confidences, "confidences", np.float64), as_array(right, "right", bool)
     if values.ndim != 1 or values.shape != hits.shape or not len(values):
         raise InputError(
             "expected a confidence for each of at least one row, found shapes "

@@ -86,14 +86,14 @@ class Examples:
         return len(self.texts)
 
     def class_counts(self, classes: int) -> list[int]:
-        """Rows of each of the ``classes`` class indices.
+        """Rows of each of the ``classes`` class indices; those of other classes do not count.
 
         Raises:
             ValueError: the rows have no labels.
         """
         if self.labels is None:
             raise ValueError("these examples have no labels")
-        return np.bincount(self.labels, minlength=classes).tolist()
+        return np.bincount(self.labels[self.labels != UNSEEN], minlength=classes).tolist()
 
     def select(self, rows: Rows) -> "Examples":
         """These rows, in this order."""

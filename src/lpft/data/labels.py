@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.examples import Label
+from lpft.data.examples import UNSEEN, Label
 from lpft.errors import InputError
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0+)?")
@@ -192,20 +192,27 @@ def encode_labels(
     classes: Sequence[Label],
     source: str,
     rows: Sequence[int] | None = None,
+    *,
+    unseen_allowed: bool = False,
 ) -> NDArray[np.int64]:
     """Class indices of N labels, matched by name: "1", 1 and "1.0" name the class 1.
 
     Args:
         source: what to call the labels in messages.
         rows: row numbers from 0 for messages, 0 to N - 1 by default.
+        unseen_allowed: whether other labels may occur, as :data:`UNSEEN`, unless they differ from
+            a class in case and spacing only.
 
     Raises:
-        InputError: a label is none of the classes.
+        InputError: a label is none of the classes, where that is not allowed.
     """
     index = {str(label): position for position, label in enumerate(classes)}
     whole = all(isinstance(label, int) and not isinstance(label, bool) for label in classes)
     names = [str(_as_integer(label)) if whole else str(label) for label in labels]
     unseen = [position for position, name in enumerate(names) if name not in index]
+    if unseen_allowed:
+        alike = {_plain_name(name) for name in index}
+        unseen = [position for position in unseen if _plain_name(labels[position]) in alike]
     if unseen:
         numbers = unseen if rows is None else [rows[position] for position in unseen]
         raise InputError(
@@ -213,7 +220,20 @@ def encode_labels(
             f"{show_rows(numbers)} of {len(labels)}, expected one of the classes "
             f"{show(classes, _CLASSES_SHOWN)}"
         )
-    return np.array([index[name] for name in names], dtype=np.int64)
+    return np.array([index.get(name, UNSEEN) for name in names], dtype=np.int64)
+
+
+def _plain_name(label: Label) -> str:
+    """A class name without differences of case and spacing."""
+    return " ".join(str(label).casefold().split())
+
+
+def describe_unseen(labels: Sequence[Label], indices: NDArray[np.int64]) -> str | None:
+    """One clause about the labels among these N that training lacks; None where there are none."""
+    unseen = [label for label, index in zip(labels, indices, strict=True) if index == UNSEEN]
+    if not unseen:
+        return None
+    return f"{len(unseen)} of {len(labels)} rows have classes that training lacks ({show(unseen)})"
 
 
 def official_names(

@@ -1,5 +1,6 @@
 """A classification problem by a task's name or from the user's own files."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import Examples, Groups, Label, Text, TextData
 from lpft.data.labels import (
+    describe_unseen,
     encode_labels,
     infer_classes,
     integers_where_all_are,
@@ -40,6 +42,8 @@ from lpft.settings import DataSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -158,7 +162,8 @@ def load_files(
     """Training, validation, test and OOD sets from files (CSV, TSV, JSON Lines, Parquet).
 
     Classes are the labels of the training file, sorted: integers (also written as text or as 1.0)
-    by value, anything else by name. Labels of the other files are matched by name. Without a
+    by value, anything else by name. Labels of the other files are matched by name; OOD sets may
+    have classes that the training file lacks (:data:`~lpft.data.examples.UNSEEN`). Without a
     validation file, rows of the training file are held out; without a test file there is no test
     split.
 
@@ -171,8 +176,8 @@ def load_files(
 
     Raises:
         InputError: a file cannot be read, a column is absent, a text or label is missing, a label
-            is not one class or is unknown to the training file, there are fewer than 2 classes, or
-            an OOD name is not safe.
+            is not one class or, in validation and test, is unknown to the training file, there are
+            fewer than 2 classes, or an OOD name is not safe.
     """
     ood = {} if ood is None else ood
     check_protocol(protocol)
@@ -199,7 +204,8 @@ def load_files(
     read = partial(_examples, classes=classes, text_columns=columns, label_column=label_column)
     for split, path in others.items():
         if path is not None:
-            splits[split] = read(path, read_table(path, column_names))
+            table = read_table(path, column_names)
+            splits[split] = read(path, table, unseen_allowed=split.startswith("ood/"))
             sources[split] = str(path)
     return TextData(
         name=Path(train).name.partition(".")[0],
@@ -223,10 +229,13 @@ def read_examples(
     trained_columns: Sequence[str] | None = None,
     label_column: str = "label",
     column_names: Sequence[str] | None = None,
+    unseen_allowed: bool = False,
 ) -> Examples:
     """The labelled rows of one file, for a problem whose classes are known.
 
     Args:
+        unseen_allowed: whether it may have other classes, as out-of-distribution sets may: their
+            rows have the label :data:`~lpft.data.examples.UNSEEN`, and a warning counts them.
         text_columns: as the user names them; None takes ``trained_columns``, those of training, as
             :func:`lpft.data.tables.columns_of_training` does.
 
@@ -238,7 +247,7 @@ def read_examples(
         columns = columns_of_training(table, trained_columns, path)
     else:
         columns = choose_text_columns(table, text_columns, label_column, path)
-    return _examples(path, table, classes, columns, label_column)
+    return _examples(path, table, classes, columns, label_column, unseen_allowed=unseen_allowed)
 
 
 def _examples(
@@ -247,13 +256,28 @@ def _examples(
     classes: Sequence[Label],
     text_columns: Sequence[str],
     label_column: str,
+    *,
+    unseen_allowed: bool,
 ) -> Examples:
     """The labelled rows of a file that has been read."""
     names = labels_from_table(table, label_column, path)
+    texts = texts_from_table(table, text_columns, path)
+    labels = encode_labels(
+        names,
+        classes,
+        f"{path}, column '{label_column}'",
+        list(table.index),
+        unseen_allowed=unseen_allowed,
+    )
+    unseen = describe_unseen(names, labels)
+    if unseen is not None:
+        logger.warning(
+            "%s: %s: they enter no accuracy, and no other metric of classes", path, unseen
+        )
     return Examples(
         ids=ids_from_table(table),
-        texts=texts_from_table(table, text_columns, path),
-        labels=encode_labels(names, classes, f"{path}, column '{label_column}'", list(table.index)),
+        texts=texts,
+        labels=labels,
         rows=rows_from_table(table),
     )
 

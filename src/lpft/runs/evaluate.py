@@ -131,8 +131,10 @@ def file_set(
 ) -> dict[str, Examples]:
     """The labelled rows of a file, under its stem; labels are matched by name.
 
+    Rows of classes that the model lacks are :data:`~lpft.data.examples.UNSEEN`.
+
     Raises:
-        InputError: the file cannot be read, has other columns, or labels that the model lacks.
+        InputError: the file cannot be read, or has other columns.
     """
     examples = read_examples(
         path,
@@ -141,6 +143,7 @@ def file_set(
         trained_columns=saved.text_columns,
         label_column=saved.label_column if label_column is None else label_column,
         column_names=column_names,
+        unseen_allowed=True,
     )
     if isinstance(examples.texts[0], tuple) != saved.paired:
         raise columns_error(saved, path, text_columns)
