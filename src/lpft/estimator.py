@@ -35,6 +35,7 @@ from lpft.settings import (
     TrainingSettings,
     resolve,
 )
+from lpft.settings.environment import check_environment
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -130,6 +131,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.training.cache import prepare_splits
         from lpft.training.fit import fit_classifier
 
+        check_environment()
         settings = resolve(self._settings())
         check_precision(settings.precision, resolve_device(settings.device))
         data = _training_data(texts, labels, validation)

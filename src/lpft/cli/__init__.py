@@ -9,8 +9,13 @@ from lpft.cli.console import print_error, write_any_text
 from lpft.cli.parser import BAD_INPUT, parse
 from lpft.errors import explain, unexpected
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine, visible_progress
+from lpft.settings.environment import check_environment
 
 UNEXPECTED, INTERRUPTED = 1, 130
+
+_TRAINING = ("demo", "train", "sweep", "reproduce")
+_COMPUTING = (*_TRAINING, "evaluate", "predict", "ntk", "export")
+"""Commands for which the environment is checked before any work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     log_to_stderr()
     try:
+        if options.run.__name__ in _COMPUTING:
+            check_environment(training=options.run.__name__ in _TRAINING)
         with visible_progress():
             status = options.run(options)
         sys.stdout.flush()

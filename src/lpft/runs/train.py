@@ -32,6 +32,7 @@ from lpft.results.schema import (
 from lpft.runs.findings import log_findings, recorded
 from lpft.settings import MINILM, get_method
 from lpft.settings.configs import RunConfig
+from lpft.settings.environment import check_environment
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -57,6 +58,7 @@ def train_run(
         InputError: the data, the model, a setting or the folder is not usable, the folder's run is
             another one, or training diverges.
     """
+    check_environment()
     folder = config.output_dir
     record = check_output(folder, resume=resume, overwrite=overwrite)
     if resume and record is not None and record.selection is not None:
