@@ -161,7 +161,13 @@ def test_further_settings_name_the_folder_where_they_change_something(tmp_path):
 def test_kernels_take_of_the_settings_what_decides_them(tmp_path):
     settings = {"epochs": 3, "max_train_samples": 50, "max_length": 32, "save_model": False}
     kernels = planned_kernels(
-        scope(tmp_path, seeds=(0, 3), settings=settings, kernel_samples=20), ("ft", "lp-ft")
+        scope(
+            tmp_path,
+            methods=("ft", "lp-ft"),
+            seeds=(0, 3),
+            settings=settings,
+            kernel_samples=20,
+        )
     )
     assert list(kernels) == [("cb", 0), ("cb", 3), ("rte", 0), ("rte", 3)]
     first = kernels["cb", 0]

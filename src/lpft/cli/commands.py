@@ -245,7 +245,7 @@ def reproduce(options: Namespace) -> int | None:
         return None
     ExperimentSettings.read_own(given)
     TrainingSettings.read_own(given)  # refuse wrong settings before the slow imports below:
-    from lpft.experiments.run import NotReproduced, Session, work_table
+    from lpft.experiments.run import NotReproduced, Session, plan_table
     from lpft.report import format_experiment
 
     folder = options.output_dir
@@ -262,13 +262,13 @@ def reproduce(options: Namespace) -> int | None:
         overwrite=options.overwrite,
     )
     if options.dry_run:
-        work = session.work()
+        planned = session.planned()
         if options.json:
-            print_json(work)
+            print_json(planned)
             return None
-        for name, parts in work.items():
+        for name, parts in planned.items():
             print(f"{name}:")
-            print_table(*work_table(parts))
+            print_table(*plan_table(parts))
         return None
     records = {}
     status = None

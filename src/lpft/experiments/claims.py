@@ -211,8 +211,8 @@ def _plan(scope: Scope) -> Plan:
         InputError: the scope's methods hold no pair with and without linear probing.
     """
     claimed = _claimed(scope)
-    methods = [method for pair in pairs_in(claimed.methods) for method in pair]
-    if not methods:
+    paired = tuple(method for pair in pairs_in(claimed.methods) for method in pair)
+    if not paired:
         raise InputError(
             f"the claims compare ft with lp-ft and lora with lp-lora, found "
             f"{', '.join(scope.methods)}: name both of a pair with {named('methods')}"
@@ -224,17 +224,18 @@ def _plan(scope: Scope) -> Plan:
         # several times as long as training on 500.
         settings = {"max_validation_samples": most, **scope.settings}
         claimed = replace(claimed, settings=settings)
+    in_pairs = replace(claimed, methods=paired)
     scaled = measured.scaled_scope(claimed)
-    of_kernels = [method for method in _KERNEL_METHODS if method in claimed.methods]
+    of_kernels = tuple(method for method in _KERNEL_METHODS if method in claimed.methods)
     return Plan(
         runs={
-            **planned_runs(claimed, methods=methods),
-            **planned_runs(claimed, methods=methods, rates=SHARED),
-            **(head_scale_plan(scaled, measured.SCALES).runs if scaled.methods else {}),
+            **planned_runs(in_pairs),
+            **planned_runs(in_pairs, rates=SHARED),
+            **head_scale_plan(scaled, measured.SCALES).runs,
         },
         # Without the regression and the parts of F.
         kernels=planned_kernels(
-            claimed, of_kernels, {"solver": ("none",), "granularity": ("none",)}
+            replace(claimed, methods=of_kernels), {"solver": ("none",), "granularity": ("none",)}
         ),
     )
 

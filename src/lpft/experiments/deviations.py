@@ -66,13 +66,13 @@ def _model(model: str) -> Iterator[str]:
         )
 
 
-def _seeds(asked: tuple[int, ...], plan: Plan) -> Iterator[str]:
-    if len(asked) != paper.SEEDS:
-        yield f"{counted(len(asked), 'seed').capitalize()}; the paper has {paper.SEEDS}."
+def _seeds(seeds: tuple[int, ...], plan: Plan) -> Iterator[str]:
+    if len(seeds) != paper.SEEDS:
+        yield f"{counted(len(seeds), 'seed').capitalize()}; the paper has {paper.SEEDS}."
     planned = {key.seed for key in plan.runs} | {key.seed for key in plan.kernels}
-    used = [str(seed) for seed in asked if seed in planned]
-    if len(used) < len(asked):
-        yield f"Of the seeds {joined(list(map(str, asked)))} only {joined(used)} {_are(used)} used."
+    used = [str(seed) for seed in seeds if seed in planned]
+    if len(used) < len(seeds):
+        yield f"Of the seeds {joined(list(map(str, seeds)))} only {joined(used)} {_are(used)} used."
 
 
 def _left_out(what: str, published: tuple[str, ...], chosen: tuple[str, ...]) -> Iterator[str]:

@@ -332,14 +332,8 @@ PROJECTIONS: Step[tuple[str, str], ProjectedRun] = Step(
 
 def _plan_projections(scope: Scope) -> Plan:
     """One run for each task and method: a picture shows one seed."""
-    return Plan(
-        planned_runs(
-            scope,
-            methods=scope.fine_tuned,
-            seeds=scope.seeds[:1],
-            settings={"save_features": True},
-        )
-    )
+    one = replace(scope, methods=scope.fine_tuned, seeds=scope.seeds[:1])
+    return Plan(planned_runs(one, settings={"save_features": True}))
 
 
 def _show_projections(runs: ExperimentRuns) -> Results:

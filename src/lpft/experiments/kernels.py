@@ -97,7 +97,7 @@ def kernel_rows(runs: ExperimentRuns) -> Iterator[KernelRow]:
 
 def _plan(scope: Scope) -> Plan:
     """The kernels at the start of each method that fine-tunes, for each task and seed."""
-    return Plan(kernels=planned_kernels(scope, scope.fine_tuned))
+    return Plan(kernels=planned_kernels(replace(scope, methods=scope.fine_tuned)))
 
 
 # Tables 2 and 9.

@@ -64,13 +64,13 @@ def measured_table(
             columns.append(Column(theirs, measure.heading, measure.digits, "published"))
     lines = []
     for names, row in rows:
-        cells: list[Estimate | None] = []
+        values: list[Estimate | None] = []
         for measure in measures:
-            cells.append(measure.ours(row))
+            values.append(measure.ours(row))
             if measure.published is not None:
-                cells.append(measure.published(row))
-        if any(cell is not None for cell in cells):
-            lines.append((*names, *cells))
+                values.append(measure.published(row))
+        if any(value is not None for value in values):
+            lines.append((*names, *values))
     return Table(name, title, tuple(columns), tuple(lines), note, headers=len(labels))
 
 
@@ -229,8 +229,8 @@ def plan_at_both_rates(scope: Scope) -> Plan:
     Where both are the same, so is the folder, and nothing more is trained.
     """
     paired = {method for pair in pairs_in(scope.methods) for method in pair}
-    both = [method for method in scope.methods if method in paired]
-    return Plan(planned_runs(scope) | planned_runs(scope, rates=SHARED, methods=both))
+    both = replace(scope, methods=tuple(name for name in scope.methods if name in paired))
+    return Plan(planned_runs(scope) | planned_runs(both, rates=SHARED))
 
 
 def at_shared_rates(runs: ExperimentRuns) -> ExperimentRuns:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -105,6 +106,11 @@ class Plan:
     def run_configs(self) -> list[RunConfig]:
         """One configuration for each folder: a run that plays two parts is trained once."""
         return list({config.output_dir: config for config in self.runs.values()}.values())
+
+    @property
+    def configs(self) -> list[RunConfig | KernelConfig]:
+        """Those of its runs, each once, and of its kernels."""
+        return [*self.run_configs, *self.kernels.values()]
 
     @property
     def input_configs(self) -> list[RunConfig]:
@@ -259,11 +265,9 @@ def planned_runs(
     *,
     rates: str = PUBLISHED,
     variant: str | None = None,
-    methods: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[RunKey, RunConfig]:
-    """One run for each task, method and seed of the scope, or of those that are named.
+    """One run for each task, method and seed of the scope.
 
     At ``rates`` ``shared`` a method with a random head takes the learning rate and batch size of
     the one that starts from linear probing. ``variant`` is the part that the runs play (default:
@@ -273,17 +277,13 @@ def planned_runs(
     Raises:
         InputError: a task, method or setting that does not exist or contradicts another.
     """
-    keys = [
-        RunKey(rates if variant is None else variant, task, method, seed)
-        for task in scope.tasks
-        for method in (scope.methods if methods is None else methods)
-        for seed in (scope.seeds if seeds is None else seeds)
-    ]
+    part = rates if variant is None else variant
+    keys = [RunKey(part, *each) for each in product(scope.tasks, scope.methods, scope.seeds)]
     return {key: _config(scope, key, rates, {} if settings is None else settings) for key in keys}
 
 
 def planned_kernels(
-    scope: Scope, methods: Sequence[str], settings: Mapping[str, Any] | None = None
+    scope: Scope, settings: Mapping[str, Any] | None = None
 ) -> dict[KernelKey, KernelConfig]:
     """The kernels at the start of each method, one folder per task and seed.
 
@@ -296,7 +296,7 @@ def planned_kernels(
     usual = {
         **{name: value for name, value in scope.settings.items() if name in taken},
         "model": scope.model,
-        "methods": tuple(methods),
+        "methods": scope.methods,
         "max_samples": scope.kernel_samples,
         **({} if settings is None else settings),
     }
@@ -304,8 +304,7 @@ def planned_kernels(
         KernelKey(task, seed): make_kernel_config(
             {**usual, "task": task, "seed": seed}, scope.folder / KERNELS / f"{task}-seed{seed}"
         )
-        for task in scope.tasks
-        for seed in scope.seeds
+        for task, seed in product(scope.tasks, scope.seeds)
     }
 
 
@@ -323,14 +322,12 @@ def _config(scope: Scope, key: RunKey, rates: str, settings: Mapping[str, Any]) 
         settings |= {"learning_rate": training.learning_rate, "batch_size": training.batch_size}
     # The folder is named by method, rates, what else differs from the usual run, and seed.
     config = resolved(key.method, settings)
-    training, parts = config.training, [key.method]
-    rates_of_run = {
-        "learning_rate": training.learning_rate,
-        "batch_size": training.batch_size,
-    }
+    parts, learning_rate = [key.method], config.training.learning_rate
+    batch_size = config.training.batch_size
     if get_method(key.method).fine_tunes:
-        parts.append(f"rate{rate(training.learning_rate)}-batch{training.batch_size}")
-    usual = resolved(key.method, {**scope.settings, **rates_of_run})
+        parts.append(f"rate{rate(learning_rate)}-batch{batch_size}")
+    own = {"learning_rate": learning_rate, "batch_size": batch_size}
+    usual = resolved(key.method, {**scope.settings, **own})
     differing = changed(usual.flat(), config.flat(), Decides.RUN)
     parts += [f"{name.replace('_', '-')}{value}" for name, (_, value) in differing.items()]
     name = "-".join([*parts, f"seed{key.seed}"])

@@ -6,9 +6,8 @@ Everything is checked here, once, before the first run.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import isclose
 from pathlib import Path
 
@@ -132,44 +131,24 @@ def _experiment_name(folder: Path) -> str | None:
         ) from error
 
 
-def check_resumable(plan: Plan, inputs: Inputs) -> None:
-    """Check that the finished runs and kernels are those that the plan asks for.
+def is_finished(config: RunConfig | KernelConfig, inputs: Inputs) -> bool:
+    """Whether the run or the kernels of ``config`` are finished in its folder.
 
     Raises:
-        InputError: one has other settings, data or weights.
+        InputError: what is there is of other settings, data or weights.
     """
-    for config in plan.run_configs:
-        run_finished(config, inputs)
-    for kernels in plan.kernels.values():
-        kernels_finished(kernels, inputs)
-
-
-def run_finished(config: RunConfig, inputs: Inputs) -> bool:
-    """Whether the run of ``config`` is finished in its folder.
-
-    Raises:
-        InputError: a run of other settings, data or weights is there.
-    """
+    if isinstance(config, KernelConfig):
+        known = finished_kernels(config.output_dir)
+        if known is not None:
+            current = inputs.fingerprints(config.run)
+            check_same_kernels(known, config, {"data": current.data, "encoder": current.encoder})
+        return known is not None
     record = read_record(config.output_dir)
     if record is None or not record.began:
         return False
     finished = finished_run(config, record) is not None
     check_same_inputs(config.output_dir, record, inputs.fingerprints(config))
     return finished
-
-
-def kernels_finished(config: KernelConfig, inputs: Inputs) -> bool:
-    """Whether the kernels of ``config`` are finished in its folder.
-
-    Raises:
-        InputError: kernels of other settings, data or weights are there.
-    """
-    known = finished_kernels(config.output_dir)
-    if known is None:
-        return False
-    current = inputs.fingerprints(config.run)
-    check_same_kernels(known, config, {"data": current.data, "encoder": current.encoder})
-    return True
 
 
 def clear_experiment(folder: Path) -> None:
@@ -195,65 +174,47 @@ def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: In
 
     The plan's folders lie below ``folder``; ``siblings`` have the same layout.
     """
-
-    def usable_run(config: RunConfig, source: Path) -> bool:
-        return run_finished(replace(config, output_dir=source), inputs)
-
-    def usable_kernels(config: KernelConfig, source: Path) -> bool:
-        return kernels_finished(replace(config, output_dir=source), inputs)
-
-    wanted: list[tuple[Path, Callable[[Path], bool]]] = [
-        *((config.output_dir, partial(usable_run, config)) for config in plan.run_configs),
-        *((each.output_dir, partial(usable_kernels, each)) for each in plan.kernels.values()),
-    ]
     copied = 0
-    for target, usable in wanted:
+    for config in plan.configs:
+        target = config.output_dir
         if target.is_dir() and any(target.iterdir()):
             continue
-        sources = (sibling / target.relative_to(folder) for sibling in siblings)
-        source = next((source for source in sources if _accepts(usable, source)), None)
-        if source is not None:
-            partial_copy = target.with_name(f".{target.name}.partial")
-            shutil.rmtree(partial_copy, ignore_errors=True)
-            shutil.copytree(source, partial_copy)
-            partial_copy.replace(target)
-            copied += 1
+        for sibling in siblings:
+            source = sibling / target.relative_to(folder)
+            try:
+                usable = is_finished(replace(config, output_dir=source), inputs)
+            except InputError:  # of other settings, data or weights
+                usable = False
+            if usable:
+                partial_copy = target.with_name(f".{target.name}.partial")
+                shutil.rmtree(partial_copy, ignore_errors=True)
+                shutil.copytree(source, partial_copy)
+                partial_copy.replace(target)
+                copied += 1
+                break
     if copied:
         logger.info("%d results of earlier experiments are copied", copied)
-
-
-def _accepts(usable: Callable[[Path], bool], source: Path) -> bool:
-    """Whether a sibling's result is the one that the plan needs."""
-    try:
-        return usable(source)
-    except InputError:
-        return False
 
 
 def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
     """The finished runs and kernels of a plan, and those that cannot be read, with the reason."""
     all_runs, unread_runs = find_runs(scope.folder)
     all_kernels, unread_kernels = find_kernels(scope.folder)
-    planned = {config.output_dir for config in plan.runs.values()}
-    planned |= {config.output_dir for config in plan.kernels.values()}
+    planned = {config.output_dir for config in plan.configs}
     failures = [
         (part.name, f"{part.reason}; {_ADVICE}" if part.state == "damaged" else part.reason)
         for part in (*unread_runs, *unread_kernels)
         if part.folder in planned
     ]
-    runs: dict[Path, Run] = {}
-    kernels: dict[Path, KernelRecord] = {}
-    for run in all_runs:
-        damage = _damage(run) if run.folder in planned else ""
-        if damage:
-            failures.append((run.name, f"{damage}; {_ADVICE}"))
-        else:
-            runs[run.folder] = run
-    for each in all_kernels:
-        if each.problems and each.folder in planned:
-            failures.append((each.name, f"{'; '.join(each.problems)}; {_ADVICE}"))
-        else:
-            kernels[each.folder] = each
+    runs = {run.folder: run for run in all_runs if run.folder in planned}
+    kernels = {each.folder: each for each in all_kernels if each.folder in planned}
+    damages: list[tuple[Run | KernelRecord, str]] = [(run, _damage(run)) for run in runs.values()]
+    damages += [(each, "; ".join(each.problems)) for each in kernels.values()]
+    for damaged, reason in damages:
+        if reason:
+            failures.append((damaged.name, f"{reason}; {_ADVICE}"))
+            runs.pop(damaged.folder, None)
+            kernels.pop(damaged.folder, None)
     return ExperimentRuns(
         scope=scope,
         runs={

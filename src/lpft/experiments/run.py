@@ -25,10 +25,9 @@ from lpft.experiments.prepare import (
     Failures,
     Inputs,
     check_folder,
-    check_resumable,
     clear_experiment,
     collect,
-    kernels_finished,
+    is_finished,
     reuse_results,
 )
 from lpft.files import write_json
@@ -137,12 +136,13 @@ class Session:
         for each in planned:
             self._inputs.read(each.plan)
             self.experiments.append(self._with_refusal(each, alone=len(planned) == 1))
-            if resume:
-                check_resumable(each.plan, self._inputs)
+            if resume:  # refuses finished results of other settings, data or weights
+                for config in each.plan.configs:
+                    is_finished(config, self._inputs)
 
-    def work(self) -> dict[str, list[dict[str, Any]]]:
+    def planned(self) -> dict[str, list[dict[str, Any]]]:
         """What each experiment would compute, ready for JSON."""
-        return {each.name: planned_work(each.plan, self._inputs) for each in self.experiments}
+        return {each.name: planned_parts(each.plan, self._inputs) for each in self.experiments}
 
     def run(self) -> Iterator[Reproduction | NotReproduced]:
         """Each experiment once it has ended; what one has finished is copied into the next.
@@ -253,7 +253,7 @@ class Session:
             name = config.output_dir.relative_to(folder).as_posix()
             logger.info("kernels %d of %d: %s", number, len(plan.kernels), name)
             with _recorded(name, failures):
-                if not kernels_finished(config, self._inputs):
+                if not is_finished(config, self._inputs):
                     compute_kernels(config, resume=True)
 
 
@@ -344,33 +344,33 @@ def _record(
     )
 
 
-def planned_work(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
+def planned_parts(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
     """The runs by everything but their seed, then the kernels; runs of two parts are listed once.
 
     ``steps`` are those of one seed's fine-tuning. ``finished`` counts seeds.
     """
-    grouped: dict[tuple[str, ...], list[RunConfig]] = {}
+    by_setting: dict[tuple[str, ...], list[RunConfig]] = {}
     for config in plan.run_configs:
         setting = tuple(str(value) for name, value in config.flat().items() if name != "seed")
-        grouped.setdefault(setting, []).append(config)
-    work = [_run_work(configs, inputs) for configs in grouped.values()]
+        by_setting.setdefault(setting, []).append(config)
+    parts = [_runs_of_a_setting(configs, inputs) for configs in by_setting.values()]
     for task in dict.fromkeys(key.task for key in plan.kernels):
         kernels = [config for key, config in plan.kernels.items() if key.task == task]
         first = kernels[0]
-        work.append(
+        parts.append(
             {
                 "what": "kernels",
                 "task": task,
                 "rows": min(first.kernels.max_samples, len(inputs.data(first.run).train)),
                 "method": ",".join(first.kernels.methods),
                 "seeds": [config.run.training.seed for config in kernels],
-                "finished": sum(kernels_finished(config, inputs) for config in kernels),
+                "finished": sum(is_finished(config, inputs) for config in kernels),
             }
         )
-    return work
+    return parts
 
 
-def _run_work(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
+def _runs_of_a_setting(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
     training = configs[0].training
     rows = len(inputs.data(configs[0]).train)
     steps = None
@@ -392,13 +392,13 @@ def _run_work(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def work_table(work: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """:func:`planned_work` as text: a header and a row for each part."""
+def plan_table(parts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """:func:`planned_parts` as text: a header and a row for each part."""
     names = ["what", "task", "rows", "method", "rate", "batch", "epochs"]
     names += ["head_scale", "steps", "seeds", "finished"]
     write = {"rate": rate, "seeds": lambda seeds: ",".join(map(str, seeds))}
     rows = [
         ["-" if part.get(name) is None else write.get(name, str)(part[name]) for name in names]
-        for part in work
+        for part in parts
     ]
     return [name.replace("_", " ") for name in names], rows

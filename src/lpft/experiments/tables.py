@@ -389,8 +389,8 @@ def difference_table(
     quantity_name = f"{quantity.name[0].upper()}{quantity.name[1:]}"
     sentences = []
     for (subject, rates), readings in by_subject.items():
-        told = "; ".join(f"{reading} on {joined(tasks)}" for reading, tasks in readings.items())
-        sentences.append(f"{quantity_name}, {subject} at {rates} rates: {told}.")
+        outcome = "; ".join(f"{reading} on {joined(tasks)}" for reading, tasks in readings.items())
+        sentences.append(f"{quantity_name}, {subject} at {rates} rates: {outcome}.")
     return table, sentences
 
 

@@ -229,8 +229,8 @@ def _judge_part(
         "cannot tell": "is undecided in",
     }
     ways = [f"{word} {counts[verdict]}" for verdict, word in words.items() if counts[verdict]]
-    asked = "every case" if part.needed == "every" else "most cases"
-    reason = f"{part.name} (required in {asked}): {joined(ways)} of {len(judgements)}"
+    needed = "every case" if part.needed == "every" else "most cases"
+    reason = f"{part.name} (required in {needed}): {joined(ways)} of {len(judgements)}"
     verdict: VerdictName = "cannot tell"
     if part.needed == "every":
         if any(_refutes(judgement, comparisons) for judgement in judgements):
