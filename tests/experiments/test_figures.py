@@ -74,13 +74,6 @@ def test_lines_are_means_over_seeds_with_a_standard_deviation_around_them(writte
     assert checked == 5 * 4 * 11
 
 
-def test_curves_begin_before_the_first_step(written):
-    _, shown = written
-    for panel in shown.exhibits[0].panels:
-        if "Training loss" not in panel.title:
-            assert all(series.x[0] == 0 for series in panel.series)
-
-
 def test_the_same_curves_at_shared_rates_are_a_figure_of_their_own(written):
     found, shown = written
     assert [figure.name for figure in shown.exhibits] == [
@@ -98,23 +91,6 @@ def test_the_same_curves_at_shared_rates_are_a_figure_of_their_own(written):
         assert panel.series[1].runs == tuple(
             run.name for run in found.by_seed("published", "rte", "lp-ft").values()
         )
-
-
-def test_axes_say_what_and_in_which_unit(written, trained):
-    recipe, found = trained
-    figures = (*written[1].exhibits, *recipe.show(found).exhibits)
-    assert len(figures) == 2 + 2
-    for figure in figures:
-        units = [panel.y for panel in figure.panels]
-        assert units == [
-            "Frobenius norm",
-            "L2 norm",
-            "L2 norm of a text's logits",
-            "cross-entropy (nats)",
-            "cross-entropy (nats)",
-            "fraction of texts",
-        ]
-        assert "Norms have no unit" in figure.caption or "norms have no unit" in figure.caption
 
 
 def test_the_finding_says_where_head_norms_begin_and_end(written):
@@ -201,19 +177,6 @@ def test_a_kept_path_is_not_computed_again_unless_the_run_is_another(trained, mo
     assert PROBING_PATHS.read(replace(found, runs=other)) == {}
     with pytest.raises(pytest.fail.Exception, match="computed"):
         PROBING_PATHS(replace(found, runs=other))
-
-
-def test_a_damaged_path_is_computed_again(trained, tmp_path, caplog):
-    _, found = trained
-    kept = found.scope.folder / "steps/probing-demo.json"
-    moved = replace(found, scope=replace(found.scope, folder=tmp_path))
-    copy = tmp_path / "steps/probing-demo.json"
-    copy.parent.mkdir()
-    copy.write_text("{")
-    assert PROBING_PATHS.read(moved) == {}
-    assert "computing it again" in caplog.text
-    PROBING_PATHS(moved)
-    assert json.loads(copy.read_text()) == json.loads(kept.read_text())
 
 
 def test_a_run_whose_data_changed_is_refused(trained, tmp_path):
@@ -305,19 +268,6 @@ def test_what_is_projected_are_the_runs_features_and_heads(projected, monkeypatc
     )
     assert np.linalg.norm(head_before) == pytest.approx(run.head_norm("norm_at_start"))
     assert np.linalg.norm(head_after) == pytest.approx(run.head_norm("norm"))
-
-
-def test_kept_places_are_read_and_not_computed_again(projected, monkeypatch):
-    recipe, found = projected
-    monkeypatch.setattr(figures, "_project", lambda run: pytest.fail(f"computed {run.name}"))
-    PROJECTIONS(found)
-    kept = json.loads((found.scope.folder / "steps/projection-demo-ft.json").read_text())
-    places = kept["result"]["splits"]["test"]
-    (figure,) = recipe.show(found).exhibits
-    after = figure.panels[3].series
-    first = places["labels"].index(0)
-    assert [after[0].x[0], after[0].y[0]] == places["features"][1][first]
-    assert [after[-1].x[2], after[-1].y[2]] == places["head"][1][2]
 
 
 # Of FT the change falls with the scale; of LP-FT it goes up and down: squared differences of ranks

@@ -30,22 +30,6 @@ def row_of(table, *names):
     return dict(zip(columns, row, strict=True))
 
 
-def test_kernels_of_each_task_and_seed_are_planned(tmp_path):
-    recipe = find_recipe("table9")
-    scope = scope_of(
-        recipe, tmp_path, kernel_samples=40, settings={"epochs": 2, "data_dir": tmp_path}
-    )
-    plan = recipe.plan(scope)
-    assert not plan.runs
-    assert list(plan.kernels) == [(task, seed) for task in ("boolq", "wic") for seed in (0, 1)]
-    for key, config in plan.kernels.items():
-        assert config.kernels.max_samples == 40
-        assert config.kernels.methods == ("ft", "lora", "lp-ft", "lp-lora")
-        assert config.run.training.seed == key.seed
-        assert "paper" in config.kernels.solver
-    assert len({config.output_dir for config in plan.kernels.values()}) == 4
-
-
 def test_rows_are_p_once_then_f_and_p_plus_f_of_each_method(table2):
     _, shown = table2
     for table in shown.exhibits:

@@ -37,6 +37,12 @@ def test_one_number_counts_seeds_and_several_are_seeds(tmp_path, option, seeds):
     assert scope.seeds == seeds
 
 
+@pytest.mark.parametrize("option", ["-2", "one", "1,,2", "01,1"])
+def test_what_names_no_seeds_is_refused(tmp_path, option):
+    with pytest.raises(InputError, match=f"seeds {option}"):
+        make_scope(EXPERIMENTS["table8"], {"seeds": option}, tmp_path, tiny=False)
+
+
 def test_options_come_before_what_is_tiny(tmp_path):
     settings = {"model": "minilm", "seeds": "4,", "kernel_samples": "9", "epochs": "5"}
     scope = make_scope(EXPERIMENTS["table2"], settings, tmp_path, tiny=True)

@@ -186,24 +186,6 @@ def test_table10_has_the_calibration_of_every_set_with_one_temperature(tmp_path)
     assert cell(differences, row, ("", "Difference")).value == pytest.approx(gap)
 
 
-def test_table10_is_of_the_tasks_and_the_metric_that_it_is_done_on(tmp_path):
-    exhibits, findings = made(
-        "table10",
-        tmp_path,
-        ("cola",),
-        seeds=(0,),
-        ood=("ood/out_of_domain",),
-        describe=lambda *_: {"metric": "matthews_correlation"},
-    )
-    table = exhibits["table10"]
-    assert table.title.startswith("Matthews correlation on cola, in and out of distribution")
-    assert "Score: Matthews correlation on cola." in table.note
-    # 12 wrong of 40, the first ones, labels 0 1 0 1 ...: 14 of 20 right in either class.
-    ours = cell(table, ("cola: out_of_domain", "FT"), ("Matthews correlation", "minilm"))
-    assert ours.value == pytest.approx(100 * (14 * 14 - 6 * 6) / 20**2)
-    assert findings[0].startswith("Score, LP-FT against FT at published rates: ")
-
-
 def test_titles_name_the_tasks_and_metrics_that_were_used(tmp_path):
     def describe(key, _):
         return {"metric": "matthews_correlation" if key.task == "cola" else "accuracy"}
@@ -329,12 +311,12 @@ def test_rates_that_were_given_are_not_called_published(tmp_path):
 
 
 def test_the_pretrained_rows_norm_is_that_of_the_random_head(tmp_path):
-    exhibits, _ = made("table13", tmp_path, ("rte",), seeds=(0,), methods=("ft", "lp-ft"))
+    exhibits, _ = made("table13", tmp_path, ("rte", "cb"), seeds=(0,), methods=("ft", "lp-ft"))
     table = exhibits["table13"]
     # ft comes first: its start is random.
     assert cell(table, ("rte", "pre-trained"), ("Norm(C)", "minilm")).value == pytest.approx(0.55)
     assert cell(table, ("rte", "LP-FT"), ("Norm(C)", "roberta-base, published")).value == 28.6
-    assert "halved: rte" in table.note
+    assert "halved: rte" in table.note  # CB has three classes
     assert "halved" not in exhibits["table13-shared"].note
 
 
@@ -345,11 +327,6 @@ def test_a_head_that_probing_left_is_not_called_pretrained(tmp_path):
     assert cell(exhibits["table13"], *cells).value == pytest.approx(0.55)
     exhibits, _ = made("table13", tmp_path / "alone", ("rte",), seeds=(0,), methods=("lp-ft",))
     assert cell(exhibits["table13"], *cells) is None
-
-
-def test_table13_does_not_call_heads_of_three_classes_halved(tmp_path):
-    exhibits, _ = made("table13", tmp_path, ("cb", "amazon"), seeds=(0,))
-    assert "halved" not in exhibits["table13"].note
 
 
 def test_table3_subtracts_run_by_run_and_says_where_no_temperature_was_fitted(tmp_path):
@@ -381,18 +358,3 @@ def test_table3_subtracts_run_by_run_and_says_where_no_temperature_was_fitted(tm
     assert {"table3-differences-without-temperature", "table3-differences-with-temperature"} < set(
         exhibits
     )
-
-
-def test_table12_shows_out_of_distribution_sets_too(tmp_path):
-    def describe(*_):
-        return {"changes": {"test": [2.0, 4.0], "ood/semeval": [1.0, 2.0]}}
-
-    ood = ("ood/semeval",)
-    exhibits, _ = made("table12", tmp_path, ("amazon",), seeds=(0,), describe=describe, ood=ood)
-    table = exhibits["table12"]
-    assert cell(table, ("amazon", "FT"), ("Diff(F)", "minilm")).value == pytest.approx(3.0)
-    semeval = ("amazon: semeval", "LP-FT")
-    assert cell(table, semeval, ("Diff(F)", "minilm")).value == pytest.approx(1.5)
-    assert cell(table, semeval, ("Diff(F)", "roberta-base, published")).value == 1.99
-    assert "table12-shared" in exhibits
-    assert "table12-differences" in exhibits

@@ -220,17 +220,10 @@ def test_checks_are_made_once_for_each_seed(tmp_path, checks, monkeypatch):
     assert THEORY.read(found) == dict.fromkeys((0, 1, 4), checks[:1])
 
 
-def test_checks_of_another_version_are_made_again(write, checks, monkeypatch):
+@pytest.mark.parametrize("other", ["version", "_code_hash"])
+def test_checks_of_another_version_or_code_are_made_again(write, checks, monkeypatch, other):
     found = write(*checks[:1])
-    monkeypatch.setattr(propositions, "version", lambda _: "0.0.0")
-    assert THEORY.read(found) == {}
-    THEORY(found)
-    assert THEORY.read(found) == {0: checks[:1]}
-
-
-def test_checks_of_other_code_are_made_again(write, checks, monkeypatch):
-    found = write(*checks[:1])
-    monkeypatch.setattr(propositions, "_code_hash", lambda _: "other code")
+    monkeypatch.setattr(propositions, other, lambda _: "another")
     assert THEORY.read(found) == {}
     THEORY(found)
     assert THEORY.read(found) == {0: checks[:1]}

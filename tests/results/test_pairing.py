@@ -20,11 +20,11 @@ from lpft.results.pairing import (
     all_runs,
     at_own_rates,
     compare,
+    methods_at_rates,
     pairings,
     pairs_in,
     published_rates,
     rates_name,
-    sides,
 )
 from lpft.results.quantities import Samples, judged_split, resample_runs
 from lpft.results.run import find_runs
@@ -214,7 +214,10 @@ def test_sides_are_each_method_once_and_random_heads_at_shared_rates_too(
     found: ExperimentRuns,
 ) -> None:
     def named(task: str) -> list[tuple[str, str]]:
-        return [(side.method, side.rates) for side in sides(found, task, found.scope.methods)]
+        return [
+            (group.method, group.rates)
+            for group in methods_at_rates(found, task, found.scope.methods)
+        ]
 
     assert named("cb") == [
         ("ft", "published"),
@@ -248,8 +251,8 @@ def test_statistics_of_paired_runs_share_their_draws(found: ExperimentRuns) -> N
         generator=np.random.default_rng(3),
     )
     for (first, second), seed in zip(pairing.statistics(by_run), pairing.seeds, strict=True):
-        for statistic, side in ((first, pairing.first), (second, pairing.second)):
-            draws = expected[side.runs[seed].folder].draws
+        for statistic, group in ((first, pairing.first), (second, pairing.second)):
+            draws = expected[group.runs[seed].folder].draws
             np.testing.assert_array_equal(statistic.draws, draws)
 
 

@@ -198,10 +198,3 @@ def test_an_overwriting_search_that_was_stopped_goes_on_overwriting(sweep, tmp_p
     trained = pretend(lambda config: config.training.learning_rate)
     train_sweep(found, tmp_path / "D", resume=True)
     assert [config.training.learning_rate for config in trained] == [1e-5, 5e-5, 5e-5]
-
-
-def test_without_a_grid_nothing_is_searched(sweep, tmp_path):
-    found = sweep(methods=["lp"], seeds=1, settings={"max_length": 16, "device": "cpu"})
-    result = train_sweep(found, tmp_path / "D")
-    assert [outcome.state for outcome in result.outcomes] == ["finished"]
-    assert not (tmp_path / "D/search").exists()

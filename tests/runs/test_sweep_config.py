@@ -265,7 +265,6 @@ def test_what_is_wrong_is_said_in_one_line_with_its_place(sweep, tmp_path, title
         ("- cb", "must hold 'name: value' lines"),
         ("tasks: [cb", "cannot be read"),
         ("methods: [lp]", "tasks is missing"),
-        ("tasks: [cb]", "methods is missing"),
     ],
 )
 def test_files_that_are_no_sweep(sweep, tmp_path, text, expected):

@@ -45,7 +45,15 @@ from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
 from lpft.results.groups import method_name
 from lpft.results.kernels import FT
-from lpft.results.pairing import PAIRS, SHARED, Comparison, Match, pairings, pairs_in, sides
+from lpft.results.pairing import (
+    PAIRS,
+    SHARED,
+    Comparison,
+    Match,
+    methods_at_rates,
+    pairings,
+    pairs_in,
+)
 from lpft.results.quantities import feature_split
 
 _CLAIMS = EXPERIMENTS["claims"]
@@ -326,12 +334,12 @@ def _tables(runs: ExperimentRuns) -> Iterator[Table]:
         rows = []
         for where in eval_sets(runs, ood=name == "scores"):
             named: set[str] = set()
-            for side in sides(runs, where.task, runs.scope.methods):
-                if side.runs:
-                    tables = () if side.method in named else published
-                    row = RunRow(side.method, where, (side.runs,), tables)
-                    rows.append(((where.label, side.name, side.rates), row))
-                    named.add(side.method)
+            for group in methods_at_rates(runs, where.task, runs.scope.methods):
+                if group.runs:
+                    tables = () if group.method in named else published
+                    row = RunRow(group.method, where, (group.runs,), tables)
+                    rows.append(((where.label, group.name, group.rates), row))
+                    named.add(group.method)
         labels, note = ("Data", "Method", "Rates"), f"{note} {_NOTE_ON_ROWS}"
         yield measured_table(name, title, runs.scope.model, labels, rows, measures, note)
     ratios = [row for row in kernel_rows(runs) if row.kernel == FT and row.ft_ratio is not None]

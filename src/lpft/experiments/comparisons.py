@@ -33,14 +33,14 @@ from lpft.results.pairing import (
     PAIRS,
     PUBLISHED,
     SHARED,
+    MethodRuns,
     Pairing,
-    Side,
     all_runs,
     at_own_rates,
+    methods_at_rates,
     pairings,
     pairs_in,
     rates_name,
-    sides,
     spread_of,
 )
 from lpft.results.run import Run
@@ -66,8 +66,8 @@ def _pair_case(
     The evidence is ``<lead><by>12.0 ± 1.0 under FT, <by>4.0 ± 0.5 under LP-FT``.
     """
     evidence = ", ".join(
-        f"{by}{with_sd(spread_of(pair[number] for pair in statistics), digits)} under {side.name}"
-        for number, side in enumerate((pairing.first, pairing.second))
+        f"{by}{with_sd(spread_of(pair[number] for pair in statistics), digits)} under {group.name}"
+        for number, group in enumerate((pairing.first, pairing.second))
     )
     measured = Measured(
         task=pairing.task if task is None else task,
@@ -293,10 +293,10 @@ def calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -
     lowers: list[Case] = []
     most: list[Case] = []
     for task in runs.scope.tasks:
-        of_task = sides(runs, task, runs.scope.methods)
+        of_task = methods_at_rates(runs, task, runs.scope.methods)
         by_run = _ece_gains(of_task, generator)
-        lowers += [_lowers_ece(side, by_run, _also_at(side, of_task)) for side in of_task]
-        methods = dict.fromkeys(side.method for side in of_task)
+        lowers += [_lowers_ece(group, by_run, _also_at(group, of_task)) for group in of_task]
+        methods = dict.fromkeys(group.method for group in of_task)
         if "lp-ft" in methods:
             compared = [
                 *pairings(runs, task, ("ft", "lp-ft")),
@@ -310,30 +310,30 @@ def calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -
     return judge_cases([*lowers, *most], generator=generator)
 
 
-def _ece_gains(of_task: Sequence[Side], generator: np.random.Generator) -> quantities.ByRun:
+def _ece_gains(of_task: Sequence[MethodRuns], generator: np.random.Generator) -> quantities.ByRun:
     """By how many points the temperature lowers each run's ECE, on the same draws."""
-    every = [run for side in of_task for run in side.runs.values()]
+    every = [run for group in of_task for run in group.runs.values()]
     split, same = quantities.judged_split(every), deepcopy(generator)
     before = quantities.calibration_error(calibrated=False).on_draws(every, split, generator)
     after = quantities.calibration_error(calibrated=True).on_draws(every, split, same)
     return {folder: (before[folder] - after[folder]) * quantities.PER_CENT for folder in before}
 
 
-def _also_at(side: Side, of_task: Sequence[Side]) -> tuple[str, ...]:
+def _also_at(group: MethodRuns, of_task: Sequence[MethodRuns]) -> tuple[str, ...]:
     """Shared rates are the LP method's own, so its runs at its own rates count for both."""
-    partners = {random for random, probed in PAIRS if probed == side.method}
+    partners = {random for random, probed in PAIRS if probed == group.method}
     shared = any(other.rates == SHARED and other.method in partners for other in of_task)
-    return (SHARED,) if shared and side.rates != SHARED else ()
+    return (SHARED,) if shared and group.rates != SHARED else ()
 
 
-def _lowers_ece(side: Side, by_run: quantities.ByRun, also_at: tuple[str, ...]) -> Case:
-    gains = tuple(by_run[run.folder] for run in side.runs.values())
-    unscaled = sum(run.temperature == 1 for run in side.runs.values())
+def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun, also_at: tuple[str, ...]) -> Case:
+    gains = tuple(by_run[run.folder] for run in group.runs.values())
+    unscaled = sum(run.temperature == 1 for run in group.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
     spread = spread_of(gains)
     return Case(
         part=LOWERS,
-        measured=Measured(side.task, side.name, side.rates, gains, side.run_names),
+        measured=Measured(group.task, group.name, group.rates, gains, group.run_names),
         unit=_ECE_UNIT,
         evidence=f"lower by {with_sd(spread, 1)} points{note}",
         also_at=also_at,

@@ -139,8 +139,8 @@ def _code_hash(package: Path) -> str:
     """A hash of the source files that the checks run, with their paths in the package."""
     digest = sha256()
     for name in _CODE:
-        place = package / name
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        part = package / name
+        for path in sorted(part.rglob("*.py")) if part.is_dir() else [part]:
             digest.update(path.relative_to(package).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -357,11 +357,11 @@ class KernelJob:
         if self._options.products == "exact":
             return self._compute()
         # The error of faster products: F of a few texts of each group, evenly spread, both ways.
-        places = [
+        sampled = [
             np.unique(np.linspace(0, len(group) - 1, _SAMPLED_TEXTS).round().astype(np.int64))
             for group in self._texts
         ]
-        few = [[group[n] for n in of] for group, of in zip(self._texts, places, strict=True)]
+        few = [[group[n] for n in of] for group, of in zip(self._texts, sampled, strict=True)]
         options = replace(
             self._options, products="exact", cache_dir=None, granularity=(), check_entries=0
         )
@@ -371,7 +371,7 @@ class KernelJob:
         for name, blocks in kernels.items():
             for (i, j), kernel in blocks.items():
                 expected = exact[name][i, j].ft_effective
-                difference = kernel.ft_effective[places[i]][:, :, places[j]] - expected
+                difference = kernel.ft_effective[sampled[i]][:, :, sampled[j]] - expected
                 if expected.any():
                     errors.append(float(difference.norm() / expected.norm()))
         return {
@@ -462,9 +462,9 @@ class KernelJob:
 
     def _parameters(self, *names: str) -> dict[str, nn.Parameter]:
         """The encoder's parameters that any of these requests asks for, in the encoder's order."""
-        asked = frozenset().union(*(self._requests[name].parameters for name in names))
+        requested = frozenset().union(*(self._requests[name].parameters for name in names))
         named = self._model.classifier.encoder.named_parameters()
-        return {name: parameter for name, parameter in named if name in asked}
+        return {name: parameter for name, parameter in named if name in requested}
 
     def _kernel(
         self, inner: Request, block: Pair, swept: Sweep, record: Mapping[str, Any]

@@ -83,7 +83,7 @@ def wanted_modules(encoder: nn.Module, wanted: Sequence[str]) -> tuple[Modules, 
     A parameter that several modules share goes by its first name, as in ``named_parameters``.
     """
     first_names = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    asked = set(wanted)
+    names = set(wanted)
     modules: Modules = {}
     ruled: set[str] = set()
     for module_name, module in encoder.named_modules():
@@ -91,7 +91,7 @@ def wanted_modules(encoder: nn.Module, wanted: Sequence[str]) -> tuple[Modules, 
             first_names[id(getattr(module, local))]: rule
             for local, rule in _module_rules(module).items()
         }
-        rules = {name: rule for name, rule in rules.items() if name in asked}
+        rules = {name: rule for name, rule in rules.items() if name in names}
         if rules:
             modules[module_name] = (module, rules)
             ruled.update(rules)
@@ -237,7 +237,7 @@ def pull_back(
                 allow_unused=True,
             )
         )
-    by_target = [[gradients[place] for gradients in passes] for place in range(len(targets))]
+    by_target = [[gradients[index] for gradients in passes] for index in range(len(targets))]
     first, last = len(inputs), len(inputs) + len(calls)
     jacobians = {
         name: torch.stack(
@@ -340,12 +340,12 @@ def _merge_rows(uses: Sequence[Rows]) -> Rows:
     ids = torch.cat([use.ids for use in uses])
     samples = torch.cat([use.samples for use in uses])
     vectors = torch.cat([use.vectors for use in uses], 1)
-    pairs, places, counts = torch.unique(
+    pairs, pair_of_row, counts = torch.unique(
         torch.stack([samples, ids]), dim=1, return_inverse=True, return_counts=True
     )
     # Sum neighbours in their order: index_add_ on CUDA adds in no fixed order, so that its last
     # bits change from call to call.
-    order = torch.argsort(places, stable=True)
+    order = torch.argsort(pair_of_row, stable=True)
     sums = torch.segment_reduce(
         vectors[:, order].transpose(0, 1).contiguous(), "sum", lengths=counts, axis=0, unsafe=True
     )

@@ -62,7 +62,7 @@ class Workspace:
         """
         numbers = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         steps = [-(-count // _ALIGNMENT) * _ALIGNMENT for count in numbers.values()]
-        starts = [sum(steps[:place]) for place in range(len(steps))]
+        starts = [sum(steps[:index]) for index in range(len(steps))]
         if sum(steps) > self._buffer.numel():
             # The old buffer goes first, so that both are never there at once.
             self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
@@ -175,13 +175,13 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
             for a, b, c, d in bounds[~single]:
                 one, other = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
                 block = one.reshape(-1, one.shape[-1]) @ other.reshape(-1, other.shape[-1]).T
-                place = (
+                entries = (
                     slice(None),
                     left.samples[a:b].reshape(-1, 1, 1),
                     torch.arange(rank, device=total.device).reshape(1, -1, 1),
                     right.samples[c:d].reshape(1, 1, -1),
                 )
-                total[place] += block.to(total).view(rank, b - a, rank, d - c)
+                total[entries] += block.to(total).view(rank, b - a, rank, d - c)
 
 
 def takes_signs(kernel: KernelKind) -> tuple[bool, bool]:
@@ -239,8 +239,8 @@ def _materialize(
     a, b = first.inputs.shape[-1], first.gradients[0].shape[-1]
     heads = {head: contraction.heads[head] for _, head in sums}
     used = sorted({row for s in heads.values() for row in range(s.start, s.stop)})
-    # Only the cotangents in use are formed: each head's place is among those.
-    places = {
+    # Only the cotangents in use are formed: each head's rows are among those.
+    rows_of = {
         head: slice(used.index(rows.start), used.index(rows.stop - 1) + 1)
         for head, rows in heads.items()
     }
@@ -252,7 +252,7 @@ def _materialize(
             {tile: (len(used), counts[tile], (stop - start) * shorter) for tile in shares}
         )
         for tile, outers in shares.items():
-            for place, row in enumerate(used):
+            for index, row in enumerate(used):
                 done = 0
                 for outer in outers:
                     n = outer.inputs.shape[0]
@@ -262,31 +262,31 @@ def _materialize(
                     torch.bmm(
                         left[:, :, start:stop].transpose(1, 2),
                         right,
-                        out=chunks[tile][place, done : done + n].view(n, stop - start, shorter),
+                        out=chunks[tile][index, done : done + n].view(n, stop - start, shorter),
                     )
                     done += n
-        _add_products(sums, chunks, places, contraction)
+        _add_products(sums, chunks, rows_of, contraction)
 
 
 def _add_products(
     sums: Sums,
     chunks: Mapping[int, Tensor],
-    places: Mapping[int, slice],
+    rows_of: Mapping[int, slice],
     contraction: Contraction,
 ) -> None:
     """Add the products of some columns of J to the sums.
 
     ``chunks`` are those columns per tile, cotangents x n x columns, contiguous, which are
-    overwritten if the contraction does so; ``places`` each head's cotangents among them.
+    overwritten if the contraction does so; ``rows_of`` each head's cotangents among them.
     """
     rows, columns = _factors(chunks, contraction)
     with products_in(contraction.products):
         for ((i, j), head), total in sums.items():
-            left = rows[i][places[head]].flatten(0, 1)
+            left = rows[i][rows_of[head]].flatten(0, 1)
             if i == j and contraction.kernel != "asymmetric":
                 total += symmetric_product(left, contraction.products)
             else:
-                total += product(left, columns[j][places[head]].flatten(0, 1))
+                total += product(left, columns[j][rows_of[head]].flatten(0, 1))
 
 
 def _factors(

@@ -410,10 +410,10 @@ def make_tiles(
         cuts = np.unique(np.clip(np.searchsorted(tokens, ends, "right"), 1, len(rows) - 1))
         for part in np.split(rows, cuts):
             batches = []
-            for places in length_batches(
+            for rows_of_batch in length_batches(
                 lengths[part], max_rows=len(part) if batched else 1, max_tokens=batch_tokens
             ):
-                batches.append((number, part[places]))
+                batches.append((number, part[rows_of_batch]))
                 number += 1
             tiles.append(Tile(group, tuple(batches)))
     return tuple(tiles)

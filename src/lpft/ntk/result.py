@@ -152,9 +152,9 @@ def ft_effective(head: Head, sums: Mapping[Pair, Tensor], plan: Plan, block: Pai
     """
     groups, rank = plan.workload.groups, head.rank
     counts = np.bincount(groups)
-    places = np.empty(len(groups), dtype=np.int64)
+    row_in_group = np.empty(len(groups), dtype=np.int64)
     for group, count in enumerate(counts):
-        places[groups == group] = np.arange(count)
+        row_in_group[groups == group] = np.arange(count)
     shape = (rank, int(counts[block[0]]), rank, int(counts[block[1]]))
     whole = torch.zeros(shape, dtype=torch.float64)
     basis = torch.arange(rank)
@@ -162,7 +162,7 @@ def ft_effective(head: Head, sums: Mapping[Pair, Tensor], plan: Plan, block: Pai
         left, right = plan.tiles[i], plan.tiles[j]
         if (left.group, right.group) != block:
             continue
-        rows, columns = (torch.from_numpy(places[tile.rows]) for tile in (left, right))
+        rows, columns = (torch.from_numpy(row_in_group[tile.rows]) for tile in (left, right))
         tile_values = values.view(rank, len(rows), rank, len(columns))
         whole[torch.meshgrid(basis, rows, basis, columns, indexing="ij")] = tile_values
         # Within a group each pair of tiles stands for its mirror image too.

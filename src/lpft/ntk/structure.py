@@ -294,12 +294,12 @@ class _Detector:
         eps = torch.finfo(next(self._classifier.encoder.parameters()).dtype).eps
         wrong: set[str] = set()
         for sample, batch in enumerate(batches):
-            group, place = (0, sample) if way.batched else (sample, 0)
+            group, row = (0, sample) if way.batched else (sample, 0)
             by_name: dict[str, list[Share]] = {}
             for at_position in way.shares[group]:
                 for name, share in at_position.items():
                     by_name.setdefault(name, []).append(share)
-            norms, errors = self._errors(batch, by_name, place)
+            norms, errors = self._errors(batch, by_name, row)
             # Gradients that are zero up to rounding are compared with the largest of all.
             least = 1e-3 * max(norms.values(), default=0.0)
             wrong |= {
@@ -310,7 +310,7 @@ class _Detector:
         return wrong
 
     def _errors(
-        self, batch: Batch, shares: dict[str, list[Share]], place: int
+        self, batch: Batch, shares: dict[str, list[Share]], row: int
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Per parameter the norm of autograd's gradient of one text, and that of the difference.
 
@@ -327,7 +327,7 @@ class _Detector:
                 name = names[id(parameter)]
                 norms[name] = float(difference.norm())
                 fits = [
-                    _subtract(difference, share, place, transposed=name in self._transposed)
+                    _subtract(difference, share, row, transposed=name in self._transposed)
                     for share in shares.get(name, ())
                 ]
                 errors[name] = float(difference.norm()) if all(fits) else math.inf
@@ -443,17 +443,17 @@ def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool
     return True
 
 
-def _layer(places: Sequence[int], positions: int) -> str:
-    """The name of the layer, or of the first and last one, that a chain's positions stand for."""
+def _layer(at: Sequence[int], count: int) -> str:
+    """The name of the layer, or of the first and last one; the chain has ``count`` positions."""
 
-    def name(place: int) -> str:
-        if place == 0:
+    def name(position: int) -> str:
+        if position == 0:
             return "embeddings"
-        return "final" if place == positions - 1 else f"layer {place - 1}"
+        return "final" if position == count - 1 else f"layer {position - 1}"
 
-    if len(places) == 1:
-        return name(places[0])
-    return f"{name(places[0])} to {name(places[-1]).removeprefix('layer ')}"
+    if len(at) == 1:
+        return name(at[0])
+    return f"{name(at[0])} to {name(at[-1]).removeprefix('layer ')}"
 
 
 def _kind(name: str, form: Form, rule: Rule | None, *, before_blocks: bool) -> Kind:
@@ -472,7 +472,7 @@ def _units(positions: int, shared: Iterable[Sequence[int]]) -> tuple[range, ...]
 
     ``shared`` are the positions of each parameter.
     """
-    spans = [(min(places), max(places)) for places in shared]
+    spans = [(min(at), max(at)) for at in shared]
     cuts = [cut for cut in range(1, positions) if not any(low < cut <= high for low, high in spans)]
     return tuple(range(start, stop) for start, stop in pairwise([0, *cuts, positions]))[::-1]
 

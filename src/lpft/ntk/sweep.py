@@ -101,18 +101,18 @@ def sweep(
     )
     pieces = [(unit, pair) for unit in range(len(structure.units)) for pair in plan.pairs]
     finished = [piece for piece in pieces if store is not None and store.load(*piece) is not None]
-    work = RemainingWork(plan, frozenset(finished))
+    remaining = RemainingWork(plan, frozenset(finished))
     by_name = dict(encoder.named_parameters())
     direct = {name: by_name[name] for name in structure.direct}
     with ExitStack() as stack:
         activations = ActivationStore(plan.layout.between_blocks, folder)
         stack.enter_context(closing(activations))
-        count = stack.enter_context(_metered(sum(work.flops.values())))
+        count = stack.enter_context(_metered(sum(remaining.flops.values())))
         stack.enter_context(only_these_require_gradients(encoder, list(direct.values())))
         passes = Passes(
             classifier, structure.chain, structure.modules, direct, cotangents, activations
         )
-        return _Sweeper(tokens, passes, contraction, work, store, count).run()
+        return _Sweeper(tokens, passes, contraction, remaining, store, count).run()
 
 
 @contextmanager
@@ -138,15 +138,15 @@ class _Sweeper:
         tokens: Tokens,
         passes: Passes,
         contraction: Contraction,
-        work: RemainingWork,
+        remaining: RemainingWork,
         store: TileStore | None,
         count: Callable[[float], None],
     ) -> None:
-        self._plan = work.plan
+        self._plan = remaining.plan
         self._tokens = tokens
         self._passes = passes
         self._contraction = contraction
-        self._work = work
+        self._remaining = remaining
         self._store = store
         self._count = count
         self._checked = {parameter.name for parameter in self._plan.structure.parameters}
@@ -156,8 +156,9 @@ class _Sweeper:
         with self._result.timed("passes"):
             self._forward()
         for unit in range(len(self._plan.structure.units)):
-            finished = {pair for pair in self._plan.pairs if (unit, pair) in self._work.finished}
-            for pair, piece in self._unit(unit) if unit <= self._work.last_unit else ():
+            of_unit = ((unit, pair) for pair in self._plan.pairs)
+            finished = {piece[1] for piece in of_unit if piece in self._remaining.finished}
+            for pair, piece in self._unit(unit) if unit <= self._remaining.last_unit else ():
                 # A step is contracted whole, also where some of its pairs were finished before.
                 if pair not in finished:
                     if self._store is not None:
@@ -183,7 +184,7 @@ class _Sweeper:
 
     def _unit(self, unit: int) -> Iterator[tuple[Pair, PieceSums]]:
         """The sums of one unit; hands the gradients of every tile on to the next unit."""
-        steps = self._work.steps(unit)
+        steps = self._remaining.steps(unit)
         last_loads = _last_loads(steps)
         for tile in range(len(self._plan.tiles)):
             # Nothing of this tile is left to contract here, but the units below need its gradients.
@@ -210,13 +211,13 @@ class _Sweeper:
         """The sums of some parameters of a unit, step by step."""
         names = frozenset(parameter.name for parameter in stage)
         held: dict[int, TileShares] = {}
-        for place, step in enumerate(steps):
+        for number, step in enumerate(steps):
             held = {tile: shares for tile, shares in held.items() if tile in step.tiles}
             for tile in step.tiles:
                 if tile not in held:
-                    final = last_loads.get(tile) == place
+                    final = last_loads.get(tile) == number
                     held[tile] = self._pass(unit, tile, keep=names, final=final)
-            following = steps[place + 1].tiles if place + 1 < len(steps) else ()
+            following = steps[number + 1].tiles if number + 1 < len(steps) else ()
             # Shares that the next step does not need are freed one by one as they are contracted.
             consume = not set(step.tiles) & set(following)
             with self._result.timed("contractions"):
@@ -230,7 +231,7 @@ class _Sweeper:
             positions, batches = structure.units[unit], self._plan.tiles[tile].batches
             cost = (1 + self._plan.workload.cotangents) * len(positions) / self._passes.positions
             shares: TileShares = {}
-            for place, (number, rows) in enumerate(batches):
+            for index, (number, rows) in enumerate(batches):
                 batch = self._batch(rows)
                 uses: dict[str, list[Share]] = {}
                 for position in reversed(positions):
@@ -243,7 +244,7 @@ class _Sweeper:
                 for name, of_name in uses.items():
                     if name in keep:
                         of_tile = shares.setdefault(name, [None] * len(batches))
-                        of_tile[place] = _active(merge_uses(of_name))
+                        of_tile[index] = _active(merge_uses(of_name))
                 self._keep_to_plan()
         return shares
 
@@ -330,8 +331,8 @@ class _Sweeper:
         for parameter in stage:
             if parameter.form == "vector" and parameter.name not in self._plan.structure.direct:
                 requests = self._plan.workload.requests
-                asking = tuple(r.name for r in requests if parameter.name in r.parameters)
-                key = (asking, parameter.layer, parameter.kind)
+                wanted_by = tuple(r.name for r in requests if parameter.name in r.parameters)
+                key = (wanted_by, parameter.layer, parameter.kind)
                 vectors.setdefault(key, []).append(parameter)
             else:
                 yield [parameter]
@@ -398,8 +399,8 @@ def _last_loads(steps: Sequence[Step]) -> dict[int, int]:
     """The step for which each tile passes the last time; it stays held up to those that follow."""
     loads: dict[int, int] = {}
     held: tuple[int, ...] = ()
-    for place, step in enumerate(steps):
-        loads |= {tile: place for tile in step.tiles if tile not in held}
+    for number, step in enumerate(steps):
+        loads |= {tile: number for tile in step.tiles if tile not in held}
         held = step.tiles
     return loads
 

@@ -271,13 +271,13 @@ def check_shapes(record: ExperimentRecord) -> None:
 def _check_table(table: Table) -> None:
     if not 1 <= table.headers <= len(table.columns):
         raise ValueError(f"{table.headers} of its {len(table.columns)} columns name the rows")
-    for place, row in enumerate(table.rows):
+    for number, row in enumerate(table.rows):
         if len(row) != len(table.columns):
             raise ValueError(
-                f"row {place} has {len(row)} cells, expected {len(table.columns)}, one per column"
+                f"row {number} has {len(row)} cells, expected {len(table.columns)}, one per column"
             )
         if not all(isinstance(cell, str) for cell in row[: table.headers]):
-            raise ValueError(f"row {place} has no name: its first cells must be texts")
+            raise ValueError(f"row {number} has no name: its first cells must be texts")
 
 
 def _check_figure(figure: Figure) -> None:

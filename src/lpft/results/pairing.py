@@ -44,7 +44,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Side:
+class MethodRuns:
     """One method on one task at one choice of rates, with its finished runs by seed."""
 
     task: str
@@ -65,8 +65,8 @@ class Side:
 class Pairing:
     """Two methods on one task, paired by seed: the second is said to be better."""
 
-    first: Side
-    second: Side
+    first: MethodRuns
+    second: MethodRuns
 
     @property
     def task(self) -> str:
@@ -102,8 +102,8 @@ class Pairing:
     def only(self, seeds: Collection[int]) -> "Pairing":
         """The same with some of its seeds."""
         first, second = (
-            replace(side, runs={seed: run for seed, run in side.runs.items() if seed in seeds})
-            for side in (self.first, self.second)
+            replace(group, runs={seed: run for seed, run in group.runs.items() if seed in seeds})
+            for group in (self.first, self.second)
         )
         return Pairing(first, second)
 
@@ -131,7 +131,9 @@ def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairin
     Where a task's own rates are shared already there is one pairing, at shared rates.
     """
     at_own = at_own_rates(runs, task, pair)
-    shared = (Side(task, method, SHARED, runs.by_seed(SHARED, task, method)) for method in pair)
+    shared = (
+        MethodRuns(task, method, SHARED, runs.by_seed(SHARED, task, method)) for method in pair
+    )
     at_shared = Pairing(*shared)
     one, other = at_own.first.runs, at_shared.first.runs
     common = [seed for seed in one if seed in other]
@@ -144,12 +146,14 @@ def at_own_rates(runs: RunsByPart, task: str, methods: tuple[str, str]) -> Pairi
     """Two methods at their own rates."""
     by_method = {method: runs.by_seed(PUBLISHED, task, method) for method in methods}
     rates = rates_name(task, by_method)
-    return Pairing(*(Side(task, method, rates, by_method[method]) for method in methods))
+    return Pairing(*(MethodRuns(task, method, rates, by_method[method]) for method in methods))
 
 
-def sides(runs: RunsByPart, task: str, methods: Collection[str]) -> tuple[Side, ...]:
+def methods_at_rates(
+    runs: RunsByPart, task: str, methods: Collection[str]
+) -> tuple[MethodRuns, ...]:
     """Every method of the pairs at its own rates, and random heads at shared ones too."""
-    listed: list[Side] = []
+    listed: list[MethodRuns] = []
     for pair in pairs_in(methods):
         first, *others = pairings(runs, task, pair)
         listed += [first.first, first.second, *(pairing.first for pairing in others)]
@@ -158,8 +162,8 @@ def sides(runs: RunsByPart, task: str, methods: Collection[str]) -> tuple[Side, 
 
 def all_runs(compared: Iterable[Pairing]) -> list[Run]:
     """Every run of some pairings, one that plays two parts twice."""
-    both = [side for pairing in compared for side in (pairing.first, pairing.second)]
-    return [run for side in both for run in side.runs.values()]
+    both = [group for pairing in compared for group in (pairing.first, pairing.second)]
+    return [run for group in both for run in group.runs.values()]
 
 
 def rates_name(task: str, by_method: Mapping[str, Mapping[int, Run]]) -> str:
@@ -295,7 +299,7 @@ def _pairing(data: str, first: Setting, second: Setting) -> Pairing:
     rates = SHARED if Rates.of(first.first) == Rates.of(second.first) else OWN
     return Pairing(
         *(
-            Side(data, setting.method, rates, {run.seed: run for run in setting.runs})
+            MethodRuns(data, setting.method, rates, {run.seed: run for run in setting.runs})
             for setting in (first, second)
         )
     )

@@ -392,7 +392,7 @@ def _check_taken(cells: Sequence[Cell], names: Iterable[str]) -> None:
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:
-    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
     if repeated:
         raise InputError(f"{name} names {repeated[0]} twice")
 

@@ -92,7 +92,7 @@ def first_order_checks(seed: int) -> Iterator[TheoryCheck]:
                 before, after = (float(getattr(error, output)) for error in (larger, smaller))
                 setting = f"{trained}: {output}, rate {larger.rate:.0e} to {smaller.rate:.0e}"
                 fall = before / after
-                note = f"fall of the relative error, to {after:.1e}; at least {LEAST_FALL:g} asked"
+                note = f"fall of the relative error, to {after:.1e}; {LEAST_FALL:g} or more holds"
                 yield TheoryCheck("Proposition 4.1", setting, fall, 10.0, fall >= LEAST_FALL, note)
 
 
