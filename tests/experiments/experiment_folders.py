@@ -13,7 +13,8 @@ from results.run_folders import SPLITS, write_run
 from results.scored_runs import right_of, write_scored
 from safetensors.numpy import load_file, save_file
 
-from lpft.experiments.claims import CLAIMS, RECIPE
+from lpft.experiments.claims import RECIPE
+from lpft.experiments.comparisons import CLAIMS
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, RunKey, Scope
 from lpft.experiments.prepare import collect
 from lpft.experiments.run import find_recipe

@@ -26,7 +26,8 @@ from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.data import load_data
 from lpft.errors import InputError
 from lpft.experiments import theory as propositions
-from lpft.experiments.claims import CLAIMS, RECIPE
+from lpft.experiments.claims import RECIPE
+from lpft.experiments.comparisons import CLAIMS
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.verdicts import Claim, Part, PublishedQuestion
 from lpft.results.exhibits import ExperimentRecord, check_shapes

@@ -16,9 +16,8 @@ from lpft.errors import InputError
 from lpft.experiments import theory as propositions
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.theory import (
+    CLAIMS,
     THEORY,
-    first_order_outcomes,
-    linear_outcomes,
     run_theory,
     theory_json,
     theory_sentence,
@@ -170,7 +169,7 @@ def write(tmp_path, monkeypatch):
 def test_the_propositions_hold_on_random_models(write, checks):
     found = write(*checks)
     assert THEORY.read(found) == {0: checks}
-    first = first_order_outcomes(found)
+    first = CLAIMS[0].outcomes(found, None)
     assert [outcome.case.name for outcome in first] == [
         f"Proposition 4.1, {trained}: {output}"
         for trained in ("all parameters", "LoRA of rank 4")
@@ -179,7 +178,7 @@ def test_the_propositions_hold_on_random_models(write, checks):
     assert {outcome.judgement.verdict for outcome in first} == {"holds"}
     # The error falls with the rate: tenfold, 8 times at least asked.
     assert all(1 < outcome.judgement.effect.value < 3 for outcome in first)
-    linear = linear_outcomes(found)
+    linear = CLAIMS[1].outcomes(found, None)
     assert [each.judgement.verdict for each in linear] == ["holds", "holds", "does not hold"]
     assert [outcome.case.part is None for outcome in linear] == [False, False, True]
     # 20 pairs of r and eps, of which 4 + 2 + 1 promise nothing; the printed form is tried 5 times.
@@ -194,15 +193,15 @@ def test_one_check_that_fails_is_enough(write):
     worse = TheoryCheck(
         "Proposition 4.1", "all parameters: logits, rate 0.1 to 0.01", 2, 10, False, ""
     )
-    (outcome,) = first_order_outcomes(write(check, worse))
+    (outcome,) = CLAIMS[0].outcomes(write(check, worse), None)
     judgement = outcome.judgement
     assert (judgement.verdict, judgement.effect.value) == ("does not hold", 2 - 8)
     assert "2 checks over 1 seed, 1 of them fail" in judgement.why
 
 
 def test_without_kept_checks_there_is_nothing_to_say(tmp_path):
-    assert first_order_outcomes(experiment(tmp_path)) == []
-    assert linear_outcomes(experiment(tmp_path)) == []
+    assert CLAIMS[0].outcomes(experiment(tmp_path), None) == []
+    assert CLAIMS[1].outcomes(experiment(tmp_path), None) == []
 
 
 def test_checks_are_made_once_for_each_seed(tmp_path, checks, monkeypatch):

@@ -1,20 +1,14 @@
-"""The recipe ``claims``: the paper's eight claims, each with a verdict computed from runs.
+"""The recipe ``claims``: the runs and kernels that the paper's eight claims need, and its page.
 
-:data:`CLAIMS` has a row for each: its parts, how its comparisons are measured and judged, and which
-of the paper's means are compared.
+How each claim is measured and judged is in :mod:`lpft.experiments.comparisons`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import pairwise
-from operator import ge, gt
 
-from lpft.data import TASKS
 from lpft.errors import InputError, named
-from lpft.experiments import comparisons as measured
-from lpft.experiments import theory
 from lpft.experiments.catalogue import EXPERIMENTS
+from lpft.experiments.comparisons import CLAIMS, SCALES, SCORE_TABLES, scaled_scope
 from lpft.experiments.figures import SCALES as PAPER_SCALES
 from lpft.experiments.figures import head_scale_plan
 from lpft.experiments.kernels import FT_RATIO, kernel_rows
@@ -38,15 +32,13 @@ from lpft.experiments.plan import (
     planned_kernels,
     planned_runs,
 )
-from lpft.experiments.verdicts import WITHOUT_RATES, Claim, PublishedQuestion
-from lpft.paper import published_datasets
+from lpft.experiments.theory import THEORY
+from lpft.experiments.verdicts import WITHOUT_RATES
 from lpft.report.text import summarise_feature_change
 from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
-from lpft.results.groups import method_name
 from lpft.results.kernels import FT
 from lpft.results.pairing import (
-    PAIRS,
     SHARED,
     Comparison,
     Match,
@@ -59,157 +51,6 @@ from lpft.results.quantities import feature_split
 _CLAIMS = EXPERIMENTS["claims"]
 
 _KERNEL_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
-_SCORE_TABLES = (8, 10, 16)
-_ECE = ("ece", "calibrated_ece")
-
-
-def _is_ood(dataset: str) -> bool:
-    """Whether a set of the tables of scores is an OOD set of another one."""
-    tasks = {task for table in _SCORE_TABLES for task in published_datasets(table)} & TASKS.keys()
-    return any(dataset in TASKS[task].ood for task in tasks)
-
-
-CLAIMS = (
-    Claim(
-        1,
-        "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA.",
-        (measured.SMALLER_CHANGE,),
-        measured.feature_change_outcomes,
-        "Table 12",
-        tuple(
-            PublishedQuestion(
-                f"{method_name(pair[1])} below {method_name(pair[0])}",
-                (12,),
-                pair,
-                ("feature_difference",),
-                lambda random, probed: probed < random,
-            )
-            for pair in PAIRS
-        ),
-    ),
-    Claim(
-        2,
-        "The norm of the head after linear probing is well above that of its random start, and "
-        "stays there through LP-FT.",
-        (measured.WELL_ABOVE_START, measured.STAYS_THROUGH),
-        measured.head_norm_outcomes,
-        "Table 13",
-        tuple(
-            PublishedQuestion(text, (13,), ("pretrained", "lp", "lp-ft"), ("head_norm",), agrees)
-            for text, agrees in (
-                (measured.ABOVE_QUESTION, measured.is_well_above),
-                (measured.STAYS_QUESTION, measured.stays_large),
-            )
-        ),
-    ),
-    Claim(
-        3,
-        "The larger the head's scale before fine-tuning, the smaller the feature change.",
-        (measured.FALLS_WITH_SCALE,),
-        measured.head_scale_outcomes,
-        "The paper shows it in figures 3, 10 and 11, and prints no numbers",
-        remark="on the first task only",
-    ),
-    Claim(
-        4,
-        "Temperature scaling lowers ECE, and lowers it most for LP-FT.",
-        (measured.LOWERS, measured.LOWERS_MOST),
-        measured.calibration_outcomes,
-        "Tables 3, 14 and 15",
-        (
-            *(
-                PublishedQuestion(
-                    f"ECE falls under {method_name(method)}",
-                    (3,),
-                    (method,),
-                    _ECE,
-                    lambda before, after: before > after,
-                )
-                for method in _CLAIMS.methods
-            ),
-            PublishedQuestion(
-                "it falls most under LP-FT",
-                (3,),
-                ("lp-ft", "ft", "lora", "lp-lora"),
-                _ECE,
-                lambda before, after, *others: (
-                    before - after
-                    > max(b - a for b, a in zip(others[::2], others[1::2], strict=True))
-                ),
-            ),
-        ),
-        remark="LP-FT against LoRA and LP-LoRA at own rates only",
-    ),
-    Claim(
-        5,
-        "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA.",
-        (measured.NEAR, measured.ORDER),
-        measured.ft_ratio_outcomes,
-        "Tables 2 and 9",
-        (
-            *(
-                PublishedQuestion(
-                    measured.near_question(method),
-                    (2,),
-                    (method,),
-                    ("ft_ratio",),
-                    partial(measured.is_near, method),
-                )
-                for method in measured.FT_RATIOS
-            ),
-            *(
-                PublishedQuestion(measured.order_question(*pair), (2,), pair, ("ft_ratio",), gt)
-                for pair in pairwise(measured.FT_RATIOS)
-            ),
-        ),
-    ),
-    Claim(
-        6,
-        "LP-FT is at least as good as FT in distribution, and better out of distribution in most "
-        "cases.",
-        (measured.AT_LEAST, measured.BETTER),
-        measured.score_outcomes,
-        "Tables 8, 10 and 16",
-        (
-            PublishedQuestion(
-                "LP-FT at least FT",
-                _SCORE_TABLES,
-                ("lp-ft", "ft"),
-                ("score",),
-                ge,
-                on=lambda dataset: not _is_ood(dataset),
-            ),
-            PublishedQuestion(
-                "LP-FT above FT out of distribution",
-                _SCORE_TABLES,
-                ("lp-ft", "ft"),
-                ("score",),
-                gt,
-                on=_is_ood,
-            ),
-        ),
-    ),
-    Claim(
-        7,
-        "The first-order prediction of feature and logit change meets the real one as the learning "
-        "rate goes to 0.",
-        (theory.PREDICTED,),
-        lambda runs, _: theory.first_order_outcomes(runs),
-        remark=theory.FIRST_ORDER_REMARK,
-    ),
-    Claim(
-        8,
-        "In linear models Corollary 4.3 holds exactly and Proposition 4.4's bound holds at the "
-        "stated rate.",
-        (theory.UNMOVED, theory.BOUNDED),
-        lambda runs, _: theory.linear_outcomes(runs),
-        remark=theory.LINEAR_REMARK,
-    ),
-)
-"""The claims by their number."""
-
-
-# The recipe.
 
 
 def _plan(scope: Scope) -> Plan:
@@ -233,13 +74,13 @@ def _plan(scope: Scope) -> Plan:
         settings = {"max_validation_samples": most, **scope.settings}
         claimed = replace(claimed, settings=settings)
     in_pairs = replace(claimed, methods=paired)
-    scaled = measured.scaled_scope(claimed)
+    scaled = scaled_scope(claimed)
     of_kernels = tuple(method for method in _KERNEL_METHODS if method in claimed.methods)
     return Plan(
         runs={
             **planned_runs(in_pairs),
             **planned_runs(in_pairs, rates=SHARED),
-            **head_scale_plan(scaled, measured.SCALES).runs,
+            **head_scale_plan(scaled, SCALES).runs,
         },
         # Without the regression and the parts of F.
         kernels=planned_kernels(
@@ -315,7 +156,7 @@ _TABLES: tuple[tuple[str, str, tuple[Measure[RunRow], ...], tuple[int, ...], str
         "scores",
         "Scores in and out of distribution",
         (score_measure("score"),),
-        _SCORE_TABLES,
+        SCORE_TABLES,
         "The task's own metric, per cent.",
     ),
 )
@@ -389,9 +230,9 @@ RECIPE = Recipe(
     _CLAIMS,
     _plan,
     _show,
-    step=theory.THEORY,
+    step=THEORY,
     limits=(
-        f"Claim 3 is tested on the first task only, at {len(measured.SCALES)} of the paper's "
+        f"Claim 3 is tested on the first task only, at {len(SCALES)} of the paper's "
         f"{len(PAPER_SCALES)} scales and each method's own rates; figures 3, 10 and 11 have all "
         "scales.",
         "Claim 4 compares LP-FT with LoRA and LP-LoRA only at each method's own rates, so that it "

@@ -1,6 +1,7 @@
-"""The comparisons behind claims 1 to 6, measured from runs and kernels, each with a verdict.
+"""The paper's claims: how each is measured from runs and kernels and judged, and what it rests on.
 
-Claims 7 and 8 are measured in :mod:`lpft.experiments.theory`.
+Claims 7 and 8 are measured in :mod:`lpft.experiments.theory`. The recipe that plans what the claims
+need is in :mod:`lpft.experiments.claims`.
 """
 
 import math
@@ -8,21 +9,28 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
+from operator import ge, gt
 
 import numpy as np
 
 from lpft.analysis.comparison import Resampled, Statistic, resample, without_samples
+from lpft.data import TASKS
+from lpft.experiments import theory
+from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.figures import CORRELATIONS, rank_correlations, scaled_runs
 from lpft.experiments.measures import random_head_norm
 from lpft.experiments.plan import ExperimentRuns, Scope
 from lpft.experiments.verdicts import (
     WITHOUT_RATES,
     Case,
+    Claim,
     Outcome,
     Part,
+    PublishedQuestion,
     judge_cases,
     published_mean,
 )
+from lpft.paper import published_datasets
 from lpft.report.text import change_digits
 from lpft.results import quantities
 from lpft.results.formats import MINUS, counted, decimals_for, ratio_text, with_sd
@@ -83,10 +91,10 @@ def _pair_case(
 
 # Claim 1: features change less from the LP solution than from a random head.
 
-SMALLER_CHANGE = Part("smaller feature change")
+_SMALLER_CHANGE = Part("smaller feature change")
 
 
-def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+def _feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """``Diff(F)`` from a random head minus that from the LP solution."""
     cases: list[Case] = []
     for task in runs.scope.tasks:
@@ -101,7 +109,7 @@ def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator
             digits = change_digits([change.value for pair in changes for change in pair])
             cases.append(
                 _pair_case(
-                    SMALLER_CHANGE,
+                    _SMALLER_CHANGE,
                     pairing,
                     changes,
                     subject=f"{pairing.second.name} below {pairing.first.name}",
@@ -111,6 +119,25 @@ def feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generator
                 )
             )
     return judge_cases(cases, generator=generator)
+
+
+CLAIM_1 = Claim(
+    1,
+    "Features change less under LP-FT than under FT, and less under LP-LoRA than under LoRA.",
+    (_SMALLER_CHANGE,),
+    _feature_change_outcomes,
+    "Table 12",
+    tuple(
+        PublishedQuestion(
+            f"{method_name(pair[1])} below {method_name(pair[0])}",
+            (12,),
+            pair,
+            ("feature_difference",),
+            lambda random, probed: probed < random,
+        )
+        for pair in PAIRS
+    ),
+)
 
 
 # Claim 2: linear probing leaves a large head, and LP-FT keeps it.
@@ -129,22 +156,15 @@ In the paper SST-2's head goes from 132 to 109, 17 per cent, and the others chan
 most, but for WSC's: 2.26e-4 after linear probing, where a random head has 0.795, and 0.108 after
 LP-FT (table 13)."""
 
-WELL_ABOVE_START, STAYS_THROUGH = Part("well above the random start"), Part("stays through LP-FT")
-ABOVE_QUESTION = f"LP head more than {WELL_ABOVE:g} times its random start"
-STAYS_QUESTION = f"norm within {STAYS:g} % through LP-FT"
+_WELL_ABOVE_START, _STAYS_THROUGH = (
+    Part("well above the random start"),
+    Part("stays through LP-FT"),
+)
+_ABOVE_QUESTION = f"LP head more than {WELL_ABOVE:g} times its random start"
+_STAYS_QUESTION = f"norm within {STAYS:g} % through LP-FT"
 
 
-def is_well_above(start: float, probed: float, _: float) -> bool:
-    """Whether the norm after linear probing is well above that of the random start."""
-    return probed > WELL_ABOVE * start
-
-
-def stays_large(start: float, probed: float, end: float) -> bool:
-    """Whether a head that is above its random start stays so through LP-FT."""
-    return probed > start and 100 * abs(end / probed - 1) < STAYS
-
-
-def head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+def _head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """The norm before probing, after it and along fine-tuning, in the runs of each seed.
 
     Norms do not depend on samples, so the intervals are over seeds only.
@@ -154,12 +174,12 @@ def head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> 
     cases = []
     for task in runs.scope.tasks:
         by_seed = runs.by_seed(PUBLISHED, task, "lp-ft")
-        starts = {seed: random_start(runs, task, seed) for seed in by_seed}
+        starts = {seed: _random_start(runs, task, seed) for seed in by_seed}
         cases += [_norm_above(task, by_seed, starts), _norm_stays(task, by_seed, starts)]
     return judge_cases(cases, generator=generator)
 
 
-def random_start(runs: ExperimentRuns, task: str, seed: int) -> float | None:
+def _random_start(runs: ExperimentRuns, task: str, seed: int) -> float | None:
     """The norm of a seed's random head, from a run that began with it."""
     norms = (
         random_head_norm(run)
@@ -169,7 +189,7 @@ def random_start(runs: ExperimentRuns, task: str, seed: int) -> float | None:
     return next((norm for norm in norms if norm is not None), None)
 
 
-def largest_change(run: Run) -> float | None:
+def _largest_change(run: Run) -> float | None:
     """The largest ``|  ||V|| / ||V_start|| - 1 |`` along a training and at its end, in per cent."""
     start, end = run.head_norm("norm_at_start"), run.head_norm("norm")
     if start is None or end is None or start == 0:
@@ -190,10 +210,10 @@ def _norm_above(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
     norms = ([pair[number] for pair in known.values()] for number in (0, 1))
     start, after = (with_sd(Spread.of(each), decimals_for(each)) for each in norms)
     return Case(
-        part=WELL_ABOVE_START,
+        part=_WELL_ABOVE_START,
         measured=Measured(
             task=task,
-            subject=ABOVE_QUESTION,
+            subject=_ABOVE_QUESTION,
             rates=WITHOUT_RATES,
             effects=tuple(without_samples(ratio - WELL_ABOVE) for ratio in ratios),
             runs=tuple(runs[seed].name for seed in known),
@@ -212,7 +232,7 @@ def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
 
     large = {seed: run for seed, run in runs.items() if not is_small(seed, run)}
     known = {
-        seed: change for seed, run in large.items() if (change := largest_change(run)) is not None
+        seed: change for seed, run in large.items() if (change := _largest_change(run)) is not None
     }
     small = len(runs) - len(large)
     left_out = (
@@ -221,10 +241,10 @@ def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
     )
     evidence = f"the norm changes by {with_sd(Spread.of(known.values()), 1)} % at most"
     return Case(
-        part=STAYS_THROUGH,
+        part=_STAYS_THROUGH,
         measured=Measured(
             task=task,
-            subject=STAYS_QUESTION,
+            subject=_STAYS_QUESTION,
             rates=WITHOUT_RATES,
             effects=tuple(without_samples(STAYS - change) for change in known.values()),
             runs=tuple(runs[seed].name for seed in known),
@@ -239,12 +259,32 @@ def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
     )
 
 
+CLAIM_2 = Claim(
+    2,
+    "The norm of the head after linear probing is well above that of its random start, and "
+    "stays there through LP-FT.",
+    (_WELL_ABOVE_START, _STAYS_THROUGH),
+    _head_norm_outcomes,
+    "Table 13",
+    tuple(
+        PublishedQuestion(text, (13,), ("pretrained", "lp", "lp-ft"), ("head_norm",), agrees)
+        for text, agrees in (
+            (_ABOVE_QUESTION, lambda start, probed, _: probed > WELL_ABOVE * start),
+            (
+                _STAYS_QUESTION,
+                lambda start, probed, end: probed > start and 100 * abs(end / probed - 1) < STAYS,
+            ),
+        )
+    ),
+)
+
+
 # Claim 3: the larger the scale of the head before fine-tuning, the less features change.
 
 SCALES = (0.1, 1.0, 10.0, 100.0)
 """Fewer than the paper's, and on the first task alone: each is a run of every method and seed."""
 
-FALLS_WITH_SCALE = Part("feature change falls with the scale")
+_FALLS_WITH_SCALE = Part("feature change falls with the scale")
 
 
 def scaled_scope(scope: Scope) -> Scope:
@@ -252,7 +292,7 @@ def scaled_scope(scope: Scope) -> Scope:
     return replace(scope, tasks=scope.tasks[:1], methods=methods)
 
 
-def head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+def _head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """Minus Spearman's rank correlation of scale and ``Diff(F)``, over seeds and samples."""
     scope = scaled_scope(runs.scope)
     cases = []
@@ -275,17 +315,28 @@ def head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) ->
                 bounds=CORRELATIONS,
             )
             evidence = f"rank correlation {with_sd(spread, 2)}"
-            cases.append(Case(FALLS_WITH_SCALE, measured, "rank correlation, negative", evidence))
+            cases.append(Case(_FALLS_WITH_SCALE, measured, "rank correlation, negative", evidence))
     return judge_cases(cases, generator=generator)
+
+
+CLAIM_3 = Claim(
+    3,
+    "The larger the head's scale before fine-tuning, the smaller the feature change.",
+    (_FALLS_WITH_SCALE,),
+    _head_scale_outcomes,
+    "The paper shows it in figures 3, 10 and 11, and prints no numbers",
+    remark="on the first task only",
+)
 
 
 # Claim 4: one temperature lowers ECE, and lowers it most for LP-FT.
 
-LOWERS, LOWERS_MOST = Part("lowers ECE"), Part("most for LP-FT")
+_LOWERS, _LOWERS_MOST = Part("lowers ECE"), Part("most for LP-FT")
 _ECE_UNIT = "points of ECE"
+_ECE = ("ece", "calibrated_ece")
 
 
-def calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+def _calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """ECE without the run's temperature minus ECE with it, and how much more LP-FT gains.
 
     The temperature stays the run's own: its validation samples are not resampled.
@@ -332,7 +383,7 @@ def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun, also_at: tuple[str,
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
     spread = spread_of(gains)
     return Case(
-        part=LOWERS,
+        part=_LOWERS,
         measured=Measured(group.task, group.name, group.rates, gains, group.run_names),
         unit=_ECE_UNIT,
         evidence=f"lower by {with_sd(spread, 1)} points{note}",
@@ -343,7 +394,7 @@ def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun, also_at: tuple[str,
 def _lowers_most(pairing: Pairing, by_run: quantities.ByRun) -> Case:
     own_rates_alone = "only at each method's own rates, which may explain the difference"
     return _pair_case(
-        LOWERS_MOST,
+        _LOWERS_MOST,
         pairing,
         pairing.statistics(by_run),
         subject=f"{pairing.second.name} more than {pairing.first.name}",
@@ -355,6 +406,37 @@ def _lowers_most(pairing: Pairing, by_run: quantities.ByRun) -> Case:
     )
 
 
+CLAIM_4 = Claim(
+    4,
+    "Temperature scaling lowers ECE, and lowers it most for LP-FT.",
+    (_LOWERS, _LOWERS_MOST),
+    _calibration_outcomes,
+    "Tables 3, 14 and 15",
+    (
+        *(
+            PublishedQuestion(
+                f"ECE falls under {method_name(method)}",
+                (3,),
+                (method,),
+                _ECE,
+                lambda before, after: before > after,
+            )
+            for method in EXPERIMENTS["claims"].methods
+        ),
+        PublishedQuestion(
+            "it falls most under LP-FT",
+            (3,),
+            ("lp-ft", "ft", "lora", "lp-lora"),
+            _ECE,
+            lambda before, after, *others: (
+                before - after > max(b - a for b, a in zip(others[::2], others[1::2], strict=True))
+            ),
+        ),
+    ),
+    remark="LP-FT against LoRA and LP-LoRA at own rates only",
+)
+
+
 # Claim 5: the FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA.
 
 FT_RATIOS = {"lp-ft": 1.0, "ft": 0.2, "lora": 0.0}
@@ -363,26 +445,21 @@ FT_RATIOS = {"lp-ft": 1.0, "ft": 0.2, "lora": 0.0}
 RATIO_WIDTHS = {"lp-ft": 0.25, "ft": 0.1, "lora": 0.05}
 """How far from it still counts as near; the bands do not meet, so their order follows."""
 
-NEAR, ORDER = Part("near its number"), Part("in this order")
+_NEAR, _ORDER = Part("near its number"), Part("in this order")
 
 _Ratios = Mapping[int, tuple[str, Resampled]]
 """By seed: the name of the kernels, and the ratio."""
 
 
-def near_question(method: str) -> str:
+def _near_question(method: str) -> str:
     return f"{method_name(method)} within {RATIO_WIDTHS[method]:g} of {FT_RATIOS[method]:g}"
 
 
-def is_near(method: str, ratio: float) -> bool:
-    """Whether a method's ratio is near its number."""
-    return abs(ratio - FT_RATIOS[method]) < RATIO_WIDTHS[method]
-
-
-def order_question(larger: str, smaller: str) -> str:
+def _order_question(larger: str, smaller: str) -> str:
     return f"{method_name(larger)} above {method_name(smaller)}"
 
 
-def ft_ratio_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+def _ft_ratio_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """Distance of each method's ratio from its number, and whether the ratios are in order.
 
     The texts that the ratio averages over are resampled; those in its inner sums are not.
@@ -440,10 +517,10 @@ def _near(task: str, method: str, ratios: _Ratios) -> Case:
     published = published_mean(2, task, method, "ft_ratio")
     beside = "" if published is None else f" (published {ratio_text(published)})"
     return Case(
-        part=NEAR,
+        part=_NEAR,
         measured=Measured(
             task=task,
-            subject=near_question(method),
+            subject=_near_question(method),
             rates=WITHOUT_RATES,
             effects=tuple(-abs(value + -expected) + width for _, value in ratios.values()),
             runs=tuple(name for name, _ in ratios.values()),
@@ -457,10 +534,10 @@ def _near(task: str, method: str, ratios: _Ratios) -> Case:
 def _larger(task: str, larger: str, smaller: str, high: _Ratios, low: _Ratios) -> Case:
     seeds = [seed for seed in high if seed in low]
     return Case(
-        part=ORDER,
+        part=_ORDER,
         measured=Measured(
             task=task,
-            subject=order_question(larger, smaller),
+            subject=_order_question(larger, smaller),
             rates=WITHOUT_RATES,
             effects=tuple(high[seed][1] - low[seed][1] for seed in seeds),
             runs=tuple(high[seed][0] for seed in seeds),
@@ -478,6 +555,31 @@ def _ratio_spread(ratios: _Ratios) -> str:
     return f"{ratio_text(spread.mean)} ± {ratio_text(spread.sd)}"
 
 
+CLAIM_5 = Claim(
+    5,
+    "The FT ratio is near 1 for LP-FT, near 0.2 for FT and near 0 for LoRA.",
+    (_NEAR, _ORDER),
+    _ft_ratio_outcomes,
+    "Tables 2 and 9",
+    (
+        *(
+            PublishedQuestion(
+                _near_question(method),
+                (2,),
+                (method,),
+                ("ft_ratio",),
+                lambda ratio, near=middle, width=RATIO_WIDTHS[method]: abs(ratio - near) < width,
+            )
+            for method, middle in FT_RATIOS.items()
+        ),
+        *(
+            PublishedQuestion(_order_question(*pair), (2,), pair, ("ft_ratio",), gt)
+            for pair in pairwise(FT_RATIOS)
+        ),
+    ),
+)
+
+
 # Claim 6: LP-FT is at least as good as FT in distribution, and better out of it in most cases.
 #
 # "In most cases" is read as applying to both halves of the sentence: the paper's own means would
@@ -487,11 +589,11 @@ MARGIN = 1.0
 """In points. An interval that contains 0 means "at least as good" if it lies above minus this; one
 below 0 means worse, however small the effect."""
 
-AT_LEAST = Part("at least FT in distribution", "most")
-BETTER = Part("above FT out of distribution", "most")
+_AT_LEAST = Part("at least FT in distribution", "most")
+_BETTER = Part("above FT out of distribution", "most")
 
 
-def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
+def _score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list[Outcome]:
     """The task's metric of LP-FT minus that of FT, in points."""
     if not {"ft", "lp-ft"} <= set(runs.scope.methods):
         return []
@@ -518,7 +620,7 @@ def score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> list
     ]
     with_margin = judge_cases(ahead, generator=same)
     return [
-        _at_least(outcome, shifted) if outcome.case.part == AT_LEAST else outcome
+        _at_least(outcome, shifted) if outcome.case.part == _AT_LEAST else outcome
         for outcome, shifted in zip(outcomes, with_margin, strict=True)
     ]
 
@@ -528,7 +630,7 @@ def _score_case(pairing: Pairing, by_run: quantities.ByRun, data: str) -> Case:
     first, second = pairing.first.name, pairing.second.name
     metrics = dict.fromkeys(metric_name(run.metric) for run in pairing.second.runs.values())
     return _pair_case(
-        AT_LEAST if in_distribution else BETTER,
+        _AT_LEAST if in_distribution else _BETTER,
         pairing,
         [
             (one * quantities.PER_CENT, other * quantities.PER_CENT)
@@ -566,3 +668,32 @@ def _at_least(outcome: Outcome, shifted: Outcome) -> Outcome:
         )
         judgement = replace(judgement, verdict="holds", why=why)
     return Outcome(outcome.case, judgement)
+
+
+SCORE_TABLES = (8, 10, 16)
+
+
+def _is_ood(dataset: str) -> bool:
+    """Whether a set of the tables of scores is an OOD set of another one."""
+    tasks = {task for table in SCORE_TABLES for task in published_datasets(table)} & TASKS.keys()
+    return any(dataset in TASKS[task].ood for task in tasks)
+
+
+CLAIM_6 = Claim(
+    6,
+    "LP-FT is at least as good as FT in distribution, and better out of distribution in most "
+    "cases.",
+    (_AT_LEAST, _BETTER),
+    _score_outcomes,
+    "Tables 8, 10 and 16",
+    tuple(
+        PublishedQuestion(text, SCORE_TABLES, ("lp-ft", "ft"), ("score",), agrees, on=on)
+        for text, agrees, on in (
+            ("LP-FT at least FT", ge, lambda dataset: not _is_ood(dataset)),
+            ("LP-FT above FT out of distribution", gt, _is_ood),
+        )
+    ),
+)
+
+CLAIMS = (CLAIM_1, CLAIM_2, CLAIM_3, CLAIM_4, CLAIM_5, CLAIM_6, *theory.CLAIMS)
+"""The claims by their number."""

@@ -17,7 +17,7 @@ from typing import Any
 import lpft
 from lpft.errors import InputError
 from lpft.experiments.plan import ExperimentRuns, Job, Step
-from lpft.experiments.verdicts import WITHOUT_RATES, Case, Outcome, Part
+from lpft.experiments.verdicts import WITHOUT_RATES, Case, Claim, Outcome, Part
 from lpft.results.exhibits import Estimate
 from lpft.results.formats import counted, scientific, significant
 from lpft.results.judging import Judgement, Measured
@@ -154,15 +154,15 @@ THEORY: Step[int, list[TheoryCheck]] = Step(
 
 # Claims 7 and 8.
 
-PREDICTED = Part("error falls tenfold with the rate")
-UNMOVED = Part("Corollary 4.3, orthogonal inputs stay")
-BOUNDED = Part("Proposition 4.4, the bound holds as often as stated")
+_PREDICTED = Part("error falls tenfold with the rate")
+_UNMOVED = Part("Corollary 4.3, orthogonal inputs stay")
+_BOUNDED = Part("Proposition 4.4, the bound holds as often as stated")
 
 _NO_ESTIMATE = "not an estimate, so it has no interval and no minimum number of seeds"
-FIRST_ORDER_REMARK = (
+_FIRST_ORDER_REMARK = (
     f"a numerical check on random BERTs of {LAYERS} layers and width {WIDTH}, {_NO_ESTIMATE}"
 )
-LINEAR_REMARK = (
+_LINEAR_REMARK = (
     f"a numerical check on random linear models of up to {max(LINEAR_WIDTHS)[0]} inputs, "
     f"{_NO_ESTIMATE}"
 )
@@ -203,14 +203,14 @@ def _bound(claim: str, part: Part | None, form: str) -> _Promise:
             f"{significant(worst.promised)} ({worst.setting}); a lower frequency fails if its "
             f"probability by chance is below {scientific(SIGNIFICANCE, 0)}"
         ),
-        LINEAR_REMARK,
+        _LINEAR_REMARK,
     )
 
 
 _FIRST_ORDER = (
     _Promise(
         "Proposition 4.1",
-        PREDICTED,
+        _PREDICTED,
         lambda check: f"Proposition 4.1, {check.setting.partition(', rate')[0]}",
         lambda check: check.measured - LEAST_FALL,
         f"times per tenfold smaller rate, beyond {LEAST_FALL:g}",
@@ -218,13 +218,13 @@ _FIRST_ORDER = (
             f"the error falls {significant(worst.measured)} times or more; a fall of less than "
             f"{LEAST_FALL:g} fails"
         ),
-        FIRST_ORDER_REMARK,
+        _FIRST_ORDER_REMARK,
     ),
 )
 _LINEAR = (
     _Promise(
         "Corollary 4.3",
-        UNMOVED,
+        _UNMOVED,
         lambda _: "Corollary 4.3, features of inputs orthogonal to training's",
         lambda check: ROUNDING - check.measured,
         f"relative change, short of {ROUNDING:g}",
@@ -232,21 +232,11 @@ _LINEAR = (
             f"relative change of {scientific(worst.measured)} at most; one beyond "
             f"{scientific(ROUNDING, 0)}, which is rounding, fails"
         ),
-        LINEAR_REMARK,
+        _LINEAR_REMARK,
     ),
-    _bound("Proposition 4.4", BOUNDED, "with the factor sigma^2 r"),
+    _bound("Proposition 4.4", _BOUNDED, "with the factor sigma^2 r"),
     _bound("Proposition 4.4 as printed", None, "as printed, which the claim does not rest on"),
 )
-
-
-def first_order_outcomes(runs: ExperimentRuns) -> list[Outcome]:
-    """How much the error of Proposition 4.1's prediction falls with the rate, at least."""
-    return _outcomes(runs, _FIRST_ORDER)
-
-
-def linear_outcomes(runs: ExperimentRuns) -> list[Outcome]:
-    """Each statement on linear models; 4.4 as printed is shown but does not count."""
-    return _outcomes(runs, _LINEAR)
 
 
 def _outcomes(runs: ExperimentRuns, promises: Sequence[_Promise]) -> list[Outcome]:
@@ -273,3 +263,23 @@ def _outcomes(runs: ExperimentRuns, promises: Sequence[_Promise]) -> list[Outcom
             case = Case(promise.part, measured, promise.unit, remark=promise.remark)
             outcomes.append(Outcome(case, judgement))
     return outcomes
+
+
+CLAIMS = (
+    Claim(
+        7,
+        "The first-order prediction of feature and logit change meets the real one as the learning "
+        "rate goes to 0.",
+        (_PREDICTED,),
+        lambda runs, _: _outcomes(runs, _FIRST_ORDER),
+        remark=_FIRST_ORDER_REMARK,
+    ),
+    Claim(
+        8,
+        "In linear models Corollary 4.3 holds exactly and Proposition 4.4's bound holds at the "
+        "stated rate.",
+        (_UNMOVED, _BOUNDED),
+        lambda runs, _: _outcomes(runs, _LINEAR),  # 4.4 as printed is shown but does not count
+        remark=_LINEAR_REMARK,
+    ),
+)
