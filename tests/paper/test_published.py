@@ -10,7 +10,6 @@ from lpft.paper import (
     published_hyperparameters,
     published_kernels,
     published_size,
-    published_tables,
     published_value,
 )
 
@@ -73,8 +72,6 @@ def test_every_table_is_complete():
     for task in EIGHT:
         assert all(published_value(8, task, method, "score") for method in ALL_METHODS)
         assert all(published_value(3, task, method, "mce") for method in FINE_TUNED)
-    assert published_tables("cb") == (1, 3, 8, 12, 13)
-    assert published_tables("semeval") == (10, 11, 12)
 
 
 def test_datasets_of_a_table_are_in_its_order():

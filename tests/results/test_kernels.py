@@ -10,8 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from lpft.errors import InputError
 from lpft.report import build_report, format_report
-from lpft.results.formats import ratio_text
-from lpft.results.kernels import KernelRecord, aligned_name, find_kernels, kernel_name, solver_name
+from lpft.results.kernels import KernelRecord, find_kernels
 
 from .kernel_folders import METHODS, write_kernels
 from .run_folders import edit_json, write_run
@@ -197,18 +196,3 @@ def test_a_sparse_record_is_shown_with_gaps(tmp_path: Path) -> None:
         "statistics",
         "certificate",
     }
-
-
-def test_names_of_kernels_and_solvers() -> None:
-    assert [kernel_name(name) for name in ("pretrain_effective", "ntk", "some_other")] == [
-        *("P", "P + F"),
-        "some other",
-    ]
-    assert aligned_name("lp-ft/ft_effective") == "LP-FT: F"
-    assert aligned_name("pretrain_effective") == "P"
-    assert aligned_name("step 10/ntk") == "step 10: P + F"
-    assert solver_name("kernel_ridge_regression") == "Kernel ridge regression"
-    assert [ratio_text(value) for value in (None, 0.0, 4e-4, 0.19874, 1.0137)] == [
-        *("–", "0.0000", "4.0e−4"),
-        *("0.1987", "1.0137"),
-    ]

@@ -103,11 +103,6 @@ def published_value(table: int, dataset: str, method: str, metric: str) -> Publi
     return _values().get((table, dataset, method, metric))
 
 
-def published_tables(dataset: str) -> tuple[int, ...]:
-    """The tables of :func:`published_value` that have numbers of a dataset, in order."""
-    return tuple(sorted({table for table, name, _, _ in _values() if name == dataset}))
-
-
 def published_datasets(table: int) -> tuple[str, ...]:
     """The datasets that a table of :func:`published_value` has numbers of, in its order.
 
