@@ -243,8 +243,13 @@ def reproduce(options: Namespace) -> int | None:
     if options.name == "list":
         _list_experiments(options, given)
         return None
+    # Wrong settings and names are refused before the slow imports below.
+    from lpft.experiments.catalogue import ALL, find_experiment
+
     ExperimentSettings.read_own(given)
-    TrainingSettings.read_own(given)  # refuse wrong settings before the slow imports below:
+    TrainingSettings.read_own(given)
+    if options.name != ALL:
+        find_experiment(options.name)
     from lpft.experiments.run import NotReproduced, Session, plan_table
     from lpft.report import format_experiment
 
