@@ -122,7 +122,9 @@ def test_help_checks_and_wrong_input_are_answered_without_torch(tmp_path):
         "evaluate nope --task cb": 2,
         "predict nope --text good": 2,
         "report nope": 2,
+        "reproduce list": 0,
         "reproduce table8 --seeds none": 2,
+        "reproduce table88 --tiny": 2,
     }
     code = """
 import contextlib, io, json, sys
