@@ -365,13 +365,17 @@ def check(options: Namespace) -> None:
     try:
         counter = quick_counter(settings.model, settings.revision)
     except InputError as error:
-        if hasattr(options, "model"):
+        if hasattr(options, "model") or options.label_errors:
             raise
         note = f"texts are not counted in tokens: {error}"
     else:
         most = quick_length(data, settings, counter)
         lengths = describe_lengths(data, counter, most)
         findings += check_lengths(data, counter, most)
+    if options.label_errors:
+        from lpft.runs.findings import label_errors  # loads torch, as training does
+
+        findings += label_errors(data, settings)
     counts = {
         split: examples.class_counts(len(data.classes)) for split, examples in data.splits().items()
     }

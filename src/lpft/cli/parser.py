@@ -217,7 +217,12 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
 
     check = command(commands.check, "check data before training on it")
     _add_settings(check, "check")
-    _add_flags(check, "json")
+    _add_flags(
+        check,
+        "json",
+        label_errors="also name the rows whose label is probably wrong, by linear probes on the "
+        "features of --model",
+    )
 
     tasks = command(listings.tasks, "list the tasks that lpft knows by name")
     tasks.add_argument("name", nargs="?", metavar="NAME", help="show all about one task")

@@ -31,12 +31,15 @@ MOST_ROWS = 1000
 Rows = Mapping[str, Sequence[int]]
 """Row numbers by split, as the user's file counts them, from 1."""
 
-Level = Literal["error", "warning"]
+Level = Literal["error", "warning", "note"]
+_ORDER: tuple[Level, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
 class Finding:
     """One observation: an ``error`` makes results meaningless, a ``warning`` limits them.
+
+    A ``note`` is worth a look, and found in good data too.
 
     Attributes:
         kind: ``missing-class``, ``small-class``, ``imbalance``, ``similar-classes``,
@@ -46,6 +49,7 @@ class Finding:
         message: without texts of the data, so that it may be written anywhere.
         rows: the rows that it is about, in the order in which to look at them.
         examples: a few of them in words, with their texts: for a terminal only.
+        suggested: the class that fits each of the rows better, of ``label-errors``.
     """
 
     level: Level
@@ -53,6 +57,7 @@ class Finding:
     message: str
     rows: Rows = field(default_factory=dict)
     examples: tuple[str, ...] = ()
+    suggested: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def line(self) -> str:
         """The message with the numbers of the first rows."""
@@ -69,14 +74,15 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """The finding for a file: no texts, and at most 1,000 rows of a split of all it counts."""
+        named = {split: [int(row) for row in rows[:MOST_ROWS]] for split, rows in self.rows.items()}
+        suggested = {split: list(names[:MOST_ROWS]) for split, names in self.suggested.items()}
         return {
             "level": self.level,
             "kind": self.kind,
             "message": self.message,
-            "rows": {
-                split: [int(row) for row in rows[:MOST_ROWS]] for split, rows in self.rows.items()
-            },
+            "rows": named,
             "total": {split: len(rows) for split, rows in self.rows.items()},
+            **({"suggested": suggested} if suggested else {}),
         }
 
 
@@ -86,7 +92,7 @@ def check_data(data: TextData) -> list[Finding]:
     What repeats what is the rule of :mod:`lpft.data.duplicates`.
     """
     findings = [*_classes(data), *_sizes(data), *_repetitions(data), *_contents(data)]
-    return sorted(findings, key=lambda finding: finding.level)
+    return sorted(findings, key=lambda finding: _ORDER.index(finding.level))
 
 
 def checked_splits(data: TextData) -> dict[str, Examples]:

@@ -246,7 +246,8 @@ class Selection(Part):
 class FindingRecord(Part):
     """A finding about the data of a run (:class:`lpft.data.checks.Finding`), without texts.
 
-    ``rows`` has the numbers of at most 1,000 rows of a split, ``total`` how many there are.
+    ``rows`` has the numbers of at most 1,000 rows of a split, ``total`` how many there are;
+    ``suggested`` the class that fits each of the rows better, of ``label-errors``.
     """
 
     level: str
@@ -254,6 +255,7 @@ class FindingRecord(Part):
     message: str
     rows: Mapping[str, list[int]] = Field(default_factory=dict)
     total: Mapping[str, int] = Field(default_factory=dict)
+    suggested: Mapping[str, list[str]] = Field(default_factory=dict)
 
 
 class RunRecord(Record):

@@ -3,18 +3,38 @@
 import logging
 from collections.abc import Iterable
 
-from lpft.data import Finding
+from lpft.data import Finding, TextData
 from lpft.results.schema import FindingRecord
+from lpft.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
 
 def log_findings(findings: Iterable[Finding], name: str | None = None) -> None:
-    """A warning for each finding, with the name of the data where there are several."""
+    """A line for each finding, with the name of the data where there are several."""
     for finding in findings:
-        logger.warning("%s%s", "" if name is None else f"{name}: ", finding.line())
+        log = logger.info if finding.level == "note" else logger.warning
+        log("%s%s", "" if name is None else f"{name}: ", finding.line())
 
 
 def recorded(findings: Iterable[Finding]) -> list[FindingRecord]:
     """The findings as ``run.json`` has them."""
     return [FindingRecord(**finding.as_json()) for finding in findings]
+
+
+def label_errors(data: TextData, settings: TrainingSettings) -> list[Finding]:
+    """The finding about labels that are probably wrong, without a training.
+
+    Raises:
+        InputError: the model cannot be loaded, or its features are not finite.
+    """
+    from lpft.model.inference import encoder_fingerprint
+    from lpft.model.loading import fresh_classifier
+    from lpft.training.cache import prepare_splits
+    from lpft.training.label_errors import label_error_finding
+
+    probing = settings.model_copy(update={"method": "lp"})
+    classifier = fresh_classifier(data, probing)
+    encoder = encoder_fingerprint(classifier.model)
+    _, inputs = prepare_splits(classifier, data, probing, encoder=encoder)
+    return label_error_finding(data, inputs, probing)

@@ -20,6 +20,7 @@ from lpft.analysis.calibration import negative_log_likelihood
 from lpft.analysis.comparison import wilson
 from lpft.analysis.selection import RULE, Candidate, best_of_each, choose, reason_to_skip
 from lpft.data import TextData, check_data, load_data
+from lpft.data.lengths import check_lengths, quick_counter, quick_length
 from lpft.data.splits import labelled_rows, validation_kind
 from lpft.errors import InputError, explain, named
 from lpft.files import check_model_path
@@ -44,6 +45,7 @@ from lpft.results.schema import (
     Selection,
     StandingRecord,
 )
+from lpft.runs.findings import log_findings
 from lpft.runs.train import describe_data, status_recorded, train_run
 from lpft.settings import AUTO, MINILM, get_method
 from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig, changed
@@ -86,8 +88,10 @@ def train_selection(
 
         check_optuna()
     data = load_data(config.data)
-    for finding in check_data(data):
-        logger.warning("%s", finding.message)
+    log_findings(check_data(data))
+    first = config.run(config.methods[0], config.methods[0]).training
+    counter = quick_counter(first.model, first.revision)
+    log_findings(check_lengths(data, counter, quick_length(data, first, counter)))
     with locked(folder):
         if check_output(folder, resume=resume, overwrite=overwrite) != record:
             raise InputError(f"'{folder}' was changed by another process: start again")

@@ -93,7 +93,9 @@ def train_run(
     chosen = config.data.model_copy(update={"text_columns": data.text_columns})
     config = replace(config, data=chosen, training=training)
     cut = check_lengths(data, classifier.token_counter, classifier.max_length)
-    log_findings(cut)
+    findings += cut
+    if not checked_before:
+        log_findings(cut)
     encoder = encoder_fingerprint(classifier.model)
     fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
     with locked(folder):
@@ -115,7 +117,7 @@ def train_run(
             data=describe_data(data),
             seeds={"run": config.training.seed, "split": SPLIT_SEED},
             fingerprints=fingerprints,
-            findings=recorded([*findings, *cut]),
+            findings=recorded(findings),
             files=[] if going_on is None else going_on.files,
             **surroundings,
         )
@@ -137,12 +139,17 @@ def _train_locked(
     from lpft.runs.record import describe_probe, write_results
     from lpft.training.cache import prepare_splits
     from lpft.training.fit import fit_classifier
+    from lpft.training.label_errors import label_error_finding
 
     folder, settings = config.output_dir, config.training
     work = folder / WORK
     read = perf_counter()
     kind, inputs = prepare_splits(classifier, data, settings, encoder=encoder)
     features_seconds = perf_counter() - read
+    if data.protocol != "paper":
+        doubtful = label_error_finding(data, inputs, settings)
+        log_findings(doubtful)
+        record = record.updated(findings=[*record.findings, *recorded(doubtful)])
     fit = fit_classifier(
         classifier,
         inputs["train"],
