@@ -21,7 +21,7 @@ from tiny_models import save_tiny_model, toy_texts
 
 from lpft import InputError, TextClassifier
 from lpft.runs.train import train_run
-from lpft.settings import TrainingSettings
+from lpft.settings import OutputSettings, TrainingSettings
 from lpft.settings.configs import make_config
 
 PROBING = {"method": "lp", "pooling": "mean", "max_length": 32}
@@ -74,7 +74,11 @@ def test_its_parameters_are_the_settings_with_their_defaults():
         for name, parameter in parameters.items()
         if name not in ("self", "verbose")
     }
-    assert named == {name: item.default for name, item in TrainingSettings.fields().items()}
+    output = OutputSettings.fields()
+    settings = TrainingSettings.fields() | {
+        name: output[name] for name in ("target_accuracy", "target_coverage")
+    }
+    assert named == {name: item.default for name, item in settings.items()}
 
 
 def test_it_learns_and_its_attributes_agree_with_each_other(fitted):

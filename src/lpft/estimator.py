@@ -1,6 +1,7 @@
 """TextClassifier: LP-FT and its relatives as a scikit-learn estimator."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from os import PathLike, fspath
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from lpft.analysis import choose_threshold
 from lpft.data import (
     Examples,
     Label,
@@ -24,12 +26,13 @@ from lpft.data import (
 from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
 from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.files import write_text
 from lpft.progress import visible_progress
 from lpft.settings import (
     ClassWeight,
     Device,
+    OutputSettings,
     Pooling,
     Precision,
     TrainingSettings,
@@ -39,6 +42,8 @@ from lpft.settings.environment import check_environment
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
+
+logger = logging.getLogger(__name__)
 
 PARAMETERS_FILE = "text_classifier.json"
 RUN_RECORD = "run.json"
@@ -58,6 +63,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             is phi (N x h), ``model_.head`` the ``nn.Linear`` of V and b.
         tokenizer_: its tokenizer, whose ``model_max_length`` is the training's.
         temperature_: T.
+        abstain_below_: the confidence below which :meth:`abstains` is true, by ``target_accuracy``
+            or ``target_coverage``; None without either, and where the accuracy cannot be promised.
         history_: one row per evaluation and logging step of the training.
 
     Source: Kumar et al., ICLR 2022 (LP-FT); Tomihari and Sato, NeurIPS 2024.
@@ -85,6 +92,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         device: Device = "auto",
         precision: Precision = "float32",
         report_to: str = "none",
+        target_accuracy: float | None = None,
+        target_coverage: float | None = None,
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -106,6 +115,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.precision = precision
         self.report_to = report_to
+        self.target_accuracy = target_accuracy
+        self.target_coverage = target_coverage
         self.verbose = verbose
 
     def fit(
@@ -133,6 +144,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         check_environment()
         settings = resolve(self._settings())
+        threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
         check_precision(settings.precision, resolve_device(settings.device))
         data = _training_data(texts, labels, validation)
         with visible_progress(self.verbose):
@@ -150,6 +162,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                     kind=kind,
                 )
         result.classifier.model.cpu()
+        if threshold:
+            scored, temperature = result.validation, result.temperature.temperature
+            found = choose_threshold(scored.logits, scored.labels, temperature, **threshold)
+            if found.reason is not None:
+                logger.warning("The classifier never abstains: %s", found.reason)
+            result.classifier.model.config.abstain_below = found.abstain_below
         self._take(result.classifier, paired=result.classifier.model.config.paired)
         self.history_ = result.history
         return self
@@ -165,6 +183,31 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         logits = self.logits(texts).astype(np.float64)
         return softmax(logits / self.temperature_, axis=1)
+
+    def abstains(self, texts: Sequence[Text]) -> NDArray[np.bool_]:
+        """Whether the largest probability of each of N texts is below ``abstain_below_``, N.
+
+        :meth:`predict` gives a class for these texts too.
+
+        Raises:
+            InputError: there is no threshold.
+        """
+        if self.abstain_below_ is None:
+            raise InputError(
+                f"there is no threshold to abstain below: fit with {named('target_accuracy')} or "
+                f"{named('target_coverage')}, or set abstain_below_"
+            )
+        return np.asarray(self.predict_proba(texts).max(axis=1) < self.abstain_below_)
+
+    @property
+    def abstain_below_(self) -> float | None:
+        check_is_fitted(self, "model_")
+        return self.model_.config.abstain_below
+
+    @abstain_below_.setter
+    def abstain_below_(self, value: float | None) -> None:
+        check_is_fitted(self, "model_")
+        self.model_.config.abstain_below = value
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """``V phi(x) + b`` before the temperature, N x C, in the order of ``classes_``."""
@@ -307,13 +350,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return estimator
 
     def _settings(self) -> TrainingSettings:
+        return TrainingSettings.read_own(self._parameters(), strict=True)
+
+    def _parameters(self) -> dict[str, Any]:
         """The parameters, with NumPy's numbers (of a grid, say) as Python's."""
-        given = {
+        return {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in self.get_params().items()
-            if name != "verbose"
         }
-        return TrainingSettings.read(given, strict=True)
 
     def _take(self, classifier: "Classifier", *, paired: bool | None) -> None:
         """``paired``: whether it was trained on pairs; None where it was not trained."""

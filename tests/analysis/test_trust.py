@@ -98,7 +98,7 @@ def test_fifty_nine_right_rows_are_the_fewest_that_promise_ninety_five_percent()
     assert few.coverage is None
     assert "58 validation rows" in few.reason
     assert "at most 0.949" in few.reason
-    assert "abstain_below 0.800" in few.reason.replace("\x0e", "").replace("\x0f", "")
+    assert "the 58 predictions with a confidence of 0.800 or more" in few.reason
     again = choose_threshold(logits_of(np.full(58, 0.8)), np.zeros(58, int), target_accuracy=0.949)
     assert again.abstain_below == 0.0
 

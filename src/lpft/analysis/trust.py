@@ -225,10 +225,10 @@ def _why_not(target: float, curve: RiskCoverage, bounds: NDArray[np.float64]) ->
     best = len(bounds) - 1 - int(np.argmax(bounds[::-1]))
     promise = np.floor(bounds[best] * 1000) / 1000  # never above the bound
     return (
-        f"{named('target_accuracy')} {target:g} cannot be promised by {curve.rows[-1]} validation "
-        f"rows: with 95 % confidence they show at most {promise:g}, at "
-        f"{named('abstain_below')} {curve.thresholds[best]:.3f} with {curve.rows[best]} of them "
-        "accepted; ask for that much, or give more validation rows"
+        f"{curve.rows[-1]} validation rows cannot promise an accuracy of {target:g}: with 95 % "
+        f"confidence they show at most {promise:g}, of the {curve.rows[best]} predictions with a "
+        f"confidence of {curve.thresholds[best]:.3f} or more; ask for that much, or give more "
+        "validation rows"
     )
 
 

@@ -120,11 +120,18 @@ def predict(options: Namespace) -> None:
         lines = standard_input()
         at_once = 1 if lines.isatty() else predict.LINES_AT_ONCE
         texts = predict.line_texts(saved, lines)
-    rows = predict.predict_texts(saved, texts, at_once)
+    below = predict.threshold_of(
+        saved,
+        abstain_below=options.abstain_below,
+        target_accuracy=options.target_accuracy,
+        target_coverage=options.target_coverage,
+    )
+    rows = predict.predict_texts(saved, texts, at_once, abstain_below=below)
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)
     else:
-        predict.save_predictions(options.output, rows, saved.classifier.model.config.classes)
+        classes = saved.classifier.model.config.classes
+        predict.save_predictions(options.output, rows, classes, abstains=below is not None)
 
 
 def ntk(options: Namespace) -> None:

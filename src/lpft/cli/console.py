@@ -57,16 +57,18 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     every = dict.fromkeys(name for m in metrics["splits"].values() for name in m)
     others = (*ORDINARY_METRICS, *CONDITIONAL_METRICS)
     of_groups = [name for name in every if name not in others]
+    of_groups += [name for name in ("coverage", "accepted_accuracy") if name in every]
     shown = ("accuracy", "macro_f1", "matthews_correlation", *of_groups)
+
+    def decimals(value: float | None) -> str | None:
+        return None if value is None else f"{value:.3f}"
+
     rows = [
         [
             split,
             m["rows"],
-            *(f"{m[name]:.3f}" for name in shown),
-            f"{m['nll']:.3f}",
-            f"{m['calibrated']['nll']:.3f}",
-            f"{m['ece']:.3f}",
-            f"{m['calibrated']['ece']:.3f}",
+            *map(decimals, (m.get(name) for name in shown)),
+            *(decimals(of[name]) for name in ("nll", "ece") for of in (m, m["calibrated"])),
         ]
         for split, m in metrics["splits"].items()
     ]
@@ -74,6 +76,18 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     usual = ["split", "rows", "accuracy", "macro F1", "MCC"]
     print_table([*usual, *named, "NLL", "with T", "ECE", "with T"], rows)
     print(f"temperature T: {metrics['temperature']:.3f}")
+    abstention = metrics.get("abstention")
+    if abstention is not None and abstention["abstain_below"] is not None:
+        print(f"abstains below a confidence of {abstention['abstain_below']:.3f}")
+    for split, m in metrics["splits"].items():
+        unseen = m.get("unseen")
+        if unseen is not None:
+            auroc, rejected = map(decimals, (unseen["confidence_auroc"], unseen["rejected"]))
+            print(
+                f"{split}: {unseen['rows']} rows of classes that training lacks"
+                + ("" if auroc is None else f", AUROC of confidence {auroc}")
+                + ("" if rejected is None else f", share rejected {rejected}")
+            )
 
 
 def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
@@ -113,7 +127,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns of text left, of numbers right; None is shown as a dash."""
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     numeric = [
-        all(cell.replace(".", "").replace("-", "").isdigit() for cell in column)
+        all(cell == "-" or cell.replace(".", "").replace("-", "").isdigit() for cell in column)
         for column in zip(*texts, strict=True)
     ]
     print("\n".join(aligned(header, texts, numeric or [False] * len(header))))

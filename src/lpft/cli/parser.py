@@ -121,6 +121,15 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         "--output", type=Path, help="output file, .jsonl or .csv (default: standard output)"
     )
     _add_flags(predict, overwrite="replace the output file")
+    for name, text in (
+        ("abstain_below", "abstain where the largest probability is below this"),
+        ("target_accuracy", "abstain so that what is accepted is right so often"),
+        ("target_coverage", "abstain on all but so large a share of texts"),
+    ):
+        chosen = "" if name == "abstain_below" else ", by the run's validation rows"
+        predict.add_argument(
+            as_option(name), help=f"{text}{chosen} (a fraction; default: as in training)"
+        )
     predict.usage = "%(prog)s RUN [--file FILE | --text TEXT [TEXT ...]] [options]"
     predict.epilog = (
         "Without --file and --text, texts are read from standard input, one per line; for a model "

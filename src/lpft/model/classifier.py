@@ -36,7 +36,8 @@ HEAD_INITIAL_STD = 0.02
 class LinearHeadConfig(PreTrainedConfig):
     """Configuration of :class:`LinearHeadClassifier`; the encoder's own is ``encoder_config``.
 
-    ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``label_type`` says
+    ``temperature`` T divides the logits at inference only (Guo et al., 2017). ``abstain_below`` is
+    the largest probability below which the classifier abstains, None for never. ``label_type`` says
     whether the user's class names are strings, integers or booleans; ``id2label`` holds them as
     strings. ``paired`` says whether it was trained on pairs of texts, ``text_columns`` from which
     columns of a file or table they came, where these had names. ``feature_size`` is h, where it
@@ -51,6 +52,7 @@ class LinearHeadConfig(PreTrainedConfig):
     head_bias: bool = True
     head_dropout: float | int = 0.1
     temperature: float | int = 1.0
+    abstain_below: float | int | None = None
     label_type: Literal["str", "int", "bool"] = "str"
     paired: bool = False
     text_columns: list[str] | None = None

@@ -187,13 +187,13 @@ def reliability_bins_of(
     runs = [run for run in setting.runs if split in run.predictions]
     if not runs:
         return None
-    labels = np.concatenate([run.predictions[split].labels for run in runs])
+    known = [run.predictions[split].known() for run in runs]
+    labels = np.concatenate([predictions.labels for predictions in known])
+    if not len(labels):
+        return None
     before, after = (
-        np.concatenate([run.predictions[split].probabilities(t) for run, t in temperatures])
-        for temperatures in (
-            [(run, 1.0) for run in runs],
-            [(run, run.temperature) for run in runs],
-        )
+        np.concatenate([p.probabilities(t) for p, t in zip(known, temperatures, strict=True)])
+        for temperatures in ([1.0 for _ in runs], [run.temperature for run in runs])
     )
     return reliability_bins(before, labels, bins=BINS), reliability_bins(after, labels, bins=BINS)
 

@@ -368,7 +368,7 @@ def confusion_counts(setting: Setting, split: str) -> NDArray[np.int64]:
     counts = np.zeros((classes, classes), dtype=np.int64)
     for run in setting.runs:
         if split in run.predictions:
-            predictions = run.predictions[split]
+            predictions = run.predictions[split].known()
             np.add.at(counts, (predictions.labels, predictions.logits.argmax(axis=1)), 1)
     return counts
 

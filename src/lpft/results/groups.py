@@ -129,8 +129,10 @@ class Setting:
         return tuple(run.seed for run in self.runs)
 
     def rows(self, split: str) -> int | None:
-        """How many rows a split has; None where no run was evaluated on it."""
-        counts = (len(r.predictions[split].labels) for r in self.runs if split in r.predictions)
+        """How many rows of known classes a split has; None where no run was evaluated on it."""
+        counts = (
+            len(r.predictions[split].known().labels) for r in self.runs if split in r.predictions
+        )
         return next(counts, None)
 
     def spread(self, value: Callable[[Run], float | None]) -> Spread | None:

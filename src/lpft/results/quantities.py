@@ -102,7 +102,7 @@ def _of_predictions(
                 f"{run.name} has no predictions of {split}, unlike other runs on its task: "
                 f"remove its folder, and continue with {named('resume=True')} to train it again"
             )
-        predictions = run.predictions[split]
+        predictions = run.predictions[split].known()
         return Samples(
             ids=predictions.ids,
             labels=predictions.labels,

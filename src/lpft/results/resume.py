@@ -13,6 +13,7 @@ from pydantic import Field
 from lpft.errors import InputError, named
 from lpft.results.folder import clear, locked, now, read_record
 from lpft.results.schema import (
+    ERRORS,
     DataRecord,
     Fingerprints,
     MissingRecord,
@@ -65,9 +66,31 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
             f"'{folder}' is finished, but its features were not saved: leave out "
             f"{named('save_features')}, or give {named('overwrite=True')} to train it again"
         )
+    _check_same_output(folder, record, config)
     if saved and not config.output.save_model:
         logger.info("%s has its weights already, which stay", folder)
     return RunResult(folder, read_metrics(folder))
+
+
+def _check_same_output(folder: Path, record: RunRecord, config: RunConfig) -> None:
+    """Refuse to leave a finished run as it is where another threshold or no texts are asked for.
+
+    Raises:
+        InputError: a setting differs.
+    """
+    for name in ("target_accuracy", "target_coverage", "abstain_below"):
+        before, asked = record.config.get(name), getattr(config.output, name)
+        if asked is not None and asked != before:
+            raise InputError(
+                f"'{folder}' is finished, with {named(name)} {before}: leave it out and give lpft "
+                f"predict {named(name)} {asked}, or give {named('overwrite=True')} to train it "
+                "again"
+            )
+    if not config.output.texts_in_report and record.config.get("texts_in_report", False):
+        raise InputError(
+            f"'{folder}' is finished, and its {ERRORS} has texts: remove that file, or give "
+            f"{named('overwrite=True')} to train it again"
+        )
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
-from lpft.data.examples import Examples, Groups
+from lpft.data.examples import UNSEEN, Examples, Groups
 from lpft.errors import InputError, named
 from lpft.results.folder import SEARCH_RECORD, UnreadFolder, folders_with, read_folders
 from lpft.results.schema import (
@@ -39,7 +39,7 @@ RUNS_EXPECTED = (
     f"expected folders with {RunRecord.FILE}, {RunMetrics.FILE}, {RunFeatures.FILE}, {HISTORY} and "
     f"{PREDICTIONS}/*.parquet, as lpft train writes them"
 )
-_GROUP, _POSITIVE, _CREDIT, _CLUSTER = "group", "positive", "credit_", "cluster"
+_ROW, _GROUP, _POSITIVE, _CREDIT, _CLUSTER = "row", "group", "positive", "credit_", "cluster"
 _CHANGES = ("id", "feature_difference")
 _FEATURES = ("features", "pretrained")
 _HEAD = "head.safetensors"
@@ -50,8 +50,10 @@ _ROUNDING = 1e-6  # between an accuracy and the one that predictions give
 class Predictions:
     """``predictions/<split>.parquet``: ids [N], class indices [N], logits [N, C] without T.
 
-    ``groups`` says which rows answer one question together; rows that are not independent share a
-    number of ``clusters`` [N]. Both are None where the data has none.
+    The index is ``UNSEEN`` of a class that training lacks, which OOD sets may have: such rows enter
+    no metric of classes (:meth:`known`). ``groups`` says which rows answer one question together;
+    rows that are not independent share a number of ``clusters`` [N]. Both are None where the data
+    has none. ``rows`` [N] are the row numbers in the user's file, from 1; None of older runs.
     """
 
     ids: NDArray[np.str_]
@@ -59,6 +61,21 @@ class Predictions:
     logits: NDArray[np.float64]
     groups: Groups | None = None
     clusters: NDArray[np.int64] | None = None
+    rows: NDArray[np.int64] | None = None
+
+    def known(self) -> "Predictions":
+        """The rows of classes that training has."""
+        kept = np.flatnonzero(self.labels != UNSEEN)
+        if len(kept) == len(self.labels):
+            return self
+        return Predictions(
+            self.ids[kept],
+            self.labels[kept],
+            self.logits[kept],
+            None if self.groups is None else self.groups.select(kept),
+            None if self.clusters is None else self.clusters[kept],
+            None if self.rows is None else self.rows[kept],
+        )
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
         """softmax(logits / temperature), N x C."""
@@ -68,16 +85,18 @@ class Predictions:
     def write(
         folder: Path, split: str, examples: Examples, logits: NDArray[np.floating[Any]]
     ) -> None:
-        """Columns ``id``, ``label`` and ``logits`` (float32), with groups and clusters if any.
+        """Columns ``id``, ``label``, ``logits`` (float32), ``row``; groups and clusters if any.
 
+        ``label`` is null of a class that training lacks.
         Rows that answer a question together have their ``group`` too, the class index ``positive``
         that says that a row answers, and what choosing a row earns by a metric as
         ``credit_<metric>``.
         """
         columns: dict[str, Any] = {
             "id": examples.ids,
-            "label": examples.labels,
+            "label": _null_where_unseen(examples.labels),
             "logits": list(np.asarray(logits, dtype=np.float32)),
+            "row": examples.rows,
         }
         if examples.groups is not None:
             columns[_GROUP] = examples.groups.index
@@ -102,20 +121,28 @@ class Predictions:
         try:
             table = pq.read_table(path)
             ids = np.asarray(table["id"].to_pylist(), dtype=np.str_)
-            labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
+            labels = np.asarray(table["label"].fill_null(UNSEEN), dtype=np.int64)
             logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
             groups, clusters = _groups(table), _clusters(table)
+            rows = np.asarray(table[_ROW], dtype=np.int64) if _ROW in table.column_names else None
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
             raise UnusableRecord(f"{where} cannot be read: {problem}") from problem
         if logits.shape != (len(labels), classes) or not len(labels):
             raise UnusableRecord(
                 f"{where}: logits of shape {logits.shape}, expected {(len(labels), classes)}"
             )
-        if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() >= classes:
+        known = (labels >= 0) | (labels == UNSEEN)
+        if not np.isfinite(logits).all() or not known.all() or labels.max() >= classes:
             raise UnusableRecord(
                 f"{where}: logits that are not finite, or labels outside the classes"
             )
-        return cls(ids, labels, logits, groups, clusters)
+        return cls(ids, labels, logits, groups, clusters, rows)
+
+
+def _null_where_unseen(labels: NDArray[np.int64] | None) -> Any:
+    if labels is None or not (labels == UNSEEN).any():
+        return labels
+    return pd.arrays.IntegerArray(labels, labels == UNSEEN)
 
 
 def _groups(table: pa.Table) -> Groups | None:
@@ -193,7 +220,9 @@ class Run:
             for split, as_written in names
         }
         for split, scores in metrics.splits.items():
-            recorded, predicted = number(scores.get("accuracy")), predictions[split]
+            recorded, predicted = number(scores.get("accuracy")), predictions[split].known()
+            if not len(predicted.labels):
+                continue
             accuracy = float(np.mean(predicted.logits.argmax(1) == predicted.labels))
             if recorded is not None and abs(recorded - accuracy) > _ROUNDING:
                 raise UnusableRecord(

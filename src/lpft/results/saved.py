@@ -1,15 +1,20 @@
 """A trained classifier opened for use: its model, and what its record says of its input."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lpft.errors import InputError, named
 from lpft.model import Classifier, load_classifier
 from lpft.model.inference import resolve_device
 from lpft.results.folder import read_record
+from lpft.results.run import Predictions
+from lpft.results.schema import UnusableRecord
 from lpft.settings import Device
 
 
@@ -17,10 +22,11 @@ from lpft.settings import Device
 class SavedClassifier:
     """``paired`` is whether it was trained on pairs, ``text_columns`` the columns that it read.
 
-    These are None where they had no names. ``task`` and ``template`` are those of its training,
-    where it was on a task.
+    These are None where they had no names. ``folder`` is the run's; ``task`` and ``template`` are
+    those of its training, where it was on a task.
     """
 
+    folder: Path
     classifier: Classifier
     device: torch.device
     task: str | None
@@ -28,6 +34,30 @@ class SavedClassifier:
     paired: bool
     text_columns: tuple[str, ...] | None
     label_column: str
+
+    def validation(self) -> Predictions:
+        """The validation rows of the run as it predicted them.
+
+        Raises:
+            InputError: there are none, as of a classifier of ``TextClassifier.save``, or damaged.
+        """
+        return self._predictions("validation")
+
+    def reference_logits(self) -> NDArray[np.float64] | None:
+        """Logits of the run's test rows, or validation rows; None where neither are there."""
+        for split in ("test", "validation"):
+            with suppress(InputError):
+                return self._predictions(split).logits
+        return None
+
+    def _predictions(self, split: str) -> Predictions:
+        try:
+            return Predictions.read(self.folder, split, self.classifier.model.config.num_labels)
+        except UnusableRecord as problem:
+            raise InputError(
+                f"'{self.folder}' has no {split} predictions to choose a threshold by ({problem}): "
+                f"expected a run of lpft train; or give {named('abstain_below')} itself"
+            ) from problem
 
 
 def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
@@ -54,6 +84,7 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
     if columns is None:  # of an earlier version, whose record has them where the user named them
         columns = config.get("text_columns")
     return SavedClassifier(
+        folder=folder,
         classifier=classifier,
         device=chosen,
         task=config.get("task"),

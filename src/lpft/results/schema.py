@@ -36,7 +36,7 @@ Values = Mapping[str, Any]
 
 _PACKAGES = ("lpft", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
-HISTORY = "history.jsonl"
+HISTORY, ERRORS = "history.jsonl", "errors.jsonl"
 
 _BREAKS = re.compile(r"[\t\n\r]+")
 
@@ -305,6 +305,27 @@ class RunMetrics(Record):
     FILE = "metrics.json"
     temperature: float = Field(gt=0)
     splits: dict[str, dict[str, Any]]
+    abstention: dict[str, Any] | None = None
+    """The threshold to abstain below and what it was chosen for
+    (:class:`lpft.analysis.Abstention`); absent where none was asked for."""
+
+
+class ErrorRow(Part):
+    """A row that a run's classifier gets wrong, one line of ``errors.jsonl``.
+
+    ``row`` is its number in the user's file, from 1; ``label`` None for a class that training
+    lacks, and then ``probability``, that of the label, too. ``text`` is cut, and None where texts
+    must not leave; of a pair there are two.
+    """
+
+    split: str
+    row: int
+    id: str
+    label: bool | int | str | None
+    predicted: bool | int | str
+    confidence: Number
+    probability: Number = None
+    text: str | tuple[str, str] | None = None
 
 
 class RunFeatures(Record):
@@ -332,6 +353,26 @@ def read_history(folder: Path) -> tuple[Values, ...]:
         for place, line in enumerate(lines, start=1)
         if line.strip()
     )
+
+
+def write_errors(folder: Path, rows: Iterable[ErrorRow]) -> None:
+    """``errors.jsonl``: one JSON object per line."""
+    lines = (row.model_dump_json(exclude_unset=True) + "\n" for row in rows)
+    write_text(folder / ERRORS, "".join(lines))
+
+
+def read_errors(folder: Path) -> tuple[ErrorRow, ...]:
+    """What :func:`write_errors` wrote, by split, the most confident first; none of older runs.
+
+    Raises:
+        UnusableRecord: the file is damaged.
+    """
+    try:
+        lines = read_text(folder / ERRORS).split("\n")
+    except MissingRecord:
+        return ()
+    named = ((f"{ERRORS} line {place}", line) for place, line in enumerate(lines, start=1))
+    return tuple(validated(ErrorRow, parsed(line, where), where) for where, line in named if line)
 
 
 def read_json(path: Path, *, printable: bool = False) -> dict[str, Any]:

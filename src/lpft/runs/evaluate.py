@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpft.analysis import feature_differences, feature_statistics, split_metrics
+from lpft.analysis import (
+    feature_differences,
+    feature_statistics,
+    shift_metrics,
+    split_metrics,
+)
 from lpft.data import Examples, load_task, read_examples
+from lpft.data.examples import UNSEEN
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
+from lpft.model.classifier import LinearHeadConfig
 from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
 from lpft.results.run import SplitFeatures
@@ -52,20 +59,53 @@ def evaluate_split(
             device=device,
             description=f"evaluating, {name}",
         )
+    # For Fisher's ratio, rows of all classes that training lacks are one class more.
+    classes = classifier.model.config.num_labels
+    labels = np.where(inputs.labels == UNSEEN, classes, inputs.labels)
     return SplitResult(
         logits=head_logits(classifier.model, features),
-        statistics=feature_statistics(features, inputs.pretrained, inputs.labels),
+        statistics=feature_statistics(features, inputs.pretrained, labels),
         feature_differences=feature_differences(features, inputs.pretrained),
         features=SplitFeatures(features, inputs.pretrained) if keep_features else None,
     )
 
 
+def score_splits(
+    sets: Mapping[str, Examples],
+    logits: Mapping[str, NDArray[np.floating[Any]]],
+    config: LinearHeadConfig,
+    reference: NDArray[np.floating[Any]] | None,
+) -> dict[str, dict[str, Any]]:
+    """Metrics of every labelled set, at the temperature and threshold of a model's ``config``.
+
+    ``logits`` of every set are N x C. OOD sets, and sets with classes that training lacks, have
+    how well confidence tells them from ``reference``, the logits of rows like the training's.
+    """
+    splits = {}
+    for name, examples in sets.items():
+        labels = examples.labels
+        if labels is None:
+            continue
+        splits[name] = split_metrics(
+            logits[name],
+            labels,
+            config.temperature,
+            examples.groups,
+            classes=config.classes,
+            abstain_below=config.abstain_below,
+        )
+        if name.startswith("ood/") or (labels == UNSEEN).any():
+            splits[name] |= shift_metrics(
+                logits[name], labels, reference, config.temperature, config.abstain_below
+            )
+    return splits
+
+
 def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict[str, Any]:
     """Metrics of labelled sets as ``metrics.json`` has them, with the model's temperature."""
     model = saved.classifier.model
-    splits = {}
+    logits = {}
     for name, examples in sets.items():
-        assert examples.labels is not None
         tokens = tokenize(
             saved.classifier.tokenizer,
             examples.texts,
@@ -78,10 +118,9 @@ def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict
             device=saved.device,
             description=f"evaluating, {name}",
         )
-        logits = head_logits(model, features)
-        splits[name] = split_metrics(
-            logits, examples.labels, model.config.temperature, examples.groups
-        )
+        logits[name] = head_logits(model, features)
+    reference = logits["test"] if "test" in sets else saved.reference_logits()
+    splits = score_splits(sets, logits, model.config, reference)
     return {"temperature": model.config.temperature, "splits": splits}
 
 

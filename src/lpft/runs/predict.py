@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from scipy.special import softmax
 
+from lpft.analysis import choose_threshold
 from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
 from lpft.data.tables import columns_of_training
 from lpft.data.tokens import tokenize
@@ -16,6 +17,7 @@ from lpft.errors import InputError, named
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
 from lpft.results.saved import SavedClassifier, columns_error
+from lpft.settings import OutputSettings
 
 ROWS_AT_ONCE = 1000
 """Texts of a file that are sorted by length and computed together."""
@@ -24,13 +26,23 @@ LINES_AT_ONCE = 32
 _OUTPUT_FORMATS = (".jsonl", ".csv")
 
 Prediction = dict[str, Any]
-"""``{"label": name, "probabilities": {name: p}}`` with p = softmax(f / T)."""
+"""``{"label": name, "probabilities": {name: p}}`` with p = softmax(f / T).
+
+At a threshold t also ``"abstained"``, whether max p is below t; the label is there all the same.
+"""
 
 
 def predict_texts(
-    saved: SavedClassifier, texts: Iterable[Text], at_once: int = ROWS_AT_ONCE
+    saved: SavedClassifier,
+    texts: Iterable[Text],
+    at_once: int = ROWS_AT_ONCE,
+    *,
+    abstain_below: float | None = None,
 ) -> Iterator[Prediction]:
-    """The prediction of each text, in their order, read and computed ``at_once`` at a time."""
+    """The prediction of each text, in their order, read and computed ``at_once`` at a time.
+
+    With ``abstain_below`` each says whether the classifier abstains.
+    """
     classes = saved.classifier.model.config.classes
     temperature = saved.classifier.model.config.temperature
     remaining = iter(texts)
@@ -44,12 +56,48 @@ def predict_texts(
         )
         logits = head_logits(saved.classifier.model, features).astype("float64")
         for row in softmax(logits / temperature, axis=1):
-            yield {
+            prediction: Prediction = {
                 "label": classes[int(row.argmax())],
                 "probabilities": {
                     str(name): float(p) for name, p in zip(classes, row, strict=True)
                 },
             }
+            if abstain_below is not None:
+                prediction["abstained"] = bool(row.max() < abstain_below)
+            yield prediction
+
+
+def threshold_of(
+    saved: SavedClassifier,
+    *,
+    abstain_below: float | None = None,
+    target_accuracy: float | None = None,
+    target_coverage: float | None = None,
+) -> float | None:
+    """The confidence to abstain below: by what is asked, or else the classifier's own, if any.
+
+    For a target it is chosen on the run's own validation predictions.
+
+    Raises:
+        InputError: several are asked for, one is out of range, the run has no validation
+            predictions, or they cannot promise the accuracy.
+    """
+    wishes = {
+        "abstain_below": abstain_below,
+        "target_accuracy": target_accuracy,
+        "target_coverage": target_coverage,
+    }
+    asked = OutputSettings.read(wishes).threshold
+    config = saved.classifier.model.config
+    if not asked:
+        return config.abstain_below
+    if abstain_below is not None:
+        return abstain_below
+    rows = saved.validation()
+    found = choose_threshold(rows.logits, rows.labels, config.temperature, **asked)
+    if found.abstain_below is None:
+        raise InputError(f"{named('target_accuracy')} {target_accuracy:g}: {found.reason}")
+    return found.abstain_below
 
 
 def file_texts(
@@ -133,10 +181,13 @@ def check_prediction_output(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def save_predictions(path: Path, rows: Iterable[Prediction], classes: Sequence[Label]) -> None:
+def save_predictions(
+    path: Path, rows: Iterable[Prediction], classes: Sequence[Label], *, abstains: bool = False
+) -> None:
     """Write predictions as CSV or JSON lines by the file's ending, whole or not at all.
 
-    A CSV file has the columns ``label`` and ``probability_<class>``.
+    A CSV file has the columns ``label`` and ``probability_<class>``, and where the classifier
+    ``abstains`` below a threshold ``abstained``, true or false.
     """
     try:
         with (
@@ -145,9 +196,11 @@ def save_predictions(path: Path, rows: Iterable[Prediction], classes: Sequence[L
         ):
             if path.suffix.lower() == ".csv":
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["label", *(f"probability_{name}" for name in classes)])
+                last = ["abstained"] if abstains else []
+                writer.writerow(["label", *(f"probability_{name}" for name in classes), *last])
                 for row in rows:
-                    writer.writerow([row["label"], *row["probabilities"].values()])
+                    more = [json.dumps(row[name]) for name in last]
+                    writer.writerow([row["label"], *row["probabilities"].values(), *more])
             else:
                 print_predictions(rows, file)
     except OSError as error:

@@ -1,24 +1,38 @@
 """The files of a finished run, staged in one folder before any of them is published."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from lpft.analysis import split_metrics
-from lpft.data.examples import Label, TextData
+from lpft.analysis import Abstention, choose_threshold, find_errors
+from lpft.data.examples import UNSEEN, Examples, Label, Text, TextData
 from lpft.files import markdown_template
 from lpft.model import save_classifier
+from lpft.results.formats import fixed
 from lpft.results.run import Predictions, write_feature_changes, write_features, write_head
-from lpft.results.schema import RunFeatures, RunMetrics, write_history
-from lpft.runs.evaluate import SplitResult
+from lpft.results.schema import (
+    ErrorRow,
+    RunFeatures,
+    RunMetrics,
+    write_errors,
+    write_history,
+)
+from lpft.runs.evaluate import SplitResult, score_splits
 from lpft.settings import METHODS
 from lpft.settings.configs import RunConfig
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe
 
+logger = logging.getLogger(__name__)
+
+MOST_ERRORS, MOST_CHARACTERS = 200, 500
+"""Rows of a split in ``errors.jsonl``, and characters of each text."""
 _WITHOUT_METRICS = ("train",)
 _WITHOUT_FEATURES = ("validation",)
 
@@ -33,6 +47,7 @@ def write_results(
     """Write predictions, every statistic and what else ``config`` keeps; gives the metrics."""
     temperature = fit.temperature.temperature
     folder.mkdir(parents=True)
+    abstention = _abstention(fit, config)
     if config.output.save_model:
         save_classifier(fit.classifier, folder)
         for path in () if fit.adapter is None else fit.adapter.glob("adapter_*"):
@@ -42,21 +57,28 @@ def write_results(
         save_file(
             {"weight": fit.probe.weight, "bias": fit.probe.bias}, folder / "lp/head.safetensors"
         )
-    metrics = RunMetrics(temperature=temperature, splits={})
+    scored = {name: rows for name, rows in data.splits().items() if name not in _WITHOUT_METRICS}
+    logits = {split: results[split].logits for split in scored}
+    metrics = RunMetrics(
+        temperature=temperature,
+        splits=score_splits(
+            scored, logits, fit.classifier.model.config, logits.get("test", logits["validation"])
+        ),
+        **({} if abstention is None else {"abstention": abstention.as_json()}),
+    )
+    errors = []
     for split, examples in data.splits().items():
         result = results[split]
-        if split not in _WITHOUT_METRICS:
+        if split in scored:
             Predictions.write(folder, split, examples, result.logits)
-            if examples.labels is not None:
-                metrics.splits[split] = split_metrics(
-                    result.logits, examples.labels, temperature, examples.groups
-                )
+            errors += _error_rows(split, examples, result.logits, data.classes, config, temperature)
         if split not in _WITHOUT_FEATURES:
             assert result.feature_differences is not None
             write_feature_changes(folder, split, examples.ids, result.feature_differences)
             if result.features is not None:
                 write_features(folder, split, result.features)
     metrics.write(folder)
+    write_errors(folder, errors)
     norm, bias_norm = head_norms(fit.classifier.model.head)
     RunFeatures(
         head={"norm": norm, "bias_norm": bias_norm, "norm_at_start": fit.head_norm_at_start},
@@ -72,6 +94,67 @@ def write_results(
     card = model_card(config, data, metrics.as_json(), fit.temperature.reason)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return metrics.as_json()
+
+
+def _abstention(fit: Fit, config: RunConfig) -> Abstention | None:
+    """The threshold that ``config`` asks for, put into the model's configuration too."""
+    if not config.output.threshold:
+        return None
+    abstention = choose_threshold(
+        fit.validation.logits,
+        fit.validation.labels,
+        fit.temperature.temperature,
+        **config.output.threshold,
+    )
+    if abstention.reason is not None:
+        logger.warning("The classifier never abstains: %s", abstention.reason)
+    fit.classifier.model.config.abstain_below = abstention.abstain_below
+    return abstention
+
+
+def _error_rows(
+    split: str,
+    examples: Examples,
+    logits: NDArray[np.float32],
+    classes: Sequence[Label],
+    config: RunConfig,
+    temperature: float,
+) -> list[ErrorRow]:
+    """The most confident errors of a split, with their texts where these may be saved."""
+    if examples.labels is None:
+        return []
+    errors = find_errors(logits, examples.labels, temperature)
+    lines = []
+    for place, row in enumerate(errors.rows[:MOST_ERRORS].tolist()):
+        label = int(errors.labels[place])
+        unseen = label == UNSEEN
+        text = {"text": _cut(examples.texts[row])} if config.output.texts_in_report else {}
+        lines.append(
+            ErrorRow(
+                split=split,
+                row=int(examples.rows[row]),
+                id=examples.ids[row],
+                label=None if unseen else classes[label],
+                predicted=classes[int(errors.predicted[place])],
+                confidence=float(errors.confidence[place]),
+                probability=None if unseen else float(errors.probability[place]),
+                **text,
+            )
+        )
+    return lines
+
+
+def _cut(text: Text) -> Text:
+    """At most so many characters of a text, or of each of two, with a mark where it is cut."""
+    if isinstance(text, tuple):
+        return _cut_one(text[0]), _cut_one(text[1])
+    return _cut_one(text)
+
+
+def _cut_one(text: str) -> str:
+    # A lone surrogate, which JSON Lines may hold, cannot be written as UTF-8.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
 
 def describe_probe(probe: LinearProbe, classes: tuple[Label, ...]) -> dict[str, Any]:
@@ -93,7 +176,7 @@ def model_card(
 
     ``reason`` says why the temperature stayed 1, if it did.
     """
-    template = markdown_template("lpft.runs", "card.md.j2", cell=_markdown_cell)
+    template = markdown_template("lpft.runs", "card.md.j2", cell=_markdown_cell, number=_three)
     return template.render(
         config={
             name: _without_folders(value)
@@ -103,6 +186,9 @@ def model_card(
         data=data,
         sources={split: _file_only(source) for split, source in data.sources.items()},
         metrics=metrics,
+        abstention=metrics.get("abstention"),
+        unseen={name: m["unseen"] for name, m in metrics["splits"].items() if "unseen" in m},
+        texts_saved=config.output.texts_in_report,
         method=METHODS[config.training.method],
         paired=isinstance(data.train.texts[0], tuple),
         reason=reason,
@@ -125,6 +211,10 @@ def _file_only(source: str) -> str:
     """``/folder/file: how it was split`` as ``file: how it was split``."""
     place, colon, rest = source.partition(": ")
     return Path(place).name + colon + rest if Path(place).is_absolute() else source
+
+
+def _three(value: float | None) -> str:
+    return fixed(value if isinstance(value, float) else None)
 
 
 def _markdown_cell(value: Any) -> str:

@@ -412,6 +412,48 @@ class OutputSettings(Settings):
     save_features: bool = setting(
         False, "save every text's features before and after training, and the trained head"
     )
+    texts_in_report: bool = setting(
+        True,
+        "save the texts that the classifier gets wrong in errors.jsonl, where the report finds "
+        "them; otherwise it has row numbers only",
+    )
+    target_accuracy: float | None = setting(
+        None,
+        "let the classifier abstain below the lowest confidence at which the validation rows show, "
+        "with 95%% confidence, that it is right so often (a fraction; default: never abstain)",
+        gt=0,
+        lt=1,
+    )
+    target_coverage: float | None = setting(
+        None,
+        "let the classifier abstain below the confidence that it reaches on so large a share of "
+        "texts like the validation rows (a fraction; default: never abstain)",
+        gt=0,
+        le=1,
+    )
+    abstain_below: float | None = setting(
+        None,
+        "let the classifier abstain where its largest probability is below this (default: never "
+        "abstain)",
+        gt=0,
+        le=1,
+    )
+
+    @property
+    def threshold(self) -> dict[str, float]:
+        """What the confidence to abstain below is chosen by: one of three settings, or nothing."""
+        names = ("target_accuracy", "target_coverage", "abstain_below")
+        chosen = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        if len(self.threshold) > 1:
+            first, second, *_ = self.threshold
+            raise InputError(
+                f"{named(first)} and {named(second)} exclude each other: give one of them"
+            )
+        return self
 
 
 def resolve(

@@ -134,9 +134,10 @@ class Settings(BaseModel):
             raise _in_words(cls, error) from None
 
     @classmethod
-    def read_own(cls, values: Mapping[str, Any]) -> Self:
+    def read_own(cls, values: Mapping[str, Any], *, strict: bool = False) -> Self:
         """As :meth:`read`, where some of the values are those of other models."""
-        return cls.read({name: value for name, value in values.items() if name in cls.fields()})
+        own = {name: value for name, value in values.items() if name in cls.fields()}
+        return cls.read(own, strict=strict)
 
     @classmethod
     @cache
