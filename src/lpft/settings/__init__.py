@@ -420,14 +420,14 @@ class OutputSettings(Settings):
     target_accuracy: float | None = setting(
         None,
         "let the classifier abstain below the lowest confidence at which the validation rows show, "
-        "with 95%% confidence, that it is right so often (a fraction; default: never abstain)",
+        "with 95%% confidence, that it is right so often, as a fraction (default: never abstain)",
         gt=0,
         lt=1,
     )
     target_coverage: float | None = setting(
         None,
         "let the classifier abstain below the confidence that it reaches on so large a share of "
-        "texts like the validation rows (a fraction; default: never abstain)",
+        "texts like the validation rows, as a fraction (default: never abstain)",
         gt=0,
         le=1,
     )
