@@ -40,17 +40,19 @@ TRAIN_OPTIONS = (
     "max-length", "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
     "weight-decay", "no-head-bias", "class-weight", "template", "revision", "max-train-samples",
     "device", "precision", "report-to", "resume", "output-dir", "config", "overwrite", "json",
-    "no-save-model", "save-features", "data-name", "max-validation-samples",
+    "no-save-model", "save-features", "no-texts-in-report", "target-accuracy", "target-coverage",
+    "abstain-below", "data-name", "max-validation-samples",
 )  # fmt: skip
 ALWAYS = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "run.json", "metrics.json", "features.json", "history.jsonl", "README.md",
+    "errors.jsonl",
     "predictions/validation.parquet", "features/train.parquet",
 }  # fmt: skip
-PROBABILITIES = {"nll", "brier", "brier_mean", "ece", "mce", "confidence"}
+PROBABILITIES = {"nll", "brier", "brier_mean", "ece", "mce", "confidence", "aurc"}
 METRICS = PROBABILITIES | {
     "rows", "accuracy", "macro_f1", "matthews_correlation", "logit_norm_l1", "logit_norm_l2",
-    "logit_mean", "calibrated",
+    "logit_mean", "calibrated", "accuracy_interval", "majority_accuracy", "per_class",
 }  # fmt: skip
 
 
@@ -171,7 +173,9 @@ def test_its_files_have_the_keys_and_columns_of_the_design(run, data):
     assert set(metrics) == {"temperature", "splits"}
     assert tuple(metrics["splits"]) == SPLITS
     for values in metrics["splits"].values():
-        assert (set(values), set(values["calibrated"])) == (METRICS, PROBABILITIES)
+        of_shift = {"confidence_auroc"} if split.startswith("ood/") else set()
+        assert set(values) == METRICS | of_shift
+        assert set(values["calibrated"]) == PROBABILITIES
     features = read(run / "features.json")
     assert set(features) == {"head", "splits"}
     assert set(features["head"]) == {"norm", "bias_norm", "norm_at_start"}

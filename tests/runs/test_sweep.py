@@ -392,6 +392,8 @@ def test_killed_in_the_middle_and_resumed_is_the_same_as_left_alone(
             found = resumed[name]["splits"][split]
             calibrated = expected.pop("calibrated")
             assert found.pop("calibrated") == pytest.approx(calibrated, rel=1e-6, abs=1e-6)
+            for part in ("per_class", "accuracy_interval"):
+                assert found.pop(part) == expected.pop(part)
             assert found == pytest.approx(expected, rel=1e-6, abs=1e-6), (name, split)
 
 
