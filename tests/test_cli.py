@@ -172,7 +172,7 @@ def test_its_files_have_the_keys_and_columns_of_the_design(run, data):
     metrics = read(run / "metrics.json")
     assert set(metrics) == {"temperature", "splits"}
     assert tuple(metrics["splits"]) == SPLITS
-    for values in metrics["splits"].values():
+    for split, values in metrics["splits"].items():
         of_shift = {"confidence_auroc"} if split.startswith("ood/") else set()
         assert set(values) == METRICS | of_shift
         assert set(values["calibrated"]) == PROBABILITIES
