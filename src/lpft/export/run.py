@@ -69,10 +69,10 @@ def export_run(
     _check_target(target, overwrite=overwrite)
     saved = open_saved(source, "cpu")
     classifier = saved.classifier
-    if not classifier.model.config.padded:
+    if classifier.model.config.safe_padding not in ("both", "right"):
         raise InputError(
-            f"padding changes the predictions of a {classifier.model.encoder.config.model_type} "
-            f"model, and what reads the {format} format pads: use the run itself, with lpft"
+            f"padding changes the predictions of {classifier.model.encoder.config.model_type} "
+            f"models, and what reads the {format} format pads: use the run itself, with lpft"
         )
     with _written_folder(target) as staged:
         model, notes = chosen.write(classifier, staged)

@@ -25,7 +25,7 @@ from lpft.model.encoder import (
     head_dropout,
     hidden_states,
 )
-from lpft.model.padding import Reading, without_padding
+from lpft.model.padding import Reading, SafePadding, is_safe, without_padding
 from lpft.model.pooling import pool
 from lpft.settings import Pooling
 
@@ -41,7 +41,7 @@ class LinearHeadConfig(PreTrainedConfig):
     whether the user's class names are strings, integers or booleans; ``id2label`` holds them as
     strings. ``paired`` says whether it was trained on pairs of texts, ``text_columns`` from which
     columns of a file or table they came, where these had names. ``feature_size`` is h, where it
-    was measured; ``padded`` is that of :class:`~lpft.model.padding.Reading`.
+    was measured; ``safe_padding`` is that of :class:`~lpft.model.padding.Reading`.
     """
 
     model_type = "lpft"
@@ -57,7 +57,7 @@ class LinearHeadConfig(PreTrainedConfig):
     paired: bool = False
     text_columns: list[str] | None = None
     feature_size: int | None = None
-    padded: bool = True
+    safe_padding: SafePadding = "both"
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):
@@ -134,7 +134,7 @@ class LinearHeadClassifier(PreTrainedModel):
         """phi(x), N x h, of token ids (N x T); without a mask every token counts as real."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        elif not self.config.padded and bool((attention_mask == 0).any()):
+        elif not is_safe(attention_mask, self.config.safe_padding):
             return without_padding(self.features, attention_mask, input_ids=input_ids, **extra)
         states = hidden_states(self.encoder, input_ids, attention_mask, **extra)
         return pool(states, attention_mask, self.config.pooling)
@@ -194,7 +194,7 @@ def attach_head(
         label_type=_label_type(classes),
         paired=paired,
         feature_size=None if reading is None else reading.width,
-        padded=reading is None or reading.padded,
+        safe_padding="both" if reading is None else reading.safe_padding,
         problem_type="single_label_classification",
     )
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws its own start, which is not used

@@ -68,7 +68,7 @@ def encoder_fingerprint(model: LinearHeadClassifier) -> str:
     config = model.encoder.config
     settings = {name: value for name, value in config.to_dict().items() if name not in _PROVENANCE}
     digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    padding = "" if model.config.padded else " without padding"
+    padding = "" if model.config.safe_padding == "both" else f" {model.config.safe_padding}"
     digest.update(f"{config._attn_implementation} {model.config.pooling}{padding}".encode())
     tensors = dict(model.encoder.named_parameters()) | dict(model.encoder.named_buffers())
     for name, tensor in sorted(tensors.items()):

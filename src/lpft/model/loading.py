@@ -102,7 +102,7 @@ def build_classifier(
     if isinstance(config, LinearHeadConfig):
         saved = load_classifier(Path(source))
         encoder, tokenizer = saved.model.encoder, saved.tokenizer
-        reading = Reading(saved.model.head.in_features, saved.model.config.padded)
+        reading = Reading(saved.model.head.in_features, saved.model.config.safe_padding)
         pooling = saved.model.config.pooling if pooling is None else pooling
     else:
         encoder = load_encoder(source, config, revision=revision)
@@ -160,9 +160,10 @@ def load_classifier(folder: Path) -> Classifier:
     check_finite(model, str(folder))
     tokenizer = load_tokenizer(str(folder))
     # Runs of earlier versions do not say how their encoder reads.
-    reading = check_reading(model.eval().encoder, tokenizer, str(folder))
-    model.config.padded = model.config.padded and reading.padded
-    return Classifier(model, tokenizer)
+    if model.config.safe_padding == "both":
+        reading = check_reading(model.eval().encoder, tokenizer, str(folder))
+        model.config.safe_padding = reading.safe_padding
+    return Classifier(model.eval(), tokenizer)
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:

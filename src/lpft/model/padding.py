@@ -2,11 +2,12 @@
 
 Most families keep padding out of the real tokens by the attention mask. Some do not: FNet mixes
 all tokens, MobileBERT's and ConvBERT's convolutions reach into the padding, recurrent decoders
-carry it along. Their texts are read in groups of one length each.
+carry what is padded on the left along. Their texts are read in groups of one length each.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,16 @@ _TOLERANCE = 1e-4
 """The largest difference, as a part of a number and of the mean size of all."""
 
 
+SafePadding = Literal["both", "right", "left", "none"]
+"""The sides on which padding changes no state of a real token."""
+
+
 @dataclass(frozen=True)
 class Reading:
-    """``width``: that of a state. ``padded``: whether texts of several lengths may be read at once,
-    the shorter ones padded.
-    """
+    """The ``width`` of a state, and the sides on which texts may be padded."""
 
     width: int
-    padded: bool
+    safe_padding: SafePadding
 
 
 @torch.no_grad()
@@ -46,6 +49,10 @@ def check_reading(
             reading to the next, or with the texts that are read at once even if all are as long.
     """
     kind = f"'{source}' is a {encoder.config.model_type} model, which"
+    if encoder.config.model_type == "reformer":
+        raise InputError(f"{kind} draws random hashes when it reads a text: name another model")
+    if encoder.main_input_name != "input_ids":
+        raise InputError(f"{kind} reads {encoder.main_input_name}, not texts: name another model")
     limit = position_limit(encoder)
     length = _LENGTH if limit is None else min(_LENGTH, limit)
     short, long = (
@@ -64,10 +71,12 @@ def check_reading(
             [short + padding, padding + short, long + [filled] * (width - len(long))],
             [slice(0, len(short)), slice(width - len(short), width), slice(0, len(long))],
         )
-        if _alike(together[0, : len(short)], alone[0]) and _alike(
-            together[1, width - len(short) :], alone[0]
-        ):
-            return Reading(alone.shape[-1], padded=True)
+        right = _alike(together[0, : len(short)], alone[0])
+        left = _alike(together[1, width - len(short) :], alone[0])
+        if right or left:
+            return Reading(
+                alone.shape[-1], "both" if right and left else "right" if right else "left"
+            )
         every = slice(0, len(short))
         others = _states(encoder, [short, (long * len(short))[-len(short) :]], [every, every])
     except InputError:
@@ -82,7 +91,18 @@ def check_reading(
             f"{kind} gives a text other states when it is read again or beside another text of "
             "the same length, so its predictions would not be its own: name another model"
         )
-    return Reading(alone.shape[-1], padded=False)
+    return Reading(alone.shape[-1], "none")
+
+
+def is_safe(attention_mask: Tensor, safe_padding: SafePadding) -> bool:
+    """Whether no text of a batch (N x T) is padded on a side where that changes its states."""
+    if safe_padding == "both":
+        return True
+    padded = attention_mask == 0
+    return not (
+        (safe_padding != "right" and bool(padded[:, -1].any()))
+        or (safe_padding != "left" and bool(padded[:, 0].any()))
+    )
 
 
 def without_padding(

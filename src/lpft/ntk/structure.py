@@ -164,7 +164,7 @@ def detect_structure(
     best: _Way | None = None
     ways = [(chain, True), (chain, False), (None, True), (None, False)]
     for candidate, batched in dict.fromkeys(ways):
-        if batched and not classifier.config.padded:
+        if batched and classifier.config.safe_padding not in ("both", tokens.padding_side):
             continue
         way = detector.check(candidate, batched=batched)
         if way is not None and (best is None or len(way.wrong) < len(best.wrong)):
