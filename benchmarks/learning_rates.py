@@ -62,13 +62,13 @@ def cell(pool: Pool, size: str, method: str, rate: float, seed: int) -> dict[str
 
 
 def plan(seeds: int) -> list[tuple[str, str, str, float, int]]:
-    """Every cell: full fine-tuning of all sets first, then adapters, seed by seed."""
-    cells = []
-    for seed, kind in product(range(seeds), ("all", "adapter")):
-        for (name, size), rate, method in product(SETS, RATES[kind], METHODS):
-            if METHODS[method] == kind:
-                cells.append((name, size, method, rate, seed))
-    return cells
+    """Every cell, seed by seed and set by set."""
+    return [
+        (name, size, method, rate, seed)
+        for seed, (name, size), kind in product(range(seeds), SETS, RATES)
+        for rate, method in product(RATES[kind], METHODS)
+        if METHODS[method] == kind
+    ]
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:

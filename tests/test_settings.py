@@ -70,8 +70,19 @@ def test_ft_and_lp_ft_share_their_rate_on_files_and_under_stratified(tmp_path):
             for method in PAPERS_METHODS
             for training in [make_config({**data, "method": method}).training]
         }
-        assert rates["ft"] == rates["lp-ft"] == (2e-5, 16)
-        assert rates["lora"] == rates["lp-lora"] == (5e-4, 16)
+        assert rates["ft"] == rates["lp-ft"]
+        assert rates["lora"] == rates["lp-lora"]
+
+
+def test_measured_rates_are_the_packaged_models_and_never_under_the_papers_protocol(tmp_path):
+    def rate(**values):
+        return make_config({"method": "lp-ft", **values}).training.learning_rate
+
+    file = {"train_file": tmp_path / "a.csv"}
+    assert rate(**file) > rate(**file, model="roberta-base")
+    # SST-2 is in the paper (1e-5); uci_sentences and the embedded corpus are not
+    assert rate(task="sst2") == published_hyperparameters("sst2", "lp-ft")["learning_rate"]
+    assert rate(task="demo", split_protocol="paper") == rate(**file, model="roberta-base")
 
 
 def test_protocols_by_the_kind_of_data(tmp_path):

@@ -275,6 +275,17 @@ def test_scaled_logits_scale_the_temperature(factor):
     assert fit_temperature(logits / once, labels).temperature == pytest.approx(1, rel=1e-12)
 
 
+@pytest.mark.parametrize(("rows", "weight"), [(10, 0.5), (90, 0.9)])
+def test_shrinkage_counts_as_so_many_rows_that_ask_for_no_temperature(rows, weight):
+    logits, labels = noisy_logits(rows, 3, seed=4)
+    plain = fit_temperature(logits, labels)
+    shrunk = fit_temperature(logits, labels, 10)
+    assert plain.reason is None
+    assert math.log(shrunk.temperature) == pytest.approx(weight * math.log(plain.temperature))
+    assert shrunk.nll_after == negative_log_likelihood(logits, labels, shrunk.temperature)
+    assert plain.nll_after < shrunk.nll_after < plain.nll_before
+
+
 def test_dividing_logits_by_t_is_scaling_the_head():
     rng = np.random.default_rng(3)
     features, labels = rng.normal(size=(80, 5)), rng.integers(0, 3, 80)

@@ -13,11 +13,15 @@ from lpft.data.splits import (
     SPLIT_SEED,
     draw_groups,
     draw_rows,
+    fold_numbers,
     grouped_holdout,
     limit_split,
     paper_split,
+    scored_rows,
     split_rows,
     stratified_holdout,
+    validation_kind,
+    with_folds,
 )
 from lpft.errors import InputError
 
@@ -284,3 +288,63 @@ def test_groups_that_are_drawn_bring_every_class(place):
         if 1 in labels[before]:
             assert np.array_equal(rows, before)
         assert np.array_equal(draw_groups(groups, most), before)
+
+
+def test_folds_have_an_even_share_of_every_class():
+    labels = np.array([0] * 12 + [1] * 7 + [2] * 3 + [3])
+    fold = fold_numbers(labels)
+    assert np.array_equal(fold, fold_numbers(labels))
+    sizes = np.bincount(fold, minlength=5)
+    assert sorted(sizes.tolist()) == [4, 4, 5, 5, 5]  # 23 rows
+    for label in range(4):
+        of_class = np.bincount(fold[labels == label], minlength=5)
+        assert of_class.max() - of_class.min() <= 1
+    # the only row of class 3 cannot be predicted by a model without it, all others can
+    assert scored_rows(labels, fold).tolist() == list(range(22))
+
+
+def test_rows_that_belong_together_share_a_fold_unless_they_are_a_whole_class():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    groups = np.array([7, 7, 3, 4, 5, 5, 6, 9, 9, 9])
+    fold = fold_numbers(labels, groups)
+    assert fold[0] == fold[1]
+    assert fold[4] == fold[5]
+    assert len(set(fold[7:].tolist())) == 3
+    assert len(scored_rows(labels, fold)) == 10
+
+
+def test_two_classes_of_two_rows_can_be_scored_and_of_one_row_cannot():
+    labels = np.array([0, 1, 0, 1])
+    assert len(scored_rows(labels, fold_numbers(labels))) == 4
+    labels = np.array([0, 1])
+    with pytest.raises(InputError, match="no rows can be held out"):
+        scored_rows(labels, fold_numbers(labels))
+
+
+def data_of(rows, **facts):
+    every = Examples([str(row) for row in range(rows)], ["x"] * rows, np.arange(rows) % 2)
+    train, held_out = stratified_holdout(every.labels)
+    return TextData("x", ("a", "b"), every.select(train), every.select(held_out), **facts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "few", "many", "probing"),
+    [
+        ({"held_out": True}, "folds", "held-out", "folds"),
+        ({}, "file", "file", "file"),
+        ({"protocol": "paper"}, "paper", "paper", "paper"),
+    ],
+)
+def test_how_a_training_is_scored_depends_on_its_rows_and_its_method(facts, few, many, probing):
+    assert validation_kind(data_of(40, **facts), fine_tunes=True) == few
+    assert validation_kind(data_of(4000, **facts), fine_tunes=True) == many
+    assert validation_kind(data_of(4000, **facts), fine_tunes=False) == probing
+
+
+def test_with_folds_no_row_is_lost_and_rows_are_in_their_order():
+    data = data_of(40, held_out=True)
+    whole = with_folds(data, np.array([1, 5]), 5)
+    assert whole.train.ids == [str(row) for row in range(40)]
+    assert whole.train.rows.tolist() == list(range(1, 41))
+    assert whole.validation.ids == ["1", "5"]
+    assert "5 folds" in whole.sources["validation"]

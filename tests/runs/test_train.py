@@ -25,15 +25,14 @@ SPLITS = ("train", "test", "ood/far")
 
 @pytest.fixture(scope="module")
 def settings(tiny_bert, tmp_path_factory):
-    return toy_data(tmp_path_factory.mktemp("data")) | toy_settings(tiny_bert)
+    return toy_data(tmp_path_factory.mktemp("data")) | toy_settings(tiny_bert, "ft")
 
 
 @pytest.fixture(scope="module")
 def kept(settings, tmp_path_factory) -> Path:
     """A run that keeps everything."""
     folder = tmp_path_factory.mktemp("runs") / "kept"
-    # a random model: from a random head, so that no linear probe is kept
-    return train_run(make_config(settings | {"method": "ft", "save_features": True}, folder)).folder
+    return train_run(make_config(settings | {"save_features": True}, folder)).folder
 
 
 @pytest.fixture(scope="module")

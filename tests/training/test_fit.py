@@ -1,5 +1,8 @@
 """One training: where fine-tuning starts, and what each method changes."""
 
+import copy
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,9 @@ from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.settings import TrainingSettings, resolve
 from lpft.training.cache import prepare_split
+from lpft.training.finetuning import finetune_for, finetune_scored
 from lpft.training.fit import fit_classifier
+from lpft.training.probing import fit_probe, out_of_fold_logits
 
 CLASSES = ("bad", "good")
 
@@ -27,14 +32,22 @@ def examples_of(rows, seed):
     return Examples(ids, texts, np.array([CLASSES.index(label) for label in labels]))
 
 
-def fit(classifier, folder, method, **changes):
-    settings = resolve(TrainingSettings(method=method, max_length=32, **changes))
+def fit(classifier, folder, method, kind="file", rows=60, **changes):
+    settings = resolve(TrainingSettings(method=method, max_length=32, device="cpu", **changes))
     encoder = encoder_fingerprint(classifier.model)
     train, validation = (
-        prepare_split(classifier, examples_of(rows, seed), settings, encoder=encoder, name="x")
-        for rows, seed in ((60, 0), (30, 1))
+        prepare_split(classifier, examples_of(count, seed), settings, encoder=encoder, name="x")
+        for count, seed in ((rows, 0), (30, 1))
     )
-    return fit_classifier(classifier, train, validation, settings, metric="accuracy", folder=folder)
+    return fit_classifier(
+        classifier,
+        train,
+        None if kind == "folds" else validation,
+        settings,
+        metric="accuracy",
+        folder=folder,
+        kind=kind,
+    )
 
 
 def changed(classifier, before):
@@ -71,3 +84,130 @@ def test_lora_merges_what_it_trained_into_the_query_and_value_projections_alone(
     result = fit(classifier, tmp_path / "run", "lora", epochs=1, learning_rate=1e-2)
     ends = {".".join(name.split(".")[-2:]) for name in changed(result.classifier, before)}
     assert ends == {"query.weight", "value.weight", "head.weight", "head.bias"}
+
+
+RUINOUS = {"epochs": 2, "learning_rate": 0.3}
+
+
+def state_of(classifier):
+    return {name: value.clone() for name, value in classifier.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["lp-ft", "lp-lora"])
+@pytest.mark.parametrize("kind", ["file", "folds"])
+def test_a_probe_that_no_epoch_beats_is_what_is_kept(tmp_path, classifier, method, kind):
+    before = state_of(classifier)
+    result = fit(classifier, tmp_path / "run", method, kind, **RUINOUS)
+    assert (result.best.epoch, result.best.epochs, result.best.probe_won) == (0, 2, True)
+    assert "probe was kept" in result.best.note
+    after = result.classifier.model.state_dict()
+    assert changed(result.classifier, before) == {"head.weight", "head.bias"}
+    np.testing.assert_allclose(after["head.weight"], result.probe.weight, rtol=1e-5, atol=1e-7)
+    if method == "lp-lora":
+        assert (result.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_a_random_head_is_never_what_is_kept(tmp_path, classifier):
+    result = fit(classifier, tmp_path / "run", "ft", **RUINOUS)
+    assert result.best.epoch > 0
+    assert not result.best.probe_won
+    assert result.undertrained  # always the same class
+
+
+def test_the_papers_rule_keeps_an_epoch_of_fine_tuning_and_says_that_the_probe_was_better(
+    tmp_path, classifier
+):
+    result = fit(classifier, tmp_path / "run", "lp-ft", "paper", **RUINOUS)
+    scores = [row["validation_accuracy"] for row in result.history if row["event"] == "evaluation"]
+    assert scores[0] > max(scores[1:])
+    assert result.best.epoch == 1 + int(np.argmax(scores[1:]))
+    assert result.best.score == max(scores[1:])
+    assert "better on validation" in result.best.note
+
+
+def test_probing_by_folds_trains_on_every_row_and_is_scored_by_models_without_it(
+    tmp_path, classifier
+):
+    result = fit(classifier, tmp_path / "run", "lp", "folds", rows=23)
+    features = result.validation.rows
+    assert features.tolist() == list(range(23))
+    assert (result.validation.kind, result.validation.folds) == ("folds", 5)
+    encoder = encoder_fingerprint(classifier.model)
+    settings = resolve(TrainingSettings(method="lp", max_length=32))
+    train = prepare_split(classifier, examples_of(23, 0), settings, encoder=encoder, name="x")
+    whole = fit_probe(train.pretrained, train.labels, 2)
+    np.testing.assert_array_equal(result.probe.weight, whole.weight)
+    expected = out_of_fold_logits(
+        train.pretrained, train.labels, 2, inverse_strength=whole.inverse_strength
+    )
+    np.testing.assert_allclose(result.validation.logits, expected, rtol=1e-6)
+    (row,) = result.history
+    right = (expected.argmax(1) == train.labels).mean()
+    assert row["validation_accuracy"] == pytest.approx(right)
+
+
+def test_folds_choose_the_epoch_and_all_rows_train_for_as_long(tmp_path, classifier, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "lpft.training.fit.finetune_for",
+        lambda _model, train, _settings, **options: trained.append(
+            (len(train.labels), options["epochs"])
+        ),
+    )
+    result = fit(classifier, tmp_path / "run", "ft", "folds", rows=24, epochs=3, learning_rate=3e-3)
+    scored = [row for row in result.history if row["event"] == "evaluation"]
+    assert [row["epoch"] for row in scored] == [0, 1, 2, 3]
+    accuracy = (result.validation.logits.argmax(1) == result.validation.labels).mean()
+    assert accuracy == pytest.approx(max(row["validation_accuracy"] for row in scored[1:]))
+    last = result.best.epoch == 3
+    assert trained == [(24, math.inf if last else result.best.epoch)]
+
+
+@pytest.mark.parametrize("epochs", [1.0, 2.0])
+def test_a_training_that_stops_early_has_taken_the_first_steps_of_the_whole_one(
+    tmp_path, classifier, epochs
+):
+    settings = resolve(
+        TrainingSettings(method="ft", max_length=32, epochs=3, learning_rate=1e-3, device="cpu")
+    )
+    encoder = encoder_fingerprint(classifier.model)
+    train = prepare_split(classifier, examples_of(40, 0), settings, encoder=encoder, name="x")
+    rows = []
+    finetune_for(
+        classifier.model,
+        train,
+        settings,
+        epochs=epochs,
+        folder=tmp_path / "run",
+        on_history=lambda history: rows.__setitem__(slice(None), history),
+    )
+    # 3 steps an epoch of 9 in all: the rate after step k is 1e-3 (1 - (k - 1) / 9)
+    assert [row["step"] for row in rows] == [3, 6][: int(epochs)]
+    for row in rows:
+        assert row["learning_rate"] == pytest.approx(1e-3 * (1 - (row["step"] - 1) / 9), rel=1e-6)
+
+
+def test_a_training_by_folds_that_was_stopped_goes_on_to_the_same_result(
+    tmp_path, classifier, monkeypatch
+):
+    start = copy.deepcopy(classifier)
+    changes = {"rows": 20, "epochs": 2, "learning_rate": 1e-3}
+    whole = fit(classifier, tmp_path / "whole", "lp-ft", "folds", **changes)
+    calls = []
+
+    def stopped(*arguments, **options):
+        calls.append(options["name"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return finetune_scored(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpft.training.folds.finetune_scored", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit(copy.deepcopy(start), tmp_path / "run", "lp-ft", "folds", **changes)
+    resumed = fit(start, tmp_path / "run", "lp-ft", "folds", **changes)
+    assert resumed.best == whole.best
+    assert resumed.history == whole.history
+    np.testing.assert_array_equal(resumed.validation.logits, whole.validation.logits)
+    for name, value in whole.classifier.model.state_dict().items():
+        assert torch.equal(resumed.classifier.model.state_dict()[name], value), name

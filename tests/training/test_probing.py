@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
+from lpft.data.splits import fold_numbers
 from lpft.errors import InputError
-from lpft.training.probing import fit_probe, probing_path
+from lpft.training.probing import fit_probe, out_of_fold_logits, probing_path
 
 
 def problem(rows, width, classes, noise=1.0):
@@ -245,3 +246,40 @@ def test_a_class_without_rows_stays_below_all_others():
         logits = features @ point.weight.T + point.bias
         if point.iteration:
             assert (logits[:, 1] < logits[:, [0, 2]].min(axis=1)).all()
+
+
+def test_out_of_fold_logits_are_those_of_models_fitted_without_the_rows():
+    features, labels = problem(90, 5, 3)
+    strength = fit_probe(features, labels, 3).inverse_strength
+    logits = out_of_fold_logits(features, labels, 3)
+    fold = fold_numbers(labels)
+    for number in range(5):
+        rest, out = fold != number, fold == number
+        fitted = LogisticRegression(C=strength, tol=1e-10, max_iter=20000)
+        fitted.fit(features[rest].astype(np.float64), labels[rest])
+        expected = fitted.predict_log_proba(features[out])
+        np.testing.assert_allclose(log_softmax(logits[out], axis=1), expected, atol=1e-2)
+    changed = labels.copy()
+    changed[fold == 0] = (changed[fold == 0] + 1) % 3
+    again = out_of_fold_logits(features, changed, 3, inverse_strength=strength, fold=fold)
+    np.testing.assert_array_equal(again[fold == 0], logits[fold == 0])
+
+
+def test_a_class_with_one_row_breaks_no_fold():
+    features, labels = problem(40, 4, 2)
+    labels[7] = 2
+    logits = out_of_fold_logits(features, labels, 3)
+    assert np.isfinite(logits).all()
+    others = np.flatnonzero(fold_numbers(labels) == fold_numbers(labels)[7])
+    assert (logits[others, 2] <= logits[others, :2].min(axis=1) - 10 + 1e-9).all()
+
+
+def test_repeated_rows_are_never_on_both_sides():
+    generator = np.random.default_rng(1)
+    texts = np.arange(120) // 2  # each twice
+    features = generator.normal(size=(60, 200)).astype(np.float32)[texts]
+    labels = generator.integers(0, 2, 60)[texts]
+    # features say nothing of the labels: only a twin in training can
+    together = out_of_fold_logits(features, labels, 2, inverse_strength=1e3, groups=texts)
+    apart = out_of_fold_logits(features, labels, 2, inverse_strength=1e3)
+    assert 0.2 < (together.argmax(1) == labels).mean() < 0.8 < (apart.argmax(1) == labels).mean()

@@ -148,6 +148,10 @@ def negative_log_likelihood(
     return -float(np.mean(log_softmax(table / temperature, axis=1)[np.arange(len(table)), indices]))
 
 
+SHRINKAGE_ROWS = 10
+"""Rows that count for T = 1 where a trained model's temperature is fitted: see docs/log.md."""
+
+
 @dataclass(frozen=True)
 class TemperatureFit:
     """The fitted ``temperature``; NLL in nats with T = 1 (``nll_before``) and with it.
@@ -161,8 +165,11 @@ class TemperatureFit:
     nll_after: float
 
 
-def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFit:
+def fit_temperature(logits: ArrayLike, labels: ArrayLike, shrinkage: float = 0.0) -> TemperatureFit:
     """The one scalar T that minimises the NLL of ``softmax(f / T)``, within [0.01, 100].
+
+    With ``shrinkage`` n0 it is ``T^(N / (N + n0))``: few rows say little about T, and log T goes to
+    0 with their number.
 
     The NLL is convex in ``beta = 1/T`` with the slope ``(1/N) sum_i sum_c p_ic (f_ic - f_iy)``,
     which never decreases; its root is found by Brent's method over log T. The root of the slope
@@ -188,7 +195,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> TemperatureFit:
     if slope(lowest) <= 0 or slope(highest) >= 0:
         reason = f"The temperature stays 1: {_why_no_minimum(excess, slope(lowest))}."
         return TemperatureFit(1.0, reason, before, before)
-    temperature = math.exp(brentq(slope, lowest, highest, xtol=1e-14))
+    share = len(table) / (len(table) + shrinkage)
+    temperature = math.exp(share * brentq(slope, lowest, highest, xtol=1e-14))
     after = negative_log_likelihood(table, indices, temperature)
     return TemperatureFit(temperature, None, before, after)
 

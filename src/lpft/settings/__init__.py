@@ -285,10 +285,12 @@ class TrainingSettings(Settings):
     # them is a difference of their heads.
     learning_rate: float | None = setting(
         None,
-        "initial learning rate of AdamW, which decays linearly to 0 (default: by task and method)",
+        "initial learning rate of AdamW, which decays linearly to 0 "
+        "(default: by task, method and model)",
         gt=0,
         filled=2e-5,
         filled_for_adapters=5e-4,
+        filled_for_minilm=(1e-4, 2e-3),
         same_time=True,
         **_TUNING,
     )
@@ -461,6 +463,8 @@ def resolve(
 ) -> TrainingSettings:
     """Replace every None by the value in ``published`` (a task's hyperparameters) or the default.
 
+    With nothing published, the packaged model takes the rates that were measured with it.
+
     Raises:
         InputError: a setting has no effect with the chosen method.
     """
@@ -476,6 +480,8 @@ def resolve(
         elif getattr(settings, name) is None:
             adapted = method.adapter is not None and item.filled_for_adapters is not None
             filled[name] = item.filled_for_adapters if adapted else item.filled
+            if item.filled_for_minilm is not None and settings.model == MINILM and not published:
+                filled[name] = item.filled_for_minilm[adapted]
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     return settings.model_copy(update=filled)

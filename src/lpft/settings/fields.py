@@ -56,6 +56,8 @@ class Setting:
     """What None stands for, with methods that take the setting."""
     filled_for_adapters: Any = None
     """The same with methods that have an adapter, where it differs."""
+    filled_for_minilm: tuple[Any, Any] | None = None
+    """Both again for the packaged model, with which they were measured."""
     filled_by_model: bool = False
     """Whether the model says what None stands for, so that None agrees with any value."""
     filled_by_data: bool = False

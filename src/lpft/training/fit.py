@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpft.analysis import TemperatureFit, fit_temperature
+from lpft.analysis.calibration import SHRINKAGE_ROWS
 from lpft.data.splits import ValidationKind, scored_rows
 from lpft.errors import named
 from lpft.model.adapters import add_adapter, merge_adapter, save_adapter, trained_head
@@ -256,8 +257,9 @@ def _begin(
 
 
 def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
-    """Fit the temperature and keep it in the model."""
-    fit = fit_temperature(scored.logits, scored.labels)
+    """Fit the temperature and keep it in the model; the paper's is not shrunk."""
+    shrinkage = 0 if scored.kind == "paper" else SHRINKAGE_ROWS
+    fit = fit_temperature(scored.logits, scored.labels, shrinkage)
     model.config.temperature = fit.temperature
     return fit
 
