@@ -66,6 +66,13 @@ def test_patience_ends_training_so_many_epochs_after_the_best_and_changes_nothin
     classifier.model.load_state_dict(start)
     ended = run(classifier, train, validation, tmp_path / "ended", epochs=8, patience=2)
     assert ended == every[: len(ended)]
+    # killed after its last epoch, it ends there again
+    best = copy.deepcopy(classifier.model.state_dict())
+    classifier.model.load_state_dict(start)
+    again = run(classifier, train, validation, tmp_path / "ended", epochs=8, patience=2)
+    assert again == ended
+    for name, value in classifier.model.state_dict().items():
+        assert torch.equal(value, best[name]), name
 
     scores = [row["validation_accuracy"] for row in every if row["event"] == "evaluation"]
     best = 0

@@ -360,7 +360,8 @@ class Patience(TrainerCallback):
         since_the_best = len(scores) - 1 - scores.index(max(scores))
         if since_the_best >= self._epochs:
             logger.info("no better epoch in %d: training ends", self._epochs)
-            control.should_training_stop = True
+            # It is not saved, or it would go on from there if it was killed before its results are.
+            control.should_training_stop, control.should_save = True, False
 
 
 class _Stop(TrainerCallback):
