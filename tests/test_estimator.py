@@ -18,11 +18,13 @@ from sklearn.metrics import average_precision_score, get_scorer, make_scorer
 from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_score
 from sklearn.utils.validation import NotFittedError
 from tiny_models import save_tiny_model, toy_texts
+from toy_files import write_toy_file
 
 from lpft import InputError, TextClassifier
+from lpft.runs.selection import train_selection
 from lpft.runs.train import train_run
 from lpft.settings import OutputSettings, TrainingSettings
-from lpft.settings.configs import make_config
+from lpft.settings.configs import make_config, make_selection
 
 PROBING = {"method": "lp", "pooling": "mean", "max_length": 32}
 FINE_TUNING = {"pooling": "mean", "max_length": 32, "epochs": 1, "learning_rate": 1e-3}
@@ -432,3 +434,40 @@ def test_a_threshold_can_be_tuned(binary, response):
         for threshold in [*values, np.inf]
     )
     assert best >= tuned.score(texts, labels) > best - 0.05
+
+
+def test_auto_chooses_as_the_command_does_on_the_same_rows(tiny_bert, tmp_path):
+    path = write_toy_file(tmp_path / "train.csv", 330, 0)
+    settings = {"model": str(tiny_bert), "max_length": 16, "epochs": 2, "learning_rate": 3e-3}
+    config = make_selection(
+        settings | {"method": "auto", "train_file": str(path), "device": "cpu"}, tmp_path / "run"
+    )
+    run = train_selection(config).folder
+    recorded = json.loads((run / "run.json").read_text())["selection"]
+
+    table = pd.read_csv(path)
+    clf = TextClassifier(**settings, method="auto", device="cpu")
+    clf.fit(list(table["text"]), list(table["label"]))
+    assert f"candidates/{clf.method_}" == recorded["chosen"]
+    assert clf.selection_["chosen"] == clf.method_
+    for name in ("rule", "reason", "standings"):
+        assert clf.selection_[name] == recorded[name]
+    entries = clf.selection_["candidates"]
+    for one, other in zip(entries, recorded["candidates"], strict=True):
+        assert one.items() <= other.items()
+    left_out = {one["folder"]: one["reason"] for one in recorded["decision"] if not one["train"]}
+    assert clf.selection_["left_out"] == left_out
+    saved = TextClassifier.load(run)
+    texts = ["good the film", "poor train"]
+    np.testing.assert_array_equal(clf.predict_proba(texts), saved.predict_proba(texts))
+
+    clf.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert (loaded.method, loaded.method_) == ("auto", clf.method_)
+    assert loaded.selection_ == clf.selection_
+
+
+def test_one_method_is_not_chosen(tiny_bert):
+    texts, labels = toy_texts(20)
+    clf = TextClassifier(str(tiny_bert), method="lp", max_length=16).fit(texts, labels)
+    assert (clf.method_, clf.selection_) == ("lp", None)

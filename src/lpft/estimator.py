@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +31,7 @@ from lpft.errors import InputError, named
 from lpft.files import write_text
 from lpft.progress import visible_progress
 from lpft.settings import (
+    AUTO,
     ClassWeight,
     Device,
     OutputSettings,
@@ -42,6 +44,7 @@ from lpft.settings.environment import check_environment
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
+    from lpft.training.fit import Fit
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     ``f(x) = V phi(x) + b`` over a pre-trained encoder phi; probabilities are
     ``softmax(f(x) / T)`` with the temperature T fitted on validation texts (Guo et al., 2017).
     The parameters are the options of ``lpft train``; None takes the method's default.
+    ``method="auto"`` trains several methods and keeps the simplest within one standard error of the
+    best (:mod:`lpft.analysis.selection`).
 
     Attributes:
         classes_: the C class names, sorted: strings, integers or booleans as the labels were given.
@@ -65,6 +70,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         temperature_: T.
         abstain_below_: the confidence below which :meth:`abstains` is true, by ``target_accuracy``
             or ``target_coverage``; None without either, and where the accuracy cannot be promised.
+        method_: the method that was trained, or with ``method="auto"`` chosen.
+        selection_: with ``method="auto"`` the rule, the score of every candidate, the choice and
+            its reason; otherwise None.
         history_: one row per evaluation and logging step of the training.
 
     Source: Kumar et al., ICLR 2022 (LP-FT); Tomihari and Sato, NeurIPS 2024.
@@ -137,30 +145,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 labels, labels of several types, a label of validation that training lacks, pairs in
                 one of the two only, a parameter of another type, a model that cannot be loaded.
         """
-        from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
-        from lpft.model.loading import fresh_classifier
-        from lpft.training.cache import prepare_splits
-        from lpft.training.fit import fit_classifier
+        from lpft.model.inference import check_precision, resolve_device
+        from lpft.training.candidates import fit_data
 
         check_environment()
-        settings = resolve(self._settings())
+        asked = self._settings()
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
-        check_precision(settings.precision, resolve_device(settings.device))
+        check_precision(asked.precision, resolve_device(asked.device))
         data = _training_data(texts, labels, validation)
         with visible_progress(self.verbose):
-            classifier = fresh_classifier(data, settings)
-            encoder = encoder_fingerprint(classifier.model)
-            kind, inputs = prepare_splits(classifier, data, settings, encoder=encoder)
-            with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
-                result = fit_classifier(
-                    classifier,
-                    inputs["train"],
-                    inputs.get("validation"),
-                    settings,
-                    metric=data.metric,
-                    folder=Path(folder),
-                    kind=kind,
-                )
+            if asked.method == AUTO:
+                result = self._fit_several(data, asked)
+            else:
+                result = fit_data(data, resolve(asked))
+                self.method_ = asked.method
+                self.selection_: dict[str, Any] | None = None
         result.classifier.model.cpu()
         if threshold:
             scored, temperature = result.validation, result.temperature.temperature
@@ -171,6 +170,35 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self._take(result.classifier, paired=result.classifier.model.config.paired)
         self.history_ = result.history
         return self
+
+    def _fit_several(self, data: TextData, asked: TrainingSettings) -> "Fit":
+        """The fit that the rule of ``lpft train --method auto`` chooses, which is recorded."""
+        from lpft.analysis.selection import RULE
+        from lpft.training.candidates import fit_several
+
+        skipped: dict[str, str] = {}
+        fits, candidates, choice = fit_several(
+            data, asked, on_skip=skipped.__setitem__, on_fit=lambda _: None
+        )
+        self.method_ = candidates[choice.chosen].method
+        self.selection_ = {
+            "rule": RULE,
+            "chosen": self.method_,
+            "reason": choice.reason,
+            "candidates": [
+                {
+                    "method": one.method,
+                    "score": one.score,
+                    "standard_error": one.standard_error,
+                    "nll": one.nll,
+                    "rows": len(one.correct),
+                }
+                for one in candidates
+            ],
+            "standings": [asdict(standing) for standing in choice.standings],
+            "left_out": skipped,
+        }
+        return fits[choice.chosen]
 
     def predict(self, texts: Sequence[Text]) -> NDArray[Any]:
         """The most probable class of each text, N names of the type given in training."""
@@ -269,6 +297,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "parameters": self.get_params(),
             "paired": self._paired,
             "history": getattr(self, "history_", None),
+            "method": getattr(self, "method_", None),
+            "selection": getattr(self, "selection_", None),
         }
         text = json.dumps(training, indent=2, default=_json_value) + "\n"
         try:
@@ -313,6 +343,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         estimator._take(classifier, paired=training.get("paired", config.paired))
         if training.get("history") is not None:
             estimator.history_ = training["history"]
+            estimator.method_ = training.get("method") or estimator.method
+            estimator.selection_ = training.get("selection")
         return estimator.set_params(device=device)
 
     @classmethod

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpft.analysis.calibration import negative_log_likelihood
 from lpft.analysis.comparison import wilson
 from lpft.analysis.selection import RULE, Candidate, best_of_each, choose, reason_to_skip
 from lpft.data import TextData, check_data, load_data
 from lpft.data.lengths import check_lengths, quick_counter, quick_length
-from lpft.data.splits import labelled_rows, validation_kind
+from lpft.data.splits import validation_kind
 from lpft.errors import InputError, explain, named
 from lpft.files import check_model_path
 from lpft.results.folder import (
@@ -52,7 +51,7 @@ from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig, change
 from lpft.settings.fields import Decides
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -204,10 +203,11 @@ class _Running:
             return None  # something has to be kept
         method = run.training.method
         if self.config.training.method == AUTO and self.config.selection.tune == 0:
-            rows = len(labelled_rows(self.data) if self.data.held_out else self.data.train)
+            from lpft.training.candidates import rows_per_class
+
             # Judged once for all seeds of a method, by the methods before it.
             others = [one for one in self.candidates if one.method != method]
-            reason = reason_to_skip(method, others, rows / len(self.data.classes))
+            reason = reason_to_skip(method, others, rows_per_class(self.data)) if others else None
             if reason is not None:
                 return reason
         limit = self.config.selection.max_minutes
@@ -297,27 +297,16 @@ class _Running:
 
     def _scored(self, run: RunConfig) -> Candidate:
         """How a finished run does on the validation rows that all candidates share."""
-        labels, logits, temperature = self._validation(run)
-        return Candidate(
-            run.training.method,
-            run.training.seed,
-            logits.argmax(axis=1) == labels,
-            negative_log_likelihood(logits, labels, temperature),
-        )
+        from lpft.training.candidates import as_candidate, held_out_probe, holds_out_more
 
-    def _validation(self, run: RunConfig) -> "tuple[NDArray[np.int64], NDArray[np.float64], float]":
-        """Labels, logits and temperature on the validation rows that all candidates share.
-
-        Where fine-tuning has a held-out tenth, linear probing is scored on it too, by a head that
-        is fitted without it; the one that is kept is fitted on all rows.
-        """
         alone = self.config.methods == ("lp",)
-        kind = validation_kind(self.data, fine_tunes=not alone)
-        if run.training.method == "lp" and kind == "held-out":
-            return _probe_without_held_out(run, self.data)
-        classes = len(self.data.classes)
-        saved = Predictions.read(run.output_dir, "validation", classes)
-        return saved.labels, saved.logits, RunMetrics.read(run.output_dir).temperature
+        if not alone and holds_out_more(self.data, run.training.method):
+            fit = held_out_probe(self.data, run.training)
+            scored, temperature = fit.validation, fit.temperature.temperature
+            return as_candidate(run.training, scored.labels, scored.logits, temperature)
+        saved = Predictions.read(run.output_dir, "validation", len(self.data.classes))
+        temperature = RunMetrics.read(run.output_dir).temperature
+        return as_candidate(run.training, saved.labels, saved.logits, temperature)
 
     def _add(self, entry: CandidateRecord) -> None:
         others = [one for one in self.selection.candidates if one.folder != entry.folder]
@@ -355,37 +344,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
-
-
-def _probe_without_held_out(
-    run: RunConfig, data: TextData
-) -> "tuple[NDArray[np.int64], NDArray[np.float64], float]":
-    """Labels, logits and temperature on held-out rows of a probe of the other training rows."""
-    import tempfile
-
-    from lpft.model.inference import encoder_fingerprint
-    from lpft.model.loading import fresh_classifier
-    from lpft.training.cache import prepare_split
-    from lpft.training.fit import fit_classifier
-
-    classifier = fresh_classifier(data, run.training)
-    encoder = encoder_fingerprint(classifier.model)
-    train, validation = (
-        prepare_split(classifier, examples, run.training, encoder=encoder, name=name)
-        for name, examples in (("train", data.train), ("validation", data.validation))
-    )
-    with tempfile.TemporaryDirectory(prefix="lpft-") as folder:
-        fit = fit_classifier(
-            classifier,
-            train,
-            validation,
-            run.training,
-            metric=data.metric,
-            folder=Path(folder),
-            kind="held-out",
-        )
-    scored = fit.validation
-    return scored.labels, scored.logits.astype(np.float64), fit.temperature.temperature
 
 
 def _measured_seconds(run: RunConfig, data: TextData) -> float:
