@@ -66,7 +66,7 @@ def test_their_metrics_are_recorded_choose_the_epoch_and_can_be_recomputed(
         expected = recomputed(predictions, names)
         assert {name: metrics[split][name] for name in names} == pytest.approx(expected)
         assert set(predictions.columns) == {
-            *("id", "label", "logits", "row", "group", "positive"),
+            *("id", "label", "logits", "group", "positive"),
             *(["cluster"] if task in ("multirc", "record") else []),
             *(f"credit_{name}" for name in names if task != "multirc"),
         }

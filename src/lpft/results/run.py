@@ -39,7 +39,7 @@ RUNS_EXPECTED = (
     f"expected folders with {RunRecord.FILE}, {RunMetrics.FILE}, {RunFeatures.FILE}, {HISTORY} and "
     f"{PREDICTIONS}/*.parquet, as lpft train writes them"
 )
-_ROW, _GROUP, _POSITIVE, _CREDIT, _CLUSTER = "row", "group", "positive", "credit_", "cluster"
+_GROUP, _POSITIVE, _CREDIT, _CLUSTER = "group", "positive", "credit_", "cluster"
 _CHANGES = ("id", "feature_difference")
 _FEATURES = ("features", "pretrained")
 _HEAD = "head.safetensors"
@@ -53,7 +53,7 @@ class Predictions:
     The index is ``UNSEEN`` of a class that training lacks, which OOD sets may have: such rows enter
     no metric of classes (:meth:`known`). ``groups`` says which rows answer one question together;
     rows that are not independent share a number of ``clusters`` [N]. Both are None where the data
-    has none. ``rows`` [N] are the row numbers in the user's file, from 1; None of older runs.
+    has none.
     """
 
     ids: NDArray[np.str_]
@@ -61,7 +61,6 @@ class Predictions:
     logits: NDArray[np.float64]
     groups: Groups | None = None
     clusters: NDArray[np.int64] | None = None
-    rows: NDArray[np.int64] | None = None
 
     def known(self) -> "Predictions":
         """The rows of classes that training has."""
@@ -74,7 +73,6 @@ class Predictions:
             self.logits[kept],
             None if self.groups is None else self.groups.select(kept),
             None if self.clusters is None else self.clusters[kept],
-            None if self.rows is None else self.rows[kept],
         )
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -85,10 +83,9 @@ class Predictions:
     def write(
         folder: Path, split: str, examples: Examples, logits: NDArray[np.floating[Any]]
     ) -> None:
-        """Columns ``id``, ``label``, ``logits`` (float32), ``row``; groups and clusters if any.
+        """Columns ``id``, ``label`` and ``logits`` (float32), with groups and clusters if any.
 
-        ``label`` is null of a class that training lacks.
-        Rows that answer a question together have their ``group`` too, the class index ``positive``
+        ``label`` is null of a class that training lacks. Rows that answer a question together have their ``group`` too, the class index ``positive``
         that says that a row answers, and what choosing a row earns by a metric as
         ``credit_<metric>``.
         """
@@ -96,7 +93,6 @@ class Predictions:
             "id": examples.ids,
             "label": _null_where_unseen(examples.labels),
             "logits": list(np.asarray(logits, dtype=np.float32)),
-            "row": examples.rows,
         }
         if examples.groups is not None:
             columns[_GROUP] = examples.groups.index
@@ -124,7 +120,6 @@ class Predictions:
             labels = np.asarray(table["label"].fill_null(UNSEEN), dtype=np.int64)
             logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
             groups, clusters = _groups(table), _clusters(table)
-            rows = np.asarray(table[_ROW], dtype=np.int64) if _ROW in table.column_names else None
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
             raise UnusableRecord(f"{where} cannot be read: {problem}") from problem
         if logits.shape != (len(labels), classes) or not len(labels):
@@ -136,7 +131,7 @@ class Predictions:
             raise UnusableRecord(
                 f"{where}: logits that are not finite, or labels outside the classes"
             )
-        return cls(ids, labels, logits, groups, clusters, rows)
+        return cls(ids, labels, logits, groups, clusters)
 
 
 def _null_where_unseen(labels: NDArray[np.int64] | None) -> Any:
