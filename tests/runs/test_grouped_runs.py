@@ -112,6 +112,8 @@ def test_evaluate_predict_and_report_know_them_too(lpft, tiny_bert, files, tmp_p
     evaluated = json.loads(lpft("evaluate", run, *source, "--json").out)
     found, expected = (record["splits"]["test"] for record in (evaluated, trained))
     assert found.pop("calibrated") == pytest.approx(expected.pop("calibrated"))
+    for part in ("per_class", "accuracy_interval"):
+        assert found.pop(part) == expected.pop(part)
     assert found == pytest.approx(expected)
     assert "token F1" in lpft("evaluate", run, *source).out
     # a model that was trained on COPA's classes answers MultiRC's pairs as well

@@ -15,7 +15,7 @@ from lpft.cli.console import (
 )
 from lpft.errors import InputError, named
 from lpft.results.folder import read_record
-from lpft.settings import DataSettings, ExperimentSettings, TrainingSettings
+from lpft.settings import DataSettings, ExperimentSettings, OutputSettings, TrainingSettings
 from lpft.settings.configs import (
     default_folder,
     make_config,
@@ -101,6 +101,8 @@ def evaluate(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
+    names = ("abstain_below", "target_accuracy", "target_coverage")
+    asked = OutputSettings.read({name: getattr(options, name) for name in names})
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
     from lpft.runs import predict
@@ -120,12 +122,7 @@ def predict(options: Namespace) -> None:
         lines = standard_input()
         at_once = 1 if lines.isatty() else predict.LINES_AT_ONCE
         texts = predict.line_texts(saved, lines)
-    below = predict.threshold_of(
-        saved,
-        abstain_below=options.abstain_below,
-        target_accuracy=options.target_accuracy,
-        target_coverage=options.target_coverage,
-    )
+    below = predict.threshold_of(saved, asked)
     rows = predict.predict_texts(saved, texts, at_once, abstain_below=below)
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)

@@ -85,9 +85,9 @@ class Predictions:
     ) -> None:
         """Columns ``id``, ``label`` and ``logits`` (float32), with groups and clusters if any.
 
-        ``label`` is null of a class that training lacks. Rows that answer a question together have their ``group`` too, the class index ``positive``
-        that says that a row answers, and what choosing a row earns by a metric as
-        ``credit_<metric>``.
+        ``label`` is null of a class that training lacks. Rows that answer a question together have
+        their ``group`` too, the class index ``positive`` that says that a row answers, and what
+        choosing a row earns by a metric as ``credit_<metric>``.
         """
         columns: dict[str, Any] = {
             "id": examples.ids,

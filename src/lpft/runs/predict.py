@@ -67,36 +67,23 @@ def predict_texts(
             yield prediction
 
 
-def threshold_of(
-    saved: SavedClassifier,
-    *,
-    abstain_below: float | None = None,
-    target_accuracy: float | None = None,
-    target_coverage: float | None = None,
-) -> float | None:
-    """The confidence to abstain below: by what is asked, or else the classifier's own, if any.
+def threshold_of(saved: SavedClassifier, asked: OutputSettings) -> float | None:
+    """The confidence to abstain below: as asked, or else the classifier's own, if any.
 
     For a target it is chosen on the run's own validation predictions.
 
     Raises:
-        InputError: several are asked for, one is out of range, the run has no validation
-            predictions, or they cannot promise the accuracy.
+        InputError: there are no validation predictions, or they cannot promise the accuracy.
     """
-    wishes = {
-        "abstain_below": abstain_below,
-        "target_accuracy": target_accuracy,
-        "target_coverage": target_coverage,
-    }
-    asked = OutputSettings.read(wishes).threshold
     config = saved.classifier.model.config
-    if not asked:
+    if not asked.threshold:
         return config.abstain_below
-    if abstain_below is not None:
-        return abstain_below
+    if asked.abstain_below is not None:
+        return asked.abstain_below
     rows = saved.validation()
-    found = choose_threshold(rows.logits, rows.labels, config.temperature, **asked)
+    found = choose_threshold(rows.logits, rows.labels, config.temperature, **asked.threshold)
     if found.abstain_below is None:
-        raise InputError(f"{named('target_accuracy')} {target_accuracy:g}: {found.reason}")
+        raise InputError(f"{named('target_accuracy')} {asked.target_accuracy:g}: {found.reason}")
     return found.abstain_below
 
 
