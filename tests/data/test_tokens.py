@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import save_tiny_model, tiny_tokenizer
+from tiny_models import save_tiny_model, tiny_config, tiny_tokenizer, toy_texts
 from tokenizers.normalizers import Replace
 
 from lpft.data.tokens import length_batches, load_tokenizer, tokenize
@@ -82,6 +83,22 @@ def test_a_text_without_any_token_is_refused():
         tokenize(tokenizer, ["good", "xx"], 32)
     with pytest.raises(InputError, match="text 7 has no token"):
         tokenize(tokenizer, ["good", "xx"], 32, rows=[3, 7])
+
+
+def test_a_sentencepiece_model_is_tokenizer_enough(tmp_path):
+    texts, _ = toy_texts(40)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=60,
+        **{"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "minloglevel": 2},
+        **{"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"},
+    )
+    tiny_config("deberta-v2").save_pretrained(tmp_path)
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
+    tokens = tokenize(load_tokenizer(str(tmp_path)), texts, 64)
+    expected = [[1, *reference.encode(text), 2] for text in texts]
+    assert tokens.columns["input_ids"] == expected
 
 
 @given(

@@ -4,7 +4,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import FAMILIES, save_tiny_model
+from tiny_models import FAMILIES, save_tiny_model, tiny_config, tiny_tokenizer
+from transformers import AutoModel, IBertConfig, SqueezeBertConfig
 
 from lpft.errors import InputError
 from lpft.model import build_classifier
@@ -104,3 +105,47 @@ def test_a_model_without_known_projections_is_refused(tmp_path):
     model.encoder = torch.nn.ModuleDict({"mixer": torch.nn.Linear(2, 2)})
     with pytest.raises(InputError, match="no query and value projections"):
         add_adapter(model, "lora", rank=2, alpha=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "says"),
+    [
+        (IBertConfig, {}, "ibert models .*QuantLinear"),
+        (SqueezeBertConfig, {"embedding_size": 32}, "squeezebert models .*Merging"),
+    ],
+    ids=["cannot adapt", "cannot merge"],
+)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_layers_that_peft_cannot_adapt_or_merge_are_refused_at_once(
+    tmp_path, kind, settings, says, name
+):
+    sizes = tiny_config("bert").to_dict()
+    for key in ("model_type", "architectures", "transformers_version"):
+        sizes.pop(key, None)
+    AutoModel.from_config(kind(**(sizes | settings))).save_pretrained(tmp_path)
+    tiny_tokenizer("bert").save_pretrained(tmp_path)
+    model = build_classifier(str(tmp_path), ("a", "b"), seed=0, max_length=32).model
+    with pytest.raises(InputError, match=f"LoRA cannot be used with {says}"):
+        add_adapter(model, name, rank=8, alpha=8)
+
+
+def test_projections_whose_weight_is_used_without_calling_them_are_refused(tmp_path):
+    model = build(tmp_path, "bert")
+    attention = model.encoder.encoder.layer[1].attention.self
+    attention.forward = lambda states, *_, **__: (states @ attention.query.weight.T, None)
+    with pytest.raises(InputError, match=r"layer\.1\.attention\.self\.\w+ is not called"):
+        add_adapter(model, "lora", rank=2, alpha=8)
+
+
+def test_adding_an_adapter_leaves_the_weights_and_the_mode_as_they_are(tmp_path):
+    plain = build(tmp_path, "bert").train()
+    before = {name: value.clone() for name, value in plain.encoder.named_parameters()}
+    adapted = add_adapter(plain, "dora", rank=2, alpha=8)
+    assert adapted.training
+    assert all(module.training for module in adapted.modules())
+    after = {
+        name.replace("base_layer.", ""): value
+        for name, value in adapted.base_model.model.encoder.named_parameters()
+        if "lora" not in name
+    }
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lpft.data.examples import Text
 from lpft.data.lengths import TokenCounter
 from lpft.data.texts import check_texts
-from lpft.errors import InputError
+from lpft.errors import InputError, one_line
 from lpft.progress import progress
 
 _TOKENIZER_CHUNK = 1000
@@ -84,9 +84,10 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
             source, revision=revision, trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        reason = " ".join(str(error).split())[:200]
+        if isinstance(error, ImportError):
+            expected = "install the package that it names"
         raise InputError(
-            f"the tokenizer of '{source}' cannot be loaded ({reason}): {expected}"
+            f"the tokenizer of '{source}' cannot be loaded ({one_line(error)}): {expected}"
         ) from error
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise InputError(f"'{source}' has no tokenizer files: {expected}")

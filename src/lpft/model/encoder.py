@@ -87,7 +87,8 @@ def load_encoder(
     """
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
-        kind = dict(quantization).get("quant_method", "quantised")
+        settings = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        kind = settings.get("quant_method", "bitsandbytes")  # which alone may leave it out
         raise InputError(
             f"the weights of '{source}' are quantised ({getattr(kind, 'value', kind)}), which can "
             "be neither trained nor read in float32 as they are: name the model in float32, "
@@ -118,17 +119,15 @@ def load_encoder(
     except (*LOAD_ERRORS, ImportError) as error:
         raise InputError(_explain_load_failure(source, error, revision)) from error
     missing, lost = sorted(report["missing_keys"]), _lost(encoder, report["unexpected_keys"])
-    if missing:
-        raise InputError(
-            f"the weights of '{source}' lack {len(missing)} parameters of a {config.model_type} "
-            f"model (for example {missing[0]}): the checkpoint is incomplete or of another "
-            f"architecture; {_remedy(report['unexpected_keys'])}"
+    if missing or lost:
+        wrong = (
+            f"lack {len(missing)} parameters of it (for example {missing[0]})"
+            if missing
+            else f"hold {len(lost)} parameters that it has no place for (for example {lost[0]})"
         )
-    if lost:
         raise InputError(
-            f"'{source}' contains {len(lost)} parameters that have no place in the model that its "
-            f"config.json describes (for example {lost[0]}), so they would be lost: correct "
-            f"config.json; {_remedy(lost)}"
+            f"the weights of '{source}' do not fit the {config.model_type} model of its "
+            f"config.json: they {wrong}; {_remedy(report['unexpected_keys'])}"
         )
     check_finite(encoder, source)
     return encoder.eval()
@@ -152,7 +151,7 @@ def check_finite(model: nn.Module, source: str) -> None:
         if not torch.isfinite(parameter).all():
             raise InputError(
                 f"the weights of the model '{source}' are not finite (NaN or infinity in {name}): "
-                "name an intact model"
+                "name another model, or weights that are whole"
             )
 
 
@@ -285,13 +284,10 @@ def _remedy(keys: Iterable[str]) -> str:
     """What to do about weights that do not fit, by the names of those that have no place."""
     names = {part for key in keys for part in key.split(".")}
     if any(name.startswith(("lora_", "base_layer")) for name in names):
-        return (
-            "they are those of a PEFT model: merge its adapter with merge_and_unload() and save "
-            "the result"
-        )
+        return "a PEFT adapter is in them: merge it with merge_and_unload() and save the result"
     if names & {"qweight", "qzeros", "absmax", "SCB", "weight_scale", "weight_packed"}:
         return "they are quantised: name the model that they were made from"
-    return "download it again or name another model"
+    return "restore the files that belong together, or name another model"
 
 
 def _explain_load_failure(source: str, error: Exception, revision: str | None) -> str:
@@ -308,10 +304,19 @@ def _explain_load_failure(source: str, error: Exception, revision: str | None) -
         )
     if isinstance(error, ImportError):
         return f"the model '{source}' needs a package that is not installed: {one_line(error)}"
-    if Path(source).is_dir():
+    if "trust_remote_code" in str(error):
         return (
-            f"the model folder '{source}' cannot be loaded ({one_line(error)}): name an intact one"
+            f"the model '{source}' brings Python code of its own, which lpft does not run: name a "
+            "model of a family that Transformers has"
         )
+    if Path(source).is_dir():
+        inner = sorted(path.parent.name for path in Path(source).glob("*_Transformer/config.json"))
+        remedy = (
+            f"name its folder {inner[0]} and give {named('pooling')}"
+            if inner
+            else "check its files, or name another model"
+        )
+        return f"the model folder '{source}' cannot be loaded ({one_line(error)}): {remedy}"
     return (
         f"the model '{source}' is neither a folder here nor could it be loaded from the Hugging "
         f"Face Hub ({one_line(error)}): check the name and the network, or use {named('model')} "
