@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from time import perf_counter
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -22,6 +23,14 @@ logger = logging.getLogger(__name__)
 _SECONDS_BEFORE_A_BAR = 2
 _SECONDS_BETWEEN_LINES = 60.0
 _visible: ContextVar[bool] = ContextVar("lpft_progress_visible", default=False)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add the time that this context takes to the seconds of ``part``."""
+    started = perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + perf_counter() - started
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -31,6 +30,7 @@ from lpft.experiments.prepare import (
     reuse_results,
 )
 from lpft.files import write_json
+from lpft.progress import timed
 from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.folder import locked, read_record
@@ -199,15 +199,15 @@ class Session:
         recipe, scope, plan = experiment.recipe, experiment.scope, experiment.plan
         failures: Failures = []
         timings: dict[str, float] = {}
-        with _timed(timings, "runs"):
+        with timed(timings, "runs"):
             failures += self._train(plan, scope.folder)
-        with _timed(timings, "kernels"):
+        with timed(timings, "kernels"):
             self._compute_kernels(plan, scope.folder, failures)
         runs, unread = collect(scope, plan)
         named = {name for name, _ in failures}
         failures += [(name, reason) for name, reason in unread if name not in named]
         if recipe.step is not None:
-            with _timed(timings, "step"), _recorded("further results", failures):
+            with timed(timings, "step"), _recorded("further results", failures):
                 recipe.step(runs)
         results = Results()
         with _recorded("tables and figures", failures):
@@ -301,13 +301,6 @@ def _recorded(name: str, failures: Failures) -> Iterator[None]:
         reason = unexpected(error) if known is None else str(known)
         logger.warning("%s failed: %s", name, reason)
         failures.append((name, reason))
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    started = perf_counter()
-    yield
-    timings[name] = perf_counter() - started
 
 
 def _record(

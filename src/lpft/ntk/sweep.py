@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from lpft.ntk.passes import Batch, Passes, only_these_require_gradients
 from lpft.ntk.plan import Plan, RemainingWork, Shape, Step, Tile, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
-from lpft.progress import progress
+from lpft.progress import progress, timed
 from lpft.settings import Products
 
 TOTAL = "total"
@@ -69,12 +68,6 @@ class Sweep:
                 if request == name:
                     parts.setdefault(part, {})[pair] = sums
         return parts
-
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        started = perf_counter()
-        yield
-        self.seconds[what] += perf_counter() - started
 
 
 def sweep(
@@ -130,69 +123,63 @@ def _metered(flops: float) -> Iterator[Callable[[float], None]]:
         yield count
 
 
+@dataclass
 class _Sweeper:
     """One sweep over all units."""
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        passes: Passes,
-        contraction: Contraction,
-        remaining: RemainingWork,
-        store: TileStore | None,
-        count: Callable[[float], None],
-    ) -> None:
-        self._plan = remaining.plan
-        self._tokens = tokens
-        self._passes = passes
-        self._contraction = contraction
-        self._remaining = remaining
-        self._store = store
-        self._count = count
-        self._checked = {parameter.name for parameter in self._plan.structure.parameters}
-        self._result = Sweep(torch.empty(0))
+    tokens: Tokens
+    passes: Passes
+    contraction: Contraction
+    remaining: RemainingWork
+    store: TileStore | None
+    count: Callable[[float], None]
+    result: Sweep = field(default_factory=lambda: Sweep(torch.empty(0)))
+
+    def __post_init__(self) -> None:
+        self.plan = self.remaining.plan
+        self._checked = {parameter.name for parameter in self.plan.structure.parameters}
 
     def run(self) -> Sweep:
-        with self._result.timed("passes"):
+        with timed(self.result.seconds, "passes"):
             self._forward()
-        for unit in range(len(self._plan.structure.units)):
-            of_unit = ((unit, pair) for pair in self._plan.pairs)
-            finished = {piece[1] for piece in of_unit if piece in self._remaining.finished}
-            for pair, piece in self._unit(unit) if unit <= self._remaining.last_unit else ():
+        for unit in range(len(self.plan.structure.units)):
+            of_unit = ((unit, pair) for pair in self.plan.pairs)
+            finished = {piece[1] for piece in of_unit if piece in self.remaining.finished}
+            for pair, piece in self._unit(unit) if unit <= self.remaining.last_unit else ():
                 # A step is contracted whole, also where some of its pairs were finished before.
                 if pair not in finished:
-                    if self._store is not None:
-                        self._store.save(unit, pair, piece)
-                    _add(self._result.sums, pair, piece)
-            for pair in self._plan.pairs:
-                if self._store is not None and pair in finished:
-                    stored = self._store.load(unit, pair)
+                    if self.store is not None:
+                        self.store.save(unit, pair, piece)
+                    _add(self.result.sums, pair, piece)
+            for pair in self.plan.pairs:
+                if self.store is not None and pair in finished:
+                    stored = self.store.load(unit, pair)
                     assert stored is not None, (
                         "nothing removes a piece while its kernel is computed"
                     )
-                    _add(self._result.sums, pair, stored)
-        return self._result
+                    _add(self.result.sums, pair, stored)
+        return self.result
 
     def _forward(self) -> None:
         features = []
-        for tile in self._plan.tiles:
+        for tile in self.plan.tiles:
             for number, rows in tile.batches:
-                features.append(self._passes.forward(number, self._batch(rows)))
-                self._count(self._plan.forward_flops(rows))
-        passed = np.concatenate([tile.rows for tile in self._plan.tiles])
-        self._result.features = torch.cat(features).double().cpu()[np.argsort(passed)]
+                features.append(self.passes.forward(number, self._batch(rows)))
+                self.count(self.plan.forward_flops(rows))
+        passed = np.concatenate([tile.rows for tile in self.plan.tiles])
+        self.result.features = torch.cat(features).double().cpu()[np.argsort(passed)]
 
     def _unit(self, unit: int) -> Iterator[tuple[Pair, PieceSums]]:
         """The sums of one unit; hands the gradients of every tile on to the next unit."""
-        steps = self._remaining.steps(unit)
+        steps = self.remaining.steps(unit)
         last_loads = _last_loads(steps)
-        for tile in range(len(self._plan.tiles)):
+        for tile in range(len(self.plan.tiles)):
             # Nothing of this tile is left to contract here, but the units below need its gradients.
             if tile not in last_loads:
                 self._pass(unit, tile, keep=(), final=True)
         # Each stage passes the unit again for some of its parameters. Until the last one, stored
         # hidden states and gradients must stay: only then a pass may be a tile's final one.
-        *stages, last_stage = self._plan.stages[unit] or ((),)
+        *stages, last_stage = self.plan.stages[unit] or ((),)
         sums: dict[Pair, dict[str, Tensor]] = {}
         for stage in stages:
             for pair, piece in self._stage(unit, stage, steps, {}):
@@ -220,16 +207,16 @@ class _Sweeper:
             following = steps[number + 1].tiles if number + 1 < len(steps) else ()
             # Shares that the next step does not need are freed one by one as they are contracted.
             consume = not set(step.tiles) & set(following)
-            with self._result.timed("contractions"):
+            with timed(self.result.seconds, "contractions"):
                 sums = self._contract(stage, held, step.pairs, consume=consume)
             yield from sums.items()
 
     def _pass(self, unit: int, tile: int, *, keep: Collection[str], final: bool) -> TileShares:
         """Pull the gradients of a tile through a unit; its shares in the parameters to keep."""
-        with self._result.timed("passes"):
-            structure = self._plan.structure
-            positions, batches = structure.units[unit], self._plan.tiles[tile].batches
-            cost = (1 + self._plan.workload.cotangents) * len(positions) / self._passes.positions
+        with timed(self.result.seconds, "passes"):
+            structure = self.plan.structure
+            positions, batches = structure.units[unit], self.plan.tiles[tile].batches
+            cost = (1 + self.plan.workload.cotangents) * len(positions) / self.passes.positions
             shares: TileShares = {}
             for index, (number, rows) in enumerate(batches):
                 batch = self._batch(rows)
@@ -239,8 +226,8 @@ class _Sweeper:
                     for name, share in self._backward(position, number, batch, only).items():
                         uses.setdefault(name, []).append(share)
                     if final:
-                        self._passes.finish(position, number)
-                self._count(self._plan.forward_flops(rows) * cost)
+                        self.passes.finish(position, number)
+                self.count(self.plan.forward_flops(rows) * cost)
                 for name, of_name in uses.items():
                     if name in keep:
                         of_tile = shares.setdefault(name, [None] * len(batches))
@@ -254,7 +241,7 @@ class _Sweeper:
         """The shares of a position; refuses parameters that the gradient check did not see."""
         unknown: list[str] = []
         try:
-            shares = self._passes.backward(position, number, batch, only=only)
+            shares = self.passes.backward(position, number, batch, only=only)
             unknown = sorted(set(shares) - self._checked)
         except NotBatched as module:
             unknown = [str(module)]
@@ -267,13 +254,13 @@ class _Sweeper:
 
     def _keep_to_plan(self) -> None:
         """Return freed memory beyond the plan's to the system, to make room for the next batch."""
-        plan = self._plan
+        plan = self.plan
         between_passes = plan.memory - plan.memory_of_pass
         if plan.device.type == "cpu" and memory_in_use(plan.device) > between_passes:
             give_back_free_memory()
 
     def _batch(self, rows: NDArray) -> Batch:
-        return {name: ids.to(self._plan.device) for name, ids in self._tokens.batch(rows).items()}
+        return {name: ids.to(self.plan.device) for name, ids in self.tokens.batch(rows).items()}
 
     def _contract(
         self,
@@ -287,7 +274,7 @@ class _Sweeper:
 
         ``held`` are the shares by tile; contracted ones are forgotten if they may be consumed.
         """
-        requests = self._plan.workload.requests
+        requests = self.plan.workload.requests
         pieces = {pair: self._zero_sums(stage, pair) for pair in pairs}
         for group in self._together(stage):
             sums = self._contract_group(group, held, pairs, consume=consume)
@@ -305,32 +292,32 @@ class _Sweeper:
         }
 
     def _zero_sums(self, stage: Sequence[Parameter], pair: Pair) -> dict[str, Tensor]:
-        workload = self._plan.workload
-        rows, columns = (len(self._plan.tiles[tile].rows) for tile in pair)
+        workload = self.plan.workload
+        rows, columns = (len(self.plan.tiles[tile].rows) for tile in pair)
         zeros: dict[str, Tensor] = {}
         for request in workload.requests:
             rank = workload.heads[request.head].rank
             of_request = [p for p in stage if p.name in request.parameters]
             for part in [TOTAL, *(part for p in of_request for part in self._parts(p, pair))]:
                 zeros[f"{request.name}|{part}"] = torch.zeros(
-                    rank * rows, rank * columns, dtype=torch.float64, device=self._plan.device
+                    rank * rows, rank * columns, dtype=torch.float64, device=self.plan.device
                 )
         return zeros
 
     def _parts(self, parameter: Parameter, pair: Pair) -> list[str]:
         """The parts of a pair of tiles that a parameter counts for, beside the total."""
-        rows, columns = (self._plan.tiles[tile].group for tile in pair)
-        if (rows, columns) not in self._plan.workload.detailed:
+        rows, columns = (self.plan.tiles[tile].group for tile in pair)
+        if (rows, columns) not in self.plan.workload.detailed:
             return []
         names = {"layer": parameter.layer, "kind": parameter.kind}
-        return [f"{by}:{names[by]}" for by in self._plan.workload.granularity]
+        return [f"{by}:{names[by]}" for by in self.plan.workload.granularity]
 
     def _together(self, stage: Sequence[Parameter]) -> Iterator[list[Parameter]]:
         """Vectors that count for the same parts side by side, everything large alone."""
         vectors: dict[object, list[Parameter]] = {}
         for parameter in stage:
-            if parameter.form == "vector" and parameter.name not in self._plan.structure.direct:
-                requests = self._plan.workload.requests
+            if parameter.form == "vector" and parameter.name not in self.plan.structure.direct:
+                requests = self.plan.workload.requests
                 wanted_by = tuple(r.name for r in requests if parameter.name in r.parameters)
                 key = (wanted_by, parameter.layer, parameter.kind)
                 vectors.setdefault(key, []).append(parameter)
@@ -351,7 +338,7 @@ class _Sweeper:
         Vectors are biases, weights of normalisations, and whatever autograd itself treats.
         """
         first = group[0]
-        among = self._plan.workload.heads_of[first.name]
+        among = self.plan.workload.heads_of[first.name]
         present = {
             tile
             for tile, shares in held.items()
@@ -360,32 +347,32 @@ class _Sweeper:
         live = [pair for pair in pairs if set(pair) <= present]
         if not live or not among:
             return {}
-        tiles = {tile: self._plan.tiles[tile] for pair in live for tile in pair}
+        tiles = {tile: self.plan.tiles[tile] for pair in live for tile in pair}
         nothing = {number: [None] * len(tile.batches) for number, tile in tiles.items()}
         take = dict.pop if consume else dict.get
         shares = {
             number: [take(held[number], p.name, nothing[number]) for p in group] for number in tiles
         }
         counts = {number: len(tile.rows) for number, tile in tiles.items()}
-        sums = self._contraction.zero_sums(counts, live, among)
+        sums = self.contraction.zero_sums(counts, live, among)
         # Where shares are joined they are popped, so that each tile's are freed at once.
         if first.form == "outer":
             outers = {n: _tile_outers(tile, shares[n][0]) for n, tile in tiles.items()}
-            ranks, kernel = self._contraction.ranks(among), self._contraction.kernel
+            ranks, kernel = self.contraction.ranks(among), self.contraction.kernel
             # The plan's method was for expected tokens: choose again by those the texts have.
             shapes = {n: _shape(batches) for n, batches in outers.items()}
-            method = self._plan.workload.method
+            method = self.plan.workload.method
             if method is None:
                 method = cheapest_method(first.sizes, shapes, live, ranks, kernel)
-            contract_outer(sums, outers, method, self._contraction)
-            self._count(sum(method_cost(method, first.sizes, shapes, live, ranks, kernel)))
+            contract_outer(sums, outers, method, self.contraction)
+            self.count(sum(method_cost(method, first.sizes, shapes, live, ranks, kernel)))
         elif first.form == "rows":
             rows = {n: _tile_rows(tile, shares.pop(n)[0]) for n, tile in tiles.items()}
-            contract_rows(sums, rows, self._contraction)
+            contract_rows(sums, rows, self.contraction)
         else:
             sizes = [parameter.sizes[1] for parameter in group]
             vectors = {n: _tile_jacobian(tile, shares.pop(n), sizes) for n, tile in tiles.items()}
-            contract_vectors(sums, vectors, self._contraction)
+            contract_vectors(sums, vectors, self.contraction)
         return sums
 
 

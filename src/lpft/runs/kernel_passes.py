@@ -5,7 +5,7 @@ all methods with one kind of adapter; a trained run is a pass of its own.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,10 +91,10 @@ def _drawn(examples: Examples, most: int) -> Examples:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The head at which one kernel is taken: its origin, V (C x h) and b (C, or None), its request.
+    """The head at which one kernel is taken: its origin, V (C x h) and b (C, or None).
 
-    ``parameter_set`` names the parameters of F: ``all``, an adapter's factors by its name, or
-    ``head`` for none.
+    ``parameters`` are those of F, and ``parameter_set`` names them: ``all``, an adapter's factors
+    by its name, or ``head`` for none.
     """
 
     name: str
@@ -102,7 +102,11 @@ class StartingPoint:
     weight: Tensor
     bias: Tensor | None
     parameter_set: str
-    request: KernelRequest
+    parameters: frozenset[str]
+
+    @property
+    def request(self) -> KernelRequest:
+        return KernelRequest(self.weight, self.parameters, bias_trains=self.bias is not None)
 
 
 @dataclass(frozen=True)
@@ -152,24 +156,11 @@ def method_passes(
         for method in members:
             parameter_set = _run_parameter_set(method) if of_run else method.trained
             names = {"all": own, "head": set()}.get(parameter_set, factors)
+            start, (weight, bias) = method.head_start, heads[method.head_start]
             points.append(
-                _starting_point(
-                    method.name, method.head_start, heads[method.head_start], parameter_set, names
-                )
+                StartingPoint(method.name, start, weight, bias, parameter_set, frozenset(names))
             )
         yield Pass(subject, encoder, tuple(points))
-
-
-def _starting_point(
-    name: str,
-    head_start: str,
-    head: tuple[Tensor, Tensor | None],
-    parameter_set: str,
-    parameters: Iterable[str],
-) -> StartingPoint:
-    weight, bias = head
-    request = KernelRequest(weight, frozenset(parameters), bias_trains=bias is not None)
-    return StartingPoint(name, head_start, weight, bias, parameter_set, request)
 
 
 def _run_parameter_set(method: Method) -> str:
@@ -244,9 +235,8 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
         names = {name for name, parameter in parameters if parameter.requires_grad}
     head = subject.head
     bias = None if head.bias is None else head.bias.detach().clone()
-    point = _starting_point(
-        TRAINED, TRAINED, (head.weight.detach().clone(), bias), parameter_set, names
-    )
+    weight = head.weight.detach().clone()
+    point = StartingPoint(TRAINED, TRAINED, weight, bias, parameter_set, frozenset(names))
     return Pass(subject, encoder, (point,))
 
 

@@ -3,9 +3,10 @@
 import copy
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from lpft.ntk.statistics import (
     kernel_statistics,
     kernel_trace,
 )
+from lpft.progress import timed
 from lpft.results.kernels import FT, NTK, PRETRAIN, MethodRecord
 from lpft.runs.kernel_passes import (
     EVALUATION,
@@ -97,30 +99,29 @@ class KernelResults:
         their P, which is then aligned once.
         """
         name = kernels.start.name
-        began = perf_counter()
         solvers = self._config.kernels.solver
         if solvers:
             self._log(name, f"kernel regression by {', '.join(solvers)} on P, F and P + F")
-        fits = {kernel: self._regressions(kernel, kernels) for kernel in KERNELS}
-        began = self._add_time("regression", began)
+        with timed(self.timings, "regression_seconds"):
+            fits = {kernel: self._regressions(kernel, kernels) for kernel in KERNELS}
         self._log(name, "statistics")
-        record = kernels.record()
-        for kernel, statistics in record["kernels"].items():
-            statistics["regression"] = fits[kernel]
-        with replace_when_written(self._folder / f"{name}.safetensors") as temporary:
-            save_file(kernels.arrays(), temporary)
-        if encoder not in self._encoders:
-            own = f"{name}/{PRETRAIN}" if self._encoders else PRETRAIN
-            self._aligned[own] = kernels.block(PRETRAIN, TRAIN)
-            self._encoders.add(encoder)
-        for kernel in (FT, NTK):
-            self._aligned[f"{name}/{kernel}"] = kernels.block(kernel, TRAIN)
-        began = self._add_time("statistics", began)
-        if self._config.kernels.dynamics > 0:
-            self._log(name, "gradient descent beside what the kernel predicts")
-            most = self._config.kernels.dynamics
-            record["dynamics"] = dynamics(kernels, subject, most, device)
-            self._add_time("dynamics", began)
+        with timed(self.timings, "statistics_seconds"):
+            record = kernels.record()
+            for kernel, statistics in record["kernels"].items():
+                statistics["regression"] = fits[kernel]
+            with replace_when_written(self._folder / f"{name}.safetensors") as temporary:
+                save_file(kernels.arrays(), temporary)
+            if encoder not in self._encoders:
+                own = f"{name}/{PRETRAIN}" if self._encoders else PRETRAIN
+                self._aligned[own] = kernels.block(PRETRAIN, TRAIN)
+                self._encoders.add(encoder)
+            for kernel in (FT, NTK):
+                self._aligned[f"{name}/{kernel}"] = kernels.block(kernel, TRAIN)
+        most = self._config.kernels.dynamics
+        if most > 0:
+            self._log(name, "gradient descent compared with what the kernel predicts")
+            with timed(self.timings, "dynamics_seconds"):
+                record["dynamics"] = dynamics(kernels, subject, most, device)
         self.methods[name] = MethodRecord(method=name, **record)
 
     def alignment(self) -> dict[str, Any]:
@@ -187,28 +188,23 @@ class KernelResults:
             left = f", about {spent / done * (self._count - done):.0f} s left besides passes"
         logger.info("%s, %d of %d: %s%s", name, done + 1, self._count, what, left)
 
-    def _add_time(self, part: str, began: float) -> float:
-        now = perf_counter()
-        self.timings[f"{part}_seconds"] += now - began
-        return now
 
-
+@dataclass(frozen=True)
 class MethodKernels:
     """The kernels of one method's start as NumPy arrays, with its logits f_0."""
 
-    def __init__(
-        self,
-        start: StartingPoint,
-        blocks: Mapping[Block, EmpiricalNTK],
-        texts: KernelTexts,
-        classes: int,
-    ) -> None:
-        self.start = start
-        self.texts = texts
-        self.classes = classes
-        self.blocks = blocks
-        self.train_logits = self._logits(TRAIN)
-        self.evaluation_logits = self._logits(EVALUATION)
+    start: StartingPoint
+    blocks: Mapping[Block, EmpiricalNTK]
+    texts: KernelTexts
+    classes: int
+
+    @cached_property
+    def train_logits(self) -> Array:
+        return self._logits(TRAIN)
+
+    @cached_property
+    def evaluation_logits(self) -> Array:
+        return self._logits(EVALUATION)
 
     def block(self, kernel: str, which: Block) -> Array:
         """P (N x M), F or P + F (N x C x M x C) of one block."""
