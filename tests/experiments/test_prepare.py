@@ -72,9 +72,9 @@ def test_kernels_are_shown_and_not_computed_twice(copy, lpft, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--kernel-samples", "7"), "its kernels are of --max-samples 6, now it is 7"),
-        (("--methods", "ft"), "its kernels are of --methods"),
-        (("--max-length", "20"), "its kernels are of --max-length 32, now it is 20"),
+        (("--kernel-samples", "7"), "started with --max-samples 6, now it is 7"),
+        (("--methods", "ft"), "started with --methods"),
+        (("--max-length", "20"), "started with --max-length 32, now it is 20"),
     ],
 )
 def test_kernels_of_other_settings_are_not_taken_for_those_asked_for(
@@ -86,8 +86,8 @@ def test_kernels_of_other_settings_are_not_taken_for_those_asked_for(
 @pytest.mark.parametrize(
     ("fingerprints", "message"),
     [
-        ({"data": {"train": "0" * 64}}, "the data changed since its kernels were computed"),
-        ({"encoder": None}, "their record has no fingerprint"),
+        ({"data": {"train": "0" * 64}}, "the data changed since it was started"),
+        ({"encoder": None}, "its record has no fingerprint"),
     ],
 )
 def test_kernels_of_other_or_unknown_inputs_are_not_taken_for_those_asked_for(

@@ -251,7 +251,7 @@ def test_a_finished_folder_is_kept(lpft, kernel_base, tmp_path):
     assert again.status == 0, again.err
     assert "is finished already" in again.err
     other = lpft("ntk", *kernel_base, *quick, "--resume", "--max-samples", 5)
-    assert_refused(other, "max-samples 6, now it is 5", "--overwrite")
+    assert_refused(other, "--max-samples 6, now it is 5", "--overwrite")
     assert_refused(lpft("ntk", *kernel_base, *quick, "--resume", "--overwrite"), "contradict")
     assert (folder / "kernels.json").read_bytes() == before
     outcome = lpft("ntk", *kernel_base, *quick, "--overwrite")
@@ -313,10 +313,10 @@ def test_resuming_other_kernels_names_what_differs(
         patched.setattr(TileStore, "save", stop)
         assert lpft("ntk", *kernel_base, *options, "--max-samples", 6).status == 130
     for given, says in (
-        (("--max-samples", 7), "started with max-samples 6, now it is 7"),
+        (("--max-samples", 7), "started with --max-samples 6, now it is 7"),
         (
             ("--max-samples", 6, "--dtype", "float64"),
-            "started with dtype float32, now it is float64",
+            "started with --dtype float32, now it is float64",
         ),
         (
             ("--max-samples", 6, "--solver", "klr"),

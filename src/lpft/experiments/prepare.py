@@ -140,14 +140,13 @@ def is_finished(config: RunConfig | KernelConfig, inputs: Inputs) -> bool:
     if isinstance(config, KernelConfig):
         known = finished_kernels(config.output_dir)
         if known is not None:
-            current = inputs.fingerprints(config.run)
-            check_same_kernels(known, config, {"data": current.data, "encoder": current.encoder})
+            check_same_kernels(known, config, inputs.fingerprints(config.run))
         return known is not None
     record = read_record(config.output_dir)
     if record is None or not record.began:
         return False
     finished = finished_run(config, record) is not None
-    check_same_inputs(config.output_dir, record, inputs.fingerprints(config))
+    check_same_inputs(config.output_dir, record.fingerprints, inputs.fingerprints(config))
     return finished
 
 

@@ -51,7 +51,7 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     folder = config.output_dir
     if not record.began:
         return None
-    check_same_settings(folder, record, config)
+    check_same_settings(folder, record.config, config.flat())
     if record.status != "finished":
         return None
     saved = record.config.get("save_model", True)
@@ -107,33 +107,39 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         ) from problem
 
 
-def check_same_settings(folder: Path, record: RunRecord, config: RunConfig) -> None:
-    """Refuse to resume with settings that change the result.
+def check_same_settings(
+    folder: Path,
+    recorded: Mapping[str, Any],
+    current: Mapping[str, Any],
+    decides: Decides = Decides.RUN,
+) -> None:
+    """Refuse to resume a run, or kernels, with settings that change the result.
 
     Raises:
-        InputError: a setting differs.
+        InputError: a setting that ``decides`` it differs from the recorded one.
     """
-    for name, (before, asked) in changed(record.config, config.flat(), Decides.RUN).items():
+    for name, (before, after) in changed(recorded, current, decides).items():
         raise InputError(
             f"'{folder}' cannot be resumed: it was started with {named(name)} {before}, now it is "
-            f"{asked}; give the same settings, or another {named('output_dir')}"
+            f"{after}; give the same settings, {named('overwrite=True')} to replace it, or another "
+            f"{named('output_dir')}"
         )
 
 
-def check_same_inputs(folder: Path, record: RunRecord, current: Fingerprints) -> None:
-    """Refuse to resume with other data or weights.
+def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fingerprints) -> None:
+    """Refuse to resume a run, or kernels, with other data or weights.
 
     Raises:
-        InputError: a fingerprint differs from those in ``current``.
+        InputError: a fingerprint in ``current`` is not the recorded one.
     """
-    recorded = record.fingerprints
-    if recorded != current:
-        same_data = recorded is not None and recorded.data == current.data
-        what = "model's weights" if same_data else "data"
-        raise InputError(
-            f"'{folder}' cannot be resumed: the {what} changed since it was started; restore the "
-            f"old state, or start again with {named('overwrite=True')}"
-        )
+    for name, value in current.model_dump(exclude_unset=True).items():
+        if getattr(recorded, name, None) != value:
+            what = "data" if name == "data" else "model's weights"
+            raise InputError(
+                f"'{folder}' cannot be resumed: the {what} changed since it was started, or its "
+                "record has no fingerprint of them; restore the old state, or start again with "
+                f"{named('overwrite=True')}"
+            )
 
 
 def earlier_parts(record: RunRecord | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -291,7 +297,7 @@ def record_failure(config: RunConfig, reason: str) -> None:
         if record is None and folder.exists() and any(folder.iterdir()):
             return
         if record is not None and record.began:
-            check_same_settings(folder, record, config)
+            check_same_settings(folder, record.config, config.flat())
             if record.status != "running":
                 return
         else:

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,7 @@ from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.results.folder import WORK, check_restart, locked
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
+from lpft.results.resume import check_same_inputs, check_same_settings
 from lpft.results.saved import open_saved
 from lpft.results.schema import (
     Fingerprints,
@@ -33,7 +34,7 @@ from lpft.results.schema import (
 from lpft.runs import kernel_passes
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.settings import METHODS, Granularity, get_method
-from lpft.settings.configs import KernelConfig, changed, deciding
+from lpft.settings.configs import KernelConfig, deciding
 from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def compute_kernels(
         else:
             name, model = "trained_encoder", open_saved(run, "cpu").classifier.model
         current = {"data": fingerprint(data), name: encoder_fingerprint(model)}
-        check_same_kernels(finished, config, current, run)
+        check_same_kernels(finished, config, Fingerprints.model_validate(current), run)
         logger.info("%s is finished already", folder)
         return finished
     computation = KernelComputation(config, run, data)
@@ -278,36 +279,25 @@ def _check_resume_key(folder: Path, path: Path, key: dict[str, Any]) -> None:
     """
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
-        flat = {**begun.pop("settings"), **begun}
+        settings = dict(begun["settings"])
+        then, now = (Fingerprints(data=of["data"], encoder=of["encoder"]) for of in (begun, key))
     except FileNotFoundError:
         path.parent.mkdir(exist_ok=True)
         write_json(path, key)
         return
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"'{path}' is damaged ({error}), so '{folder}' cannot be resumed: start again with "
             f"{named('overwrite=True')}"
         ) from error
-    inputs = {"data": "the data", "encoder": "the model's weights"}
-    for name, now in {**key["settings"], **key}.items():
-        if name == "settings" or flat.get(name) == now:
-            continue
-        if name in inputs:
+    check_same_settings(folder, settings, key["settings"], Decides.KERNEL | Decides.ROUNDING)
+    check_same_inputs(folder, then, now)
+    for name in ("validation texts", "device", "versions"):
+        if begun.get(name) != key[name]:
             raise InputError(
-                f"'{folder}' cannot be resumed: {inputs[name]} changed since its kernels were "
-                f"started; restore the old state, or start again with {named('overwrite=True')}"
+                f"'{folder}' cannot be resumed: it was started with {name} {begun.get(name)}, now "
+                f"it is {key[name]}; give the same, or start again with {named('overwrite=True')}"
             )
-        raise InputError(
-            f"'{folder}' cannot be resumed: its kernels were started with "
-            f"{name.replace('_', '-')} {_shown(flat.get(name))}, now it is {_shown(now)}; give "
-            f"the same, or start again with {named('overwrite=True')}"
-        )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def finished_kernels(folder: Path) -> KernelRecord | None:
@@ -328,41 +318,26 @@ def finished_kernels(folder: Path) -> KernelRecord | None:
 
 
 def check_same_kernels(
-    finished: KernelRecord,
-    config: KernelConfig,
-    fingerprints: Mapping[str, Any],
-    run: Path | None = None,
+    finished: KernelRecord, config: KernelConfig, current: Fingerprints, run: Path | None = None
 ) -> None:
     """Refuse finished kernels in place of those of ``config`` unless they are the same.
 
-    ``fingerprints`` are those of ``data`` and of the ``encoder``, or the ``trained_encoder`` of
-    ``run``, as they are now.
+    ``current`` are the fingerprints of the data and of the encoder, or of the ``trained_encoder``
+    of ``run``, as they are now.
 
     Raises:
         InputError: the run, a setting, the data or the weights differ, or the record has no
             fingerprint of them.
     """
-    refused = f"'{config.output_dir}' cannot be resumed: "
-    for name, (before, now) in changed(
-        finished.config, config.flat(), Decides.KERNEL | Decides.STATISTICS
-    ).items():
-        raise InputError(
-            f"{refused}its kernels are of {named(name)} {before}, now it is {now}; give the same "
-            f"settings, {named('overwrite=True')} to replace them, or another {named('output_dir')}"
-        )
+    folder = config.output_dir
+    decides = Decides.KERNEL | Decides.STATISTICS
+    check_same_settings(folder, finished.config, config.flat(), decides)
     if run is not None and finished.model != str(run):
         raise InputError(
-            f"{refused}its kernels are of {finished.model}, now those of '{run}' are requested; "
-            f"name another {named('output_dir')}"
+            f"'{folder}' cannot be resumed: its kernels are of {finished.model}, now those of "
+            f"'{run}' are requested; name another {named('output_dir')}"
         )
-    for name, now in fingerprints.items():
-        if getattr(finished.fingerprints, name, None) != now:
-            what = "data" if name == "data" else "model's weights"
-            raise InputError(
-                f"{refused}the {what} changed since its kernels were computed, or their record has "
-                "no fingerprint of them; restore the old state, or start again with "
-                f"{named('overwrite=True')}"
-            )
+    check_same_inputs(folder, finished.fingerprints, current)
 
 
 def _remove_replaced(folder: Path, names: Sequence[str]) -> None:

@@ -105,7 +105,7 @@ def train_run(
         if going_on is None:
             clear(folder, record)
         else:
-            check_same_inputs(folder, going_on, fingerprints)
+            check_same_inputs(folder, going_on.fingerprints, fingerprints)
         surroundings = environment(device)
         record = RunRecord(
             status="running",
