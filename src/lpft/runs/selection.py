@@ -34,7 +34,7 @@ from lpft.results.folder import (
     remove_leftovers,
 )
 from lpft.results.formats import counted
-from lpft.results.resume import RunResult, read_metrics
+from lpft.results.resume import RunResult, check_same_settings, read_metrics
 from lpft.results.run import Predictions
 from lpft.results.schema import (
     CandidateRecord,
@@ -47,8 +47,7 @@ from lpft.results.schema import (
 from lpft.runs.findings import log_findings
 from lpft.runs.train import describe_data, status_recorded, train_run
 from lpft.settings import AUTO, MINILM, get_method
-from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig, changed
-from lpft.settings.fields import Decides
+from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig
 
 if TYPE_CHECKING:
     pass
@@ -119,12 +118,7 @@ def _check_same_selection(folder: Path, record: RunRecord, config: SelectionConf
             f"'{folder}' contains a single run, not several to choose from: name another "
             f"{named('output_dir')}, or give {named('overwrite=True')} to replace it"
         )
-    before = record.selection.settings
-    for name, (old, new) in changed(before, config.flat(), Decides.RUN).items():
-        raise InputError(
-            f"'{folder}' cannot be resumed: it was started with {named(name)} {old}, now it is "
-            f"{new}; give the same settings, or another {named('output_dir')}"
-        )
+    check_same_settings(folder, record.selection.settings, config.flat())
 
 
 @dataclass
