@@ -191,7 +191,7 @@ def test_a_finished_run_of_other_settings_is_left_and_told(config, tmp_path, tra
 
 def test_nothing_is_replaced_unasked(config, tmp_path, trained):
     run_sweep([config("a")], folder=tmp_path / "sweep")
-    with pytest.raises(InputError, match=r"sweep\.json' already exists: give resume=True"):
+    with pytest.raises(InputError, match="contains a sweep: give resume=True"):
         run_sweep([config("a")], folder=tmp_path / "sweep")
     with pytest.raises(InputError, match="contradict"):
         run_sweep([config("a")], folder=tmp_path / "sweep", resume=True, overwrite=True)

@@ -17,7 +17,14 @@ from lpft.experiments.plan import KERNELS, RUNS, STEPS, ExperimentRuns, Plan, Sc
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
-from lpft.results.folder import WORK, check_restart, clear, read_record
+from lpft.results.folder import (
+    WORK,
+    check_restart,
+    clear,
+    foreign_files,
+    read_record,
+    results_found,
+)
 from lpft.results.kernels import KernelRecord, find_kernels
 from lpft.results.resume import SweepRecord, check_same_inputs, finished_run
 from lpft.results.run import FEATURES, Run, find_runs, read_feature_changes, split_path
@@ -103,15 +110,9 @@ def check_folder(experiment: str, folder: Path, *, resume: bool, overwrite: bool
     if name is None:
         foreign = sorted(path.name for path in folder.glob("[!.]*"))
         if foreign:
-            raise InputError(
-                f"'{folder}' contains files that are not an experiment's ({foreign[0]}): name an "
-                f"empty or new folder with {named('output_dir')}"
-            )
+            raise foreign_files(folder, "an experiment's", foreign[0])
     elif not (resume or overwrite):
-        raise InputError(
-            f"'{folder}' contains the experiment {name}: give {named('resume=True')} to continue "
-            f"it, {named('overwrite=True')} to replace it, or another {named('output_dir')}"
-        )
+        raise results_found(folder, f"the experiment {name}")
     elif name != experiment:
         raise InputError(
             f"'{folder}' contains the experiment {name}, not {experiment}: name another folder "

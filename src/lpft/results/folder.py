@@ -76,12 +76,8 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     check_restart(folder, resume=resume, overwrite=overwrite)
     record = read_record(folder)
     if record is not None and not (resume or overwrite):
-        going_on = f"{named('resume=True')} to continue it, "
-        advice = "" if record.status == "finished" else going_on
-        raise InputError(
-            f"'{folder}' contains a run that is {record.status}: give {advice}"
-            f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
-        )
+        unfinished = record.status != "finished"
+        raise results_found(folder, f"a run that is {record.status}", unfinished=unfinished)
     own = {_LOCK, *_REPORT}
     if record is not None:
         own |= {CANDIDATES} if record.selection is not None else set()
@@ -89,11 +85,25 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     foreign = [name for name in names if name not in own and not name.endswith(_PARTIAL)]
     if foreign:
-        raise InputError(
-            f"'{folder}' contains files that are not a run's ({foreign[0]}): name an empty or new "
-            f"folder with {named('output_dir')}"
-        )
+        raise foreign_files(folder, "a run's", foreign[0])
     return record
+
+
+def results_found(folder: Path, what: str, *, unfinished: bool = True) -> InputError:
+    """That a folder has results which the call neither resumes nor replaces."""
+    resume = f"{named('resume=True')} to continue it, " if unfinished else ""
+    return InputError(
+        f"'{folder}' contains {what}: give {resume}{named('overwrite=True')} to replace it, or "
+        f"another {named('output_dir')}"
+    )
+
+
+def foreign_files(folder: Path, whose: str, file: str) -> InputError:
+    """That a folder has a file of something else."""
+    return InputError(
+        f"'{folder}' contains files that are not {whose} ({file}): name an empty or new folder "
+        f"with {named('output_dir')}"
+    )
 
 
 @contextmanager

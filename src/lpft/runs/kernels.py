@@ -19,7 +19,7 @@ from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelJob, Options
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
-from lpft.results.folder import WORK, check_restart, locked
+from lpft.results.folder import WORK, check_restart, foreign_files, locked, results_found
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.resume import check_same_inputs, check_same_settings
 from lpft.results.saved import open_saved
@@ -358,17 +358,8 @@ def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if not ((folder / KernelRecord.FILE).exists() or (folder / WORK).exists()):
         foreign = [name for name in _ARRAYS if (folder / name).exists()]
         if foreign:
-            raise InputError(
-                f"'{folder}' contains {foreign[0]}, which no record says is a kernel's: name an "
-                f"empty or new folder with {named('output_dir')}"
-            )
+            raise foreign_files(folder, "recorded as a kernel's", foreign[0])
     if (folder / KernelRecord.FILE).exists() and not (resume or overwrite):
-        raise InputError(
-            f"'{folder}' contains finished kernels: give {named('overwrite=True')} to replace "
-            f"them, or another {named('output_dir')}"
-        )
+        raise results_found(folder, "a finished set of kernels", unfinished=False)
     if (folder / WORK).exists() and not (resume or overwrite):
-        raise InputError(
-            f"'{folder}' contains unfinished kernels: give {named('resume=True')} to continue "
-            f"them, {named('overwrite=True')} to start again, or another {named('output_dir')}"
-        )
+        raise results_found(folder, "an unfinished set of kernels")

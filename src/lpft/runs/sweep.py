@@ -18,9 +18,16 @@ from time import perf_counter
 from typing import Any
 
 from lpft.data import TextData, check_data, load_data
-from lpft.errors import InputError, explain, named, unexpected
+from lpft.errors import InputError, explain, unexpected
 from lpft.files import write_json
-from lpft.results.folder import SEARCH_RECORD, check_output, check_restart, locked, read_record
+from lpft.results.folder import (
+    SEARCH_RECORD,
+    check_output,
+    check_restart,
+    locked,
+    read_record,
+    results_found,
+)
 from lpft.results.resume import (
     RunOutcome,
     State,
@@ -236,11 +243,7 @@ def _check_output(folder: Path, runs: Sequence[Path], *, resume: bool, overwrite
     """Refuse folders with results that the user did not ask to resume or replace."""
     check_restart(folder, resume=resume, overwrite=overwrite)
     if read_sweep(folder) is not None and not (resume or overwrite):
-        raise InputError(
-            f"'{folder / SweepRecord.FILE}' already exists: give {named('resume=True')} to "
-            "continue that sweep, "
-            f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
-        )
+        raise results_found(folder, "a sweep")
     if not resume:
         for run in runs:
             check_output(run, resume=False, overwrite=overwrite)
