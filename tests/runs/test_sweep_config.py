@@ -176,14 +176,12 @@ WRONG = {
     "unknown key": ({"method": ["lp"]}, "unknown key 'method' (did you mean methods?)"),
     "no tasks": ({"tasks": None}, "tasks: None must be a task's name, or a mapping"),
     "empty tasks": ({"tasks": []}, "tasks [] must be a list of tasks"),
-    "empty methods": ({"methods": []}, "methods [] must be a name, or a list of names"),
     "unknown task": ({"tasks": ["cbb"]}, "unknown task 'cbb' (did you mean 'cb'?)"),
     "task in a mapping": ({"tasks": [{"name": "x", "task": 3}]}, "unknown task '3'"),
     "unknown method": ({"methods": ["lpft"]}, "unknown method 'lpft'"),
     "method that is a truth": ({"methods": [True]}, "methods [True] must be a name"),
     "method twice": ({"methods": ["lp", "lp"]}, "methods names lp twice"),
     "no seeds": ({"seeds": 0}, "seeds 0 must be how many seeds"),
-    "seeds as text": ({"seeds": "3"}, "seeds '3' must be how many seeds"),
     "data without a name": ({"tasks": [{"train_file": "a.csv"}]}, "name None must be a name"),
     "name of a folder outside": ({"tasks": own(name="../x")}, "name '../x' must be a name"),
     "unknown data setting": (
@@ -191,10 +189,6 @@ WRONG = {
         "unknown setting of the data 'own' 'train_fil' (did you mean train_file?)",
     ),
     "data with two sources": ({"tasks": own(task="cb")}, "task cb brings its own data"),
-    "columns of a task": (
-        {"tasks": [{"name": "x", "task": "cb", "text_columns": "a"}]},
-        "task cb brings its own data: leave out text_columns",
-    ),
     "settings that are a list": ({"settings": [1]}, "settings [1] must be a mapping"),
     "unknown setting": (
         {"settings": {"learning_rat": 1}},
@@ -212,9 +206,7 @@ WRONG = {
     ),
     "revision of a packaged model": ({"settings": {"revision": "a"}}, f"revision {NO_EFFECT}"),
     "wrong type": ({"settings": {"epochs": "many"}}, "cb with ft: epochs 'many' must be a number"),
-    "truth that is a number": ({"settings": {"save_model": 1}}, "save_model 1 must be true"),
     "override without match": ({"overrides": [{"epochs": 1}]}, "overrides 1: match None must be"),
-    "match that is a list": (override(["cb"], epochs=1), "match ['cb'] must be a mapping"),
     "empty match": (override({}, epochs=1), "overrides 1: match {} must be a mapping"),
     "unknown axis": (
         override({"tasks": "cb"}, epochs=1),
@@ -237,7 +229,6 @@ WRONG = {
         "grid: learning_rate names 1e-05 twice",
     ),
     "grid of text": ({"grid": {"batch_size": ["all"]}}, "grid: batch_size 'all' must be a whole"),
-    "grid out of range": ({"grid": {"batch_size": [0]}}, "grid: batch_size 0"),
     "grid over data": ({"grid": {"template": [0]}}, "grid: unknown setting to search 'template'"),
     "grid without effect": ({"grid": {"lora_rank": [4, 8]}}, f"grid: lora_rank {NO_EFFECT}"),
     "grid on many seeds": ({"grid": {"epochs": [1], "seed": [1, 2]}}, "grid: seed [1, 2] must be"),
