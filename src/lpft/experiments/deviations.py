@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lpft import paper
+from lpft.experiments.catalogue import Entry
 from lpft.experiments.plan import Plan, Recipe, Scope
 from lpft.experiments.prepare import Inputs
 from lpft.paper.reference_bugs import ATTENTION, FOLDS, HALVED, kernel_bugs
@@ -42,59 +43,56 @@ def deviations_from_paper(
 ) -> tuple[str, ...]:
     """Model, seeds, tasks, rows and settings that differ; bugs that are not repeated."""
     sentences = [
-        *_model(scope.model),
-        *_seeds(scope.seeds, plan),
-        *_left_out("tasks", recipe.entry.tasks, scope.tasks),
-        *_left_out("methods", recipe.entry.methods, scope.methods),
-        *_protocol(plan),
+        *_scope(recipe.entry, plan, scope),
         *_best_epochs(plan, inputs),
         *_fixed_settings(plan, inputs),
         *_hyperparameters(plan),
         *_rows(plan, inputs),
-        *_kernel_samples(plan, scope.kernel_samples),
         *recipe.limits,
         *(f"Not repeated: {bug}" for bug in reference_bugs(plan, inputs)),
     ]
     return tuple(dict.fromkeys(sentences))
 
 
-def _model(model: str) -> Iterator[str]:
-    if model not in _PAPERS_OWN_NAMES:
+def _scope(entry: Entry, plan: Plan, scope: Scope) -> Iterator[str]:
+    """What another model, seeds, tasks, methods, protocol or number of texts stand for."""
+    if scope.model not in _PAPERS_OWN_NAMES:
         yield (
-            f"The model is {model_name(model)}; the published numbers are for {paper.MODEL}, and "
-            "another model need not reproduce them."
+            f"The model is {model_name(scope.model)}; the published numbers are for {paper.MODEL}, "
+            "and another model need not reproduce them."
         )
-
-
-def _seeds(seeds: tuple[int, ...], plan: Plan) -> Iterator[str]:
+    seeds = scope.seeds
+    planned = {key.seed for key in plan.runs} | {key.seed for key in plan.kernels}
     if len(seeds) != paper.SEEDS:
         yield f"{counted(len(seeds), 'seed').capitalize()}; the paper has {paper.SEEDS}."
-    planned = {key.seed for key in plan.runs} | {key.seed for key in plan.kernels}
     used = [str(seed) for seed in seeds if seed in planned]
     if len(used) < len(seeds):
         yield f"Of the seeds {joined(list(map(str, seeds)))} only {joined(used)} {_are(used)} used."
-
-
-def _left_out(what: str, published: tuple[str, ...], chosen: tuple[str, ...]) -> Iterator[str]:
-    missing = [name for name in published if name not in chosen]
-    added = [name for name in chosen if name not in published]
-    if missing:
-        yield f"Of the paper's {what} {joined(missing)} {_are(missing)} left out."
-    if added:
-        yield f"The paper's experiment does not have the {what} {joined(added)}."
-
-
-def _are(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _protocol(plan: Plan) -> Iterator[str]:
+    for what, published, chosen in (
+        ("tasks", entry.tasks, scope.tasks),
+        ("methods", entry.methods, scope.methods),
+    ):
+        missing = [name for name in published if name not in chosen]
+        added = [name for name in chosen if name not in published]
+        if missing:
+            yield f"Of the paper's {what} {joined(missing)} {_are(missing)} left out."
+        if added:
+            yield f"The paper's experiment does not have the {what} {joined(added)}."
     if any(config.data.split_protocol != "paper" for config in plan.input_configs):
         yield (
             "Validation rows are a tenth of each class (stratified protocol); the paper takes the "
             "last tenth of the training rows. Learning rates and batch sizes are this library's "
             "defaults unless you set them."
         )
+    if plan.kernels and scope.kernel_samples != paper.KERNEL_SAMPLES:
+        yield (
+            f"Kernels use at most {scope.kernel_samples} texts of each split; the paper uses "
+            f"{paper.KERNEL_SAMPLES}."
+        )
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
@@ -192,14 +190,6 @@ def _rows(plan: Plan, inputs: Inputs) -> Iterator[str]:
                 yield f"{split}: {whole(rows)} rows, the paper counts {whole(size.test)}."
         for note in data.notes:
             yield f"{task}: {note}."
-
-
-def _kernel_samples(plan: Plan, samples: int) -> Iterator[str]:
-    if plan.kernels and samples != paper.KERNEL_SAMPLES:
-        yield (
-            f"Kernels use at most {samples} texts of each split; the paper uses "
-            f"{paper.KERNEL_SAMPLES}."
-        )
 
 
 def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:

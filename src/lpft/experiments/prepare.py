@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isclose
 from pathlib import Path
 
@@ -41,12 +41,6 @@ _ROUNDING = 1e-6
 _ADVICE = "remove its folder, and continue with --resume to compute it again"
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    fingerprint: str
-    pooling: str
-
-
 class Inputs:
     """The data sets and encoders of experiments, each read once.
 
@@ -57,7 +51,7 @@ class Inputs:
     def __init__(self) -> None:
         self._data: dict[str, TextData] = {}
         self._fingerprints: dict[str, dict[str, str]] = {}
-        self._encoders: dict[tuple[str | None, ...], _Encoder] = {}
+        self._encoders: dict[tuple[str | None, ...], tuple[str, str]] = {}
 
     def read(self, plan: Plan) -> None:
         """Read everything that a plan needs, so that missing data fails before any training."""
@@ -79,19 +73,20 @@ class Inputs:
         key = _data_key(config)
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint(self.data(config))
-        encoder = self._encoder(config).fingerprint
+        encoder, _ = self._encoder(config)
         return Fingerprints(data=self._fingerprints[key], encoder=encoder)
 
     def pooling(self, config: RunConfig) -> str:
         """The token, or the average, that is a run's feature."""
-        return self._encoder(config).pooling
+        return self._encoder(config)[1]
 
-    def _encoder(self, config: RunConfig) -> _Encoder:
+    def _encoder(self, config: RunConfig) -> tuple[str, str]:
+        """Fingerprint and pooling."""
         training = config.training
         key = (training.model, training.revision, training.pooling)
         if key not in self._encoders:
             model = fresh_classifier(self.data(config), training).model
-            self._encoders[key] = _Encoder(encoder_fingerprint(model), model.config.pooling)
+            self._encoders[key] = encoder_fingerprint(model), model.config.pooling
         return self._encoders[key]
 
 
