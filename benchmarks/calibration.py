@@ -10,7 +10,6 @@ stopped benchmark goes on where it was.
 import argparse
 import math
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -42,7 +41,8 @@ from lpft.training.fit import fit_classifier
 SETS = ("sst2", "trec", "csabstruct", "banking77")
 SIZES = ("8-per-class", "16-per-class", "64-per-class", "500-rows")
 ONLY = {"banking77": ("8-per-class", "16-per-class")}
-SHRINKAGE = (10, 30, 100, 300)
+SHRINKAGE = (10, 30, 100)
+PRIORS = (0.2, 0.3, 0.5, 1.0)
 
 
 def cell(pool: Pool, rows: np.ndarray, method: str, kind: str, seed: int) -> dict[str, Any]:
@@ -90,13 +90,18 @@ def cell(pool: Pool, rows: np.ndarray, method: str, kind: str, seed: int) -> dic
     }
 
 
-def rules() -> dict[str, Callable[[float, int], float]]:
-    """Each rule's T from the plain one and the number of rows that it was fitted on."""
-    shrunk = {
-        f"shrunk by n / (n + {n0})": lambda plain, rows, n0=n0: plain ** (rows / (rows + n0))
-        for n0 in SHRINKAGE
+def temperatures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """T by each rule, from the logits of the rows that scored a training."""
+    rows, plain = len(labels), fit_temperature(logits, labels).temperature
+    return {
+        "none": 1.0,
+        "plain": plain,
+        **{f"log T times n / (n + {n0})": plain ** (rows / (rows + n0)) for n0 in SHRINKAGE},
+        **{
+            f"normal prior of log T, sd {prior}": fit_temperature(logits, labels, prior).temperature
+            for prior in PRIORS
+        },
     }
-    return {"none": lambda _plain, _rows: 1.0, "plain": lambda plain, _rows: plain, **shrunk}
 
 
 def scores(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[float, float]:
@@ -119,22 +124,20 @@ def summary(folder: Path) -> list[dict[str, Any]]:
     result = []
     for group, members in grouped.items():
         changes: dict[str, list[tuple[float, float]]] = {}
-        temperatures, accuracies, unscaled = [], [], []
+        plain, accuracies, unscaled = [], [], []
         for key in members:
             each = cells[key]
             test = each["test_logits"], each["test_labels"]
-            plain = fit_temperature(each["logits"], each["labels"]).temperature
-            chosen = {name: rule(plain, len(each["labels"])) for name, rule in rules().items()}
+            chosen = temperatures(each["logits"], each["labels"])
             probe = cells.get((*key[:2], "lp", "folds", key[4]))
             if probe is not None and key[2] != "lp":
-                chosen["linear probing's"] = fit_temperature(
-                    probe["logits"], probe["labels"]
-                ).temperature
+                of_probe = temperatures(probe["logits"], probe["labels"])
+                chosen["plain, of linear probing"] = of_probe["plain"]
             nll, ece = scores(*test, 1.0)
             for name, temperature in chosen.items():
                 after = scores(*test, temperature)
                 changes.setdefault(name, []).append((after[0] - nll, after[1] - ece))
-            temperatures.append(math.log(plain))
+            plain.append(math.log(chosen["plain"]))
             unscaled.append((nll, ece))
             accuracies.append(float((test[0].argmax(1) == test[1]).mean()))
         result.append(
@@ -145,7 +148,7 @@ def summary(folder: Path) -> list[dict[str, Any]]:
                 "accuracy": round(float(np.mean(accuracies)), 4),
                 "nll": round(float(np.mean(unscaled, axis=0)[0]), 4),
                 "ece": round(float(np.mean(unscaled, axis=0)[1]), 4),
-                "temperature": round(math.exp(float(np.mean(temperatures))), 3),
+                "temperature": round(math.exp(float(np.mean(plain))), 3),
                 "seconds": round(float(np.mean([cells[key]["seconds"] for key in members])), 1),
                 "change": {
                     name: [round(float(value), 4) for value in np.mean(values, axis=0)]

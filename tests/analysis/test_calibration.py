@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
@@ -275,15 +276,38 @@ def test_scaled_logits_scale_the_temperature(factor):
     assert fit_temperature(logits / once, labels).temperature == pytest.approx(1, rel=1e-12)
 
 
-@pytest.mark.parametrize(("rows", "weight"), [(10, 0.5), (90, 0.9)])
-def test_shrinkage_counts_as_so_many_rows_that_ask_for_no_temperature(rows, weight):
-    logits, labels = noisy_logits(rows, 3, seed=4)
-    plain = fit_temperature(logits, labels)
-    shrunk = fit_temperature(logits, labels, 10)
-    assert plain.reason is None
-    assert math.log(shrunk.temperature) == pytest.approx(weight * math.log(plain.temperature))
-    assert shrunk.nll_after == negative_log_likelihood(logits, labels, shrunk.temperature)
-    assert plain.nll_after < shrunk.nll_after < plain.nll_before
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 60),
+    scale=st.floats(0.05, 50),
+    sd=st.floats(0.1, 2),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_with_a_prior_the_most_probable_temperature_is_found(rows, scale, sd, seed):
+    logits, labels = noisy_logits(rows, 3, seed, scale)
+    fit = fit_temperature(logits, labels, sd)
+
+    def cost(log_temperature):
+        nll = -log_softmax(logits / math.exp(log_temperature), axis=1)[np.arange(rows), labels]
+        return nll.sum() + log_temperature**2 / (2 * sd**2)
+
+    assert fit.reason is None
+    assert fit.nll_after == negative_log_likelihood(logits, labels, fit.temperature)
+    lowest = min(cost(point) for point in np.linspace(math.log(0.01), math.log(100), 201))
+    assert cost(math.log(fit.temperature)) <= lowest + 1e-9
+
+
+def test_a_prior_matters_for_few_rows_and_hardly_for_many():
+    logits, labels = noisy_logits(4000, 3, seed=5)
+    plain = fit_temperature(logits, labels).temperature
+    assert fit_temperature(logits, labels, 0.5).temperature == pytest.approx(plain, rel=0.01)
+    few = fit_temperature(logits[:10], labels[:10], 0.5).temperature
+    assert 1 < few < fit_temperature(logits[:10], labels[:10]).temperature
+    # rows that are all right have no plain temperature; the prior gives one
+    right = fit_temperature([[2.0, -1.0], [-1.0, 2.0]], [0, 1], 0.5)
+    assert right.reason is None
+    assert 0.5 < right.temperature < 1
+    assert fit_temperature(np.zeros((5, 3)), [0, 1, 2, 0, 1], 0.5).temperature == 1
 
 
 def test_dividing_logits_by_t_is_scaling_the_head():

@@ -148,8 +148,8 @@ def negative_log_likelihood(
     return -float(np.mean(log_softmax(table / temperature, axis=1)[np.arange(len(table)), indices]))
 
 
-SHRINKAGE_ROWS = 10
-"""Rows that count for T = 1 where a trained model's temperature is fitted: see docs/log.md."""
+PRIOR_SD = 0.5
+"""The prior standard deviation of log T for trained models, by benchmarks/calibration.py."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,14 @@ class TemperatureFit:
     nll_after: float
 
 
-def fit_temperature(logits: ArrayLike, labels: ArrayLike, shrinkage: float = 0.0) -> TemperatureFit:
+def fit_temperature(
+    logits: ArrayLike, labels: ArrayLike, prior_sd: float | None = None
+) -> TemperatureFit:
     """The one scalar T that minimises the NLL of ``softmax(f / T)``, within [0.01, 100].
 
-    With ``shrinkage`` n0 it is ``T^(N / (N + n0))``: few rows say little about T, and log T goes to
-    0 with their number.
+    Few rows say little about T. With ``prior_sd`` s it is the one that minimises
+    ``sum_i NLL_i + (log T)^2 / (2 s^2)``, the most probable T if log T is normal around 0 with the
+    standard deviation s: near 1 for few rows, near the plain T for many. There always is one.
 
     The NLL is convex in ``beta = 1/T`` with the slope ``(1/N) sum_i sum_c p_ic (f_ic - f_iy)``,
     which never decreases; its root is found by Brent's method over log T. The root of the slope
@@ -192,13 +195,42 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, shrinkage: float = 0.0
 
     before = negative_log_likelihood(table, indices)
     lowest, highest = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
+    if prior_sd is not None and excess.any():
+
+        def gradient(log_temperature: float) -> float:
+            """Of the objective over N, by log T; d (1/T) = -(1/T) d log T."""
+            prior = log_temperature / (prior_sd**2 * len(table))
+            return prior - slope(log_temperature) / math.exp(log_temperature)
+
+        temperature = math.exp(_lowest_minimum(table, indices, prior_sd, gradient))
+        after = negative_log_likelihood(table, indices, temperature)
+        return TemperatureFit(temperature, None, before, after)
     if slope(lowest) <= 0 or slope(highest) >= 0:
         reason = f"The temperature stays 1: {_why_no_minimum(excess, slope(lowest))}."
         return TemperatureFit(1.0, reason, before, before)
-    share = len(table) / (len(table) + shrinkage)
-    temperature = math.exp(share * brentq(slope, lowest, highest, xtol=1e-14))
+    temperature = math.exp(brentq(slope, lowest, highest, xtol=1e-14))
     after = negative_log_likelihood(table, indices, temperature)
     return TemperatureFit(temperature, None, before, after)
+
+
+def _lowest_minimum(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    prior_sd: float,
+    gradient: Callable[[float], float],
+) -> float:
+    """log T of the lowest minimum in the range: over log T the objective may have several."""
+    grid = np.linspace(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE), 185)
+    objective = [
+        negative_log_likelihood(logits, labels, math.exp(point))
+        + point**2 / (2 * prior_sd**2 * len(logits))
+        for point in grid
+    ]
+    best = int(np.argmin(objective))
+    left, right = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    if gradient(left) >= 0 or gradient(right) <= 0:
+        return float(grid[best])  # an end of the range
+    return float(brentq(gradient, left, right, xtol=1e-14))
 
 
 def _why_no_minimum(excess: NDArray[np.float64], slope_at_lowest: float) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpft.analysis import TemperatureFit, fit_temperature
-from lpft.analysis.calibration import SHRINKAGE_ROWS
+from lpft.analysis.calibration import PRIOR_SD
 from lpft.data.splits import ValidationKind, scored_rows
 from lpft.errors import named
 from lpft.model.adapters import add_adapter, merge_adapter, save_adapter, trained_head
@@ -257,9 +257,9 @@ def _begin(
 
 
 def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
-    """Fit the temperature and keep it in the model; the paper's is not shrunk."""
-    shrinkage = 0 if scored.kind == "paper" else SHRINKAGE_ROWS
-    fit = fit_temperature(scored.logits, scored.labels, shrinkage)
+    """Fit the temperature and keep it in the model; the paper's has no prior."""
+    prior = None if scored.kind == "paper" else PRIOR_SD
+    fit = fit_temperature(scored.logits, scored.labels, prior)
     model.config.temperature = fit.temperature
     return fit
 
