@@ -14,6 +14,7 @@ from toy_files import toy_data, toy_settings
 from lpft.analysis import choose_threshold
 from lpft.errors import InputError
 from lpft.estimator import TextClassifier
+from lpft.export import export_run
 from lpft.results.run import Predictions, Run
 from lpft.results.schema import read_errors
 from lpft.runs.train import train_run
@@ -242,3 +243,12 @@ def test_the_estimator_abstains_by_the_same_rule(tiny_bert, run, settings, tmp_p
     loaded.abstain_below_ = None
     with pytest.raises(InputError, match="no threshold to abstain below"):
         loaded.abstains(["good"])
+
+
+def test_an_export_has_the_threshold_and_no_word_of_files_that_it_lacks(run, tmp_path):
+    export = export_run(run, tmp_path / "export", "transformers")
+    below = read(run / "config.json")["abstain_below"]
+    assert read(tmp_path / "export/export.json")["abstain_below"] == below
+    card = (export.folder / "README.md").read_text()
+    assert f"abstains where the largest probability is below {below:.3f}" in card
+    assert "errors.jsonl" not in card

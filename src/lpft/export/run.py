@@ -85,6 +85,7 @@ def export_run(
             "model": model,
             "notes": notes,
             "temperature": classifier.model.config.temperature,
+            "abstain_below": classifier.model.config.abstain_below,
             "classes": list(classifier.model.config.classes),
             "max_length": classifier.max_length,
             "check": check,
