@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from results.kernel_folders import METHODS, write_kernels
 from results.run_folders import write_run
+from scipy.stats import binomtest
 
 from lpft.report import ReportResult, figures
 from lpft.report.drawing import saved, series_styles
@@ -58,26 +58,37 @@ def test_the_feature_change_figure_has_a_row_per_match(group: Group) -> None:
     ]
 
 
-def test_reliability_counts_the_rows_of_all_seeds(tmp_path: Path) -> None:
-    for seed in (0, 1, 2):
-        write_run(tmp_path / str(seed), seed=seed, temperature=1.0 + seed)
-    (found,), _ = group_runs(find_runs(tmp_path)[0])
-    bins = figures.reliability_bins_of(found.settings[0], "ood/books")
-    assert bins is not None
-    before, after = bins
-    assert before.counts.sum() == after.counts.sum() == 3 * 70
-    tops = np.concatenate(
-        [run.predictions["ood/books"].probabilities(run.temperature).max(1) for run in found.runs]
-    )
-    naive = Counter(int(np.ceil(top * 15)) - 1 for top in tops)
-    assert {b: int(n) for b, n in enumerate(after.counts) if n} == dict(sorted(naive.items()))
-    assert figures.reliability_bins_of(found.settings[0], "ood/absent") is None
-    panel = next(
-        p for p in figures.reliability(found.settings[0], found).panels if p.title == "ood/books"
-    )
-    _, drawn = panel.series
-    np.testing.assert_allclose(drawn.weights, after.counts / after.counts.sum())
-    assert [value is None for value in drawn.y] == [n == 0 for n in after.counts]
+def test_reliability_has_bins_of_equally_many_rows_with_intervals(tmp_path: Path) -> None:
+    write_run(tmp_path / "ft", temperature=1.5)
+    (run,) = find_runs(tmp_path)[0]
+    panel = next(p for p in figures.reliability(run).panels if p.title == "test")
+    (drawn,) = panel.series
+    # 80 rows: four bins of 20, by rank of the top probability.
+    predictions = run.predictions["test"]
+    tops = predictions.probabilities(1.5).max(1)
+    right = predictions.logits.argmax(1) == predictions.labels
+    order = np.argsort(tops)
+    for place, rows in enumerate(np.split(order, 4)):
+        assert drawn.x[place] == pytest.approx(tops[rows].mean())
+        assert drawn.y[place] == pytest.approx(right[rows].mean())
+        interval = binomtest(int(right[rows].sum()), 20).proportion_ci(method="wilson")
+        assert drawn.low is not None
+        assert drawn.high is not None
+        assert (drawn.low[place], drawn.high[place]) == pytest.approx(
+            (interval.low, interval.high), abs=1e-6
+        )
+
+
+def test_coverage_is_the_accuracy_of_the_most_confident_rows(tmp_path: Path) -> None:
+    write_run(tmp_path / "ft")
+    (group,), _ = group_runs(find_runs(tmp_path)[0])
+    (line,) = figures.accuracy_over_coverage(group.settings, "test").panels[0].series
+    predictions = group.runs[0].predictions["test"]
+    order = np.argsort(-predictions.probabilities(group.runs[0].temperature).max(1))
+    right = (predictions.logits.argmax(1) == predictions.labels)[order]
+    assert line.x[0] == pytest.approx(100 * 10 / 80)
+    for share, accuracy in zip(line.x, line.y, strict=True):
+        assert accuracy == pytest.approx(100 * right[: round(share / 100 * 80)].mean())
 
 
 def test_curves_are_what_the_history_says(group: Group) -> None:
@@ -90,9 +101,13 @@ def test_curves_are_what_the_history_says(group: Group) -> None:
     assert figure is not None
     assert [panel.title for panel in figure.panels] == [
         *("Training loss (nats)", "Validation loss (nats)", "Validation accuracy"),
+    ]
+    norms = figures.norms(group)
+    assert norms is not None
+    assert [panel.title for panel in norms.panels] == [
         *("Feature change", "Head norm", "Bias norm", "Logit norm"),
     ]
-    line = next(line for line in figure.panels[3].series if line.label == "LP-FT")
+    line = next(line for line in norms.panels[0].series if line.label == "LP-FT")
     assert list(zip(line.x, line.y, strict=True)) == points
     lp = next(run for run in group.runs if run.method == "lp")
     assert len(curve(lp, "head_norm")) == 1
@@ -266,7 +281,7 @@ def test_sheets_are_saved_alike_and_change_nothing_global(
     before = dict(mpl.rcParams)
     made = (
         *(figures.spectra(kernels), figures.heat_maps(kernels), figures.shares(kernels)),
-        *(figures.accuracy(group), figures.reliability(group.settings[0], group)),
+        *(figures.accuracy(group), figures.reliability(group.runs[0])),
     )
     for figure in made:
         assert figure is not None

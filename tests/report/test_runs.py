@@ -20,8 +20,6 @@ from lpft.report.runs import (
     features,
     head_norms,
     methods,
-    read_accuracy,
-    read_calibration,
     read_head,
     what_was_run,
 )
@@ -388,31 +386,6 @@ def test_what_was_run_names_methods_data_and_seeds(tmp_path: Path) -> None:
         "3 classes; out of distribution: books and hotels) with minilm, mean pooling and the "
         "stratified split; seed 0."
     )
-
-
-def test_accuracy_is_read_with_its_uncertainty(tmp_path: Path) -> None:
-    write_run(tmp_path / "good", "lp-ft", skill=4.0)
-    write_run(tmp_path / "bad", "ft", skill=0.0)
-    found = group(tmp_path)
-    bad, good = (setting.first.score("test", "accuracy") for setting in found.settings)
-    assert bad is not None
-    assert good is not None
-    text = " ".join(read_accuracy(found))
-    assert f"(test, 80 rows) accuracy goes from {bad:.3f} for FT to {good:.3f} for LP-FT" in text
-    assert f"With 80 rows, an accuracy of {good:.3f} has a 95 % interval from" in text
-    assert "Out of distribution (mean over 2 sets) accuracy goes from" in text
-
-
-def test_calibration_counts_where_the_temperature_helped(tmp_path: Path) -> None:
-    write_run(tmp_path / "ft", "ft", sharpness=8.0, temperature=8.0, skill=0.5)
-    write_run(tmp_path / "lp", "lp", temperature=1.0, reason="all rows are separated")
-    text = " ".join(read_calibration(group(tmp_path)))
-    ft = next(run for run in group(tmp_path).runs if run.method == "ft")
-    before, after = ft.score("test", "ece"), ft.score("test", "ece", calibrated=True)
-    assert f"lowers ECE on test for 1 of 2 methods, most for FT (from {before:.3f} to " in text
-    assert f"{after:.3f})" in text
-    assert "it lowers ECE in 2 of 4 cases" in text
-    assert "It stayed 1 in 1 run" in text
 
 
 def test_head_norms_are_given_by_their_start(tmp_path: Path) -> None:

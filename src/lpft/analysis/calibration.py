@@ -105,6 +105,34 @@ def calibration_error_of_draws(
     return error
 
 
+def calibration_error_by_chance(
+    probabilities: ArrayLike,
+    bins: int = 15,
+    *,
+    level: float = 0.95,
+    draws: int = 400,
+    generator: np.random.Generator,
+) -> float:
+    """The ECE that perfect probabilities would stay below in a share ``level`` of samples.
+
+    ECE is above 0 even then, the more so the fewer rows there are: each row is right with its top
+    probability p, so that the gap of bin b is ``|sum_i (Bernoulli(p_i) - p_i)| / N``. A measured
+    ECE of this much or less is no sign of wrong probabilities.
+
+    ``probabilities`` [N, C], rows summing to 1.
+
+    Source: Widmann, Lindsten and Zachariah, NeurIPS 2019 (consistency resampling after Brocker and
+    Smith, 2007).
+    """
+    called = np.asarray(probabilities).argmax(axis=1)
+    _, bin_of, top, _ = _binned(probabilities, called, bins)
+    errors = np.empty(draws)
+    for number in range(draws):
+        gaps = np.bincount(bin_of, weights=(generator.random(len(top)) < top) - top, minlength=bins)
+        errors[number] = np.abs(gaps).sum() / len(top)
+    return float(np.quantile(errors, level))
+
+
 def maximum_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
     """Largest gap between accuracy and confidence over the bins that are not empty.
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from lpft.errors import InputError, named
 from lpft.files import replace_when_written
+from lpft.report.answer import answer
 from lpft.report.drawing import saved
 from lpft.report.experiments import Place, experiment_chapter, tracer
 from lpft.report.kernels import kernel_chapter
@@ -22,6 +23,7 @@ from lpft.results.folder import UnreadFolder, copies_in, nothing_found
 from lpft.results.formats import slug, whole
 from lpft.results.groups import Group, group_runs
 from lpft.results.kernels import KernelRecord, find_kernels
+from lpft.results.leaderboard import leaderboard
 from lpft.results.pairing import judge_groups
 from lpft.results.run import RUNS_EXPECTED, Run, find_runs
 from lpft.results.schema import RunRecord
@@ -58,11 +60,16 @@ class ReportResult:
 
 
 def build_report(
-    directory: Path, output: Path | None = None, *, overwrite: bool = False
+    directory: Path,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    error_texts: bool = True,
 ) -> ReportResult:
     """Write the report of every experiment, finished run and all kernels below ``directory``.
 
-    ``output`` is the page, ``directory/report.html`` by default. Beside a page ``report.html``:
+    ``output`` is the page, ``directory/report.html`` by default; without ``error_texts`` it names
+    wrong texts by their rows only. Beside a page ``report.html``:
 
     - ``report-tables/<experiment>-<exhibit>.csv``, ``.md``, ``.tex`` of every table exhibit, and
       ``<experiment>-verdicts``; ``report-figures/<experiment>-<exhibit>.png``, ``.pdf`` of every
@@ -70,7 +77,7 @@ def build_report(
     - ``report-tables/<group>-<table>.csv``, ``.md``, ``.tex``: ``methods``, ``differences``,
       ``feature-change-own``, ``feature-change-shared``, ``calibration``, ``features``, ``head``;
     - ``report-figures/<group>-<figure>.png``, ``.pdf``: ``accuracy``, ``feature-change``,
-      ``training``, ``reliability-<method>``;
+      ``training``, ``norms``, ``reliability`` (of the chosen run), ``coverage``;
     - for each ``kernels.json`` tables ``statistics``, ``regression``, ``alignment``, ``shares``,
       ``certificate`` and figures ``spectra``, ``heat-maps``, ``shares``, as far as it has them.
 
@@ -98,7 +105,9 @@ def build_report(
     groups, repeated = group_runs(run for run in runs if run.folder not in copies)
     unread = (*unread_experiments, *unread_runs, *repeated, *unread_kernels)
 
-    contents = _contents(directory, page, groups, kernels, experiments, unread, copies)
+    contents = _contents(
+        directory, page, groups, kernels, experiments, unread, copies, error_texts=error_texts
+    )
     tables, figures = (page.with_name(f"{page.stem}-{what}") for what in ("tables", "figures"))
     texts = dict(_table_files(contents.chapters, tables))
     images = dict(_figure_files(contents.chapters, figures))
@@ -133,6 +142,8 @@ def _contents(
     experiments: Sequence[FoundExperiment],
     unread: Sequence[UnreadFolder],
     copies: Mapping[Path, Path],
+    *,
+    error_texts: bool,
 ) -> Contents:
     """The chapters, once every folder has its place in the page."""
     folder = page.parent
@@ -171,7 +182,10 @@ def _contents(
         for each, title in zip(experiments, titles, strict=True)
     ]
     differences, trace = judge_groups(groups), tracer(directory, folder, places)
-    chapters += [group_chapter(each, differences[each.slug], anchors, trace) for each in groups]
+    for group in groups:
+        board = None if experiments else leaderboard(group, differences[group.slug])
+        answered = None if board is None else answer(board, group.slug, error_texts=error_texts)
+        chapters.append(group_chapter(group, differences[group.slug], anchors, trace, answered))
     named = zip(kernels, kernel_slugs, kernel_titles, strict=True)
     chapters += [kernel_chapter(*each, folder) for each in named]
     sections, shared = run_sections(groups, anchors, folder)

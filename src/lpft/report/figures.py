@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lpft.analysis.calibration import ReliabilityBins, reliability_bins
+from lpft.analysis.calibration import reliability_bins
 from lpft.analysis.comparison import wilson
+from lpft.data.examples import UNSEEN
 from lpft.report.text import say
 from lpft.results.exhibits import Figure, Panel, Series
 from lpft.results.formats import decimals_for, fixed, rate, whole
@@ -19,10 +20,15 @@ from lpft.results.kernels import (
     Share,
     kernel_name,
 )
+from lpft.results.leaderboard import accuracy_over_coverage as coverage_of
 from lpft.results.pairing import Comparison, Match
-from lpft.results.series import QUANTITIES, block_size, curve, heat_map_panels
+from lpft.results.run import Run
+from lpft.results.series import QUANTITIES, block_size, curve, heat_map_panels, thinned
 
-BINS = 15
+ON_THE_WAY = ("loss", "validation_loss", "validation_accuracy")
+"""What tells a practitioner whether training went well."""
+_MOST_BINS, _ROWS_OF_BIN = 10, 20  # of a reliability diagram
+_MOST_COVERAGES, _FEWEST = 120, 10  # points of a curve, and texts from which it is drawn
 _MOST_PIXELS = 256  # a side of a heat map
 _FROM_ZERO = ("head_norm", "bias_norm", "logit_norm", "feature_difference")
 _BELOW = 1e-2  # how far below the rank tolerance a spectrum goes: further down is rounding
@@ -121,9 +127,23 @@ def _rates_of(match: Match) -> str:
 
 
 def training(group: Group) -> Figure | None:
-    """Every recorded quantity along training, a line per run; None where there is no history."""
+    """Losses and accuracy along training, a line per run; None where there is no history."""
+    return _curves(group, "training", "During training", "training_caption", ON_THE_WAY)
+
+
+def norms(group: Group) -> Figure | None:
+    """Feature change and norms along training, a line per run; None where there is no history."""
+    names = tuple(name for name, *_ in QUANTITIES if name not in ON_THE_WAY)
+    return _curves(group, "norms", "Features and norms during training", "norms_caption", names)
+
+
+def _curves(
+    group: Group, name: str, title: str, caption: str, quantities: Sequence[str]
+) -> Figure | None:
     panels = []
-    for quantity, _, name in QUANTITIES:
+    for quantity, _, axis in QUANTITIES:
+        if quantity not in quantities:
+            continue
         lines = [
             Series(
                 label=setting.label,
@@ -136,77 +156,68 @@ def training(group: Group) -> Figure | None:
         ]
         if any(line.x for line in lines):
             from_zero = quantity in _FROM_ZERO
-            panels.append(Panel(name, "epoch", "", tuple(lines), from_zero=from_zero))
+            panels.append(Panel(axis, "epoch", "", tuple(lines), from_zero=from_zero))
     if not panels:
         return None
+    values_in = "history.jsonl of each run"
+    return Figure(name, title, "lines", tuple(panels), say(caption), values_in=values_in)
+
+
+def reliability(run: Run) -> Figure:
+    """Accuracy against confidence on every split, in bins of equally many rows with intervals."""
     return Figure(
-        name="training",
-        title="During training",
-        kind="lines",
-        panels=tuple(panels),
-        caption=say("training_caption"),
-        values_in="history.jsonl of each run",
+        name="reliability",
+        title=f"Reliability of {method_name(run.method)}",
+        kind="reliability",
+        panels=tuple(
+            Panel(split, "confidence", "right", (_bins(run, split),))
+            for split in run.metrics
+            if (run.predictions[split].labels != UNSEEN).any()
+        ),
+        caption=say("reliability_caption"),
+        values_in="predictions of the run",
     )
 
 
-def reliability(setting: Setting, group: Group) -> Figure:
-    """Accuracy against confidence before and after temperature scaling, a diagram per split."""
-    panels = []
-    for split in group.splits:
-        bins = reliability_bins_of(setting, split)
-        if bins is None:
-            continue
-        errors = [setting.spread(score(split, "ece", calibrated=c)) for c in (False, True)]
-        first, second = (fixed(None if error is None else error.mean) for error in errors)
-        panels.append(
-            Panel(
-                title=split,
-                x="confidence",
-                y="accuracy",
-                series=(
-                    _bins_as_series("before temperature scaling", None, bins[0]),
-                    _bins_as_series(setting.label, setting.method, bins[1]),
-                ),
-                subtitle=f"ECE {first} before, {second} after",
-                strip=setting.label,
+def _bins(run: Run, split: str) -> Series:
+    known = run.predictions[split].known()
+    count = max(1, min(_MOST_BINS, len(known.labels) // _ROWS_OF_BIN))
+    probabilities = known.probabilities(run.temperature)
+    bins = reliability_bins(probabilities, known.labels, count, strategy="count")
+    return Series(
+        label=method_name(run.method),
+        method=run.method,
+        x=tuple(bins.confidence.tolist()),
+        y=tuple(bins.accuracy.tolist()),
+        low=tuple(bins.low.tolist()),
+        high=tuple(bins.high.tolist()),
+    )
+
+
+def accuracy_over_coverage(settings: Sequence[Setting], split: str) -> Figure:
+    """How right each method is on the share of texts that it is most sure of."""
+    lines = []
+    for setting in settings:
+        curve_of = coverage_of(setting.first, split)
+        places = thinned(len(curve_of.rows), _MOST_COVERAGES)
+        shown = curve_of.rows[places] >= min(_FEWEST, curve_of.rows[-1])
+        lines.append(
+            Series(
+                label=setting.label,
+                method=setting.method,
+                x=tuple((100 * curve_of.coverage[places][shown]).tolist()),
+                y=tuple((100 * curve_of.accuracy[places][shown]).tolist()),
+                marked=(),
             )
         )
+    panel = Panel("", "most confident texts (%)", "right (%)", tuple(lines))
     return Figure(
-        name=f"reliability-{setting.slug}",
-        title=f"Reliability of {setting.label}",
-        kind="reliability",
-        panels=tuple(panels),
-        values_in="the table of calibration",
-    )
-
-
-def reliability_bins_of(
-    setting: Setting, split: str
-) -> tuple[ReliabilityBins, ReliabilityBins] | None:
-    """Bins of the top probability before and after temperature, the rows of all seeds together."""
-    runs = [run for run in setting.runs if split in run.predictions]
-    if not runs:
-        return None
-    known = [run.predictions[split].known() for run in runs]
-    labels = np.concatenate([predictions.labels for predictions in known])
-    if not len(labels):
-        return None
-    before, after = (
-        np.concatenate([p.probabilities(t) for p, t in zip(known, temperatures, strict=True)])
-        for temperatures in ([1.0 for _ in runs], [run.temperature for run in runs])
-    )
-    return reliability_bins(before, labels, bins=BINS), reliability_bins(after, labels, bins=BINS)
-
-
-def _bins_as_series(label: str, method: str | None, bins: ReliabilityBins) -> Series:
-    """A point for each bin, without a value for empty ones."""
-    there = bins.counts > 0
-    return Series(
-        label=label,
-        method=method,
-        x=tuple(float(x) if some else 0.0 for x, some in zip(bins.confidence, there, strict=True)),
-        y=tuple(float(y) if some else None for y, some in zip(bins.accuracy, there, strict=True)),
-        weights=tuple(map(float, bins.counts / bins.counts.sum())),
+        name="coverage",
+        title="Accuracy of the most confident texts",
+        kind="lines",
+        panels=(panel,),
+        caption=say("coverage_caption", split=split, fewest=_FEWEST),
+        values_in="the table below",
     )
 
 

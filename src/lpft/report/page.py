@@ -19,6 +19,7 @@ from lpft.results.folder import UnreadFolder
 from lpft.results.judging import RULE
 
 MOST_RUNS_OPEN = 12
+MOST_GROUPS_OPEN = 3
 Facts = tuple[tuple[str, str], ...]
 """Names with a value each."""
 
@@ -78,19 +79,39 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class FilesOf:
-    """A figure that is not on the page but in files."""
-
-    figure: Figure
-
-
-@dataclass(frozen=True)
 class Claims:
     """The verdicts on an experiment's claims: as a list, or with every comparison."""
 
     claims: tuple[Any, ...]
     short: bool
     verdicts: Table | None = None
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Wrong texts by pair of classes: label, prediction, count, rows of confidence, text, row.
+
+    ``shown`` of ``total`` are here.
+    """
+
+    pairs: tuple[tuple[str, str, int, tuple[tuple[str, str, str], ...]], ...]
+    shown: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to copy."""
+
+    line: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are folded away behind ``summary``."""
+
+    summary: str
+    blocks: tuple["Block", ...]
 
 
 @dataclass(frozen=True)
@@ -114,8 +135,10 @@ Block = (
     | Table
     | Tables
     | Figure
-    | FilesOf
     | Claims
+    | Cases
+    | Command
+    | Fold
     | Section
 )
 
@@ -131,12 +154,70 @@ def named_sections(
     return tuple(Section(*each) for each in made if each[1])
 
 
+State = Literal["good", "doubtful", "bad", "unknown"]
+"""Of a tile or of a row of the leaderboard; words beside it say the same."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One question with its answer in words, the number that says most, and what it means."""
+
+    question: str
+    state: State
+    answer: str
+    number: str
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the leaderboard in words; ``drawn`` has value, low and high in per cent of a strip.
+
+    ``state`` is the look of the chip that says ``verdict``; ``runs`` lead to the runs.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    state: State
+    verdict: str
+    why: str
+    accuracy: str
+    interval: str
+    drawn: tuple[float, float, float] | None
+    values: Facts
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page says of a group before anything else.
+
+    ``scale`` names the ends of the strips, ``level`` is where the baseline stands on them.
+    """
+
+    title: str
+    subtitle: str
+    warnings: tuple[str, ...]
+    lead: str
+    explained: str
+    verdict: str
+    tiles: tuple[Tile, ...]
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...]
+    scale: tuple[str, str]
+    level: float | None
+    note: str
+    sections: tuple[Section, ...]
+
+
 @dataclass(frozen=True)
 class Chapter:
     """An experiment, a group of runs or one record of kernels.
 
-    ``slug`` is its anchor and begins the names of its files, ``summary`` stands at the top of the
-    page, and ``trace`` leads from the runs of a number to their places in the page.
+    ``slug`` is its anchor and begins the names of its files, ``summary`` stands at its top (of an
+    experiment and of kernels alone at the top of the page), and ``trace`` leads from the runs of a
+    number to their places in the page. Runs have an ``answer`` before it, except behind experiments
+    and where nothing can be said.
     """
 
     kind: Literal["experiment", "runs", "kernels"]
@@ -151,14 +232,18 @@ class Chapter:
     tally: str = ""
     trace: Trace = untraced
     bugs: tuple[str, ...] = ()
+    answer: Answer | None = None
 
     def tables(self) -> Iterator[Table]:
         """The tables that have files."""
-        return (table for table in _all_of(Table, self.sections) if table.name)
+        return (table for table in _all_of(Table, self._blocks()) if table.name)
 
     def figures(self) -> Iterator[Figure]:
         """All figures, for files."""
-        return _all_of(Figure, self.sections)
+        return _all_of(Figure, self._blocks())
+
+    def _blocks(self) -> tuple[Section, ...]:
+        return (*(() if self.answer is None else self.answer.sections), *self.sections)
 
 
 Kind = TypeVar("Kind", Table, Figure)
@@ -168,10 +253,8 @@ def _all_of(kind: type[Kind], blocks: Sequence[Block]) -> Iterator[Kind]:
     for block in blocks:
         if isinstance(block, kind):
             yield block
-        elif isinstance(block, Section):
+        elif isinstance(block, Section | Fold):
             yield from _all_of(kind, block.blocks)
-        elif isinstance(block, FilesOf):
-            yield from _all_of(kind, (block.figure,))
         elif isinstance(block, Claims) and block.verdicts is not None:
             yield from _all_of(kind, (block.verdicts,))
 
@@ -195,12 +278,15 @@ class Contents:
         return tuple(chapter for chapter in self.chapters if chapter.kind == kind)
 
     @property
-    def folds_chapters(self) -> bool:
-        """Whether what was measured is folded away: behind experiments, or many runs of many kinds.
+    def alone(self) -> Chapter | None:
+        """The one group of runs that the page is about; kernels may be beside it."""
+        groups = self.of("runs")
+        return groups[0] if len(groups) == 1 and not self.of("experiment") else None
 
-        Results of one group of runs are what its page is for.
-        """
-        return bool(self.of("experiment")) or (self.folds_runs and len(self.of("runs")) > 1)
+    @property
+    def folds_chapters(self) -> bool:
+        """Whether what was measured is folded away: behind experiments, or of many groups."""
+        return bool(self.of("experiment")) or len(self.of("runs")) > MOST_GROUPS_OPEN
 
     @property
     def folds_runs(self) -> bool:
@@ -222,8 +308,7 @@ def render_page(contents: Contents, tables_href: str, figures_href: str) -> str:
         experiments=experiments,
         groups=contents.of("runs"),
         kernels=contents.of("kernels"),
-        title=experiments[0].title if len(experiments) == 1 else "LP-FT report",
-        overview=_overview(contents),
+        title=_title(contents),
         unread_counts=_unread_counts(contents),
         navigation=_navigation(contents),
         bugs=list(dict.fromkeys(bug for chapter in contents.chapters for bug in chapter.bugs)),
@@ -246,41 +331,43 @@ def _template() -> Template:
     return page.get_template("report.html.j2")
 
 
-def _overview(contents: Contents) -> str:
-    def distinct(kind: str, name: str) -> list[str]:
-        return list(dict.fromkeys(getattr(chapter, name) for chapter in contents.of(kind)))
-
+def _title(contents: Contents) -> str:
+    """What the page is about: the one thing that it has, or what there is."""
+    experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
+    if contents.alone is not None and contents.alone.answer is not None:
+        return contents.alone.answer.title
+    if len(experiments) == 1:
+        return experiments[0].title
+    about = groups if groups else kernels
     return say(
-        "overview",
-        experiments=[chapter.data for chapter in contents.of("experiment")],
+        "page_title",
+        experiments=len(experiments),
         runs=len(contents.runs),
-        where={
-            kind: (distinct(kind, "data"), distinct(kind, "model")) for kind in ("runs", "kernels")
-        },
+        data=list(dict.fromkeys(chapter.data for chapter in about)),
+        models=list(dict.fromkeys(chapter.model for chapter in about)),
     )
 
 
 def _navigation(contents: Contents) -> tuple[tuple[str, str], ...]:
     """Anchors and names: the parts of what is alone, the chapters of what is not."""
     experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
-    links = [("summary", "Summary")]
+    links = [("summary", "Summary" if experiments or not groups else "Answer")]
     if experiments:
         alone = len(experiments) == 1
         links += sections_of(experiments[0]) if alone else [(c.slug, c.slug) for c in experiments]
         links += [("behind", "Runs and kernels")] if groups or kernels else []
         return (*links, ("notes", "Notes"))
-    if len(groups) == 1:
-        links += sections_of(groups[0])
-    else:
-        links += [(chapter.slug, f"{chapter.data} · {chapter.model}") for chapter in groups]
-    if len(kernels) == 1 and not groups:
-        links += sections_of(kernels[0])
-    elif len(kernels) == 1:
-        links.append((kernels[0].slug, "Kernels"))
-    else:
-        links += [(chapter.slug, f"Kernels: {chapter.data}") for chapter in kernels]
-    runs = [("runs", "Runs")] if groups else []
-    return (*links, *runs, ("notes", "Notes"))
+    if not groups:
+        alone = len(kernels) == 1
+        links += sections_of(kernels[0]) if alone else [(c.slug, c.title) for c in kernels]
+        return (*links, ("notes", "Notes"))
+    if contents.alone is None:
+        for chapter in groups:
+            anchor = chapter.slug if chapter.answer is None else f"{chapter.slug}-answer"
+            links.append((anchor, f"{chapter.data} · {chapter.model}"))
+    elif groups[0].answer is not None:
+        links += [(section.anchor, section.title) for section in groups[0].answer.sections]
+    return (*links, ("research", "For researchers"))
 
 
 _SHORT = {
@@ -288,7 +375,6 @@ _SHORT = {
     "change": "Feature change",
     "calibration": "Calibration",
     "features": "Features",
-    "training": "Training",
     "confusion": "Confusion",
     "statistics": "Statistics",
     "regression": "Kernel regression",

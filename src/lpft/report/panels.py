@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.gridspec import SubplotSpec
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from lpft.report.drawing import (
@@ -48,7 +49,7 @@ from lpft.results.series import thinned
 COLOURS = mpl.colormaps["cividis"].resampled(64)
 CLIPPED = (1.0, 99.0)  # percentiles at the ends of the colours, so that a diagonal hides no blocks
 _PANEL, _SMALL_PANEL = (3.6, 2.7), (2.65, 2.05)  # inches
-_MAP, _DIAGRAM = (2.75, 2.75), (2.3, 2.75)
+_MAP, _DIAGRAM = (2.75, 2.75), (2.5, 2.3)
 _ROWS_ALONE = 6.6  # inches that named rows have where they are the only panel
 _ROWS_BESIDE_NAMES = 2.2
 _MANY = 4  # panels from which they are small
@@ -59,7 +60,6 @@ _MOST_POINTS = 240  # per line: more cannot be seen at this size
 _SPARSE = 25  # points up to which each has its marker
 _CLOUD = 150  # points from which a cloud has small markers
 _LETTERS = 34  # of a title or a label beside a small panel
-_BEFORE = (0, (3, 1.5))  # dashes of a model before temperature scaling
 
 Styles = Mapping[str, Style]
 Values = NDArray[np.float64]
@@ -445,62 +445,17 @@ def _mark_classes(axes: Axes, panel: Panel, count: int) -> None:
 
 
 def _draw_reliability(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles) -> None:
-    """Accuracy against confidence by bin, and under it the share of the rows in each bin.
-
-    The first series is before temperature scaling, hollow on a dashed line; the second is after.
-    """
-    parts = spec.subgridspec(2, 1, height_ratios=(3.6, 1))
-    axes, strip = canvas.add_subplot(parts[0]), canvas.add_subplot(parts[1])
+    """Accuracy against confidence by bin, with intervals, beside the diagonal of equal values."""
+    axes = canvas.add_subplot(spec)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-    before, after = panel.series
-    for series, filled in ((before, False), (after, True)):
-        style = styles[series.label]
-        colour, marker = (style.colour, style.marker) if filled else (MUTED, "o")
-        x, y = _values(series.x), _values(series.y)
-        there = np.isfinite(y)
-        line = "solid" if filled else _BEFORE
-        axes.plot(x[there], y[there], color=colour, linewidth=0.9, alpha=0.7, linestyle=line)
-        axes.scatter(
-            x[there],
-            y[there],
-            s=4 + 70 * np.array(series.weights)[there],
-            marker=marker,
-            facecolor=colour if filled else PAPER,
-            edgecolor=colour,
-            linewidth=0.9,
-            zorder=3,
-            clip_on=False,
-        )
-    edges = np.linspace(0, 1, len(after.weights) + 1)
-    colour = styles[after.label].colour
-    strip.bar(
-        edges[:-1],
-        after.weights,
-        np.diff(edges),
-        align="edge",
-        color=colour,
-        alpha=0.5,
-        linewidth=0,
-    )
-    strip.stairs(before.weights, edges, color=MUTED, linewidth=0.9, linestyle=_BEFORE)
-    dress(axes, y=panel.y)
-    dress(strip, x=panel.x)
-    heading, below = {"fontsize": TEXT, "color": INK, "weight": "bold"}, {"fontsize": SMALL}
-    for place, text, look in (
-        (1.15, shortened(panel.title, 24), heading),
-        (1.05, panel.subtitle, below | {"color": MUTED}),
-    ):
-        where: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False, **look}
-        axes.text(0, place, text, **where)
-    for part in (axes, strip):
-        part.set_xlim(0, 1)
-        part.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.tick_params(labelbottom=False)
+    _draw_markers(axes, panel, styles, {label: {"markersize": 4.5} for label in styles})
+    low = min((min(s.x) for s in panel.series if s.x), default=0.0)
+    start = max(0.0, np.floor(10 * low - 0.5) / 10)
+    axes.set_xlim(start, 1.01)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    top = float(np.ceil(max(*before.weights, *after.weights) * 5) / 5)
-    strip.set_ylim(0, top)
-    strip.set_yticks([0, top], ["0", f"{100 * top:.0f} %"])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{100 * value:.0f} %"))
+        axis.set_major_locator(MaxNLocator(4))
 
 
 _DRAW: Mapping[FigureKind, Callable[[Canvas, SubplotSpec, Panel, Styles], None]] = {

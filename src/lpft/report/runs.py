@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from lpft.paper.reference_bugs import run_bugs
 from lpft.report import figures
 from lpft.report.page import (
+    Answer,
     Block,
     Chapter,
     Details,
     Facts,
-    FilesOf,
     Folder,
     Items,
     Note,
@@ -27,9 +27,6 @@ from lpft.report.page import (
 )
 from lpft.report.table import Columns, Trace, from_columns
 from lpft.report.text import (
-    read_accuracy,
-    read_calibration,
-    read_differences,
     read_feature_change,
     read_head,
     read_unpaired,
@@ -56,7 +53,6 @@ from lpft.results.pairing import Comparison, Differences, Match, Rates
 from lpft.results.run import Run
 from lpft.results.schema import plain
 
-MOST_DIAGRAMS = 12  # settings whose reliability the page shows; of more it has the files alone
 _MOST_CLASSES = (
     12  # in a confusion matrix; with more classes the most frequent confusions are listed
 )
@@ -66,7 +62,11 @@ FactSections = tuple[tuple[str, Facts], ...]
 
 
 def group_chapter(
-    group: Group, differences: Differences, anchors: Mapping[str, str], trace: Trace
+    group: Group,
+    differences: Differences,
+    anchors: Mapping[str, str],
+    trace: Trace,
+    answer: Answer | None,
 ) -> Chapter:
     """What the page shows of a group, whose runs differ as ``differences`` says.
 
@@ -74,15 +74,11 @@ def group_chapter(
     """
     comparisons, slug = differences.comparisons, group.slug
     changes = [" ".join(summarise_feature_change(comparison)) for comparison in comparisons]
-    accuracy = (" ".join(read_accuracy(group)), " ".join(read_differences(differences, group)))
     rows: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-        ("Accuracy", f"#{slug}-results", accuracy),
         ("Feature change", f"#{slug}-change", (*changes, *read_unpaired(group, comparisons))),
-        ("Calibration", f"#{slug}-calibration", (" ".join(read_calibration(group)),)),
         ("Head norm", f"#{slug}-features", (read_head(group),)),
     )
     said = ((name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts))
-    notes = list(dict.fromkeys(note for run in group.runs for note in run.data.notes))
     binary = any(len(run.classes) == 2 for run in group.runs)
     return Chapter(
         kind="runs",
@@ -91,11 +87,11 @@ def group_chapter(
         data=group.data,
         model=group.model,
         summary=(what_was_run(group), Rows(tuple(said))),
-        notes=(Note(say("data_notes", notes=notes)),) if notes else (),
         sections=named_sections(slug, _sections(group, differences, anchors)),
         runs=len(group.runs),
         trace=trace,
         bugs=tuple(run_bugs(group.protocol, group.model, binary=binary)),
+        answer=answer,
     )
 
 
@@ -104,7 +100,13 @@ def _sections(
 ) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:
     """Anchor, title and blocks of each section."""
     compared = score_differences(differences, group)
-    blocks: tuple[Block | None, ...] = (methods(group), compared, figures.accuracy(group))
+    problems = tuple(Note(problem, warns=True) for problem in differences.problems)
+    blocks: tuple[Block | None, ...] = (
+        methods(group),
+        compared,
+        *problems,
+        figures.accuracy(group),
+    )
     yield "results", "Results in and out of distribution", blocks
 
     comparisons = differences.comparisons
@@ -121,31 +123,16 @@ def _sections(
     reasons = tuple(
         (run.name, f"#{anchors[run.name]}", f": {reason}") for run, reason in stayed if reason
     )
-    blocks = (
-        Items(reasons, "reasons") if reasons else None,
-        Note(say("reliability_note")),
-        *(_diagrams(setting, group) for setting in group.settings),
-        calibration(group),
-    )
+    blocks = (Items(reasons, "reasons") if reasons else None, calibration(group))
     yield "calibration", "Calibration before and after temperature scaling", blocks
 
-    yield "features", "Features and head", (head_norms(group), features(group))
-
-    curves = figures.training(group)
-    yield "training", "During training", (curves or "The runs recorded no history.",)
+    blocks = (head_norms(group), features(group), figures.norms(group))
+    yield "features", "Features and head", blocks
 
     several = any(len(setting.runs) > 1 for setting in group.settings)
     matrices = Tables(tuple(confusion(setting, group) for setting in group.settings))
     note = Note(say("confusion_note", several_seeds=several))
     yield "confusion", f"Confusion on {group.id_split}", (note, matrices)
-
-
-def _diagrams(setting: Setting, group: Group) -> Block | None:
-    """A setting's reliability; of many settings the page has only the names of the files."""
-    figure = figures.reliability(setting, group)
-    if len(group.settings) > MOST_DIAGRAMS:
-        return FilesOf(figure)
-    return Section(setting.label, (figure,)) if figure.panels else None
 
 
 def methods(group: Group) -> Table:

@@ -10,12 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lpft.analysis.comparison import wilson
 from lpft.results import formats
-from lpft.results.groups import Group, Selector, method_name, metric_name, model_name, score
+from lpft.results.groups import Group, method_name, metric_name, model_name
 from lpft.results.judging import FEW_SEEDS
-from lpft.results.pairing import Comparison, Differences, Match, ScoreContrast
-from lpft.results.run import Run
+from lpft.results.pairing import Comparison, Match
 from lpft.settings import METHODS, with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
@@ -53,9 +51,13 @@ def environment(*, is_page: bool) -> Environment:
                 formats.counted,
                 formats.fixed,
                 formats.joined,
+                formats.of_100,
+                formats.percent,
+                formats.points,
                 formats.rate,
                 formats.scientific,
                 formats.seconds,
+                formats.signed,
                 formats.significant,
                 formats.whole,
                 formats.with_sd,
@@ -81,108 +83,6 @@ def what_was_run(group: Group) -> str:
         ],
         seeds=[str(seed) for seed in sorted({run.seed for run in group.runs})],
     )
-
-
-def read_accuracy(group: Group) -> list[str]:
-    """Best and worst score in distribution, and out of it."""
-    split, sentences = group.id_split, []
-    rows = next((n for s in group.settings if (n := s.rows(split)) is not None), None)
-    if rows is not None:
-        value = score(split, group.metric)
-        where = say("in_distribution", split=split, rows=rows)
-        sentences = _score_range(group, where, value)
-        if sentences and group.metric == "accuracy":
-            spreads = [setting.spread(value) for setting in group.settings]
-            top = max(spread.mean for spread in spreads if spread is not None)
-            low, high = wilson(top, rows)
-            sentences.append(say("accuracy_interval", rows=rows, value=top, low=low, high=high))
-    if group.ood_splits:
-        where = say("out_of_distribution", sets=len(group.ood_splits))
-        sentences += _score_range(group, where, lambda run: _mean_score(run, group.ood_splits))
-    return sentences
-
-
-def _mean_score(run: Run, splits: Sequence[str]) -> float | None:
-    scores = [run.score(split, run.metric) for split in splits]
-    known = [value for value in scores if value is not None]
-    return sum(known) / len(known) if len(known) == len(scores) else None
-
-
-def _score_range(group: Group, where: str, value: Selector) -> list[str]:
-    scored = [(setting.label, setting.spread(value)) for setting in group.settings]
-    known = [(label, spread) for label, spread in scored if spread is not None]
-    if not known:
-        return []
-    known.sort(key=lambda pair: -pair[1].mean)
-    (best, top), (worst, low) = known[0], known[-1]
-    metric = metric_name(group.metric)
-    return [
-        say("score_range", where=where, metric=metric, best=best, top=top, worst=worst, low=low)
-    ]
-
-
-def read_differences(differences: Differences, group: Group) -> list[str]:
-    """How the setting that is best on validation compares with each other method."""
-    if differences.chosen is None:
-        return []
-    chosen, metric = differences.chosen.label, metric_name(group.metric)
-    sentences = [say("best_on_validation", chosen=chosen, metric=metric)]
-    for where in dict.fromkeys(contrast.where for contrast in differences.scores):
-        contrasts = [contrast for contrast in differences.scores if contrast.where == where]
-        sentences.append(_beside_others(where, contrasts))
-    return [*sentences, *differences.problems]
-
-
-def _beside_others(where: str, contrasts: Sequence[ScoreContrast]) -> str:
-    def judged(verdict: str) -> list[str]:
-        return [c.other.label for c in contrasts if c.judgement.verdict == verdict]
-
-    counts = [contrast.judgement.effect.count for contrast in contrasts]
-    seeds = max(0 if count is None else count for count in counts)
-    return say(
-        "beside_others",
-        where=where,
-        above=judged("holds"),
-        below=judged("does not hold"),
-        unclear=judged("cannot tell"),
-        seeds=seeds,
-        few=seeds < FEW_SEEDS,
-    )
-
-
-def read_calibration(group: Group) -> list[str]:
-    """Where one temperature lowered ECE, in and out of distribution, and where it stayed 1."""
-    before, after = (score(group.id_split, "ece", calibrated=c) for c in (False, True))
-    changes = []
-    for setting in group.settings:
-        first, second = setting.spread(before), setting.spread(after)
-        if first is not None and second is not None:
-            changes.append((setting.label, first, second))
-    if not changes:
-        return []
-    lower = sum(first.mean > second.mean for _, first, second in changes)
-    most = max(changes, key=lambda change: change[1].mean - change[2].mean)
-    sentences = [
-        say(
-            "temperature_in_distribution",
-            split=group.id_split,
-            lower=lower,
-            total=len(changes),
-            noun="setting" if any(setting.position for setting in group.settings) else "method",
-            most=most if lower else None,
-        )
-    ]
-    cases = [
-        (run.score(split, "ece"), run.score(split, "ece", calibrated=True))
-        for run in group.runs
-        for split in group.ood_splits
-    ]
-    known = [(old, new) for old, new in cases if old is not None and new is not None]
-    if known:
-        fewer = sum(new < old for old, new in known)
-        sentences.append(say("temperature_out_of_distribution", lower=fewer, total=len(known)))
-    stayed = sum(run.record.calibration.reason is not None for run in group.runs)
-    return [*sentences, *([say("temperature_stayed", runs=stayed)] if stayed else [])]
 
 
 def read_head(group: Group) -> str:

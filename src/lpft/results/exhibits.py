@@ -100,7 +100,7 @@ class Series:
 
     ``method`` gives it that method's colour, ``dashed`` sets a second series of it apart;
     ``texts`` label single points. ``marked`` are the positions of the points of a line that get a
-    marker (None: all, or some of a dense line), ``weights`` the share of the rows in each bin.
+    marker (None: all, or some of a dense line).
     """
 
     label: str
@@ -113,7 +113,6 @@ class Series:
     texts: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     marked: tuple[int, ...] | None = field(default=None, metadata=_UNRECORDED)
-    weights: tuple[float, ...] = field(default=(), metadata=_UNRECORDED)
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,6 @@ class Panel:
     matrix: tuple[tuple[float, ...], ...] | None = None
     bounds: tuple[tuple[str, int], ...] = ()
     runs: tuple[str, ...] = ()
-    subtitle: str = field(default="", metadata=_UNRECORDED)
     strip: str = field(default="", metadata=_UNRECORDED)
     level: tuple[float, str] | None = field(default=None, metadata=_UNRECORDED)
     from_zero: bool = field(default=False, metadata=_UNRECORDED)

@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
 
 ABSENT = "–"
 MINUS = "−"
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
@@ -66,6 +71,34 @@ def whole(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}".replace(",", " ")
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as people say it: 91.5 %, 92 % without decimals; never 100 or 0 by rounding."""
+    if value is None:
+        return ABSENT
+    shown = round(100 * value, digits)
+    if (shown == 100 and value < 1) or (shown == 0 and value > 0):
+        least = 10.0**-digits
+        return f"over {fixed(100 - least, digits)} %" if value > 0.5 else f"under {least:g} %"
+    return f"{fixed(shown, digits)} %"
+
+
+def of_100(value: float | None) -> str:
+    """A fraction as a count of 100: ``92 of 100``."""
+    return ABSENT if value is None else f"{percent(value, 0).removesuffix(' %')} of 100"
+
+
+def points(value: float | None) -> str:
+    """The size of a difference in per cent: 26, 3.5, 0.4."""
+    return ABSENT if value is None else fixed(abs(value), 0 if abs(value) >= 9.95 else 1)
+
+
+def signed(value: float | None) -> str:
+    """A difference in per cent with its sign: −3, 0.4."""
+    if value is None:
+        return ABSENT
+    return f"{MINUS if float(points(value)) and value < 0 else ''}{points(value)}"
+
+
 def seconds(value: float | None) -> str:
     """A duration in seconds, or minutes and seconds from two minutes up."""
     if value is None:
@@ -74,6 +107,15 @@ def seconds(value: float | None) -> str:
     if whole_seconds < 120:
         return f"{value:.1f} s" if value < 10 else f"{whole_seconds} s"
     return f"{whole_seconds // 60} min {whole_seconds % 60} s"
+
+
+def day(moment: str) -> str:
+    """The day of a record's time: ``2026-11-29T15:53:25+00:00`` as 29 November 2026."""
+    try:
+        date = datetime.fromisoformat(moment)
+    except ValueError:
+        return ""
+    return f"{date.day} {_MONTHS[date.month - 1]} {date.year}"
 
 
 def decimals_for(values: Iterable[float | None]) -> int:

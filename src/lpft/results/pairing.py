@@ -12,7 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+from lpft.analysis.calibration import negative_log_likelihood
 from lpft.analysis.comparison import Resampled, mean_of, without_samples
+from lpft.analysis.selection import Candidate, Choice, choose
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
 from lpft.results.groups import Group, Setting, Spread, key_of, method_name, score, setting_of
@@ -346,15 +348,22 @@ class ScoreContrast:
 class Differences:
     """What the runs of a group differ in, judged beside those of other groups.
 
-    Scores are compared between the setting that validation chooses, ``chosen`` (None where there
-    are no two methods), and the best one of each other method: validation chooses, so that the set
-    on which they are compared favours none of them. ``problems`` say what could not be compared.
+    ``best`` has the best setting of each method on validation, the chosen one first. Scores are
+    compared between this one and each other: validation chooses, so that the set on which they are
+    compared favours none of them. ``choice`` says how it did, None of one method alone or of
+    methods without shared validation rows. ``problems`` say what could not be compared.
     """
 
-    chosen: Setting | None
+    best: tuple[Setting, ...]
+    choice: Choice | None
     scores: tuple[ScoreContrast, ...]
     comparisons: tuple[Comparison, ...]
     problems: tuple[str, ...]
+
+    @property
+    def chosen(self) -> Setting | None:
+        """The setting that validation chooses; None where no run has a score there."""
+        return self.best[0] if self.best else None
 
 
 def judge_groups(groups: Sequence[Group]) -> dict[str, Differences]:
@@ -372,7 +381,7 @@ class _Measurements:
     def __init__(self, group: Group, generator: np.random.Generator) -> None:
         self._group, self._generator = group, generator
         self._problems: list[str] = []
-        self._best = _best_of_each_method(group)
+        self._best, self._choice = _chosen_first(_best_of_each_method(group), group.metric)
         self._scores = self._score_differences() if len(self._best) > 1 else []
         self._comparisons = compare(group)
         self._changes = [
@@ -394,7 +403,8 @@ class _Measurements:
             own = None if each.own is None else matches.pop(0)
             comparisons.append(replace(each, own=own, shared=tuple(matches)))
         return Differences(
-            chosen=self._best[0] if len(self._best) > 1 else None,
+            best=tuple(self._best),
+            choice=self._choice,
             scores=tuple(scores),
             comparisons=tuple(comparisons),
             problems=tuple(dict.fromkeys(self._problems)),
@@ -487,3 +497,32 @@ def _best_of_each_method(group: Group) -> list[Setting]:
     for _, setting in sorted(scored, key=lambda pair: -pair[0]):
         best.setdefault(setting.method, setting)
     return list(best.values())
+
+
+def _chosen_first(best: list[Setting], metric: str) -> tuple[list[Setting], Choice | None]:
+    """The settings with the chosen one in front, and how it was chosen.
+
+    The rule is that of :mod:`lpft.analysis.selection`, on the validation rows that all methods
+    share; without such rows, or with another metric than accuracy, the best score comes first.
+    """
+    runs = [run for setting in best for run in setting.runs]
+    without = any("validation" not in run.predictions for run in runs)
+    if len(best) < 2 or metric != "accuracy" or without:
+        return best, None
+    ids = [set(run.predictions["validation"].ids.tolist()) for run in runs]
+    shared = sorted(set.intersection(*ids))
+    if not shared:
+        return best, None
+    choice = choose([_candidate(run, shared) for run in runs])
+    chosen = next(standing.method for standing in choice.standings if standing.eligible)
+    return sorted(best, key=lambda setting: setting.method != chosen), choice
+
+
+def _candidate(run: Run, ids: Sequence[str]) -> Candidate:
+    """A run on the validation rows with these ids, in their order."""
+    predictions = run.predictions["validation"]
+    place = {name: row for row, name in enumerate(predictions.ids.tolist())}
+    rows = [place[name] for name in ids]
+    logits, labels = predictions.logits[rows], predictions.labels[rows]
+    nll = negative_log_likelihood(logits, labels, run.temperature)
+    return Candidate(run.method, run.seed, logits.argmax(axis=1) == labels, nll)

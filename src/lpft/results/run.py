@@ -20,13 +20,16 @@ from lpft.results.folder import SEARCH_RECORD, UnreadFolder, folders_with, read_
 from lpft.results.schema import (
     HISTORY,
     DataRecord,
+    FindingRecord,
     RunFeatures,
     RunMetrics,
     RunRecord,
     UnusableRecord,
     Values,
     number,
+    parsed,
     read_history,
+    read_text,
 )
 from lpft.settings.configs import CANDIDATES
 
@@ -178,6 +181,7 @@ class Run:
     head: Mapping[str, float | None]
     history: tuple[Values, ...]
     predictions: Mapping[str, Predictions]
+    abstention: Values | None = None
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Run":
@@ -234,6 +238,7 @@ class Run:
             head=features.head,
             history=read_history(folder),
             predictions=predictions,
+            abstention=getattr(metrics, "abstention", None),
         )
 
     @property
@@ -252,6 +257,12 @@ class Run:
     def metric(self) -> str:
         """The task's own metric."""
         return self.record.metric
+
+    @property
+    def findings(self) -> tuple[FindingRecord, ...] | None:
+        """What was found in the data; None of a run from before data was checked."""
+        recorded = "findings" in self.record.model_fields_set
+        return tuple(self.record.findings) if recorded else None
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -297,6 +308,22 @@ class Run:
     def head_norm(self, name: str) -> float | None:
         """``norm``, ``bias_norm`` or ``norm_at_start`` of the head."""
         return self.head.get(name)
+
+
+ERRORS = "errors.jsonl"
+
+
+def read_error_texts(folder: Path, split: str) -> dict[str, tuple[str, str]]:
+    """By id the text of each wrong row of a split, and its number; empty where none were kept."""
+    path = folder / ERRORS
+    if not path.is_file():
+        return {}
+    rows = [parsed(line, ERRORS) for line in read_text(path).splitlines() if line.strip()]
+    return {
+        str(row["id"]): (str(row["text"]), f"row {row['row']}")
+        for row in rows
+        if row.get("split") == split
+    }
 
 
 def _check_sections(splits: Mapping[str, Values], where: str, part: str) -> None:

@@ -1,10 +1,11 @@
 """Configurations of runs and kernels from settings by name, and what makes two of them the same."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -51,6 +52,34 @@ class RunConfig:
     def hash(self) -> str:
         """The run's :func:`identity`, for records; resuming compares settings one by one."""
         return identity(self.flat(), Decides.RUN)
+
+
+def command_line(config: Mapping[str, Any]) -> str:
+    """The ``lpft train`` command that has the settings of a record, without those at default.
+
+    Of absolute paths it has the last part only: a command is made to be passed on.
+    """
+    words = ["lpft", "train"]
+    for name, item in taken_by("train").items():
+        value = config.get(name)
+        if value is None or value in (item.default, item.filled, {}, []):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option.removeprefix('--')}")
+        elif isinstance(value, Mapping):
+            for part, path in value.items():
+                words += [option, f"{part}={_last_part(path)}"]
+        elif isinstance(value, list | tuple):
+            words += [option, ",".join(map(str, value))]
+        else:
+            words += [option, f"{value:g}" if isinstance(value, float) else _last_part(value)]
+    return shlex.join(words)
+
+
+def _last_part(value: object) -> str:
+    path = PurePath(str(value))
+    return path.name if path.is_absolute() else str(value)
 
 
 def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> RunConfig:

@@ -1,0 +1,512 @@
+"""The answer to a practitioner: which method to use, how good it is, and what is wrong.
+
+One group of runs has a verdict, warnings, four tiles, a leaderboard, and sections on its errors,
+probabilities, data and training. What researchers ask is in :mod:`lpft.report.runs`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from lpft.analysis.errors import confused_pairs, find_errors
+from lpft.analysis.selection import complexity
+from lpft.data.examples import UNSEEN
+from lpft.report import figures
+from lpft.report.page import Answer, Block, Cases, Command, Fold, Note, Row, Section, State, Tile
+from lpft.report.table import Columns, from_columns
+from lpft.report.text import say
+from lpft.results.exhibits import Column, Table
+from lpft.results.formats import day, of_100, percent, seconds, significant, whole
+from lpft.results.groups import metric_name
+from lpft.results.judging import FEW_SEEDS, Judgement
+from lpft.results.leaderboard import (
+    MAJORITY,
+    Entry,
+    Leaderboard,
+    accuracy_over_coverage,
+    class_scores,
+    in_new_domains,
+    known_rows,
+    trust,
+)
+from lpft.results.quantities import PER_CENT
+from lpft.results.run import Run, read_error_texts
+from lpft.results.schema import FindingRecord, number
+from lpft.settings import METHODS
+from lpft.settings.configs import command_line
+
+FEW_VALIDATION = 50
+"""Fewer validation rows than this are a warning: the epoch and the temperature rest on them."""
+
+_MOST_CASES, _MOST_OF_PAIR = 60, 12
+_MOST_ROWS = 40  # numbers of a finding's rows
+_MOST_CLASSES = 30  # in a table of every class
+_COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
+_SURE = 0.9
+
+
+def answer(board: Leaderboard, slug: str, *, error_texts: bool = True) -> Answer:
+    """The answer of a group; without ``error_texts`` it names the rows of errors only."""
+    group, run = board.group, board.run
+    low, high, rows = _rows(board)
+    return Answer(
+        title=say("title", data=group.data),
+        subtitle=say(
+            "subtitle",
+            model=group.model,
+            date=day(max(each.record.finished or each.record.started for each in group.runs)),
+            runs=len(group.runs),
+            remark=group.remark,
+        ),
+        warnings=tuple(_warnings(board)),
+        lead=say("use", method=board.chosen.name),
+        explained=_explained(run),
+        verdict=say("verdict", **_verdict(board)),
+        tiles=tuple(_tiles(board, slug)),
+        rows=rows,
+        columns=tuple(name for name, _ in rows[0].values),
+        scale=(percent(low, 0), percent(high, 0)),
+        level=None if rows[-1].drawn is None else rows[-1].drawn[0],
+        note=say("leaderboard_note", board=board, group=group),
+        sections=tuple(_sections(board, slug, error_texts=error_texts)),
+    )
+
+
+def _explained(run: Run) -> str:
+    return METHODS[run.method].summary if run.method in METHODS else ""
+
+
+def _warnings(board: Leaderboard) -> Iterator[str]:
+    run, split = board.run, board.chosen.split
+    if split != "test":
+        yield say("no_test")
+    for finding in run.findings or ():
+        if finding.kind in ("leak", "leakage"):
+            yield say("finding", message=finding.message)
+    if run.record.undertrained:
+        yield say("undertrained", method=board.chosen.name, reasons=run.record.undertrained)
+    rows = _validation_rows(run)
+    if rows is not None and rows < FEW_VALIDATION:
+        yield say("few_validation", rows=rows)
+    low, constant = board.accuracy.low, board.baseline.accuracy.value
+    if low is not None and constant is not None and low <= constant:
+        yield say("no_better_than_a_constant", share=of_100(constant))
+
+
+def _validation_rows(run: Run) -> int | None:
+    if run.record.validation is not None:
+        return run.record.validation.rows
+    return known_rows(run, "validation") if "validation" in run.predictions else None
+
+
+def _verdict(board: Leaderboard) -> dict[str, Any]:
+    run, group = board.run, board.group
+    standings = _by_standing(board)
+    unclear = standings.get("no clear difference", [])
+    simpler = [entry for entry in unclear if _is_simpler(board, entry)]
+    domains = [split.removeprefix("ood/") for split in group.ood_splits]
+    return {
+        "accuracy": board.accuracy,
+        "split": board.chosen.split,
+        "rows": known_rows(run, board.chosen.split),
+        "constant": board.baseline.accuracy.value,
+        "new_domains": in_new_domains(run, group.ood_splits),
+        "domains": domains,
+        "lower": [entry.name for entry in standings.get("lower", [])],
+        "higher": [entry.name for entry in standings.get("higher", [])],
+        "unclear": [entry.name for entry in unclear if entry not in simpler],
+        "simpler": [(entry.name, entry.seconds) for entry in simpler],
+        "seeds": len(board.chosen.setting.seeds) if board.chosen.setting else 1,
+        "few": FEW_SEEDS,
+        "run": run.name,
+        "alone": len(board.entries) == 2,
+        "metric": None if group.metric == "accuracy" else metric_name(group.metric),
+        "score": run.score(board.chosen.split, group.metric),
+    }
+
+
+def _is_simpler(board: Leaderboard, entry: Entry) -> bool:
+    if entry.setting is None or board.chosen.setting is None:
+        return False
+    return complexity(entry.setting.method) < complexity(board.chosen.setting.method)
+
+
+def _by_standing(board: Leaderboard) -> dict[str, list[Entry]]:
+    """The other methods by how they stand beside the chosen one."""
+    found: dict[str, list[Entry]] = {}
+    for entry in board.entries[1:]:
+        if entry.judgement is not None and entry.judgement.effect.value is not None:
+            found.setdefault(standing_of(entry.judgement), []).append(entry)
+    return found
+
+
+def standing_of(judgement: Judgement) -> Literal["lower", "higher", "no clear difference"]:
+    """How a method stands beside the chosen one, by the interval of the difference."""
+    low, high = judgement.effect.low, judgement.effect.high
+    if low is not None and low > 0:
+        return "lower"
+    return "higher" if high is not None and high < 0 else "no clear difference"
+
+
+def _rows(board: Leaderboard) -> tuple[float, float, tuple[Row, ...]]:
+    """The ends of the strips' scale, and the rows."""
+    ends = [
+        end
+        for entry in board.entries
+        for end in (entry.accuracy.value, entry.accuracy.low, entry.accuracy.high)
+        if end is not None
+    ]
+    low, high = np.floor(10 * min(ends)) / 10, np.ceil(10 * max(ends)) / 10
+    high = max(high, low + 0.1)
+    return low, high, tuple(_row(entry, board, low, high) for entry in board.entries)
+
+
+def _row(entry: Entry, board: Leaderboard, low: float, high: float) -> Row:
+    shown, group = entry.accuracy, board.group
+    drawn = None
+    if shown.value is not None:
+        low_end = shown.value if shown.low is None else shown.low
+        high_end = shown.value if shown.high is None else shown.high
+        place = [100 * (end - low) / (high - low) for end in (shown.value, low_end, high_end)]
+        drawn = (place[0], place[1], place[2])
+    standing, verdict, why = _standing(entry, board)
+    values = []
+    if group.metric != "accuracy":
+        values.append((metric_name(group.metric), significant(entry.score)))
+    if group.ood_splits:
+        values.append(("New domains", percent(entry.new_domains)))
+    values += [
+        ("Calibration error", percent(entry.calibration_error)),
+        ("Training", seconds(entry.seconds)),
+        ("Texts per second", significant(entry.texts_per_second, 2)),
+    ]
+    runs = (
+        ()
+        if entry.setting is None
+        else tuple(str(run.folder.resolve()) for run in entry.setting.runs)
+    )
+    interval = ""
+    if shown.low is not None and shown.high is not None:
+        interval = f"{percent(shown.low, 0)[:-2]} to {percent(shown.high, 0)}"
+    return Row(
+        entry.name,
+        runs,
+        standing,
+        verdict,
+        why,
+        percent(shown.value),
+        interval,
+        drawn,
+        tuple(values),
+    )
+
+
+def _standing(entry: Entry, board: Leaderboard) -> tuple[State, str, str]:
+    """The class of a row's chip, its words, and the reason beside it."""
+    if entry is board.chosen:
+        return "good", "use this", say("why_chosen", choice=board.choice, names=_names(board))
+    if entry.name == MAJORITY:
+        return "unknown", "baseline", say("why_baseline")
+    if entry.setting is None:
+        return "unknown", "for comparison", say("why_probe")
+    undertrained = any(run.record.undertrained for run in entry.setting.runs)
+    judgement = entry.judgement
+    if judgement is None or judgement.effect.value is None:
+        return "unknown", "not compared", say("why_not_compared")
+    standing = standing_of(judgement)
+    sure = judgement.verdict != "cannot tell" and (judgement.effect.count or 0) >= FEW_SEEDS
+    state: State = "unknown" if standing == "no clear difference" else "bad" if sure else "doubtful"
+    why = say(
+        "why",
+        effect=replace(
+            judgement.effect,
+            value=PER_CENT * judgement.effect.value,
+            low=PER_CENT * (judgement.effect.low or 0.0),
+            high=PER_CENT * (judgement.effect.high or 0.0),
+        ),
+        standing=standing,
+        seeds=judgement.effect.count,
+        agree=judgement.verdict != "cannot tell",
+        few=FEW_SEEDS,
+        sure=sure,
+        undertrained=undertrained,
+    )
+    words = standing if sure or standing == "no clear difference" else f"{standing} so far"
+    return state, words, why
+
+
+def _names(board: Leaderboard) -> dict[str, str]:
+    return {
+        entry.setting.method: entry.name for entry in board.entries if entry.setting is not None
+    }
+
+
+def _tiles(board: Leaderboard, slug: str) -> Iterator[Tile]:
+    run, split, shown = board.run, board.chosen.split, board.accuracy
+    constant = board.baseline.accuracy.value
+    state: State = "doubtful"
+    if shown.low is not None and constant is not None and shown.low > constant:
+        state = "good"
+    yield Tile(
+        "How good is it?",
+        state,
+        say("tile_good", state=state),
+        of_100(shown.value),
+        say("tile_good_text", split=split, accuracy=shown, constant=constant),
+        f"#{slug}-leaderboard",
+    )
+    yield _trust_tile(board, slug)
+    yield _where_it_fails(run, split, slug)
+    yield _data_tile(run, slug)
+
+
+def _trust_tile(board: Leaderboard, slug: str) -> Tile:
+    """In distribution, and whether it is too sure of itself in new domains."""
+    run, split = board.run, board.chosen.split
+    question, address = "Can its probabilities be trusted?", f"#{slug}-probabilities"
+    found = trust(run, split)
+    if found is None:
+        return Tile(question, "unknown", "not known", "–", "", address)
+    elsewhere = [trust(run, each) for each in board.group.ood_splits]
+    too_sure = [one for one in elsewhere if one and not one.holds and one.confidence > one.accuracy]
+    state: State = "good" if found.holds else "doubtful"
+    return Tile(
+        question,
+        "doubtful" if too_sure else state,
+        say("tile_trust", found=found, too_sure=len(too_sure)),
+        say("tile_trust_number", error=found.error),
+        say(
+            "tile_trust_text",
+            found=found,
+            split=split,
+            rows=known_rows(run, split),
+            claimed=float(np.mean([one.confidence for one in too_sure])) if too_sure else None,
+            right=float(np.mean([one.accuracy for one in too_sure])) if too_sure else None,
+        ),
+        address,
+    )
+
+
+def _where_it_fails(run: Run, split: str, slug: str) -> Tile:
+    question, address = "Where does it fail?", f"#{slug}-errors"
+    scored = [one for one in class_scores(run, split) if one.recall is not None]
+    worst = min(scored, key=lambda one: one.recall or 0.0, default=None)
+    predictions = run.predictions[split]
+    errors = find_errors(predictions.logits, predictions.labels, run.temperature)
+    if worst is None or not len(errors):
+        return Tile(question, "good", say("tile_no_errors", split=split), "0", "", address)
+    pair = confused_pairs(errors)[0]
+    label = "a new class" if pair.label == UNSEEN else run.classes[pair.label]
+    return Tile(
+        question,
+        "doubtful" if (worst.recall or 0.0) < 0.5 else "unknown",
+        say("tile_fails", name=worst.name),
+        of_100(worst.recall),
+        say(
+            "tile_fails_text",
+            worst=worst,
+            label=label,
+            called=run.classes[pair.predicted],
+            rows=len(pair),
+            errors=len(errors),
+        ),
+        address,
+    )
+
+
+def _data_tile(run: Run, slug: str) -> Tile:
+    question, address = "Is the data clean?", f"#{slug}-data"
+    findings = run.findings
+    if findings is None:
+        return Tile(question, "unknown", "not checked", "–", say("tile_unchecked"), address)
+    errors = sum(finding.level == "error" for finding in findings)
+    state: State = "bad" if errors else "doubtful" if findings else "good"
+    first = findings[0].message if findings else ""
+    more = len(findings) - 1
+    return Tile(
+        question,
+        state,
+        say("tile_data", findings=len(findings)),
+        str(len(findings)),
+        say("tile_data_text", first=first, more=more),
+        address,
+    )
+
+
+def _sections(board: Leaderboard, slug: str, *, error_texts: bool) -> Iterator[Section]:
+    run, split = board.run, board.chosen.split
+    yield Section("Errors", tuple(_errors(run, split, error_texts=error_texts)), f"{slug}-errors")
+    yield Section("Probabilities", tuple(_probabilities(board)), f"{slug}-probabilities")
+    yield Section("Data", tuple(_data(run)), f"{slug}-data")
+    yield Section("Training", tuple(_training(board)), f"{slug}-training")
+    made = (say("how_to_repeat"), Command(command_line(run.config)), say("versions", run=run))
+    yield Section("How to repeat it", made, f"{slug}-repeat")
+
+
+def _errors(run: Run, split: str, *, error_texts: bool) -> Iterator[Block]:
+    """Wrong rows by pair of classes, most frequent pairs first; then every class on every split."""
+    predictions = run.predictions[split]
+    errors = find_errors(predictions.logits, predictions.labels, run.temperature)
+    yield say(
+        "errors",
+        errors=len(errors),
+        rows=len(predictions.labels),
+        split=split,
+        sure=int((errors.confidence > _SURE).sum()),
+    )
+    confidence = dict(zip(errors.rows.tolist(), errors.confidence.tolist(), strict=True))
+    words = read_error_texts(run.folder, split) if error_texts else {}
+    ids = predictions.ids.tolist()
+    pairs, left = [], _MOST_CASES
+    for pair in confused_pairs(errors):
+        shown = pair.rows[: min(_MOST_OF_PAIR, left)].tolist()
+        left -= len(shown)
+        if not shown:
+            break
+        label = "a class that training lacks" if pair.label == UNSEEN else run.classes[pair.label]
+        rows = tuple(
+            (percent(confidence[row], 0), *words.get(ids[row], ("", f"row {ids[row]}")))
+            for row in shown
+        )
+        pairs.append((label, run.classes[pair.predicted], len(pair), rows))
+    if pairs:
+        yield Cases(tuple(pairs), _MOST_CASES - left, len(errors))
+    tables = {name: _class_table(run, name) for name in run.predictions if name in run.metrics}
+    yield tables.pop(split)
+    if tables:
+        yield Fold(say("other_splits"), tuple(tables.values()))
+
+
+def _class_table(run: Run, split: str) -> Table:
+    """Precision, recall, F1 and support of each class, the lowest F1 first."""
+    scored = sorted(class_scores(run, split), key=lambda one: -1 if one.f1 is None else one.f1)
+    shown = scored[:_MOST_CLASSES]
+    columns: Columns = [
+        (Column("Class"), [one.name for one in shown]),
+        *(
+            (Column(name, digits=2), [getattr(one, name.lower()) for one in shown])
+            for name in ("Precision", "Recall", "F1")
+        ),
+        (Column("Rows", format="count"), [float(one.support) for one in shown]),
+    ]
+    title = say("by_class", split=split, shown=len(shown), classes=len(scored))
+    return from_columns("", title, columns, "")
+
+
+def _probabilities(board: Leaderboard) -> Iterator[Block]:
+    run, split = board.run, board.chosen.split
+    found = trust(run, split)
+    if found is not None:
+        yield say(
+            "probabilities",
+            found=found,
+            split=split,
+            rows=known_rows(run, split),
+            calibration=run.record.calibration,
+        )
+    yield figures.reliability(run)
+    yield say("abstaining")
+    settings = [entry.setting for entry in board.entries if entry.setting is not None]
+    yield figures.accuracy_over_coverage(settings, split)
+    curve = accuracy_over_coverage(run, split)
+    places = [int((curve.coverage >= share - 1e-9).argmax()) for share in _COVERAGES]
+    columns: Columns = [
+        (Column("Texts answered", format="percent", digits=0), curve.coverage[places].tolist()),
+        (Column("Right among them", format="percent", digits=1), curve.accuracy[places].tolist()),
+        (Column("Least confidence", digits=3), curve.thresholds[places].tolist()),
+    ]
+    yield from_columns("", say("thresholds", split=split), columns, "", headers=0)
+    if run.abstention is not None:
+        yield say("stored_threshold", stored=run.abstention)
+    shifts = [(split, run.metrics[split]) for split in run.ood_splits]
+    if any("confidence_auroc" in values for _, values in shifts):
+        yield _shift_table(shifts)
+
+
+def _shift_table(shifts: Sequence[tuple[str, Any]]) -> Table:
+    """How well confidence tells each OOD set, and its unseen classes, from usual texts."""
+    unseen = [values.get("unseen") or {} for _, values in shifts]
+    columns: Columns = [
+        (Column("New domain"), [split.removeprefix("ood/") for split, _ in shifts]),
+        (
+            Column("AUROC of confidence", digits=2),
+            [number(values.get("confidence_auroc")) for _, values in shifts],
+        ),
+    ]
+    if any(unseen):
+        columns += [
+            (
+                Column("Texts", "Classes that training lacks", format="count"),
+                [number(one.get("rows")) for one in unseen],
+            ),
+            (
+                Column("AUROC", "Classes that training lacks", digits=2),
+                [number(one.get("confidence_auroc")) for one in unseen],
+            ),
+            (
+                Column("Abstained from", "Classes that training lacks", format="percent"),
+                [number(one.get("rejected")) for one in unseen],
+            ),
+        ]
+    return from_columns("", say("shift_title"), columns, "")
+
+
+def _data(run: Run) -> Iterator[Block]:
+    """What was found in the data, with row numbers, and how many rows each class has."""
+    rows = [
+        f"{whole(count)} {split.removeprefix('ood/')}" for split, count in run.data.rows.items()
+    ]
+    yield say("data", name=run.data.name, rows=rows, classes=len(run.classes))
+    findings = run.findings
+    if findings is None:
+        yield say("tile_unchecked")
+    elif not findings:
+        yield say("nothing_found")
+    else:
+        columns: Columns = [
+            (Column("Level"), [finding.level for finding in findings]),
+            (Column("What"), [finding.message for finding in findings]),
+            (Column("Rows"), [_row_numbers(finding) for finding in findings]),
+        ]
+        yield from_columns("", say("findings_title"), columns, "", headers=0)
+        yield Note(say("findings_note"))
+    splits = [split for split in run.predictions if split in run.metrics]
+    counts = {
+        split: np.bincount(labels[labels != UNSEEN], minlength=len(run.classes))
+        for split in splits
+        if (labels := run.predictions[split].labels) is not None
+    }
+    order = np.argsort(-sum(counts.values()), kind="stable")[:_MOST_CLASSES]
+    balance: Columns = [(Column("Class"), [run.classes[place] for place in order])]
+    balance += [
+        (Column(split.removeprefix("ood/"), format="count"), of_split[order].astype(float).tolist())
+        for split, of_split in counts.items()
+    ]
+    title = say("balance", shown=len(order), classes=len(run.classes))
+    yield from_columns("", title, balance, "")
+    if run.data.notes:
+        yield Note(say("data_notes", notes=run.data.notes))
+
+
+def _row_numbers(finding: FindingRecord) -> str:
+    parts = []
+    for split, rows in finding.rows.items():
+        numbers = ", ".join(map(str, rows[:_MOST_ROWS]))
+        left = finding.total.get(split, len(rows)) - _MOST_ROWS
+        more = f" and {left} more" if left > 0 else ""
+        parts.append(f"{split} {numbers}{more}")
+    return "; ".join(parts)
+
+
+def _training(board: Leaderboard) -> Iterator[Block]:
+    """Which epoch was kept, what speaks for training longer, and the curves."""
+    for entry in board.entries:
+        runs = () if entry.setting is None else entry.setting.runs
+        for run in runs:
+            record = run.record
+            if record.checkpoint is not None or record.undertrained or record.validation:
+                seed = run.seed if len(runs) > 1 else None
+                yield say("kept_epoch", name=entry.name, seed=seed, record=record)
+    yield figures.training(board.group) or say("no_history")

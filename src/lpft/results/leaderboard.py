@@ -1,0 +1,256 @@
+"""The methods of a group in one list, and what a practitioner asks of the run to be used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_fscore_support
+
+from lpft.analysis.calibration import calibration_error_by_chance
+from lpft.analysis.comparison import wilson
+from lpft.analysis.selection import Choice
+from lpft.analysis.trust import RiskCoverage, risk_coverage
+from lpft.data.examples import UNSEEN
+from lpft.results.exhibits import Estimate
+from lpft.results.groups import Group, Setting, Spread, method_name, score
+from lpft.results.judging import Judgement
+from lpft.results.pairing import Differences
+from lpft.results.quantities import DRAW_SEED
+from lpft.results.run import Predictions, Run
+
+MAJORITY = "Most frequent class"
+"""The baseline that always answers the class that is most frequent in the evaluated rows."""
+
+_DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: a method with its best setting on validation, or a baseline without one.
+
+    ``accuracy`` is the mean over seeds, with the 95 % Wilson interval of the rows of ``split``;
+    ``new_domains`` the mean over OOD sets; ``calibration_error`` ECE as shipped, with temperature;
+    ``score`` the task's own metric, where that is not accuracy. ``texts_per_second`` is of
+    evaluation. ``judgement`` is on the chosen entry's score less this one's, in distribution, in
+    per cent; None of the chosen one, and where nothing could be compared.
+    """
+
+    name: str
+    split: str
+    accuracy: Estimate
+    setting: Setting | None = None
+    judgement: Judgement | None = None
+    new_domains: float | None = None
+    score: float | None = None
+    calibration_error: float | None = None
+    seconds: float | None = None
+    texts_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The entries of a group, the chosen one first, then the others by accuracy.
+
+    ``choice`` says how validation chose; None of a single method, or where the best is in front.
+    """
+
+    group: Group
+    entries: tuple[Entry, ...]
+    choice: Choice | None
+
+    @property
+    def chosen(self) -> Entry:
+        return self.entries[0]
+
+    @property
+    def baseline(self) -> Entry:
+        """The majority's."""
+        return next(entry for entry in self.entries if entry.name == MAJORITY)
+
+    @cached_property
+    def run(self) -> Run:
+        """The run to be used: of the chosen setting's the best on validation, of equals the first.
+
+        The files of a run that was chosen by ``lpft train`` are those of one of its candidates.
+        """
+        assert self.chosen.setting is not None
+        runs = self.chosen.setting.runs
+        scores = [run.score("validation", run.metric) for run in runs]
+        return runs[int(np.argmax([-1.0 if value is None else value for value in scores]))]
+
+    @cached_property
+    def accuracy(self) -> Estimate:
+        """Of the run to be used, with its Wilson interval."""
+        return _accuracy((self.run,), self.chosen.split)
+
+
+def leaderboard(group: Group, differences: Differences) -> Leaderboard | None:
+    """The leaderboard of a group; None where no method has a score on validation."""
+    chosen, split = differences.chosen, group.id_split
+    if chosen is None or split not in group.splits:
+        return None
+    where = differences.scores[0].where if differences.scores else split
+    judged = [(chosen, None)] + [
+        (contrast.other, contrast.judgement)
+        for contrast in differences.scores
+        if contrast.where == where
+    ]
+    missing = [s for s in differences.best if s not in [setting for setting, _ in judged]]
+    entries = [_entry(group, setting, judgement) for setting, judgement in judged]
+    entries += [_entry(group, setting, None) for setting in missing]
+    first, *others = entries
+    others += _probe_entry(group, entries)
+    others.sort(key=lambda entry: -(entry.accuracy.value or 0.0))
+    return Leaderboard(group, (first, *others, _majority(group)), differences.choice)
+
+
+def _entry(group: Group, setting: Setting, judgement: Judgement | None) -> Entry:
+    split = group.id_split
+
+    def mean(value: Callable[[Run], float | None]) -> float | None:
+        spread = setting.spread(value)
+        return None if spread is None else spread.mean
+
+    return Entry(
+        name=setting.name if setting.position == 0 else setting.label,
+        split=split,
+        accuracy=_accuracy(setting.runs, split),
+        setting=setting,
+        judgement=judgement,
+        new_domains=mean(lambda run: in_new_domains(run, group.ood_splits)),
+        score=None if group.metric == "accuracy" else mean(score(split, group.metric)),
+        calibration_error=mean(score(split, "ece", calibrated=True)),
+        seconds=mean(lambda run: run.record.timings.get("total")),
+        texts_per_second=mean(_texts_per_second),
+    )
+
+
+def _accuracy(runs: Sequence[Run], split: str) -> Estimate:
+    spread = Spread.of(run.score(split, "accuracy") for run in runs)
+    rows = next((known_rows(run, split) for run in runs if split in run.predictions), 0)
+    if spread is None or not rows:
+        return Estimate(None)
+    low, high = wilson(spread.mean, rows)
+    return Estimate(spread.mean, spread.sd, spread.count, float(low), float(high))
+
+
+def known_rows(run: Run, split: str) -> int:
+    """Rows of a split whose class the model knows."""
+    return int((run.predictions[split].labels != UNSEEN).sum())
+
+
+def in_new_domains(run: Run, splits: Sequence[str]) -> float | None:
+    """The mean accuracy over OOD sets that have one; None without any."""
+    known = [value for split in splits if (value := run.score(split, "accuracy")) is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _texts_per_second(run: Run) -> float | None:
+    """Texts that were evaluated, by the time this took."""
+    seconds = run.record.timings.get("evaluation")
+    if not seconds:
+        return None
+    return sum(len(predictions.labels) for predictions in run.predictions.values()) / seconds
+
+
+def _probe_entry(group: Group, entries: Sequence[Entry]) -> list[Entry]:
+    """LP by its score on validation, as the start of another method, where it was not run alone."""
+    if any(entry.setting is not None and entry.setting.method == "lp" for entry in entries):
+        return []
+    for run in group.runs:
+        if not run.method.startswith("lp-") or "validation" not in run.predictions:
+            continue
+        scored = (row.get("validation_accuracy") for row in run.history if row.get("epoch") == 0)
+        value = next((value for value in scored if value is not None), None)
+        if value is not None:
+            low, high = wilson(float(value), known_rows(run, "validation"))
+            accuracy = Estimate(float(value), low=float(low), high=float(high))
+            return [Entry(f"LP (start of {method_name(run.method)})", "validation", accuracy)]
+    return []
+
+
+def _majority(group: Group) -> Entry:
+    run = next(run for run in group.runs if group.id_split in run.predictions)
+    labels = run.predictions[group.id_split].labels
+    known = labels[labels != UNSEEN]
+    share = float(np.bincount(known).max() / len(known)) if len(known) else None
+    return Entry(MAJORITY, group.id_split, Estimate(share))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Precision, recall, F1 (None where they are 0/0) and support of one class on one split."""
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+def class_scores(run: Run, split: str) -> tuple[ClassScores, ...]:
+    """Of every class of a run, from the predictions of a split."""
+    predictions = run.predictions[split]
+    known = predictions.labels != UNSEEN
+    columns = precision_recall_fscore_support(
+        predictions.labels[known],
+        predictions.logits[known].argmax(axis=1),
+        labels=range(len(run.classes)),
+        zero_division=np.nan,
+    )
+    return tuple(
+        ClassScores(name, _known(precision), _known(recall), _known(f1), int(support))
+        for name, precision, recall, f1, support in zip(run.classes, *columns, strict=True)
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def confidences(run: Run, split: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of each row the model's confidence [N], with temperature, and whether it is right [N]."""
+    predictions = run.predictions[split]
+    top = predictions.probabilities(run.temperature).max(axis=1)
+    return top, predictions.logits.argmax(axis=1) == predictions.labels
+
+
+def accuracy_over_coverage(run: Run, split: str) -> RiskCoverage:
+    """How right a run is on its most confident rows."""
+    return risk_coverage(*confidences(run, split))
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far stated confidence is from how often a run is right; fractions.
+
+    ``error`` is ECE with temperature, ``chance`` what perfect probabilities would exceed in 5 % of
+    samples with as many rows, ``confidence`` the mean stated, ``accuracy`` how often it is right.
+    """
+
+    error: float
+    chance: float
+    confidence: float
+    accuracy: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the rows show no fault of the probabilities beyond chance."""
+        return self.error <= self.chance
+
+
+def trust(run: Run, split: str) -> Trust | None:
+    """Whether the probabilities of a split can be trusted; None without rows of known classes."""
+    predictions: Predictions = run.predictions[split]
+    known = predictions.labels != UNSEEN
+    error = run.score(split, "ece", calibrated=True)
+    if not known.any() or error is None:
+        return None
+    probabilities = predictions.probabilities(run.temperature)[known]
+    right = probabilities.argmax(axis=1) == predictions.labels[known]
+    chance = calibration_error_by_chance(
+        probabilities, draws=_DRAWS, generator=np.random.default_rng(DRAW_SEED)
+    )
+    return Trust(error, chance, float(probabilities.max(axis=1).mean()), float(right.mean()))
