@@ -318,7 +318,13 @@ def report(options: Namespace) -> None:
     _check_folder(options.folder, "one that holds runs, kernels or experiments")
     from lpft.report import build_report
 
-    _show_report(build_report(options.folder, options.output, overwrite=options.overwrite), options)
+    made = build_report(
+        options.folder,
+        options.output,
+        overwrite=options.overwrite,
+        texts_in_report=options.texts_in_report,
+    )
+    _show_report(made, options)
 
 
 def _show_report(report: "ReportResult", options: Namespace) -> None:

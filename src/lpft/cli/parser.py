@@ -207,6 +207,12 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         "folder", type=Path, metavar="DIR", help="folder with runs, kernels or experiments"
     )
     report.add_argument("--output", type=Path, help="the page's file (default: DIR/report.html)")
+    report.add_argument(
+        "--no-texts-in-report",
+        action="store_false",
+        dest="texts_in_report",
+        help="name the texts that a classifier gets wrong by their rows only",
+    )
     _add_flags(report, "json", overwrite="replace files that lpft report did not write, too")
 
     export = command(commands.export, "export a trained classifier for programs without lpft")

@@ -32,8 +32,8 @@ from lpft.results.leaderboard import (
     trust,
 )
 from lpft.results.quantities import PER_CENT
-from lpft.results.run import Run, read_error_texts
-from lpft.results.schema import FindingRecord, number
+from lpft.results.run import Run
+from lpft.results.schema import ErrorRow, FindingRecord, number
 from lpft.settings import METHODS
 from lpft.settings.configs import command_line
 
@@ -47,8 +47,8 @@ _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 _SURE = 0.9
 
 
-def answer(board: Leaderboard, slug: str, *, error_texts: bool = True) -> Answer:
-    """The answer of a group; without ``error_texts`` it names the rows of errors only."""
+def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> Answer:
+    """The answer of a group; without ``texts_in_report`` it names the rows of errors only."""
     group, run = board.group, board.run
     low, high, rows = _rows(board)
     return Answer(
@@ -70,7 +70,7 @@ def answer(board: Leaderboard, slug: str, *, error_texts: bool = True) -> Answer
         scale=(percent(low, 0), percent(high, 0)),
         level=None if rows[-1].drawn is None else rows[-1].drawn[0],
         note=say("leaderboard_note", board=board, group=group),
-        sections=tuple(_sections(board, slug, error_texts=error_texts)),
+        sections=tuple(_sections(board, slug, texts_in_report=texts_in_report)),
     )
 
 
@@ -335,9 +335,11 @@ def _data_tile(run: Run, slug: str) -> Tile:
     )
 
 
-def _sections(board: Leaderboard, slug: str, *, error_texts: bool) -> Iterator[Section]:
+def _sections(board: Leaderboard, slug: str, *, texts_in_report: bool) -> Iterator[Section]:
     run, split = board.run, board.chosen.split
-    yield Section("Errors", tuple(_errors(run, split, error_texts=error_texts)), f"{slug}-errors")
+    yield Section(
+        "Errors", tuple(_errors(run, split, texts_in_report=texts_in_report)), f"{slug}-errors"
+    )
     yield Section("Probabilities", tuple(_probabilities(board)), f"{slug}-probabilities")
     yield Section("Data", tuple(_data(run)), f"{slug}-data")
     yield Section("Training", tuple(_training(board)), f"{slug}-training")
@@ -345,7 +347,7 @@ def _sections(board: Leaderboard, slug: str, *, error_texts: bool) -> Iterator[S
     yield Section("How to repeat it", made, f"{slug}-repeat")
 
 
-def _errors(run: Run, split: str, *, error_texts: bool) -> Iterator[Block]:
+def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
     """Wrong rows by pair of classes, most frequent pairs first; then every class on every split."""
     predictions = run.predictions[split]
     errors = find_errors(predictions.logits, predictions.labels, run.temperature)
@@ -357,7 +359,7 @@ def _errors(run: Run, split: str, *, error_texts: bool) -> Iterator[Block]:
         sure=int((errors.confidence > _SURE).sum()),
     )
     confidence = dict(zip(errors.rows.tolist(), errors.confidence.tolist(), strict=True))
-    words = read_error_texts(run.folder, split) if error_texts else {}
+    recorded = {row.id: row for row in run.errors if row.split == split}
     ids = predictions.ids.tolist()
     pairs, left = [], _MOST_CASES
     for pair in confused_pairs(errors):
@@ -367,7 +369,7 @@ def _errors(run: Run, split: str, *, error_texts: bool) -> Iterator[Block]:
             break
         label = "a class that training lacks" if pair.label == UNSEEN else run.classes[pair.label]
         rows = tuple(
-            (percent(confidence[row], 0), *words.get(ids[row], ("", f"row {ids[row]}")))
+            (percent(confidence[row], 0), *_case(recorded.get(ids[row]), ids[row], texts_in_report))
             for row in shown
         )
         pairs.append((label, run.classes[pair.predicted], len(pair), rows))
@@ -377,6 +379,15 @@ def _errors(run: Run, split: str, *, error_texts: bool) -> Iterator[Block]:
     yield tables.pop(split)
     if tables:
         yield Fold(say("other_splits"), tuple(tables.values()))
+
+
+def _case(recorded: ErrorRow | None, name: str, texts_in_report: bool) -> tuple[str, str]:
+    """The text of a wrong row, where it is known and may be shown, and which row it is."""
+    if recorded is None:
+        return "", f"id {name}"
+    text = recorded.text if texts_in_report else None
+    words = "" if text is None else text if isinstance(text, str) else " | ".join(text)
+    return words, f"row {recorded.row}"
 
 
 def _class_table(run: Run, split: str) -> Table:

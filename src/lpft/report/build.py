@@ -64,12 +64,12 @@ def build_report(
     output: Path | None = None,
     *,
     overwrite: bool = False,
-    error_texts: bool = True,
+    texts_in_report: bool = True,
 ) -> ReportResult:
     """Write the report of every experiment, finished run and all kernels below ``directory``.
 
-    ``output`` is the page, ``directory/report.html`` by default; without ``error_texts`` it names
-    wrong texts by their rows only. Beside a page ``report.html``:
+    ``output`` is the page, ``directory/report.html`` by default; without ``texts_in_report`` it
+    names wrong texts by their rows only. Beside a page ``report.html``:
 
     - ``report-tables/<experiment>-<exhibit>.csv``, ``.md``, ``.tex`` of every table exhibit, and
       ``<experiment>-verdicts``; ``report-figures/<experiment>-<exhibit>.png``, ``.pdf`` of every
@@ -106,7 +106,14 @@ def build_report(
     unread = (*unread_experiments, *unread_runs, *repeated, *unread_kernels)
 
     contents = _contents(
-        directory, page, groups, kernels, experiments, unread, copies, error_texts=error_texts
+        directory,
+        page,
+        groups,
+        kernels,
+        experiments,
+        unread,
+        copies,
+        texts_in_report=texts_in_report,
     )
     tables, figures = (page.with_name(f"{page.stem}-{what}") for what in ("tables", "figures"))
     texts = dict(_table_files(contents.chapters, tables))
@@ -143,7 +150,7 @@ def _contents(
     unread: Sequence[UnreadFolder],
     copies: Mapping[Path, Path],
     *,
-    error_texts: bool,
+    texts_in_report: bool,
 ) -> Contents:
     """The chapters, once every folder has its place in the page."""
     folder = page.parent
@@ -184,7 +191,9 @@ def _contents(
     differences, trace = judge_groups(groups), tracer(directory, folder, places)
     for group in groups:
         board = None if experiments else leaderboard(group, differences[group.slug])
-        answered = None if board is None else answer(board, group.slug, error_texts=error_texts)
+        answered = (
+            None if board is None else answer(board, group.slug, texts_in_report=texts_in_report)
+        )
         chapters.append(group_chapter(group, differences[group.slug], anchors, trace, answered))
     named = zip(kernels, kernel_slugs, kernel_titles, strict=True)
     chapters += [kernel_chapter(*each, folder) for each in named]

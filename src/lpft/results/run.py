@@ -20,6 +20,7 @@ from lpft.results.folder import SEARCH_RECORD, UnreadFolder, folders_with, read_
 from lpft.results.schema import (
     HISTORY,
     DataRecord,
+    ErrorRow,
     FindingRecord,
     RunFeatures,
     RunMetrics,
@@ -27,9 +28,8 @@ from lpft.results.schema import (
     UnusableRecord,
     Values,
     number,
-    parsed,
+    read_errors,
     read_history,
-    read_text,
 )
 from lpft.settings.configs import CANDIDATES
 
@@ -182,6 +182,7 @@ class Run:
     history: tuple[Values, ...]
     predictions: Mapping[str, Predictions]
     abstention: Values | None = None
+    errors: tuple[ErrorRow, ...] = ()
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Run":
@@ -238,7 +239,8 @@ class Run:
             head=features.head,
             history=read_history(folder),
             predictions=predictions,
-            abstention=getattr(metrics, "abstention", None),
+            abstention=metrics.abstention,
+            errors=read_errors(folder),
         )
 
     @property
@@ -308,22 +310,6 @@ class Run:
     def head_norm(self, name: str) -> float | None:
         """``norm``, ``bias_norm`` or ``norm_at_start`` of the head."""
         return self.head.get(name)
-
-
-ERRORS = "errors.jsonl"
-
-
-def read_error_texts(folder: Path, split: str) -> dict[str, tuple[str, str]]:
-    """By id the text of each wrong row of a split, and its number; empty where none were kept."""
-    path = folder / ERRORS
-    if not path.is_file():
-        return {}
-    rows = [parsed(line, ERRORS) for line in read_text(path).splitlines() if line.strip()]
-    return {
-        str(row["id"]): (str(row["text"]), f"row {row['row']}")
-        for row in rows
-        if row.get("split") == split
-    }
 
 
 def _check_sections(splits: Mapping[str, Values], where: str, part: str) -> None:
