@@ -399,7 +399,8 @@ def test_every_way_to_predict_agrees_with_the_stored_logits(lpft, run, data, tmp
     for name in ("new.tsv", "new.jsonl", "new.parquet"):
         check(lines(predict("--file", tmp_path / name)))
     check(lines(predict("--text", *texts)))
-    check(lines(predict(stdin="\n".join(texts).encode())))
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        check(lines(predict(stdin="\n".join(texts).encode(encoding))))
 
     assert predict("--file", data / "test.csv", "--output", tmp_path / "out.jsonl") == ""
     check(lines((tmp_path / "out.jsonl").read_text()))

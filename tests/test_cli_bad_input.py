@@ -208,6 +208,8 @@ RUNS = [
     case("predict an empty text", "predict run --text good ''", "text 2"),
     case("predict text that is not UTF-8", "predict run --text caf\udce9", "text 1", "UTF-8"),
     case("predict an empty line", "predict run", "line 2", stdin=b"good\n\nbad\n"),
+    case("predict half of a UTF-16 line", "predict run", "utf-16", stdin=b"\xff\xfea\x00\xd8"),
+    case("predict UTF-16 without its mark", "predict run", "line 1", "UTF-8", stdin=b"a\0b\0"),
     case("predict a line that is not UTF-8", "predict run", "UTF-8", stdin=b"caf\xe9\n"),
     case("predict an odd number of texts for pairs", "predict pairs --text a b c", "3", "pair"),
     case("predict lines that are no pairs", "predict pairs", "line 1", "tab", stdin=b"good\n"),

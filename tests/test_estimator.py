@@ -15,7 +15,11 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import average_precision_score, get_scorer, make_scorer
-from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    TunedThresholdClassifierCV,
+    cross_val_score,
+)
 from sklearn.utils.validation import NotFittedError
 from tiny_models import save_tiny_model, toy_texts
 from toy_files import write_toy_file
@@ -275,13 +279,24 @@ def test_wrong_parameters(model, parameters, says):
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"method": "lp", "epochs": 2}, "epochs has no effect with method lp"),
-        ({"method": "lp", "precision": "bfloat16"}, "precision has no effect"),
         ({"precision": "float16", "device": "cpu"}, "needs an accelerator"),
     ],
 )
 def test_parameters_that_contradict_each_other(model, parameters, says):
     refused(says, TextClassifier(model, **parameters).fit, *toy_texts(20))
+
+
+def test_parameters_without_effect_are_ignored_so_that_searches_try_several_methods(model):
+    texts, labels = toy_texts(40)
+    plain = TextClassifier(model, **PROBING).fit(texts, labels)
+    useless = {"epochs": 3, "precision": "float16", "lora_rank": 2, "device": "cpu"}
+    given = TextClassifier(model, **PROBING, **useless).fit(texts, labels)
+    np.testing.assert_array_equal(plain.predict_proba(texts), given.predict_proba(texts))
+    assert given.get_params()["epochs"] == 3  # clone keeps what it was given
+    estimator = TextClassifier(model, epochs=1, batch_size=8, max_length=32, pooling="mean")
+    grid = {"method": ["lp", "lp-ft"], "lora_rank": [2]}
+    search = GridSearchCV(estimator, grid, cv=2, error_score="raise").fit(texts, labels)
+    assert search.best_params_["method"] in grid["method"]
 
 
 def test_numpys_numbers_are_numbers(model):

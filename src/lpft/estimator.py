@@ -39,6 +39,7 @@ from lpft.settings import (
     Precision,
     TrainingSettings,
     resolve,
+    without_useless,
 )
 from lpft.settings.environment import check_environment
 
@@ -58,9 +59,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     ``f(x) = V phi(x) + b`` over a pre-trained encoder phi; probabilities are
     ``softmax(f(x) / T)`` with the temperature T fitted on validation texts (Guo et al., 2017).
-    The parameters are the options of ``lpft train``; None takes the method's default.
-    ``method="auto"`` trains several methods and keeps the simplest within one standard error of the
-    best (:mod:`lpft.analysis.selection`).
+    The parameters are the options of ``lpft train``; None takes the method's default. Those that
+    have no effect with a method, such as ``epochs`` with ``lp``, are ignored, so that searches of
+    scikit-learn may try several methods; the command line refuses them. ``method="auto"`` trains
+    several methods and keeps the simplest within one standard error of the best
+    (:mod:`lpft.analysis.selection`).
 
     Attributes:
         classes_: the C class names, sorted: strings, integers or booleans as the labels were given.
@@ -149,7 +152,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.training.candidates import fit_data
 
         check_environment()
-        asked = self._settings()
+        asked = without_useless(self._settings())
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
         check_precision(asked.precision, resolve_device(asked.device))
         data = _training_data(texts, labels, validation)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
 from io import TextIOWrapper
 from typing import Any, TextIO
@@ -11,9 +12,18 @@ from lpft.results.formats import aligned
 
 
 def standard_input() -> TextIO:
-    """Standard input as UTF-8 whatever the locale; what is not UTF-8 stays recognizable."""
+    """Standard input as UTF-8 whatever the locale; what is not UTF-8 stays recognizable.
+
+    A byte-order mark, as Windows programs write it, is no part of the first text; with that of
+    UTF-16 the input is read as UTF-16.
+    """
     if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        buffer: Any = sys.stdin.buffer
+        mark = (buffer.peek(2) if hasattr(buffer, "peek") else buffer.getvalue())[:2]
+        if mark in (BOM_UTF16_LE, BOM_UTF16_BE):
+            sys.stdin.reconfigure(encoding="utf-16", errors="strict")
+        else:
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     return sys.stdin
 
 

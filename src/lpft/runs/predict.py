@@ -45,9 +45,15 @@ def predict_texts(
     """
     classes = saved.classifier.model.config.classes
     temperature = saved.classifier.model.config.temperature
-    remaining = iter(texts)
+    remaining, first = iter(texts), 1
     while chunk := list(islice(remaining, at_once)):
-        tokens = tokenize(saved.classifier.tokenizer, chunk, saved.classifier.max_length)
+        tokens = tokenize(
+            saved.classifier.tokenizer,
+            chunk,
+            saved.classifier.max_length,
+            rows=range(first, first + len(chunk)),
+        )
+        first += len(chunk)
         features = extract_features(
             saved.classifier.model,
             tokens,
@@ -132,19 +138,29 @@ def line_texts(saved: SavedClassifier, lines: TextIO) -> Iterator[Text]:
     Raises:
         InputError: a line is empty, is not UTF-8, or is no pair where pairs are expected.
     """
-    for number, line in enumerate(lines, start=1):
+    for number, line in _numbered(lines):
         text = line.rstrip("\r\n")
-        if any("\udc80" <= character <= "\udcff" for character in text):
+        if any("\udc80" <= character <= "\udcff" for character in text) or "\0" in text:
             raise InputError(f"line {number} of the input is not UTF-8: expected UTF-8 text")
-        if not text.strip():
-            raise InputError(f"line {number} of the input is empty: expected a text per line")
-        parts = text.split("\t")
+        parts = text.split("\t") if saved.paired else [text]
+        if not all(part.strip() for part in parts):
+            empty = "has an empty text" if text.strip() else "is empty"
+            raise InputError(f"line {number} of the input {empty}: expected a text per line")
         if saved.paired and len(parts) != 2:
             raise InputError(
                 f"line {number} of the input has {len(parts)} fields: the model was trained "
                 "on pairs, so expected two texts with a tab between them"
             )
         yield (parts[0], parts[1]) if saved.paired else text
+
+
+def _numbered(lines: TextIO) -> Iterator[tuple[int, str]]:
+    try:
+        yield from enumerate(lines, start=1)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the input is not {error.encoding}, as its byte-order mark says: expected UTF-8 text"
+        ) from error
 
 
 def check_prediction_output(path: Path, *, overwrite: bool) -> None:

@@ -498,6 +498,17 @@ def without_effect(method: str) -> tuple[str, ...]:
     return tuple(item.name for item in fields if not chosen.takes(item))
 
 
+def without_useless(settings: TrainingSettings) -> TrainingSettings:
+    """The same with the default of every setting that has no effect with the chosen method.
+
+    So does :class:`lpft.TextClassifier`, as estimators of scikit-learn do: a search sets parameters
+    for several methods at once. The command line refuses such settings instead.
+    """
+    names = () if settings.method == AUTO else without_effect(settings.method)
+    fields = TrainingSettings.fields()
+    return settings.model_copy(update={name: fields[name].default for name in names})
+
+
 def _or_none(value: Any) -> Any:
     """``none`` stands for an empty list of values."""
     return () if value in (("none",), ["none"]) else value
