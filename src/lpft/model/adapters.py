@@ -57,7 +57,9 @@ def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: flo
     try:
         adapted = get_peft_model(model, config)
         _check_adapter(adapted)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # each kind of layer raises its own
         raise InputError(
             f"LoRA cannot be used with {model.encoder.config.model_type} models "
             f"({one_line(error)}): use {named('method')} lp, ft or lp-ft"

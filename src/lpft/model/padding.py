@@ -55,9 +55,7 @@ def check_reading(
         raise InputError(f"{kind} reads {encoder.main_input_name}, not texts: name another model")
     limit = position_limit(encoder)
     length = _LENGTH if limit is None else min(_LENGTH, limit)
-    short, long = (
-        tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in (_SHORT, _LONG)
-    )
+    short, long = _checked_ids(tokenizer, length)
     _check_token_types(encoder, tokenizer, source)
     width = max(len(long), min(length, len(short) + 8))
     try:
@@ -79,7 +77,7 @@ def check_reading(
             )
         every = slice(0, len(short))
         others = _states(encoder, [short, (long * len(short))[-len(short) :]], [every, every])
-    except InputError:
+    except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # each family raises its own kind for what it cannot read
         raise InputError(
@@ -96,7 +94,8 @@ def check_reading(
 
 def is_safe(attention_mask: Tensor, safe_padding: SafePadding) -> bool:
     """Whether no text of a batch (N x T) is padded on a side where that changes its states."""
-    if safe_padding == "both":
+    # An exported graph cannot branch on its input; what it is exported for pads on the right.
+    if safe_padding == "both" or torch.compiler.is_exporting():
         return True
     padded = attention_mask == 0
     return not (
@@ -122,6 +121,18 @@ def without_padding(
         groups.append(features(**group))
         order.append(rows)
     return torch.cat(groups)[torch.cat(order).argsort()]
+
+
+def _checked_ids(tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[list[int], list[int]]:
+    """Token ids of a short text and of a longer one of at most ``length`` tokens."""
+    short, long = (
+        tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in (_SHORT, _LONG)
+    )
+    if not short or len(short) >= min(len(long), length):  # it does not know English letters
+        special = set(tokenizer.all_special_ids)
+        long = sorted(set(tokenizer.get_vocab().values()) - special)[:length]
+        short = long[:2]
+    return short, long
 
 
 def _states(encoder: PreTrainedModel, ids: list[list[int]], real: list[slice]) -> Tensor:
