@@ -375,7 +375,11 @@ def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
         pairs.append((label, run.classes[pair.predicted], len(pair), rows))
     if pairs:
         yield Cases(tuple(pairs), _MOST_CASES - left, len(errors))
-    tables = {name: _class_table(run, name) for name in run.predictions if name in run.metrics}
+    tables = {
+        name: _class_table(run, name)
+        for name in run.predictions
+        if name in run.metrics and known_rows(run, name)
+    }
     yield tables.pop(split)
     if tables:
         yield Fold(say("other_splits"), tuple(tables.values()))
