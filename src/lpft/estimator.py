@@ -24,8 +24,10 @@ from lpft.data import (
     infer_classes,
     stratified_holdout,
 )
+from lpft.data.checks import as_parameters, check_data
 from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
+from lpft.data.lengths import check_lengths
 from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
 from lpft.errors import InputError, named
 from lpft.files import write_text
@@ -77,6 +79,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         selection_: with ``method="auto"`` the rule, the score of every candidate, the choice and
             its reason; otherwise None.
         history_: one row per evaluation and logging step of the training.
+        findings_: what :mod:`lpft.data.checks` found in the data, with row numbers from 1; also
+            logged as warnings, and not saved.
 
     Source: Kumar et al., ICLR 2022 (LP-FT); Tomihari and Sato, NeurIPS 2024.
     """
@@ -156,6 +160,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
         check_precision(asked.precision, resolve_device(asked.device))
         data = _training_data(texts, labels, validation)
+        findings = check_data(data)
         with visible_progress(self.verbose):
             if asked.method == AUTO:
                 result = self._fit_several(data, asked)
@@ -170,8 +175,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             if found.reason is not None:
                 logger.warning("The classifier never abstains: %s", found.reason)
             result.classifier.model.config.abstain_below = found.abstain_below
-        self._take(result.classifier, paired=result.classifier.model.config.paired)
+        trained = result.classifier
+        self._take(trained, paired=trained.model.config.paired)
         self.history_ = result.history
+        self.findings_ = findings + check_lengths(data, trained.token_counter, trained.max_length)
+        for finding in self.findings_:
+            logger.warning("%s", as_parameters(finding.line()))
         return self
 
     def _fit_several(self, data: TextData, asked: TrainingSettings) -> "Fit":

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lpft.data.checks import MOST_ROWS, SMALL_SPLIT, Finding, check_data
+from lpft.data.checks import MOST_ROWS, SMALL_SPLIT, Finding, as_parameters, check_data
 from lpft.data.examples import Examples, TextData
 
 
@@ -226,3 +226,7 @@ def test_a_finding_for_a_file_has_no_text_and_at_most_a_thousand_rows(clean):
     assert written["rows"]["train"] == list(range(1, MOST_ROWS + 1))
     assert written["total"] == {"train": 5000}
     assert many.line() == "many (rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 4990 more of train)"
+
+
+def test_options_are_called_as_python_calls_them():
+    assert as_parameters("consider --class-weight - or not") == "consider class_weight - or not"

@@ -61,16 +61,8 @@ class Finding:
 
     def line(self) -> str:
         """The message with the numbers of the first rows."""
-        return f"{self.message}{self._numbers()}"
-
-    def _numbers(self, most: int = 10) -> str:
-        named = [
-            f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:most]))}"
-            f"{f' and {len(rows) - most} more' if len(rows) > most else ''} of {split}"
-            for split, rows in self.rows.items()
-            if len(rows) > 0
-        ]
-        return f" ({'; '.join(named)})" if named else ""
+        numbers = row_numbers(self.rows, {split: len(rows) for split, rows in self.rows.items()})
+        return f"{self.message} ({numbers})" if numbers else self.message
 
     def as_json(self) -> dict[str, Any]:
         """The finding for a file: no texts, and at most 1,000 rows of a split of all it counts."""
@@ -84,6 +76,22 @@ class Finding:
             "total": {split: len(rows) for split, rows in self.rows.items()},
             **({"suggested": suggested} if suggested else {}),
         }
+
+
+def row_numbers(rows: Rows, total: Mapping[str, int], most: int = 10) -> str:
+    """The first row numbers of each split in words; ``total`` says how many there are."""
+    named = []
+    for split, numbers in rows.items():
+        more = total[split] - min(most, len(numbers))
+        noun = "row" if total[split] == 1 else "rows"
+        first = ", ".join(map(str, numbers[:most]))
+        named.append(f"{noun} {first}{f' and {more} more' if more else ''} of {split}")
+    return "; ".join(named)
+
+
+def as_parameters(message: str) -> str:
+    """A message whose options, such as ``--max-length``, are called as Python calls them."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), message)
 
 
 def check_data(data: TextData) -> list[Finding]:

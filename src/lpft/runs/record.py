@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from lpft.analysis import Abstention, choose_threshold, find_errors
+from lpft.data.checks import row_numbers
 from lpft.data.examples import UNSEEN, Examples, Label, Text, TextData
 from lpft.files import markdown_template
 from lpft.model import save_classifier
@@ -17,6 +18,7 @@ from lpft.results.formats import fixed
 from lpft.results.run import Predictions, write_feature_changes, write_features, write_head
 from lpft.results.schema import (
     ErrorRow,
+    FindingRecord,
     RunFeatures,
     RunMetrics,
     write_errors,
@@ -43,8 +45,12 @@ def write_results(
     data: TextData,
     results: dict[str, SplitResult],
     config: RunConfig,
+    findings: Sequence[FindingRecord] = (),
 ) -> dict[str, Any]:
-    """Write predictions, every statistic and what else ``config`` keeps; gives the metrics."""
+    """Write predictions, every statistic and what else ``config`` keeps; gives the metrics.
+
+    The model card has the row numbers of ``findings``.
+    """
     temperature = fit.temperature.temperature
     folder.mkdir(parents=True)
     abstention = _abstention(fit, config)
@@ -91,7 +97,7 @@ def write_results(
     if config.output.save_features:
         write_head(folder, fit.classifier.model.head)
     write_history(folder, fit.history)
-    card = model_card(config, data, metrics.as_json(), fit.temperature.reason)
+    card = model_card(config, data, metrics.as_json(), fit.temperature.reason, findings)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return metrics.as_json()
 
@@ -170,13 +176,19 @@ def describe_probe(probe: LinearProbe, classes: tuple[Label, ...]) -> dict[str, 
 
 
 def model_card(
-    config: RunConfig, data: TextData, metrics: dict[str, Any], reason: str | None
+    config: RunConfig,
+    data: TextData,
+    metrics: dict[str, Any],
+    reason: str | None,
+    findings: Sequence[FindingRecord] = (),
 ) -> str:
     """Markdown with the data, the method, ID beside OOD, calibration, use and limits.
 
     ``reason`` says why the temperature stayed 1, if it did.
     """
-    template = markdown_template("lpft.runs", "card.md.j2", cell=_markdown_cell, number=_three)
+    template = markdown_template(
+        "lpft.runs", "card.md.j2", cell=_markdown_cell, number=_three, rows=_rows_in_words
+    )
     return template.render(
         config={
             name: _without_folders(value)
@@ -192,6 +204,7 @@ def model_card(
         method=METHODS[config.training.method],
         paired=isinstance(data.train.texts[0], tuple),
         reason=reason,
+        findings=findings,
         library="lpft",
     )
 
@@ -211,6 +224,11 @@ def _file_only(source: str) -> str:
     """``/folder/file: how it was split`` as ``file: how it was split``."""
     place, colon, rest = source.partition(": ")
     return Path(place).name + colon + rest if Path(place).is_absolute() else source
+
+
+def _rows_in_words(finding: FindingRecord) -> str:
+    numbers = row_numbers(finding.rows, finding.total, most=20)
+    return f" ({numbers})" if numbers else ""
 
 
 def _three(value: float | None) -> str:

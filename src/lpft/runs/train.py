@@ -182,7 +182,7 @@ def _train_locked(
         results["validation"] = SplitResult(fit.validation.logits)
     staged = work / "results"
     shutil.rmtree(staged, ignore_errors=True)
-    metrics = write_results(staged, fit, data, results, config)
+    metrics = write_results(staged, fit, data, results, config, record.findings)
     record = record.updated(
         calibration=Calibration(
             temperature=fit.temperature.temperature, reason=fit.temperature.reason
