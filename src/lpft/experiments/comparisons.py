@@ -479,7 +479,7 @@ def _ft_ratio_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> 
 
 def _ft_ratios(
     runs: ExperimentRuns, task: str, methods: Sequence[str], generator: np.random.Generator
-) -> dict[str, _Ratios]:
+) -> Mapping[str, _Ratios]:
     """The ratios of every method and seed, on the same draws of the texts."""
     known: dict[tuple[str, int], KernelRecord] = {
         (method, seed): kernels
@@ -487,29 +487,24 @@ def _ft_ratios(
         for seed, kernels in runs.kernels_by_seed(task).items()
         if any(one.method == method and one.ft_ratio is not None for one in kernels.methods)
     }
+    ratios: dict[str, dict[int, tuple[str, Resampled]]] = {method: {} for method in methods}
     if not known:
-        return {method: {} for method in methods}
+        return ratios
 
     def mean_ratio(method: str, kernels: KernelRecord) -> Statistic:
         parts = read_ft_ratio(kernels.folder, method)
         quotients = parts.numerator / parts.denominator
         return lambda rows: float(quotients[rows].mean())
 
+    labels = {kernels.name: kernels.labels["train"] for kernels in known.values()}
     resampled = resample(
-        {(method, seed): mean_ratio(method, known[method, seed]) for method, seed in known},
-        quantities.same_samples(
-            {kernels.name: kernels.labels["train"] for kernels in known.values()}
-        ),
+        {key: mean_ratio(key[0], kernels) for key, kernels in known.items()},
+        quantities.same_samples(labels),
         generator=generator,
     )
-    return {
-        method: {
-            seed: (known[method, seed].name, ratio)
-            for (of_method, seed), ratio in resampled.items()
-            if of_method == method
-        }
-        for method in methods
-    }
+    for (method, seed), ratio in resampled.items():
+        ratios[method][seed] = (known[method, seed].name, ratio)
+    return ratios
 
 
 def _near(task: str, method: str, ratios: _Ratios) -> Case:
