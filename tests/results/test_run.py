@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from lpft.data.examples import UNSEEN
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.results.run import find_runs, read_head_rows, write_head
+from lpft.results.run import Predictions, find_runs, read_head_rows, write_head
+from lpft.results.schema import RunMetrics, UnusableRecord, read_errors
 
 from .run_folders import SPLITS, edit_json, write_run
 
@@ -52,6 +54,48 @@ def test_probabilities_are_those_of_divided_logits(tmp_path: Path) -> None:
     for row, logits in zip(found.probabilities(2.0), frame["logits"], strict=True):
         powers = np.exp(np.asarray(logits, dtype=float) / 2.0)
         np.testing.assert_allclose(row, powers / powers.sum(), rtol=1e-12)
+
+
+def test_runs_from_before_errors_and_thresholds_are_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "old")
+    content = json.loads((folder / "metrics.json").read_text())
+    gained = ("accuracy_interval", "majority_accuracy", "per_class", "aurc")
+    for scores in content["splits"].values():
+        del scores["calibrated"]["aurc"]
+        for name in gained:
+            del scores[name]
+    (folder / "metrics.json").write_text(json.dumps(content))
+    (run,), unread = find_runs(tmp_path)
+    assert unread == ()
+    assert run.score("test", "accuracy") == content["splits"]["test"]["accuracy"]
+    assert run.score("test", "aurc") is None
+    assert RunMetrics.read(folder).abstention is None
+    assert read_errors(folder) == ()
+    build_report(tmp_path)
+
+
+def test_rows_of_unseen_classes_are_kept_apart(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "ft")
+    path = folder / "predictions" / "ood-books.parquet"
+    frame = pd.read_parquet(path)
+    labels = frame["label"].astype("Int64")
+    labels[:30] = pd.NA
+    frame.assign(label=labels).to_parquet(path)
+    books = Predictions.read(folder, "ood/books", 3)
+    assert (books.labels == UNSEEN).tolist() == [row < 30 for row in range(70)]
+    assert books.known().labels.tolist() == frame["label"][30:].tolist()
+    assert books.known().ids.tolist() == frame["id"][30:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [("{", "not JSON"), ('{"split": "test"}', "row"), ("[]", "not a JSON object")],
+)
+def test_a_damaged_line_of_errors_is_named(tmp_path: Path, line: str, wrong: str) -> None:
+    good = '{"split":"test","row":1,"id":"0","label":1,"predicted":0,"confidence":0.9}'
+    (tmp_path / "errors.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(UnusableRecord, match=rf"errors\.jsonl line 2.*{wrong}"):
+        read_errors(tmp_path)
 
 
 def written(name: str, content: bytes | str) -> Callable[[Path], Any]:
