@@ -46,6 +46,9 @@ from lpft.training.probing import LinearProbe, install_probe
 
 logger = logging.getLogger(__name__)
 
+OWN_ROWS = 50
+"""Rows of the user's own validation set from which the temperature is the plain one."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -257,8 +260,12 @@ def _begin(
 
 
 def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
-    """Fit the temperature and keep it in the model; the paper's has no prior."""
-    prior = None if scored.kind == "paper" else PRIOR_SD
+    """Fit the temperature and keep it in the model.
+
+    That of the paper's protocol, and of enough validation rows that the user gave, has no prior.
+    """
+    plain = scored.kind == "paper" or (scored.kind == "file" and len(scored.rows) >= OWN_ROWS)
+    prior = None if plain else PRIOR_SD
     fit = fit_temperature(scored.logits, scored.labels, prior)
     model.config.temperature = fit.temperature
     return fit
