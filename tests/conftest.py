@@ -42,9 +42,13 @@ def lpft() -> Callable[..., Outcome]:
     """The command line in this process: ``lpft("train", "--seed", 1)``, standard input as bytes.
 
     What a command changes of its process (environment, logging, warning filters) is changed back.
+    A run gets its page, which takes seconds, only where a test asks for it with ``--report``.
     """
 
     def command(*arguments: object, stdin: bytes = b"") -> Outcome:
+        if arguments[:1] == ("train",) and "--help" not in arguments:
+            pages = {"--report", "--no-report"} & set(map(str, arguments))
+            arguments = arguments if pages else (*arguments, "--no-report")
         from transformers.utils.logging import disable_progress_bar
 
         from lpft.cli import main

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 from data.release_files import case_of
 from safetensors.numpy import load_file
 from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score, log_loss, matthews_corrcoef
 from tiny_models import toy_texts
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -340,13 +342,37 @@ def test_the_lp_head_is_one_for_all_methods_that_start_from_it(runs):
 
 
 def test_train_prints_its_metrics_as_a_table_or_as_json(train, runs, tmp_path):
-    out = train(tmp_path / "run").out
+    out = train(tmp_path / "run", method="lp-ft").out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
     for split, values in read(tmp_path / "run/metrics.json")["splits"].items():
         assert rows[split][1:3] == [str(values["rows"]), f"{values['accuracy']:.3f}"]
-    assert out.splitlines()[-1] == f"run: {tmp_path / 'run'}"
+    assert f"run:  {tmp_path / 'run'}" in out.splitlines()
+    for split, values in read(tmp_path / "run/metrics.json")["splits"].items():
+        right = round(values["accuracy"] * values["rows"])
+        low, high = binomtest(right, values["rows"]).proportion_ci(method="wilson")
+        shown = f"(95 % interval {low:.3f} to {high:.3f}, {values['rows']} rows)"
+        assert f"accuracy on {split}: {values['accuracy']:.3f} {shown}" in out.splitlines()
+    record = read(tmp_path / "run/run.json")
+    kept = record["checkpoint"]
+    assert f"epoch {kept['epoch']:g} of {kept['epochs']:g} kept" in out
+    assert f"lpft report {tmp_path / 'run'}" in out
+    assert out.splitlines()[-1].startswith(f"next: lpft predict {tmp_path / 'run'} ")
     for folder, outcome in runs.values():
         assert json.loads(outcome.out) == {"folder": str(folder), **read(folder / "metrics.json")}
+
+
+def test_train_writes_the_page_of_its_run_and_never_over_another_file(lpft, runs, tmp_path):
+    folder = shutil.copytree(runs["lp"][0], tmp_path / "run")
+    again = lpft("train", "--resume", "--output-dir", folder, "--report")
+    assert again.status == 0, again.err
+    assert f"page: {folder / 'report.html'}" in again.out.splitlines()
+    assert "<html" in (folder / "report.html").read_text()
+    (folder / "report.html").write_text("mine")
+    again = lpft("train", "--resume", "--output-dir", folder, "--report", "--json")
+    assert again.status == 0
+    assert "no page" in again.err
+    assert (folder / "report.html").read_text() == "mine"
+    assert "page" not in json.loads(again.out)
 
 
 def test_progress_is_plain_lines_on_standard_error(runs):
@@ -444,8 +470,7 @@ def test_report_writes_one_page_with_every_method(lpft, runs, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)', page)
     shown = {line.split()[0].lower(): line.split() for line in outcome.out.splitlines() if line}
-    assert lpft(*command).status == 2
-    outcome = lpft(*command, "--overwrite", "--json")
+    outcome = lpft(*command, "--json")  # its own page is made anew
     assert outcome.status == 0, outcome.err
     written = json.loads(outcome.out)
     assert written["page"] == str(tmp_path / "page.html")
@@ -757,7 +782,7 @@ def test_a_command_that_does_not_exist_is_refused_with_the_one_that_may_be_meant
 
 
 def test_interrupted_predictions_leave_no_file(lpft, runs, data, tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         yield {"label": "good", "probabilities": {"good": 1.0}}
         raise KeyboardInterrupt
 

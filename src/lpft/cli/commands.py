@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpft.cli.console import (
+    next_command,
     print_error,
     print_json,
     print_metrics,
     print_plan,
+    print_run,
     print_table,
     standard_input,
 )
@@ -54,7 +56,7 @@ def demo(options: Namespace) -> None:
 
 
 def train(options: Namespace) -> None:
-    """Train one classifier and print its metrics."""
+    """Train one classifier, or several and keep one; print its metrics and what to do next."""
     settings, folder, resume = collect_settings(options)
     how: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
     several = make_selection(settings, folder)
@@ -68,11 +70,31 @@ def train(options: Namespace) -> None:
         from lpft.runs.train import train_run
 
         result = train_run(config, **how)
+    page = _page_of(result.folder) if options.report else None
     if options.json:
-        print_json({"folder": str(result.folder), **result.metrics})
+        pages = {} if page is None else {"page": str(page)}
+        print_json({"folder": str(result.folder), **pages, **result.metrics})
         return
+    record = read_record(result.folder)
+    assert record is not None, "the run has finished"
     print_metrics(result.metrics)
-    print(f"\nrun: {result.folder}")
+    print_run(record, result.metrics)
+    print(f"\nrun:  {result.folder}")
+    print(f"page: {page}" if page else f"page: lpft report {result.folder} writes it")
+    print(f"next: {next_command(record, result.folder)}")
+
+
+def _page_of(folder: Path) -> Path | None:
+    """The page of a run just trained; None where it could not be written, which is logged."""
+    from lpft.report import build_report
+
+    try:
+        return build_report(folder).page
+    except InputError as error:
+        # The run is finished: what is wrong with its page, such as a file of the user's, is no
+        # reason to fail.
+        print_error(error, "no page: ")
+        return None
 
 
 def evaluate(options: Namespace) -> None:
@@ -455,10 +477,13 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
         if not isinstance(in_file, str):
             raise InputError(f"{named('output_dir')} {in_file!r} must be a path")
         folder = Path(in_file).expanduser()
-    resume = from_file.pop("resume", False)
-    if not isinstance(resume, bool):
-        raise InputError(f"{named('resume')} {resume!r} must be true or false")
-    resume = resume or options.resume
+    flags = {"resume": False, "report": True}
+    for name, default in flags.items():
+        flags[name] = from_file.pop(name, default)
+        if not isinstance(flags[name], bool):
+            raise InputError(f"{named(name)} {flags[name]!r} must be true or false")
+    options.report = options.report and flags["report"]
+    resume = flags["resume"] or options.resume
     record = None
     if resume and folder is not None:
         record = read_record(folder)

@@ -5,10 +5,12 @@ import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, TextIO
 
 from lpft.errors import InputError
-from lpft.results.formats import aligned
+from lpft.results.formats import aligned, duration
+from lpft.results.schema import RunRecord
 
 
 def standard_input() -> TextIO:
@@ -98,6 +100,40 @@ def print_metrics(metrics: dict[str, Any]) -> None:
                 + ("" if auroc is None else f", AUROC of confidence {auroc}")
                 + ("" if rejected is None else f", share rejected {rejected}")
             )
+
+
+def print_run(record: RunRecord, metrics: dict[str, Any]) -> None:
+    """How a run ended: the epoch that was kept, the time, scores with intervals, the choice."""
+    from lpft.analysis.comparison import wilson
+
+    selection = record.selection
+    method, kept = record.config["method"], record.checkpoint
+    epoch = "" if kept is None else f", epoch {kept.epoch:g} of {kept.epochs:g} kept"
+    if kept is not None and kept.probe_won:
+        epoch += " (the linear probe)"
+    times = [record.timings.get("total")]
+    if selection is not None:
+        times = [one.seconds for one in selection.candidates]
+    print(f"\n{method}{epoch}, {duration(sum(time or 0.0 for time in times))} in all")
+    for split, values in metrics["splits"].items():
+        low, high = wilson(values["accuracy"], values["rows"])
+        print(
+            f"accuracy on {split}: {values['accuracy']:.3f} "
+            f"(95 % interval {low:.3f} to {high:.3f}, {values['rows']} rows)"
+        )
+    if selection is not None:
+        scores = ", ".join(
+            f"{one.folder.rpartition('/')[2]} " + ("-" if one.score is None else f"{one.score:.3f}")
+            for one in selection.candidates
+        )
+        print(f"chosen by accuracy on the same validation rows ({scores}): {selection.reason}")
+
+
+def next_command(record: RunRecord, folder: Path) -> str:
+    """What a user does with a new run: predict."""
+    if record.config.get("save_model") is False:
+        return f"lpft report {folder} (its weights were not saved)"
+    return f"lpft predict {folder} --file new.csv --output predictions.csv"
 
 
 def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:

@@ -84,6 +84,12 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     train.add_argument(
         "--output-dir", type=Path, help="folder for the run (default: runs/DATA-MODEL-METHOD-seedS)"
     )
+    train.add_argument(
+        "--report",
+        action=BooleanOptionalAction,
+        default=True,
+        help="write the page report.html into the run's folder, which takes seconds (default: yes)",
+    )
     _add_flags(train, "resume", "overwrite", "json")
 
     evaluate = command(commands.evaluate, "evaluate a trained classifier on more labelled data")

@@ -109,6 +109,14 @@ def seconds(value: float | None) -> str:
     return f"{whole_seconds // 60} min {whole_seconds % 60} s"
 
 
+def duration(seconds: float) -> str:
+    """``41 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def day(moment: str) -> str:
     """The day of a record's time: ``2026-11-29T15:53:25+00:00`` as 29 November 2026."""
     try:

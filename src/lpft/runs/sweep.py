@@ -28,6 +28,7 @@ from lpft.results.folder import (
     read_record,
     results_found,
 )
+from lpft.results.formats import duration
 from lpft.results.resume import (
     RunOutcome,
     State,
@@ -337,14 +338,6 @@ class TimeEstimate:
     def _expected(self, config: RunConfig) -> float | None:
         kind = next((kind for kind in _kinds(config) if kind in self._seconds), None)
         return None if kind is None else fmean(self._seconds[kind])
-
-
-def duration(seconds: float) -> str:
-    """``41 s``, ``12 min`` or ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _kinds(config: RunConfig) -> tuple[str, str]:
