@@ -24,6 +24,7 @@ from lpft.results.schema import (
     UnusableRecord,
     is_inside,
 )
+from lpft.settings import OutputSettings
 from lpft.settings.configs import RunConfig, changed
 from lpft.settings.fields import Decides
 
@@ -66,27 +67,28 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
             f"'{folder}' is finished, but its features were not saved: leave out "
             f"{named('save_features')}, or give {named('overwrite=True')} to train it again"
         )
-    _check_same_output(folder, record, config)
+    check_same_output(folder, record, config.output)
     if saved and not config.output.save_model:
         logger.info("%s has its weights already, which stay", folder)
     return RunResult(folder, read_metrics(folder))
 
 
-def _check_same_output(folder: Path, record: RunRecord, config: RunConfig) -> None:
+def check_same_output(folder: Path, record: RunRecord, asked: OutputSettings) -> None:
     """Refuse to leave a finished run as it is where another threshold or no texts are asked for.
 
     Raises:
         InputError: a setting differs.
     """
     for name in ("target_accuracy", "target_coverage", "abstain_below"):
-        before, asked = record.config.get(name), getattr(config.output, name)
-        if asked is not None and asked != before:
+        before, wanted = record.config.get(name), getattr(asked, name)
+        if wanted is not None and wanted != before:
             raise InputError(
                 f"'{folder}' is finished, with {named(name)} {before}: leave it out and give lpft "
-                f"predict {named(name)} {asked}, or give {named('overwrite=True')} to train it "
+                f"predict {named(name)} {wanted}, or give {named('overwrite=True')} to train it "
                 "again"
             )
-    if not config.output.texts_in_report and record.config.get("texts_in_report", False):
+    saved = record.config.get("texts_in_report", False) and (folder / ERRORS).is_file()
+    if saved and not asked.texts_in_report:
         raise InputError(
             f"'{folder}' is finished, and its {ERRORS} has texts: remove that file, or give "
             f"{named('overwrite=True')} to train it again"

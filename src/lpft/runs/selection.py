@@ -34,7 +34,12 @@ from lpft.results.folder import (
     remove_leftovers,
 )
 from lpft.results.formats import counted
-from lpft.results.resume import RunResult, check_same_settings, read_metrics
+from lpft.results.resume import (
+    RunResult,
+    check_same_output,
+    check_same_settings,
+    read_metrics,
+)
 from lpft.results.run import Predictions
 from lpft.results.schema import (
     CandidateRecord,
@@ -77,6 +82,7 @@ def train_selection(
     if resume and record is not None:
         _check_same_selection(folder, record, config)
         if record.status == "finished":
+            check_same_output(folder, record, config.output)
             logger.info("%s is finished already", folder)
             return RunResult(folder, read_metrics(folder))
     if config.training.model != MINILM:
