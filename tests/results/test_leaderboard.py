@@ -1,0 +1,137 @@
+"""Methods in one list: who is in front, and intervals that are counted by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from results.run_folders import edit_json, write_run
+from results.scored_runs import right_of, write_scored
+from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_fscore_support
+
+from lpft.analysis import split_metrics
+from lpft.results.groups import group_runs
+from lpft.results.leaderboard import MAJORITY, Leaderboard, class_scores, leaderboard, trust
+from lpft.results.pairing import judge_groups
+from lpft.results.run import find_runs
+
+
+def board(folder: Path) -> Leaderboard:
+    (group,), _ = group_runs(find_runs(folder)[0])
+    found = leaderboard(group, judge_groups([group])[group.slug])
+    assert found is not None
+    return found
+
+
+def scored(folder: Path, method: str, validation: int, test: int, seed: int = 0) -> None:
+    """So many of 100 validation and of 200 test answers are wrong."""
+    right = {"validation": right_of(100, validation), "test": right_of(200, test)}
+    write_scored(folder / f"{method}-{seed}", method, seed, right)
+
+
+def test_the_chosen_method_is_first_and_the_others_follow_by_accuracy(tmp_path: Path) -> None:
+    """FT is better on test, but validation chooses LP-FT."""
+    scored(tmp_path, "lp-ft", 5, 40)
+    scored(tmp_path, "ft", 20, 30)
+    scored(tmp_path, "lp", 30, 60)
+    found = board(tmp_path)
+    assert [entry.name for entry in found.entries] == ["LP-FT", "FT", "LP", MAJORITY]
+    assert found.run.method == "lp-ft"
+    assert found.choice is not None
+    assert found.choice.best == "lp-ft"
+
+
+def test_intervals_are_wilsons_of_the_test_rows(tmp_path: Path) -> None:
+    scored(tmp_path, "lp", 10, 30)
+    accuracy = board(tmp_path).chosen.accuracy
+    expected = binomtest(170, 200).proportion_ci(method="wilson")
+    assert accuracy.value == 0.85
+    assert (accuracy.low, accuracy.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_differences_are_of_the_same_rows(tmp_path: Path) -> None:
+    """Of 200 rows the chosen one has 20 more right, in the same places: 10 points."""
+    scored(tmp_path, "lp-ft", 5, 40)
+    scored(tmp_path, "ft", 20, 60)
+    judgement = board(tmp_path).entries[1].judgement
+    assert judgement is not None
+    effect = judgement.effect
+    assert effect.value == pytest.approx(0.1)
+    # A mean of 200 draws that are 1 with probability 0.1, else 0.
+    half = 1.96 * np.sqrt(0.1 * 0.9 / 200)
+    assert effect.low == pytest.approx(0.1 - half, abs=0.01)
+    assert effect.high == pytest.approx(0.1 + half, abs=0.01)
+
+
+def test_the_baseline_answers_the_most_frequent_class(tmp_path: Path) -> None:
+    write_run(tmp_path / "ft", splits={"validation": 30, "test": 50})
+    found = board(tmp_path)
+    counts = np.bincount(found.run.predictions["test"].labels)
+    assert found.baseline.accuracy.value == pytest.approx(counts.max() / 50)
+
+
+def test_lp_is_there_as_the_start_of_another_method(tmp_path: Path) -> None:
+    write_run(tmp_path / "lp-ft", "lp-ft")
+    found = board(tmp_path)
+    probe = next(entry for entry in found.entries if entry.name.startswith("LP (start of LP-FT"))
+    first = next(row for row in found.run.history if row.get("event") == "evaluation")
+    assert probe.accuracy.value == first["validation_accuracy"]
+    write_run(tmp_path / "lp", "lp")
+    names = {entry.name for entry in board(tmp_path).entries}
+    assert names == {"LP-FT", "LP", MAJORITY}
+
+
+def test_the_run_to_use_is_the_best_seed_on_validation(tmp_path: Path) -> None:
+    for seed, validation in enumerate((12, 8, 8)):
+        scored(tmp_path, "lp-ft", validation, 40 + seed, seed)
+    found = board(tmp_path)
+    assert found.run.seed == 1
+    assert found.accuracy.value == pytest.approx(1 - 41 / 200)
+    assert found.chosen.accuracy.value == pytest.approx(1 - 41 / 200)
+    assert found.chosen.accuracy.count == 3
+
+
+def test_scores_of_classes_are_scikit_learns(tmp_path: Path) -> None:
+    write_run(tmp_path / "ft")
+    run = find_runs(tmp_path)[0][0]
+    predictions = run.predictions["test"]
+    columns = precision_recall_fscore_support(predictions.labels, predictions.logits.argmax(1))
+    for place, one in enumerate(class_scores(run, "test")):
+        assert (one.precision, one.recall, one.f1, one.support) == pytest.approx(
+            tuple(column[place] for column in columns)
+        )
+
+
+@pytest.mark.parametrize(("sharpness", "holds"), [(1.0, True), (8.0, False)])
+def test_probabilities_are_doubted_only_beyond_chance(
+    tmp_path: Path, sharpness: float, holds: bool
+) -> None:
+    """Logits whose softmax is the truth, and the same eight times as sure."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(400, 2))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (generator.random(400) < shares[:, 1]).astype(int)
+    right = {"validation": right_of(20, 2), "test": [True] * 400}
+    folder = write_scored(tmp_path / "lp", "lp", 0, right, temperature=1.0)
+    rewrite(folder, "test", logits * sharpness, labels)
+    found = trust(find_runs(tmp_path)[0][0], "test")
+    assert found is not None
+    assert found.holds is holds
+    assert (found.confidence > found.accuracy + 0.1) is not holds
+
+
+def rewrite(folder: Path, split: str, logits: np.ndarray, labels: np.ndarray) -> None:
+    """Other predictions of a split, with their metrics."""
+    frame = pd.DataFrame(
+        {
+            "id": [str(row) for row in range(len(labels))],
+            "label": labels,
+            "logits": list(logits.astype(np.float32)),
+        }
+    )
+    frame.to_parquet(folder / "predictions" / f"{split}.parquet")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["splits"][split] = split_metrics(logits, labels, 1.0)
+    edit_json(folder / "metrics.json", **metrics)
