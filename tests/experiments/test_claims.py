@@ -168,7 +168,7 @@ def test_claim_1_feature_change(shown):
     assert published.effect.high == pytest.approx(6 + 0.196, abs=0.03)
     assert published.unit == "L2 distance"
     assert published.reason == (
-        "10.00 ± 0.16 under FT, 4.00 ± 0.00 under LP-FT; the interval lies above 0"
+        "10.00 ± 0.16 under FT, 4.00 under LP-FT; the interval lies above 0"
     )
     assert sorted(published.effect.runs) == sorted(
         f"runs/cb/{name}-seed{seed}"

@@ -59,7 +59,7 @@ def test_a_cell_shows_what_is_known(estimate: Estimate, digits: int | None, text
         (5e-5, "rate", None, "5e-5"),
         (0.0912, "percent", 0, "9 %"),
         (-0.0912, "percent", 1, "−9.1 %"),
-        (51_234.0, "scientific", None, "5.12e4"),
+        (512_340.0, "scientific", None, "5.12e5"),
         (0.1987, "ratio", None, "0.1987"),
         (0.000_012, "ratio", None, "1.2e−5"),
     ],

@@ -11,10 +11,14 @@ from lpft.results.formats import (
     decimals_for,
     fixed,
     joined,
+    of_100,
+    percent,
+    points,
     rate,
     scientific,
     seconds,
     shared_digits,
+    signed,
     significant,
     slug,
     whole,
@@ -39,7 +43,12 @@ def test_spread_is_the_sample_mean_and_deviation() -> None:
         (fixed, {0.8375: "0.838", -0.5: "−0.500", -0.0001: "0.000", 0.0: "0.000"}),
         (significant, {24.81: "24.8", 0.951: "0.951", 7.39e8: "7.39e8", 81_400.0: "81400"}),
         (significant, {2.26e-4: "2.26e−4", 0.0: "0"}),
-        (scientific, {0: "0", 51000: "5.10e4", 22.6: "2.26e1", -3e-9: "−3.00e−9", 1: "1.00e0"}),
+        (scientific, {0: "0", 51000: "51000", 210: "210", 22.6: "22.6", -3e-9: "−3.00e−9"}),
+        (scientific, {7.25e6: "7.25e6", 1.0: "1.00", 0.5: "0.500"}),
+        (percent, {0.915: "91.5 %", 1.0: "100.0 %", 0.9999: "over 99.9 %", 1e-5: "under 0.1 %"}),
+        (of_100, {0.915: "92 of 100", 1.0: "100 of 100", 0.999: "over 99 of 100", 0.0: "0 of 100"}),
+        (points, {-26.4: "26", 3.46: "3.5", 9.96: "10", 0.0: "0.0"}),
+        (signed, {-26.4: "−26", 3.46: "3.5", -0.01: "0.0"}),
         (rate, {5e-6: "5e-6", 2.5e-5: "2.5e-5", 1e-3: "1e-3", 0.0: "0", 1.0: "1e0"}),
     ],
 )
@@ -69,6 +78,7 @@ def test_words() -> None:
     assert whole(12345) == "12 345"
     assert [seconds(s) for s in (1.25, 61.0, 150.0, None)] == ["1.2 s", "61 s", "2 min 30 s", "–"]
     assert with_sd(Spread(0.5, 0.1, 3), 2) == "0.50 ± 0.10"
+    assert with_sd(Spread(0.5, 0.0, 3), 2) == with_sd(Spread(0.5, 0.001, 3), 2) == "0.50"
     assert with_sd(Spread(0.5, None, 1), 2) == "0.50"
 
 

@@ -111,7 +111,8 @@ def _shown(cell: Cell, column: Column, most: int) -> Shown:
         digits = formats.shared_digits((cell.value, *ends))
     asides = []
     if sd is not None:
-        asides.append(f"± {written(sd, column.format, digits)}")
+        spread = written(sd, column.format, digits)
+        asides += [f"± {spread}"] if spread.strip("0. %") else []
     elif interval is not None:
         asides.append(f"[{', '.join(written(end, column.format, digits) for end in interval)}]")
     if cell.count is not None and cell.count < most:

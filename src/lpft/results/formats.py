@@ -46,11 +46,13 @@ def ratio_text(value: float | None) -> str:
 
 
 def scientific(value: float | None, digits: int = 2) -> str:
-    """A number as the paper writes norms of kernels: 5.10e4; ``digits`` are decimals."""
+    """A number with ``digits`` + 1 significant ones; powers of ten where they are needed."""
     if value is None:
         return ABSENT
     if value == 0:
         return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return significant(value, digits + 1)
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
 
@@ -147,10 +149,10 @@ def shared_digits(values: Iterable[float | None]) -> int | None:
 
 
 def with_sd(spread: "Spread | None", digits: int = 3) -> str:
-    """``mean ± sd`` where there are two seeds or more, the value where there is one."""
+    """``mean ± sd``; the mean alone of one seed, or where the sd is 0 with these decimals."""
     if spread is None:
         return ABSENT
-    if spread.sd is None:
+    if spread.sd is None or not float(f"{spread.sd:.{digits}f}"):
         return fixed(spread.mean, digits)
     return f"{fixed(spread.mean, digits)} ± {fixed(spread.sd, digits)}"
 
