@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-NAMES = ("sst2", "trec", "cb", "banking77", "csabstruct")
+NAMES = ("sst2", "trec", "cb", "banking77", "csabstruct", "rte", "cola", "uci")
 TEST_ROWS = 1000
 """Test rows that are read at most, drawn with a fixed seed."""
 
@@ -111,10 +111,46 @@ def _csabstruct(folder: Path) -> Any:
     return lines("train"), lines("test")
 
 
+def _rte(folder: Path) -> Any:
+    def lines(part: str) -> list[tuple[Text, str]]:
+        content = (folder / "superglue/RTE" / f"{part}.jsonl").read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in content.splitlines()]
+        return [((row["premise"], row["hypothesis"]), row["label"]) for row in rows]
+
+    return lines("train"), lines("val")
+
+
+def _cola(folder: Path) -> Any:
+    def lines(part: str) -> list[tuple[Text, str]]:
+        content = (folder / "glue/CoLA" / f"{part}.tsv").read_text(encoding="utf-8")
+        rows = (line.split("\t") for line in content.splitlines() if line.strip())
+        return [(text.strip(), label) for _, label, _, text in rows]
+
+    return lines("in_domain_train"), lines("in_domain_dev")
+
+
+def _uci(folder: Path) -> Any:
+    """Sentences of three domains together; a third of the rows, drawn with a fixed seed, tests."""
+    rows = []
+    for domain in ("amazon_cells", "imdb", "yelp"):
+        path = folder / "uci_sentences" / f"{domain}_labelled.txt"
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            text, _, label = line.rpartition("\t")
+            if text.strip():
+                rows.append((text.strip(), label.strip()))
+    order = np.random.default_rng(0).permutation(len(rows))
+    shuffled = [rows[row] for row in order]
+    third = len(rows) // 3
+    return shuffled[third:], shuffled[:third]
+
+
 _READERS = {
     "sst2": _sst2,
     "trec": _trec,
     "cb": _cb,
     "banking77": _banking77,
     "csabstruct": _csabstruct,
+    "rte": _rte,
+    "cola": _cola,
+    "uci": _uci,
 }
