@@ -137,15 +137,23 @@ def predict(options: Namespace) -> None:
     saved = open_saved(options.folder, options.device)
     at_once = predict.ROWS_AT_ONCE
     if options.file is not None:
-        texts = predict.file_texts(saved, options.file, options.text_columns, options.column_names)
+        given = predict.file_rows(
+            saved,
+            options.file,
+            options.text_columns,
+            options.column_names,
+            invalid=options.invalid_rows,
+        )
     elif options.text is not None:
-        texts = iter(predict.argument_texts(saved, options.text))
+        given = map(predict.InputRow, predict.argument_texts(saved, options.text))
     else:
         lines = standard_input()
         at_once = 1 if lines.isatty() else predict.LINES_AT_ONCE
-        texts = predict.line_texts(saved, lines)
+        given = predict.line_rows(saved, lines)
     below = predict.threshold_of(saved, asked)
-    rows = predict.predict_texts(saved, texts, at_once, abstain_below=below)
+    rows = predict.predict_rows(
+        saved, given, at_once, invalid=options.invalid_rows, abstain_below=below
+    )
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)
     else:

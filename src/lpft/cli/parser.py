@@ -126,6 +126,14 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     predict.add_argument(
         "--output", type=Path, help="output file, .jsonl or .csv (default: standard output)"
     )
+    predict.add_argument(
+        "--invalid-rows",
+        choices=("error", "mark", "skip"),
+        default="error",
+        help="rows without a text: error names them before any prediction; mark keeps them in "
+        "their place, without a label and with the reason; skip leaves them out (with mark and "
+        "skip the output has the columns of the file too; default: %(default)s)",
+    )
     _add_flags(predict, overwrite="replace the output file")
     for name, text in (
         ("abstain_below", "abstain where the largest probability is below this"),

@@ -435,7 +435,7 @@ def require_column(
         _check_delimiter(path, list(table.columns), column)
         similar = {name.lower(): name for name in table.columns}
         near = get_close_matches(column.lower(), similar, n=1)
-        hint = f"; did you mean '{similar[near[0]]}'?" if near else ""
+        hint = f" (did you mean '{similar[near[0]]}'?)" if near else ""
         raise InputError(
             f"{path} has no column '{column}'{role}: found {_column_list(table)}{hint}{advice}"
         )
@@ -490,12 +490,25 @@ def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> 
             f"{where}: found {show([example])} ({type(example).__name__}) in {show_rows(other)}, "
             "expected text: name another column or write the value as a string"
         )
-    if damaged := rows_that(lambda value: value != value.encode(errors="ignore").decode()):
+    if damaged := rows_that(_is_damaged):
         raise InputError(
             f"{where}: half of a surrogate pair in {show_rows(damaged)}, expected valid Unicode: "
             "the text was cut or decoded wrongly where it was written"
         )
     return values
+
+
+def _is_damaged(text: str) -> bool:
+    return text != text.encode(errors="ignore").decode()
+
+
+def unreadable(value: object) -> str | None:
+    """Why a value is no text, in a clause; None where it is one."""
+    if is_missing(value):
+        return "no text"
+    if not isinstance(value, str):
+        return f"found {show([value])} ({type(value).__name__}), expected text"
+    return "half of a surrogate pair, expected valid Unicode" if _is_damaged(value) else None
 
 
 def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path) -> list[Label]:

@@ -2,22 +2,33 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, tee
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from scipy.special import softmax
 
 from lpft.analysis import choose_threshold
 from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
-from lpft.data.tables import columns_of_training
+from lpft.data.labels import show_rows
+from lpft.data.tables import columns_of_training, numbered_rows, unreadable
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
 from lpft.results.saved import SavedClassifier, columns_error
 from lpft.settings import OutputSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+InvalidRows = Literal["error", "mark", "skip"]
+"""What to do with rows of the input that have no text."""
 
 ROWS_AT_ONCE = 1000
 """Texts of a file that are sorted by length and computed together."""
@@ -34,26 +45,30 @@ At a threshold t also ``"abstained"``, whether max p is below t; the label is th
 
 def predict_texts(
     saved: SavedClassifier,
-    texts: Iterable[Text],
+    texts: Iterable[Text | None],
     at_once: int = ROWS_AT_ONCE,
     *,
     abstain_below: float | None = None,
 ) -> Iterator[Prediction]:
     """The prediction of each text, in their order, read and computed ``at_once`` at a time.
 
-    With ``abstain_below`` each says whether the classifier abstains.
+    That of None has the same keys, without values. With ``abstain_below`` each says whether the
+    classifier abstains.
     """
+    keys = ("label", "probabilities", *(() if abstain_below is None else ("abstained",)))
     classes = saved.classifier.model.config.classes
     temperature = saved.classifier.model.config.temperature
     remaining, first = iter(texts), 1
     while chunk := list(islice(remaining, at_once)):
-        tokens = tokenize(
-            saved.classifier.tokenizer,
-            chunk,
-            saved.classifier.max_length,
-            rows=range(first, first + len(chunk)),
-        )
+        numbers = [number for number, text in enumerate(chunk, first) if text is not None]
+        known = [text for text in chunk if text is not None]
         first += len(chunk)
+        if not known:
+            yield from (dict.fromkeys(keys) for _ in chunk)
+            continue
+        tokens = tokenize(
+            saved.classifier.tokenizer, known, saved.classifier.max_length, rows=numbers
+        )
         features = extract_features(
             saved.classifier.model,
             tokens,
@@ -61,7 +76,12 @@ def predict_texts(
             description="predicting",
         )
         logits = head_logits(saved.classifier.model, features).astype("float64")
-        for row in softmax(logits / temperature, axis=1):
+        predicted = iter(softmax(logits / temperature, axis=1))
+        for text in chunk:
+            if text is None:
+                yield dict.fromkeys(keys)
+                continue
+            row = next(predicted)
             prediction: Prediction = {
                 "label": classes[int(row.argmax())],
                 "probabilities": {
@@ -93,25 +113,61 @@ def threshold_of(saved: SavedClassifier, asked: OutputSettings) -> float | None:
     return found.abstain_below
 
 
-def file_texts(
+@dataclass(frozen=True)
+class InputRow:
+    """A row of the input: its text, or None and the ``reason`` why it has none.
+
+    ``columns`` are all of its values in a file; ``error`` is the message where it may not occur.
+    """
+
+    text: Text | None
+    reason: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+def file_rows(
     saved: SavedClassifier,
     path: Path,
     text_columns: Sequence[str] | None,
     column_names: Sequence[str] | None,
-) -> Iterator[Text]:
-    """The texts of a CSV, TSV, JSON Lines or Parquet file, in its order, read as needed.
+    *,
+    invalid: InvalidRows,
+) -> Iterator[InputRow]:
+    """The rows of a CSV, TSV, JSON Lines or Parquet file, in its order, read as needed.
+
+    With ``invalid="error"`` the whole file is checked before the first of them.
 
     Raises:
-        InputError: the file or a row of it cannot be read; a text column is missing or empty.
+        InputError: the file or a row of it cannot be read; a text column is missing or, with
+            ``invalid="error"``, has no text somewhere.
     """
-    for table in iter_tables(path, ROWS_AT_ONCE, column_names):
-        if text_columns is None:
-            columns = columns_of_training(table, saved.text_columns, path)
-        else:
-            columns = choose_text_columns(table, text_columns, saved.label_column, path)
-        if (len(columns) == 2) != saved.paired:
-            raise columns_error(saved, path, columns)
-        yield from texts_from_table(table, columns, path)
+
+    def tables() -> Iterator[tuple["pd.DataFrame", tuple[str, ...]]]:
+        for table in iter_tables(path, ROWS_AT_ONCE, column_names):
+            if text_columns is None:
+                columns = columns_of_training(table, saved.text_columns, path)
+            else:
+                columns = choose_text_columns(table, text_columns, saved.label_column, path)
+            if (len(columns) == 2) != saved.paired:
+                raise columns_error(saved, path, columns)
+            yield table, columns
+
+    if invalid == "error":
+        for table, columns in tables():
+            texts_from_table(table, columns, path)
+    for table, columns in tables():
+        for _, values in numbered_rows(table):
+            parts = tuple(values[column] for column in columns)
+            reasons = [
+                f"column '{column}': {reason}"
+                for column, part in zip(columns, parts, strict=True)
+                if (reason := unreadable(part)) is not None
+            ]
+            if reasons:
+                yield InputRow(None, "; ".join(reasons), values)
+            else:
+                yield InputRow(parts if saved.paired else parts[0], None, values)
 
 
 def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
@@ -130,28 +186,73 @@ def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def line_texts(saved: SavedClassifier, lines: TextIO) -> Iterator[Text]:
+def line_rows(saved: SavedClassifier, lines: TextIO) -> Iterator[InputRow]:
     """One text per line, or for a model of pairs two with a tab between them.
 
+    A line that is empty, is not UTF-8, or is no pair where pairs are expected has no text.
     ``lines`` decodes what is not UTF-8 by ``surrogateescape``, so that its line can be named.
-
-    Raises:
-        InputError: a line is empty, is not UTF-8, or is no pair where pairs are expected.
     """
     for number, line in _numbered(lines):
         text = line.rstrip("\r\n")
-        if any("\udc80" <= character <= "\udcff" for character in text) or "\0" in text:
-            raise InputError(f"line {number} of the input is not UTF-8: expected UTF-8 text")
         parts = text.split("\t") if saved.paired else [text]
-        if not all(part.strip() for part in parts):
+        if any("\udc80" <= character <= "\udcff" for character in text) or "\0" in text:
+            reason = "is not UTF-8: expected UTF-8 text"
+        elif not all(part.strip() for part in parts):
             empty = "has an empty text" if text.strip() else "is empty"
-            raise InputError(f"line {number} of the input {empty}: expected a text per line")
-        if saved.paired and len(parts) != 2:
-            raise InputError(
-                f"line {number} of the input has {len(parts)} fields: the model was trained "
-                "on pairs, so expected two texts with a tab between them"
+            reason = f"{empty}: expected a text per line"
+        elif saved.paired and len(parts) != 2:
+            reason = (
+                f"has {len(parts)} fields: the model was trained on pairs, so expected two texts "
+                "with a tab between them"
             )
-        yield (parts[0], parts[1]) if saved.paired else text
+        else:
+            yield InputRow((parts[0], parts[1]) if saved.paired else text)
+            continue
+        yield InputRow(None, reason, error=f"line {number} of the input {reason}")
+
+
+def predict_rows(
+    saved: SavedClassifier,
+    rows: Iterable[InputRow],
+    at_once: int,
+    *,
+    invalid: InvalidRows,
+    abstain_below: float | None = None,
+) -> Iterator[Prediction]:
+    """The prediction of each row of the input.
+
+    What becomes of a row without a text: with ``invalid="error"`` it is an error; with ``mark`` it
+    keeps its place, with an empty prediction; with ``skip`` it is left out, and a warning counts
+    such rows. With ``mark`` and ``skip`` a prediction has the row's own columns too (those with one
+    of the prediction's names as ``input_<name>``), with ``mark`` the ``reason`` last, and with
+    ``skip`` the number of the ``row``.
+
+    Raises:
+        InputError: a row has no text, with ``invalid="error"``.
+    """
+
+    def texts(rows: Iterable[InputRow]) -> Iterator[Text | None]:
+        for row in rows:
+            if row.text is None and invalid == "error":
+                raise InputError(row.error)
+            yield row.text
+
+    if invalid == "error":
+        yield from predict_texts(saved, texts(rows), at_once, abstain_below=abstain_below)
+        return
+    of_text, of_output = tee(rows)  # which holds the rows of one chunk
+    predictions = predict_texts(saved, texts(of_text), at_once, abstain_below=abstain_below)
+    skipped = []
+    for number, (row, prediction) in enumerate(zip(of_output, predictions, strict=True), start=1):
+        last: dict[str, Any] = {"reason": row.reason} if invalid == "mark" else {"row": number}
+        own = {*prediction, *last}
+        columns = {f"input_{name}" if name in own else name: v for name, v in row.columns.items()}
+        if row.text is None and invalid == "skip":
+            skipped.append(number - 1)
+            continue
+        yield {**columns, **prediction, **last}
+    if skipped:
+        logger.warning("no prediction of %s, which had no text", show_rows(skipped))
 
 
 def _numbered(lines: TextIO) -> Iterator[tuple[int, str]]:
@@ -190,20 +291,16 @@ def save_predictions(
     """Write predictions as CSV or JSON lines by the file's ending, whole or not at all.
 
     A CSV file has the columns ``label`` and ``probability_<class>``, and where the classifier
-    ``abstains`` below a threshold ``abstained``, true or false.
+    ``abstains`` below a threshold ``abstained``, true or false; before and after them whatever else
+    the first prediction has.
     """
     try:
         with (
             replace_when_written(path) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             if path.suffix.lower() == ".csv":
-                writer = csv.writer(file, lineterminator="\n")
-                last = ["abstained"] if abstains else []
-                writer.writerow(["label", *(f"probability_{name}" for name in classes), *last])
-                for row in rows:
-                    more = [json.dumps(row[name]) for name in last]
-                    writer.writerow([row["label"], *row["probabilities"].values(), *more])
+                _write_csv(file, rows, [str(name) for name in classes], abstains=abstains)
             else:
                 print_predictions(rows, file)
     except OSError as error:
@@ -212,8 +309,40 @@ def save_predictions(
         ) from error
 
 
+def _write_csv(
+    file: TextIO, rows: Iterable[Prediction], classes: Sequence[str], *, abstains: bool
+) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    probabilities = [f"probability_{name}" for name in classes]
+    own = ["label", *probabilities, *(["abstained"] if abstains else [])]
+    names: list[str] | None = None
+    for row in rows:
+        predicted = row["probabilities"]
+        values = {name: "" if value is None else value for name, value in row.items()}
+        values |= dict(zip(probabilities, predicted.values(), strict=True)) if predicted else {}
+        if abstains and predicted:
+            values["abstained"] = json.dumps(row["abstained"])
+        others = [name for name in row if name not in ("label", "probabilities", "abstained")]
+        if names is None:
+            before = [name for name in others if name not in ("reason", "row")]
+            names = [*before, *own, *(name for name in others if name in ("reason", "row"))]
+            writer.writerow(names)
+        if not set(others) <= set(names):
+            raise InputError(
+                "the rows of the input have different columns, which a CSV file cannot hold: name "
+                f"a .jsonl file with {named('output')}"
+            )
+        writer.writerow([values.get(name, "") for name in names])
+    if names is None:
+        writer.writerow(own)
+
+
 def print_predictions(rows: Iterable[Prediction], stream: TextIO) -> None:
     """One JSON object per line, each written out as it comes."""
     for row in rows:
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        # dates and other values of Parquet as text; half of a surrogate pair cannot be written
+        line = json.dumps(row, ensure_ascii=False, default=str)
+        if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
+            line = json.dumps(row, default=str)
+        stream.write(line + "\n")
         stream.flush()
