@@ -140,7 +140,7 @@ def load_classifier(folder: Path) -> Classifier:
     if not isinstance(config, LinearHeadConfig):
         raise InputError(
             f"'{folder}' contains a {config.model_type} model, not a classifier of lpft: train one "
-            f"on it with lpft train --model {folder}"
+            f"on it, with {named('model')} {folder}"
         )
     try:
         with quiet_transformers():
