@@ -392,6 +392,8 @@ def test_evaluate_gives_the_test_metrics_of_the_run_again(lpft, run, data):
     assert list(found["splits"]) == ["test"]
     again, expected = found["splits"]["test"], recorded["splits"]["test"]
     assert again.pop("calibrated") == pytest.approx(expected.pop("calibrated"), abs=1e-6)
+    for part in ("per_class", "accuracy_interval"):
+        assert again.pop(part) == expected.pop(part)
     assert again == pytest.approx(expected, abs=1e-6)
 
     table = lpft("evaluate", run, "--file", data / "test.csv").out
