@@ -17,7 +17,7 @@ pytestmark = pytest.mark.heavy
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LONG = "unbroken" * 30
-TABLES = {"report": 12, "kernel_report": 5, "experiment_report": 5 + 7}
+TABLES = {"report": 19, "kernel_report": 5, "experiment_report": 5 + 7}
 """Pages and their tables; an experiment's: verdicts, four of its own, and seven of the runs."""
 
 # The page measures itself inside a frame of the wanted width and tells the page around it.

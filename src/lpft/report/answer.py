@@ -45,6 +45,7 @@ _MOST_ROWS = 40  # numbers of a finding's rows
 _MOST_CLASSES = 30  # in a table of every class
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 _SURE = 0.9
+_LEAKS = ("leakage", "near-leakage")
 
 
 def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> Answer:
@@ -83,7 +84,7 @@ def _warnings(board: Leaderboard) -> Iterator[str]:
     if split != "test":
         yield say("no_test")
     for finding in run.findings or ():
-        if finding.kind in ("leak", "leakage"):
+        if finding.kind in _LEAKS:
             yield say("finding", message=finding.message)
     if run.record.undertrained:
         yield say("undertrained", method=board.chosen.name, reasons=run.record.undertrained)

@@ -170,13 +170,19 @@ def reliability(run: Run) -> Figure:
         title=f"Reliability of {method_name(run.method)}",
         kind="reliability",
         panels=tuple(
-            Panel(split, "confidence", "right", (_bins(run, split),))
+            Panel(_set_name(split), "confidence", "right", (_bins(run, split),))
             for split in run.metrics
             if (run.predictions[split].labels != UNSEEN).any()
         ),
         caption=say("reliability_caption"),
         values_in="predictions of the run",
     )
+
+
+def _set_name(split: str) -> str:
+    """``restaurants (new domain)`` of ``ood/restaurants``."""
+    name = split.removeprefix("ood/")
+    return name if name == split else f"{name} (new domain)"
 
 
 def _bins(run: Run, split: str) -> Series:

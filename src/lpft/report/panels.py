@@ -451,8 +451,8 @@ def _draw_reliability(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: S
     _draw_markers(axes, panel, styles, {label: {"markersize": 4.5} for label in styles})
     low = min((min(s.x) for s in panel.series if s.x), default=0.0)
     start = max(0.0, np.floor(10 * low - 0.5) / 10)
-    axes.set_xlim(start, 1.01)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(start, 1.02)
+    axes.set_ylim(-0.02, 1.05)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{100 * value:.0f} %"))
         axis.set_major_locator(MaxNLocator(4))
