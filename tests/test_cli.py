@@ -231,10 +231,19 @@ def test_the_history_follows_training(run):
     assert bool(losses) == (run.name != "lp")
     assert np.isfinite(losses).all()
 
-    # the best epoch by validation accuracy is the one that was kept (the start is no epoch)
+    # the best epoch by validation accuracy is the one that was kept; a random start is none
     accuracy = read(run / "metrics.json")["splits"]["validation"]["accuracy"]
-    trained = evaluations[1:] or evaluations
-    assert accuracy == pytest.approx(max(row["validation_accuracy"] for row in trained))
+    epochs = evaluations if run.name.startswith("lp") else evaluations[1:]
+    assert accuracy == pytest.approx(max(row["validation_accuracy"] for row in epochs))
+    record = read(run / "run.json")
+    assert record["validation"] == {"kind": "file", "rows": 45, "folds": None}
+    checkpoint = record["checkpoint"]
+    if run.name == "lp":
+        assert checkpoint is None
+    else:
+        kept = next(row for row in epochs if row["epoch"] == checkpoint["epoch"])
+        assert kept["validation_accuracy"] == checkpoint["score"] == pytest.approx(accuracy)
+        assert checkpoint["probe_won"] == (checkpoint["epoch"] == 0)
 
 
 def test_the_card_shows_each_set_and_the_calibration(run):
@@ -686,7 +695,9 @@ def test_balanced_class_weights_favour_the_rare_class(train, tmp_path):
 def test_max_train_samples_limits_training_alone(lpft, train, data, tmp_path):
     train(tmp_path / "few", "--max-train-samples", 30, files=("test",))
     rows = read(tmp_path / "few/run.json")["data"]["rows"]
-    assert rows == {"train": 30, "validation": 9, "test": 48}
+    assert rows == {"train": 30, "validation": 30, "test": 48}  # by folds
+    train(tmp_path / "own", "--max-train-samples", 30, "--max-validation-samples", 6, files=())
+    assert read(tmp_path / "own/run.json")["data"]["rows"] == {"train": 30, "validation": 6}
     assert "30" in (tmp_path / "few/README.md").read_text()
     shown = lpft("check", "--train-file", data / "train.csv", "--max-train-samples", 30).out
     counts = next(line.split()[2:] for line in shown.splitlines() if line.startswith("train "))
@@ -841,8 +852,8 @@ def test_an_interrupted_training_goes_on_to_the_result_it_would_have_had(
 ):
     options = (
         "--model", tiny_bert, "--pooling", "mean", "--max-length", 32, "--method", "lp-ft",
-        "--train-file", data / "train.csv", "--test-file", data / "test.csv",
-        "--learning-rate", 1e-3, "--epochs", 25,
+        "--train-file", data / "train.csv", "--validation-file", data / "valid.csv",
+        "--test-file", data / "test.csv", "--learning-rate", 1e-3, "--epochs", 25,
     )  # fmt: skip
     run = tmp_path / "run"
     command = [*LPFT, "train", *options, "--output-dir", run]

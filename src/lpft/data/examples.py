@@ -143,6 +143,7 @@ class TextData:
             a method with few rows may use folds instead (:func:`lpft.data.splits.validation_kind`).
         text_columns: the columns of its files, or of a program's table, that hold the text; None
             where they have no names.
+        limited: the splits of which a setting limits the number of rows.
         sources: where each split came from.
         notes: facts that a report must repeat.
     """
@@ -157,6 +158,7 @@ class TextData:
     protocol: str = "stratified"
     text_columns: tuple[str, ...] | None = None
     held_out: bool = False
+    limited: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
     licence: str = "as the user's own data"
     notes: tuple[str, ...] = ()

@@ -35,19 +35,21 @@ def validation_kind(data: TextData, *, fine_tunes: bool) -> ValidationKind:
     """How a training on ``data`` is scored, its epoch chosen and its temperature fitted.
 
     Where validation rows were held out of the training file, linear probing uses folds of all
-    labelled rows instead, and so does fine-tuning of fewer than :data:`FEW_ROWS`.
+    labelled rows instead, and so does fine-tuning of fewer than :data:`FEW_ROWS`; not where a
+    setting limits the validation rows, which asks for rows of their own.
     """
     if data.protocol == "paper":
         return "paper"
     if not data.held_out:
         return "file"
-    few = len(data.train) + len(data.validation) < FEW_ROWS
-    return "folds" if few or not fine_tunes else "held-out"
+    few = len(labelled_rows(data)) < FEW_ROWS
+    folds = (few or not fine_tunes) and "validation" not in data.limited
+    return "folds" if folds else "held-out"
 
 
 def labelled_rows(data: TextData) -> Examples:
-    """All rows of the training file: what is held out, and what is not."""
-    return data.train.join(data.validation)
+    """What folds divide: the rows held out and the others; those alone where they are limited."""
+    return data.train if "train" in data.limited else data.train.join(data.validation)
 
 
 def with_folds(data: TextData, scored: Rows, folds: int | None) -> TextData:
@@ -295,7 +297,11 @@ def limit_split(data: TextData, split: Literal["train", "validation"], most: int
         rows = draw_groups(examples.groups, most, name, examples.labels)
         how = f"drawn by {examples.groups.noun}"
     note = f"{name} is limited to {len(rows)} of {total} rows, {how}"
-    changes: dict[str, Any] = {split: examples.select(rows), "notes": (*data.notes, note)}
+    changes: dict[str, Any] = {
+        split: examples.select(rows),
+        "notes": (*data.notes, note),
+        "limited": (*data.limited, split),
+    }
     return replace(data, **changes)
 
 

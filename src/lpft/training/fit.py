@@ -46,7 +46,7 @@ from lpft.training.probing import LinearProbe, install_probe
 
 logger = logging.getLogger(__name__)
 
-OWN_ROWS = 50
+OWN_ROWS = 30
 """Rows of the user's own validation set from which the temperature is the plain one."""
 
 
