@@ -1,5 +1,7 @@
 """Adapters: what trains, that the head survives wrapping, saving, loading and merging."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from peft import PeftModel
@@ -133,8 +135,17 @@ def test_projections_whose_weight_is_used_without_calling_them_are_refused(tmp_p
     model = build(tmp_path, "bert")
     attention = model.encoder.encoder.layer[1].attention.self
     attention.forward = lambda states, *_, **__: (states @ attention.query.weight.T, None)
-    with pytest.raises(InputError, match=r"layer\.1\.attention\.self\.\w+ is not called"):
+    with pytest.raises(InputError, match=r"layer\.1\.attention\.self\.\w+ is used without"):
         add_adapter(model, "lora", rank=2, alpha=8)
+
+
+def test_projections_in_parts_that_read_no_text_are_left_alone(tmp_path):
+    model = build(tmp_path, "bert")
+    model.encoder.vision = deepcopy(model.encoder.encoder)
+    adapted = add_adapter(model, "lora", rank=2, alpha=8)
+    factors = [name for name, _ in adapted.named_parameters() if "lora_" in name]
+    assert len(factors) == 2 * 2 * 2
+    assert not [name for name in factors if "vision" in name]
 
 
 def test_adding_an_adapter_leaves_the_weights_and_the_mode_as_they_are(tmp_path):

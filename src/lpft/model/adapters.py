@@ -1,5 +1,6 @@
 """Low-rank adapters on a classifier's encoder; the only module that imports PEFT."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lpft.errors import InputError, named, one_line
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.model.encoder import LOAD_ERRORS, hidden_states
+from lpft.model.encoder import LOAD_ERRORS
 
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}}
 """Adapter name to what its PEFT configuration has beside LoRA's."""
@@ -30,8 +31,6 @@ _PROJECTION_NAMES = (
     ("query_key_value",),
     ("in_proj",),
 )
-
-
 _CHECKED_TOKENS = 4
 
 
@@ -45,18 +44,22 @@ def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: flo
             adapt them, or not merge the factors into them after training.
     """
     names, transposed = _query_value_projections(model.encoder)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=0.0,
-        target_modules=list(names),
-        fan_in_fan_out=transposed,
-        modules_to_save=["head"],
-        **ADAPTERS[name],
-    )
     try:
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            target_modules=list(names),
+            exclude_modules=_unused_projections(model, names) or None,
+            fan_in_fan_out=transposed,
+            modules_to_save=["head"],
+            **ADAPTERS[name],
+        )
         adapted = get_peft_model(model, config)
-        _check_adapter(adapted)
+        layers = [each for each in adapted.modules() if isinstance(each, BaseTunerLayer)]
+        # What training ends with, tried on a copy of a layer of each kind.
+        for layer in {type(each.get_base_layer()): each for each in layers}.values():
+            deepcopy(layer).merge()
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # each kind of layer raises its own
@@ -68,40 +71,36 @@ def add_adapter(model: LinearHeadClassifier, name: str, *, rank: int, alpha: flo
 
 
 @torch.no_grad()
-def _check_adapter(model: PeftModel) -> None:
-    """Try on a few tokens, and on a copy of a layer of each kind, what training will end with.
+def _unused_projections(model: LinearHeadClassifier, names: Sequence[str]) -> list[str]:
+    """The projections in parts of the model that read no text, as towers for images.
 
     Raises:
-        ValueError: an adapted layer is not called, so that its factors would not train.
-        Exception: what PEFT raises for a layer that it cannot merge.
+        ValueError: the weight of another one is used without calling it, so that factors beside
+            it would have no effect.
     """
-    classifier = model.base_model.model
-    encoder = classifier.encoder
-    layers = {
-        name: module
-        for name, module in encoder.named_modules()
-        if isinstance(module, BaseTunerLayer)
-    }
-    for layer in {
-        (type(each), type(each.get_base_layer())): each for each in layers.values()
-    }.values():
-        deepcopy(layer).merge()
-    unused = dict.fromkeys(layers)
+    called: set[str] = set()
+    modules = {f"encoder.{name}": module for name, module in model.encoder.named_modules()}
     hooks = [
-        layer.register_forward_hook(lambda *_, name=name: unused.pop(name, None))
-        for name, layer in layers.items()
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        for name, module in modules.items()
     ]
-    was_training = encoder.training
-    encoder.eval()
+    was_training = model.training
+    model.eval()
     try:
-        ids = torch.ones(1, _CHECKED_TOKENS, dtype=torch.long, device=classifier.device)
-        hidden_states(encoder, ids, torch.ones_like(ids))
+        model.features(torch.ones(1, _CHECKED_TOKENS, dtype=torch.long, device=model.device))
     finally:
-        encoder.train(was_training)
+        model.train(was_training)
         for hook in hooks:
             hook.remove()
-    if unused:
-        raise ValueError(f"its {next(iter(unused))} is not called, so its factors would not train")
+    unused = [
+        name
+        for name, module in modules.items()
+        if name.rpartition(".")[2] in names and hasattr(module, "weight") and name not in called
+    ]
+    for name in unused:
+        if name.rpartition(".")[0] in called:
+            raise ValueError(f"the weight of its {name} is used without calling the layer")
+    return unused
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:
