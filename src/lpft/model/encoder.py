@@ -95,15 +95,13 @@ def load_encoder(
             "float16 or bfloat16 that they were made from"
         )
     auto_class, keywords = _construction(config)
-    if (
-        auto_class is AutoModelForTextEncoding
-        and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING
-    ):
-        raise InputError(
-            f"'{source}' is a {config.model_type} model, an encoder-decoder whose encoder "
-            "Transformers does not load alone, so it is not supported: name an encoder, a decoder "
-            "or a T5"
-        )
+    no_encoder = (
+        f"'{source}' is a {config.model_type} model, an encoder-decoder whose encoder Transformers "
+        "does not load alone, so it is not supported: name an encoder, a decoder or a T5"
+    )
+    separate = auto_class is AutoModelForTextEncoding
+    if separate and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise InputError(no_encoder)
     try:
         with quiet_transformers():
             encoder, report = auto_class.from_pretrained(
@@ -117,6 +115,8 @@ def load_encoder(
                 **keywords,
             )
     except (*LOAD_ERRORS, ImportError) as error:
+        if separate and "encoder-only" in str(error):  # as T5Gemma says
+            raise InputError(no_encoder) from error
         raise InputError(_explain_load_failure(source, error, revision)) from error
     missing, lost = sorted(report["missing_keys"]), _lost(encoder, report["unexpected_keys"])
     if missing or lost:
