@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -58,6 +59,11 @@ def find_repetitions(texts: Sequence[Text]) -> Repetitions:
     do. A phrase that many texts have must not cost quadratic time: a 5-gram leads to the first 20
     texts that have it, and a text is compared with the 10 that share most with it.
     """
+    return _repetitions(tuple(texts))
+
+
+@lru_cache(maxsize=2)  # the same rows are divided into splits or folds, and checked
+def _repetitions(texts: tuple[Text, ...]) -> Repetitions:
     keys = [exact_key(text) for text in texts]
     exact = _first_of_equal(keys)
     different = np.unique(exact)

@@ -6,7 +6,7 @@ model's folder has its ``tokenizer.json``.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,14 @@ class TokenCounter:
     count: Callable[[Sequence[Text]], Lengths]
     least: int
     limit: int | None
+    _known: dict[Text, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def lengths(self, texts: Sequence[Text]) -> Lengths:
+        """The tokens of each of N texts; a text is counted once."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._known))
+        if new:
+            self._known.update(zip(new, self.count(new).tolist(), strict=True))
+        return np.array([self._known[text] for text in texts], dtype=np.int64)
 
     def check(self, max_length: int) -> int:
         """``max_length``, if the model reads so many tokens.
@@ -74,7 +82,7 @@ class TokenCounter:
 
         The longest text stays whole, in steps of 128 tokens, up to 512 and the model's limit.
         """
-        longest = int(self.count(texts).max(initial=1))
+        longest = int(self.lengths(texts).max(initial=1))
         steps = max(-(-longest // LENGTH_STEP), 1)
         most = LONGEST_BY_DEFAULT if self.limit is None else min(LONGEST_BY_DEFAULT, self.limit)
         return min(steps * LENGTH_STEP, most)
@@ -92,7 +100,7 @@ def check_lengths(data: TextData, counter: TokenCounter, max_length: int) -> lis
     training: Lengths = np.zeros(0, dtype=np.int64)
     total = lost = 0
     for split, examples in checked_splits(data).items():
-        lengths = counter.count(examples.texts)
+        lengths = counter.lengths(examples.texts)
         beyond = np.maximum(lengths - max_length, 0)
         total, lost = total + int(lengths.sum()), lost + int(beyond.sum())
         if split in ("train", "validation"):
@@ -114,7 +122,7 @@ def check_lengths(data: TextData, counter: TokenCounter, max_length: int) -> lis
 
 def describe_lengths(data: TextData, counter: TokenCounter, max_length: int) -> dict[str, Any]:
     """Quantiles of the training texts' lengths in tokens, and where they would be cut."""
-    lengths = counter.count(training_texts(data))
+    lengths = counter.lengths(training_texts(data))
     return {
         "model": counter.model,
         "limit": counter.limit,
