@@ -188,10 +188,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.analysis.selection import RULE
         from lpft.training.candidates import fit_several
 
-        skipped: dict[str, str] = {}
-        fits, candidates, choice = fit_several(
-            data, asked, on_skip=skipped.__setitem__, on_fit=lambda _: None
-        )
+        fits, candidates, choice, left_out = fit_several(data, asked)
         self.method_ = candidates[choice.chosen].method
         self.selection_ = {
             "rule": RULE,
@@ -208,7 +205,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 for one in candidates
             ],
             "standings": [asdict(standing) for standing in choice.standings],
-            "left_out": skipped,
+            "left_out": left_out,
         }
         return fits[choice.chosen]
 

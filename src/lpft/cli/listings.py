@@ -177,6 +177,8 @@ def methods(options: Namespace) -> None:
         ],
     )
     print(
+        "\nauto trains lp, then lp-ft, lora and ft where they can still win, and keeps the "
+        "simplest\nwithin one standard error of the best on validation."
         "\nAdapters sit on the query and value projections (see lpft models). In families that "
         "fuse query,\nkey and value into one projection, all of it is adapted, the keys too."
     )

@@ -1,7 +1,7 @@
 """One method among several that are trained on the same data: its training, and how it competes."""
 
+import logging
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from lpft.settings.configs import AUTO_METHODS, training_of
 from lpft.training.cache import prepare_splits
 from lpft.training.fit import Fit, fit_classifier
 from lpft.training.history import TrainingDiverged
+
+logger = logging.getLogger(__name__)
 
 
 def fit_data(data: TextData, settings: TrainingSettings) -> Fit:
@@ -74,26 +76,23 @@ def rows_per_class(data: TextData) -> float:
 
 
 def fit_several(
-    data: TextData,
-    asked: TrainingSettings,
-    *,
-    on_skip: Callable[[str, str], None],
-    on_fit: Callable[[Candidate], None],
-) -> tuple[list[Fit], list[Candidate], Choice]:
+    data: TextData, asked: TrainingSettings
+) -> tuple[list[Fit], list[Candidate], Choice, dict[str, str]]:
     """Train what ``lpft train --method auto`` trains, in memory, and choose as it does.
 
-    ``asked`` are the settings for all methods, each of which takes those that it knows. ``on_skip``
-    is given each method that is left out, and why; ``on_fit`` each that was trained.
+    ``asked`` are the settings for all methods, each of which takes those that it knows. Returns the
+    fits, how they compete, the choice among them, and why which methods were left out.
 
     Raises:
         InputError: as :func:`fit_data`. A method that diverges is left out, unless it is the first.
     """
     fits: list[Fit] = []
     candidates: list[Candidate] = []
+    left_out: dict[str, str] = {}
     for method in AUTO_METHODS:
         reason = reason_to_skip(method, candidates, rows_per_class(data)) if candidates else None
         if reason is not None:
-            on_skip(method, reason)
+            left_out[method] = reason
             continue
         settings = resolve(training_of(asked, method))
         try:
@@ -101,13 +100,14 @@ def fit_several(
         except TrainingDiverged as error:
             if not candidates:
                 raise
-            on_skip(method, str(error))
+            left_out[method] = str(error)
             continue
         competing = held_out_probe(data, settings) if holds_out_more(data, method) else fit
         scored = competing.validation
-        candidates.append(
-            as_candidate(settings, scored.labels, scored.logits, competing.temperature.temperature)
+        candidate = as_candidate(
+            settings, scored.labels, scored.logits, competing.temperature.temperature
         )
+        logger.info("%s: accuracy %.3f on validation", method, candidate.score)
+        candidates.append(candidate)
         fits.append(fit)
-        on_fit(candidates[-1])
-    return fits, candidates, choose(candidates)
+    return fits, candidates, choose(candidates), left_out
