@@ -129,9 +129,10 @@ def _verdict(board: Leaderboard) -> dict[str, Any]:
 
 
 def _is_simpler(board: Leaderboard, entry: Entry) -> bool:
-    if entry.setting is None or board.chosen.setting is None:
+    methods = [one.setting.method for one in (entry, board.chosen) if one.setting is not None]
+    if len(methods) < 2 or not METHODS.keys() >= set(methods):
         return False
-    return complexity(entry.setting.method) < complexity(board.chosen.setting.method)
+    return complexity(methods[0]) < complexity(methods[1])
 
 
 def _by_standing(board: Leaderboard) -> dict[str, list[Entry]]:
@@ -270,7 +271,7 @@ def _trust_tile(board: Leaderboard, slug: str) -> Tile:
     found = trust(run, split)
     if found is None:
         return Tile(question, "unknown", "not known", "–", "", address)
-    elsewhere = [trust(run, each) for each in board.group.ood_splits]
+    elsewhere = [trust(run, each) for each in run.ood_splits]
     too_sure = [one for one in elsewhere if one and not one.holds and one.confidence > one.accuracy]
     state: State = "good" if found.holds else "doubtful"
     return Tile(

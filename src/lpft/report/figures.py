@@ -204,6 +204,8 @@ def accuracy_over_coverage(settings: Sequence[Setting], split: str) -> Figure:
     """How right each method is on the share of texts that it is most sure of."""
     lines = []
     for setting in settings:
+        if split not in setting.first.predictions:
+            continue
         curve_of = coverage_of(setting.first, split)
         places = thinned(len(curve_of.rows), _MOST_COVERAGES)
         shown = curve_of.rows[places] >= min(_FEWEST, curve_of.rows[-1])

@@ -351,7 +351,7 @@ def _title(contents: Contents) -> str:
 def _navigation(contents: Contents) -> tuple[tuple[str, str], ...]:
     """Anchors and names: the parts of what is alone, the chapters of what is not."""
     experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
-    links = [("summary", "Summary" if experiments or not groups else "Answer")]
+    links = [("summary", "Summary" if contents.alone is None else "Answer")]
     if experiments:
         alone = len(experiments) == 1
         links += sections_of(experiments[0]) if alone else [(c.slug, c.slug) for c in experiments]

@@ -454,8 +454,12 @@ def _draw_reliability(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: S
     axes.set_xlim(start, 1.02)
     axes.set_ylim(-0.02, 1.05)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{100 * value:.0f} %"))
+        axis.set_major_formatter(FuncFormatter(_per_cent))
         axis.set_major_locator(MaxNLocator(4))
+
+
+def _per_cent(value: float, _place: int | None = None) -> str:
+    return "" if value > 1 else f"{100 * value:.0f} %"
 
 
 _DRAW: Mapping[FigureKind, Callable[[Canvas, SubplotSpec, Panel, Styles], None]] = {

@@ -507,7 +507,8 @@ def _chosen_first(best: list[Setting], metric: str) -> tuple[list[Setting], Choi
     """
     runs = [run for setting in best for run in setting.runs]
     without = any("validation" not in run.predictions for run in runs)
-    if len(best) < 2 or metric != "accuracy" or without:
+    unknown = any(setting.method not in METHODS for setting in best)
+    if len(best) < 2 or metric != "accuracy" or without or unknown:
         return best, None
     ids = [set(run.predictions["validation"].ids.tolist()) for run in runs]
     shared = sorted(set.intersection(*ids))
