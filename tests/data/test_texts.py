@@ -31,6 +31,8 @@ FRAME = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
         (pd.DataFrame(PAIRS, columns=["same", "same"]), PAIRS),
         (pl.DataFrame(PAIRS, schema=["x", "y"], orient="row"), PAIRS),
         (pd.Series(PAIRS), PAIRS),
+        (pa.array(["a", "b"]), ["a", "b"]),
+        (pa.table({"x": ["a", "b"]})["x"], ["a", "b"]),
         (zip(["a", "c"], ["b", "d"], strict=True), PAIRS),
         ((text for text in "ab"), ["a", "b"]),
         (PAIRS, PAIRS),

@@ -116,6 +116,8 @@ def print_run(record: RunRecord, metrics: dict[str, Any]) -> None:
         times = [one.seconds for one in selection.candidates]
     print(f"\n{method}{epoch}, {duration(sum(time or 0.0 for time in times))} in all")
     for split, values in metrics["splits"].items():
+        if values["accuracy"] is None:  # none of its classes is known
+            continue
         low, high = wilson(values["accuracy"], values["rows"])
         print(
             f"accuracy on {split}: {values['accuracy']:.3f} "

@@ -38,6 +38,8 @@ def text_list(texts: Any, name: str = "texts") -> list[Text]:
         )
     if columns is not None:
         texts = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
+    elif hasattr(texts, "to_pylist") and not hasattr(texts, "columns"):  # a column of pyarrow
+        texts = texts.to_pylist()
     elif isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
         raise InputError(
             f"the {name} are a {kind}, which lists its column names: expected a list of texts: "
