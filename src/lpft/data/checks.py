@@ -350,13 +350,13 @@ def _leaks(rows: _AllRows) -> Iterator[Finding]:
 
 
 _CONTENTS = (
-    ("empty", is_empty_like, "stand for no text (N/A, #REF!, null, a dash)", "leave them out"),
-    ("markup", has_markup, "have markup (tags or entities of HTML, Markdown)", "take it out"),
+    ("empty", is_empty_like, "no text (N/A, #REF!, null, a dash)", "leave it out"),
+    ("markup", has_markup, "markup (tags or entities of HTML, Markdown)", "take it out"),
     (
         "encoding",
         is_damaged,
-        "have wrongly decoded or control characters",
-        "read their source in its own encoding",
+        "wrongly decoded or control characters",
+        "read the source in its own encoding",
     ),
 )
 
@@ -377,5 +377,5 @@ def _contents(data: TextData) -> Iterator[Finding]:
             counted = " and ".join(
                 f"{len(rows[split])} of {len(splits[split])} rows of {split}" for split in rows
             )
-            message = f"{counted} {what}: {advice}"
+            message = f"{what} in {counted}: {advice}"
             yield Finding("warning", kind, message, rows, tuple(examples[:3]))

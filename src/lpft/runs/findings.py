@@ -15,6 +15,20 @@ def log_findings(findings: Iterable[Finding], name: str | None = None) -> None:
     for finding in findings:
         log = logger.info if finding.level == "note" else logger.warning
         log("%s%s", "" if name is None else f"{name}: ", finding.line())
+        if finding.suggested:
+            log("what fits better: %s", "; ".join(_suggestions(finding)))
+
+
+def _suggestions(finding: Finding, most: int = 10) -> list[str]:
+    """``rows 7 good, 9 bad of train``: the first rows of each split with the better label."""
+    return [
+        ", ".join(
+            f"{row} {label}"
+            for row, label in zip(rows[:most], finding.suggested[split], strict=False)
+        )
+        + f" of {split}"
+        for split, rows in finding.rows.items()
+    ]
 
 
 def recorded(findings: Iterable[Finding]) -> list[FindingRecord]:

@@ -227,8 +227,7 @@ def _file_only(source: str) -> str:
 
 
 def _rows_in_words(finding: FindingRecord) -> str:
-    numbers = row_numbers(finding.rows, finding.total, most=20)
-    return f" ({numbers})" if numbers else ""
+    return row_numbers(finding.rows, finding.total, most=20)
 
 
 def _three(value: float | None) -> str:

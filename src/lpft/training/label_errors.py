@@ -60,9 +60,9 @@ def label_error_finding(
         )
     most = "most of the first ones" if found.agreement >= TRUSTED else "one in five of them"
     message = (
-        f"look at the labels of these {len(found.rows)} of {len(labels)} rows first, the most "
-        "doubtful ones before others: linear probes that did not see them are confident of another "
-        f"label. Where 5% of all labels are wrong, {most} are; the others are hard texts"
+        f"look at the labels of these {len(found.rows)} of {len(labels)} rows first, in this "
+        "order: linear probes that did not see them are confident of another label. Where 5% of "
+        f"all labels are wrong, {most} are; the others are hard texts"
     )
     return [
         Finding("note", "label-errors", message, rows, tuple(examples[:10]), suggested=suggested)
