@@ -23,7 +23,7 @@ from data.release_files import case_of
 from safetensors.numpy import load_file
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
-from sklearn.metrics import f1_score, log_loss, matthews_corrcoef
+from sklearn.metrics import f1_score, log_loss, matthews_corrcoef, roc_auc_score
 from tiny_models import toy_texts
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -690,6 +690,40 @@ def test_balanced_class_weights_favour_the_rare_class(train, tmp_path):
     share = softmax(predictions(tmp_path / "balanced", "validation")[0])[:, 0]
     means = share[labels == 0].mean(), share[labels == 1].mean()
     assert np.mean(means) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_out_of_distribution_sets_without_a_known_class(train, lpft, data, tmp_path):
+    other = pd.read_csv(data / "ood.csv").assign(label="none of these")
+    other.to_csv(tmp_path / "other.csv", index=False)
+    mixed = pd.concat([other[:10], pd.read_csv(data / "ood.csv")[10:]])
+    mixed.to_csv(tmp_path / "mixed.csv", index=False)
+    sets = [f"{name}={tmp_path / name}.csv" for name in ("other", "mixed")]
+    train(tmp_path / "run", "--ood", sets[0], "--ood", sets[1], files=("test",))
+    splits = read(tmp_path / "run/metrics.json")["splits"]
+    assert (splits["ood/other"]["rows"], splits["ood/other"]["accuracy"]) == (0, None)
+    assert splits["ood/other"]["unseen"]["rows"] == 30
+    frame = pd.read_parquet(tmp_path / "run/predictions/ood-mixed.parquet")
+    assert frame["label"].isna().tolist() == [True] * 10 + [False] * 20
+    known = frame[10:]
+    right = np.stack(known["logits"]).argmax(axis=1) == known["label"]
+    assert splits["ood/mixed"]["rows"] == 20
+    assert splits["ood/mixed"]["accuracy"] == pytest.approx(right.mean())
+    # confidence of test rows against that of unseen ones, by scikit-learn
+    run = tmp_path / "run"
+    temperature = read(run / "metrics.json")["temperature"]
+    scores = [
+        softmax(predictions_of(run, split) / temperature).max(axis=1)
+        for split in ("test", "ood/other")
+    ]
+    auroc = roc_auc_score(np.repeat([1, 0], [48, 30]), np.concatenate(scores))
+    assert splits["ood/other"]["unseen"]["confidence_auroc"] == pytest.approx(auroc)
+    assert lpft("report", run).status == 0
+
+
+def predictions_of(run: Path, split: str) -> np.ndarray:
+    """Logits of a split, whose labels may be null."""
+    frame = pd.read_parquet(run / "predictions" / f"{split.replace('/', '-')}.parquet")
+    return np.stack(frame["logits"]).astype(np.float64)
 
 
 def test_max_train_samples_limits_training_alone(lpft, train, data, tmp_path):
