@@ -192,8 +192,8 @@ def test_the_kept_epoch_and_a_probe_that_won_are_said(tmp_path: Path) -> None:
 def test_the_command_has_the_settings_but_no_folders(tmp_path: Path) -> None:
     write_run(
         tmp_path / "ft",
-        train_file="/home/someone/train set.csv",
-        ood={"books": "/home/someone/books.csv"},
+        train_file="/data/someone/train set.csv",
+        ood={"books": "/data/someone/books.csv"},
         max_length=256,
     )
     command = str(section(answered(tmp_path), "How to repeat it").blocks[1])
