@@ -9,6 +9,7 @@ import torch
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft.data import Examples
+from lpft.data.splits import fold_numbers
 from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.settings import TrainingSettings, resolve
@@ -144,6 +145,20 @@ def test_probing_by_folds_trains_on_every_row_and_is_scored_by_models_without_it
     (row,) = result.history
     right = (expected.argmax(1) == train.labels).mean()
     assert row["validation_accuracy"] == pytest.approx(right)
+
+
+def test_the_last_training_after_folds_starts_at_the_folds_usual_strength(tmp_path, classifier):
+    result = fit(classifier, tmp_path / "run", "lp-ft", "folds", rows=30, **RUINOUS)
+    settings = resolve(TrainingSettings(method="lp", max_length=32))
+    encoder = encoder_fingerprint(classifier.model)
+    train = prepare_split(classifier, examples_of(30, 0), settings, encoder=encoder, name="x")
+    fold = fold_numbers(train.labels)
+    strengths = [
+        fit_probe(train.pretrained[fold != k], train.labels[fold != k], 2).inverse_strength
+        for k in range(5)
+    ]
+    assert result.probe.inverse_strength == np.median(strengths)
+    assert len(result.probe.weight) == 2
 
 
 def test_folds_choose_the_epoch_and_all_rows_train_for_as_long(tmp_path, classifier, monkeypatch):

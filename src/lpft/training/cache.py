@@ -137,7 +137,12 @@ def prepare_split(
     return SplitInputs(tokens, examples.labels, features, examples.groups)
 
 
-def cached_probe(train: SplitInputs, settings: TrainingSettings, classes: int) -> LinearProbe:
+def cached_probe(
+    train: SplitInputs,
+    settings: TrainingSettings,
+    classes: int,
+    inverse_strength: float | None = None,
+) -> LinearProbe:
     """The linear probe of a training, read from its file where it was fitted before.
 
     A probe depends on no seed and no method, so all runs on the same rows and features share one.
@@ -153,6 +158,8 @@ def cached_probe(train: SplitInputs, settings: TrainingSettings, classes: int) -
         "fit_bias": settings.head_bias,
         "class_weight": settings.class_weight,
     }
+    if inverse_strength is not None:
+        choices["inverse_strength"] = inverse_strength
 
     def compute() -> LinearProbe:
         return fit_probe(features, labels, classes, **choices)

@@ -119,13 +119,15 @@ def fit_classifier(
         return _probe_alone(classifier, train, validation, settings, kind, on_history)
     start, history = classifier.model, list[Row]()
     started = perf_counter()
-    validated = None
+    validated, strength = None, None
     if validation is None:
 
         def begin(rows: SplitInputs) -> nn.Module:
             return _begin(copy.deepcopy(start), rows, settings, method, logging.DEBUG)[0]
 
         validated = cross_validate(begin, train, settings, metric=metric, folder=folder / "folds")
+        if method.head_start == "lp":
+            strength = _usual_strength(train, settings, start.config.num_labels)
     folded = perf_counter()
 
     def keep_history(rows: list[Row]) -> None:
@@ -135,7 +137,7 @@ def fit_classifier(
         on_history(history)
 
     with seeded(settings.seed):
-        trained, probe = _begin(start, train, settings, method)
+        trained, probe = _begin(start, train, settings, method, strength=strength)
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
         if validation is not None:
@@ -250,13 +252,30 @@ def _begin(
     settings: TrainingSettings,
     method: Method,
     level: int = logging.INFO,
+    strength: float | None = None,
 ) -> tuple[nn.Module, LinearProbe | None]:
     """The model, changed in place, from which fine-tuning starts, and the probe in its head."""
     assert settings.head_scale is not None, "settings must be resolved"
-    probe = _probe(model, train, settings, level) if method.head_start == "lp" else None
+    probe = None
+    if method.head_start == "lp":
+        probe = _probe(model, train, settings, level, strength)
     with torch.no_grad():
         model.head.weight.mul_(settings.head_scale)
     return _trainable(model, method, settings), probe
+
+
+def _usual_strength(train: SplitInputs, settings: TrainingSettings, classes: int) -> float:
+    """The median of the inverse strengths that the folds' own probes chose.
+
+    One more choice on few rows may be far from it. A head that separates all rows leaves
+    fine-tuning no gradient, and what the folds scored would say nothing of the model that is kept.
+    """
+    fold = train.folds()
+    probes = [
+        cached_probe(train.select(np.flatnonzero(fold != number)), settings, classes)
+        for number in np.unique(fold[scored_rows(train.labels, fold)])
+    ]
+    return sorted(probe.inverse_strength for probe in probes)[(len(probes) - 1) // 2]
 
 
 def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
@@ -310,9 +329,10 @@ def _probe(
     train: SplitInputs,
     settings: TrainingSettings,
     level: int = logging.INFO,
+    strength: float | None = None,
 ) -> LinearProbe:
     """Fit the probe on phi_0 of the training rows and install it as the head."""
-    probe = cached_probe(train, settings, model.config.num_labels)
+    probe = cached_probe(train, settings, model.config.num_labels, strength)
     install_probe(model, probe)
     logger.log(
         level,

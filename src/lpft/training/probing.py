@@ -50,6 +50,7 @@ def fit_probe(
     *,
     fit_bias: bool = True,
     class_weight: ClassWeight | None = None,
+    inverse_strength: float | None = None,
 ) -> LinearProbe:
     """Cross-validated multinomial logistic regression, as the paper fits its heads.
 
@@ -63,6 +64,7 @@ def fit_probe(
     Where the rarest class has fewer than 5 rows there are as many folds as it has rows; classes
     of one row are left out of the choice of C. A class without rows gets a zero row of V and a bias
     that keeps it 10 below every other logit seen in training; without a bias its logit stays 0.
+    With ``inverse_strength`` nothing is chosen.
 
     Args:
         features: phi_0, N x h.
@@ -93,7 +95,7 @@ def fit_probe(
     choosable = len(np.unique(labels[repeated])) >= 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        if choosable:
+        if inverse_strength is None and choosable:
             search = LogisticRegressionCV(
                 Cs=STRENGTHS,
                 cv=folds,
@@ -104,7 +106,7 @@ def fit_probe(
                 **shared,
             ).fit(inputs[repeated], labels[repeated])
             inverse_strength = float(search.C_)
-        else:
+        elif inverse_strength is None:
             inverse_strength, folds = 1.0, 0
         fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(inputs, labels)
     weight, bias = _rows_per_class(fitted, inputs, classes)
