@@ -14,16 +14,10 @@ from lpft.cli.commands import collect_settings
 from lpft.cli.parser import parse
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
-from lpft.settings import (
-    METHODS,
-    DataSettings,
-    KernelSettings,
-    OutputSettings,
-    TrainingSettings,
-    with_lp_head,
-)
+from lpft.settings import DataSettings, KernelSettings, OutputSettings, TrainingSettings
 from lpft.settings.configs import changed, make_config, make_kernel_config, taken_by
 from lpft.settings.fields import Decides
+from lpft.settings.methods import METHODS, with_lp_head
 
 PAPERS_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 

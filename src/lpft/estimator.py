@@ -33,7 +33,6 @@ from lpft.errors import InputError, named
 from lpft.files import write_text
 from lpft.progress import visible_progress
 from lpft.settings import (
-    AUTO,
     ClassWeight,
     Device,
     OutputSettings,
@@ -44,6 +43,7 @@ from lpft.settings import (
     without_useless,
 )
 from lpft.settings.environment import check_environment
+from lpft.settings.methods import AUTO
 
 if TYPE_CHECKING:
     from lpft.model import Classifier

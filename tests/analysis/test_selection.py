@@ -14,7 +14,7 @@ from lpft.analysis.selection import (
     reason_to_skip,
 )
 from lpft.errors import InputError
-from lpft.settings import METHODS
+from lpft.settings.methods import METHODS
 
 
 def candidate(method, right, *, seed=0, nll=1.0):

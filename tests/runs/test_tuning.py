@@ -11,8 +11,8 @@ from lpft.runs import selection as module
 from lpft.runs.selection import train_selection
 from lpft.runs.train import train_run
 from lpft.runs.tuning import EPOCHS, RATES
-from lpft.settings import METHODS
 from lpft.settings.configs import make_selection
+from lpft.settings.methods import METHODS
 
 
 @pytest.fixture(scope="module")

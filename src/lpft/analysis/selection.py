@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpft.errors import InputError
-from lpft.settings import METHODS, Method
+from lpft.settings.methods import METHODS, Method
 
 RULE = (
     "the simplest method within one standard error of the best: accuracy on the validation rows "

@@ -157,7 +157,7 @@ def models(options: Namespace) -> None:
 
 def methods(options: Namespace) -> None:
     """Print the methods and what they do."""
-    from lpft.settings import METHODS
+    from lpft.settings.methods import METHODS
 
     if options.json:
         print_json([vars(method) for method in METHODS.values()])

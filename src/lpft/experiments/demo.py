@@ -8,8 +8,8 @@ from typing import Any
 from lpft.results.kernels import KernelRecord
 from lpft.runs.kernels import compute_kernels
 from lpft.runs.train import RunResult, train_run
-from lpft.settings import get_method
 from lpft.settings.configs import make_config, make_kernel_config
+from lpft.settings.methods import get_method
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from lpft.paper.reference_bugs import ATTENTION, FOLDS, HALVED, kernel_bugs
 from lpft.results.formats import counted, joined, rate, whole
 from lpft.results.groups import method_name, metric_name, model_name
 from lpft.results.pairing import SHARED
-from lpft.settings import TrainingSettings, get_method
+from lpft.settings import TrainingSettings
 from lpft.settings.configs import RunConfig
+from lpft.settings.methods import get_method
 
 _PAPERS_OWN_NAMES = frozenset({paper.MODEL, "FacebookAI/roberta-base"})
 _FIXED = {

@@ -52,8 +52,8 @@ from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
 from lpft.results.run import Run, read_feature_changes, read_features, read_head_rows
 from lpft.results.schema import number
 from lpft.results.series import QUANTITIES, curve
-from lpft.settings import get_method
 from lpft.settings.configs import RunConfig, make_config
+from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs, prepare_split
 from lpft.training.history import path_rows
 from lpft.training.probing import probing_path

@@ -16,7 +16,7 @@ from lpft.results.groups import Selector, Spread, method_name, model_name
 from lpft.results.pairing import PAIRS, PUBLISHED, SHARED, pairs_in
 from lpft.results.quantities import PER_CENT
 from lpft.results.run import Run
-from lpft.settings import get_method
+from lpft.settings.methods import get_method
 
 NOTE_ON_RATES = (
     "At each method's own rates a difference mixes the head's effect with that of learning rate "

@@ -23,14 +23,7 @@ from lpft.results.formats import rate
 from lpft.results.kernels import KernelRecord
 from lpft.results.pairing import PUBLISHED, SHARED
 from lpft.results.run import Run
-from lpft.settings import (
-    DataSettings,
-    ExperimentSettings,
-    TrainingSettings,
-    get_method,
-    with_lp_head,
-    without_effect,
-)
+from lpft.settings import DataSettings, ExperimentSettings, TrainingSettings, without_effect
 from lpft.settings.configs import (
     KernelConfig,
     RunConfig,
@@ -40,6 +33,7 @@ from lpft.settings.configs import (
     taken_by,
 )
 from lpft.settings.fields import Decides
+from lpft.settings.methods import get_method, with_lp_head
 
 logger = logging.getLogger(__name__)
 

@@ -58,7 +58,7 @@ from lpft.results.quantities import (
     task_score,
 )
 from lpft.results.run import Run
-from lpft.settings import get_method
+from lpft.settings.methods import get_method
 
 _NOTE_ON_SCORES = "In per cent. Here LP does not depend on the seed; the paper's does."
 _NOTE_ON_SETS = "The task's name: its test split; task: set is an OOD set."

@@ -25,7 +25,7 @@ from lpft.settings import Granularity, KernelKind
 
 Method = Literal["materialize", "token_gram", "sandwich"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""Ways to contract a linear weight; those of training are :data:`lpft.settings.METHODS`."""
+"""Ways to contract a linear weight; those of training are :data:`lpft.settings.methods.METHODS`."""
 
 _ELEMENTWISE_FLOPS = 50
 """Flops of a matrix product that take as long as one element that is formed, read and summed."""

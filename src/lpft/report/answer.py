@@ -34,8 +34,8 @@ from lpft.results.leaderboard import (
 from lpft.results.quantities import PER_CENT
 from lpft.results.run import Run
 from lpft.results.schema import ErrorRow, FindingRecord, number
-from lpft.settings import METHODS
 from lpft.settings.configs import command_line
+from lpft.settings.methods import METHODS
 
 FEW_VALIDATION = 50
 """Fewer validation rows than this are a warning: the epoch and the temperature rest on them."""

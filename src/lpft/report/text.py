@@ -14,7 +14,7 @@ from lpft.results import formats
 from lpft.results.groups import Group, method_name, metric_name, model_name
 from lpft.results.judging import FEW_SEEDS
 from lpft.results.pairing import Comparison, Match
-from lpft.settings import METHODS, with_lp_head
+from lpft.settings.methods import METHODS, with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
 MOST = 0.5  # a remainder below this part leaves most of it to the rates

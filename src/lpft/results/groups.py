@@ -14,9 +14,10 @@ from lpft.results.folder import UnreadFolder
 from lpft.results.formats import rate, slug
 from lpft.results.run import Run
 from lpft.results.schema import number, plain
-from lpft.settings import METHODS, without_effect
+from lpft.settings import without_effect
 from lpft.settings.configs import deciding
 from lpft.settings.fields import Decides
+from lpft.settings.methods import METHODS
 
 METHOD_NAMES = {
     "lp": "LP",

@@ -21,7 +21,7 @@ from lpft.results.groups import Group, Setting, Spread, key_of, method_name, sco
 from lpft.results.judging import Judgement, Measured, judge
 from lpft.results.quantities import DRAW_SEED, ByRun, feature_change, task_score
 from lpft.results.run import Run, has_feature_changes
-from lpft.settings import METHODS, with_lp_head
+from lpft.settings.methods import METHODS, with_lp_head
 
 PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is not None)
 """Methods that train the same from a random head and from the LP solution."""

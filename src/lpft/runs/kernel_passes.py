@@ -26,7 +26,8 @@ from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
 from lpft.results.saved import open_saved
-from lpft.settings import Method, TrainingSettings, get_method
+from lpft.settings import TrainingSettings
+from lpft.settings.methods import Method, get_method
 from lpft.training.cache import cached_probe, prepare_split
 from lpft.training.probing import install_probe
 

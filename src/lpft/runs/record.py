@@ -25,8 +25,8 @@ from lpft.results.schema import (
     write_history,
 )
 from lpft.runs.evaluate import SplitResult, score_splits
-from lpft.settings import METHODS
 from lpft.settings.configs import RunConfig
+from lpft.settings.methods import METHODS
 from lpft.training.fit import Fit
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -51,11 +51,9 @@ from lpft.results.schema import (
 )
 from lpft.runs.findings import log_findings
 from lpft.runs.train import describe_data, status_recorded, train_run
-from lpft.settings import AUTO, MINILM, get_method
+from lpft.settings import MINILM
 from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig
-
-if TYPE_CHECKING:
-    pass
+from lpft.settings.methods import AUTO, get_method
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +246,7 @@ class _Running:
         )
         logger.info("candidate %s", name)
         try:
-            train_run(run, resume=True, data=self.data)
+            train_run(run, resume=True, data=self.data, log_label_errors=not self.candidates)
         except Exception as error:
             known = explain(error)
             failed = read_record(run.output_dir)

@@ -357,7 +357,13 @@ def attempt(task: Attempt) -> Ended:
     reason = None
     try:
         data = _read_data(task.config.data)
-        train_run(task.config, data=data, resume=not task.replace, overwrite=task.replace)
+        train_run(
+            task.config,
+            data=data,
+            resume=not task.replace,
+            overwrite=task.replace,
+            log_label_errors=False,
+        )
     except Exception as error:
         known = explain(error)
         if known is not None:

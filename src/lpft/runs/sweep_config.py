@@ -23,9 +23,10 @@ from lpft.data import find_task
 from lpft.errors import InputError
 from lpft.results.folder import read_record
 from lpft.results.resume import run_name
-from lpft.settings import MINILM, DataSettings, TrainingSettings, get_method
+from lpft.settings import MINILM, DataSettings, TrainingSettings
 from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
 from lpft.settings.fields import Decides
+from lpft.settings.methods import get_method
 
 RUNS = "runs"
 """Folder of a sweep's runs: ``runs/<task>/<method>-<model>-seed<k>/``."""

@@ -30,9 +30,10 @@ from lpft.results.schema import (
     write_history,
 )
 from lpft.runs.findings import log_findings, recorded
-from lpft.settings import MINILM, get_method
+from lpft.settings import MINILM
 from lpft.settings.configs import RunConfig
 from lpft.settings.environment import check_environment
+from lpft.settings.methods import get_method
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -47,12 +48,15 @@ def train_run(
     resume: bool = False,
     overwrite: bool = False,
     data: TextData | None = None,
+    log_label_errors: bool = True,
 ) -> RunResult:
     """Train as ``config`` says and fill its output folder; a finished run is returned as it is.
 
     With ``resume`` an unfinished run goes on from its last checkpoint, to the result that it
     would have had; with ``overwrite`` the folder's run is replaced once data and model are read.
     ``data`` is that of :func:`~lpft.data.load_data`, checked, where the caller has read it already.
+    Without ``log_label_errors`` probable label errors are recorded and not logged, for callers that
+    train on the same rows several times.
 
     Raises:
         InputError: the data, the model, a setting or the folder is not usable, the folder's run is
@@ -122,7 +126,9 @@ def train_run(
             **surroundings,
         )
         with status_recorded(folder, record):
-            return _train_locked(config, classifier, data, record, encoder, started)
+            return _train_locked(
+                config, classifier, data, record, encoder, started, log_label_errors
+            )
 
 
 def _train_locked(
@@ -132,6 +138,7 @@ def _train_locked(
     record: RunRecord,
     encoder: str,
     started: float,
+    log_label_errors: bool,
 ) -> RunResult:
     """What is done once the folder is locked for this run: train, evaluate, publish."""
     from lpft.model.inference import resolve_device
@@ -148,7 +155,8 @@ def _train_locked(
     features_seconds = perf_counter() - read
     if data.protocol != "paper":
         doubtful = label_error_finding(data, inputs, settings)
-        log_findings(doubtful)
+        if log_label_errors:
+            log_findings(doubtful)
         record = record.updated(findings=[*record.findings, *recorded(doubtful)])
     fit = fit_classifier(
         classifier,

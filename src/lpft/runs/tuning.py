@@ -12,8 +12,8 @@ import numpy as np
 
 from lpft.errors import InputError, named
 from lpft.results.schema import CandidateRecord
-from lpft.settings import METHODS
 from lpft.settings.configs import SEARCHED, SelectionConfig
+from lpft.settings.methods import METHODS
 
 if TYPE_CHECKING:
     import optuna

@@ -13,8 +13,6 @@ import yaml
 from lpft.errors import InputError, named
 from lpft.paper import MAX_LENGTH, MODEL, published_hyperparameters
 from lpft.settings import (
-    AUTO,
-    METHODS,
     DataSettings,
     ExperimentSettings,
     KernelSettings,
@@ -25,6 +23,7 @@ from lpft.settings import (
     resolve,
 )
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
+from lpft.settings.methods import AUTO, METHODS
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)

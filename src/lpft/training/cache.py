@@ -30,7 +30,8 @@ from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, resolve_device
 from lpft.model.loading import Classifier
-from lpft.settings import TrainingSettings, get_method
+from lpft.settings import TrainingSettings
+from lpft.settings.methods import get_method
 from lpft.training import probing
 from lpft.training.probing import LinearProbe, fit_probe, out_of_fold_logits
 

@@ -23,7 +23,8 @@ from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import seeded
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
-from lpft.settings import Method, TrainingSettings, get_method
+from lpft.settings import TrainingSettings
+from lpft.settings.methods import Method, get_method
 from lpft.training.cache import (
     SplitInputs,
     cached_out_of_fold_logits,
