@@ -38,6 +38,7 @@ from lpft.settings import (
     OutputSettings,
     Pooling,
     Precision,
+    ProbeScoring,
     TrainingSettings,
     resolve,
     without_useless,
@@ -102,6 +103,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         head_scale: float | None = None,
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
+        probe_scoring: ProbeScoring | None = None,
         class_weight: ClassWeight | None = None,
         revision: str | None = None,
         device: Device = "auto",
@@ -125,6 +127,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.head_scale = head_scale
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
+        self.probe_scoring = probe_scoring
         self.class_weight = class_weight
         self.revision = revision
         self.device = device

@@ -105,8 +105,10 @@ def problem():
     return features, labels
 
 
-def cached(features, labels, classes=CLASSES, fit_bias=True, class_weight=None):
-    settings = TrainingSettings(method="lp", head_bias=fit_bias, class_weight=class_weight)
+def cached(features, labels, classes=CLASSES, fit_bias=True, class_weight=None, scoring="accuracy"):
+    settings = TrainingSettings(
+        method="lp", head_bias=fit_bias, class_weight=class_weight, probe_scoring=scoring
+    )
     return cached_probe(SplitInputs(None, labels, features), settings, classes)
 
 
@@ -149,16 +151,17 @@ def test_whatever_decides_a_probe_decides_its_file(problem, folder, calls, monke
     assert probe(classes=CLASSES + 1) == 4
     assert probe(fit_bias=False) == 5
     assert probe(class_weight="balanced") == 6
-    assert probe(features=features.reshape(-1, WIDTH // 2)[: len(labels)]) == 7
+    assert probe(scoring="log-loss") == 7
+    assert probe(features=features.reshape(-1, WIDTH // 2)[: len(labels)]) == 8
     changes = {"SOLVER": "lbfgs", "STRENGTHS": 5, "FOLDS": 3}
     changes |= {"SEARCH_TOLERANCE": 1e-3, "TOLERANCE": 1e-6, "MAX_ITERATIONS": 4999}
     for number, (name, value) in enumerate(changes.items()):
         with monkeypatch.context() as patch:
             patch.setattr(probing, name, value)
-            assert probe() == 8 + number, name
-    assert len(calls) == 13
+            assert probe() == 9 + number, name
+    assert len(calls) == 14
     probe()
-    assert len(calls) == 13
+    assert len(calls) == 14
 
 
 def flip(path):

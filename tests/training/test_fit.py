@@ -136,7 +136,7 @@ def test_probing_by_folds_trains_on_every_row_and_is_scored_by_models_without_it
     encoder = encoder_fingerprint(classifier.model)
     settings = resolve(TrainingSettings(method="lp", max_length=32))
     train = prepare_split(classifier, examples_of(23, 0), settings, encoder=encoder, name="x")
-    whole = fit_probe(train.pretrained, train.labels, 2)
+    whole = fit_probe(train.pretrained, train.labels, 2, scoring="log-loss")
     np.testing.assert_array_equal(result.probe.weight, whole.weight)
     expected = out_of_fold_logits(
         train.pretrained, train.labels, 2, inverse_strength=whole.inverse_strength
@@ -154,7 +154,9 @@ def test_the_last_training_after_folds_starts_at_the_folds_usual_strength(tmp_pa
     train = prepare_split(classifier, examples_of(30, 0), settings, encoder=encoder, name="x")
     fold = fold_numbers(train.labels)
     strengths = [
-        fit_probe(train.pretrained[fold != k], train.labels[fold != k], 2).inverse_strength
+        fit_probe(
+            train.pretrained[fold != k], train.labels[fold != k], 2, scoring="log-loss"
+        ).inverse_strength
         for k in range(5)
     ]
     assert result.probe.inverse_strength == np.median(strengths)

@@ -8,6 +8,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
 
 from lpft.data.splits import fold_numbers
 from lpft.errors import InputError
@@ -54,6 +56,26 @@ def test_the_installed_head_predicts_what_scikit_learn_predicts(rows, width, cla
     assert probe.weight.shape == (classes, width)
     if not fit_bias:
         assert not probe.bias.any()
+
+
+@pytest.mark.parametrize(("classes", "noise"), [(2, 4.0), (4, 3.0)])
+def test_the_strength_may_be_that_of_the_least_log_loss(classes, noise):
+    features, labels = problem(60, 12, classes, noise)
+    losses = {}
+    folds = list(StratifiedKFold(5).split(features, labels))
+    for strength in np.logspace(-4, 4, 10):
+        model = LogisticRegression(C=strength, tol=1e-8, max_iter=20000)
+        losses[strength] = sum(
+            log_loss(
+                labels[out],
+                model.fit(features[rows], labels[rows]).predict_proba(features[out]),
+                labels=range(classes),
+            )
+            for rows, out in folds
+        )
+    probe = fit_probe(features, labels, classes, scoring="log-loss")
+    assert probe.inverse_strength == pytest.approx(min(losses, key=losses.get))
+    assert probe.inverse_strength != fit_probe(features, labels, classes).inverse_strength
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -29,6 +29,10 @@ _FIXED = {
     ),
     "weight_decay": (0.0, "Weight decay: {:g}; the paper uses none."),
     "head_bias": (True, "The head has no bias; the paper's has one."),
+    "probe_scoring": (
+        paper.PROBE_SCORING,
+        f"The strength of linear probing is chosen by {{}}; the paper's by {paper.PROBE_SCORING}.",
+    ),
     "class_weight": (None, "Classes are weighted ({}), in the paper they are not."),
     "template": (0, "Input template {}; the paper uses 0."),
     "precision": ("float32", "Fine-tuning is in {}; the default is float32."),

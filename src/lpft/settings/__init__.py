@@ -22,6 +22,7 @@ Pooling = Literal["first", "last", "mean"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ClassWeight = Literal["balanced"]
+ProbeScoring = Literal["accuracy", "log-loss"]
 SplitProtocol = Literal["paper", "stratified"]
 KernelKind = Literal["sgd", "signgd", "asymmetric"]
 LinearMethod = Literal["auto", "materialize", "token_gram", "sandwich"]
@@ -246,6 +247,15 @@ class TrainingSettings(Settings):
         needs="adapter",
         filled=8.0,
     )
+    probe_scoring: ProbeScoring | None = setting(
+        None,
+        "what the folds of linear probing choose its strength by (default: accuracy, as the paper, "
+        "under --split-protocol paper, otherwise log-loss)",
+        needs="probing",
+        filled="log-loss",
+        before="accuracy",
+        same_time=True,
+    )
     class_weight: ClassWeight | None = setting(
         None,
         "weight classes by inverse frequency, in probing and in fine-tuning (default: no weights)",
@@ -380,7 +390,7 @@ class OutputSettings(Settings):
 
 
 def resolve(
-    settings: TrainingSettings, published: Mapping[str, float] | None = None
+    settings: TrainingSettings, published: Mapping[str, Any] | None = None
 ) -> TrainingSettings:
     """Replace every None by the value in ``published`` (a task's hyperparameters) or the default.
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lpft.errors import InputError, named
-from lpft.paper import MAX_LENGTH, MODEL, published_hyperparameters
+from lpft.paper import MAX_LENGTH, MODEL, PROBE_SCORING, published_hyperparameters
 from lpft.settings import (
     DataSettings,
     ExperimentSettings,
@@ -232,10 +232,11 @@ def _data_settings(values: Mapping[str, Any]) -> DataSettings:
 
 def _resolved(data: DataSettings, training: TrainingSettings) -> TrainingSettings:
     """The settings with every default of the task, the method and the data filled in."""
-    published: dict[str, float] = {}
+    published: dict[str, Any] = {}
     if data.split_protocol == "paper":
         known = None if data.task is None else published_hyperparameters(data.task, training.method)
-        published = {"max_length": MAX_LENGTH, **({} if known is None else known)}
+        published = {"max_length": MAX_LENGTH, "probe_scoring": PROBE_SCORING}
+        published |= {} if known is None else known
     return _local_model(resolve(training, published))
 
 
@@ -337,13 +338,16 @@ def changed(
 ) -> dict[str, tuple[Any, Any]]:
     """The settings that decide two runs or kernels and differ: their recorded and asked values.
 
-    A record that is older than a setting counts as one with its default.
+    A record that is older than a setting counts as one with its default, or with what the setting
+    says that such records stand for.
     """
     fields = {name: item for model in _MODELS for name, item in model.fields().items()}
     differing = {}
     for name in deciding(what):
         filled_later = fields[name].filled_by_model or fields[name].filled_by_data
         if name not in asked or (asked[name] is None and filled_later):
+            continue
+        if name not in recorded and asked[name] == fields[name].before:
             continue
         before = recorded.get(name, fields[name].default)
         if before != asked[name]:

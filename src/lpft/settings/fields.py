@@ -28,7 +28,7 @@ class Decides(Flag):
     ROUNDING = auto()  # a kernel's last digits, in which its parts must not differ
 
 
-Need = Literal["fine-tuning", "adapter", "task", "files"]
+Need = Literal["probing", "fine-tuning", "adapter", "task", "files"]
 """A kind of method, or of data."""
 
 
@@ -62,6 +62,8 @@ class Setting:
     """Whether the model says what None stands for, so that None agrees with any value."""
     filled_by_data: bool = False
     """The same of the data."""
+    before: Any = None
+    """What records that are older than the setting stand for, where it is not the default."""
     same_time: bool = False
     """Whether runs that differ in it alone take the same time."""
     choices: tuple[str, ...] | None = None

@@ -31,6 +31,8 @@ class Method:
     def takes(self, setting: Setting) -> bool:
         """Whether a setting has an effect with this method."""
         lacking: set[Need] = set()
+        if self.head_start != "lp":
+            lacking.add("probing")
         if not self.fine_tunes:
             lacking.add("fine-tuning")
         if self.adapter is None:

@@ -159,7 +159,10 @@ def cached_probe(
         "fit_bias": settings.head_bias,
         "class_weight": settings.class_weight,
     }
-    if inverse_strength is not None:
+    if inverse_strength is None:
+        assert settings.probe_scoring is not None, "settings must be resolved"
+        choices["scoring"] = settings.probe_scoring
+    else:
         choices["inverse_strength"] = inverse_strength
 
     def compute() -> LinearProbe:
