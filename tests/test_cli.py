@@ -323,7 +323,8 @@ def test_logits_follow_from_the_models_features(run, data, tiny_bert):
     change = np.linalg.norm(after - before, axis=1).mean()
     found = read(run / "features.json")["splits"]["test"]["feature_difference"]
     assert found == pytest.approx(change, rel=1e-4, abs=1e-5)
-    assert (found == 0) == (run.name == "lp")
+    checkpoint = read(run / "run.json").get("checkpoint") or {"epoch": 0}
+    assert (found == 0) == (checkpoint["epoch"] == 0)  # LP, and LP-FT where its probe won
     head = load_file(run / "model.safetensors")
     by_hand = after @ head["head.weight"].T + head["head.bias"]
     np.testing.assert_allclose(predictions(run, "test")[0], by_hand, atol=1e-5)

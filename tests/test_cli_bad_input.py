@@ -505,12 +505,17 @@ def test_a_device_that_is_not_there_is_refused(refused, folder, finished):
         refused(f"{command} --device cuda", "--device cuda", "cpu")
 
 
-def test_a_page_and_its_figures_are_not_written_over(refused, lpft, folder, finished):
+def test_a_page_of_others_and_figures_without_a_page_are_not_written_over(
+    refused, lpft, folder, finished
+):
     shutil.copytree(finished / "run", folder / "run")
     assert lpft("report", "run").status == 0
-    refused("report run", "run/report.html", "--overwrite")
-    (folder / "run/report.html").unlink()
+    page = folder / "run/report.html"
+    page.unlink()
     refused("report run", "run/report-", "--overwrite")
+    page.write_text("<html>my own</html>")
+    refused("report run", "run/report.html", "--overwrite")
+    assert page.read_text() == "<html>my own</html>"
 
 
 def test_lines_that_are_not_utf8_are_refused_where_no_locale_is_set(folder, finished):

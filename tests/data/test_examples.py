@@ -67,4 +67,4 @@ def test_selected_rows_keep_their_numbers():
     assert rows.rows.tolist() == [1, 2, 3, 4]
     assert rows.select([3, 1]).select([0]).rows.tolist() == [4]
     labelled = replace(rows, labels=np.array([0, 1, 0, 1]))
-    assert labelled.select([3, 1]).join(labelled.select([0])).rows.tolist() == [4, 2, 1]
+    assert labelled.select([3, 1]).join(labelled.select([0])).rows.tolist() == [1, 2, 4]
