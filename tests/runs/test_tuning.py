@@ -7,10 +7,11 @@ import pytest
 from toy_files import toy_data, toy_settings
 
 from lpft.errors import InputError
+from lpft.results.schema import CandidateRecord
 from lpft.runs import selection as module
 from lpft.runs.selection import train_selection
 from lpft.runs.train import train_run
-from lpft.runs.tuning import EPOCHS, RATES
+from lpft.runs.tuning import EPOCHS, RATES, trials
 from lpft.settings.configs import make_selection
 from lpft.settings.methods import METHODS
 
@@ -75,6 +76,20 @@ def test_a_search_that_was_stopped_tries_the_same(searched, settings, tmp_path, 
         return [(one["settings"], one["score"]) for one in selection(folder)["candidates"]]
 
     assert tried(tmp_path / "tuned") == tried(searched)
+
+
+def test_what_is_tried_depends_on_earlier_trials_alone(settings):
+    config = make_selection(settings | {"tune": 9})
+    finished, first = [], []
+    for name, method, changes in trials(config, lambda: finished):
+        first.append((name, method, changes))
+        score = [0.5, 0.9, 0.6, 0.7, 0.8, 0.55, 0.95, 0.65, 0.75][len(finished)]
+        folder = f"candidates/{name}"
+        finished.append(
+            CandidateRecord(method=method, seed=0, folder=folder, settings=changes, score=score)
+        )
+    assert list(trials(config, lambda: finished)) == first
+    assert list(trials(config, lambda: finished[::-1])) == first
 
 
 def test_with_auto_the_method_is_searched_and_linear_probing_competes(settings, tmp_path):

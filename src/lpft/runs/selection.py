@@ -223,14 +223,13 @@ class _Running:
     def _expected_seconds(self, run: RunConfig) -> float:
         """How long a run will take, by one of its kind or else by the time of a forward pass."""
         tunes = get_method(run.training.method).fine_tunes
-        known = [
-            one.seconds / (one.settings.get("epochs") or 1.0)
+        of_an_epoch = [
+            one.seconds / _epochs(self.config.run("", one.method, **one.settings))
             for one in self.selection.candidates
             if one.seconds is not None and get_method(one.method).fine_tunes == tunes
         ]
-        if known:
-            searched = any(one.settings.get("epochs") for one in self.selection.candidates)
-            return float(np.mean(known)) * (run.training.epochs or 1.0 if searched else 1.0)
+        if of_an_epoch:
+            return float(np.mean(of_an_epoch)) * _epochs(run)
         return _measured_seconds(run, self.data)
 
     def _train(self, name: str, run: RunConfig, changes: dict[str, Any]) -> None:
@@ -307,8 +306,8 @@ class _Running:
         return as_candidate(run.training, saved.labels, saved.logits, temperature)
 
     def _add(self, entry: CandidateRecord) -> None:
-        others = [one for one in self.selection.candidates if one.folder != entry.folder]
-        self._update(candidates=[*others, entry])
+        by_folder = {one.folder: one for one in self.selection.candidates} | {entry.folder: entry}
+        self._update(candidates=list(by_folder.values()))
 
     def _update(self, **changes: Any) -> None:
         self.record = self.record.updated(selection=self.selection.model_copy(update=changes))
@@ -363,4 +362,9 @@ def _measured_seconds(run: RunConfig, data: TextData) -> float:
     trainings = 1
     if validation_kind(data, fine_tunes=True) == "folds":
         trainings += VALIDATION_FOLDS
-    return _PASSES * per_row * len(data.train) * trainings * (run.training.epochs or 1.0)
+    return _PASSES * per_row * len(data.train) * trainings * _epochs(run)
+
+
+def _epochs(run: RunConfig) -> float:
+    """Those of fine-tuning; 1 of linear probing."""
+    return run.training.epochs or 1.0

@@ -22,7 +22,6 @@ RATES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3)}
 """Learning rates to search, logarithmically, where everything is trained, or an adapter."""
 EPOCHS = (1, 20)
 _RANDOM_TRIALS = 5
-_PREFIX = "trial-"
 
 Trial = tuple[str, str, dict[str, Any]]
 """Name, method and other settings of a run."""
@@ -51,12 +50,13 @@ def trials(
     """
     methods = tuple(name for name in config.methods if METHODS[name].fine_tunes)
     searched = [name for name in SEARCHED if getattr(config.training, name) is None]
-    for number in range(config.selection.tune):
-        name = f"{_PREFIX}{number + 1:0{len(str(config.selection.tune))}d}"
-        if number == 0:
-            yield name, methods[0], {}
-            continue
-        before = [one for one in finished() if f"/{_PREFIX}" in one.folder]
+    digits = len(str(config.selection.tune))
+    names = [f"trial-{number:0{digits}d}" for number in range(1, config.selection.tune + 1)]
+    yield names[0], methods[0], {}
+    for number, name in enumerate(names[1:], start=1):
+        # A search that goes on has later ones too, which this one was chosen without.
+        known = {one.folder.rpartition("/")[2]: one for one in finished()}
+        before = [known[earlier] for earlier in names[:number] if earlier in known]
         yield (name, *_suggested(config, methods, searched, before, number))
 
 
