@@ -204,7 +204,7 @@ def test_a_threshold_changes_neither_the_run_nor_a_finished_one(settings, run):
     assert (run / "metrics.json").read_bytes() == before
     with pytest.raises(InputError, match=r"target_coverage 0\.6.* predict target_coverage 0\.5"):
         train_run(make_config(settings | {"target_coverage": 0.5}, run), resume=True)
-    with pytest.raises(InputError, match=r"errors\.jsonl has texts"):
+    with pytest.raises(InputError, match=r"with texts in errors\.jsonl"):
         train_run(make_config(settings | {"texts_in_report": False}, run), resume=True)
 
 

@@ -166,6 +166,26 @@ def test_the_command_resumes_with_the_settings_that_it_began_with(lpft, chosen):
     assert single.err.count("\n") == 1
 
 
+def test_texts_that_must_not_stay_are_named_in_the_candidates_too(chosen, settings, tmp_path):
+    folder = shutil.copytree(chosen, tmp_path / "auto")
+    asked = make_selection(settings | {"texts_in_report": False}, folder)
+    saved = sorted(str(path.relative_to(folder)) for path in folder.rglob("errors.jsonl"))
+    assert len(saved) == 1 + len(record(folder)["selection"]["candidates"])
+    with pytest.raises(InputError) as refused:
+        train_selection(asked, resume=True)
+    assert all(name in str(refused.value) for name in saved)
+    (folder / "errors.jsonl").unlink()
+    with pytest.raises(InputError, match=r"candidates/lp/errors\.jsonl"):
+        train_selection(asked, resume=True)
+    for path in folder.rglob("errors.jsonl"):
+        path.unlink()
+    train_selection(asked, resume=True)
+    unfinished = record(folder) | {"status": "interrupted"}
+    (folder / "run.json").write_text(json.dumps(unfinished))
+    train_selection(asked, resume=True)
+    assert not list(folder.rglob("errors.jsonl"))
+
+
 def test_overwriting_replaces_the_candidates_too(chosen, settings, tmp_path):
     folder = shutil.copytree(chosen, tmp_path / "auto")
     with pytest.raises(InputError, match="overwrite=True"):

@@ -25,7 +25,7 @@ from lpft.results.schema import (
     is_inside,
 )
 from lpft.settings import OutputSettings
-from lpft.settings.configs import RunConfig, changed
+from lpft.settings.configs import CANDIDATES, RunConfig, changed
 from lpft.settings.fields import Decides
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
 def check_same_output(folder: Path, record: RunRecord, asked: OutputSettings) -> None:
     """Refuse to leave a finished run as it is where another threshold or no texts are asked for.
 
+    Texts are looked for in the runs that it was chosen from too.
+
     Raises:
         InputError: a setting differs.
     """
@@ -87,12 +89,14 @@ def check_same_output(folder: Path, record: RunRecord, asked: OutputSettings) ->
                 f"predict {named(name)} {wanted}, or give {named('overwrite=True')} to train it "
                 "again"
             )
-    saved = record.config.get("texts_in_report", False) and (folder / ERRORS).is_file()
-    if saved and not asked.texts_in_report:
-        raise InputError(
-            f"'{folder}' is finished, and its {ERRORS} has texts: remove that file, or give "
-            f"{named('overwrite=True')} to train it again"
-        )
+    if not asked.texts_in_report and record.config.get("texts_in_report", False):
+        files = [folder / ERRORS, *sorted(folder.glob(f"{CANDIDATES}/*/{ERRORS}"))]
+        saved = [str(path.relative_to(folder)) for path in files if path.is_file()]
+        if saved:
+            raise InputError(
+                f"'{folder}' is finished, with texts in {', '.join(saved)}: remove what is named, "
+                f"or give {named('overwrite=True')} to train it again"
+            )
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

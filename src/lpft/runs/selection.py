@@ -42,6 +42,7 @@ from lpft.results.resume import (
 )
 from lpft.results.run import Predictions
 from lpft.results.schema import (
+    ERRORS,
     CandidateRecord,
     Decision,
     RunMetrics,
@@ -320,6 +321,8 @@ class _Running:
         staged = self.folder / WORK / "results"
         shutil.rmtree(staged, ignore_errors=True)
         for name in own.files:
+            if name == ERRORS and not (source / name).is_file():
+                continue  # its texts must not stay: the user removed it
             target = staged / name
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(source / name, target)
