@@ -43,6 +43,46 @@ def test_the_chosen_method_is_first_and_the_others_follow_by_accuracy(tmp_path: 
     assert found.choice.best == "lp-ft"
 
 
+def test_what_training_chose_among_its_candidates_stays_chosen(tmp_path: Path) -> None:
+    """By the rule it would be LP-FT; a search, or a limit of time, can end otherwise."""
+    folder = tmp_path / "auto"
+    for method, wrong in (("lp", 30), ("lp-ft", 5), ("ft", 20)):
+        scored(folder / "candidates", method, wrong, 40)
+    write_run(folder, "ft")
+    standings = [("lp", 0.7, -0.2, False), ("lp-ft", 0.8, -0.1, False), ("ft", 0.9, 0.0, True)]
+    candidates = [
+        {"method": method, "seed": 0, "folder": f"candidates/{method}-0"}
+        for method, *_ in standings
+    ]
+    names = ("method", "score", "difference", "eligible")
+    selection = {
+        "settings": {},
+        "rule": "",
+        "chosen": "candidates/ft-0",
+        "candidates": candidates,
+        "standings": [
+            dict(zip(names, one, strict=True)) | {"standard_error": 0.03} for one in standings
+        ],
+    }
+    edit_json(folder / "run.json", selection=selection)
+    for directory in (folder, folder / "candidates"):
+        found = board(directory)
+        assert (found.chosen.name, found.run.method) == ("FT", "ft")
+        assert found.choice is not None
+        assert (found.choice.best, found.choice.chosen) == ("ft", 2)
+    # beside runs that it was not chosen from, the rule decides among all
+    scored(folder.parent, "lora", 40, 40)
+    assert board(tmp_path).chosen.name == "LP-FT"
+
+
+def test_speed_is_of_the_texts_whose_features_were_computed(tmp_path: Path) -> None:
+    """Of FT 400 training, 80 test and 120 other texts in 3 s; of LP no text's."""
+    for method in ("ft", "lp"):
+        edit_json(write_run(tmp_path / method, method) / "run.json", timings={"evaluation": 3.0})
+    speeds = {entry.name: entry.texts_per_second for entry in board(tmp_path).entries}
+    assert (speeds["FT"], speeds["LP"]) == (200.0, None)
+
+
 def test_intervals_are_wilsons_of_the_test_rows(tmp_path: Path) -> None:
     scored(tmp_path, "lp", 10, 30)
     accuracy = board(tmp_path).chosen.accuracy

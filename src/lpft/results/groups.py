@@ -15,7 +15,7 @@ from lpft.results.formats import rate, slug
 from lpft.results.run import Run
 from lpft.results.schema import number, plain
 from lpft.settings import without_effect
-from lpft.settings.configs import deciding
+from lpft.settings.configs import CANDIDATES, deciding
 from lpft.settings.fields import Decides
 from lpft.settings.methods import METHODS
 
@@ -190,6 +190,16 @@ class Group:
     @property
     def metric(self) -> str:
         return self.runs[0].metric
+
+    @cached_property
+    def chosen_run(self) -> Run | None:
+        """The run that ``lpft train`` chose, where the runs are its candidates and no others."""
+        parents = {run.folder.resolve().parent for run in self.runs}
+        selection = self.runs[0].selection
+        if len(parents) > 1 or selection is None:
+            return None
+        chosen = (r for r in self.runs if selection.chosen == f"{CANDIDATES}/{r.folder.name}")
+        return next(chosen, None)
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[tuple[Group, ...], tuple[UnreadFolder, ...]]:

@@ -19,6 +19,7 @@ from lpft.results.judging import Judgement
 from lpft.results.pairing import Differences
 from lpft.results.quantities import DRAW_SEED
 from lpft.results.run import Predictions, Run
+from lpft.settings.methods import METHODS
 
 MAJORITY = "Most frequent class"
 """The baseline that always answers the class that is most frequent in the evaluated rows."""
@@ -73,8 +74,10 @@ class Leaderboard:
     def run(self) -> Run:
         """The run to be used: of the chosen setting's the best on validation, of equals the first.
 
-        The files of a run that was chosen by ``lpft train`` are those of one of its candidates.
+        It is the one that ``lpft train`` chose, where the runs are its candidates.
         """
+        if self.group.chosen_run is not None:
+            return self.group.chosen_run
         assert self.chosen.setting is not None
         runs = self.chosen.setting.runs
         scores = [run.score("validation", run.metric) for run in runs]
@@ -148,11 +151,14 @@ def in_new_domains(run: Run, splits: Sequence[str]) -> float | None:
 
 
 def _texts_per_second(run: Run) -> float | None:
-    """Texts that were evaluated, by the time this took."""
+    """Texts that were evaluated after training, by the time this took; None of linear probing.
+
+    Its features were there before, and those of validation texts are there after fine-tuning.
+    """
     seconds = run.record.timings.get("evaluation")
-    if not seconds:
-        return None
-    return sum(len(predictions.labels) for predictions in run.predictions.values()) / seconds
+    known = run.method in METHODS and not METHODS[run.method].fine_tunes
+    texts = sum(rows for split, rows in run.data.rows.items() if split != "validation")
+    return None if known or not seconds or not texts else texts / seconds
 
 
 def _probe_entry(group: Group, entries: Sequence[Entry]) -> list[Entry]:

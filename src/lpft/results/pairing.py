@@ -14,7 +14,7 @@ import numpy as np
 
 from lpft.analysis.calibration import negative_log_likelihood
 from lpft.analysis.comparison import Resampled, mean_of, without_samples
-from lpft.analysis.selection import Candidate, Choice, choose
+from lpft.analysis.selection import Candidate, Choice, Standing, choose
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
 from lpft.results.groups import Group, Setting, Spread, key_of, method_name, score, setting_of
@@ -381,7 +381,7 @@ class _Measurements:
     def __init__(self, group: Group, generator: np.random.Generator) -> None:
         self._group, self._generator = group, generator
         self._problems: list[str] = []
-        self._best, self._choice = _chosen_first(_best_of_each_method(group), group.metric)
+        self._best, self._choice = _chosen_first(_best_of_each_method(group), group)
         self._scores = self._score_differences() if len(self._best) > 1 else []
         self._comparisons = compare(group)
         self._changes = [
@@ -499,16 +499,19 @@ def _best_of_each_method(group: Group) -> list[Setting]:
     return list(best.values())
 
 
-def _chosen_first(best: list[Setting], metric: str) -> tuple[list[Setting], Choice | None]:
+def _chosen_first(best: list[Setting], group: Group) -> tuple[list[Setting], Choice | None]:
     """The settings with the chosen one in front, and how it was chosen.
 
-    The rule is that of :mod:`lpft.analysis.selection`, on the validation rows that all methods
-    share; without such rows, or with another metric than accuracy, the best score comes first.
+    What ``lpft train`` chose among these runs stays chosen. The rule is that of
+    :mod:`lpft.analysis.selection`, on the validation rows that all methods share; without such
+    rows, or with another metric than accuracy, the best score comes first.
     """
+    if group.chosen_run is not None:
+        return _recorded_choice(best, group, group.chosen_run)
     runs = [run for setting in best for run in setting.runs]
     without = any("validation" not in run.predictions for run in runs)
     unknown = any(setting.method not in METHODS for setting in best)
-    if len(best) < 2 or metric != "accuracy" or without or unknown:
+    if len(best) < 2 or group.metric != "accuracy" or without or unknown:
         return best, None
     ids = [set(run.predictions["validation"].ids.tolist()) for run in runs]
     shared = sorted(set.intersection(*ids))
@@ -517,6 +520,28 @@ def _chosen_first(best: list[Setting], metric: str) -> tuple[list[Setting], Choi
     choice = choose([_candidate(run, shared) for run in runs])
     chosen = next(standing.method for standing in choice.standings if standing.eligible)
     return sorted(best, key=lambda setting: setting.method != chosen), choice
+
+
+def _recorded_choice(
+    best: list[Setting], group: Group, chosen: Run
+) -> tuple[list[Setting], Choice | None]:
+    """As :func:`_chosen_first`, by the record of the run above the candidates."""
+    own = next(each for each in group.settings if any(run is chosen for run in each.runs))
+    ordered = [own, *(setting for setting in best if setting.method != own.method)]
+    selection = chosen.selection
+    assert selection is not None
+    standings = tuple(
+        Standing(one.method, one.score, one.difference, one.standard_error, one.eligible)
+        for one in selection.standings
+        if one.score is not None and one.difference is not None and one.standard_error is not None
+    )
+    folders = [one.folder for one in selection.candidates]
+    eligible = any(standing.eligible for standing in standings)
+    if len(standings) < 2 or not eligible or selection.chosen not in folders:
+        return ordered, None
+    place = folders.index(selection.chosen)
+    first = max(standings, key=lambda standing: standing.difference)
+    return ordered, Choice(place, first.method, standings)
 
 
 def _candidate(run: Run, ids: Sequence[str]) -> Candidate:

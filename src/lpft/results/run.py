@@ -1,6 +1,7 @@
 """A finished run: its records, with the predictions and features in the files beside them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from lpft.results.schema import (
     RunFeatures,
     RunMetrics,
     RunRecord,
+    Selection,
     UnusableRecord,
     Values,
     number,
@@ -169,7 +171,8 @@ def _clusters(table: pa.Table) -> NDArray[np.int64] | None:
 class Run:
     """All records of one finished run; ``name`` is its folder below that of a report.
 
-    ``metrics`` and ``features`` are by split; what a run did not record is absent.
+    ``metrics`` and ``features`` are by split; what a run did not record is absent. ``selection`` is
+    that of the run above a candidate.
     """
 
     folder: Path
@@ -183,6 +186,7 @@ class Run:
     predictions: Mapping[str, Predictions]
     abstention: Values | None = None
     errors: tuple[ErrorRow, ...] = ()
+    selection: Selection | None = None
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Run":
@@ -241,6 +245,7 @@ class Run:
             predictions=predictions,
             abstention=metrics.abstention,
             errors=read_errors(folder),
+            selection=_selection_above(folder.resolve()),
         )
 
     @property
@@ -340,6 +345,14 @@ def candidates_in(folder: Path) -> list[Path]:
     """The folders of the runs among which the one in ``folder`` was, or is to be, chosen."""
     parent = folder / CANDIDATES
     return folders_with(RunRecord.FILE, parent, inside=False) if parent.is_dir() else []
+
+
+def _selection_above(candidate: Path) -> Selection | None:
+    """How a run was chosen among this one and others; None where this is no candidate."""
+    if candidate.parent.name == CANDIDATES:
+        with suppress(UnusableRecord):
+            return RunRecord.read(candidate.parent.parent).selection
+    return None
 
 
 def _has_its_original(folder: Path) -> bool:
