@@ -15,7 +15,13 @@ from lpft.cli.parser import parse
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
 from lpft.settings import DataSettings, KernelSettings, OutputSettings, TrainingSettings
-from lpft.settings.configs import changed, make_config, make_kernel_config, taken_by
+from lpft.settings.configs import (
+    changed,
+    command_line,
+    make_config,
+    make_kernel_config,
+    taken_by,
+)
 from lpft.settings.fields import Decides
 from lpft.settings.methods import METHODS, with_lp_head
 
@@ -183,6 +189,22 @@ def test_a_wrong_setting_is_named_as_its_reader_writes_it(lpft, tmp_path):
 def test_every_setting_that_can_be_left_out_says_what_happens_then(model):
     silent = {name for name, item in model.fields().items() if "(default: " not in item.full_help()}
     assert silent <= {"task", "train_file", "ood", "column_names"}
+
+
+@pytest.mark.parametrize("method", ["ft", "lora"])
+@pytest.mark.parametrize(
+    ("rate", "written"),
+    [(2e-5, "2e-05"), (0.000123456789, "0.000123456789")],
+)
+def test_the_command_of_a_record_repeats_its_learning_rate(method, rate, written):
+    """2e-5 is a default, but of other models; rates of a search have many digits."""
+    values = {"train_file": "a.csv", "method": method, "epochs": 4, "learning_rate": rate}
+    command = command_line(make_config(values).flat()).split()
+    assert command[command.index("--learning-rate") + 1] == written
+    assert command[command.index("--epochs") + 1] == "4"
+    default = command_line(make_config(values | {"epochs": None, "learning_rate": None}).flat())
+    assert "--epochs" not in default
+    assert "--learning-rate" not in default
 
 
 def test_every_command_takes_its_settings():

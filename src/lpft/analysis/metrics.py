@@ -114,7 +114,7 @@ def split_metrics(
         "majority_accuracy": float(np.bincount(indices).max() / rows),
         "macro_f1": float(f1_score(indices, predictions, average="macro", zero_division=0)),
         "matthews_correlation": matthews_correlation(indices, predictions),
-        "per_class": _per_class(indices, predictions, [str(name) for name in names]),
+        "per_class": per_class(indices, predictions, [str(name) for name in names]),
         **({} if groups is None else grouped_metrics(table, indices, groups)),
         **_probability_metrics(table, indices, 1.0),
         "logit_norm_l1": float(np.abs(table).sum(axis=1).mean()),
@@ -135,9 +135,10 @@ def _without_rows(abstain_below: float | None) -> dict[str, Any]:
     }
 
 
-def _per_class(
+def per_class(
     labels: NDArray[np.int64], predictions: NDArray[np.int64], names: Sequence[str]
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, dict[str, Any]]:
+    """Precision, recall, F1 and support by class, as :func:`split_metrics` has them."""
     columns = precision_recall_fscore_support(
         labels, predictions, labels=range(len(names)), zero_division=np.nan
     )

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
 from lpft.analysis.calibration import calibration_error_by_chance
 from lpft.analysis.comparison import wilson
+from lpft.analysis.metrics import per_class
 from lpft.analysis.selection import Choice
 from lpft.analysis.trust import RiskCoverage, risk_coverage
 from lpft.data.examples import UNSEEN
@@ -198,22 +198,9 @@ class ClassScores:
 
 def class_scores(run: Run, split: str) -> tuple[ClassScores, ...]:
     """Of every class of a run, from the predictions of a split."""
-    predictions = run.predictions[split]
-    known = predictions.labels != UNSEEN
-    columns = precision_recall_fscore_support(
-        predictions.labels[known],
-        predictions.logits[known].argmax(axis=1),
-        labels=range(len(run.classes)),
-        zero_division=np.nan,
-    )
-    return tuple(
-        ClassScores(name, _known(precision), _known(recall), _known(f1), int(support))
-        for name, precision, recall, f1, support in zip(run.classes, *columns, strict=True)
-    )
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    known = run.predictions[split].known()
+    scores = per_class(known.labels, known.logits.argmax(axis=1), run.classes)
+    return tuple(ClassScores(name, **values) for name, values in scores.items())
 
 
 def confidences(run: Run, split: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -13,6 +13,7 @@ import yaml
 from lpft.errors import InputError, named
 from lpft.paper import MAX_LENGTH, MODEL, PROBE_SCORING, published_hyperparameters
 from lpft.settings import (
+    MINILM,
     DataSettings,
     ExperimentSettings,
     KernelSettings,
@@ -59,10 +60,17 @@ def command_line(config: Mapping[str, Any]) -> str:
     Of absolute paths it has the last part only: a command is made to be passed on.
     """
     words = ["lpft", "train"]
+    method, filled = METHODS.get(str(config.get("method"))), dict[str, Any]()
+    if method is not None and config.get("split_protocol") != "paper":
+        model = str(config.get("model", MINILM))
+        filled = resolve(TrainingSettings(method=method.name, model=model)).flat()
     for name, item in taken_by("train").items():
         value = config.get(name)
-        if value is None or value in (item.default, item.filled, {}, []):
+        default = filled.get(name) if item.default is None else item.default
+        if value is None or value in (default, {}, []):
             continue
+        if method is not None and not method.takes(item):
+            continue  # as a record of an earlier version may have it
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
@@ -72,7 +80,9 @@ def command_line(config: Mapping[str, Any]) -> str:
         elif isinstance(value, list | tuple):
             words += [option, ",".join(map(str, value))]
         else:
-            words += [option, f"{value:g}" if isinstance(value, float) else _last_part(value)]
+            # A search finds rates of many digits.
+            number = str(value).removesuffix(".0") if isinstance(value, float) else None
+            words += [option, _last_part(value) if number is None else number]
     return shlex.join(words)
 
 
