@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from lpft.analysis import choose_threshold
 from lpft.data import (
     Examples,
     Label,
@@ -157,6 +156,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         from lpft.model.inference import check_precision, resolve_device
         from lpft.training.candidates import fit_data
+        from lpft.training.fit import set_threshold
 
         check_environment()
         asked = without_useless(self._settings())
@@ -172,12 +172,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 self.method_ = asked.method
                 self.selection_: dict[str, Any] | None = None
         result.classifier.model.cpu()
-        if threshold:
-            scored, temperature = result.validation, result.temperature.temperature
-            found = choose_threshold(scored.logits, scored.labels, temperature, **threshold)
-            if found.reason is not None:
-                logger.warning("The classifier never abstains: %s", found.reason)
-            result.classifier.model.config.abstain_below = found.abstain_below
+        set_threshold(result, threshold)
         trained = result.classifier
         self._take(trained, paired=trained.model.config.paired)
         self.history_ = result.history

@@ -1,6 +1,5 @@
 """The files of a finished run, staged in one folder before any of them is published."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from lpft.analysis import Abstention, choose_threshold, find_errors
+from lpft.analysis import find_errors
 from lpft.data.checks import row_numbers
 from lpft.data.examples import UNSEEN, Examples, Label, Text, TextData
 from lpft.files import markdown_template
@@ -27,11 +26,9 @@ from lpft.results.schema import (
 from lpft.runs.evaluate import SplitResult, score_splits
 from lpft.settings.configs import RunConfig
 from lpft.settings.methods import METHODS
-from lpft.training.fit import Fit
+from lpft.training.fit import Fit, set_threshold
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe
-
-logger = logging.getLogger(__name__)
 
 MOST_ERRORS, MOST_CHARACTERS = 200, 500
 """Rows of a split in ``errors.jsonl``, and characters of each text."""
@@ -53,7 +50,7 @@ def write_results(
     """
     temperature = fit.temperature.temperature
     folder.mkdir(parents=True)
-    abstention = _abstention(fit, config)
+    abstention = set_threshold(fit, config.output.threshold)
     if config.output.save_model:
         save_classifier(fit.classifier, folder)
         for path in () if fit.adapter is None else fit.adapter.glob("adapter_*"):
@@ -100,22 +97,6 @@ def write_results(
     card = model_card(config, data, metrics.as_json(), fit.temperature.reason, findings)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return metrics.as_json()
-
-
-def _abstention(fit: Fit, config: RunConfig) -> Abstention | None:
-    """The threshold that ``config`` asks for, put into the model's configuration too."""
-    if not config.output.threshold:
-        return None
-    abstention = choose_threshold(
-        fit.validation.logits,
-        fit.validation.labels,
-        fit.temperature.temperature,
-        **config.output.threshold,
-    )
-    if abstention.reason is not None:
-        logger.warning("The classifier never abstains: %s", abstention.reason)
-    fit.classifier.model.config.abstain_below = abstention.abstain_below
-    return abstention
 
 
 def _error_rows(

@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lpft.analysis import TemperatureFit, fit_temperature
+from lpft.analysis import Abstention, TemperatureFit, choose_threshold, fit_temperature
 from lpft.analysis.calibration import PRIOR_SD
 from lpft.data.splits import ValidationKind, scored_rows
 from lpft.errors import named
@@ -203,6 +203,21 @@ def fit_classifier(
         adapter=adapter,
         timings={"probing": probed - folded, "finetuning": finetuned - probed + folded - started},
     )
+
+
+def set_threshold(fit: Fit, wanted: Mapping[str, float]) -> Abstention | None:
+    """Choose the confidence to abstain below on validation and keep it in the model, if wanted.
+
+    ``wanted`` is :attr:`~lpft.settings.OutputSettings.threshold`.
+    """
+    if not wanted:
+        return None
+    scored, temperature = fit.validation, fit.temperature.temperature
+    abstention = choose_threshold(scored.logits, scored.labels, temperature, **wanted)
+    if abstention.reason is not None:
+        logger.warning("The classifier never abstains: %s", abstention.reason)
+    fit.classifier.model.config.abstain_below = abstention.abstain_below
+    return abstention
 
 
 def _probe_alone(
