@@ -174,6 +174,7 @@ def test_small_and_unbalanced_classes(clean, counts, kinds):
         (("+", "-"), False),
         (("p\u00eache", "p\u00e9ch\u00e9"), False),
         (("dog", "dogs"), False),
+        ((1234567, 1234568), False),
         ((True, False), False),
     ],
 )

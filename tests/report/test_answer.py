@@ -178,13 +178,14 @@ def test_runs_of_unknown_methods_and_other_sets_have_an_answer(tmp_path: Path) -
 def test_the_kept_epoch_and_a_probe_that_won_are_said(tmp_path: Path) -> None:
     folder = scored(tmp_path, "lp-ft", 5, 10)
     kept = {"epoch": 0, "epochs": 10, "metric": "accuracy", "probe_won": True}
+    kept |= {"note": "No epoch was better, so the probe was kept."}
     folds = {"kind": "folds", "rows": 120, "folds": 5}
     edit_json(folder / "run.json", checkpoint=kept, validation=folds)
     said = " ".join(b for b in section(answered(tmp_path), "Training").blocks if isinstance(b, str))
-    assert "LP-FT: no epoch was better than its linear probe" in said
+    assert "LP-FT: No epoch was better, so the probe was kept." in said
     assert "120 validation rows" in said
     assert "5 folds" in said
-    edit_json(folder / "run.json", checkpoint=kept | {"epoch": 3, "probe_won": False})
+    edit_json(folder / "run.json", checkpoint=kept | {"epoch": 3, "probe_won": False, "note": None})
     said = " ".join(b for b in section(answered(tmp_path), "Training").blocks if isinstance(b, str))
     assert "epoch 3 of 10 was kept" in said
 

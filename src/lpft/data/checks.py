@@ -5,6 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -164,7 +165,7 @@ def _class_key(name: Label) -> str:
     text = unicodedata.normalize("NFKC", str(name)).casefold().strip()
     number = re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text)
     if number is not None:
-        return f"{float(text):g}"  # 1, 1.0 and 01
+        return str(Decimal(text).normalize())  # 1, 1.0 and 01
     # the marks stay that tell C, C++ and C# apart, or + and -
     bare = re.sub(r"[\s_\-\u2010-\u2015./,;:'\"`\u2018-\u201f()\[\]!?]", "", text)
     return bare if bare else text
