@@ -172,6 +172,12 @@ def test_a_misspelt_setting_names_its_neighbour():
         make_config({"task": "cb", "learning_rat": 1})
 
 
+@pytest.mark.parametrize("value", ["1.5", 1.5, 0])
+def test_a_range_is_named_with_both_its_ends(value):
+    with pytest.raises(InputError, match=rf"^target_accuracy {value} .* above 0 and below 1$"):
+        make_config({"task": "cb", "target_accuracy": value})
+
+
 def test_a_wrong_setting_is_named_as_its_reader_writes_it(lpft, tmp_path):
     says = "learning_rate -1 must be a number above 0"
     with pytest.raises(InputError, match=f"^{says}$"):

@@ -211,6 +211,7 @@ def test_seeds_are_runs_of_their_own_of_which_the_best_is_kept(settings, tmp_pat
     ]
     best = max(entries, key=lambda one: (one["score"], -one["nll"]))
     assert record(folder)["selection"]["chosen"] == best["folder"]
+    assert record(folder)["selection"]["reason"] == "the best of 3 runs"
     assert record(folder)["config"]["seed"] == best["seed"]
     runs, _ = find_runs(folder)
     assert {run.seed for run in runs} == {4, 5, 6}
@@ -274,6 +275,7 @@ def test_a_candidate_that_diverges_is_left_out(settings, tmp_path):
         ({"stop_after": "lp"}, "epochs"),
         ({"stop_after": "lp-ft", "lora_rank": 4}, "lora_rank"),
         ({"seeds": 0}, "seeds"),
+        ({"seeds": 2, "seed": 2**32 - 1}, "seed 4294967296"),  # that of the second run
     ],
 )
 def test_what_has_no_effect_is_refused_by_name(settings, changes, named):

@@ -415,7 +415,10 @@ def check(options: Namespace) -> None:
     if options.label_errors:
         from lpft.runs.findings import label_errors  # loads torch, as training does
 
-        findings += label_errors(data, settings)
+        probable = label_errors(data, settings)
+        findings += probable
+        if not probable:
+            note = "no label looks wrong to linear probes"
     counts = {
         split: examples.class_counts(len(data.classes)) for split, examples in data.splits().items()
     }

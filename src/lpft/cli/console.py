@@ -1,6 +1,7 @@
 """What the command line shows and reads: tables and JSON, progress lines, standard input."""
 
 import json
+import shlex
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
@@ -134,8 +135,8 @@ def print_run(record: RunRecord, metrics: dict[str, Any]) -> None:
 def next_command(record: RunRecord, folder: Path) -> str:
     """What a user does with a new run: predict."""
     if record.config.get("save_model") is False:
-        return f"lpft report {folder} (its weights were not saved)"
-    return f"lpft predict {folder} --file new.csv --output predictions.csv"
+        return f"lpft report {shlex.quote(str(folder))} (its weights were not saved)"
+    return f"lpft predict {shlex.quote(str(folder))} --file new.csv --output predictions.csv"
 
 
 def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:

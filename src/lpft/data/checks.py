@@ -196,12 +196,15 @@ def _without_empty(rows: Rows) -> Rows:
 
 
 def _sizes(data: TextData) -> Iterator[Finding]:
-    rows = len(data.validation)
+    rows, by_folds = len(data.validation), ""
     if validation_kind(data, fine_tunes=True) == "folds":
         rows += len(data.train)  # each of them validates once
+        by_folds = ", by folds over all rows"
     if rows < SMALL_SPLIT:
-        message = f"validation has {rows} rows: the best epoch and the temperature rest on them"
-        yield Finding("warning", "small-validation", f"{message} alone")
+        message = (
+            f"validation has {rows} rows{by_folds}: the best epoch and the temperature rest on"
+        )
+        yield Finding("warning", "small-validation", f"{message} them alone")
     if data.test is not None and len(data.test) < SMALL_SPLIT:
         # half the width of the widest 95 % interval, at an accuracy of a half
         points = 100 * 1.96 * 0.5 / np.sqrt(len(data.test))

@@ -154,15 +154,18 @@ class _Running:
             places = best_of_each(self.candidates)
         choice = choose([self.candidates[place] for place in places])
         chosen = self.finished[places[choice.chosen]]
+        reason = choice.reason
+        if len(choice.standings) == 1 and len(self.candidates) > 1:
+            reason = f"the best of {len(self.candidates)} runs"
         self._update(
             chosen=chosen.folder,
-            reason=choice.reason,
+            reason=reason,
             standings=[
                 StandingRecord(**{name: getattr(one, name) for name in StandingRecord.model_fields})
                 for one in choice.standings
             ],
         )
-        logger.info("chosen: %s, %s", chosen.folder, choice.reason)
+        logger.info("chosen: %s, %s", chosen.folder, reason)
         return self._publish(chosen)
 
     def _runs(self) -> Iterator[tuple[str, RunConfig, dict[str, Any]]]:

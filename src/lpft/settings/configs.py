@@ -161,7 +161,7 @@ def training_of(asked: TrainingSettings, method: str, **changes: Any) -> Trainin
         for name, item in TrainingSettings.fields().items()
         if METHODS[method].takes(item)
     }
-    return TrainingSettings(**(taken | changes | {"method": method}))
+    return TrainingSettings.read(taken | changes | {"method": method})
 
 
 def make_selection(
@@ -205,7 +205,8 @@ def make_selection(
         output_dir = Path("runs") / f"{_data_and_model(data, training)}-{kind}"
     config = replace(config, output_dir=output_dir)
     for method in config.methods:
-        config.run(method, method)  # refuse now what a later run would refuse
+        for seed in {config.seeds[0], config.seeds[-1]}:
+            config.run(method, method, seed=seed)  # refuse now what a later run would refuse
     return config
 
 

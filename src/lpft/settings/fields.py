@@ -98,7 +98,8 @@ class Setting:
         else:
             words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
             bounds = [f"{words[name]} {limit}" for name, limit in self.limits.items()]
-        return " ".join([kinds.get(self.type, "text"), *bounds])
+        range_ = " and ".join(bounds).replace(" and of ", " and ")
+        return f"{kinds.get(self.type, 'text')} {range_}".rstrip()
 
 
 def setting(default: Any, help_text: str, **declared: Any) -> Any:
@@ -243,7 +244,7 @@ def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
             f"{named(name)} {value} is unknown: expected {'some' if several else 'one'} of "
             f"{', '.join(choices or ())}{', or none' if several else ''}"
         )
-    if kind in ("finite_number", "greater_than", "greater_than_equal", "less_than_equal"):
+    if kind == "finite_number" or kind.startswith(("greater_than", "less_than")):
         expected = setting.expected(finite=kind == "finite_number")
         return InputError(f"{named(name)} {value} must be {expected}")
     return _wrong_value(setting, value)
