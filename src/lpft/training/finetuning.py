@@ -83,7 +83,11 @@ def finetune(
     """
     keeper = CheckpointKeeper(f"eval_validation_{metric}" if start_counts else None)
     reporter = TrainingReporter(on_history)
-    patience = [] if settings.patience is None else [Patience(settings.patience, metric)]
+    patience = (
+        []
+        if settings.patience is None
+        else [Patience(settings.patience, metric, 0 if start_counts else 1)]
+    )
     _train(
         model,
         train,
@@ -345,18 +349,22 @@ class CheckpointKeeper(TrainerCallback):
 class Patience(TrainerCallback):
     """Ends training after so many evaluations in a row without a better one than all before.
 
+    The ``first`` that counts is that of epoch 0, or of epoch 1 where the start is not kept anyway.
     Transformers' own counts in an attribute, which a resumed training would begin anew; this one
     counts in the log, which is part of every checkpoint.
     """
 
-    def __init__(self, epochs: int, metric: str) -> None:
-        self._epochs, self._key = epochs, f"eval_validation_{metric}"
+    def __init__(self, epochs: int, metric: str, first: int) -> None:
+        self._epochs, self._key, self._first = epochs, f"eval_validation_{metric}", first
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         del args
-        scores = [entry[self._key] for entry in state.log_history if self._key in entry]
+        every = [entry[self._key] for entry in state.log_history if self._key in entry]
+        scores = every[self._first :]
+        if not scores:
+            return
         since_the_best = len(scores) - 1 - scores.index(max(scores))
         if since_the_best >= self._epochs:
             logger.info("no better epoch in %d: training ends", self._epochs)

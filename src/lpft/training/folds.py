@@ -20,6 +20,7 @@ from lpft.data.splits import scored_rows
 from lpft.files import replace_when_written
 from lpft.model.encoder import seeded
 from lpft.settings import TrainingSettings
+from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs
 from lpft.training.finetuning import finetune_scored
 from lpft.training.history import Row, pooled_evaluation
@@ -93,7 +94,8 @@ def cross_validate(
     ]
     if settings.patience is not None:
         scores = [row[f"validation_{metric}"] for row in evaluations]
-        evaluations = evaluations[: _patient(scores, settings.patience)]
+        first = 0 if get_method(settings.method).head_start == "lp" else 1
+        evaluations = evaluations[: first + _patient(scores[first:], settings.patience)]
     return CrossValidation(rows, logits, evaluations, len(used))
 
 
