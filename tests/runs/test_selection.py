@@ -164,6 +164,9 @@ def test_the_command_resumes_with_the_settings_that_it_began_with(lpft, chosen):
     single = lpft("train", "--resume", "--output-dir", chosen, "--method", "lp-ft")
     assert single.status == 2
     assert single.err.count("\n") == 1
+    probe = lpft("train", "--resume", "--output-dir", chosen, "--method", "lp")
+    assert probe.status == 2
+    assert "--method auto" in probe.err  # not that lp takes no --epochs, which nobody gave
 
 
 def test_texts_that_must_not_stay_are_named_in_the_candidates_too(chosen, settings, tmp_path):

@@ -506,7 +506,13 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     recorded = {} if record is None else record.config
     if record is not None and record.selection is not None:
         recorded = record.selection.settings
-    return {**recorded, **from_file, **given}, folder, resume
+    settings = {**recorded, **from_file, **given}
+    if "method" in recorded and folder is not None:
+        from lpft.results.resume import check_same_settings
+
+        # Before the method is asked whether it takes settings that another one left in the record.
+        check_same_settings(folder, recorded, {"method": settings["method"]})
+    return settings, folder, resume
 
 
 def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]:
