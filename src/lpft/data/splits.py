@@ -104,7 +104,7 @@ def scored_rows(labels: Rows, fold: Rows) -> Rows:
     if not scored.any():
         raise InputError(
             "no rows can be held out for validation: no class has two different training texts; "
-            "give a validation file or more rows"
+            "give validation rows of your own, or more rows"
         )
     return np.flatnonzero(scored)
 
@@ -205,7 +205,7 @@ def stratified_holdout(
     if not held_out.any():
         raise InputError(
             f"no rows can be held out for validation: each of the {len(labels)} training rows is "
-            "the only one of its class; give a validation file or more rows"
+            "the only one of its class; give validation rows of your own, or more rows"
         )
     if repeats is not None:
         held_out = _keep_together(labels, held_out, repeats, generator)
