@@ -100,8 +100,7 @@ def pretend(monkeypatch):
     def with_scores(score_of):
         calls = []
 
-        def pretended(config, *, data, resume, overwrite):
-            del data, resume, overwrite
+        def pretended(config, **_):
             calls.append(config)
             score = score_of(config)
             if score is None:
