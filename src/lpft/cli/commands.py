@@ -418,7 +418,10 @@ def check(options: Namespace) -> None:
         probable = label_errors(data, settings)
         findings += probable
         if not probable:
-            note = "no label looks wrong to linear probes"
+            note = (
+                "no row is named for its label: none looks wrong to linear probes, or they read "
+                "these texts too poorly to judge"
+            )
     counts = {
         split: examples.class_counts(len(data.classes)) for split, examples in data.splits().items()
     }

@@ -14,11 +14,6 @@ from lpft.data.splits import labelled_rows
 from lpft.settings import TrainingSettings
 from lpft.training.cache import SplitInputs, cached_out_of_fold_logits, cached_probe
 
-TRUSTED = 0.6
-"""From this kappa of labels and probes on, most of the first rows are wrong, if some labels are.
-
-Measured on four sets of 100 to 1,000 rows with 5 % of the labels changed (docs/log.md)."""
-
 
 def label_error_finding(
     data: TextData, inputs: Mapping[str, SplitInputs], settings: TrainingSettings
@@ -59,11 +54,10 @@ def label_error_finding(
         examples.append(
             f"{names[row]} {numbers[row]}: {given}, rather {better}: {show([texts[row]])}"
         )
-    most = "most of the first ones" if found.agreement >= TRUSTED else "one in five of them"
     message = (
         f"look at the labels of these {len(found.rows)} of {len(labels)} rows first, in this "
         "order: linear probes that did not see them are confident of another label. Where 5% of "
-        f"all labels are wrong, {most} are; the others are hard texts"
+        "all labels are wrong, most of the first ones are; the others are hard texts"
     )
     return [
         Finding("note", "label-errors", message, rows, tuple(examples[:10]), suggested=suggested)
