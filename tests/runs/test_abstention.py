@@ -164,7 +164,7 @@ def test_predict_takes_another_threshold_or_target(lpft, run, settings):
     ("options", "message"),
     [
         (("--target-accuracy", 0.999), "--target-accuracy 0.999: 24 validation rows cannot"),
-        (("--target-accuracy", 1.5), "--target-accuracy '1.5' must be a number above 0 below 1"),
+        (("--target-accuracy", 1.5), "--target-accuracy 1.5 must be a number above 0 and below 1"),
         (("--abstain-below", "half"), "--abstain-below 'half' must be a number"),
         (("--abstain-below", 0.5, "--target-coverage", 0.5), "exclude each other"),
     ],
