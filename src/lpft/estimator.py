@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -176,9 +176,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         trained = result.classifier
         self._take(trained, paired=trained.model.config.paired)
         self.history_ = result.history
-        self.findings_ = findings + check_lengths(data, trained.token_counter, trained.max_length)
+        findings += check_lengths(data, trained.token_counter, trained.max_length)
+        self.findings_ = [
+            replace(finding, message=as_parameters(finding.message)) for finding in findings
+        ]
         for finding in self.findings_:
-            logger.warning("%s", as_parameters(finding.line()))
+            logger.warning("%s", finding.line())
         return self
 
     def _fit_several(self, data: TextData, asked: TrainingSettings) -> "Fit":

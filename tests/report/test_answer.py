@@ -127,6 +127,10 @@ def test_data_is_clean_only_where_it_was_checked(tmp_path: Path) -> None:
     assert (tile.state, tile.answer) == ("unknown", "not checked")
     edit_json(folder / "run.json", findings=[])
     assert answered(tmp_path).tiles[3].state == "good"
+    note = {"level": "note", "kind": "label-errors", "message": "look at these rows", "rows": {}}
+    edit_json(folder / "run.json", findings=[note])
+    tile = answered(tmp_path).tiles[3]
+    assert (tile.state, tile.number) == ("good", "0")  # a note is no fault
 
 
 def test_errors_are_by_pair_with_texts_unless_these_must_not_leave(tmp_path: Path) -> None:

@@ -130,4 +130,5 @@ def test_the_estimator_says_it_in_python(rows, tiny_bert, caplog):
     assert named["duplicates"] == {"train": [5, 71]}
     assert "rows 5, 71 of train" in caplog.text
     assert "--" not in caplog.text
+    assert not any("--" in finding.message for finding in clf.findings_)
     assert SECRET not in caplog.text

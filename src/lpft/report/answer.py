@@ -12,6 +12,7 @@ import numpy as np
 
 from lpft.analysis.errors import confused_pairs, find_errors
 from lpft.analysis.selection import complexity
+from lpft.data.checks import SMALL_SPLIT
 from lpft.data.examples import UNSEEN
 from lpft.report import figures
 from lpft.report.page import Answer, Block, Cases, Command, Fold, Note, Row, Section, State, Tile
@@ -36,9 +37,6 @@ from lpft.results.run import Run
 from lpft.results.schema import ErrorRow, FindingRecord, number
 from lpft.settings.configs import command_line
 from lpft.settings.methods import METHODS
-
-FEW_VALIDATION = 50
-"""Fewer validation rows than this are a warning: the epoch and the temperature rest on them."""
 
 _MOST_CASES, _MOST_OF_PAIR = 60, 12
 _MOST_ROWS = 40  # numbers of a finding's rows
@@ -89,7 +87,7 @@ def _warnings(board: Leaderboard) -> Iterator[str]:
     if run.record.undertrained:
         yield say("undertrained", method=board.chosen.name, reasons=run.record.undertrained)
     rows = _validation_rows(run)
-    if rows is not None and rows < FEW_VALIDATION:
+    if rows is not None and rows < SMALL_SPLIT:
         yield say("few_validation", rows=rows)
     low, constant = board.accuracy.low, board.baseline.accuracy.value
     if low is not None and constant is not None and low <= constant:
@@ -323,15 +321,16 @@ def _data_tile(run: Run, slug: str) -> Tile:
     findings = run.findings
     if findings is None:
         return Tile(question, "unknown", "not checked", "–", say("tile_unchecked"), address)
-    errors = sum(finding.level == "error" for finding in findings)
-    state: State = "bad" if errors else "doubtful" if findings else "good"
-    first = findings[0].message if findings else ""
-    more = len(findings) - 1
+    faults = [finding for finding in findings if finding.level != "note"]
+    errors = any(finding.level == "error" for finding in faults)
+    state: State = "bad" if errors else "doubtful" if faults else "good"
+    first = faults[0].message if faults else ""
+    more = len(faults) - 1
     return Tile(
         question,
         state,
-        say("tile_data", findings=len(findings)),
-        str(len(findings)),
+        say("tile_data", findings=len(faults)),
+        str(len(faults)),
         say("tile_data_text", first=first, more=more),
         address,
     )

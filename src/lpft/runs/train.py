@@ -234,14 +234,7 @@ def status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
 
 
 def _checkpoint(best: "BestEpoch") -> Checkpoint:
-    return Checkpoint(
-        epoch=best.epoch,
-        epochs=best.epochs,
-        metric=best.metric,
-        score=best.score,
-        probe_won=best.probe_won,
-        note=best.note,
-    )
+    return Checkpoint(**{name: getattr(best, name) for name in Checkpoint.model_fields})
 
 
 def describe_data(data: TextData) -> DataRecord:

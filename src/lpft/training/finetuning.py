@@ -38,6 +38,7 @@ from lpft.training.history import (
     Row,
     TrainingDiverged,
     TrainingReporter,
+    epochs_since_best,
     evaluation_values,
     evaluations,
     history_rows,
@@ -365,8 +366,7 @@ class Patience(TrainerCallback):
         scores = every[self._first :]
         if not scores:
             return
-        since_the_best = len(scores) - 1 - scores.index(max(scores))
-        if since_the_best >= self._epochs:
+        if epochs_since_best(scores) >= self._epochs:
             logger.info("no better epoch in %d: training ends", self._epochs)
             # It is not saved, or it would go on from there if it was killed before its results are.
             control.should_training_stop, control.should_save = True, False

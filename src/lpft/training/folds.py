@@ -23,7 +23,7 @@ from lpft.settings import TrainingSettings
 from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs
 from lpft.training.finetuning import finetune_scored
-from lpft.training.history import Row, pooled_evaluation
+from lpft.training.history import Row, epochs_since_best, pooled_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -95,16 +95,10 @@ def cross_validate(
     if settings.patience is not None:
         scores = [row[f"validation_{metric}"] for row in evaluations]
         first = 0 if get_method(settings.method).head_start == "lp" else 1
-        evaluations = evaluations[: first + _patient(scores[first:], settings.patience)]
+        counted = range(first + 1, len(scores) + 1)
+        ends = (end for end in counted if epochs_since_best(scores[first:end]) >= settings.patience)
+        evaluations = evaluations[: next(ends, len(scores))]
     return CrossValidation(rows, logits, evaluations, len(used))
-
-
-def _patient(scores: list[float], patience: int) -> int:
-    """How many evaluations there are until so many in a row are no better than all before."""
-    for number in range(len(scores)):
-        if number - int(np.argmax(scores[: number + 1])) >= patience:
-            return number + 1
-    return len(scores)
 
 
 def _scored_fold(

@@ -180,6 +180,11 @@ def evaluations(history: Sequence[Row]) -> list[Row]:
     return [row for row in history if row["event"] == "evaluation"]
 
 
+def epochs_since_best(scores: Sequence[float]) -> int:
+    """How many scores there are after the highest; of equal ones the first counts."""
+    return len(scores) - 1 - scores.index(max(scores))
+
+
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Rows by step, those of training before the evaluation after it."""
     return sorted(rows, key=lambda row: (row["step"], row["event"] == "evaluation"))

@@ -4,7 +4,7 @@ from cleanlab.filter import find_label_issues
 from scipy.special import softmax
 
 from lpft.analysis import fit_temperature
-from lpft.analysis.label_errors import find_label_errors
+from lpft.training.label_errors import find_label_errors
 
 
 def confident(labels, classes=3, size=4.0, seed=0):
