@@ -159,17 +159,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.training.fit import set_threshold
 
         check_environment()
-        asked = without_useless(self._settings())
+        settings = without_useless(self._settings())
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
-        check_precision(asked.precision, resolve_device(asked.device))
+        check_precision(settings.precision, resolve_device(settings.device))
         data = _training_data(texts, labels, validation)
         findings = check_data(data)
         with visible_progress(self.verbose):
-            if asked.method == AUTO:
-                result = self._fit_several(data, asked)
+            if settings.method == AUTO:
+                result = self._fit_several(data, settings)
             else:
-                result = fit_data(data, resolve(asked))
-                self.method_ = asked.method
+                result = fit_data(data, resolve(settings))
+                self.method_ = settings.method
                 self.selection_: dict[str, Any] | None = None
         result.classifier.model.cpu()
         set_threshold(result, threshold)
@@ -184,12 +184,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             logger.warning("%s", finding.line())
         return self
 
-    def _fit_several(self, data: TextData, asked: TrainingSettings) -> "Fit":
+    def _fit_several(self, data: TextData, settings: TrainingSettings) -> "Fit":
         """The fit that the rule of ``lpft train --method auto`` chooses, which is recorded."""
         from lpft.analysis.selection import RULE
         from lpft.training.candidates import fit_several
 
-        fits, candidates, choice, left_out = fit_several(data, asked)
+        fits, candidates, choice, left_out = fit_several(data, settings)
         self.method_ = candidates[choice.chosen].method
         self.selection_ = {
             "rule": RULE,

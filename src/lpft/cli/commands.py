@@ -124,7 +124,7 @@ def evaluate(options: Namespace) -> None:
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
     names = ("abstain_below", "target_accuracy", "target_coverage")
-    asked = OutputSettings.read({name: getattr(options, name) for name in names})
+    threshold = OutputSettings.read({name: getattr(options, name) for name in names})
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
     from lpft.runs import predict
@@ -137,7 +137,7 @@ def predict(options: Namespace) -> None:
     saved = open_saved(options.folder, options.device)
     at_once = predict.ROWS_AT_ONCE
     if options.file is not None:
-        given = predict.file_rows(
+        inputs = predict.file_rows(
             saved,
             options.file,
             options.text_columns,
@@ -145,20 +145,20 @@ def predict(options: Namespace) -> None:
             invalid=options.invalid_rows,
         )
     elif options.text is not None:
-        given = map(predict.InputRow, predict.argument_texts(saved, options.text))
+        inputs = map(predict.InputRow, predict.argument_texts(saved, options.text))
     else:
         lines = standard_input()
         at_once = 1 if lines.isatty() else predict.LINES_AT_ONCE
-        given = predict.line_rows(saved, lines)
-    below = predict.threshold_of(saved, asked)
+        inputs = predict.line_rows(saved, lines)
+    abstain_below = predict.threshold_of(saved, threshold)
     rows = predict.predict_rows(
-        saved, given, at_once, invalid=options.invalid_rows, abstain_below=below
+        saved, inputs, at_once, invalid=options.invalid_rows, abstain_below=abstain_below
     )
     if options.output is None:
         predict.print_predictions(rows, sys.stdout)
     else:
         classes = saved.classifier.model.config.classes
-        predict.save_predictions(options.output, rows, classes, abstains=below is not None)
+        predict.save_predictions(options.output, rows, classes, abstains=abstain_below is not None)
 
 
 def ntk(options: Namespace) -> None:

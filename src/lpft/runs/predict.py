@@ -93,8 +93,8 @@ def predict_texts(
             yield prediction
 
 
-def threshold_of(saved: SavedClassifier, asked: OutputSettings) -> float | None:
-    """The confidence to abstain below: as asked, or else the classifier's own, if any.
+def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None:
+    """The confidence to abstain below: as wanted, or else the classifier's own, if any.
 
     For a target it is chosen on the run's own validation predictions.
 
@@ -102,15 +102,15 @@ def threshold_of(saved: SavedClassifier, asked: OutputSettings) -> float | None:
         InputError: there are no validation predictions, or they cannot promise the accuracy.
     """
     config = saved.classifier.model.config
-    if not asked.threshold:
+    if not wanted.threshold:
         return config.abstain_below
-    if asked.abstain_below is not None:
-        return asked.abstain_below
+    if wanted.abstain_below is not None:
+        return wanted.abstain_below
     rows = saved.validation()
-    found = choose_threshold(rows.logits, rows.labels, config.temperature, **asked.threshold)
-    if found.abstain_below is None:
-        raise InputError(f"{named('target_accuracy')} {asked.target_accuracy:g}: {found.reason}")
-    return found.abstain_below
+    chosen = choose_threshold(rows.logits, rows.labels, config.temperature, **wanted.threshold)
+    if chosen.abstain_below is None:
+        raise InputError(f"{named('target_accuracy')} {wanted.target_accuracy:g}: {chosen.reason}")
+    return chosen.abstain_below
 
 
 @dataclass(frozen=True)

@@ -149,11 +149,11 @@ class _Running:
     def run(self) -> RunResult:
         for name, run, changes in self._runs():
             self._train(name, run, changes)
-        places = list(range(len(self.candidates)))
+        contenders = list(range(len(self.candidates)))
         if self.config.selection.tune > 0:
-            places = best_of_each(self.candidates)
-        choice = choose([self.candidates[place] for place in places])
-        chosen = self.finished[places[choice.chosen]]
+            contenders = best_of_each(self.candidates)
+        choice = choose([self.candidates[place] for place in contenders])
+        chosen = self.finished[contenders[choice.chosen]]
         reason = choice.reason
         if len(choice.standings) == 1 and len(self.candidates) > 1:
             reason = f"the best of {len(self.candidates)} runs"
