@@ -54,12 +54,17 @@ def test_a_worker_that_dies_takes_no_other_task_with_it():
 
 
 @pytest.mark.heavy
-def test_an_interrupted_parent_interrupts_its_workers_and_waits_for_them(tmp_path):
+@pytest.mark.parametrize("interrupts", [True, False], ids=["as Python", "as other libraries"])
+def test_an_interrupted_parent_interrupts_its_workers_and_waits_for_them(tmp_path, interrupts):
+    """Libraries such as polars install a handler after which system calls go on waiting."""
     path = tmp_path / "state"
     before = children()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.siginterrupt(signal.SIGINT, interrupts)
     sweep_work.interrupt_once_begun(path, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         list(run_local(sweep_work.wait_for_interruption, [path, tmp_path / "other"], 2))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert path.read_text().startswith("interrupted")
     assert children() == before
 

@@ -30,6 +30,9 @@ end, ``workers`` of them at a time; None in place of the result of a process tha
 SECONDS_TO_STOP = 30
 """How long an interrupted task may take to leave its folder in order."""
 
+SECONDS_TO_NOTICE = 1
+"""How long it may take until Ctrl-C is noticed."""
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _idle = threading.Event()  # of a worker: set when a task ends, until the next one begins
@@ -80,7 +83,8 @@ def run_local(
                 running[worker.submit(_call, function, task)] = position, worker
             if not running:
                 return
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            # Some libraries (polars) handle SIGINT so that a wait without an end goes on after it.
+            ended, _ = wait(running, SECONDS_TO_NOTICE, FIRST_COMPLETED)
             for future in ended:
                 position, worker = running.pop(future)
                 died = isinstance(future.exception(), BrokenProcessPool)
