@@ -182,7 +182,7 @@ def load_files(
     ood = {} if ood is None else ood
     check_protocol(protocol)
     for name in ood:
-        _check_ood_name(name)
+        check_ood_name(name)
     table = read_table(train, column_names)
     columns = choose_text_columns(table, text_columns, label_column, train)
     names = integers_where_all_are(labels_from_table(table, label_column, train))
@@ -282,7 +282,7 @@ def _examples(
     )
 
 
-def _check_ood_name(name: str) -> None:
+def check_ood_name(name: str) -> None:
     if _SAFE_NAME.fullmatch(name) is None:
         raise InputError(
             f"the OOD name '{name}' cannot be part of a file name: expected letters, digits, "

@@ -1,10 +1,6 @@
 """A trained classifier written for serving: staged, read back, compared, then put in its place."""
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +15,7 @@ from lpft.export.onnx_format import read_onnx, write_onnx
 from lpft.export.stock import read_transformers, write_transformers
 from lpft.files import markdown_template, write_json, write_text
 from lpft.model import Classifier
-from lpft.results.folder import read_record
+from lpft.results.folder import check_replaceable, read_record, written_folder
 from lpft.results.saved import open_saved
 from lpft.results.schema import environment
 from lpft.settings import ExportFormat
@@ -66,7 +62,7 @@ def export_run(
     """
     source, target = Path(run), Path(folder)
     chosen = _get_format(format)
-    _check_target(target, overwrite=overwrite)
+    check_replaceable(target, RECORD, "an export", overwrite=overwrite)
     saved = open_saved(source, "cpu")
     classifier = saved.classifier
     if classifier.model.config.safe_padding not in ("both", "right"):
@@ -74,7 +70,7 @@ def export_run(
             f"padding changes the predictions of {classifier.model.encoder.config.model_type} "
             f"models, and what reads the {format} format pads: use the run itself, with lpft"
         )
-    with _written_folder(target) as staged:
+    with written_folder(target) as staged:
         model, notes = chosen.write(classifier, staged)
         tokenizer = AutoTokenizer.from_pretrained(staged)
         check = agreement(classifier, tokenizer, chosen.read(staged), check_texts(saved.paired))
@@ -117,67 +113,6 @@ def _get_format(name: str) -> Format:
             f"{named('format')}"
         )
     return FORMATS[name]
-
-
-def _check_target(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but an export, and an export unless it is to go."""
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise InputError(
-            f"the output folder '{folder}' is a file: give another {named('output_dir')}"
-        )
-    present = list(folder.iterdir())
-    if not present:
-        return
-    try:
-        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-        own = {RECORD, *map(str, files)}
-    except (OSError, ValueError, KeyError, TypeError):
-        own = set()
-    foreign = sorted(path.name for path in present if path.name not in own or not path.is_file())
-    if foreign:
-        raise InputError(
-            f"'{folder}' contains files that are not an export's ({foreign[0]}): name an empty or "
-            f"new folder by {named('output_dir')}"
-        )
-    if not overwrite:
-        raise InputError(
-            f"'{folder}' contains an export: give {named('overwrite=True')} to replace it, or "
-            f"another {named('output_dir')}"
-        )
-
-
-@contextmanager
-def _written_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its place once the block ends without an error."""
-    target = folder.resolve()
-    staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    replaced = staged.with_suffix(".replaced")
-    try:
-        with _writing(folder):
-            staged.mkdir(parents=True)
-        yield staged
-        with _writing(folder):
-            if target.exists():
-                target.replace(replaced)
-            staged.replace(target)
-    finally:
-        if replaced.exists() and not target.exists():
-            replaced.replace(target)
-        for path in (staged, replaced):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"the output folder '{folder}' cannot be written ({error.strerror}): give another "
-            f"{named('output_dir')}"
-        ) from error
 
 
 def _card_parts(run_card: Path) -> tuple[str, str]:

@@ -4,6 +4,7 @@ Files appear whole or not at all; a lock keeps a second process out; nothing tha
 is replaced or removed.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -180,11 +181,90 @@ def publish(staged: Path, folder: Path) -> None:
             path.replace(target)
 
 
+def check_replaceable(
+    folder: Path, record: str, what: str, *, overwrite: bool, pages: bool = False
+) -> None:
+    """Refuse a folder that holds anything but ``what``, such as an export, and that unless allowed.
+
+    The file ``record`` in it lists its other files; with ``pages`` those of ``lpft report`` are its
+    own too.
+
+    Raises:
+        InputError: there is something else, or there is such a thing and ``overwrite`` is false.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise InputError(
+            f"the output folder '{folder}' is a file: give another {named('output_dir')}"
+        )
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() or not any(path.iterdir())
+    }
+    if not present:
+        return
+    try:
+        files = json.loads((folder / record).read_text(encoding="utf-8"))["files"]
+        own = {record, *map(str, files)}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    beside = _REPORT if pages else ()
+    foreign = sorted(n for n in present if n not in own and n.partition("/")[0] not in beside)
+    if foreign:
+        raise InputError(
+            f"'{folder}' contains files that are not {what}'s ({foreign[0]}): name an empty or "
+            f"new folder by {named('output_dir')}"
+        )
+    if not overwrite:
+        raise InputError(
+            f"'{folder}' contains {what}: give {named('overwrite=True')} to replace it, or "
+            f"another {named('output_dir')}"
+        )
+
+
+@contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its place once the block ends without an error.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    target = folder.resolve()
+    staged = target.with_name(f".{target.name}.{os.getpid()}{_PARTIAL}")
+    replaced = staged.with_suffix(".replaced")
+    try:
+        with _writing(folder):
+            staged.mkdir(parents=True)
+        yield staged
+        with _writing(folder):
+            if target.exists():
+                target.replace(replaced)
+            staged.replace(target)
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.replace(target)
+        for path in (staged, replaced):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the output folder '{folder}' cannot be written ({error.strerror}): give another "
+            f"{named('output_dir')}"
+        ) from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove checkpoints and whatever a killed process left half-written."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
     for path in folder.glob(f".*{_PARTIAL}"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @dataclass(frozen=True)

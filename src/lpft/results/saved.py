@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lpft.data.examples import TextData
 from lpft.errors import InputError, named
 from lpft.model import Classifier, load_classifier
-from lpft.model.inference import resolve_device
+from lpft.model.inference import encoder_fingerprint, resolve_device
+from lpft.model.loading import fresh_classifier
 from lpft.results.folder import read_record
 from lpft.results.run import Predictions
-from lpft.results.schema import UnusableRecord
-from lpft.settings import Device
+from lpft.results.schema import RunRecord, UnusableRecord
+from lpft.settings import Device, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,24 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
         text_columns=None if columns is None else tuple(columns),
         label_column=config.get("label_column", "label"),
     )
+
+
+def model_at_start(
+    folder: Path, record: RunRecord, data: TextData, settings: TrainingSettings
+) -> Classifier:
+    """The classifier that the run in ``folder`` began with: its base model, with a random head.
+
+    Raises:
+        InputError: the base model cannot be loaded, or is not the one of the training any more.
+    """
+    classifier = fresh_classifier(data, settings)
+    known = None if record.fingerprints is None else record.fingerprints.encoder
+    if known not in (None, encoder_fingerprint(classifier.model)):
+        raise InputError(
+            f"the weights of '{settings.model}' changed since '{folder}' was trained on them, and "
+            "what was trained belongs to the old ones: restore them, or train it again"
+        )
+    return classifier
 
 
 def columns_error(saved: SavedClassifier, path: Path, columns: Sequence[str] | None) -> InputError:

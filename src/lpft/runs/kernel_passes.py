@@ -25,7 +25,7 @@ from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
-from lpft.results.saved import open_saved
+from lpft.results.saved import model_at_start, open_saved
 from lpft.settings import TrainingSettings
 from lpft.settings.methods import Method, get_method
 from lpft.training.cache import cached_probe, prepare_split
@@ -229,8 +229,7 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
         names = {name for name, _ in model.encoder.named_parameters()}
     else:
         assert record is not None
-        known = None if record.fingerprints is None else record.fingerprints.encoder
-        adapted = load_adapter(_model_at_start(folder, known, data, settings).model, folder)
+        adapted = load_adapter(model_at_start(folder, record, data, settings).model, folder)
         subject = studied_model(adapted, tokens.tokenizer, tokens.max_length)
         parameters = subject.classifier.encoder.named_parameters()
         names = {name for name, parameter in parameters if parameter.requires_grad}
@@ -239,16 +238,3 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
     weight = head.weight.detach().clone()
     point = StartingPoint(TRAINED, TRAINED, weight, bias, parameter_set, frozenset(names))
     return Pass(subject, encoder, (point,))
-
-
-def _model_at_start(
-    folder: Path, fingerprint: str | None, data: TextData, settings: TrainingSettings
-) -> Classifier:
-    """The classifier that the adapter was added to."""
-    classifier = fresh_classifier(data, settings)
-    if fingerprint not in (None, encoder_fingerprint(classifier.model)):
-        raise InputError(
-            f"the weights of '{settings.model}' changed since '{folder}' was trained on them, and "
-            "its adapter's factors belong to the old ones: restore them, or train it again"
-        )
-    return classifier

@@ -294,14 +294,20 @@ def _usual_strength(train: SplitInputs, settings: TrainingSettings, classes: int
     return sorted(probe.inverse_strength for probe in probes)[(len(probes) - 1) // 2]
 
 
-def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
-    """Fit the temperature and keep it in the model.
+def validation_temperature(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], kind: ValidationKind
+) -> TemperatureFit:
+    """T by the logits (N x C) and labels (N) of validation rows.
 
     That of the paper's protocol, and of enough validation rows that the user gave, has no prior.
     """
-    plain = scored.kind == "paper" or (scored.kind == "file" and len(scored.rows) >= OWN_ROWS)
-    prior = None if plain else PRIOR_SD
-    fit = fit_temperature(scored.logits, scored.labels, prior)
+    plain = kind == "paper" or (kind == "file" and len(labels) >= OWN_ROWS)
+    return fit_temperature(logits, labels, None if plain else PRIOR_SD)
+
+
+def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
+    """Fit the temperature and keep it in the model."""
+    fit = validation_temperature(scored.logits, scored.labels, scored.kind)
     model.config.temperature = fit.temperature
     return fit
 
