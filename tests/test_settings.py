@@ -14,7 +14,7 @@ from lpft.cli.commands import collect_settings
 from lpft.cli.parser import parse
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
-from lpft.settings import DataSettings, KernelSettings, OutputSettings, TrainingSettings
+from lpft.settings import DataSettings, OutputSettings, TrainingSettings
 from lpft.settings.configs import (
     changed,
     command_line,
@@ -23,6 +23,7 @@ from lpft.settings.configs import (
     taken_by,
 )
 from lpft.settings.fields import Decides
+from lpft.settings.kernels import KernelSettings
 from lpft.settings.methods import METHODS, with_lp_head
 
 PAPERS_METHODS = ("ft", "lora", "lp-ft", "lp-lora")

@@ -6,7 +6,7 @@ from kernel_commands import CLASSES, KERNELS, TRAIN, VALIDATION, assert_refused,
 from safetensors.numpy import load_file
 
 from lpft.ntk.regression import SOLVERS, KernelPair, ValidationSet, regress, solver_options
-from lpft.settings import RegressionSettings
+from lpft.settings.kernels import RegressionSettings
 
 EVERY = "paper,klr,krr,logistic,svc,svr,lstsq,asymmetric"
 RECORDED = {"klr": "kernel_logistic_regression", "krr": "kernel_ridge_regression"}

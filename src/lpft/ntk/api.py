@@ -39,7 +39,8 @@ from lpft.ntk.result import (
 from lpft.ntk.storage import Layout, Pair, TileStore
 from lpft.ntk.structure import detect_structure
 from lpft.ntk.sweep import TOTAL, Sweep, sweep
-from lpft.settings import Device, Granularity, KernelKind, LinearMethod, Products
+from lpft.settings import Device
+from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 Kernels = dict[str, dict[Pair, EmpiricalNTK]]
 """By name of the request and block."""

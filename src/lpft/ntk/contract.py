@@ -26,7 +26,7 @@ from lpft.ntk.capture import Outer, Rows
 from lpft.ntk.passes import products_in
 from lpft.ntk.plan import Method
 from lpft.ntk.storage import Pair
-from lpft.settings import KernelKind, Products
+from lpft.settings.kernels import KernelKind, Products
 
 Sums = dict[tuple[Pair, int], Tensor]
 """By pair of tiles and number of the head: (r n) x (r m), float64."""

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.capture import Gradients, Modules, Recorder, Share, call_shares, merge_uses, pull_back
 from lpft.ntk.storage import ActivationStore
-from lpft.settings import Products
+from lpft.settings.kernels import Products
 
 Batch = dict[str, Tensor]
 Key = int | str

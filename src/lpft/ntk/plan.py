@@ -21,7 +21,7 @@ from torch import Tensor
 from lpft.data.tokens import length_batches
 from lpft.ntk.storage import Layout, Pair
 from lpft.ntk.structure import Parameter, Structure
-from lpft.settings import Granularity, KernelKind
+from lpft.settings.kernels import Granularity, KernelKind
 
 Method = Literal["materialize", "token_gram", "sandwich"]
 METHODS: tuple[Method, ...] = get_args(Method)

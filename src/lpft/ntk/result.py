@@ -16,7 +16,7 @@ from lpft.ntk.contract import signed
 from lpft.ntk.passes import parameter_chunks, plain_gradients
 from lpft.ntk.plan import Head, Plan
 from lpft.ntk.storage import Pair
-from lpft.settings import KernelKind
+from lpft.settings.kernels import KernelKind
 
 if TYPE_CHECKING:
     from lpft.ntk.statistics import Spectrum

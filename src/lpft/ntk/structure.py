@@ -44,7 +44,7 @@ from lpft.ntk.passes import (
     plain_gradients,
 )
 from lpft.ntk.storage import ActivationStore
-from lpft.settings import Granularity
+from lpft.settings.kernels import Granularity
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from lpft.ntk.plan import Plan, RemainingWork, Shape, Step, Tile, cheapest_metho
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
 from lpft.progress import progress, timed
-from lpft.settings import Products
+from lpft.settings.kernels import Products
 
 TOTAL = "total"
 PieceSums = Mapping[str, Tensor]

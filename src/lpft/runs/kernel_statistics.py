@@ -52,8 +52,8 @@ from lpft.runs.kernel_passes import (
     StartingPoint,
     labels_of,
 )
-from lpft.settings import RegressionSettings
 from lpft.settings.configs import KernelConfig
+from lpft.settings.kernels import RegressionSettings
 
 logger = logging.getLogger(__name__)
 

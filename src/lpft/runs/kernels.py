@@ -33,9 +33,9 @@ from lpft.results.schema import (
 )
 from lpft.runs import kernel_passes
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
-from lpft.settings import Granularity
 from lpft.settings.configs import KernelConfig, deciding
 from lpft.settings.fields import Decides
+from lpft.settings.kernels import Granularity
 from lpft.settings.methods import METHODS, get_method
 
 logger = logging.getLogger(__name__)

@@ -16,14 +16,13 @@ from lpft.settings import (
     MINILM,
     DataSettings,
     ExperimentSettings,
-    KernelSettings,
     OutputSettings,
-    RegressionSettings,
     SelectionSettings,
     TrainingSettings,
     resolve,
 )
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
+from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
