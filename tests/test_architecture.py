@@ -12,9 +12,10 @@ import lpft
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src/lpft"
 BELOW = {
-    "cli": ("experiments", "report", "runs", "export"),
+    "cli": ("experiments", "report", "runs", "serve", "export"),
     "experiments": ("report", "runs", "export", "theory"),
     "report": ("results",),
+    "serve": ("runs",),
     "runs": ("results",),
     "export": ("results",),
     "results": ("ntk", "training", "analysis"),
@@ -121,6 +122,10 @@ def test_help_checks_and_wrong_input_are_answered_without_torch(tmp_path):
         "sweep nope.yaml": 2,
         "evaluate nope --task cb": 2,
         "predict nope --text good": 2,
+        "serve --help": 0,
+        "serve nope": 2,
+        f"serve {tmp_path} --port 99999": 2,
+        f"serve {tmp_path} --host nowhere.invalid": 2,
         "report nope": 2,
         "reproduce list": 0,
         "reproduce table8 --seeds none": 2,

@@ -13,8 +13,9 @@ from lpft.settings.environment import check_environment
 
 UNEXPECTED, INTERRUPTED = 1, 130
 
+_KEPT = "finished results are kept"
 _TRAINING = ("demo", "train", "sweep", "reproduce")
-_COMPUTING = (*_TRAINING, "evaluate", "predict", "ntk", "export")
+_COMPUTING = (*_TRAINING, "evaluate", "predict", "serve", "ntk", "export")
 """Commands for which the environment is checked before any work."""
 
 
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         go_on = "; --resume continues from there" if hasattr(options, "resume") else ""
-        print(f"interrupted: finished results are kept{go_on}", file=sys.stderr)
+        end = "the service has stopped" if options.run.__name__ == "serve" else _KEPT + go_on
+        print(f"interrupted: {end}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left; the interpreter must not try to flush it again.

@@ -26,6 +26,7 @@ from lpft.settings.configs import (
     read_config,
     taken_by,
 )
+from lpft.settings.serving import ServingSettings
 
 if TYPE_CHECKING:
     from lpft.report import ReportResult
@@ -123,8 +124,7 @@ def evaluate(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
-    names = ("abstain_below", "target_accuracy", "target_coverage")
-    threshold = OutputSettings.read({name: getattr(options, name) for name in names})
+    threshold = _threshold(options)
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
     from lpft.runs import predict
@@ -159,6 +159,21 @@ def predict(options: Namespace) -> None:
     else:
         classes = saved.classifier.model.config.classes
         predict.save_predictions(options.output, rows, classes, abstains=abstain_below is not None)
+
+
+def _threshold(options: Namespace) -> OutputSettings:
+    names = ("abstain_below", "target_accuracy", "target_coverage")
+    return OutputSettings.read({name: getattr(options, name) for name in names})
+
+
+def serve(options: Namespace) -> None:
+    """Answer requests over HTTP until the process is told to stop."""
+    settings = ServingSettings.read(given_settings(options, "serve"))
+    threshold = _threshold(options)
+    _check_folder(options.folder, "one that lpft train wrote")
+    from lpft.serve.server import run_service
+
+    run_service(options.folder, settings, threshold, options.device)
 
 
 def ntk(options: Namespace) -> None:

@@ -135,19 +135,24 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         "skip the output has the columns of the file too; default: %(default)s)",
     )
     _add_flags(predict, overwrite="replace the output file")
-    for name, text in (
-        ("abstain_below", "abstain where the largest probability is below this"),
-        ("target_accuracy", "abstain so that what is accepted is right so often"),
-        ("target_coverage", "abstain on all but so large a share of texts"),
-    ):
-        chosen = "" if name == "abstain_below" else ", by the run's validation rows"
-        predict.add_argument(
-            as_option(name), help=f"{text}{chosen} (a fraction; default: as in training)"
-        )
+    _add_threshold(predict)
     predict.usage = "%(prog)s RUN [--file FILE | --text TEXT [TEXT ...]] [options]"
     predict.epilog = (
         "Without --file and --text, texts are read from standard input, one per line; for a model "
         "of pairs, two per line with a tab between them."
+    )
+
+    serve = command(
+        commands.serve,
+        "answer requests for predictions over HTTP, with a page to try texts on",
+    )
+    _add_run(serve)
+    _add_threshold(serve)
+    _add_settings(serve, "serve")
+    serve.epilog = (
+        'POST /predict takes {"text": ...} or {"texts": [...]}, GET /health says what is served, '
+        "GET / is the page, GET /openapi.json describes them. Ctrl-C and SIGTERM stop the service "
+        "once the requests that have arrived are answered."
     )
 
     ntk = command(
@@ -309,6 +314,18 @@ def _add_columns(parser: ArgumentParser) -> None:
         help="names of all columns, separated by commas, for a CSV or TSV file without a header "
         "line",
     )
+
+
+def _add_threshold(parser: ArgumentParser) -> None:
+    for name, text in (
+        ("abstain_below", "abstain where the largest probability is below this"),
+        ("target_accuracy", "abstain so that what is accepted is right so often"),
+        ("target_coverage", "abstain on all but so large a share of texts"),
+    ):
+        chosen = "" if name == "abstain_below" else ", by the run's validation rows"
+        parser.add_argument(
+            as_option(name), help=f"{text}{chosen} (a fraction; default: as in training)"
+        )
 
 
 def _add_executor(parser: ArgumentParser) -> None:

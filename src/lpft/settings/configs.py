@@ -24,6 +24,7 @@ from lpft.settings import (
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
 from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
+from lpft.settings.serving import ServingSettings
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
@@ -310,7 +311,7 @@ def taken_by(command: str, *models: type[Settings]) -> dict[str, Setting]:
     """The settings that a command takes, by name: all of them, or those of ``models``."""
     return {
         name: item
-        for model in models or (*_MODELS, ExperimentSettings)
+        for model in models or (*_MODELS, ExperimentSettings, ServingSettings)
         for name, item in model.fields().items()
         if command in item.commands
     }

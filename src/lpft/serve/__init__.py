@@ -1,0 +1,1 @@
+"""A trained classifier as an HTTP service: every prediction is that of ``runs/predict.py``."""
