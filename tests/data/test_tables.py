@@ -8,9 +8,12 @@ import pytest
 
 from lpft.data.tables import (
     choose_text_columns,
+    column_values,
     ids_from_table,
+    iter_rows,
     iter_tables,
     read_table,
+    require_column,
     texts_from_table,
 )
 from lpft.errors import InputError
@@ -23,6 +26,10 @@ WRITERS = {
     "rows.csv.gz": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False),
     "rows.jsonl": lambda path: path.write_text("\n".join(LINES) + "\n", "utf-8"),
     "rows.json": lambda path: path.write_text("\n".join(LINES), "utf-8"),
+    "array.json": lambda path: path.write_text(f"[{','.join(LINES)}]", "utf-8"),
+    "lines.json": lambda path: path.write_text(
+        json.dumps(ROWS, indent=2, ensure_ascii=False), "utf-8"
+    ),
     "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress("\n\n".join(LINES).encode())),
     "rows.parquet": lambda path: pd.DataFrame(ROWS).to_parquet(path),
 }
@@ -32,6 +39,114 @@ WRITERS = {
 def test_every_format_gives_the_same_rows(tmp_path, name):
     WRITERS[name](tmp_path / name)
     assert read_table(tmp_path / name).to_dict(orient="records") == ROWS
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-be", "utf-32", "utf-7", "cp500"]
+)
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.txt.gz"])
+def test_an_encoding_that_is_named_is_read(tmp_path, name, encoding):
+    rows = [{"text": f"gr\u00fc\u00dfe {'x' * (row % 90)}", "n": str(row)} for row in range(3000)]
+    if name == "rows.jsonl":
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        content = pd.DataFrame(rows).to_csv(index=False, sep="," if name == "rows.csv" else "\t")
+    content = content.encode(encoding)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert read_table(path, encoding=encoding).to_dict(orient="records") == rows
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "parts"),
+    [
+        ("cp1252", b"text\n" + b"fine\n" * 20_000 + b"\x81\n", ["line 20002", "0x81", "cp1252"]),
+        ("ascii", b"text\nfine\nna\xefve\n", ["line 3", "0xef", "ascii"]),
+        ("utf-16", "text\nfine\n".encode("utf-16")[:-1], ["line 2", "utf-16"]),
+        ("latin-1", "text\nfine\n".encode("utf-16"), ["line 1", "null byte", "latin-1"]),
+    ],
+)
+def test_a_line_of_another_encoding_than_the_named_one_is_named(tmp_path, encoding, content, parts):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_table(path, encoding=encoding)
+    for part in (*parts, "encoding"):
+        assert part in str(caught.value)
+
+
+def test_rows_before_a_byte_that_cannot_be_read_still_come(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text\none\ntwo\n\xff\n")
+    rows = iter_rows(path)
+    assert [next(rows), next(rows)] == [{"text": "one"}, {"text": "two"}]
+    with pytest.raises(InputError, match="line 4"):
+        next(rows)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt"])
+@pytest.mark.parametrize("delimiter", [";", "|", "\t", ",", "^"])
+def test_a_delimiter_that_is_named_separates_fields(tmp_path, name, delimiter):
+    rows = [{"text": f"one{delimiter}two", "label": "x"}, {"text": "a, b; c", "label": "y"}]
+    path = tmp_path / name
+    if name != "rows.csv" and delimiter == "\t":
+        rows[0]["text"] = "one two"
+    pd.DataFrame(rows).to_csv(path, index=False, sep=delimiter)
+    assert read_table(path, delimiter=delimiter).to_dict(orient="records") == rows
+
+
+def test_a_wrong_delimiter_is_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\na,b\n")
+    table = read_table(path, delimiter=";")
+    with pytest.raises(InputError, match=r"'text,label' is separated by commas.*leave delimiter"):
+        choose_text_columns(table, ("text",), "label", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "option"),
+    [
+        ("rows.jsonl", b'{"text": "a"}\n', {"delimiter": ";"}),
+        ("rows.parquet", b"PAR1", {"delimiter": ";"}),
+        ("rows.parquet", b"PAR1", {"encoding": "latin-1"}),
+    ],
+)
+def test_what_a_file_says_itself_cannot_be_said_of_it(tmp_path, name, content, option):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{next(iter(option))} is for .* leave it out"):
+        read_table(tmp_path / name, **option)
+
+
+NESTED = [
+    {"data": {"text": "one", "more": [{"text": "first"}, "second"]}, "label": "x"},
+    {"data": {"text": "two"}, "data.text": "flat", "label": "y"},
+    {"data": {"text": "three"}, "data.text": None, "label": "z", "a.b": {"c.d": 1}},
+    {"data": "no object", "label": "x"},
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("data.text", ["one", "flat", "three", None]),
+        ("data.more.0.text", ["first", None, None, None]),
+        ("data.more.1", ["second", None, None, None]),
+        ("a.b.c.d", [None, None, 1, None]),
+        ("label", ["x", "y", "z", "x"]),
+    ],
+)
+def test_a_path_leads_into_objects_and_a_flat_name_wins(tmp_path, path, values):
+    lines, array = tmp_path / "rows.jsonl", tmp_path / "rows.json"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in NESTED))
+    array.write_text(json.dumps(NESTED))
+    for file in (lines, array):
+        table = read_table(file)
+        assert column_values(table, path) == values
+        require_column(table, path, file)
+        with pytest.raises(InputError, match=r"has no column 'data\.title'.*data\.text"):
+            require_column(table, "data.title", file)
+        with pytest.raises(InputError, match=r"did you mean 'data\.text'"):
+            require_column(table, "text", file)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -135,8 +250,12 @@ BAD = {
     "empty csv": ("rows.csv", b"", ["rows.csv is empty", "names the columns"]),
     "empty jsonl": ("rows.jsonl", b"", ["has no rows"]),
     "header only": ("rows.csv", b"text,label\n", ["has no rows"]),
-    "latin-1": ("rows.csv", b"text,label\ngr\xfc\xdfe,1\n", ["line 2", "0xfc", "UTF-8"]),
-    "utf-16": ("rows.tsv", "text\tlabel\n".encode("utf-16"), ["line 1", "UTF-8"]),
+    "latin-1": (
+        "rows.csv",
+        b"text,label\ngr\xfc\xdfe,1\n",
+        ["line 2", "0xfc", "UTF-8", "encoding", "latin-1"],
+    ),
+    "utf-16": ("rows.tsv", "text\tlabel\n".encode("utf-16"), ["line 1", "UTF-8", "utf-16"]),
     "field too many": (
         "rows.csv",
         b"text,label\na,1\n\nb,c,1\n",
@@ -148,7 +267,14 @@ BAD = {
     "duplicate column": ("rows.csv", b"text,label, text\na,1,b\n", ["'text'", "more than once"]),
     "duplicate name": ("rows.jsonl", b'{"a": 1, "a": 2}\n', ["line 1", "more than once"]),
     "broken json": ("rows.jsonl", b'{"a": 1}\n{"a": \n', ["line 2", "not valid JSON"]),
-    "json array": ("rows.json", b'[{"a": 1}]\n', ["line 1", "list", "one object per line"]),
+    "list after an object": ("rows.json", b'{"a": 1}\n[]\n', ["line 2", "list", "one object"]),
+    "array of numbers": ("rows.json", b'[{"a": 1},\n 2]\n', ["line 2", "int", "one array"]),
+    "array without an end": ("rows.json", b'[{"a": 1},\n', ["line 1", "does not end"]),
+    "array without a comma": ("rows.json", b'[{"a": 1}\n{"a": 2}]', ["line 2", "found '{'", ","]),
+    "array and more": ("rows.json", b'[{"a": 1}]\n{"a": 2}', ["line 2", "nothing more"]),
+    "array with a broken row": ("rows.json", b'[\n{"a": 1},\n{"a": },\n{}]', ["line 3", "JSON"]),
+    "comma at an array's end": ("rows.json", b'[{"a": 1},\n]', ["line 2", "not valid JSON"]),
+    "empty array": ("rows.json", b"[ ]", ["has no rows"]),
     "deep json": ("rows.json", b"[" * 100_000, ["line 1", "not valid JSON"]),
     "not parquet": ("rows.parquet", b"PAR1 nonsense PAR1", ["not a readable Parquet file"]),
     "null in csv": ("rows.csv", b"text,label\na\0b,1\n", ["line 2", "null byte"]),
@@ -164,10 +290,19 @@ BAD = {
     "semicolons": (
         "rows.csv",
         b"text;label\ngood, fine;1\n",
-        ["'text;label' is separated by semicolons, expected commas", "write it with commas"],
+        [
+            "'text;label' is separated by semicolons, expected commas",
+            "delimiter ';'",
+            "write it with commas",
+        ],
     ),
+    "bars": ("rows.csv", b"text|label\ngood, fine|1\n", ["by vertical bars", "delimiter '|'"]),
     "semicolons and quotes": ("rows.csv", b'text;label\n"a;b";1\n', ["by semicolons"]),
-    "tabs in csv": ("rows.csv", b"text\tlabel\na, b\t1\n", ["by tabs", "or name it .tsv"]),
+    "tabs in csv": (
+        "rows.csv",
+        b"text\tlabel\na, b\t1\n",
+        ["by tabs", "delimiter tab", "or name it .tsv"],
+    ),
     "commas in tsv": ("rows.tsv.gz", gzip.compress(b"a,b\nc\td\n"), ["by commas", ".csv"]),
     "not gzip": ("rows.csv.gz", b"text,label\n", ["damaged", "gzip"]),
     "cut gzip": ("rows.csv.gz", gzip.compress(b"text\na\n" * 99)[:-12], ["damaged", "gzip"]),

@@ -26,6 +26,7 @@ from lpft.settings.configs import (
     read_config,
     taken_by,
 )
+from lpft.settings.files import Layout
 from lpft.settings.serving import ServingSettings
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _page_of(folder: Path) -> Path | None:
 
 def evaluate(options: Namespace) -> None:
     """Print a trained classifier's metrics on more data."""
+    layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
     from lpft.runs.evaluate import evaluate_saved, labelled_sets
@@ -113,7 +115,7 @@ def evaluate(options: Namespace) -> None:
         file=options.file,
         text_columns=options.text_columns,
         label_column=options.label_column,
-        column_names=options.column_names,
+        layout=layout,
     )
     metrics = evaluate_saved(saved, sets)
     if options.json:
@@ -131,7 +133,7 @@ def predict(options: Namespace) -> None:
 
     if options.output is not None:
         predict.check_prediction_output(options.output, overwrite=options.overwrite)
-    for option in ("text_columns", "column_names"):
+    for option in ("text_columns", "column_names", "encoding", "delimiter"):
         if getattr(options, option) is not None and options.file is None:
             raise InputError(f"{named(option)} has no effect without {named('file')}: leave it out")
     saved = open_saved(options.folder, options.device)
@@ -141,7 +143,7 @@ def predict(options: Namespace) -> None:
             saved,
             options.file,
             options.text_columns,
-            options.column_names,
+            Layout(options.column_names, options.encoding, options.delimiter),
             invalid=options.invalid_rows,
         )
     elif options.text is not None:

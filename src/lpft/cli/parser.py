@@ -306,13 +306,25 @@ def _add_columns(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--text-columns",
         type=names,
-        help="text column, or two for pairs, separated by a comma (default: as in training)",
+        help="text column, or two for pairs, separated by a comma; data.text is the text in the "
+        "objects data of JSON files (default: as in training)",
     )
     parser.add_argument(
         "--column-names",
         type=names,
         help="names of all columns, separated by commas, for a CSV or TSV file without a header "
         "line",
+    )
+    parser.add_argument(
+        "--encoding",
+        help="encoding of the input, such as latin-1, cp1252 or utf-16 (default: UTF-8, however "
+        "the training files were written)",
+    )
+    parser.add_argument(
+        "--delimiter",
+        help="character between the fields of a CSV or TSV file, such as ';', or tab (default: a "
+        "comma in .csv files, a tab in .tsv and .txt files, however the training files were "
+        "written)",
     )
 
 

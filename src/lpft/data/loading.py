@@ -39,6 +39,7 @@ from lpft.data.tables import (
 from lpft.data.tasks import TASKS, Task, Template, find_task
 from lpft.errors import InputError, named
 from lpft.settings import DataSettings
+from lpft.settings.files import BY_ENDING, Layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def load_data(settings: DataSettings) -> TextData:
             settings.ood,
             text_columns=settings.text_columns,
             label_column=settings.label_column,
-            column_names=settings.column_names,
+            **vars(settings.layout),
             protocol=settings.split_protocol,
         )
         if settings.data_name is not None:
@@ -157,6 +158,8 @@ def load_files(
     text_columns: Sequence[str] | None = None,
     label_column: str = "label",
     column_names: Sequence[str] | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
     protocol: str = "stratified",
 ) -> TextData:
     """Training, validation, test and OOD sets from files (CSV, TSV, JSON Lines, Parquet).
@@ -170,8 +173,10 @@ def load_files(
     Args:
         ood: out-of-distribution sets by name; names become parts of file names.
         text_columns: one column, or two for pairs; None takes the column ``text`` or
-            ``sentence``, or the only one with words. All files use the same names.
-        column_names: of CSV and TSV files whose first line does not name their columns.
+            ``sentence``, or the only one with words. All files use the same names; ``data.text``
+            is the text in the objects ``data`` of JSON files.
+        column_names, encoding, delimiter: of all files, as in
+            :func:`lpft.data.tables.read_table`.
         protocol: how rows are held out, a name of :data:`lpft.data.splits.PROTOCOLS`.
 
     Raises:
@@ -183,7 +188,8 @@ def load_files(
     check_protocol(protocol)
     for name in ood:
         check_ood_name(name)
-    table = read_table(train, column_names)
+    layout: Any = {"encoding": encoding, "delimiter": delimiter}
+    table = read_table(train, column_names, **layout)
     columns = choose_text_columns(table, text_columns, label_column, train)
     names = integers_where_all_are(labels_from_table(table, label_column, train))
     source = f"{train}, column '{label_column}'"
@@ -204,7 +210,7 @@ def load_files(
     read = partial(_examples, classes=classes, text_columns=columns, label_column=label_column)
     for split, path in others.items():
         if path is not None:
-            table = read_table(path, column_names)
+            table = read_table(path, column_names, **layout)
             splits[split] = read(path, table, unseen_allowed=split.startswith("ood/"))
             sources[split] = str(path)
     return TextData(
@@ -228,7 +234,7 @@ def read_examples(
     text_columns: Sequence[str] | None = None,
     trained_columns: Sequence[str] | None = None,
     label_column: str = "label",
-    column_names: Sequence[str] | None = None,
+    layout: Layout = BY_ENDING,
     unseen_allowed: bool = False,
 ) -> Examples:
     """The labelled rows of one file, for a problem whose classes are known.
@@ -242,7 +248,7 @@ def read_examples(
     Raises:
         InputError: as :func:`load_files`; a label that is none of ``classes`` is named.
     """
-    table = read_table(path, column_names)
+    table = read_table(path, **vars(layout))
     if text_columns is None:
         columns = columns_of_training(table, trained_columns, path)
     else:

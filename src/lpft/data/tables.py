@@ -1,4 +1,4 @@
-"""Files of CSV, TSV, JSON Lines and Parquet as tables, and what their columns hold.
+"""Files of CSV, TSV, JSON and Parquet as rows and tables, and what their columns hold.
 
 CSV is read by the standard library's strict reader. pandas repairs bad files in silence: it fills
 short rows up and takes "NA" for a missing value. So does pyarrow: it reads on over a stray or
@@ -11,11 +11,12 @@ import gzip
 import json
 import sys
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ FORMATS = (
     *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz"),
 )
 """Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json``
-holds one object per line, as ``.jsonl``."""
+as ``.jsonl`` holds one object per line, or one array of objects."""
 
 TEXT_NAMES = ("text", "sentence")
 """Columns that are taken as the text where none is named, in any case (``Text``)."""
@@ -45,37 +46,55 @@ Line = tuple[int, str]
 """A line's number, from 1, and its text with the line end."""
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_DELIMITER_OPTIONS = {",": "','", "\t": "tab", ";": "';'", "|": "'|'"}
 _DELIMITER_OF = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _NAMES_SHOWN = 20
 _GZIP = b"\x1f\x8b"
+_BLOCK = 1 << 16
+_ABSENT = object()
 
 
-def read_table(path: str | Path, column_names: Sequence[str] | None = None) -> "pd.DataFrame":
+def read_table(
+    path: str | Path,
+    column_names: Sequence[str] | None = None,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+) -> "pd.DataFrame":
     """All rows of a file.
 
     Values are Python's own (column dtype object): text of CSV and TSV files stays text, "NA" and
-    "null" too; JSON and Parquet values keep their type; a missing value is None or NaN. Text is
-    UTF-8, with or without a byte-order mark. In TSV files a quote is an ordinary character unless
+    "null" too; JSON and Parquet values keep their type; a missing value is None or NaN. A
+    byte-order mark is no part of the text. In TSV files a quote is an ordinary character unless
     it encloses a whole field, so that both GLUE's files and those that pandas writes are read.
 
     Args:
         column_names: of a CSV or TSV file whose first line does not name its columns; a first line
             that repeats them is no row.
+        encoding: Python's name of a text file's encoding; None for UTF-8.
+        delimiter: what separates the fields of a CSV or TSV file; None for a comma or a tab, by
+            its ending. Another one than a tab makes it CSV, in which quotes enclose fields.
 
     Returns:
         A frame of N rows whose index is the row number from 0.
 
     Raises:
-        InputError: the file is missing, empty, damaged, not UTF-8, of an unknown format, holds no
-            rows, has two columns of one name or a row with too many or too few fields, or columns
-            are named of a file that names its own; the message names the file and, where known,
-            the line.
+        InputError: the file is missing, empty, damaged, of another encoding or an unknown format,
+            holds no rows, has two columns of one name or a row with too many or too few fields, or
+            something is said of a file that says it itself; the message names the file and, where
+            known, the line.
     """
-    return next(iter_tables(path, sys.maxsize, column_names))
+    rows = iter_rows(path, column_names, encoding=encoding, delimiter=delimiter)
+    return next(_tables(rows, sys.maxsize))
 
 
 def iter_tables(
-    path: str | Path, rows: int = 1000, column_names: Sequence[str] | None = None
+    path: str | Path,
+    rows: int = 1000,
+    column_names: Sequence[str] | None = None,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> Iterator["pd.DataFrame"]:
     """The same rows as :func:`read_table`, ``rows`` at a time, for files larger than memory.
 
@@ -84,24 +103,59 @@ def iter_tables(
     Raises:
         InputError: as :func:`read_table`, when the bad row is reached.
     """
+    return _tables(iter_rows(path, column_names, encoding=encoding, delimiter=delimiter), rows)
+
+
+def iter_rows(
+    path: str | Path,
+    column_names: Sequence[str] | None = None,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+) -> Iterator[Row]:
+    """The same rows one by one, each a dict that a JSON object may leave names out of.
+
+    Raises:
+        InputError: as :func:`read_table`, when the bad row is reached.
+    """
     path = Path(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
     ending = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
-    if ending == ".csv":
-        return _tables(path, _named_rows(path, _csv_records(path, ","), column_names), rows)
-    if ending in (".tsv", ".txt"):
-        records = ([_unquote(field) for field in fields] for fields in _tsv_records(path))
-        return _tables(path, _named_rows(path, records, column_names), rows)
-    read = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": _parquet_rows}.get(ending)
-    if read is None or (compressed and ending == ".parquet"):
+    if ending in _DELIMITER_OF:
+        delimiter = _DELIMITER_OF[ending] if delimiter is None else delimiter
+        if ending == ".csv" or delimiter != "\t":
+            records = _csv_records(path, delimiter, encoding)
+        else:
+            lines = _tsv_records(path, encoding)
+            records = ([_unquote(field) for field in fields] for fields in lines)
+        return _some(path, _named_rows(path, records, column_names))
+    if ending not in (".jsonl", ".json", ".parquet") or (compressed and ending == ".parquet"):
         raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
     if column_names is not None:
         raise InputError(
             f"{path} names its columns itself: {named('column_names')} is for CSV and TSV files "
             "whose first line does not; leave it out"
         )
-    return _tables(path, read(path), rows)
+    if delimiter is not None:
+        raise InputError(
+            f"{path} has no delimiter: {named('delimiter')} is for CSV and TSV files; leave it out"
+        )
+    if ending == ".parquet" and encoding is not None:
+        raise InputError(
+            f"{path} has an encoding of its own: {named('encoding')} is for text files; leave it "
+            "out"
+        )
+    return _some(path, _parquet_rows(path) if ending == ".parquet" else _json_rows(path, encoding))
+
+
+def _some(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, of which there must be one."""
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{path} has no rows: expected at least one row of data")
+    yield first
+    yield from rows
 
 
 def read_tsv(
@@ -120,37 +174,89 @@ def read_tsv(
         fill: lines with too few fields get empty ones at their end.
     """
     records = _csv_records(path, "\t") if quoted else _tsv_records(path, fill=fill)
-    return next(_tables(path, _named_rows(path, records, column_names), sys.maxsize))
+    return next(_tables(_some(path, _named_rows(path, records, column_names)), sys.maxsize))
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a UTF-8 file, gzip-compressed if it ends in .gz.
+def read_lines(path: Path, encoding: str | None = None) -> Iterator[Line]:
+    """The lines of a text file, by default UTF-8, gzip-compressed if it ends in .gz.
 
     Lines end at a line feed only: other characters that Unicode counts as line ends occur within
     texts.
     """
     _require_file(path)
+    number = 1
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+            for number, line in enumerate(_decoded_lines(path, file, encoding), start=1):
                 if number == 1:
-                    _check_first_line(path, raw)
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                    _check_first_line(path, line)
                 if "\0" in line:
+                    written = "" if encoding is None else f" than {encoding}"
                     raise InputError(
                         f"{path}, line {number}: found a null byte, expected text: the file is "
-                        "damaged or in another encoding (UTF-16?); save it again as UTF-8"
+                        f"damaged or in another encoding{written} (UTF-16?): name it with "
+                        f"{named('encoding')}"
                     )
                 yield number, line
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
-            "expected a UTF-8 text file: save it again with that encoding"
-        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged: expected a gzip file ({error})") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _decoded_lines(
+    path: Path, file: BinaryIO | gzip.GzipFile, encoding: str | None
+) -> Iterator[str]:
+    """The lines with their ends, without a byte-order mark.
+
+    Blocks are decoded, not lines of bytes: in UTF-16 the byte of a line feed is part of other
+    characters too. The lines before a byte that cannot be decoded still come.
+    """
+    decoder = getincrementaldecoder("utf-8-sig" if encoding is None else encoding)()
+    number, parts = 1, list[str]()  # of the line that the next block goes on with
+    start, ended = True, False
+    while not ended:
+        block = file.read(_BLOCK)
+        if start and block.startswith(_GZIP):
+            raise InputError(
+                f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
+            )
+        ended, state, damage = not block, decoder.getstate(), None
+        try:
+            text = decoder.decode(block, ended)
+        except UnicodeDecodeError as error:
+            damage = error
+            decoder.setstate((b"", state[1]))
+            text = decoder.decode(error.object[: error.start])
+        if start and text:
+            text, start = text.removeprefix("\ufeff"), False
+        first, *others = text.split("\n")
+        parts.append(first)
+        for part in others:
+            yield "".join(parts) + "\n"
+            number, parts = number + 1, [part]
+        if damage is not None:
+            raise _not_decoded(path, number, damage, encoding) from damage
+    if last := "".join(parts):
+        yield last
+
+
+def _not_decoded(
+    path: Path, line: int, error: UnicodeDecodeError, encoding: str | None
+) -> InputError:
+    bad = error.object[error.start : error.start + 1]
+    byte = f"byte 0x{bad[0]:02x}" if bad else "its end"
+    if encoding is not None:
+        return InputError(
+            f"{path}, line {line}: {byte} is not {encoding} ({error.reason}): give another "
+            f"{named('encoding')}, or save the file again as UTF-8"
+        )
+    utf16 = line == 1 and error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    likely = "utf-16" if utf16 else "such as cp1252 or latin-1"
+    return InputError(
+        f"{path}, line {line}: {byte} is not UTF-8: name the file's encoding with "
+        f"{named('encoding')} ({likely}), or save it again as UTF-8"
+    )
 
 
 def _require_file(path: Path) -> None:
@@ -160,22 +266,18 @@ def _require_file(path: Path) -> None:
         raise InputError(f"{path} does not exist: expected a file")
 
 
-def _check_first_line(path: Path, raw: bytes) -> None:
-    if raw.startswith(_GZIP):
-        raise InputError(
-            f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
-        )
-    if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
+def _check_first_line(path: Path, line: str) -> None:
+    if not line.endswith("\n") and "\r" in line.rstrip("\r"):
         raise InputError(
             f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
             "them: expected line feeds; save it again with Unix or Windows line ends"
         )
 
 
-def _csv_records(path: Path, delimiter: str) -> Iterator[list[str]]:
+def _csv_records(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[list[str]]:
     csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
     # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
-    lines = (line for _, line in read_lines(path))
+    lines = (line for _, line in read_lines(path, encoding))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     first: list[str] = []
     try:
@@ -188,13 +290,16 @@ def _csv_records(path: Path, delimiter: str) -> Iterator[list[str]]:
         _check_delimiter(path, first)
         raise InputError(
             f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
-            'commas, quotes or line breaks to be enclosed in " and quotes in them doubled'
+            f"{_DELIMITERS.get(delimiter, repr(delimiter))}, quotes or line breaks to be enclosed "
+            'in " and quotes in them doubled'
         ) from error
 
 
-def _tsv_records(path: Path, *, fill: bool = False) -> Iterator[list[str]]:
+def _tsv_records(
+    path: Path, encoding: str | None = None, *, fill: bool = False
+) -> Iterator[list[str]]:
     first: list[str] = []
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, encoding):
         content = line.rstrip("\r\n")
         if content:
             fields = content.split("\t")
@@ -234,10 +339,14 @@ def _named_rows(
         yield dict(zip(names, record, strict=True))
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
+def _json_rows(path: Path, encoding: str | None) -> Iterator[Row]:
+    """Objects, one per line; where the first line begins with a bracket, those of one array."""
+    lines = ((number, line) for number, line in read_lines(path, encoding) if line.strip())
+    first = next(lines, None)
+    if first is not None and first[1].lstrip().startswith("["):
+        yield from _array_rows(path, chain([first], lines))
+        return
+    for number, line in [] if first is None else chain([first], lines):
         try:
             row = json.loads(line, object_pairs_hook=_json_object)
         except (ValueError, RecursionError) as error:
@@ -251,6 +360,51 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 "per line (JSON Lines): write each row on a line of its own"
             )
         yield row
+
+
+def _array_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
+    """The objects of an array, each as soon as its last line has been read."""
+    decoder = json.JSONDecoder(object_pairs_hook=_json_object)
+    text, number, expected = "", 0, "["  # a sign of these, an object, or nothing more
+
+    def bad(line: int, reason: object) -> InputError:
+        return InputError(
+            f"{path}, line {line}: not valid JSON ({reason}); expected one array of objects, or "
+            "one object per line (JSON Lines)"
+        )
+
+    at = 0
+    for number, line in lines:
+        text, at = text[at:] + line, 0
+        while (at := _after_space(text, at)) < len(text):
+            if expected == "object":
+                try:
+                    row, at = decoder.raw_decode(text, at)
+                except (ValueError, RecursionError) as error:
+                    # an object that goes on in the next line fails at the end of this one
+                    if getattr(error, "pos", 0) >= len(text.rstrip()):
+                        break
+                    raise bad(number, error) from error
+                if not isinstance(row, dict):
+                    raise bad(number, f"found a {type(row).__name__}")
+                yield row
+                expected = ",]"
+                continue
+            sign, at = text[at], at + 1
+            if sign not in expected:
+                raise bad(
+                    number, f"found {sign!r}, expected {' or '.join(expected) or 'nothing more'}"
+                )
+            empty = sign == "[" and text.startswith("]", _after_space(text, at))
+            expected = "]" if empty else "" if sign == "]" else "object"
+    if expected:
+        raise bad(number, "the array does not end")
+
+
+def _after_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> Row:
@@ -278,7 +432,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def _tables(path: Path, rows: Iterator[Row], size: int) -> Iterator["pd.DataFrame"]:
+def _tables(rows: Iterator[Row], size: int) -> Iterator["pd.DataFrame"]:
     import pandas as pd
 
     start = 0
@@ -289,8 +443,6 @@ def _tables(path: Path, rows: Iterator[Row], size: int) -> Iterator["pd.DataFram
         index = range(start, start + len(chunk))
         yield pd.DataFrame(values, columns=names, index=index, dtype=object)
         start += len(chunk)
-    if start == 0:
-        raise InputError(f"{path} has no rows: expected at least one row of data")
 
 
 def _check_unique(path: Path, names: Sequence[str]) -> None:
@@ -322,11 +474,14 @@ def _check_delimiter(path: str | Path, first: Sequence[str], column: str | None 
         return
     used = max(_DELIMITERS, key=first[0].count)
     fields = [field.strip(' "') for field in first[0].split(used)]
-    if used in first[0] and used != expected and (column is None or column in fields):
+    if used in first[0] and (column is None or column in fields):
+        line = f"{path}: the first line {first[0][:60]!r} is separated by {_DELIMITERS[used]}"
+        if used == expected:
+            raise InputError(f"{line}, not by another sign: leave {named('delimiter')} out")
         ending = {",": ".csv", "\t": ".tsv"}.get(used)
         raise InputError(
-            f"{path}: the first line {first[0][:60]!r} is separated by {_DELIMITERS[used]}, "
-            f"expected {_DELIMITERS[expected]} in a file of this ending: write it with "
+            f"{line}, expected {_DELIMITERS[expected]} in a file of this ending: give "
+            f"{named('delimiter')} {_DELIMITER_OPTIONS[used]}, or write it with "
             f"{_DELIMITERS[expected]}" + ("" if ending is None else f", or name it {ending}")
         )
 
@@ -431,18 +586,79 @@ def require_column(
 
     ``role`` says what the column is, after its name.
     """
-    if column not in table.columns:
+    if not has_column(table, column):
         _check_delimiter(path, list(table.columns), column)
-        similar = {name.lower(): name for name in table.columns}
-        near = get_close_matches(column.lower(), similar, n=1)
+        similar = {name.lower(): name for name in _all_names(table)}
+        inner = [name for name in similar if name.endswith(f".{column.lower()}")]
+        near = inner if inner else get_close_matches(column.lower(), similar, n=1)
         hint = f" (did you mean '{similar[near[0]]}'?)" if near else ""
         raise InputError(
             f"{path} has no column '{column}'{role}: found {_column_list(table)}{hint}{advice}"
         )
 
 
+def value_at(value: Any, path: str) -> Any:
+    """What a row has under a column's name, or under a path of names and numbers with dots.
+
+    ``data.text`` is the value of that very name, where it has one, or else the ``text`` of its
+    ``data``; ``answers.0`` is the first of its ``answers``. :data:`_ABSENT` where it has neither.
+    """
+    if isinstance(value, list):
+        first, _, rest = path.partition(".")
+        if not (first.isdecimal() and int(first) < len(value)):
+            return _ABSENT
+        return value_at(value[int(first)], rest) if rest else value[int(first)]
+    if not isinstance(value, dict):
+        return _ABSENT
+    flat = value.get(path, _ABSENT)
+    if flat is not None and flat is not _ABSENT:
+        return flat
+    for dot in (number for number, letter in enumerate(path) if letter == "."):
+        inner = value_at(value.get(path[:dot]), path[dot + 1 :])
+        if inner is not _ABSENT:
+            return inner
+    return flat
+
+
+def column_values(table: "pd.DataFrame", column: str) -> list[Any]:
+    """The N values of a column by its name or path, None where a row has none."""
+    return [None if value is _ABSENT else value for value in _values_or_absent(table, column)]
+
+
+def has_column(table: "pd.DataFrame", column: str) -> bool:
+    """Whether a table has a column of this name, or a row has something under it as a path."""
+    return column in table.columns or any(
+        value is not _ABSENT for value in _values_or_absent(table, column)
+    )
+
+
+def _values_or_absent(table: "pd.DataFrame", column: str) -> Iterable[Any]:
+    names = [name for name in table.columns if column.startswith(f"{name}.")]
+    if not names:
+        absent = [_ABSENT] * len(table)
+        return list(table[column]) if column in table.columns else absent
+    names += [column] if column in table.columns else []
+    rows = zip(*(table[name] for name in names), strict=True)
+    return (value_at(dict(zip(names, values, strict=True)), column) for values in rows)
+
+
+def _all_names(table: "pd.DataFrame") -> list[str]:
+    """The names of all columns; of objects, the paths of what the first one has."""
+    names: list[str] = []
+    for column in table.columns:
+        values = (value for value in table[column] if isinstance(value, dict) and value)
+        names += _paths(str(column), next(values, None))
+    return names
+
+
+def _paths(name: str, value: Any) -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [name]
+    return [path for inner in value for path in _paths(f"{name}.{inner}", value[inner])]
+
+
 def _column_list(table: "pd.DataFrame") -> str:
-    names = [cut(str(name)) for name in table.columns]
+    names = [cut(name) for name in _all_names(table)]
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"the columns {', '.join(names[:_NAMES_SHOWN])}{more}"
 
@@ -473,7 +689,7 @@ def texts_from_table(
 def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> list[str]:
     """The N values of one text column, checked as in :func:`texts_from_table`."""
     require_column(table, column, path)
-    values = list(table[column])
+    values = column_values(table, column)
     where = f"{path}, column '{column}'"
 
     def rows_that(wrong: Callable[[Any], bool]) -> list[int]:
@@ -499,7 +715,7 @@ def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> 
 
 
 def _is_damaged(text: str) -> bool:
-    return text != text.encode(errors="ignore").decode()
+    return not text.isascii() and text != text.encode(errors="ignore").decode()
 
 
 def unreadable(value: object) -> str | None:
@@ -516,7 +732,7 @@ def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path
     advice = f"; name the label column with {named('label_column')}{_advice(path)}"
     require_column(table, label_column, path, advice)
     source = f"{path}, column '{label_column}'"
-    return read_labels(list(table[label_column]), source, list(table.index))
+    return read_labels(column_values(table, label_column), source, list(table.index))
 
 
 def ids_from_table(table: "pd.DataFrame") -> list[str]:

@@ -24,6 +24,7 @@ from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
 from lpft.results.run import SplitFeatures
 from lpft.results.saved import SavedClassifier, columns_error
+from lpft.settings.files import Layout
 from lpft.training.cache import SplitInputs
 
 
@@ -133,7 +134,7 @@ def labelled_sets(
     file: Path | None,
     text_columns: Sequence[str] | None,
     label_column: str | None,
-    column_names: Sequence[str] | None,
+    layout: Layout,
 ) -> dict[str, Examples]:
     """The labelled sets that the options of ``lpft evaluate`` name: a task's or a file's.
 
@@ -145,14 +146,14 @@ def labelled_sets(
             "task",
             text_columns=text_columns,
             label_column=label_column,
-            column_names=column_names,
+            **vars(layout),
         )
         assert task is not None, "the command line asks for a task or a file"
         if template is None:
             template = saved.template if saved.task == task else 0
         return task_sets(saved, task, data_dir, template)
     _refuse("file", data_dir=data_dir, template=template)
-    return file_set(saved, file, text_columns, label_column, column_names)
+    return file_set(saved, file, text_columns, label_column, layout)
 
 
 def _refuse(source: str, **options: object) -> None:
@@ -166,7 +167,7 @@ def file_set(
     path: Path,
     text_columns: Sequence[str] | None,
     label_column: str | None,
-    column_names: Sequence[str] | None,
+    layout: Layout,
 ) -> dict[str, Examples]:
     """The labelled rows of a file, under its stem; labels are matched by name.
 
@@ -181,7 +182,7 @@ def file_set(
         text_columns=text_columns,
         trained_columns=saved.text_columns,
         label_column=saved.label_column if label_column is None else label_column,
-        column_names=column_names,
+        layout=layout,
         unseen_allowed=True,
     )
     if isinstance(examples.texts[0], tuple) != saved.paired:

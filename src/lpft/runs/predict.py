@@ -21,6 +21,7 @@ from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
 from lpft.results.saved import SavedClassifier, columns_error
 from lpft.settings import OutputSettings
+from lpft.settings.files import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,7 @@ def file_rows(
     saved: SavedClassifier,
     path: Path,
     text_columns: Sequence[str] | None,
-    column_names: Sequence[str] | None,
+    layout: Layout,
     *,
     invalid: InvalidRows,
 ) -> Iterator[InputRow]:
@@ -144,7 +145,7 @@ def file_rows(
     """
 
     def tables() -> Iterator[tuple["pd.DataFrame", tuple[str, ...]]]:
-        for table in iter_tables(path, ROWS_AT_ONCE, column_names):
+        for table in iter_tables(path, ROWS_AT_ONCE, **vars(layout)):
             if text_columns is None:
                 columns = columns_of_training(table, saved.text_columns, path)
             else:

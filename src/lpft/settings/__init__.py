@@ -4,8 +4,6 @@ Importing this module loads neither torch nor transformers.
 """
 
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -13,6 +11,7 @@ from pydantic import BeforeValidator, model_validator
 from lpft.errors import InputError, named
 from lpft.paper import KERNEL_SAMPLES, MODEL, SEEDS
 from lpft.settings.fields import Decides, Need, Settings, setting
+from lpft.settings.files import Delimiter, Encoding, File, Layout
 from lpft.settings.kernels import check_distinct
 from lpft.settings.methods import AUTO, METHODS, get_method
 
@@ -32,15 +31,6 @@ _BOTH = Decides.RUN | Decides.KERNEL
 _OF_FILES = {"needs": "files", "commands": ("train", "check", "ntk")}
 _FILE = {**_OF_FILES, "fingerprinted": _BOTH}
 _TUNING = {"needs": "fine-tuning", "decides": Decides.RUN, "commands": ("train", "reproduce")}
-
-
-def _absolute(value: Any) -> Path:
-    if not isinstance(value, str | PathLike):
-        raise ValueError("expected a path")
-    return Path(value).expanduser().resolve()
-
-
-File = Annotated[Path, BeforeValidator(_absolute)]
 
 
 class DataSettings(Settings):
@@ -83,7 +73,8 @@ class DataSettings(Settings):
     )
     text_columns: tuple[str, ...] | None = setting(
         None,
-        "text column, or two for pairs, separated by a comma (default: the only text column)",
+        "text column, or two for pairs, separated by a comma; data.text is the text in the objects "
+        "data of JSON files (default: the only text column)",
         filled_by_data=True,
         **_OF_FILES,
     )
@@ -91,6 +82,18 @@ class DataSettings(Settings):
     column_names: tuple[str, ...] | None = setting(
         None,
         "names of all columns, separated by commas, for CSV and TSV files without a header line",
+        **_FILE,
+    )
+    encoding: Encoding | None = setting(
+        None,
+        "encoding of all text files, such as latin-1, cp1252 or utf-16; it is the files' own and "
+        "not stored with the model (default: UTF-8)",
+        **_FILE,
+    )
+    delimiter: Delimiter | None = setting(
+        None,
+        "character between the fields of all CSV and TSV files, such as ';', or tab; not stored "
+        "with the model either (default: a comma in .csv files, a tab in .tsv and .txt files)",
         **_FILE,
     )
     data_name: str | None = setting(
@@ -115,6 +118,11 @@ class DataSettings(Settings):
         "in the same way (default: all)",
         ge=2,
     )
+
+    @property
+    def layout(self) -> Layout:
+        """How its files are written."""
+        return Layout(self.column_names, self.encoding, self.delimiter)
 
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> Self:
