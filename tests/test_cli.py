@@ -693,6 +693,18 @@ def test_balanced_class_weights_favour_the_rare_class(train, tmp_path):
     assert np.mean(means) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_class_weights_by_name_are_recorded(train, tmp_path):
+    options = ("--class-weight", "good=2", "--class-weight", "bad=0.5")
+    train(tmp_path / "run", *options)
+    assert read(tmp_path / "run/run.json")["config"]["class_weight"] == {"good": 2.0, "bad": 0.5}
+    train(tmp_path / "same", "--class-weight", "good=1", "--class-weight", "bad=1")
+    train(tmp_path / "plain")
+    heads = [
+        (tmp_path / name / "lp/head.safetensors").read_bytes() for name in ("run", "same", "plain")
+    ]
+    assert heads[0] != heads[1] == heads[2]
+
+
 def test_out_of_distribution_sets_without_a_known_class(train, lpft, data, tmp_path):
     other = pd.read_csv(data / "ood.csv").assign(label="none of these")
     other.to_csv(tmp_path / "other.csv", index=False)

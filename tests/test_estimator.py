@@ -14,6 +14,7 @@ from scipy.stats import linregress
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, get_scorer, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
@@ -25,10 +26,14 @@ from tiny_models import save_tiny_model, toy_texts
 from toy_files import write_toy_file
 
 from lpft import InputError, TextClassifier
+from lpft.analysis import fit_temperature
+from lpft.analysis.calibration import PRIOR_SD
+from lpft.data.duplicates import find_repetitions
 from lpft.runs.selection import train_selection
 from lpft.runs.train import train_run
 from lpft.settings import OutputSettings, TrainingSettings
 from lpft.settings.configs import make_config, make_selection
+from lpft.training.probing import out_of_fold_logits
 
 PROBING = {"method": "lp", "pooling": "mean", "max_length": 32}
 FINE_TUNING = {"pooling": "mean", "max_length": 32, "epochs": 1, "learning_rate": 1e-3}
@@ -486,3 +491,101 @@ def test_one_method_is_not_chosen(tiny_bert):
     texts, labels = toy_texts(20)
     clf = TextClassifier(str(tiny_bert), method="lp", max_length=16).fit(texts, labels)
     assert (clf.method_, clf.selection_) == ("lp", None)
+
+
+def test_only_the_ratios_of_sample_weights_count(model):
+    texts, labels = toy_texts(60)
+    plain, twice, half = (
+        TextClassifier(model, **FINE_TUNING)
+        .fit(texts, labels, (texts, labels), sample_weight=weights)
+        .logits(texts)
+        for weights in (None, np.full(60, 2.0), pd.Series([0.5] * 60))
+    )
+    np.testing.assert_allclose(twice, plain, atol=1e-5)
+    np.testing.assert_array_equal(half, twice)
+
+
+def test_whole_weights_are_repeated_rows_to_linear_probing(model):
+    texts, labels = three_classes(60)
+    weights = np.random.default_rng(0).integers(0, 4, 60)
+    clf = TextClassifier(model, **PROBING, class_weight={"bad": 2}).fit(
+        texts, labels, three_classes(30, seed=1), sample_weight=weights
+    )
+    repeated = np.repeat(np.arange(60), weights)
+    features = TextClassifier.untrained(model, ["x", "y"], **PROBING).features(texts)
+    strengths, fits = np.logspace(-4, 4, 10), []
+    for strength in strengths:  # of the weights with mean 1
+        mean = weights[weights > 0].mean()
+        fits.append(
+            LogisticRegression(
+                C=strength / mean, solver="newton-cg", tol=1e-9, class_weight={"bad": 2}
+            ).fit(features[repeated], np.array(labels)[repeated])
+        )
+    ours = softmax(clf.logits(texts), axis=1)
+    gaps = [np.abs(fit.predict_proba(features) - ours).max() for fit in fits]
+    assert min(gaps) < 1e-4
+    assert sorted(gaps)[1] > 1e-3
+
+
+def test_a_row_of_weight_0_is_left_out_with_its_class(model):
+    texts, labels = toy_texts(60)
+    weights = [0.0, *[1.0] * 59]
+    left_out = TextClassifier(model, **PROBING).fit(texts[1:], labels[1:])
+    weighted = TextClassifier(model, **PROBING).fit(
+        texts, ["odd", *labels[1:]], sample_weight=weights
+    )
+    assert weighted.classes_.tolist() == ["bad", "good"]
+    np.testing.assert_array_equal(weighted.logits(texts), left_out.logits(texts))
+    assert weighted.temperature_ == left_out.temperature_
+
+
+def test_the_temperature_of_folds_is_that_of_weighted_probes_and_rows(model):
+    texts, labels = toy_texts(60)
+    labels[::7] = ["bad"] * 9
+    weights = np.where(np.arange(60) % 7 == 0, 3.0, 1.0)
+    clf = TextClassifier(model, **PROBING).fit(texts, labels, sample_weight=weights)
+    features = TextClassifier.untrained(model, ["x", "y"], **PROBING).features(texts)
+    indices, weights = np.array(labels) == "good", weights / weights.mean()
+    probing = {"sample_weight": weights, "scoring": "log-loss"}
+    repeats = find_repetitions(texts).near
+    logits = out_of_fold_logits(features, indices.astype(int), 2, groups=repeats, **probing)
+    expected = fit_temperature(logits, indices.astype(int), PRIOR_SD, weights)
+    assert clf.temperature_ == pytest.approx(expected.temperature, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([-1.0] * 40, "sample_weight of text 1 is -1"),
+        ([1.0, np.nan] * 20, "sample_weight of text 2 is nan"),
+        ([1.0, 2.0, np.inf, 0.0] * 10, "sample_weight of text 3 is inf"),
+        ([1.0] * 39, r"shape \(39,\): expected one number for each of 40 texts"),
+        ([[1.0] * 40], r"shape \(1, 40\)"),
+        ([0] * 40, "all 40 texts are 0"),
+        (["x"] * 40, "sample_weight are .*: expected 40 numbers"),
+        (2.0, r"shape \(\)"),
+    ],
+)
+def test_wrong_sample_weights(model, weights, says):
+    estimator = TextClassifier(model, **PROBING)
+    refused(says, estimator.fit, *toy_texts(40), sample_weight=weights)
+
+
+@pytest.mark.parametrize("names", [("bad", "good"), (0, 1), (False, True)])
+def test_class_weights_by_name_survive_a_saved_classifier(model, tmp_path, names):
+    texts, labels = toy_texts(40)
+    given = [names[label == "good"] for label in labels]
+    weighted = TextClassifier(model, **PROBING, class_weight={names[1]: 4}).fit(texts, given)
+    plain = TextClassifier(model, **PROBING).fit(texts, given)
+    proba = weighted.predict_proba(texts)[:, 1]
+    assert proba.mean() > plain.predict_proba(texts)[:, 1].mean()
+    weighted.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert loaded.class_weight == {names[1]: 4}
+    assert type(next(iter(loaded.class_weight))) is type(names[1])
+    refused(
+        "class_weight names 'worse', which is no class",
+        TextClassifier(model, **PROBING, class_weight={"worse": 2}).fit,
+        texts,
+        given,
+    )

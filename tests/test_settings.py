@@ -311,3 +311,37 @@ def test_every_method_from_a_random_head_has_one_from_an_lp_head():
         "lp-dora": None,
     }
     assert with_lp_head("of another version") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ("balanced", "balanced"),
+        (["balanced"], "balanced"),
+        (["spam=5", "a=b=0.5"], {"spam": 5.0, "a=b": 0.5}),
+        ({"spam": 5}, {"spam": 5.0}),
+        ({0: 2, True: 3}, {"0": 2.0, "True": 3.0}),
+    ],
+)
+def test_class_weights_are_a_word_or_weights_by_name(given, weights):
+    settings = TrainingSettings.read({"class_weight": given})
+    assert settings.class_weight == weights
+    assert TrainingSettings.read(json.loads(json.dumps(settings.flat()))) == settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["spam", ["balanced", "spam=2"], ["spam="], ["spam=x"], ["spam=-1"], ["spam=0"], {"spam": "x"},
+     ["spam=inf"], ["spam=1", "spam=2"], 3],
+)  # fmt: skip
+def test_what_is_no_class_weight_is_refused(given):
+    with pytest.raises(InputError, match="class_weight"):
+        TrainingSettings.read({"class_weight": given})
+
+
+def test_class_weights_are_part_of_what_a_run_is():
+    asked = make_config({"task": "cb"}).flat()
+    weighted = make_config({"task": "cb", "class_weight": ["neutral=4"]})
+    assert changed(asked, weighted.flat(), Decides.RUN) == {"class_weight": (None, {"neutral": 4})}
+    assert weighted.hash() != make_config({"task": "cb"}).hash()
+    assert "--class-weight neutral=4.0" in command_line(weighted.flat())

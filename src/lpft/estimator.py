@@ -141,6 +141,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         texts: Sequence[Text],
         labels: ArrayLike,
         validation: tuple[Sequence[Text], ArrayLike] | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Train on N texts (or pairs, as tuples of two) and their N labels, and calibrate.
 
@@ -149,10 +151,18 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         fewer than 300 texts, which then takes six trainings; of more, 10% of each class are held
         out, always the same rows.
 
+        ``sample_weight`` are N weights of at least 0. They are divided by their mean, so that only
+        their ratios count; a row of weight 0 is left out. Weights w multiply the cross-entropy of a
+        row: linear probing minimises ``sum_i C w_i CE_i + ||V||^2 / 2``, also in its folds, whose
+        scores are weighted means, and fine-tuning the mean of ``w_i CE_i`` over each batch; the
+        temperature minimises the weighted mean of the NLL. What scores epochs and methods counts
+        each row once, and rows of ``validation`` weigh 1.
+
         Raises:
-            InputError: empty or unequal inputs, fewer than two classes, multi-label or continuous
-                labels, labels of several types, a label of validation that training lacks, pairs in
-                one of the two only, a parameter of another type, a model that cannot be loaded.
+            InputError: empty or unequal inputs, weights that are negative, not finite or all 0,
+                fewer than two classes, multi-label or continuous labels, labels of several types, a
+                label of validation that training lacks, a class weight of no class, pairs in one of
+                the two only, a parameter of another type, a model that cannot be loaded.
         """
         from lpft.model.inference import check_precision, resolve_device
         from lpft.training.candidates import fit_data
@@ -162,7 +172,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         settings = without_useless(self._settings())
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
         check_precision(settings.precision, resolve_device(settings.device))
-        data = _training_data(texts, labels, validation)
+        data = _training_data(texts, labels, validation, sample_weight)
         findings = check_data(data)
         with visible_progress(self.verbose):
             if settings.method == AUTO:
@@ -304,7 +314,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if (target / RUN_RECORD).exists():
             raise InputError(f"'{target}' contains a run of lpft train: name another folder")
         training = {
-            "parameters": self.get_params(),
+            "parameters": self._parameters() | {"class_weight": self._settings().class_weight},
             "paired": self._paired,
             "history": getattr(self, "history_", None),
             "method": getattr(self, "method_", None),
@@ -337,7 +347,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         classifier = load_classifier(Path(folder))
         config = classifier.model.config
         training = _saved_training(Path(folder))
-        if training is None:
+        if training is not None:
+            training["parameters"] = _named_as_classes(training["parameters"], config.classes)
+        else:
             parameters = {
                 "model": str(folder),
                 "pooling": config.pooling,
@@ -414,10 +426,11 @@ def _training_data(
     texts: Sequence[Text],
     labels: ArrayLike,
     validation: tuple[Sequence[Text], ArrayLike] | None,
+    sample_weight: ArrayLike | None,
 ) -> TextData:
     """The checked rows of training and validation; where that is None, some are held out for it."""
     columns = text_columns(texts)
-    classes, train = _examples(texts, labels, None, "texts", "labels")
+    classes, train = _examples(texts, labels, None, "texts", "labels", sample_weight=sample_weight)
     if validation is None:
         assert train.labels is not None
         repeats = find_repetitions(train.texts).near
@@ -452,8 +465,12 @@ def _examples(
     labels_name: str,
     *,
     paired: bool | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> tuple[tuple[Label, ...], Examples]:
-    """The class names (inferred where None) and the rows, checked; names are for messages."""
+    """The class names (inferred where None) and the rows, checked; names are for messages.
+
+    Rows of weight 0 are left out, and classes that have no others.
+    """
     texts = text_list(texts, texts_name)
     given = label_list(labels, labels_name)
     if len(texts) != len(given):
@@ -462,13 +479,48 @@ def _examples(
         raise InputError(f"there are no {texts_name}: expected at least one")
     # here, before any row is held out: a message names the row that the user gave
     check_texts(texts, texts_name, paired=paired)
+    rows, weights = np.arange(len(texts)), None
+    if sample_weight is not None:
+        weights = _row_weights(sample_weight, len(texts))
+        rows = np.flatnonzero(weights)
+        weights = weights[rows] / weights[rows].mean()
+    labels_of_rows = [given[row] for row in rows]
     if classes is None:
-        classes = infer_classes(given, f"the {labels_name}")
+        classes = infer_classes(labels_of_rows, f"the {labels_name}")
     return classes, Examples(
-        ids=[str(row) for row in range(len(texts))],
-        texts=texts,
-        labels=encode_labels(given, classes, f"the {labels_name}"),
+        ids=[str(row) for row in rows],
+        texts=[texts[row] for row in rows],
+        labels=encode_labels(labels_of_rows, classes, f"the {labels_name}"),
+        weights=weights,
+        rows=rows + 1,
     )
+
+
+def _row_weights(sample_weight: Any, rows: int) -> NDArray[np.float64]:
+    """A program's weights of so many rows, checked."""
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the sample_weight are {show([sample_weight])}: expected {rows} numbers of at least 0"
+        ) from error
+    if weights.shape != (rows,):
+        raise InputError(
+            f"the sample_weight have shape {weights.shape}: expected one number for each of {rows} "
+            "texts"
+        )
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise InputError(
+            f"the sample_weight of text {wrong[0] + 1} is {weights[wrong[0]]:g}: expected a finite "
+            "number of at least 0"
+        )
+    if not weights.any():
+        raise InputError(
+            f"the sample_weight of all {rows} texts are 0, and such rows are left out: expected "
+            "numbers above 0"
+        )
+    return weights
 
 
 def _saved_training(folder: Path) -> dict[str, Any] | None:
@@ -494,6 +546,15 @@ def _saved_training(folder: Path) -> dict[str, Any] | None:
             "classifier again, or remove the file to load without its parameters"
         )
     return saved
+
+
+def _named_as_classes(parameters: dict[str, Any], classes: Sequence[Label]) -> dict[str, Any]:
+    """Parameters from JSON, whose keys are text, with the class names of ``class_weight`` again."""
+    weight = parameters.get("class_weight")
+    if not isinstance(weight, dict):
+        return parameters
+    names = {str(name): name for name in classes}
+    return parameters | {"class_weight": {names.get(key, key): w for key, w in weight.items()}}
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:

@@ -265,6 +265,19 @@ def test_fit_is_a_minimum_and_never_raises_the_nll(rows, classes, scale, seed):
         assert fit.temperature == 1
 
 
+@pytest.mark.parametrize("prior_sd", [None, 0.5])
+def test_a_row_of_weight_k_counts_k_times_in_the_temperature(prior_sd):
+    generator = np.random.default_rng(0)
+    logits = 3 * generator.normal(size=(40, 3))
+    labels = np.where(generator.random(40) < 0.6, logits.argmax(1), generator.integers(3, size=40))
+    weights = generator.integers(1, 4, 40)
+    weighted = fit_temperature(logits, labels, prior_sd, weights.astype(float))
+    repeated = fit_temperature(*(np.repeat(v, weights, axis=0) for v in (logits, labels)), prior_sd)
+    assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-9)
+    assert weighted.nll_after == pytest.approx(repeated.nll_after, rel=1e-12)
+    assert weighted.temperature != fit_temperature(logits, labels, prior_sd).temperature
+
+
 @pytest.mark.parametrize("factor", [0.1, 0.5, 3.0, 20.0])
 def test_scaled_logits_scale_the_temperature(factor):
     logits, labels = noisy_logits(300, 4, seed=1)

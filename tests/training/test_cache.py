@@ -109,7 +109,7 @@ def cached(features, labels, classes=CLASSES, fit_bias=True, class_weight=None, 
     settings = TrainingSettings(
         method="lp", head_bias=fit_bias, class_weight=class_weight, probe_scoring=scoring
     )
-    return cached_probe(SplitInputs(None, labels, features), settings, classes)
+    return cached_probe(SplitInputs(None, labels, features), settings, range(classes))
 
 
 def assert_bitwise(probe, expected):

@@ -1,6 +1,7 @@
 """Fine-tuning against a plain torch loop, hand-made losses and its own history."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,18 +85,29 @@ def test_patience_ends_training_so_many_epochs_after_the_best_and_changes_nothin
     assert len([row for row in ended if row["event"] == "evaluation"]) == epoch + 1
 
 
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize(
+    ("class_weight", "by_class"),
+    [(None, [1.0, 1.0]), ("balanced", [24 / 32, 24 / 16]), ({"good": 3.0}, [1.0, 3.0])],
+)
+@pytest.mark.parametrize("weighted", [False, True])
 def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(
-    classifier, tmp_path, class_weight
+    classifier, tmp_path, class_weight, by_class, weighted
 ):
     without_dropout(classifier)
     train, validation = split_of(classifier, 24), split_of(classifier, 8, seed=1)
     train.labels[:8] = 0  # 16 rows are bad, 8 good
+    row_weights = torch.ones(24)
+    if weighted:
+        row_weights = torch.linspace(0.1, 2, 24)
+        if class_weight == "balanced":  # by the sums of the rows' weights
+            sums = [row_weights[torch.tensor(train.labels == label)].sum() for label in (0, 1)]
+            by_class = [row_weights.sum() / (2 * total) for total in sums]
+        train = replace(train, weights=row_weights.double().numpy())
     plain = copy.deepcopy(classifier.model).train()
     changes = {"weight_decay": 0.01, "class_weight": class_weight}
     run(classifier, train, validation, tmp_path, **changes)
 
-    weights = torch.tensor([1.0, 1.0] if class_weight is None else [24 / 32, 24 / 16])
+    weights = torch.tensor(by_class)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01)
     order = list(_SeededLengthSampler(train.tokens.lengths.tolist(), 8, seed=0))
     assert np.bincount(train.labels).tolist() == [16, 8]
@@ -104,7 +116,7 @@ def test_an_epoch_is_that_of_a_plain_loop_of_adamw_with_linear_decay(
         labels = torch.tensor(train.labels[rows])
         losses = cross_entropy(plain(**train.tokens.batch(rows)).logits, labels, reduction="none")
         optimizer.zero_grad()
-        (weights[labels] * losses).mean().backward()
+        (row_weights[rows] * weights[labels] * losses).mean().backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (1 - step / 3)

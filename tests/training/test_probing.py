@@ -92,6 +92,72 @@ def test_the_probe_meets_the_optimum_of_its_objective(classes):
     assert np.abs(residual.sum(0)).max() < 1e-6 * len(features)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3.0, 1: 1.0, 2: 0.5}])
+def test_a_row_of_weight_k_is_k_rows(classes, class_weight):
+    features, labels = problem(120, 6, classes)
+    weights = np.random.default_rng(1).integers(1, 5, 120)
+    probe = fit_probe(
+        features, labels, classes, class_weight=class_weight, sample_weight=weights.astype(float)
+    )
+    for rows, sample_weight in (
+        (np.arange(120), weights),
+        (np.repeat(np.arange(120), weights), None),
+    ):
+        expected = LogisticRegression(
+            C=probe.inverse_strength,
+            tol=1e-10,
+            max_iter=20000,
+            class_weight={label: class_weight[label] for label in range(classes)}
+            if isinstance(class_weight, dict)
+            else class_weight,
+        ).fit(features[rows].astype(np.float64), labels[rows], sample_weight=sample_weight)
+        np.testing.assert_allclose(
+            softmax(features @ probe.weight.T + probe.bias, axis=1),
+            expected.predict_proba(features),
+            atol=1e-5,
+        )
+
+
+def test_the_strength_is_chosen_by_weighted_folds():
+    features, labels = problem(150, 12, 3, noise=3.0)
+    weights = np.where(np.arange(150) % 3 == 0, 8.0, 0.25)
+    losses = {}
+    for strength in np.logspace(-4, 4, 10):
+        losses[strength] = np.mean(
+            [
+                log_loss(
+                    labels[out],
+                    LogisticRegression(C=strength, tol=1e-8, max_iter=20000)
+                    .fit(features[rows], labels[rows], sample_weight=weights[rows])
+                    .predict_proba(features[out]),
+                    labels=range(3),
+                    sample_weight=weights[out],
+                )
+                for rows, out in StratifiedKFold(5).split(features, labels)
+            ]
+        )
+    probe = fit_probe(features, labels, 3, scoring="log-loss", sample_weight=weights)
+    assert probe.inverse_strength == pytest.approx(min(losses, key=losses.get))
+
+
+def test_out_of_fold_logits_are_those_of_weighted_probes():
+    features, labels = problem(60, 5, 3)
+    weights = np.random.default_rng(1).uniform(0.2, 3, 60)
+    fold = fold_numbers(labels)
+    logits = out_of_fold_logits(
+        features, labels, 3, inverse_strength=0.5, fold=fold, sample_weight=weights
+    )
+    for number in range(5):
+        out = fold == number
+        expected = LogisticRegression(C=0.5, tol=1e-10, max_iter=20000).fit(
+            features[~out], labels[~out], sample_weight=weights[~out]
+        )
+        np.testing.assert_allclose(
+            softmax(logits[out], axis=1), expected.predict_proba(features[out]), atol=1e-3
+        )
+
+
 def test_two_classes_share_one_row_of_opposite_signs():
     features, labels = problem(100, 5, 2)
     probe = fit_probe(features, labels, 2)

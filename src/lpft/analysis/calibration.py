@@ -163,17 +163,22 @@ def _binned(
 
 
 def negative_log_likelihood(
-    logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
+    logits: ArrayLike,
+    labels: ArrayLike,
+    temperature: float = 1.0,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> float:
     """Mean cross-entropy in nats, ``-(1/N) sum_i log softmax(f(x_i) / T)[y_i]``.
 
+    With ``sample_weight`` w [N] the mean is weighted: row i counts ``w_i / sum_j w_j``.
     ``logits`` [N, C] raw; ``labels`` [N] class indices; ``temperature`` T above 0.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature: expected a finite number above 0, found {temperature}")
     table = logit_matrix(logits)
     indices = class_indices(labels, *table.shape)
-    return -float(np.mean(log_softmax(table / temperature, axis=1)[np.arange(len(table)), indices]))
+    likelihoods = log_softmax(table / temperature, axis=1)[np.arange(len(table)), indices]
+    return -float(np.average(likelihoods, weights=sample_weight))
 
 
 PRIOR_SD = 0.5
@@ -194,7 +199,10 @@ class TemperatureFit:
 
 
 def fit_temperature(
-    logits: ArrayLike, labels: ArrayLike, prior_sd: float | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    prior_sd: float | None = None,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> TemperatureFit:
     """The one scalar T that minimises the NLL of ``softmax(f / T)``, within [0.01, 100].
 
@@ -206,6 +214,8 @@ def fit_temperature(
     which never decreases; its root is found by Brent's method over log T. The root of the slope
     is sharp to rounding, where a minimum sought by values is sharp to its square root only.
     Without a root strictly inside the range, as for perfectly separated rows, T stays 1.
+
+    With ``sample_weight`` w [N] each ``NLL_i`` is multiplied by ``w_i``, and means are weighted.
 
     ``logits`` [N, C] raw, of the validation split; ``labels`` [N] class indices.
 
@@ -219,42 +229,40 @@ def fit_temperature(
 
     def slope(log_temperature: float) -> float:
         probabilities = softmax(table / math.exp(log_temperature), axis=1)
-        return float(np.mean(np.sum(probabilities * excess, axis=1)))
+        return float(np.average(np.sum(probabilities * excess, axis=1), weights=sample_weight))
 
-    before = negative_log_likelihood(table, indices)
+    def nll(temperature: float) -> float:
+        return negative_log_likelihood(table, indices, temperature, sample_weight)
+
+    rows = len(table) if sample_weight is None else float(sample_weight.sum())
+    before = nll(1.0)
     lowest, highest = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
     if prior_sd is not None and excess.any():
 
         def gradient(log_temperature: float) -> float:
             """Of the objective over N, by log T; d (1/T) = -(1/T) d log T."""
-            prior = log_temperature / (prior_sd**2 * len(table))
+            prior = log_temperature / (prior_sd**2 * rows)
             return prior - slope(log_temperature) / math.exp(log_temperature)
 
-        temperature = math.exp(_lowest_minimum(table, indices, prior_sd, gradient))
-        after = negative_log_likelihood(table, indices, temperature)
-        return TemperatureFit(temperature, None, before, after)
+        def objective(log_temperature: float) -> float:
+            prior = log_temperature**2 / (2 * prior_sd**2 * rows)
+            return nll(math.exp(log_temperature)) + prior
+
+        temperature = math.exp(_lowest_minimum(objective, gradient))
+        return TemperatureFit(temperature, None, before, nll(temperature))
     if slope(lowest) <= 0 or slope(highest) >= 0:
         reason = f"The temperature stays 1: {_why_no_minimum(excess, slope(lowest))}."
         return TemperatureFit(1.0, reason, before, before)
     temperature = math.exp(brentq(slope, lowest, highest, xtol=1e-14))
-    after = negative_log_likelihood(table, indices, temperature)
-    return TemperatureFit(temperature, None, before, after)
+    return TemperatureFit(temperature, None, before, nll(temperature))
 
 
 def _lowest_minimum(
-    logits: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    prior_sd: float,
-    gradient: Callable[[float], float],
+    objective: Callable[[float], float], gradient: Callable[[float], float]
 ) -> float:
     """log T of the lowest minimum in the range: over log T the objective may have several."""
     grid = np.linspace(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE), 185)
-    objective = [
-        negative_log_likelihood(logits, labels, math.exp(point))
-        + point**2 / (2 * prior_sd**2 * len(logits))
-        for point in grid
-    ]
-    best = int(np.argmin(objective))
+    best = int(np.argmin([objective(point) for point in grid]))
     left, right = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     if gradient(left) >= 0 or gradient(right) <= 0:
         return float(grid[best])  # an end of the range

@@ -67,6 +67,7 @@ class Examples:
         clusters: N numbers, equal for rows that are not independent, such as the sentences of one
             abstract: confidence intervals allow for it, metrics do not depend on it. None where
             nothing is known.
+        weights: N weights of rows in training, above 0; None where each weighs 1.
         rows: N row numbers in the user's file or list, counted from 1 as every message and finding
             counts them (default: 1 to N). Rows that were made of one row share its number.
     """
@@ -76,6 +77,7 @@ class Examples:
     labels: NDArray[np.int64] | None
     groups: Groups | None = None
     clusters: NDArray[np.int64] | None = None
+    weights: NDArray[np.float64] | None = None
     rows: NDArray[np.int64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Examples:
             labels=None if self.labels is None else self.labels[chosen],
             groups=None if self.groups is None else self.groups.select(rows),
             clusters=None if self.clusters is None else self.clusters[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
             rows=self.rows[chosen],
         )
 
@@ -111,7 +114,7 @@ class Examples:
         """These rows and those of another part of the same labelled rows, by row number."""
         assert self.labels is not None
         assert other.labels is not None
-        groups, clusters = self.groups, self.clusters
+        groups, clusters, weights = self.groups, self.clusters, self.weights
         if groups is not None and other.groups is not None:
             credits = {
                 name: np.concatenate([earned, other.groups.credits[name]])
@@ -121,6 +124,8 @@ class Examples:
             groups = replace(groups, index=index, credits=credits)
         if clusters is not None and other.clusters is not None:
             clusters = np.concatenate([clusters, other.clusters])
+        if weights is not None and other.weights is not None:
+            weights = np.concatenate([weights, other.weights])
         rows = np.concatenate([self.rows, other.rows])
         both = Examples(
             ids=self.ids + other.ids,
@@ -128,6 +133,7 @@ class Examples:
             labels=np.concatenate([self.labels, other.labels]),
             groups=groups,
             clusters=clusters,
+            weights=weights,
             rows=rows,
         )
         return both.select(np.argsort(rows, kind="stable"))

@@ -3,13 +3,14 @@
 import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence, ValuesView
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpft.data.examples import UNSEEN, Label
-from lpft.errors import InputError
+from lpft.errors import InputError, named
+from lpft.settings import ClassWeight
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0+)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -92,6 +93,26 @@ def label_list(labels: Any, name: str) -> list[Label]:
             "booleans: convert them to one type"
         )
     return typed
+
+
+def class_weights(
+    weight: ClassWeight | None, classes: Sequence[Label]
+) -> dict[int, float] | Literal["balanced"] | None:
+    """The setting ``class_weight`` with class indices in place of names; unnamed classes weigh 1.
+
+    Raises:
+        InputError: it names a class that is not one of ``classes``.
+    """
+    if weight is None or isinstance(weight, str):
+        return weight
+    names = [str(name) for name in classes]
+    unknown = [name for name in weight if name not in names]
+    if unknown:
+        raise InputError(
+            f"{named('class_weight')} names {show(unknown)}, which is no class of the data: "
+            f"expected some of {show(names, _CLASSES_SHOWN)}"
+        )
+    return {index: weight.get(name, 1.0) for index, name in enumerate(names)}
 
 
 def _objects(labels: Any) -> NDArray[np.object_]:

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 from lpft.analysis.comparison import Resampled, Statistic, effect_over_seeds, resample
 from lpft.analysis.features import PROJECTION, project_with_head
 from lpft.data import TextData, fingerprint, load_data
+from lpft.data.labels import class_weights
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
 from lpft.experiments.catalogue import EXPERIMENTS
@@ -110,7 +111,7 @@ def _follow_probe(run: Run) -> ProbedPath:
         len(data.classes),
         inverse_strength=strength,
         fit_bias=settings.head_bias,
-        class_weight=settings.class_weight,
+        class_weight=class_weights(settings.class_weight, data.classes),
     )
     rows = path_rows(
         path, (train.pretrained, train.labels), (validation.pretrained, validation.labels)

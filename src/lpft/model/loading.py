@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lpft.data.examples import Label, Text, TextData
+from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
@@ -54,8 +55,9 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
     """The classifier that a training with ``settings`` on ``data`` starts from.
 
     Raises:
-        InputError: as :func:`build_classifier`.
+        InputError: as :func:`build_classifier`, or a weight is of a class that the data lacks.
     """
+    class_weights(settings.class_weight, data.classes)
     classifier = build_classifier(
         settings.model,
         data.classes,

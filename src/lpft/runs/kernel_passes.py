@@ -181,7 +181,7 @@ def _initial_head(
     if origin == "lp":
         model = copy.deepcopy(model)
         inputs = prepare_split(classifier, data.train, settings, encoder=encoder, name="train")
-        install_probe(model, cached_probe(inputs, settings, len(data.classes)))
+        install_probe(model, cached_probe(inputs, settings, data.classes))
     assert settings.head_scale is not None, "settings must be resolved"
     bias = None if model.head.bias is None else model.head.bias.detach().cpu().clone()
     return model.head.weight.detach().cpu() * settings.head_scale, bias

@@ -6,7 +6,7 @@ Importing this module loads neither torch nor transformers.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lpft.errors import InputError, named
 from lpft.paper import KERNEL_SAMPLES, MODEL, SEEDS
@@ -21,7 +21,8 @@ MINILM = "minilm"
 Pooling = Literal["first", "last", "mean"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-ClassWeight = Literal["balanced"]
+ClassWeight = dict[str, Annotated[float, Field(gt=0)]] | Literal["balanced"]
+"""Weights by class name, of which those that are not named weigh 1, or by inverse frequency."""
 ProbeScoring = Literal["accuracy", "log-loss"]
 SplitProtocol = Literal["paper", "stratified"]
 ExportFormat = Literal["transformers", "onnx"]
@@ -262,7 +263,10 @@ class TrainingSettings(Settings):
     )
     class_weight: ClassWeight | None = setting(
         None,
-        "weight classes by inverse frequency, in probing and in fine-tuning (default: no weights)",
+        "weights of classes in probing and in fine-tuning: balanced, by inverse frequency, or a "
+        "class with its weight, which may be repeated; other classes weigh 1 (default: no weights)",
+        words=("balanced",),
+        form="balanced|LABEL=WEIGHT",
     )
     device: Device = setting(
         "auto", "device to compute on; auto takes a GPU if there is one", decides=Decides.NOTHING

@@ -70,6 +70,8 @@ class Setting:
     """The values there are; those of a ``Literal`` need not be named."""
     form: str | None = None
     """How its value is written on the command line, such as ``NAME=FILE``."""
+    words: tuple[str, ...] = ()
+    """What may be given in place of ``NAME=VALUE`` pairs."""
 
     def full_help(self) -> str:
         """The text for ``--help``: the solvers that take it, what it is, and its default."""
@@ -88,7 +90,7 @@ class Setting:
     def expected(self, *, finite: bool = False) -> str:
         """The values it may have, in words that follow ``must be``."""
         if get_origin(self.type) is dict:
-            return f"of the form {self.form}"
+            return f"of the form {self.form}{', with numbers above 0' * _of_numbers(self)}"
         if get_origin(self.type) is tuple:
             return "names, with commas between them"
         number = "a finite number" if finite else "a number"
@@ -204,17 +206,43 @@ def _plain_value(setting: Setting, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
     if get_origin(setting.type) is dict and isinstance(value, str | list):
-        return _pairs(setting, [value] if isinstance(value, str) else value)
+        given = [value] if isinstance(value, str) else value
+        if len(given) == 1 and given[0] in setting.words:
+            return given[0]
+        return _pairs(setting, [_pair(setting, part) for part in given])
+    if get_origin(setting.type) is dict and isinstance(value, Mapping):
+        return _pairs(setting, [(_name(key), _python(each)) for key, each in value.items()])
     return value
 
 
-def _pairs(setting: Setting, parts: list[Any]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a mapping."""
-    pairs: dict[str, str] = {}
-    for part in parts:
-        name, _, value = str(part).partition("=")
-        if not (name and value):
-            raise _wrong_value(setting, part)
+def _of_numbers(setting: Setting) -> bool:
+    return _bare(get_args(setting.type)[1]) is float
+
+
+def _pair(setting: Setting, text: Any) -> tuple[str, str]:
+    """The two parts of ``NAME=VALUE``; a class may have a ``=`` in its name, a number has none."""
+    divide = str.rpartition if _of_numbers(setting) else str.partition
+    name, _, value = divide(str(text), "=")
+    if not (name and value):
+        raise _wrong_value(setting, text)
+    return name, value
+
+
+def _name(key: Any) -> str:
+    """A key of a Python program's mapping, which may be a number, as text: 1, 1.0 and "1" agree."""
+    key = _python(key)
+    return str(int(key)) if isinstance(key, float) and key.is_integer() else str(key)
+
+
+def _python(value: Any) -> Any:
+    """A number of NumPy as Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _pairs(setting: Setting, parts: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Names with their values as a mapping."""
+    pairs: dict[str, Any] = {}
+    for name, value in parts:
         if name in pairs:
             raise InputError(
                 f"{named(setting.name)} names '{name}' twice: give each a name of its own"

@@ -6,7 +6,7 @@ They lie in the user's cache folder and are named by a hash of all that decides 
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 
 import lpft
 from lpft.data.duplicates import find_repetitions
-from lpft.data.examples import Examples, Groups, TextData
+from lpft.data.examples import Examples, Groups, Label, TextData
+from lpft.data.labels import class_weights
 from lpft.data.splits import ValidationKind, fold_numbers, labelled_rows, validation_kind
 from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
@@ -48,7 +49,8 @@ class SplitInputs:
     """Tokens and labels of N texts, and phi_0 (N x h) by the encoder before training.
 
     ``groups`` are those of :class:`~lpft.data.examples.Examples`; ``repeats`` (N) are numbers,
-    equal for rows that repeat one another, where rows are to be divided into folds.
+    equal for rows that repeat one another, where rows are to be divided into folds; ``weights`` (N)
+    those of rows in training, None where each weighs 1.
     """
 
     tokens: Tokens
@@ -56,6 +58,7 @@ class SplitInputs:
     pretrained: NDArray[np.float32]
     groups: Groups | None = None
     repeats: NDArray[np.int64] | None = None
+    weights: NDArray[np.float64] | None = None
 
     def select(self, rows: NDArray[np.int64]) -> "SplitInputs":
         """Those of these texts, in this order."""
@@ -65,6 +68,7 @@ class SplitInputs:
             self.pretrained[rows],
             None if self.groups is None else self.groups.select(rows),
             None if self.repeats is None else self.repeats[rows],
+            None if self.weights is None else self.weights[rows],
         )
 
     def folds(self) -> NDArray[np.int64]:
@@ -135,13 +139,13 @@ def prepare_split(
     ).hexdigest()
     path = default_cache_dir() / "features" / f"{key}.safetensors"
     features = _read_or_compute(path, "file of features", compute, read, write)
-    return SplitInputs(tokens, examples.labels, features, examples.groups)
+    return SplitInputs(tokens, examples.labels, features, examples.groups, weights=examples.weights)
 
 
 def cached_probe(
     train: SplitInputs,
     settings: TrainingSettings,
-    classes: int,
+    classes: Sequence[Label],
     inverse_strength: float | None = None,
 ) -> LinearProbe:
     """The linear probe of a training, read from its file where it was fitted before.
@@ -154,10 +158,10 @@ def cached_probe(
     Raises:
         InputError: as :func:`~lpft.training.probing.fit_probe`.
     """
-    features, labels = train.pretrained, train.labels
+    features, labels, weights = train.pretrained, train.labels, train.weights
     choices: dict[str, Any] = {
         "fit_bias": settings.head_bias,
-        "class_weight": settings.class_weight,
+        "class_weight": class_weights(settings.class_weight, classes),
     }
     if inverse_strength is None:
         assert settings.probe_scoring is not None, "settings must be resolved"
@@ -166,21 +170,28 @@ def cached_probe(
         choices["inverse_strength"] = inverse_strength
 
     def compute() -> LinearProbe:
-        return fit_probe(features, labels, classes, **choices)
+        return fit_probe(features, labels, len(classes), sample_weight=weights, **choices)
 
     def read(path: Path) -> LinearProbe:
         probe = _read_probe(path)
-        if probe.weight.shape != (classes, features.shape[1]) or probe.bias.shape != (classes,):
+        shapes = (len(classes), features.shape[1]), (len(classes),)
+        if (probe.weight.shape, probe.bias.shape) != shapes:
             raise ValueError(f"a head of shape {probe.weight.shape}")
         return probe
 
     decisive = {
         **choices,
-        **_probing_facts(classes),
+        **_probing_facts(len(classes)),
     }
-    key = _digest({"features": features, "labels": labels}, decisive)
+    key = _digest(_deciding_rows(train), decisive)
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
     return _read_or_compute(path, "linear probe", compute, read, _write_probe)
+
+
+def _deciding_rows(train: SplitInputs) -> dict[str, NDArray[Any]]:
+    """What decides a probe of its rows."""
+    rows: dict[str, NDArray[Any]] = {"features": train.pretrained, "labels": train.labels}
+    return rows if train.weights is None else rows | {"weights": train.weights}
 
 
 def _probing_facts(classes: int) -> dict[str, Any]:
@@ -197,7 +208,7 @@ def _probing_facts(classes: int) -> dict[str, Any]:
 
 
 def cached_out_of_fold_logits(
-    train: SplitInputs, settings: TrainingSettings, probe: LinearProbe, classes: int
+    train: SplitInputs, settings: TrainingSettings, probe: LinearProbe, classes: Sequence[Label]
 ) -> NDArray[np.float64]:
     """Those of :func:`~lpft.training.probing.out_of_fold_logits` at the strength of ``probe``.
 
@@ -207,15 +218,17 @@ def cached_out_of_fold_logits(
     choices: dict[str, Any] = {
         "inverse_strength": probe.inverse_strength,
         "fit_bias": settings.head_bias,
-        "class_weight": settings.class_weight,
+        "class_weight": class_weights(settings.class_weight, classes),
     }
 
     def compute() -> NDArray[np.float64]:
-        return out_of_fold_logits(features, labels, classes, fold=fold, **choices)
+        return out_of_fold_logits(
+            features, labels, len(classes), fold=fold, sample_weight=train.weights, **choices
+        )
 
     def read(path: Path) -> NDArray[np.float64]:
         logits = load_file(path)["logits"]
-        if logits.shape != (len(labels), classes):
+        if logits.shape != (len(labels), len(classes)):
             raise ValueError(f"logits of shape {logits.shape}")
         return logits
 
@@ -223,8 +236,8 @@ def cached_out_of_fold_logits(
         save_file({"logits": logits}, path)
 
     key = _digest(
-        {"features": features, "labels": labels, "fold": fold},
-        {"out of fold": choices, **_probing_facts(classes)},
+        {**_deciding_rows(train), "fold": fold},
+        {"out of fold": choices, **_probing_facts(len(classes))},
     )
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
     return _read_or_compute(path, "out-of-fold logits", compute, read, write)

@@ -27,12 +27,13 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from lpft.data.labels import class_weights
 from lpft.errors import InputError, named
 from lpft.files import write_json
-from lpft.model.adapters import trained_head
+from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.encoder import quiet_transformers
 from lpft.model.inference import resolve_device
-from lpft.settings import ClassWeight, TrainingSettings
+from lpft.settings import TrainingSettings
 from lpft.training.cache import SplitInputs
 from lpft.training.history import (
     Row,
@@ -43,6 +44,7 @@ from lpft.training.history import (
     evaluations,
     history_rows,
 )
+from lpft.training.probing import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +71,11 @@ def finetune(
 
     Of equal epochs the earlier is the best; with ``start_counts`` epoch 0, before any step, is one.
 
-    AdamW with linear decay to zero over all epochs and no warm-up on the mean over rows of
-    ``w_y CE``, with class weights w as in linear probing. Batches hold texts of similar length,
-    padded to their longest; their order depends on the seed and the epoch alone, so that a training
-    that continues from the last whole checkpoint below ``folder`` repeats what it would have done.
+    AdamW with linear decay to zero over all epochs and no warm-up on ``(1/B) sum_i w_i w_y CE_i``
+    over the B rows of a batch, with weights of rows and of classes as in linear probing. Batches
+    hold texts of similar length, padded to their longest; their order depends on the seed and the
+    epoch alone, so that a training that continues from the last whole checkpoint below ``folder``
+    repeats what it would have done.
 
     Args:
         model: a classifier, or one wrapped by PEFT, already seeded.
@@ -180,6 +183,7 @@ def _train(
     if checkpoint is not None:
         logger.info("continuing from %s", checkpoint.name)
     device = resolve_device(settings.device)
+    classes: Any = plain_classifier(model).config.classes  # type: ignore[union-attr]
     steps_per_epoch = -(-len(train.tokens) // settings.batch_size)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -223,7 +227,11 @@ def _train(
         train_dataset=[(train, row) for row in range(len(train.tokens))],
         data_collator=_collate,
         compute_loss_func=_mean_loss(
-            settings.class_weight, train.labels, trained_head(model).out_features, device
+            class_weights(settings.class_weight, classes),
+            train.labels,
+            len(classes),
+            device,
+            train.weights,
         ),
         callbacks=callbacks,
         **evaluation,
@@ -386,13 +394,19 @@ class _Stop(TrainerCallback):
             control.should_training_stop, control.should_save = True, False
 
 
+_WEIGHTS = "sample_weights"
+"""The weights of a batch's rows among the inputs of a model, which never sees them."""
+
 _Item = tuple[SplitInputs, int]
 """A row of a split by its number, so that :meth:`Tokens.batch` pads a batch at once."""
 
 
 def _collate(items: list[_Item]) -> dict[str, torch.Tensor]:
     split, rows = items[0][0], [row for _, row in items]
-    return {**split.tokens.batch(rows), "labels": torch.tensor(split.labels[rows])}
+    batch = {**split.tokens.batch(rows), "labels": torch.tensor(split.labels[rows])}
+    if split.weights is not None:
+        batch[_WEIGHTS] = torch.tensor(split.weights[rows], dtype=torch.float32)
+    return batch
 
 
 class _SeededLengthSampler(Sampler[int]):
@@ -419,21 +433,37 @@ class _SeededLengthSampler(Sampler[int]):
 
 
 class _LengthGroupedTrainer(Trainer):
-    """Trainer with :class:`_SeededLengthSampler`; it has no argument that takes a sampler."""
+    """Trainer with :class:`_SeededLengthSampler` and weights of rows.
+
+    It has no argument that takes a sampler, and its function of the loss sees no inputs.
+    """
 
     def _get_train_sampler(self, train_dataset: list[_Item] | None = None) -> Sampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = rows[0][0].tokens.lengths.tolist()
         return _SeededLengthSampler(lengths, self.args.train_batch_size, self.args.seed)
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        labels, row_weights = inputs.pop("labels"), inputs.pop(_WEIGHTS, None)
+        outputs = model(**inputs)
+        loss = self.compute_loss_func(outputs, labels, num_items_in_batch, row_weights)
+        return (loss, outputs) if return_outputs else loss
+
 
 def _mean_loss(
-    class_weight: ClassWeight | None,
+    class_weight: Weights | None,
     labels: NDArray[np.int64],
     classes: int,
     device: torch.device,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> Callable[..., torch.Tensor]:
-    """The mean over a batch's rows of ``w_y CE``, with w as scikit-learn balances ``labels``.
+    """The mean over a batch's rows of ``w_i w_y CE``; w_y as scikit-learn weighs ``labels``.
 
     Not cross_entropy's own weight, which divides by the sum of the batch's weights: that undoes a
     part of them.
@@ -441,13 +471,30 @@ def _mean_loss(
     weights = torch.ones(classes)  # classes without rows weigh 1
     if class_weight is not None:
         present = np.unique(labels)
-        balanced = compute_class_weight(class_weight, classes=present, y=labels)
-        weights[present] = torch.tensor(balanced, dtype=torch.float32)
+        by_class = compute_class_weight(
+            class_weight
+            if isinstance(class_weight, str)
+            else {c: class_weight[c] for c in present},
+            classes=present,
+            y=labels,
+            sample_weight=sample_weight,
+        )
+        weights[present] = torch.tensor(by_class, dtype=torch.float32)
     weights = weights.to(device)
 
-    def loss(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+    def loss(
+        outputs: Any,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        row_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         entropies = cross_entropy(outputs.logits.float(), labels, reduction="none")
-        return (weights[labels] * entropies).mean()
+        weighted = weights[labels] * entropies
+        if row_weights is not None:
+            weighted = weighted * row_weights
+        # Where a step takes its batch in parts, each part has its share of the batch's mean.
+        rows = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return weighted.sum() / rows
 
     return loss
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from lpft.analysis import Abstention, TemperatureFit, choose_threshold, fit_temperature
 from lpft.analysis.calibration import PRIOR_SD
+from lpft.data.examples import Label
 from lpft.data.splits import ValidationKind, scored_rows
 from lpft.errors import named
 from lpft.model.adapters import add_adapter, merge_adapter, save_adapter, trained_head
@@ -58,7 +59,8 @@ class Scored:
     ``rows`` are their places in the split that they are of: the validation split, or where ``kind``
     is ``folds`` the training split, whose rows each were scored by a model trained without them;
     there are then ``folds`` of these. ``logits`` (M x C) are before the temperature, ``labels`` M
-    class indices; ``features`` (M x h) of the trained model, None with folds.
+    class indices; ``features`` (M x h) of the trained model, None with folds; ``weights`` (M) those
+    of the rows, by which the temperature is fitted, None where each weighs 1.
     """
 
     kind: ValidationKind
@@ -67,6 +69,7 @@ class Scored:
     labels: NDArray[np.int64]
     features: NDArray[np.float32] | None = None
     folds: int | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def fit_classifier(
 
         validated = cross_validate(begin, train, settings, metric=metric, folder=folder / "folds")
         if method.head_start == "lp":
-            strength = _usual_strength(train, settings, start.config.num_labels)
+            strength = _usual_strength(train, settings, start.config.classes)
     folded = perf_counter()
 
     def keep_history(rows: list[Row]) -> None:
@@ -188,7 +191,10 @@ def fit_classifier(
     else:
         assert validated is not None
         rows, logits = validated.rows, validated.logits[best.index]
-        scored = Scored("folds", rows, logits, train.labels[rows], folds=validated.folds)
+        used = train.select(rows)
+        scored = Scored(
+            "folds", rows, logits, used.labels, folds=validated.folds, weights=used.weights
+        )
     signs = signs_of_undertraining(history, best, scored.labels, model.config.num_labels)
     _report(best, signs)
     return Fit(
@@ -236,13 +242,13 @@ def _probe_alone(
     probed = perf_counter()
     model.eval()
     if validation is None:
-        logits = cached_out_of_fold_logits(train, settings, probe, model.config.num_labels)
+        logits = cached_out_of_fold_logits(train, settings, probe, model.config.classes)
         fold = train.folds()
         rows = scored_rows(train.labels, fold)
         chosen = logits[rows].astype(np.float32)
         folds = len(np.unique(fold[rows]))
-        scored = Scored("folds", rows, chosen, train.labels[rows], folds=folds)
         inputs = train.select(rows)
+        scored = Scored("folds", rows, chosen, inputs.labels, folds=folds, weights=inputs.weights)
     else:
         scored, inputs = _scored(model, validation, validation.pretrained, kind), validation
     values = evaluation_values(model.head, scored.logits, inputs.pretrained, inputs)
@@ -280,7 +286,9 @@ def _begin(
     return _trainable(model, method, settings), probe
 
 
-def _usual_strength(train: SplitInputs, settings: TrainingSettings, classes: int) -> float:
+def _usual_strength(
+    train: SplitInputs, settings: TrainingSettings, classes: Sequence[Label]
+) -> float:
     """The median of the inverse strengths that the folds' own probes chose.
 
     One more choice on few rows may be far from it. A head that separates all rows leaves
@@ -295,19 +303,22 @@ def _usual_strength(train: SplitInputs, settings: TrainingSettings, classes: int
 
 
 def validation_temperature(
-    logits: NDArray[np.floating], labels: NDArray[np.int64], kind: ValidationKind
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    kind: ValidationKind,
+    weights: NDArray[np.float64] | None = None,
 ) -> TemperatureFit:
-    """T by the logits (N x C) and labels (N) of validation rows.
+    """T by the logits (N x C), labels (N) and weights (N) of validation rows.
 
     That of the paper's protocol, and of enough validation rows that the user gave, has no prior.
     """
     plain = kind == "paper" or (kind == "file" and len(labels) >= OWN_ROWS)
-    return fit_temperature(logits, labels, None if plain else PRIOR_SD)
+    return fit_temperature(logits, labels, None if plain else PRIOR_SD, weights)
 
 
 def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
     """Fit the temperature and keep it in the model."""
-    fit = validation_temperature(scored.logits, scored.labels, scored.kind)
+    fit = validation_temperature(scored.logits, scored.labels, scored.kind, scored.weights)
     model.config.temperature = fit.temperature
     return fit
 
@@ -343,7 +354,8 @@ def _scored(
         raise TrainingDiverged(
             f"the trained model's logits are not finite: lower {named('learning_rate')}"
         )
-    return Scored(kind, np.arange(len(logits)), logits, validation.labels, features)
+    rows = np.arange(len(logits))
+    return Scored(kind, rows, logits, validation.labels, features, weights=validation.weights)
 
 
 def _probe(
@@ -354,7 +366,7 @@ def _probe(
     strength: float | None = None,
 ) -> LinearProbe:
     """Fit the probe on phi_0 of the training rows and install it as the head."""
-    probe = cached_probe(train, settings, model.config.num_labels, strength)
+    probe = cached_probe(train, settings, model.config.classes, strength)
     install_probe(model, probe)
     logger.log(
         level,

@@ -45,8 +45,8 @@ def label_error_finding(
         train = replace(train, repeats=find_repetitions(data.train.texts).near)
     known = [name for name in ("train", "validation", "test") if name in inputs]
     probing = settings.model_copy(update={"probe_scoring": "log-loss"})
-    probe = cached_probe(train, probing, len(data.classes))
-    logits = [cached_out_of_fold_logits(train, probing, probe, len(data.classes))]
+    probe = cached_probe(train, probing, data.classes)
+    logits = [cached_out_of_fold_logits(train, probing, probe, data.classes)]
     logits += [inputs[name].pretrained @ probe.weight.T + probe.bias for name in known[1:]]
     labels = np.concatenate([inputs[name].labels for name in known])
     numbers = np.concatenate([splits[name].rows for name in known])

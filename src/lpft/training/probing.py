@@ -1,7 +1,9 @@
 """Linear probing: the L2 logistic regression on frozen features that becomes the head."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from lpft.data.splits import fold_numbers
 from lpft.errors import InputError, named
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.settings import ClassWeight, ProbeScoring
+from lpft.settings import ProbeScoring
 
 SOLVER = "newton-cg"
 """scikit-learn's fastest solver at every shape of benchmarks/probing.py."""
@@ -24,6 +26,9 @@ TOLERANCE = 1e-8
 MAX_ITERATIONS = 5000
 PATH_POINTS = 24
 _ABSENT_CLASS_MARGIN = 10.0
+Weights = Literal["balanced"] | Mapping[int, float]
+"""Weights by class index, or by inverse frequency (:func:`lpft.data.labels.class_weights`)."""
+
 _SCORINGS: dict[ProbeScoring, str] = {"accuracy": "accuracy", "log-loss": "neg_log_loss"}
 
 
@@ -50,7 +55,8 @@ def fit_probe(
     classes: int,
     *,
     fit_bias: bool = True,
-    class_weight: ClassWeight | None = None,
+    class_weight: Weights | None = None,
+    sample_weight: NDArray[np.float64] | None = None,
     scoring: ProbeScoring = "accuracy",
     inverse_strength: float | None = None,
 ) -> LinearProbe:
@@ -69,9 +75,13 @@ def fit_probe(
     that keeps it 10 below every other logit seen in training; without a bias its logit stays 0.
     With ``inverse_strength`` nothing is chosen.
 
+    With ``sample_weight`` w the sum is of ``C w_i w_y CE``, so that at a given C a row of weight 2
+    is two rows; folds are drawn by rows, and their scores are weighted means.
+
     Args:
         features: phi_0, N x h.
         labels: N class indices below ``classes``.
+        sample_weight: N weights of rows.
 
     Raises:
         InputError: fewer than two classes have rows, or a feature is not finite.
@@ -90,7 +100,7 @@ def fit_probe(
         "solver": SOLVER,
         "max_iter": MAX_ITERATIONS,
         "fit_intercept": fit_bias,
-        "class_weight": class_weight,
+        "class_weight": of_present(class_weight, labels),
     }
     inputs = features.astype(np.float64)
     repeated = np.isin(labels, present[counts > 1])
@@ -107,11 +117,17 @@ def fit_probe(
                 use_legacy_attributes=False,
                 tol=SEARCH_TOLERANCE,
                 **shared,
-            ).fit(inputs[repeated], labels[repeated])
+            ).fit(
+                inputs[repeated],
+                labels[repeated],
+                sample_weight=None if sample_weight is None else sample_weight[repeated],
+            )
             inverse_strength = float(search.C_)
         elif inverse_strength is None:
             inverse_strength, folds = 1.0, 0
-        fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(inputs, labels)
+        fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(
+            inputs, labels, sample_weight=sample_weight
+        )
     weight, bias = _rows_per_class(fitted, inputs, classes)
     return LinearProbe(
         weight=weight,
@@ -131,7 +147,8 @@ def out_of_fold_logits(
     *,
     inverse_strength: float | None = None,
     fit_bias: bool = True,
-    class_weight: ClassWeight | None = None,
+    class_weight: Weights | None = None,
+    sample_weight: NDArray[np.float64] | None = None,
     scoring: ProbeScoring = "accuracy",
     groups: NDArray[np.int64] | None = None,
     fold: NDArray[np.int64] | None = None,
@@ -158,6 +175,7 @@ def out_of_fold_logits(
             classes,
             fit_bias=fit_bias,
             class_weight=class_weight,
+            sample_weight=sample_weight,
             scoring=scoring,
         ).inverse_strength
     inputs = features.astype(np.float64)
@@ -176,8 +194,12 @@ def out_of_fold_logits(
                 max_iter=MAX_ITERATIONS,
                 tol=SEARCH_TOLERANCE,
                 fit_intercept=fit_bias,
-                class_weight=class_weight,
-            ).fit(inputs[~out], labels[~out])
+                class_weight=of_present(class_weight, labels[~out]),
+            ).fit(
+                inputs[~out],
+                labels[~out],
+                sample_weight=None if sample_weight is None else sample_weight[~out],
+            )
         weight, bias = _rows_per_class(fitted, inputs[~out], classes)
         logits[out] = inputs[out] @ weight.T + bias
     return logits
@@ -220,7 +242,7 @@ def probing_path(
     *,
     inverse_strength: float,
     fit_bias: bool = True,
-    class_weight: ClassWeight | None = None,
+    class_weight: Weights | None = None,
 ) -> ProbingPath:
     """The heads after 1, 2, ... iterations of lbfgs, the paper's solver, from zero to the probe.
 
@@ -246,7 +268,7 @@ def probing_path(
                 max_iter=iterations,
                 tol=tolerance,
                 fit_intercept=fit_bias,
-                class_weight=class_weight,
+                class_weight=of_present(class_weight, labels),
             ).fit(inputs, labels)
 
     stop, last = (
@@ -259,6 +281,13 @@ def probing_path(
         head = _rows_per_class(fit(iteration, TOLERANCE), inputs, classes)
         points.append(PathPoint(iteration, *head))
     return ProbingPath(tuple(points), stop)
+
+
+def of_present(weights: Weights | None, labels: NDArray[np.int64]) -> Weights | None:
+    """The weights of the classes that have rows: scikit-learn refuses those of others."""
+    if weights is None or weights == "balanced":
+        return weights
+    return {label: weights[label] for label in np.unique(labels).tolist()}
 
 
 def _rows_per_class(
