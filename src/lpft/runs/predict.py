@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from scipy.special import softmax
 
-from lpft.analysis import choose_threshold
 from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
 from lpft.data.labels import show_rows
 from lpft.data.tables import columns_of_training, numbered_rows, unreadable
@@ -107,6 +106,8 @@ def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None
         return config.abstain_below
     if wanted.abstain_below is not None:
         return wanted.abstain_below
+    from lpft.analysis import choose_threshold  # SciPy's statistics take half a second to load
+
     rows = saved.validation()
     chosen = choose_threshold(rows.logits, rows.labels, config.temperature, **wanted.threshold)
     if chosen.abstain_below is None:
