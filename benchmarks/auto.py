@@ -71,6 +71,9 @@ def cell(pool: Pool, rows: np.ndarray, method: str, seed: int) -> dict[str, Any]
         "test_accuracy": float((logits.argmax(1) == labels).mean()),
         "test_nll": negative_log_likelihood(logits, labels, temperature),
         "test_ece": expected_calibration_error(softmax(logits / temperature, axis=1), labels),
+        "test_nll_unscaled": negative_log_likelihood(logits, labels),
+        "test_ece_unscaled": expected_calibration_error(softmax(logits, axis=1), labels),
+        "temperature": temperature,
         "epoch": None if fit.best is None else fit.best.epoch,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
@@ -96,6 +99,12 @@ def rule(methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "auto less best": accuracies[chosen] - max(accuracies[name] for name in AUTO_METHODS),
         "lp-ft less lp": accuracies["lp-ft"] - accuracies["lp"],
         "ece": methods[chosen]["test_ece"],
+        "nll less unscaled": {
+            name: one["test_nll"] - one["test_nll_unscaled"] for name, one in methods.items()
+        },
+        "ece less unscaled": {
+            name: one["test_ece"] - one["test_ece_unscaled"] for name, one in methods.items()
+        },
         "cpu_seconds": sum(methods[one.method]["cpu_seconds"] for one in tried),
     }
 
