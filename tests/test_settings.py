@@ -309,6 +309,14 @@ def test_every_method_from_a_random_head_has_one_from_an_lp_head():
         "lp-lora": None,
         "dora": "lp-dora",
         "lp-dora": None,
+        "bitfit": "lp-bitfit",
+        "lp-bitfit": None,
+        "ia3": "lp-ia3",
+        "lp-ia3": None,
+        "prefix": "lp-prefix",
+        "lp-prefix": None,
+        "peft": "lp-peft",
+        "lp-peft": None,
     }
     assert with_lp_head("of another version") is None
 

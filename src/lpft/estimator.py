@@ -57,7 +57,7 @@ RUN_RECORD = "run.json"
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
-    """A text classifier by linear probing, fine-tuning, LP-FT, LoRA or LP-LoRA, calibrated.
+    """A text classifier by linear probing, fine-tuning, LP-FT, LoRA and more methods, calibrated.
 
     ``f(x) = V phi(x) + b`` over a pre-trained encoder phi; probabilities are
     ``softmax(f(x) / T)`` with the temperature T fitted on validation texts (Guo et al., 2017).
@@ -102,6 +102,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         head_scale: float | None = None,
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
+        prefix_length: int | None = None,
+        peft_config: Any = None,
         probe_scoring: ProbeScoring | None = None,
         class_weight: ClassWeight | None = None,
         revision: str | None = None,
@@ -126,6 +128,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.head_scale = head_scale
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
+        self.prefix_length = prefix_length
+        self.peft_config = peft_config
         self.probe_scoring = probe_scoring
         self.class_weight = class_weight
         self.revision = revision
@@ -314,7 +318,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if (target / RUN_RECORD).exists():
             raise InputError(f"'{target}' contains a run of lpft train: name another folder")
         training = {
-            "parameters": self._parameters() | {"class_weight": self._settings().class_weight},
+            # of a PEFT configuration the content, as its file may be gone where this is loaded
+            "parameters": self._parameters()
+            | {
+                "class_weight": self._settings().class_weight,
+                "peft_config": self._settings().peft_config,
+            },
             "paired": self._paired,
             "history": getattr(self, "history_", None),
             "method": getattr(self, "method_", None),

@@ -141,7 +141,7 @@ def test_methods_of_other_kinds_have_styles_too(tmp_path: Path) -> None:
         write_run(tmp_path / method, method)
     (found,), _ = group_runs(find_runs(tmp_path)[0])
     looks = series_styles(figures.accuracy(found))
-    assert list(looks) == ["FT", "ia3", "lp-ia3", "prefix"]
+    assert list(looks) == ["FT", "IA3", "LP-IA3", "Prefix"]
     assert len({look.colour for look in looks.values()}) == 4
 
 

@@ -155,6 +155,18 @@ def models(options: Namespace) -> None:
     )
 
 
+_TRAINED = {
+    "head": "nothing",
+    "all": "everything",
+    "bias": "bias terms, head",
+    "lora": "low-rank factors, head",
+    "dora": "low-rank factors, head",
+    "ia3": "scaling factors, head",
+    "prefix": "keys and values, head",
+    "peft": "as configured, head",
+}
+
+
 def methods(options: Namespace) -> None:
     """Print the methods and what they do."""
     from lpft.settings.methods import METHODS
@@ -168,9 +180,7 @@ def methods(options: Namespace) -> None:
             [
                 method.name,
                 "from the LP solution" if method.head_start == "lp" else "random",
-                {"head": "nothing", "all": "everything"}.get(
-                    method.trained, f"{method.trained} factors, head"
-                ),
+                _TRAINED[method.trained],
                 method.summary,
             ]
             for method in METHODS.values()
@@ -179,6 +189,7 @@ def methods(options: Namespace) -> None:
     print(
         "\nauto trains lp, then lp-ft, lora and ft where they can still win, and keeps the "
         "simplest\nwithin one standard error of the best on validation."
-        "\nAdapters sit on the query and value projections (see lpft models). In families that "
-        "fuse query,\nkey and value into one projection, all of it is adapted, the keys too."
+        "\nLoRA and DoRA sit on the query and value projections (see lpft models). In families "
+        "that fuse\nquery, key and value into one projection, all of it is adapted, the keys too."
+        "\npeft and lp-peft take any PEFT configuration: --peft-config FILE."
     )

@@ -53,6 +53,11 @@ def write_transformers(classifier: Classifier, folder: Path) -> tuple[str, list[
         InputError: the family, the pooling or the head has no form in it; the message says which.
     """
     model, tokenizer = classifier.model, classifier.tokenizer
+    if model.virtual_tokens is not None:
+        raise InputError(
+            f"the classifier reads {model.virtual_tokens.number} virtual tokens before every text, "
+            f"which no stock model of Transformers has: {_USE_ONNX}"
+        )
     family, pooling = _find_family(model.encoder.config), model.config.pooling
     kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(model.encoder.config)].__name__
     if pooling not in family.known_poolings:

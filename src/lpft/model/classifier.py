@@ -27,6 +27,7 @@ from lpft.model.encoder import (
 )
 from lpft.model.padding import Reading, SafePadding, is_safe, without_padding
 from lpft.model.pooling import pool
+from lpft.model.virtual_tokens import VirtualTokens
 from lpft.settings import Pooling
 
 HEAD_INITIAL_STD = 0.02
@@ -42,6 +43,8 @@ class LinearHeadConfig(PreTrainedConfig):
     strings. ``paired`` says whether it was trained on pairs of texts, ``text_columns`` from which
     columns of a file or table they came, where these had names. ``feature_size`` is h, where it
     was measured; ``safe_padding`` is that of :class:`~lpft.model.padding.Reading`.
+    ``virtual_tokens`` describes the :class:`~lpft.model.virtual_tokens.VirtualTokens` before every
+    text, if there are any.
     """
 
     model_type = "lpft"
@@ -58,6 +61,7 @@ class LinearHeadConfig(PreTrainedConfig):
     text_columns: list[str] | None = None
     feature_size: int | None = None
     safe_padding: SafePadding = "both"
+    virtual_tokens: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):
@@ -112,6 +116,8 @@ class LinearHeadClassifier(PreTrainedModel):
     def __init__(self, config: LinearHeadConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.encoder = build_encoder(config.encoder_config) if encoder is None else encoder
+        described = config.virtual_tokens
+        self.virtual_tokens = None if described is None else VirtualTokens(described)
         self.dropout = nn.Dropout(config.head_dropout)
         width = config.feature_size
         if width is None:
@@ -136,7 +142,11 @@ class LinearHeadClassifier(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         elif not is_safe(attention_mask, self.config.safe_padding):
             return without_padding(self.features, attention_mask, input_ids=input_ids, **extra)
-        states = hidden_states(self.encoder, input_ids, attention_mask, **extra)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **extra}
+        if self.virtual_tokens is None:
+            states = hidden_states(self.encoder, **inputs)
+        else:
+            states = self.virtual_tokens.states(self.encoder, **inputs)
         return pool(states, attention_mask, self.config.pooling)
 
     def forward(

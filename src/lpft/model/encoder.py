@@ -164,19 +164,38 @@ def hidden_states(
     count positions from the first column, the positions of the real tokens are passed instead.
     """
     accepted = inspect.signature(encoder.forward).parameters
+    keywords = accepted_inputs(encoder, **extra)
+    # Encoders like RoBERTa skip padding by themselves when they count positions.
+    if "position_ids" in accepted and _position_padding(encoder) is None:
+        padded_left = attention_mask[:, 0] == 0
+        # An exported graph cannot branch on its input, so it always gets the positions.
+        if torch.compiler.is_exporting() or bool(padded_left.any()):
+            keywords["position_ids"] = real_positions(encoder, attention_mask)
+    return encoder(input_ids=input_ids, attention_mask=attention_mask, **keywords).last_hidden_state
+
+
+def accepted_inputs(encoder: nn.Module, **extra: Tensor) -> dict[str, Any]:
+    """Those of a tokenizer's further inputs that the encoder has a use for, and no cache."""
+    accepted = inspect.signature(encoder.forward).parameters
     keywords: dict[str, Any] = {name: value for name, value in extra.items() if name in accepted}
     # The tokenizer may tell the two texts of a pair apart where the model does not.
     if getattr(encoder.config, "type_vocab_size", None) in (0, 1):
         keywords.pop("token_type_ids", None)
     if "use_cache" in accepted:
         keywords["use_cache"] = False
-    # Encoders like RoBERTa skip padding by themselves when they count positions.
-    if "position_ids" in accepted and _position_padding(encoder) is None:
-        padded_left = attention_mask[:, 0] == 0
-        # An exported graph cannot branch on its input, so it always gets the positions.
-        if torch.compiler.is_exporting() or bool(padded_left.any()):
-            keywords["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    return encoder(input_ids=input_ids, attention_mask=attention_mask, **keywords).last_hidden_state
+    return keywords
+
+
+def real_positions(encoder: nn.Module, attention_mask: Tensor) -> Tensor:
+    """The positions, N x T, of the tokens that the mask (N x T) does not hide, from the first one.
+
+    RoBERTa and its relatives count from behind the id of their padding, which padding itself has.
+    """
+    padding = _position_padding(encoder)
+    counted = attention_mask.long().cumsum(1)
+    if padding is None:
+        return (counted - 1).clamp(min=0)
+    return counted * attention_mask.long() + padding
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:

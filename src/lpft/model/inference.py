@@ -71,6 +71,9 @@ def encoder_fingerprint(model: LinearHeadClassifier) -> str:
     padding = "" if model.config.safe_padding == "both" else f" {model.config.safe_padding}"
     digest.update(f"{config._attn_implementation} {model.config.pooling}{padding}".encode())
     tensors = dict(model.encoder.named_parameters()) | dict(model.encoder.named_buffers())
+    if model.virtual_tokens is not None:
+        digest.update(json.dumps(model.config.virtual_tokens, sort_keys=True).encode())
+        tensors |= {f"virtual {name}": p for name, p in model.virtual_tokens.named_parameters()}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -13,6 +13,7 @@ from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
+from lpft.model.adapters import check_adaptable
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
     LOAD_ERRORS,
@@ -25,6 +26,7 @@ from lpft.model.encoder import (
 from lpft.model.padding import Reading, check_reading
 from lpft.model.pooling import default_pooling
 from lpft.settings import MINILM, Pooling, TrainingSettings
+from lpft.settings.methods import get_method
 
 MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
 _MINILM_SHA256 = {
@@ -69,6 +71,8 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
         paired=isinstance(data.train.texts[0], tuple),
         texts=training_texts(data) if settings.max_length is None else (),
     )
+    method = get_method(settings.method)
+    check_adaptable(classifier.model, method, settings, classifier.max_length)
     columns = data.text_columns
     classifier.model.config.text_columns = None if columns is None else list(columns)
     return classifier
@@ -103,6 +107,11 @@ def build_classifier(
     config = load_config(source, revision=revision)
     if isinstance(config, LinearHeadConfig):
         saved = load_classifier(Path(source))
+        if saved.model.virtual_tokens is not None:
+            raise InputError(
+                f"the classifier in '{name}' reads virtual tokens before every text, which another "
+                "training would not: name the model that it was trained on"
+            )
         encoder, tokenizer = saved.model.encoder, saved.tokenizer
         reading = Reading(saved.model.head.in_features, saved.model.config.safe_padding)
         pooling = saved.model.config.pooling if pooling is None else pooling

@@ -264,6 +264,12 @@ def studied_model(
     classifier = plain_classifier(network)
     if not isinstance(classifier, LinearHeadClassifier):
         raise InputError(f"the model is a {type(network).__name__}: {_EXPECTED}")
+    if classifier.virtual_tokens is not None:
+        raise InputError(
+            f"the model reads {classifier.virtual_tokens.number} virtual tokens before every text "
+            "(prefix or prompt tuning), of which kernels are not supported: give a model of "
+            "another method"
+        )
     kind = classifier.config.problem_type
     if kind not in (None, "single_label_classification"):
         raise InputError(

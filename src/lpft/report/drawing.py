@@ -102,7 +102,8 @@ def series_styles(figure: Figure) -> dict[str, Style]:
     for method, own in by_method.items():
         look = _METHODS.get(method)
         if look is None:
-            look = _OTHERS[unknown.index(method) % len(_OTHERS)]
+            place = unknown.index(method)
+            look = _varied(_OTHERS[place % len(_OTHERS)], place // len(_OTHERS))
         own.sort(key=lambda series: series.dashed)
         for position, series in enumerate(own, start=1 if own[0].dashed else 0):
             styles[series.label] = _varied(look, position)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -27,6 +27,14 @@ METHOD_NAMES = {
     "lp-lora": "LP-LoRA",
     "dora": "DoRA",
     "lp-dora": "LP-DoRA",
+    "bitfit": "BitFit",
+    "lp-bitfit": "LP-BitFit",
+    "ia3": "IA3",
+    "lp-ia3": "LP-IA3",
+    "prefix": "Prefix",
+    "lp-prefix": "LP-Prefix",
+    "peft": "PEFT",
+    "lp-peft": "LP-PEFT",
 }
 
 _ROUNDINGS = 8
@@ -296,6 +304,8 @@ def _label(method: str, setting: dict[str, Any], differing: Sequence[str]) -> st
         value = setting.get(key)
         if key == "learning_rate":
             parts.append(f"rate {rate(number(value))}")
+        elif isinstance(value, Mapping):
+            parts += [f"{name.replace('_', ' ')} {one}" for name, one in value.items()]
         else:
             parts.append(f"{'batch' if key == 'batch_size' else key.replace('_', ' ')} {value}")
     name = method_name(method)

@@ -6,7 +6,7 @@ all methods with one kind of adapter; a trained run is a pass of its own.
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from lpft.data.examples import Text
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
 from lpft.model import Classifier
-from lpft.model.adapters import add_adapter, load_adapter
+from lpft.model.adapters import adapt, is_bias, load_adapter
 from lpft.model.encoder import seeded
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
@@ -29,6 +29,7 @@ from lpft.results.saved import model_at_start, open_saved
 from lpft.settings import TrainingSettings
 from lpft.settings.methods import Method, get_method
 from lpft.training.cache import cached_probe, prepare_split
+from lpft.training.fit import features_at_start
 from lpft.training.probing import install_probe
 
 TRAINED = "trained"
@@ -94,7 +95,7 @@ def _drawn(examples: Examples, most: int) -> Examples:
 class StartingPoint:
     """The head at which one kernel is taken: its origin, V (C x h) and b (C, or None).
 
-    ``parameters`` are those of F, and ``parameter_set`` names them: ``all``, an adapter's factors
+    ``parameters`` are those of F, and ``parameter_set`` names them: ``all``, ``bias``, an adapter's
     by its name, or ``head`` for none.
     """
 
@@ -142,8 +143,8 @@ def method_passes(
     encoder = encoder_fingerprint(classifier.model)
     chosen = [get_method(name) for name in methods]
     heads = {
-        origin: _initial_head(origin, classifier, encoder, data, settings)
-        for origin in {method.head_start for method in chosen}
+        start: _initial_head(start, classifier, encoder, data, settings)
+        for start in {_start_of(method) for method in chosen}
     }
     for number, adapter in enumerate(adapters_of(methods)):
         members = [
@@ -151,17 +152,33 @@ def method_passes(
             for method in chosen
             if method.adapter == adapter or (method.adapter is None and number == 0)
         ]
-        subject, factors = _adapted(classifier, adapter, settings)
+        adapted = next((method for method in members if method.adapter is not None), None)
+        subject, factors = _adapted(classifier, adapted, settings)
         own = {name for name, _ in subject.classifier.encoder.named_parameters()} - factors
+        # The features of a start that an adapter has moved are no longer the pre-trained ones.
+        moved = adapted is not None and adapted.moves_features
+        fingerprint = encoder_fingerprint(subject.classifier) if moved else encoder
         points = []
         for method in members:
             parameter_set = _run_parameter_set(method) if of_run else method.trained
-            names = {"all": own, "head": set()}.get(parameter_set, factors)
-            start, (weight, bias) = method.head_start, heads[method.head_start]
+            names = {
+                "all": own,
+                "bias": {name for name in own if is_bias(name)},
+                "head": set(),
+            }.get(parameter_set, factors)
+            weight, bias = heads[_start_of(method)]
             points.append(
-                StartingPoint(method.name, start, weight, bias, parameter_set, frozenset(names))
+                StartingPoint(
+                    method.name, method.head_start, weight, bias, parameter_set, frozenset(names)
+                )
             )
-        yield Pass(subject, encoder, tuple(points))
+        yield Pass(subject, fingerprint, tuple(points))
+
+
+def _start_of(method: Method) -> tuple[str, str | None]:
+    """What a method's head at the start depends on: its origin, and what moves the features."""
+    moves = method.moves_features and method.head_start == "lp"
+    return method.head_start, method.name if moves else None
 
 
 def _run_parameter_set(method: Method) -> str:
@@ -174,31 +191,41 @@ def _run_parameter_set(method: Method) -> str:
 
 
 def _initial_head(
-    origin: str, classifier: Classifier, encoder: str, data: TextData, settings: TrainingSettings
+    start: tuple[str, str | None],
+    classifier: Classifier,
+    encoder: str,
+    data: TextData,
+    settings: TrainingSettings,
 ) -> tuple[Tensor, Tensor | None]:
-    """V and b at the start of fine-tuning: random, or the LP solution on all training rows."""
-    model = classifier.model
+    """V and b at a start of :func:`_start_of`: random, or the LP solution on all training rows."""
+    origin, method = start
+    head = copy.deepcopy(classifier.model.head)
     if origin == "lp":
-        model = copy.deepcopy(model)
         inputs = prepare_split(classifier, data.train, settings, encoder=encoder, name="train")
-        install_probe(model, cached_probe(inputs, settings, data.classes))
+        if method is not None:
+            own = settings.model_copy(update={"method": method})
+            features = features_at_start(classifier.model, inputs.tokens, own)
+            inputs = replace(inputs, at_start=features)
+        install_probe(head, cached_probe(inputs, settings, data.classes))
     assert settings.head_scale is not None, "settings must be resolved"
-    bias = None if model.head.bias is None else model.head.bias.detach().cpu().clone()
-    return model.head.weight.detach().cpu() * settings.head_scale, bias
+    bias = None if head.bias is None else head.bias.detach().cpu().clone()
+    return head.weight.detach().cpu() * settings.head_scale, bias
 
 
 def _adapted(
-    classifier: Classifier, adapter: str | None, settings: TrainingSettings
+    classifier: Classifier, method: Method | None, settings: TrainingSettings
 ) -> tuple[StudiedModel, set[str]]:
-    """A copy of the classifier with the adapter, and the names of the adapter's factors."""
+    """A copy of the classifier with a method's adapter, and the names of the adapter's parameters.
+
+    Raises:
+        InputError: the method is one of virtual tokens, or as :func:`lpft.model.adapters.adapt`.
+    """
     plain = copy.deepcopy(classifier.model)
     model: torch.nn.Module = plain
     factors: set[str] = set()
-    if adapter is not None:
-        assert settings.lora_rank is not None
-        assert settings.lora_alpha is not None
+    if method is not None:
         with seeded(settings.seed):
-            model = add_adapter(plain, adapter, rank=settings.lora_rank, alpha=settings.lora_alpha)
+            model = adapt(plain, method, settings)
         factors = {name for name, p in plain.encoder.named_parameters() if p.requires_grad}
     return studied_model(model, classifier.tokenizer, classifier.max_length), factors
 
@@ -224,9 +251,11 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
     parameter_set = "all" if method is None else _run_parameter_set(method)
     model, tokens = saved.classifier.model, saved.classifier
     encoder = encoder_fingerprint(model)
-    if method is None or method.adapter is None:
+    if method is None or method.adapter is None or model.virtual_tokens is not None:
         subject = studied_model(model, tokens.tokenizer, tokens.max_length)
         names = {name for name, _ in model.encoder.named_parameters()}
+        if parameter_set == "bias":
+            names = {name for name in names if is_bias(name)}
     else:
         assert record is not None
         adapted = load_adapter(model_at_start(folder, record, data, settings).model, folder)

@@ -18,8 +18,10 @@ from lpft.settings.methods import METHODS
 if TYPE_CHECKING:
     import optuna
 
-RATES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3)}
-"""Learning rates to search, logarithmically, where everything is trained, or an adapter."""
+RATES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3), "vectors": (1e-4, 5e-2)}
+"""Learning rates to search, logarithmically, where everything is trained, an adapter of matrices,
+or a few vectors."""
+_VECTORS = ("bias", "ia3", "prefix")
 EPOCHS = (1, 20)
 _RANDOM_TRIALS = 5
 
@@ -126,7 +128,8 @@ def _distributions(method: str, searched: Sequence[str]) -> dict[str, tuple[str,
     """
     import optuna
 
-    kind = "all" if METHODS[method].adapter is None else "adapter"
+    trained = METHODS[method].trained
+    kind = "all" if trained == "all" else "vectors" if trained in _VECTORS else "adapter"
     ranges: dict[str, tuple[str, Any]] = {
         "learning_rate": (
             f"learning_rate of {kind}",

@@ -13,7 +13,14 @@ from lpft.paper import KERNEL_SAMPLES, MODEL, SEEDS
 from lpft.settings.fields import Decides, Need, Settings, setting
 from lpft.settings.files import Delimiter, Encoding, File, Layout
 from lpft.settings.kernels import check_distinct
-from lpft.settings.methods import AUTO, METHODS, get_method
+from lpft.settings.methods import (
+    AUTO,
+    LEARNING_RATES,
+    METHODS,
+    MINILM_LEARNING_RATES,
+    get_method,
+)
+from lpft.settings.peft_config import read_peft_config
 
 MINILM = "minilm"
 """The name of the model that comes with the ``demo`` extra."""
@@ -216,8 +223,8 @@ class TrainingSettings(Settings):
         "(default: by task, method and model)",
         gt=0,
         filled=2e-5,
-        filled_for_adapters=5e-4,
-        filled_for_minilm=(1e-4, 2e-3),
+        filled_by_trained=LEARNING_RATES,
+        filled_for_minilm=MINILM_LEARNING_RATES,
         same_time=True,
         **_TUNING,
     )
@@ -243,14 +250,30 @@ class TrainingSettings(Settings):
         commands=("train", "ntk"),
     )
     lora_rank: int | None = setting(
-        None, "rank r of the adapter's factors", gt=0, needs="adapter", filled=8
+        None, "rank r of the factors of LoRA and DoRA", gt=0, needs="low-rank factors", filled=8
     )
     lora_alpha: float | None = setting(
         None,
-        "alpha of the adapter, which scales its factors by alpha / r",
+        "alpha of LoRA and DoRA, which scales their factors by alpha / r",
         gt=0,
-        needs="adapter",
+        needs="low-rank factors",
         filled=8.0,
+    )
+    prefix_length: int | None = setting(
+        None,
+        "virtual tokens of prefix tuning",
+        gt=0,
+        needs="prefix",
+        filled=16,
+        commands=("train",),
+    )
+    peft_config: Annotated[dict | None, BeforeValidator(read_peft_config)] = setting(
+        None,
+        "for methods peft and lp-peft: a JSON file of the form of PEFT's adapter_config.json, or a "
+        "folder with one (default: none)",
+        needs="PEFT configuration",
+        form="FILE",
+        commands=("train", "ntk"),
     )
     probe_scoring: ProbeScoring | None = setting(
         None,
@@ -408,6 +431,11 @@ def resolve(
         InputError: a setting has no effect with the chosen method.
     """
     method = get_method(settings.method)
+    if method.trained == "peft" and settings.peft_config is None:
+        raise InputError(
+            f"{named('method')} {method.name} needs {named('peft_config')}: give a JSON file of "
+            "the form of PEFT's adapter_config.json, or choose another method"
+        )
     filled = {}
     for name, item in TrainingSettings.fields().items():
         if not method.takes(item):
@@ -417,10 +445,9 @@ def resolve(
                     f"({method.summary}): leave it out or choose another method"
                 )
         elif getattr(settings, name) is None:
-            adapted = method.adapter is not None and item.filled_for_adapters is not None
-            filled[name] = item.filled_for_adapters if adapted else item.filled
-            if item.filled_for_minilm is not None and settings.model == MINILM and not published:
-                filled[name] = item.filled_for_minilm[adapted]
+            filled[name] = item.filled_by_trained.get(method.trained, item.filled)
+            if settings.model == MINILM and not published:
+                filled[name] = item.filled_for_minilm.get(method.trained, filled[name])
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     return settings.model_copy(update=filled)

@@ -24,6 +24,7 @@ from lpft.settings import (
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
 from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
+from lpft.settings.peft_config import FILE, read_peft_config
 from lpft.settings.serving import ServingSettings
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
@@ -74,6 +75,8 @@ def command_line(config: Mapping[str, Any]) -> str:
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
+        elif name == "peft_config":
+            words += [option, FILE]  # which the run's folder has
         elif isinstance(value, Mapping):
             for part, path in value.items():
                 words += [option, f"{part}={_last_part(path)}"]
@@ -300,7 +303,23 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
     own = KernelSettings.fields() | RegressionSettings.fields()
     others = {name: value for name, value in values.items() if name not in own}
     # The settings of every method's start at once: a scaled head, and an adapter's factors.
+    content = read_peft_config(others.pop("peft_config", None))
     run = make_config({**others, "method": "lp-lora"})
+    run = replace(run, training=run.training.model_copy(update={"peft_config": content}))
+    prefixes = [name for name in kernels.methods if METHODS[name].trained == "prefix"]
+    if prefixes:
+        raise InputError(
+            f"{named('methods')} {prefixes[0]}: kernels of models with virtual tokens are not "
+            "supported: leave it out"
+        )
+    peft = [name for name in kernels.methods if METHODS[name].trained == "peft"]
+    if peft and content is None:
+        raise InputError(f"{named('methods')} {peft[0]} needs {named('peft_config')}: give a file")
+    if content is not None and not peft:
+        raise InputError(
+            f"{named('peft_config')} has no effect on the kernels of {', '.join(kernels.methods)}: "
+            "leave it out, or add peft or lp-peft"
+        )
     if output_dir is None:
         name = f"{_data_and_model(run.data, run.training)}-seed{run.training.seed}"
         output_dir = Path("kernels") / name

@@ -5,7 +5,7 @@ The command line, YAML files, records and the identity of a run or kernel are re
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Flag, auto
 from functools import cache
@@ -28,7 +28,15 @@ class Decides(Flag):
     ROUNDING = auto()  # a kernel's last digits, in which its parts must not differ
 
 
-Need = Literal["probing", "fine-tuning", "adapter", "task", "files"]
+Need = Literal[
+    "probing",
+    "fine-tuning",
+    "low-rank factors",
+    "prefix",
+    "PEFT configuration",
+    "task",
+    "files",
+]
 """A kind of method, or of data."""
 
 
@@ -54,10 +62,10 @@ class Setting:
     """The solvers of kernel regression that take it."""
     filled: Any = None
     """What None stands for, with methods that take the setting."""
-    filled_for_adapters: Any = None
-    """The same with methods that have an adapter, where it differs."""
-    filled_for_minilm: tuple[Any, Any] | None = None
-    """Both again for the packaged model, with which they were measured."""
+    filled_by_trained: Mapping[str, Any] = field(default_factory=dict)
+    """The same by what a method trains, where it differs."""
+    filled_for_minilm: Mapping[str, Any] = field(default_factory=dict)
+    """That again for the packaged model, with which it was measured."""
     filled_by_model: bool = False
     """Whether the model says what None stands for, so that None agrees with any value."""
     filled_by_data: bool = False
@@ -151,9 +159,9 @@ class Settings(BaseModel):
     def fields(cls) -> dict[str, Setting]:
         """What is declared of each setting."""
         fields = {}
-        for name, field in cls.model_fields.items():
-            kind = _bare(field.annotation)
-            extra: Any = field.json_schema_extra
+        for name, declared in cls.model_fields.items():
+            kind = _bare(declared.annotation)
+            extra: Any = declared.json_schema_extra
             usual = {"commands": cls.commands, "decides": cls.decides}
             if get_origin(kind) is Literal:
                 usual["choices"] = get_args(kind)
@@ -161,8 +169,8 @@ class Settings(BaseModel):
                 name=name,
                 owner=cls,
                 type=kind,
-                default=field.default,
-                help=field.description or "",
+                default=declared.default,
+                help=declared.description or "",
                 **(usual | extra["declared"]),
             )
         return fields

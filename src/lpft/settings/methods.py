@@ -6,18 +6,21 @@ from typing import Literal
 from lpft.errors import InputError, named
 from lpft.settings.fields import Need, Setting
 
+Trained = Literal["head", "all", "bias", "lora", "dora", "ia3", "prefix", "peft"]
+
 
 @dataclass(frozen=True)
 class Method:
     """One way to train a classifier.
 
-    ``trained`` is ``head`` (linear probing only), ``all``, or the name of an adapter in
-    :data:`lpft.model.adapters.ADAPTERS`, whose factors are trained together with the head.
+    ``trained`` is ``head`` (linear probing only), ``all``, ``bias`` (the encoder's bias terms), or
+    the kind of an adapter, whose parameters are trained together with the head:
+    :func:`lpft.model.adapters.adapt`.
     """
 
     name: str
     head_start: Literal["random", "lp"]
-    trained: str
+    trained: Trained
     summary: str
 
     @property
@@ -26,18 +29,28 @@ class Method:
 
     @property
     def adapter(self) -> str | None:
-        return None if self.trained in ("head", "all") else self.trained
+        """The kind of parameters that are added to the model's own, if any."""
+        return None if self.trained in ("head", "all", "bias") else self.trained
+
+    @property
+    def moves_features(self) -> bool:
+        """Whether the features may differ from the pre-trained ones before the first step.
+
+        Virtual tokens take part of the attention at once. The LP head is then fitted on the
+        features that fine-tuning starts from.
+        """
+        return self.trained in ("prefix", "peft")
 
     def takes(self, setting: Setting) -> bool:
         """Whether a setting has an effect with this method."""
-        lacking: set[Need] = set()
-        if self.head_start != "lp":
-            lacking.add("probing")
-        if not self.fine_tunes:
-            lacking.add("fine-tuning")
-        if self.adapter is None:
-            lacking.add("adapter")
-        return setting.needs not in lacking
+        available: dict[Need, bool] = {
+            "probing": self.head_start == "lp",
+            "fine-tuning": self.fine_tunes,
+            "low-rank factors": self.trained in ("lora", "dora"),
+            "prefix": self.trained == "prefix",
+            "PEFT configuration": self.trained == "peft",
+        }
+        return setting.needs is None or available.get(setting.needs, True)
 
 
 METHODS: dict[str, Method] = {
@@ -50,8 +63,30 @@ METHODS: dict[str, Method] = {
         Method("lp-lora", "lp", "lora", "linear probing, then low-rank factors and the head"),
         Method("dora", "random", "dora", "weight-decomposed low-rank factors and a random head"),
         Method("lp-dora", "lp", "dora", "linear probing, then weight-decomposed factors"),
+        Method("bitfit", "random", "bias", "the encoder's bias terms and a random head"),
+        Method("lp-bitfit", "lp", "bias", "linear probing, then bias terms and the head"),
+        Method("ia3", "random", "ia3", "factors on keys, values and feed-forward, random head"),
+        Method("lp-ia3", "lp", "ia3", "linear probing, then IA3's factors and the head"),
+        Method("prefix", "random", "prefix", "keys and values of a prefix, and a random head"),
+        Method("lp-prefix", "lp", "prefix", "linear probing with a prefix, then prefix and head"),
+        Method("peft", "random", "peft", "what a PEFT configuration describes, random head"),
+        Method("lp-peft", "lp", "peft", "linear probing, then what a PEFT configuration says"),
     )
 }
+
+
+LEARNING_RATES = {
+    **{"lora": 5e-4, "dora": 5e-4, "peft": 5e-4},
+    **{"bias": 4e-4, "ia3": 3e-3, "prefix": 5e-3},
+}
+"""Initial learning rates by what is trained, where they differ from that of whole models: of the
+last three within the ranges of their papers, from small models upwards."""
+
+MINILM_LEARNING_RATES = {
+    **{"all": 1e-4, "lora": 2e-3, "dora": 2e-3, "peft": 2e-3},
+    **{"bias": 2e-3, "ia3": 1e-2, "prefix": 1e-2},
+}
+"""The same for the packaged model, measured with ``benchmarks/learning_rates.py``."""
 
 
 AUTO = "auto"

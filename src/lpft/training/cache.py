@@ -50,7 +50,8 @@ class SplitInputs:
 
     ``groups`` are those of :class:`~lpft.data.examples.Examples`; ``repeats`` (N) are numbers,
     equal for rows that repeat one another, where rows are to be divided into folds; ``weights`` (N)
-    those of rows in training, None where each weighs 1.
+    those of rows in training, None where each weighs 1. ``at_start`` are the features (N x h) that
+    fine-tuning starts from, where its method moves them at once.
     """
 
     tokens: Tokens
@@ -59,6 +60,12 @@ class SplitInputs:
     groups: Groups | None = None
     repeats: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
+    at_start: NDArray[np.float32] | None = None
+
+    @property
+    def probed(self) -> NDArray[np.float32]:
+        """The features (N x h) that the linear probe is fitted on."""
+        return self.pretrained if self.at_start is None else self.at_start
 
     def select(self, rows: NDArray[np.int64]) -> "SplitInputs":
         """Those of these texts, in this order."""
@@ -69,6 +76,7 @@ class SplitInputs:
             None if self.groups is None else self.groups.select(rows),
             None if self.repeats is None else self.repeats[rows],
             None if self.weights is None else self.weights[rows],
+            None if self.at_start is None else self.at_start[rows],
         )
 
     def folds(self) -> NDArray[np.int64]:
@@ -158,7 +166,7 @@ def cached_probe(
     Raises:
         InputError: as :func:`~lpft.training.probing.fit_probe`.
     """
-    features, labels, weights = train.pretrained, train.labels, train.weights
+    features, labels, weights = train.probed, train.labels, train.weights
     choices: dict[str, Any] = {
         "fit_bias": settings.head_bias,
         "class_weight": class_weights(settings.class_weight, classes),

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -18,8 +18,16 @@ from lpft.analysis import Abstention, TemperatureFit, choose_threshold, fit_temp
 from lpft.analysis.calibration import PRIOR_SD
 from lpft.data.examples import Label
 from lpft.data.splits import ValidationKind, scored_rows
+from lpft.data.tokens import Tokens
 from lpft.errors import named
-from lpft.model.adapters import add_adapter, merge_adapter, save_adapter, trained_head
+from lpft.model.adapters import (
+    adapt,
+    is_adapted,
+    merge_adapter,
+    plain_classifier,
+    save_adapter,
+    trained_head,
+)
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import seeded
 from lpft.model.inference import extract_features, head_logits, resolve_device
@@ -123,6 +131,8 @@ def fit_classifier(
         return _probe_alone(classifier, train, validation, settings, kind, on_history)
     start, history = classifier.model, list[Row]()
     started = perf_counter()
+    if method.head_start == "lp" and method.moves_features:
+        train = replace(train, at_start=features_at_start(start, train.tokens, settings))
     validated, strength = None, None
     if validation is None:
 
@@ -175,12 +185,12 @@ def fit_classifier(
                     folder=folder / "checkpoints",
                     on_history=keep_history,
                 )
-    model, adapter = start, None
-    if method.adapter is not None:
+    adapter = None
+    if is_adapted(trained):
         adapter = folder / "adapter"
         shutil.rmtree(adapter, ignore_errors=True)
         save_adapter(trained, adapter)
-        model = merge_adapter(trained)
+    model = merge_adapter(trained)
     finetuned = perf_counter()
     model.eval()
     if validation is not None:
@@ -238,7 +248,7 @@ def _probe_alone(
     model = classifier.model
     norm_at_start = head_norms(model.head)[0]
     started = perf_counter()
-    probe = _probe(model, train, settings)
+    probe = _probe(model.head, model.config.classes, train, settings)
     probed = perf_counter()
     model.eval()
     if validation is None:
@@ -278,12 +288,33 @@ def _begin(
 ) -> tuple[nn.Module, LinearProbe | None]:
     """The model, changed in place, from which fine-tuning starts, and the probe in its head."""
     assert settings.head_scale is not None, "settings must be resolved"
-    probe = None
+    adapted = adapt(model, method, settings)
+    head, probe = trained_head(adapted), None
     if method.head_start == "lp":
-        probe = _probe(model, train, settings, level, strength)
+        probe = _probe(head, model.config.classes, train, settings, level, strength)
     with torch.no_grad():
-        model.head.weight.mul_(settings.head_scale)
-    return _trainable(model, method, settings), probe
+        head.weight.mul_(settings.head_scale)
+    return adapted, probe
+
+
+def features_at_start(
+    model: LinearHeadClassifier, tokens: Tokens, settings: TrainingSettings
+) -> NDArray[np.float32]:
+    """phi (N x h) of texts as fine-tuning starts, by a copy of ``model`` with what it trains.
+
+    For a method whose adapter moves the features before the first step: a linear probe that is
+    fitted on them is the classifier that fine-tuning starts from.
+    """
+    with seeded(settings.seed):
+        adapted = adapt(copy.deepcopy(model), get_method(settings.method), settings)
+    started = plain_classifier(adapted)
+    assert isinstance(started, LinearHeadClassifier)
+    return extract_features(
+        started,
+        tokens,
+        device=resolve_device(settings.device),
+        description="features at the start of fine-tuning",
+    )
 
 
 def _usual_strength(
@@ -359,33 +390,23 @@ def _scored(
 
 
 def _probe(
-    model: LinearHeadClassifier,
+    head: nn.Linear,
+    classes: Sequence[Label],
     train: SplitInputs,
     settings: TrainingSettings,
     level: int = logging.INFO,
     strength: float | None = None,
 ) -> LinearProbe:
-    """Fit the probe on phi_0 of the training rows and install it as the head."""
-    probe = cached_probe(train, settings, model.config.classes, strength)
-    install_probe(model, probe)
+    """Fit the probe on the training rows' features before training and install it in the head."""
+    probe = cached_probe(train, settings, classes, strength)
+    install_probe(head, probe)
     logger.log(
         level,
         "linear probe: inverse strength %.3g by %d folds, head norm %.3g",
         probe.inverse_strength,
         probe.folds,
-        head_norms(model.head)[0],
+        head_norms(head)[0],
     )
     if not probe.converged:
         logger.warning("the linear probe did not converge within its iterations")
     return probe
-
-
-def _trainable(
-    model: LinearHeadClassifier, method: Method, settings: TrainingSettings
-) -> nn.Module:
-    """The model itself, or with the method's adapter around it."""
-    if method.adapter is None:
-        return model
-    assert settings.lora_rank is not None
-    assert settings.lora_alpha is not None
-    return add_adapter(model, method.adapter, rank=settings.lora_rank, alpha=settings.lora_alpha)

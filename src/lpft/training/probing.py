@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from torch import nn
 
 from lpft.data.splits import fold_numbers
 from lpft.errors import InputError, named
-from lpft.model.classifier import LinearHeadClassifier
 from lpft.settings import ProbeScoring
 
 SOLVER = "newton-cg"
@@ -206,9 +206,8 @@ def out_of_fold_logits(
 
 
 @torch.no_grad()
-def install_probe(model: LinearHeadClassifier, probe: LinearProbe) -> None:
-    """Copy V and b into the model's head; a head without bias takes V alone."""
-    head = model.head
+def install_probe(head: nn.Linear, probe: LinearProbe) -> None:
+    """Copy V and b into a head; one without bias takes V alone."""
     head.weight.copy_(torch.from_numpy(probe.weight))
     if head.bias is not None:
         head.bias.copy_(torch.from_numpy(probe.bias))
