@@ -265,6 +265,7 @@ class TrainingSettings(Settings):
         gt=0,
         needs="prefix",
         filled=16,
+        decides=Decides.RUN,
         commands=("train",),
     )
     peft_config: Annotated[dict | None, BeforeValidator(read_peft_config)] = setting(
