@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARAMETERS_FILE = "text_classifier.json"
-RUN_RECORD = "run.json"
-"""The record of ``lpft train``, whose ``config`` holds the settings of the training."""
+RUN_RECORD, POINT_RECORD = "run.json", "interpolation.json"
+"""The records of ``lpft train`` and ``interpolate``: ``config`` has the training's settings."""
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -542,7 +542,8 @@ def _saved_training(folder: Path) -> dict[str, Any] | None:
     """
     saved = _json_object(folder / PARAMETERS_FILE)
     if saved is None:
-        config = (_json_object(folder / RUN_RECORD) or {}).get("config")
+        records = (_json_object(folder / name) for name in (RUN_RECORD, POINT_RECORD))
+        config = next((record for record in records if record is not None), {}).get("config")
         return {"parameters": config} if isinstance(config, dict) else None
     expected: dict[str, tuple[type, ...]] = {
         "parameters": (dict,),

@@ -172,6 +172,92 @@ def reason_to_skip(
     return None
 
 
+POINT_RULE = (
+    "of the points within one standard error of the best accuracy on the validation rows (that of "
+    "the paired difference), the one with the lowest NLL there, each at its own temperature"
+)
+"""How a point between two sets of weights is chosen, in words."""
+
+
+@dataclass(frozen=True)
+class PointChoice:
+    """The chosen of P points, the best one, and every point beside that.
+
+    ``optimism`` is how much too high the chosen point's accuracy on the validation rows is to be
+    expected, because these rows chose it.
+    """
+
+    chosen: int
+    best: int
+    standings: tuple[Standing, ...]
+    optimism: float
+
+    @property
+    def reason(self) -> str:
+        """One clause for records and readers."""
+        eligible = [standing.method for standing in self.standings if standing.eligible]
+        if len(eligible) == 1:
+            return "the most accurate on validation by more than one standard error"
+        places = [place for place, one in enumerate(self.standings) if one.eligible]
+        together = places[-1] - places[0] == len(places) - 1
+        listed = f"{eligible[0]} to {eligible[-1]}" if together else ", ".join(eligible)
+        return (
+            f"lowest NLL on validation of the {len(eligible)} points within one standard error of "
+            f"the best accuracy ({listed})"
+        )
+
+
+def choose_point(
+    names: Sequence[str],
+    correct: NDArray[np.bool_],
+    losses: NDArray[np.float64],
+    generator: np.random.Generator,
+    draws: int = 200,
+) -> PointChoice:
+    """Choose among P points of one path by the same N rows, as :data:`POINT_RULE` says.
+
+    Accuracies of neighbouring points differ by a few rows, which is mostly chance; the NLL of
+    those that accuracy cannot tell apart is smooth along the path. Of equally accurate points the
+    one with the lower NLL counts as the best; of equal NLL the first is chosen.
+
+    The optimism is the bootstrap's: the mean, over draws of N rows with replacement, of the
+    accuracy on the draw of the point that the draw chooses, less its accuracy on all rows.
+
+    Args:
+        names: P names, for the standings.
+        correct: which rows each point gets right, P x N.
+        losses: ``-log p_y`` of each row at the point's own temperature, P x N.
+
+    Raises:
+        InputError: there are no points or no rows.
+    Source: Wortsman et al., CVPR 2022 (a point chosen on ID validation data); Breiman et al., 1984
+    (one standard error); Efron, JASA 1983 (optimism).
+    """
+    if 0 in correct.shape:
+        raise InputError("expected at least one point and validation rows, found none")
+    right = correct.astype(np.float64)
+    chosen, best = _chosen_point(right, losses)
+    standings = tuple(
+        _standing(name, row, right[best]) for name, row in zip(names, right, strict=True)
+    )
+    optimism = 0.0
+    for _ in range(draws):
+        drawn = generator.integers(right.shape[1], size=right.shape[1])
+        place, _ = _chosen_point(right[:, drawn], losses[:, drawn])
+        optimism += float(right[place, drawn].mean() - right[place].mean()) / draws
+    return PointChoice(chosen, best, standings, optimism)
+
+
+def _chosen_point(right: NDArray[np.float64], losses: NDArray[np.float64]) -> tuple[int, int]:
+    """The places of the chosen and of the best point."""
+    nll = losses.mean(axis=1)
+    best = int(np.lexsort((nll, -right.sum(axis=1)))[0])
+    differences = right - right[best]
+    totals = differences.sum(axis=1)
+    eligible = (totals >= 0) | (totals**2 <= (differences**2).sum(axis=1))  # as in _standing
+    return int(np.where(eligible, nll, np.inf).argmin()), best
+
+
 def _standing(method: str, right: NDArray[np.float64], best: NDArray[np.float64]) -> Standing:
     differences = right - best
     rows, total = len(differences), float(differences.sum())

@@ -16,8 +16,13 @@ from lpft.cli.console import (
     standard_input,
 )
 from lpft.errors import InputError, named
-from lpft.results.folder import read_record
-from lpft.settings import DataSettings, ExperimentSettings, OutputSettings, TrainingSettings
+from lpft.results.folder import read_record, recorded_config
+from lpft.settings import (
+    DataSettings,
+    ExperimentSettings,
+    OutputSettings,
+    TrainingSettings,
+)
 from lpft.settings.configs import (
     default_folder,
     make_config,
@@ -27,6 +32,7 @@ from lpft.settings.configs import (
     taken_by,
 )
 from lpft.settings.files import Layout
+from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.serving import ServingSettings
 
 if TYPE_CHECKING:
@@ -97,6 +103,30 @@ def _page_of(folder: Path) -> Path | None:
         # reason to fail.
         print_error(error, "no page: ")
         return None
+
+
+def interpolate(options: Namespace) -> None:
+    """Evaluate the points between a run's linear probe and its end; print them and the choice."""
+    settings = InterpolationSettings.read(given_settings(options, "interpolate"))
+    _check_folder(options.folder, "one that lpft train wrote")
+    from lpft.results.folder import INTERPOLATION
+    from lpft.runs.interpolate import interpolate_run
+
+    folder = options.output_dir
+    if folder is None:
+        folder = options.folder / INTERPOLATION
+    record = interpolate_run(options.folder, settings, folder, overwrite=options.overwrite)
+    page = _page_of(folder) if options.report else None
+    if options.json:
+        pages = {} if page is None else {"page": str(page)}
+        print_json({"folder": str(folder), **pages, **record.as_json()})
+        return
+    from lpft.report import format_interpolation
+
+    print(format_interpolation(record))
+    print(f"\nclassifier: {folder}")
+    if page is not None:
+        print(f"page: {page}")
 
 
 def evaluate(options: Namespace) -> None:
@@ -558,16 +588,17 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
             raise InputError(
                 f"{named(name)} has no effect with a trained run, which has its own: leave it out"
             )
-    record = read_record(run)
-    if record is None:
-        if given.get("with_start"):
-            raise InputError(
-                f"'{run}' has no run.json, which {named('with_start')} needs: leave it out"
-            )
+    record, config = read_record(run), recorded_config(run)
+    if record is None and given.get("with_start"):
+        raise InputError(
+            f"'{run}' has no run.json, which {named('with_start')} needs: leave it out"
+        )
+    if config is None:
         return given
     names = taken_by("ntk", DataSettings, TrainingSettings)
-    recorded = {name: v for name, v in record.config.items() if name in names and v is not None}
-    recorded["methods"] = (record.config["method"],)
+    recorded = {name: v for name, v in config.items() if name in names and v is not None}
+    if record is not None:
+        recorded["methods"] = (config["method"],)
     if "task" in given or "train_file" in given:
         recorded = {
             name: value for name, value in recorded.items() if name not in DataSettings.fields()

@@ -84,13 +84,27 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     train.add_argument(
         "--output-dir", type=Path, help="folder for the run (default: runs/DATA-MODEL-METHOD-seedS)"
     )
-    train.add_argument(
-        "--report",
-        action=BooleanOptionalAction,
-        default=True,
-        help="write the page report.html into the run's folder, which takes seconds (default: yes)",
-    )
+    _add_report(train, "the run's folder")
     _add_flags(train, "resume", "overwrite", "json")
+
+    interpolate = command(
+        commands.interpolate,
+        "evaluate the classifiers between linear probing and fine-tuning, and keep the best",
+    )
+    interpolate.add_argument(
+        "folder",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run that was fine-tuned from linear probing",
+    )
+    _add_settings(interpolate, "interpolate")
+    interpolate.add_argument(
+        "--output-dir",
+        type=Path,
+        help="folder for the chosen classifier and the record (default: RUN/interpolation)",
+    )
+    _add_report(interpolate, "the output folder")
+    _add_flags(interpolate, "overwrite", "json")
 
     evaluate = command(commands.evaluate, "evaluate a trained classifier on more labelled data")
     _add_run(evaluate)
@@ -287,6 +301,15 @@ def _add_settings(parser: ArgumentParser, command: str) -> None:
             help=item.full_help(),
             **shared,
         )
+
+
+def _add_report(parser: ArgumentParser, folder: str) -> None:
+    parser.add_argument(
+        "--report",
+        action=BooleanOptionalAction,
+        default=True,
+        help=f"write the page report.html into {folder}, which takes seconds (default: yes)",
+    )
 
 
 def _add_run(parser: ArgumentParser) -> None:

@@ -13,24 +13,31 @@ from lpft.files import replace_when_written
 from lpft.report.answer import answer
 from lpft.report.drawing import saved
 from lpft.report.experiments import Place, experiment_chapter, tracer
+from lpft.report.interpolation import interpolation_chapter
 from lpft.report.kernels import kernel_chapter
 from lpft.report.page import Chapter, Contents, relative_link, render_page
 from lpft.report.panels import sheet
 from lpft.report.runs import group_chapter, run_sections
 from lpft.report.table import to_csv, to_latex, to_markdown
 from lpft.results.exhibits import RECORD, ExperimentRecord, FoundExperiment, find_experiments
-from lpft.results.folder import UnreadFolder, copies_in, nothing_found
+from lpft.results.folder import (
+    Interpolation,
+    UnreadFolder,
+    copies_in,
+    find_interpolations,
+    nothing_found,
+)
 from lpft.results.formats import slug, whole
 from lpft.results.groups import Group, group_runs
 from lpft.results.kernels import KernelRecord, find_kernels
 from lpft.results.leaderboard import leaderboard
 from lpft.results.pairing import judge_groups
 from lpft.results.run import RUNS_EXPECTED, Run, find_runs
-from lpft.results.schema import RunRecord
+from lpft.results.schema import InterpolationRecord, RunRecord
 
 EXPECTED = (
     f"{RUNS_EXPECTED}, or with {KernelRecord.FILE}, as lpft ntk writes it, or with {RECORD}, as "
-    "lpft reproduce does"
+    f"lpft reproduce does, or with {InterpolationRecord.FILE}, as lpft interpolate does"
 )
 MARK = '<meta name="generator" content="lpft '
 """In the head of every page that :func:`build_report` writes."""
@@ -53,6 +60,7 @@ class ReportResult:
     kernels: tuple[KernelRecord, ...]
     unread: tuple[UnreadFolder, ...]
     experiments: tuple[ExperimentRecord, ...]
+    interpolations: tuple[Interpolation, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -66,7 +74,7 @@ def build_report(
     overwrite: bool = False,
     texts_in_report: bool = True,
 ) -> ReportResult:
-    """Write the report of every experiment, finished run and all kernels below ``directory``.
+    """Write the report of every experiment, run, interpolation and kernel below ``directory``.
 
     ``output`` is the page, ``directory/report.html`` by default; without ``texts_in_report`` it
     names wrong texts by their rows only. Beside a page ``report.html``:
@@ -78,6 +86,7 @@ def build_report(
       ``feature-change-own``, ``feature-change-shared``, ``calibration``, ``features``, ``head``;
     - ``report-figures/<group>-<figure>.png``, ``.pdf``: ``accuracy``, ``feature-change``,
       ``training``, ``norms``, ``reliability`` (of the chosen run), ``coverage``;
+    - for each ``interpolation.json`` the table ``points`` and figures ``path``, ``id-ood``;
     - for each ``kernels.json`` tables ``statistics``, ``regression``, ``alignment``, ``shares``,
       ``certificate`` and figures ``spectra``, ``heat-maps``, ``shares``, as far as it has them.
 
@@ -87,7 +96,7 @@ def build_report(
     last. A page that carries our mark is replaced with its tables and figures; with ``overwrite``
     so are any files of the same names. Others are left alone.
 
-    Raises :class:`~lpft.errors.InputError` where there is no experiment, finished run or kernel,
+    Raises :class:`~lpft.errors.InputError` where there is nothing of these,
     where the output is not a name for a page, and where a file is there already that is not our
     page or its own and ``overwrite`` is false.
     """
@@ -95,20 +104,24 @@ def build_report(
     runs, unread_runs = find_runs(directory)
     kernels, unread_kernels = find_kernels(directory)
     experiments, unread_experiments = find_experiments(directory)
-    if not runs and not kernels and not experiments:
-        unread = (*unread_experiments, *unread_runs, *unread_kernels)
+    paths, unread_paths = find_interpolations(directory)
+    if not (runs or kernels or experiments or paths):
+        unread = (*unread_experiments, *unread_runs, *unread_paths, *unread_kernels)
         raise InputError(nothing_found(directory, unread, EXPECTED))
     _check_page(page)
     copies = copies_in((run.folder for run in runs), RunRecord.FILE)
     copies |= copies_in((each.folder for each in kernels), KernelRecord.FILE)
+    copies |= copies_in((each.folder for each in paths), InterpolationRecord.FILE)
     kernels = tuple(each for each in kernels if each.folder not in copies)
+    paths = tuple(each for each in paths if each.folder not in copies)
     groups, repeated = group_runs(run for run in runs if run.folder not in copies)
-    unread = (*unread_experiments, *unread_runs, *repeated, *unread_kernels)
+    unread = (*unread_experiments, *unread_runs, *repeated, *unread_paths, *unread_kernels)
 
     contents = _contents(
         directory,
         page,
         groups,
+        paths,
         kernels,
         experiments,
         unread,
@@ -138,6 +151,7 @@ def build_report(
         kernels=kernels,
         unread=unread,
         experiments=tuple(each.record for each in experiments),
+        interpolations=paths,
     )
 
 
@@ -145,6 +159,7 @@ def _contents(
     directory: Path,
     page: Path,
     groups: Sequence[Group],
+    paths: Sequence[Interpolation],
     kernels: Sequence[KernelRecord],
     experiments: Sequence[FoundExperiment],
     unread: Sequence[UnreadFolder],
@@ -157,6 +172,8 @@ def _contents(
     taken = {group.slug for group in groups}
     kernel_titles = _told_apart([(each.title, each.name) for each in kernels])
     kernel_slugs = [slug(f"kernels {title}", taken) for title in kernel_titles]
+    path_titles = _told_apart([(each.title, each.name) for each in paths])
+    path_slugs = [slug(f"between {title}", taken) for title in path_titles]
     anchors = {run.name: slug(f"run {run.name}", taken) for group in groups for run in group.runs}
     listed = tuple(
         (each, slug(f"unread {each.name}", taken), relative_link(each.folder, folder))
@@ -175,6 +192,9 @@ def _contents(
         if each.seed is not None:
             kin, name = f"{kin}, seed", whole(each.seed)
         places[each.folder] = Place(kin, name, f"#{anchor}")
+    for found, anchor in zip(paths, path_slugs, strict=True):
+        kin = f"points of {found.record.data.name}"
+        places[found.folder] = Place(kin, found.name, f"#{anchor}")
     places |= {copy: places[shown] for copy, shown in copies.items()}
 
     titles = _told_apart([(each.record.title, each.name) for each in experiments])
@@ -195,6 +215,8 @@ def _contents(
             None if board is None else answer(board, group.slug, texts_in_report=texts_in_report)
         )
         chapters.append(group_chapter(group, differences[group.slug], anchors, trace, answered))
+    between = zip(paths, path_slugs, path_titles, strict=True)
+    chapters += [interpolation_chapter(*each, folder) for each in between]
     named = zip(kernels, kernel_slugs, kernel_titles, strict=True)
     chapters += [kernel_chapter(*each, folder) for each in named]
     sections, shared = run_sections(groups, anchors, folder)

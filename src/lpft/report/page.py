@@ -212,15 +212,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Chapter:
-    """An experiment, a group of runs or one record of kernels.
+    """An experiment, a group of runs, the points between two classifiers, or a record of kernels.
 
-    ``slug`` is its anchor and begins the names of its files, ``summary`` stands at its top (of an
-    experiment and of kernels alone at the top of the page), and ``trace`` leads from the runs of a
+    ``slug`` is its anchor and begins the names of its files, ``summary`` stands at its top (of what
+    is alone at the top of the page), and ``trace`` leads from the runs of a
     number to their places in the page. Runs have an ``answer`` before it, except behind experiments
     and where nothing can be said.
     """
 
-    kind: Literal["experiment", "runs", "kernels"]
+    kind: Literal["experiment", "runs", "interpolation", "kernels"]
     slug: str
     title: str
     summary: tuple[Block, ...]
@@ -307,6 +307,7 @@ def render_page(contents: Contents, tables_href: str, figures_href: str) -> str:
         contents=contents,
         experiments=experiments,
         groups=contents.of("runs"),
+        paths=contents.of("interpolation"),
         kernels=contents.of("kernels"),
         title=_title(contents),
         unread_counts=_unread_counts(contents),
@@ -333,12 +334,15 @@ def _template() -> Template:
 
 def _title(contents: Contents) -> str:
     """What the page is about: the one thing that it has, or what there is."""
-    experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
+    experiments, groups = contents.of("experiment"), contents.of("runs")
+    paths, kernels = contents.of("interpolation"), contents.of("kernels")
     if contents.alone is not None and contents.alone.answer is not None:
         return contents.alone.answer.title
     if len(experiments) == 1:
         return experiments[0].title
-    about = groups if groups else kernels
+    about = groups or paths or kernels
+    if about is paths:
+        return say("between_title", titles=[chapter.title for chapter in paths])
     return say(
         "page_title",
         experiments=len(experiments),
@@ -350,16 +354,17 @@ def _title(contents: Contents) -> str:
 
 def _navigation(contents: Contents) -> tuple[tuple[str, str], ...]:
     """Anchors and names: the parts of what is alone, the chapters of what is not."""
-    experiments, groups, kernels = (contents.of(k) for k in ("experiment", "runs", "kernels"))
+    experiments, groups = contents.of("experiment"), contents.of("runs")
+    others = (*contents.of("interpolation"), *contents.of("kernels"))
     links = [("summary", "Summary" if contents.alone is None else "Answer")]
     if experiments:
         alone = len(experiments) == 1
         links += sections_of(experiments[0]) if alone else [(c.slug, c.slug) for c in experiments]
-        links += [("behind", "Runs and kernels")] if groups or kernels else []
+        links += [("behind", "Runs and kernels")] if groups or others else []
         return (*links, ("notes", "Notes"))
     if not groups:
-        alone = len(kernels) == 1
-        links += sections_of(kernels[0]) if alone else [(c.slug, c.title) for c in kernels]
+        alone = len(others) == 1
+        links += sections_of(others[0]) if alone else [(c.slug, c.title) for c in others]
         return (*links, ("notes", "Notes"))
     if contents.alone is None:
         for chapter in groups:
@@ -367,6 +372,11 @@ def _navigation(contents: Contents) -> tuple[tuple[str, str], ...]:
             links.append((anchor, f"{chapter.data} · {chapter.model}"))
     elif groups[0].answer is not None:
         links += [(section.anchor, section.title) for section in groups[0].answer.sections]
+    paths = contents.of("interpolation")
+    if len(paths) == 1:
+        links.append((paths[0].slug, "Between LP and fine-tuning"))
+    else:
+        links += [(chapter.slug, f"Between: {chapter.title}") for chapter in paths]
     return (*links, ("research", "For researchers"))
 
 
@@ -380,6 +390,7 @@ _SHORT = {
     "regression": "Kernel regression",
     "alignment": "Alignment",
     "dynamics": "Training and the kernel",
+    "curves": "Along the path",
     "made": "How they were made",
     "verdicts": "Verdicts",
     "missing": "Missing",
@@ -396,6 +407,9 @@ def sections_of(chapter: Chapter) -> list[tuple[str, str]]:
 
 
 def _unread_counts(contents: Contents) -> str:
-    nouns = {"experiment": "experiment folder", "run": "run folder", "kernels": "kernel folder"}
+    nouns = {
+        kind: f"{kind.removesuffix('s')} folder"
+        for kind in ("experiment", "run", "interpolation", "kernels")
+    }
     held: list[str] = [folder.holds for folder, *_ in contents.unread]
     return say("unread_counts", counts=[(noun, held.count(name)) for name, noun in nouns.items()])

@@ -262,6 +262,7 @@ def _draw_lines(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles)
             color=MUTED,
         )
     _scale(axes, panel)
+    _name_points(axes, panel)
     _dress(axes, panel.title, panel.x, panel.y)
     axes.margins(x=0.03)
     if panel.from_zero:

@@ -15,6 +15,7 @@ from lpft.report.experiments import (
     tally,
     timings,
 )
+from lpft.report.interpolation import format_interpolation
 from lpft.report.kernels import (
     first_order,
     linearized,
@@ -40,8 +41,10 @@ _SIZES = ("feature change", "head norm")
 def format_report(report: ReportResult) -> str:
     """What a terminal shows of a report: experiments, then the method table, then kernels."""
     methods = [format_method_table(method_table(report.runs))] if report.runs else []
+    between = [format_interpolation(each.record) for each in report.interpolations]
     kernels = [format_kernel_table(each) for each in report.kernels]
-    return "\n\n".join([*map(format_experiment, report.experiments), *methods, *kernels])
+    experiments = map(format_experiment, report.experiments)
+    return "\n\n".join([*experiments, *methods, *between, *kernels])
 
 
 def report_record(report: ReportResult) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def report_record(report: ReportResult) -> dict[str, Any]:
         "page": str(report.page),
         "methods": table.where(pd.notna(table), None).to_dict(orient="records"),
         "experiments": {record.name: record.as_json() for record in report.experiments},
+        "interpolations": [str(each.folder) for each in report.interpolations],
         "kernels": [str(each.folder) for each in report.kernels],
         "unread": [
             {"folder": str(each.folder), "state": each.state, "reason": each.reason}

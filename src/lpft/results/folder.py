@@ -12,17 +12,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
 from lpft.errors import InputError, named
-from lpft.results.schema import HISTORY, MissingRecord, RunRecord, UnusableRecord, plain
+from lpft.results.schema import (
+    HISTORY,
+    InterpolationRecord,
+    MissingRecord,
+    RunRecord,
+    UnusableRecord,
+    plain,
+)
 from lpft.settings.configs import CANDIDATES
 
 RUN_RECORD = RunRecord.FILE
 SEARCH_RECORD = "search.json"
 """Marks the folder of a sweep's search for settings, whose runs no report shows."""
+INTERPOLATION = "interpolation"
+"""The folder below a run's where ``lpft interpolate`` writes."""
 WORK = ".work"
 """Checkpoints and results on their way; removed at the end, so that no pickle stays."""
 
@@ -31,7 +40,7 @@ _REPORT = ("report.html", "report-tables", "report-figures")
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 
-Holds = Literal["run", "kernels", "experiment"]
+Holds = Literal["run", "kernels", "experiment", "interpolation"]
 Result = TypeVar("Result")
 
 
@@ -49,6 +58,28 @@ def read_record(folder: Path) -> RunRecord | None:
         raise InputError(
             f"'{folder}' contains a run that cannot be used ({problem}): restore its record, or "
             "name another folder"
+        ) from problem
+
+
+def recorded_config(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in ``folder``, or of the run that its interpolated classifier is of.
+
+    None where neither is recorded.
+
+    Raises:
+        InputError: a record is damaged.
+    """
+    record = read_record(folder)
+    if record is not None:
+        return record.config
+    try:
+        return InterpolationRecord.read(folder).config
+    except MissingRecord:
+        return None
+    except UnusableRecord as problem:
+        raise InputError(
+            f"'{folder}' contains a classifier that cannot be used ({problem}): interpolate the "
+            "run again"
         ) from problem
 
 
@@ -82,6 +113,9 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
     own = {_LOCK, *_REPORT}
     if record is not None:
         own |= {CANDIDATES} if record.selection is not None else set()
+        if (folder / INTERPOLATION).exists():
+            check_interpolation(folder / INTERPOLATION, overwrite=True)
+            own.add(INTERPOLATION)
         own |= {RUN_RECORD, HISTORY, WORK, *(name.partition("/")[0] for name in record.files)}
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     foreign = [name for name in names if name not in own and not name.endswith(_PARTIAL)]
@@ -146,6 +180,9 @@ def clear(folder: Path, record: RunRecord | None) -> None:
     if record is None:
         return
     remove_leftovers(folder)
+    if (folder / INTERPOLATION).exists():
+        check_interpolation(folder / INTERPOLATION, overwrite=True)
+        shutil.rmtree(folder / INTERPOLATION)  # of weights that go
     for name in [*record.files, HISTORY]:
         path = folder / name
         path.unlink(missing_ok=True)
@@ -222,6 +259,13 @@ def check_replaceable(
             f"'{folder}' contains {what}: give {named('overwrite=True')} to replace it, or "
             f"another {named('output_dir')}"
         )
+
+
+def check_interpolation(folder: Path, *, overwrite: bool) -> None:
+    """:func:`check_replaceable` of what ``lpft interpolate`` writes."""
+    check_replaceable(
+        folder, InterpolationRecord.FILE, "an interpolation", overwrite=overwrite, pages=True
+    )
 
 
 @contextmanager
@@ -325,6 +369,36 @@ def read_folders(
         except UnusableRecord as problem:
             unread.append(UnreadFolder(folder, name, problem.state, plain(problem), holds))
     return tuple(results), tuple(unread)
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """An ``interpolation.json`` with its folder; ``name`` is its path below the report's."""
+
+    folder: Path
+    name: str
+    record: InterpolationRecord
+
+    @property
+    def title(self) -> str:
+        """The data, the method and the seed of its run."""
+        config = self.record.config
+        return f"{self.record.data.name} · {config.get('method')}, seed {config.get('seed')}"
+
+
+def find_interpolations(
+    directory: Path,
+) -> tuple[tuple[Interpolation, ...], tuple[UnreadFolder, ...]]:
+    """Every ``interpolation.json`` at or below ``directory``, and those that cannot be used."""
+
+    def read(folder: Path, name: str) -> Interpolation:
+        record = InterpolationRecord.read(folder, printable=True)
+        if record.chosen not in [point.alpha for point in record.points]:
+            raise UnusableRecord(f"{record.FILE}: none of its points is the chosen one")
+        return Interpolation(folder, name, record)
+
+    folders = folders_with(InterpolationRecord.FILE, directory)
+    return read_folders(folders, directory, "interpolation", read)
 
 
 def copies_in(folders: Iterable[Path], record: str) -> dict[Path, Path]:

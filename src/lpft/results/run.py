@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 PREDICTIONS, FEATURES = "predictions", "features"
 """Folders of files by split."""
+LP_HEAD = "lp/head.safetensors"
+"""V (``weight``, C x h) and b (``bias``, C) of linear probing, in float64, before any scaling."""
 RUNS_EXPECTED = (
     f"expected folders with {RunRecord.FILE}, {RunMetrics.FILE}, {RunFeatures.FILE}, {HISTORY} and "
     f"{PREDICTIONS}/*.parquet, as lpft train writes them"

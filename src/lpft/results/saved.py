@@ -14,7 +14,7 @@ from lpft.errors import InputError, named
 from lpft.model import Classifier, load_classifier
 from lpft.model.inference import encoder_fingerprint, resolve_device
 from lpft.model.loading import fresh_classifier
-from lpft.results.folder import read_record
+from lpft.results.folder import read_record, recorded_config
 from lpft.results.run import Predictions
 from lpft.results.schema import RunRecord, UnusableRecord
 from lpft.settings import Device, TrainingSettings
@@ -75,7 +75,7 @@ def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
             f"the run in '{folder}' is {record.status}, not finished: continue it with "
             f"lpft train --resume --output-dir {folder}"
         )
-    config = {} if record is None else record.config
+    config = (recorded_config(folder) if record is None else record.config) or {}
     if config.get("save_model") is False and not (folder / "config.json").exists():
         raise InputError(
             f"the run in '{folder}' was trained with {named('save_model=False')}, so it has no "

@@ -310,6 +310,73 @@ class RunMetrics(Record):
     (:class:`lpft.analysis.Abstention`); absent where none was asked for."""
 
 
+class PointRecord(Part):
+    """The classifier with the weights ``(1 - alpha) theta_LP + alpha theta_FT``.
+
+    ``temperature`` is its own, ``reason`` why that stayed 1 where it did; ``splits`` as in
+    ``metrics.json``. ``difference`` is how much less of the validation rows it gets right than the
+    best point, with the ``standard_error`` of that; ``eligible`` whether it is within one.
+    """
+
+    alpha: float = Field(ge=0, le=1)
+    temperature: float = Field(gt=0)
+    reason: str | None = None
+    splits: dict[str, dict[str, Any]]
+    difference: Number = None
+    standard_error: Number = None
+    eligible: bool = False
+
+
+class InterpolationRecord(Record):
+    """``interpolation.json``: the points between a run's linear probe and its trained weights.
+
+    ``run`` is the name of the run's folder, ``config`` its settings, ``validation`` what chose the
+    point ``chosen`` and fitted the temperatures, and ``own_validation`` whether these rows are the
+    run's, which chose its epoch too; ``optimism`` is that of
+    :class:`lpft.analysis.selection.PointChoice`. ``fingerprints`` are those of the data and of both
+    ends, ``files`` those of the chosen classifier, which lies beside the record.
+    """
+
+    FILE = "interpolation.json"
+    SCHEMA = 1
+    WRITER = "lpft interpolate"
+
+    schema_number: int = Field(SCHEMA, alias="schema")
+    run: str
+    config_hash: str | None = None
+    config: dict[str, Any]
+    data: DataRecord
+    fingerprints: Fingerprints
+    validation: Validation
+    own_validation: bool = True
+    head_scale: float = 1.0
+    rule: str
+    points: list[PointRecord] = Field(min_length=2)
+    chosen: float
+    reason: str
+    optimism: Number = None
+    files: list[Annotated[str, AfterValidator(_inside)]] = Field(default_factory=list)
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    device: str | None = None
+    finished: str = ""
+    seconds: Number = None
+
+    @property
+    def point(self) -> PointRecord:
+        """The chosen point."""
+        return next(point for point in self.points if point.alpha == self.chosen)
+
+    @property
+    def id_split(self) -> str:
+        """The split that says how good a point is in distribution: test, or else validation."""
+        return "test" if "test" in self.points[0].splits else "validation"
+
+    @property
+    def ood_splits(self) -> tuple[str, ...]:
+        return tuple(name for name in self.points[0].splits if name.startswith("ood/"))
+
+
 class ErrorRow(Part):
     """A row that a run's classifier gets wrong, one line of ``errors.jsonl``.
 

@@ -14,7 +14,7 @@ from lpft.data.examples import UNSEEN, Examples, Label, Text, TextData
 from lpft.files import markdown_template
 from lpft.model import save_classifier
 from lpft.results.formats import fixed
-from lpft.results.run import Predictions, write_feature_changes, write_features, write_head
+from lpft.results.run import LP_HEAD, Predictions, write_feature_changes, write_features, write_head
 from lpft.results.schema import (
     ErrorRow,
     FindingRecord,
@@ -56,10 +56,8 @@ def write_results(
         for path in () if fit.adapter is None else fit.adapter.glob("adapter_*"):
             (folder / path.name).write_bytes(path.read_bytes())
     if fit.probe is not None:
-        (folder / "lp").mkdir()
-        save_file(
-            {"weight": fit.probe.weight, "bias": fit.probe.bias}, folder / "lp/head.safetensors"
-        )
+        (folder / LP_HEAD).parent.mkdir()
+        save_file({"weight": fit.probe.weight, "bias": fit.probe.bias}, folder / LP_HEAD)
     scored = {name: rows for name, rows in data.splits().items() if name not in _WITHOUT_METRICS}
     logits = {split: results[split].logits for split in scored}
     metrics = RunMetrics(
@@ -168,11 +166,11 @@ def model_card(
     ``reason`` says why the temperature stayed 1, if it did.
     """
     template = markdown_template(
-        "lpft.runs", "card.md.j2", cell=_markdown_cell, number=_three, rows=_rows_in_words
+        "lpft.runs", "card.md.j2", cell=markdown_cell, number=three_decimals, rows=_rows_in_words
     )
     return template.render(
         config={
-            name: _without_folders(value)
+            name: without_folders(value)
             for name, value in (config.data.flat() | config.training.flat()).items()
         },
         model_kept=config.output.save_model,
@@ -190,12 +188,10 @@ def model_card(
     )
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Paths of this machine by their last part: a card is made to be published."""
     if isinstance(value, dict):
-        return (
-            ", ".join(f"{name}: {_without_folders(path)}" for name, path in value.items()) or None
-        )
+        return ", ".join(f"{name}: {without_folders(path)}" for name, path in value.items()) or None
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
@@ -211,11 +207,11 @@ def _rows_in_words(finding: FindingRecord) -> str:
     return row_numbers(finding.rows, finding.total, most=20)
 
 
-def _three(value: float | None) -> str:
+def three_decimals(value: float | None) -> str:
     return fixed(value if isinstance(value, float) else None)
 
 
-def _markdown_cell(value: Any) -> str:
+def markdown_cell(value: Any) -> str:
     """Text that neither ends a table cell nor becomes Markdown or HTML."""
     escaped = " ".join(str(value).split())
     for character in "\\`*_[]|#":

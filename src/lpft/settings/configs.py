@@ -22,6 +22,7 @@ from lpft.settings import (
     resolve,
 )
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
+from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
 from lpft.settings.peft_config import FILE, read_peft_config
@@ -29,6 +30,7 @@ from lpft.settings.serving import ServingSettings
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
+_OF_COMMANDS = (ExperimentSettings, InterpolationSettings, ServingSettings)
 
 SEARCHED = ("learning_rate", "epochs")
 """What ``--tune`` searches, beside the method."""
@@ -330,7 +332,7 @@ def taken_by(command: str, *models: type[Settings]) -> dict[str, Setting]:
     """The settings that a command takes, by name: all of them, or those of ``models``."""
     return {
         name: item
-        for model in models or (*_MODELS, ExperimentSettings, ServingSettings)
+        for model in models or (*_MODELS, *_OF_COMMANDS)
         for name, item in model.fields().items()
         if command in item.commands
     }

@@ -1,4 +1,4 @@
-"""The cache of what is computed once: features of the frozen encoder, and linear probes.
+"""The cache of what is computed once: frozen features, linear probes, logits along a path.
 
 They lie in the user's cache folder and are named by a hash of all that decides their content.
 """
@@ -29,7 +29,7 @@ from lpft.data.labels import class_weights
 from lpft.data.splits import ValidationKind, fold_numbers, labelled_rows, validation_kind
 from lpft.data.tokens import Tokens, tokenize
 from lpft.files import replace_when_written
-from lpft.model.inference import extract_features, resolve_device
+from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
 from lpft.settings import TrainingSettings
 from lpft.settings.methods import get_method
@@ -249,6 +249,37 @@ def cached_out_of_fold_logits(
     )
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
     return _read_or_compute(path, "out-of-fold logits", compute, read, write)
+
+
+def cached_logits(
+    classifier: Classifier, tokens: Tokens, weights: str, device: torch.device, name: str
+) -> NDArray[np.float32]:
+    """The logits (N x C) of texts by a trained classifier, before its temperature.
+
+    ``weights`` stands for everything that decides them in the model; ``name`` is the split's, for
+    the progress bar.
+    """
+    model = classifier.model
+
+    def compute() -> NDArray[np.float32]:
+        features = extract_features(model, tokens, device=device, description=f"evaluating, {name}")
+        return head_logits(model, features)
+
+    def read(path: Path) -> NDArray[np.float32]:
+        logits = load_file(path)["logits"]
+        if logits.shape != (len(tokens), model.config.num_labels):
+            raise ValueError(f"logits of shape {logits.shape}")
+        return logits
+
+    def write(logits: NDArray[np.float32], path: Path) -> None:
+        save_file({"logits": logits}, path)
+
+    key = sha256(
+        f"{weights} {tokens.fingerprint()} {tokens.padding_side} "
+        f"{device.type} {torch.__version__} {transformers.__version__}".encode()
+    ).hexdigest()
+    path = default_cache_dir() / "logits" / f"{key}.safetensors"
+    return _read_or_compute(path, "file of logits", compute, read, write)
 
 
 def default_cache_dir() -> Path:
