@@ -34,7 +34,7 @@ METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
 SPLITS = ("validation", "test", "ood/far")
 COMMANDS = (
     "demo", "train", "evaluate", "predict", "report", "check", "tasks", "models", "methods",
-    "sweep", "export", "ntk", "theory", "reproduce",
+    "sweep", "export", "ntk", "theory", "reproduce", "interpolate",
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "model", "pooling", "method", "task", "data-dir", "train-file", "validation-file",

@@ -10,6 +10,7 @@ from lpft.analysis.selection import (
     Candidate,
     best_of_each,
     choose,
+    choose_point,
     complexity,
     reason_to_skip,
 )
@@ -141,3 +142,48 @@ def test_candidates_without_rows_or_on_other_rows_are_refused():
     for wrong in ([], [candidate("lp", "")], [candidate("lp", "1"), candidate("ft", "11")]):
         with pytest.raises(InputError):
             choose(wrong)
+
+
+def point(names, right, nll):
+    """The chosen point of those with these right rows and the same loss for each of them."""
+    correct = np.array([[mark == "1" for mark in marks] for marks in right])
+    losses = np.repeat(np.array(nll)[:, None], correct.shape[1], axis=1)
+    return choose_point(names, correct, losses, np.random.default_rng(0))
+
+
+def test_the_point_of_lowest_nll_within_one_standard_error_is_chosen():
+    # b rows right at 0.5 alone, c at the other alone: eligible where (b - c)^2 <= b + c
+    right = ["1111100000", "1111111000", "0111111000", "1111110000"]
+    found = point(["0", "0.5", "0.9", "1"], right, [0.1, 0.9, 0.7, 0.8])
+    # 0: 2, 0 is 4 > 2; 0.9 and 1: 1, 0 is 1 <= 1
+    assert [standing.eligible for standing in found.standings] == [False, True, True, True]
+    assert (found.best, found.chosen) == (1, 2)
+    assert found.standings[0].difference == pytest.approx(-0.2)
+    assert "3 points" in found.reason
+    assert "0.5 to 1" in found.reason
+
+
+def test_of_equally_accurate_points_the_lower_nll_is_best_and_the_first_of_equal_ones_chosen():
+    assert point(["0", "1"], ["10", "01"], [0.5, 0.4]).best == 1
+    assert point(["0", "1"], ["10", "10"], [0.5, 0.5]).chosen == 0
+
+
+def test_one_point_has_nothing_to_be_too_optimistic_about():
+    right = np.random.default_rng(1).random((1, 400)) < 0.7
+    losses = np.zeros(right.shape)
+    found = choose_point(["0"], right, losses, np.random.default_rng(2), draws=1000)
+    # a mean of 1000 draws of a mean of 400 rows around 0
+    assert abs(found.optimism) < 4 * np.sqrt(0.7 * 0.3 / 400 / 1000)
+
+
+def test_choosing_among_points_that_differ_by_chance_alone_is_optimistic():
+    generator = np.random.default_rng(3)
+    right = generator.random((11, 100)) < 0.5
+    losses = np.where(right, 0.3, 1.2)  # the NLL goes with the accuracy
+    found = choose_point([str(n) for n in range(11)], right, losses, generator)
+    assert 0.01 < found.optimism < 0.1
+
+
+def test_a_point_cannot_be_chosen_without_rows():
+    with pytest.raises(InputError, match="none"):
+        choose_point(["0"], np.zeros((1, 0), dtype=bool), np.zeros((1, 0)), np.random.default_rng())
