@@ -33,6 +33,7 @@ from lpft.settings import DataSettings, TrainingSettings
 from lpft.settings.interpolation import InterpolationSettings
 
 SPLITS = ("validation", "test", "ood/far")
+ADAPTED = ("lp-lora", "lp-dora", "lp-bitfit", "lp-ia3")
 CPU = torch.device("cpu")
 
 
@@ -75,7 +76,7 @@ def train(lpft, tiny_bert, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(train, files) -> dict[str, Path]:
-    return {method: train(files, method) for method in ("lp", "lp-ft", "lp-lora", "lp-dora")}
+    return {method: train(files, method) for method in ("lp", "lp-ft", *ADAPTED)}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def without(record: dict) -> dict:
     return {name: value for name, value in record.items() if name not in ("finished", "seconds")}
 
 
-@pytest.mark.parametrize("method", ["lp-ft", "lp-lora", "lp-dora"])
+@pytest.mark.parametrize("method", ["lp-ft", *ADAPTED])
 def test_the_ends_are_linear_probing_and_the_run_itself(runs, method):
     start, end = points(runs[method], 0.0, 1.0)
     for split in SPLITS:
@@ -326,6 +327,7 @@ def test_a_run_that_is_replaced_takes_its_points_with_it(train, files, lpft):
 REFUSED = {
     "a method without a probe": "lp-lora",
     "linear probing": "lp-ft",
+    "virtual tokens": "virtual tokens",
     "no record": "run.json",
     "no weights": "--no-save-model",
     "no head": "lp/head.safetensors",
@@ -346,6 +348,8 @@ def test_what_cannot_be_interpolated_is_refused_in_one_line(
     run = tmp_path / "run"
     if case == "a method without a probe":
         run = train(files, "lora")
+    elif case == "virtual tokens":
+        run = train(files, "lp-prefix")
     elif case == "linear probing":
         run = runs["lp"]
     elif case == "no weights":

@@ -174,6 +174,12 @@ def _usable_run(run: Path) -> RunRecord:
             f"'{run}' was trained by {name}{summary}: interpolation needs a run that was "
             f"fine-tuned from linear probing; train one with {named('method')} {partner}"
         )
+    if method.moves_features:
+        raise InputError(
+            f"'{run}' was trained by {name}: its virtual tokens began at random values that are "
+            f"not kept, so that one end is missing; train one with {named('method')} lp-ft or "
+            "lp-lora"
+        )
     if record.checkpoint is not None and record.checkpoint.probe_won:
         raise InputError(
             f"the run in '{run}' kept its linear probe, because no epoch of fine-tuning was "
