@@ -1,6 +1,7 @@
 """Errors that the user can fix, shown without a traceback."""
 
 import errno
+import os
 import re
 from collections.abc import Callable
 
@@ -41,7 +42,10 @@ def explain(error: Exception) -> InputError | None:
         return InputError(
             f"{place} cannot be used ({error.strerror}): make room or name another path"
         )
-    if _out_of_memory(error):
+    reason = _unwritten(error)
+    if reason is not None:
+        return InputError(f"a file cannot be written ({reason}): make room or name another path")
+    if out_of_memory(error):
         return InputError(
             f"the model does not fit in memory: lower {named('batch_size')}, "
             f"{named('max_length')} or {named('memory')}, or use a smaller {named('model')}"
@@ -61,6 +65,9 @@ def one_line(error: BaseException) -> str:
 
 _UNUSABLE_PATHS = (
     errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
     errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
@@ -71,9 +78,26 @@ _UNUSABLE_PATHS = (
 )
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether torch or NumPy ran out of memory; torch on CPUs has no exception class for it."""
     name = type(error).__name__
     return name in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError") or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("allocate memory", "out of memory"))
     )
+
+
+def _unwritten(error: Exception) -> str | None:
+    """Why a file could not be written, of libraries that have no class of error for it."""
+    message = str(error)
+    known = type(error).__name__ == "SafetensorError" or any(
+        words in message for words in ("PytorchStreamWriter", "inline_container", "iostream error")
+    )
+    if isinstance(error, OSError) and error.errno is None and "written" in message:
+        return "the disk is full"  # NumPy's, which wrote a part of an array
+    if not known:
+        return None
+    code = re.search(r"\(os error ([0-9]+)\)", message)
+    if code is not None:
+        return os.strerror(int(code[1])) if int(code[1]) in _UNUSABLE_PATHS else None
+    return None if "erializing" in message else "the disk is full, or it may not be written"

@@ -2,8 +2,10 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,50 @@ if TYPE_CHECKING:
 @contextmanager
 def replace_when_written(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name once the block ends without error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Threads of one process, as of a parallel search, may write one file of a cache at a time.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.partial")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+DIGESTS = "SHA256SUMS"
+"""A file of SHA-256 digests of other files in its folder, as ``sha256sum --check`` reads it."""
+
+
+def write_digests(folder: Path, pattern: str = "*") -> None:
+    """Write the digests of the files in a folder that match ``pattern``."""
+    paths = sorted(path for path in folder.glob(pattern) if path.is_file() and path.name != DIGESTS)
+    write_text(folder / DIGESTS, "".join(f"{_sha256(path)}  {path.name}\n" for path in paths))
+
+
+def damaged_file(folder: Path) -> str | None:
+    """The first file of a folder that is not what :func:`write_digests` saw; None of intact ones.
+
+    Nor is any known to be damaged where there are no digests.
+    """
+    try:
+        lines = (folder / DIGESTS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return DIGESTS
+    for line in lines:
+        digest, separator, name = line.partition("  ")
+        if not separator or "/" in name:
+            return DIGESTS
+        path = folder / name
+        if not path.is_file() or _sha256(path) != digest:
+            return name
+    return None if lines else DIGESTS
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

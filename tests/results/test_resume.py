@@ -24,7 +24,7 @@ from lpft.results.resume import (
 from lpft.results.schema import DataRecord, Fingerprints, RunRecord
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
-from lpft.training import finetuning
+from lpft.training import checkpoints
 
 ROWS, BATCH, EPOCHS = 240, 4, 6
 STEPS = ROWS // BATCH * EPOCHS
@@ -97,7 +97,7 @@ def assert_same_metrics(found, expected):
 def whole_checkpoints(folder):
     return sorted(
         int(marker.parent.name.rpartition("-")[2])
-        for marker in folder.glob(".work/checkpoints/checkpoint-*/whole")
+        for marker in folder.glob(".work/checkpoints/checkpoint-*/SHA256SUMS")
     )
 
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
     settings, of_three_epochs, interrupted_at, tmp_path, monkeypatch
 ):
     settings["epochs"] = 3
-    monkeypatch.setattr(finetuning, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     folder = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
         Steps(patch, interrupt_after=interrupted_at)
@@ -280,7 +280,7 @@ def test_a_kill_during_an_epochs_evaluation_does_not_skip_it(
     settings, of_three_epochs, tmp_path, monkeypatch
 ):
     settings["epochs"] = 3
-    monkeypatch.setattr(finetuning, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     real = Trainer.evaluate
 
     def evaluate(trainer, *arguments, **keywords):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tiny_models import save_tiny_model, toy_texts
 from torch.nn.functional import cross_entropy
+from transformers import Trainer
 
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
+from lpft.memory import recorded_reductions
 from lpft.model import build_classifier
 from lpft.model.inference import extract_features, head_logits
 from lpft.settings import TrainingSettings, resolve
@@ -182,3 +184,120 @@ def test_unknown_trackers_are_refused():
     assert check_trackers("none") == ["none"]
     with pytest.raises(InputError, match="nonsense is unknown"):
         check_trackers("none, nonsense")
+
+
+def short_of_memory(classifier, monkeypatch, rows, error, *, training=True, after=0):
+    """A forward pass of more than ``rows`` texts fails, once so many passes have not."""
+    real, passes = classifier.model.forward, []
+
+    def forward(*arguments, **inputs):
+        passes.append(len(inputs["input_ids"]))
+        if classifier.model.training == training and passes[-1] > rows and len(passes) > after:
+            raise error
+        return real(*arguments, **inputs)
+
+    monkeypatch.setattr(classifier.model, "forward", forward)
+    return passes
+
+
+CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CPU_ERROR, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()],
+    ids=["cpu", "cuda", "python"],
+)
+@pytest.mark.parametrize("after", [0, 7], ids=["at once", "later"])
+def test_out_of_memory_halves_what_is_computed_at_once_and_not_the_batch(
+    classifier, tmp_path, monkeypatch, caplog, error, after
+):
+    without_dropout(classifier)
+    train, validation = split_of(classifier, 27), split_of(classifier, 8, seed=1)
+    train = replace(train, weights=np.linspace(0.5, 1.5, 27))
+    start = copy.deepcopy(classifier.model.state_dict())
+    expected = run(classifier, train, validation, tmp_path / "whole", epochs=3)
+    trained = copy.deepcopy(classifier.model.state_dict())
+    classifier.model.load_state_dict(start)
+    with recorded_reductions() as reductions:
+        passes = short_of_memory(classifier, monkeypatch, 3, error, after=after)
+        history = run(classifier, train, validation, tmp_path / "parts", epochs=3)
+    assert [(one.during, one.rows) for one in reductions] == [("fine-tuning", 2)]
+    assert max(passes[-30:]) <= 8  # of evaluation
+    lines = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
+    assert len(lines) == 2
+    assert "with 8 texts at once: now 4, in 2 parts of each batch, which stays 8" in lines[0]
+    assert [row["step"] for row in history] == [row["step"] for row in expected]
+    for row, other in zip(history, expected, strict=True):
+        assert row.pop("event") == other.pop("event")
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+    for name, value in classifier.model.state_dict().items():
+        torch.testing.assert_close(value, trained[name], atol=1e-5, rtol=1e-4)
+
+
+def test_out_of_memory_in_evaluation_halves_its_batches(classifier, tmp_path, monkeypatch):
+    train, validation = split_of(classifier, 16), split_of(classifier, 30, seed=1)
+    start = copy.deepcopy(classifier.model.state_dict())
+    expected = run(classifier, train, validation, tmp_path / "whole")
+    classifier.model.load_state_dict(start)
+    with recorded_reductions() as reductions:
+        short_of_memory(classifier, monkeypatch, 20, CPU_ERROR, training=False)
+        history = run(classifier, train, validation, tmp_path / "parts")
+    assert [(one.during, one.rows) for one in reductions] == [("evaluation during fine-tuning", 15)]
+    for row, other in zip(history, expected, strict=True):
+        assert row.pop("event") == other.pop("event")
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_a_batch_of_an_odd_size_keeps_it_in_equal_parts(classifier, tmp_path, monkeypatch):
+    train, validation = split_of(classifier, 18), split_of(classifier, 8, seed=1)
+    passes = short_of_memory(classifier, monkeypatch, 4, CPU_ERROR)
+    history = run(classifier, train, validation, tmp_path, batch_size=9)
+    assert {rows for rows in passes if rows != 8} == {9, 3}
+    assert [row["step"] for row in history if row["event"] == "evaluation"] == [0, 2]
+
+
+def test_one_text_that_does_not_fit_is_a_clear_error(classifier, tmp_path, monkeypatch):
+    train, validation = split_of(classifier, 16), split_of(classifier, 8, seed=1)
+    short_of_memory(classifier, monkeypatch, 0, CPU_ERROR)
+    with pytest.raises(InputError, match="does not fit in memory: fine-tuning failed with one"):
+        run(classifier, train, validation, tmp_path)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(classifier, tmp_path, monkeypatch):
+    train, validation = split_of(classifier, 16), split_of(classifier, 8, seed=1)
+    short_of_memory(classifier, monkeypatch, 0, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(classifier, train, validation, tmp_path)
+
+
+def test_a_training_in_parts_that_was_stopped_goes_on_in_parts_to_the_same_result(
+    classifier, tmp_path, monkeypatch
+):
+    train, validation = split_of(classifier, 24), split_of(classifier, 8, seed=1)
+    start = copy.deepcopy(classifier.model.state_dict())
+    short_of_memory(classifier, monkeypatch, 4, CPU_ERROR)
+    expected = run(classifier, train, validation, tmp_path / "whole", epochs=3)
+    trained = copy.deepcopy(classifier.model.state_dict())
+    classifier.model.load_state_dict(start)
+    steps, real = [], Trainer.training_step
+
+    def stopped(*arguments, **keywords):
+        steps.append(None)
+        if len(steps) == 10:
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(classifier, train, validation, tmp_path / "stopped", epochs=3)
+    classifier.model.load_state_dict(start)
+    passes = short_of_memory(classifier, monkeypatch, 4, CPU_ERROR)
+    with recorded_reductions() as reductions:
+        history = run(classifier, train, validation, tmp_path / "stopped", epochs=3)
+    assert 8 not in [count for count in passes if count != len(validation.labels)]
+    assert [(one.during, one.rows) for one in reductions] == [("fine-tuning", 4)]
+    assert history == expected
+    for name, value in classifier.model.state_dict().items():
+        assert torch.equal(value, trained[name]), name

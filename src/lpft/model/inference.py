@@ -2,13 +2,16 @@
 
 import json
 from hashlib import sha256
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lpft.data.tokens import Tokens, length_batches
-from lpft.errors import InputError, named
+from lpft.errors import InputError, named, out_of_memory
+from lpft.memory import fewer_rows
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.progress import progress
 from lpft.settings import Device, Precision
@@ -16,6 +19,9 @@ from lpft.settings import Device, Precision
 _MAX_ROWS = 256
 _MAX_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 """The largest batch of each kind of device, padding included."""
+
+_parts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""In how many parts a model reads each batch, where memory ran out before."""
 
 _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id")
 """Entries of a configuration that say where a model is from, not what it computes."""
@@ -31,9 +37,10 @@ def extract_features(
 ) -> NDArray[np.float32]:
     """phi of every text, N x h, in float32 and the order of ``tokens``.
 
-    Texts are read in batches of similar length. The model is moved to ``device`` and stays there,
-    in the mode that it was in. (Parameters that are moved under ``torch.inference_mode`` could
-    never be trained again: hence ``no_grad``.)
+    Texts are read in batches of similar length, each in parts where memory does not suffice for a
+    whole one; the parts stay as small for later calls with the model. The model is moved to
+    ``device`` and stays there, in the mode that it was in. (Parameters that are moved under
+    ``torch.inference_mode`` could never be trained again: hence ``no_grad``.)
     """
     was_training = model.training
     model.eval().to(device)
@@ -43,12 +50,22 @@ def extract_features(
     )
     with progress(description=description, total=len(tokens), unit="texts") as bar:
         for rows in batches:
-            batch = {name: ids.to(device) for name, ids in tokens.batch(rows).items()}
-            features = model.features(**batch).cpu().numpy()
-            if result is None:
-                result = np.empty((len(tokens), features.shape[1]), dtype=np.float32)
-            result[rows] = features
-            bar.update(len(rows))
+            remaining = rows
+            while len(remaining):
+                part = remaining[: -(-len(rows) // _parts.get(model, 1))]
+                try:
+                    batch = {name: ids.to(device) for name, ids in tokens.batch(part).items()}
+                    features = model.features(**batch).cpu().numpy()
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    _parts[model] = -(-len(rows) // fewer_rows(description, len(part)))
+                    continue
+                if result is None:
+                    result = np.empty((len(tokens), features.shape[1]), dtype=np.float32)
+                result[part] = features
+                remaining = remaining[len(part) :]
+                bar.update(len(part))
     model.train(was_training)
     assert result is not None, "tokenize refuses an empty list of texts"
     return result

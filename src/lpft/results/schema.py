@@ -188,6 +188,13 @@ class Validation(Part):
     folds: int | None = None
 
 
+class FewerRowsRecord(Part):
+    """``during`` what memory ran out, and how many ``rows`` were computed at once from then on."""
+
+    during: str
+    rows: int
+
+
 class CandidateRecord(Part):
     """One of several runs on the same data, in ``folder`` below that of the chosen one.
 
@@ -284,6 +291,7 @@ class RunRecord(Record):
     validation: Validation | None = None
     undertrained: list[str] = Field(default_factory=list)
     probe: dict[str, Any] | None = None
+    fewer_rows: list[FewerRowsRecord] = Field(default_factory=list)
     timings: Mapping[str, Number] = Field(default_factory=dict)
     selection: Selection | None = None
     finished: str | None = None

@@ -6,9 +6,9 @@ wrong path or column is reported before that.
 
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -18,14 +18,17 @@ from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
 from lpft.errors import InputError, named
 from lpft.files import check_model_path
+from lpft.memory import FewerRows, recorded_reductions
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
 from lpft.results.schema import (
     Calibration,
     Checkpoint,
     DataRecord,
+    FewerRowsRecord,
     Fingerprints,
     RunRecord,
+    UnusableRecord,
     Validation,
     write_history,
 )
@@ -125,9 +128,9 @@ def train_run(
             files=[] if going_on is None else going_on.files,
             **surroundings,
         )
-        with status_recorded(folder, record):
+        with status_recorded(folder, record), recorded_reductions() as reductions:
             return _train_locked(
-                config, classifier, data, record, encoder, started, log_label_errors
+                config, classifier, data, record, encoder, started, log_label_errors, reductions
             )
 
 
@@ -139,6 +142,7 @@ def _train_locked(
     encoder: str,
     started: float,
     log_label_errors: bool,
+    reductions: Sequence[FewerRows],
 ) -> RunResult:
     """What is done once the folder is locked for this run: train, evaluate, publish."""
     from lpft.model.inference import resolve_device
@@ -199,6 +203,7 @@ def _train_locked(
         undertrained=list(fit.undertrained),
         validation=Validation(kind=kind, rows=len(fit.validation.rows), folds=fit.validation.folds),
         probe=None if fit.probe is None else describe_probe(fit.probe, data.classes),
+        **_fewer_rows(reductions),
         files=sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()),
         timings={
             "features": features_seconds,
@@ -219,8 +224,10 @@ def status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
     """``run.json`` says ``running``; after Ctrl-C ``interrupted``, after an error ``failed``."""
 
     def ended(status: str, reason: str) -> None:
-        # Read again: on disk it may list files by now, of which some are published already.
-        RunRecord.read(folder).updated(status=status, reason=reason).write(folder)
+        # Read again: on disk it may list files by now, of which some are published already. Where
+        # the disk is full it goes on saying that the run is running.
+        with suppress(OSError, UnusableRecord):
+            RunRecord.read(folder).updated(status=status, reason=reason).write(folder)
 
     record.write(folder)
     try:
@@ -231,6 +238,13 @@ def status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
     except Exception as error:
         ended("failed", str(error))
         raise
+
+
+def _fewer_rows(reductions: Sequence[FewerRows]) -> dict[str, list[FewerRowsRecord]]:
+    """What ``run.json`` says where memory ran out."""
+    return (
+        {"fewer_rows": [FewerRowsRecord(**asdict(one)) for one in reductions]} if reductions else {}
+    )
 
 
 def _checkpoint(best: "BestEpoch") -> Checkpoint:

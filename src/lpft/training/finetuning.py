@@ -3,14 +3,16 @@
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -28,13 +30,15 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lpft.data.labels import class_weights
-from lpft.errors import InputError, named
-from lpft.files import write_json
+from lpft.errors import InputError, named, out_of_memory
+from lpft.files import damaged_file, replace_when_written, write_digests, write_json
+from lpft.memory import fewer_rows, record_reduction
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.encoder import quiet_transformers
 from lpft.model.inference import resolve_device
 from lpft.settings import TrainingSettings
 from lpft.training.cache import SplitInputs
+from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
 from lpft.training.history import (
     Row,
     TrainingDiverged,
@@ -48,12 +52,11 @@ from lpft.training.probing import Weights
 
 logger = logging.getLogger(__name__)
 
-MINUTES_BETWEEN_CHECKPOINTS = 5.0
 _EVALUATION_ROWS = 64
 _LOGGING_STEPS = 10
-_WHOLE = "whole"
-"""The file that marks a checkpoint as written to its end."""
-_START = "checkpoint-0"
+_START = "start.safetensors"
+_ROWS_AT_ONCE = "rows-at-once.json"
+"""Beside the checkpoints: what is trained, at its start; how many rows fit in memory."""
 
 
 def finetune(
@@ -141,13 +144,18 @@ def finetune_scored(
     :func:`finetune` does.
     """
 
-    def path(step: int) -> Path:
-        return folder / f"logits-{step}.npy"
+    scores = folder / "logits"
 
     def keep(step: int, logits: NDArray[np.float32]) -> None:
         # Whole before any checkpoint after it is, so that a training that goes on finds it.
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(path(step), logits)
+        scores.mkdir(parents=True, exist_ok=True)
+        np.save(scores / f"{step}.npy", logits)
+        write_digests(scores)
+
+    damaged = damaged_file(scores)
+    if damaged is not None:
+        logger.warning("'%s' is damaged: this training begins anew", scores / damaged)
+        shutil.rmtree(folder)
 
     trainer = _train(
         model,
@@ -159,7 +167,7 @@ def finetune_scored(
         on_logits=keep,
     )
     rows = evaluations(history_rows(trainer.state.log_history))
-    return rows, np.stack([np.load(path(row["step"])) for row in rows])
+    return rows, np.stack([np.load(scores / f"{row['step']}.npy") for row in rows])
 
 
 def _train(
@@ -175,20 +183,128 @@ def _train(
 ) -> Trainer:
     """Train by Trainer from the last whole checkpoint below ``folder``.
 
+    Where memory runs out, the training goes on from there, or from its start, with fewer rows at
+    once. A step still takes the whole batch, by gradient accumulation: what changes are the last
+    digits, and the elements that dropout drops. How many rows fit is kept beside the checkpoints,
+    so that a training that is stopped and resumed repeats what it would have done.
+
     ``choice`` are Trainer's arguments for keeping the best epoch; ``on_logits`` is given each
     evaluation's step and logits.
     """
     assert settings.batch_size is not None, "settings must be resolved"
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is not None:
-        logger.info("continuing from %s", checkpoint.name)
+    scored = _EVALUATION_ROWS if validation is None else len(validation.tokens)
+    fitting = _RowsAtOnce.read(folder, settings.batch_size, min(scored, _EVALUATION_ROWS))
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    folder.mkdir(parents=True, exist_ok=True)
+    with replace_when_written(folder / _START) as start:
+        save_file({name: value.detach().contiguous() for name, value in trained.items()}, start)
+    while True:
+        trainer = _trainer(
+            model,
+            train,
+            settings,
+            fitting,
+            folder=folder,
+            callbacks=callbacks,
+            validation=validation,
+            choice=choice,
+            on_logits=on_logits,
+        )
+        checkpoint = last_checkpoint(folder)
+        trainer.args.eval_on_start = validation is not None and checkpoint is None
+        if checkpoint is not None:
+            logger.info("continuing from %s", checkpoint.name)
+        try:
+            with quiet_transformers():
+                trainer.train(
+                    resume_from_checkpoint=None if checkpoint is None else str(checkpoint)
+                )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            fitting = fitting.fewer(training=model.training)
+        else:
+            return trainer
+        # Outside the handler: the error holds on to all that was computed.
+        fitting.write(folder)
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        del trainer
+        model.zero_grad(set_to_none=True)
+        clear_device_cache(garbage_collection=True)
+        with torch.no_grad():
+            for name, value in load_file(folder / _START).items():
+                trained[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class _RowsAtOnce:
+    """How many rows memory suffices for, in a step's part of a batch and in evaluation."""
+
+    batch_size: int
+    training: int
+    evaluation: int
+
+    @classmethod
+    def read(cls, folder: Path, batch_size: int, evaluation: int) -> "_RowsAtOnce":
+        """What was found before the training was stopped; otherwise whole batches."""
+        whole = cls(batch_size, batch_size, evaluation)
+        try:
+            values = json.loads((folder / _ROWS_AT_ONCE).read_text(encoding="utf-8"))
+            found = cls(batch_size, int(values["training"]), int(values["evaluation"]))
+        except FileNotFoundError:
+            return whole
+        except (OSError, ValueError, KeyError, TypeError):
+            logger.warning("'%s' is damaged: trying whole batches again", folder / _ROWS_AT_ONCE)
+            return whole
+        if found.training < 1 or batch_size % found.training or found.evaluation < 1:
+            return whole
+        if found.training < batch_size:
+            record_reduction(_IN_TRAINING, found.training)
+        if found.evaluation < evaluation:
+            record_reduction(_IN_EVALUATION, found.evaluation)
+        return found
+
+    def fewer(self, *, training: bool) -> "_RowsAtOnce":
+        """Half as many, in training or in evaluation.
+
+        Raises:
+            InputError: it was one row already.
+        """
+        if training:
+            rows = fewer_rows(_IN_TRAINING, self.training, parts_of=self.batch_size)
+            return replace(self, training=rows)
+        return replace(self, evaluation=fewer_rows(_IN_EVALUATION, self.evaluation))
+
+    def write(self, folder: Path) -> None:
+        write_json(
+            folder / _ROWS_AT_ONCE, {"training": self.training, "evaluation": self.evaluation}
+        )
+
+
+_IN_TRAINING, _IN_EVALUATION = "fine-tuning", "evaluation during fine-tuning"
+
+
+def _trainer(
+    model: nn.Module,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    fitting: _RowsAtOnce,
+    *,
+    folder: Path,
+    callbacks: list[TrainerCallback],
+    validation: SplitInputs | None,
+    choice: Mapping[str, Any] | None,
+    on_logits: Callable[[int, NDArray[np.float32]], None],
+) -> Trainer:
+    """Trainer for :func:`_train`, which seeds torch's global state."""
     device = resolve_device(settings.device)
     classes: Any = plain_classifier(model).config.classes  # type: ignore[union-attr]
-    steps_per_epoch = -(-len(train.tokens) // settings.batch_size)
+    steps_per_epoch = -(-len(train.tokens) // fitting.batch_size)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=_EVALUATION_ROWS,
+        per_device_train_batch_size=fitting.training,
+        gradient_accumulation_steps=fitting.batch_size // fitting.training,
+        per_device_eval_batch_size=fitting.evaluation,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -198,7 +314,6 @@ def _train(
         bf16=settings.precision == "bfloat16",
         fp16=settings.precision == "float16",
         use_cpu=device.type == "cpu",
-        eval_on_start=validation is not None and checkpoint is None,
         eval_strategy="no" if validation is None else "epoch",
         **({"save_strategy": "no"} if choice is None else choice),
         logging_strategy="steps",
@@ -240,8 +355,6 @@ def _train(
         if isinstance(callback, CheckpointKeeper):
             callback.save_model = trainer.save_model
     trainer.remove_callback(PrinterCallback)
-    with quiet_transformers():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer
 
 
@@ -261,98 +374,6 @@ def check_trackers(report_to: str) -> list[str]:
                 f"one of {known}, or install it"
             )
     return names
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint below ``folder`` that was written to its end, if there is one.
-
-    What a killed process left half-written is removed. The start of a training (``checkpoint-0``)
-    is only there to go back to: a training goes on from later ones. The path of the best checkpoint
-    inside is brought up to date, so that a run may be moved, or resumed from another working
-    folder.
-    """
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / _WHOLE).is_file():
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    later = [checkpoint for checkpoint in whole if checkpoint.name != _START]
-    if not later:
-        return None
-    latest = max(later, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
-    state = json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))
-    best = state["best_model_checkpoint"]
-    if best is not None:
-        state["best_model_checkpoint"] = str(folder / Path(best).name)
-        write_json(latest / "trainer_state.json", state)
-    return latest
-
-
-class CheckpointKeeper(TrainerCallback):
-    """Marks a checkpoint as whole once it is, then removes all but it and the best one.
-
-    Besides Trainer's checkpoint at the end of every epoch, where there is one, it asks for one
-    whenever five minutes have passed. With the name of a ``metric`` the model before the first step
-    is kept too, as the best so far.
-    """
-
-    def __init__(self, metric: str | None = None) -> None:
-        self._saved_at = time.monotonic()
-        self._metric = metric
-        self.save_model: Callable[[str], None] | None = None
-        """Trainer's own, set once there is a Trainer."""
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
-    ) -> None:
-        del control
-        if self._metric is None or state.global_step > 0:
-            return
-        assert self.save_model is not None
-        start = Path(args.output_dir) / _START
-        self.save_model(str(start))
-        (start / _WHOLE).touch()
-        # As Trainer itself records a best checkpoint; later ones must be above it.
-        state.best_metric = metrics[self._metric]
-        state.best_global_step, state.best_model_checkpoint = 0, str(start)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        del args, state
-        if self._is_due():
-            control.should_save = True
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        del args
-        if state.epoch is not None and state.epoch == int(state.epoch):
-            return  # on_epoch_end saves here, after the evaluation that must not be skipped
-        if self._is_due():
-            control.should_save = True
-
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._saved_at > 60 * MINUTES_BETWEEN_CHECKPOINTS
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        del control
-        folder = Path(args.output_dir)
-        current = folder / f"checkpoint-{state.global_step}"
-        (current / _WHOLE).touch()
-        self._saved_at = time.monotonic()
-        needed = {current.name, Path(state.best_model_checkpoint or current).name}
-        for checkpoint in folder.glob("checkpoint-*"):
-            if checkpoint.name not in needed:
-                shutil.rmtree(checkpoint)
 
 
 class Patience(TrainerCallback):
@@ -441,7 +462,8 @@ class _LengthGroupedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: list[_Item] | None = None) -> Sampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = rows[0][0].tokens.lengths.tolist()
-        return _SeededLengthSampler(lengths, self.args.train_batch_size, self.args.seed)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _SeededLengthSampler(lengths, batch_size, self.args.seed)
 
     def compute_loss(
         self,

@@ -8,9 +8,11 @@ validation set of N rows would. K + 1 trainings of few rows take the place of on
 import json
 import logging
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,19 +114,28 @@ def _scored_fold(
 ) -> tuple[list[Row], NDArray[np.float32]]:
     """One fold's evaluations and logits, read where they are finished."""
     finished = folder.with_suffix(".npz")
-    if not finished.is_file():
-        with seeded(settings.seed):
-            evaluations, logits = finetune_scored(
-                start(train),
-                train,
-                held_out,
-                settings,
-                folder=folder,
-                name=f"fine-tuning, {name}",
-            )
-        with replace_when_written(finished) as temporary, temporary.open("wb") as file:
-            np.savez(file, logits=logits, evaluations=json.dumps(evaluations))
-        shutil.rmtree(folder)
+    if finished.is_file():
+        try:
+            return _read_fold(finished)
+        except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+            logger.warning("'%s' is damaged (%s): this fold is trained again", finished, error)
+    with seeded(settings.seed):
+        evaluations, logits = finetune_scored(
+            start(train),
+            train,
+            held_out,
+            settings,
+            folder=folder,
+            name=f"fine-tuning, {name}",
+        )
+    with replace_when_written(finished) as temporary, temporary.open("wb") as file:
+        np.savez(file, logits=logits, evaluations=json.dumps(evaluations))
+    shutil.rmtree(folder)
+    return evaluations, logits
+
+
+def _read_fold(finished: Path) -> tuple[list[Row], NDArray[np.float32]]:
+    """A fold's evaluations and logits from its file, whose parts have checksums."""
     with np.load(finished) as content:
         return json.loads(str(content["evaluations"])), content["logits"]
 

@@ -134,6 +134,8 @@ class TrainingReporter(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         del args, control
+        if self._bar is not None:  # of an attempt that ran out of memory
+            self._bar.close()
         self._bar = progress(description=self._name, total=state.max_steps, unit="step")
         self._bar.update(state.global_step)
 

@@ -1,0 +1,163 @@
+"""Damaged checkpoints: named in one line, never used, and the training ends the same."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import save_tiny_model, toy_texts
+from transformers import Trainer
+
+from lpft.data.tokens import tokenize
+from lpft.model import build_classifier
+from lpft.model.inference import extract_features
+from lpft.settings import TrainingSettings, resolve
+from lpft.training.cache import SplitInputs
+from lpft.training.checkpoints import last_checkpoint
+from lpft.training.finetuning import finetune, finetune_scored
+
+CLASSES = ("bad", "good")
+SETTINGS = resolve(
+    TrainingSettings(epochs=4, batch_size=8, learning_rate=3e-4, device="cpu", max_length=32)
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A classifier at its start, with its training and validation rows."""
+    folder = save_tiny_model("bert", tmp_path_factory.mktemp("model"))
+    classifier = build_classifier(str(folder), CLASSES, seed=0, pooling="mean", max_length=32)
+
+    def split(rows, seed):
+        texts, labels = toy_texts(rows, seed)
+        tokens = tokenize(classifier.tokenizer, texts, 32)
+        features = extract_features(classifier.model, tokens, device=torch.device("cpu"))
+        return SplitInputs(tokens, np.array([CLASSES.index(k) for k in labels]), features)
+
+    return classifier.model, split(24, 0), split(16, 1)
+
+
+def trained(prepared, folder, stop_at=None):
+    """The history and the weights of a training; of one that is stopped nothing."""
+    model, train, validation = copy.deepcopy(prepared)
+    history, steps, real = [], [], Trainer.training_step
+
+    def step(*arguments, **keywords):
+        if len(steps) == stop_at:
+            raise KeyboardInterrupt
+        steps.append(None)
+        return real(*arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", step)
+        try:
+            finetune(
+                model, train, validation, SETTINGS, metric="accuracy", folder=folder,
+                on_history=lambda rows: history.__setitem__(slice(None), rows), start_counts=True,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            return None
+    return history, model.state_dict(), len(steps)
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    return trained(prepared, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def stopped(prepared, tmp_path_factory):
+    """Stopped in the third epoch of 3 steps."""
+    folder = tmp_path_factory.mktemp("stopped") / "checkpoints"
+    assert trained(prepared, folder, stop_at=7) is None
+    assert last_checkpoint(folder).name == "checkpoint-6"
+    return folder
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+FILES = (
+    *("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
+    *("trainer_state.json", "training_args.bin", "config.json", "SHA256SUMS"),
+)
+
+
+def same(result, alone):
+    assert result[0] == alone[0]
+    return all(torch.equal(value, alone[1][name]) for name, value in result[1].items())
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, Path.unlink])
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_training_ends_the_same(
+    prepared, alone, stopped, tmp_path, caplog, file, damage
+):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped, folder)
+    damage(folder / "checkpoint-6" / file)
+    caplog.clear()
+    assert same(trained(prepared, folder), alone)
+    (line,) = [one.getMessage() for one in caplog.records if "damaged" in one.getMessage()]
+    assert f"checkpoint-6/{file}' is damaged: training" in line
+    assert line.endswith("to the same result")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+@pytest.mark.parametrize("file", FILES)
+def test_whatever_is_damaged_of_a_checkpoint_it_is_not_used(stopped, tmp_path, file, damage):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped, folder)
+    damage(folder / "checkpoint-6" / file)
+    latest = last_checkpoint(folder)
+    assert latest is None or latest.name != "checkpoint-6"
+    assert not (folder / "checkpoint-6").exists()
+
+
+def test_the_checkpoint_before_is_used_where_it_is_the_best(prepared, alone, stopped, tmp_path):
+    best = {path.name for path in stopped.glob("checkpoint-*")} - {"checkpoint-6"}
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped, folder)
+    flip(folder / "checkpoint-6/optimizer.pt")
+    history, weights, steps = trained(prepared, folder)
+    assert same((history, weights), alone)
+    before = max(int(name.rpartition("-")[2]) for name in best)
+    assert steps == alone[2] - before
+
+
+def test_without_the_best_checkpoint_a_later_one_is_not_used(prepared, alone, stopped, tmp_path):
+    (best,) = {path.name for path in stopped.glob("checkpoint-*")} - {"checkpoint-6"}
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped, folder)
+    flip(folder / best / "model.safetensors")
+    history, weights, steps = trained(prepared, folder)
+    assert same((history, weights), alone)
+    assert steps == alone[2]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_damaged_logits_of_a_fold_are_computed_again(prepared, tmp_path, monkeypatch, damage):
+    def scored(folder):
+        model, train, held_out = copy.deepcopy(prepared)
+        torch.manual_seed(0)
+        return finetune_scored(model, train, held_out, SETTINGS, folder=folder, name="fold")
+
+    monkeypatch.setattr("lpft.training.checkpoints.MINUTES_BETWEEN_CHECKPOINTS", 0.0)
+    rows, logits = scored(tmp_path / "fold")
+    damage(tmp_path / "fold/logits/3.npy")
+    again = scored(tmp_path / "fold")
+    assert again[0] == rows
+    np.testing.assert_array_equal(again[1], logits)
