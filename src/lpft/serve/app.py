@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lpft import __version__
 from lpft.data import Text
@@ -227,6 +228,8 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     except TimeoutError:
         late = f"the body did not arrive within {SECONDS_TO_READ:g} seconds: send it at once"
         raise HTTPException(408, late) from None
+    except ClientDisconnect:
+        raise _gone() from None
     return bytes(body)
 
 
@@ -299,7 +302,7 @@ async def _unless_gone(request: Request, answer: Awaitable[list[Prediction]]) ->
     try:
         await asyncio.wait({computed, left}, return_when=asyncio.FIRST_COMPLETED)
         if not computed.done():
-            raise HTTPException(499, "the client has gone")
+            raise _gone()
         return computed.result()
     except QueueFull as full:
         raise HTTPException(
@@ -316,6 +319,11 @@ async def _unless_gone(request: Request, answer: Awaitable[list[Prediction]]) ->
     finally:
         computed.cancel()
         left.cancel()
+
+
+def _gone() -> HTTPException:
+    """An answer that nobody reads."""
+    return HTTPException(499, "the client has gone")
 
 
 def _only_top(prediction: Prediction, top_k: int | None) -> Prediction:

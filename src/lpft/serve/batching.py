@@ -50,7 +50,7 @@ class Batcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Within this context requests are computed; those of a batch begun are finished."""
+        """Within this context requests are computed; at its end a batch that has begun is waited for."""
         with ThreadPoolExecutor(1, "model") as thread:
             task = asyncio.create_task(self._run(thread))
             try:

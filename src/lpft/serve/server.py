@@ -36,9 +36,9 @@ def run_service(
             f"lpft serve needs the 'serve' extra, which is not installed ({missing[0]} is "
             "missing): run pip install 'lpft[serve]'"
         )
-    # uvicorn raises the signal again once it has stopped; until it has begun, this is the handler.
-    signal.signal(signal.SIGTERM, _end)
     with listen(settings.host, settings.port) as listener:
+        # uvicorn raises the signal again once it has stopped; until it begins, this is the handler.
+        signal.signal(signal.SIGTERM, _end)
         # These load torch, for which a wrong address need not wait.
         import uvicorn
 
