@@ -299,7 +299,7 @@ def test_a_full_queue_is_answered_with_when_to_come_back(client, monkeypatch):
 def test_an_error_is_answered_and_logged_without_the_text(
     client, error, monkeypatch, caplog, capfd
 ):
-    def fail(saved, texts, *_, **__):
+    def fail(_, texts, *__, **___):
         raise error(*texts)
 
     monkeypatch.setattr("lpft.serve.app.predict_texts", fail)

@@ -18,13 +18,13 @@ import pytest
 from tiny_models import toy_texts
 from toy_files import toy_data, toy_settings
 
-pytest.importorskip("fastapi", reason="the serve extra is not installed")
-httpx = pytest.importorskip("httpx2", reason="httpx2 is not installed")
-
 from lpft.errors import InputError
 from lpft.runs.train import train_run
 from lpft.serve.server import listen
 from lpft.settings.configs import make_config
+
+pytest.importorskip("fastapi", reason="the serve extra is not installed")
+httpx = pytest.importorskip("httpx2", reason="httpx2 is not installed")
 
 PATIENCE = 300.0
 JSON = "Content-Type: application/json\r\n"
@@ -134,7 +134,7 @@ def test_a_port_that_is_not_permitted_is_named(monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", bind)
-    with pytest.raises(InputError, match="port 80 on 127.0.0.1 is not permitted"):
+    with pytest.raises(InputError, match=r"port 80 on 127\.0\.0\.1 is not permitted"):
         listen("127.0.0.1", 80)
 
 

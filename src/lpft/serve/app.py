@@ -157,14 +157,10 @@ def make_app(
 
 
 def _model_name(saved: SavedClassifier) -> str:
-    """The pre-trained model as training named it, without the folders of this machine."""
-    record = read_record(saved.folder)
-    name = (
-        saved.classifier.model.encoder.name_or_path
-        if record is None
-        else record.config.get("model", "")
-    )
-    return Path(name).name if Path(name).is_absolute() else str(name)
+    """The pre-trained model as training named it, without this machine's folders; else its kind."""
+    record, encoder = read_record(saved.folder), saved.classifier.model.encoder
+    name = str(encoder.name_or_path if record is None else record.config.get("model", ""))
+    return (Path(name).name if Path(name).is_absolute() else name) or encoder.config.model_type
 
 
 # -- what is asked -------------------------------------------------------------------------------

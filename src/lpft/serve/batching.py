@@ -50,7 +50,7 @@ class Batcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Within this context requests are computed; at its end a batch that has begun is waited for."""
+        """Within this context requests are computed; its end waits for a batch that has begun."""
         with ThreadPoolExecutor(1, "model") as thread:
             task = asyncio.create_task(self._run(thread))
             try:
