@@ -46,7 +46,7 @@ TRAIN_OPTIONS = (
     "abstain-below", "data-name", "max-validation-samples",
 )  # fmt: skip
 ALWAYS = {
-    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "config.json", "model.safetensors", "SHA256SUMS", "tokenizer.json", "tokenizer_config.json",
     "run.json", "metrics.json", "features.json", "history.jsonl", "README.md",
     "errors.jsonl",
     "predictions/validation.parquet", "features/train.parquet",

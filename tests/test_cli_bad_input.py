@@ -341,6 +341,17 @@ def cut(name):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-40])
 
 
+def flipped(name):
+    """One bit of the last number is another."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[-3] ^= 1
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
 def without(pattern):
     return lambda folder: [path.unlink() for path in folder.glob(pattern)]
 
@@ -363,6 +374,7 @@ def weights(change):
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
+        (folder / "SHA256SUMS").unlink(missing_ok=True)  # or nothing but the digest is looked at
 
     return damage
 
@@ -398,6 +410,7 @@ DAMAGED_MODELS = {
 DAMAGED_RUNS = {
     "no weights": without("model.safetensors"),
     "cut weights": cut("model.safetensors"),
+    "a flipped bit of the weights": flipped("model.safetensors"),
     "weights without the head": weights(lambda w: w.pop("head.weight")),
     "head of another width": weights(lambda w: w.update({"head.weight": torch.zeros(2, 7)})),
     "weights that are nan": fill_with_nan,

@@ -146,7 +146,7 @@ def test_what_is_no_trained_classifier_is_refused(lpft, model, run, tiny_bert, t
     wanted = {
         tmp_path / "nothing": "is not a folder",
         tiny_bert: "contains a bert model",
-        cut: "cannot be read",
+        cut: "is damaged",
         going: "is interrupted, not finished",
     }
     target = tmp_path / "export"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 
 import pytest
 import torch
@@ -314,3 +315,33 @@ def test_no_weight_of_a_folder_is_changed_by_loading_it(folder):
     encoder = build(folder).model.encoder
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, stored[name])
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "gone"])
+def test_damaged_weights_are_named(tmp_path, damage):
+    folder = tmp_path / "saved"
+    model = save_tiny_model("bert", tmp_path / "model")
+    save_classifier(build_classifier(str(model), ("bad", "good"), seed=0), folder)
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "one bit":
+        content[-100] ^= 1
+    path.unlink() if damage == "gone" else path.write_bytes(
+        content[: -(damage == "cut off") or None]
+    )
+    with pytest.raises(InputError, match=r"saved/model\.safetensors' is damaged") as caught:
+        load_classifier(folder)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="is damaged"):
+        build_classifier(str(folder), ("bad", "good"), seed=0)
+    if damage == "one bit":  # changed on purpose
+        (folder / "SHA256SUMS").unlink()
+        load_classifier(folder)
+
+
+def test_the_digests_are_those_of_sha256sum(tmp_path):
+    model = save_tiny_model("bert", tmp_path / "model")
+    save_classifier(build_classifier(str(model), ("bad", "good"), seed=0), tmp_path / "saved")
+    digest, name = (tmp_path / "saved/SHA256SUMS").read_text().split()
+    content = (tmp_path / "saved/model.safetensors").read_bytes()
+    assert (digest, name) == (sha256(content).hexdigest(), "model.safetensors")

@@ -18,7 +18,13 @@ from lpft.results.run import read_feature_changes, read_features
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
 
-WEIGHTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+WEIGHTS = {
+    "config.json",
+    "model.safetensors",
+    "SHA256SUMS",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 SPLITS = ("train", "test", "ood/far")
 

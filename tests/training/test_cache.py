@@ -15,7 +15,12 @@ from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.settings import TrainingSettings
 from lpft.training import cache, probing
-from lpft.training.cache import SplitInputs, cached_probe, prepare_split
+from lpft.training.cache import (
+    SplitInputs,
+    cached_out_of_fold_logits,
+    cached_probe,
+    prepare_split,
+)
 from lpft.training.probing import LinearProbe, fit_probe
 
 ROWS, WIDTH, CLASSES = 60, 8, 3
@@ -79,13 +84,50 @@ def test_the_fingerprint_is_the_encoders_alone(classifier):
     assert encoder_fingerprint(classifier.model) == before
 
 
-def test_damaged_features_are_computed_again(classifier, folder, calls, caplog):
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
+def test_damaged_features_are_computed_again(classifier, folder, calls, caplog, damage):
     first = features_of(classifier)
     (path,) = (folder / "features").iterdir()
-    path.write_bytes(path.read_bytes()[:100])
+    DAMAGE[damage](path)
     np.testing.assert_array_equal(features_of(classifier), first)
     assert len(calls) == 2
-    assert "cannot be read" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert str(path) in line
+    assert "computing it again" in line
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
+def test_damaged_out_of_fold_logits_are_computed_again(problem, folder, caplog, damage):
+    features, labels = problem
+    inputs = SplitInputs(None, labels, features)
+    settings = TrainingSettings(method="lp", probe_scoring="accuracy")
+    probe = cached_probe(inputs, settings, range(CLASSES))
+    arguments = (inputs, settings, probe, range(CLASSES))
+    kept = set((folder / "probes").iterdir())
+    first = cached_out_of_fold_logits(*arguments)
+    (path,) = set((folder / "probes").iterdir()) - kept
+    DAMAGE[damage](path)
+    np.testing.assert_array_equal(cached_out_of_fold_logits(*arguments), first)
+    assert "computing it again" in caplog.text
+
+
+def test_weights_of_rows_and_of_classes_decide_a_probes_file(problem, folder):
+    features, labels = problem
+
+    def probe(weights, class_weight=None):
+        settings = TrainingSettings(
+            method="lp", probe_scoring="accuracy", class_weight=class_weight
+        )
+        inputs = SplitInputs(None, labels, features, weights=weights)
+        cached_probe(inputs, settings, ("a", "b", "c"))
+        return len(list((folder / "probes").iterdir()))
+
+    assert probe(None) == 1
+    assert probe(np.ones(ROWS)) == 2
+    assert probe(np.linspace(1, 2, ROWS)) == 3
+    assert probe(None, {"a": 2.0}) == 4
+    assert probe(None, {"b": 2.0}) == 5
+    assert probe(None, {"b": 2.0}) == 5
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(classifier, folder, problem, caplog):

@@ -13,6 +13,7 @@ from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
+from lpft.files import DIGESTS, damaged_file, write_digests
 from lpft.model.adapters import check_adaptable
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
@@ -147,6 +148,12 @@ def load_classifier(folder: Path) -> Classifier:
             f"'{folder}' contains no trained classifier: expected a folder with config.json and "
             f"model.safetensors, as lpft train writes it unless it has {named('save_model=False')}"
         )
+    damaged = damaged_file(folder)
+    if damaged is not None:
+        raise InputError(
+            f"'{folder / damaged}' is damaged: it is not what {DIGESTS} beside it says; restore it "
+            f"or train the run again, or remove {DIGESTS} if you changed the file yourself"
+        )
     config = load_config(str(folder))
     if not isinstance(config, LinearHeadConfig):
         raise InputError(
@@ -178,10 +185,14 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Config, weights (safetensors) and tokenizer in Hugging Face form, labels by name."""
+    """Config, weights (safetensors) and tokenizer in Hugging Face form, labels by name.
+
+    The digests of the weights are beside them, so that damage is found.
+    """
     with quiet_transformers():
         classifier.model.save_pretrained(folder)
     classifier.tokenizer.save_pretrained(folder)
+    write_digests(folder, "*.safetensors")
 
 
 def _check_embeddings(

@@ -20,7 +20,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import lpft
 from lpft.data.duplicates import find_repetitions
@@ -132,21 +132,12 @@ def prepare_split(
             classifier.model, tokens, device=device, description=f"frozen features, {name}"
         )
 
-    def read(path: Path) -> NDArray[np.float32]:
-        features = load_file(path)["features"]
-        if features.shape[0] != len(tokens):
-            raise ValueError(f"{features.shape[0]} rows, expected {len(tokens)}")
-        return features
-
-    def write(features: NDArray[np.float32], path: Path) -> None:
-        save_file({"features": features}, path)
-
     key = sha256(
-        f"{encoder} {tokens.fingerprint()} {tokens.padding_side} "
+        f"with checksum {encoder} {tokens.fingerprint()} {tokens.padding_side} "
         f"{device.type} {torch.__version__} {transformers.__version__}".encode()
     ).hexdigest()
     path = default_cache_dir() / "features" / f"{key}.safetensors"
-    features = _read_or_compute(path, "file of features", compute, read, write)
+    features = _cached_array(path, "file of features", compute, len(tokens))
     return SplitInputs(tokens, examples.labels, features, examples.groups, weights=examples.weights)
 
 
@@ -234,21 +225,12 @@ def cached_out_of_fold_logits(
             features, labels, len(classes), fold=fold, sample_weight=train.weights, **choices
         )
 
-    def read(path: Path) -> NDArray[np.float64]:
-        logits = load_file(path)["logits"]
-        if logits.shape != (len(labels), len(classes)):
-            raise ValueError(f"logits of shape {logits.shape}")
-        return logits
-
-    def write(logits: NDArray[np.float64], path: Path) -> None:
-        save_file({"logits": logits}, path)
-
     key = _digest(
         {**_deciding_rows(train), "fold": fold},
-        {"out of fold": choices, **_probing_facts(len(classes))},
+        {"out of fold, with checksum": choices, **_probing_facts(len(classes))},
     )
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
-    return _read_or_compute(path, "out-of-fold logits", compute, read, write)
+    return _cached_array(path, "out-of-fold logits", compute, len(labels), len(classes))
 
 
 def cached_logits(
@@ -265,27 +247,39 @@ def cached_logits(
         features = extract_features(model, tokens, device=device, description=f"evaluating, {name}")
         return head_logits(model, features)
 
-    def read(path: Path) -> NDArray[np.float32]:
-        logits = load_file(path)["logits"]
-        if logits.shape != (len(tokens), model.config.num_labels):
-            raise ValueError(f"logits of shape {logits.shape}")
-        return logits
-
-    def write(logits: NDArray[np.float32], path: Path) -> None:
-        save_file({"logits": logits}, path)
-
     key = sha256(
-        f"{weights} {tokens.fingerprint()} {tokens.padding_side} "
+        f"with checksum {weights} {tokens.fingerprint()} {tokens.padding_side} "
         f"{device.type} {torch.__version__} {transformers.__version__}".encode()
     ).hexdigest()
     path = default_cache_dir() / "logits" / f"{key}.safetensors"
-    return _read_or_compute(path, "file of logits", compute, read, write)
+    return _cached_array(path, "file of logits", compute, len(tokens), model.config.num_labels)
 
 
 def default_cache_dir() -> Path:
     """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
     named = os.environ.get("LPFT_CACHE_DIR")
     return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
+
+
+def _cached_array(
+    path: Path,
+    what: str,
+    compute: Callable[[], NDArray[Any]],
+    rows: int,
+    columns: int | None = None,
+) -> NDArray[Any]:
+    """:func:`_read_or_compute` of one array with so many rows, and columns where they are known."""
+
+    def read(path: Path) -> NDArray[Any]:
+        array = _read(path)[0]["array"]
+        if array.ndim != 2 or len(array) != rows or columns not in (None, array.shape[1]):
+            raise ValueError(f"an array of shape {array.shape}")
+        return array
+
+    def write(array: NDArray[Any], path: Path) -> None:
+        _write({"array": array}, {}, path)
+
+    return _read_or_compute(path, what, compute, read, write)
 
 
 def _read_or_compute(
@@ -304,7 +298,7 @@ def _read_or_compute(
         return read(path)
     except FileNotFoundError:
         pass
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         logger.warning("cached %s %s cannot be read (%s): computing it again", what, path, error)
     computed = compute()
     try:
@@ -317,33 +311,46 @@ def _read_or_compute(
 
 
 def _write_probe(probe: LinearProbe, path: Path) -> None:
-    tensors = {name: getattr(probe, name) for name in _TENSORS}
-    facts = {name: getattr(probe, name) for name in _FACTS}
+    _write(
+        {name: getattr(probe, name) for name in _TENSORS},
+        {name: getattr(probe, name) for name in _FACTS},
+        path,
+    )
+
+
+def _read_probe(path: Path) -> LinearProbe:
+    tensors, facts = _read(path)
+    values: dict[str, Any] = tensors | facts
+    return LinearProbe(**values | {"absent_classes": tuple(facts["absent_classes"])})
+
+
+def _write(tensors: dict[str, NDArray[Any]], facts: dict[str, Any], path: Path) -> None:
+    """Write arrays and what JSON can hold, with a checksum over both."""
     checksum = _digest(tensors, facts)
     save_file(tensors, path, metadata={"facts": json.dumps(facts), "checksum": checksum})
 
 
-def _read_probe(path: Path) -> LinearProbe:
-    """A probe from its file.
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """What :func:`_write` wrote.
 
     Raises:
-        ValueError, KeyError: its content is not what was written.
+        ValueError, KeyError, SafetensorError: the file's content is something else.
     """
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] | None = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata is None:
-        raise ValueError("it does not say how it was fitted")
-    facts = json.loads(metadata["facts"])
+        raise ValueError("it has no checksum")
+    facts = dict(json.loads(metadata["facts"]))
     if _digest(tensors, facts) != metadata["checksum"]:
         raise ValueError("its checksum differs")
-    return LinearProbe(**tensors, **facts | {"absent_classes": tuple(facts["absent_classes"])})
+    return tensors, facts
 
 
 def _digest(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> str:
     """SHA-256 of arrays by name, with their types and shapes, and of what JSON can hold."""
     digest = sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, array in arrays.items():
+    for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
