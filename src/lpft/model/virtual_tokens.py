@@ -60,12 +60,21 @@ class VirtualTokens(nn.Module):
 
         Takes token ids and mask (N x T), padded on either side, and ``token_type_ids``.
         """
+        # Padding between a prompt and its text would change how far they are from each other.
+        if not torch.compiler.is_exporting() and bool((attention_mask[:, 0] == 0).any()):
+            order = attention_mask.argsort(dim=1, descending=True, stable=True)
+            ids, mask, *types = (
+                each.gather(1, order) for each in (input_ids, attention_mask, *extra.values())
+            )
+            states = self.states(encoder, ids, mask, **dict(zip(extra, types, strict=True)))
+            back = order.argsort(dim=1).unsqueeze(-1).expand_as(states)
+            return states.gather(1, back)
         count, rows = len(input_ids), self.rows()
         mask = torch.cat([attention_mask.new_ones(count, self.number), attention_mask], dim=1)
         inputs = accepted_inputs(encoder, **extra)
-        accepted = inspect.signature(encoder.forward).parameters
+        positions = "position_ids" in inspect.signature(encoder.forward).parameters
         if self.kind == "prefix":
-            if "position_ids" in accepted:
+            if positions:
                 inputs["position_ids"] = real_positions(encoder, attention_mask)
             cache = DynamicCache(self._keys_and_values(rows, count))
             return encoder(
@@ -73,7 +82,7 @@ class VirtualTokens(nn.Module):
             ).last_hidden_state
         words = encoder.get_input_embeddings()(input_ids)
         words = torch.cat([rows.to(words.dtype).expand(count, -1, -1), words], dim=1)
-        if "position_ids" in accepted:
+        if positions:
             inputs["position_ids"] = real_positions(encoder, mask)
         if "token_type_ids" in inputs:
             types = inputs["token_type_ids"]
