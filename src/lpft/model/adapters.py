@@ -69,6 +69,7 @@ _HEAD_NAMES = ("head", "classifier", "score")
 
 _OTHERS = f"{named('method')} lp, ft or lp-ft"
 _CHECKED_TOKENS = 4
+_PREFIX_STD = 0.02
 _NOISE = 0.02
 _TOLERANCE = 1e-3
 
@@ -192,8 +193,9 @@ def add_ia3(model: LinearHeadClassifier) -> PeftModel:
 def add_prefix(model: LinearHeadClassifier, number: int) -> None:
     """Give the classifier a prefix of so many keys and values per layer, which trains.
 
-    Each starts as the key and the value of a token drawn from the vocabulary, read alone: a start
-    from activations of real words, as Li and Liang (2021) recommend.
+    They start near zero (normal, standard deviation 0.02): keys that no query prefers, and values
+    that add nothing, leave features nearer to the pre-trained ones than unit normal ones or those
+    of real words.
 
     Raises:
         InputError: the family takes no keys and values beside its own.
@@ -201,7 +203,7 @@ def add_prefix(model: LinearHeadClassifier, number: int) -> None:
     description = _prefix_description(model.encoder, number)
     tokens = VirtualTokens(description).to(model.device)
     with torch.no_grad():
-        tokens.table.normal_(0.0, 0.02)
+        tokens.table.normal_(0.0, _PREFIX_STD)
     _install(model, tokens, description)
 
 
@@ -219,17 +221,31 @@ def add_configured(model: LinearHeadClassifier, content: Mapping[str, Any]) -> n
         _add_configured_tokens(model, config, kind)
         return model
     saved = [name for name in config.modules_to_save or () if name not in _HEAD_NAMES]
-    modules = [f".{name}" for name, _ in model.named_modules()]
-    for name in saved:
-        if not any(module.endswith(f".{name}") for module in modules):
-            raise InputError(
-                f"the PEFT configuration has {name} in modules_to_save, and the "
-                f"{model.encoder.config.model_type} model has no such module: leave it out"
-            )
+    _check_names(model, saved, "modules_to_save")
+    targets = getattr(config, "target_modules", None)
+    if targets is not None and not isinstance(targets, str):  # which is an expression
+        _check_names(model, sorted(targets), "target_modules")
     config.modules_to_save = [*saved, "head"]
     adapted = _wrapped(model, lambda: config, f"the PEFT configuration ({kind})")
     _check_merging(adapted, kind)
     return adapted
+
+
+def _check_names(model: LinearHeadClassifier, names: Sequence[str], entry: str) -> None:
+    """Refuse names of modules that the model does not have, of which PEFT would say nothing."""
+    modules = {f".{name}": module for name, module in model.named_modules()}
+    for name in names:
+        if not any(module.endswith(f".{name}") for module in modules):
+            known = {name.rpartition(".")[2] for name, one in modules.items() if _weighs(one)}
+            raise InputError(
+                f"the PEFT configuration has {name} in {entry}, and the "
+                f"{model.encoder.config.model_type} model has no such module: expected some of "
+                f"{', '.join(sorted(known - {'head'}))}"
+            )
+
+
+def _weighs(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
 
 
 def configuration(content: Mapping[str, Any]) -> PeftConfig:
