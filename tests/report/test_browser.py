@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from results.experiment_folders import hostile_experiment, sample_experiment, write_experiment
+from results.interpolation_folders import write_points
 from results.kernel_folders import write_kernels
 from results.run_folders import write_run
 
@@ -132,6 +133,11 @@ def long_kernels(folder: Path) -> None:
     (bad / "kernels.json").write_text(f'{{"schema": "{LONG}"}}')
 
 
+def long_points(folder: Path) -> None:
+    for seed in range(2):
+        write_points(folder / f"points {seed}", name=LONG, ood=(LONG, "b", "c"))
+
+
 def long_experiments(folder: Path) -> None:
     hostile = f"<script>missing()</script>{LONG}"
     write_experiment(folder / "x", hostile_experiment(hostile))
@@ -139,7 +145,7 @@ def long_experiments(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("write", [long_runs, long_kernels, long_experiments])
+@pytest.mark.parametrize("write", [long_runs, long_kernels, long_experiments, long_points])
 def test_long_and_hostile_texts_do_not_widen_the_page(
     chromium: str, tmp_path: Path, write, width: int
 ) -> None:

@@ -13,7 +13,7 @@ from lpft.files import replace_when_written
 from lpft.report.answer import answer
 from lpft.report.drawing import saved
 from lpft.report.experiments import Place, experiment_chapter, tracer
-from lpft.report.interpolation import interpolation_chapter
+from lpft.report.interpolation import interpolation_chapter, title_of
 from lpft.report.kernels import kernel_chapter
 from lpft.report.page import Chapter, Contents, relative_link, render_page
 from lpft.report.panels import sheet
@@ -172,7 +172,7 @@ def _contents(
     taken = {group.slug for group in groups}
     kernel_titles = _told_apart([(each.title, each.name) for each in kernels])
     kernel_slugs = [slug(f"kernels {title}", taken) for title in kernel_titles]
-    path_titles = _told_apart([(each.title, each.name) for each in paths])
+    path_titles = _told_apart([(title_of(each.record), each.name) for each in paths])
     path_slugs = [slug(f"between {title}", taken) for title in path_titles]
     anchors = {run.name: slug(f"run {run.name}", taken) for group in groups for run in group.runs}
     listed = tuple(

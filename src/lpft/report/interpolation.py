@@ -33,6 +33,11 @@ def interpolation_chapter(
     )
 
 
+def title_of(record: InterpolationRecord) -> str:
+    """The data, the method and the seed of the run."""
+    return f"{record.data.name} · {_ends(record)[1]}, seed {record.config.get('seed')}"
+
+
 def _sections(
     found: Interpolation, page_folder: Path
 ) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:

@@ -379,12 +379,6 @@ class Interpolation:
     name: str
     record: InterpolationRecord
 
-    @property
-    def title(self) -> str:
-        """The data, the method and the seed of its run."""
-        config = self.record.config
-        return f"{self.record.data.name} · {config.get('method')}, seed {config.get('seed')}"
-
 
 def find_interpolations(
     directory: Path,
