@@ -423,7 +423,8 @@ def test_every_way_to_predict_agrees_with_the_stored_logits(lpft, run, data, tmp
     def predict(*options, stdin=b""):
         outcome = lpft("predict", run, *options, stdin=stdin)
         assert outcome.status == 0, outcome.err
-        assert outcome.err == ""
+        assert ("rows per second" in outcome.err) == ("--output" in options)
+        assert outcome.err.count("\n") == ("--output" in options)
         return outcome.out
 
     def check(rows):
@@ -843,10 +844,9 @@ def test_a_command_that_does_not_exist_is_refused_with_the_one_that_may_be_meant
 
 def test_interrupted_predictions_leave_no_file(lpft, runs, data, tmp_path, monkeypatch):
     def interrupted(*_, **__):
-        yield {"label": "good", "probabilities": {"good": 1.0}}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lpft.runs.predict.predict_texts", interrupted)
+    monkeypatch.setattr("lpft.runs.prediction_job.predict_together", interrupted)
     run, _ = runs["lp"]
     outcome = lpft("predict", run, "--file", data / "test.csv", "--output", tmp_path / "x.jsonl")
     assert outcome.status == 130

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from lpft.cli.console import (
     standard_input,
 )
 from lpft.errors import InputError, named
+from lpft.progress import visible_progress
 from lpft.results.folder import read_record, recorded_config
 from lpft.settings import (
     DataSettings,
@@ -33,6 +35,7 @@ from lpft.settings.configs import (
 )
 from lpft.settings.files import Layout
 from lpft.settings.interpolation import InterpolationSettings
+from lpft.settings.prediction import PredictionSettings
 from lpft.settings.serving import ServingSettings
 
 if TYPE_CHECKING:
@@ -157,40 +160,75 @@ def evaluate(options: Namespace) -> None:
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
     threshold = _threshold(options)
+    settings = PredictionSettings.read(given_settings(options, "predict"))
+    layout = Layout(options.column_names, options.encoding, options.delimiter)
+    _check_prediction_options(options)
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.saved import open_saved
-    from lpft.runs import predict
+    from lpft.runs import predict, prediction_job
 
     if options.output is not None:
-        predict.check_prediction_output(options.output, overwrite=options.overwrite)
-    for option in ("text_columns", "column_names", "encoding", "delimiter"):
-        if getattr(options, option) is not None and options.file is None:
-            raise InputError(f"{named(option)} has no effect without {named('file')}: leave it out")
+        prediction_job.check_prediction_output(
+            options.output, options.file, resume=options.resume, overwrite=options.overwrite
+        )
     saved = open_saved(options.folder, options.device)
-    at_once = predict.ROWS_AT_ONCE
+    abstain_below = predict.threshold_of(saved, threshold)
+    at_once, total, columns = predict.ROWS_AT_ONCE, None, list[str]()
+    source: predict.InputFile | Iterable[predict.InputRow]
     if options.file is not None:
-        inputs = predict.file_rows(
+        names = () if settings.keeps == "all" else settings.keeps
+        source = predict.InputFile(
             saved,
             options.file,
             options.text_columns,
-            Layout(options.column_names, options.encoding, options.delimiter),
-            invalid=options.invalid_rows,
+            layout,
+            invalid=settings.invalid_rows,
+            columns=names,
         )
+        total, columns = source.count, source.names
     elif options.text is not None:
-        inputs = map(predict.InputRow, predict.argument_texts(saved, options.text))
+        source = map(predict.InputRow, predict.argument_texts(saved, options.text))
     else:
-        lines = standard_input()
+        lines = standard_input(layout.encoding)
         at_once = 1 if lines.isatty() else predict.LINES_AT_ONCE
-        inputs = predict.line_rows(saved, lines)
-    abstain_below = predict.threshold_of(saved, threshold)
-    rows = predict.predict_rows(
-        saved, inputs, at_once, invalid=options.invalid_rows, abstain_below=abstain_below
+        source = predict.line_rows(saved, lines)
+    output = prediction_job.OutputRows(
+        settings,
+        saved.classifier.model.config.classes,
+        columns,
+        abstain_below=abstain_below,
+        output=options.output,
     )
-    if options.output is None:
-        predict.print_predictions(rows, sys.stdout)
-    else:
-        classes = saved.classifier.model.config.classes
-        predict.save_predictions(options.output, rows, classes, abstains=abstain_below is not None)
+    if options.output is not None:
+        prediction_job.save_predictions(
+            saved,
+            source,
+            at_once,
+            output,
+            options.output,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+        return
+    rows = source.rows() if isinstance(source, predict.InputFile) else source
+    chunks = prediction_job.predicted_chunks(saved, rows, at_once, output, total=total)
+    with visible_progress(not sys.stdout.isatty()):
+        prediction_job.print_predictions(chunks, sys.stdout, settings)
+
+
+def _check_prediction_options(options: Namespace) -> None:
+    """Refuse options without effect on the input or the output that is named."""
+    for name in ("text_columns", "column_names", "delimiter", "keep_columns"):
+        if getattr(options, name, None) is not None and options.file is None:
+            raise InputError(f"{named(name)} has no effect without {named('file')}: leave it out")
+    if options.encoding is not None and options.text is not None:
+        raise InputError(f"{named('encoding')} has no effect with {named('text')}: leave it out")
+    for name in ("file", "output"):
+        if options.resume and getattr(options, name) is None:
+            raise InputError(
+                f"{named('resume=True')} needs {named(name)}: predictions of a file into a file "
+                "can be resumed"
+            )
 
 
 def _threshold(options: Namespace) -> OutputSettings:

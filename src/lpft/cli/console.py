@@ -14,19 +14,20 @@ from lpft.results.formats import aligned, duration
 from lpft.results.schema import RunRecord
 
 
-def standard_input() -> TextIO:
-    """Standard input as UTF-8 whatever the locale; what is not UTF-8 stays recognizable.
+def standard_input(encoding: str | None = None) -> TextIO:
+    """Standard input in an encoding, by default UTF-8 whatever the locale.
 
     A byte-order mark, as Windows programs write it, is no part of the first text; with that of
-    UTF-16 the input is read as UTF-16.
+    UTF-16 the input is read as UTF-16. Bytes that are not of the encoding stay recognizable, but
+    for UTF-16 and UTF-32, which are strict.
     """
     if isinstance(sys.stdin, TextIOWrapper):
         buffer: Any = sys.stdin.buffer
         mark = (buffer.peek(2) if hasattr(buffer, "peek") else buffer.getvalue())[:2]
-        if mark in (BOM_UTF16_LE, BOM_UTF16_BE):
-            sys.stdin.reconfigure(encoding="utf-16", errors="strict")
-        else:
-            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+        if encoding is None:
+            encoding = "utf-16" if mark in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        wide = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32"))
+        sys.stdin.reconfigure(encoding=encoding, errors="strict" if wide else "surrogateescape")
     return sys.stdin
 
 

@@ -129,7 +129,7 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     )
     _add_run(predict)
     texts = predict.add_mutually_exclusive_group()
-    texts.add_argument("--file", type=Path, help="CSV, TSV, JSON Lines or Parquet")
+    texts.add_argument("--file", type=Path, help="CSV, TSV, JSON or Parquet")
     texts.add_argument(
         "--text",
         nargs="+",
@@ -140,16 +140,14 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     predict.add_argument(
         "--output", type=Path, help="output file, .jsonl or .csv (default: standard output)"
     )
-    predict.add_argument(
-        "--invalid-rows",
-        choices=("error", "mark", "skip"),
-        default="error",
-        help="rows without a text: error names them before any prediction; mark keeps them in "
-        "their place, without a label and with the reason; skip leaves them out (with mark and "
-        "skip the output has the columns of the file too; default: %(default)s)",
+    _add_flags(
+        predict,
+        resume="go on with predictions of --file into --output that were stopped; they wait in the "
+        "folder OUTPUT.partial",
+        overwrite="replace the output file, or start unfinished predictions again",
     )
-    _add_flags(predict, overwrite="replace the output file")
     _add_threshold(predict)
+    _add_settings(predict, "predict")
     predict.usage = "%(prog)s RUN [--file FILE | --text TEXT [TEXT ...]] [options]"
     predict.epilog = (
         "Without --file and --text, texts are read from standard input, one per line; for a model "

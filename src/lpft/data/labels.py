@@ -322,8 +322,12 @@ def cut(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
-def show_rows(rows: Sequence[int]) -> str:
-    """Row numbers for a message, counted from 1 as a reader of the file counts them."""
+def show_rows(rows: Sequence[int], total: int | None = None) -> str:
+    """Row numbers for a message, counted from 1 as a reader of the file counts them.
+
+    ``total`` is how many there are, where ``rows`` are the first of them.
+    """
+    total = len(rows) if total is None else total
     listed = ", ".join(str(row + 1) for row in rows[:_SHOWN])
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {listed}{more}"
+    more = f" and {total - _SHOWN} more" if total > _SHOWN else ""
+    return f"row{'s' if total > 1 else ''} {listed}{more}"

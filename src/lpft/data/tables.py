@@ -12,7 +12,7 @@ import json
 import sys
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
@@ -433,16 +433,22 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _tables(rows: Iterator[Row], size: int) -> Iterator["pd.DataFrame"]:
-    import pandas as pd
-
     start = 0
     while chunk := list(islice(rows, size)):
         # the union of all rows' names: a JSON object may leave out what it has no value for
         names = list(dict.fromkeys(name for row in chunk for name in row))
-        values = [[row.get(name) for name in names] for row in chunk]
-        index = range(start, start + len(chunk))
-        yield pd.DataFrame(values, columns=names, index=index, dtype=object)
+        yield table_of(chunk, names, range(start, start + len(chunk)))
         start += len(chunk)
+
+
+def table_of(
+    rows: Sequence[Row], names: Sequence[str], numbers: list[int] | range
+) -> "pd.DataFrame":
+    """The columns of these names or paths of rows; the index has their ``numbers``, from 0."""
+    import pandas as pd
+
+    values = [[value_of(row, name) for name in names] for row in rows]
+    return pd.DataFrame(values, columns=list(names), index=numbers, dtype=object)
 
 
 def _check_unique(path: Path, names: Sequence[str]) -> None:
@@ -597,24 +603,37 @@ def require_column(
         )
 
 
-def value_at(value: Any, path: str) -> Any:
-    """What a row has under a column's name, or under a path of names and numbers with dots.
+def value_of(row: Mapping[str, Any], column: str) -> Any:
+    """What a row has under a column's name, or else under a path of names and numbers with dots.
 
     ``data.text`` is the value of that very name, where it has one, or else the ``text`` of its
-    ``data``; ``answers.0`` is the first of its ``answers``. :data:`_ABSENT` where it has neither.
+    ``data``; ``answers.0`` is the first of its ``answers``. None where it has neither.
     """
+    value = row.get(column)  # of most rows
+    if value is None:
+        value = _value_at(row, column)
+    return None if value is _ABSENT else value
+
+
+def has_value(row: Mapping[str, Any], column: str) -> bool:
+    """Whether a row has something under a column's name or path, None too."""
+    return column in row or _value_at(row, column) is not _ABSENT
+
+
+def _value_at(value: Any, path: str) -> Any:
+    """As :func:`value_of`, but :data:`_ABSENT` where it has neither."""
     if isinstance(value, list):
         first, _, rest = path.partition(".")
         if not (first.isdecimal() and int(first) < len(value)):
             return _ABSENT
-        return value_at(value[int(first)], rest) if rest else value[int(first)]
-    if not isinstance(value, dict):
+        return _value_at(value[int(first)], rest) if rest else value[int(first)]
+    if not isinstance(value, Mapping):
         return _ABSENT
     flat = value.get(path, _ABSENT)
     if flat is not None and flat is not _ABSENT:
         return flat
     for dot in (number for number, letter in enumerate(path) if letter == "."):
-        inner = value_at(value.get(path[:dot]), path[dot + 1 :])
+        inner = _value_at(value.get(path[:dot]), path[dot + 1 :])
         if inner is not _ABSENT:
             return inner
     return flat
@@ -639,7 +658,7 @@ def _values_or_absent(table: "pd.DataFrame", column: str) -> Iterable[Any]:
         return list(table[column]) if column in table.columns else absent
     names += [column] if column in table.columns else []
     rows = zip(*(table[name] for name in names), strict=True)
-    return (value_at(dict(zip(names, values, strict=True)), column) for values in rows)
+    return (_value_at(dict(zip(names, values, strict=True)), column) for values in rows)
 
 
 def _all_names(table: "pd.DataFrame") -> list[str]:

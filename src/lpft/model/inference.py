@@ -1,6 +1,7 @@
 """Features of texts by the encoder in evaluation mode, and the hash of all that decides them."""
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError, named, out_of_memory
 from lpft.memory import fewer_rows
 from lpft.model.classifier import LinearHeadClassifier
+from lpft.model.loading import Classifier
 from lpft.progress import progress
 from lpft.settings import Device, Precision
 
@@ -34,13 +36,15 @@ def extract_features(
     *,
     device: torch.device,
     description: str = "reading texts",
+    done: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
     """phi of every text, N x h, in float32 and the order of ``tokens``.
 
     Texts are read in batches of similar length, each in parts where memory does not suffice for a
-    whole one; the parts stay as small for later calls with the model. The model is moved to
-    ``device`` and stays there, in the mode that it was in. (Parameters that are moved under
-    ``torch.inference_mode`` could never be trained again: hence ``no_grad``.)
+    whole one; the parts stay as small for later calls with the model. ``done`` is called with the
+    number of texts of each. The model is moved to ``device`` and stays there, in the mode that it
+    was in. (Parameters that are moved under ``torch.inference_mode`` could never be trained again:
+    hence ``no_grad``.)
     """
     was_training = model.training
     model.eval().to(device)
@@ -66,6 +70,8 @@ def extract_features(
                 result[part] = features
                 remaining = remaining[len(part) :]
                 bar.update(len(part))
+                if done is not None:
+                    done(len(part))
     model.train(was_training)
     assert result is not None, "tokenize refuses an empty list of texts"
     return result
@@ -95,6 +101,20 @@ def encoder_fingerprint(model: LinearHeadClassifier) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def classifier_fingerprint(classifier: Classifier) -> str:
+    """SHA-256 over all that decides a prediction: the encoder, the head, the tokenizer."""
+    model, tokenizer = classifier.model, classifier.tokenizer
+    digest = sha256(encoder_fingerprint(model).encode())
+    for name, tensor in sorted(model.head.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
+    config = model.config
+    rest = (config.temperature, config.classes, classifier.max_length, config.paired, backend)
+    digest.update(json.dumps(rest, sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -142,11 +142,11 @@ def foreign_files(folder: Path, whose: str, file: str) -> InputError:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, doing: str = "training in", setting: str = "output_dir") -> Iterator[None]:
     """Hold the folder for this process alone, making it if need be.
 
     Raises:
-        InputError: the folder cannot be written, or another process trains in it.
+        InputError: the folder cannot be written, or another process is ``doing`` something in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,13 +154,12 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"another process is training in '{folder}': wait for it or name another "
-            f"{named('output_dir')}"
+            f"another process is {doing} '{folder}': wait for it or name another {named(setting)}"
         ) from error
     except OSError as error:
         raise InputError(
             f"the output folder '{folder}' cannot be written ({error.strerror}): name another "
-            f"with {named('output_dir')}"
+            f"with {named(setting)}"
         ) from error
     try:
         yield

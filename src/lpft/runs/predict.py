@@ -1,40 +1,43 @@
-"""Labels and probabilities of new texts by a saved classifier, in a stream."""
+"""Labels and probabilities of new texts by a saved classifier, and where the texts come from."""
 
-import csv
-import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, tee
+from hashlib import file_digest
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, NoReturn, TextIO
 
+import numpy as np
 from scipy.special import softmax
 
-from lpft.data import Label, Text, choose_text_columns, iter_tables, texts_from_table
-from lpft.data.labels import show_rows
-from lpft.data.tables import columns_of_training, numbered_rows, unreadable
+from lpft.data import Text, choose_text_columns, texts_from_table
+from lpft.data.tables import (
+    Row,
+    columns_of_training,
+    has_value,
+    iter_rows,
+    require_column,
+    table_of,
+    unreadable,
+    value_of,
+)
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
-from lpft.files import replace_when_written
 from lpft.model.inference import extract_features, head_logits
+from lpft.progress import visible_progress
 from lpft.results.saved import SavedClassifier, columns_error
 from lpft.settings import OutputSettings
 from lpft.settings.files import Layout
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-logger = logging.getLogger(__name__)
-
-InvalidRows = Literal["error", "mark", "skip"]
-"""What to do with rows of the input that have no text."""
+from lpft.settings.prediction import InvalidRows
 
 ROWS_AT_ONCE = 1000
-"""Texts of a file that are sorted by length and computed together."""
+"""Texts of a file that are sorted by length and computed together, at most."""
+CHARACTERS_AT_ONCE = 4_000_000
+"""Characters of such texts, after which no more are added."""
 LINES_AT_ONCE = 32
 """Lines of another program that are waited for."""
-_OUTPUT_FORMATS = (".jsonl", ".csv")
+MOST_NAMES = 10_000
+"""Columns that rows of JSON may have altogether, to be named in the first line of a CSV file."""
 
 Prediction = dict[str, Any]
 """``{"label": name, "probabilities": {name: p}}`` with p = softmax(f / T).
@@ -49,48 +52,69 @@ def predict_texts(
     at_once: int = ROWS_AT_ONCE,
     *,
     abstain_below: float | None = None,
+    top_k: int | None = None,
 ) -> Iterator[Prediction]:
     """The prediction of each text, in their order, read and computed ``at_once`` at a time.
 
-    That of None has the same keys, without values. With ``abstain_below`` each says whether the
-    classifier abstains.
+    Args:
+        abstain_below: the threshold at which a prediction says whether the classifier abstains.
+        top_k: how many classes it has, the most probable first; all in their own order if None.
     """
-    keys = ("label", "probabilities", *(() if abstain_below is None else ("abstained",)))
-    classes = saved.classifier.model.config.classes
-    temperature = saved.classifier.model.config.temperature
     remaining, first = iter(texts), 1
     while chunk := list(islice(remaining, at_once)):
-        numbers = [number for number, text in enumerate(chunk, first) if text is not None]
-        known = [text for text in chunk if text is not None]
+        yield from predict_together(
+            saved, chunk, first=first, abstain_below=abstain_below, top_k=top_k
+        )
         first += len(chunk)
-        if not known:
-            yield from (dict.fromkeys(keys) for _ in chunk)
-            continue
+
+
+def predict_together(
+    saved: SavedClassifier,
+    texts: Sequence[Text | None],
+    *,
+    first: int = 1,
+    abstain_below: float | None = None,
+    top_k: int | None = None,
+    done: Callable[[int], object] | None = None,
+) -> list[Prediction]:
+    """As :func:`predict_texts`, all at once; that of None has the same keys, without values.
+
+    ``first`` is the number of the first text for messages; ``done`` is called with the number of
+    texts of each batch.
+    """
+    keys = ("label", "probabilities", *(() if abstain_below is None else ("abstained",)))
+    predictions: list[Prediction] = [dict.fromkeys(keys) for _ in texts]
+    known = [row for row, text in enumerate(texts) if text is not None]
+    if not known:
+        return predictions
+    classifier = saved.classifier
+    with visible_progress(done is None):
         tokens = tokenize(
-            saved.classifier.tokenizer, known, saved.classifier.max_length, rows=numbers
+            classifier.tokenizer,
+            [text for text in texts if text is not None],
+            classifier.max_length,
+            rows=[first + row for row in known],
         )
         features = extract_features(
-            saved.classifier.model,
-            tokens,
-            device=saved.device,
-            description="predicting",
+            classifier.model, tokens, device=saved.device, description="predicting", done=done
         )
-        logits = head_logits(saved.classifier.model, features).astype("float64")
-        predicted = iter(softmax(logits / temperature, axis=1))
-        for text in chunk:
-            if text is None:
-                yield dict.fromkeys(keys)
-                continue
-            row = next(predicted)
-            prediction: Prediction = {
-                "label": classes[int(row.argmax())],
-                "probabilities": {
-                    str(name): float(p) for name, p in zip(classes, row, strict=True)
-                },
-            }
-            if abstain_below is not None:
-                prediction["abstained"] = bool(row.max() < abstain_below)
-            yield prediction
+    classes = classifier.model.config.classes
+    logits = head_logits(classifier.model, features).astype("float64")
+    table = softmax(logits / classifier.model.config.temperature, axis=1)
+    names = [str(name) for name in classes]
+    largest = table.argmax(axis=1).tolist()
+    order = None if top_k is None else np.argsort(-table, axis=1, kind="stable")[:, :top_k].tolist()
+    for index, (row, values) in enumerate(zip(known, table.tolist(), strict=True)):
+        prediction = predictions[row]
+        prediction["label"] = classes[largest[index]]
+        prediction["probabilities"] = (
+            dict(zip(names, values, strict=True))
+            if order is None
+            else {names[column]: values[column] for column in order[index]}
+        )
+        if abstain_below is not None:
+            prediction["abstained"] = values[largest[index]] < abstain_below
+    return predictions
 
 
 def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None:
@@ -115,7 +139,7 @@ def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None
     return chosen.abstain_below
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputRow:
     """A row of the input: its text, or None and the ``reason`` why it has none.
 
@@ -128,48 +152,118 @@ class InputRow:
     error: str = ""
 
 
-def file_rows(
-    saved: SavedClassifier,
-    path: Path,
-    text_columns: Sequence[str] | None,
-    layout: Layout,
-    *,
-    invalid: InvalidRows,
-) -> Iterator[InputRow]:
-    """The rows of a CSV, TSV, JSON Lines or Parquet file, in its order, read as needed.
+class InputFile:
+    """The rows of a CSV, TSV, JSON or Parquet file, which is read from end to end before the first.
 
-    With ``invalid="error"`` the whole file is checked before the first of them.
+    So that whatever is wrong with one of them is said before any prediction.
+
+    Args:
+        text_columns: as the user names them; None for those of training.
+        invalid: with ``"error"`` a row without a text is an error.
+        columns: those that it must have besides, by name or path.
+
+    Attributes:
+        names: its columns, in the order in which they occur, at most 10,000.
+        count: how many rows it has.
 
     Raises:
-        InputError: the file or a row of it cannot be read; a text column is missing or, with
-            ``invalid="error"``, has no text somewhere.
+        InputError: the file or a row of it cannot be read, a column is missing, or a row has no
+            text and must have one.
     """
 
-    def tables() -> Iterator[tuple["pd.DataFrame", tuple[str, ...]]]:
-        for table in iter_tables(path, ROWS_AT_ONCE, **vars(layout)):
-            if text_columns is None:
-                columns = columns_of_training(table, saved.text_columns, path)
-            else:
-                columns = choose_text_columns(table, text_columns, saved.label_column, path)
-            if (len(columns) == 2) != saved.paired:
-                raise columns_error(saved, path, columns)
-            yield table, columns
+    def __init__(
+        self,
+        saved: SavedClassifier,
+        path: Path,
+        text_columns: Sequence[str] | None,
+        layout: Layout,
+        *,
+        invalid: InvalidRows = "error",
+        columns: Sequence[str] = (),
+    ) -> None:
+        self.path, self.layout, self._paired = path, layout, saved.paired
+        rows = iter_rows(path, **vars(layout))
+        self._state = _file_state(path)
+        beginning = list(islice(rows, ROWS_AT_ONCE))
+        names = dict.fromkeys(name for row in beginning for name in row)
+        table = table_of(beginning, list(names), range(len(beginning)))
+        if text_columns is None:
+            self.text_columns = columns_of_training(table, saved.text_columns, path)
+        else:
+            self.text_columns = choose_text_columns(table, text_columns, saved.label_column, path)
+        if (len(self.text_columns) == 2) != saved.paired:
+            raise columns_error(saved, path, self.text_columns)
+        self.count, missing, wrong = 0, set(columns), dict[int, Row]()
+        for number, row in enumerate(chain(beginning, rows)):
+            if not row.keys() <= names.keys() and len(names) < MOST_NAMES:
+                names |= dict.fromkeys(row)
+            if missing:
+                missing = {name for name in missing if not has_value(row, name)}
+            if invalid == "error" and any(
+                unreadable(value_of(row, column)) is not None for column in self.text_columns
+            ):
+                wrong[number] = {name: value_of(row, name) for name in self.text_columns}
+                if len(wrong) == ROWS_AT_ONCE:
+                    break
+            self.count = number + 1
+        if wrong:
+            self._refuse(wrong)
+        for column in columns:
+            if column in missing:
+                advice = f"; expected the names of columns after {named('keep_columns')}"
+                require_column(table, column, path, advice)
+        self.names = list(names)
+        self.check_unchanged()
 
-    if invalid == "error":
-        for table, columns in tables():
-            texts_from_table(table, columns, path)
-    for table, columns in tables():
-        for _, values in numbered_rows(table):
-            parts = tuple(values[column] for column in columns)
+    def rows(self, start: int = 0) -> Iterator[InputRow]:
+        """Its rows again, from number ``start`` on."""
+        for row in islice(iter_rows(self.path, **vars(self.layout)), start, None):
+            parts = [value_of(row, column) for column in self.text_columns]
             reasons = [
                 f"column '{column}': {reason}"
-                for column, part in zip(columns, parts, strict=True)
+                for column, part in zip(self.text_columns, parts, strict=True)
                 if (reason := unreadable(part)) is not None
             ]
             if reasons:
-                yield InputRow(None, "; ".join(reasons), values)
+                yield InputRow(None, "; ".join(reasons), row)
             else:
-                yield InputRow(parts if saved.paired else parts[0], None, values)
+                yield InputRow((parts[0], parts[1]) if self._paired else parts[0], None, row)
+
+    def sha256(self) -> str:
+        """The hash of its bytes."""
+        with self.path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that has been written since it was first read.
+
+        Raises:
+            InputError: it has.
+        """
+        if _file_state(self.path) != self._state:
+            raise InputError(
+                f"{self.path} was changed while it was read: expected one file from beginning to "
+                "end: predict again once it is complete, from a copy if it keeps growing"
+            )
+
+    def _refuse(self, wrong: Mapping[int, Row]) -> NoReturn:
+        table = table_of(list(wrong.values()), self.text_columns, list(wrong))
+        try:
+            texts_from_table(table, self.text_columns, self.path)
+        except InputError as error:
+            raise InputError(
+                f"{error.args[0]}, or give {named('invalid_rows')} mark or skip"
+            ) from error
+        raise AssertionError("each of these rows has no text")
+
+
+def _file_state(path: Path) -> tuple[int, ...] | None:
+    """What of a file changes when it is written; None where it is gone."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
@@ -191,14 +285,16 @@ def argument_texts(saved: SavedClassifier, texts: Sequence[str]) -> list[Text]:
 def line_rows(saved: SavedClassifier, lines: TextIO) -> Iterator[InputRow]:
     """One text per line, or for a model of pairs two with a tab between them.
 
-    A line that is empty, is not UTF-8, or is no pair where pairs are expected has no text.
-    ``lines`` decodes what is not UTF-8 by ``surrogateescape``, so that its line can be named.
+    A line that is empty, is not of the input's encoding, or is no pair where pairs are expected
+    has no text. ``lines`` decodes what is not of its encoding by ``surrogateescape``, so that its
+    line can be named.
     """
+    encoding = str(lines.encoding).upper().removesuffix("-SIG")
     for number, line in _numbered(lines):
         text = line.rstrip("\r\n")
         parts = text.split("\t") if saved.paired else [text]
-        if any("\udc80" <= character <= "\udcff" for character in text) or "\0" in text:
-            reason = "is not UTF-8: expected UTF-8 text"
+        if _is_undecoded(text):
+            reason = f"is not {encoding}: expected {encoding} text, or another {named('encoding')}"
         elif not all(part.strip() for part in parts):
             empty = "has an empty text" if text.strip() else "is empty"
             reason = f"{empty}: expected a text per line"
@@ -213,48 +309,9 @@ def line_rows(saved: SavedClassifier, lines: TextIO) -> Iterator[InputRow]:
         yield InputRow(None, reason, error=f"line {number} of the input {reason}")
 
 
-def predict_rows(
-    saved: SavedClassifier,
-    rows: Iterable[InputRow],
-    at_once: int,
-    *,
-    invalid: InvalidRows,
-    abstain_below: float | None = None,
-) -> Iterator[Prediction]:
-    """The prediction of each row of the input.
-
-    What becomes of a row without a text: with ``invalid="error"`` it is an error; with ``mark`` it
-    keeps its place, with an empty prediction; with ``skip`` it is left out, and a warning counts
-    such rows. With ``mark`` and ``skip`` a prediction has the row's own columns too (those with one
-    of the prediction's names as ``input_<name>``), with ``mark`` the ``reason`` last, and with
-    ``skip`` the number of the ``row``.
-
-    Raises:
-        InputError: a row has no text, with ``invalid="error"``.
-    """
-
-    def texts(rows: Iterable[InputRow]) -> Iterator[Text | None]:
-        for row in rows:
-            if row.text is None and invalid == "error":
-                raise InputError(row.error)
-            yield row.text
-
-    if invalid == "error":
-        yield from predict_texts(saved, texts(rows), at_once, abstain_below=abstain_below)
-        return
-    of_text, of_output = tee(rows)  # which holds the rows of one chunk
-    predictions = predict_texts(saved, texts(of_text), at_once, abstain_below=abstain_below)
-    skipped = []
-    for number, (row, prediction) in enumerate(zip(of_output, predictions, strict=True), start=1):
-        last: dict[str, Any] = {"reason": row.reason} if invalid == "mark" else {"row": number}
-        own = {*prediction, *last}
-        columns = {f"input_{name}" if name in own else name: v for name, v in row.columns.items()}
-        if row.text is None and invalid == "skip":
-            skipped.append(number - 1)
-            continue
-        yield {**columns, **prediction, **last}
-    if skipped:
-        logger.warning("no prediction of %s, which had no text", show_rows(skipped))
+def _is_undecoded(text: str) -> bool:
+    undecoded = not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+    return undecoded or "\0" in text
 
 
 def _numbered(lines: TextIO) -> Iterator[tuple[int, str]]:
@@ -262,89 +319,21 @@ def _numbered(lines: TextIO) -> Iterator[tuple[int, str]]:
         yield from enumerate(lines, start=1)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"the input is not {error.encoding}, as its byte-order mark says: expected UTF-8 text"
+            f"the input is not {error.encoding}, as its byte-order mark or {named('encoding')} "
+            "says: expected UTF-8 text, or its own encoding"
         ) from error
 
 
-def check_prediction_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output before anything is computed.
-
-    Raises:
-        InputError: the file exists, has another ending, or its folder is missing.
-    """
-    if path.suffix.lower() not in _OUTPUT_FORMATS:
-        raise InputError(f"'{path}' must end in one of {', '.join(_OUTPUT_FORMATS)}")
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder: name a file with {named('output')}")
-    if path.exists() and not overwrite:
-        raise InputError(
-            f"'{path}' exists: give {named('overwrite=True')} to replace it, or another "
-            f"{named('output')}"
-        )
-    if not path.parent.is_dir():
-        raise InputError(
-            f"the folder of '{path}' does not exist: make it, or name another {named('output')}"
-        )
-
-
-def save_predictions(
-    path: Path, rows: Iterable[Prediction], classes: Sequence[Label], *, abstains: bool = False
-) -> None:
-    """Write predictions as CSV or JSON lines by the file's ending, whole or not at all.
-
-    A CSV file has the columns ``label`` and ``probability_<class>``, and where the classifier
-    ``abstains`` below a threshold ``abstained``, true or false; before and after them whatever else
-    the first prediction has.
-    """
-    try:
-        with (
-            replace_when_written(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-        ):
-            if path.suffix.lower() == ".csv":
-                _write_csv(file, rows, [str(name) for name in classes], abstains=abstains)
-            else:
-                print_predictions(rows, file)
-    except OSError as error:
-        raise InputError(
-            f"'{path}' cannot be written ({error.strerror}): name another {named('output')}"
-        ) from error
-
-
-def _write_csv(
-    file: TextIO, rows: Iterable[Prediction], classes: Sequence[str], *, abstains: bool
-) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    probabilities = [f"probability_{name}" for name in classes]
-    own = ["label", *probabilities, *(["abstained"] if abstains else [])]
-    names: list[str] | None = None
+def in_chunks(rows: Iterable[InputRow], at_once: int) -> Iterator[list[InputRow]]:
+    """Rows to compute together: ``at_once``, or fewer where their texts are long."""
+    chunk: list[InputRow] = []
+    characters = 0
     for row in rows:
-        predicted = row["probabilities"]
-        values = {name: "" if value is None else value for name, value in row.items()}
-        values |= dict(zip(probabilities, predicted.values(), strict=True)) if predicted else {}
-        if abstains and predicted:
-            values["abstained"] = json.dumps(row["abstained"])
-        others = [name for name in row if name not in ("label", "probabilities", "abstained")]
-        if names is None:
-            before = [name for name in others if name not in ("reason", "row")]
-            names = [*before, *own, *(name for name in others if name in ("reason", "row"))]
-            writer.writerow(names)
-        if not set(others) <= set(names):
-            raise InputError(
-                "the rows of the input have different columns, which a CSV file cannot hold: name "
-                f"a .jsonl file with {named('output')}"
-            )
-        writer.writerow([values.get(name, "") for name in names])
-    if names is None:
-        writer.writerow(own)
-
-
-def print_predictions(rows: Iterable[Prediction], stream: TextIO) -> None:
-    """One JSON object per line, each written out as it comes."""
-    for row in rows:
-        # dates and other values of Parquet as text; half of a surrogate pair cannot be written
-        line = json.dumps(row, ensure_ascii=False, default=str)
-        if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
-            line = json.dumps(row, default=str)
-        stream.write(line + "\n")
-        stream.flush()
+        chunk.append(row)
+        texts = row.text if isinstance(row.text, tuple) else (row.text or "",)
+        characters += sum(map(len, texts))
+        if len(chunk) == at_once or characters >= CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk

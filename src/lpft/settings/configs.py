@@ -26,11 +26,12 @@ from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
 from lpft.settings.peft_config import FILE, read_peft_config
+from lpft.settings.prediction import PredictionSettings
 from lpft.settings.serving import ServingSettings
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
-_OF_COMMANDS = (ExperimentSettings, InterpolationSettings, ServingSettings)
+_OF_COMMANDS = (ExperimentSettings, InterpolationSettings, PredictionSettings, ServingSettings)
 
 SEARCHED = ("learning_rate", "epochs")
 """What ``--tune`` searches, beside the method."""
