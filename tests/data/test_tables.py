@@ -6,11 +6,11 @@ import json
 import pandas as pd
 import pytest
 
+from lpft.data.reading import iter_rows
 from lpft.data.tables import (
     choose_text_columns,
     column_values,
     ids_from_table,
-    iter_rows,
     iter_tables,
     read_table,
     require_column,

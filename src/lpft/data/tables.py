@@ -1,39 +1,30 @@
-"""Files of CSV, TSV, JSON and Parquet as rows and tables, and what their columns hold.
+"""Files of CSV, TSV, JSON and Parquet as tables, and what their columns hold."""
 
-CSV is read by the standard library's strict reader. pandas repairs bad files in silence: it fills
-short rows up and takes "NA" for a missing value. So does pyarrow: it reads on over a stray or
-unclosed quote, which swallows the rows after it, ends lines at lone carriage returns, takes null
-bytes, and refuses rows that are longer than its block (docs/log.md).
-"""
-
-import csv
-import gzip
-import json
 import sys
-import zlib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpft.data.examples import Label, Text
 from lpft.data.labels import cut, is_missing, looks_numeric, read_labels, show, show_rows
+from lpft.data.reading import (
+    Row,
+    check_delimiter,
+    has_value,
+    iter_rows,
+    iter_tsv_rows,
+    usual_delimiter,
+    value_of,
+)
 from lpft.errors import InputError, named
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FORMATS = (
-    *(".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"),
-    *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz"),
-)
-"""Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json``
-as ``.jsonl`` holds one object per line, or one array of objects."""
 
 TEXT_NAMES = ("text", "sentence")
 """Columns that are taken as the text where none is named, in any case (``Text``)."""
@@ -41,17 +32,7 @@ TEXT_NAMES = ("text", "sentence")
 ID_NAMES = ("id", "idx")
 """Columns that are taken as the rows' ids where they are unique."""
 
-Row = dict[str, Any]
-Line = tuple[int, str]
-"""A line's number, from 1, and its text with the line end."""
-
-_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
-_DELIMITER_OPTIONS = {",": "','", "\t": "tab", ";": "';'", "|": "'|'"}
-_DELIMITER_OF = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _NAMES_SHOWN = 20
-_GZIP = b"\x1f\x8b"
-_BLOCK = 1 << 16
-_ABSENT = object()
 
 
 def read_table(
@@ -106,58 +87,6 @@ def iter_tables(
     return _tables(iter_rows(path, column_names, encoding=encoding, delimiter=delimiter), rows)
 
 
-def iter_rows(
-    path: str | Path,
-    column_names: Sequence[str] | None = None,
-    *,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-) -> Iterator[Row]:
-    """The same rows one by one, each a dict that a JSON object may leave names out of.
-
-    Raises:
-        InputError: as :func:`read_table`, when the bad row is reached.
-    """
-    path = Path(path)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compressed = suffixes[-1:] == [".gz"]
-    ending = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
-    if ending in _DELIMITER_OF:
-        delimiter = _DELIMITER_OF[ending] if delimiter is None else delimiter
-        if ending == ".csv" or delimiter != "\t":
-            records = _csv_records(path, delimiter, encoding)
-        else:
-            lines = _tsv_records(path, encoding)
-            records = ([_unquote(field) for field in fields] for fields in lines)
-        return _some(path, _named_rows(path, records, column_names))
-    if ending not in (".jsonl", ".json", ".parquet") or (compressed and ending == ".parquet"):
-        raise InputError(f"{path}: unknown file ending; expected one of {', '.join(FORMATS)}")
-    if column_names is not None:
-        raise InputError(
-            f"{path} names its columns itself: {named('column_names')} is for CSV and TSV files "
-            "whose first line does not; leave it out"
-        )
-    if delimiter is not None:
-        raise InputError(
-            f"{path} has no delimiter: {named('delimiter')} is for CSV and TSV files; leave it out"
-        )
-    if ending == ".parquet" and encoding is not None:
-        raise InputError(
-            f"{path} has an encoding of its own: {named('encoding')} is for text files; leave it "
-            "out"
-        )
-    return _some(path, _parquet_rows(path) if ending == ".parquet" else _json_rows(path, encoding))
-
-
-def _some(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows, of which there must be one."""
-    first = next(rows, None)
-    if first is None:
-        raise InputError(f"{path} has no rows: expected at least one row of data")
-    yield first
-    yield from rows
-
-
 def read_tsv(
     path: Path,
     column_names: Sequence[str] | None = None,
@@ -173,263 +102,8 @@ def read_tsv(
             them.
         fill: lines with too few fields get empty ones at their end.
     """
-    records = _csv_records(path, "\t") if quoted else _tsv_records(path, fill=fill)
-    return next(_tables(_some(path, _named_rows(path, records, column_names)), sys.maxsize))
-
-
-def read_lines(path: Path, encoding: str | None = None) -> Iterator[Line]:
-    """The lines of a text file, by default UTF-8, gzip-compressed if it ends in .gz.
-
-    Lines end at a line feed only: other characters that Unicode counts as line ends occur within
-    texts.
-    """
-    _require_file(path)
-    number = 1
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(_decoded_lines(path, file, encoding), start=1):
-                if number == 1:
-                    _check_first_line(path, line)
-                if "\0" in line:
-                    written = "" if encoding is None else f" than {encoding}"
-                    raise InputError(
-                        f"{path}, line {number}: found a null byte, expected text: the file is "
-                        f"damaged or in another encoding{written} (UTF-16?): name it with "
-                        f"{named('encoding')}"
-                    )
-                yield number, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged: expected a gzip file ({error})") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _decoded_lines(
-    path: Path, file: BinaryIO | gzip.GzipFile, encoding: str | None
-) -> Iterator[str]:
-    """The lines with their ends, without a byte-order mark.
-
-    Blocks are decoded, not lines of bytes: in UTF-16 the byte of a line feed is part of other
-    characters too. The lines before a byte that cannot be decoded still come.
-    """
-    decoder = getincrementaldecoder("utf-8-sig" if encoding is None else encoding)()
-    number, parts = 1, list[str]()  # of the line that the next block goes on with
-    start, ended = True, False
-    while not ended:
-        block = file.read(_BLOCK)
-        if start and block.startswith(_GZIP):
-            raise InputError(
-                f"{path} is compressed by gzip: add .gz to its name ({path.name}.gz), or unpack it"
-            )
-        ended, state, damage = not block, decoder.getstate(), None
-        try:
-            text = decoder.decode(block, ended)
-        except UnicodeDecodeError as error:
-            damage = error
-            decoder.setstate((b"", state[1]))
-            text = decoder.decode(error.object[: error.start])
-        if start and text:
-            text, start = text.removeprefix("\ufeff"), False
-        first, *others = text.split("\n")
-        parts.append(first)
-        for part in others:
-            yield "".join(parts) + "\n"
-            number, parts = number + 1, [part]
-        if damage is not None:
-            raise _not_decoded(path, number, damage, encoding) from damage
-    if last := "".join(parts):
-        yield last
-
-
-def _not_decoded(
-    path: Path, line: int, error: UnicodeDecodeError, encoding: str | None
-) -> InputError:
-    bad = error.object[error.start : error.start + 1]
-    byte = f"byte 0x{bad[0]:02x}" if bad else "its end"
-    if encoding is not None:
-        return InputError(
-            f"{path}, line {line}: {byte} is not {encoding} ({error.reason}): give another "
-            f"{named('encoding')}, or save the file again as UTF-8"
-        )
-    utf16 = line == 1 and error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
-    likely = "utf-16" if utf16 else "such as cp1252 or latin-1"
-    return InputError(
-        f"{path}, line {line}: {byte} is not UTF-8: name the file's encoding with "
-        f"{named('encoding')} ({likely}), or save it again as UTF-8"
-    )
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: expected a file")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: expected a file")
-
-
-def _check_first_line(path: Path, line: str) -> None:
-    if not line.endswith("\n") and "\r" in line.rstrip("\r"):
-        raise InputError(
-            f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
-            "them: expected line feeds; save it again with Unix or Windows line ends"
-        )
-
-
-def _csv_records(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[list[str]]:
-    csv.field_size_limit(sys.maxsize)  # the module's own limit of 128 kB is less than a long text
-    # strict: a stray or unclosed quote is an error instead of a field that swallows later rows
-    lines = (line for _, line in read_lines(path, encoding))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    first: list[str] = []
-    try:
-        for record in reader:
-            if record:
-                first = first if first else record
-                _check_width(path, reader.line_num, record, first)
-                yield record
-    except csv.Error as error:
-        _check_delimiter(path, first)
-        raise InputError(
-            f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
-            f"{_DELIMITERS.get(delimiter, repr(delimiter))}, quotes or line breaks to be enclosed "
-            'in " and quotes in them doubled'
-        ) from error
-
-
-def _tsv_records(
-    path: Path, encoding: str | None = None, *, fill: bool = False
-) -> Iterator[list[str]]:
-    first: list[str] = []
-    for number, line in read_lines(path, encoding):
-        content = line.rstrip("\r\n")
-        if content:
-            fields = content.split("\t")
-            first = first if first else fields
-            if fill:
-                fields += [""] * (len(first) - len(fields))
-            _check_width(path, number, fields, first)
-            yield fields
-
-
-def _unquote(field: str) -> str:
-    inner = field[1:-1].replace('""', "")
-    enclosed = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner
-    return field[1:-1].replace('""', '"') if enclosed else field
-
-
-def _named_rows(
-    path: Path, records: Iterator[list[str]], column_names: Sequence[str] | None
-) -> Iterator[Row]:
-    """Records by column name: those of the first record, or ``column_names``."""
-    first = next(records, None)
-    if first is None:
-        raise InputError(f"{path} is empty: expected a first line that names the columns, and rows")
-    names = [name.strip() for name in first]
-    if column_names is not None:
-        if len(first) != len(column_names):
-            _check_delimiter(path, first)
-            raise InputError(
-                f"{path}: the first line has {len(first)} columns, expected {len(column_names)}, "
-                f"one for each name: {', '.join(column_names)}"
-            )
-        if names != list(column_names):
-            records = chain([first], records)
-            names = list(column_names)
-    _check_unique(path, names)
-    for record in records:
-        yield dict(zip(names, record, strict=True))
-
-
-def _json_rows(path: Path, encoding: str | None) -> Iterator[Row]:
-    """Objects, one per line; where the first line begins with a bracket, those of one array."""
-    lines = ((number, line) for number, line in read_lines(path, encoding) if line.strip())
-    first = next(lines, None)
-    if first is not None and first[1].lstrip().startswith("["):
-        yield from _array_rows(path, chain([first], lines))
-        return
-    for number, line in [] if first is None else chain([first], lines):
-        try:
-            row = json.loads(line, object_pairs_hook=_json_object)
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path}, line {number}: not valid JSON ({error}); "
-                "expected one complete object per line (JSON Lines)"
-            ) from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}, line {number}: found a JSON {type(row).__name__}, expected one object "
-                "per line (JSON Lines): write each row on a line of its own"
-            )
-        yield row
-
-
-def _array_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
-    """The objects of an array, each as soon as its last line has been read."""
-    decoder = json.JSONDecoder(object_pairs_hook=_json_object)
-    text, number, expected = "", 0, "["  # a sign of these, an object, or nothing more
-
-    def bad(line: int, reason: object) -> InputError:
-        return InputError(
-            f"{path}, line {line}: not valid JSON ({reason}); expected one array of objects, or "
-            "one object per line (JSON Lines)"
-        )
-
-    at = 0
-    for number, line in lines:
-        text, at = text[at:] + line, 0
-        while (at := _after_space(text, at)) < len(text):
-            if expected == "object":
-                try:
-                    row, at = decoder.raw_decode(text, at)
-                except (ValueError, RecursionError) as error:
-                    # an object that goes on in the next line fails at the end of this one
-                    if getattr(error, "pos", 0) >= len(text.rstrip()):
-                        break
-                    raise bad(number, error) from error
-                if not isinstance(row, dict):
-                    raise bad(number, f"found a {type(row).__name__}")
-                yield row
-                expected = ",]"
-                continue
-            sign, at = text[at], at + 1
-            if sign not in expected:
-                raise bad(
-                    number, f"found {sign!r}, expected {' or '.join(expected) or 'nothing more'}"
-                )
-            empty = sign == "[" and text.startswith("]", _after_space(text, at))
-            expected = "]" if empty else "" if sign == "]" else "object"
-    if expected:
-        raise bad(number, "the array does not end")
-
-
-def _after_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _json_object(pairs: list[tuple[str, Any]]) -> Row:
-    # json alone would keep the last value of a repeated name and say nothing
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a name occurs more than once in one object")
-    return row
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    _require_file(path)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_unique(path, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{path} is not a readable Parquet file ({reason}): write it again, or name another"
-        ) from error
+    rows = iter_tsv_rows(path, column_names, quoted=quoted, fill=fill)
+    return next(_tables(rows, sys.maxsize))
 
 
 def _tables(rows: Iterator[Row], size: int) -> Iterator["pd.DataFrame"]:
@@ -449,53 +123,6 @@ def table_of(
 
     values = [[value_of(row, name) for name in names] for row in rows]
     return pd.DataFrame(values, columns=list(names), index=numbers, dtype=object)
-
-
-def _check_unique(path: Path, names: Sequence[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(
-            f"{path}: column {', '.join(map(repr, repeated))} occurs more than once: "
-            "expected a name of its own for every column"
-        )
-
-
-def _check_width(path: Path, line: int, fields: list[str], first: list[str]) -> None:
-    if len(fields) != len(first):
-        _check_delimiter(path, first)
-        raise InputError(
-            f"{path}, line {line}: found {len(fields)} fields, expected {len(first)} as in the "
-            "first line: in CSV quote a field that holds a comma or line break; TSV fields hold no "
-            "tab or break"
-        )
-
-
-def _check_delimiter(path: str | Path, first: Sequence[str], column: str | None = None) -> None:
-    """Name the real delimiter of a file whose first line is one field, where something is wrong.
-
-    Where a ``column`` is missing, it must be one of the fields: a comma may be part of a text.
-    """
-    expected = _delimiter(path)
-    if expected is None or len(first) != 1:
-        return
-    used = max(_DELIMITERS, key=first[0].count)
-    fields = [field.strip(' "') for field in first[0].split(used)]
-    if used in first[0] and (column is None or column in fields):
-        line = f"{path}: the first line {first[0][:60]!r} is separated by {_DELIMITERS[used]}"
-        if used == expected:
-            raise InputError(f"{line}, not by another sign: leave {named('delimiter')} out")
-        ending = {",": ".csv", "\t": ".tsv"}.get(used)
-        raise InputError(
-            f"{line}, expected {_DELIMITERS[expected]} in a file of this ending: give "
-            f"{named('delimiter')} {_DELIMITER_OPTIONS[used]}, or write it with "
-            f"{_DELIMITERS[expected]}" + ("" if ending is None else f", or name it {ending}")
-        )
-
-
-def _delimiter(path: str | Path) -> str | None:
-    """What should separate the fields of a file with this ending; None for other formats."""
-    endings = (suffix.lower() for suffix in Path(path).suffixes)
-    return next((_DELIMITER_OF[ending] for ending in endings if ending in _DELIMITER_OF), None)
 
 
 def choose_text_columns(
@@ -538,7 +165,7 @@ def columns_of_training(
         InputError: such a column is absent; the message says how to name another.
     """
     advice = f"; name the text column with {named('text_columns')}"
-    if _delimiter(path) is not None:
+    if usual_delimiter(path) is not None:
         advice += f", or, if the first line is a row, all columns with {named('column_names')}"
     if trained is not None:
         for column in trained:
@@ -569,7 +196,7 @@ def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path
     words = [name for name in others if any(_is_words(value) for value in table[name])]
     if len(words) == 1:
         return words[0]
-    _check_delimiter(path, list(table.columns))
+    check_delimiter(path, list(table.columns))
     raise InputError(
         f"{path}: it is not clear which column is the text: found {_column_list(table)}, expected "
         f"one named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
@@ -593,7 +220,7 @@ def require_column(
     ``role`` says what the column is, after its name.
     """
     if not has_column(table, column):
-        _check_delimiter(path, list(table.columns), column)
+        check_delimiter(path, list(table.columns), column)
         similar = {name.lower(): name for name in _all_names(table)}
         inner = [name for name in similar if name.endswith(f".{column.lower()}")]
         near = inner if inner else get_close_matches(column.lower(), similar, n=1)
@@ -603,62 +230,27 @@ def require_column(
         )
 
 
-def value_of(row: Mapping[str, Any], column: str) -> Any:
-    """What a row has under a column's name, or else under a path of names and numbers with dots.
-
-    ``data.text`` is the value of that very name, where it has one, or else the ``text`` of its
-    ``data``; ``answers.0`` is the first of its ``answers``. None where it has neither.
-    """
-    value = row.get(column)  # of most rows
-    if value is None:
-        value = _value_at(row, column)
-    return None if value is _ABSENT else value
-
-
-def has_value(row: Mapping[str, Any], column: str) -> bool:
-    """Whether a row has something under a column's name or path, None too."""
-    return column in row or _value_at(row, column) is not _ABSENT
-
-
-def _value_at(value: Any, path: str) -> Any:
-    """As :func:`value_of`, but :data:`_ABSENT` where it has neither."""
-    if isinstance(value, list):
-        first, _, rest = path.partition(".")
-        if not (first.isdecimal() and int(first) < len(value)):
-            return _ABSENT
-        return _value_at(value[int(first)], rest) if rest else value[int(first)]
-    if not isinstance(value, Mapping):
-        return _ABSENT
-    flat = value.get(path, _ABSENT)
-    if flat is not None and flat is not _ABSENT:
-        return flat
-    for dot in (number for number, letter in enumerate(path) if letter == "."):
-        inner = _value_at(value.get(path[:dot]), path[dot + 1 :])
-        if inner is not _ABSENT:
-            return inner
-    return flat
-
-
 def column_values(table: "pd.DataFrame", column: str) -> list[Any]:
     """The N values of a column by its name or path, None where a row has none."""
-    return [None if value is _ABSENT else value for value in _values_or_absent(table, column)]
+    return [value_of(row, column) for row in _rows_with(table, column)]
 
 
 def has_column(table: "pd.DataFrame", column: str) -> bool:
     """Whether a table has a column of this name, or a row has something under it as a path."""
     return column in table.columns or any(
-        value is not _ABSENT for value in _values_or_absent(table, column)
+        has_value(row, column) for row in _rows_with(table, column)
     )
 
 
-def _values_or_absent(table: "pd.DataFrame", column: str) -> Iterable[Any]:
-    names = [name for name in table.columns if column.startswith(f"{name}.")]
+def _rows_with(table: "pd.DataFrame", column: str) -> Iterator[Row]:
+    """The N rows with no more than the columns that have this name or begin this path."""
+    names = [name for name in table.columns if f"{column}.".startswith(f"{name}.")]
     if not names:
-        absent = [_ABSENT] * len(table)
-        return list(table[column]) if column in table.columns else absent
-    names += [column] if column in table.columns else []
-    rows = zip(*(table[name] for name in names), strict=True)
-    return (_value_at(dict(zip(names, values, strict=True)), column) for values in rows)
+        return ({} for _ in range(len(table)))
+    return (
+        dict(zip(names, values, strict=True))
+        for values in zip(*(table[name] for name in names), strict=True)
+    )
 
 
 def _all_names(table: "pd.DataFrame") -> list[str]:
@@ -684,7 +276,7 @@ def _column_list(table: "pd.DataFrame") -> str:
 
 def _advice(path: str | Path) -> str:
     """What else may be wrong with the columns of a user's file: its first line may be a row."""
-    if _delimiter(path) is None:
+    if usual_delimiter(path) is None:
         return ""
     return f"; if the first line is a row, name the columns with {named('column_names')}"
 

@@ -11,16 +11,8 @@ import numpy as np
 from scipy.special import softmax
 
 from lpft.data import Text, choose_text_columns, texts_from_table
-from lpft.data.tables import (
-    Row,
-    columns_of_training,
-    has_value,
-    iter_rows,
-    require_column,
-    table_of,
-    unreadable,
-    value_of,
-)
+from lpft.data.reading import Row, has_value, iter_rows, value_of
+from lpft.data.tables import columns_of_training, require_column, table_of, unreadable
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
 from lpft.model.inference import extract_features, head_logits

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 from lpft import __version__
 from lpft.data import Label
 from lpft.data.labels import show_rows
-from lpft.data.tables import value_of
+from lpft.data.reading import value_of
 from lpft.errors import InputError, named
 from lpft.files import write_json
 from lpft.model.inference import classifier_fingerprint

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lpft.data.reading import Line, read_lines
 from lpft.data.releases import HubSource, Release
-from lpft.data.tables import Line, read_lines
 from lpft.data.tasks.task import Task, Template
 from lpft.errors import InputError
 

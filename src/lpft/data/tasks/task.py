@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpft.data.examples import Text, TextData
+from lpft.data.reading import Row
 from lpft.data.releases import HubSource, Release
-from lpft.data.tables import Row
 
 
 @dataclass(frozen=True)
