@@ -303,6 +303,7 @@ def test_every_method_from_a_random_head_has_one_from_an_lp_head():
     pairs = {name: with_lp_head(name) for name in METHODS}
     assert pairs == {
         "lp": None,
+        "contrastive": None,
         "ft": "lp-ft",
         "lp-ft": None,
         "lora": "lp-lora",

@@ -95,6 +95,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         head_bias: bool = True,
         max_length: int | None = None,
         epochs: float | None = None,
+        contrastive_steps: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
@@ -121,6 +122,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.head_bias = head_bias
         self.max_length = max_length
         self.epochs = epochs
+        self.contrastive_steps = contrastive_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

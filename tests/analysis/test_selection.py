@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpft.analysis.selection import (
+    CONTRASTIVE_ROWS,
     RANDOM_HEAD_ROWS,
     Candidate,
     best_of_each,
@@ -57,7 +58,7 @@ def test_the_order_of_the_list_and_its_ties_do_not_matter():
 
 
 def test_simplicity_is_the_number_of_trained_weights_then_the_start():
-    expected = ["lp", "lp-lora", "lp-dora", "lora", "dora", "lp-ft", "ft"]
+    expected = ["lp", "lp-lora", "lp-dora", "lora", "dora", "contrastive", "lp-ft", "ft"]
     assert sorted(METHODS, key=complexity) == expected
 
 
@@ -107,6 +108,14 @@ def test_with_few_rows_no_head_starts_at_random():
     assert "random head" in reason_to_skip("lora", [lp], 10)
     assert reason_to_skip("lp-ft", [lp], 10) is None
     assert reason_to_skip("ft", [lp], RANDOM_HEAD_ROWS) is None
+
+
+def test_contrastive_tuning_is_for_few_rows_and_needs_its_library(monkeypatch):
+    lp = candidate("lp", "1100")
+    assert reason_to_skip("contrastive", [lp], CONTRASTIVE_ROWS - 1) is None
+    assert "rows per class" in reason_to_skip("contrastive", [lp], CONTRASTIVE_ROWS)
+    monkeypatch.setattr("lpft.settings.methods.find_spec", lambda _name: None)
+    assert "pip install 'lpft[contrastive]'" in reason_to_skip("contrastive", [lp], 8)
 
 
 def test_a_search_enters_with_each_methods_best_run():

@@ -96,7 +96,13 @@ def test_the_choice_is_that_of_the_rule_on_the_candidates_own_predictions(chosen
     best = choose(candidates)
     assert selection["chosen"] == f"candidates/{candidates[best.chosen].method}"
     assert [one["method"] for one in selection["candidates"]][:1] == ["lp"]
-    assert {one["folder"] for one in selection["decision"]} == {"lp", "lp-ft", "lora", "ft"}
+    assert {one["folder"] for one in selection["decision"]} == {
+        "lp",
+        "contrastive",
+        "lp-ft",
+        "lora",
+        "ft",
+    }
     for decision in selection["decision"]:
         assert (chosen / "candidates" / decision["folder"]).is_dir() is decision["train"]
         assert (decision["reason"] is None) is decision["train"]
@@ -229,11 +235,12 @@ def test_minutes_leave_out_what_would_take_longer_and_a_resumed_run_reads_that(
     assert [one["folder"] for one in selection["candidates"]] == ["candidates/lp"]
     assert [(one["folder"], one["train"]) for one in selection["decision"]] == [
         ("lp", True),
+        ("contrastive", False),
         ("lp-ft", False),
         ("lora", False),
         ("ft", False),
     ]
-    assert "minutes" in selection["decision"][1]["reason"]
+    assert "minutes" in selection["decision"][2]["reason"]
 
     # As after a kill: what was decided is not decided again, however fast the machine is now.
     unfinished = RunRecord.read(folder)

@@ -219,7 +219,7 @@ def test_a_training_by_folds_that_was_stopped_goes_on_to_the_same_result(
         return finetune_scored(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lpft.training.folds.finetune_scored", stopped)
+        patch.setattr("lpft.training.fit.finetune_scored", stopped)
         with pytest.raises(KeyboardInterrupt):
             fit(copy.deepcopy(start), tmp_path / "run", "lp-ft", "folds", **changes)
     resumed = fit(start, tmp_path / "run", "lp-ft", "folds", **changes)

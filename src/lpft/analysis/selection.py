@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpft.errors import InputError
-from lpft.settings.methods import METHODS, Method
+from lpft.settings.methods import METHODS, Method, contrastive_installed
 
 RULE = (
     "the simplest method within one standard error of the best: accuracy on the validation rows "
     "that all candidates share, standard error of the paired difference; from simple to complex "
     "the methods train the head, an adapter, everything, each first from the head of linear "
-    "probing and then from a random one"
+    "probing and then from a random one; contrastive tuning comes before fine-tuning of everything"
 )
 """The rule in words, for records and readers."""
 
@@ -29,7 +29,10 @@ RANDOM_HEAD_ROWS = 32
 A choice of cost, not of accuracy: with fewer rows each takes six trainings, for a head that starts
 from nothing where linear probing has one. ``benchmarks/auto.py`` measures what that loses."""
 
-_TRAINED = {"head": 0, "all": 2}  # adapters are between them
+CONTRASTIVE_ROWS = 64
+"""Training rows per class, in the mean, below which contrastive tuning is tried."""
+
+_TRAINED = {"head": 0, "encoder": 2, "all": 2}  # adapters are between them
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,16 @@ def reason_to_skip(
     It cannot be chosen if it is less simple than the choice so far, and even a method without any
     error would not beat that by more than one standard error: with one seed that is where at most
     one validation row is wrong, as ``(b - c)^2 <= b + c`` for ``b <= 1``. It will not if its head
-    starts at random and there are fewer than :data:`RANDOM_HEAD_ROWS` training rows per class.
+    starts at random and there are fewer than :data:`RANDOM_HEAD_ROWS` training rows per class, if
+    it tunes contrastively and there are :data:`CONTRASTIVE_ROWS`, or if its library is missing.
     """
+    if METHODS[method].contrastive and rows_per_class >= CONTRASTIVE_ROWS:
+        return (
+            f"contrastive tuning is for fewer than {CONTRASTIVE_ROWS} training rows per class, and "
+            f"there are {rows_per_class:.0f}"
+        )
+    if METHODS[method].contrastive and not contrastive_installed():
+        return "sentence-transformers is not installed: pip install 'lpft[contrastive]'"
     chosen = candidates[choose(candidates).chosen].method
     if complexity(method) > complexity(chosen):
         right = np.mean([one.correct for one in candidates if one.method == chosen], axis=0)

@@ -158,6 +158,7 @@ def models(options: Namespace) -> None:
 _TRAINED = {
     "head": "nothing",
     "all": "everything",
+    "encoder": "the encoder, then the head by LP",
     "bias": "bias terms, head",
     "lora": "low-rank factors, head",
     "dora": "low-rank factors, head",

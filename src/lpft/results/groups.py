@@ -35,6 +35,7 @@ METHOD_NAMES = {
     "lp-prefix": "LP-Prefix",
     "peft": "PEFT",
     "lp-peft": "LP-PEFT",
+    "contrastive": "Contrastive",
 }
 
 _ROUNDINGS = 8

@@ -185,9 +185,9 @@ def _run_parameter_set(method: Method) -> str:
     """The parameters in the kernel of a run: those that its method trains.
 
     LP trains the head alone, which gives P. Its F is over all parameters, as FT's is: those are
-    what LP-FT goes on to train.
+    what LP-FT goes on to train. Contrastive tuning moves them all.
     """
-    return method.trained if method.fine_tunes else "all"
+    return "all" if not method.fine_tunes or method.contrastive else method.trained
 
 
 def _initial_head(

@@ -100,6 +100,8 @@ class KernelComputation:
     def __init__(
         self, config: KernelConfig, run: Path | None = None, data: TextData | None = None
     ) -> None:
+        if run is None:
+            _refuse_contrastive(config.kernels.methods)
         self.config = config
         self._run = run
         self.data = load_data(config.run.data) if data is None else data
@@ -251,6 +253,21 @@ class KernelComputation:
             timings=results.timings,
             environment=environment(plans[0].device),
         )
+
+
+def _refuse_contrastive(methods: Sequence[str]) -> None:
+    """Refuse a kernel at the start of contrastive tuning: its loss is not one of the logits.
+
+    Raises:
+        InputError: such a method is among ``methods``.
+    """
+    for name in methods:
+        if get_method(name).contrastive:
+            raise InputError(
+                f"{named('methods')} {name}: its steps follow pairs of features and not logits, so "
+                "that the kernel says nothing of them; name lp-ft, which has the same start, or a "
+                "trained run"
+            )
 
 
 def _resume_key(

@@ -52,7 +52,7 @@ from lpft.results.schema import (
 )
 from lpft.runs.findings import log_findings
 from lpft.runs.train import describe_data, status_recorded, train_run
-from lpft.settings import MINILM
+from lpft.settings import MINILM, passes
 from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig
 from lpft.settings.methods import AUTO, get_method
 
@@ -228,12 +228,12 @@ class _Running:
         """How long a run will take, by one of its kind or else by the time of a forward pass."""
         tunes = get_method(run.training.method).fine_tunes
         of_an_epoch = [
-            one.seconds / _epochs(self.config.run("", one.method, **one.settings))
+            one.seconds / _epochs(self.config.run("", one.method, **one.settings), self.data)
             for one in self.selection.candidates
             if one.seconds is not None and get_method(one.method).fine_tunes == tunes
         ]
         if of_an_epoch:
-            return float(np.mean(of_an_epoch)) * _epochs(run)
+            return float(np.mean(of_an_epoch)) * _epochs(run, self.data)
         return _measured_seconds(run, self.data)
 
     def _train(self, name: str, run: RunConfig, changes: dict[str, Any]) -> None:
@@ -368,9 +368,9 @@ def _measured_seconds(run: RunConfig, data: TextData) -> float:
     trainings = 1
     if validation_kind(data, fine_tunes=True) == "folds":
         trainings += VALIDATION_FOLDS
-    return _PASSES * per_row * len(data.train) * trainings * _epochs(run)
+    return _PASSES * per_row * len(data.train) * trainings * _epochs(run, data)
 
 
-def _epochs(run: RunConfig) -> float:
+def _epochs(run: RunConfig, data: TextData) -> float:
     """Those of fine-tuning; 1 of linear probing."""
-    return run.training.epochs or 1.0
+    return passes(run.training, len(data.train)) or 1.0

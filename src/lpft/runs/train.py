@@ -36,7 +36,7 @@ from lpft.runs.findings import log_findings, recorded
 from lpft.settings import MINILM
 from lpft.settings.configs import RunConfig
 from lpft.settings.environment import check_environment
-from lpft.settings.methods import get_method
+from lpft.settings.methods import check_installed, get_method
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -78,6 +78,7 @@ def train_run(
         logger.info("%s is finished already", folder)
         return finished
     started = perf_counter()
+    check_installed(get_method(config.training.method))
     if config.training.model != MINILM:
         check_model_path(config.training.model)
     checked_before = data is not None

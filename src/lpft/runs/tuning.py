@@ -50,7 +50,9 @@ def trials(
 
     The first has the defaults of its method. ``finished`` gives the candidates so far.
     """
-    methods = tuple(name for name in config.methods if METHODS[name].fine_tunes)
+    methods = config.methods
+    if len(methods) > 1:
+        methods = tuple(name for name in methods if METHODS[name].fine_tunes_head)
     searched = [name for name in SEARCHED if getattr(config.training, name) is None]
     digits = len(str(config.selection.tune))
     names = [f"trial-{number:0{digits}d}" for number in range(1, config.selection.tune + 1)]

@@ -210,10 +210,30 @@ class TrainingSettings(Settings):
         commands=("train", "ntk"),
     )
     epochs: float | None = setting(
-        None, "passes over the training rows", gt=0, filled=10.0, **_TUNING
+        None,
+        "passes over the training rows (default: 10; of contrastive tuning 20, and no more steps "
+        "than --contrastive-steps)",
+        gt=0,
+        filled=10.0,
+        filled_by_trained={"encoder": 20.0},
+        **_TUNING,
+    )
+    contrastive_steps: int | None = setting(
+        None,
+        "largest number of steps of contrastive tuning, whatever the epochs",
+        gt=0,
+        needs="contrastive tuning",
+        filled=100,
+        decides=Decides.RUN,
+        commands=("train",),
     )
     batch_size: int | None = setting(
-        None, "rows per step (default: by task and method)", gt=0, filled=16, **_TUNING
+        None,
+        "rows per step, of which contrastive tuning takes all pairs (default: by task and method)",
+        gt=0,
+        filled=16,
+        filled_by_trained={"encoder": 32},
+        **_TUNING,
     )
     # FT and LP-FT share one default, and so do LoRA and LP-LoRA, so that a difference between
     # them is a difference of their heads.
@@ -236,7 +256,7 @@ class TrainingSettings(Settings):
         "end fine-tuning after so many epochs without a better one on validation; the learning "
         "rate decays as over all epochs (default: train every epoch)",
         ge=1,
-        needs="fine-tuning",
+        needs="fine-tuning of the head",
         decides=Decides.RUN,
         commands=("train",),
     )
@@ -244,7 +264,7 @@ class TrainingSettings(Settings):
         None,
         "factor on the head's weight just before fine-tuning",
         ge=0,
-        needs="fine-tuning",
+        needs="fine-tuning of the head",
         filled=1.0,
         same_time=True,
         commands=("train", "ntk"),
@@ -452,6 +472,15 @@ def resolve(
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     return settings.model_copy(update=filled)
+
+
+def passes(settings: TrainingSettings, rows: int) -> float:
+    """The epochs over so many training rows, which contrastive tuning ends after its last step."""
+    if settings.epochs is None or settings.batch_size is None:
+        return 0.0  # linear probing
+    if settings.contrastive_steps is None:
+        return settings.epochs
+    return min(settings.epochs, settings.contrastive_steps / -(-rows // settings.batch_size))
 
 
 def without_effect(method: str) -> tuple[str, ...]:

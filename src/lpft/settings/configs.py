@@ -36,7 +36,7 @@ _OF_COMMANDS = (ExperimentSettings, InterpolationSettings, PredictionSettings, S
 SEARCHED = ("learning_rate", "epochs")
 """What ``--tune`` searches, beside the method."""
 
-AUTO_METHODS = ("lp", "lp-ft", "lora", "ft")
+AUTO_METHODS = ("lp", "contrastive", "lp-ft", "lora", "ft")
 """What ``--method auto`` may train, in this order."""
 
 

@@ -31,6 +31,8 @@ class Decides(Flag):
 Need = Literal[
     "probing",
     "fine-tuning",
+    "fine-tuning of the head",
+    "contrastive tuning",
     "low-rank factors",
     "prefix",
     "PEFT configuration",

@@ -1,21 +1,22 @@
 """The methods of training, as rows of one table."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from lpft.errors import InputError, named
 from lpft.settings.fields import Need, Setting
 
-Trained = Literal["head", "all", "bias", "lora", "dora", "ia3", "prefix", "peft"]
+Trained = Literal["head", "all", "bias", "encoder", "lora", "dora", "ia3", "prefix", "peft"]
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to train a classifier.
 
-    ``trained`` is ``head`` (linear probing only), ``all``, ``bias`` (the encoder's bias terms), or
-    the kind of an adapter, whose parameters are trained together with the head:
-    :func:`lpft.model.adapters.adapt`.
+    ``trained`` is ``head`` (linear probing only), ``all``, ``bias`` (the encoder's bias terms),
+    ``encoder`` (by contrastive tuning, between two linear probes), or the kind of an adapter, whose
+    parameters are trained together with the head: :func:`lpft.model.adapters.adapt`.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Method:
     @property
     def adapter(self) -> str | None:
         """The kind of parameters that are added to the model's own, if any."""
-        return None if self.trained in ("head", "all", "bias") else self.trained
+        return None if self.trained in ("head", "all", "bias", "encoder") else self.trained
 
     @property
     def moves_features(self) -> bool:
@@ -41,11 +42,21 @@ class Method:
         """
         return self.trained in ("prefix", "peft")
 
+    @property
+    def contrastive(self) -> bool:
+        return self.trained == "encoder"
+
+    @property
+    def fine_tunes_head(self) -> bool:
+        return self.fine_tunes and not self.contrastive
+
     def takes(self, setting: Setting) -> bool:
         """Whether a setting has an effect with this method."""
         available: dict[Need, bool] = {
             "probing": self.head_start == "lp",
             "fine-tuning": self.fine_tunes,
+            "fine-tuning of the head": self.fine_tunes_head,
+            "contrastive tuning": self.contrastive,
             "low-rank factors": self.trained in ("lora", "dora"),
             "prefix": self.trained == "prefix",
             "PEFT configuration": self.trained == "peft",
@@ -57,6 +68,9 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("lp", "lp", "head", "linear probing: logistic regression on frozen features"),
+        Method(
+            "contrastive", "lp", "encoder", "the encoder on pairs of texts, then linear probing"
+        ),
         Method("ft", "random", "all", "fine-tuning of everything from a random head"),
         Method("lp-ft", "lp", "all", "linear probing, then fine-tuning of everything"),
         Method("lora", "random", "lora", "low-rank factors and a random head"),
@@ -78,15 +92,18 @@ METHODS: dict[str, Method] = {
 LEARNING_RATES = {
     **{"lora": 5e-4, "dora": 5e-4, "peft": 5e-4},
     **{"bias": 4e-4, "ia3": 3e-3, "prefix": 5e-3},
+    "encoder": 5e-5,
 }
-"""Initial learning rates by what is trained, where they differ from that of whole models: of the
-last three within the ranges of their papers, from small models upwards."""
+"""Initial learning rates by what is trained, where they differ from that of whole models: of
+bias terms, IA3 and prefixes within the ranges of their papers, from small models upwards."""
 
 MINILM_LEARNING_RATES = {
     **{"all": 1e-4, "lora": 2e-3, "dora": 2e-3, "peft": 2e-3},
     **{"bias": 2e-3, "ia3": 1e-2, "prefix": 1e-2},
+    "encoder": 2e-4,
 }
-"""The same for the packaged model, measured with ``benchmarks/learning_rates.py``."""
+"""The same for the packaged model, measured with ``benchmarks/learning_rates.py``, that of
+contrastive tuning on draws of TREC and SST-2 as in ``benchmarks/auto.py``."""
 
 
 AUTO = "auto"
@@ -107,6 +124,24 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise InputError(f"unknown method '{name}': expected one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def contrastive_installed() -> bool:
+    """Whether the library is there whose loss contrastive tuning minimises."""
+    return find_spec("sentence_transformers") is not None
+
+
+def check_installed(method: Method) -> None:
+    """Refuse a method whose library is not installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if method.contrastive and not contrastive_installed():
+        raise InputError(
+            f"{named('method')} {method.name} needs sentence-transformers, which is not installed: "
+            "pip install 'lpft[contrastive]'"
+        )
 
 
 def with_lp_head(name: str) -> str | None:

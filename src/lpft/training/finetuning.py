@@ -95,7 +95,7 @@ def finetune(
         if settings.patience is None
         else [Patience(settings.patience, metric, 0 if start_counts else 1)]
     )
-    _train(
+    train_steps(
         model,
         train,
         settings,
@@ -125,7 +125,7 @@ def finetune_for(
     The learning rate falls as if the training went on. Takes and raises what :func:`finetune` does.
     """
     callbacks = [TrainingReporter(on_history), CheckpointKeeper(), _Stop(epochs)]
-    _train(model, train, settings, folder=folder, callbacks=callbacks)
+    train_steps(model, train, settings, folder=folder, callbacks=callbacks)
 
 
 def finetune_scored(
@@ -157,7 +157,7 @@ def finetune_scored(
         logger.warning("'%s' is damaged: this training begins anew", scores / damaged)
         shutil.rmtree(folder)
 
-    trainer = _train(
+    trainer = train_steps(
         model,
         train,
         settings,
@@ -170,7 +170,22 @@ def finetune_scored(
     return rows, np.stack([np.load(scores / f"{row['step']}.npy") for row in rows])
 
 
-def _train(
+@dataclass(frozen=True)
+class Objective:
+    """What steps minimise where it is not cross-entropy, and the order in which rows come.
+
+    ``loss`` takes the model's outputs and the labels of a batch; ``sampler`` the training rows and
+    the seed; ``steps`` are those to take, if not of all epochs; ``warm_up`` is the share of them
+    over which the learning rate rises from 0.
+    """
+
+    loss: Callable[..., torch.Tensor]
+    sampler: Callable[[SplitInputs, int], Sampler[int]]
+    steps: int | None = None
+    warm_up: float = 0.0
+
+
+def train_steps(
     model: nn.Module,
     train: SplitInputs,
     settings: TrainingSettings,
@@ -180,6 +195,7 @@ def _train(
     validation: SplitInputs | None = None,
     choice: Mapping[str, Any] | None = None,
     on_logits: Callable[[int, NDArray[np.float32]], None] = lambda _step, _logits: None,
+    objective: Objective | None = None,
 ) -> Trainer:
     """Train by Trainer from the last whole checkpoint below ``folder``.
 
@@ -189,7 +205,7 @@ def _train(
     so that a training that is stopped and resumed repeats what it would have done.
 
     ``choice`` are Trainer's arguments for keeping the best epoch; ``on_logits`` is given each
-    evaluation's step and logits.
+    evaluation's step and logits. Without an ``objective`` it is that of :func:`finetune`.
     """
     assert settings.batch_size is not None, "settings must be resolved"
     scored = _EVALUATION_ROWS if validation is None else len(validation.tokens)
@@ -209,6 +225,7 @@ def _train(
             validation=validation,
             choice=choice,
             on_logits=on_logits,
+            objective=objective,
         )
         checkpoint = last_checkpoint(folder)
         trainer.args.eval_on_start = validation is not None and checkpoint is None
@@ -295,8 +312,9 @@ def _trainer(
     validation: SplitInputs | None,
     choice: Mapping[str, Any] | None,
     on_logits: Callable[[int, NDArray[np.float32]], None],
+    objective: Objective | None,
 ) -> Trainer:
-    """Trainer for :func:`_train`, which seeds torch's global state."""
+    """Trainer for :func:`train_steps`, which seeds torch's global state."""
     device = resolve_device(settings.device)
     classes: Any = plain_classifier(model).config.classes  # type: ignore[union-attr]
     steps_per_epoch = -(-len(train.tokens) // fitting.batch_size)
@@ -306,9 +324,11 @@ def _trainer(
         gradient_accumulation_steps=fitting.batch_size // fitting.training,
         per_device_eval_batch_size=fitting.evaluation,
         num_train_epochs=settings.epochs,
+        max_steps=-1 if objective is None or objective.steps is None else objective.steps,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         lr_scheduler_type="linear",
+        warmup_steps=0 if objective is None else objective.warm_up,
         optim="adamw_torch_fused",
         seed=settings.seed,
         bf16=settings.precision == "bfloat16",
@@ -336,18 +356,21 @@ def _trainer(
             by_length,
             lambda logits: on_logits(trainer.state.global_step, logits),
         )
-    trainer = _LengthGroupedTrainer(
+    if objective is None:
+        class_weight = class_weights(settings.class_weight, classes)
+        objective = Objective(
+            _mean_loss(class_weight, train.labels, len(classes), device, train.weights),
+            lambda rows, seed: _SeededLengthSampler(
+                rows.tokens.lengths.tolist(), fitting.batch_size, seed
+            ),
+        )
+    trainer = _SampledTrainer(
+        sampler=objective.sampler(train, settings.seed),
         model=model,
         args=arguments,
         train_dataset=[(train, row) for row in range(len(train.tokens))],
         data_collator=_collate,
-        compute_loss_func=_mean_loss(
-            class_weights(settings.class_weight, classes),
-            train.labels,
-            len(classes),
-            device,
-            train.weights,
-        ),
+        compute_loss_func=objective.loss,
         callbacks=callbacks,
         **evaluation,
     )
@@ -453,17 +476,19 @@ class _SeededLengthSampler(Sampler[int]):
         yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
 
 
-class _LengthGroupedTrainer(Trainer):
-    """Trainer with :class:`_SeededLengthSampler` and weights of rows.
+class _SampledTrainer(Trainer):
+    """Trainer with a sampler of our own and weights of rows.
 
     It has no argument that takes a sampler, and its function of the loss sees no inputs.
     """
 
+    def __init__(self, *, sampler: Sampler[int], **arguments: Any) -> None:
+        self._sampler = sampler
+        super().__init__(**arguments)
+
     def _get_train_sampler(self, train_dataset: list[_Item] | None = None) -> Sampler:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = rows[0][0].tokens.lengths.tolist()
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return _SeededLengthSampler(lengths, batch_size, self.args.seed)
+        del train_dataset
+        return self._sampler
 
     def compute_loss(
         self,
@@ -490,19 +515,7 @@ def _mean_loss(
     Not cross_entropy's own weight, which divides by the sum of the batch's weights: that undoes a
     part of them.
     """
-    weights = torch.ones(classes)  # classes without rows weigh 1
-    if class_weight is not None:
-        present = np.unique(labels)
-        by_class = compute_class_weight(
-            class_weight
-            if isinstance(class_weight, str)
-            else {c: class_weight[c] for c in present},
-            classes=present,
-            y=labels,
-            sample_weight=sample_weight,
-        )
-        weights[present] = torch.tensor(by_class, dtype=torch.float32)
-    weights = weights.to(device)
+    weights = weights_by_class(class_weight, labels, classes, sample_weight).to(device)
 
     def loss(
         outputs: Any,
@@ -519,6 +532,28 @@ def _mean_loss(
         return weighted.sum() / rows
 
     return loss
+
+
+def weights_by_class(
+    class_weight: Weights | None,
+    labels: NDArray[np.int64],
+    classes: int,
+    sample_weight: NDArray[np.float64] | None = None,
+) -> torch.Tensor:
+    """w_y [C] as scikit-learn weighs ``labels`` (N); classes without rows weigh 1."""
+    weights = torch.ones(classes)
+    if class_weight is not None:
+        present = np.unique(labels)
+        by_class = compute_class_weight(
+            class_weight
+            if isinstance(class_weight, str)
+            else {c: class_weight[c] for c in present},
+            classes=present,
+            y=labels,
+            sample_weight=sample_weight,
+        )
+        weights[present] = torch.tensor(by_class, dtype=torch.float32)
+    return weights
 
 
 def _evaluation_metrics(

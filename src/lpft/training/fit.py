@@ -32,15 +32,16 @@ from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import seeded
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
-from lpft.settings import TrainingSettings
-from lpft.settings.methods import Method, get_method
+from lpft.settings import TrainingSettings, passes
+from lpft.settings.methods import Method, check_installed, get_method
 from lpft.training.cache import (
     SplitInputs,
     cached_out_of_fold_logits,
     cached_probe,
 )
-from lpft.training.finetuning import finetune, finetune_for
-from lpft.training.folds import cross_validate
+from lpft.training.contrastive import tune, tune_for, tune_scored
+from lpft.training.finetuning import finetune, finetune_for, finetune_scored
+from lpft.training.folds import FoldScores, cross_validate
 from lpft.training.history import (
     BestEpoch,
     Row,
@@ -116,7 +117,8 @@ def fit_classifier(
     """Train ``classifier`` by ``settings.method`` and fit its temperature on validation.
 
     Fine-tuning keeps its best epoch by ``metric`` on validation; where it starts from a linear
-    probe, that start is one of them, unless ``kind`` is ``paper``. Without ``validation``, ``kind``
+    probe, that start is one of them, unless ``kind`` is ``paper``; contrastive tuning has two, the
+    probe before it and the one after it. Without ``validation``, ``kind``
     being ``folds``, epoch and temperature come from out-of-fold logits of the training rows, and
     the model is trained on all of them. ``settings`` must be resolved. Checkpoints are kept below
     ``folder / "checkpoints"`` and resumed from where they are there already; the adapter of a PEFT
@@ -127,19 +129,35 @@ def fit_classifier(
         InputError: the data or the model cannot be trained on, or training diverges.
     """
     method = get_method(settings.method)
+    check_installed(method)
     if not method.fine_tunes:
         return _probe_alone(classifier, train, validation, settings, kind, on_history)
     start, history = classifier.model, list[Row]()
     started = perf_counter()
     if method.head_start == "lp" and method.moves_features:
         train = replace(train, at_start=features_at_start(start, train.tokens, settings))
+    epochs = passes(settings, len(train.labels))
+    words = "contrastive tuning" if method.contrastive else "fine-tuning"
     validated, strength = None, None
     if validation is None:
 
-        def begin(rows: SplitInputs) -> nn.Module:
-            return _begin(copy.deepcopy(start), rows, settings, method, logging.DEBUG)[0]
+        def train_scored(
+            inside: SplitInputs, held_out: SplitInputs, part: Path, name: str
+        ) -> FoldScores:
+            copied = copy.deepcopy(start)
+            model, first = _begin(copied, inside, settings, method, logging.DEBUG)
+            name, rows = f"{words}, {name}", (inside, held_out, settings)
+            if not method.contrastive:
+                return finetune_scored(model, *rows, folder=part, name=name)
+            assert first is not None
+            strength = first.inverse_strength
+            return tune_scored(
+                copied, *rows, strength=strength, epochs=epochs, folder=part, name=name
+            )
 
-        validated = cross_validate(begin, train, settings, metric=metric, folder=folder / "folds")
+        validated = cross_validate(
+            train_scored, train, settings, metric=metric, folder=folder / "folds"
+        )
         if method.head_start == "lp":
             strength = _usual_strength(train, settings, start.config.classes)
     folded = perf_counter()
@@ -154,35 +172,61 @@ def fit_classifier(
         trained, probe = _begin(start, train, settings, method, strength=strength)
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
-        if validation is not None:
+        start_counts = kind != "paper" and probe is not None
+        checkpoints, inverse_strength = folder / "checkpoints", 0.0
+        if probe is not None:
+            inverse_strength = probe.inverse_strength
+        if validation is not None and method.contrastive:
+            tune(
+                start,
+                train,
+                validation,
+                settings,
+                strength=inverse_strength,
+                metric=metric,
+                folder=checkpoints,
+                on_history=keep_history,
+                start_counts=start_counts,
+            )
+        elif validation is not None:
             finetune(
                 trained,
                 train,
                 validation,
                 settings,
                 metric=metric,
-                folder=folder / "checkpoints",
+                folder=checkpoints,
                 on_history=keep_history,
-                start_counts=kind != "paper" and probe is not None,
+                start_counts=start_counts,
             )
-        assert settings.epochs is not None, "settings must be resolved"
         best = best_epoch(
             evaluations(history) if validated is None else validated.evaluations,
             metric,
-            epochs=settings.epochs,
-            start_counts=kind != "paper" and probe is not None,
+            epochs=epochs,
+            start_counts=start_counts,
             from_probe=probe is not None,
+            training=words,
         )
         if validated is not None:
             keep_history([])
-            if best.index > 0:
+        if validated is not None and best.index > 0:
+            if method.contrastive:
+                tune_for(
+                    start,
+                    train,
+                    settings,
+                    strength=inverse_strength,
+                    folder=checkpoints,
+                    on_history=keep_history,
+                )
+            else:
                 last = best.index == len(validated.evaluations) - 1
                 finetune_for(
                     trained,
                     train,
                     settings,
                     epochs=math.inf if last else best.epoch,
-                    folder=folder / "checkpoints",
+                    folder=checkpoints,
                     on_history=keep_history,
                 )
     adapter = None
@@ -205,7 +249,9 @@ def fit_classifier(
         scored = Scored(
             "folds", rows, logits, used.labels, folds=validated.folds, weights=used.weights
         )
-    signs = signs_of_undertraining(history, best, scored.labels, model.config.num_labels)
+    signs: tuple[str, ...] = ()
+    if not method.contrastive:  # its loss has other values
+        signs = signs_of_undertraining(history, best, scored.labels, model.config.num_labels)
     _report(best, signs)
     return Fit(
         classifier=Classifier(model, classifier.tokenizer),
@@ -287,13 +333,14 @@ def _begin(
     strength: float | None = None,
 ) -> tuple[nn.Module, LinearProbe | None]:
     """The model, changed in place, from which fine-tuning starts, and the probe in its head."""
-    assert settings.head_scale is not None, "settings must be resolved"
     adapted = adapt(model, method, settings)
     head, probe = trained_head(adapted), None
     if method.head_start == "lp":
         probe = _probe(head, model.config.classes, train, settings, level, strength)
-    with torch.no_grad():
-        head.weight.mul_(settings.head_scale)
+    if method.fine_tunes_head:
+        assert settings.head_scale is not None, "settings must be resolved"
+        with torch.no_grad():
+            head.weight.mul_(settings.head_scale)
     return adapted, probe
 
 

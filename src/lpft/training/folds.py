@@ -16,7 +16,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from lpft.data.splits import scored_rows
 from lpft.files import replace_when_written
@@ -24,7 +23,6 @@ from lpft.model.encoder import seeded
 from lpft.settings import TrainingSettings
 from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs
-from lpft.training.finetuning import finetune_scored
 from lpft.training.history import Row, epochs_since_best, pooled_evaluation
 
 logger = logging.getLogger(__name__)
@@ -44,8 +42,13 @@ class CrossValidation:
     folds: int
 
 
+FoldScores = tuple[list[Row], NDArray[np.float32]]
+"""E + 1 rows of a history's evaluations, and the logits of M held-out rows at each (E + 1 x M x C).
+"""
+
+
 def cross_validate(
-    start: Callable[[SplitInputs], nn.Module],
+    train_scored: Callable[[SplitInputs, SplitInputs, Path, str], FoldScores],
     train: SplitInputs,
     settings: TrainingSettings,
     *,
@@ -61,7 +64,9 @@ def cross_validate(
     training that was stopped goes on from its last checkpoint.
 
     Args:
-        start: the model that a training on the given rows begins from; called in a seeded block.
+        train_scored: trains on the rows of its first argument and scores those of its second before
+            the first step and after every epoch; takes a folder and a name for the progress bar,
+            and is called in a seeded block.
         settings: resolved.
 
     Raises:
@@ -71,21 +76,20 @@ def cross_validate(
     fold = train.folds()
     rows = scored_rows(train.labels, fold)
     used = np.unique(fold[rows]).tolist()
-    scored: list[tuple[list[Row], NDArray[np.float32]]] = []
+    scored: list[FoldScores] = []
     for number in used:
         inside = np.flatnonzero(fold != number)
         held_out = rows[fold[rows] == number]
         name = f"fold {len(scored) + 1} of {len(used)}"
-        scored.append(
-            _scored_fold(
-                start,
-                train.select(inside),
-                train.select(held_out),
-                settings,
-                folder=folder / f"fold-{number}",
-                name=name,
-            )
-        )
+        part = folder / f"fold-{number}"
+        finished = part.with_suffix(".npz")
+        result = _read(finished)
+        if result is None:
+            with seeded(settings.seed):
+                result = train_scored(train.select(inside), train.select(held_out), part, name)
+            _write(result, finished)
+            shutil.rmtree(part)
+        scored.append(result)
         logger.info("%s: validation accuracy %.3f at its best", name, _best_accuracy(scored[-1][0]))
     order = np.argsort(np.concatenate([rows[fold[rows] == number] for number in used]))
     logits = np.concatenate([each for _, each in scored], axis=1)[:, order]
@@ -103,41 +107,22 @@ def cross_validate(
     return CrossValidation(rows, logits, evaluations, len(used))
 
 
-def _scored_fold(
-    start: Callable[[SplitInputs], nn.Module],
-    train: SplitInputs,
-    held_out: SplitInputs,
-    settings: TrainingSettings,
-    *,
-    folder: Path,
-    name: str,
-) -> tuple[list[Row], NDArray[np.float32]]:
-    """One fold's evaluations and logits, read where they are finished."""
-    finished = folder.with_suffix(".npz")
-    if finished.is_file():
-        try:
-            return _read_fold(finished)
-        except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-            logger.warning("'%s' is damaged (%s): this fold is trained again", finished, error)
-    with seeded(settings.seed):
-        evaluations, logits = finetune_scored(
-            start(train),
-            train,
-            held_out,
-            settings,
-            folder=folder,
-            name=f"fine-tuning, {name}",
-        )
-    with replace_when_written(finished) as temporary, temporary.open("wb") as file:
+def _write(scores: FoldScores, path: Path) -> None:
+    evaluations, logits = scores
+    with replace_when_written(path) as temporary, temporary.open("wb") as file:
         np.savez(file, logits=logits, evaluations=json.dumps(evaluations))
-    shutil.rmtree(folder)
-    return evaluations, logits
 
 
-def _read_fold(finished: Path) -> tuple[list[Row], NDArray[np.float32]]:
-    """A fold's evaluations and logits from its file, whose parts have checksums."""
-    with np.load(finished) as content:
-        return json.loads(str(content["evaluations"])), content["logits"]
+def _read(path: Path) -> FoldScores | None:
+    """A fold that is finished, from its file, whose parts have checksums."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as content:
+            return json.loads(str(content["evaluations"])), content["logits"]
+    except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        logger.warning("'%s' is damaged (%s): this fold is trained again", path, error)
+        return None
 
 
 def _best_accuracy(evaluations: Sequence[Row]) -> float:

@@ -234,11 +234,12 @@ def best_epoch(
     epochs: float,
     start_counts: bool,
     from_probe: bool,
+    training: str = "fine-tuning",
 ) -> BestEpoch:
     """The first epoch with the highest ``metric`` out of evaluations at epochs 0, 1, ...
 
     ``epochs``: those that were planned; ``start_counts``: whether epoch 0 is a candidate;
-    ``from_probe``: whether it is a linear probe.
+    ``from_probe``: whether it is a linear probe; ``training``: what the epochs are of, in words.
     """
     scores = [row[f"validation_{metric}"] for row in scored]
     first = 0 if start_counts else 1
@@ -246,13 +247,13 @@ def best_epoch(
     note = None
     if from_probe and scores[0] > scores[index]:
         note = (
-            f"The linear probe that fine-tuning started from was better on validation ({metric} "
+            f"The linear probe that {training} started from was better on validation ({metric} "
             f"{scores[0]:.3f}, the epoch kept {scores[index]:.3f}); the paper's rule keeps the "
-            "best epoch of fine-tuning."
+            f"best epoch of {training}."
         )
     elif from_probe and index == 0:
         note = (
-            "No epoch of fine-tuning was better on validation than the linear probe that it "
+            f"No epoch of {training} was better on validation than the linear probe that it "
             f"started from ({metric} {scores[0]:.3f}), so the probe was kept."
         )
     return BestEpoch(
