@@ -33,7 +33,7 @@ from lpft.training.candidates import as_candidate, fit_data, held_out_probe, hol
 
 METHODS = (*AUTO_METHODS, "lp-lora")
 """The candidates, and an adapter that starts from the LP head, for comparison."""
-SIZES = {"16": "16-per-class", "500": "500-rows"}
+SIZES = {"8": "8-per-class", "16": "16-per-class", "500": "500-rows"}
 
 
 def training_data(pool: Pool, rows: np.ndarray) -> TextData:
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the official release files")
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     parser.add_argument("--data", default=",".join(NAMES), help="sets, separated by commas")
-    parser.add_argument("--size", default="16,500", help="16 (per class) or 500 (rows)")
+    parser.add_argument("--size", default="16,500", help="8 or 16 (per class) or 500 (rows)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--summary", action="store_true", help="print the table, train nothing")

@@ -195,7 +195,7 @@ def without_loss(history):
 def test_a_tuning_that_was_stopped_goes_on_to_the_same_result(
     tmp_path, classifier, monkeypatch, kind
 ):
-    monkeypatch.setattr("lpft.training.finetuning.MINUTES_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("lpft.training.checkpoints.MINUTES_BETWEEN_CHECKPOINTS", 0.0)
     settings = {"rows": 20, "learning_rate": 1e-3}
     again = build_classifier(
         str(tmp_path / "model"), CLASSES, seed=0, pooling="mean", max_length=32
