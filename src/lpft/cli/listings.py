@@ -188,8 +188,8 @@ def methods(options: Namespace) -> None:
         ],
     )
     print(
-        "\nauto trains lp, then lp-ft, lora and ft where they can still win, and keeps the "
-        "simplest\nwithin one standard error of the best on validation."
+        "\nauto trains lp, then with few rows contrastive, then lp-ft, lora and ft where they can "
+        "still win,\nand keeps the simplest within one standard error of the best on validation."
         "\nLoRA and DoRA sit on the query and value projections (see lpft models). In families "
         "that fuse\nquery, key and value into one projection, all of it is adapted, the keys too."
         "\npeft and lp-peft take any PEFT configuration: --peft-config FILE."
