@@ -64,6 +64,7 @@ def test_an_encoding_that_is_named_is_read(tmp_path, name, encoding):
         ("ascii", b"text\nfine\nna\xefve\n", ["line 3", "0xef", "ascii"]),
         ("utf-16", "text\nfine\n".encode("utf-16")[:-1], ["line 2", "utf-16"]),
         ("latin-1", "text\nfine\n".encode("utf-16"), ["line 1", "null byte", "latin-1"]),
+        ("utf-16", b"text\nfine\n", ["byte-order mark", "utf-16-le"]),
     ],
 )
 def test_a_line_of_another_encoding_than_the_named_one_is_named(tmp_path, encoding, content, parts):

@@ -1,5 +1,8 @@
 """The linear-head classifier on every family, against plain transformers and hand-made pooling."""
 
+import json
+import math
+
 import pytest
 import torch
 from tiny_models import DECODERS, FAMILIES, save_tiny_model, toy_texts
@@ -85,6 +88,15 @@ def test_logits_are_the_head_of_the_features_over_the_temperature(folders, famil
     model.encoder.eval()
     model.dropout.p = 0.0
     torch.testing.assert_close(model(input_ids=ids).logits, raw, msg="training divides by no T")
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
+def test_a_saved_temperature_that_cannot_divide_logits_is_named(folders, temperature, tmp_path):
+    save_classifier(build(folders, "bert"), tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"temperature": temperature}))
+    with pytest.raises(InputError, match=r"config\.json.*temperature"):
+        load_classifier(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -226,3 +238,8 @@ def test_a_length_that_the_model_cannot_read_is_refused(folders, family, reach):
     for length in (least - 1, limit + 1):
         with pytest.raises(InputError, match=f"{reach} tokens"):
             build(folders, family, max_length=length)
+
+
+def test_a_name_that_no_hub_model_can_have_is_refused():
+    with pytest.raises(InputError, match="a b//c"):
+        build_classifier("a b//c", ("bad", "good"), seed=0)

@@ -153,6 +153,11 @@ def _decoded_lines(
             damage = error
             decoder.setstate((b"", state[1]))
             text = decoder.decode(error.object[: error.start])
+        except UnicodeError as error:  # of utf-16 and utf-32, which ask for a byte-order mark
+            raise InputError(
+                f"{path} does not begin with the byte-order mark of {encoding}: give "
+                f"{named('encoding')} utf-16-le or utf-16-be, or the encoding that it has"
+            ) from error
         if start and text:
             text, start = text.removeprefix("\ufeff"), False
         first, *others = text.split("\n")

@@ -7,7 +7,7 @@ import inspect
 import json
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -310,7 +310,9 @@ def _remedy(keys: Iterable[str]) -> str:
 
 
 def _explain_load_failure(source: str, error: Exception, revision: str | None) -> str:
-    adapted = find_adapter_config_file(source, revision=revision)
+    adapted = None
+    with suppress(OSError, ValueError):  # a name that no model of the Hub can have
+        adapted = find_adapter_config_file(source, revision=revision)
     if adapted is not None:
         try:
             base = json.loads(Path(adapted).read_text(encoding="utf-8"))["base_model_name_or_path"]

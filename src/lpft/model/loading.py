@@ -1,5 +1,6 @@
 """From a model's name or folder to a classifier with its tokenizer, and from a saved one back."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -159,6 +160,11 @@ def load_classifier(folder: Path) -> Classifier:
         raise InputError(
             f"'{folder}' contains a {config.model_type} model, not a classifier of lpft: train one "
             f"on it, with {named('model')} {folder}"
+        )
+    if not 0 < config.temperature < math.inf:
+        raise InputError(
+            f"'{folder / 'config.json'}' has the temperature {config.temperature}: expected a "
+            "number above 0; restore the file or train the run again"
         )
     try:
         with quiet_transformers():

@@ -231,6 +231,7 @@ class TrainingSettings(Settings):
         None,
         "rows per step, of which contrastive tuning takes all pairs (default: by task and method)",
         gt=0,
+        le=2**31 - 1,
         filled=16,
         filled_by_trained={"encoder": 32},
         **_TUNING,
