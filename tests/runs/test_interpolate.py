@@ -335,6 +335,7 @@ REFUSED = {
     "other data": "test data",
     "another base model": "changed since",
     "other weights": "its own predictions",
+    "no predictions": "predictions/validation.parquet",
     "the probe won": "kept its linear probe",
     "unfinished": "--resume",
 }
@@ -373,6 +374,8 @@ def test_what_cannot_be_interpolated_is_refused_in_one_line(
         (run / "lp/head.safetensors").unlink()
     elif case == "a damaged head":
         (run / "lp/head.safetensors").write_bytes(b"no head")
+    elif case == "no predictions":
+        (run / "predictions/validation.parquet").unlink()
     elif case == "other weights":
         shutil.copy(runs["lp-lora"] / "model.safetensors", run / "model.safetensors")
     elif case == "unfinished":

@@ -86,7 +86,7 @@ def interpolate_run(
     threshold = OutputSettings.read_own(record.config).threshold
     scored = score_points(path, sets, kind, settings.alphas, threshold)
     if settings.validation_file is None:
-        check_end(run, saved, scored[-1])
+        check_end(run, scored[-1])
     choice = choose(scored, data.validation)
     chosen = scored[choice.chosen]
     points = [

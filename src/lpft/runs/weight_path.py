@@ -23,9 +23,9 @@ from lpft.errors import InputError
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.results.formats import fixed
-from lpft.results.run import LP_HEAD
+from lpft.results.run import LP_HEAD, Predictions
 from lpft.results.saved import SavedClassifier, model_at_start
-from lpft.results.schema import PointRecord, RunRecord
+from lpft.results.schema import PointRecord, RunRecord, UnusableRecord
 from lpft.runs.evaluate import score_splits
 from lpft.settings import TrainingSettings
 from lpft.training.cache import cached_logits
@@ -87,8 +87,8 @@ class WeightPath:
             if not torch.equal(tensor, last[name])
         }
         digest = sha256(" ".join(self.encoders.values()).encode())
-        for name in ("head.weight", "head.bias"):
-            for tensor in self._ends.get(name, ()):
+        for name in sorted(name for name in first if name.startswith("head.")):
+            for tensor in (first[name], last[name]):
                 digest.update(tensor.contiguous().numpy().tobytes())
         self.fingerprint = digest.hexdigest()
 
@@ -172,13 +172,19 @@ def score_points(
     return scored
 
 
-def check_end(run: Path, saved: SavedClassifier, end: ScoredPoint) -> None:
+def check_end(run: Path, end: ScoredPoint) -> None:
     """Refuse weights that do not give the logits that the run recorded.
 
     Raises:
         InputError: they do not, or there are none.
     """
-    recorded, found = saved.validation().logits, end.logits["validation"]
+    found = end.logits["validation"]
+    try:
+        recorded = Predictions.read(run, "validation", found.shape[1]).logits
+    except UnusableRecord as problem:
+        raise InputError(
+            f"the run in '{run}' is damaged ({problem}): restore the file, or train it again"
+        ) from problem
     allowed = _AS_RECORDED * max(1.0, float(np.abs(recorded).max()))
     if recorded.shape != found.shape or not np.abs(recorded - found).max() <= allowed:
         raise InputError(
