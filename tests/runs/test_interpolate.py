@@ -19,6 +19,7 @@ from lpft import InputError, TextClassifier
 from lpft.data import load_data
 from lpft.data.tokens import tokenize
 from lpft.export import export_run
+from lpft.files import DIGESTS
 from lpft.model import load_classifier
 from lpft.model.adapters import load_adapter
 from lpft.model.inference import extract_features, head_logits
@@ -377,7 +378,8 @@ def test_what_cannot_be_interpolated_is_refused_in_one_line(
     elif case == "no predictions":
         (run / "predictions/validation.parquet").unlink()
     elif case == "other weights":
-        shutil.copy(runs["lp-lora"] / "model.safetensors", run / "model.safetensors")
+        for name in ("model.safetensors", DIGESTS):
+            shutil.copy(runs["lp-lora"] / name, run / name)
     elif case == "unfinished":
         read_record(run).updated(status="interrupted").write(run)
     outcome = lpft("interpolate", run, "--output-dir", tmp_path / "points")
