@@ -6,13 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft.data import Examples
 from lpft.data.splits import fold_numbers
+from lpft.data.tokens import tokenize
 from lpft.model import build_classifier
+from lpft.model.adapters import adapt
+from lpft.model.encoder import seeded
 from lpft.model.inference import encoder_fingerprint
 from lpft.settings import TrainingSettings, resolve
+from lpft.settings.methods import get_method
 from lpft.training.cache import prepare_split
 from lpft.training.finetuning import finetune_for, finetune_scored
 from lpft.training.fit import fit_classifier
@@ -68,6 +74,61 @@ def test_fine_tuning_starts_at_the_scaled_head_of_linear_probing(
     assert result.head_norm_at_start == pytest.approx(scale * norm, rel=1e-5)
     assert start["head_norm"] == pytest.approx(scale * norm, rel=1e-5)
     assert start["bias_norm"] == pytest.approx(np.linalg.norm(result.probe.bias), rel=1e-5)
+
+
+P_TUNING = {"peft_type": "P_TUNING", "num_virtual_tokens": 3, "encoder_hidden_size": 8}
+RANDOM_LORA = {"peft_type": "LORA", "init_lora_weights": False, "target_modules": ["query"]}
+STARTS = (
+    *(("lp-bitfit", {}), ("lp-ia3", {}), ("lp-prefix", {"prefix_length": 4})),
+    *(("lp-peft", {"peft_config": content}) for content in (P_TUNING, RANDOM_LORA)),
+)
+
+
+@pytest.mark.parametrize(("method", "changes"), STARTS)
+def test_fine_tuning_starts_at_a_probe_of_the_features_that_it_starts_from(
+    tmp_path, classifier, method, changes
+):
+    """Where virtual tokens or a configuration move the features at once, the probe is theirs."""
+    model = copy.deepcopy(classifier.model)
+    settings = resolve(TrainingSettings(method=method, device="cpu", **changes))
+    with seeded(0):
+        adapted = adapt(model, get_method(method), settings).eval()
+    network = getattr(adapted, "base_model", adapted)
+    network = getattr(network, "model", network)
+    features, labels = {}, {}
+    for name, (rows, seed) in {"train": (60, 0), "validation": (30, 1)}.items():
+        examples = examples_of(rows, seed)
+        tokens = tokenize(classifier.tokenizer, examples.texts, 32)
+        with torch.no_grad():
+            features[name] = network.features(**tokens.batch(np.arange(rows))).numpy()
+        labels[name] = examples.labels
+    moved = np.abs(features["train"] - plain_features(classifier)).max() > 1e-4
+    assert moved == (method in ("lp-prefix", "lp-peft"))
+
+    result = fit(classifier, tmp_path / "run", method, epochs=1, **changes)
+    expected = fit_probe(features["train"], labels["train"], 2, scoring="log-loss")
+    # last digits of the features, by how texts are batched, reach further digits of the fit
+    np.testing.assert_allclose(result.probe.weight, expected.weight, rtol=0.1, atol=0.05)
+    logits = features["validation"] @ result.probe.weight.T + result.probe.bias
+    start = result.history[0]
+    assert start["epoch"] == 0
+    entropy = log_loss(labels["validation"], softmax(logits, axis=1))
+    assert start["validation_loss"] == pytest.approx(entropy, rel=1e-3)
+    right = (logits.argmax(axis=1) == labels["validation"]).mean()
+    assert start["validation_accuracy"] == pytest.approx(right)
+
+
+def plain_features(classifier):
+    tokens = tokenize(classifier.tokenizer, examples_of(60, 0).texts, 32)
+    with torch.no_grad():
+        return classifier.model.features(**tokens.batch(np.arange(60))).numpy()
+
+
+def test_folds_start_from_one_prefix_too(tmp_path, classifier):
+    result = fit(classifier, tmp_path / "run", "lp-prefix", kind="folds", epochs=1)
+    assert result.validation.kind == "folds"
+    assert result.classifier.model.virtual_tokens.table.shape == (16, 2 * 2 * 32)
+    assert result.adapter is None
 
 
 def test_linear_probing_changes_nothing_but_the_head(tmp_path, classifier):

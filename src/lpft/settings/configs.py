@@ -312,8 +312,8 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
     prefixes = [name for name in kernels.methods if METHODS[name].trained == "prefix"]
     if prefixes:
         raise InputError(
-            f"{named('methods')} {prefixes[0]}: kernels of models with virtual tokens are not "
-            "supported: leave it out"
+            f"the method {prefixes[0]} has virtual tokens, of which kernels are not supported: "
+            "give another method, or a run of one"
         )
     peft = [name for name in kernels.methods if METHODS[name].trained == "peft"]
     if peft and content is None:

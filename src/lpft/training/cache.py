@@ -189,7 +189,7 @@ def cached_probe(
 
 def _deciding_rows(train: SplitInputs) -> dict[str, NDArray[Any]]:
     """What decides a probe of its rows."""
-    rows: dict[str, NDArray[Any]] = {"features": train.pretrained, "labels": train.labels}
+    rows: dict[str, NDArray[Any]] = {"features": train.probed, "labels": train.labels}
     return rows if train.weights is None else rows | {"weights": train.weights}
 
 
