@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        go_on = "; --resume continues from there" if hasattr(options, "resume") else ""
+        resumes = hasattr(options, "resume") and getattr(options, "output", True) is not None
+        go_on = "; --resume continues from there" if resumes else ""
         end = "the service has stopped" if options.run.__name__ == "serve" else _KEPT + go_on
         print(f"interrupted: {end}", file=sys.stderr)
         return INTERRUPTED

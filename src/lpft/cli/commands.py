@@ -226,8 +226,8 @@ def _check_prediction_options(options: Namespace) -> None:
     for name in ("file", "output"):
         if options.resume and getattr(options, name) is None:
             raise InputError(
-                f"{named('resume=True')} needs {named(name)}: predictions of a file into a file "
-                "can be resumed"
+                f"{named('resume=True')} is for predictions of a file into a file: give "
+                f"{named('file')} and {named('output')}, or leave it out"
             )
 
 
