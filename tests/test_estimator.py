@@ -561,7 +561,7 @@ def test_the_temperature_of_folds_is_that_of_weighted_probes_and_rows(model):
         ([1.0, 2.0, np.inf, 0.0] * 10, "sample_weight of text 3 is inf"),
         ([1.0] * 39, r"shape \(39,\): expected one number for each of 40 texts"),
         ([[1.0] * 40], r"shape \(1, 40\)"),
-        ([0] * 40, "all 40 texts are 0"),
+        ([0] * 40, "all 40 texts is zero"),
         (["x"] * 40, "sample_weight are .*: expected 40 numbers"),
         (2.0, r"shape \(\)"),
     ],

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 
 def named(setting: str) -> str:
@@ -42,7 +43,7 @@ def explain(error: Exception) -> InputError | None:
         return InputError(
             f"{place} cannot be used ({error.strerror}): make room or name another path"
         )
-    reason = _unwritten(error)
+    reason = write_failure(error)
     if reason is not None:
         return InputError(f"a file cannot be written ({reason}): make room or name another path")
     if out_of_memory(error):
@@ -87,8 +88,17 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _unwritten(error: Exception) -> str | None:
-    """Why a file could not be written, of libraries that have no class of error for it."""
+def write_failure(error: Exception, folder: Path | None = None) -> str | None:
+    """Why a file could not be written, such as that the disk is full; None for other errors.
+
+    Some libraries have no class of error for it. With ``folder`` an error that names a file
+    elsewhere is another one.
+    """
+    file = getattr(error, "filename", None)
+    if folder is not None and file is not None and not Path(file).is_relative_to(folder):
+        return None
+    if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
+        return error.strerror
     message = str(error)
     known = type(error).__name__ == "SafetensorError" or any(
         words in message for words in ("PytorchStreamWriter", "inline_container", "iostream error")

@@ -414,6 +414,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         estimator._take(classifier, paired=None)
         return estimator
 
+    def __sklearn_tags__(self) -> Any:
+        """That it takes texts and no table of numbers, for scikit-learn's own checks."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
     def _settings(self) -> TrainingSettings:
         return TrainingSettings.read_own(self._parameters(), strict=True)
 
@@ -528,7 +535,7 @@ def _row_weights(sample_weight: Any, rows: int) -> NDArray[np.float64]:
         )
     if not weights.any():
         raise InputError(
-            f"the sample_weight of all {rows} texts are 0, and such rows are left out: expected "
+            f"the sample_weight of all {rows} texts is zero, and such rows are left out: expected "
             "numbers above 0"
         )
     return weights

@@ -1,12 +1,15 @@
 """What a run keeps: weights unless told not to, features if asked; and nothing is claimed else."""
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from toy_files import ROWS, toy_data, toy_settings
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -14,6 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import lpft.model  # noqa: F401  registers the architecture
 from lpft.errors import InputError
 from lpft.estimator import TextClassifier
+from lpft.model.classifier import LinearHeadClassifier
 from lpft.results.run import read_feature_changes, read_features
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
@@ -197,3 +201,48 @@ def test_the_name_of_the_data_is_what_records_call_it(settings, tmp_path):
     for wrong in ({"task": "demo", "data_name": "x"}, settings | {"data_name": " "}):
         with pytest.raises(InputError, match="data_name"):
             make_config(wrong)
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("lpft.training.checkpoints.write_digests", OSError(errno.ENOSPC, "No space left")),
+        ("lpft.training.finetuning.save_file", SafetensorError("I/O error: x (os error 13)")),
+        ("lpft.runs.record.save_classifier", RuntimeError("PytorchStreamWriter failed writing")),
+        ("lpft.runs.train.publish", PermissionError(errno.EACCES, "Permission denied")),
+    ],
+    ids=["checkpoint", "start", "results", "publishing"],
+)
+def test_a_full_disk_and_lost_permission_are_one_line_and_resume_goes_on(
+    settings, tmp_path, monkeypatch, where, error
+):
+    config = make_config(settings | {"method": "lp-ft", "epochs": 2}, tmp_path / "run")
+
+    def fails(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fails)
+        with pytest.raises(InputError, match=r"run' cannot be written \(.*resume=True") as caught:
+            train_run(config)
+    assert "\n" not in str(caught.value)
+    assert record(tmp_path / "run")["status"] == "failed"
+    assert record(tmp_path / "run")["reason"] == str(caught.value)
+    resumed = train_run(config, resume=True)
+    whole = train_run(replace(config, output_dir=tmp_path / "whole"))
+    assert resumed.metrics == whole.metrics
+
+
+def test_that_memory_ran_out_is_recorded(settings, tmp_path, monkeypatch):
+    real = LinearHeadClassifier.forward
+
+    def forward(model, *arguments, **inputs):
+        if model.training and len(inputs["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(model, *arguments, **inputs)
+
+    monkeypatch.setattr(LinearHeadClassifier, "forward", forward)
+    changes = {"method": "ft", "epochs": 1, "batch_size": 8}
+    run = train_run(make_config(settings | changes, tmp_path / "run")).folder
+    assert record(run)["fewer_rows"] == [{"during": "fine-tuning", "rows": 4}]
+    assert record(run)["config"]["batch_size"] == 8

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
-from lpft.errors import InputError, named
+from lpft.errors import InputError, named, write_failure
 from lpft.results.schema import (
     HISTORY,
     InterpolationRecord,
@@ -280,7 +280,16 @@ def written_folder(folder: Path) -> Iterator[Path]:
     try:
         with _writing(folder):
             staged.mkdir(parents=True)
-        yield staged
+        try:
+            yield staged
+        except Exception as error:
+            failure = write_failure(error, staged)
+            if failure is None:
+                raise
+            raise InputError(
+                f"the output folder '{folder}' cannot be written ({failure}): make room there, or "
+                f"give another {named('output_dir')}"
+            ) from error
         with _writing(folder):
             if target.exists():
                 target.replace(replaced)

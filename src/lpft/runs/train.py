@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lpft.data import TextData, check_data, fingerprint, load_data
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
-from lpft.errors import InputError, named
+from lpft.errors import InputError, named, write_failure
 from lpft.files import check_model_path
 from lpft.memory import FewerRows, recorded_reductions
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
@@ -237,8 +237,16 @@ def status_recorded(folder: Path, record: RunRecord) -> Iterator[None]:
         ended("interrupted", "interrupted by the user")
         raise
     except Exception as error:
-        ended("failed", str(error))
-        raise
+        failure = write_failure(error, folder)
+        if failure is None:
+            ended("failed", str(error))
+            raise
+        unwritten = InputError(
+            f"the run in '{folder}' cannot be written ({failure}): make room there, or give "
+            f"permission, and continue it with {named('resume=True')}"
+        )
+        ended("failed", str(unwritten))
+        raise unwritten from error
 
 
 def _fewer_rows(reductions: Sequence[FewerRows]) -> dict[str, list[FewerRowsRecord]]:
