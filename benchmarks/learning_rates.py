@@ -21,8 +21,18 @@ from lpft import TextClassifier
 from lpft.analysis.calibration import negative_log_likelihood
 
 EPOCHS = 10
-RATES = {"all": (2e-5, 5e-5, 1e-4, 2e-4), "adapter": (5e-4, 1e-3, 2e-3)}
-METHODS = {"ft": "all", "lp-ft": "all", "lora": "adapter", "lp-lora": "adapter"}
+RATES = {
+    "all": (2e-5, 5e-5, 1e-4, 2e-4),
+    "adapter": (5e-4, 1e-3, 2e-3),
+    "bias": (5e-4, 2e-3, 5e-3),
+    "ia3": (3e-3, 1e-2, 3e-2),
+    "prefix": (3e-3, 1e-2, 3e-2),
+}
+METHODS = {
+    **{"ft": "all", "lp-ft": "all", "lora": "adapter", "lp-lora": "adapter"},
+    **{"bitfit": "bias", "lp-bitfit": "bias", "ia3": "ia3", "lp-ia3": "ia3"},
+    **{"prefix": "prefix", "lp-prefix": "prefix"},
+}
 # In the order in which they are run: what decides most comes first.
 SETS = (
     ("trec", "16-per-class"),
@@ -100,6 +110,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="start no cell after this time")
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between them")
     parser.add_argument("--summary", action="store_true", help="record what is finished")
     arguments = parser.parse_args()
     arguments.cells.mkdir(parents=True, exist_ok=True)
@@ -109,7 +120,7 @@ def main() -> None:
     started = monotonic()
     for name, size, method, rate, seed in plan(arguments.seeds):
         path = arguments.cells / f"{name}_{size}_{method}_{rate:g}_{seed}.json"
-        if path.exists():
+        if path.exists() or method not in arguments.methods.split(","):
             continue
         if arguments.minutes is not None and monotonic() - started > 60 * arguments.minutes:
             break

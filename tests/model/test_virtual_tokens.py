@@ -143,7 +143,7 @@ def test_virtual_tokens_survive_saving_and_loading(tmp_path, family, build):
     model = build(family)
     classifier = Classifier(model, tiny_classifier(family).tokenizer)
     save_classifier(classifier, tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert not {path.suffix for path in tmp_path.iterdir()} & {".bin", ".pt", ".pkl"}
     loaded = load_classifier(tmp_path).model
     assert torch.equal(loaded.features(**padded("right")), model.features(**padded("right")))
     assert loaded.config.virtual_tokens == model.config.virtual_tokens
