@@ -37,7 +37,7 @@ def test_points_alone_make_a_whole_page(tmp_path: Path) -> None:
     assert "Between linear probing and fine-tuning: reviews · LP-FT, seed 3" in text
     assert "Alpha 0.5 was chosen, on 200 validation rows alone: lowest NLL of 3 points." in text
     assert "too high by about 1.2 percentage points" in text
-    assert "They also chose the epoch of fine-tuning" in text
+    assert "These rows also chose the epoch of fine-tuning" in text
     assert "points/interpolation.json" in [link["href"] for link in page.of("a")]
 
 
@@ -98,6 +98,12 @@ def test_the_figures_have_the_records_numbers(record: InterpolationRecord) -> No
     assert [(end.label, end.texts) for end in ends] == [
         *(("LP", ("0",)), ("chosen", ("0.5",)), ("LP-FT", ("1",)))
     ]
+
+
+def test_a_choice_that_costs_nothing_is_not_called_a_negative_cost(tmp_path: Path) -> None:
+    record = InterpolationRecord.read(write_points(tmp_path / "points", optimism=-0.002))
+    text = " ".join(format_interpolation(record).split())
+    assert "on validation no higher (bootstrap of the rows)" in text
 
 
 def test_rows_of_ones_own_and_a_scaled_head_are_named(tmp_path: Path) -> None:
