@@ -69,7 +69,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method("lp", "lp", "head", "linear probing: logistic regression on frozen features"),
         Method(
-            "contrastive", "lp", "encoder", "the encoder on pairs of texts, then linear probing"
+            "contrastive", "lp", "encoder", "contrastive tuning of the encoder, then linear probing"
         ),
         Method("ft", "random", "all", "fine-tuning of everything from a random head"),
         Method("lp-ft", "lp", "all", "linear probing, then fine-tuning of everything"),
