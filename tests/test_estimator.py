@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 from itertools import product
 
 import numpy as np
@@ -18,9 +19,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, get_scorer, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
+    RandomizedSearchCV,
     TunedThresholdClassifierCV,
     cross_val_score,
 )
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import NotFittedError
 from tiny_models import save_tiny_model, toy_texts
 from toy_files import write_toy_file
@@ -589,3 +593,35 @@ def test_class_weights_by_name_survive_a_saved_classifier(model, tmp_path, names
         texts,
         given,
     )
+
+
+@pytest.mark.heavy
+def test_searches_try_every_method_with_one_set_of_epochs(model):
+    texts, labels = toy_texts(24)
+    grid = {"method": ["lp", "ft", "lp-ft"], "epochs": [1], "learning_rate": [1e-3]}
+    estimator = TextClassifier(model, batch_size=8, max_length=32, pooling="mean")
+    search = GridSearchCV(estimator, grid, cv=2, error_score="raise").fit(texts, labels)
+    assert set(search.cv_results_["param_method"]) == {"lp", "ft", "lp-ft"}
+    drawn = RandomizedSearchCV(estimator, grid, n_iter=2, cv=2, random_state=0, error_score="raise")
+    table = pd.DataFrame({"text": texts})
+    assert drawn.fit(table, pd.Series(labels)).best_estimator_.predict(table).shape == (24,)
+
+
+def test_weights_are_cut_into_the_folds_of_a_cross_validation(model):
+    texts, labels = toy_texts(40)
+    weights = np.linspace(0.5, 2, 40)
+    estimator = TextClassifier(model, **PROBING)
+    scores = cross_val_score(
+        estimator, texts, labels, cv=2, params={"sample_weight": weights}, error_score="raise"
+    )
+    assert len(scores) == 2
+
+
+def test_pipelines_pickles_and_calibration_by_folds(model):
+    texts, labels = toy_texts(40)
+    pipeline = make_pipeline(FunctionTransformer(), TextClassifier(model, **PROBING))
+    pipeline.fit(texts, labels, textclassifier__sample_weight=[1.0] * 40)
+    again = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(again.predict_proba(texts), pipeline.predict_proba(texts))
+    calibrated = CalibratedClassifierCV(TextClassifier(model, **PROBING), cv=2)
+    assert calibrated.fit(texts, labels).predict_proba(texts).shape == (40, 2)

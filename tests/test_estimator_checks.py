@@ -104,7 +104,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("check", checks())
+@pytest.mark.parametrize("check", list(checks()))
 def test_a_check_passes_or_is_listed_with_its_reason(check, model):
     one = estimator(model)
     if name_of(check) not in NOT_APPLICABLE:

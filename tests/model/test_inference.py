@@ -6,6 +6,7 @@ import torch
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft.data.tokens import tokenize
+from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.inference import extract_features, head_logits
 
@@ -58,3 +59,37 @@ def test_parameters_can_still_be_trained_after_being_moved(classifier, tokens):
     assert not any(parameter.is_inference() for parameter in classifier.model.parameters())
     classifier.model(**tokens.batch([0, 1])).logits.sum().backward()
     assert classifier.model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("can't allocate memory"),
+    ],
+)
+def test_out_of_memory_halves_what_is_read_at_once_for_good(
+    classifier, tokens, monkeypatch, caplog, error
+):
+    expected = extract_features(classifier.model, tokens, device=CPU)
+    real, read = classifier.model.features, []
+
+    def features(**inputs):
+        read.append(len(inputs["input_ids"]))
+        if read[-1] > 6:
+            raise error
+        return real(**inputs)
+
+    monkeypatch.setattr(classifier.model, "features", features)
+    found = extract_features(classifier.model, tokens, device=CPU, description="predicting")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "out of memory in predicting with 40 texts at once: now 20"
+    assert [line.rpartition(" ")[2] for line in lines] == ["20", "10", "5"]
+    read.clear()
+    extract_features(classifier.model, tokens, device=CPU)
+    assert read == [5] * 8
+    monkeypatch.setattr(classifier.model, "features", lambda **_: (_ for _ in ()).throw(error))
+    with pytest.raises(InputError, match="does not fit in memory: predicting failed with one text"):
+        extract_features(classifier.model, tokens, device=CPU, description="predicting")
