@@ -6,6 +6,9 @@ candidates are compared, also those that the rule would not have trained.
 
     python benchmarks/auto.py --data-dir DIR --cells DIR --data sst2 --size 16 --seeds 3
     python benchmarks/auto.py --cells DIR --summary
+
+``--folds-below N`` moves the number of rows below which folds take the held-out tenth's place; its
+cells need a folder of their own.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from scipy.special import softmax
 
 from lpft.analysis.calibration import expected_calibration_error, negative_log_likelihood
 from lpft.analysis.selection import Candidate, choose, reason_to_skip
-from lpft.data import Examples, TextData, stratified_holdout
+from lpft.data import Examples, TextData, splits, stratified_holdout
 from lpft.data.duplicates import find_repetitions
 from lpft.data.tokens import tokenize
 from lpft.model.inference import extract_features, head_logits, resolve_device
@@ -33,7 +36,7 @@ from lpft.training.candidates import as_candidate, fit_data, held_out_probe, hol
 
 METHODS = (*AUTO_METHODS, "lp-lora")
 """The candidates, and an adapter that starts from the LP head, for comparison."""
-SIZES = {"8": "8-per-class", "16": "16-per-class", "500": "500-rows"}
+SIZES = {"16": "16-per-class", "500": "500-rows"}
 
 
 def training_data(pool: Pool, rows: np.ndarray) -> TextData:
@@ -149,12 +152,14 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the official release files")
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     parser.add_argument("--data", default=",".join(NAMES), help="sets, separated by commas")
-    parser.add_argument("--size", default="16,500", help="8 or 16 (per class) or 500 (rows)")
+    parser.add_argument("--size", default="16,500", help="16 (per class) or 500 (rows)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--folds-below", type=int, default=splits.FEW_ROWS, help="labelled rows")
     parser.add_argument("--summary", action="store_true", help="print the table, train nothing")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
+    splits.FEW_ROWS = options.folds_below
     if options.summary:
         record("auto", summary(options.cells))
         return

@@ -17,6 +17,7 @@ from lpft.settings import TrainingSettings, resolve
 from lpft.training.cache import SplitInputs
 from lpft.training.checkpoints import last_checkpoint
 from lpft.training.finetuning import finetune, finetune_scored
+from lpft.training.history import EpochRule
 
 CLASSES = ("bad", "good")
 SETTINGS = resolve(
@@ -54,8 +55,9 @@ def trained(prepared, folder, stop_at=None):
         patch.setattr(Trainer, "training_step", step)
         try:
             finetune(
-                model, train, validation, SETTINGS, metric="accuracy", folder=folder,
-                on_history=lambda rows: history.__setitem__(slice(None), rows), start_counts=True,
+                model, train, validation, SETTINGS, folder=folder,
+                rule=EpochRule("accuracy", refined=False),  # of equal epochs the earlier
+                on_history=lambda rows: history.__setitem__(slice(None), rows),
             )  # fmt: skip
         except KeyboardInterrupt:
             return None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lpft.training.history import (
+    EpochRule,
     best_epoch,
     evaluations,
     path_rows,
@@ -33,12 +34,14 @@ def test_rows_of_a_probing_path_are_those_of_a_history():
     assert end["loss"] < start["loss"]
 
 
-def scored(*accuracies, losses=()):
+def scored(*accuracies, losses=(), calibrated_nll=None):
     """A history of an evaluation per epoch, and a training loss per epoch from the first on."""
     rows = [
         {"event": "evaluation", "epoch": float(epoch), "step": epoch, "validation_accuracy": value}
         for epoch, value in enumerate(accuracies)
     ]
+    for row, nll in zip(rows, calibrated_nll or [0.5] * len(rows), strict=True):
+        row["validation_calibrated_nll"] = nll
     rows += [
         {"event": "training", "epoch": float(epoch), "step": epoch, "loss": loss}
         for epoch, loss in enumerate(losses, start=1)
@@ -55,20 +58,34 @@ def scored(*accuracies, losses=()):
     ],
 )
 def test_of_equal_epochs_the_earlier_is_the_best(accuracies, start_counts, epoch):
-    best = best_epoch(
-        scored(*accuracies), "accuracy", epochs=3.0, start_counts=start_counts, from_probe=True
-    )
+    rule = EpochRule("accuracy", start_counts=start_counts)
+    best = best_epoch(scored(*accuracies), rule, epochs=3.0, from_probe=True)
     assert (best.epoch, best.score) == (epoch, accuracies[epoch])
     assert best.probe_won == (epoch == 0)
     # a word where the probe won, or would have if the rule allowed it
     assert (best.note is None) == (accuracies[0] < best.score)
 
 
+@pytest.mark.parametrize(
+    ("calibrated_nll", "refined", "epoch"),
+    [
+        ((0.1, 0.6, 0.5, 0.4), True, 3),  # of the two with the best accuracy the one that separates
+        ((0.1, 0.4, 0.3, 0.6), True, 2),
+        ((0.1, 0.6, 0.5, 0.4), False, 2),  # as the paper
+    ],
+)
+def test_epochs_of_equal_accuracy_are_told_apart_by_their_calibrated_nll(
+    calibrated_nll, refined, epoch
+):
+    rows = scored(0.5, 0.7, 0.8, 0.8, calibrated_nll=calibrated_nll)
+    best = best_epoch(rows, EpochRule("accuracy", refined=refined), epochs=3.0, from_probe=True)
+    assert (best.epoch, best.score) == (epoch, 0.8)
+
+
 def signs(accuracies, labels, *, losses=(), classes=2):
     history = scored(*accuracies, losses=losses)
-    best = best_epoch(
-        evaluations(history), "accuracy", epochs=3.0, start_counts=False, from_probe=False
-    )
+    rule = EpochRule("accuracy", start_counts=False)
+    best = best_epoch(evaluations(history), rule, epochs=3.0, from_probe=False)
     return signs_of_undertraining(history, best, np.array(labels), classes)
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from lpft.settings import TrainingSettings
 from lpft.training.cache import SplitInputs
 from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
 from lpft.training.history import (
+    EPOCH_SCORE,
+    EpochRule,
     Row,
     TrainingDiverged,
     TrainingReporter,
@@ -52,6 +54,12 @@ from lpft.training.probing import Weights
 
 logger = logging.getLogger(__name__)
 
+_BEST_EPOCH = {
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": EPOCH_SCORE,
+    "greater_is_better": True,
+}
 _EVALUATION_ROWS = 64
 _LOGGING_STEPS = 10
 _START = "start.safetensors"
@@ -65,14 +73,11 @@ def finetune(
     validation: SplitInputs,
     settings: TrainingSettings,
     *,
-    metric: str,
+    rule: EpochRule,
     folder: Path,
     on_history: Callable[[list[Row]], None],
-    start_counts: bool = False,
 ) -> None:
-    """Train ``model`` in place and leave it at its best epoch by ``metric`` on validation.
-
-    Of equal epochs the earlier is the best; with ``start_counts`` epoch 0, before any step, is one.
+    """Train ``model`` in place and leave it at its best epoch by ``rule`` on validation.
 
     AdamW with linear decay to zero over all epochs and no warm-up on ``(1/B) sum_i w_i w_y CE_i``
     over the B rows of a batch, with weights of rows and of classes as in linear probing. Batches
@@ -88,12 +93,10 @@ def finetune(
     Raises:
         TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
     """
-    keeper = CheckpointKeeper(f"eval_validation_{metric}" if start_counts else None)
+    keeper = CheckpointKeeper(f"eval_{EPOCH_SCORE}" if rule.start_counts else None)
     reporter = TrainingReporter(on_history)
     patience = (
-        []
-        if settings.patience is None
-        else [Patience(settings.patience, metric, 0 if start_counts else 1)]
+        [] if settings.patience is None else [Patience(settings.patience, rule.metric, rule.first)]
     )
     train_steps(
         model,
@@ -102,12 +105,7 @@ def finetune(
         folder=folder,
         callbacks=[reporter, *patience, keeper],
         validation=validation,
-        choice={
-            "save_strategy": "epoch",
-            "load_best_model_at_end": True,
-            "metric_for_best_model": f"validation_{metric}",
-            "greater_is_better": True,
-        },
+        rule=rule,
     )
 
 
@@ -193,7 +191,7 @@ def train_steps(
     folder: Path,
     callbacks: list[TrainerCallback],
     validation: SplitInputs | None = None,
-    choice: Mapping[str, Any] | None = None,
+    rule: EpochRule | None = None,
     on_logits: Callable[[int, NDArray[np.float32]], None] = lambda _step, _logits: None,
     objective: Objective | None = None,
 ) -> Trainer:
@@ -204,8 +202,8 @@ def train_steps(
     digits, and the elements that dropout drops. How many rows fit is kept beside the checkpoints,
     so that a training that is stopped and resumed repeats what it would have done.
 
-    ``choice`` are Trainer's arguments for keeping the best epoch; ``on_logits`` is given each
-    evaluation's step and logits. Without an ``objective`` it is that of :func:`finetune`.
+    With a ``rule`` the model is left at its best epoch; ``on_logits`` is given each evaluation's
+    step and logits. Without an ``objective`` it is that of :func:`finetune`.
     """
     assert settings.batch_size is not None, "settings must be resolved"
     scored = _EVALUATION_ROWS if validation is None else len(validation.tokens)
@@ -223,7 +221,7 @@ def train_steps(
             folder=folder,
             callbacks=callbacks,
             validation=validation,
-            choice=choice,
+            rule=rule,
             on_logits=on_logits,
             objective=objective,
         )
@@ -310,7 +308,7 @@ def _trainer(
     folder: Path,
     callbacks: list[TrainerCallback],
     validation: SplitInputs | None,
-    choice: Mapping[str, Any] | None,
+    rule: EpochRule | None,
     on_logits: Callable[[int, NDArray[np.float32]], None],
     objective: Objective | None,
 ) -> Trainer:
@@ -335,7 +333,7 @@ def _trainer(
         fp16=settings.precision == "float16",
         use_cpu=device.type == "cpu",
         eval_strategy="no" if validation is None else "epoch",
-        **({"save_strategy": "no"} if choice is None else choice),
+        **({"save_strategy": "no"} if rule is None else _BEST_EPOCH),
         logging_strategy="steps",
         logging_steps=min(_LOGGING_STEPS, steps_per_epoch),
         logging_nan_inf_filter=False,
@@ -354,6 +352,7 @@ def _trainer(
             model,
             validation,
             by_length,
+            rule,
             lambda logits: on_logits(trainer.state.global_step, logits),
         )
     if objective is None:
@@ -560,9 +559,10 @@ def _evaluation_metrics(
     model: nn.Module,
     validation: SplitInputs,
     order: NDArray[np.int64],
+    rule: EpochRule | None,
     on_logits: Callable[[NDArray[np.float32]], None],
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """:func:`evaluation_values` of validation rows that were read in ``order``."""
+    """:func:`evaluation_values` of validation rows read in ``order``, and the score by ``rule``."""
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits, features = (np.empty_like(values) for values in prediction.predictions)
@@ -573,6 +573,7 @@ def _evaluation_metrics(
                 f"{named('learning_rate')}, or use {named('precision')} float32"
             )
         on_logits(logits)
-        return evaluation_values(trained_head(model), logits, features, validation)
+        values = evaluation_values(trained_head(model), logits, features, validation)
+        return values if rule is None else values | {EPOCH_SCORE: rule.score(values)}
 
     return metrics

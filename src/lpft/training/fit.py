@@ -44,6 +44,7 @@ from lpft.training.finetuning import finetune, finetune_for, finetune_scored
 from lpft.training.folds import FoldScores, cross_validate
 from lpft.training.history import (
     BestEpoch,
+    EpochRule,
     Row,
     TrainingDiverged,
     best_epoch,
@@ -172,7 +173,11 @@ def fit_classifier(
         trained, probe = _begin(start, train, settings, method, strength=strength)
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
-        start_counts = kind != "paper" and probe is not None
+        rule = EpochRule(
+            metric,
+            start_counts=kind != "paper" and probe is not None,
+            refined=kind != "paper" and not method.contrastive,
+        )
         checkpoints, inverse_strength = folder / "checkpoints", 0.0
         if probe is not None:
             inverse_strength = probe.inverse_strength
@@ -186,7 +191,7 @@ def fit_classifier(
                 metric=metric,
                 folder=checkpoints,
                 on_history=keep_history,
-                start_counts=start_counts,
+                start_counts=rule.start_counts,
             )
         elif validation is not None:
             finetune(
@@ -194,16 +199,14 @@ def fit_classifier(
                 train,
                 validation,
                 settings,
-                metric=metric,
+                rule=rule,
                 folder=checkpoints,
                 on_history=keep_history,
-                start_counts=start_counts,
             )
         best = best_epoch(
             evaluations(history) if validated is None else validated.evaluations,
-            metric,
+            rule,
             epochs=epochs,
-            start_counts=start_counts,
             from_probe=probe is not None,
             training=words,
         )

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lpft.analysis import feature_difference, split_metrics
-from lpft.analysis.calibration import negative_log_likelihood
+from lpft.analysis import feature_difference, fit_temperature, split_metrics
+from lpft.analysis.calibration import PRIOR_SD, negative_log_likelihood
 from lpft.data.examples import Groups
 from lpft.errors import InputError, named
 from lpft.progress import progress
@@ -28,7 +28,10 @@ Row = dict[str, Any]
 _METRICS = ("accuracy", "macro_f1", "matthews_correlation")
 _TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
 _IS_EVALUATION = "eval_validation_loss"
+EPOCH_SCORE = "epoch_score"
+"""What Trainer knows an epoch's score by; it is in no history, as it follows from the rest."""
 _TRAINER_EVALUATION_KEYS = (
+    f"eval_{EPOCH_SCORE}",
     "eval_loss",
     "eval_runtime",
     "eval_samples_per_second",
@@ -57,12 +60,18 @@ def evaluation_values(
     """Validation metrics, the head's norms and the drift from phi_0 at one point of a training.
 
     ``logits`` (N x C) and ``features`` (N x h) are those of the validation texts now;
-    ``feature_difference`` is Diff(F).
+    ``feature_difference`` is Diff(F), ``validation_calibrated_nll`` the NLL with a temperature that
+    is fitted on the same rows.
     """
     return {
         **_head_values(*head_norms(head), logits, validation.labels, validation.groups),
+        "validation_calibrated_nll": _calibrated_nll(logits, validation.labels),
         "feature_difference": feature_difference(features, validation.pretrained),
     }
+
+
+def _calibrated_nll(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    return fit_temperature(logits, labels, PRIOR_SD).nll_after
 
 
 def pooled_evaluation(
@@ -86,6 +95,7 @@ def pooled_evaluation(
         **_head_values(
             means["head_norm"], means["bias_norm"], logits, scored.labels, scored.groups
         ),
+        "validation_calibrated_nll": _calibrated_nll(logits, scored.labels),
         "feature_difference": means["feature_difference"],
     }
 
@@ -227,23 +237,57 @@ class BestEpoch:
     note: str | None
 
 
+@dataclass(frozen=True)
+class EpochRule:
+    """How the epoch to keep is chosen: by a metric on validation; of equal epochs the earlier.
+
+    ``start_counts`` is whether epoch 0, before any step, is a candidate. With ``refined`` epochs of
+    an equal metric are told apart by their NLL on validation with a temperature fitted there: few
+    rows give many epochs the same accuracy, and this NLL, which does not depend on how confident
+    an epoch is, says which of them separates the classes better.
+
+    Source: Berta et al., Rethinking Early Stopping: Refine, Then Calibrate, 2025, choose by this
+    NLL alone.
+    """
+
+    metric: str
+    start_counts: bool = True
+    refined: bool = True
+
+    @property
+    def first(self) -> int:
+        """The first epoch that is a candidate."""
+        return 0 if self.start_counts else 1
+
+    def score(self, values: Mapping[str, float]) -> float:
+        """``metric``, or refined ``metric + 1e-6 exp(-NLL)``, of :func:`evaluation_values`."""
+        score = values[f"validation_{self.metric}"]
+        if self.refined:
+            # Trainings begun by an earlier version have no such NLL.
+            score += _NLL_SHARE * math.exp(-values.get("validation_calibrated_nll", math.inf))
+        return score
+
+
+_NLL_SHARE = 1e-6
+"""Less than any difference of the metric, as accuracy's between epochs is at least 1 / N."""
+
+
 def best_epoch(
     scored: Sequence[Row],
-    metric: str,
+    rule: EpochRule,
     *,
     epochs: float,
-    start_counts: bool,
     from_probe: bool,
     training: str = "fine-tuning",
 ) -> BestEpoch:
-    """The first epoch with the highest ``metric`` out of evaluations at epochs 0, 1, ...
+    """The first epoch with the highest score out of evaluations at epochs 0, 1, ...
 
-    ``epochs``: those that were planned; ``start_counts``: whether epoch 0 is a candidate;
-    ``from_probe``: whether it is a linear probe; ``training``: what the epochs are of, in words.
+    ``epochs``: those that were planned; ``from_probe``: whether epoch 0 is a linear probe;
+    ``training``: what the epochs are of, in words.
     """
+    metric = rule.metric
     scores = [row[f"validation_{metric}"] for row in scored]
-    first = 0 if start_counts else 1
-    index = first + int(np.argmax(scores[first:]))
+    index = rule.first + int(np.argmax([rule.score(row) for row in scored[rule.first :]]))
     note = None
     if from_probe and scores[0] > scores[index]:
         note = (
