@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exportable import CLASSES, TEMPERATURE, classifier_of, saved, without_lpft
+from safetensors.torch import load_file
 from toy_files import toy_data, toy_settings
 
 from lpft.errors import InputError
@@ -22,6 +23,18 @@ classify = pipeline("text-classification", model=given["folder"], top_k=None, tr
 rows = classify(given["texts"])
 print(json.dumps([{item["label"]: item["score"] for item in row} for row in rows]))
 """
+SCORE = """
+from onnxruntime import InferenceSession
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(given["folder"])
+session = InferenceSession(given["folder"] + "/model.onnx")
+tokens = tokenizer(given["texts"], padding=True, truncation=True, return_tensors="np")
+probabilities, = session.run(["probabilities"], dict(tokens))
+with open(given["folder"] + "/config.json") as file:
+    names = json.load(file)["id2label"]
+print(json.dumps([{names[str(i)]: float(p) for i, p in enumerate(row)} for row in probabilities]))
+"""
+PROGRAMS = {"transformers": CLASSIFY, "onnx": SCORE}
 TEXTS = ["good table", "bad", "the film was never very good and then again"]
 
 
@@ -73,6 +86,32 @@ def test_a_run_of_lora_answers_without_lpft_as_lpft_predict_does(lpft, run, tmp_
     for one, other in zip(found, predicted, strict=True):
         assert one == pytest.approx(other, abs=3e-6)
     assert contents(run) == before
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("format", PROGRAMS)
+@pytest.mark.parametrize("method", ["lp", "lp-ft", "lora"])
+def test_a_run_of_any_kind_answers_without_lpft_in_every_format(
+    lpft, tiny_bert, method, format, tmp_path
+):
+    if format == "onnx":
+        pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+    settings = toy_data(tmp_path / "data") | toy_settings(tiny_bert, method)
+    if method == "lp":  # by log loss, a probe of random features is a constant
+        settings["probe_scoring"] = "accuracy"
+    run = train_run(make_config(settings, tmp_path / "run")).folder
+    lines = lpft("predict", run, "--text", *TEXTS).out.splitlines()
+    target = tmp_path / "export"
+    assert lpft("export", run, "--format", format, "--output-dir", target).status == 0
+    found = without_lpft(PROGRAMS[format], {"folder": str(target), "texts": TEXTS})
+    # Features are rounded to about 1e-6, by which a head V moves a probability by |V_1 - V_0| / 4T.
+    weight = load_file(run / "model.safetensors")["head.weight"]
+    temperature = json.loads((run / "metrics.json").read_text())["temperature"]
+    rounding = 1e-6 * float(torch.linalg.norm(weight[1] - weight[0])) / (4 * temperature)
+    for one, line in zip(found, lines, strict=True):
+        expected = json.loads(line)["probabilities"]
+        assert one == pytest.approx(expected, abs=max(3e-6, rounding))
+    assert len({tuple(one.values()) for one in found}) == len(TEXTS)
 
 
 def test_the_card_keeps_what_the_run_says_of_itself(run, tmp_path):
