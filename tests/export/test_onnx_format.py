@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from exportable import (
     CLASSES,
     TEMPERATURE,
@@ -17,6 +18,7 @@ from exportable import (
 )
 
 from lpft.export import export_run
+from lpft.model.adapters import add_configured, merge_adapter
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -62,6 +64,24 @@ def test_logits_of_padded_batches_are_those_of_each_text_alone(family, pooling, 
             wanted = expected[: len(texts)]
             np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(probabilities, softmax(wanted), atol=3e-6)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING"])
+def test_virtual_tokens_are_a_part_of_the_graph(family, kind, tmp_path):
+    classifier = classifier_of(family, "last")
+    add_configured(classifier.model, {"peft_type": kind, "num_virtual_tokens": 3})
+    merge_adapter(classifier.model).eval()
+    run = saved(classifier, tmp_path / "run")
+    export = export_run(run, tmp_path / "export", "onnx")
+    session = runtime.InferenceSession(export.folder / "model.onnx")
+    tokens = classifier.tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
+    inputs = {each.name: tokens[each.name] for each in session.get_inputs()}
+    alone = [classifier.tokenizer(text, truncation=True, return_tensors="pt") for text in TEXTS]
+    with torch.no_grad():
+        expected = torch.cat([classifier.model(**each).logits for each in alone])
+    np.testing.assert_allclose(session.run(["logits"], inputs)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_graph_names_its_axes_and_keeps_the_temperature(bert):

@@ -24,6 +24,7 @@ from lpft.export.stock import (
     paired_rows,
     reset_norm,
 )
+from lpft.model.adapters import add_prefix
 from lpft.model.encoder import TESTED_FAMILIES
 
 FORMS = [
@@ -152,6 +153,14 @@ def test_what_has_no_stock_form_is_refused_with_the_format_that_works(
     assert "format onnx" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_virtual_tokens_have_no_stock_form(tmp_path):
+    classifier = classifier_of("bert", "mean")
+    add_prefix(classifier.model, 3)
+    run = saved(classifier, tmp_path / "run")
+    with pytest.raises(InputError, match=r"3 virtual tokens .*no stock model.*format onnx"):
+        export_run(run, tmp_path / "export", "transformers")
 
 
 def test_more_classes_than_a_stock_head_can_carry_are_refused(tmp_path):
