@@ -95,8 +95,9 @@ def test_the_figures_have_the_records_numbers(record: InterpolationRecord) -> No
     path, *ends = figure.panels[0].series
     assert path.x == pytest.approx([0.775, 0.825 - 0.00625, 0.85, 0.875])
     assert path.y == pytest.approx([0.75, 0.825 - 0.0125, 0.85, 0.85])
-    assert [(end.label, end.texts) for end in ends] == [
-        *(("LP", ("0",)), ("chosen", ("0.5",)), ("LP-FT", ("1",)))
+    assert path.texts == ("0", "0.25", "0.5", "1")
+    assert [(end.label, end.x) for end in ends] == [
+        *(("LP", path.x[:1]), ("chosen", path.x[2:3]), ("LP-FT", path.x[3:]))
     ]
 
 

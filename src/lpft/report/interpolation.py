@@ -130,16 +130,14 @@ def in_and_out(record: InterpolationRecord) -> Figure | None:
             continue
         path = tuple(float(value) for value in x if value is not None)
         places = {"LP": 0, "chosen": record.points.index(record.point), _ends(record)[1]: -1}
-        ends = tuple(
-            Series(name, (path[place],), (y[place],), texts=(f"{record.points[place].alpha:g}",))
-            for name, place in places.items()
-        )
+        ends = tuple(Series(name, (path[at],), (y[at],)) for name, at in places.items())
+        names = tuple(f"{point.alpha:g}" for point in record.points)
         panels.append(
             Panel(
                 split.removeprefix("ood/"),
                 f"accuracy on {record.id_split}",
                 "accuracy",
-                (Series("between", path, y), *ends),
+                (Series("between", path, y, texts=names), *ends),
             )
         )
     if not panels:
