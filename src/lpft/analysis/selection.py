@@ -32,8 +32,8 @@ from nothing where linear probing has one. ``benchmarks/auto.py`` measures what 
 CONTRASTIVE_ROWS = 32
 """Training rows per class, in the mean, below which contrastive tuning is tried.
 
-It was measured with 8 and 16, where the tuned probe was better than the first one on every draw
-(docs/results.md), and not with more."""
+It was measured with 8 and 16, where the tuned probe was better than the first one on four of five
+draws (docs/results.md), and not with more."""
 
 _TRAINED = {"head": 0, "encoder": 2, "all": 2}  # adapters are between them
 
