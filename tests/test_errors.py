@@ -76,6 +76,7 @@ def test_a_file_that_cannot_be_written_is_named_by_its_own_name(tmp_path):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("MPS backend out of memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_a_lack_of_memory_is_known_by_its_error(error):

@@ -82,6 +82,8 @@ _UNUSABLE_PATHS = (
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch or NumPy ran out of memory; torch on CPUs has no exception class for it."""
     name = type(error).__name__
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return name in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError") or (
         isinstance(error, RuntimeError)
         and any(words in str(error) for words in ("allocate memory", "out of memory"))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lpft.errors import InputError
+from lpft.errors import InputError, write_failure
 from lpft.files import replace_when_written, write_json
 
 Place = Literal["memory", "files", "host"]
@@ -269,8 +269,7 @@ def _writing(what: str, place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        strerror = error.strerror if isinstance(error, OSError) else None
-        reason = error if strerror is None else strerror
+        reason = write_failure(error) or getattr(error, "strerror", None) or error
         raise InputError(
             f"{what} cannot be written to '{place}' ({reason}): make room there, or name another "
             "folder"

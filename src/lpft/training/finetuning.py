@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -243,12 +244,14 @@ def train_steps(
         # Outside the handler: the error holds on to all that was computed.
         fitting.write(folder)
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        changed = trainer.state.global_step > 0
         del trainer
         model.zero_grad(set_to_none=True)
         clear_device_cache(garbage_collection=True)
-        with torch.no_grad():
-            for name, value in load_file(folder / _START).items():
-                trained[name].copy_(value)
+        if changed:
+            with torch.no_grad(), safe_open(folder / _START, "pt") as file:
+                for name, value in trained.items():  # one at a time: there is little memory
+                    value.copy_(file.get_tensor(name))
 
 
 @dataclass(frozen=True)
