@@ -29,11 +29,14 @@ from kernel_commands import (
 )
 from safetensors.numpy import load_file, save_file
 
+from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.adapters import add_adapter, trained_head
 from lpft.model.encoder import seeded
 from lpft.ntk import KernelJob, empirical_ntk
 from lpft.ntk.storage import TileStore
+from lpft.runs.kernels import KernelComputation
+from lpft.settings.configs import make_kernel_config
 from lpft.training.probing import fit_probe
 
 
@@ -444,3 +447,9 @@ def test_a_report_of_kernels_alone(lpft, in_float64, tmp_path):
     assert outcome.status == 0, outcome.err
     assert "Training compared with the kernel" in page.read_text(encoding="utf-8")
     assert "Empirical NTK" in outcome.out
+
+
+def test_the_start_of_contrastive_tuning_has_no_kernel():
+    config = make_kernel_config({"task": "demo", "methods": "ft,contrastive"})
+    with pytest.raises(InputError, match="contrastive.* name lp-ft"):
+        KernelComputation(config)
