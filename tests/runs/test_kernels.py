@@ -451,5 +451,5 @@ def test_a_report_of_kernels_alone(lpft, in_float64, tmp_path):
 
 def test_the_start_of_contrastive_tuning_has_no_kernel():
     config = make_kernel_config({"task": "demo", "methods": "ft,contrastive"})
-    with pytest.raises(InputError, match="contrastive.* name lp-ft"):
+    with pytest.raises(InputError, match=r"contrastive.* name lp-ft"):
         KernelComputation(config)
