@@ -203,6 +203,21 @@ def test_a_page_of_ones_own_is_made_anew_and_nothing_else_is_replaced(tmp_path: 
     assert not list(tmp_path.rglob(".*.partial"))
 
 
+def test_a_page_whose_writing_was_killed_is_written_anew(tmp_path: Path, monkeypatch) -> None:
+    def killed(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    write_run(tmp_path / "ft")
+    with monkeypatch.context() as patch:
+        patch.setattr("lpft.report.build.saved", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_report(tmp_path)
+    assert list(tmp_path.glob("report-tables/*.csv"))
+    assert "not finished" in (tmp_path / "report.html").read_text()
+    page = build_report(tmp_path).page
+    assert "not finished" not in page.read_text()
+
+
 def test_the_page_may_be_elsewhere_and_links_find_the_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "ft")
     out = tmp_path / "out" / "new" / "summary.html"

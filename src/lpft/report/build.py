@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
 
+from lpft import __version__
 from lpft.errors import InputError, named
 from lpft.files import replace_when_written
 from lpft.report.answer import answer
@@ -42,6 +43,12 @@ EXPECTED = (
 MARK = '<meta name="generator" content="lpft '
 """In the head of every page that :func:`build_report` writes."""
 _HEAD_OF_PAGE = 4096  # bytes: the mark stands before any text from data
+_UNFINISHED = (
+    f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{MARK}{__version__}">\n'
+    "<title>Unfinished report</title></head>\n"
+    "<body><p>This page was not finished: lpft report writes it anew.</p></body></html>\n"
+)
+"""What stands in a page's place while its tables and figures are written for the first time."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,9 @@ def build_report(
         for folder, files in ((tables, texts), (figures, images))
     ]
     html = render_page(contents, *links)
+    if not page.exists():
+        # Its mark says whose the files beside it are, should the process be killed among them.
+        _write(page, _UNFINISHED.encode())
     for path, text in texts.items():
         _write(path, text.encode("utf-8"))
     for path, (canvas, kind) in images.items():
