@@ -174,9 +174,9 @@ def test_every_split_has_its_classes(tmp_path: Path) -> None:
 def test_runs_of_unknown_methods_and_other_sets_have_an_answer(tmp_path: Path) -> None:
     """A method that this version does not have, and OOD sets that only some runs have."""
     write_run(tmp_path / "a", "lp", splits={"validation": 20, "test": 30})
-    write_run(tmp_path / "b", "prefix", splits={"validation": 20, "test": 30, "ood/far": 10})
+    write_run(tmp_path / "b", "novel", splits={"validation": 20, "test": 30, "ood/far": 10})
     found = answered(tmp_path)
-    assert {row.name for row in found.rows} == {"LP", "prefix", MAJORITY}
+    assert {row.name for row in found.rows} == {"LP", "novel", MAJORITY}
 
 
 def test_the_kept_epoch_and_a_probe_that_won_are_said(tmp_path: Path) -> None:

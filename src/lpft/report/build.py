@@ -297,7 +297,8 @@ def _write(path: Path, content: bytes) -> None:
         with replace_when_written(path) as temporary:
             temporary.write_bytes(content)
     except OSError as problem:
+        # A file in a folder's place "exists".
+        reason = "Not a directory" if isinstance(problem, FileExistsError) else problem.strerror
         raise InputError(
-            f"{path} cannot be written ({problem.strerror}): name another place with "
-            f"{named('output')}"
+            f"{path} cannot be written ({reason}): name another place with {named('output')}"
         ) from problem

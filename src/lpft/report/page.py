@@ -340,9 +340,9 @@ def _title(contents: Contents) -> str:
         return contents.alone.answer.title
     if len(experiments) == 1:
         return experiments[0].title
-    about = groups or paths or kernels
-    if about is paths:
+    if paths and not (experiments or groups):
         return say("between_title", titles=[chapter.title for chapter in paths])
+    about = groups or kernels
     return say(
         "page_title",
         experiments=len(experiments),
