@@ -72,7 +72,7 @@ def test_no_clear_difference_is_said_and_the_simpler_method_named(tmp_path: Path
     scored(tmp_path, "lp-ft", 5, 40)
     scored(tmp_path, "lp", 20, 42)
     found = answered(tmp_path)
-    assert "no clear difference from LP, which is simpler and trained in 24 s" in found.verdict
+    assert "no clear difference from LP, which is simpler and trained in 24\u00a0s" in found.verdict
     assert found.rows[1].verdict == "no clear difference"
     assert "contains 0" in found.rows[1].why
 
@@ -101,8 +101,8 @@ def test_leaks_undertraining_and_few_validation_rows_are_warnings(tmp_path: Path
     found = answered(tmp_path)
     assert found.warnings == (
         "2 of 100 rows of test are also in training.",
-        "FT may be undertrained: the last epoch is best. Train it for more epochs, or at a higher "
-        "learning rate.",
+        "FT may be undertrained: the last epoch is best. It can be used as it is; more epochs or "
+        "a higher learning rate may improve it.",
         "Only 20 validation rows: the choice of the method and of the epoch, and the "
         "probabilities, rest on them.",
     )

@@ -269,8 +269,12 @@ def _trust_tile(board: Leaderboard, slug: str) -> Tile:
     found = trust(run, split)
     if found is None:
         return Tile(question, "unknown", "not known", "–", "", address)
-    elsewhere = [trust(run, each) for each in run.ood_splits]
-    too_sure = [one for one in elsewhere if one and not one.holds and one.confidence > one.accuracy]
+    elsewhere = {each: trust(run, each) for each in run.ood_splits}
+    too_sure = {
+        each: one
+        for each, one in elsewhere.items()
+        if one and not one.holds and one.confidence > one.accuracy
+    }
     state: State = "good" if found.holds else "doubtful"
     return Tile(
         question,
@@ -282,8 +286,9 @@ def _trust_tile(board: Leaderboard, slug: str) -> Tile:
             found=found,
             split=split,
             rows=known_rows(run, split),
-            claimed=float(np.mean([one.confidence for one in too_sure])) if too_sure else None,
-            right=float(np.mean([one.accuracy for one in too_sure])) if too_sure else None,
+            too_sure_on=[each.removeprefix("ood/") for each in too_sure],
+            claimed=float(np.mean([one.confidence for one in too_sure.values()] or [0.0])),
+            right=float(np.mean([one.accuracy for one in too_sure.values()] or [0.0])),
         ),
         address,
     )
@@ -303,10 +308,9 @@ def _where_it_fails(run: Run, split: str, slug: str) -> Tile:
         question,
         "doubtful" if (worst.recall or 0.0) < 0.5 else "unknown",
         say("tile_fails", name=worst.name),
-        of_100(worst.recall),
+        f"{round((worst.recall or 0.0) * worst.support)} of {worst.support}",
         say(
             "tile_fails_text",
-            worst=worst,
             label=label,
             called=run.classes[pair.predicted],
             rows=len(pair),
