@@ -409,7 +409,7 @@ def finished(folder: Path) -> list[Path]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    return list(folder.glob("runs/*/*/.work/checkpoints/checkpoint-*/whole"))
+    return list(folder.glob("runs/*/*/.work/checkpoints/checkpoint-*/SHA256SUMS"))
 
 
 def estimate(workers=1, *timed):
