@@ -34,7 +34,8 @@ from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs, prepare_split
 from lpft.training.finetuning import finetune_scored
 from lpft.training.fit import _begin, _usual_strength
-from lpft.training.folds import cross_validate
+from lpft.training.folds import FoldScores, cross_validate
+from lpft.training.history import EpochRule
 
 TEST_ROWS = 500
 
@@ -53,6 +54,9 @@ def cell(pool: Pool, rows: np.ndarray, settings: TrainingSettings) -> dict[str, 
         model = copy.deepcopy(start)
         return _begin(model, of, settings, method, logging.DEBUG, strength=strength)[0]
 
+    def scored(inside: SplitInputs, held_out: SplitInputs, folder: Path, name: str) -> FoldScores:
+        return finetune_scored(begin(inside), inside, held_out, settings, folder=folder, name=name)
+
     kept = np.random.default_rng(1).permutation(len(pool.test_texts))[:TEST_ROWS]
     texts, labels = [pool.test_texts[row] for row in kept], pool.test_labels[kept]
     folds = validation_kind(data, fine_tunes=True) == "folds"
@@ -65,7 +69,8 @@ def cell(pool: Pool, rows: np.ndarray, settings: TrainingSettings) -> dict[str, 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if folds:
-            validated = cross_validate(begin, train, settings, metric="accuracy", folder=folder)
+            rule = EpochRule("accuracy", start_counts=method.head_start == "lp")
+            validated = cross_validate(scored, train, settings, rule=rule, folder=folder)
             choosing, chosen_by = validated.logits, train.labels[validated.rows]
             if method.head_start == "lp":
                 strength = _usual_strength(train, settings, start.config.classes)

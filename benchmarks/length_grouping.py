@@ -26,6 +26,7 @@ from lpft.model.inference import extract_features
 from lpft.settings import TrainingSettings, resolve
 from lpft.training import finetuning
 from lpft.training.cache import SplitInputs
+from lpft.training.history import EpochRule
 
 WIDTH = 128
 BLOCKS = 5
@@ -103,7 +104,7 @@ def step_seconds(build: Any, tokens: Tokens, labels: np.ndarray, width: int) -> 
             inputs,
             validation,
             resolve(TrainingSettings(epochs=1, batch_size=BATCH_SIZE, device="cpu")),
-            metric="accuracy",
+            rule=EpochRule("accuracy", start_counts=False),
             folder=Path(folder),
             on_history=lambda rows: None,  # noqa: ARG005
         )

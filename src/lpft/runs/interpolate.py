@@ -176,9 +176,9 @@ def _usable_run(run: Path) -> RunRecord:
         )
     if method.moves_features:
         raise InputError(
-            f"'{run}' was trained by {name}: its virtual tokens began at random values that are "
-            f"not kept, so that one end is missing; train one with {named('method')} lp-ft or "
-            "lp-lora"
+            f"'{run}' was trained by {name}: what it trains beside the head may have begun at "
+            "random values that are not kept, so that one end is missing; train one with "
+            f"{named('method')} lp-ft or lp-lora"
         )
     if record.checkpoint is not None and record.checkpoint.probe_won:
         raise InputError(

@@ -33,6 +33,7 @@ from lpft.training.cache import SplitInputs, cached_probe
 from lpft.training.finetuning import CheckpointKeeper, Objective, train_steps, weights_by_class
 from lpft.training.folds import FoldScores
 from lpft.training.history import (
+    EpochRule,
     Row,
     TrainingDiverged,
     TrainingReporter,
@@ -53,14 +54,13 @@ def tune(
     settings: TrainingSettings,
     *,
     strength: float,
-    metric: str,
+    rule: EpochRule,
     folder: Path,
     on_history: Callable[[list[Row]], None],
-    start_counts: bool,
 ) -> None:
     """Tune ``model`` in place and probe it again, or leave it as it is if that is not better.
 
-    Better by ``metric`` on validation; without ``start_counts`` the tuned one stays in any case.
+    Better by ``rule`` on validation; where the start does not count the tuned one stays.
 
     Args:
         model: a classifier with the head of linear probing.
@@ -72,7 +72,7 @@ def tune(
         InputError: sentence-transformers is not installed.
         TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
     """
-    start = copy.deepcopy(model.state_dict()) if start_counts else {}
+    start = copy.deepcopy(model.state_dict()) if rule.start_counts else {}
     first, _ = _score(model, validation, validation.pretrained, 0.0, settings)
     steps: list[Row] = []
 
@@ -86,7 +86,7 @@ def tune(
     epochs = passes(settings, len(train.labels))
     last, _ = _score(model, validation, features, epochs, settings)
     on_history([first, *steps, last])
-    if start_counts and last[f"validation_{metric}"] <= first[f"validation_{metric}"]:
+    if rule.start_counts and rule.score(last) <= rule.score(first):
         model.load_state_dict(start)
 
 

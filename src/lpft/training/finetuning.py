@@ -96,9 +96,7 @@ def finetune(
     """
     keeper = CheckpointKeeper(f"eval_{EPOCH_SCORE}" if rule.start_counts else None)
     reporter = TrainingReporter(on_history)
-    patience = (
-        [] if settings.patience is None else [Patience(settings.patience, rule.metric, rule.first)]
-    )
+    patience = [] if settings.patience is None else [Patience(settings.patience, rule.first)]
     train_steps(
         model,
         train,
@@ -409,14 +407,15 @@ class Patience(TrainerCallback):
     counts in the log, which is part of every checkpoint.
     """
 
-    def __init__(self, epochs: int, metric: str, first: int) -> None:
-        self._epochs, self._key, self._first = epochs, f"eval_validation_{metric}", first
+    def __init__(self, epochs: int, first: int) -> None:
+        self._epochs, self._first = epochs, first
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         del args
-        every = [entry[self._key] for entry in state.log_history if self._key in entry]
+        key = f"eval_{EPOCH_SCORE}"
+        every = [entry[key] for entry in state.log_history if key in entry]
         scores = every[self._first :]
         if not scores:
             return

@@ -119,9 +119,9 @@ def fit_classifier(
 
     Fine-tuning keeps its best epoch by ``metric`` on validation; where it starts from a linear
     probe, that start is one of them, unless ``kind`` is ``paper``; contrastive tuning has two, the
-    probe before it and the one after it. Without ``validation``, ``kind``
-    being ``folds``, epoch and temperature come from out-of-fold logits of the training rows, and
-    the model is trained on all of them. ``settings`` must be resolved. Checkpoints are kept below
+    probe before it and the one after it. Without ``validation``, ``kind`` being ``folds``, epoch
+    and temperature come from out-of-fold logits of the training rows, and the model is trained on
+    all of them. ``settings`` must be resolved. Checkpoints are kept below
     ``folder / "checkpoints"`` and resumed from where they are there already; the adapter of a PEFT
     method goes to ``folder / "adapter"``. ``on_history`` is called with all rows so far whenever
     there is a new one.
@@ -139,6 +139,8 @@ def fit_classifier(
         train = replace(train, at_start=features_at_start(start, train.tokens, settings))
     epochs = passes(settings, len(train.labels))
     words = "contrastive tuning" if method.contrastive else "fine-tuning"
+    own = kind != "paper"
+    rule = EpochRule(metric, start_counts=own and method.head_start == "lp", refined=own)
     validated, strength = None, None
     if validation is None:
 
@@ -157,7 +159,7 @@ def fit_classifier(
             )
 
         validated = cross_validate(
-            train_scored, train, settings, metric=metric, folder=folder / "folds"
+            train_scored, train, settings, rule=rule, folder=folder / "folds"
         )
         if method.head_start == "lp":
             strength = _usual_strength(train, settings, start.config.classes)
@@ -173,11 +175,6 @@ def fit_classifier(
         trained, probe = _begin(start, train, settings, method, strength=strength)
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
-        rule = EpochRule(
-            metric,
-            start_counts=kind != "paper" and probe is not None,
-            refined=kind != "paper" and not method.contrastive,
-        )
         checkpoints, inverse_strength = folder / "checkpoints", 0.0
         if probe is not None:
             inverse_strength = probe.inverse_strength
@@ -188,10 +185,9 @@ def fit_classifier(
                 validation,
                 settings,
                 strength=inverse_strength,
-                metric=metric,
+                rule=rule,
                 folder=checkpoints,
                 on_history=keep_history,
-                start_counts=rule.start_counts,
             )
         elif validation is not None:
             finetune(

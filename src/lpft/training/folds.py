@@ -21,9 +21,8 @@ from lpft.data.splits import scored_rows
 from lpft.files import replace_when_written
 from lpft.model.encoder import seeded
 from lpft.settings import TrainingSettings
-from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs
-from lpft.training.history import Row, epochs_since_best, pooled_evaluation
+from lpft.training.history import EpochRule, Row, epochs_since_best, pooled_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +51,13 @@ def cross_validate(
     train: SplitInputs,
     settings: TrainingSettings,
     *,
-    metric: str,
+    rule: EpochRule,
     folder: Path,
 ) -> CrossValidation:
     """Fine-tune once without each fold of the training rows, and score it at every epoch.
 
-    Patience ends the epochs where the scores by ``metric`` of all folds together would have ended
-    a training.
+    Patience ends the epochs where the scores by ``rule`` of all folds together would have ended a
+    training.
 
     Each fold has a folder of its own below ``folder``: what is finished there is read, and a
     training that was stopped goes on from its last checkpoint.
@@ -99,8 +98,7 @@ def cross_validate(
         for epoch, parts in enumerate(zip(*(each for each, _ in scored), strict=True))
     ]
     if settings.patience is not None:
-        scores = [row[f"validation_{metric}"] for row in evaluations]
-        first = 0 if get_method(settings.method).head_start == "lp" else 1
+        scores, first = [rule.score(row) for row in evaluations], rule.first
         counted = range(first + 1, len(scores) + 1)
         ends = (end for end in counted if epochs_since_best(scores[first:end]) >= settings.patience)
         evaluations = evaluations[: next(ends, len(scores))]

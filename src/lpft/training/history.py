@@ -263,8 +263,7 @@ class EpochRule:
         """``metric``, or refined ``metric + 1e-6 exp(-NLL)``, of :func:`evaluation_values`."""
         score = values[f"validation_{self.metric}"]
         if self.refined:
-            # Trainings begun by an earlier version have no such NLL.
-            score += _NLL_SHARE * math.exp(-values.get("validation_calibrated_nll", math.inf))
+            score += _NLL_SHARE * math.exp(-values["validation_calibrated_nll"])
         return score
 
 
