@@ -328,7 +328,7 @@ def test_a_run_that_is_replaced_takes_its_points_with_it(train, files, lpft):
 REFUSED = {
     "a method without a probe": "lp-lora",
     "linear probing": "lp-ft",
-    "virtual tokens": "virtual tokens",
+    "virtual tokens": "random values",
     "no record": "run.json",
     "no weights": "--no-save-model",
     "no head": "lp/head.safetensors",

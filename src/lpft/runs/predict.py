@@ -7,7 +7,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-import numpy as np
 from scipy.special import softmax
 
 from lpft.data import Text, choose_text_columns, texts_from_table
@@ -95,18 +94,22 @@ def predict_together(
     table = softmax(logits / classifier.model.config.temperature, axis=1)
     names = [str(name) for name in classes]
     largest = table.argmax(axis=1).tolist()
-    order = None if top_k is None else np.argsort(-table, axis=1, kind="stable")[:, :top_k].tolist()
     for index, (row, values) in enumerate(zip(known, table.tolist(), strict=True)):
         prediction = predictions[row]
         prediction["label"] = classes[largest[index]]
-        prediction["probabilities"] = (
-            dict(zip(names, values, strict=True))
-            if order is None
-            else {names[column]: values[column] for column in order[index]}
-        )
+        probabilities = dict(zip(names, values, strict=True))
+        prediction["probabilities"] = most_probable(probabilities, top_k)
         if abstain_below is not None:
             prediction["abstained"] = values[largest[index]] < abstain_below
     return predictions
+
+
+def most_probable(probabilities: dict[str, float], top_k: int | None) -> dict[str, float]:
+    """Those of so many classes, the largest first, of equal ones in their order; all if None."""
+    if top_k is None:
+        return probabilities
+    ordered = sorted(probabilities.items(), key=lambda item: -item[1])
+    return dict(ordered[:top_k])
 
 
 def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None:

@@ -28,7 +28,7 @@ from lpft.data.texts import check_texts
 from lpft.errors import InputError, explain
 from lpft.results.folder import read_record
 from lpft.results.saved import SavedClassifier
-from lpft.runs.predict import Prediction, predict_texts
+from lpft.runs.predict import Prediction, most_probable, predict_texts
 from lpft.serve.batching import Batcher, QueueFull
 from lpft.settings.serving import ServingSettings
 
@@ -140,7 +140,12 @@ def make_app(
         body = _parse(Body, await _read(request, settings.max_bytes), paired=saved.paired)
         texts = _texts(body, settings, paired=saved.paired)
         predictions = await _unless_gone(request, batcher.predict(texts))
-        return _json({"predictions": [_only_top(one, body.top_k) for one in predictions]})
+        # One batch may hold requests for different numbers of classes.
+        answers = [
+            {**one, "probabilities": most_probable(one["probabilities"], body.top_k)}
+            for one in predictions
+        ]
+        return _json({"predictions": answers})
 
     @app.get("/health", summary="Whether the model is loaded, and what it is")
     async def health() -> Health:
@@ -320,13 +325,6 @@ async def _unless_gone(request: Request, answer: Awaitable[list[Prediction]]) ->
 def _gone() -> HTTPException:
     """An answer that nobody reads."""
     return HTTPException(499, "the client has gone")
-
-
-def _only_top(prediction: Prediction, top_k: int | None) -> Prediction:
-    if top_k is None:
-        return prediction
-    ordered = sorted(prediction["probabilities"].items(), key=lambda item: -item[1])
-    return {**prediction, "probabilities": dict(ordered[:top_k])}
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
