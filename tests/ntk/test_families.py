@@ -271,7 +271,7 @@ CONFIGS = {
     "ctrl": CTRLConfig(
         vocab_size=_SIZES["vocab_size"], n_positions=64, n_embd=32, dff=64, n_layer=2, n_head=4
     ),
-    # Convolutions, and normalisation over the other axis.
+    # Convolutions with groups, and normalisation over the other axis.
     "squeezebert": SqueezeBertConfig(
         **_SIZES, embedding_size=32, **{f"{name}_groups": 2 for name in _GROUPS}
     ),
@@ -279,7 +279,6 @@ CONFIGS = {
     "mixtral": MixtralConfig(**_DECODER, num_local_experts=3),
 }
 BY_AUTOGRAD = {
-    "squeezebert": r"encoder\.layers\.\d\.",
     "mixtral": r"layers\.\d\.mlp\.(gate\.weight|experts\.(gate_up_proj|down_proj))",
 }
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
-from torch.nn.functional import layer_norm
+from torch.nn import functional
+from torch.nn.functional import layer_norm, linear, multi_head_attention_forward
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.pytorch_utils import Conv1D
 
 _MOSTLY = 0.9
@@ -26,17 +29,24 @@ class Rule(Enum):
 
     With x (T x a) and g (T x b), the derivative of one output with respect to the call's result:
 
-    - ``OUTER``: a linear layer's weight, ``g^T x`` (b x a; GPT-2's Conv1D keeps its transpose).
+    - ``OUTER``: a linear layer's weight, ``g^T x`` (b x a; GPT-2's Conv1D keeps its transpose). A
+      convolution's too: its tokens are the places of the result, x the patch that each one sees.
+    - ``FORMED``: the same of a convolution, but formed at once: of one with groups, and where the
+      patches take more room than the gradient itself.
     - ``ROWS``: an embedding's weight; row v is the sum of g_t over the tokens with id v.
-    - ``SCALE``: a normalisation's weight, ``sum_t g_t * xhat_t``.
+    - ``SCALE``: a normalisation's weight, ``sum_t g_t * xhat_t``, and every vector in which a
+      module's result is affine, entry by entry.
     - ``SHIFT``: a bias, ``sum_t g_t``.
     """
 
     OUTER = "outer"
+    FORMED = "formed"
     ROWS = "rows"
     SCALE = "scale"
     SHIFT = "shift"
 
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 Modules = dict[str, tuple[nn.Module, dict[str, Rule]]]
 """Modules by name, with the rules of their wanted parameters by the parameter's full name."""
@@ -65,7 +75,15 @@ class Rows:
     vectors: Tensor
 
 
-Share = Outer | Rows | Tensor
+@dataclass
+class Tied:
+    """The share of an embedding that is a linear weight as well: J is the sum of the two."""
+
+    outer: Outer
+    rows: Rows
+
+
+Share = Outer | Rows | Tied | Tensor
 """A parameter's share of the gradients of n samples; a tensor is J itself, S x n x d."""
 
 
@@ -104,38 +122,61 @@ def _module_rules(module: nn.Module) -> dict[str, Rule]:
     This goes by the module's type and may be wrong: the gradient check compares every parameter
     with autograd on a small batch, and leaves those that differ to autograd.
     """
-    own = [name for name, _ in module.named_parameters(recurse=False)]
+    own = dict(module.named_parameters(recurse=False))
     rules: dict[str, Rule] = {}
     if isinstance(module, nn.Linear | Conv1D):
         rules = {"weight": Rule.OUTER, "bias": Rule.SHIFT}
+    elif isinstance(module, Convolution):
+        weight = Rule.OUTER if module.groups == 1 else Rule.FORMED
+        rules = {"weight": weight, "bias": Rule.SHIFT}
     elif isinstance(module, nn.Embedding):
         if module.max_norm is None and not module.scale_grad_by_freq:
             rules = {"weight": Rule.ROWS}
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm | nn.GroupNorm | _BatchNorm):
         rules = {"weight": Rule.SCALE, "bias": Rule.SHIFT}
-    elif own == ["weight"] and not list(module.children()):
-        # One vector and a result of one input: an RMSNorm of some family.
-        vector = module.get_parameter("weight").ndim == 1
-        if vector and len(signature(module.forward).parameters) == 1:
-            rules = {"weight": Rule.SCALE}
+    elif isinstance(module, nn.MultiheadAttention):
+        if _attends_plainly(module):
+            rules = {"in_proj_weight": Rule.OUTER, "in_proj_bias": Rule.SHIFT}
+    elif own and not list(module.children()):
+        # Vectors and a result of one input: an RMSNorm of some family, or the scale of a layer.
+        vectors = all(parameter.ndim == 1 for parameter in own.values())
+        if vectors and len(signature(module.forward).parameters) == 1:
+            rules = dict.fromkeys(own, Rule.SCALE)
     return {name: rules[name] for name in own if name in rules}
+
+
+def _attends_plainly(module: nn.MultiheadAttention) -> bool:
+    """Whether query, key and value have one weight in common and nothing is added to the keys."""
+    return (
+        type(module).forward is nn.MultiheadAttention.forward
+        and module.in_proj_weight is not None
+        and module.bias_k is None
+        and not module.add_zero_attn
+    )
 
 
 @dataclass
 class Call:
-    """One call of a module: its input, its result, and the rules of its wanted parameters."""
+    """One call of a module: its input, its result, and the rules of its wanted parameters.
+
+    ``result`` is the result's place in the graph: what is written into the tensor later, as some
+    models do, does not change it.
+    """
 
     module: nn.Module
     rules: dict[str, Rule]
     inputs: Tensor
-    result: Tensor
+    result: GradientEdge
+    shape: torch.Size
 
 
 @dataclass
 class Recorder:
-    """Forward hooks that keep the calls of ``modules``, once ``enabled``.
+    """Hooks that keep the calls of ``modules``, once ``enabled``.
 
-    ``samples`` is the number n of texts in the batch that is about to pass.
+    ``samples`` is the number n of texts in the batch that is about to pass. An
+    ``nn.MultiheadAttention`` multiplies by its weights inside one function, where no hook sees its
+    projections: within the context it has a forward that calls them one by one.
 
     Raises:
         NotBatched: a result lacks the sample axis and is no embedding to be repeated along it.
@@ -149,17 +190,24 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         for name, (module, rules) in self.modules.items():
-            hook = partial(self._keep, name, rules)
-            self._handles.append(module.register_forward_hook(hook))
+            if isinstance(module, nn.MultiheadAttention):
+                forward = partial(self._attend, name, rules, module)
+                object.__setattr__(module, "forward", forward)
+            else:
+                hook = partial(self._after, name, rules)
+                self._handles.append(module.register_forward_hook(hook))
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        for module, _rules in self.modules.values():
+            if isinstance(module, nn.MultiheadAttention):
+                module.__dict__.pop("forward", None)
         self._handles.clear()
         self.calls.clear()
 
-    def _keep(
+    def _after(
         self,
         name: str,
         rules: dict[str, Rule],
@@ -168,16 +216,27 @@ class Recorder:
         result: Any,
     ) -> Any:
         """Keep a call; what is returned replaces the module's result."""
-        if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
-            return None
         # A call by keywords, or with a shape (RoFormer's positions), leaves no share: comparing
         # with autograd finds that out.
-        if not arguments or not isinstance(arguments[0], Tensor):
+        if not isinstance(result, Tensor) or not arguments or not isinstance(arguments[0], Tensor):
             return None
-        inputs = arguments[0]
+        return self._keep(name, rules, module, arguments[0], result)
+
+    def _keep(
+        self, name: str, rules: dict[str, Rule], module: nn.Module, inputs: Tensor, result: Tensor
+    ) -> Tensor:
+        """Keep a call; what is returned takes the result's place."""
+        if not self.enabled or not torch.is_grad_enabled():
+            return result
         embedding = isinstance(module, nn.Embedding)
-        # A list of ids has no sample axis, even if there are as many of them as samples.
-        shared = (embedding and inputs.ndim == 1) or result.shape[0] != self.samples
+        # A list of ids has no sample axis, even if there are as many of them as samples. What has
+        # several rows for each sample, as windows of an image, has those of the first one first:
+        # comparing with autograd finds out where it does not.
+        shared = result.shape[0] != self.samples
+        if embedding:
+            shared |= inputs.ndim == 1
+        else:
+            shared &= result.shape[0] % self.samples > 0
         if self.samples > 1 and shared:
             if not embedding:
                 raise NotBatched(name)
@@ -188,13 +247,78 @@ class Recorder:
             result = result.expand(self.samples, *result.shape[1:])
             inputs = inputs.reshape(*lead, *inputs.shape)
             inputs = inputs.expand(self.samples, *inputs.shape[1:])
-        handed_on = result
         if not result.requires_grad:
             result = result.detach().requires_grad_()
-            # What follows may write into it, as CTRL does, which autograd forbids for a leaf.
-            handed_on = result.clone()
-        self.calls.append(Call(module, rules, inputs.detach(), result))
-        return handed_on
+        edge = get_gradient_edge(result)
+        self.calls.append(Call(module, rules, inputs.detach(), edge, result.shape))
+        # What follows may write into the result, as CTRL and DeBERTa do. Autograd forbids that for
+        # a leaf, and takes a view that is written into out of the graph, with the place kept here.
+        # This is neither, and no copy: the result's own numbers are not needed again.
+        return torch.ops.aten._unsafe_view.default(result, result.shape)
+
+    def _attend(
+        self,
+        name: str,
+        rules: dict[str, Rule],
+        module: nn.MultiheadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What ``module`` computes in evaluation mode, with its projections outside of it.
+
+        PyTorch's own function attends, with identities in their place, which change no digit.
+        """
+        weight, bias, width = module.in_proj_weight, module.in_proj_bias, module.embed_dim
+        turned = query.ndim == 3 and not module.batch_first  # else samples come first
+
+        def project(states: Tensor) -> Tensor:
+            states = states.transpose(0, 1) if turned else states
+            projected = linear(states, weight, bias)
+            return self._keep(name, rules, module, states, projected)
+
+        # All three at once, so that equal inputs are one call; others use their third of it.
+        projected = {id(states): states for states in (query, key, value)}
+        thirds = {number: project(states).chunk(3, -1) for number, states in projected.items()}
+        parts = [thirds[id(states)][n] for n, states in enumerate((query, key, value))]
+        if query.ndim == 3:
+            parts = [part.transpose(0, 1) for part in parts]
+        identity = torch.eye(width, dtype=weight.dtype, device=weight.device)
+        without: Any = None  # biases are added already; the function's types demand a tensor
+        attended, weights = multi_head_attention_forward(
+            query=parts[0],
+            key=parts[1],
+            value=parts[2],
+            embed_dim_to_check=width,
+            num_heads=module.num_heads,
+            in_proj_weight=None,
+            in_proj_bias=None,
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=False,
+            dropout_p=0.0,
+            out_proj_weight=identity,
+            out_proj_bias=without,
+            training=False,
+            key_padding_mask=key_padding_mask,
+            need_weights=need_weights,
+            attn_mask=attn_mask,
+            use_separate_proj_weight=True,
+            q_proj_weight=identity,
+            k_proj_weight=identity,
+            v_proj_weight=identity,
+            average_attn_weights=average_attn_weights,
+            is_causal=is_causal,
+        )
+        if query.ndim == 3:
+            attended = attended.transpose(0, 1)
+        result = module.out_proj(attended)
+        return (result.transpose(0, 1) if turned else result), weights
 
 
 Gradients = list[Tensor | None]
@@ -221,7 +345,7 @@ def pull_back(
         the gradients at each input; those at each call's result; J (S x 1 x numel) of the
         parameters that the stretch uses.
     """
-    targets = [*inputs, *(call.result for call in calls), *parameters.values()]
+    targets: list[Any] = [*inputs, *(call.result for call in calls), *parameters.values()]
     rooted = [index for index, result in enumerate(results) if result.requires_grad]
     passes: list[Sequence[Tensor | None]] = []
     for number, cotangent in enumerate(cotangents):
@@ -255,54 +379,132 @@ def call_shares(call: Call, gradients: Gradients, samples: int) -> dict[str, Sha
     Raises:
         RuleFailed: the module does not compute what its type suggests.
     """
-    if all(gradient is None for gradient in gradients):
+    like = next((gradient for gradient in gradients if gradient is not None), None)
+    if like is None:
         return {}
+    filled = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
     try:
-        tokenwise = [
-            (torch.zeros_like(call.result) if gradient is None else gradient).reshape(
-                samples, -1, call.result.shape[-1]
-            )
-            for gradient in gradients
-        ]
-        return {name: _share(call, rule, tokenwise) for name, rule in call.rules.items()}
+        return {
+            name: _share(call, name, rule, filled, samples) for name, rule in call.rules.items()
+        }
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise RuleFailed(*call.rules) from error
 
 
-def _share(call: Call, rule: Rule, gradients: list[Tensor]) -> Share:
-    """The share of one call in one parameter; each of the S gradients is n x T x b."""
-    like = gradients[0]
-    if rule is Rule.SHIFT:
-        return torch.stack([gradient.sum(1) for gradient in gradients])
-    if rule is Rule.SCALE:
-        xhat = _normalized(call.module, call.inputs).reshape(like.shape)
-        return torch.stack([(gradient * xhat).sum(1) for gradient in gradients])
+def _share(call: Call, name: str, rule: Rule, gradients: list[Tensor], samples: int) -> Share:
+    """The share of one call in one parameter; each of the S gradients is as large as the result."""
+    module, inputs = call.module, call.inputs
+    local = name.rpartition(".")[2]
+    if rule is Rule.FORMED:
+        assert isinstance(module, Convolution)
+        return torch.stack([_formed(module, inputs, g, samples) for g in gradients])
+    if rule in (Rule.SCALE, Rule.SHIFT):
+        size = getattr(module, local).numel()
+        factor = _derivative(module, local, inputs) if rule is Rule.SCALE else None
+        return torch.stack(
+            [
+                _by_token(call, g if factor is None else g * factor, samples, size).sum(1)
+                for g in gradients
+            ]
+        )
     if rule is Rule.OUTER:
-        return Outer(call.inputs.reshape(len(like), -1, call.inputs.shape[-1]), gradients)
-    assert isinstance(call.module, nn.Embedding)
-    if type(call.module).forward is not nn.Embedding.forward:
+        patches = _patches(module, inputs) if isinstance(module, Convolution) else inputs
+        return Outer(
+            patches.reshape(samples, -1, patches.shape[-1]),
+            [_by_token(call, g, samples, _outputs(call)) for g in gradients],
+        )
+    assert isinstance(module, nn.Embedding)
+    if type(module).forward is not nn.Embedding.forward:
         # It may do more than look rows up: the scaled embeddings of Gemma and BART multiply them.
         # The result is linear in the weight, so a weight of ones gives the factors.
-        ones = call.module.weight.new_ones(1, 1).expand_as(call.module.weight)
+        ones = module.weight.new_ones(1, 1).expand_as(module.weight)
         with torch.no_grad():
-            factors = functional_call(call.module, {"weight": ones}, (call.inputs,))
-        gradients = [gradient * factors.reshape(like.shape) for gradient in gradients]
-    return _sum_equal_ids(call.inputs.reshape(len(like), -1), gradients, call.module.padding_idx)
+            factors = functional_call(module, {"weight": ones}, (inputs,))
+        gradients = [gradient * factors for gradient in gradients]
+    return _sum_equal_ids(
+        inputs.reshape(samples, -1),
+        [_by_token(call, g, samples, call.shape[-1]) for g in gradients],
+        module.padding_idx,
+    )
+
+
+def _outputs(call: Call) -> int:
+    """b, the numbers of a linear layer's or convolution's result at each token."""
+    module = call.module
+    return module.out_channels if isinstance(module, Convolution) else call.shape[-1]
+
+
+def _by_token(call: Call, states: Tensor, samples: int, size: int) -> Tensor:
+    """What is as large as the result as n x T x size, by the axis along which a parameter acts."""
+    module, shape = call.module, call.shape
+    axis = len(shape) - 1
+    if isinstance(module, Convolution):
+        axis -= len(module.kernel_size)
+    elif isinstance(module, nn.GroupNorm | _BatchNorm):
+        axis = 1
+    elif shape[-1] != size or getattr(module, "data_format", "") == "channels_first":
+        # A norm or scale of channels, which mostly are the first axis after that of samples.
+        axis = next((n for n in range(1, len(shape)) if shape[n] == size), axis)
+    return states.movedim(axis, -1).reshape(samples, -1, size)
+
+
+def _padded(module: Convolution, inputs: Tensor) -> Tensor:
+    """A convolution's input as n x C x ..., with its padding."""
+    if inputs.ndim == len(module.kernel_size) + 1:
+        inputs = inputs.unsqueeze(0)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # The widths of both sides of every axis, last first, also where they are given as "same".
+    return functional.pad(inputs, module._reversed_padding_repeated_twice, mode)
+
+
+def _patches(module: Convolution, inputs: Tensor) -> Tensor:
+    """What each place of a convolution's result sees: n x T x (C k), in the weight's order."""
+    windows = _padded(module, inputs)
+    sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (size, stride, dilation) in enumerate(sizes, 2):
+        windows = windows.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    # n x C x places x offsets: channels go next to the offsets, as the weight has them.
+    windows = windows.movedim(1, 1 + len(module.kernel_size))
+    return windows.flatten(1, len(module.kernel_size)).flatten(2)
+
+
+def _formed(module: Convolution, inputs: Tensor, gradient: Tensor, samples: int) -> Tensor:
+    """The gradient of a convolution's weight for each sample, n x d.
+
+    The samples pass as groups of one convolution with as many times its groups.
+    """
+    padded = _padded(module, inputs)
+    count = len(padded)
+    size = (count * module.out_channels, *module.weight.shape[1:])
+    weights = torch.ops.aten.convolution_backward(
+        gradient.reshape(1, size[0], *gradient.shape[-len(module.kernel_size) :]).contiguous(),
+        padded.reshape(1, -1, *padded.shape[2:]).contiguous(),
+        gradient.new_empty(1).expand(size),
+        None,
+        module.stride,
+        [0] * len(module.kernel_size),
+        module.dilation,
+        False,
+        [0],
+        count * module.groups,
+        [False, True, False],
+    )[1]
+    return weights.reshape(samples, count // samples, -1).sum(1)
 
 
 @torch.no_grad()
-def _normalized(module: nn.Module, inputs: Tensor) -> Tensor:
-    """xhat, the derivative of a normalisation's result with respect to its weight, elementwise.
+def _derivative(module: nn.Module, local: str, inputs: Tensor) -> Tensor:
+    """xhat, the derivative of a result with respect to a vector of its module, elementwise.
 
-    The result is affine in the weight w, so ``xhat = f(x; w = 1) - f(x; w = 0)``; this also covers
+    The result is affine in the vector w, so ``xhat = f(x; w = 1) - f(x; w = 0)``; this also covers
     variants that multiply by 1 + w.
     """
     if isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
         return layer_norm(inputs, module.normalized_shape, eps=module.eps)
-    weight = module.get_parameter("weight")
-    ones, zeros = torch.ones_like(weight), torch.zeros_like(weight)
-    at_one = functional_call(module, {"weight": ones}, (inputs,))
-    return at_one - functional_call(module, {"weight": zeros}, (inputs,))
+    vector = module.get_parameter(local)
+    ones, zeros = torch.ones_like(vector), torch.zeros_like(vector)
+    at_one = functional_call(module, {local: ones}, (inputs,))
+    return at_one - functional_call(module, {local: zeros}, (inputs,))
 
 
 def _sum_equal_ids(ids: Tensor, gradients: Sequence[Tensor], padding: int | None) -> Rows:
@@ -320,23 +522,39 @@ def merge_uses(uses: Sequence[Share]) -> Share:
     """One parameter's share from several calls on the same samples.
 
     J of a linear weight is a sum over tokens, so the uses' tokens are put side by side; rows of an
-    embedding are summed by id, and vectors are summed.
+    embedding are summed by id, and vectors are summed. An embedding that is a linear weight as
+    well has both.
     """
-    first = uses[0]
     if len(uses) == 1:
-        return first
-    if isinstance(first, Outer):
-        outers = [use for use in uses if isinstance(use, Outer)]
-        return Outer(
-            torch.cat([outer.inputs for outer in outers], 1),
-            [torch.cat(parts, 1) for parts in zip(*(o.gradients for o in outers), strict=True)],
-        )
-    if isinstance(first, Rows):
-        return _merge_rows([use for use in uses if isinstance(use, Rows)])
-    return torch.stack([use for use in uses if isinstance(use, Tensor)]).sum(0)
+        return uses[0]
+    parts = [part for use in uses for part in _parts_of(use)]
+    outers = [part for part in parts if isinstance(part, Outer)]
+    rows = [part for part in parts if isinstance(part, Rows)]
+    if outers and rows:
+        return Tied(_merge_outers(outers), _merge_rows(rows))
+    if outers:
+        return _merge_outers(outers)
+    if rows:
+        return _merge_rows(rows)
+    return torch.stack([part for part in parts if isinstance(part, Tensor)]).sum(0)
+
+
+def _parts_of(share: Share) -> tuple[Outer | Rows | Tensor, ...]:
+    return (share.outer, share.rows) if isinstance(share, Tied) else (share,)
+
+
+def _merge_outers(uses: Sequence[Outer]) -> Outer:
+    if len(uses) == 1:
+        return uses[0]
+    return Outer(
+        torch.cat([outer.inputs for outer in uses], 1),
+        [torch.cat(parts, 1) for parts in zip(*(o.gradients for o in uses), strict=True)],
+    )
 
 
 def _merge_rows(uses: Sequence[Rows]) -> Rows:
+    if len(uses) == 1:
+        return uses[0]
     ids = torch.cat([use.ids for use in uses])
     samples = torch.cat([use.samples for use in uses])
     vectors = torch.cat([use.vectors for use in uses], 1)
@@ -352,8 +570,18 @@ def _merge_rows(uses: Sequence[Rows]) -> Rows:
     return Rows(pairs[1], pairs[0], sums.transpose(0, 1).contiguous())
 
 
+def active_share(share: Share) -> Share | None:
+    """The share without tokens that no gradient reaches; None if none is left."""
+    if isinstance(share, Outer):
+        return active_tokens(share)
+    if isinstance(share, Tied):
+        outer = active_tokens(share.outer)
+        return share.rows if outer is None else Tied(outer, share.rows)
+    return share
+
+
 def active_tokens(outer: Outer) -> Outer | None:
-    """The share without tokens that no gradient reaches; None if none is left.
+    """A linear weight's share without tokens that no gradient reaches; None if none is left.
 
     Padding has no gradient, and above the last attention a pooled token is the only one with any.
     """

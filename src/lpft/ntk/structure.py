@@ -30,6 +30,7 @@ from lpft.ntk.capture import (
     Rule,
     RuleFailed,
     Share,
+    Tied,
     active_tokens,
     wanted_modules,
 )
@@ -428,6 +429,8 @@ def _cotangent(classifier: LinearHeadClassifier) -> Tensor:
 
 def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:
     """Subtract one sample's share (of the first cotangent); whether its shape fits."""
+    if isinstance(share, Tied):
+        return False
     if isinstance(share, Rows):
         own = share.samples == sample
         difference.index_add_(0, share.ids[own], share.vectors[0, own], alpha=-1)
