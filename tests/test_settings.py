@@ -318,6 +318,10 @@ def test_every_method_from_a_random_head_has_one_from_an_lp_head():
         "lp-prefix": None,
         "peft": "lp-peft",
         "lp-peft": None,
+        "prompt": None,
+        "prompt-ft": None,
+        "prompt-lora": None,
+        "prompt-bitfit": None,
     }
     assert with_lp_head("of another version") is None
 

@@ -92,6 +92,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         method: str = "lp-ft",
         seed: int = 0,
         pooling: Pooling | None = None,
+        prompt: str | None = None,
+        label_words: Any = None,
+        first_token: bool = False,
         head_bias: bool = True,
         max_length: int | None = None,
         epochs: float | None = None,
@@ -119,6 +122,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.method = method
         self.seed = seed
         self.pooling = pooling
+        self.prompt = prompt
+        self.label_words = label_words
+        self.first_token = first_token
         self.head_bias = head_bias
         self.max_length = max_length
         self.epochs = epochs
@@ -324,6 +330,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "parameters": self._parameters()
             | {
                 "class_weight": self._settings().class_weight,
+                "label_words": self._settings().label_words,
                 "peft_config": self._settings().peft_config,
             },
             "paired": self._paired,
@@ -384,7 +391,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def untrained(
         cls, model: str, classes: Sequence[Label], seed: int = 0, **parameters: Any
     ) -> Self:
-        """The model before any training, with the random head of ``seed``.
+        """The model before any training, with the random head of ``seed`` or that of label words.
 
         Args:
             model: as in the constructor.
@@ -396,6 +403,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 of another type or outside its range, or a model that cannot be loaded.
         """
         from lpft.model import build_classifier
+        from lpft.model.loading import start_at_words
+        from lpft.settings.prompts import read_template
 
         names = label_list(classes, "classes")
         if len(names) < 2 or len(set(names)) < len(names):
@@ -410,7 +419,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             head_bias=settings.head_bias,
             max_length=settings.max_length,
             revision=settings.revision,
+            paired=settings.prompt is not None and read_template(settings.prompt).paired,
+            prompt=settings.prompt,
+            label_words=settings.label_words,
+            first_token=settings.first_token,
         )
+        if classifier.words is not None:
+            start_at_words(classifier.model.head, classifier.words)
         estimator._take(classifier, paired=None)
         return estimator
 

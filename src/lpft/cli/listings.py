@@ -157,6 +157,7 @@ def models(options: Namespace) -> None:
 
 _TRAINED = {
     "head": "nothing",
+    "nothing": "nothing",
     "all": "everything",
     "encoder": "the encoder, then the head by LP",
     "bias": "bias terms, head",
@@ -166,6 +167,8 @@ _TRAINED = {
     "prefix": "keys and values, head",
     "peft": "as configured, head",
 }
+
+_STARTS = {"random": "random", "lp": "from the LP solution", "words": "at the label words"}
 
 
 def methods(options: Namespace) -> None:
@@ -180,7 +183,7 @@ def methods(options: Namespace) -> None:
         [
             [
                 method.name,
-                "from the LP solution" if method.head_start == "lp" else "random",
+                _STARTS[method.head_start],
                 _TRAINED[method.trained],
                 method.summary,
             ]

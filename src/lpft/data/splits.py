@@ -53,15 +53,23 @@ def labelled_rows(data: TextData) -> Examples:
 
 
 def with_folds(data: TextData, scored: Rows, folds: int | None) -> TextData:
-    """``data`` as a training with folds used it: all labelled rows; ``scored`` ones validate."""
+    """``data`` as a training with folds used it: all labelled rows; ``scored`` ones validate.
+
+    ``folds`` is None where nothing was trained.
+    """
     train = labelled_rows(data)
     source = data.sources.get("train", data.name)
-    rule = f"each training row by a model trained without it, {folds} folds drawn with the fixed "
+    rule = "each training row, as nothing is trained"
+    if folds is not None:
+        rule = (
+            f"each training row by a model trained without it, {folds} folds drawn with the fixed "
+            f"split seed {SPLIT_SEED}"
+        )
     return replace(
         data,
         train=train,
         validation=train.select(scored),
-        sources={**data.sources, "validation": f"{source}: {rule}split seed {SPLIT_SEED}"},
+        sources={**data.sources, "validation": f"{source}: {rule}"},
     )
 
 

@@ -60,6 +60,10 @@ def write_transformers(classifier: Classifier, folder: Path) -> tuple[str, list[
         )
     family, pooling = _find_family(model.encoder.config), model.config.pooling
     kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(model.encoder.config)].__name__
+    if pooling == "mask":
+        raise InputError(
+            f"the classifier reads the blank of a prompt, which {kind} does not: {_USE_ONNX}"
+        )
     if pooling not in family.known_poolings:
         raise InputError(
             f"{kind} reads the {' or '.join(family.known_poolings)} of its tokens' states, and "

@@ -25,6 +25,7 @@ from lpft.model.encoder import (
     head_dropout,
     hidden_states,
 )
+from lpft.model.language_head import attach_transform, transformed
 from lpft.model.padding import Reading, SafePadding, is_safe, without_padding
 from lpft.model.pooling import pool
 from lpft.model.virtual_tokens import VirtualTokens
@@ -44,7 +45,9 @@ class LinearHeadConfig(PreTrainedConfig):
     columns of a file or table they came, where these had names. ``feature_size`` is h, where it
     was measured; ``safe_padding`` is that of :class:`~lpft.model.padding.Reading`.
     ``virtual_tokens`` describes the :class:`~lpft.model.virtual_tokens.VirtualTokens` before every
-    text, if there are any.
+    text, if there are any. ``prompt`` is the :class:`~lpft.data.prompts.Prompt` around every text,
+    with the ``words`` of the classes and their ``tokens``, where the head started from these;
+    ``language_transform`` the :class:`~lpft.model.language_head.TransformShape` of what follows.
     """
 
     model_type = "lpft"
@@ -62,6 +65,8 @@ class LinearHeadConfig(PreTrainedConfig):
     feature_size: int | None = None
     safe_padding: SafePadding = "both"
     virtual_tokens: dict | None = None
+    prompt: dict | None = None
+    language_transform: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):
@@ -100,8 +105,9 @@ class ClassifierOutput(ModelOutput):
 class LinearHeadClassifier(PreTrainedModel):
     """``f(x) = V phi(x) + b``: the classifier of Tomihari and Sato (2024), section 3.
 
-    ``phi`` (N x h) is the pooled last hidden state of a pre-trained encoder, V (C x h) and b (C)
-    are :attr:`head`, with dropout between the two while training.
+    ``phi`` (N x h) is the pooled last hidden state of a pre-trained encoder, in a prompt after the
+    language model's own transform; V (C x h) and b (C) are :attr:`head`, with dropout between the
+    two while training.
     """
 
     config_class = LinearHeadConfig
@@ -115,7 +121,10 @@ class LinearHeadClassifier(PreTrainedModel):
 
     def __init__(self, config: LinearHeadConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.encoder = build_encoder(config.encoder_config) if encoder is None else encoder
+        if encoder is None:
+            encoder = build_encoder(config.encoder_config)
+            attach_transform(encoder, config.language_transform)
+        self.encoder = encoder
         described = config.virtual_tokens
         self.virtual_tokens = None if described is None else VirtualTokens(described)
         self.dropout = nn.Dropout(config.head_dropout)
@@ -147,7 +156,11 @@ class LinearHeadClassifier(PreTrainedModel):
             states = hidden_states(self.encoder, **inputs)
         else:
             states = self.virtual_tokens.states(self.encoder, **inputs)
-        return pool(states, attention_mask, self.config.pooling)
+        blanks = None
+        if self.config.pooling == "mask":
+            blanks = input_ids == self.config.prompt["mask"]
+        pooled = pool(states, attention_mask, self.config.pooling, blanks)
+        return transformed(self.encoder, pooled)
 
     def forward(
         self,

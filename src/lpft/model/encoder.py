@@ -17,11 +17,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForTextEncoding,
     PreTrainedConfig,
     PreTrainedModel,
@@ -85,6 +89,76 @@ def load_encoder(
     Raises:
         InputError: the weights are missing, damaged, not finite or of another architecture.
     """
+    auto_class, keywords = _construction(config)
+    no_encoder = (
+        f"'{source}' is a {config.model_type} model, an encoder-decoder whose encoder Transformers "
+        "does not load alone, so it is not supported: name an encoder, a decoder or a T5"
+    )
+    separate = auto_class is AutoModelForTextEncoding
+    if separate and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise InputError(no_encoder)
+    _check_quantization(source, config)
+    try:
+        encoder, missing, unexpected = _load(auto_class, source, config, revision, **keywords)
+    except (*LOAD_ERRORS, ImportError) as error:
+        if separate and "encoder-only" in str(error):  # as T5Gemma says
+            raise InputError(no_encoder) from error
+        raise InputError(_explain_load_failure(source, error, revision)) from error
+    _check_complete(encoder, source, missing, unexpected)
+    check_finite(encoder, source)
+    return encoder.eval()
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Whether the family predicts the next token and has no mask."""
+    kind = type(config)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def load_language_model(
+    source: str, config: PreTrainedConfig, *, revision: str | None = None
+) -> PreTrainedModel:
+    """The masked or causal language model around the encoder of :func:`load_encoder`.
+
+    Raises:
+        InputError: as there, or the family has no such model, or the weights no such head.
+    """
+    causal = is_causal(config)
+    _, keywords = _construction(config)
+    known = MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_FOR_MASKED_LM_MAPPING
+    if type(config) not in known:
+        raise InputError(
+            f"'{source}' is a {config.model_type} model, of which Transformers has no language "
+            f"model, so {named('prompt')} has no effect: name a BERT, RoBERTa, GPT-2 or so"
+        )
+    auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    _check_quantization(source, config)
+    try:
+        model, missing, unexpected = _load(auto_class, source, config, revision)
+    except (*LOAD_ERRORS, ImportError) as error:
+        raise InputError(_explain_load_failure(source, error, revision)) from error
+    prefix = f"{model.base_model_prefix}."
+    headless = [name for name in missing if not name.startswith(prefix)]
+    if headless:
+        raise InputError(
+            f"'{source}' has no language model head, which {named('prompt')} needs: its weights "
+            f"lack {headless[0]}{f' and {len(headless) - 1} more' if headless[1:] else ''}; name "
+            "the language model that it was made from"
+        )
+    encoder = model.base_model
+    expected = MODEL_MAPPING.get(type(config), None)
+    pooled = "add_pooling_layer" in keywords and getattr(encoder, "pooler", None) is not None
+    if pooled or not isinstance(encoder, expected or ()):
+        raise InputError(
+            f"the language model of '{source}' ({type(model).__name__}) is not built on a model "
+            f"that lpft reads texts with, so {named('prompt')} has no effect: name another model"
+        )
+    _check_complete(encoder, source, missing, unexpected)
+    check_finite(model, source)
+    return model.eval()
+
+
+def _check_quantization(source: str, config: PreTrainedConfig) -> None:
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
         settings = quantization if isinstance(quantization, dict) else quantization.to_dict()
@@ -94,31 +168,35 @@ def load_encoder(
             "be neither trained nor read in float32 as they are: name the model in float32, "
             "float16 or bfloat16 that they were made from"
         )
-    auto_class, keywords = _construction(config)
-    no_encoder = (
-        f"'{source}' is a {config.model_type} model, an encoder-decoder whose encoder Transformers "
-        "does not load alone, so it is not supported: name an encoder, a decoder or a T5"
-    )
-    separate = auto_class is AutoModelForTextEncoding
-    if separate and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        raise InputError(no_encoder)
-    try:
-        with quiet_transformers():
-            encoder, report = auto_class.from_pretrained(
-                source,
-                config=config,
-                revision=revision,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-                adapter_kwargs={"subfolder": NO_ADAPTER},
-                **keywords,
-            )
-    except (*LOAD_ERRORS, ImportError) as error:
-        if separate and "encoder-only" in str(error):  # as T5Gemma says
-            raise InputError(no_encoder) from error
-        raise InputError(_explain_load_failure(source, error, revision)) from error
-    missing, lost = sorted(report["missing_keys"]), _lost(encoder, report["unexpected_keys"])
+
+
+def _load(
+    auto_class: Any,
+    source: str,
+    config: PreTrainedConfig,
+    revision: str | None,
+    **keywords: Any,
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """A model in float32, and the names of weights that it lacks and has no place for."""
+    with quiet_transformers():
+        model, report = auto_class.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            adapter_kwargs={"subfolder": NO_ADAPTER},
+            **keywords,
+        )
+    return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+
+
+def _check_complete(
+    encoder: PreTrainedModel, source: str, missing: list[str], unexpected: list[str]
+) -> None:
+    """Refuse weights that lack some of the encoder's, or hold some that it has no place for."""
+    lost = _lost(encoder, unexpected)
     if missing or lost:
         wrong = (
             f"lack {len(missing)} parameters of it (for example {missing[0]})"
@@ -126,11 +204,9 @@ def load_encoder(
             else f"hold {len(lost)} parameters that it has no place for (for example {lost[0]})"
         )
         raise InputError(
-            f"the weights of '{source}' do not fit the {config.model_type} model of its "
-            f"config.json: they {wrong}; {_remedy(report['unexpected_keys'])}"
+            f"the weights of '{source}' do not fit the {encoder.config.model_type} model of its "
+            f"config.json: they {wrong}; {_remedy(unexpected)}"
         )
-    check_finite(encoder, source)
-    return encoder.eval()
 
 
 def build_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:

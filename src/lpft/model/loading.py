@@ -1,17 +1,21 @@
 """From a model's name or folder to a classifier with its tokenizer, and from a saved one back."""
 
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lpft.data.examples import Label, Text, TextData
 from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
+from lpft.data.prompts import Prompt, install_prompt, read_prompt, word_tokens
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
 from lpft.files import DIGESTS, damaged_file, write_digests
@@ -20,15 +24,21 @@ from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach
 from lpft.model.encoder import (
     LOAD_ERRORS,
     check_finite,
+    is_causal,
     load_config,
     load_encoder,
+    load_language_model,
     position_limit,
     quiet_transformers,
 )
+from lpft.model.language_head import LanguageHead, find_language_head
 from lpft.model.padding import Reading, check_reading
 from lpft.model.pooling import default_pooling
 from lpft.settings import MINILM, Pooling, TrainingSettings
 from lpft.settings.methods import get_method
+from lpft.settings.prompts import Template, read_template
+
+logger = logging.getLogger(__name__)
 
 MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
 _MINILM_SHA256 = {
@@ -39,10 +49,15 @@ _MINILM_SHA256 = {
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with the tokenizer that feeds it and the length it truncates to."""
+    """A model with the tokenizer that feeds it and the length it truncates to.
+
+    ``words`` has the rows of the label words in the language model's output embedding (V and b),
+    where there are such words and the model has not been saved since.
+    """
 
     model: LinearHeadClassifier
     tokenizer: PreTrainedTokenizerBase
+    words: nn.Linear | None = None
 
     @property
     def max_length(self) -> int:
@@ -72,8 +87,13 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
         revision=settings.revision,
         paired=isinstance(data.train.texts[0], tuple),
         texts=training_texts(data) if settings.max_length is None else (),
+        prompt=settings.prompt,
+        label_words=settings.label_words,
+        first_token=settings.first_token,
     )
     method = get_method(settings.method)
+    if method.head_start == "words":
+        start_at_words(classifier.model.head, classifier.words)
     check_adaptable(classifier.model, method, settings, classifier.max_length)
     columns = data.text_columns
     classifier.model.config.text_columns = None if columns is None else list(columns)
@@ -91,8 +111,15 @@ def build_classifier(
     revision: str | None = None,
     paired: bool = False,
     texts: Sequence[Text] = (),
+    prompt: str | None = None,
+    label_words: Mapping[str, str] | None = None,
+    first_token: bool = False,
 ) -> Classifier:
     """A pre-trained encoder in float32 with a random head over ``classes``.
+
+    With a ``prompt`` every text is read in that template, and the feature is what the language
+    model predicts a word from; with ``label_words`` by class too, :attr:`Classifier.words` has
+    their rows.
 
     ``name`` is a Hub id, a model folder, a saved classifier's folder or ``minilm``. Models that
     bring Python code of their own are refused: it is never run. Where ``max_length`` is None, it
@@ -118,11 +145,27 @@ def build_classifier(
         reading = Reading(saved.model.head.in_features, saved.model.config.safe_padding)
         pooling = saved.model.config.pooling if pooling is None else pooling
     else:
-        encoder = load_encoder(source, config, revision=revision)
-        pooling = default_pooling(source, config, revision) if pooling is None else pooling
+        if prompt is None:
+            encoder = load_encoder(source, config, revision=revision)
+            pooling = default_pooling(source, config, revision) if pooling is None else pooling
+        else:
+            causal = is_causal(config)
+            pooling = _pooling_of_prompt(pooling, causal=causal)
+            language_model = load_language_model(source, config, revision=revision)
+            head = find_language_head(language_model, name)
+            encoder = language_model.base_model
         tokenizer = load_tokenizer(source, revision=revision)
         _check_embeddings(encoder, tokenizer, source)
         reading = check_reading(encoder, tokenizer, name)
+    described, words = None, None
+    if prompt is not None:
+        template = read_template(prompt)
+        _check_pairs(template, paired)
+        named_words = None if label_words is None else _by_class(label_words, classes)
+        described, words = _read_in(
+            template, tokenizer, head, named_words, causal=causal, first_token=first_token
+        )
+        reading = replace(reading, width=head.width)
     counter = counter_of(tokenizer, position_limit(encoder), name)
     fitting = counter.default(texts) if max_length is None else counter.check(max_length)
     tokenizer.model_max_length = fitting
@@ -135,7 +178,100 @@ def build_classifier(
         paired=paired,
         reading=reading,
     )
-    return Classifier(model, tokenizer)
+    if prompt is not None:
+        model.config.prompt = described
+        model.config.language_transform = head.shape_json()
+        # There is no dropout before the language model's own output embedding.
+        model.config.head_dropout = model.dropout.p = 0.0
+        if head.transform is not None:
+            model.encoder.language_transform = head.transform
+    return Classifier(model.eval(), tokenizer, words)
+
+
+@torch.no_grad()
+def start_at_words(head: nn.Linear, words: nn.Linear | None) -> None:
+    """Let a head be that of the label words: a copy of their rows, and of their biases."""
+    assert words is not None, "settings must be resolved"
+    head.weight.copy_(words.weight)
+    if head.bias is not None:
+        head.bias.copy_(words.bias)
+
+
+def _pooling_of_prompt(asked: Pooling | None, *, causal: bool) -> Pooling:
+    own: Pooling = "last" if causal else "mask"
+    if asked not in (None, own):
+        raise InputError(
+            f"{named('pooling')} {asked} does not go with {named('prompt')}, which takes the "
+            f"feature of this model at its {own} token: leave it out"
+        )
+    return own
+
+
+def _check_pairs(template: Template, paired: bool) -> None:
+    if template.paired and not paired:
+        raise InputError(
+            f"{named('prompt')} '{template.source}' is for pairs, and the data has single texts: "
+            "leave {text_b} out"
+        )
+    if paired and not template.paired:
+        raise InputError(
+            f"{named('prompt')} '{template.source}' has no {{text_b}}, and the data has pairs of "
+            "texts: expected {text} and {text_b} in it"
+        )
+
+
+def _by_class(words: Mapping[str, str], classes: Sequence[Label]) -> dict[str, str]:
+    """The word of each class, in the order of the classes.
+
+    Raises:
+        InputError: a class has no word, or a word is of no class.
+    """
+    names = [str(label) for label in classes]
+    listed = ", ".join(names)
+    for name in names:
+        if name not in words:
+            raise InputError(
+                f"{named('label_words')} has no word for class '{name}': expected one for each of "
+                f"{listed}"
+            )
+    for name in words:
+        if name not in names:
+            raise InputError(
+                f"{named('label_words')} has a word for '{name}', which is no class of the data: "
+                f"expected one for each of {listed}"
+            )
+    return {name: words[name] for name in names}
+
+
+def _read_in(
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    head: LanguageHead,
+    label_words: Mapping[str, str] | None,
+    *,
+    causal: bool,
+    first_token: bool,
+) -> tuple[dict[str, Any], nn.Linear | None]:
+    """Let the tokenizer read texts in a template: its description, and the label words' rows."""
+    prompt = read_prompt(tokenizer, template, causal=causal)
+    described, words = prompt.as_json(), None
+    if label_words is not None:
+        tokens = word_tokens(tokenizer, template, label_words, first_token=first_token)
+        names = tokenizer.convert_ids_to_tokens(list(tokens.values()))
+        words = head.rows(tokens.values())
+        described |= {
+            "words": dict(label_words),
+            "tokens": dict(zip(tokens, names, strict=True)),
+        }
+        logger.info(
+            "label words: %s",
+            ", ".join(
+                f"{label} '{label_words[label]}' (token {name}, {index})"
+                for (label, index), name in zip(tokens.items(), names, strict=True)
+            ),
+        )
+    install_prompt(tokenizer, prompt)
+    return described, words
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -183,6 +319,8 @@ def load_classifier(folder: Path) -> Classifier:
         )
     check_finite(model, str(folder))
     tokenizer = load_tokenizer(str(folder))
+    if config.prompt is not None:
+        install_prompt(tokenizer, Prompt.from_json(config.prompt))
     # Runs of earlier versions do not say how their encoder reads.
     if model.config.safe_padding == "both":
         reading = check_reading(model.eval().encoder, tokenizer, str(folder))

@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    PreTrainedConfig,
-)
+from transformers import PreTrainedConfig
 from transformers.utils.hub import cached_file
 
 from lpft.errors import InputError, named
+from lpft.model.encoder import is_causal
 from lpft.settings import Pooling
 
 _SENTENCE_TRANSFORMERS_POOLING: dict[str, Pooling] = {
@@ -31,19 +28,26 @@ _HARMLESS_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")
 """Modules after which the head still sees the pooled states, up to their length."""
 
 
-def pool(states: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+def pool(
+    states: Tensor, attention_mask: Tensor, pooling: Pooling, blanks: Tensor | None = None
+) -> Tensor:
     """One feature per text, N x h, from hidden states (N x T x h) and the mask (N x T).
 
     ``first`` and ``last`` take the first and last token that is not padding, on whichever side the
-    padding is; ``mean`` averages the tokens that are not padding.
+    padding is; ``mean`` averages the tokens that are not padding. ``mask`` takes the last of the
+    tokens that are ``blanks`` (N x T), or of a text without one the last token.
     """
     states = states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
     mask = attention_mask.to(states.dtype)
     if pooling == "mean":
         return (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
     columns = torch.arange(states.shape[1], device=states.device)
-    order = columns if pooling == "last" else -columns
-    chosen = torch.where(attention_mask > 0, order, order.min() - 1).argmax(1)
+    order = -columns if pooling == "first" else columns
+    eligible = attention_mask > 0
+    if pooling == "mask":
+        assert blanks is not None, "a blank has a token"
+        eligible = blanks | (eligible & ~blanks.any(1, keepdim=True))
+    chosen = torch.where(eligible, order, order.min() - 1).argmax(1)
     return states[torch.arange(states.shape[0], device=states.device), chosen]
 
 
@@ -79,9 +83,7 @@ def default_pooling(source: str, config: PreTrainedConfig, revision: str | None 
         )
     if config.is_encoder_decoder:
         return "mean"
-    kind = type(config)
-    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
-    return "last" if is_decoder else "first"
+    return "last" if is_causal(config) else "first"
 
 
 class _UnknownFile(InputError):

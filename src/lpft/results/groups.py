@@ -36,6 +36,10 @@ METHOD_NAMES = {
     "peft": "PEFT",
     "lp-peft": "LP-PEFT",
     "contrastive": "Contrastive",
+    "prompt": "Prompt",
+    "prompt-ft": "Prompt-FT",
+    "prompt-lora": "Prompt-LoRA",
+    "prompt-bitfit": "Prompt-BitFit",
 }
 
 _ROUNDINGS = 8

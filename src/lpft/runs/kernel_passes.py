@@ -22,7 +22,7 @@ from lpft.model import Classifier
 from lpft.model.adapters import adapt, is_bias, load_adapter
 from lpft.model.encoder import seeded
 from lpft.model.inference import encoder_fingerprint
-from lpft.model.loading import fresh_classifier
+from lpft.model.loading import fresh_classifier, start_at_words
 from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
 from lpft.results.saved import model_at_start, open_saved
@@ -165,6 +165,7 @@ def method_passes(
                 "all": own,
                 "bias": {name for name in own if is_bias(name)},
                 "head": set(),
+                "nothing": set(),
             }.get(parameter_set, factors)
             weight, bias = heads[_start_of(method)]
             points.append(
@@ -197,9 +198,11 @@ def _initial_head(
     data: TextData,
     settings: TrainingSettings,
 ) -> tuple[Tensor, Tensor | None]:
-    """V and b at a start of :func:`_start_of`: random, or the LP solution on all training rows."""
+    """V and b at a start of :func:`_start_of`: random, label words, or LP on all training rows."""
     origin, method = start
     head = copy.deepcopy(classifier.model.head)
+    if origin == "words":
+        start_at_words(head, classifier.words)
     if origin == "lp":
         inputs = prepare_split(classifier, data.train, settings, encoder=encoder, name="train")
         if method is not None:

@@ -21,11 +21,12 @@ from lpft.settings.methods import (
     get_method,
 )
 from lpft.settings.peft_config import read_peft_config
+from lpft.settings.prompts import read_template
 
 MINILM = "minilm"
 """The name of the model that comes with the ``demo`` extra."""
 
-Pooling = Literal["first", "last", "mean"]
+Pooling = Literal["first", "last", "mean", "mask"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ClassWeight = dict[str, Annotated[float, Field(gt=0)]] | Literal["balanced"]
@@ -181,9 +182,34 @@ class TrainingSettings(Settings):
     )
     pooling: Pooling | None = setting(
         None,
-        "the feature is the first or last token, or the mean over tokens (default: by model)",
+        "the feature is the first or last token, or the mean over tokens (default: by model); with "
+        "--prompt it is the mask, or the last token of causal models",
         fingerprinted=Decides.KERNEL,
         filled_by_model=True,
+    )
+    prompt: str | None = setting(
+        None,
+        "template around every text, such as '{text} It was [MASK].' (pairs: {text} and {text_b}); "
+        "the feature is what the language model predicts the word at the blank from, or with "
+        "causal models the word after the template (default: the text alone)",
+        form="TEMPLATE",
+        commands=("train", "ntk"),
+    )
+    label_words: dict[str, str] | None = setting(
+        None,
+        "the word at the blank that stands for each class, with commas between them or repeated; "
+        "the head starts at the words' rows in the language model's output embedding (default: "
+        "none)",
+        needs="label words",
+        form="LABEL=WORD",
+        separated=True,
+        commands=("train", "ntk"),
+    )
+    first_token: bool = setting(
+        False,
+        "take the first token of a label word of several tokens, which is refused otherwise",
+        needs="label words",
+        commands=("train", "ntk"),
     )
     head_bias: bool = setting(True, "give the linear head a bias")
     max_length: int | None = setting(
@@ -335,6 +361,28 @@ class TrainingSettings(Settings):
             get_method(self.method)
         return self
 
+    @model_validator(mode="after")
+    def _whole_prompt(self) -> Self:
+        if self.prompt is not None:
+            read_template(self.prompt)
+            # 'mask' and 'last' as the record of a run has them, where the model filled them in.
+            if self.pooling not in (None, "mask", "last"):
+                raise InputError(
+                    f"{named('pooling')} {self.pooling} has no effect with {named('prompt')}, "
+                    "which takes the feature at the blank: leave one of them out"
+                )
+        elif self.pooling == "mask":
+            raise InputError(
+                f"{named('pooling')} mask needs {named('prompt')}, a template with a blank: give "
+                "one, or another pooling"
+            )
+        elif self.label_words is not None:
+            raise InputError(
+                f"{named('label_words')} needs {named('prompt')}, the template whose blank they "
+                "fill: give one, such as '{text} It was [MASK].'"
+            )
+        return self
+
 
 class SelectionSettings(Settings):
     """Several runs on the same data, of which one is kept."""
@@ -457,6 +505,13 @@ def resolve(
         raise InputError(
             f"{named('method')} {method.name} needs {named('peft_config')}: give a JSON file of "
             "the form of PEFT's adapter_config.json, or choose another method"
+        )
+    if method.head_start == "words" and (settings.prompt is None or settings.label_words is None):
+        missing = "prompt" if settings.prompt is None else "label_words"
+        raise InputError(
+            f"{named('method')} {method.name} needs {named(missing)}: give "
+            f"{named('prompt')} '{{text}} It was [MASK].' or so, and for each class its word with "
+            f"{named('label_words')}"
         )
     filled = {}
     for name, item in TrainingSettings.fields().items():

@@ -307,8 +307,11 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
     others = {name: value for name, value in values.items() if name not in own}
     # The settings of every method's start at once: a scaled head, and an adapter's factors.
     content = read_peft_config(others.pop("peft_config", None))
+    own_words = others.keys() & {"label_words", "first_token"}
+    words = {name: others.pop(name) for name in own_words}
     run = make_config({**others, "method": "lp-lora"})
-    run = replace(run, training=run.training.model_copy(update={"peft_config": content}))
+    starts = {"peft_config": content} | _label_words(words, kernels.methods, run.training)
+    run = replace(run, training=run.training.model_copy(update=starts))
     prefixes = [name for name in kernels.methods if METHODS[name].trained == "prefix"]
     if prefixes:
         raise InputError(
@@ -327,6 +330,28 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
         name = f"{_data_and_model(run.data, run.training)}-seed{run.training.seed}"
         output_dir = Path("kernels") / name
     return KernelConfig(run, kernels, regression, output_dir)
+
+
+def _label_words(
+    values: Mapping[str, Any], methods: Sequence[str], training: TrainingSettings
+) -> dict[str, Any]:
+    """The settings of a head that starts at label words, for kernels of several methods.
+
+    Raises:
+        InputError: a method needs them and they are not there, or the other way round.
+    """
+    prompt = {"prompt": training.prompt, **values}
+    for method in methods:
+        if METHODS[method].head_start == "words":
+            checked = resolve(TrainingSettings.read_own(prompt | {"method": method}))
+            return {name: getattr(checked, name) for name in ("label_words", "first_token")}
+    for name, value in values.items():
+        if value != TrainingSettings.fields()[name].default:
+            raise InputError(
+                f"{named(name)} has no effect on the kernels of {', '.join(methods)}: leave it "
+                "out, or add prompt-ft or another method that starts at label words"
+            )
+    return {}
 
 
 def taken_by(command: str, *models: type[Settings]) -> dict[str, Setting]:

@@ -30,6 +30,7 @@ class Decides(Flag):
 
 Need = Literal[
     "probing",
+    "label words",
     "fine-tuning",
     "fine-tuning of the head",
     "contrastive tuning",
@@ -80,6 +81,8 @@ class Setting:
     """The values there are; those of a ``Literal`` need not be named."""
     form: str | None = None
     """How its value is written on the command line, such as ``NAME=FILE``."""
+    separated: bool = False
+    """Whether several ``NAME=VALUE`` pairs may have commas between them."""
     words: tuple[str, ...] = ()
     """What may be given in place of ``NAME=VALUE`` pairs."""
 
@@ -217,6 +220,8 @@ def _plain_value(setting: Setting, value: Any) -> Any:
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
     if get_origin(setting.type) is dict and isinstance(value, str | list):
         given = [value] if isinstance(value, str) else value
+        if setting.separated:
+            given = [part.strip() for each in given for part in str(each).split(",")]
         if len(given) == 1 and given[0] in setting.words:
             return given[0]
         return _pairs(setting, [_pair(setting, part) for part in given])

@@ -7,31 +7,38 @@ from typing import Literal
 from lpft.errors import InputError, named
 from lpft.settings.fields import Need, Setting
 
-Trained = Literal["head", "all", "bias", "encoder", "lora", "dora", "ia3", "prefix", "peft"]
+HeadStart = Literal["random", "lp", "words"]
+"""``words`` are the rows of label words in the language model's output embedding."""
+
+Trained = Literal[
+    "nothing", "head", "all", "bias", "encoder", "lora", "dora", "ia3", "prefix", "peft"
+]
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to train a classifier.
 
-    ``trained`` is ``head`` (linear probing only), ``all``, ``bias`` (the encoder's bias terms),
-    ``encoder`` (by contrastive tuning, between two linear probes), or the kind of an adapter, whose
-    parameters are trained together with the head: :func:`lpft.model.adapters.adapt`.
+    ``trained`` is ``nothing``, ``head`` (linear probing only), ``all``, ``bias`` (the encoder's
+    bias terms), ``encoder`` (by contrastive tuning, between two linear probes), or the kind of an
+    adapter, whose parameters are trained together with the head:
+    :func:`lpft.model.adapters.adapt`.
     """
 
     name: str
-    head_start: Literal["random", "lp"]
+    head_start: HeadStart
     trained: Trained
     summary: str
 
     @property
     def fine_tunes(self) -> bool:
-        return self.trained != "head"
+        return self.trained not in ("nothing", "head")
 
     @property
     def adapter(self) -> str | None:
         """The kind of parameters that are added to the model's own, if any."""
-        return None if self.trained in ("head", "all", "bias", "encoder") else self.trained
+        own = ("nothing", "head", "all", "bias", "encoder")
+        return None if self.trained in own else self.trained
 
     @property
     def moves_features(self) -> bool:
@@ -54,6 +61,7 @@ class Method:
         """Whether a setting has an effect with this method."""
         available: dict[Need, bool] = {
             "probing": self.head_start == "lp",
+            "label words": self.head_start == "words",
             "fine-tuning": self.fine_tunes,
             "fine-tuning of the head": self.fine_tunes_head,
             "contrastive tuning": self.contrastive,
@@ -85,6 +93,10 @@ METHODS: dict[str, Method] = {
         Method("lp-prefix", "lp", "prefix", "linear probing with a prefix, then prefix and head"),
         Method("peft", "random", "peft", "what a PEFT configuration describes, random head"),
         Method("lp-peft", "lp", "peft", "linear probing, then what a PEFT configuration says"),
+        Method("prompt", "words", "nothing", "label words in a prompt, without training"),
+        Method("prompt-ft", "words", "all", "label words in a prompt, then fine-tuning of all"),
+        Method("prompt-lora", "words", "lora", "label words in a prompt, then low-rank factors"),
+        Method("prompt-bitfit", "words", "bias", "label words in a prompt, then bias terms"),
     )
 }
 
@@ -148,10 +160,10 @@ def check_installed(method: Method) -> None:
 def with_lp_head(name: str) -> str | None:
     """The method that trains the same parameters as ``name`` but starts from an LP head.
 
-    None if ``name`` starts from an LP head itself, is unknown, or has no such partner.
+    None if ``name`` starts from no random head, is unknown, or has no such partner.
     """
     method = METHODS.get(name)
-    if method is None or method.head_start == "lp":
+    if method is None or method.head_start != "random":
         return None
     return next(
         (m.name for m in METHODS.values() if m.head_start == "lp" and m.trained == method.trained),

@@ -289,14 +289,22 @@ def _probe_alone(
     kind: ValidationKind,
     on_history: Callable[[list[Row]], None],
 ) -> Fit:
-    """Linear probing: the features stay as they are, so folds cost a few fits of the head."""
+    """Linear probing: the features stay as they are, so folds cost a few fits of the head.
+
+    A method that trains nothing leaves the head as it starts, which is then scored on all rows.
+    """
     model = classifier.model
     norm_at_start = head_norms(model.head)[0]
     started = perf_counter()
-    probe = _probe(model.head, model.config.classes, train, settings)
+    probe = None
+    if get_method(settings.method).trained != "nothing":
+        probe = _probe(model.head, model.config.classes, train, settings)
     probed = perf_counter()
     model.eval()
+    if validation is None and probe is None:
+        validation = train
     if validation is None:
+        assert probe is not None
         logits = cached_out_of_fold_logits(train, settings, probe, model.config.classes)
         fold = train.folds()
         rows = scored_rows(train.labels, fold)
