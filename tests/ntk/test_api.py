@@ -154,10 +154,13 @@ def test_texts_against_pairs_are_refused(compute):
     refused(compute, TEXTS, [("the chair", "was good")], says="pair|single text")
 
 
-@pytest.mark.parametrize("what", ["text", "module", "none", "number"])
-def test_what_is_no_classifier_is_refused(compute, model, what):
-    wrong = {"text": "minilm", "module": model.encoder, "none": None, "number": 3}[what]
-    refused(compute, of=wrong, says="TextClassifier|LinearHeadClassifier|classifier")
+@pytest.mark.parametrize("wrong", ["minilm", None, 3])
+def test_what_is_no_module_is_refused(compute, wrong):
+    refused(compute, of=wrong, says="TextClassifier.*LinearHeadClassifier.*nn.Module")
+
+
+def test_a_module_without_logits_is_refused(compute, model):
+    refused(compute, of=model.encoder, says="returns a BaseModelOutput.*with logits.*outputs=")
 
 
 def test_an_estimator_before_its_fit_is_refused():
@@ -188,11 +191,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(compute, model, place, 
 @pytest.mark.parametrize(
     ("keywords", "says"),
     [
-        ({"method": "fast"}, "method.*'fast'.*materialize"),
-        ({"kernel": "adam"}, "kernel.*'adam'.*signgd"),
+        ({"contraction": "fast"}, "contraction.*'fast'.*materialize"),
+        ({"update": "adam"}, "update.*'adam'.*signgd"),
         ({"parameters": "head"}, "parameters.*'head'.*trainable"),
-        ({"kernel": "signgd", "method": "token_gram"}, "signgd.*materialize"),
-        ({"kernel": "asymmetric", "method": "sandwich"}, "asymmetric.*materialize"),
+        ({"update": "signgd", "contraction": "token_gram"}, "signgd.*materialize"),
+        ({"update": "asymmetric", "contraction": "sandwich"}, "asymmetric.*materialize"),
         ({"dtype": torch.float16}, "float32.*float64"),
         ({"device": "abacus"}, "device.*abacus"),
         ({"max_length": 0}, "max_length.*0"),
@@ -206,7 +209,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(compute, model, place, 
         ({"products": "fast"}, "products.*'fast'.*bfloat16"),
         ({"products": "tf32", "device": "cpu"}, "tf32 need a CUDA device"),
         ({"products": "tf32", "dtype": torch.float64}, "tf32 are of float32"),
-        ({"products": "bfloat16", "method": "token_gram"}, "bfloat16.*auto or materialize"),
+        ({"products": "bfloat16", "contraction": "token_gram"}, "bfloat16.*auto or materialize"),
         ({"check_entries": -1}, "check_entries.*-1"),
         ({"check_entries": "all"}, "check_entries='all'"),
         ({"cache_dir": 3}, "cache_dir=3.*folder"),
@@ -322,7 +325,7 @@ def assert_close(found, expected):
 
 def requests_of(studied):
     """Heads of several ranks and classes, one twice, and several sets of parameters."""
-    own = request_of(studied, trainable=False)
+    own = request_of(studied)
     generator = torch.Generator().manual_seed(3)
     names = sorted(own.parameters)
     binary = torch.randn(1, 32, generator=generator)
@@ -342,7 +345,7 @@ def requests_of(studied):
 @pytest.mark.parametrize("method", ["auto", "materialize", "token_gram", "sandwich"])
 def test_every_kernel_is_what_it_is_alone(studied, method):
     requests = requests_of(studied)
-    found = job(studied, requests, (ROWS, BLOCK, BACK), method=method).run()
+    found = job(studied, requests, (ROWS, BLOCK, BACK), contraction=method).run()
     assert list(found) == list(requests)
     ranks = {name: kernels[ROWS].record["head_rank"] for name, kernels in found.items()}
     assert ranks == {"own": 3, "biases": 3, "binary": 1, "zeros": 0, "five": 5, "nothing": 3}
@@ -362,9 +365,9 @@ def test_every_kernel_is_what_it_is_alone(studied, method):
 @pytest.mark.parametrize("kernel", ["signgd", "asymmetric"])
 def test_kernels_of_signs_share_a_pass_too(studied, kernel):
     requests = {name: requests_of(studied)[name] for name in ("own", "five")}
-    together = job(studied, requests, kernel=kernel).run()
+    together = job(studied, requests, update=kernel).run()
     for name, request in requests.items():
-        alone = job(studied, {name: request}, kernel=kernel).run()[name]
+        alone = job(studied, {name: request}, update=kernel).run()[name]
         for block in (ROWS, BLOCK):
             assert torch.equal(together[name][block].ft_effective, alone[block].ft_effective)
             assert torch.equal(
@@ -384,8 +387,8 @@ def test_parts_of_several_requests_are_kept_apart(studied):
 
 
 def test_only_detailed_blocks_are_split_and_checked(studied, monkeypatch):
-    monkeypatch.setattr("lpft.ntk.api.memory_in_use", lambda _: 0)
-    own = {"own": request_of(studied, trainable=False)}
+    monkeypatch.setattr("lpft.ntk.job.memory_in_use", lambda _: 0)
+    own = {"own": request_of(studied)}
     options = Options(granularity=("layer", "kind"), dtype=torch.float64, device="cpu")
     groups, blocks = [TEXTS, COLUMNS], (ROWS, BLOCK)
     whole = KernelJob(studied, own, groups, blocks, options)
@@ -403,7 +406,7 @@ def test_only_detailed_blocks_are_split_and_checked(studied, monkeypatch):
 
 
 def test_a_name_may_hold_any_sign(studied):
-    request = request_of(studied, trainable=False)
+    request = request_of(studied)
     name = "LP|FT|total"
     found = job(studied, {name: request}).run()[name][ROWS].ft_effective
     assert torch.equal(found, job(studied, {"ntk": request}).run()["ntk"][ROWS].ft_effective)
@@ -419,7 +422,7 @@ CONTEXTS = {
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_callers_modes_do_not_matter(studied, context, dtype):
-    requests = {"ntk": request_of(studied, trainable=False)}
+    requests = {"ntk": request_of(studied)}
     options = {"dtype": dtype, "check_entries": 2}
     expected = job(studied, requests, **options).run()["ntk"][ROWS]
     with CONTEXTS[context]():
@@ -435,7 +438,7 @@ WRONG = {
     "an unknown parameter": (
         {"parameters": frozenset({"layer.7.weight"})},
         {},
-        "request 'ntk': the encoder has no parameter layer.7.weight",
+        "request 'ntk': the model has no parameter layer.7.weight",
     ),
     "a head of another width": ({"weight": torch.ones(3, 31)}, {}, r"C x 32, found \(3, 31\)"),
     "a head of no class": ({"weight": torch.ones(0, 32)}, {}, r"C x 32, found \(0, 32\)"),

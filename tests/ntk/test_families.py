@@ -125,7 +125,7 @@ def test_the_explicit_jacobian_is_that_of_finite_differences(family, kind):
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_method_meets_the_explicit_jacobian(family, kind, texts, method):
     given = case(family, kind, texts)
-    kernel = kernel_of(given, given.a, given.b, method=method)
+    kernel = kernel_of(given, given.a, given.b, contraction=method)
     explicit = contract(given.left, given.right)
     assert_close(kernel.ft_effective, explicit)
     assert_close(kernel.pretrain_effective, given.pretrain)
@@ -142,7 +142,7 @@ def test_one_set_of_texts_against_itself(family):
 @pytest.mark.parametrize("family", ["albert", "gpt2"])
 def test_one_set_of_texts_by_every_method(family, method):
     given = case(family)
-    kernel = kernel_of(given, given.a, method=method)
+    kernel = kernel_of(given, given.a, contraction=method)
     assert_close(kernel.ft_effective, contract(given.left, given.left))
 
 
@@ -194,8 +194,8 @@ def test_lora_at_its_start_meets_the_explicit_jacobian(family):
 def test_lora_in_one_pass_with_full_fine_tuning_is_what_it_is_alone(family):
     given = case(family, "lora")
     subject = studied_model(given.model, given.tokenizer, None)
-    full = request_of(subject, trainable=False)
-    adapters = request_of(subject, trainable=True)
+    full = request_of(subject)
+    adapters = request_of(subject, "trainable")
     doubled = KernelRequest(2 * adapters.weight, adapters.parameters)
     options = Options(dtype=torch.float64, device="cpu")
     requests = {"full": full, "lora": adapters, "doubled": doubled}
@@ -215,7 +215,7 @@ def test_lora_in_one_pass_with_full_fine_tuning_is_what_it_is_alone(family):
 )
 def test_poolings_that_are_not_the_familys_own(family, pooling, method):
     given = case(family, pooling=pooling)
-    kernel = kernel_of(given, given.a, given.b, method=method)
+    kernel = kernel_of(given, given.a, given.b, contraction=method)
     assert_close(kernel.ft_effective, contract(given.left, given.right))
 
 

@@ -175,7 +175,7 @@ def test_texts_of_one_token(family, method):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
     classifier = Classifier(tiny(family).model, tokenizer)
     assert list(read(tokenizer, texts).lengths) == [1, 1, 1]
-    found = kernel_of(classifier, texts, others, method=method).ft_effective
+    found = kernel_of(classifier, texts, others, contraction=method).ft_effective
     assert relative_error(found, explicit(classifier, texts, others)) <= TOLERANCE
 
 
@@ -234,7 +234,7 @@ def test_heads_whose_rows_depend_on_each_other(head, dtype, tolerance):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_head_of_rank_one_by_every_method(method):
     classifier = with_head(DEFICIENT["two opposite rows"](tiny().model.head.weight.detach()))
-    found = kernel_of(classifier, TEXTS[:4], TEXTS[3:6], method=method)
+    found = kernel_of(classifier, TEXTS[:4], TEXTS[3:6], contraction=method)
     assert found.record["head_rank"] == 1
     expected = explicit(classifier, TEXTS[:4], TEXTS[3:6])
     assert relative_error(found.ft_effective, expected) <= TOLERANCE

@@ -140,7 +140,7 @@ def test_a_c_library_that_cannot_give_back_is_left_alone(monkeypatch, error):
 def job(family="bert"):
     classifier = tiny_classifier(family)
     model = studied_model(classifier.model, classifier.tokenizer, None)
-    requests = {"ntk": request_of(model, trainable=False)}
+    requests = {"ntk": request_of(model)}
     blocks = ((0, 0), (1, 0))
     return KernelJob(model, requests, [TEXTS, TEXTS[:5]], blocks, Options(device="cpu"))
 
@@ -287,11 +287,11 @@ def watch():
 
 studied = Ready(model, model.head, None, length)
 before = process.memory_info().rss
-options = Options(method=method, dtype=dtype, memory=before + extra, device="cpu")
+options = Options(contraction=method, dtype=dtype, memory=before + extra, device="cpu")
 thread = threading.Thread(target=watch)
 thread.start()
 job = KernelJob(
-    studied, {"ntk": request_of(studied, trainable=False)}, [["text"] * texts], ((0, 0),), options
+    studied, {"ntk": request_of(studied)}, [["text"] * texts], ((0, 0),), options
 )
 job.run()
 done.set()

@@ -151,6 +151,7 @@ def structure(parameters=(*BLOCK, TABLE), **changes):
         hidden=8,
         heads=1,
         layers=1,
+        length=12,
     )
     return replace(whole, **changes)
 
@@ -240,8 +241,8 @@ def test_the_cheapest_method_depends_on_tokens_and_classes(tokens, ranks, method
 def job_of(kernel="sgd", method="auto", blocks=((0, 0), (1, 0))):
     classifier = tiny_classifier("bert")
     model = studied_model(classifier.model, classifier.tokenizer, None)
-    requests = {"ntk": request_of(model, trainable=False)}
-    options = Options(kernel=kernel, method=method, device="cpu")
+    requests = {"ntk": request_of(model)}
+    options = Options(update=kernel, contraction=method, device="cpu")
     return KernelJob(model, requests, [TEXTS, TEXTS[:5]], blocks, options)
 
 

@@ -30,7 +30,7 @@ def test_float32_is_as_exact_as_promised(method):
             tokenizer=classifier.tokenizer,
             max_length=32,
             dtype=dtype,
-            method=method,
+            contraction=method,
             device="cpu",
         )
         for dtype in (torch.float32, torch.float64)

@@ -21,7 +21,7 @@ from tiny_classifiers import read, tiny_adapted, tiny_classifier
 from tiny_models import EACH_FAMILY, WORDS, toy_texts
 
 from lpft.errors import InputError
-from lpft.ntk import empirical_ntk, result
+from lpft.ntk import certificate, empirical_ntk
 from lpft.ntk.storage import Layout
 
 A, B = toy_texts(6, seed=21)[0], toy_texts(3, seed=22)[0]
@@ -72,7 +72,7 @@ def test_every_combination_is_the_same_kernel(tmp_path, method, dtype):
             cache_dir.mkdir()
             layout.write(cache_dir)
         kernel = kernel_of(
-            method=method,
+            contraction=method,
             dtype=dtype,
             granularity=granularity,
             memory=memory,
@@ -110,7 +110,7 @@ def test_checked_entries_are_those_of_autograd():
 
 def test_entries_are_checked_by_chunks_of_the_parameters(monkeypatch):
     whole = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
-    monkeypatch.setattr("lpft.ntk.result.CHECKED_AT_ONCE", 500)
+    monkeypatch.setattr("lpft.ntk.certificate.CHECKED_AT_ONCE", 500)
     parts = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
     for one, other in zip(whole, parts, strict=True):
         assert other.autograd == pytest.approx(one.autograd, rel=1e-12)
@@ -118,7 +118,7 @@ def test_entries_are_checked_by_chunks_of_the_parameters(monkeypatch):
 
 
 def test_the_certificate_of_a_kernel_of_one_set_of_texts():
-    kernel = kernel_of(dtype=torch.float64, check_entries=0)
+    kernel = kernel_of(dtype=torch.float64, check_entries=0, check_products=0)
     found = kernel.certificate
     matrix = explicit()["rows"].flatten(2).flatten(0, 1)
     eigenvalues = torch.linalg.eigvalsh(matrix)
@@ -133,7 +133,7 @@ def test_the_certificate_of_a_kernel_of_one_set_of_texts():
 @pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_faster_products_report_their_error(kernel, dtype):
-    options = {"kernel": kernel, "dtype": dtype, "method": "materialize"}
+    options = {"update": kernel, "dtype": dtype, "contraction": "materialize"}
     exact, fast = (kernel_of(products=products, **options) for products in ("exact", "bfloat16"))
     assert exact.products_error is None
     # Signs are bfloat16 numbers, and their products are summed in float32.
@@ -161,11 +161,11 @@ def test_the_error_of_products_is_that_of_the_methods_that_many_texts_take():
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_a_kernel_that_autograd_contradicts_is_refused(monkeypatch, dtype):
-    true = result.plain_gradients
-    monkeypatch.setattr(result, "plain_gradients", lambda *of: [1.01 * g for g in true(*of)])
+    true = certificate.plain_gradients
+    monkeypatch.setattr(certificate, "plain_gradients", lambda *of: [1.01 * g for g in true(*of)])
     with pytest.raises(InputError, match="the kernel is wrong: an entry is"):
         kernel_of(B, dtype=dtype)
-    kernel_of(B, dtype=dtype, check_entries=0)
+    kernel_of(B, dtype=dtype, check_entries=0, check_products=0)
     kernel_of(B, dtype=dtype, products="bfloat16")
 
 

@@ -72,7 +72,7 @@ def kernel_of(given: Case, a: list[str], b: list[str] | None, kernel: str, **key
         a,
         b,
         tokenizer=given.tokenizer,
-        kernel=kernel,
+        update=kernel,
         parameters="trainable",
         dtype=torch.float64,
         check_entries=0,
@@ -114,7 +114,7 @@ def test_one_set_of_texts(family):
 @pytest.mark.parametrize("kernel", ["signgd", "asymmetric"])
 def test_the_method_may_be_named(kernel):
     given = case("llama")
-    named = kernel_of(given, A, B, kernel, method="materialize")
+    named = kernel_of(given, A, B, kernel, contraction="materialize")
     assert torch.equal(named.ft_effective, kernel_of(given, A, B, kernel).ft_effective)
 
 

@@ -157,7 +157,7 @@ def test_an_interrupted_call_ends_the_same(whole, tmp_path, monkeypatch, count):
 )
 def test_interrupted_within_a_step_ends_the_same(tmp_path, monkeypatch, method, stages):
     """What a step's finished pairs leave to do is rounded as the whole step is, chunk by chunk."""
-    options = {"columns": None, "method": method}
+    options = {"columns": None, "contraction": method}
     chunked = Layout(tiles=3, between_blocks="memory", workspace=4000, stages=stages)
     (tmp_path / "whole").mkdir()
     chunked.write(tmp_path / "whole")
@@ -295,8 +295,8 @@ def changed(what: str) -> tuple[Classifier, list[str], dict[str, object]]:
         texts = [*TEXTS[:-1], TEXTS[-1].replace(TEXTS[-1].split()[-1], "table")]
     else:
         options |= {
-            "kernels": {"kernel": "asymmetric"},
-            "methods": {"method": "materialize"},
+            "kernels": {"update": "asymmetric"},
+            "methods": {"contraction": "materialize"},
             "precision": {"dtype": torch.float64},
         }[what]
     return Classifier(model, classifier.tokenizer), texts, options

@@ -143,7 +143,7 @@ def test_one_pass_in_float64_is_the_separate_one_to_rounding(
     """At the random head, which needs no probe: LoRA's factors beside all weights."""
     arrays = load_file(in_float64 / f"{method}.safetensors")
     train, evaluated, held = (texts_of(kernel_data, name) for name in ("train", "test", "valid"))
-    in_double = {"dtype": torch.float64, "method": "materialize"}
+    in_double = {"dtype": torch.float64, "contraction": "materialize"}
     for name, rows, columns in (
         ("train", train, None),
         ("eval", evaluated, train),

@@ -1,15 +1,10 @@
-"""The exact empirical NTK of transformers, its statistics, and predictions from it."""
+"""The exact empirical NTK of PyTorch modules, its statistics, and predictions from it."""
 
-from lpft.ntk.api import (
-    KernelJob,
-    KernelRequest,
-    Options,
-    StudiedModel,
-    empirical_ntk,
-    request_of,
-    studied_model,
-)
-from lpft.ntk.result import Certificate, EmpiricalNTK
+from lpft.ntk.api import empirical_ntk, empirical_ntks
+from lpft.ntk.certificate import Certificate
+from lpft.ntk.job import KernelJob, Options
+from lpft.ntk.result import EmpiricalNTK
+from lpft.ntk.studied import KernelRequest, StudiedModel, request_of, studied_model
 
 __all__ = [
     "Certificate",
@@ -19,6 +14,7 @@ __all__ = [
     "Options",
     "StudiedModel",
     "empirical_ntk",
+    "empirical_ntks",
     "request_of",
     "studied_model",
 ]

@@ -21,12 +21,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.capture import Gradients, Modules, Recorder, Share, call_shares, merge_uses, pull_back
+from lpft.ntk.network import Network, sample_count
+from lpft.ntk.outputs import Batch
 from lpft.ntk.storage import ActivationStore
 from lpft.settings.kernels import Products
 
-Batch = dict[str, Tensor]
 Key = int | str
 """Place of an argument: its position, or its keyword."""
 Arguments = dict[Key, Any]
@@ -36,7 +36,7 @@ _BACKENDS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
 
 class Passes:
-    """The passes of numbered batches through one encoder for S cotangents (S x h) at the features.
+    """The passes of numbered batches through one network for S cotangents (S x h) at the features.
 
     ``modules`` own the wanted parameters; ``direct`` are parameters left to autograd itself, for
     which every batch holds one sample.
@@ -44,14 +44,14 @@ class Passes:
 
     def __init__(
         self,
-        classifier: LinearHeadClassifier,
+        network: Network,
         chain: "Chain | None",
         modules: Modules,
         direct: Mapping[str, Tensor],
         cotangents: Tensor,
         store: ActivationStore,
     ) -> None:
-        self._classifier = classifier
+        self._network = network
         self._chain = chain
         self._modules = modules
         self._direct = dict(direct)
@@ -61,6 +61,9 @@ class Passes:
         self._extras_from: set[tuple[int, int]] = set()
         self.extras = 0
         """Numbers in the blocks' further arguments that carry gradients, of the last batch."""
+        self.hidden = network.width
+        """Numbers in the hidden states between the blocks, or in the features, of a batch's last
+        axis."""
 
     @property
     def positions(self) -> int:
@@ -71,7 +74,7 @@ class Passes:
         """The features (n x h) of batch ``number``; stores what the backward passes need."""
         chain = self._chain
         if chain is None:
-            return self._classifier.features(**batch)
+            return self._network.features(batch)
         block_arguments: list[Arguments] = []
         last: list[Tensor] = []
 
@@ -87,12 +90,13 @@ class Passes:
         handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
         handles.append(chain.modules[-1].register_forward_hook(after))
         try:
-            features = self._classifier.features(**batch)
+            features = self._network.features(batch)
         finally:
             for handle in handles:
                 handle.remove()
         self._store.put(("hidden", len(chain), number), last)
         self._arguments[number] = block_arguments
+        self.hidden = last[0].shape[-1]
         self.extras = sum(block_arguments[0][key].numel() for key in chain.extras)
         return features
 
@@ -109,7 +113,7 @@ class Passes:
         The gradient at the position's input is stored for ``position - 1``. Positions are asked
         for from the last to the first; the same one may be asked for again.
         """
-        samples = batch["input_ids"].shape[0]
+        samples = sample_count(batch)
         modules, direct = self._modules, self._direct
         if only is not None:
             modules = modules_of(modules, only)
@@ -189,7 +193,7 @@ class Passes:
         recorder.enabled = True
         try:
             with replaced_blocks(chain, stop):
-                self._classifier.features(**batch)
+                self._network.features(batch)
         except _FirstBlockReached as reached:
             return list(reached.args)
         raise AssertionError("the encoder ran without its first block")
@@ -197,7 +201,7 @@ class Passes:
     def _to_features(
         self, batch: Batch, inputs: list[Tensor]
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-        features = self._classifier.features(**batch)
+        features = self._network.features(batch)
         cotangents = self._cotangents.to(features.dtype)
         return [features], [[cotangent.expand_as(features)] for cotangent in cotangents], inputs
 
@@ -510,19 +514,22 @@ def only_these_require_gradients(
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     chosen = set(map(id, parameters))
-    pretrained: Any = model if isinstance(model, PreTrainedModel) else None
-    experts = {} if pretrained is None else pretrained.get_experts_implementation()
-    grouped = not set(experts.values()) <= {None, "eager"}
+    experts: list[tuple[Any, Any]] = [
+        (part, part.get_experts_implementation())
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel)
+    ]
+    grouped = [(p, of) for p, of in experts if not set(of.values()) <= {None, "eager"}]
     try:
         model.eval()
         for parameter, _ in required:
             parameter.requires_grad_(id(parameter) in chosen)
-        if grouped:
-            pretrained.set_experts_implementation("eager")
+        for part, _ in grouped:
+            part.set_experts_implementation("eager")
         yield
     finally:
-        if grouped:
-            pretrained.set_experts_implementation(experts)
+        for part, of in grouped:
+            part.set_experts_implementation(of)
         for parameter, before in required:
             parameter.requires_grad_(before)
         for module, mode in modes:
@@ -530,14 +537,14 @@ def only_these_require_gradients(
 
 
 def plain_gradients(
-    classifier: LinearHeadClassifier,
+    network: Network,
     batch: Batch,
-    cotangent: Tensor,
+    cotangents: Tensor,
     parameters: Sequence[nn.Parameter],
 ) -> list[Tensor]:
-    """The gradients of ``cotangent . phi`` of the batch's one text, by plain autograd."""
-    with only_these_require_gradients(classifier.encoder, parameters), torch.enable_grad():
-        output = classifier.features(**batch)[0] @ cotangent
+    """The gradients of ``sum_n cotangents_n . phi_n`` over a batch (n x h), by plain autograd."""
+    with only_these_require_gradients(network.root, parameters), torch.enable_grad():
+        output = (network.features(batch) * cotangents).sum()
         if not output.requires_grad:
             return [torch.zeros_like(parameter) for parameter in parameters]
         return list(

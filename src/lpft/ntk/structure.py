@@ -1,4 +1,4 @@
-"""What an encoder is made of, and the cheapest way to pass it that gives autograd's gradients.
+"""What a network is made of, and the cheapest way to pass it that gives autograd's gradients.
 
 Nothing here trusts a module's type: on short texts, the share of every wanted parameter is compared
 with plain autograd's gradient.
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from transformers.pytorch_utils import Conv1D
 
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
-from lpft.model.adapters import trained_head
-from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.capture import (
     Modules,
     NotBatched,
@@ -34,8 +32,9 @@ from lpft.ntk.capture import (
     active_tokens,
     wanted_modules,
 )
+from lpft.ntk.network import Inputs, Network, moved, place_of, sample_count
+from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import (
-    Batch,
     Chain,
     Passes,
     find_chain,
@@ -58,7 +57,7 @@ _TOLERANCE = 1e4
 _CHECKED_AT_ONCE = 1 << 24
 """Numbers in the gradients that are compared at once, unless a single parameter has more."""
 _RANDOM_SEED = 20_240_516
-_FAILURES = (
+FAILURES = (
     RuntimeError,
     TypeError,
     ValueError,
@@ -67,7 +66,7 @@ _FAILURES = (
     AssertionError,
     StopIteration,
 )
-"""What encoders raise that cannot be passed in some way."""
+"""What modules raise that cannot be passed in some way."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Structure:
-    """How an encoder is passed, and what each position of it holds.
+    """How a network is passed, and what each position of it holds.
 
     ``units`` are runs of positions that share no parameter with others, last first. ``direct``
     parameters get their gradient from autograd, one text at a time: tables that are used whole, as
@@ -109,8 +108,10 @@ class Structure:
 
     ``widths`` are, per position, the numbers that one token leaves in inputs and in one
     cotangent's gradients; ``extras`` those that a batch leaves in one cotangent's gradients at the
-    blocks' further arguments; ``forward_flops`` those of a forward pass per token. The encoder has
-    ``layers`` layers with ``heads`` heads of attention, and features of ``hidden`` numbers.
+    blocks' further arguments; ``forward_flops`` those of a forward pass per token. The module has
+    ``layers`` layers with ``heads`` heads of attention (0 without any), and hidden states of
+    ``hidden`` numbers per token. ``length`` is that of the longest sample of the check; a sample
+    of tensors has as many tokens as its weights see at most.
     """
 
     chain: Chain | None
@@ -126,6 +127,7 @@ class Structure:
     hidden: int
     heads: int
     layers: int
+    length: int
 
     @property
     def fallback(self) -> tuple[str, ...]:
@@ -142,30 +144,29 @@ class Structure:
 
 
 def detect_structure(
-    classifier: LinearHeadClassifier, tokens: Tokens, wanted: Sequence[str]
+    network: Network, inputs: Inputs, wanted: Sequence[str], *, shortened: bool = True
 ) -> Structure:
-    """Find the cheapest way to pass ``classifier``'s encoder that gives autograd's gradients.
+    """Find the cheapest way to pass ``network`` that gives autograd's gradients.
 
     Blocks one by one come before everything at once, batches of several texts before single ones.
     Parameters that come out wrong, or have no rule, are left to autograd, one text at a time.
 
     Args:
-        wanted: names of parameters of the encoder.
+        wanted: names of parameters of the network.
+        shortened: whether the texts of the check are; or else they are the two longest.
     """
-    encoder = classifier.encoder
-    by_name = dict(encoder.named_parameters())
-    device = next(encoder.parameters()).device
-    batches = _short_batches(tokens, device)
+    by_name = network.named_parameters()
+    batches, side = _check_batches(network, inputs, shortened=shortened)
     try:
-        with only_these_require_gradients(encoder, list(encoder.parameters())):
-            chain = find_chain(encoder, lambda: classifier.features(**batches[0]))
-    except _FAILURES as error:
-        raise InputError(_cannot_pass(error)) from error
-    detector = _Detector(classifier, {name: by_name[name] for name in wanted}, batches)
+        with only_these_require_gradients(network.root, list(by_name.values())):
+            chain = find_chain(network.module, lambda: network.features(batches[0]))
+    except FAILURES as error:
+        raise InputError(cannot_pass(error)) from error
+    detector = _Detector(network, {name: by_name[name] for name in wanted}, batches)
     best: _Way | None = None
     ways = [(chain, True), (chain, False), (None, True), (None, False)]
     for candidate, batched in dict.fromkeys(ways):
-        if batched and classifier.config.safe_padding not in ("both", tokens.padding_side):
+        if batched and not (side is None or network.safe_padding in ("both", side)):
             continue
         way = detector.check(candidate, batched=batched)
         if way is not None and (best is None or len(way.wrong) < len(best.wrong)):
@@ -175,7 +176,8 @@ def detect_structure(
     if best is None or (best.batched and best.wrong):
         best = detector.passed(detector.check(None, batched=False))
     # A table in which no id is looked up is used whole: autograd is its way, not a fallback.
-    tables = {f"{n}.weight" for n, m in encoder.named_modules() if isinstance(m, nn.Embedding)}
+    embeddings = (n for n, m in network.module.named_modules() if isinstance(m, nn.Embedding))
+    tables = {f"{name}.weight" for name in embeddings}
     used_whole = tables.intersection(best.wrong).difference(*(at for g in best.shares for at in g))
     if best.wrong:
         detector.direct.update(dict.fromkeys(best.wrong))
@@ -192,33 +194,49 @@ def detect_structure(
     return detector.build_structure(best, used_whole)
 
 
-def _short_batches(tokens: Tokens, device: torch.device) -> list[Batch]:
-    """Two batches of one short text: of different lengths where there are such."""
-    order = np.argsort(tokens.lengths, kind="stable")
+def _check_batches(
+    network: Network, inputs: Inputs, *, shortened: bool
+) -> tuple[list[Batch], str | None]:
+    """Two batches of one sample, and the side on which they may be padded to one length.
+
+    Of texts the shortest and the longest, both shortened, so that their lengths differ; or the two
+    longest as they are.
+    """
+    device, dtype = place_of(network.module)
+    if not isinstance(inputs, Tokens):
+        ends = (0, len(inputs) - 1)
+        return [moved(inputs.batch([row]), device, dtype) for row in ends], None
+    order = np.argsort(inputs.lengths, kind="stable")
+    rows: Sequence[tuple[int, int | None]]
     rows = ((order[0], _CHECKED_TOKENS - 3), (order[-1], _CHECKED_TOKENS))
-    return [
-        {name: ids[:, :limit].to(device) for name, ids in tokens.batch([int(row)]).items()}
+    if not shortened:
+        rows = ((order[-2:][0], None), (order[-1], None))
+    batches = [
+        {name: ids[:, :limit].to(device) for name, ids in inputs.batch([int(row)]).items()}
         for row, limit in rows
     ]
+    return batches, inputs.padding_side
 
 
-def _cannot_pass(error: Exception | None) -> str:
+def cannot_pass(error: Exception | None) -> str:
+    """The line for a model that autograd does not pass."""
     lines = str(error).splitlines() or [type(error).__name__]
     return (
-        f"the encoder cannot be differentiated ({lines[0]}): expected one that plain autograd "
+        f"the model cannot be differentiated ({lines[0]}): expected one that plain autograd "
         "passes in evaluation mode and in this dtype; name another model, or another dtype"
     )
 
 
 @dataclass
 class _Way:
-    """One way to pass the encoder, and how it came out on short texts.
+    """One way to pass the network, and how it came out on short texts.
 
     The blocks of ``chain`` one by one, or everything at once; several texts together where
     ``batched``; shares by the rules of ``modules``, but from autograd for parameters in ``direct``.
 
     ``wrong`` are the parameters that do not come out as autograd's; ``shares`` are by group of
-    texts that passed together, position and name; ``extras`` is as in :class:`Passes`.
+    texts that passed together, position and name; ``extras`` and ``hidden`` are as in
+    :class:`Passes`.
     """
 
     chain: Chain | None
@@ -228,10 +246,11 @@ class _Way:
     shares: list[list[dict[str, Share]]] = field(default_factory=list)
     wrong: tuple[str, ...] = ()
     extras: int = 0
+    hidden: int = 0
 
 
 class _Detector:
-    """Compares ways to pass one encoder with autograd on short texts.
+    """Compares ways to pass one network with autograd on short texts.
 
     ``direct`` are the parameters that autograd must treat: those without a rule, and those whose
     rule did not fit a call.
@@ -239,14 +258,14 @@ class _Detector:
 
     def __init__(
         self,
-        classifier: LinearHeadClassifier,
+        network: Network,
         parameters: dict[str, nn.Parameter],
         batches: Sequence[Batch],
     ) -> None:
-        self._classifier = classifier
+        self._network = network
         self._parameters = parameters
         self._batches = batches
-        self._modules, unruled = wanted_modules(classifier.encoder, list(parameters))
+        self._modules, unruled = wanted_modules(network.module, list(parameters))
         self._transposed = {
             name
             for module, rules in self._modules.values()
@@ -257,13 +276,13 @@ class _Detector:
         self.direct: dict[str, None] = dict.fromkeys(unruled)
 
     def check(self, chain: Chain | None, *, batched: bool) -> _Way | None:
-        """A way with what came out, right or wrong; None where the encoder cannot be passed so."""
+        """A way with what came out, right or wrong; None where the network cannot be passed so."""
         while not (batched and self.direct):
             modules = modules_of(self._modules, set(self._parameters) - set(self.direct))
             way = _Way(chain, batched, modules, tuple(self.direct))
             try:
                 wrong: set[str] = set()
-                if batched:
+                if batched and all(_is_tokens(batch) for batch in self._batches):
                     # As many tokens as texts: a sample axis taken for a token axis would show.
                     count = len(self._batches)
                     square = [{n: ids[:, :count] for n, ids in b.items()} for b in self._batches]
@@ -274,7 +293,7 @@ class _Detector:
                 continue
             except NotBatched:
                 return None
-            except _FAILURES as error:
+            except FAILURES as error:
                 logger.debug("passing %s failed: %s", chain, error)
                 self._failure = error
                 return None
@@ -283,16 +302,16 @@ class _Detector:
         return None
 
     def passed(self, way: _Way | None) -> _Way:
-        """The way, if there is one; otherwise the encoder is refused."""
+        """The way, if there is one; otherwise the network is refused."""
         if way is None:
-            raise InputError(_cannot_pass(self._failure)) from self._failure
+            raise InputError(cannot_pass(self._failure)) from self._failure
         return way
 
     def _compare(self, way: _Way, batches: Sequence[Batch]) -> set[str]:
         """Pass the texts, together or one by one; the parameters that come out wrong."""
         groups = [_together(batches)] if way.batched else batches
         way.shares = [self._pass(way, group) for group in groups]
-        eps = torch.finfo(next(self._classifier.encoder.parameters()).dtype).eps
+        eps = torch.finfo(place_of(self._network.module)[1]).eps
         wrong: set[str] = set()
         for sample, batch in enumerate(batches):
             group, row = (0, sample) if way.batched else (sample, 0)
@@ -318,12 +337,12 @@ class _Detector:
         The gradients are formed a few at a time: an allocator seldom gives back what it took once.
         """
         norms, errors = {}, {}
-        cotangent = _cotangent(self._classifier)[0]
+        cotangent = _cotangent(self._network)
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for chunk in parameter_chunks(list(self._parameters.values()), _CHECKED_AT_ONCE):
             # In the loop's head, so that a chunk's gradients are freed before the next one's.
             for parameter, difference in zip(
-                chunk, plain_gradients(self._classifier, batch, cotangent, chunk), strict=True
+                chunk, plain_gradients(self._network, batch, cotangent, chunk), strict=True
             ):
                 name = names[id(parameter)]
                 norms[name] = float(difference.norm())
@@ -337,26 +356,28 @@ class _Detector:
     def _pass(self, way: _Way, batch: Batch) -> list[dict[str, Share]]:
         """The shares of every position, from the first to the last."""
         direct = {name: self._parameters[name] for name in way.direct}
-        cotangent, store = _cotangent(self._classifier), ActivationStore("memory")
-        with only_these_require_gradients(self._classifier.encoder, list(direct.values())):
-            passes = Passes(self._classifier, way.chain, way.modules, direct, cotangent, store)
+        cotangent, store = _cotangent(self._network), ActivationStore("memory")
+        with only_these_require_gradients(self._network.root, list(direct.values())):
+            passes = Passes(self._network, way.chain, way.modules, direct, cotangent, store)
             passes.forward(0, batch)
             shares = [passes.backward(p, 0, batch) for p in reversed(range(passes.positions))]
-        way.extras = passes.extras
+        way.extras, way.hidden = passes.extras, passes.hidden
         return shares[::-1]
 
     def build_structure(self, way: _Way, used_whole: set[str]) -> Structure:
-        """The structure of the encoder as it was passed.
+        """The structure of the network as it was passed.
 
         ``used_whole`` are the weights of embeddings in which no id is looked up.
         """
-        length = max(batch["input_ids"].shape[1] for batch in self._batches)
         shares = max(way.shares, key=_tokens_held)
+        outers = [s for at in shares for s in at.values() if isinstance(s, Outer)]
+        seen = max((outer.inputs.shape[1] for outer in outers), default=1)
+        lengths = [_tokens(batch, seen) for batch in self._batches]
+        length = max(lengths)
         positions: dict[str, list[int]] = {}
         for position, at_position in enumerate(shares):
             for name in at_position:
                 positions.setdefault(name, []).append(position)
-        config = self._classifier.config.encoder_config
         return Structure(
             chain=way.chain,
             batched=way.batched,
@@ -372,10 +393,11 @@ class _Detector:
             units=_units(len(shares), positions.values()),
             widths=tuple(_widths(at_position) for at_position in shares),
             extras=way.extras,
-            forward_flops=_forward_flops(self._classifier, self._batches[0]),
-            hidden=trained_head(self._classifier).in_features,
-            heads=getattr(config, "num_attention_heads", 1),
-            layers=getattr(config, "num_hidden_layers", 1),
+            forward_flops=_forward_flops(self._network, self._batches[0]) / lengths[0],
+            hidden=way.hidden,
+            heads=_attention_heads(self._network.module),
+            layers=getattr(_config(self._network.module), "num_hidden_layers", 1),
+            length=length,
         )
 
     def _parameter(
@@ -401,14 +423,19 @@ class _Detector:
             ratio = len(positions) * seen / length
         elif isinstance(share, Rows):
             form, sizes = "rows", (0, share.vectors.shape[-1])
-        layer = "encoder" if way.chain is None else _layer(positions, len(shares))
+        if way.chain is None:
+            layer = "encoder" if self._network.part else name.partition(".")[0]
+        else:
+            layer = _layer(positions, len(shares))
         rule = next((rules[name] for _, rules in way.modules.values() if name in rules), None)
         kind = _kind(name, form, rule, before_blocks=layer == "embeddings")
         return Parameter(name, tuple(positions), layer, kind, form, sizes, ratio, pooled, fallback)
 
 
 def _together(batches: Sequence[Batch]) -> Batch:
-    """One batch, padded on the right; zero in the mask means padding."""
+    """One batch, texts padded on the right; zero in the mask means padding."""
+    if not all(_is_tokens(batch) for batch in batches):
+        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     longest = max(batch["input_ids"].shape[1] for batch in batches)
     return {
         name: torch.cat(
@@ -418,13 +445,32 @@ def _together(batches: Sequence[Batch]) -> Batch:
     }
 
 
-def _cotangent(classifier: LinearHeadClassifier) -> Tensor:
+def _is_tokens(batch: Batch) -> bool:
+    """Whether every tensor of the batch is n x T, as token ids and masks are."""
+    return {tensor.ndim for tensor in batch.values()} == {2} and "input_ids" in batch
+
+
+def _tokens(batch: Batch, seen: int) -> int:
+    """Tokens of a sample: of its text, or else as many as its weights see at most."""
+    return batch["input_ids"].shape[1] if "input_ids" in batch else seen
+
+
+def _cotangent(network: Network) -> Tensor:
     """A random gradient at the features, 1 x h: the same at every call."""
-    weight = classifier.encoder.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(_RANDOM_SEED)
-    with torch.no_grad():
-        size = trained_head(classifier).in_features
-        return torch.randn(1, size, generator=generator).to(weight)
+    device, dtype = place_of(network.module)
+    return torch.randn(1, network.width, generator=generator).to(device, dtype)
+
+
+def _config(module: nn.Module) -> Any:
+    """The configuration of the module, or of the part whose attention it describes."""
+    configs = (getattr(part, "config", None) for part in module.modules())
+    return next((c for c in configs if hasattr(c, "num_attention_heads")), None)
+
+
+def _attention_heads(module: nn.Module) -> int:
+    own = [part.num_heads for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
+    return getattr(_config(module), "num_attention_heads", max(own, default=0))
 
 
 def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:
@@ -493,12 +539,12 @@ def _widths(shares: dict[str, Share]) -> tuple[int, int]:
     return sum(inputs.values()), sum(o.gradients[0].shape[-1] for o in outers) + sum(rows)
 
 
-def _forward_flops(classifier: LinearHeadClassifier, batch: Batch) -> float:
-    """Flops of a forward pass, per token."""
+def _forward_flops(network: Network, batch: Batch) -> float:
+    """Flops of a forward pass of a sample."""
     with (
-        only_these_require_gradients(classifier.encoder, []),
+        only_these_require_gradients(network.root, []),
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):
-        classifier.features(**batch)
-    return counter.get_total_flops() / batch["input_ids"].numel()
+        network.features(batch)
+    return counter.get_total_flops() / sample_count(batch)

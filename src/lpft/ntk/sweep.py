@@ -18,9 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpft.data.tokens import Tokens
 from lpft.errors import InputError
-from lpft.model.classifier import LinearHeadClassifier
 from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_tokens, merge_uses
 from lpft.ntk.contract import (
     Contraction,
@@ -31,7 +29,9 @@ from lpft.ntk.contract import (
     contract_vectors,
 )
 from lpft.ntk.memory import give_back_free_memory, memory_in_use
-from lpft.ntk.passes import Batch, Passes, only_these_require_gradients
+from lpft.ntk.network import Inputs, Network, moved
+from lpft.ntk.outputs import Batch
+from lpft.ntk.passes import Passes, only_these_require_gradients
 from lpft.ntk.plan import Plan, RemainingWork, Shape, Step, Tile, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
@@ -71,8 +71,8 @@ class Sweep:
 
 
 def sweep(
-    classifier: LinearHeadClassifier,
-    tokens: Tokens,
+    network: Network,
+    inputs: Inputs,
     plan: Plan,
     *,
     products: Products,
@@ -83,7 +83,7 @@ def sweep(
 
     ``folder`` is for hidden states that wait in files.
     """
-    encoder, structure, heads = classifier.encoder, plan.structure, plan.workload.heads
+    structure, heads = plan.structure, plan.workload.heads
     cotangents = torch.cat([head.cotangents for head in heads]).to(plan.dtype).to(plan.device)
     ends = accumulate(head.rank for head in heads)
     contraction = Contraction(
@@ -95,17 +95,17 @@ def sweep(
     pieces = [(unit, pair) for unit in range(len(structure.units)) for pair in plan.pairs]
     finished = [piece for piece in pieces if store is not None and store.load(*piece) is not None]
     remaining = RemainingWork(plan, frozenset(finished))
-    by_name = dict(encoder.named_parameters())
+    by_name = network.named_parameters()
     direct = {name: by_name[name] for name in structure.direct}
     with ExitStack() as stack:
         activations = ActivationStore(plan.layout.between_blocks, folder)
         stack.enter_context(closing(activations))
         count = stack.enter_context(_metered(sum(remaining.flops.values())))
-        stack.enter_context(only_these_require_gradients(encoder, list(direct.values())))
+        stack.enter_context(only_these_require_gradients(network.root, list(direct.values())))
         passes = Passes(
-            classifier, structure.chain, structure.modules, direct, cotangents, activations
+            network, structure.chain, structure.modules, direct, cotangents, activations
         )
-        return _Sweeper(tokens, passes, contraction, remaining, store, count).run()
+        return _Sweeper(inputs, passes, contraction, remaining, store, count).run()
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def _metered(flops: float) -> Iterator[Callable[[float], None]]:
 class _Sweeper:
     """One sweep over all units."""
 
-    tokens: Tokens
+    inputs: Inputs
     passes: Passes
     contraction: Contraction
     remaining: RemainingWork
@@ -260,7 +260,7 @@ class _Sweeper:
             give_back_free_memory()
 
     def _batch(self, rows: NDArray) -> Batch:
-        return {name: ids.to(self.plan.device) for name, ids in self.tokens.batch(rows).items()}
+        return moved(self.inputs.batch(rows), self.plan.device, self.plan.dtype)
 
     def _contract(
         self,

@@ -209,8 +209,8 @@ class KernelComputation:
             self.texts.groups,
             tuple(blocks),
             Options(
-                method=settings.linear_method,
-                kernel=settings.kernel,
+                contraction=settings.linear_method,
+                update=settings.kernel,
                 granularity=cast(Sequence[Granularity], settings.granularity),
                 products=settings.products,
                 dtype=_DTYPES[settings.dtype],

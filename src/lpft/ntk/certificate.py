@@ -1,0 +1,342 @@
+"""What vouches for a kernel: entries and products of it, computed again by plain autograd.
+
+Everything here runs on a copy of the model that the engine has never touched, and uses none of the
+engine's rules, batches of different lengths, tiles or sums.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lpft.errors import InputError
+from lpft.ntk.contract import signed
+from lpft.ntk.network import Inputs, Network, moved, place_of
+from lpft.ntk.outputs import Batch
+from lpft.ntk.passes import only_these_require_gradients, parameter_chunks, plain_gradients
+from lpft.settings.kernels import KernelKind
+
+CHECKED_AT_ONCE = 1 << 26
+"""Numbers in the gradients that a check holds at once, unless one parameter has more."""
+_TOGETHER = 16
+"""Samples of one length that pass together, and ``_TOKENS`` of theirs at most."""
+_TOKENS = 2048
+_RANDOM_SEED = 0
+_LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
+"""Relative to what an entry or a product can be at most: rounding stays far below."""
+
+
+@dataclass(frozen=True)
+class CheckedEntry:
+    """An entry of F computed again by plain autograd: ``F[(n, c), (m, d)]`` both ways."""
+
+    row: int
+    row_class: int
+    column: int
+    column_class: int
+    engine: float
+    autograd: float
+    scale: float
+    """``||grad f_c(x_n)|| ||grad f_d(x_m)||``, what an entry can be at most."""
+
+    @property
+    def relative_error(self) -> float:
+        """The difference, relative to the largest value that the entry could have."""
+        return relative_error(self.engine, self.autograd, self.scale)
+
+
+@dataclass(frozen=True)
+class CheckedProduct:
+    """``u^T F v`` for standard normal u (N C) and v (M C), in which every entry of F counts.
+
+    By plain autograd it is ``<J^T u, J'^T v>``, two gradients of sums over all samples; where rows
+    and columns are the same samples, v is u and it is ``||J^T u||^2``.
+    """
+
+    engine: float
+    autograd: float
+    scale: float
+    """``||J^T u|| ||J'^T v||``, what the product can be at most."""
+
+    @property
+    def relative_error(self) -> float:
+        """The difference, relative to the largest value that the product could have."""
+        return relative_error(self.engine, self.autograd, self.scale)
+
+
+def relative_error(engine: float, autograd: float, scale: float) -> float:
+    """Relative to ``scale``; where that is zero, only zero has no error."""
+    if scale > 0:
+        return abs(engine - autograd) / scale
+    return 0.0 if engine == autograd else np.inf
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
+
+    ``asymmetry`` is that of :func:`lpft.ntk.statistics.asymmetry`, None of a kernel that is not
+    symmetric, as the eigenvalues are.
+    """
+
+    asymmetry: float | None
+    smallest_eigenvalue: float | None
+    largest_eigenvalue: float | None
+    entries: tuple[CheckedEntry, ...]
+    products: tuple[CheckedProduct, ...] = ()
+
+    @property
+    def largest_relative_error(self) -> float | None:
+        """Of all entries and products."""
+        checks: tuple[CheckedEntry | CheckedProduct, ...] = (*self.entries, *self.products)
+        return max((check.relative_error for check in checks), default=None)
+
+    def as_record(self) -> dict[str, Any]:
+        """The certificate as JSON."""
+        return {
+            "asymmetry": self.asymmetry,
+            "smallest_eigenvalue": self.smallest_eigenvalue,
+            "largest_eigenvalue": self.largest_eigenvalue,
+            "entries_checked": len(self.entries),
+            "products_checked": len(self.products),
+            "largest_relative_error": self.largest_relative_error,
+        }
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to check: F (N x C x M x C) of the head V over some parameters.
+
+    ``rows`` and ``columns`` are numbers of samples.
+    """
+
+    ft_effective: Tensor
+    weight: Tensor
+    parameters: Sequence[nn.Parameter]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+
+
+def longest_features(network: Network, inputs: Inputs) -> Tensor:
+    """The features of the longest sample, read alone."""
+    with torch.no_grad(), only_these_require_gradients(network.root, []):
+        return network.features(_batch(network, inputs, [_longest(inputs)]))[0]
+
+
+def _longest(inputs: Inputs) -> int:
+    return 0 if inputs.lengths is None else int(np.argmax(inputs.lengths))
+
+
+def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor) -> None:
+    """Refuse a model that gave other features (N x h) than it gives for a sample alone.
+
+    ``pristine`` has read nothing yet, and reads the longest sample first: BigBird changes itself
+    for good when it reads a short one.
+
+    Raises:
+        InputError: the features of the longest sample differ.
+    """
+    alone = longest_features(pristine, inputs)
+    found = features[_longest(inputs)]
+    error = float((alone.double().cpu() - found).norm())
+    if not error <= _LARGEST_ERROR[alone.dtype] * float(found.norm()):
+        raise InputError(
+            "the model's features of its longest input are others once it has read shorter ones "
+            f"(relative difference {error / float(found.norm()):.1g}): expected a model that "
+            "treats each input as if it were alone; give inputs of similar lengths, or a model "
+            "whose attention does not change with them"
+        )
+
+
+def check_entries(
+    network: Network, inputs: Inputs, kernel: Kernel, *, update: KernelKind, count: int
+) -> tuple[CheckedEntry, ...]:
+    """``count`` random entries of F, each the product of two gradients of single samples.
+
+    The first is one of the longest sample of the rows with the longest of the columns.
+    """
+    if not kernel.parameters:
+        return ()
+    drawn = np.random.default_rng(_RANDOM_SEED)
+    weight, device = kernel.weight, place_of(network.root)[0]
+    entries = []
+    for number in range(count):
+        n, m = (int(drawn.integers(len(of))) for of in (kernel.rows, kernel.columns))
+        c, d = (int(drawn.integers(weight.shape[0])) for _ in range(2))
+        if number == 0 and inputs.lengths is not None:
+            n, m = (int(np.argmax(inputs.lengths[of])) for of in (kernel.rows, kernel.columns))
+        left_sample = _batch(network, inputs, [kernel.rows[n]])
+        right_sample = _batch(network, inputs, [kernel.columns[m]])
+        inner = left_square = right_square = 0.0
+        for chunk in parameter_chunks(kernel.parameters, CHECKED_AT_ONCE):
+            left = plain_gradients(network, left_sample, weight[c].to(device), chunk)
+            right = plain_gradients(network, right_sample, weight[d].to(device), chunk)
+            for one, other in zip(left, right, strict=True):
+                one, other = signed(one, other, update)
+                inner += _inner(one, other)
+                left_square += _inner(one, one)
+                right_square += _inner(other, other)
+        scale = (left_square * right_square) ** 0.5
+        engine = float(kernel.ft_effective[n, c, m, d])
+        entries.append(CheckedEntry(n, c, m, d, engine, inner, scale))
+    return tuple(entries)
+
+
+def check_products(
+    network: Network, inputs: Inputs, kernels: Mapping[str, Kernel], *, batched: bool, count: int
+) -> dict[str, tuple[CheckedProduct, ...]]:
+    """``count`` products ``u^T F v`` of each kernel.
+
+    All kernels have the same rows and columns and share the forward passes, in which samples of
+    equal length pass together where the model is ``batched``.
+    """
+    drawn = np.random.default_rng(_RANDOM_SEED)
+    checked: dict[str, tuple[CheckedProduct, ...]] = dict.fromkeys(kernels, ())
+    for _ in range(count):
+        vectors: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        for name, kernel in kernels.items():
+            n, c, m, _d = kernel.ft_effective.shape
+            u = drawn.standard_normal((n, c))
+            same = np.array_equal(kernel.rows, kernel.columns)
+            vectors[name] = u, u if same else drawn.standard_normal((m, c))
+        inner = _inner_products(network, inputs, kernels, vectors, batched=batched)
+        for name, kernel in kernels.items():
+            left_vector, right_vector = (torch.from_numpy(of) for of in vectors[name])
+            engine = float(
+                torch.einsum("nc,ncmd,md->", left_vector, kernel.ft_effective, right_vector)
+            )
+            product, left, right = inner[name]
+            scale = (left * right) ** 0.5
+            checked[name] += (CheckedProduct(engine, product, scale),)
+    return checked
+
+
+def _inner_products(
+    network: Network,
+    inputs: Inputs,
+    kernels: Mapping[str, Kernel],
+    vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    *,
+    batched: bool,
+) -> dict[str, tuple[float, float, float]]:
+    """``<J^T u, J'^T v>``, ``||J^T u||^2`` and ``||J'^T v||^2`` of each kernel."""
+    totals = dict.fromkeys(kernels, (0.0, 0.0, 0.0))
+    for chunk in _chunks(kernels):
+        left = _summed(network, inputs, kernels, chunk, vectors, 0, batched=batched)
+        right = dict(left)
+        others = {
+            name: of for name, of in chunk.items() if vectors[name][0] is not vectors[name][1]
+        }
+        if others:
+            right |= _summed(network, inputs, kernels, others, vectors, 1, batched=batched)
+        for name in chunk:
+            pairs = list(zip(left[name], right[name], strict=True))
+            more = (
+                sum(_inner(one, other) for one, other in pairs),
+                sum(_inner(one, one) for one, _ in pairs),
+                sum(_inner(other, other) for _, other in pairs),
+            )
+            totals[name] = tuple(map(sum, zip(totals[name], more, strict=True)))  # type: ignore[assignment]
+    return totals
+
+
+def _chunks(kernels: Mapping[str, Kernel]) -> Iterator[dict[str, list[nn.Parameter]]]:
+    """Parts of the kernels' parameters, of all of them together few enough to hold."""
+    owners = [(name, p) for name, kernel in kernels.items() for p in kernel.parameters]
+    chunk: dict[str, list[nn.Parameter]] = {}
+    numbers = 0
+    for name, parameter in owners:
+        if chunk and numbers + parameter.numel() > CHECKED_AT_ONCE:
+            yield chunk
+            chunk, numbers = {}, 0
+        chunk.setdefault(name, []).append(parameter)
+        numbers += parameter.numel()
+    if chunk:
+        yield chunk
+
+
+def _summed(
+    network: Network,
+    inputs: Inputs,
+    kernels: Mapping[str, Kernel],
+    parameters: Mapping[str, Sequence[nn.Parameter]],
+    vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    side: int,
+    *,
+    batched: bool,
+) -> dict[str, list[Tensor]]:
+    """``J^T u`` of some kernels, by parameter; ``side`` is 0 for rows and 1 for columns."""
+    first = kernels[next(iter(parameters))]
+    samples = first.columns if side else first.rows
+    sums = {name: [torch.zeros_like(p) for p in of] for name, of in parameters.items()}
+    every = {id(p): p for of in parameters.values() for p in of}
+    with only_these_require_gradients(network.root, list(every.values())), torch.enable_grad():
+        for positions in _equally_long(inputs, samples, together=_TOGETHER if batched else 1):
+            features = network.features(_batch(network, inputs, samples[positions]))
+            if not features.requires_grad:
+                continue
+            for number, (name, of) in enumerate(parameters.items(), start=1):
+                weights = torch.from_numpy(vectors[name][side][positions]).to(features)
+                gradients = torch.autograd.grad(
+                    (features * (weights @ kernels[name].weight.to(features))).sum(),
+                    list(of),
+                    retain_graph=number < len(parameters),
+                    allow_unused=True,
+                )
+                for total, gradient in zip(sums[name], gradients, strict=True):
+                    if gradient is not None:
+                        total += gradient
+    return sums
+
+
+def _equally_long(
+    inputs: Inputs, samples: NDArray[np.int64], *, together: int
+) -> Iterator[NDArray[np.int64]]:
+    """Positions in ``samples``, longest first, in groups of one length: nothing is padded."""
+    lengths = np.ones(len(samples), np.int64) if inputs.lengths is None else inputs.lengths[samples]
+    order = np.argsort(-lengths, kind="stable")
+    for length, group in groupby(order, key=lambda position: int(lengths[position])):
+        positions = np.array(list(group))
+        step = max(1, min(together, _TOKENS // length))
+        for start in range(0, len(positions), step):
+            yield positions[start : start + step]
+
+
+def _batch(network: Network, inputs: Inputs, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
+    return moved(inputs.batch(rows), *place_of(network.root))
+
+
+def _inner(one: Tensor, other: Tensor) -> float:
+    return float((one * other).sum(dtype=torch.float64))
+
+
+def refuse_wrong(
+    entries: Sequence[CheckedEntry], products: Sequence[CheckedProduct], dtype: torch.dtype
+) -> None:
+    """Refuse a kernel that plain autograd contradicts.
+
+    Raises:
+        InputError: an entry or a product is further from autograd's than rounding takes it.
+    """
+    advice = (
+        "expected a model that treats each input as if it were alone; check_entries=0 and "
+        "check_products=0 return the kernel anyway"
+    )
+    for entry in entries:
+        if not entry.relative_error <= _LARGEST_ERROR[dtype]:
+            raise InputError(
+                f"the kernel is wrong: an entry is {entry.engine:.6g}, and {entry.autograd:.6g} by "
+                f"plain autograd (inputs {entry.row} and {entry.column}, classes {entry.row_class} "
+                f"and {entry.column_class}); {advice}"
+            )
+    for product in products:
+        if not product.relative_error <= _LARGEST_ERROR[dtype]:
+            raise InputError(
+                f"the kernel is wrong: its product with random vectors is {product.engine:.6g}, "
+                f"and {product.autograd:.6g} by plain autograd; {advice}"
+            )

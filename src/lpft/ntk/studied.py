@@ -1,0 +1,363 @@
+"""The models whose kernels are computed: classifiers with a linear head, and any other module."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lpft.data.examples import Text
+from lpft.data.texts import text_list
+from lpft.data.tokens import Tokens, tokenize
+from lpft.errors import InputError
+from lpft.model.adapters import plain_classifier, trained_head
+from lpft.model.classifier import LinearHeadClassifier
+from lpft.model.encoder import check_finite, position_limit
+from lpft.ntk.network import (
+    Network,
+    TensorInputs,
+    classifier_network,
+    copied,
+    module_network,
+)
+from lpft.ntk.outputs import Outputs
+
+Parameters = Literal["all", "trainable"] | Sequence[str]
+"""Which parameters: all, those that require gradients, or names and patterns of names."""
+Select = Literal["all", "sum"] | int
+"""Which outputs: all, their sum, or one of them by its number."""
+
+_EXPECTED = (
+    "expected a TextClassifier, or a LinearHeadClassifier (plain or with PEFT adapters) with "
+    "tokenizer=..., or any other nn.Module"
+)
+
+
+class Studied(Protocol):
+    """A network, its linear head if there is one, and what reads its inputs.
+
+    ``prefix`` and ``head_name`` make the names of parameters as the user knows them: ``prefix``
+    stands before those of the network, and the head's are ``head_name.weight`` and ``.bias``.
+    """
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def head(self) -> nn.Linear | None: ...
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def head_name(self) -> str: ...
+    def read(self, inputs: Any) -> Tokens | TensorInputs: ...
+
+
+@dataclass(frozen=True)
+class StudiedModel:
+    """A classifier with its head that trains, its tokenizer and maximum length.
+
+    Both are None where its inputs are tensors.
+    """
+
+    classifier: LinearHeadClassifier
+    head: nn.Linear
+    tokenizer: PreTrainedTokenizerBase | None
+    max_length: int | None
+    prefix: str = "encoder."
+    head_name: str = "head"
+
+    @property
+    def network(self) -> Network:
+        return classifier_network(self.classifier, self.head.in_features)
+
+    def read(self, inputs: Any) -> Tokens | TensorInputs:
+        """Token ids of texts, or named tensors."""
+        if isinstance(inputs, Tokens | TensorInputs):
+            return inputs
+        return TensorInputs.read(inputs) if is_tensors(inputs) else self.tokens(inputs)
+
+    def tokens(self, texts: Sequence[Text]) -> Tokens:
+        """Token ids of texts, or of pairs.
+
+        Raises:
+            InputError: there is no text, one is empty, texts and pairs are mixed, or the tokenizer
+                has tokens that the model does not know.
+        """
+        assert self.tokenizer is not None
+        assert self.max_length is not None
+        return read_texts(texts, self.tokenizer, self.max_length, self.classifier.encoder)
+
+
+@dataclass(frozen=True)
+class StudiedModule:
+    """Any module; ``head`` is its last linear layer where it was named."""
+
+    network: Network
+    head: nn.Linear | None
+    head_name: str
+    tokenizer: PreTrainedTokenizerBase | None
+    max_length: int | None
+    prefix: str = ""
+
+    def read(self, inputs: Any) -> Tokens | TensorInputs:
+        """Token ids of texts, or named tensors."""
+        return read_inputs(inputs, self.tokenizer, self.max_length, self.network.root)
+
+
+def is_tensors(inputs: Any) -> bool:
+    """Whether inputs are tensors or batches of them, rather than texts."""
+    if isinstance(inputs, Tensor | Mapping):
+        return True
+    return isinstance(inputs, list | tuple) and any(isinstance(i, Tensor | Mapping) for i in inputs)
+
+
+def read_inputs(
+    inputs: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int | None,
+    module: nn.Module,
+) -> Tokens | TensorInputs:
+    """Texts as tokens, and tensors as they are.
+
+    Raises:
+        InputError: as :func:`read_texts` or :meth:`TensorInputs.read`.
+    """
+    if isinstance(inputs, Tokens | TensorInputs):
+        return inputs
+    if is_tensors(inputs) or tokenizer is None or max_length is None:
+        return TensorInputs.read(inputs)
+    return read_texts(text_list(inputs), tokenizer, max_length, module)
+
+
+def read_texts(
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_length: int, module: nn.Module
+) -> Tokens:
+    """Texts as tokens.
+
+    Raises:
+        InputError: as :func:`~lpft.data.tokens.tokenize`, or the tokenizer has tokens that the
+            model does not know.
+    """
+    tokens = tokenize(tokenizer, texts, max_length)
+    table = module.get_input_embeddings() if isinstance(module, PreTrainedModel) else None
+    largest = max(max(ids) for ids in tokens.columns["input_ids"])
+    if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
+        raise InputError(
+            f"the tokenizer gives the token {largest}, the model has {table.num_embeddings} "
+            "tokens: expected the tokenizer that belongs to the model"
+        )
+    return tokens
+
+
+def module_of(model: Any) -> nn.Module:
+    """The module that was given, or that of a fitted TextClassifier.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if hasattr(model, "get_params") and not hasattr(model, "model_"):
+        raise InputError(
+            "the classifier has no model yet: fit it, or take TextClassifier.untrained(...)"
+        )
+    module = getattr(model, "model_", model)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}: {_EXPECTED}")
+    return module
+
+
+def studied(
+    model: Any,
+    inputs: Any,
+    *,
+    outputs: Outputs | None,
+    head: str | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int | None,
+) -> Studied:
+    """A classifier with a linear head as such, any other module by its outputs.
+
+    Raises:
+        InputError: as :func:`studied_model` and :func:`~lpft.ntk.network.module_network`.
+    """
+    module = module_of(model)
+    texts = not is_tensors(inputs)
+    classifier = plain_classifier(module)
+    if isinstance(classifier, LinearHeadClassifier) and outputs is None and head in (None, "head"):
+        return studied_model(model, tokenizer, max_length, texts=texts)
+    if isinstance(classifier, LinearHeadClassifier):
+        module = _without_temperature(module)
+    check_finite(module, "the given model")
+    tokenizer = getattr(model, "tokenizer_", None) if tokenizer is None else tokenizer
+    if texts:
+        limit = position_limit(module) if isinstance(module, PreTrainedModel) else None
+        max_length = check_reader(tokenizer, max_length, limit)
+    sample = read_inputs(inputs, tokenizer, max_length, module).batch([0])
+    network, layer = module_network(module, outputs, head, sample)
+    return StudiedModule(network, layer, head or "", tokenizer, max_length)
+
+
+def _without_temperature(module: nn.Module) -> nn.Module:
+    """A copy of a classifier whose logits are not divided by its temperature."""
+    module = copied(module)
+    classifier = plain_classifier(module)
+    assert isinstance(classifier, LinearHeadClassifier)
+    classifier.config.temperature = 1.0
+    return module
+
+
+def studied_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int | None,
+    *,
+    texts: bool = True,
+) -> StudiedModel:
+    """Read a TextClassifier, a classifier with its tokenizer, or one with adapters.
+
+    Without ``texts`` it needs no tokenizer.
+
+    Raises:
+        InputError: it is none of these, is not fitted, has no tokenizer or no linear head, is not
+            finite, or is made for several labels per text or for regression.
+    """
+    network = module_of(model)
+    tokenizer = getattr(model, "tokenizer_", None) if tokenizer is None else tokenizer
+    classifier = plain_classifier(network)
+    if not isinstance(classifier, LinearHeadClassifier):
+        raise InputError(f"the model is a {type(network).__name__}: {_EXPECTED}")
+    if classifier.virtual_tokens is not None:
+        raise InputError(
+            f"the model reads {classifier.virtual_tokens.number} virtual tokens before every text "
+            "(prefix or prompt tuning), of which kernels are not supported: give a model of "
+            "another method"
+        )
+    kind = classifier.config.problem_type
+    if kind not in (None, "single_label_classification"):
+        raise InputError(
+            f"the model is made for {kind.replace('_', ' ')}: its kernel is not supported, only "
+            "that of one class per text"
+        )
+    check_finite(classifier, "the given model")
+    if texts:
+        max_length = check_reader(tokenizer, max_length, position_limit(classifier.encoder))
+    return StudiedModel(classifier, trained_head(network), tokenizer, max_length)
+
+
+def check_reader(tokenizer: Any, max_length: int | None, limit: int | None) -> int:
+    """The maximum length at which a tokenizer reads for a model that numbers ``limit`` tokens.
+
+    Raises:
+        InputError: there is no tokenizer, or the length does not fit it or the model.
+    """
+    if tokenizer is None:
+        raise InputError(
+            "the model has no tokenizer for its texts: give it by tokenizer=..., or give tensors"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            f"tokenizer={tokenizer!r}: expected a tokenizer object of transformers, not its name"
+        )
+    if max_length is not None and not isinstance(max_length, int):
+        raise InputError(
+            f"max_length={max_length!r} is not a whole number: expected tokens per text"
+        )
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if max_length is None:
+        # Tokenizers that know no limit say so by a huge number.
+        max_length = min(n for n in (limit, tokenizer.model_max_length) if n is not None)
+    if max_length < least or (limit is not None and max_length > limit):
+        reach = f"at least {least}" if limit is None else f"{least} to {limit}"
+        raise InputError(
+            f"max_length {max_length} does not fit the model, which reads {reach} tokens"
+        )
+    return max_length
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """One of several kernels of the same network.
+
+    Attributes:
+        weight: V, C x h: the head whose outputs are meant; I_K where there is no head.
+        parameters: names of the network's parameters, as its ``named_parameters()`` gives them.
+        head_trains: whether P counts V; ``bias_trains`` whether it counts b (the +1).
+        pretrain_scale: what P is multiplied by: C for the sum of C logits, each of which has it.
+    """
+
+    weight: Tensor
+    parameters: frozenset[str]
+    head_trains: bool = True
+    bias_trains: bool = True
+    pretrain_scale: float = 1.0
+
+
+def request_of(
+    model: Studied,
+    parameters: Parameters = "all",
+    select: Select = "all",
+    weight: Tensor | None = None,
+) -> KernelRequest:
+    """The kernel of the model's own head, or of ``weight`` in its place.
+
+    Raises:
+        InputError: no parameter has such a name, or there is no such output.
+    """
+    head = model.head
+    if weight is None:
+        weight = torch.eye(model.network.width) if head is None else head.weight.detach()
+    names = {model.prefix + name: name for name in model.network.named_parameters()}
+    own = dict(model.network.named_parameters())
+    of_head = {} if head is None else dict(head.named_parameters())
+    trains = {full for full, name in names.items() if own[name].requires_grad}
+    trains |= {f"{model.head_name}.{n}" for n, p in of_head.items() if p.requires_grad}
+    heads = {f"{model.head_name}.{name}" for name in of_head}
+    every = set(names) | heads
+    if parameters == "all":
+        chosen = every
+    elif parameters == "trainable":
+        chosen = trains
+    else:
+        chosen = _matching(parameters, every)
+    selected, scale = _selected(weight, select)
+    return KernelRequest(
+        weight=selected,
+        parameters=frozenset(name for full, name in names.items() if full in chosen - heads),
+        head_trains=f"{model.head_name}.weight" in chosen & heads,
+        bias_trains=f"{model.head_name}.bias" in chosen & heads,
+        pretrain_scale=scale,
+    )
+
+
+def _matching(patterns: Sequence[str], names: set[str]) -> set[str]:
+    """The names that are among the patterns or match one."""
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(
+            f"parameters={patterns!r}: expected all, trainable, or a list of names and patterns"
+        )
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if fnmatchcase(name, pattern)}
+        if not found:
+            raise InputError(
+                f"no parameter matches '{pattern}': expected names such as {min(names)}, or "
+                "patterns such as *.weight"
+            )
+        chosen |= found
+    return chosen
+
+
+def _selected(weight: Tensor, select: Select) -> tuple[Tensor, float]:
+    """V of the selected outputs, and what P is multiplied by."""
+    classes = len(weight)
+    if select == "all":
+        return weight, 1.0
+    if select == "sum":
+        return weight.sum(0, keepdim=True), float(classes)
+    if not isinstance(select, int) or isinstance(select, bool) or not 0 <= select < classes:
+        raise InputError(
+            f"select={select!r}: expected {', '.join(get_args(get_args(Select)[0]))} or the number "
+            f"of an output, from 0 to {classes - 1}"
+        )
+    return weight[select : select + 1], 1.0
