@@ -17,6 +17,7 @@ from lpft.ntk.contract import (
     Workspace,
     contract_outer,
     contract_rows,
+    contract_tied,
     contract_vectors,
     parts_of_columns,
     product,
@@ -145,21 +146,41 @@ def test_vectors(kernel, size):
     assert all(torch.equal(vectors[tile], before[tile]) for tile in vectors)
 
 
-@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
-def test_rows_meet_where_ids_are_equal(kernel):
-    """Ids in many samples of a tile, in one, and in none."""
-    vocabulary, width = 6 + max(COUNTS.values()), 3
+VOCABULARY = 6 + max(COUNTS.values())
+
+
+def looked_up(width: int) -> tuple[dict[int, Rows], dict[int, Tensor]]:
+    """Rows by tile with ids in many samples of it, in one, and in none; and J of them."""
     rows, jacobian = {}, {}
     for tile, count in COUNTS.items():
-        table = torch.zeros(SEEDS, count, vocabulary, width, dtype=torch.float64)
+        table = torch.zeros(SEEDS, count, VOCABULARY, width, dtype=torch.float64)
         places = [(s, v) for s in range(count) for v in range(6) if (s * 7 + v * tile) % 3]
         places += [(s, 6 + s) for s in range(count)]
         vectors = normal(SEEDS, len(places), width, seed=tile + 30)
         samples, ids = (torch.tensor(column) for column in zip(*places, strict=True))
         table[:, samples, ids] = vectors
         rows[tile], jacobian[tile] = Rows(ids, samples, vectors), table.flatten(2)
+    return rows, jacobian
+
+
+@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
+def test_rows_meet_where_ids_are_equal(kernel):
+    rows, jacobian = looked_up(3)
     found = contracted(contract_rows, rows, (0, 2), contraction(kernel))
     assert_sums(found, jacobian, (0, 2), kernel)
+
+
+@pytest.mark.parametrize("among", [(0, 1, 2), (0, 2)], ids=str)
+@pytest.mark.parametrize("width", [3, 2 * VOCABULARY])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("kernel", ["sgd", "signgd", "asymmetric"])
+def test_an_embedding_that_is_a_linear_weight_as_well(kernel, size, width, among):
+    rows, jacobian = looked_up(width)
+    shares = outers(width, VOCABULARY)
+    both = {tile: (shares[tile], rows[tile]) for tile in shares}
+    found = contracted(contract_tied, both, among, contraction(kernel, size))
+    sums = {tile: of + jacobian[tile] for tile, of in jacobians(shares).items()}
+    assert_sums(found, sums, among, kernel)
 
 
 @pytest.mark.parametrize("among", [(0, 1, 2), (1,)], ids=str)

@@ -157,17 +157,20 @@ def _attends_plainly(module: nn.MultiheadAttention) -> bool:
 
 @dataclass
 class Call:
-    """One call of a module: its input, its result, and the rules of its wanted parameters.
+    """One call of a module, with the rules of its wanted parameters.
 
     ``result`` is the result's place in the graph: what is written into the tensor later, as some
-    models do, does not change it.
+    models do, does not change it. ``factors`` are those by which an embedding multiplies the rows
+    that it looks up, as Gemma's and BART's do.
     """
 
+    name: str
     module: nn.Module
     rules: dict[str, Rule]
     inputs: Tensor
     result: GradientEdge
     shape: torch.Size
+    factors: Tensor | None = None
 
 
 @dataclass
@@ -177,9 +180,6 @@ class Recorder:
     ``samples`` is the number n of texts in the batch that is about to pass. An
     ``nn.MultiheadAttention`` multiplies by its weights inside one function, where no hook sees its
     projections: within the context it has a forward that calls them one by one.
-
-    Raises:
-        NotBatched: a result lacks the sample axis and is no embedding to be repeated along it.
     """
 
     modules: Modules
@@ -195,7 +195,7 @@ class Recorder:
                 object.__setattr__(module, "forward", forward)
             else:
                 hook = partial(self._after, name, rules)
-                self._handles.append(module.register_forward_hook(hook))
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -212,34 +212,38 @@ class Recorder:
         name: str,
         rules: dict[str, Rule],
         module: nn.Module,
-        arguments: tuple[Any, ...],
+        positional: tuple[Any, ...],
+        named: dict[str, Any],
         result: Any,
     ) -> Any:
         """Keep a call; what is returned replaces the module's result."""
-        # A call by keywords, or with a shape (RoFormer's positions), leaves no share: comparing
-        # with autograd finds that out.
-        if not isinstance(result, Tensor) or not arguments or not isinstance(arguments[0], Tensor):
+        # What returns no tensor, or reads none, leaves no share: comparing with autograd finds out.
+        if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
             return None
-        return self._keep(name, rules, module, arguments[0], result)
+        if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
+            ids, factors = _looked_up(module, positional, named)
+            return self._keep(name, rules, module, ids, result, factors)
+        inputs = next(iter((*positional, *named.values())), None)
+        if not isinstance(inputs, Tensor):
+            return None
+        return self._keep(name, rules, module, inputs, result)
 
     def _keep(
-        self, name: str, rules: dict[str, Rule], module: nn.Module, inputs: Tensor, result: Tensor
+        self,
+        name: str,
+        rules: dict[str, Rule],
+        module: nn.Module,
+        inputs: Tensor,
+        result: Tensor,
+        factors: Tensor | None = None,
     ) -> Tensor:
         """Keep a call; what is returned takes the result's place."""
         if not self.enabled or not torch.is_grad_enabled():
             return result
         embedding = isinstance(module, nn.Embedding)
-        # A list of ids has no sample axis, even if there are as many of them as samples. What has
-        # several rows for each sample, as windows of an image, has those of the first one first:
-        # comparing with autograd finds out where it does not.
-        shared = result.shape[0] != self.samples
-        if embedding:
-            shared |= inputs.ndim == 1
-        else:
-            shared &= result.shape[0] % self.samples > 0
-        if self.samples > 1 and shared:
-            if not embedding:
-                raise NotBatched(name)
+        # A list of ids has no sample axis, even if there are as many of them as samples.
+        shared = inputs.ndim == 1 or result.shape[0] != self.samples
+        if self.samples > 1 and embedding and shared:
             # Positions are looked up once for all samples. A gradient at that result would be
             # summed over the batch: give each sample a result of its own.
             lead = (1,) if result.ndim == 2 else ()
@@ -247,10 +251,13 @@ class Recorder:
             result = result.expand(self.samples, *result.shape[1:])
             inputs = inputs.reshape(*lead, *inputs.shape)
             inputs = inputs.expand(self.samples, *inputs.shape[1:])
+            if factors is not None:
+                factors = factors.reshape(*lead, *factors.shape).expand_as(result)
         if not result.requires_grad:
             result = result.detach().requires_grad_()
         edge = get_gradient_edge(result)
-        self.calls.append(Call(module, rules, inputs.detach(), edge, result.shape))
+        call = Call(name, module, rules, inputs.detach(), edge, result.shape, factors)
+        self.calls.append(call)
         # What follows may write into the result, as CTRL and DeBERTa do. Autograd forbids that for
         # a leaf, and takes a view that is written into out of the graph, with the place kept here.
         # This is neither, and no copy: the result's own numbers are not needed again.
@@ -376,12 +383,18 @@ def pull_back(
 def call_shares(call: Call, gradients: Gradients, samples: int) -> dict[str, Share]:
     """The share of one call in each of its parameters; parameters without gradient are left out.
 
+    A result with several rows for each sample, as windows of an image, has those of the first one
+    first: comparing with autograd finds out where it has not.
+
     Raises:
+        NotBatched: the result lacks the sample axis.
         RuleFailed: the module does not compute what its type suggests.
     """
     like = next((gradient for gradient in gradients if gradient is not None), None)
     if like is None:
         return {}
+    if call.shape[0] % samples:
+        raise NotBatched(call.name)
     filled = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
     try:
         return {
@@ -414,18 +427,31 @@ def _share(call: Call, name: str, rule: Rule, gradients: list[Tensor], samples: 
             [_by_token(call, g, samples, _outputs(call)) for g in gradients],
         )
     assert isinstance(module, nn.Embedding)
-    if type(module).forward is not nn.Embedding.forward:
-        # It may do more than look rows up: the scaled embeddings of Gemma and BART multiply them.
-        # The result is linear in the weight, so a weight of ones gives the factors.
-        ones = module.weight.new_ones(1, 1).expand_as(module.weight)
-        with torch.no_grad():
-            factors = functional_call(module, {"weight": ones}, (inputs,))
-        gradients = [gradient * factors for gradient in gradients]
+    if call.factors is not None:
+        gradients = [gradient * call.factors for gradient in gradients]
     return _sum_equal_ids(
         inputs.reshape(samples, -1),
         [_by_token(call, g, samples, call.shape[-1]) for g in gradients],
         module.padding_idx,
     )
+
+
+@torch.no_grad()
+def _looked_up(
+    module: nn.Embedding, positional: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The ids that an embedding of its own kind looks up, and the factors that it multiplies by.
+
+    It may read anything, as a mask of which it counts the positions. The result is linear in the
+    weight: a weight of ones gives the factors, and one whose rows are their numbers the ids.
+    """
+    weight = module.weight
+    numbers = torch.arange(len(weight), dtype=weight.dtype, device=weight.device).unsqueeze(1)
+    factors, ids = (
+        functional_call(module, {"weight": rows.expand_as(weight)}, positional, named)
+        for rows in (torch.ones_like(numbers), numbers)
+    )
+    return (ids / factors)[..., 0].nan_to_num().round().long(), factors
 
 
 def _outputs(call: Call) -> int:
@@ -527,7 +553,7 @@ def merge_uses(uses: Sequence[Share]) -> Share:
     """
     if len(uses) == 1:
         return uses[0]
-    parts = [part for use in uses for part in _parts_of(use)]
+    parts = [part for use in uses for part in parts_of(use)]
     outers = [part for part in parts if isinstance(part, Outer)]
     rows = [part for part in parts if isinstance(part, Rows)]
     if outers and rows:
@@ -539,7 +565,8 @@ def merge_uses(uses: Sequence[Share]) -> Share:
     return torch.stack([part for part in parts if isinstance(part, Tensor)]).sum(0)
 
 
-def _parts_of(share: Share) -> tuple[Outer | Rows | Tensor, ...]:
+def parts_of(share: Share) -> tuple[Outer | Rows | Tensor, ...]:
+    """A share as one or two of a single kind."""
     return (share.outer, share.rows) if isinstance(share, Tied) else (share,)
 
 

@@ -184,6 +184,19 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
                 total[entries] += block.to(total).view(rank, b - a, rank, d - c)
 
 
+def contract_tied(
+    sums: Sums,
+    shares: Mapping[int, tuple[Sequence[Outer], Rows]],
+    contraction: Contraction,
+) -> None:
+    """Add the share of an embedding that is a linear weight as well.
+
+    Its J is the sum of both shares, formed for some words at a time, however large the table is.
+    """
+    outers = {tile: batches for tile, (batches, _) in shares.items()}
+    _materialize(sums, outers, contraction, {tile: rows for tile, (_, rows) in shares.items()})
+
+
 def takes_signs(kernel: KernelKind) -> tuple[bool, bool]:
     """Whether the gradients of a kernel's rows count by their signs, and those of its columns.
 
@@ -231,9 +244,15 @@ def _shared_ids(left: Tensor, right: Tensor) -> NDArray[np.int64]:
 
 
 def _materialize(
-    sums: Sums, shares: Mapping[int, Sequence[Outer]], contraction: Contraction
+    sums: Sums,
+    shares: Mapping[int, Sequence[Outer]],
+    contraction: Contraction,
+    looked_up: Mapping[int, Rows] | None = None,
 ) -> None:
-    """Form J chunk by chunk of the weight's longer side, and multiply it by itself."""
+    """Form J chunk by chunk of the weight's longer side, and multiply it by itself.
+
+    Where the weight is an embedding as well, whose rows were ``looked_up``, chunks are of rows.
+    """
     counts = {tile: sum(len(outer.inputs) for outer in outers) for tile, outers in shares.items()}
     first = next(iter(shares.values()))[0]
     a, b = first.inputs.shape[-1], first.gradients[0].shape[-1]
@@ -244,7 +263,8 @@ def _materialize(
         head: slice(used.index(rows.start), used.index(rows.stop - 1) + 1)
         for head, rows in heads.items()
     }
-    longer, shorter = max(a, b), min(a, b)
+    by_inputs = a > b and looked_up is None
+    longer, shorter = (a, b) if by_inputs else (b, a)
     step = max(1, contraction.columns(len(used) * sum(counts.values())) // shorter)
     for start in range(0, longer, step):
         stop = min(start + step, longer)
@@ -257,7 +277,7 @@ def _materialize(
                 for outer in outers:
                     n = outer.inputs.shape[0]
                     left, right = outer.gradients[row], outer.inputs
-                    if a > b:
+                    if by_inputs:
                         left, right = right, left
                     torch.bmm(
                         left[:, :, start:stop].transpose(1, 2),
@@ -265,6 +285,12 @@ def _materialize(
                         out=chunks[tile][index, done : done + n].view(n, stop - start, shorter),
                     )
                     done += n
+        for tile, rows in ({} if looked_up is None else looked_up).items():
+            within = (rows.ids >= start) & (rows.ids < stop)
+            chunk = chunks[tile].unflatten(2, (stop - start, shorter))
+            chunk[:, rows.samples[within], rows.ids[within] - start] += rows.vectors[used][
+                :, within
+            ]
         _add_products(sums, chunks, rows_of, contraction)
 
 

@@ -298,9 +298,9 @@ def _numbers_between_passes(plan: Plan) -> int:
 
 def _vector_numbers(structure: Structure, unit: int) -> int:
     """Numbers per sample and cotangent in a unit's vectors; joining a tile's texts copies one."""
-    vectors = {p.name: p.sizes[1] for p in structure.of_unit(unit) if p.form == "vector"}
-    joined = max((vectors[name] for name in structure.direct if name in vectors), default=0)
-    return sum(vectors.values()) + joined
+    vectors = [p for p in structure.of_unit(unit) if p.form == "vector"]
+    joined = max((p.sizes[1] for p in vectors if p.large or p.name in structure.direct), default=0)
+    return sum(p.sizes[1] for p in vectors) + joined
 
 
 def _numbers_of_passing(plan: Plan) -> int:

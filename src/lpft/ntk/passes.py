@@ -8,7 +8,7 @@ the gradient at its input is stored for the next. So memory holds the activation
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -21,7 +21,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from lpft.ntk.capture import Gradients, Modules, Recorder, Share, call_shares, merge_uses, pull_back
+from lpft.ntk.capture import (
+    Gradients,
+    Modules,
+    NotBatched,
+    Recorder,
+    Share,
+    call_shares,
+    merge_uses,
+    pull_back,
+)
 from lpft.ntk.network import Network, sample_count
 from lpft.ntk.outputs import Batch
 from lpft.ntk.storage import ActivationStore
@@ -38,8 +47,8 @@ _BACKENDS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 class Passes:
     """The passes of numbered batches through one network for S cotangents (S x h) at the features.
 
-    ``modules`` own the wanted parameters; ``direct`` are parameters left to autograd itself, for
-    which every batch holds one sample.
+    ``modules`` own the wanted parameters; ``direct`` are parameters left to autograd itself. Where
+    these act, the samples of a batch pass one by one a second time.
     """
 
     def __init__(
@@ -118,6 +127,9 @@ class Passes:
         if only is not None:
             modules = modules_of(modules, only)
             direct = {name: tensor for name, tensor in direct.items() if name in only}
+        alone: dict[str, Tensor] = {}
+        if direct and samples > 1:
+            alone, direct = self._one_by_one(position, number, batch, direct), {}
         with torch.enable_grad(), Recorder(modules, samples) as recorder:
             results, cotangents, inputs = self._rebuild(position, number, batch, recorder)
             at_inputs, at_calls, jacobians = pull_back(
@@ -128,7 +140,28 @@ class Passes:
             for call, gradients in zip(recorder.calls, at_calls, strict=True):
                 for name, share in call_shares(call, gradients, samples).items():
                     uses.setdefault(name, []).append(share)
-        return {name: merge_uses(of_name) for name, of_name in uses.items()} | jacobians
+        return {name: merge_uses(of_name) for name, of_name in uses.items()} | jacobians | alone
+
+    @torch.enable_grad()
+    def _one_by_one(
+        self, position: int, number: int, batch: Batch, direct: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """J (S x n x numel) of parameters that autograd treats, from each sample alone.
+
+        What waits between the blocks is that of the whole batch: each takes its rows of it.
+        """
+        alone = []
+        for row in range(sample_count(batch)):
+            single = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+            results, cotangents, _ = self._rebuild(
+                position, number, single, Recorder({}), row, sample_count(batch)
+            )
+            alone.append(pull_back(results, cotangents, [], [], dict(direct))[2])
+        like = {name: jacobian for of_row in alone for name, jacobian in of_row.items()}
+        return {
+            name: torch.cat([of_row.get(name, torch.zeros_like(j)) for of_row in alone], 1)
+            for name, j in like.items()
+        }
 
     def finish(self, position: int, number: int) -> None:
         """Forget what only ``position`` needed of batch ``number``."""
@@ -139,26 +172,45 @@ class Passes:
                 self._store.drop(("extra", extra, number))
 
     def _rebuild(
-        self, position: int, number: int, batch: Batch, recorder: Recorder
+        self,
+        position: int,
+        number: int,
+        batch: Batch,
+        recorder: Recorder,
+        row: int = 0,
+        samples: int = 1,
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-        """Run a position forward under autograd: its results, their cotangents, and its inputs."""
+        """Run a position forward under autograd: its results, their cotangents, and its inputs.
+
+        Of a batch of several ``samples`` that ``row`` alone, which is then all of ``batch``.
+        """
         chain = self._chain
         if chain is None:
             recorder.enabled = True
             return self._to_features(batch, [])
         if position == len(chain) + 1:
-            return self._rebuild_end(chain, number, batch, recorder)
+            hidden = _of_row(self._hidden(position - 1, number), row, samples)
+            return self._rebuild_end(chain, hidden, batch, recorder)
         gradients = self._store.get(("gradient", position, number), self._cotangents.device)
+        gradients = [None if g is None else _of_row(g, row, samples) for g in gradients]
         if position == 0:
             results = self._rebuild_start(chain, batch, recorder)
-            extras = [self._extra_gradients(extra, number) for extra in range(len(chain.extras))]
+            extras = [
+                [None if g is None else _of_row(g, row, samples) for g in gradients_of_extra]
+                for gradients_of_extra in (
+                    self._extra_gradients(extra, number) for extra in range(len(chain.extras))
+                )
+            ]
             cotangents = [
                 [_or_zero(gradient, result) for gradient, result in zip(at, results, strict=True)]
                 for at in zip(gradients, *extras, strict=True)
             ]
             return results, cotangents, []
-        arguments = dict(self._arguments[number][position - 1])
-        arguments[chain.hidden] = self._hidden(position - 1, number)
+        if samples == 1:
+            arguments = dict(self._arguments[number][position - 1])
+        else:
+            arguments = self._arguments_alone(chain, position - 1, batch)
+        arguments[chain.hidden] = _of_row(self._hidden(position - 1, number), row, samples)
         for key in chain.extras:
             arguments[key] = arguments[key].detach().requires_grad_()
         recorder.enabled = True
@@ -166,11 +218,25 @@ class Passes:
         inputs = [arguments[key] for key in (chain.hidden, *chain.extras)]
         return [result], [[_or_zero(gradient, result)] for gradient in gradients], inputs
 
+    @torch.no_grad()
+    def _arguments_alone(self, chain: "Chain", block: int, batch: Batch) -> Arguments:
+        """What a block is called with for a batch; the blocks only hand their inputs on."""
+        seen: list[Arguments] = []
+
+        def stand_in(number: int, arguments: Arguments) -> Tensor:
+            if number == block:
+                seen.append(arguments)
+                raise _BlockReached
+            return arguments[chain.hidden]
+
+        with replaced_blocks(chain, stand_in), suppress(_BlockReached):
+            self._network.features(batch)
+        return dict(seen[0])
+
     def _rebuild_end(
-        self, chain: "Chain", number: int, batch: Batch, recorder: Recorder
+        self, chain: "Chain", hidden: Tensor, batch: Batch, recorder: Recorder
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
         """Run what follows the last block: the blocks only hand their inputs on."""
-        hidden = self._hidden(len(chain), number)
 
         def stand_in(block: int, arguments: Arguments) -> Tensor:
             if block + 1 < len(chain):
@@ -188,13 +254,13 @@ class Passes:
         """
 
         def stop(_block: int, arguments: Arguments) -> Tensor:
-            raise _FirstBlockReached(*(arguments[key] for key in (chain.hidden, *chain.extras)))
+            raise _BlockReached(*(arguments[key] for key in (chain.hidden, *chain.extras)))
 
         recorder.enabled = True
         try:
             with replaced_blocks(chain, stop):
                 self._network.features(batch)
-        except _FirstBlockReached as reached:
+        except _BlockReached as reached:
             return list(reached.args)
         raise AssertionError("the encoder ran without its first block")
 
@@ -233,8 +299,22 @@ class Passes:
         return hidden.detach().requires_grad_()
 
 
-class _FirstBlockReached(Exception):
+class _BlockReached(Exception):
     """Stops a forward pass; the arguments are the first block's hidden states and extras."""
+
+
+def _of_row(states: Tensor, row: int, samples: int) -> Tensor:
+    """What is one sample's of a batch's states, which may have several rows for each.
+
+    Raises:
+        NotBatched: they have no sample axis.
+    """
+    if samples == 1:
+        return states
+    if states.shape[0] % samples:
+        raise NotBatched("hidden states")
+    rows = states.shape[0] // samples
+    return states.detach()[row * rows : (row + 1) * rows].requires_grad_(states.requires_grad)
 
 
 def modules_of(modules: Modules, names: Collection[str]) -> Modules:

@@ -154,6 +154,7 @@ class _Weight(NamedTuple):
     tokens_per_token: float
     pooled: bool
     ranks: tuple[int, ...]
+    tied: bool
 
 
 Stages = tuple[tuple[Parameter, ...], ...]
@@ -210,14 +211,15 @@ class Plan:
         )
         units = self.structure.units
         share = len(units[unit]) / sum(map(len, units))
-        return self.structure.forward_flops * (1 + self.workload.cotangents) * share * tokens
+        passes = share * self.structure.passes_of_unit(unit)
+        return self.structure.forward_flops * (1 + self.workload.cotangents) * passes * tokens
 
     def contraction_flops(
         self, parameters: Iterable[Parameter], steps: Sequence[Step]
     ) -> tuple[float, float]:
         """Flops to form gradients, and to contract them, of the linear weights among these."""
         forming = contracting = 0.0
-        weights = Counter(self._weight(p) for p in parameters if p.form == "outer")
+        weights = Counter(self._weight(p) for p in parameters if p.linear)
         for weight, count in weights.items():
             for step in steps:
                 formed, contracted = self._cost(weight, step.pairs)
@@ -292,14 +294,17 @@ class Plan:
         return listed
 
     def _linear(self) -> list[Parameter]:
-        return [p for p in self.structure.parameters if p.form == "outer"]
+        return [p for p in self.structure.parameters if p.linear]
 
     def _weight(self, parameter: Parameter) -> _Weight:
         ranks = tuple(self.workload.heads[n].rank for n in self.workload.heads_of[parameter.name])
-        return _Weight(parameter.sizes, parameter.tokens_per_token, parameter.pooled, ranks)
+        tied = parameter.form == "tied"
+        return _Weight(parameter.sizes, parameter.tokens_per_token, parameter.pooled, ranks, tied)
 
     def _method(self, weight: _Weight) -> Method:
-        """The expected method of a linear weight."""
+        """The expected method of a linear weight; one that is looked up as well is formed."""
+        if weight.tied:
+            return "materialize"
         if self.workload.method is not None:
             return self.workload.method
         if weight not in self._methods:

@@ -7,7 +7,7 @@ with plain autograd's gradient.
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ from lpft.ntk.capture import (
     Share,
     Tied,
     active_tokens,
+    merge_uses,
+    parts_of,
     wanted_modules,
 )
 from lpft.ntk.network import Inputs, Network, moved, place_of, sample_count
@@ -49,13 +51,15 @@ from lpft.settings.kernels import Granularity
 logger = logging.getLogger(__name__)
 
 Kind = Literal["embeddings", "attention", "feed-forward", "LayerNorm", "bias"]
-Form = Literal["outer", "rows", "vector"]
+Form = Literal["outer", "rows", "tied", "vector"]
 
 _CHECKED_TOKENS = 12
 _TOLERANCE = 1e4
 """Of a gradient's relative error, in units of the dtype's rounding."""
 _CHECKED_AT_ONCE = 1 << 24
 """Numbers in the gradients that are compared at once, unless a single parameter has more."""
+_LARGE = 1 << 15
+"""Numbers of a vector that are contracted alone."""
 _RANDOM_SEED = 20_240_516
 FAILURES = (
     RuntimeError,
@@ -76,7 +80,8 @@ class Parameter:
     ``layer`` is "embeddings", "layer 3" or "final" (joined where a parameter is shared), ``kind``
     the part of a transformer that it belongs to: a LayerNorm's bias counts as "bias", an RMSNorm's
     weight as "LayerNorm". ``form`` is that of its share: "outer" (:class:`Outer`, a linear weight),
-    "rows" (:class:`Rows`, an embedding) or "vector" (J itself). A linear weight has ``sizes``
+    "rows" (:class:`Rows`, an embedding), "tied" (:class:`Tied`, both) or "vector" (J itself). A
+    linear weight has ``sizes``
     (a, b) and sees ``tokens_per_token`` of a text's tokens, or one token where ``pooled``; another
     has (0, d).
     """
@@ -91,6 +96,16 @@ class Parameter:
     pooled: bool
     fallback: bool
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is multiplied by what passes, and not only looked up."""
+        return self.form in ("outer", "tied")
+
+    @property
+    def large(self) -> bool:
+        """Whether its J is too large to be copied beside that of others."""
+        return self.sizes[1] > _LARGE
+
     def numbers_per_token(self, cotangents: int) -> int:
         """What its uses leave of one token in inputs and in the gradients of all cotangents."""
         a, b = self.sizes
@@ -102,7 +117,8 @@ class Structure:
     """How a network is passed, and what each position of it holds.
 
     ``units`` are runs of positions that share no parameter with others, last first. ``direct``
-    parameters get their gradient from autograd, one text at a time: tables that are used whole, as
+    parameters get their gradient from autograd, one text at a time: where they act, texts that are
+    passed together pass again one by one. They are tables that are used whole, as
     DeBERTa's relative positions are, and the ``fallback``, which no rule fits. ``unreached`` ones
     had no gradient on the texts of the check.
 
@@ -138,6 +154,11 @@ class Structure:
         """The parameters that act in a unit."""
         return [p for p in self.parameters if p.positions[0] in self.units[unit]]
 
+    def passes_of_unit(self, unit: int) -> int:
+        """How often texts pass a unit: again one by one where autograd treats parameters in it."""
+        again = any(parameter.name in self.direct for parameter in self.of_unit(unit))
+        return 2 if again and self.batched else 1
+
     def parts(self, granularity: Sequence[Granularity]) -> int:
         """How many parts a kernel is split into beside its total."""
         return sum(len({getattr(p, by) for p in self.parameters}) for by in granularity)
@@ -164,34 +185,24 @@ def detect_structure(
         raise InputError(cannot_pass(error)) from error
     detector = _Detector(network, {name: by_name[name] for name in wanted}, batches)
     best: _Way | None = None
-    ways = [(chain, True), (chain, False), (None, True), (None, False)]
-    for candidate, batched in dict.fromkeys(ways):
-        if batched and not (side is None or network.safe_padding in ("both", side)):
-            continue
-        way = detector.check(candidate, batched=batched)
-        if way is not None and (best is None or len(way.wrong) < len(best.wrong)):
-            best = way
+    safe = side is None or network.safe_padding in ("both", side)
+    for candidate in dict.fromkeys((chain, None)):
+        for batched in (True, False) if safe else (False,):
+            way = detector.settle(candidate, batched=batched)
+            if way is not None and (best is None or way.preferred_to(best)):
+                best = way
+            if best is not None and not best.wrong and set(best.direct) <= set(detector.direct):
+                break
+        # What a chain gets right, everything at once does no better.
         if best is not None and not best.wrong:
             break
-    if best is None or (best.batched and best.wrong):
-        best = detector.passed(detector.check(None, batched=False))
-    # A table in which no id is looked up is used whole: autograd is its way, not a fallback.
-    embeddings = (n for n, m in network.module.named_modules() if isinstance(m, nn.Embedding))
-    tables = {f"{name}.weight" for name in embeddings}
-    used_whole = tables.intersection(best.wrong).difference(*(at for g in best.shares for at in g))
-    if best.wrong:
-        detector.direct.update(dict.fromkeys(best.wrong))
-        for candidate in dict.fromkeys((best.chain, None)):
-            best = detector.check(candidate, batched=False)
-            if best is not None and not best.wrong:
-                break
-        best = detector.passed(best)
+    best = detector.passed(best)
     if best.wrong:
         raise InputError(
             f"the gradient of {best.wrong[0]} is not finite, or differs from one pass to the next: "
             "expected a model whose features follow from the text alone once it evaluates"
         )
-    return detector.build_structure(best, used_whole)
+    return detector.build_structure(detector.formed(best))
 
 
 def _check_batches(
@@ -234,8 +245,9 @@ class _Way:
     The blocks of ``chain`` one by one, or everything at once; several texts together where
     ``batched``; shares by the rules of ``modules``, but from autograd for parameters in ``direct``.
 
-    ``wrong`` are the parameters that do not come out as autograd's; ``shares`` are by group of
-    texts that passed together, position and name; ``extras`` and ``hidden`` are as in
+    ``wrong`` are the parameters that do not come out as autograd's, ``unseen`` those in ``direct``
+    of which no call was seen; ``shares`` are by group of texts that passed together, position and
+    name; ``extras`` and ``hidden`` are as in
     :class:`Passes`.
     """
 
@@ -245,8 +257,13 @@ class _Way:
     direct: tuple[str, ...]
     shares: list[list[dict[str, Share]]] = field(default_factory=list)
     wrong: tuple[str, ...] = ()
+    unseen: frozenset[str] = frozenset()
     extras: int = 0
     hidden: int = 0
+
+    def preferred_to(self, other: "_Way") -> bool:
+        """Whether it is right where the other is wrong, or leaves less to autograd."""
+        return (len(self.wrong), len(self.direct)) < (len(other.wrong), len(other.direct))
 
 
 class _Detector:
@@ -275,11 +292,62 @@ class _Detector:
         self._failure: Exception | None = None
         self.direct: dict[str, None] = dict.fromkeys(unruled)
 
-    def check(self, chain: Chain | None, *, batched: bool) -> _Way | None:
-        """A way with what came out, right or wrong; None where the network cannot be passed so."""
-        while not (batched and self.direct):
-            modules = modules_of(self._modules, set(self._parameters) - set(self.direct))
-            way = _Way(chain, batched, modules, tuple(self.direct))
+    def settle(self, chain: Chain | None, *, batched: bool) -> _Way | None:
+        """A way in which autograd treats whatever comes out wrong otherwise.
+
+        None where the network cannot be passed so.
+        """
+        direct: dict[str, None] = {}
+        unseen: set[str] = set()
+        while True:
+            way = self.check(chain, direct, batched=batched)
+            if way is None or set(way.wrong) <= direct.keys():
+                return way if way is None else replace(way, unseen=frozenset(unseen))
+            seen = {name for group in way.shares for at in group for name in at}
+            unseen |= set(way.wrong) - seen
+            direct |= dict.fromkeys(way.wrong)
+
+    def formed(self, way: _Way) -> _Way:
+        """The same with convolutions' gradients formed at once where they are small.
+
+        They are where the patches of a sample and one gradient of the result take more room.
+        """
+        convolutions = {
+            name
+            for module, rules in way.modules.values()
+            for name, rule in rules.items()
+            if rule is Rule.OUTER and isinstance(module, nn.Conv2d | nn.Conv3d)
+        }
+        small = {
+            name
+            for group in way.shares
+            for at in group
+            for name, share in at.items()
+            if name in convolutions and isinstance(share, Outer) and _formed_is_smaller(share)
+        }
+        if not small:
+            return way
+        self._modules = {
+            owner: (
+                module,
+                {n: Rule.FORMED if n in small else rule for n, rule in rules.items()},
+            )
+            for owner, (module, rules) in self._modules.items()
+        }
+        again = self.check(way.chain, dict.fromkeys(way.direct), batched=way.batched)
+        return self.passed(again if again is None else replace(again, unseen=way.unseen))
+
+    def check(
+        self, chain: Chain | None, direct: Iterable[str] = (), *, batched: bool
+    ) -> _Way | None:
+        """A way with what came out, right or wrong; None where the network cannot be passed so.
+
+        ``direct`` are parameters to leave to autograd beside those of all ways.
+        """
+        while True:
+            left = dict.fromkeys((*self.direct, *direct))
+            modules = modules_of(self._modules, self._parameters.keys() - left.keys())
+            way = _Way(chain, batched, modules, tuple(left))
             try:
                 wrong: set[str] = set()
                 if batched and all(_is_tokens(batch) for batch in self._batches):
@@ -299,7 +367,6 @@ class _Detector:
                 return None
             way.wrong = tuple(name for name in self._parameters if name in wrong)
             return way
-        return None
 
     def passed(self, way: _Way | None) -> _Way:
         """The way, if there is one; otherwise the network is refused."""
@@ -364,13 +431,14 @@ class _Detector:
         way.extras, way.hidden = passes.extras, passes.hidden
         return shares[::-1]
 
-    def build_structure(self, way: _Way, used_whole: set[str]) -> Structure:
-        """The structure of the network as it was passed.
-
-        ``used_whole`` are the weights of embeddings in which no id is looked up.
-        """
+    def build_structure(self, way: _Way) -> Structure:
+        """The structure of the network as it was passed."""
+        # A table in which no id is looked up is used whole: autograd is its way, not a fallback.
+        modules = self._network.module.named_modules()
+        tables = {f"{n}.weight" for n, module in modules if isinstance(module, nn.Embedding)}
+        fallback = set(way.direct) - (tables & way.unseen)
         shares = max(way.shares, key=_tokens_held)
-        outers = [s for at in shares for s in at.values() if isinstance(s, Outer)]
+        outers = _outers(shares)
         seen = max((outer.inputs.shape[1] for outer in outers), default=1)
         lengths = [_tokens(batch, seen) for batch in self._batches]
         length = max(lengths)
@@ -384,9 +452,7 @@ class _Detector:
             modules=way.modules,
             direct=way.direct,
             parameters=tuple(
-                self._parameter(
-                    way, name, at, shares, length, fallback=name in {*way.direct} - used_whole
-                )
+                self._parameter(way, name, at, shares, length, fallback=name in fallback)
                 for name, at in positions.items()
             ),
             unreached=tuple(name for name in self._parameters if name not in positions),
@@ -413,14 +479,15 @@ class _Detector:
         """A parameter that has shares at ``positions``; ``length`` is that of the longest text."""
         form: Form = "vector"
         sizes, ratio, pooled = (0, self._parameters[name].numel()), 1.0, False
-        share = shares[positions[0]][name]
-        if isinstance(share, Outer):
-            form = "outer"
-            sizes = (share.inputs.shape[-1], share.gradients[0].shape[-1])
-            active = active_tokens(share)
+        share = merge_uses([shares[position][name] for position in positions])
+        if isinstance(share, Outer | Tied):
+            form = "outer" if isinstance(share, Outer) else "tied"
+            outer = share if isinstance(share, Outer) else share.outer
+            sizes = (outer.inputs.shape[-1], outer.gradients[0].shape[-1])
+            active = active_tokens(outer)
             seen = 0 if active is None else active.inputs.shape[1]
             pooled = seen == 1 < length
-            ratio = len(positions) * seen / length
+            ratio = seen / length
         elif isinstance(share, Rows):
             form, sizes = "rows", (0, share.vectors.shape[-1])
         if way.chain is None:
@@ -476,7 +543,8 @@ def _attention_heads(module: nn.Module) -> int:
 def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:
     """Subtract one sample's share (of the first cotangent); whether its shape fits."""
     if isinstance(share, Tied):
-        return False
+        parts = (share.outer, share.rows)
+        return all(_subtract(difference, part, sample, transposed=transposed) for part in parts)
     if isinstance(share, Rows):
         own = share.samples == sample
         difference.index_add_(0, share.ids[own], share.vectors[0, own], alpha=-1)
@@ -526,16 +594,28 @@ def _units(positions: int, shared: Iterable[Sequence[int]]) -> tuple[range, ...]
     return tuple(range(start, stop) for start, stop in pairwise([0, *cuts, positions]))[::-1]
 
 
+def _outers(shares: Sequence[dict[str, Share]]) -> list[Outer]:
+    """What linear weights leave, also those that are embeddings as well."""
+    parts = [part for at in shares for share in at.values() for part in parts_of(share)]
+    return [part for part in parts if isinstance(part, Outer)]
+
+
 def _tokens_held(shares: Sequence[dict[str, Share]]) -> int:
-    outers = [s for at in shares for s in at.values() if isinstance(s, Outer)]
-    return sum(outer.inputs.shape[1] for outer in outers)
+    return sum(outer.inputs.shape[1] for outer in _outers(shares))
+
+
+def _formed_is_smaller(outer: Outer) -> bool:
+    """Whether a linear weight's gradient takes less room than what it is the product of."""
+    (_, tokens, a), b = outer.inputs.shape, outer.gradients[0].shape[-1]
+    return tokens * (a + b) >= a * b
 
 
 def _widths(shares: dict[str, Share]) -> tuple[int, int]:
     """Numbers per token in the distinct inputs, and in the gradients of one cotangent."""
-    outers = [share for share in shares.values() if isinstance(share, Outer)]
+    outers = _outers([shares])
     inputs = {outer.inputs.data_ptr(): outer.inputs.shape[-1] for outer in outers}
-    rows = [share.vectors.shape[-1] for share in shares.values() if isinstance(share, Rows)]
+    parts = [part for share in shares.values() for part in parts_of(share)]
+    rows = [part.vectors.shape[-1] for part in parts if isinstance(part, Rows)]
     return sum(inputs.values()), sum(o.gradients[0].shape[-1] for o in outers) + sum(rows)
 
 

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpft.errors import InputError
-from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_tokens, merge_uses
+from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_share, merge_uses, parts_of
 from lpft.ntk.contract import (
     Contraction,
     Sums,
     Workspace,
     contract_outer,
     contract_rows,
+    contract_tied,
     contract_vectors,
 )
 from lpft.ntk.memory import give_back_free_memory, memory_in_use
@@ -217,6 +218,7 @@ class _Sweeper:
             structure = self.plan.structure
             positions, batches = structure.units[unit], self.plan.tiles[tile].batches
             cost = (1 + self.plan.workload.cotangents) * len(positions) / self.passes.positions
+            cost *= structure.passes_of_unit(unit)
             shares: TileShares = {}
             for index, (number, rows) in enumerate(batches):
                 batch = self._batch(rows)
@@ -231,7 +233,7 @@ class _Sweeper:
                 for name, of_name in uses.items():
                     if name in keep:
                         of_tile = shares.setdefault(name, [None] * len(batches))
-                        of_tile[index] = _active(merge_uses(of_name))
+                        of_tile[index] = active_share(merge_uses(of_name))
                 self._keep_to_plan()
         return shares
 
@@ -316,7 +318,7 @@ class _Sweeper:
         """Vectors that count for the same parts side by side, everything large alone."""
         vectors: dict[object, list[Parameter]] = {}
         for parameter in stage:
-            if parameter.form == "vector" and parameter.name not in self.plan.structure.direct:
+            if parameter.form == "vector" and not parameter.large:
                 requests = self.plan.workload.requests
                 wanted_by = tuple(r.name for r in requests if parameter.name in r.parameters)
                 key = (wanted_by, parameter.layer, parameter.kind)
@@ -366,6 +368,12 @@ class _Sweeper:
                 method = cheapest_method(first.sizes, shapes, live, ranks, kernel)
             contract_outer(sums, outers, method, self.contraction)
             self.count(sum(method_cost(method, first.sizes, shapes, live, ranks, kernel)))
+        elif first.form == "tied":
+            both = {n: _tile_both(tile, shares.pop(n)[0], first) for n, tile in tiles.items()}
+            contract_tied(sums, both, self.contraction)
+            shapes = {n: _shape(outers) for n, (outers, _) in both.items()}
+            ranks, kernel = self.contraction.ranks(among), self.contraction.kernel
+            self.count(sum(method_cost("materialize", first.sizes, shapes, live, ranks, kernel)))
         elif first.form == "rows":
             rows = {n: _tile_rows(tile, shares.pop(n)[0]) for n, tile in tiles.items()}
             contract_rows(sums, rows, self.contraction)
@@ -390,11 +398,6 @@ def _last_loads(steps: Sequence[Step]) -> dict[int, int]:
         loads |= {tile: number for tile in step.tiles if tile not in held}
         held = step.tiles
     return loads
-
-
-def _active(share: Share) -> Share | None:
-    """The share without tokens that no gradient reaches; None where it reaches none."""
-    return active_tokens(share) if isinstance(share, Outer) else share
 
 
 def _add(sums: dict[Pair, dict[str, Tensor]], pair: Pair, piece: PieceSums) -> None:
@@ -432,6 +435,26 @@ def _tile_rows(tile: Tile, shares: BatchShares) -> Rows:
         torch.cat([share.samples + start for start, share in joined]),
         torch.cat([share.vectors for _, share in joined], 1),
     )
+
+
+def _tile_both(tile: Tile, shares: BatchShares, parameter: Parameter) -> tuple[list[Outer], Rows]:
+    """What an embedding that is a linear weight as well leaves by the one use and by the other.
+
+    Either use may be in some batches alone.
+    """
+    parts = [() if share is None else parts_of(share) for share in shares]
+    outers = [next((p for p in of if isinstance(p, Outer)), None) for of in parts]
+    rows = [next((p for p in of if isinstance(p, Rows)), None) for of in parts]
+    (a, b), like = parameter.sizes, next(part for of in parts for part in of)
+    if not any(outers):
+        assert isinstance(like, Rows)
+        zeros = [like.vectors.new_zeros(len(tile.batches[0][1]), 1, b) for _ in like.vectors]
+        outers[0] = Outer(like.vectors.new_zeros(len(tile.batches[0][1]), 1, a), zeros)
+    if not any(rows):
+        assert isinstance(like, Outer)
+        none = torch.zeros(0, dtype=torch.long, device=like.inputs.device)
+        rows[0] = Rows(none, none, like.inputs.new_zeros(len(like.gradients), 0, a))
+    return _tile_outers(tile, outers), _tile_rows(tile, rows)
 
 
 def _tile_jacobian(tile: Tile, shares: Sequence[BatchShares], sizes: Sequence[int]) -> Tensor:
