@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from tokenizers import normalizers, processors
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, normalizers, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lpft.errors import InputError, named
 from lpft.settings.prompts import MASK, SECOND, TEXT, Template
@@ -112,10 +112,11 @@ def read_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, *, causa
     return Prompt(source, tuple(parts), None if causal else mask, preceded and inside != alone)
 
 
-def install_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
-    """Let the tokenizer read every text in the template.
+def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTrainedTokenizerBase:
+    """The tokenizer, changed to read every text in the template.
 
-    Names of special tokens in a text, such as ``[MASK]``, are then read as plain text.
+    Names of special tokens in a text, such as ``[MASK]``, are then read as plain text. The result
+    is of Transformers' general class: those of families add their own special tokens on loading.
     """
     backend = tokenizer.backend_tokenizer
     names = {TEXT: "$A:0", SECOND: "$B:0"}
@@ -134,15 +135,31 @@ def install_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
     backend.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=literals
     )
+    backend.encode_special_tokens = True
+    steps: list[normalizers.Normalizer] = []
     if prompt.space:
-        steps = [normalizers.Strip(left=True, right=False), normalizers.Prepend(_SPACE)]
-        known = json.loads(backend.to_str())["normalizer"] or {}
-        # What is loaded from a folder where it was saved has them already.
-        if known.get("normalizers", [])[-2:] != [json.loads(each.__getstate__()) for each in steps]:
-            own = [] if backend.normalizer is None else [backend.normalizer]
-            backend.normalizer = normalizers.Sequence([*own, *steps])
-    tokenizer.split_special_tokens = True
-    tokenizer.init_kwargs["split_special_tokens"] = True
+        steps += [normalizers.Strip(left=True, right=False), normalizers.Prepend(_SPACE)]
+    if prompt.mask is not None:
+        # Unigram models know the mask as a piece of text, too.
+        mask = str(tokenizer.mask_token)
+        steps.append(normalizers.Replace(mask, mask.strip("<>[]")))
+    _normalize(backend, steps)
+    kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        split_special_tokens=True,
+        **{name: getattr(tokenizer, name) for name in kept},
+        **tokenizer.special_tokens_map,
+    )
+
+
+def _normalize(backend: Tokenizer, steps: Sequence[normalizers.Normalizer]) -> None:
+    """Let texts go through ``steps`` last, unless they do so already, as of a saved tokenizer."""
+    known = json.loads(backend.to_str())["normalizer"] or {}
+    added = [json.loads(step.__getstate__()) for step in steps]
+    if added and known.get("normalizers", [])[-len(added) :] != added:
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([*own, *steps])
 
 
 def _whole(piece: str, *, paired: bool) -> list[str]:
@@ -158,7 +175,7 @@ def word_tokens(
 ) -> dict[str, int]:
     """The token id of each class's word, as it stands at the blank of ``template``.
 
-    To be asked before :func:`install_prompt`.
+    To be asked before :func:`with_prompt`.
 
     Args:
         words: by class.

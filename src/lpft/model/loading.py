@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lpft.data.examples import Label, Text, TextData
 from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
-from lpft.data.prompts import Prompt, install_prompt, read_prompt, word_tokens
+from lpft.data.prompts import Prompt, read_prompt, with_prompt, word_tokens
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
 from lpft.files import DIGESTS, damaged_file, write_digests
@@ -162,7 +162,7 @@ def build_classifier(
         template = read_template(prompt)
         _check_pairs(template, paired)
         named_words = None if label_words is None else _by_class(label_words, classes)
-        described, words = _read_in(
+        tokenizer, described, words = _read_in(
             template, tokenizer, head, named_words, causal=causal, first_token=first_token
         )
         reading = replace(reading, width=head.width)
@@ -251,8 +251,8 @@ def _read_in(
     *,
     causal: bool,
     first_token: bool,
-) -> tuple[dict[str, Any], nn.Linear | None]:
-    """Let the tokenizer read texts in a template: its description, and the label words' rows."""
+) -> tuple[PreTrainedTokenizerBase, dict[str, Any], nn.Linear | None]:
+    """A tokenizer that reads texts in a template, its description, and the label words' rows."""
     prompt = read_prompt(tokenizer, template, causal=causal)
     described, words = prompt.as_json(), None
     if label_words is not None:
@@ -270,8 +270,7 @@ def _read_in(
                 for (label, index), name in zip(tokens.items(), names, strict=True)
             ),
         )
-    install_prompt(tokenizer, prompt)
-    return described, words
+    return with_prompt(tokenizer, prompt), described, words
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -320,7 +319,7 @@ def load_classifier(folder: Path) -> Classifier:
     check_finite(model, str(folder))
     tokenizer = load_tokenizer(str(folder))
     if config.prompt is not None:
-        install_prompt(tokenizer, Prompt.from_json(config.prompt))
+        tokenizer = with_prompt(tokenizer, Prompt.from_json(config.prompt))
     # Runs of earlier versions do not say how their encoder reads.
     if model.config.safe_padding == "both":
         reading = check_reading(model.eval().encoder, tokenizer, str(folder))
