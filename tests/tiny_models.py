@@ -12,6 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     AlbertConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     BertConfig,
     CamembertConfig,
     DebertaV2Config,
@@ -154,6 +156,23 @@ def save_tiny_model(family: str, folder: Path) -> Path:
         model = AutoModel.from_config(tiny_config(family))
     model.save_pretrained(folder)
     tiny_tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_language_model(family: str, folder: Path) -> Path:
+    """A language model's folder, every parameter off its usual start; encoders have a <mask>."""
+    tokenizer, config = tiny_tokenizer(family), tiny_config(family)
+    if family not in DECODERS:
+        tokenizer.add_special_tokens({"mask_token": "<mask>"})
+        config.vocab_size += 1
+    kind = AutoModelForCausalLM if family in DECODERS else AutoModelForMaskedLM
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(7)
+        model = kind.from_config(config)
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -255,6 +255,7 @@ def _segments(
             first = start
             following = next((n for n, e in enumerate(ends) if last < e), len(pieces) - 1)
             if pieces[following] in words and last == (ends[following - 1] if following else 0):
+                segments[following].append(index)
                 continue
         owner = next((number for number, e in enumerate(ends) if first < e), len(pieces) - 1)
         while last > first and text[last - 1] == _SPACE:

@@ -141,6 +141,16 @@ def build_classifier(
                 f"the classifier in '{name}' reads virtual tokens before every text, which another "
                 "training would not: name the model that it was trained on"
             )
+        if saved.model.config.prompt is not None:
+            raise InputError(
+                f"the classifier in '{name}' reads every text in a prompt, which another training "
+                "would not: name the model that it was trained on"
+            )
+        if prompt is not None:
+            raise InputError(
+                f"the classifier in '{name}' has no language model head, which {named('prompt')} "
+                "needs: name the language model that it was trained on"
+            )
         encoder, tokenizer = saved.model.encoder, saved.tokenizer
         reading = Reading(saved.model.head.in_features, saved.model.config.safe_padding)
         pooling = saved.model.config.pooling if pooling is None else pooling
