@@ -139,3 +139,32 @@ def _classifier(model: nn.Module) -> LinearHeadClassifier:
 
 def _features(model: nn.Module, tokens: Tokens, row: int) -> Tensor:
     return _classifier(model).features(**tokens.batch([row]))
+
+
+def module_jacobian(
+    module: nn.Module, batch: dict[str, Tensor], outputs: Callable[..., Tensor]
+) -> tuple[Tensor, list[str]]:
+    """d f_k(x_n) / d theta, N x K x P, in float64, of any module; and the P parameters' names.
+
+    ``batch`` has its samples along the first axis; each passes alone.
+    """
+    double = _in_double(module)
+    parameters = dict(double.named_parameters())
+    rows = []
+    with DoubleThroughout():
+        for row in range(len(next(iter(batch.values())))):
+            sample = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+            sample = {n: t.double() if t.is_floating_point() else t for n, t in sample.items()}
+            of_sample = []
+            for output in outputs(double, sample)[0]:
+                gradients = torch.autograd.grad(
+                    output,
+                    list(parameters.values()),
+                    retain_graph=True,
+                    materialize_grads=True,
+                    allow_unused=True,
+                )
+                of_sample.append(torch.cat([gradient.flatten() for gradient in gradients]))
+            rows.append(torch.stack(of_sample))
+    names = [name for name, parameter in parameters.items() for _ in range(parameter.numel())]
+    return torch.stack(rows), names

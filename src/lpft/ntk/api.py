@@ -178,15 +178,13 @@ def empirical_ntks(
 
 def _groups(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
     """The groups of inputs, and the block of the kernel among them."""
-    both = [inputs] if other_inputs is None else [inputs, other_inputs]
-    groups = [given if is_tensors(given) else _texts(given) for given in both]
+    groups = []
+    for group in [inputs] if other_inputs is None else [inputs, other_inputs]:
+        # A loader of batches, but no table or array of texts.
+        if isinstance(group, Iterable) and not hasattr(group, "__getitem__"):
+            group = list(group)
+        groups.append(group if is_tensors(group) else text_list(group))
     return groups, (0, 0) if other_inputs is None else (0, 1)
-
-
-def _texts(inputs: Any) -> Any:
-    """Texts as a list; inputs of other kinds, such as loaders of batches, as they are."""
-    iterates = isinstance(inputs, Iterable) and not isinstance(inputs, Sequence | str | bytes)
-    return inputs if iterates and not hasattr(inputs, "shape") else text_list(inputs)
 
 
 def _renamed(former: str, given: Any, name: str, value: Any) -> Any:

@@ -183,7 +183,8 @@ def detect_structure(
             chain = find_chain(network.module, lambda: network.features(batches[0]))
     except FAILURES as error:
         raise InputError(cannot_pass(error)) from error
-    detector = _Detector(network, {name: by_name[name] for name in wanted}, batches)
+    parameters = {name: by_name[name] for name in wanted}
+    detector = _Detector(network, parameters, batches, shortened=shortened)
     best: _Way | None = None
     safe = side is None or network.safe_padding in ("both", side)
     for candidate in dict.fromkeys((chain, None)):
@@ -278,10 +279,13 @@ class _Detector:
         network: Network,
         parameters: dict[str, nn.Parameter],
         batches: Sequence[Batch],
+        *,
+        shortened: bool,
     ) -> None:
         self._network = network
         self._parameters = parameters
         self._batches = batches
+        self._shortened = shortened
         self._modules, unruled = wanted_modules(network.module, list(parameters))
         self._transposed = {
             name
@@ -350,7 +354,7 @@ class _Detector:
             way = _Way(chain, batched, modules, tuple(left))
             try:
                 wrong: set[str] = set()
-                if batched and all(_is_tokens(batch) for batch in self._batches):
+                if batched and self._shortened and all(map(_is_tokens, self._batches)):
                     # As many tokens as texts: a sample axis taken for a token axis would show.
                     count = len(self._batches)
                     square = [{n: ids[:, :count] for n, ids in b.items()} for b in self._batches]

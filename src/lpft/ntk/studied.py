@@ -126,8 +126,10 @@ def read_inputs(
     """
     if isinstance(inputs, Tokens | TensorInputs):
         return inputs
-    if is_tensors(inputs) or tokenizer is None or max_length is None:
+    if is_tensors(inputs):
         return TensorInputs.read(inputs)
+    if tokenizer is None or max_length is None:  # the first group of inputs is one of tensors
+        raise InputError("some inputs are tensors and others are not: give one kind")
     return read_texts(text_list(inputs), tokenizer, max_length, module)
 
 
@@ -190,6 +192,8 @@ def studied(
         module = _without_temperature(module)
     check_finite(module, "the given model")
     tokenizer = getattr(model, "tokenizer_", None) if tokenizer is None else tokenizer
+    if texts and not inputs:
+        raise InputError("there is no input: expected at least one")
     if texts:
         limit = position_limit(module) if isinstance(module, PreTrainedModel) else None
         max_length = check_reader(tokenizer, max_length, limit)
@@ -354,7 +358,7 @@ def _selected(weight: Tensor, select: Select) -> tuple[Tensor, float]:
     if select == "all":
         return weight, 1.0
     if select == "sum":
-        return weight.sum(0, keepdim=True), float(classes)
+        return weight.double().sum(0, keepdim=True), float(classes)
     if not isinstance(select, int) or isinstance(select, bool) or not 0 <= select < classes:
         raise InputError(
             f"select={select!r}: expected {', '.join(get_args(get_args(Select)[0]))} or the number "

@@ -1,0 +1,407 @@
+"""Kernels of any module and any output, against the explicit Jacobian of plain autograd."""
+
+import re
+from copy import deepcopy
+from fnmatch import fnmatchcase
+from functools import cache
+from threading import Lock
+
+import pytest
+import torch
+from references import contract, module_jacobian, relative_error
+from tiny_models import tiny_config, tiny_tokenizer, toy_texts
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5EncoderModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from lpft.errors import InputError
+from lpft.ntk import empirical_ntk, empirical_ntks
+from lpft.ntk import outputs as ready
+
+DOUBLE = {"dtype": torch.float64, "device": "cpu"}
+TOLERANCE = 1e-10
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}
+GPT2 = {"vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}
+MASK_TOKEN = 4
+
+
+class Pooled(nn.Module):
+    """PyTorch's own transformer, its tokens averaged."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2)
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, states):
+        return self.last(self.layers(states).mean(1))
+
+
+def token_batch(labels=None):
+    ids = torch.randint(5, 60, (5, 9), generator=torch.Generator().manual_seed(1))
+    ids[:, 2] = MASK_TOKEN
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = mask[3, 3:] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    return batch if labels is None else batch | {"labels": torch.tensor(labels)}
+
+
+def images(size, count=4):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+
+
+def convolutional():
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, groups=2),
+        nn.GroupNorm(2, 8),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    module(images(9, 20))  # running statistics that are not 0 and 1
+    return module
+
+
+def pooled_states(module, batch):
+    states = module(**batch).last_hidden_state * batch["attention_mask"].unsqueeze(-1)
+    return states.sum(1)[:, :4]
+
+
+MODULES = {
+    "mlp": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+        ),
+        lambda: {"inputs": torch.randn(7, 5, generator=torch.Generator().manual_seed(3))},
+        ready.logits,
+        "4",
+    ),
+    "cnn": (convolutional, lambda: {"inputs": images(9)}, ready.logits, "8"),
+    "transformer": (
+        Pooled,
+        lambda: {"inputs": torch.randn(4, 6, 12, generator=torch.Generator().manual_seed(4))},
+        ready.logits,
+        "last",
+    ),
+    "bert": (
+        lambda: BertForSequenceClassification(BertConfig(**SIZES, num_labels=3)),
+        token_batch,
+        ready.logits,
+        "classifier",
+    ),
+    "roberta": (
+        lambda: RobertaForSequenceClassification(RobertaConfig(**SIZES, num_labels=3)),
+        token_batch,
+        ready.logits,
+        "classifier.out_proj",
+    ),
+    "gpt2": (
+        lambda: GPT2ForSequenceClassification(GPT2Config(**GPT2, num_labels=3, pad_token_id=0)),
+        token_batch,
+        ready.logits,
+        "score",
+    ),
+    "vit": (
+        lambda: ViTForImageClassification(
+            ViTConfig(
+                **{n: SIZES[n] for n in SIZES if n.endswith(("size", "layers", "heads"))},
+                image_size=8,
+                patch_size=4,
+                num_labels=3,
+            )
+        ),
+        lambda: {"pixel_values": images(8)},
+        ready.logits,
+        "classifier",
+    ),
+    "convnext": (
+        lambda: ConvNextForImageClassification(
+            ConvNextConfig(
+                hidden_sizes=[8, 12], depths=[1, 1], num_stages=2, num_labels=3, image_size=16
+            )
+        ),
+        lambda: {"pixel_values": images(16, 3)},
+        ready.logits,
+        "classifier",
+    ),
+    "resnet": (
+        lambda: ResNetForImageClassification(
+            ResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 16],
+                depths=[1, 1],
+                layer_type="basic",
+                num_labels=3,
+            )
+        ),
+        lambda: {"pixel_values": images(16, 3)},
+        ready.logits,
+        "classifier.1",
+    ),
+    "t5 encoder": (
+        lambda: T5EncoderModel(
+            T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+        ),
+        token_batch,
+        pooled_states,
+        None,
+    ),
+    "masked language model": (
+        lambda: BertForMaskedLM(BertConfig(**SIZES)),
+        token_batch,
+        ready.label_words([3, 7, 9], MASK_TOKEN),
+        None,
+    ),
+    "causal language model": (
+        lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+        token_batch,
+        ready.label_words([3, 7, 9]),
+        None,
+    ),
+    "next token": (
+        lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+        lambda: token_batch([7, 50, 8, 9, 11]),
+        ready.next_token_log_probability,
+        None,
+    ),
+    "loss": (
+        lambda: BertForSequenceClassification(BertConfig(**SIZES, num_labels=3)),
+        lambda: token_batch([0, 2, 1, 1, 0]),
+        ready.loss,
+        None,
+    ),
+    "margin": (
+        lambda: BertForSequenceClassification(BertConfig(**SIZES, num_labels=3)),
+        lambda: token_batch([0, 2, 1, 1, 0]),
+        ready.margin,
+        None,
+    ),
+}
+SPLIT = [name for name, (*_, head) in MODULES.items() if head is not None]
+
+
+@cache
+def case(name):
+    """A module, its inputs, its outputs, its head, and its explicit Jacobian with names."""
+    make, inputs, outputs, head = MODULES[name]
+    torch.manual_seed(0)
+    module, batch = make(), inputs()
+    return module, batch, outputs, head, *module_jacobian(module, batch, outputs)
+
+
+def given(batch):
+    """Inputs as a user gives them: a tensor where the module takes one by position."""
+    return batch["inputs"] if set(batch) == {"inputs"} else batch
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_whole_kernel_is_that_of_autograd(name):
+    module, batch, outputs, _, jacobian, _ = case(name)
+    kernel = empirical_ntk(module, given(batch), outputs=outputs, **DOUBLE)
+    assert kernel.pretrain_effective is None
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+    assert kernel.certificate.largest_relative_error <= 1e-12
+    columns = {key: tensor[:2] for key, tensor in batch.items()}
+    block = empirical_ntk(module, given(batch), given(columns), outputs=outputs, **DOUBLE)
+    assert relative_error(block.total(), contract(jacobian, jacobian[:2])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_last_layer_is_split_off(name):
+    module, batch, _, head, jacobian, names = case(name)
+    kernel = empirical_ntk(module, given(batch), head=head, **DOUBLE)
+    own = torch.tensor([name.startswith(f"{head}.") for name in names])
+    of_head = contract(jacobian[..., own], jacobian[..., own])
+    classes = torch.eye(3, dtype=torch.float64)
+    split = torch.einsum("nm,cd->ncmd", kernel.pretrain_effective, classes)
+    assert relative_error(split, of_head) <= TOLERANCE
+    others = contract(jacobian[..., ~own], jacobian[..., ~own])
+    assert relative_error(kernel.ft_effective, others) <= TOLERANCE
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("patterns", [["bert.encoder.*"], ["*.bias", "classifier.weight"]])
+def test_parameters_by_patterns_of_their_names(patterns):
+    module, batch, _, head, jacobian, names = case("bert")
+    chosen = torch.tensor([any(fnmatchcase(name, p) for p in patterns) for name in names])
+    expected = contract(jacobian[..., chosen], jacobian[..., chosen])
+    for split in (None, head):
+        kernel = empirical_ntk(module, batch, head=split, parameters=patterns, **DOUBLE)
+        assert relative_error(kernel.total(), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("head", [None, "classifier"])
+def test_one_output_or_their_sum(head):
+    module, batch, *_, jacobian, _ = case("bert")
+    one = empirical_ntk(module, batch, head=head, select=1, **DOUBLE)
+    expected = contract(jacobian[:, 1:2], jacobian[:, 1:2])
+    assert relative_error(one.total(), expected) <= TOLERANCE
+    summed = jacobian.sum(1, keepdim=True)
+    pseudo = empirical_ntk(module, batch, head=head, select="sum", **DOUBLE)
+    assert relative_error(pseudo.total(), contract(summed, summed)) <= TOLERANCE
+
+
+def test_several_heads_in_one_pass():
+    module, batch, *_ = case("bert")
+    torch.manual_seed(5)
+    heads = {"own": module.classifier, "binary": torch.randn(2, 16)}
+    kernels = empirical_ntks(module, heads, batch, head="classifier", **DOUBLE)
+    for name, head in heads.items():
+        other = deepcopy(module)
+        weight = head if isinstance(head, torch.Tensor) else head.weight.detach()
+        other.classifier = nn.Linear(16, len(weight))
+        other.classifier.weight.data = weight
+        jacobian, _ = module_jacobian(other, batch, ready.logits)
+        assert relative_error(kernels[name].total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+def test_batches_from_a_loader():
+    module, batch, *_, jacobian, _ = case("mlp")
+    loader = torch.utils.data.DataLoader(batch["inputs"], batch_size=3)
+    kernel = empirical_ntk(module, loader, **DOUBLE)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+    named = empirical_ntk(module, [{"inputs": part} for part in loader], **DOUBLE)
+    assert torch.equal(kernel.total(), named.total())
+
+
+def test_texts_with_a_tokenizer():
+    tokenizer = tiny_tokenizer("bert")
+    torch.manual_seed(0)
+    config = tiny_config("bert")
+    config.num_labels = 3
+    module = BertForSequenceClassification(config)
+    texts = toy_texts(6, seed=3)[0]
+    kernel = empirical_ntk(module, texts, tokenizer=tokenizer, head="classifier", **DOUBLE)
+    batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    jacobian, _ = module_jacobian(module, batch, ready.logits)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+def big_bird():
+    torch.manual_seed(0)
+    config = BigBirdConfig(
+        **SIZES | {"max_position_embeddings": 200},
+        attention_type="block_sparse",
+        block_size=4,
+        num_random_blocks=1,
+        num_labels=2,
+        pad_token_id=0,
+    )
+    return BigBirdForSequenceClassification(config)
+
+
+def long_tokens(count, length):
+    return torch.randint(5, 60, (count, length), generator=torch.Generator().manual_seed(4))
+
+
+def test_a_model_that_short_texts_change_has_the_kernel_of_its_long_texts():
+    module, ids = big_bird(), long_tokens(3, 64)
+    before = ready.logits(deepcopy(module).eval(), {"input_ids": ids})
+    kernel = empirical_ntk(module, {"input_ids": ids}, head="classifier.out_proj", **DOUBLE)
+    jacobian, _ = module_jacobian(module, {"input_ids": ids}, ready.logits)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+    assert torch.equal(ready.logits(module.eval(), {"input_ids": ids}), before)
+    assert module.bert.attention_type == "block_sparse"
+
+
+def refused(says, module, inputs, **keywords):
+    with pytest.raises(InputError) as caught:
+        empirical_ntk(module, inputs, **DOUBLE | keywords)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.search(says, message), message
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    module = MODULES["mlp"][0]()
+    inputs = torch.randn(4, 5)
+    refused("'wrong'.*expected a module that reads the inputs", module, {"wrong": inputs})
+    refused("first sample cannot be computed.*shapes", module, torch.randn(4, 6))
+    refused("no sample", module, inputs[:0])
+    refused("no input", module, [])
+    refused("NaN or infinity", module, inputs / 0)
+    refused("different numbers of samples", module, {"a": inputs, "b": inputs[:3]})
+    refused("batch 2 has samples of shape .4,.*batch 1 of .5,", module, [inputs, inputs[:, :4]])
+    refused("tokenizer", module, ["a text"])
+    refused(
+        "give one kind", module, inputs, other_inputs=["a text"], tokenizer=tiny_tokenizer("bert")
+    )
+
+
+def test_outputs_that_are_no_matrix_are_refused():
+    module, inputs = MODULES["mlp"][0](), torch.randn(4, 5)
+    refused(
+        "of shape .1,.: expected 1 x K", module, inputs, outputs=lambda m, b: m(b["inputs"])[:, 0]
+    )
+    batch = token_batch()
+    lm = GPT2LMHeadModel(GPT2Config(**GPT2))
+    refused("of shape .1, 9, 60.*expected 1 x K; give outputs=", lm, batch)
+    refused(
+        "no 'labels'", BertForSequenceClassification(BertConfig(**SIZES)), batch, outputs=ready.loss
+    )
+
+
+def test_heads_that_are_none_are_refused():
+    module, batch, *_ = case("bert")
+    refused("no such part.*'classifier'", module, batch, head="score")
+    refused("is a BertPooler: expected the name of an nn.Linear", module, batch, head="bert.pooler")
+    refused("not those of 'bert.pooler.dense'", module, batch, head="bert.pooler.dense")
+    tied = BertForMaskedLM(BertConfig(**SIZES))
+    words = ready.label_words([3, 7], MASK_TOKEN)
+    refused("also 'bert.embeddings", tied, batch, head="cls.predictions.decoder", outputs=words)
+
+
+def test_parameters_and_outputs_that_do_not_exist_are_refused():
+    module, batch, *_ = case("bert")
+    refused("no parameter matches 'roberta.*'", module, batch, parameters=["roberta.*"])
+    refused(
+        "parameters='some'.*expected all, trainable, or a list", module, batch, parameters="some"
+    )
+    refused("select=3.*from 0 to 2", module, batch, select=3)
+    refused("select='mean'.*all, sum", module, batch, select="mean")
+
+
+def test_a_module_that_cannot_be_copied_is_refused():
+    module = MODULES["mlp"][0]()
+    module.lock = Lock()
+    refused("Sequential cannot be copied", module, torch.randn(4, 5))
+
+
+def test_former_names_warn():
+    module, batch, *_ = case("mlp")
+    with pytest.warns(FutureWarning, match="method= is now contraction="):
+        old = empirical_ntk(module, batch["inputs"], method="token_gram", **DOUBLE)
+    new = empirical_ntk(module, batch["inputs"], contraction="token_gram", **DOUBLE)
+    assert torch.equal(old.total(), new.total())
+    with pytest.warns(FutureWarning, match="kernel= is now update="):
+        empirical_ntk(module, batch["inputs"], kernel="signgd", **DOUBLE)
