@@ -412,11 +412,13 @@ class _Detector:
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for chunk in parameter_chunks(list(self._parameters.values()), _CHECKED_AT_ONCE):
             # In the loop's head, so that a chunk's gradients are freed before the next one's.
-            for parameter, difference in zip(
+            for parameter, gradient in zip(
                 chunk, plain_gradients(self._network, batch, cotangent, chunk), strict=True
             ):
                 name = names[id(parameter)]
-                norms[name] = float(difference.norm())
+                norms[name] = float(gradient.norm())
+                # Two parameters' gradients may lie in the same memory, where one is a part.
+                difference = gradient.clone()
                 fits = [
                     _subtract(difference, share, row, transposed=name in self._transposed)
                     for share in shares.get(name, ())
