@@ -117,7 +117,7 @@ def empirical_ntk(
         check_entries=check_entries,
         check_products=check_products,
     )
-    groups, block = _groups(inputs, other_inputs)
+    groups, block = grouped(inputs, other_inputs)
     subject = studied(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
     )
@@ -152,7 +152,7 @@ def empirical_ntks(
     Raises:
         InputError: as :func:`empirical_ntk`, or a head does not fit the features.
     """
-    groups, block = _groups(inputs, other_inputs)
+    groups, block = grouped(inputs, other_inputs)
     subject = studied(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
     )
@@ -176,7 +176,7 @@ def empirical_ntks(
     return {name: of_name[block] for name, of_name in kernels.items()}
 
 
-def _groups(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
+def grouped(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
     """The groups of inputs, and the block of the kernel among them."""
     groups = []
     for group in [inputs] if other_inputs is None else [inputs, other_inputs]:
