@@ -4,17 +4,20 @@ The Jacobians come from plain autograd through the language model's own modules,
 words' rows as parameters apart from the embeddings.
 """
 
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from references import DoubleThroughout
+from references import DoubleThroughout, explicit_ntk
 from tiny_models import save_tiny_language_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from lpft import TextClassifier
+from lpft.data.tokens import tokenize
+from lpft.model.adapters import add_adapter
 from lpft.ntk import empirical_ntk
 
 CLASSES = ["bad", "fine", "good"]
@@ -114,6 +117,20 @@ def test_the_kernel_of_log_odds_of_two_words_follows_from_it(family, sample):
         A, lambda logits: (logits.log_softmax(0)[2] - logits.log_softmax(0)[0])[None], head=True
     )[:, 0].numpy()
     assert error(np.einsum("c,ncmd,d->nm", odds, kernel, odds), explicit @ explicit.T) < 1e-10
+
+
+def test_the_kernel_of_low_rank_factors_follows(sample):
+    one = sample("bert")
+    classifier = deepcopy(one.classifier)
+    tokens = [tokenize(classifier.tokenizer_, texts, 30) for texts in (A, B)]
+    adapted = add_adapter(classifier.model_, "lora", rank=2, alpha=4.0)
+    names = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    names = [name for name in names if "lora" in name]
+    kernel = empirical_ntk(
+        adapted, A, B, tokenizer=classifier.tokenizer_, parameters="trainable", dtype=torch.float64
+    )
+    expected = explicit_ntk(adapted, *tokens, names)
+    assert error(kernel.ft_effective, expected.numpy()) < 1e-10
 
 
 @pytest.mark.parametrize("update", ["signgd", "asymmetric"])

@@ -116,9 +116,11 @@ def is_causal(config: PreTrainedConfig) -> bool:
 
 
 def load_language_model(
-    source: str, config: PreTrainedConfig, *, revision: str | None = None
+    source: str, config: PreTrainedConfig, name: str, *, revision: str | None = None
 ) -> PreTrainedModel:
     """The masked or causal language model around the encoder of :func:`load_encoder`.
+
+    ``name`` is what the user calls it.
 
     Raises:
         InputError: as there, or the family has no such model, or the weights no such head.
@@ -128,7 +130,7 @@ def load_language_model(
     known = MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_FOR_MASKED_LM_MAPPING
     if type(config) not in known:
         raise InputError(
-            f"'{source}' is a {config.model_type} model, of which Transformers has no language "
+            f"'{name}' is a {config.model_type} model, of which Transformers has no language "
             f"model, so {named('prompt')} has no effect: name a BERT, RoBERTa, GPT-2 or so"
         )
     auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM
@@ -141,7 +143,7 @@ def load_language_model(
     headless = [name for name in missing if not name.startswith(prefix)]
     if headless:
         raise InputError(
-            f"'{source}' has no language model head, which {named('prompt')} needs: its weights "
+            f"'{name}' has no language model head, which {named('prompt')} needs: its weights "
             f"lack {headless[0]}{f' and {len(headless) - 1} more' if headless[1:] else ''}; name "
             "the language model that it was made from"
         )
@@ -150,7 +152,7 @@ def load_language_model(
     pooled = "add_pooling_layer" in keywords and getattr(encoder, "pooler", None) is not None
     if pooled or not isinstance(encoder, expected or ()):
         raise InputError(
-            f"the language model of '{source}' ({type(model).__name__}) is not built on a model "
+            f"the language model of '{name}' ({type(model).__name__}) is not built on a model "
             f"that lpft reads texts with, so {named('prompt')} has no effect: name another model"
         )
     _check_complete(encoder, source, missing, unexpected)

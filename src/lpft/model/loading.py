@@ -161,7 +161,7 @@ def build_classifier(
         else:
             causal = is_causal(config)
             pooling = _pooling_of_prompt(pooling, causal=causal)
-            language_model = load_language_model(source, config, revision=revision)
+            language_model = load_language_model(source, config, name, revision=revision)
             head = find_language_head(language_model, name)
             encoder = language_model.base_model
         tokenizer = load_tokenizer(source, revision=revision)
