@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lpft.errors import InputError, one_line
 from lpft.model.adapters import adapter_settings
@@ -164,7 +165,13 @@ class Network:
         Raises:
             InputError: the module cannot be copied.
         """
-        return replace(self, root=copied(self.root).to(device, dtype))
+        root = copied(self.root).to(device, dtype)
+        for part in root.modules():
+            if isinstance(part, PreTrainedModel) and getattr(part.config, "use_cache", False):
+                part.config.use_cache = (
+                    False  # blocks that fill a cache cannot be passed one by one
+                )
+        return replace(self, root=root)
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the features."""
@@ -310,8 +317,16 @@ def copied(module: nn.Module) -> nn.Module:
     Raises:
         InputError: it cannot be copied.
     """
+    # What a module computed before, as the weight of the older weight_norm, is no leaf, which
+    # deepcopy refuses; it is computed again by every call.
+    computed = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, dict[int, Any](computed))
     except Exception as error:  # whatever the parts of other people's modules raise
         raise InputError(
             f"the {type(module).__name__} cannot be copied ({one_line(error)}): kernels are "

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -468,7 +468,7 @@ class _Detector:
             forward_flops=_forward_flops(self._network, self._batches[0]) / lengths[0],
             hidden=way.hidden,
             heads=_attention_heads(self._network.module),
-            layers=getattr(_config(self._network.module), "num_hidden_layers", 1),
+            layers=_configured(self._network.module, "num_hidden_layers", default=1),
             length=length,
         )
 
@@ -535,15 +535,20 @@ def _cotangent(network: Network) -> Tensor:
     return torch.randn(1, network.width, generator=generator).to(device, dtype)
 
 
-def _config(module: nn.Module) -> Any:
-    """The configuration of the module, or of the part whose attention it describes."""
+def _configured(module: nn.Module, name: str, *, default: int) -> int:
+    """A number of the configuration of the module, or of the part whose attention it describes.
+
+    The largest, where stages of the module have numbers of their own.
+    """
     configs = (getattr(part, "config", None) for part in module.modules())
-    return next((c for c in configs if hasattr(c, "num_attention_heads")), None)
+    config = next((c for c in configs if hasattr(c, "num_attention_heads")), None)
+    value = getattr(config, name, default)
+    return max(value, default=default) if isinstance(value, list | tuple) else value
 
 
 def _attention_heads(module: nn.Module) -> int:
     own = [part.num_heads for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
-    return getattr(_config(module), "num_attention_heads", max(own, default=0))
+    return _configured(module, "num_attention_heads", default=max(own, default=0))
 
 
 def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:
