@@ -18,6 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import ModelOutput
 
 from lpft.data.examples import Label
+from lpft.errors import InputError
 from lpft.model.encoder import (
     NO_ADAPTER,
     build_encoder,
@@ -204,7 +205,12 @@ def attach_head(
     """A classifier over ``classes`` on a pre-trained encoder, with a random head.
 
     Without ``reading`` the encoder counts as one that padding does not change.
+
+    Raises:
+        InputError: there are fewer than two classes.
     """
+    if len(classes) < 2:
+        raise InputError(f"the classes are {list(classes)}: expected at least two")
     names = [str(label) for label in classes]
     config = LinearHeadConfig(
         # A copy: composing would reset the attention implementation of the loaded encoder.

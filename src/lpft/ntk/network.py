@@ -135,6 +135,7 @@ class Network:
         outputs: features (n x h) of a batch by ``root``: what the head reads, and the outputs
             themselves where there is no head.
         part: the submodule of ``root`` that owns the parameters, empty for the whole.
+        without: the submodule whose parameters are none of them, if any.
         width: h.
         safe_padding: the sides on which texts may be padded
             (:class:`~lpft.model.padding.Reading`), as far as that is known.
@@ -144,6 +145,7 @@ class Network:
     outputs: Outputs
     width: int
     part: str = ""
+    without: str | None = None
     safe_padding: str = "both"
 
     @property
@@ -153,7 +155,11 @@ class Network:
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """All parameters of which the features may be a function, by name."""
-        return dict(self.module.named_parameters())
+        return {
+            name: parameter
+            for name, parameter in self.module.named_parameters()
+            if self.without is None or not name.startswith(f"{self.without}.")
+        }
 
     def features(self, batch: Batch) -> Tensor:
         """The features of a batch, n x h."""
@@ -190,13 +196,18 @@ class Network:
 
 
 def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
-    """The features phi of a classifier, over the parameters of its encoder."""
+    """The features phi of a classifier, over the parameters of its encoder.
+
+    Where it reads virtual tokens, what they are made of counts too.
+    """
 
     def features(root: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(root, LinearHeadClassifier)
         return root.features(**batch)
 
     padding = classifier.config.safe_padding
+    if classifier.virtual_tokens is not None:
+        return Network(classifier, features, width, without="head", safe_padding=padding)
     return Network(classifier, features, width, part="encoder", safe_padding=padding)
 
 
@@ -249,6 +260,7 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
         raise InputError(
             f"head={name!r} is a {type(layer).__name__}: expected the name of an nn.Linear"
         )
+    check_own_weight(layer, name)
     shared = [
         other
         for other, parameter in module.named_parameters(remove_duplicate=False)
@@ -260,6 +272,20 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
             "F: leave head out"
         )
     return layer
+
+
+def check_own_weight(layer: nn.Linear, name: str) -> None:
+    """Refuse a head whose weight is computed from other parameters: P is over V itself.
+
+    Raises:
+        InputError: it is so, as after weight_norm or spectral_norm.
+    """
+    if "weight" not in layer._parameters:
+        raise InputError(
+            f"the weight of the head '{name}' is computed from other parameters (weight_norm, "
+            "spectral_norm or another parametrization): remove it with torch.nn.utils.parametrize."
+            "remove_parametrizations or remove_weight_norm, or give outputs= without a head"
+        )
 
 
 def _before(head: str, outputs: Outputs) -> Outputs:

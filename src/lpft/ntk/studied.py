@@ -13,12 +13,13 @@ from lpft.data.examples import Text
 from lpft.data.texts import text_list
 from lpft.data.tokens import Tokens, tokenize
 from lpft.errors import InputError
-from lpft.model.adapters import plain_classifier, trained_head
+from lpft.model.adapters import adapter_settings, plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import check_finite, position_limit
 from lpft.ntk.network import (
     Network,
     TensorInputs,
+    check_own_weight,
     classifier_network,
     copied,
     module_network,
@@ -190,7 +191,7 @@ def studied(
         return studied_model(model, tokenizer, max_length, texts=texts)
     if isinstance(classifier, LinearHeadClassifier):
         module = _without_temperature(module)
-    check_finite(module, "the given model")
+    _check_weights(module)
     tokenizer = getattr(model, "tokenizer_", None) if tokenizer is None else tokenizer
     if texts and not inputs:
         raise InputError("there is no input: expected at least one")
@@ -231,22 +232,34 @@ def studied_model(
     classifier = plain_classifier(network)
     if not isinstance(classifier, LinearHeadClassifier):
         raise InputError(f"the model is a {type(network).__name__}: {_EXPECTED}")
-    if classifier.virtual_tokens is not None:
-        raise InputError(
-            f"the model reads {classifier.virtual_tokens.number} virtual tokens before every text "
-            "(prefix or prompt tuning), of which kernels are not supported: give a model of "
-            "another method"
-        )
     kind = classifier.config.problem_type
     if kind not in (None, "single_label_classification"):
         raise InputError(
             f"the model is made for {kind.replace('_', ' ')}: its kernel is not supported, only "
             "that of one class per text"
         )
-    check_finite(classifier, "the given model")
+    _check_weights(classifier)
     if texts:
         max_length = check_reader(tokenizer, max_length, position_limit(classifier.encoder))
-    return StudiedModel(classifier, trained_head(network), tokenizer, max_length)
+    head = trained_head(network)
+    check_own_weight(head, "head")
+    prefix = "encoder." if classifier.virtual_tokens is None else ""
+    return StudiedModel(classifier, head, tokenizer, max_length, prefix)
+
+
+def _check_weights(module: nn.Module) -> None:
+    """Refuse weights that are not finite, and adapters that are merged into them.
+
+    Raises:
+        InputError: a parameter is not finite, or an adapter's parameters would count for nothing.
+    """
+    check_finite(module, "the given model")
+    for name, (_, _, merged) in adapter_settings(module).items():
+        if merged:
+            raise InputError(
+                f"the adapter of '{name}' is merged into its weight, so its own parameters count "
+                "for nothing: call unmerge_adapter(), or merge_and_unload() for the plain model"
+            )
 
 
 def check_reader(tokenizer: Any, max_length: int | None, limit: int | None) -> int:

@@ -125,9 +125,15 @@ class Pass:
 
 
 def adapters_of(methods: Sequence[str]) -> list[str | None]:
-    """The adapter of each pass that the methods need: one for each kind, or None alone."""
-    kinds = dict.fromkeys(get_method(name).adapter for name in methods)
-    return [adapter for adapter in kinds if adapter is not None] or [None]
+    """The adapter of each pass that the methods need, None for one without.
+
+    Methods without an adapter share the first pass, whose adapter must leave the features as they
+    are: where each one moves them, they have a pass of their own.
+    """
+    moves = {method.adapter: method.moves_features for method in map(get_method, methods)}
+    adapters = sorted((kind for kind in moves if kind is not None), key=lambda kind: moves[kind])
+    alone = None in moves and (not adapters or moves[adapters[0]])
+    return [*[None] * alone, *adapters]
 
 
 def method_passes(
@@ -154,7 +160,7 @@ def method_passes(
         ]
         adapted = next((method for method in members if method.adapter is not None), None)
         subject, factors = _adapted(classifier, adapted, settings)
-        own = {name for name, _ in subject.classifier.encoder.named_parameters()} - factors
+        own = set(subject.network.named_parameters()) - factors
         # The features of a start that an adapter has moved are no longer the pre-trained ones.
         moved = adapted is not None and adapted.moves_features
         fingerprint = encoder_fingerprint(subject.classifier) if moved else encoder
@@ -221,16 +227,19 @@ def _adapted(
     """A copy of the classifier with a method's adapter, and the names of the adapter's parameters.
 
     Raises:
-        InputError: the method is one of virtual tokens, or as :func:`lpft.model.adapters.adapt`.
+        InputError: as :func:`lpft.model.adapters.adapt`.
     """
     plain = copy.deepcopy(classifier.model)
     model: torch.nn.Module = plain
-    factors: set[str] = set()
     if method is not None:
         with seeded(settings.seed):
             model = adapt(plain, method, settings)
-        factors = {name for name, p in plain.encoder.named_parameters() if p.requires_grad}
-    return studied_model(model, classifier.tokenizer, classifier.max_length), factors
+    subject = studied_model(model, classifier.tokenizer, classifier.max_length)
+    factors: set[str] = set()
+    if method is not None:
+        parameters = subject.network.named_parameters()
+        factors = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    return subject, factors
 
 
 def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pass:
@@ -256,15 +265,17 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
     encoder = encoder_fingerprint(model)
     if method is None or method.adapter is None or model.virtual_tokens is not None:
         subject = studied_model(model, tokens.tokenizer, tokens.max_length)
-        names = {name for name, _ in model.encoder.named_parameters()}
+        names = set(subject.network.named_parameters())
+        if model.virtual_tokens is not None and parameter_set != "all":
+            names = {name for name in names if name.startswith("virtual_tokens.")}
         if parameter_set == "bias":
             names = {name for name in names if is_bias(name)}
     else:
         assert record is not None
         adapted = load_adapter(model_at_start(folder, record, data, settings).model, folder)
         subject = studied_model(adapted, tokens.tokenizer, tokens.max_length)
-        parameters = subject.classifier.encoder.named_parameters()
-        names = {name for name, parameter in parameters if parameter.requires_grad}
+        parameters = subject.network.named_parameters()
+        names = {name for name, parameter in parameters.items() if parameter.requires_grad}
     head = subject.head
     bias = None if head.bias is None else head.bias.detach().clone()
     weight = head.weight.detach().clone()
