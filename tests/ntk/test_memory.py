@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -251,6 +252,38 @@ def test_a_budget_that_nothing_fits_says_what_is_needed():
         planned(2 * GIGABYTE, layout=Layout(1, "memory", 1 << 30))
     with pytest.raises(InputError, match="another kind of device than cpu"):
         planned(2 * GIGABYTE, layout=Layout(1, "host", 1 << 20))
+
+
+@pytest.mark.parametrize("texts", [1000, 10_000, 100_000])
+def test_a_plan_of_many_texts_lists_no_pair_of_tiles(texts):
+    """There are of the order of (texts / 10)^2 of them: nobody would wait for that list."""
+    times = texts // 17
+    kernels = 8 * 2 * (12 + 5) * 12 * times**2 * (9 + 9)
+    plan = planned(5 * GIGABYTE + kernels, times=times, widen=20)
+    assert plan.layout.tiles > 1 or texts == 1000
+    assert plan.flops["contracting"] > 0
+    assert plan.as_record()["tiles"] == len(plan.tiles)
+    assert not {"pairs", "steps"} & set(vars(plan))
+
+
+@pytest.mark.parametrize("times", [600, 6000])
+def test_a_refusal_says_how_many_texts_fit_and_how_much_memory_all_need(times):
+    budget = 4 * GIGABYTE
+    with pytest.raises(InputError, match="too small") as refused:
+        planned(budget, times=times)
+    message = str(refused.value)
+    fewer, needed = (
+        float(re.search(pattern, message)[1].replace(",", ""))
+        for pattern in (r"at most ([\d,]+) of these texts", r"at least ([\d.]+) GB are needed")
+    )
+    assert f"{17 * times:,} texts" in message
+    assert "NTKOperator" in message
+    rows = int(fewer) // 17
+    assert planned(budget, times=rows).memory <= budget
+    with pytest.raises(InputError):
+        planned(budget, times=int(1.3 * rows))
+    # A larger budget makes for a larger workspace.
+    assert planned(int(needed * GIGABYTE) + 512 * 2**20, times=times).memory > budget
 
 
 PEAK = """

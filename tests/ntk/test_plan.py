@@ -1,14 +1,11 @@
-"""What will be computed: tiles, pairs, steps and stages, and the flops that they take."""
+"""What will be computed: stages and contractions, and the flops that they take."""
 
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from typing import NamedTuple
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_classifiers import tiny_classifier
+from tiny_classifiers import tiny_adapted, tiny_classifier
 from tiny_models import toy_texts
 
 from lpft.cli.console import print_plan
@@ -17,96 +14,18 @@ from lpft.ntk.memory import make_plan
 from lpft.ntk.passes import Chain
 from lpft.ntk.plan import (
     METHODS,
-    Shape,
-    Step,
+    RemainingWork,
     cheapest_method,
-    make_steps,
-    make_tiles,
     method_cost,
     most_stages,
     stages_of_units,
-    tile_pairs,
     widest,
 )
 from lpft.ntk.storage import Layout
 from lpft.ntk.structure import Parameter, Structure
+from lpft.ntk.tiles import Shape
 
 TEXTS = toy_texts(12, seed=5)[0]
-
-groups_of_lengths = st.lists(
-    st.lists(st.integers(1, 60), min_size=1, max_size=30), min_size=1, max_size=3
-)
-properties = settings(max_examples=60, deadline=None, derandomize=True)
-
-
-def flat(groups):
-    lengths = np.array([length for group in groups for length in group])
-    return lengths, np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-
-
-@properties
-@given(groups=groups_of_lengths, count=st.integers(1, 12), batched=st.booleans())
-def test_tiles_hold_every_text_once_in_batches_of_their_own(groups, count, batched):
-    lengths, numbers = flat(groups)
-    tiles = make_tiles(lengths, numbers, count, batched=batched, batch_tokens=64)
-    rows = np.concatenate([tile.rows for tile in tiles])
-    assert sorted(rows) == list(range(len(lengths)))
-    batches = [batch for tile in tiles for batch in tile.batches]
-    assert [number for number, _ in batches] == list(range(len(batches)))
-    for tile in tiles:
-        assert set(numbers[tile.rows]) == {tile.group}
-    for _, rows in batches:
-        assert len(rows) == 1 or (batched and len(rows) * lengths[rows].max() <= 64)
-    assert max(sum(tile.group == g for tile in tiles) for g in range(len(groups))) <= count
-
-
-def test_tiles_have_about_equally_many_tokens_whichever_group_is_large():
-    lengths, numbers = flat([[9], [5] * 40 + [10] * 20])
-    tiles = make_tiles(lengths, numbers, 4, batched=True, batch_tokens=1000)
-    assert [tile.group for tile in tiles] == [0, 1, 1, 1, 1]
-    assert [int(lengths[tile.rows].sum()) for tile in tiles] == [9, 100, 100, 100, 100]
-
-
-@pytest.mark.parametrize("halved", [True, False])
-@pytest.mark.parametrize(
-    "blocks", [((0, 0),), ((0, 1),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (0, 1))]
-)
-def test_pairs_are_those_of_the_blocks(blocks, halved):
-    lengths, numbers = flat([[5] * 6, [5] * 4])
-    tiles = make_tiles(lengths, numbers, 3, batched=True, batch_tokens=1000)
-    assert [tile.group for tile in tiles] == [0, 0, 0, 1, 1]
-    first, second = range(3), range(3, 5)
-    expected = []
-    if (0, 0) in blocks:
-        expected += [(i, j) for i in first for j in first if i <= j or not halved]
-    if (0, 1) in blocks:
-        expected += [(i, j) for i in first for j in second]
-    if (1, 0) in blocks:
-        expected += [(i, j) for i in second for j in first]
-    assert sorted(tile_pairs(tiles, blocks, halved=halved)) == sorted(expected)
-
-
-@properties
-@given(pairs=st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1).map(sorted))
-def test_steps_contract_every_pair_once_and_hold_two_tiles(pairs):
-    found = make_steps(pairs, hold_all=False)
-    assert sorted(pair for step in found for pair in step.pairs) == sorted(pairs)
-    for step in found:
-        assert 1 <= len(step.tiles) <= 2
-        assert {tile for pair in step.pairs for tile in pair} <= set(step.tiles)
-    assert make_steps(pairs, hold_all=True) == (
-        Step(tuple(sorted({tile for pair in pairs for tile in pair})), tuple(pairs)),
-    )
-
-
-@pytest.mark.parametrize("tiles", [2, 3, 4, 7])
-def test_a_symmetric_kernel_loads_one_tile_for_each_step(tiles):
-    """n (n - 1) / 2 steps, each after the first with a tile of the one before: none is less."""
-    pairs = [(i, j) for i in range(tiles) for j in range(i, tiles)]
-    found = make_steps(pairs, hold_all=False)
-    assert len(found) == tiles * (tiles - 1) / 2
-    assert all(set(one.tiles) & set(other.tiles) for one, other in pairwise(found))
-
 
 COTANGENTS = 3
 
@@ -246,9 +165,9 @@ def job_of(kernel="sgd", method="auto", blocks=((0, 0), (1, 0))):
     return KernelJob(model, requests, [TEXTS, TEXTS[:5]], blocks, options)
 
 
-def planned(*layout):
+def planned(*layout, known=None):
     """The plan of a tiny BERT in a layout: tiles, place, workspace, stages."""
-    known = job_of().plan
+    known = job_of().plan if known is None else known
     return make_plan(
         known.structure,
         known.workload,
@@ -269,17 +188,47 @@ def test_an_asymmetric_kernel_takes_twice_the_products():
     assert asymmetric["forming"] == pytest.approx(symmetric["forming"])
 
 
-def test_flops_of_a_plan_are_those_of_its_units():
-    plan = planned(4, "memory", 1 << 20)
-    assert len(plan.tiles) > 4
+@pytest.mark.parametrize("kernel", ["sgd", "asymmetric"])
+@pytest.mark.parametrize("blocks", [((0, 0),), ((0, 0), (1, 0))])
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_flops_of_a_plan_are_those_of_its_listed_steps(kernel, blocks, tiles):
+    plan = planned(tiles, "memory", 1 << 20, known=job_of(kernel, blocks=blocks).plan)
+    assert (len(plan.tiles) > 3) == (tiles > 1)
     units = range(len(plan.structure.units))
-    contracted = [plan.contraction_flops(plan.structure.of_unit(u), plan.steps) for u in units]
-    assert plan.flops["forming"] == pytest.approx(sum(forming for forming, _ in contracted))
-    assert plan.flops["contracting"] == pytest.approx(sum(product for _, product in contracted))
+    shapes = {
+        number: Shape(len(tile.rows), float(plan.workload.lengths[tile.rows].mean()))
+        for number, tile in enumerate(plan.tiles)
+    }
+    forming = contracting = 0.0
+    for parameter in plan.structure.parameters:
+        if parameter.linear:
+            seen = {
+                number: Shape(n, 1.0 if parameter.pooled else parameter.tokens_per_token * mean)
+                for number, (n, mean) in shapes.items()
+            }
+            method = cheapest_method(parameter.sizes, seen, plan.pairs, [3], kernel)
+            for step in plan.steps:
+                of_step = method_cost(method, parameter.sizes, seen, step.pairs, [3], kernel)
+                forming, contracting = forming + of_step[0], contracting + of_step[1]
+    assert plan.flops["forming"] == pytest.approx(forming)
+    assert plan.flops["contracting"] == pytest.approx(contracting)
     forward = plan.structure.forward_flops * plan.workload.lengths.sum()
     steps = {unit: plan.steps if plan.structure.of_unit(unit) else () for unit in units}
     passes = sum(plan.pass_flops(unit, steps[unit]) for unit in units)
     assert plan.flops["passes"] == pytest.approx(forward + passes)
+    assert plan.as_record()["tiles_held"] == max(len(step.tiles) for step in plan.steps)
+    last = frozenset((unit, pair) for unit in units for pair in plan.steps[-1].pairs)
+    finished = RemainingWork(plan, last)
+    nothing_finished = RemainingWork(plan, frozenset({(99, plan.pairs[0])}))
+    assert nothing_finished.flops == pytest.approx(RemainingWork(plan).flops)
+    assert finished.flops["contracting"] < plan.flops["contracting"]
+
+
+def test_flops_of_one_pass_by_hand():
+    forward = planned(1, "memory", 1 << 20).structure.forward_flops * sum(
+        planned(1, "memory", 1 << 20).workload.lengths
+    )
+    plan = planned(4, "memory", 1 << 20)
     whole = planned(1, "memory", 1 << 20)
     # One forward pass, each block rebuilt once, and three cotangents; the least is without
     # rebuilding.
@@ -327,3 +276,33 @@ def test_passes_of_a_block_are_repeated_in_every_stage(stages, times):
     assert {part: staged.flops[part] for part in ("forming", "contracting", "model")} == {
         part: once.flops[part] for part in ("forming", "contracting", "model")
     }
+
+
+class Listed(NamedTuple):
+    layers: str
+    weights: str
+    count: int
+    size: str
+
+
+def test_alike_weights_are_one_row():
+    rows = [Listed(*row[:4]) for row in planned(1, "memory", 1 << 20).rows()]
+    assert sum(row.count for row in rows) == 2 * 6, "two layers of six linear weights"
+    sizes = {row.size: row for row in rows}
+    assert set(sizes) == {"32 x 32", "64 x 32", "32 x 64"}
+    assert len(rows) <= 6
+    whole = next(row for row in rows if "attention.self.key" in row.weights)
+    assert "attention.self.value" in whole.weights
+    assert whole.layers in ("layers 0-1", "layer 0, layer 1")
+
+
+def test_what_autograd_treats_and_its_passes_stand_in_the_plan():
+    model, tokenizer = tiny_adapted("bert", "dora")
+    studied = studied_model(model, tokenizer, None)
+    requests = {"ntk": request_of(studied, "trainable")}
+    plan = KernelJob(studied, requests, [TEXTS], ((0, 0),), Options(device="cpu")).plan
+    treated = plan.as_record()["autograd"]
+    assert treated["parameters"] == len(plan.structure.direct) > 0
+    assert treated["of"] == len(plan.structure.parameters)
+    assert 0 < treated["flops"] < plan.flops["passes"]
+    assert planned(1, "memory", 1 << 20).as_record()["autograd"]["flops"] == 0

@@ -13,6 +13,9 @@ from lpft.errors import InputError
 from lpft.results.formats import aligned, duration
 from lpft.results.schema import RunRecord
 
+_NAMED = 3
+"""Parameters whose names the plan of a kernel shows."""
+
 
 def standard_input(encoding: str | None = None) -> TextIO:
     """Standard input in an encoding, by default UTF-8 whatever the locale.
@@ -141,7 +144,7 @@ def next_command(record: RunRecord, folder: Path) -> str:
 
 
 def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
-    """A kernel's plan: what it will take, then a line per linear weight."""
+    """A kernel's plan: what it will take, then a line for alike linear weights."""
     flops = plan["flops"]
     lines = {
         "texts": f"{plan['texts']} of {plan['tokens']} tokens in total, on {plan['device']}",
@@ -159,7 +162,7 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
             if plan["stages"] > 1
             else ""
         ),
-        "by autograd": ", ".join(plan["by_autograd"]) or "nothing: every parameter has a rule",
+        "by autograd": _by_autograd(plan),
         "work": f"{flops['passes'] / 1e12:.2f} TFLOP of passes, {flops['forming'] / 1e12:.2f} to "
         f"form gradients, {flops['contracting'] / 1e12:.2f} to contract them",
         "memory": f"{plan['expected_memory'] / 1e9:.1f} of {plan['memory_budget'] / 1e9:.1f} GB",
@@ -170,7 +173,22 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
         print(f"{name + ':':<13}{text}")
     if weights:
         print()
-        print_table(["layer", "weight", "size", "tokens", "method", "GFLOP"], weights)
+        header = ["layers", "weights", "count", "size", "tokens", "method", "GFLOP"]
+        print_table(header, weights)
+
+
+def _by_autograd(plan: dict[str, Any]) -> str:
+    """What has no rule: how much of the whole, at which cost, and the first of their names."""
+    names, treated, passes = plan["by_autograd"], plan["autograd"], plan["flops"]["passes"]
+    if not names:
+        return "nothing: every parameter has a rule"
+    rest = len(names) - _NAMED
+    return (
+        f"{treated['parameters']} of {treated['of']} parameters, text by text: "
+        f"{treated['flops'] / 1e12:.2f} TFLOP ({treated['flops'] / passes:.0%}) of the passes ("
+        + ", ".join(names[:_NAMED])
+        + (f" and {rest} more)" if rest > 0 else ")")
+    )
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -4,8 +4,9 @@ import ctypes
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from lpft.errors import InputError, named
 from lpft.model.inference import resolve_device
 from lpft.ntk.contract import parts_of_columns
-from lpft.ntk.plan import Plan, Workload, make_tiles, most_stages, tile_pairs, widest
+from lpft.ntk.plan import Plan, Stages, Workload, most_stages, stages_of_units, widest
 from lpft.ntk.storage import Layout, Place
 from lpft.ntk.structure import Structure
+from lpft.ntk.tiles import Tiler, Tiling
 from lpft.settings import Device
 
 _LARGEST = 1 << 60
@@ -40,6 +42,10 @@ _MASKS = 4
 """Tensors of T x T per text that a mask of attention is made of."""
 _SHOWN = 10**8
 """Bytes to which the least memory is rounded up, so that what a message names is enough."""
+_HALVINGS = 12
+"""Of the range in which the number of texts that fit is looked for."""
+_USUAL_TILES = 64
+"""More are tried for a kernel that is asked for, but nobody is told to ask for it."""
 
 
 @dataclass(frozen=True)
@@ -188,60 +194,252 @@ def make_plan(
             "continue there, or delete its folder"
         )
 
-    def planned(candidate: Layout) -> Plan:
-        tiles = make_tiles(
-            workload.lengths,
-            workload.groups,
-            candidate.tiles,
-            batched=structure.batched,
-            batch_tokens=portions.batch_tokens,
-        )
-        pairs = tile_pairs(tiles, workload.blocks, halved=workload.kernel != "asymmetric")
-        plan = Plan(structure, workload, candidate, tiles, pairs, device, dtype, budget)
-        passing = _numbers_of_passing(plan)
-        of_sweep = _numbers_of_products(plan) + _numbers_between_passes(plan) + passing
-        numbers = max(candidate.workspace + of_sweep, _numbers_of_check(plan, checked))
-        memory = used + _bytes_of_kernels(plan) + dtype.itemsize * (_SLACK + numbers)
-        return replace(plan, memory=memory, memory_of_pass=dtype.itemsize * passing)
-
-    # For each number of stages take the first layout that fits, as they go from the fastest to the
-    # thriftiest; more stages may need fewer tiles. The cheapest of these is the plan.
-    needed: list[int] = []
-    fitting: list[Plan] = []
-    stages_tried = range(1, most_stages(structure) + 1) if layout is None else [layout.stages]
-    for stages in stages_tried:
-        layouts = _layouts(workload, device, dtype, budget, stages) if layout is None else [layout]
-        for candidate in layouts:
-            plan = planned(candidate)
-            needed.append(plan.memory)
-            if plan.memory <= budget:
-                fitting.append(plan)
-                break
-        if fitting and fitting[-1].layout.tiles == 1:
-            break
-    if fitting:
-        return min(fitting, key=lambda plan: plan.cost)
-    least = readable_size(-(-min(needed) // _SHOWN) * _SHOWN)
-    if layout is not None:
+    chooser = _Chooser(structure, workload, device, dtype, budget, used, checked)
+    if layout is None:
+        if used + chooser.bytes_of_kernels(1) > budget:
+            raise InputError(_too_small(chooser))
+        plan = chooser.cheapest()
+        if plan is None:
+            raise InputError(_too_small(chooser))
+        return plan
+    plan = chooser.plan(layout)
+    if plan.memory > budget:
         raise InputError(
-            f"the unfinished kernel was started with more memory: it needs {least}, but "
-            f"may only take {readable_size(budget)}; allow as much, or delete its folder"
+            f"the unfinished kernel was started with more memory: it needs "
+            f"{_rounded_up(plan.memory)}, but may only take {readable_size(budget)}; allow as "
+            "much, or delete its folder"
         )
-    raise InputError(
-        f"a memory of {readable_size(budget)} is too small: {readable_size(used)} are in use "
-        f"before it starts and at least {least} are needed in total; give more memory, fewer texts "
-        "or a shorter maximum length"
+    return plan
+
+
+@dataclass
+class _Chooser:
+    """Chooses among the layouts of one workload; what they have in common is computed once."""
+
+    structure: Structure
+    workload: Workload
+    device: torch.device
+    dtype: torch.dtype
+    budget: int
+    used: int
+    checked: int
+    _per_token: dict[int, int] = field(default_factory=dict)
+
+    def cheapest(self) -> Plan | None:
+        """The cheapest plan that fits, None where none does.
+
+        For each number of stages take the first layout that fits, as they go from the fastest to
+        the thriftiest; more stages may need fewer tiles. The cheapest of these is the plan.
+        """
+        fitting: list[Plan] = []
+        for layouts in self._layouts():
+            plans = map(self.plan, layouts)
+            fits = next((plan for plan in plans if plan.memory <= self.budget), None)
+            if fits is not None:
+                fitting.append(fits)
+                if fits.layout.tiles == 1:
+                    break
+        return min(fitting, key=lambda plan: plan.cost, default=None)
+
+    def fits(self) -> bool:
+        """Whether a thrifty layout does that does not repeat its passes too often to be used."""
+        if self.used + self.bytes_of_kernels(1) > self.budget:
+            return False
+        place = PORTIONS[self.device.type].overflow
+        workspace = _workspace(self.device, self.dtype, self.budget)
+        tiles = min(_USUAL_TILES, int(np.bincount(self.workload.groups).max()))
+        return any(
+            self.plan(Layout(tiles, place, workspace, stages)).memory <= self.budget
+            for stages in {1, most_stages(self.structure)}
+        )
+
+    def least(self) -> int:
+        """The bytes that the thriftiest layout takes."""
+        return min(self.plan(layout).memory for layouts in self._layouts() for layout in layouts)
+
+    def plan(self, layout: Layout) -> Plan:
+        """The plan of a layout, with what it takes."""
+        tiling, stages = self._tiler.cut(layout.tiles), self._stages(layout.stages)
+        passing = self._numbers_of_passing(tiling)
+        between = self._numbers_between_passes(layout, tiling)
+        of_sweep = self._numbers_of_products(layout, tiling) + between + passing
+        numbers = max(layout.workspace + of_sweep, self._numbers_of_check)
+        kernels = self.bytes_of_kernels(layout.stages)
+        return Plan(
+            self.structure,
+            self.workload,
+            layout,
+            tiling,
+            stages,
+            self.device,
+            self.dtype,
+            self.budget,
+            memory=self.used + kernels + self.dtype.itemsize * (_SLACK + numbers),
+            memory_of_pass=self.dtype.itemsize * passing,
+        )
+
+    def _layouts(self) -> Iterator[Iterator[Layout]]:
+        """By number of stages, the layouts of so many."""
+        for stages in range(1, most_stages(self.structure) + 1):
+            yield _layouts(self.workload, self.device, self.dtype, self.budget, stages)
+
+    def _stages(self, count: int) -> tuple[Stages, ...]:
+        if count not in self._stages_of:
+            cotangents = self.workload.cotangents
+            self._stages_of[count] = stages_of_units(self.structure, count, cotangents)
+        return self._stages_of[count]
+
+    @cached_property
+    def _stages_of(self) -> dict[int, tuple[Stages, ...]]:
+        return {}
+
+    @cached_property
+    def _tiler(self) -> Tiler:
+        return Tiler(
+            self.workload.lengths,
+            self.workload.groups,
+            batched=self.structure.batched,
+            batch_tokens=PORTIONS[self.device.type].batch_tokens,
+        )
+
+    def bytes_of_kernels(self, stages: int) -> int:
+        """The sums of all pairs and the kernels made of them, in float64."""
+        # Stages keep the sums of a unit beside.
+        return self._kernels if stages == 1 else 3 * self._kernels // 2
+
+    @cached_property
+    def _kernels(self) -> int:
+        workload = self.workload
+        counts = np.bincount(workload.groups)
+        parts = self.structure.parts(workload.granularity)
+        entries = sum(
+            int(counts[i]) * int(counts[j]) * (2 + (parts if (i, j) in workload.detailed else 0))
+            for i, j in workload.blocks
+        )
+        heads = [workload.heads[request.head] for request in workload.requests]
+        return 8 * entries * sum(head.classes**2 + head.rank**2 for head in heads)
+
+    def _numbers_between_passes(self, layout: Layout, tiling: Tiling) -> int:
+        """What is held at the worst moment: shares, and what waits between blocks."""
+        structure, cotangents = self.structure, self.workload.cotangents
+        held = len(tiling) if layout.hold_all else 2
+        tokens, samples = (np.sort(of)[-held:] for of in (tiling.padded_tokens, tiling.samples))
+        shares = int(tokens.sum()) * self._numbers_per_token(layout.stages)
+        shares += int(samples.sum()) * self._numbers_per_sample
+        between = 0
+        if structure.chain is not None:
+            rows, lengths = tiling.batch_rows, tiling.batch_lengths
+            between = int((rows * lengths**2).sum())  # masks of attention
+            if layout.between_blocks == "memory":
+                waiting = structure.hidden * (len(structure.chain) + 1 + cotangents)
+                between += int(tiling.padded_tokens.sum()) * waiting
+                between += len(rows) * cotangents * structure.extras
+        return shares + between
+
+    def _numbers_per_token(self, stages: int) -> int:
+        """What the widest unit leaves of a token in inputs and gradients."""
+        if stages not in self._per_token:
+            structure, cotangents = self.structure, self.workload.cotangents
+            self._per_token[stages] = max(
+                min(
+                    # Weights that share inputs count them once here, and several times in stages.
+                    sum(structure.widths[p][0] + cotangents * structure.widths[p][1] for p in unit),
+                    widest(of_unit, cotangents) if len(of_unit) > 1 else sys.maxsize,
+                )
+                for unit, of_unit in zip(structure.units, self._stages(stages), strict=True)
+            )
+        return self._per_token[stages]
+
+    @cached_property
+    def _numbers_per_sample(self) -> int:
+        """What the vectors of a unit leave of a sample."""
+        units = range(len(self.structure.units))
+        return self.workload.cotangents * max(_vector_numbers(self.structure, u) for u in units)
+
+    def _numbers_of_passing(self, tiling: Tiling) -> int:
+        """What one batch takes while it passes."""
+        structure = self.structure
+        width = max(a + b for a, b in structure.widths)
+        # Passed whole, all layers keep their weights of attention at once.
+        attending = _attention(structure, 1 if structure.chain is not None else structure.layers)
+        rows, lengths = tiling.batch_rows, tiling.batch_lengths
+        per_token = _TRANSIENT_COPIES * width + 8 * structure.hidden + attending * lengths
+        return int((rows * lengths * per_token).max())
+
+    def _numbers_of_products(self, layout: Layout, tiling: Tiling) -> int:
+        """What products of whole gradients return at most, before it is added to the sums."""
+        ranks = [head.rank for head in self.workload.heads]
+        of_tile = max(1, int(tiling.samples.max()) * max(ranks, default=0))
+        return parts_of_columns(of_tile, layout.workspace // of_tile) * of_tile**2
+
+    @cached_property
+    def _numbers_of_check(self) -> int:
+        """Two gradients of ``checked`` numbers, and the activations of one text."""
+        if self.checked == 0:
+            return 0
+        structure, length = self.structure, int(self.workload.lengths.max())
+        activations = sum(a + b for a, b in structure.widths)
+        attending = _attention(structure, structure.layers)
+        return 2 * self.checked + length * activations + length**2 * attending
+
+
+def _too_small(chooser: _Chooser) -> str:
+    """Why nothing fits, and what would: more memory for these texts, or fewer texts."""
+    texts, kernels = len(chooser.workload.lengths), chooser.bytes_of_kernels(1)
+    least, fewer = chooser.least(), _most_texts(chooser)
+    alone = f", {readable_size(kernels)} by the kernel alone" if 2 * kernels > least else ""
+    options = ["give more memory", "a shorter maximum length"]
+    if fewer:
+        options.insert(1, f"at most {fewer:,} of these texts")
+    if alone:
+        options.append("lpft.ntk.NTKOperator, which does not form the kernel")
+    return (
+        f"a memory of {readable_size(chooser.budget)} is too small: {readable_size(chooser.used)} "
+        f"are in use before it starts and at least {_rounded_up(least)} are needed in total for "
+        f"{texts:,} texts{alone}; {', '.join(options[:-1])} or {options[-1]}"
     )
+
+
+def _most_texts(chooser: _Chooser) -> int:
+    """How many of the texts fit, spread over their lengths, to two digits; 0 where not one does."""
+    workload = chooser.workload
+    order = np.lexsort((-workload.lengths, workload.groups))
+    counts = np.bincount(workload.groups)
+    firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+    def fits(share: float) -> bool:
+        taken = np.concatenate(
+            [
+                # The longest of a group is among them.
+                first + np.unique(np.linspace(0, n - 1, max(1, int(share * n))).astype(np.int64))
+                for first, n in zip(firsts, counts, strict=True)
+                if n
+            ]
+        )
+        rows = order[taken]
+        some = replace(workload, lengths=workload.lengths[rows], groups=workload.groups[rows])
+        return replace(chooser, workload=some, _per_token=dict(chooser._per_token)).fits()
+
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low * high) ** 0.5 if low else high / 8
+        low, high = (middle, high) if fits(middle) else (low, middle)
+        if high * len(order) < 1:
+            return 0
+    most = int(low * len(order))
+    return most - most % 10 ** max(0, len(str(most)) - 2)
+
+
+def _rounded_up(size: int) -> str:
+    return readable_size(-(-size // _SHOWN) * _SHOWN)
 
 
 def _layouts(
     workload: Workload, device: torch.device, dtype: torch.dtype, budget: int, stages: int
 ) -> Iterator[Layout]:
     """Layouts of so many stages, from the fastest to the thriftiest."""
-    portions = PORTIONS[device.type]
-    wished = max(_WORKSPACE_SHARE * budget, portions.least_workspace)
-    workspace = int(min(wished, portions.most_workspace)) // dtype.itemsize
-    places: tuple[Place, ...] = ("memory", portions.overflow)
+    places: tuple[Place, ...] = ("memory", PORTIONS[device.type].overflow)
+    workspace = _workspace(device, dtype, budget)
     largest = int(np.bincount(workload.groups).max())
     count = 1
     while True:
@@ -253,47 +451,11 @@ def _layouts(
         count = min(largest, max(count + 1, int(count * 1.3), 3))
 
 
-def _bytes_of_kernels(plan: Plan) -> int:
-    """The sums of all pairs and the kernels made of them, in float64."""
-    workload = plan.workload
-    counts = np.bincount(workload.groups)
-    parts = plan.structure.parts(workload.granularity)
-    entries = sum(
-        int(counts[i]) * int(counts[j]) * (2 + (parts if (i, j) in workload.detailed else 0))
-        for i, j in workload.blocks
-    )
-    heads = [workload.heads[request.head] for request in workload.requests]
-    sums = 8 * entries * sum(head.classes**2 + head.rank**2 for head in heads)
-    return sums if plan.layout.stages == 1 else 3 * sums // 2  # stages keep those of a unit beside
-
-
-def _numbers_between_passes(plan: Plan) -> int:
-    """What is held at the worst moment: shares, and what waits between blocks."""
-    structure, cotangents = plan.structure, plan.workload.cotangents
-    of_tiles = _batches_of_tiles(plan)
-    batches = [batch for of_tile in of_tiles for batch in of_tile]
-    tokens = [sum(rows * length for rows, length in of_tile) for of_tile in of_tiles]
-    samples = [sum(rows for rows, _ in of_tile) for of_tile in of_tiles]
-    held = len(plan.tiles) if plan.layout.hold_all else 2
-    per_token = max(
-        min(
-            # Weights that share inputs count them once here, and several times in stages.
-            sum(structure.widths[p][0] + cotangents * structure.widths[p][1] for p in unit),
-            widest(stages, cotangents) if len(stages) > 1 else sys.maxsize,
-        )
-        for unit, stages in zip(structure.units, plan.stages, strict=True)
-    )
-    per_sample = cotangents * max(
-        _vector_numbers(structure, unit) for unit in range(len(structure.units))
-    )
-    shares = sum(sorted(tokens)[-held:]) * per_token + sum(sorted(samples)[-held:]) * per_sample
-    between = 0
-    if structure.chain is not None:
-        between = sum(rows * length**2 for rows, length in batches)  # masks of attention
-        if plan.layout.between_blocks == "memory":
-            between += sum(tokens) * structure.hidden * (len(structure.chain) + 1 + cotangents)
-            between += len(batches) * cotangents * structure.extras
-    return shares + between
+def _workspace(device: torch.device, dtype: torch.dtype, budget: int) -> int:
+    """Numbers of the workspace."""
+    portions = PORTIONS[device.type]
+    wished = max(_WORKSPACE_SHARE * budget, portions.least_workspace)
+    return int(min(wished, portions.most_workspace)) // dtype.itemsize
 
 
 def _vector_numbers(structure: Structure, unit: int) -> int:
@@ -303,44 +465,6 @@ def _vector_numbers(structure: Structure, unit: int) -> int:
     return sum(p.sizes[1] for p in vectors) + joined
 
 
-def _numbers_of_passing(plan: Plan) -> int:
-    """What one batch takes while it passes."""
-    structure = plan.structure
-    width = max(a + b for a, b in structure.widths)
-    # Passed whole, all layers keep their weights of attention at once.
-    attending = _attention(structure, 1 if structure.chain is not None else structure.layers)
-    return max(
-        rows * length * (_TRANSIENT_COPIES * width + 8 * structure.hidden + attending * length)
-        for of_tile in _batches_of_tiles(plan)
-        for rows, length in of_tile
-    )
-
-
-def _batches_of_tiles(plan: Plan) -> list[list[tuple[int, int]]]:
-    """The texts of every batch of each tile, and the tokens that they are padded to."""
-    return [
-        [(len(rows), int(plan.workload.lengths[rows].max())) for _, rows in tile.batches]
-        for tile in plan.tiles
-    ]
-
-
 def _attention(structure: Structure, layers: int) -> int:
     """Numbers per pair of tokens that plain attention holds while ``layers`` keep theirs."""
     return structure.heads * (_ATTENTION_COPIES + layers) + _MASKS
-
-
-def _numbers_of_products(plan: Plan) -> int:
-    """What products of whole gradients return at most, before it is added to the sums."""
-    ranks = [head.rank for head in plan.workload.heads]
-    of_tile = max(1, max(len(tile.rows) for tile in plan.tiles) * max(ranks, default=0))
-    return parts_of_columns(of_tile, plan.layout.workspace // of_tile) * of_tile**2
-
-
-def _numbers_of_check(plan: Plan, checked: int) -> int:
-    """Two gradients of ``checked`` numbers, and the activations of one text."""
-    if checked == 0:
-        return 0
-    structure, length = plan.structure, int(plan.workload.lengths.max())
-    activations = sum(a + b for a, b in structure.widths)
-    attending = _attention(structure, structure.layers)
-    return 2 * checked + length * activations + length**2 * attending

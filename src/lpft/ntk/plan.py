@@ -1,14 +1,15 @@
 """What will be computed, in which order, and in how many flops.
 
 Texts are split into tiles, tiles are paired, and pairs are contracted in steps that hold two tiles
-at once, or all. A unit's parameters are held in stages, each with passes of its own.
+at once, or all (:mod:`lpft.ntk.tiles`). A unit's parameters are held in stages, each with passes of
+its own.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from itertools import product
+from functools import cache, cached_property, reduce
 from statistics import median
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,9 +19,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpft.data.tokens import length_batches
 from lpft.ntk.storage import Layout, Pair
 from lpft.ntk.structure import Parameter, Structure
+from lpft.ntk.tiles import (
+    Schedule,
+    Shape,
+    Step,
+    Sums,
+    Tile,
+    Tiling,
+    make_steps,
+    sums_of_pairs,
+    tile_pairs,
+)
 from lpft.settings.kernels import Granularity, KernelKind
 
 Method = Literal["materialize", "token_gram", "sandwich"]
@@ -118,35 +129,6 @@ class Workload:
         }
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Texts of one group that are held together, in the batches in which they pass.
-
-    ``batches`` are (number, rows) with numbers that no other tile's batches have.
-    """
-
-    group: int
-    batches: tuple[tuple[int, NDArray[np.int64]], ...]
-
-    @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        return np.concatenate([rows for _, rows in self.batches])
-
-
-class Step(NamedTuple):
-    """Tiles to hold at once, and the pairs to contract among them."""
-
-    tiles: tuple[int, ...]
-    pairs: tuple[Pair, ...]
-
-
-class Shape(NamedTuple):
-    """Samples n of a tile and the tokens T of each that a weight sees."""
-
-    samples: int
-    tokens: float
-
-
 class _Weight(NamedTuple):
     """What the cost of a linear weight depends on: equal ones are planned once."""
 
@@ -166,6 +148,7 @@ Piece = tuple[int, Pair]
 class Plan:
     """How a workload is computed, and what that is expected to take.
 
+    ``stages`` are, per unit, those of its parameters that are held one after the other.
     ``memory`` is the most that the process is expected to take, ``memory_of_pass`` the part of it
     that one batch takes while it passes, and ``budget`` what the process may take, in bytes.
     """
@@ -173,8 +156,8 @@ class Plan:
     structure: Structure
     workload: Workload
     layout: Layout
-    tiles: tuple[Tile, ...]
-    pairs: tuple[Pair, ...]
+    tiling: Tiling
+    stages: tuple[Stages, ...]
     device: torch.device
     dtype: torch.dtype
     budget: int
@@ -182,10 +165,23 @@ class Plan:
     memory_of_pass: int = 0
     _methods: dict[_Weight, Method] = field(default_factory=dict, init=False, repr=False)
 
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        return self.tiling.tiles
+
     @cached_property
-    def stages(self) -> tuple[Stages, ...]:
-        """Per unit its parameters, in stages that are held one after the other."""
-        return stages_of_units(self.structure, self.layout.stages, self.workload.cotangents)
+    def schedule(self) -> Schedule:
+        """The pairs and steps, counted: they are listed only where a kernel is computed."""
+        halved = self.workload.kernel != "asymmetric"
+        blocks = frozenset(self.workload.blocks)
+        return Schedule(self.tiling, blocks, halved=halved, hold_all=self.layout.hold_all)
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of tiles to contract."""
+        schedule = self.schedule
+        groups = self.tiling.groups.tolist()
+        return tuple(tile_pairs(groups, schedule.blocks, halved=schedule.halved))
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -196,44 +192,59 @@ class Plan:
         """Flops of a forward pass of these texts."""
         return self.structure.forward_flops * float(self.workload.lengths[rows].sum())
 
-    def pass_flops(self, unit: int, steps: Sequence[Step]) -> float:
-        """Flops to pull the gradients of all tiles through a unit, for these contractions of it."""
-        loads = [0] * len(self.tiles)
-        held: set[int] = set()
-        for step in steps:
-            for tile in set(step.tiles) - held:
-                loads[tile] += 1
-            held = set(step.tiles)
-        # A tile that no step loads passes once all the same, for the gradients of the units below.
-        tokens = sum(
-            max(1, len(self.stages[unit]) * count) * len(tile.rows) * length
-            for count, tile, length in zip(loads, self.tiles, self._lengths, strict=True)
-        )
+    def pass_flops(self, unit: int, steps: Sequence[Step] | None = None) -> float:
+        """Flops to pull the gradients of all tiles through a unit for these steps, by default all.
+
+        A tile that no step loads passes once all the same, for the gradients of the units below.
+        """
+        loads = self.schedule.loads_of_tiles if steps is None else _loads(steps, len(self.tiling))
+        times = np.maximum(1, len(self.stages[unit]) * loads)
         units = self.structure.units
         share = len(units[unit]) / sum(map(len, units))
-        passes = share * self.structure.passes_of_unit(unit)
-        return self.structure.forward_flops * (1 + self.workload.cotangents) * passes * tokens
+        passes = share * self.structure.passes_of_unit(unit) * float(times @ self.tiling.tokens)
+        return self.structure.forward_flops * (1 + self.workload.cotangents) * passes
 
-    def contraction_flops(
-        self, parameters: Iterable[Parameter], steps: Sequence[Step]
-    ) -> tuple[float, float]:
+    def contraction_flops(self, parameters: Iterable[Parameter], sums: Sums) -> tuple[float, float]:
         """Flops to form gradients, and to contract them, of the linear weights among these."""
         forming = contracting = 0.0
         weights = Counter(self._weight(p) for p in parameters if p.linear)
         for weight, count in weights.items():
-            for step in steps:
-                formed, contracted = self._cost(weight, step.pairs)
-                forming += count * formed
-                contracting += count * contracted
+            formed, contracted = self._cost(weight, sums)
+            forming += count * formed
+            contracting += count * contracted
         return forming, contracting
+
+    def sums_of_steps(self, steps: Sequence[Step] | None = None) -> Sums:
+        """What the costs of these steps are made of, by default of all."""
+        if steps is None:
+            return self.schedule.sums
+        tiling = self.tiling
+        shapes = dict(enumerate(map(Shape, tiling.samples.tolist(), tiling.mean_tokens.tolist())))
+        asymmetric = not self.schedule.halved
+        parts = (sums_of_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps)
+        return reduce(Sums.plus, parts, Sums(0, 0, 0, 0, 0))
 
     @cached_property
     def flops(self) -> dict[str, float]:
         """Flops by part; ``model`` is the least: no recomputation, the symmetric product once."""
-        whole = Step(tuple(range(len(self.tiles))), self.pairs)
-        least = sum(self.contraction_flops(self.structure.parameters, [whole]))
+        least = sum(self.contraction_flops(self.structure.parameters, self.schedule.least_sums))
         forward = self.forward_flops() * (1 + self.workload.cotangents)
         return {**RemainingWork(self).flops, "model": forward + least}
+
+    @property
+    def autograd(self) -> dict[str, Any]:
+        """What is left to autograd, text by text: how many parameters of all, and flops of passes.
+
+        Where texts pass together all the same, these passes come on top.
+        """
+        structure = self.structure
+        treated = {unit for unit in range(len(structure.units)) if structure.left_to_autograd(unit)}
+        flops = sum(self.pass_flops(unit) / structure.passes_of_unit(unit) for unit in treated)
+        return {
+            "parameters": len(structure.direct),
+            "of": len(structure.parameters),
+            "flops": flops,
+        }
 
     @property
     def cost(self) -> float:
@@ -257,8 +268,8 @@ class Plan:
             "device": str(self.device),
             "texts": len(self.workload.lengths),
             "tokens": int(self.workload.lengths.sum()),
-            "tiles": len(self.tiles),
-            "tiles_held": max(len(step.tiles) for step in self.steps),
+            "tiles": len(self.tiling),
+            "tiles_held": self.schedule.most_held,
             "stages": max(map(len, self.stages)),
             "batches_of_several_texts": structure.batched,
             "blocks": 0 if structure.chain is None else len(structure.chain),
@@ -267,6 +278,7 @@ class Plan:
             "methods": dict(Counter(self._method(self._weight(p)) for p in self._linear())),
             "fallback": list(structure.fallback),
             "by_autograd": list(structure.direct),
+            "autograd": self.autograd,
             "flops": self.flops,
             "expected_memory": self.memory,
             "memory_budget": self.budget,
@@ -281,16 +293,21 @@ class Plan:
         }
 
     def rows(self) -> list[list[object]]:
-        """One row per linear weight: layer, weight, b x a, tokens, method, GFLOP."""
-        listed: list[list[object]] = []
+        """Linear weights, alike ones in one row: layers, weights, count, b x a, tokens, method,
+        GFLOP of all of them.
+
+        Alike are those of one size that see as many tokens and are contracted by one method.
+        """
+        alike: dict[_Weight, list[Parameter]] = {}
         for parameter in self._linear():
-            weight = self._weight(parameter)
-            size = f"{parameter.sizes[1]} x {parameter.sizes[0]}"
-            tokens = f"{self._shapes(weight)[0].tokens:.0f}"
-            gflop = f"{sum(self._cost(weight, self.pairs)) / 1e9:.1f}"
-            listed.append(
-                [parameter.layer, parameter.name, size, tokens, self._method(weight), gflop]
-            )
+            alike.setdefault(self._weight(parameter), []).append(parameter)
+        listed: list[list[object]] = []
+        for weight, parameters in alike.items():
+            (a, b), mean = weight.sizes, float(self.tiling.mean_tokens[0])
+            tokens = 1.0 if weight.pooled else weight.tokens_per_token * mean
+            flops = len(parameters) * sum(self._cost(weight, self.schedule.least_sums))
+            row = [_layers(parameters), _names(parameters), len(parameters), f"{b} x {a}"]
+            listed.append([*row, f"{tokens:.0f}", self._method(weight), f"{flops / 1e9:.1f}"])
         return listed
 
     def _linear(self) -> list[Parameter]:
@@ -308,34 +325,53 @@ class Plan:
         if self.workload.method is not None:
             return self.workload.method
         if weight not in self._methods:
-            self._methods[weight] = cheapest_method(
-                weight.sizes, self._shapes(weight), self.pairs, weight.ranks, self.workload.kernel
+            sums = self._seen(weight, self.schedule.least_sums)
+            self._methods[weight] = _cheapest(
+                weight.sizes, sums, weight.ranks, self.workload.kernel
             )
         return self._methods[weight]
 
-    def _cost(self, weight: _Weight, pairs: Sequence[Pair]) -> tuple[float, float]:
-        return method_cost(
-            self._method(weight),
-            weight.sizes,
-            self._shapes(weight),
-            pairs,
-            weight.ranks,
-            self.workload.kernel,
-        )
+    def _cost(self, weight: _Weight, sums: Sums) -> tuple[float, float]:
+        seen = self._seen(weight, sums)
+        return _cost(self._method(weight), weight.sizes, seen, weight.ranks)
 
-    def _shapes(self, weight: _Weight) -> dict[int, Shape]:
-        """The samples of each tile, and the tokens of each that the weight is expected to see."""
-        return {
-            number: Shape(
-                len(tile.rows), 1.0 if weight.pooled else weight.tokens_per_token * length
-            )
-            for number, (tile, length) in enumerate(zip(self.tiles, self._lengths, strict=True))
-        }
+    def _seen(self, weight: _Weight, sums: Sums) -> Sums:
+        """The sums with the tokens that the weight is expected to see."""
+        return sums.seen(weight.tokens_per_token, pooled=weight.pooled)
 
-    @cached_property
-    def _lengths(self) -> list[float]:
-        """The mean tokens of each tile's texts."""
-        return [float(self.workload.lengths[tile.rows].mean()) for tile in self.tiles]
+
+def _layers(parameters: Sequence[Parameter]) -> str:
+    """The layers of these parameters, of numbered ones the first and the last."""
+    names = dict.fromkeys(parameter.layer for parameter in parameters)
+    numbers = [int(name.split()[1]) for name in names if re.fullmatch(r"layer \d+", name)]
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    spans = [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
+    numbered = f"layer{'s' if len(numbers) > 1 else ''} {', '.join(spans)}"
+    return ", ".join(
+        [*([numbered] if numbers else []), *(n for n in names if not re.fullmatch(r"layer \d+", n))]
+    )
+
+
+def _names(parameters: Sequence[Parameter]) -> str:
+    """Names without their layer's number and what comes before it, each once."""
+    short = (re.sub(r"^(?:.*?\.)?\d+\.|\.weight$", "", p.name) for p in parameters)
+    return ", ".join(dict.fromkeys(short))
+
+
+def _loads(steps: Sequence[Step], tiles: int) -> NDArray[np.int64]:
+    """For how many of these steps each tile passes again, as the one before did not hold it."""
+    loads = np.zeros(tiles, dtype=np.int64)
+    held: set[int] = set()
+    for step in steps:
+        for tile in set(step.tiles) - held:
+            loads[tile] += 1
+        held = set(step.tiles)
+    return loads
 
 
 @dataclass(frozen=True)
@@ -365,7 +401,10 @@ class RemainingWork:
         Parameters that the texts of the gradient check did not reach are looked for everywhere.
         """
         units = range(len(self.plan.structure.units))
-        lacking = [unit for unit in units if self.steps(unit)]
+        if self.finished:
+            lacking = [unit for unit in units if self.steps(unit)]
+        else:
+            lacking = [unit for unit in units if self.plan.structure.of_unit(unit)]
         if self.plan.structure.unreached and (lacking or not self.finished):
             return units[-1]
         return max(lacking, default=-1)
@@ -374,93 +413,22 @@ class RemainingWork:
     def flops(self) -> dict[str, float]:
         """The expected flops of passes, of forming gradients, and of contracting them."""
         plan, passes = self.plan, 0.0
-        by_steps: dict[tuple[Step, ...], list[Parameter]] = {}
+        by_steps: dict[tuple[Step, ...] | None, list[Parameter]] = {}
         for unit in range(self.last_unit + 1):
-            steps = self.steps(unit)
+            parameters = plan.structure.of_unit(unit)
+            # None stands for all steps, which need not be listed.
+            steps = self.steps(unit) if self.finished or not parameters else None
             passes += plan.pass_flops(unit, steps)
-            by_steps.setdefault(steps, []).extend(plan.structure.of_unit(unit))
-        sums = [plan.contraction_flops(of_steps, steps) for steps, of_steps in by_steps.items()]
+            by_steps.setdefault(steps, []).extend(parameters)
+        costs = [
+            plan.contraction_flops(parameters, plan.sums_of_steps(steps))
+            for steps, parameters in by_steps.items()
+        ]
         return {
             "passes": plan.forward_flops() + passes,
-            "forming": sum(forming for forming, _ in sums),
-            "contracting": sum(contracting for _, contracting in sums),
+            "forming": sum(forming for forming, _ in costs),
+            "contracting": sum(contracting for _, contracting in costs),
         }
-
-
-def make_tiles(
-    lengths: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    count: int,
-    *,
-    batched: bool,
-    batch_tokens: int,
-) -> tuple[Tile, ...]:
-    """Tiles of about equally many tokens: ``count`` of the group with most, fewer of others.
-
-    Args:
-        lengths: tokens of all texts; ``groups`` their groups.
-        batched: whether several texts may pass together, up to ``batch_tokens`` padded tokens.
-    """
-    tiles = []
-    number = 0
-    totals = np.bincount(groups, weights=lengths)
-    for group in np.unique(groups).tolist():
-        # Longest first, so that the texts of a tile are of similar length; the cuts are where the
-        # running sum of tokens passes each equal part of them.
-        rows = np.flatnonzero(groups == group)
-        rows = rows[np.argsort(-lengths[rows], kind="stable")]
-        tokens = np.cumsum(lengths[rows])
-        parts = min(len(rows), max(1, round(count * totals[group] / totals.max())))
-        ends = np.linspace(0, tokens[-1], parts + 1)[1:-1]
-        cuts = np.unique(np.clip(np.searchsorted(tokens, ends, "right"), 1, len(rows) - 1))
-        for part in np.split(rows, cuts):
-            batches = []
-            for rows_of_batch in length_batches(
-                lengths[part], max_rows=len(part) if batched else 1, max_tokens=batch_tokens
-            ):
-                batches.append((number, part[rows_of_batch]))
-                number += 1
-            tiles.append(Tile(group, tuple(batches)))
-    return tuple(tiles)
-
-
-def tile_pairs(tiles: Sequence[Tile], blocks: Sequence[Pair], *, halved: bool) -> tuple[Pair, ...]:
-    """The pairs of tiles to contract for ``blocks`` of groups.
-
-    ``halved``: within a group each pair stands for its mirror image too.
-    """
-    return tuple(
-        (i, j)
-        for i, left in enumerate(tiles)
-        for j, right in enumerate(tiles)
-        if (left.group, right.group) in blocks
-        and not (halved and left.group == right.group and i > j)
-    )
-
-
-def make_steps(pairs: Sequence[Pair], *, hold_all: bool) -> tuple[Step, ...]:
-    """All pairs, each once, in steps that hold two tiles; with ``hold_all`` in a single step.
-
-    A tile that is not held yet must be passed again, so neighbouring steps share a tile wherever
-    they can: tile 0 meets 1, 2, 3; tile 1 meets 3, 2; tile 2 meets 3. Each tile meets its partners
-    in turn, the next tile its own in the opposite order.
-    """
-    if hold_all:
-        return (Step(tuple(sorted({tile for pair in pairs for tile in pair})), tuple(pairs)),)
-    partners: dict[int, set[int]] = {}
-    for pair in pairs:
-        partners.setdefault(min(pair), set()).add(max(pair))
-    left = set(pairs)
-    steps = []
-    for turn, tile in enumerate(sorted(partners)):
-        for other in sorted(partners[tile], reverse=turn % 2 == 1):
-            held = sorted({tile, other})
-            among = tuple(pair for pair in product(held, repeat=2) if pair in left)
-            # A tile alone is no step: its pair with itself goes along with a partner's.
-            if among and (other != tile or partners[tile] == {tile}):
-                steps.append(Step(tuple(held), among))
-                left -= set(among)
-    return tuple(steps)
 
 
 def most_stages(structure: Structure) -> int:
@@ -523,24 +491,8 @@ def method_cost(
     ``2 N T M T' (a + r^2 b)``; the sandwich ``2 N M (T T' a + S T T' b + r^2 T b)``, for heads of
     ``ranks`` r with S rows in all. A tile with itself takes half, unless the kernel is asymmetric.
     """
-    a, b = sizes
-    rows, squares = sum(ranks), sum(rank**2 for rank in ranks)
-    forming = contracting = 0.0
-    if method == "materialize":
-        for tile in {tile for pair in pairs for tile in pair}:
-            forming += 2 * rows * tiles[tile].samples * tiles[tile].tokens * a * b
-    for i, j in pairs:
-        (n, t), (m, s) = tiles[i], tiles[j]
-        share = 1 if i == j and kernel != "asymmetric" else 2
-        if method == "materialize":
-            contracting += share * n * m * squares * a * b
-        elif method == "token_gram":
-            elementwise = _ELEMENTWISE_FLOPS * squares / 2
-            contracting += share * n * t * m * s * (a + squares * b + elementwise)
-        else:
-            contracting += share * n * m * t * (s * a + rows * s * b + squares * b)
-            contracting += share * n * m * t * (s + rows * b) * _ELEMENTWISE_FLOPS / 2
-    return forming, contracting
+    sums = sums_of_pairs(tiles, pairs, asymmetric=kernel == "asymmetric")
+    return _cost(method, sizes, sums, ranks)
 
 
 def cheapest_method(
@@ -551,9 +503,31 @@ def cheapest_method(
     kernel: KernelKind = "sgd",
 ) -> Method:
     """The method of least cost; kernels of signs need the whole gradient."""
+    return _cheapest(sizes, sums_of_pairs(tiles, pairs), ranks, kernel)
+
+
+def _cost(
+    method: Method, sizes: tuple[int, int], sums: Sums, ranks: Sequence[int]
+) -> tuple[float, float]:
+    a, b = sizes
+    rows, squares = sum(ranks), sum(rank**2 for rank in ranks)
+    if method == "materialize":
+        return 2 * rows * sums.formed_tokens * a * b, sums.texts_texts * squares * a * b
+    if method == "token_gram":
+        elementwise = _ELEMENTWISE_FLOPS * squares / 2
+        return 0.0, sums.tokens_tokens * (a + squares * b + elementwise)
+    return 0.0, (
+        sums.tokens_tokens * (a + rows * b + _ELEMENTWISE_FLOPS / 2)
+        + sums.tokens_texts * (squares * b + rows * b * _ELEMENTWISE_FLOPS / 2)
+    )
+
+
+def _cheapest(
+    sizes: tuple[int, int], sums: Sums, ranks: Sequence[int], kernel: KernelKind
+) -> Method:
     if kernel != "sgd":
         return "materialize"
-    return min(METHODS, key=lambda method: sum(method_cost(method, sizes, tiles, pairs, ranks)))
+    return min(METHODS, key=lambda method: sum(_cost(method, sizes, sums, ranks)))
 
 
 @cache

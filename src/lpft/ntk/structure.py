@@ -156,8 +156,11 @@ class Structure:
 
     def passes_of_unit(self, unit: int) -> int:
         """How often texts pass a unit: again one by one where autograd treats parameters in it."""
-        again = any(parameter.name in self.direct for parameter in self.of_unit(unit))
-        return 2 if again and self.batched else 1
+        return 2 if self.left_to_autograd(unit) and self.batched else 1
+
+    def left_to_autograd(self, unit: int) -> bool:
+        """Whether autograd treats parameters of a unit."""
+        return any(parameter.name in self.direct for parameter in self.of_unit(unit))
 
     def parts(self, granularity: Sequence[Granularity]) -> int:
         """How many parts a kernel is split into beside its total."""

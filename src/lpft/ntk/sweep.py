@@ -33,9 +33,10 @@ from lpft.ntk.memory import give_back_free_memory, memory_in_use
 from lpft.ntk.network import Inputs, Network, moved
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import Passes, only_these_require_gradients
-from lpft.ntk.plan import Plan, RemainingWork, Shape, Step, Tile, cheapest_method, method_cost
+from lpft.ntk.plan import Plan, RemainingWork, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
+from lpft.ntk.tiles import Shape, Step, Tile
 from lpft.progress import progress, timed
 from lpft.settings.kernels import Products
 
