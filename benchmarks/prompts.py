@@ -5,7 +5,9 @@ al., 2021): 16 and 64 texts per class to train on, as many to choose the epoch a
 the regression by; accuracy on test rows that are drawn once. Kernels are P + F at the label words'
 head: SGD's by kernel ridge regression, SignGD's too, and the asymmetric one by its own solver.
 
-    python benchmarks/prompts.py --data-dir DIR [--model M] [--seeds 3] [--test-rows 200]
+    python benchmarks/prompts.py --data-dir DIR --cells DIR [--model M] [--tasks sst2]
+
+A cell is one task, size and seed; finished ones are read from ``--cells``.
 
 ``--model`` is a masked language model. Without it the packaged MiniLM, which has no language model
 head, gets one first: a transform and biases are trained on unlabelled training texts over the
@@ -14,10 +16,12 @@ result with it says how RoBERTa would do.
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from common import record
-from few_rows import read_pool
+from few_rows import Pool, read_pool
 from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase
 
@@ -67,52 +71,72 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-rows", type=int, default=200)
     parser.add_argument("--unlabelled", type=int, default=16000, help="texts for MiniLM's new head")
+    parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     options = parser.parse_args()
-    pools = {task: read_pool(task, options.data_dir) for task in options.tasks}
-    with tempfile.TemporaryDirectory() as folder:
-        model, about = options.model, {"model": options.model}
-        if model is None:
+    options.cells.mkdir(parents=True, exist_ok=True)
+    pools = {task: read_pool(task, options.data_dir) for task in TASKS}
+    model, about = options.model, {"model": options.model}
+    if model is None:
+        folder, described = (
+            options.cells / "minilm-with-head",
+            options.cells / "language_model.json",
+        )
+        if not described.exists():
             texts = [str(text) for pool in pools.values() for text in pool.texts]
             drawn = np.random.default_rng(0).permutation(len(texts))[: options.unlabelled]
-            model = f"{folder}/minilm-with-head"
-            about = add_language_head([texts[row] for row in drawn], Path(model))
-        result: dict[str, Any] = {"language_model": about}
-        for task, pool in pools.items():
-            chosen = np.random.default_rng(0).permutation(len(pool.test_texts))
-            test = np.sort(chosen[: options.test_rows])
-            rows_of_test = [pool.test_texts[row] for row in test], pool.test_labels[test]
-            for size in options.sizes:
-                scores: dict[str, list[float]] = {}
-                for seed in range(options.seeds):
-                    draw = pool.draw(f"{2 * size}-per-class", seed)
-                    if draw is None:
-                        # The rarest class has fewer: all of them, half to train on.
-                        draw = _at_most(pool.labels, 2 * size, seed)
-                    train, validation = _halves(pool.labels, draw, seed)
-                    parts = [
-                        ([pool.texts[row] for row in rows], pool.labels[rows])
-                        for rows in (train, validation)
-                    ]
-                    for name, accuracy in compare(
-                        task, model, [*parts, rows_of_test], seed, options.kernels
-                    ).items():
-                        scores.setdefault(name, []).append(accuracy)
-                        print(task, size, seed, name, f"{accuracy:.3f}", flush=True)
-                result[f"{task} {size}-per-class"] = {
+            about = add_language_head([texts[row] for row in drawn], folder)
+            described.write_text(json.dumps(about))
+        model, about = str(folder), json.loads(described.read_text())
+    for task, size, seed in product(options.tasks, options.sizes, range(options.seeds)):
+        cell = options.cells / f"{task} {size}-per-class {seed}.json"
+        if not cell.exists():
+            parts = drawn_parts(pools[task], size, seed, options.test_rows)
+            scores = compare(task, model, parts, seed, options.kernels)
+            cell.write_text(json.dumps({"test_rows": options.test_rows, "accuracy": scores}))
+        print(cell.name, cell.read_text(), flush=True)
+    result: dict[str, Any] = {"language_model": about}
+    for task, size in product(TASKS, sorted({16, 64, *options.sizes})):
+        cells = sorted(options.cells.glob(f"{task} {size}-per-class *.json"))
+        draws = [json.loads(cell.read_text()) for cell in cells]
+        if draws:
+            result[f"{task} {size}-per-class"] = {
+                "test_rows": draws[0]["test_rows"],
+                **{
                     name: {
-                        "accuracy": round(mean(values), 4),
-                        "sd": round(stdev(values), 4) if len(values) > 1 else None,
-                        "draws": [round(value, 4) for value in values],
+                        "accuracy": round(mean(draw["accuracy"][name] for draw in draws), 4),
+                        "draws": [round(draw["accuracy"][name], 4) for draw in draws],
                     }
-                    for name, values in scores.items()
-                }
+                    for name in draws[0]["accuracy"]
+                },
+            }
     record("prompts", result)
+
+
+Part = tuple[list[Any], np.ndarray]
+
+
+def drawn_parts(pool: Pool, size: int, seed: int, test_rows: int) -> list[Part]:
+    """Texts and classes to train on, to choose by, and to test on: ``size`` per class of the first
+    two, or half of the rows of a class that has fewer."""
+    generator = np.random.default_rng(seed)
+    train, validation = [], []
+    for label in range(pool.classes):
+        rows = generator.permutation(np.flatnonzero(pool.labels == label))[: 2 * size]
+        train.append(rows[: len(rows) // 2])
+        validation.append(rows[len(rows) // 2 :])
+    test = np.random.default_rng(0).permutation(len(pool.test_texts))[:test_rows]
+    parts: list[Part] = []
+    for chosen in (train, validation):
+        rows = np.sort(np.concatenate(chosen))
+        parts.append(([pool.texts[row] for row in rows], pool.labels[rows]))
+    test = np.sort(test)
+    return [*parts, ([pool.test_texts[row] for row in test], pool.test_labels[test])]
 
 
 def compare(
     task: str,
     model: str,
-    parts: Sequence[tuple[list[Any], np.ndarray]],
+    parts: Sequence[Part],
     seed: int,
     kernels: Sequence[str],
 ) -> dict[str, float]:
@@ -155,21 +179,6 @@ def compare(
             (fit,) = (fits or {}).values()
             accuracies[f"{kernel} kernel"] = float(fit["test_accuracy"])
     return accuracies
-
-
-def _at_most(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    parts = (generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels))
-    return np.sort(np.concatenate([rows[:most] for rows in parts]))
-
-
-def _halves(labels: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train and to validate on, half of each class."""
-    generator = np.random.default_rng(seed)
-    mixed = generator.permutation(rows)
-    parts = [mixed[labels[mixed] == label] for label in np.unique(labels)]
-    train = np.concatenate([part[: -(-len(part) // 2)] for part in parts])
-    return np.sort(train), np.setdiff1d(rows, train)
 
 
 def add_language_head(texts: Sequence[str], folder: Path, epochs: int = 4) -> dict[str, Any]:

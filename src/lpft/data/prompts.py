@@ -38,8 +38,8 @@ class Prompt:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Prompt":
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**known | {"parts": tuple(known["parts"])})
+        own = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**own | {"parts": tuple(own["parts"])})
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"parts": list(self.parts)}
@@ -80,9 +80,7 @@ def read_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, *, causa
         after = []
         if pieces[-1] not in (TEXT, SECOND):
             pieces[-1] = pieces[-1].rstrip(_SPACE)
-    segments = next(
-        (found for filler in _FILLERS if (found := _segments(tokenizer, pieces, filler))), None
-    )
+    segments = _in_context(tokenizer, pieces)
     if segments is None:
         raise InputError(
             f"{named('prompt')} '{source}': the tokenizer merges the text with what stands beside "
@@ -144,11 +142,11 @@ def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTraine
         mask = str(tokenizer.mask_token)
         steps.append(normalizers.Replace(mask, mask.strip("<>[]")))
     _normalize(backend, steps)
-    kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names")
+    same = ("model_max_length", "padding_side", "truncation_side", "model_input_names")
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         split_special_tokens=True,
-        **{name: getattr(tokenizer, name) for name in kept},
+        **{name: getattr(tokenizer, name) for name in same},
         **tokenizer.special_tokens_map,
     )
 
@@ -191,13 +189,12 @@ def word_tokens(
         # After a line break the word begins its line; anywhere else it follows a space.
         pieces += [_WORD] if end[-1:].isspace() else [_SPACE, _WORD]
     blank = MASK if template.masked else _WORD
-    taken: dict[int, str] = {}
+    classes: dict[int, str] = {}
     tokens: dict[str, int] = {}
-    for label, given in words.items():
-        word = given.strip()
-        where = f"{named('label_words')}: the word '{given}' of class '{label}'"
-        found = (_segments(tokenizer, pieces, filler, {blank: word}) for filler in _FILLERS)
-        segments = next((each for each in found if each), None)
+    for label, written in words.items():
+        word = written.strip()
+        where = f"{named('label_words')}: the word '{written}' of class '{label}'"
+        segments = _in_context(tokenizer, pieces, {blank: word})
         ids = [] if segments is None else segments[pieces.index(blank)]
         if not word or not ids:
             raise InputError(f"{where} has no token of its own at the blank: choose another word")
@@ -209,13 +206,13 @@ def word_tokens(
                 f"{where} is {len(ids)} tokens ({listed}): choose a word of one token, or give "
                 f"{named('first_token=True')} to take the first"
             )
-        if ids[0] in taken:
+        if ids[0] in classes:
             token = tokenizer.convert_ids_to_tokens(ids[0])
             raise InputError(
-                f"{named('label_words')}: the classes '{taken[ids[0]]}' and '{label}' have the "
+                f"{named('label_words')}: the classes '{classes[ids[0]]}' and '{label}' have the "
                 f"same token {token}: choose words that differ in it"
             )
-        taken[ids[0]] = label
+        classes[ids[0]] = label
         tokens[label] = ids[0]
     return tokens
 
@@ -229,18 +226,28 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
     return encoded.ids[:first], encoded.ids[last:]
 
 
+def _in_context(
+    tokenizer: PreTrainedTokenizerBase,
+    pieces: Sequence[str],
+    fill: Mapping[str, str] | None = None,
+) -> list[list[int]] | None:
+    """:func:`_segments` with the first of the fillers that is not merged with what is beside it."""
+    read = (_segments(tokenizer, pieces, filler, fill or {}) for filler in _FILLERS)
+    return next((segments for segments in read if segments is not None), None)
+
+
 def _segments(
     tokenizer: PreTrainedTokenizerBase,
     pieces: Sequence[str],
     filler: str,
-    fill: Mapping[str, str] | None = None,
+    fill: Mapping[str, str],
 ) -> list[list[int]] | None:
     """The token ids of each piece of a template, read as one text with words at its placeholders.
 
     ``fill`` are words for some of them, ``filler`` stands at the others. None where a token reaches
     from one piece into another. A space before a placeholder is part of what stands there.
     """
-    words = dict.fromkeys((TEXT, SECOND, MASK), filler) | dict(fill or {})
+    words = dict.fromkeys((TEXT, SECOND, MASK), filler) | dict(fill)
     ends, text = [], ""
     for piece in pieces:
         text += words.get(piece, piece)
