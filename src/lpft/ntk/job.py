@@ -148,7 +148,7 @@ class KernelJob:
         self._requests = dict(requests)
         self._model = model
         self._groups = [model.read(group) for group in groups]
-        self._inputs = _joined(self._groups)
+        self._inputs = joined(self._groups)
         with computed_in(options.dtype):
             self._network, self._structure = self._examine()
             self._workload = self._make_workload(blocks, blocks if detailed is None else detailed)
@@ -394,7 +394,7 @@ class KernelJob:
         )
 
 
-def _joined(parts: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInputs:
+def joined(parts: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInputs:
     """Several groups of inputs as one.
 
     Raises:

@@ -1,0 +1,338 @@
+"""The Jacobian of a network's features, backwards and forwards, a batch at a time.
+
+:class:`AutogradJacobian` differentiates anew for every product. :class:`StoredJacobian` stores once
+what the parameters' gradients are made of: a product then takes two matrix products per layer, a
+third of the work.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from lpft.ntk.capture import Outer, Rows, Share, Tied
+from lpft.ntk.network import Inputs, Network, moved, place_of
+from lpft.ntk.outputs import Batch
+from lpft.ntk.passes import Passes, only_these_require_gradients
+from lpft.ntk.storage import ActivationStore, Place
+from lpft.ntk.structure import Structure
+from lpft.progress import progress
+
+Run = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
+"""Outputs as a function of parameters by name."""
+
+_UNSUPPORTED = ("Trying to use forward AD", "implement the jvp function")
+"""What torch says of an operation, of its own or a user's, without a forward-mode derivative."""
+_TOLERANCE = 1e4
+"""Of relative differences that are rounding, in the dtype's eps."""
+_RANDOM_SEED = 20_240_516
+
+
+class AutogradJacobian:
+    """The Jacobian of a network's features in some of its parameters, backwards and forwards."""
+
+    def __init__(self, network: Network, names: frozenset[str]) -> None:
+        self.network = network
+        own = network.named_parameters()
+        self.parameters = {name: own[name] for name in own if name in names}
+        self._caller = _Caller(network)
+        callers = {id(p): name for name, p in self._caller.named_parameters()}
+        self._names = {name: callers[id(p)] for name, p in self.parameters.items()}
+        self.mode: Literal["forward mode", "double backward"] = "forward mode"
+
+    def pull_back(self, batch: Batch, cotangents: Tensor) -> Iterator[dict[str, Tensor]]:
+        """``J^T u`` for each of S cotangents (S x n x h), without what is zero throughout."""
+        parameters = list(self.parameters.values())
+        with only_these_require_gradients(self.network.root, parameters), torch.enable_grad():
+            features = self.network.features(batch)
+            for number, cotangent in enumerate(cotangents, start=1):
+                if not features.requires_grad:
+                    yield {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+                    continue
+                gradients = torch.autograd.grad(
+                    features,
+                    parameters,
+                    cotangent.to(features),
+                    retain_graph=number < len(cotangents),
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                yield dict(zip(self.parameters, gradients, strict=True))
+
+    def push_forward(self, batch: Batch, direction: Mapping[str, Tensor]) -> Tensor:
+        """``J w``, n x h."""
+
+        def run(parameters: Mapping[str, Tensor]) -> list[Tensor]:
+            named = {self._names[name]: of for name, of in parameters.items()}
+            return [functional_call(self._caller, named, (batch,))]
+
+        derivative = forward_mode if self.mode == "forward mode" else double_backward
+        with only_these_require_gradients(self.network.root, []):
+            return derivative(run, self.parameters, direction)[0]
+
+    def choose(self, sample: Batch) -> None:
+        """Take forward mode where the module has it and it is the transpose of the backward pass.
+
+        ``<u, J w>`` and ``<J^T u, w>`` must agree on one sample.
+        """
+        if not self.parameters:
+            return
+        generator = torch.Generator().manual_seed(_RANDOM_SEED)
+        direction = {
+            name: torch.randn(p.shape, generator=generator).to(p)
+            for name, p in self.parameters.items()
+        }
+        try:
+            pushed = self.push_forward(sample, direction)
+        except RuntimeError as error:
+            if not any(text in str(error) for text in _UNSUPPORTED):
+                raise
+            self.mode = "double backward"
+            return
+        cotangent = torch.randn(pushed.shape, generator=generator).to(pushed)
+        gradients = next(iter(self.pull_back(sample, cotangent.unsqueeze(0))))
+        products = [(gradients[name] * direction[name]).double() for name in gradients]
+        backward = sum(float(product.sum()) for product in products)
+        scale = float(torch.stack([product.norm() for product in products]).norm())
+        difference = abs(float((cotangent * pushed).sum()) - backward)
+        if not difference <= _TOLERANCE * torch.finfo(pushed.dtype).eps * max(scale, abs(backward)):
+            self.mode = "double backward"
+
+    def bytes_kept(self, sample: Batch) -> int:
+        """Bytes of what the graph of a forward pass keeps, parameters left out."""
+        own = {p.untyped_storage().data_ptr() for p in self.network.root.parameters()}
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        parameters = list(self.parameters.values())
+        with (
+            only_these_require_gradients(self.network.root, parameters),
+            torch.enable_grad(),
+            saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            self.network.features(sample)
+        return sum(sizes.values())
+
+
+class _Caller(nn.Module):
+    """A network as a module that is called, so that its parameters can be replaced."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.root = network.root
+        self._network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._network.features(batch)
+
+
+@torch.no_grad()
+def forward_mode(
+    run: Run, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The derivatives of ``run`` along ``direction``, in one forward pass with tangents."""
+    with forward_ad.dual_level():
+        duals = {
+            name: forward_ad.make_dual(value.detach(), direction[name])
+            for name, value in parameters.items()
+        }
+        results = [forward_ad.unpack_dual(result) for result in run(duals)]
+        return [torch.zeros_like(r.primal) if r.tangent is None else r.tangent for r in results]
+
+
+def double_backward(
+    run: Run, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The same as the derivative in u of ``<J^T u, direction>``, which is linear in u."""
+    with torch.enable_grad():
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        results = list(run(leaves))
+        if not any(result.requires_grad for result in results):
+            return [torch.zeros_like(result) for result in results]
+        cotangents = [torch.zeros_like(result, requires_grad=True) for result in results]
+        gradients = torch.autograd.grad(
+            results,
+            tuple(leaves.values()),
+            cotangents,
+            create_graph=True,
+            materialize_grads=True,
+        )
+        products = [
+            (gradient * direction[name]).sum()
+            for name, gradient in zip(leaves, gradients, strict=True)
+        ]
+        return list(
+            torch.autograd.grad(torch.stack(products).sum(), cotangents, materialize_grads=True)
+        )
+
+
+class StoredJacobian:
+    """The Jacobian of r features ``Q phi`` of given batches, from stored inputs and gradients.
+
+    Of every module it stores the inputs x and the gradients g at its results that the engine makes
+    kernels of. With them ``J^T u`` of a linear weight is the one product ``(u g)^T x`` over all
+    tokens, and ``J w`` is the sum over tokens of ``g`` times ``x w^T``.
+
+    Args:
+        cotangents: Q, r x h.
+        place: of what is stored; files are removed by :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        structure: Structure,
+        cotangents: Tensor,
+        inputs: Inputs,
+        batches: Sequence[NDArray[np.int64]],
+        place: Place,
+    ) -> None:
+        self._device = place_of(network.root)[0]
+        self._rank = len(cotangents)
+        self._store = ActivationStore(place)
+        self._shares: dict[tuple[int, int], dict[str, _Stored]] = {}
+        self._transposed = {
+            name
+            for module, rules in structure.modules.values()
+            for name in rules
+            if isinstance(module, Conv1D)
+        }
+        self._sizes = [len(rows) for rows in batches]
+        by_name = network.named_parameters()
+        direct = {name: by_name[name] for name in structure.direct}
+        with (
+            only_these_require_gradients(network.root, list(direct.values())),
+            closing(ActivationStore("memory")) as hidden,
+        ):
+            passes = Passes(network, structure.chain, structure.modules, direct, cotangents, hidden)
+            for number, rows in enumerate(progress(batches, "storing inputs and gradients")):
+                batch = moved(inputs.batch(rows), *place_of(network.root))
+                passes.forward(number, batch)
+                for position in reversed(range(passes.positions)):
+                    self._put(position, number, passes.backward(position, number, batch))
+                    passes.finish(position, number)
+        self.positions = passes.positions
+
+    @staticmethod
+    def bytes_of(
+        structure: Structure, rank: int, tokens: int, samples: int, dtype: torch.dtype
+    ) -> int:
+        """About what batches of so many padded tokens and samples store."""
+        vectors = sum(p.sizes[1] for p in structure.parameters if p.form == "vector")
+        per_token = sum(inputs + rank * gradients for inputs, gradients in structure.widths)
+        numbers = tokens * per_token + samples * rank * vectors
+        return numbers * torch.finfo(dtype).bits // 8
+
+    def pull_back(self, number: int, weights: Tensor, totals: Mapping[str, Tensor]) -> None:
+        """Add ``J^T u`` of a batch to totals by name, for u = ``weights`` (n x r)."""
+        for position in range(self.positions):
+            for name, share in self._get(position, number):
+                for part in _parts(share):
+                    _add(totals[name], part, weights, transposed=name in self._transposed)
+
+    def push_forward(self, number: int, direction: Mapping[str, Tensor]) -> Tensor:
+        """``J w`` of a batch, n x r, float64."""
+        shape = self._sizes[number], self._rank
+        result = torch.zeros(shape, dtype=torch.float64, device=self._device)
+        for position in range(self.positions):
+            for name, share in self._get(position, number):
+                for part in _parts(share):
+                    transposed = name in self._transposed
+                    result += _along(direction[name], part, shape, transposed=transposed)
+        return result
+
+    def close(self) -> None:
+        """Forget what is stored."""
+        self._store.close()
+
+    def _put(self, position: int, number: int, shares: Mapping[str, Share]) -> None:
+        """Store the shares of a position; the inputs that several modules read only once."""
+        tensors: list[Tensor] = []
+        places: dict[tuple[int, tuple[int, ...]], int] = {}
+
+        def place(tensor: Tensor) -> int:
+            key = (tensor.data_ptr(), tuple(tensor.shape))
+            if key not in places:
+                places[key] = len(tensors)
+                tensors.append(tensor.detach())
+            return places[key]
+
+        self._shares[position, number] = {
+            name: [(type(part), [place(tensor) for tensor in _tensors(part)]) for part in parts]
+            for name, parts in ((name, _parts(share)) for name, share in shares.items())
+        }
+        self._store.put(("share", position, number), tensors)
+
+    def _get(self, position: int, number: int) -> Iterator[tuple[str, Share]]:
+        tensors = self._store.get(("share", position, number), self._device)
+        for name, parts in self._shares[position, number].items():
+            for kind, places in parts:
+                first, *others = (tensors[place] for place in places)
+                assert first is not None
+                if kind is Outer:
+                    yield name, Outer(first, [g for g in others if g is not None])
+                elif kind is Rows:
+                    samples, vectors = others
+                    assert samples is not None
+                    assert vectors is not None
+                    yield name, Rows(first, samples, vectors)
+                else:
+                    yield name, first
+
+
+_Stored = list[tuple[type, list[int]]]
+"""The parts of a share: the kind of each, and which of the position's tensors it has."""
+
+
+def _parts(share: Share) -> list[Outer | Rows | Tensor]:
+    return [share.outer, share.rows] if isinstance(share, Tied) else [share]
+
+
+def _tensors(part: Outer | Rows | Tensor) -> list[Tensor]:
+    if isinstance(part, Outer):
+        return [part.inputs, *part.gradients]
+    return [part.ids, part.samples, part.vectors] if isinstance(part, Rows) else [part]
+
+
+def _add(total: Tensor, part: Outer | Rows | Tensor, weights: Tensor, *, transposed: bool) -> None:
+    """Add ``sum_n sum_s weights[n, s] J[s, n]`` to ``total``."""
+    if isinstance(part, Outer):
+        scales = weights.to(part.inputs)[:, :, None, None]
+        summed = sum(g * scales[:, s] for s, g in enumerate(part.gradients))
+        assert isinstance(summed, Tensor)
+        product = summed.flatten(0, 1).T @ part.inputs.flatten(0, 1)
+        total += (product.T if transposed else product).reshape(total.shape)
+    elif isinstance(part, Rows):
+        scaled = torch.einsum("suh,us->uh", part.vectors.double(), weights[part.samples])
+        total.index_add_(0, part.ids, scaled)
+    else:
+        total += torch.einsum("snd,ns->d", part.double(), weights).reshape(total.shape)
+
+
+def _along(
+    direction: Tensor, part: Outer | Rows | Tensor, shape: tuple[int, int], *, transposed: bool
+) -> Tensor:
+    """``<J[s, n], direction>``, n x r, float64."""
+    if isinstance(part, Outer):
+        a, b = part.inputs.shape[-1], part.gradients[0].shape[-1]
+        matrix = direction.reshape(a, b) if transposed else direction.reshape(b, a).T
+        pushed = (part.inputs @ matrix).flatten(1)
+        found = [torch.einsum("nk,nk->n", g.flatten(1), pushed) for g in part.gradients]
+        return torch.stack(found, 1).double()
+    if isinstance(part, Rows):
+        inner = torch.einsum("suh,uh->us", part.vectors, direction[part.ids]).double()
+        return inner.new_zeros(shape).index_add_(0, part.samples, inner)
+    return torch.einsum("snd,d->ns", part, direction.reshape(-1)).double()
