@@ -259,7 +259,7 @@ def test_a_plan_of_many_texts_lists_no_pair_of_tiles(texts):
     """There are of the order of (texts / 10)^2 of them: nobody would wait for that list."""
     times = texts // 17
     kernels = 8 * 2 * (12 + 5) * 12 * times**2 * (9 + 9)
-    plan = planned(5 * GIGABYTE + kernels, times=times, widen=20)
+    plan = planned(5 * GIGABYTE + int(1.01 * kernels), times=times, widen=20)
     assert plan.layout.tiles > 1 or texts == 1000
     assert plan.flops["contracting"] > 0
     assert plan.as_record()["tiles"] == len(plan.tiles)
@@ -284,6 +284,15 @@ def test_a_refusal_says_how_many_texts_fit_and_how_much_memory_all_need(times):
         planned(budget, times=int(1.3 * rows))
     # A larger budget makes for a larger workspace.
     assert planned(int(needed * GIGABYTE) + 512 * 2**20, times=times).memory > budget
+
+
+def test_kernels_that_no_memory_holds_are_refused_before_a_text_is_read(monkeypatch):
+    """100,000 texts and 3 classes: 16 x 9 x 10^10 bytes; 4 GB hold 5,200 texts at most."""
+    model = studied_model(tiny_classifier("bert").model, tiny_classifier("bert").tokenizer, None)
+    monkeypatch.setattr("lpft.ntk.memory.memory_in_use", lambda _: 0)
+    options = Options(device="cpu", memory="4GB")
+    with pytest.raises(InputError, match=r"at least 14.* GB .* at most [45],\d00 of these"):
+        KernelJob(model, {"ntk": request_of(model)}, [[None] * 10**5], ((0, 0),), options)
 
 
 PEAK = """

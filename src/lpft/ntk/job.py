@@ -25,7 +25,14 @@ from lpft.ntk.certificate import (
     refuse_changed_features,
     refuse_wrong,
 )
-from lpft.ntk.memory import default_budget, kernel_device, make_plan, memory_in_use, parse_size
+from lpft.ntk.memory import (
+    default_budget,
+    kernel_device,
+    make_plan,
+    memory_in_use,
+    parse_size,
+    refuse_large_kernels,
+)
 from lpft.ntk.network import Network, TensorInputs, length_of
 from lpft.ntk.passes import computed_in, parameter_chunks
 from lpft.ntk.plan import Head, Plan, Request, Workload
@@ -147,6 +154,13 @@ class KernelJob:
             raise InputError("some lists hold single texts and others pairs: give one kind")
         self._requests = dict(requests)
         self._model = model
+        refuse_large_kernels(
+            [len(group) if hasattr(group, "__len__") else 1 for group in groups],
+            blocks,
+            [len(request.weight) for request in requests.values()],
+            budget=self._budget(),
+            used=memory_in_use(self._device),
+        )
         self._groups = [model.read(group) for group in groups]
         self._inputs = joined(self._groups)
         with computed_in(options.dtype):
@@ -288,11 +302,16 @@ class KernelJob:
             self._workload,
             device=device,
             dtype=options.dtype,
-            budget=default_budget(device) if options.memory is None else parse_size(options.memory),
+            budget=self._budget(),
             used=memory_in_use(device),
             checked=checked,
             layout=layout,
         )
+
+    def _budget(self) -> int:
+        """What the process may take, in bytes."""
+        memory = self._options.memory
+        return default_budget(self._device) if memory is None else parse_size(memory)
 
     def _parameters(self, network: Network, *names: str) -> dict[str, nn.Parameter]:
         """The network's parameters that any of these requests asks for, by default all requests."""

@@ -1,9 +1,10 @@
 """How much memory there is, how much a plan takes, and the cheapest plan that fits."""
 
 import ctypes
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
@@ -17,7 +18,7 @@ from lpft.errors import InputError, named
 from lpft.model.inference import resolve_device
 from lpft.ntk.contract import parts_of_columns
 from lpft.ntk.plan import Plan, Stages, Workload, most_stages, stages_of_units, widest
-from lpft.ntk.storage import Layout, Place
+from lpft.ntk.storage import Layout, Pair, Place
 from lpft.ntk.structure import Structure
 from lpft.ntk.tiles import Tiler, Tiling
 from lpft.settings import Device
@@ -197,10 +198,10 @@ def make_plan(
     chooser = _Chooser(structure, workload, device, dtype, budget, used, checked)
     if layout is None:
         if used + chooser.bytes_of_kernels(1) > budget:
-            raise InputError(_too_small(chooser))
+            raise _too_small(chooser)
         plan = chooser.cheapest()
         if plan is None:
-            raise InputError(_too_small(chooser))
+            raise _too_small(chooser)
         return plan
     plan = chooser.plan(layout)
     if plan.memory > budget:
@@ -383,20 +384,46 @@ class _Chooser:
         return 2 * self.checked + length * activations + length**2 * attending
 
 
-def _too_small(chooser: _Chooser) -> str:
+def _too_small(chooser: _Chooser) -> InputError:
     """Why nothing fits, and what would: more memory for these texts, or fewer texts."""
-    texts, kernels = len(chooser.workload.lengths), chooser.bytes_of_kernels(1)
-    least, fewer = chooser.least(), _most_texts(chooser)
+    return _refusal(
+        chooser.budget,
+        chooser.used,
+        chooser.least(),
+        chooser.bytes_of_kernels(1),
+        len(chooser.workload.lengths),
+        _most_texts(chooser),
+    )
+
+
+def refuse_large_kernels(
+    counts: Sequence[int], blocks: Sequence[Pair], outputs: Sequence[int], *, budget: int, used: int
+) -> None:
+    """Refuse kernels whose entries alone are too many, before any text is read.
+
+    ``counts`` are the texts of each group, at least, and ``outputs`` the C of each kernel.
+    """
+    entries = sum(counts[i] * counts[j] for i, j in blocks) * sum(c * c for c in outputs)
+    kernels = 2 * 8 * entries  # sums of pairs of tiles, and the kernel made of them
+    if used + kernels > budget:
+        texts = sum(counts)
+        fewer = int(texts * math.sqrt(max(0, budget - used) / kernels))
+        raise _refusal(budget, used, used + kernels, kernels, texts, _two_digits(fewer))
+
+
+def _refusal(
+    budget: int, used: int, least: int, kernels: int, texts: int, fewer: int
+) -> InputError:
     alone = f", {readable_size(kernels)} by the kernel alone" if 2 * kernels > least else ""
     options = ["give more memory", "a shorter maximum length"]
     if fewer:
         options.insert(1, f"at most {fewer:,} of these texts")
     if alone:
         options.append("lpft.ntk.NTKOperator, which does not form the kernel")
-    return (
-        f"a memory of {readable_size(chooser.budget)} is too small: {readable_size(chooser.used)} "
-        f"are in use before it starts and at least {_rounded_up(least)} are needed in total for "
-        f"{texts:,} texts{alone}; {', '.join(options[:-1])} or {options[-1]}"
+    return InputError(
+        f"a memory of {readable_size(budget)} is too small: {readable_size(used)} are in use "
+        f"before it starts and at least {_rounded_up(least)} are needed in total for {texts:,} "
+        f"texts{alone}; {', '.join(options[:-1])} or {options[-1]}"
     )
 
 
@@ -426,8 +453,12 @@ def _most_texts(chooser: _Chooser) -> int:
         low, high = (middle, high) if fits(middle) else (low, middle)
         if high * len(order) < 1:
             return 0
-    most = int(low * len(order))
-    return most - most % 10 ** max(0, len(str(most)) - 2)
+    return _two_digits(int(low * len(order)))
+
+
+def _two_digits(number: int) -> int:
+    """The number rounded down to two digits."""
+    return number - number % 10 ** max(0, len(str(number)) - 2)
 
 
 def _rounded_up(size: int) -> str:

@@ -359,7 +359,7 @@ def _layers(parameters: Sequence[Parameter]) -> str:
 
 def _names(parameters: Sequence[Parameter]) -> str:
     """Names without their layer's number and what comes before it, each once."""
-    short = (re.sub(r"^(?:.*?\.)?\d+\.|\.weight$", "", p.name) for p in parameters)
+    short = (re.sub(r"^(?:.*?\.)?\d+\.|\.weight$|\.base_layer", "", p.name) for p in parameters)
     return ", ".join(dict.fromkeys(short))
 
 
