@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softmax
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.overrides import TorchFunctionMode
 
@@ -17,8 +16,8 @@ from lpft.model import LinearHeadClassifier
 class DoubleThroughout(TorchFunctionMode):
     """Leaves float64 tensors as they are where transformers rounds them to float32.
 
-    RMSNorm, rotary embeddings and eager softmax cast to float32 whatever the model's dtype, forward
-    and backward: of a float64 Jacobian only 7 digits would be left.
+    RMSNorm, rotary embeddings, routers and eager softmax cast to float32 whatever the model's
+    dtype, forward and backward: of a float64 Jacobian only 7 digits would be left.
     """
 
     def __torch_function__(
@@ -32,11 +31,13 @@ class DoubleThroughout(TorchFunctionMode):
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
             if func is Tensor.float:
                 return args[0]
-            if func is Tensor.to and torch.float32 in (*args[1:], *kwargs.values()):
-                return args[0]
-            if func is softmax and kwargs.get("dtype") is torch.float32:
-                kwargs = kwargs | {"dtype": None}
+            args = tuple(_double_for_single(argument) for argument in args)
+            kwargs = {name: _double_for_single(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _double_for_single(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
 
 
 def explicit_features(model: nn.Module, tokens: Tokens) -> Tensor:

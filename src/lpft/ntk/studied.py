@@ -1,6 +1,7 @@
 """The models whose kernels are computed: classifiers with a linear head, and any other module."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol, get_args
@@ -144,7 +145,10 @@ def read_texts(
             model does not know.
     """
     tokens = tokenize(tokenizer, texts, max_length)
-    table = module.get_input_embeddings() if isinstance(module, PreTrainedModel) else None
+    table = None
+    if isinstance(module, PreTrainedModel):
+        with suppress(NotImplementedError):  # CANINE has none
+            table = module.get_input_embeddings()
     largest = max(max(ids) for ids in tokens.columns["input_ids"])
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
         raise InputError(
