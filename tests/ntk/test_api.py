@@ -15,6 +15,7 @@ from torch import nn
 from lpft import InputError, TextClassifier
 from lpft.model.encoder import seeded
 from lpft.ntk import KernelJob, KernelRequest, Options, empirical_ntk, request_of, studied_model
+from lpft.ntk.memory import kernel_device
 
 TEXTS, COLUMNS = toy_texts(5, seed=11)[0], toy_texts(4, seed=12)[0]
 ROWS, BLOCK, BACK = (0, 0), (0, 1), (1, 0)
@@ -197,7 +198,10 @@ def test_weights_that_are_not_finite_are_refused_by_name(compute, model, place, 
         ({"update": "signgd", "contraction": "token_gram"}, "signgd.*materialize"),
         ({"update": "asymmetric", "contraction": "sandwich"}, "asymmetric.*materialize"),
         ({"dtype": torch.float16}, "float32.*float64"),
+        ({"dtype": "float16"}, "'float16'.*float32.*float64"),
         ({"device": "abacus"}, "device.*abacus"),
+        ({"device": 1.5}, "device.*1.5"),
+        ({"device": torch.device("meta")}, "device meta"),
         ({"max_length": 0}, "max_length.*0"),
         ({"max_length": 6.5}, "max_length.*6.5"),
         ({"tokenizer": "bert-base-uncased"}, "tokenizer.*bert-base-uncased"),
@@ -226,6 +230,23 @@ def test_options_without_sense_are_refused(compute, keywords, says):
 def test_a_device_that_this_machine_lacks_is_refused(compute, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refused(compute, device="cuda", says="device cuda: this machine has none")
+
+
+@pytest.mark.parametrize("device", ["cuda:2", torch.device("cuda", 2)])
+def test_a_device_of_several_is_named_by_its_number(compute, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    refused(compute, device=device, says="device cuda:2: expected a number below 2")
+    assert kernel_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("device", ["cpu:0", torch.device("cpu")])
+def test_devices_and_dtypes_by_name_or_object_are_the_same(compute, device):
+    options = {"check_entries": 0, "check_products": 0}
+    named = compute(TEXTS[:2], dtype="float64", device=device, **options)
+    usual = compute(TEXTS[:2], dtype=torch.float64, device="cpu", **options)
+    assert torch.equal(named.ft_effective, usual.ft_effective)
+    assert named.record["plan"]["device"].startswith("cpu")
 
 
 def test_a_device_without_float64_is_refused(compute, monkeypatch):

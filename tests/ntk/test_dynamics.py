@@ -295,7 +295,7 @@ def test_double_precision_undoes_the_norms_cast_to_float32():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": torch.bfloat16}, "dtype: expected torch.float32 or torch.float64"),
+        ({"dtype": torch.bfloat16}, "dtype=torch.bfloat16: expected float32 or float64"),
         ({"labels": STEP_LABELS[:4]}, r"labels: expected shape \(5,\), found \(4,\)"),
         ({"labels": STEP_LABELS + 1}, "class indices of 0 to 2, found 3"),
         ({"batch_tokens": 0}, "batch_tokens: expected at least 1, found 0"),

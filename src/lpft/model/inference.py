@@ -16,7 +16,7 @@ from lpft.memory import fewer_rows
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.loading import Classifier
 from lpft.progress import progress
-from lpft.settings import Device, Precision
+from lpft.settings import Precision
 
 _MAX_ROWS = 256
 _MAX_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 16384}
@@ -118,8 +118,8 @@ def classifier_fingerprint(classifier: Classifier) -> str:
     return digest.hexdigest()
 
 
-def resolve_device(name: Device) -> torch.device:
-    """``auto`` is the accelerator where there is one.
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device of a name such as ``cpu`` or ``cuda:1``; ``auto`` is the accelerator, if any.
 
     Raises:
         InputError: this machine has no such device.
@@ -127,9 +127,38 @@ def resolve_device(name: Device) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available[name]:
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{named('device')} {name!r} is unknown: expected auto, cpu, cuda, mps, or one of "
+            "several such as cuda:1"
+        ) from error
+    if not available.get(device.type, False):
         raise InputError(f"{named('device')} {name}: this machine has none: use auto or cpu")
-    return torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        raise InputError(
+            f"{named('device')} {name}: expected a number below {count}, as many as this machine "
+            f"has of {device.type}"
+        )
+    return device
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """float32 or float64, by name too.
+
+    Raises:
+        InputError: it is neither.
+    """
+    named_dtypes = {"float32": torch.float32, "float64": torch.float64}
+    found = (
+        named_dtypes.get(dtype.removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
+    )
+    if found not in named_dtypes.values():
+        raise InputError(f"dtype={dtype!r}: expected float32 or float64")
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

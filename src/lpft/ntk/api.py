@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lpft.data.texts import text_list
 from lpft.errors import InputError
+from lpft.model.inference import resolve_dtype
 from lpft.ntk.job import KernelJob, Options
 from lpft.ntk.outputs import Outputs
 from lpft.ntk.result import EmpiricalNTK
@@ -23,7 +24,6 @@ from lpft.ntk.studied import (
     request_of,
     studied,
 )
-from lpft.settings import Device
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 
@@ -40,12 +40,12 @@ def empirical_ntk(
     update: KernelKind = "sgd",
     granularity: Granularity | Sequence[Granularity] = (),
     products: Products = "exact",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
     memory: str | int | None = None,
     cache_dir: str | Path | None = None,
-    device: Device = "auto",
+    device: str | torch.device = "auto",
     check_entries: int = 2,
     check_products: int = 1,
     method: LinearMethod | None = None,
@@ -87,6 +87,7 @@ def empirical_ntk(
         tokenizer: for texts, unless the model is a ``TextClassifier``.
         max_length: of a text in tokens (default: the tokenizer's).
         memory: bytes that the process (on CUDA: this device) may take in all, such as ``"6GB"``.
+        device: ``auto``, ``cpu``, ``cuda``, one of several such as ``cuda:1``, or a torch.device.
         cache_dir: folder where finished pieces are kept, so that an interrupted call can go on.
         check_entries: how many entries are computed again by plain autograd.
         check_products: how many products ``u^T F v`` with random vectors, in which every entry
@@ -110,7 +111,7 @@ def empirical_ntk(
         update=_renamed("kernel", kernel, "update", update),
         granularity=(granularity,) if isinstance(granularity, str) else granularity,
         products=products,
-        dtype=dtype,
+        dtype=resolve_dtype(dtype),
         memory=memory,
         cache_dir=cache_dir,
         device=device,

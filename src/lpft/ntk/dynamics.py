@@ -26,6 +26,7 @@ from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier
+from lpft.model.inference import resolve_dtype
 from lpft.ntk.passes import computed_in
 from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 from lpft.progress import progress
@@ -98,7 +99,7 @@ class FirstStep:
         tokens: Tokens,
         labels: ArrayLike,
         *,
-        dtype: torch.dtype = torch.float64,
+        dtype: torch.dtype | str = torch.float64,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self._network = _Network(model, dtype, batch_tokens)
@@ -328,7 +329,7 @@ def gradient_descent(
     rate: float,
     steps: Iterable[int],
     reduction: Reduction = "sum",
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | str = torch.float64,
     batch_tokens: int = BATCH_TOKENS,
 ) -> LogitTrajectory:
     """The same training of the real model: all that trains moves, features and kernel too.
@@ -406,10 +407,9 @@ class _Network(nn.Module):
     not grow with their number. Everything runs within :meth:`computing`.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, batch_tokens: int) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype | str, batch_tokens: int) -> None:
         super().__init__()
-        if dtype not in (torch.float32, torch.float64):
-            raise InputError(f"dtype: expected torch.float32 or torch.float64, found {dtype}")
+        dtype = resolve_dtype(dtype)
         if batch_tokens < 1:
             raise InputError(f"batch_tokens: expected at least 1, found {batch_tokens}")
         self._dtype = dtype

@@ -16,6 +16,7 @@ from torch import nn
 from lpft import __version__
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
+from lpft.model.inference import resolve_device, resolve_dtype
 from lpft.ntk.certificate import (
     CHECKED_AT_ONCE,
     Kernel,
@@ -42,7 +43,6 @@ from lpft.ntk.structure import FAILURES, Structure, cannot_pass, detect_structur
 from lpft.ntk.studied import KernelRequest, Studied
 from lpft.ntk.sweep import TOTAL, Sweep, sweep
 from lpft.progress import timed
-from lpft.settings import Device
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 Kernels = dict[str, dict[Pair, EmpiricalNTK]]
@@ -69,7 +69,7 @@ class Options:
     dtype: torch.dtype = torch.float32
     memory: str | int | None = None
     cache_dir: str | Path | None = None
-    device: Device = "auto"
+    device: str | torch.device = "auto"
     check_entries: int = 2
     check_products: int = 1
 
@@ -78,7 +78,6 @@ class Options:
             ("contraction", LinearMethod),
             ("update", KernelKind),
             ("products", Products),
-            ("device", Device),
         ):
             _check_choice(name, getattr(self, name), choices)
         parts = self.granularity
@@ -89,10 +88,8 @@ class Options:
             _check_choice("granularity", part, Granularity)
             if list(parts).count(part) > 1:
                 raise InputError(f"granularity names {part} twice: name each part once")
-        if self.dtype not in (torch.float32, torch.float64):
-            raise InputError(
-                f"the dtype {self.dtype} is not supported: expected torch.float32 or torch.float64"
-            )
+        object.__setattr__(self, "dtype", resolve_dtype(self.dtype))
+        resolve_device(self.device)
         if self.contraction not in ("auto", "materialize"):
             reasons = {
                 f"the update {self.update} takes signs": self.update != "sgd",

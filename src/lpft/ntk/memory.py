@@ -21,7 +21,6 @@ from lpft.ntk.plan import Plan, Stages, Workload, most_stages, stages_of_units, 
 from lpft.ntk.storage import Layout, Pair, Place
 from lpft.ntk.structure import Structure
 from lpft.ntk.tiles import Tiler, Tiling
-from lpft.settings import Device
 
 _LARGEST = 1 << 60
 """Bytes: no machine has more."""
@@ -74,7 +73,7 @@ PORTIONS = {
 """By type of device: those that have float64, in which kernels are summed up."""
 
 
-def kernel_device(name: Device) -> torch.device:
+def kernel_device(name: str | torch.device) -> torch.device:
     """The device for kernels; ``auto`` is CUDA's where there is one, and the CPU otherwise."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

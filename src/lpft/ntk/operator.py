@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
+from lpft.model.inference import resolve_dtype
 from lpft.ntk.api import grouped
 from lpft.ntk.certificate import refuse_changed_features
 from lpft.ntk.jacobian import AutogradJacobian, StoredJacobian
@@ -32,7 +33,6 @@ from lpft.ntk.plan import Head
 from lpft.ntk.structure import FAILURES, cannot_pass, detect_structure
 from lpft.ntk.studied import Parameters, Select, request_of, studied
 from lpft.progress import progress
-from lpft.settings import Device
 
 Array = NDArray[np.float64]
 Part = Literal["total", "ft", "pretrain"]
@@ -95,11 +95,11 @@ class NTKOperator(LinearOperator):
         select: Select = "all",
         part: Part = "total",
         update: str = "sgd",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
         memory: str | int | None = None,
-        device: Device = "auto",
+        device: str | torch.device = "auto",
         activations: Activations = "auto",
     ) -> None:
         if update != "sgd":
@@ -114,6 +114,7 @@ class NTKOperator(LinearOperator):
         if activations not in get_args(Activations):
             expected = ", ".join(get_args(Activations))
             raise InputError(f"activations={activations!r} is unknown: expected one of {expected}")
+        dtype = resolve_dtype(dtype)
         self.options = Options(dtype=dtype, memory=memory, device=device)
         groups, block = grouped(inputs, other_inputs)
         self.subject = studied(

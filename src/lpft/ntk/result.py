@@ -26,9 +26,11 @@ class EmpiricalNTK:
     Attributes:
         pretrain_effective: P, N x M: ``<phi(x), phi(x')> + 1``, without the 1 where the head has
             no bias; it stands for ``P ⊗ I_C``. Zero where the head does not train, None where no
-            linear head is set apart: then F is the whole kernel.
+            linear head is set apart: then F is the whole kernel. Of ``signgd`` it is
+            ``<sign phi(x), sign phi(x')> + 1``, of ``asymmetric`` ``<phi(x), sign phi(x')> + 1``.
         ft_effective: F, N x C x M x C: ``V J_phi(x) J_phi(x')^T V^T`` over the encoder's
-            parameters, ``J_f(x) J_f(x')^T`` over all parameters without a head.
+            parameters, ``J_f(x) J_f(x')^T`` over all parameters without a head. Other updates
+            take the sign of both Jacobians, or of the second.
         layers: F's parts by layer, and ``kinds`` those by kind of parameter, where asked for.
         row_features: phi of the rows' texts, N x h; ``column_features`` those of the columns'.
         checked_entries: entries of F that plain autograd computed again, and

@@ -17,7 +17,7 @@ from lpft.model.loading import fresh_classifier
 from lpft.results.folder import read_record, recorded_config
 from lpft.results.run import Predictions
 from lpft.results.schema import RunRecord, UnusableRecord
-from lpft.settings import Device, TrainingSettings
+from lpft.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SavedClassifier:
             ) from problem
 
 
-def open_saved(folder: Path, device: Device = "auto") -> SavedClassifier:
+def open_saved(folder: Path, device: str | torch.device = "auto") -> SavedClassifier:
     """Load a run's folder, or what ``TextClassifier.save`` wrote, which has no record.
 
     Raises:
