@@ -3,9 +3,11 @@ way it is computed, it is the same kernel."""
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from references import (
@@ -17,11 +19,12 @@ from references import (
     relative_error,
     trainable_names,
 )
+from safetensors.torch import save_file
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
 from tiny_models import EACH_FAMILY, WORDS, toy_texts
 
 from lpft.errors import InputError
-from lpft.ntk import certificate, empirical_ntk
+from lpft.ntk import EmpiricalNTK, certificate, empirical_ntk, statistics
 from lpft.ntk.storage import Layout
 
 A, B = toy_texts(6, seed=21)[0], toy_texts(3, seed=22)[0]
@@ -290,3 +293,119 @@ def test_parts_are_left_out_unless_asked_for():
     classifier = tiny_classifier("bert")
     kernel = empirical_ntk(classifier.model, A, tokenizer=classifier.tokenizer)
     assert dict(kernel.layers) == dict(kernel.kinds) == {}
+
+
+LABELS = np.array([0, 1, 2, 0, 1, 1])
+
+
+@cache
+def kernel():
+    return kernel_of(dtype=torch.float64, granularity=("layer", "kind"))
+
+
+@pytest.mark.parametrize("b", [None, B])
+def test_a_saved_kernel_comes_back_whole(tmp_path, b):
+    saved = kernel_of(b, granularity=("layer", "kind"))
+    path = tmp_path / "new" / "kernel.safetensors"
+    saved.save(path)
+    loaded = EmpiricalNTK.load(path)
+    for name in ("pretrain_effective", "ft_effective", "row_features", "column_features"):
+        assert torch.equal(getattr(loaded, name), getattr(saved, name))
+    for parts in ("layers", "kinds"):
+        of_saved, of_loaded = getattr(saved, parts), getattr(loaded, parts)
+        assert of_saved.keys() == of_loaded.keys()
+        assert all(torch.equal(of_saved[name], of_loaded[name]) for name in of_saved)
+    rest = ("symmetric", "checked_entries", "checked_products", "products_error", "record")
+    assert all(getattr(loaded, name) == getattr(saved, name) for name in rest)
+    assert loaded.certificate == saved.certificate
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with pytest.raises(InputError, match=r"exists: name a new file, or give overwrite=True"):
+        saved.save(path)
+    replace(saved, pretrain_effective=None).save(path, overwrite=True)
+    assert EmpiricalNTK.load(path).pretrain_effective is None
+
+
+def test_a_damaged_kernel_is_refused_by_name(tmp_path):
+    path = tmp_path / "kernel.safetensors"
+    kernel().save(path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-8], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"kernel.safetensors' is damaged, or no file"):
+            EmpiricalNTK.load(path)
+    save_file({"ft_effective": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=r"no file that EmpiricalNTK\.save wrote"):
+        EmpiricalNTK.load(path)
+    with pytest.raises(InputError, match="is no file"):
+        EmpiricalNTK.load(tmp_path)
+
+
+def test_the_total_as_an_array_its_trace_and_eigenvectors():
+    total = kernel().numpy()
+    assert isinstance(total, np.ndarray)
+    identity = np.eye(3)
+    for n, m in ((0, 0), (1, 4)):
+        p, f = kernel().pretrain_effective[n, m].item(), kernel().ft_effective[n, :, m].numpy()
+        np.testing.assert_allclose(total[n, :, m], p * identity + f)
+    matrix = total.reshape(18, 18)
+    assert kernel().trace() == pytest.approx(sum(matrix[i, i] for i in range(18)))
+    values, vectors = kernel().eigenvectors(4)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1][:4])
+    assert vectors.shape == (4, 6, 3)
+    flat = vectors.reshape(4, 18)
+    np.testing.assert_allclose(flat @ matrix, values[:, None] * flat, atol=1e-9 * values[0])
+    np.testing.assert_allclose(flat @ flat.T, np.eye(4), atol=1e-10)
+
+
+def test_the_ft_ratio_is_that_of_naive_sums():
+    logits = np.random.default_rng(3).normal(size=(6, 3))
+    found = kernel().ft_ratio(torch.tensor(LABELS), torch.tensor(logits, requires_grad=True))
+    delta = np.eye(3)[LABELS] - np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    p, f = kernel().pretrain_effective.numpy(), kernel().ft_effective.numpy()
+    ratios = []
+    for n in range(6):
+        through = sum(f[n, :, i] @ delta[i] for i in range(6))
+        whole = through + sum(p[n, i] * delta[i] for i in range(6))
+        ratios.append(np.linalg.norm(through) / np.linalg.norm(whole))
+    assert found == pytest.approx(np.mean(ratios))
+    with pytest.raises(InputError, match=r"no P: name the module's last linear layer by head="):
+        replace(kernel(), pretrain_effective=None).ft_ratio(LABELS, logits)
+
+
+def test_alignments_with_itself_with_labels_and_with_another_kernel():
+    """Centred over samples, class by class, as H K H of (Cortes et al., 2012)."""
+    assert kernel().alignment(kernel()) == pytest.approx(1)
+    assert kernel().alignment(3 * kernel().total()) == pytest.approx(1)
+    centring = np.kron(np.eye(6) - 1 / 6, np.eye(3))
+    target = np.kron(LABELS[:, None] == LABELS, np.eye(3)).astype(float)
+    one, other = (centring @ k @ centring for k in (kernel().numpy().reshape(18, 18), target))
+    expected = (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)
+    assert kernel().label_alignment(LABELS) == pytest.approx(expected)
+    names = np.array(["bad", "fair", "good"])[LABELS]
+    assert kernel().label_alignment(names.tolist()) == pytest.approx(expected)
+    assert kernel().label_alignment(torch.tensor(LABELS)) == pytest.approx(expected)
+
+
+def test_what_needs_samples_with_themselves_says_so():
+    other = kernel_of(B, check_entries=0, check_products=0)
+    for compute in (
+        other.trace,
+        lambda: other.eigenvectors(1),
+        lambda: other.alignment(other),
+        lambda: other.label_alignment(LABELS),
+    ):
+        with pytest.raises(InputError, match="samples with themselves"):
+            compute()
+    with pytest.raises(InputError, match="expected 1 to 18 of them, found 19"):
+        kernel().eigenvectors(19)
+    with pytest.raises(InputError, match="expected 6, one per row of the kernel"):
+        kernel().label_alignment(LABELS[:5])
+
+
+def test_statistics_take_a_kernel_its_tensors_and_arrays_alike():
+    total = kernel().total()
+    for statistic in (statistics.frobenius_norm, statistics.kernel_trace, statistics.heat_map):
+        expected = statistic(total.numpy())
+        assert isinstance(expected, float | np.ndarray)
+        for same in (kernel(), total, total.clone().requires_grad_()):
+            np.testing.assert_array_equal(statistic(same), expected)

@@ -1,22 +1,37 @@
 """An empirical NTK, and how it is put together from sums over tiles."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lpft.analysis.inputs import as_array
+from lpft.errors import InputError
 from lpft.ntk.certificate import Certificate, CheckedEntry, CheckedProduct
 from lpft.ntk.contract import signed
 from lpft.ntk.plan import Head, Plan
-from lpft.ntk.storage import Pair
+from lpft.ntk.storage import Pair, read_kernel, write_kernel
 from lpft.settings.kernels import KernelKind
 
 if TYPE_CHECKING:
     from lpft.ntk.statistics import Spectrum
+
+
+_TENSORS = ("pretrain_effective", "ft_effective", "row_features", "column_features")
+_PARTS = ("layers", "kinds")
+
+
+class Eigenvectors(NamedTuple):
+    """``values`` [k] in descending order, and ``vectors`` of norm 1 [k, N, C]."""
+
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,148 @@ class EmpiricalNTK:
             return self.ft_effective
         classes = torch.eye(self.ft_effective.shape[1], dtype=torch.float64)
         return torch.einsum("nm,cd->ncmd", self.pretrain_effective, classes) + self.ft_effective
+
+    def numpy(self) -> NDArray[np.float64]:
+        """:meth:`total` as an array, N x C x M x C."""
+        return self.total().numpy()
+
+    def trace(self) -> float:
+        """The trace of the total, of samples with themselves.
+
+        Raises:
+            InputError: the kernel is one between two sets of samples.
+        """
+        from lpft.ntk.statistics import kernel_trace
+
+        self._require_own("the trace")
+        return kernel_trace(self.numpy())
+
+    def eigenvectors(self, count: int) -> "Eigenvectors":
+        """The largest eigenvalues of the total with their eigenvectors, in descending order.
+
+        Raises:
+            InputError: the kernel is not symmetric, or has fewer than ``count`` eigenvalues.
+        """
+        from scipy.linalg import eigh
+
+        if not self.symmetric:
+            raise InputError(
+                "eigenvectors are those of a symmetric kernel: expected one of samples with "
+                "themselves that is not of asymmetric updates; spectrum has its singular values"
+            )
+        kernel = self.numpy()
+        samples, outputs = kernel.shape[:2]
+        size = samples * outputs
+        if not 1 <= count <= size:
+            raise InputError(f"eigenvectors: expected 1 to {size} of them, found {count}")
+        matrix = kernel.reshape(size, size)
+        values, vectors = eigh((matrix + matrix.T) / 2, subset_by_index=(size - count, size - 1))
+        return Eigenvectors(values[::-1], vectors.T[::-1].reshape(count, samples, outputs))
+
+    def ft_ratio(self, labels: ArrayLike, logits: ArrayLike) -> float | None:
+        """The FT ratio: the share of F in the first step's change of logits, a mean over the rows.
+
+        ``labels`` [M] and ``logits`` [M, C], at the start, are those of the columns, which are the
+        training samples. None where some change is 0. :func:`lpft.ntk.statistics.ft_ratio` has the
+        parts of each row.
+
+        Raises:
+            InputError: there is no P, as no linear head is set apart, or shapes that do not fit.
+        Source: Tomihari and Sato, NeurIPS 2024, Table 2.
+        """
+        from lpft.ntk.statistics import ft_ratio
+
+        if self.pretrain_effective is None:
+            raise InputError(
+                "the FT ratio is F's share of P + F, and this kernel has no P: name the module's "
+                "last linear layer by head="
+            )
+        parts = self.pretrain_effective.numpy(), self.ft_effective.numpy()
+        return ft_ratio(*parts, labels, logits).ratio
+
+    def alignment(self, other: "EmpiricalNTK | ArrayLike") -> float | None:
+        """Centred kernel alignment of the totals, from 0 to 1; None where one is constant.
+
+        ``other`` is of the same samples in the same order: another NTK, N x C x N x C, or N x N
+        (such as the kernel of features), which stands for that matrix times I_C.
+
+        Raises:
+            InputError: kernels that are not of one set of samples with themselves.
+        Source: Cortes, Mohri and Rostamizadeh, JMLR 2012.
+        """
+        from lpft.ntk.statistics import centred_kernel_alignment
+
+        self._require_own("an alignment")
+        return centred_kernel_alignment(self.numpy(), other)  # type: ignore[arg-type]
+
+    def label_alignment(self, labels: ArrayLike) -> float | None:
+        """:meth:`alignment` with the labels' own kernel: 1 for two samples of one class, else 0.
+
+        ``labels`` [N] are those of the samples, integers or strings.
+
+        Source: Cortes, Mohri and Rostamizadeh, JMLR 2012.
+        """
+        classes = as_array(labels, "labels")
+        if classes.shape != (len(self.ft_effective),):
+            raise InputError(
+                f"labels: expected {len(self.ft_effective)}, one per row of the kernel, found "
+                f"shape {classes.shape}"
+            )
+        return self.alignment((classes[:, None] == classes[None, :]).astype(np.float64))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the kernel with all that is known of it to one safetensors file.
+
+        Raises:
+            InputError: the file exists and ``overwrite`` is not set, or it cannot be written.
+        """
+        target = Path(path)
+        if target.exists() and not overwrite:
+            raise InputError(f"'{target}' exists: name a new file, or give overwrite=True")
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        for group in _PARTS:
+            tensors |= {f"{group}/{name}": part for name, part in getattr(self, group).items()}
+        present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        record = {
+            "symmetric": self.symmetric,
+            "checked_entries": [asdict(entry) for entry in self.checked_entries],
+            "checked_products": [asdict(checked) for checked in self.checked_products],
+            "products_error": self.products_error,
+            "record": dict(self.record),
+        }
+        write_kernel(target, present, record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EmpiricalNTK":
+        """The kernel that :meth:`save` wrote, to the last bit.
+
+        Raises:
+            InputError: there is no file, or it is damaged or of another kind.
+        """
+        tensors, record = read_kernel(Path(path))
+
+        def parts(group: str) -> dict[str, Tensor]:
+            names = (name for name in tensors if name.startswith(f"{group}/"))
+            return {name.removeprefix(f"{group}/"): tensors[name] for name in names}
+
+        return cls(
+            **{name: tensors.get(name) for name in _TENSORS},  # type: ignore[arg-type]
+            layers=parts("layers"),
+            kinds=parts("kinds"),
+            symmetric=record["symmetric"],
+            checked_entries=tuple(CheckedEntry(**one) for one in record["checked_entries"]),
+            checked_products=tuple(CheckedProduct(**one) for one in record["checked_products"]),
+            products_error=record["products_error"],
+            record=record["record"],
+        )
+
+    def _require_own(self, what: str) -> None:
+        rows, _, columns, _ = self.ft_effective.shape
+        if rows != columns:
+            raise InputError(
+                f"{what} is that of samples with themselves, and this kernel has {rows} rows and "
+                f"{columns} columns: compute it without other inputs"
+            )
 
     @cached_property
     def spectrum(self) -> "Spectrum":

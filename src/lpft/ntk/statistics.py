@@ -2,7 +2,8 @@
 
 A kernel is F or P + F, an array N x C x M x C, or P, an array N x M that stands for the NC x MC
 matrix ``P ⊗ I_C``; its statistics are those of that matrix. Rows of a matrix are (sample, class)
-with the class running fastest. Everything is computed in float64.
+with the class running fastest. Everything is computed in float64. Arrays, tensors and lists are
+taken alike, and an ``EmpiricalNTK`` as its total.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from lpft.analysis.inputs import class_indices, logit_matrix
+from lpft.analysis.inputs import as_array, class_indices, logit_matrix
 from lpft.errors import InputError
 
 Array = NDArray[np.float64]
@@ -273,7 +274,7 @@ class ClassOrder:
 
     def sort(self, values: ArrayLike) -> Array:
         """Rows and columns of a heat map [N, N] in this order."""
-        return np.asarray(values, dtype=np.float64)[np.ix_(self.order, self.order)]
+        return as_array(values, "values", np.float64)[np.ix_(self.order, self.order)]
 
 
 def class_order(labels: ArrayLike) -> ClassOrder:
@@ -336,7 +337,7 @@ def alignment_matrix(kernels: Mapping[str, ArrayLike]) -> dict[str, Any]:
         )
     copies = max(classes, default=1)
     directions = [
-        _direction(table, np.asarray(kernels[name]), copies) for name, table in centred.items()
+        _direction(table, _table(kernels[name]), copies) for name, table in centred.items()
     ]
     values: list[list[float | None]] = [[None] * len(kernels) for _ in kernels]
     for i, row in enumerate(directions):
@@ -388,7 +389,7 @@ def checked_kernel(kernel: ArrayLike, classes: int | None = None) -> tuple[Array
         InputError: another shape, no entries, entries that are not finite, or no number of
             classes for a kernel N x M.
     """
-    table = np.asarray(kernel, dtype=np.float64)
+    table = _table(kernel)
     if table.ndim == 4 and table.shape[1] == table.shape[3]:
         if classes is not None and classes != table.shape[1]:
             raise InputError(
@@ -417,6 +418,11 @@ def checked_kernel(kernel: ArrayLike, classes: int | None = None) -> tuple[Array
     return table, classes
 
 
+def _table(kernel: Any) -> Array:
+    """The numbers of an array, a tensor, or an ``EmpiricalNTK``, which stands for its total."""
+    return as_array(kernel.total() if hasattr(kernel, "total") else kernel, "kernel", np.float64)
+
+
 def kernel_matrix(kernel: Array) -> Array:
     """An N x C x M x C kernel as its NC x MC matrix; an N x M kernel as it is."""
     if kernel.ndim == 2:
@@ -427,7 +433,8 @@ def kernel_matrix(kernel: Array) -> Array:
 
 def _own_kernel(kernel: ArrayLike, why: str) -> tuple[Array, int]:
     """A kernel of samples with themselves, and the axis of its columns; ``why`` it must be one."""
-    table, _ = checked_kernel(kernel, 1 if np.ndim(kernel) == 2 else None)
+    table = _table(kernel)
+    table, _ = checked_kernel(table, 1 if table.ndim == 2 else None)
     columns = table.ndim // 2
     if table.shape[0] != table.shape[columns]:
         raise InputError(

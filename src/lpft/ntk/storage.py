@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 from uuid import uuid4
 
 import numpy as np
@@ -216,17 +216,8 @@ class TileStore:
 
     def save(self, unit: int, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
         """Write a finished piece, whole or not at all."""
-        ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {
-            "fingerprints": json.dumps(self._fingerprints, sort_keys=True),
-            "sha256": _digest(ready, self._fingerprints),
-        }
-        path = self._path(unit, pair)
-        with (
-            _writing("the unfinished kernel", self._folder),
-            replace_when_written(path) as temporary,
-        ):
-            save_file(ready, temporary, metadata)
+        with _writing("the unfinished kernel", self._folder):
+            _write_checked(self._path(unit, pair), tensors, "fingerprints", self._fingerprints)
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         """The piece in a file of this folder, if it is intact and this kernel's."""
@@ -234,15 +225,9 @@ class TileStore:
         if path.is_dir():
             raise InputError(damaged)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            recorded = dict(json.loads(metadata["fingerprints"]))
-            intact = metadata["sha256"] == _digest(tensors, recorded)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            tensors, recorded = _read_checked(path, "fingerprints")
+        except _DAMAGES as error:
             raise InputError(damaged) from error
-        if not intact:
-            raise InputError(damaged)
         for name, value in self._fingerprints.items():
             if recorded.get(name) != value:
                 raise InputError(
@@ -255,8 +240,65 @@ class TileStore:
         return self._folder / f"unit-{unit:03d}-tiles-{pair[0]:03d}-{pair[1]:03d}.safetensors"
 
 
-def _digest(tensors: Mapping[str, Tensor], fingerprints: Mapping[str, str]) -> str:
-    digest = sha256(json.dumps(fingerprints, sort_keys=True).encode())
+def write_kernel(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write a kernel with what is known of it to a file, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with _writing("the kernel", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_checked(path, tensors, "kernel", record)
+
+
+def read_kernel(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write_kernel` wrote.
+
+    Raises:
+        InputError: there is no file, or it is damaged or of another kind.
+    """
+    if not path.is_file():
+        raise InputError(f"'{path}' is no file: expected one that EmpiricalNTK.save wrote")
+    try:
+        return _read_checked(path, "kernel")
+    except _DAMAGES as error:
+        raise InputError(
+            f"'{path}' is damaged, or no file that EmpiricalNTK.save wrote: compute the kernel "
+            "again, or name another file"
+        ) from error
+
+
+_DAMAGES = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+
+
+def _write_checked(
+    path: Path, tensors: Mapping[str, Tensor], key: str, record: Mapping[str, Any]
+) -> None:
+    """Tensors in one file, with a record under ``key`` and a digest of both."""
+    ready: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        # safetensors refuses two names for one piece of memory.
+        seen = {other.untyped_storage().data_ptr() for other in ready.values()}
+        ready[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
+    metadata = {key: json.dumps(record, sort_keys=True), "sha256": _digest(ready, record)}
+    with replace_when_written(path) as temporary:
+        save_file(ready, temporary, metadata)
+
+
+def _read_checked(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`_write_checked` wrote; raises one of ``_DAMAGES`` where it is not intact."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    record = dict(json.loads(metadata[key]))
+    if metadata["sha256"] != _digest(tensors, record):
+        raise ValueError(path)
+    return tensors, record
+
+
+def _digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    digest = sha256(json.dumps(record, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
         digest.update(tensors[name].numpy().tobytes())

@@ -282,7 +282,7 @@ def fit_svc(
 
     ``cost`` of the slack variables, in units of 1 / kernel.
     """
-    require_symmetric(train.kernel, "svc")
+    require_symmetric(train.kernel, "solver 'svc'")
     entries = entry_problem(train, regularization=regularization, single_logit=single_logit)
     _check_above_zero("cost", cost)
     machine = SVC(kernel="precomputed", C=cost, max_iter=MAX_ITERATIONS)
@@ -305,7 +305,7 @@ def fit_svr(
     ``cost`` of deviations, in units of 1 / kernel; ``tube`` the half-width within which a deviation
     costs nothing, in units of the targets.
     """
-    require_symmetric(train.kernel, "svr")
+    require_symmetric(train.kernel, "solver 'svr'")
     if not (np.isfinite(tube) and tube >= 0):
         raise InputError(f"tube: expected 0 or more, found {tube}")
     entries = entry_problem(

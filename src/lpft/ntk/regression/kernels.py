@@ -204,12 +204,12 @@ def require_two_classes(labels: Labels) -> None:
         )
 
 
-def require_symmetric(kernel: Array, solver: str) -> None:
+def require_symmetric(kernel: Array, what: str) -> None:
     """InputError for a training kernel that is further from symmetric than rounding."""
     skew = asymmetry(kernel)
     if skew > MOST_ASYMMETRY:
         raise InputError(
-            f"solver '{solver}' needs a symmetric training kernel, found ||K - K^T|| / ||K|| = "
+            f"{what} needs a symmetric training kernel, found ||K - K^T|| / ||K|| = "
             f"{skew:.2g}; asymmetric SignGD kernels are for solver 'asymmetric'"
         )
 

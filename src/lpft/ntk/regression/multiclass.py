@@ -130,7 +130,7 @@ def _fit(
     validation: ValidationSet | None,
 ) -> KernelModel:
     """The model at ``strength``, or at the candidate of lowest mean ``loss`` on held-out rows."""
-    require_symmetric(train.kernel, solver)
+    require_symmetric(train.kernel, f"solver '{solver}'")
     scale = mean_diagonal(train.kernel)
     searched = True
     if strength is None:
@@ -203,12 +203,12 @@ def _logistic_path(
     contrasts = helmert(classes).T
     width = classes - 1
     if train.kernel.ndim == 2:  # P's part is P times I
-        own_values, own_vectors = _positive_part(train.kernel, "klr")
+        own_values, own_vectors = positive_part(train.kernel, "solver 'klr'")
         values = np.repeat(own_values, width)
         vectors = np.asarray(np.kron(own_vectors, np.eye(width)), dtype=np.float64)
     else:
         between = np.einsum("ca,ncmd,db->namb", contrasts, train.kernel, contrasts, optimize=True)
-        values, vectors = _positive_part(between.reshape(rows * width, rows * width), "klr")
+        values, vectors = positive_part(between.reshape(rows * width, rows * width), "solver 'klr'")
     features = (vectors * np.sqrt(values)).reshape(rows, width, len(values))
 
     offset = train.offset(f0_scale)
@@ -234,7 +234,7 @@ def _ridge_path(
         matrix, columns = train.kernel, target
     else:
         matrix, columns = entry_matrix(train.kernel, train.classes), target.reshape(-1, 1)
-    values, vectors = _positive_part(matrix, "krr")
+    values, vectors = positive_part(matrix, "solver 'krr'")
     projected = vectors.T @ columns
     alphas = [
         (vectors @ (projected / (values + strength)[:, None])).reshape(target.shape)
@@ -243,7 +243,7 @@ def _ridge_path(
     return alphas, True
 
 
-def _positive_part(matrix: Array, solver: str) -> tuple[Array, Array]:
+def positive_part(matrix: Array, what: str) -> tuple[Array, Array]:
     """Eigenvalues [r] in descending order and eigenvectors [n, r] above the noise of the matrix.
 
     Noise is taken as ``max(n eps lambda_max, 2 |lambda_min|)``: rounding (of float32, where the
@@ -254,7 +254,7 @@ def _positive_part(matrix: Array, solver: str) -> tuple[Array, Array]:
     lowest, highest = float(values[0]), float(values[-1])
     if highest <= 0 or -lowest > _MOST_NEGATIVE * highest:
         raise InputError(
-            f"solver '{solver}' needs a training kernel that is positive semidefinite and not 0 "
+            f"{what} needs a training kernel that is positive semidefinite and not 0 "
             f"(klr: between differences of logits), found eigenvalues from {lowest:.3g} to "
             f"{highest:.3g}"
         )
