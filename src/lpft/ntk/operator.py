@@ -263,7 +263,7 @@ class NTKOperator(LinearOperator):
         pairs = list(zip(rows, columns, strict=True))
         for place, (i, j) in enumerate(progress(pairs, "exact entries", unit="entries")):
             left, right = self.sample_gradient(0, i), self.sample_gradient(-1, j)
-            inner = sum(float((left[name].double() * right[name]).sum()) for name in left)
+            inner = sum(float((left[name] * right[name]).sum(dtype=torch.float64)) for name in left)
             found[place] = inner + self._pretrain_entry(int(i), int(j))
         return found
 
@@ -311,7 +311,7 @@ class NTKOperator(LinearOperator):
         found = np.zeros(self.shape[0])
         for index in progress(range(self.shape[0]), "diagonal", unit="gradients"):
             gradient = self.sample_gradient(0, index)
-            squares = sum(float(g.double().square().sum()) for g in gradient.values())
+            squares = sum(float(g.square().sum(dtype=torch.float64)) for g in gradient.values())
             found[index] = squares + self._pretrain_entry(index, index)
         return found
 
