@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,13 @@ from lpft.errors import InputError
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+
+def readable_size(size: int) -> str:
+    """Bytes as people write them, in decimal units."""
+    if size >= 1e8:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 @contextmanager
@@ -42,6 +50,15 @@ def write_digests(folder: Path, pattern: str = "*") -> None:
     write_text(folder / DIGESTS, "".join(f"{_sha256(path)}  {path.name}\n" for path in paths))
 
 
+def add_digest(path: Path) -> None:
+    """Write the digest of one file beside those of the others in its folder."""
+    digests, lines = path.parent / DIGESTS, {path.name: f"{_sha256(path)}  {path.name}\n"}
+    if digests.exists():
+        known = digests.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = {line.strip().partition("  ")[2]: line for line in known} | lines
+    write_text(digests, "".join(lines[name] for name in sorted(lines)))
+
+
 def damaged_file(folder: Path) -> str | None:
     """The first file of a folder that is not what :func:`write_digests` saw; None of intact ones.
 
@@ -66,6 +83,14 @@ def damaged_file(folder: Path) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,8 +261,12 @@ def ntk(options: Namespace) -> None:
         if options.json:
             print_json([plan.timed_record() for plan in plans])
             return
-        for plan in plans:
-            print_plan(plan.timed_record(), plan.rows())
+        # The passes of a path are alike.
+        for _, alike in groupby(plans, key=lambda plan: (plan.flops, plan.rows())):
+            first, *others = alike
+            print_plan(first.timed_record(), first.rows())
+            if others:
+                print(f"\nmore passes with the same plan: {len(others)}")
         return
     record = compute_kernels(
         config,
@@ -614,11 +619,10 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
         raise InputError(
             f"'{run}' contains no trained classifier: expected a folder that lpft train wrote"
         )
+    of_a_run = [name for name in ("with_start", "path") if given.get(name)]
     if run is None:
-        if given.get("with_start"):
-            raise InputError(
-                f"{named('with_start')} needs a trained run: give its folder, or leave it out"
-            )
+        for name in of_a_run:
+            raise InputError(f"{named(name)} needs a trained run: give its folder, or leave it out")
         return given
     own = (*taken_by("ntk", TrainingSettings), "methods")
     for name in own:
@@ -627,10 +631,8 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
                 f"{named(name)} has no effect with a trained run, which has its own: leave it out"
             )
     record, config = read_record(run), recorded_config(run)
-    if record is None and given.get("with_start"):
-        raise InputError(
-            f"'{run}' has no run.json, which {named('with_start')} needs: leave it out"
-        )
+    for name in of_a_run if record is None else ():
+        raise InputError(f"'{run}' has no run.json, which {named(name)} needs: leave it out")
     if config is None:
         return given
     names = taken_by("ntk", DataSettings, TrainingSettings)

@@ -1,8 +1,9 @@
 """What the kernel predicts of training, beside training itself.
 
 :class:`FirstStep` predicts one small step of gradient descent, :func:`linearized_training` many;
-the real step and :func:`gradient_descent` are what they are compared with. All of it is full-batch
+the real step and :func:`gradient_descent` are what they are compared with. Both are full-batch
 gradient descent on the summed cross-entropy ``sum_i CE(y_i, softmax(f(x_i)))`` or its mean.
+:class:`Linearization` is the model's first order at any other weights, however they were trained.
 """
 
 import math
@@ -39,6 +40,9 @@ BATCH_TOKENS = 1024
 
 _LARGEST_CURVATURE = 0.5
 """Of cross-entropy in the logits: the largest eigenvalue that diag(p) - p p^T can have."""
+
+_MODEL = "model"
+"""What a network that computes calls the model in it, before the names of its parameters."""
 
 _UNSUPPORTED = ("Trying to use forward AD", "implement the jvp function")
 """What torch says of an operation, of its own or a user's, without a forward-mode derivative."""
@@ -113,18 +117,7 @@ class FirstStep:
         By forward-mode differentiation; where an operation of the encoder has none, by
         differentiating the backward pass once more, which keeps the whole graph of a batch.
         """
-
-        def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            try:
-                return _forward_mode(self._network, batch, self._direction)
-            except RuntimeError as error:
-                if not any(text in str(error) for text in _UNSUPPORTED):
-                    raise
-            return _double_backward(self._network, batch, self._direction)
-
-        with self._network.computing():
-            changes = self._network.map_texts(tokens, along_direction, "first-order change")
-        return OutputChange(*changes)
+        return _along(self._network, tokens, self._direction)
 
     def real(self, tokens: Tokens, rate: float) -> OutputChange:
         """The change of M texts after one real step, all parameters moving together.
@@ -170,6 +163,21 @@ class FirstStep:
         return changes
 
 
+def _along(network: "_Network", tokens: Tokens, direction: Mapping[str, Tensor]) -> OutputChange:
+    """The derivative ``J d`` of logits and features along a direction, of M texts."""
+
+    def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        try:
+            return _forward_mode(network, batch, direction)
+        except RuntimeError as error:
+            if not any(text in str(error) for text in _UNSUPPORTED):
+                raise
+        return _double_backward(network, batch, direction)
+
+    with network.computing():
+        return OutputChange(*network.map_texts(tokens, along_direction, "first-order change"))
+
+
 @torch.no_grad()
 def _forward_mode(
     network: "_Network", batch: dict[str, Tensor], direction: Mapping[str, Tensor]
@@ -212,6 +220,60 @@ def relative_error(real: Array, predicted: Array) -> float | None:
     """``||real - predicted||_F / ||real||_F``, None where nothing changed."""
     size = float(np.linalg.norm(real))
     return None if size == 0 else float(np.linalg.norm(real - predicted)) / size
+
+
+# --- other weights
+
+
+class Linearization:
+    """The model that is linear in its parameters, ``f_0(x) + J_f(x) (theta - theta_0)``.
+
+    It is compared with the model itself at weights theta that any optimiser may have reached: the
+    change that it predicts depends on neither steps, batches nor weight decay.
+
+    Args:
+        model: as for :class:`FirstStep`, with theta_0; theta are its parameters that train.
+        dtype: float64, or float32; small changes are differences of large outputs.
+        batch_tokens: padded tokens per batch.
+
+    Raises:
+        InputError: another kind of model or dtype.
+    Source: Lee et al., NeurIPS 2019; as a test of fine-tuning Malladi et al., ICML 2023.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dtype: torch.dtype = torch.float64,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self._network = _Network(model, dtype, batch_tokens)
+
+    def changes(
+        self, tokens: Tokens, weights: Mapping[str, Tensor]
+    ) -> tuple[OutputChange, OutputChange]:
+        """The change of M texts' outputs from theta_0 to ``weights``: real, and predicted.
+
+        ``weights`` are theta by the names of ``model.named_parameters()``.
+
+        Raises:
+            InputError: they are not those of the parameters that train.
+        """
+        start = self._network.training_parameters()
+        names = {name: f"{_MODEL}.{name}" for name in weights}
+        if set(names.values()) != start.keys():
+            raise InputError(
+                f"weights: expected those of the {len(start)} parameters that train, found "
+                f"{len(weights)} others; give each by its name in model.named_parameters()"
+            )
+        end = {names[name]: value.to(start[names[name]]) for name, value in weights.items()}
+        direction = {name: (value - start[name]).detach() for name, value in end.items()}
+        with self._network.computing():
+            before = self._network.outputs(tokens)
+            after = self._network.outputs(tokens, end)
+        real = OutputChange(after[0] - before[0], after[1] - before[1])
+        return real, _along(self._network, tokens, direction)
 
 
 # --- many steps
@@ -415,7 +477,7 @@ class _Network(nn.Module):
         self._dtype = dtype
         self._batch_tokens = batch_tokens
         with self.computing():
-            self.model = deepcopy(model).to(dtype).eval()
+            self.model = deepcopy(model).to(dtype).eval()  # named by _MODEL
         classifier = plain_classifier(self.model)
         if not isinstance(classifier, LinearHeadClassifier):
             raise InputError(

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from lpft.errors import InputError, named
+from lpft.files import readable_size
 from lpft.model.inference import resolve_device
 from lpft.ntk.contract import parts_of_columns
 from lpft.ntk.plan import Plan, Stages, Workload, most_stages, stages_of_units, widest
@@ -98,11 +99,6 @@ def parse_size(size: str | int) -> int:
     if parsed < 1:
         raise InputError(f"the memory '{size}' is not a size: expected one such as 6GB or 500MB")
     return parsed
-
-
-def readable_size(size: int) -> str:
-    """Bytes as people write them, in decimal units."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def memory_in_use(device: torch.device) -> int:

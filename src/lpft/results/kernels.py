@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from math import isclose
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,6 +206,42 @@ class MethodRecord(Part):
             )
 
 
+class PathPoint(Part):
+    """The kernel at one epoch of a training, beside that of its start.
+
+    ``drift`` and the alignments are by kernel, ``layers`` and ``kinds`` the drift of each part of
+    F, ``linearization_error`` that of the linear model's change of logits by set of texts;
+    ``feature_difference`` is Diff(F) from the start, of the training texts.
+    """
+
+    epoch: float
+    head_norm: Number = None
+    feature_difference: Number = None
+    drift: Mapping[str, Number] = Field(default_factory=dict)
+    alignment_with_start: Mapping[str, Number] = Field(default_factory=dict)
+    alignment_with_labels: Mapping[str, Number] = Field(default_factory=dict)
+    linearization_error: Mapping[str, Number] = Field(default_factory=dict)
+    layers: Mapping[str, Number] = Field(default_factory=dict)
+    kinds: Mapping[str, Number] = Field(default_factory=dict)
+    certificate: Mapping[str, Number] = Field(default_factory=dict)
+
+
+class KernelPath(Part):
+    """The kernels of a run's start and epochs, and whether it trained in the kernel regime.
+
+    ``answer`` is ``yes``, ``no`` or ``unknown`` by :func:`lpft.ntk.path.kernel_regime`, ``until``
+    the last epoch within it; ``limits`` are those of the rule, ``largest`` what stands against
+    them. ``kept_epoch`` is that of the run's own weights.
+    """
+
+    answer: Literal["yes", "no", "unknown"]
+    until: Number = None
+    largest: Mapping[str, Number] = Field(default_factory=dict)
+    limits: Mapping[str, Number] = Field(default_factory=dict)
+    kept_epoch: Number = None
+    points: list[PathPoint] = Field(min_length=1)
+
+
 class Alignment(Part):
     """CKA of every pair of named kernels; None where one of them does not vary."""
 
@@ -266,6 +302,7 @@ class KernelRecord(Record):
         alias="methods", min_length=1
     )
     alignment: Annotated[Alignment | None, BeforeValidator(lambda value: value or None)] = None
+    path: KernelPath | None = None
     plan: Mapping[str, Any] = Field(default_factory=dict)
     timings: Mapping[str, Number] = Field(default_factory=dict)
     environment: Mapping[str, Any] = Field(default_factory=dict)

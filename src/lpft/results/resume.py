@@ -53,6 +53,14 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     if not record.began:
         return None
     check_same_settings(folder, record.config, config.flat())
+    kept, asked = record.config.get("keep_checkpoints", False), config.output.keep_checkpoints
+    if asked != kept and (asked or record.status != "finished"):
+        with_or_without = "with" if kept else "without"
+        same = "give it" if kept else "leave it out"
+        raise InputError(
+            f"'{folder}' was started {with_or_without} {named('keep_checkpoints=True')}: {same}, "
+            f"or give {named('overwrite=True')} to train it again"
+        )
     if record.status != "finished":
         return None
     saved = record.config.get("save_model", True)

@@ -25,10 +25,11 @@ from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier, start_at_words
 from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
-from lpft.results.saved import model_at_start, open_saved
+from lpft.results.saved import SavedClassifier, model_at_start, open_saved
 from lpft.settings import TrainingSettings
 from lpft.settings.methods import Method, get_method
 from lpft.training.cache import cached_probe, prepare_split
+from lpft.training.checkpoints import kept_checkpoints, read_checkpoint
 from lpft.training.fit import features_at_start
 from lpft.training.probing import install_probe
 
@@ -252,6 +253,37 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
         InputError: the folder holds no finished run, one of other classes than the data's, an
             adapter that cannot be loaded, or the model that it was trained on has changed.
     """
+    saved, adapted, parameter_set = _trained_model(folder, data, settings)
+    model, tokens = saved.classifier.model, saved.classifier
+    subject = studied_model(
+        model if adapted is None else adapted, tokens.tokenizer, tokens.max_length
+    )
+    parameters = subject.network.named_parameters()
+    if adapted is not None:
+        names = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    else:
+        names = set(parameters)
+        if model.virtual_tokens is not None and parameter_set != "all":
+            names = {name for name in names if name.startswith("virtual_tokens.")}
+        if parameter_set == "bias":
+            names = {name for name in names if is_bias(name)}
+    head = subject.head
+    bias = None if head.bias is None else head.bias.detach().clone()
+    weight = head.weight.detach().clone()
+    point = StartingPoint(TRAINED, TRAINED, weight, bias, parameter_set, frozenset(names))
+    return Pass(subject, encoder_fingerprint(model), (point,))
+
+
+def _trained_model(
+    folder: Path, data: TextData, settings: TrainingSettings
+) -> tuple[SavedClassifier, torch.nn.Module | None, str]:
+    """A run's classifier, with what its method trains; beside it the adapter, where it has one.
+
+    The latter is the classifier that its training began with, and the trained factors in it.
+
+    Raises:
+        InputError: as :func:`trained_pass`.
+    """
     saved = open_saved(folder, settings.device)
     if saved.classifier.model.config.classes != data.classes:
         raise InputError(
@@ -261,23 +293,52 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
     record = read_record(folder)
     method = None if record is None else get_method(record.config["method"])
     parameter_set = "all" if method is None else _run_parameter_set(method)
-    model, tokens = saved.classifier.model, saved.classifier
-    encoder = encoder_fingerprint(model)
+    model = saved.classifier.model
     if method is None or method.adapter is None or model.virtual_tokens is not None:
+        return saved, None, parameter_set
+    assert record is not None
+    start = model_at_start(folder, record, data, settings).model
+    return saved, load_adapter(start, folder), parameter_set
+
+
+def path_passes(
+    folder: Path, data: TextData, settings: TrainingSettings
+) -> Iterator[tuple[float, dict[str, Tensor], Pass]]:
+    """The kernel of a run's start and of every epoch, with the epoch and its trained weights.
+
+    All passes have one model, whose weights each of them sets: the one before must be done. What
+    trains in it requires gradients; the weights have the names of the plain classifier in it.
+
+    Raises:
+        InputError: as :func:`trained_pass`, or the run kept no checkpoints, or some are damaged or
+            of another model.
+    """
+    checkpoints = kept_checkpoints(folder)
+    saved, adapted, parameter_set = _trained_model(folder, data, settings)
+    tokens = saved.classifier
+    model: torch.nn.Module = tokens.model if adapted is None else adapted
+    parameters = dict(model.named_parameters())
+    for epoch, path in checkpoints.items():
+        weights = read_checkpoint(path)
+        shapes = {name: p.shape for name, p in parameters.items() if name in weights}
+        if shapes != {name: value.shape for name, value in weights.items()}:
+            raise InputError(
+                f"'{path}' has other parameters than the model in '{folder}': they belong to "
+                "another training; restore its own"
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(name in weights)
+                if name in weights:
+                    parameter.copy_(weights[name])
         subject = studied_model(model, tokens.tokenizer, tokens.max_length)
-        names = set(subject.network.named_parameters())
-        if model.virtual_tokens is not None and parameter_set != "all":
-            names = {name for name in names if name.startswith("virtual_tokens.")}
-        if parameter_set == "bias":
-            names = {name for name in names if is_bias(name)}
-    else:
-        assert record is not None
-        adapted = load_adapter(model_at_start(folder, record, data, settings).model, folder)
-        subject = studied_model(adapted, tokens.tokenizer, tokens.max_length)
-        parameters = subject.network.named_parameters()
-        names = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    head = subject.head
-    bias = None if head.bias is None else head.bias.detach().clone()
-    weight = head.weight.detach().clone()
-    point = StartingPoint(TRAINED, TRAINED, weight, bias, parameter_set, frozenset(names))
-    return Pass(subject, encoder, (point,))
+        own = subject.network.named_parameters()
+        names = frozenset(name for name, parameter in own.items() if parameter.requires_grad)
+        head = subject.head
+        bias = None if head.bias is None else head.bias.detach().clone()
+        point = StartingPoint(
+            f"epoch {epoch:g}", TRAINED, head.weight.detach().clone(), bias, parameter_set, names
+        )
+        inner = {id(p): name for name, p in subject.classifier.named_parameters()}
+        trained = {inner[id(parameters[name])]: value for name, value in weights.items()}
+        yield epoch, trained, Pass(subject, encoder_fingerprint(subject.classifier), (point,))

@@ -13,12 +13,13 @@ import torch
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
-from lpft.files import write_json
+from lpft.files import readable_size, write_json
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.ntk import KernelJob, Options
-from lpft.ntk.memory import readable_size
+from lpft.ntk.job import Kernels
 from lpft.ntk.plan import Plan
+from lpft.progress import timed
 from lpft.results.folder import WORK, check_restart, foreign_files, locked, results_found
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.resume import check_same_inputs, check_same_settings
@@ -32,6 +33,8 @@ from lpft.results.schema import (
     is_inside,
 )
 from lpft.runs import kernel_passes
+from lpft.runs.kernel_passes import Block
+from lpft.runs.kernel_path import PathResults, path_checkpoints
 from lpft.runs.kernel_statistics import KernelResults, MethodKernels
 from lpft.settings.configs import KernelConfig, deciding
 from lpft.settings.fields import Decides
@@ -120,6 +123,8 @@ class KernelComputation:
             run is not None
         )
         self._methods_in_all = len(methods) + (run is not None)
+        if settings.path:
+            self._passes_in_all += len(path_checkpoints(run))
 
     @property
     def plans(self) -> list[Plan]:
@@ -135,7 +140,10 @@ class KernelComputation:
                 "this plan says",
                 folder,
             )
-        return [self._job(number, each).plan for number, each in enumerate(self._passes())]
+        plans = [self._job(number, each).plan for number, each in enumerate(self._passes())]
+        for number, (_, _, each) in enumerate(self._path_passes(), start=len(plans)):
+            plans.append(self._job(number, each, (kernel_passes.TRAIN,)).plan)
+        return plans
 
     def run(self) -> KernelRecord:
         """Compute the kernels and their record; the arrays stay in the folder's unfinished part.
@@ -153,36 +161,34 @@ class KernelComputation:
         data = fingerprint(self.data)
         encoders: dict[str, str] = {}
         for number, each in enumerate(self._passes()):
-            job = self._job(number, each)
             of_run = each.starting_points[0].name == kernel_passes.TRAINED
             encoders["trained_encoder" if of_run else "encoder"] = each.encoder
-            key = _resume_key(self.config, self.texts, data, each.encoder, job.plan.device)
-            _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
-            logger.info(
-                "pass %d of %d, %s: kernels of %d texts, about %.0f s, %s of memory at most",
-                number + 1,
-                self._passes_in_all,
-                ", ".join(point.name for point in each.starting_points),
-                len(job.plan.workload.lengths),
-                job.plan.seconds,
-                readable_size(job.plan.memory),
-            )
-            kernels = job.run()
-            plans.append(job.plan)
-            del job
-            seconds = next(iter(kernels.values()))[kernel_passes.TRAIN].record["seconds"]["total"]
-            logger.info("pass %d took %.0f s", number + 1, seconds)
-            results.timings["kernel_seconds"] += seconds
+            plan, kernels = self._compute(number, each, self._blocks(), data, results)
+            plans.append(plan)
             pooling = each.subject.classifier.config.pooling
             max_length = each.subject.max_length
             for point in each.starting_points:
                 blocks = kernels.pop(point.name)  # freed before the next method's are used
                 method = MethodKernels(point, blocks, self.texts, len(self.data.classes))
-                results.add(method, each.subject, each.encoder, plans[-1].device)
+                results.add(method, each.subject, each.encoder, plan.device)
                 del blocks, method
             del each
+        path = None
+        for number, (epoch, weights, each) in enumerate(self._path_passes(), start=len(plans)):
+            plan, kernels = self._compute(number, each, (kernel_passes.TRAIN,), data, results)
+            plans.append(plan)
+            with timed(results.timings, "path_seconds"):
+                if path is None:
+                    path = PathResults(self.texts, plan.device)
+                (point,) = each.starting_points
+                kernel = kernels.pop(point.name)[kernel_passes.TRAIN]
+                path.add(epoch, weights, point, kernel, each.subject)
+                del kernel
         prints = Fingerprints(data=data, **encoders)
         record = self._record(results, prints, pooling, max_length, plans)
+        if path is not None:
+            assert self._run is not None
+            record = record.model_copy(update={"path": path.record(self._run)})
         timings = {**record.timings, "total_seconds": perf_counter() - started}
         return record.model_copy(update={"timings": timings})
 
@@ -196,18 +202,62 @@ class KernelComputation:
         if self._run is not None:
             yield kernel_passes.trained_pass(self._run, self.data, training)
 
-    def _job(self, number: int, each: kernel_passes.Pass) -> KernelJob:
+    def _path_passes(self) -> Iterator[tuple[float, dict[str, torch.Tensor], kernel_passes.Pass]]:
+        """The start and every epoch of the run, where its path is asked for."""
+        if self.config.kernels.path:
+            assert self._run is not None
+            yield from kernel_passes.path_passes(self._run, self.data, self.config.run.training)
+
+    def _blocks(self) -> tuple[Block, ...]:
+        """The blocks of methods' kernels; a path has only those of the training texts."""
         settings = self.config.kernels
         blocks = [kernel_passes.TRAIN, kernel_passes.EVALUATION]
         if settings.kernel == "asymmetric" and "asymmetric" in settings.solver:
             blocks.append(kernel_passes.REVERSED)
         if self.texts.validation is not None:
             blocks.append(kernel_passes.VALIDATION)
+        return tuple(blocks)
+
+    def _compute(
+        self,
+        number: int,
+        each: kernel_passes.Pass,
+        blocks: tuple[Block, ...],
+        data: dict[str, str],
+        results: KernelResults,
+    ) -> tuple[Plan, Kernels]:
+        """The kernels of one pass, whose finished pieces are used again, and how it was planned."""
+        folder = self.config.output_dir
+        job = self._job(number, each, blocks)
+        key = _resume_key(self.config, self.texts, data, each.encoder, job.plan.device)
+        _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
+        logger.info(
+            "pass %d of %d, %s: kernels of %d texts, about %.0f s, %s of memory at most",
+            number + 1,
+            self._passes_in_all,
+            ", ".join(point.name for point in each.starting_points),
+            len(job.plan.workload.lengths),
+            job.plan.seconds,
+            readable_size(job.plan.memory),
+        )
+        kernels = job.run()
+        seconds = next(iter(kernels.values()))[kernel_passes.TRAIN].record["seconds"]["total"]
+        logger.info("pass %d took %.0f s", number + 1, seconds)
+        results.timings["kernel_seconds"] += seconds
+        return job.plan, kernels
+
+    def _job(
+        self, number: int, each: kernel_passes.Pass, blocks: tuple[Block, ...] | None = None
+    ) -> KernelJob:
+        settings = self.config.kernels
+        groups = self.texts.groups
+        if blocks == (kernel_passes.TRAIN,):
+            groups = groups[:1]
         return KernelJob(
             each.subject,
             {point.name: point.request for point in each.starting_points},
-            self.texts.groups,
-            tuple(blocks),
+            groups,
+            self._blocks() if blocks is None else blocks,
             Options(
                 contraction=settings.linear_method,
                 update=settings.kernel,

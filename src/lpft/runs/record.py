@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from lpft.analysis import find_errors
 from lpft.data.checks import row_numbers
 from lpft.data.examples import UNSEEN, Examples, Label, Text, TextData
-from lpft.files import markdown_template
+from lpft.files import link_or_copy, markdown_template
 from lpft.model import save_classifier
 from lpft.results.formats import fixed
 from lpft.results.run import LP_HEAD, Predictions, write_feature_changes, write_features, write_head
@@ -26,6 +26,7 @@ from lpft.results.schema import (
 from lpft.runs.evaluate import SplitResult, score_splits
 from lpft.settings.configs import RunConfig
 from lpft.settings.methods import METHODS
+from lpft.training.checkpoints import KEPT
 from lpft.training.fit import Fit, set_threshold
 from lpft.training.history import head_norms
 from lpft.training.probing import LinearProbe
@@ -55,6 +56,10 @@ def write_results(
         save_classifier(fit.classifier, folder)
         for path in () if fit.adapter is None else fit.adapter.glob("adapter_*"):
             (folder / path.name).write_bytes(path.read_bytes())
+    if fit.checkpoints is not None:
+        (folder / KEPT).mkdir()
+        for path in fit.checkpoints.glob("[!.]*"):
+            link_or_copy(path, folder / KEPT / path.name)
     if fit.probe is not None:
         (folder / LP_HEAD).parent.mkdir()
         save_file({"weight": fit.probe.weight, "bias": fit.probe.bias}, folder / LP_HEAD)

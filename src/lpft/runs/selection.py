@@ -6,7 +6,6 @@ wherever it was stopped; what was decided on the way is in ``run.json`` and is n
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from lpft.data import TextData, check_data, load_data
 from lpft.data.lengths import check_lengths, quick_counter, quick_length
 from lpft.data.splits import validation_kind
 from lpft.errors import InputError, explain, named
-from lpft.files import check_model_path
+from lpft.files import check_model_path, link_or_copy
 from lpft.results.folder import (
     WORK,
     check_output,
@@ -328,7 +327,7 @@ class _Running:
                 continue  # its texts must not stay: the user removed it
             target = staged / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(source / name, target)
+            link_or_copy(source / name, target)
         self.record = own.updated(
             status="running",
             started=self.record.started,
@@ -340,13 +339,6 @@ class _Running:
         self.record.updated(status="finished", finished=now()).write(self.folder)
         remove_leftovers(self.folder)
         return RunResult(self.folder, read_metrics(self.folder))
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _measured_seconds(run: RunConfig, data: TextData) -> float:

@@ -34,7 +34,7 @@ RUNS = "runs"
 SEARCH = "search"
 """Folder of a sweep's grid search, laid out as the sweep's own."""
 
-_NOTHING_KEPT = {"save_model": False, "save_features": False}
+_NOTHING_KEPT = {"save_model": False, "save_features": False, "keep_checkpoints": False}
 
 PLANNED = ("learning_rate", "batch_size", "epochs")
 """Settings that the plan of a sweep shows."""

@@ -172,6 +172,7 @@ def _train_locked(
         folder=work,
         kind=kind,
         on_history=lambda rows: write_history(folder, rows),
+        keep_checkpoints=config.output.keep_checkpoints,
     )
     evaluated = perf_counter()
     known = {"validation": fit.validation.features}

@@ -446,6 +446,12 @@ class OutputSettings(Settings):
     save_features: bool = setting(
         False, "save every text's features before and after training, and the trained head"
     )
+    keep_checkpoints: bool = setting(
+        False,
+        "save in checkpoints/ what fine-tuning trains, at its start and after every epoch: with an "
+        "adapter a few MB each, otherwise as much as the model; lpft ntk RUN --path reads them",
+        needs="fine-tuning of the head",
+    )
     texts_in_report: bool = setting(
         True,
         "save the texts that the classifier gets wrong in errors.jsonl, where the report finds "

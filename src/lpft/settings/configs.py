@@ -112,10 +112,37 @@ def make_config(values: Mapping[str, Any], output_dir: Path | None = None) -> Ru
     training = TrainingSettings.read_own(values)
     data = _data_settings(values)
     training = _resolved(data, training)
+    output = OutputSettings.read_own(values)
+    _check_checkpoints(output, [training.method])
     if output_dir is None:
         method_and_seed = f"{training.method}-seed{training.seed}"
         output_dir = Path("runs") / f"{_data_and_model(data, training)}-{method_and_seed}"
-    return RunConfig(data, training, OutputSettings.read_own(values), output_dir)
+    return RunConfig(data, training, output, output_dir)
+
+
+def _check_checkpoints(output: OutputSettings, methods: Sequence[str]) -> None:
+    """Refuse to keep checkpoints where nothing would have any, or could use them.
+
+    Raises:
+        InputError: no method fine-tunes the head, or the model is not saved.
+    """
+    if not output.keep_checkpoints:
+        return
+    if not any(_keeps_checkpoints(method) for method in methods):
+        raise InputError(
+            f"{named('keep_checkpoints')} has no effect with {named('method')} "
+            f"{', '.join(methods)}, which has no epochs of fine-tuning: leave it out or choose "
+            "another method"
+        )
+    if not output.save_model:
+        raise InputError(
+            f"{named('keep_checkpoints')} and {named('save_model=False')} exclude each other: "
+            "checkpoints have only what trains, so leave one of them out"
+        )
+
+
+def _keeps_checkpoints(method: str) -> bool:
+    return METHODS[method].takes(OutputSettings.fields()["keep_checkpoints"])
 
 
 @dataclass(frozen=True)
@@ -153,7 +180,9 @@ class SelectionConfig:
         """The run in ``candidates/<name>``, with those of the settings that its method takes."""
         training = training_of(self.training, method, **changes)
         folder = self.output_dir / CANDIDATES / name
-        return RunConfig(self.data, _resolved(self.data, training), self.output, folder)
+        keeps = self.output.keep_checkpoints and _keeps_checkpoints(method)
+        output = self.output.model_copy(update={"keep_checkpoints": keeps})
+        return RunConfig(self.data, _resolved(self.data, training), output, folder)
 
 
 CANDIDATES = "candidates"
@@ -204,6 +233,7 @@ def make_selection(
         data, _local_model(training), OutputSettings.read_own(values), selection, Path()
     )
     check_taken(training, config.methods)
+    _check_checkpoints(config.output, config.methods)
     if output_dir is None:
         end = "-tuned" if selection.tune > 0 else ""
         end = f"-{selection.seeds}seeds" if selection.seeds > 1 else end

@@ -66,6 +66,12 @@ class KernelSettings(Settings):
         False,
         "for a trained run: also compute the kernel at the start of its training, and compare both",
     )
+    path: bool = setting(
+        False,
+        "for a run trained with --keep-checkpoints: also compute the kernel after every epoch, how "
+        "far each is from that of the start, and whether training stayed in the kernel regime",
+        decides=Decides.STATISTICS,
+    )
     dynamics: int = setting(
         0,
         "number of training texts for gradient descent (one step, and up to 20), compared with "
@@ -84,11 +90,12 @@ class KernelSettings(Settings):
         for method in self.methods:
             get_method(method)
         check_distinct("methods", self.methods)
-        if self.dynamics > 0 and self.kernel != "sgd":
-            raise InputError(
-                f"{named('dynamics')} is for gradient descent, not for {named('kernel')} "
-                f"{self.kernel}: leave one of them out"
-            )
+        for name in ("dynamics", "path"):
+            if getattr(self, name) and self.kernel != "sgd":
+                raise InputError(
+                    f"{named(name)} is for gradient descent, not for {named('kernel')} "
+                    f"{self.kernel}: leave one of them out"
+                )
         return self
 
 

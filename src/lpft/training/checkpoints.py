@@ -1,4 +1,8 @@
-"""Checkpoints of a fine-tuning: when they are written, and which one a training goes on from."""
+"""Checkpoints of a fine-tuning: when they are written, and which one a training goes on from.
+
+Trainer's own are there to go on from, and go when the training ends. With ``--keep-checkpoints``
+:class:`EpochWeights` saves what trains after every epoch, which stays with the run.
+"""
 
 import json
 import logging
@@ -8,15 +12,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lpft.files import DIGESTS, damaged_file, write_digests, write_json
+from lpft.errors import InputError, named
+from lpft.files import (
+    DIGESTS,
+    add_digest,
+    damaged_file,
+    readable_size,
+    replace_when_written,
+    write_digests,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
 MINUTES_BETWEEN_CHECKPOINTS = 5.0
 _START = "checkpoint-0"
 _STATE = "trainer_state.json"
+KEPT = "checkpoints"
+"""The folder in a run's where the weights of its epochs are."""
+_PREFIX, _SUFFIX = "epoch-", ".safetensors"
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -135,3 +154,97 @@ class CheckpointKeeper(TrainerCallback):
         for checkpoint in folder.glob("checkpoint-*"):
             if checkpoint.name not in needed:
                 shutil.rmtree(checkpoint)
+
+
+class EpochWeights(TrainerCallback):
+    """Saves what trains, at the start of a training and after every epoch.
+
+    ``epoch-<number>.safetensors`` holds the parameters that require gradients, by their names in
+    ``named_parameters()`` of the model that trains, with an adapter in PEFT's wrapper; epoch 0 is
+    the start. All other parameters stay as they are. Digests lie beside the files.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path) -> None:
+        self._trained = {n: value for n, value in model.named_parameters() if value.requires_grad}
+        self.folder = folder
+
+    def begin(self, training: Path, epochs: float) -> None:
+        """Save the start; ``epochs`` are those to come, of the training below ``training``.
+
+        That training begins anew where what it saved here before it was stopped is damaged.
+        """
+        damaged = damaged_file(self.folder) if (self.folder / DIGESTS).exists() else DIGESTS
+        if training.exists() and damaged is not None:
+            logger.warning(
+                "'%s' is damaged or missing: training begins anew, to the same result",
+                self.folder / damaged,
+            )
+            shutil.rmtree(training)
+        if not training.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._save(0.0)
+        size = sum(value.numel() * value.element_size() for value in self._trained.values())
+        logger.info(
+            "the weights of the start and of every epoch are kept in the run's folder %s: %s each, "
+            "%s for %g epochs",
+            KEPT,
+            readable_size(size),
+            readable_size(round(size * (1 + epochs))),
+            epochs,
+        )
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # Before the checkpoint from which a training goes on after this epoch.
+        del args, control
+        assert state.epoch is not None
+        self._save(state.epoch)
+
+    def _save(self, epoch: float) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{_PREFIX}{epoch:g}{_SUFFIX}"
+        with replace_when_written(path) as temporary:
+            save_file(
+                {n: value.detach().contiguous() for n, value in self._trained.items()}, temporary
+            )
+        add_digest(path)
+
+
+def kept_checkpoints(run: Path) -> dict[float, Path]:
+    """The files of a run's kept checkpoints by epoch, in order; 0 is the start.
+
+    Raises:
+        InputError: there are none, or a file is damaged or missing.
+    """
+    folder = run / KEPT
+    again = f"train it again with {named('keep_checkpoints=True')} and {named('overwrite=True')}"
+    if not (folder / DIGESTS).is_file():
+        raise InputError(f"'{run}' has no checkpoints of its epochs (no '{folder}'): {again}")
+    damaged = damaged_file(folder)
+    if damaged is not None:
+        raise InputError(f"'{folder / damaged}' is damaged: restore it, or {again}")
+    by_epoch = {}
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        try:
+            by_epoch[float(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX))] = path
+        except ValueError as error:
+            raise InputError(f"'{path}' is not named by an epoch: remove it, or {again}") from error
+    if 0.0 not in by_epoch or len(by_epoch) < 2:
+        raise InputError(
+            f"'{folder}' has no epoch beside the start: nothing was trained, or files are missing; "
+            f"restore them, or {again}"
+        )
+    return dict(sorted(by_epoch.items()))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The parameters of a kept checkpoint by name.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}): restore it") from error

@@ -39,7 +39,7 @@ from lpft.model.encoder import quiet_transformers
 from lpft.model.inference import resolve_device
 from lpft.settings import TrainingSettings
 from lpft.training.cache import SplitInputs
-from lpft.training.checkpoints import CheckpointKeeper, last_checkpoint
+from lpft.training.checkpoints import CheckpointKeeper, EpochWeights, last_checkpoint
 from lpft.training.history import (
     EPOCH_SCORE,
     EpochRule,
@@ -77,6 +77,7 @@ def finetune(
     rule: EpochRule,
     folder: Path,
     on_history: Callable[[list[Row]], None],
+    kept: EpochWeights | None = None,
 ) -> None:
     """Train ``model`` in place and leave it at its best epoch by ``rule`` on validation.
 
@@ -90,6 +91,7 @@ def finetune(
         model: a classifier, or one wrapped by PEFT, already seeded.
         settings: resolved.
         on_history: called with all rows so far whenever there is a new one.
+        kept: where the weights of every epoch go, if anywhere.
 
     Raises:
         TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
@@ -102,7 +104,7 @@ def finetune(
         train,
         settings,
         folder=folder,
-        callbacks=[reporter, *patience, keeper],
+        callbacks=[reporter, *patience, *_all_of(kept), keeper],
         validation=validation,
         rule=rule,
     )
@@ -116,13 +118,18 @@ def finetune_for(
     epochs: float,
     folder: Path,
     on_history: Callable[[list[Row]], None],
+    kept: EpochWeights | None = None,
 ) -> None:
     """Train ``model`` in place as :func:`finetune` does, and stop after ``epochs`` of all of them.
 
     The learning rate falls as if the training went on. Takes and raises what :func:`finetune` does.
     """
-    callbacks = [TrainingReporter(on_history), CheckpointKeeper(), _Stop(epochs)]
+    callbacks = [TrainingReporter(on_history), *_all_of(kept), CheckpointKeeper(), _Stop(epochs)]
     train_steps(model, train, settings, folder=folder, callbacks=callbacks)
+
+
+def _all_of(kept: EpochWeights | None) -> list[TrainerCallback]:
+    return [] if kept is None else [kept]
 
 
 def finetune_scored(

@@ -39,6 +39,7 @@ from lpft.training.cache import (
     cached_out_of_fold_logits,
     cached_probe,
 )
+from lpft.training.checkpoints import EpochWeights
 from lpft.training.contrastive import tune, tune_for, tune_scored
 from lpft.training.finetuning import finetune, finetune_for, finetune_scored
 from lpft.training.folds import FoldScores, cross_validate
@@ -89,7 +90,8 @@ class Fit:
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
     linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
     ``validation`` what it was fitted on; ``best`` the epoch of fine-tuning that was kept;
-    ``undertrained`` what speaks for training longer; ``adapter`` the unmerged adapter's folder.
+    ``undertrained`` what speaks for training longer; ``adapter`` the unmerged adapter's folder,
+    ``checkpoints`` that of the weights of every epoch.
     """
 
     classifier: Classifier
@@ -102,6 +104,7 @@ class Fit:
     history: list[Row]
     adapter: Path | None
     timings: dict[str, float]
+    checkpoints: Path | None = None
 
 
 def fit_classifier(
@@ -114,6 +117,7 @@ def fit_classifier(
     folder: Path,
     kind: ValidationKind = "file",
     on_history: Callable[[list[Row]], None] = lambda rows: None,  # noqa: ARG005
+    keep_checkpoints: bool = False,
 ) -> Fit:
     """Train ``classifier`` by ``settings.method`` and fit its temperature on validation.
 
@@ -124,7 +128,8 @@ def fit_classifier(
     all of them. ``settings`` must be resolved. Checkpoints are kept below
     ``folder / "checkpoints"`` and resumed from where they are there already; the adapter of a PEFT
     method goes to ``folder / "adapter"``. ``on_history`` is called with all rows so far whenever
-    there is a new one.
+    there is a new one. With ``keep_checkpoints`` the weights of every epoch of fine-tuning (with
+    folds those of the training on all rows) go to ``folder / "epochs"``.
 
     Raises:
         InputError: the data or the model cannot be trained on, or training diverges.
@@ -176,6 +181,9 @@ def fit_classifier(
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
         checkpoints, inverse_strength = folder / "checkpoints", 0.0
+        kept = EpochWeights(trained, folder / "epochs") if keep_checkpoints else None
+        if kept is not None:
+            kept.begin(checkpoints, epochs)
         if probe is not None:
             inverse_strength = probe.inverse_strength
         if validation is not None and method.contrastive:
@@ -198,6 +206,7 @@ def fit_classifier(
                 rule=rule,
                 folder=checkpoints,
                 on_history=keep_history,
+                kept=kept,
             )
         best = best_epoch(
             evaluations(history) if validated is None else validated.evaluations,
@@ -227,6 +236,7 @@ def fit_classifier(
                     epochs=math.inf if last else best.epoch,
                     folder=checkpoints,
                     on_history=keep_history,
+                    kept=kept,
                 )
     adapter = None
     if is_adapted(trained):
@@ -262,6 +272,7 @@ def fit_classifier(
         undertrained=signs,
         history=history,
         adapter=adapter,
+        checkpoints=None if kept is None else kept.folder,
         timings={"probing": probed - folded, "finetuning": finetuned - probed + folded - started},
     )
 
