@@ -1,6 +1,6 @@
 """The figures of runs and of kernels: accuracy, feature change, training, calibration; spectra."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from lpft.results.groups import Group, Setting, method_name, score
 from lpft.results.kernels import (
     FT,
     NTK,
+    PRETRAIN,
     KernelRecord,
     KernelStatistics,
     MethodRecord,
@@ -402,3 +403,75 @@ def dynamics(kernels: KernelRecord) -> Figure | None:
         caption=say("dynamics_caption"),
         values_in="the tables",
     )
+
+
+def path(kernels: KernelRecord) -> Figure | None:
+    """Drift, alignment and the error of the linear model against the epoch; None without a path."""
+    if kernels.path is None:
+        return None
+    points, limits = kernels.path.points, kernels.path.limits
+    epochs = tuple(point.epoch for point in points)
+
+    def series(label: str, values: Iterable[float | None]) -> Series:
+        return Series(label, epochs, tuple(values))
+
+    drifts = tuple(
+        series(kernel_name(name), (point.drift.get(name) for point in points))
+        for name in (PRETRAIN, FT, NTK)
+    )
+    alignments = (
+        series("with the start", (point.alignment_with_start.get(NTK) for point in points)),
+        series("with the labels", (point.alignment_with_labels.get(NTK) for point in points)),
+    )
+    sets = {"train": "training texts", "eval": f"{kernels.data.eval_split or 'evaluation'} texts"}
+    errors = tuple(
+        series(label, (point.linearization_error.get(name) for point in points))
+        for name, label in sets.items()
+    )
+    panels = (
+        Panel(
+            "Drift of the kernel",
+            "epoch",
+            "over the start",
+            drifts,
+            from_zero=True,
+            level=_limit(limits.get("drift")),
+        ),
+        Panel("Alignment of P + F", "epoch", "CKA", alignments),
+        Panel(
+            "Error of the linear model",
+            "epoch",
+            "relative, of logits",
+            errors,
+            from_zero=True,
+            level=_limit(limits.get("linearization_error")),
+        ),
+    )
+    title, caption = "Kernels along training", say("path_caption")
+    return Figure("path", title, "lines", panels, caption, values_in="the table")
+
+
+def _limit(value: float | None) -> tuple[float, str] | None:
+    return None if value is None else (value, "kernel regime")
+
+
+def path_layers(kernels: KernelRecord) -> Figure | None:
+    """Drift of every layer's part of F, at the first, the middle and the last epoch."""
+    if kernels.path is None:
+        return None
+    later = kernels.path.points[1:]
+    layers = tuple(dict.fromkeys(name for point in later for name in point.layers))
+    if not layers:
+        return None
+    places = sorted({0, (len(later) - 1) // 2, len(later) - 1})
+    series = tuple(
+        Series(
+            f"epoch {later[place].epoch:g}",
+            tuple(map(float, range(len(layers)))),
+            tuple(later[place].layers.get(name) for name in layers),
+        )
+        for place in places
+    )
+    panel = Panel("", "", "drift of F", series, ticks=layers, from_zero=True)
+    title, caption = "Where the kernel drifts", say("path_layers_caption")
+    return Figure("path-layers", title, "points", (panel,), caption, values_in="the table")

@@ -53,6 +53,7 @@ def kernel_chapter(kernels: KernelRecord, slug: str, title: str, page_folder: Pa
     summary = (
         ("Kernels", "statistics", read_statistics(kernels)),
         ("Kernel regression", "regression", read_regression(kernels)),
+        ("Kernel regime", "path", read_path(kernels)),
         ("Certificate", "made", read_certificate(kernels)),
     )
     rows = (
@@ -87,6 +88,13 @@ def _sections(
     yield "parts", "What F is made of", (figures.shares(kernels), shares(kernels))
     dynamics = (figures.dynamics(kernels), first_order(kernels), linearized(kernels))
     yield "dynamics", "Training compared with the kernel's prediction", dynamics
+    along = (*read_path(kernels), figures.path(kernels), path(kernels))
+    yield "path", "Kernels along training", along
+    yield (
+        "path-layers",
+        "Where the kernel drifts",
+        (figures.path_layers(kernels), path_layers(kernels)),
+    )
     made = Details("Configuration, plan, environment and timings", tuple(_made(kernels)))
     folder = Folder(relative_link(kernels.folder, page_folder), (KernelRecord.FILE,))
     blocks = (folder, certificate(kernels), made if made.sections else None)
@@ -182,6 +190,15 @@ def read_regression(kernels: KernelRecord) -> list[str]:
             say("class_regression", accuracy=per_text, split=split, commonest=commonest)
         )
     return sentences
+
+
+def read_path(kernels: KernelRecord) -> list[str]:
+    """Whether training stayed in the kernel regime, by which rule, and until when."""
+    path = kernels.path
+    if path is None:
+        return []
+    drift, error = (path.largest.get(name) for name in ("drift", "linearization_error"))
+    return [say("kernel_regime", path=path, drift=drift, error=error)]
 
 
 def _range(numbers: Iterable[tuple[float | None, str]], written: Callable[[float], str]) -> str:
@@ -386,6 +403,50 @@ def linearized(kernels: KernelRecord) -> Table | None:
     note = say("linearized_note", trained=_texts(kernels, "train"))
     title = "Training compared with the linear model"
     return from_columns("linearized", title, columns, note, headers=3)
+
+
+def path(kernels: KernelRecord) -> Table | None:
+    """Drift, alignment, error of the linear model, head and features at every epoch of a run."""
+    if kernels.path is None:
+        return None
+    points = kernels.path.points
+    columns: Columns = [(Column("Epoch"), [f"{point.epoch:g}" for point in points])]
+    for name in (PRETRAIN, FT, NTK):
+        column = Column(kernel_name(name), "Drift", digits=3, full=f"drift of {kernel_name(name)}")
+        columns.append((column, [point.drift.get(name) for point in points]))
+    for key in ("start", "labels"):
+        values = [getattr(point, f"alignment_with_{key}").get(NTK) for point in points]
+        columns.append((Column(key, "CKA with", digits=3), values))
+    for key in ("train", "eval"):
+        errors = [point.linearization_error.get(key) for point in points]
+        columns.append((Column(key, "Linear model", full=f"linear model: {key} error"), errors))
+    columns.append((Column("change", "Feature"), [point.feature_difference for point in points]))
+    columns.append((Column("norm", "Head"), [point.head_norm for point in points]))
+    note = say("path_note", kept=kernels.path.kept_epoch)
+    return from_columns("path", "Kernels along training", columns, note)
+
+
+def path_layers(kernels: KernelRecord) -> Table | None:
+    """Drift of the part of F that each kind of parameter and each layer adds, by epoch."""
+    if kernels.path is None:
+        return None
+    later = kernels.path.points[1:]
+    rows = [
+        (by, name)
+        for by in ("kind", "layer")
+        for name in dict.fromkeys(n for point in later for n in getattr(point, f"{by}s"))
+    ]
+    if not rows:
+        return None
+    columns: Columns = [
+        (Column("By"), [by for by, _ in rows]),
+        (Column("Part"), [name for _, name in rows]),
+    ]
+    for point in later:
+        drifts = [getattr(point, f"{by}s").get(name) for by, name in rows]
+        columns.append((Column(f"{point.epoch:g}", "Drift at epoch", digits=3), drifts))
+    note = say("path_layers_note")
+    return from_columns("path-layers", "Where the kernel drifts", columns, note, headers=2)
 
 
 def _dynamics(kernels: KernelRecord) -> list[tuple[str, Dynamics]]:

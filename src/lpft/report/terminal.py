@@ -19,7 +19,9 @@ from lpft.report.interpolation import format_interpolation
 from lpft.report.kernels import (
     first_order,
     linearized,
+    path,
     read_certificate,
+    read_path,
     regression,
     statistics,
     what_was_computed,
@@ -168,11 +170,12 @@ def format_kernel_table(kernels: KernelRecord) -> str:
     table = statistics(kernels)
     checks = [f"Certificate: {sentence}" for sentence in read_certificate(kernels)]
     what, *notes = map(_wrapped, (what_was_computed(kernels), table.note, *checks))
-    further = [first_order(kernels), linearized(kernels)]
+    further = [path(kernels), first_order(kernels), linearized(kernels)]
     if set(kernels.solvers) - set(FIRST_SOLVERS):
         further.insert(0, regression(kernels))
     tables = (_titled(each) for each in further if each is not None)
-    return "\n\n".join([what, to_text(table), "\n".join(notes), *tables])
+    answers = map(_wrapped, read_path(kernels))
+    return "\n\n".join([what, to_text(table), "\n".join(notes), *tables, *answers])
 
 
 def format_experiment(record: ExperimentRecord) -> str:
