@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from results.kernel_folders import METHODS, write_kernels
+from results.kernel_folders import LAYERS, METHODS, path_record, write_kernels
 
 from lpft.report import (
     ReportResult,
@@ -428,3 +428,47 @@ def test_damaged_dynamics_are_named(
     (tmp_path / "kernels.json").write_text(json.dumps(trained))
     _, (unread,) = find_kernels(tmp_path)
     assert "dynamics" in unread.reason
+
+
+def test_a_path_is_told_in_a_sentence_a_table_and_two_figures(tmp_path: Path) -> None:
+    write_kernels(tmp_path / "cb", samples=9, methods=("ft",), path=path_record())
+    result = build_report(tmp_path)
+    (kernels,) = result.kernels
+    assert kernels.path is not None
+    (sentence,) = kernel_page.read_path(kernels)
+    for words in ("No, it leaves it after epoch 1", "0.24 > 0.1", "0.090 ≤ 0.1"):
+        assert words in sentence
+    rows = rows_of(kernel_page.path(kernels))
+    assert [row["Epoch"] for row in rows] == ["0", "1", "2", "3"]
+    for row, point in zip(rows, path_record()["points"], strict=True):
+        assert float(row["drift of P + F"]) == point["drift"]["ntk"]
+        assert float(row["head norm"]) == point["head_norm"]
+    layers = {row["Part"]: row for row in rows_of(kernel_page.path_layers(kernels))}
+    assert float(layers[LAYERS[2]]["drift at epoch 3"]) == pytest.approx(0.03)
+    drift, alignment, error = figures.path(kernels).panels
+    assert [series.label for series in drift.series] == ["P", "F", "P + F"]
+    assert drift.series[2].y == tuple(0.08 * epoch for epoch in range(4))
+    assert (drift.level[0], error.level[0], alignment.level) == (0.1, 0.1, None)
+    page, text = result.page.read_text(encoding="utf-8"), format_kernel_table(kernels)
+    for shown in (page, " ".join(text.split())):
+        assert "Is this training in the kernel regime?" in shown
+    names = {path.name.partition("sgd-")[2] for path in (*result.tables, *result.figures)}
+    assert {"path.csv", "path-layers.csv", "path.png", "path-layers.pdf"} <= names
+
+
+@pytest.mark.parametrize(
+    ("answer", "until", "words"),
+    [
+        ("yes", 3.0, "Yes, to its last epoch"),
+        ("no", 0.0, "within its first epoch"),
+        ("unknown", 3.0, "an unknown part"),
+    ],
+)
+def test_the_answer_on_the_kernel_regime_in_words(
+    record: dict[str, Any], answer: str, until: float, words: str
+) -> None:
+    largest = {"drift": None if answer == "unknown" else 0.05, "linearization_error": 0.01}
+    path = path_record() | {"answer": answer, "until": until, "largest": largest}
+    (sentence,) = kernel_page.read_path(parsed(record | {"path": path}))
+    assert words in sentence
+    assert "0.010 ≤ 0.1" in sentence

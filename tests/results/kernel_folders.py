@@ -198,3 +198,32 @@ def _save_tensors(path: Path, arrays: Kernels, found: dict[str, np.ndarray], cla
         },
         path,
     )
+
+
+def path_record(epochs: int = 3) -> dict[str, Any]:
+    """A path whose drift grows by 0.08 and whose error by 0.03 at every epoch."""
+    names = ("pretrain_effective", "ft_effective", "ntk")
+    points = [
+        {
+            "epoch": float(epoch),
+            "head_norm": 2.0 + 0.1 * epoch,
+            "feature_difference": 0.4 * epoch,
+            "drift": {name: 0.04 * place * epoch for place, name in enumerate(names)},
+            "alignment_with_start": dict.fromkeys(names, 1 - 0.1 * epoch),
+            "alignment_with_labels": dict.fromkeys(names, 0.3 + 0.05 * epoch),
+            "linearization_error": dict.fromkeys(
+                ("train", "eval"), 0.03 * epoch if epoch else None
+            ),
+            "layers": dict.fromkeys(LAYERS, 0.01 * epoch),
+            "kinds": dict.fromkeys(KINDS, 0.02 * epoch),
+        }
+        for epoch in range(epochs + 1)
+    ]
+    return {
+        "answer": "no",
+        "until": 1.0,
+        "largest": {"drift": 0.08 * epochs, "linearization_error": 0.03 * epochs},
+        "limits": {"drift": 0.1, "linearization_error": 0.1},
+        "kept_epoch": 2.0,
+        "points": points,
+    }

@@ -420,8 +420,15 @@ def path(kernels: KernelRecord) -> Table | None:
     for key in ("train", "eval"):
         errors = [point.linearization_error.get(key) for point in points]
         columns.append((Column(key, "Linear model", full=f"linear model: {key} error"), errors))
-    columns.append((Column("change", "Feature"), [point.feature_difference for point in points]))
-    columns.append((Column("norm", "Head"), [point.head_norm for point in points]))
+    columns.append(
+        (
+            Column("change", "Feature", full="feature change"),
+            [point.feature_difference for point in points],
+        )
+    )
+    columns.append(
+        (Column("norm", "Head", full="head norm"), [point.head_norm for point in points])
+    )
     note = say("path_note", kept=kernels.path.kept_epoch)
     return from_columns("path", "Kernels along training", columns, note)
 
@@ -444,7 +451,9 @@ def path_layers(kernels: KernelRecord) -> Table | None:
     ]
     for point in later:
         drifts = [getattr(point, f"{by}s").get(name) for by, name in rows]
-        columns.append((Column(f"{point.epoch:g}", "Drift at epoch", digits=3), drifts))
+        name = f"{point.epoch:g}"
+        full = f"drift at epoch {name}"
+        columns.append((Column(name, "Drift at epoch", digits=3, full=full), drifts))
     note = say("path_layers_note")
     return from_columns("path-layers", "Where the kernel drifts", columns, note, headers=2)
 
