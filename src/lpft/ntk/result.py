@@ -156,13 +156,15 @@ class EmpiricalNTK:
 
         Source: Cortes, Mohri and Rostamizadeh, JMLR 2012.
         """
+        from lpft.ntk.path import label_kernel
+
         classes = as_array(labels, "labels")
         if classes.shape != (len(self.ft_effective),):
             raise InputError(
                 f"labels: expected {len(self.ft_effective)}, one per row of the kernel, found "
                 f"shape {classes.shape}"
             )
-        return self.alignment((classes[:, None] == classes[None, :]).astype(np.float64))
+        return self.alignment(label_kernel(classes))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the kernel with all that is known of it to one safetensors file.
