@@ -5,14 +5,10 @@ al., 2021): 16 and 64 texts per class to train on, as many to choose the epoch a
 the regression by; accuracy on test rows that are drawn once. Kernels are P + F at the label words'
 head: SGD's by kernel ridge regression, SignGD's too, and the asymmetric one by its own solver.
 
-    python benchmarks/prompts.py --data-dir DIR --cells DIR [--model M] [--tasks sst2]
+    python benchmarks/prompts.py --model roberta-base --data-dir DIR --cells DIR [--tasks sst2]
 
-A cell is one task, size and seed; finished ones are read from ``--cells``.
-
-``--model`` is a masked language model. Without it the packaged MiniLM, which has no language model
-head, gets one first: a transform and biases are trained on unlabelled training texts over the
-frozen encoder, with the word embeddings as output embedding. That is a weak language model, and no
-result with it says how RoBERTa would do.
+``--model`` is a masked language model. A cell is one task, size and seed; finished ones are read
+from ``--cells``.
 """
 
 import argparse
@@ -22,19 +18,14 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from common import record
 from few_rows import Pool, read_pool
-from torch.nn.functional import cross_entropy
-from transformers import AutoModel, AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase
 
 from lpft import TextClassifier
-from lpft.model.loading import packaged_minilm
 from lpft.runs.kernels import compute_kernels
 from lpft.settings.configs import make_kernel_config
 
@@ -64,37 +55,24 @@ RATE = 1e-4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--model", help="a masked language model (default: MiniLM with a new head)")
+    parser.add_argument("--model", required=True, help="Hub id or folder")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-rows", type=int, default=200)
-    parser.add_argument("--unlabelled", type=int, default=16000, help="texts for MiniLM's new head")
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
-    pools = {task: read_pool(task, options.data_dir) for task in TASKS}
-    model, about = options.model, {"model": options.model}
-    if model is None:
-        folder, described = (
-            options.cells / "minilm-with-head",
-            options.cells / "language_model.json",
-        )
-        if not described.exists():
-            texts = [str(text) for pool in pools.values() for text in pool.texts]
-            drawn = np.random.default_rng(0).permutation(len(texts))[: options.unlabelled]
-            about = add_language_head([texts[row] for row in drawn], folder)
-            described.write_text(json.dumps(about))
-        model, about = str(folder), json.loads(described.read_text())
+    pools = {task: read_pool(task, options.data_dir) for task in options.tasks}
     for task, size, seed in product(options.tasks, options.sizes, range(options.seeds)):
         cell = options.cells / f"{task} {size}-per-class {seed}.json"
         if not cell.exists():
             parts = drawn_parts(pools[task], size, seed, options.test_rows)
-            scores = compare(task, model, parts, seed, options.kernels)
+            scores = compare(task, options.model, parts, seed, options.kernels)
             cell.write_text(json.dumps({"test_rows": options.test_rows, "accuracy": scores}))
         print(cell.name, cell.read_text(), flush=True)
-    result: dict[str, Any] = {"language_model": about}
+    result: dict[str, Any] = {"model": Path(options.model).name}
     for task, size in product(TASKS, sorted({16, 64, *options.sizes})):
         cells = sorted(options.cells.glob(f"{task} {size}-per-class *.json"))
         draws = [json.loads(cell.read_text()) for cell in cells]
@@ -179,82 +157,6 @@ def compare(
             (fit,) = (fits or {}).values()
             accuracies[f"{kernel} kernel"] = float(fit["test_accuracy"])
     return accuracies
-
-
-def add_language_head(texts: Sequence[str], folder: Path, epochs: int = 4) -> dict[str, Any]:
-    """MiniLM as a masked language model in ``folder``, its head trained over the frozen encoder.
-
-    Fifteen of a hundred tokens, and at least one of each text, are masked once. The softmax is over
-    the tokens that occur; the biases of the others keep them out.
-    """
-    started = perf_counter()
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(packaged_minilm())
-    tokenizer.backend_tokenizer.no_padding()
-    encoder = AutoModel.from_pretrained(packaged_minilm(), add_pooling_layer=False).eval()
-    states, targets = masked_states(encoder, tokenizer, texts)
-    model = BertForMaskedLM(encoder.config)
-    model.bert.load_state_dict(encoder.state_dict())
-    model.tie_weights()
-    transform = model.cls.predictions.transform
-    with torch.no_grad():  # begin near the identity
-        transform.dense.weight.copy_(torch.eye(len(transform.dense.weight)))
-    known, target = targets.unique(return_inverse=True)
-    words = model.bert.embeddings.word_embeddings.weight.detach()[known]
-    bias = torch.zeros(len(known), requires_grad=True)
-    held_out = len(states) // 20
-    optimizer = torch.optim.AdamW([*transform.parameters(), bias], lr=1e-3, weight_decay=0.0)
-    steps = epochs * (len(states) - held_out) // 256
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
-    for _ in range(epochs):
-        for rows in (torch.randperm(len(states) - held_out) + held_out).split(256):
-            loss = cross_entropy(transform(states[rows]) @ words.T + bias, target[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    with torch.no_grad():
-        logits = transform(states[:held_out]) @ words.T + bias
-        right = float((logits.argmax(1) == target[:held_out]).float().mean())
-        nll = float(cross_entropy(logits, target[:held_out]))
-        output = model.cls.predictions.decoder.bias
-        output.fill_(float(bias.min()) - 10)
-        output[known] = bias
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {
-        "model": "MiniLM with a language model head trained here, its encoder frozen",
-        "texts": len(texts),
-        "masked_tokens": len(states),
-        "held_out_accuracy": round(right, 4),
-        "held_out_nll": round(nll, 3),
-        "seconds": round(perf_counter() - started, 1),
-    }
-
-
-@torch.no_grad()
-def masked_states(
-    encoder: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The states at masked tokens (N x h) and the tokens that were there (N)."""
-    states, targets = [], []
-    for start in range(0, len(texts), 256):
-        batch = tokenizer(
-            list(texts[start : start + 256]),
-            padding=True,
-            truncation=True,
-            max_length=64,
-            return_tensors="pt",
-        )
-        ids, real = batch["input_ids"], batch["attention_mask"].bool()
-        special = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)
-        draws = torch.rand(ids.shape).masked_fill(~real | special, 2.0)
-        chosen = (draws < 0.15) | (draws == draws.amin(1, keepdim=True))
-        chosen &= draws < 2.0
-        inputs = dict(batch) | {"input_ids": ids.masked_fill(chosen, tokenizer.mask_token_id)}
-        states.append(encoder(**inputs).last_hidden_state[chosen])
-        targets.append(ids[chosen])
-    return torch.cat(states), torch.cat(targets)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
-from tiny_models import save_tiny_language_model
+from tiny_models import BAD, GOOD, save_tiny_language_model, toy_texts
+from torch.nn.functional import cross_entropy
 from toy_files import write_toy_file
-from transformers import pipeline
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from lpft import TextClassifier
 
@@ -188,3 +190,52 @@ def test_kernels_refuse_label_words_that_no_method_takes(lpft, model, files, tmp
     outcome = lpft(*base, "--methods", "ft,prompt-ft")
     assert outcome.status == 2
     assert "prompt-ft needs --label-words" in outcome.err
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> Path:
+    """A tiny masked language model that has read which words go with good and with bad texts.
+
+    It saw sentences of the form "text it was word" without labels, with the word masked.
+    """
+    folder = save_tiny_language_model("bert", tmp_path_factory.mktemp("models") / "taught")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
+    texts, labels = toy_texts(2000, seed=5)
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-3)
+        for start in range(0, 2 * len(texts), 40):
+            rows = [row % len(texts) for row in range(start, start + 40)]
+            inputs = tokenizer(
+                [f"{texts[row]} it was <mask>" for row in rows], padding=True, return_tensors="pt"
+            )
+            choices = [GOOD if labels[row] == "good" else BAD for row in rows]
+            drawn = torch.randint(0, 3, (len(rows),), generator=generator).tolist()
+            words = [choice[number] for choice, number in zip(choices, drawn, strict=True)]
+            at = inputs["input_ids"] == tokenizer.mask_token_id
+            targets = torch.tensor(tokenizer.convert_tokens_to_ids(words))
+            loss = cross_entropy(model(**inputs).logits[at], targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.heavy
+def test_label_words_bring_what_the_language_model_knows(taught):
+    texts, labels = toy_texts(200, seed=6)
+    words = {"good": "great", "bad": "poor"}
+    start = TextClassifier.untrained(
+        str(taught), ["bad", "good"], prompt=TEMPLATE, label_words=words
+    )
+    assert np.mean(start.predict(texts) == labels) > 0.95
+    random = TextClassifier.untrained(str(taught), ["bad", "good"], prompt=TEMPLATE)
+    assert np.mean(random.predict(texts) == labels) < 0.95
+    few, theirs = toy_texts(8, seed=7)
+    tuned = TextClassifier(
+        str(taught), method="prompt-ft", epochs=2, prompt=TEMPLATE, label_words=words
+    ).fit(few, theirs, validation=(few, theirs))
+    assert np.mean(tuned.predict(texts) == labels) > 0.95
