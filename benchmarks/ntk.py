@@ -9,10 +9,11 @@ taken to cost the mean of the two. The alternatives too compute half of their sy
 "model" flops are those of docs/ntk.md: one forward pass, a backward pass for each row of the head,
 J, and the symmetric product once; recomputation is not counted.
 
-    python benchmarks/ntk.py full-rank | binary-lp | memory | cuda [--samples 250]
+    python benchmarks/ntk.py full-rank | binary-lp | memory | planning | cuda [--samples 250]
 
 Each of our kernels is computed in a process of its own (``child``), for its peak memory; the
 alternatives follow it at once, and the block of its first two texts is compared with theirs.
+``planning`` times the plans and refusals of up to 100,000 texts, none of which is computed.
 ``cuda`` computes RoBERTa-base's kernel, and one of the shape of RTE's training set, on the card.
 """
 
@@ -22,6 +23,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -39,20 +41,29 @@ from ntk_baselines import (
 from transformers import BertConfig, RobertaConfig
 
 from lpft.data.tokens import Tokens
+from lpft.errors import InputError
 from lpft.model import LinearHeadClassifier
 from lpft.model.classifier import attach_head
 from lpft.model.encoder import build_encoder
 from lpft.ntk import KernelJob, Options, StudiedModel, request_of
+from lpft.ntk.memory import make_plan
 from lpft.ntk.result import EmpiricalNTK
 
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 SHAPES = {
+    "tiny": BertConfig(
+        vocab_size=500,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+    ),
     "roberta": RobertaConfig(**ROBERTA),
     "minilm": BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     ),
 }
-TOKENS = {"roberta": 128, "minilm": 64}
+TOKENS = {"tiny": 64, "roberta": 128, "minilm": 64}
 RTE_ROWS = 2241
 COMPARED = 2
 """Texts whose block of our kernel is compared with that of a loop of ``autograd.grad``."""
@@ -261,9 +272,52 @@ def against_reference(ours_per_sample: float) -> dict[str, Any]:
     return found
 
 
+def planning(texts: Sequence[int] = (1000, 10_000, 100_000)) -> list[dict[str, Any]]:
+    """Seconds to plan kernels of texts of 4 to 64 tokens: some fit, some are refused."""
+    rows = []
+    for shape in ("tiny", "minilm"):
+        model = build(shape, 3, centred=False)
+        subject = StudiedModel(model, model.head, None, None)
+        of_few = KernelJob(
+            subject, {"ntk": request_of(subject)}, [words(shape, 4)], ((0, 0),), Options()
+        ).plan
+        for count in texts:
+            lengths = np.random.default_rng(0).integers(4, 65, count)
+            workload = replace(of_few.workload, lengths=lengths, groups=np.zeros_like(lengths))
+            kernel = 2 * 8 * count**2 * (9 + 9)
+            for budget in (4 * 10**9, kernel + 3 * 10**9, 2 * kernel + 10**10):
+                started = perf_counter()
+                try:
+                    plan = make_plan(
+                        of_few.structure,
+                        workload,
+                        device=torch.device("cpu"),
+                        dtype=torch.float32,
+                        budget=budget,
+                        used=10**9,
+                        checked=0,
+                    )
+                    record = plan.as_record()
+                    outcome = f"{record['tiles']} tiles, {record['stages']} stages"
+                except InputError as error:
+                    outcome = f"refused: {error}"
+                rows.append(
+                    {
+                        "shape": shape,
+                        "texts": count,
+                        "memory_gb": round(budget / 1e9, 1),
+                        "seconds": round(perf_counter() - started, 3),
+                        "outcome": outcome,
+                    }
+                )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["full-rank", "binary-lp", "memory", "cuda", "child"])
+    parser.add_argument(
+        "part", choices=["full-rank", "binary-lp", "memory", "planning", "cuda", "child"]
+    )
     parser.add_argument("--samples", type=int, default=250)
     parser.add_argument("--shape", default="roberta", choices=SHAPES)
     parser.add_argument("--classes", type=int, default=3)
@@ -288,6 +342,8 @@ def main() -> None:
         }
         first = result["roberta"]["ours"]["seconds"]
         record("ntk_binary_lp", {**result, "rank": rank_two_against_one(samples, first)})
+    elif options.part == "planning":
+        record("ntk_planning", {"plans": planning()})
     elif options.part == "memory":
         record("ntk_memory", child("roberta", samples, 3, "3GB", centred=False)[0])
     else:

@@ -17,6 +17,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigsh
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from lpft.analysis.inputs import as_array
 from lpft.errors import InputError
 from lpft.ntk.job import KernelJob
 from lpft.ntk.operator import NTKOperator
@@ -252,7 +253,7 @@ def kernel_ridge(
         InputError: the kernel is not of inputs with themselves, or a value does not fit.
     """
     operator.require_symmetric("a regression: the training inputs are its rows and columns")
-    values = np.asarray(targets, dtype=np.float64)
+    values = as_array(targets, "targets", np.float64)
     expected = (operator.samples[0], operator.outputs)
     if values.shape != expected or not np.isfinite(values).all():
         raise InputError(

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lpft.analysis.inputs import as_array
 from lpft.errors import InputError
 
 MOST_DRIFT = 0.1
@@ -35,7 +36,7 @@ def drift(kernel: ArrayLike, start: ArrayLike) -> float | None:
         InputError: the shapes differ.
     Source: Malladi et al., ICML 2023 (fixed features).
     """
-    after, before = np.asarray(kernel, dtype=np.float64), np.asarray(start, dtype=np.float64)
+    after, before = (as_array(one, "kernel", np.float64) for one in (kernel, start))
     if after.shape != before.shape:
         raise InputError(
             f"drift: expected kernels of one shape, found {after.shape} and {before.shape}; "
@@ -52,7 +53,7 @@ def label_kernel(labels: ArrayLike) -> NDArray[np.float64]:
 
     Source: Cortes, Mohri and Rostamizadeh, JMLR 2012.
     """
-    classes = np.asarray(labels)
+    classes = as_array(labels, "labels")
     return np.asarray(classes[:, None] == classes[None, :], dtype=np.float64)
 
 

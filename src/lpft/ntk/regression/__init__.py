@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lpft.analysis.calibration import negative_log_likelihood
-from lpft.analysis.inputs import class_indices
+from lpft.analysis.inputs import as_array, class_indices
 from lpft.errors import InputError
 from lpft.ntk.regression.entries import (
     entry_accuracy,
@@ -146,7 +146,7 @@ def regress(
     if unknown:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise InputError(f"solver '{solver}' has no option {', '.join(unknown)}: {takes}")
-    train = TrainingSet(pair.train, np.asarray(labels_train), pair.classes, f0_train)
+    train = TrainingSet(pair.train, as_array(labels_train, "labels"), pair.classes, f0_train)
     require_two_classes(train.labels)
     test_labels = class_indices(labels_test, len(pair.test), pair.classes)
     small = len(train.labels) * train.classes <= _LARGEST_ON_ONE_THREAD
