@@ -25,6 +25,7 @@ from tiny_models import EACH_FAMILY, WORDS, toy_texts
 
 from lpft.errors import InputError
 from lpft.ntk import EmpiricalNTK, certificate, empirical_ntk, statistics
+from lpft.ntk.certificate import Room
 from lpft.ntk.storage import Layout
 
 A, B = toy_texts(6, seed=21)[0], toy_texts(3, seed=22)[0]
@@ -113,7 +114,7 @@ def test_checked_entries_are_those_of_autograd():
 
 def test_entries_are_checked_by_chunks_of_the_parameters(monkeypatch):
     whole = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
-    monkeypatch.setattr("lpft.ntk.certificate.CHECKED_AT_ONCE", 500)
+    monkeypatch.setattr(Room, "within", lambda *_, **__: Room(500))
     parts = kernel_of(B, dtype=torch.float64, check_entries=3).checked_entries
     for one, other in zip(whole, parts, strict=True):
         assert other.autograd == pytest.approx(one.autograd, rel=1e-12)

@@ -23,9 +23,8 @@ from lpft.settings.kernels import KernelKind
 
 CHECKED_AT_ONCE = 1 << 26
 """Numbers in the gradients that a check holds at once, unless one parameter has more."""
-_TOGETHER = 16
-"""Samples of one length that pass together, and ``_TOKENS`` of theirs at most."""
 _TOKENS = 2048
+"""Of samples of one length that pass together, at most."""
 _RANDOM_SEED = 0
 _LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
 """Relative to what an entry or a product can be at most: rounding stays far below."""
@@ -153,8 +152,34 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
         )
 
 
+@dataclass(frozen=True)
+class Room:
+    """How much plain autograd may hold: numbers of a gradient, and tokens that pass together.
+
+    Samples of tensors count as one token; ``tokens`` is 0 where samples pass one by one.
+    """
+
+    numbers: int = CHECKED_AT_ONCE
+    tokens: int = 0
+
+    @classmethod
+    def within(cls, spare: int, per_token: int, length: int, *, batched: bool) -> "Room":
+        """Half of ``spare`` numbers for two gradients, half for activations.
+
+        ``length`` is that of a sample of tensors, 1 for texts.
+        """
+        tokens = min(_TOKENS, spare // 2 // max(1, per_token)) if batched else 0
+        return cls(max(CHECKED_AT_ONCE, spare // 4), tokens // length)
+
+
 def check_entries(
-    network: Network, inputs: Inputs, kernel: Kernel, *, update: KernelKind, count: int
+    network: Network,
+    inputs: Inputs,
+    kernel: Kernel,
+    *,
+    update: KernelKind,
+    room: Room,
+    count: int,
 ) -> tuple[CheckedEntry, ...]:
     """``count`` random entries of F, each the product of two gradients of single samples.
 
@@ -173,7 +198,7 @@ def check_entries(
         left_sample = _batch(network, inputs, [kernel.rows[n]])
         right_sample = _batch(network, inputs, [kernel.columns[m]])
         inner = left_square = right_square = 0.0
-        for chunk in parameter_chunks(kernel.parameters, CHECKED_AT_ONCE):
+        for chunk in parameter_chunks(kernel.parameters, room.numbers):
             left = plain_gradients(network, left_sample, weight[c].to(device), chunk)
             right = plain_gradients(network, right_sample, weight[d].to(device), chunk)
             for one, other in zip(left, right, strict=True):
@@ -188,12 +213,12 @@ def check_entries(
 
 
 def check_products(
-    network: Network, inputs: Inputs, kernels: Mapping[str, Kernel], *, batched: bool, count: int
+    network: Network, inputs: Inputs, kernels: Mapping[str, Kernel], *, room: Room, count: int
 ) -> dict[str, tuple[CheckedProduct, ...]]:
     """``count`` products ``u^T F v`` of each kernel.
 
     All kernels have the same rows and columns and share the forward passes, in which samples of
-    equal length pass together where the model is ``batched``.
+    equal length pass together: nothing is padded.
     """
     drawn = np.random.default_rng(_RANDOM_SEED)
     checked: dict[str, tuple[CheckedProduct, ...]] = dict.fromkeys(kernels, ())
@@ -204,7 +229,7 @@ def check_products(
             u = drawn.standard_normal((n, c))
             same = np.array_equal(kernel.rows, kernel.columns)
             vectors[name] = u, u if same else drawn.standard_normal((m, c))
-        inner = _inner_products(network, inputs, kernels, vectors, batched=batched)
+        inner = _inner_products(network, inputs, kernels, vectors, room)
         for name, kernel in kernels.items():
             left_vector, right_vector = (torch.from_numpy(of) for of in vectors[name])
             engine = float(
@@ -221,19 +246,18 @@ def _inner_products(
     inputs: Inputs,
     kernels: Mapping[str, Kernel],
     vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
-    *,
-    batched: bool,
+    room: Room,
 ) -> dict[str, tuple[float, float, float]]:
     """``<J^T u, J'^T v>``, ``||J^T u||^2`` and ``||J'^T v||^2`` of each kernel."""
     totals = dict.fromkeys(kernels, (0.0, 0.0, 0.0))
-    for chunk in _chunks(kernels):
-        left = _summed(network, inputs, kernels, chunk, vectors, 0, batched=batched)
+    for chunk in _chunks(kernels, room.numbers):
+        left = _summed(network, inputs, kernels, chunk, vectors, 0, room)
         right = dict(left)
         others = {
             name: of for name, of in chunk.items() if vectors[name][0] is not vectors[name][1]
         }
         if others:
-            right |= _summed(network, inputs, kernels, others, vectors, 1, batched=batched)
+            right |= _summed(network, inputs, kernels, others, vectors, 1, room)
         for name in chunk:
             pairs = list(zip(left[name], right[name], strict=True))
             more = (
@@ -245,13 +269,13 @@ def _inner_products(
     return totals
 
 
-def _chunks(kernels: Mapping[str, Kernel]) -> Iterator[dict[str, list[nn.Parameter]]]:
-    """Parts of the kernels' parameters, of all of them together few enough to hold."""
+def _chunks(kernels: Mapping[str, Kernel], most: int) -> Iterator[dict[str, list[nn.Parameter]]]:
+    """Parts of the kernels' parameters of ``most`` numbers, or one single parameter."""
     owners = [(name, p) for name, kernel in kernels.items() for p in kernel.parameters]
     chunk: dict[str, list[nn.Parameter]] = {}
     numbers = 0
     for name, parameter in owners:
-        if chunk and numbers + parameter.numel() > CHECKED_AT_ONCE:
+        if chunk and numbers + parameter.numel() > most:
             yield chunk
             chunk, numbers = {}, 0
         chunk.setdefault(name, []).append(parameter)
@@ -267,8 +291,7 @@ def _summed(
     parameters: Mapping[str, Sequence[nn.Parameter]],
     vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
     side: int,
-    *,
-    batched: bool,
+    room: Room,
 ) -> dict[str, list[Tensor]]:
     """``J^T u`` of some kernels, by parameter; ``side`` is 0 for rows and 1 for columns."""
     first = kernels[next(iter(parameters))]
@@ -276,7 +299,7 @@ def _summed(
     sums = {name: [torch.zeros_like(p) for p in of] for name, of in parameters.items()}
     every = {id(p): p for of in parameters.values() for p in of}
     with only_these_require_gradients(network.root, list(every.values())), torch.enable_grad():
-        for positions in _equally_long(inputs, samples, together=_TOGETHER if batched else 1):
+        for positions in _equally_long(inputs, samples, room.tokens):
             features = network.features(_batch(network, inputs, samples[positions]))
             if not features.requires_grad:
                 continue
@@ -295,14 +318,14 @@ def _summed(
 
 
 def _equally_long(
-    inputs: Inputs, samples: NDArray[np.int64], *, together: int
+    inputs: Inputs, samples: NDArray[np.int64], tokens: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Positions in ``samples``, longest first, in groups of one length: nothing is padded."""
+    """Positions in ``samples``, longest first, in groups of one length of so many tokens."""
     lengths = np.ones(len(samples), np.int64) if inputs.lengths is None else inputs.lengths[samples]
     order = np.argsort(-lengths, kind="stable")
     for length, group in groupby(order, key=lambda position: int(lengths[position])):
         positions = np.array(list(group))
-        step = max(1, min(together, _TOKENS // length))
+        step = max(1, tokens // length)
         for start in range(0, len(positions), step):
             yield positions[start : start + step]
 

@@ -20,6 +20,7 @@ from lpft.model.inference import resolve_device, resolve_dtype
 from lpft.ntk.certificate import (
     CHECKED_AT_ONCE,
     Kernel,
+    Room,
     check_entries,
     check_products,
     longest_features,
@@ -27,7 +28,9 @@ from lpft.ntk.certificate import (
     refuse_wrong,
 )
 from lpft.ntk.memory import (
+    activations_per_token,
     default_budget,
+    give_back_free_memory,
     kernel_device,
     make_plan,
     memory_in_use,
@@ -336,11 +339,12 @@ class KernelJob:
             )
         if not detailed:
             return kernels
+        room = self._room_for_autograd()
         products = check_products(
             pristine,
             self._inputs,
             of_network if options.update == "sgd" else {},
-            batched=self._structure.batched,
+            room=room,
             count=options.check_products,
         )
         for name, kernel in of_network.items():
@@ -349,6 +353,7 @@ class KernelJob:
                 self._inputs,
                 kernel,
                 update=options.update,
+                room=room,
                 count=options.check_entries,
             )
             kernels[name] = replace(
@@ -357,6 +362,17 @@ class KernelJob:
             if options.update == "sgd" and options.products == "exact":
                 refuse_wrong(entries, products.get(name, ()), options.dtype)
         return kernels
+
+    def _room_for_autograd(self) -> Room:
+        """What plain autograd of whole batches may take of what the plan left."""
+        give_back_free_memory()
+        spare = self.plan.budget - memory_in_use(self._device)
+        return Room.within(
+            max(0, spare) // self._options.dtype.itemsize,
+            activations_per_token(self._structure, int(self._workload.lengths.max())),
+            1 if isinstance(self._inputs, Tokens) else self._structure.length,
+            batched=self._structure.batched,
+        )
 
     def _kernel(
         self, inner: Request, block: Pair, swept: Sweep, record: Mapping[str, Any]

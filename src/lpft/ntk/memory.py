@@ -494,3 +494,9 @@ def _vector_numbers(structure: Structure, unit: int) -> int:
 def _attention(structure: Structure, layers: int) -> int:
     """Numbers per pair of tokens that plain attention holds while ``layers`` keep theirs."""
     return structure.heads * (_ATTENTION_COPIES + layers) + _MASKS
+
+
+def activations_per_token(structure: Structure, length: int) -> int:
+    """Numbers per token that autograd holds for the backward pass of the whole module."""
+    kept = sum(a + b for a, b in structure.widths)
+    return _TRANSIENT_COPIES * kept + length * _attention(structure, structure.layers)
