@@ -271,6 +271,35 @@ def test_one_output_or_their_sum(head):
     assert relative_error(pseudo.total(), contract(summed, summed)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("update", ["sgd", "signgd", "asymmetric"])
+@pytest.mark.parametrize("head", [None, "classifier"])
+def test_the_trace_over_outputs(head, update):
+    module, batch, *_, jacobian, _ = case("bert")
+    rows = jacobian.sign() if update == "signgd" else jacobian
+    columns = jacobian if update == "sgd" else jacobian.sign()
+    expected = torch.einsum("ncp,mcp->nm", rows, columns)[:, None, :, None]
+    options = {"select": "trace", "update": update, "granularity": "kind"} | DOUBLE
+    kernel = empirical_ntk(module, batch, head=head, **options)
+    # Gradients that are zero up to rounding, as key biases' are, have signs of their own.
+    tolerance = TOLERANCE if update == "sgd" else 1e-2
+    assert relative_error(kernel.total(), expected) <= tolerance
+    parts = sum(kernel.kinds.values())
+    assert relative_error(parts, kernel.ft_effective) <= 1e-12
+    assert kernel.record["head_rank"] == 1
+
+
+def test_the_trace_with_a_head_of_fewer_dimensions():
+    module, batch, *_ = case("bert")
+    module = deepcopy(module)
+    with torch.no_grad():
+        module.classifier.weight[2] = -module.classifier.weight[:2].sum(0)
+    jacobian, _ = module_jacobian(module, batch, ready.logits)
+    expected = torch.einsum("ncp,mcp->nm", jacobian, jacobian)[:, None, :, None]
+    kernel = empirical_ntk(module, batch, head="classifier", select="trace", **DOUBLE)
+    assert relative_error(kernel.total(), expected) <= TOLERANCE
+    assert len(kernel.checked_products) == 2  # of the two dimensions
+
+
 def test_several_heads_in_one_pass():
     module, batch, *_ = case("bert")
     torch.manual_seed(5)

@@ -14,7 +14,7 @@ from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
 from lpft.ntk.job import KernelJob, Options
 from lpft.ntk.outputs import Outputs
-from lpft.ntk.result import EmpiricalNTK
+from lpft.ntk.result import EmpiricalNTK, summed
 from lpft.ntk.storage import Pair
 from lpft.ntk.studied import (
     KernelRequest,
@@ -23,6 +23,7 @@ from lpft.ntk.studied import (
     is_tensors,
     request_of,
     studied,
+    trace_requests,
 )
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
@@ -72,8 +73,10 @@ def empirical_ntk(
         head: name of the module's last linear layer, whose share then is P.
         parameters: ``all``, the ``trainable`` ones, which require gradients, or names and patterns
             such as ``("*.attention.*", "head.*")``.
-        select: ``all`` outputs, one of them by its number, or their ``sum``, whose kernel over C is
-            the pseudo-NTK (Mohamadi et al., 2023).
+        select: ``all`` outputs, one of them by its number, or their ``sum``, whose kernel over K is
+            the pseudo-NTK (Mohamadi et al., 2023); or the ``trace``, ``sum_k Theta[:, k, :, k]``,
+            at 1/K of the products. All but the first give N x 1 x M x 1. For a random head with
+            independent rows of mean 0 the kernel of the sum is the trace in expectation.
         contraction: for linear weights; ``auto`` takes the one of fewest flops for each.
         update: ``sgd`` is the NTK; ``signgd`` has ``<sign g, sign g'>`` and ``asymmetric``
             ``<g, sign g'>`` (Malladi et al., 2023), whose entries where a gradient is zero up to
@@ -123,6 +126,10 @@ def empirical_ntk(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
     )
     request = request_of(subject, parameters, select)
+    if select == "trace":
+        parts = trace_requests(request, options.update)
+        kernels = KernelJob(subject, parts, groups, (block,), options).run()
+        return summed([of_part[block] for of_part in kernels.values()])
     return KernelJob(subject, {"ntk": request}, groups, (block,), options).run()["ntk"][block]
 
 

@@ -1,7 +1,7 @@
 """An empirical NTK, and how it is put together from sums over tiles."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -242,6 +242,27 @@ class EmpiricalNTK:
             self.checked_entries,
             self.checked_products,
         )
+
+
+def summed(kernels: Sequence[EmpiricalNTK]) -> EmpiricalNTK:
+    """The kernel whose F is the sum of those of all, which have P and everything else in common.
+
+    What was checked is what was checked of each.
+    """
+    first = kernels[0]
+    return replace(
+        first,
+        ft_effective=sum_of([kernel.ft_effective for kernel in kernels]),
+        layers={n: sum_of([k.layers[n] for k in kernels]) for n in first.layers},
+        kinds={n: sum_of([k.kinds[n] for k in kernels]) for n in first.kinds},
+        checked_entries=tuple(entry for kernel in kernels for entry in kernel.checked_entries),
+        checked_products=tuple(p for kernel in kernels for p in kernel.checked_products),
+    )
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors of one shape."""
+    return torch.stack(list(tensors)).sum(0)
 
 
 def pretrain_effective(

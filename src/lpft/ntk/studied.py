@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol, get_args
 
@@ -26,11 +26,12 @@ from lpft.ntk.network import (
     module_network,
 )
 from lpft.ntk.outputs import Outputs
+from lpft.settings.kernels import KernelKind
 
 Parameters = Literal["all", "trainable"] | Sequence[str]
 """Which parameters: all, those that require gradients, or names and patterns of names."""
-Select = Literal["all", "sum"] | int
-"""Which outputs: all, their sum, or one of them by its number."""
+Select = Literal["all", "sum", "trace"] | int
+"""Which outputs: all, their sum, one by its number, or the trace of the kernel over them."""
 
 _EXPECTED = (
     "expected a TextClassifier, or a LinearHeadClassifier (plain or with PEFT adapters) with "
@@ -351,6 +352,25 @@ def request_of(
     )
 
 
+def trace_requests(request: KernelRequest, update: KernelKind) -> dict[str, KernelRequest]:
+    """Kernels of one output each whose sum is the trace of the request's kernel over its outputs.
+
+    With the singular value decomposition ``V = L S Q`` the trace of ``V K V^T`` is the sum of
+    ``s_p^2 q_p K q_p^T``: as many kernels as V has rank, and not the square of that. Signs do not
+    commute with a change of basis: there one for each row of V.
+    """
+    rows = request.weight.double()
+    if update == "sgd":
+        _, values, right = torch.linalg.svd(rows, full_matrices=False)
+        kept = values > torch.finfo(request.weight.dtype).eps * values.max()
+        kept[0] = True  # a head of zeros has the kernel zero
+        rows = values[kept, None] * right[kept]
+    return {
+        f"output {number}": replace(request, weight=row.unsqueeze(0))
+        for number, row in enumerate(rows)
+    }
+
+
 def _matching(patterns: Sequence[str], names: set[str]) -> set[str]:
     """The names that are among the patterns or match one."""
     if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
@@ -372,8 +392,8 @@ def _matching(patterns: Sequence[str], names: set[str]) -> set[str]:
 def _selected(weight: Tensor, select: Select) -> tuple[Tensor, float]:
     """V of the selected outputs, and what P is multiplied by."""
     classes = len(weight)
-    if select == "all":
-        return weight, 1.0
+    if select in ("all", "trace"):
+        return weight, 1.0 if select == "all" else float(classes)
     if select == "sum":
         return weight.double().sum(0, keepdim=True), float(classes)
     if not isinstance(select, int) or isinstance(select, bool) or not 0 <= select < classes:
