@@ -461,7 +461,7 @@ def test_a_path_is_told_in_a_sentence_a_table_and_two_figures(tmp_path: Path) ->
     [
         ("yes", 3.0, "Yes, to its last epoch"),
         ("no", 0.0, "within its first epoch"),
-        ("unknown", 3.0, "an unknown part"),
+        ("unknown", 3.0, "P + F not known"),
     ],
 )
 def test_the_answer_on_the_kernel_regime_in_words(

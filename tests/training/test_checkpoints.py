@@ -11,11 +11,17 @@ from tiny_models import save_tiny_model, toy_texts
 from transformers import Trainer
 
 from lpft.data.tokens import tokenize
+from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.inference import extract_features
 from lpft.settings import TrainingSettings, resolve
 from lpft.training.cache import SplitInputs
-from lpft.training.checkpoints import last_checkpoint
+from lpft.training.checkpoints import (
+    EpochWeights,
+    kept_checkpoints,
+    last_checkpoint,
+    read_checkpoint,
+)
 from lpft.training.finetuning import finetune, finetune_scored
 from lpft.training.history import EpochRule
 
@@ -40,9 +46,15 @@ def prepared(tmp_path_factory):
     return classifier.model, split(24, 0), split(16, 1)
 
 
-def trained(prepared, folder, stop_at=None):
-    """The history and the weights of a training; of one that is stopped nothing."""
+def trained(prepared, folder, stop_at=None, kept=None):
+    """The history and the weights of a training; of one that is stopped nothing.
+
+    The weights of its epochs go to the folder ``kept``.
+    """
     model, train, validation = copy.deepcopy(prepared)
+    epochs = None if kept is None else EpochWeights(model, kept)
+    if epochs is not None:
+        epochs.begin(folder, SETTINGS.epochs)
     history, steps, real = [], [], Trainer.training_step
 
     def step(*arguments, **keywords):
@@ -57,7 +69,7 @@ def trained(prepared, folder, stop_at=None):
             finetune(
                 model, train, validation, SETTINGS, folder=folder,
                 rule=EpochRule("accuracy", refined=False),  # of equal epochs the earlier
-                on_history=lambda rows: history.__setitem__(slice(None), rows),
+                on_history=lambda rows: history.__setitem__(slice(None), rows), kept=epochs,
             )  # fmt: skip
         except KeyboardInterrupt:
             return None
@@ -163,3 +175,52 @@ def test_damaged_logits_of_a_fold_are_computed_again(prepared, tmp_path, monkeyp
     again = scored(tmp_path / "fold")
     assert again[0] == rows
     np.testing.assert_array_equal(again[1], logits)
+
+
+@pytest.fixture(scope="module")
+def kept(prepared, tmp_path_factory):
+    """The run of a training that kept the weights of its epochs, and its result."""
+    run = tmp_path_factory.mktemp("run")
+    return run, trained(prepared, run / "work", kept=run / "checkpoints")
+
+
+def test_the_weights_of_every_epoch_are_kept_and_change_no_result(prepared, alone, kept):
+    run, result = kept
+    assert same(result, alone)
+    checkpoints = kept_checkpoints(run)
+    assert list(checkpoints) == [0, 1, 2, 3, 4]
+    start, model = read_checkpoint(checkpoints[0.0]), prepared[0]
+    assert start.keys() == {name for name, _ in model.named_parameters()}
+    assert all(torch.equal(start[name], value) for name, value in model.named_parameters())
+    scores = [row["validation_accuracy"] for row in result[0] if row["event"] == "evaluation"]
+    best = read_checkpoint(checkpoints[float(np.argmax(scores))])
+    assert all(torch.equal(result[1][name], value) for name, value in best.items())
+
+
+@pytest.mark.parametrize("damage", [None, truncate, Path.unlink])
+def test_a_stopped_training_goes_on_to_the_same_epochs(
+    prepared, alone, kept, tmp_path, caplog, damage
+):
+    """From its last checkpoint, or from the start where an epoch that it kept is damaged."""
+    folder, epochs = tmp_path / "work", tmp_path / "checkpoints"
+    assert trained(prepared, folder, stop_at=7, kept=epochs) is None
+    if damage is not None:
+        damage(epochs / "epoch-1.safetensors")
+    history, weights, steps = trained(prepared, folder, kept=epochs)
+    assert same((history, weights), alone)
+    assert steps == (6 if damage is None else 12)
+    assert ("begins anew, to the same result" in caplog.text) == (damage is not None)
+    ours, theirs = kept_checkpoints(tmp_path), kept_checkpoints(kept[0])
+    assert ours.keys() == theirs.keys()
+    for epoch, path in ours.items():
+        expected = read_checkpoint(theirs[epoch])
+        assert all(torch.equal(expected[n], value) for n, value in read_checkpoint(path).items())
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+@pytest.mark.parametrize("file", ["epoch-0.safetensors", "epoch-3.safetensors", "SHA256SUMS"])
+def test_damaged_epochs_are_named(kept, tmp_path, file, damage):
+    run = shutil.copytree(kept[0], tmp_path / "run")
+    damage(run / "checkpoints" / file)
+    with pytest.raises(InputError, match=r"damaged|no checkpoints"):
+        kept_checkpoints(run)

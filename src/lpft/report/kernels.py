@@ -414,6 +414,8 @@ def path(kernels: KernelRecord) -> Table | None:
     for name in (PRETRAIN, FT, NTK):
         column = Column(kernel_name(name), "Drift", digits=3, full=f"drift of {kernel_name(name)}")
         columns.append((column, [point.drift.get(name) for point in points]))
+    norms = [point.frobenius_norm.get(NTK) for point in points]
+    columns.append((Column("P + F", "Norm", format="scientific", full="norm of P + F"), norms))
     for key in ("start", "labels"):
         values = [getattr(point, f"alignment_with_{key}").get(NTK) for point in points]
         columns.append((Column(key, "CKA with", digits=3), values))

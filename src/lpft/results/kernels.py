@@ -209,15 +209,16 @@ class MethodRecord(Part):
 class PathPoint(Part):
     """The kernel at one epoch of a training, beside that of its start.
 
-    ``drift`` and the alignments are by kernel, ``layers`` and ``kinds`` the drift of each part of
-    F, ``linearization_error`` that of the linear model's change of logits by set of texts;
-    ``feature_difference`` is Diff(F) from the start, of the training texts.
+    ``drift``, ``frobenius_norm`` and the alignments are by kernel, ``layers`` and ``kinds`` the
+    drift of each part of F, ``linearization_error`` that of the linear model's change of logits by
+    set of texts; ``feature_difference`` is Diff(F) from the start, of the training texts.
     """
 
     epoch: float
     head_norm: Number = None
     feature_difference: Number = None
     drift: Mapping[str, Number] = Field(default_factory=dict)
+    frobenius_norm: Mapping[str, Number] = Field(default_factory=dict)
     alignment_with_start: Mapping[str, Number] = Field(default_factory=dict)
     alignment_with_labels: Mapping[str, Number] = Field(default_factory=dict)
     linearization_error: Mapping[str, Number] = Field(default_factory=dict)

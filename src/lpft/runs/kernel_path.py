@@ -16,7 +16,7 @@ from lpft.errors import InputError, named
 from lpft.ntk import EmpiricalNTK, StudiedModel
 from lpft.ntk.dynamics import Linearization, relative_error
 from lpft.ntk.path import MOST_DRIFT, MOST_ERROR, drift, kernel_regime, label_kernel
-from lpft.ntk.statistics import centred_kernel_alignment
+from lpft.ntk.statistics import centred_kernel_alignment, frobenius_norm
 from lpft.results.folder import read_record
 from lpft.results.kernels import FT, NTK, PRETRAIN, KernelPath, PathPoint
 from lpft.runs.kernel_passes import KernelTexts, StartingPoint, labels_of
@@ -81,6 +81,9 @@ class PathResults:
                     kernel.row_features.numpy(), self._start.row_features.numpy()
                 ),
                 drift={name: drift(after[name], before[name]) for name in after},
+                frobenius_norm={
+                    name: frobenius_norm(table, len(point.weight)) for name, table in after.items()
+                },
                 alignment_with_start={
                     name: centred_kernel_alignment(after[name], before[name]) for name in after
                 },
