@@ -18,7 +18,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
@@ -28,6 +27,7 @@ from lpft.errors import InputError
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import resolve_dtype
+from lpft.ntk.jacobian import double_backward, forward_mode, lacks_forward_mode
 from lpft.ntk.passes import computed_in
 from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 from lpft.progress import progress
@@ -43,9 +43,6 @@ _LARGEST_CURVATURE = 0.5
 
 _MODEL = "model"
 """What a network that computes calls the model in it, before the names of its parameters."""
-
-_UNSUPPORTED = ("Trying to use forward AD", "implement the jvp function")
-"""What torch says of an operation, of its own or a user's, without a forward-mode derivative."""
 
 
 # --- one step
@@ -167,53 +164,20 @@ def _along(network: "_Network", tokens: Tokens, direction: Mapping[str, Tensor])
     """The derivative ``J d`` of logits and features along a direction, of M texts."""
 
     def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        def run(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return functional_call(network, dict(parameters), kwargs=batch)
+
+        parameters = network.training_parameters()
         try:
-            return _forward_mode(network, batch, direction)
+            logits, features = forward_mode(run, parameters, direction)
         except RuntimeError as error:
-            if not any(text in str(error) for text in _UNSUPPORTED):
+            if not lacks_forward_mode(error):
                 raise
-        return _double_backward(network, batch, direction)
+            logits, features = double_backward(run, parameters, direction)
+        return logits, features
 
     with network.computing():
         return OutputChange(*network.map_texts(tokens, along_direction, "first-order change"))
-
-
-@torch.no_grad()
-def _forward_mode(
-    network: "_Network", batch: dict[str, Tensor], direction: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """``J d`` of logits and features, in one forward pass with tangents."""
-    with forward_ad.dual_level():
-        parameters = {
-            name: forward_ad.make_dual(value.detach(), direction[name])
-            for name, value in network.training_parameters().items()
-        }
-        results = functional_call(network, parameters, kwargs=batch)
-        duals = [forward_ad.unpack_dual(result) for result in results]
-    logits, features = (
-        torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent for dual in duals
-    )
-    return logits, features
-
-
-def _double_backward(
-    network: "_Network", batch: dict[str, Tensor], direction: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """``J d`` as the derivative in u of ``<J^T u, d>``, which is linear in u."""
-    parameters = network.training_parameters()
-    results = network(**batch)
-    cotangents = [torch.zeros_like(result, requires_grad=True) for result in results]
-    gradients = torch.autograd.grad(
-        results,
-        tuple(parameters.values()),
-        cotangents,
-        create_graph=True,
-        materialize_grads=True,
-    )
-    products = zip(gradients, direction.values(), strict=True)
-    product = torch.stack([(gradient * step).sum() for gradient, step in products]).sum()
-    logits, features = torch.autograd.grad(product, cotangents, materialize_grads=True)
-    return logits, features
 
 
 def relative_error(real: Array, predicted: Array) -> float | None:

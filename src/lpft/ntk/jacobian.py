@@ -8,6 +8,7 @@ third of the work.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Literal
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class AutogradJacobian:
         try:
             pushed = self.push_forward(sample, direction)
         except RuntimeError as error:
-            if not any(text in str(error) for text in _UNSUPPORTED):
+            if not lacks_forward_mode(error):
                 raise
             self.mode = "double backward"
             return
@@ -137,6 +138,11 @@ class _Caller(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self._network.features(batch)
+
+
+def lacks_forward_mode(error: RuntimeError) -> bool:
+    """Whether an operation had no forward-mode derivative."""
+    return any(text in str(error) for text in _UNSUPPORTED)
 
 
 @torch.no_grad()
@@ -203,6 +209,8 @@ class StoredJacobian:
         self._device = place_of(network.root)[0]
         self._rank = len(cotangents)
         self._store = ActivationStore(place)
+        self._place = place
+        finalize(self, self._store.close)
         self._shares: dict[tuple[int, int], dict[str, _Stored]] = {}
         self._transposed = {
             name
@@ -267,7 +275,7 @@ class StoredJacobian:
             key = (tensor.data_ptr(), tuple(tensor.shape))
             if key not in places:
                 places[key] = len(tensors)
-                tensors.append(tensor.detach())
+                tensors.append(tensor.cpu() if self._place == "files" else tensor)
             return places[key]
 
         self._shares[position, number] = {
@@ -278,17 +286,14 @@ class StoredJacobian:
 
     def _get(self, position: int, number: int) -> Iterator[tuple[str, Share]]:
         tensors = self._store.get(("share", position, number), self._device)
+        moved_back = [tensor.to(self._device) for tensor in tensors if tensor is not None]
         for name, parts in self._shares[position, number].items():
             for kind, places in parts:
-                first, *others = (tensors[place] for place in places)
-                assert first is not None
+                first, *others = (moved_back[place] for place in places)
                 if kind is Outer:
-                    yield name, Outer(first, [g for g in others if g is not None])
+                    yield name, Outer(first, others)
                 elif kind is Rows:
-                    samples, vectors = others
-                    assert samples is not None
-                    assert vectors is not None
-                    yield name, Rows(first, samples, vectors)
+                    yield name, Rows(first, *others)
                 else:
                     yield name, first
 
