@@ -1,5 +1,7 @@
 """The kernel as an operator, and what is computed with it, beside explicit Jacobians and NumPy."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tiny_models import toy_texts
 from torch import nn
 
 from lpft.errors import InputError
+from lpft.model.adapters import add_prefix
 from lpft.ntk import (
     NTKOperator,
     empirical_ntk,
@@ -115,6 +118,25 @@ def test_the_trained_parameters_of_an_adapter_by_explicit_jacobians():
     ft, pretrain = parts_of(model, tokens, tokens, names)
     operator = NTKOperator(model, ROWS, parameters="trainable", tokenizer=tokenizer, **DOUBLE)
     close(operator @ np.eye(12), ft + pretrain)
+
+
+@pytest.mark.parametrize("activations", ["recomputed", "memory"])
+def test_virtual_tokens_count_among_the_parameters(activations):
+    classifier = tiny_classifier("bert")
+    add_prefix(classifier.model, 3)
+    common = {"tokenizer": classifier.tokenizer, **DOUBLE}
+    expected = empirical_ntk(classifier.model, ROWS, **common).total().numpy().reshape(12, 12)
+    operator = NTKOperator(classifier.model, ROWS, activations=activations, **common)
+    close(operator @ np.eye(12)[:, :3], expected[:, :3])
+
+
+def test_stored_files_go_with_their_operator(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    operator = NTKOperator(perceptron(), samples, activations="files", **DOUBLE)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) >= 40 * (5 + 8) * 8
+    del operator
+    gc.collect()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_the_model_is_not_changed(samples):
