@@ -15,7 +15,7 @@ UNEXPECTED, INTERRUPTED = 1, 130
 
 _KEPT = "finished results are kept"
 _TRAINING = ("demo", "train", "sweep", "reproduce")
-_COMPUTING = (*_TRAINING, "interpolate", "evaluate", "predict", "serve", "ntk", "export")
+_COMPUTING = (*_TRAINING, "interpolate", "evaluate", "predict", "explain", "serve", "ntk", "export")
 """Commands for which the environment is checked before any work."""
 
 

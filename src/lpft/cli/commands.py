@@ -2,7 +2,7 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lpft.cli.console import (
     next_command,
     print_error,
+    print_explanations,
     print_json,
     print_metrics,
     print_plan,
@@ -34,6 +35,7 @@ from lpft.settings.configs import (
     read_config,
     taken_by,
 )
+from lpft.settings.explanations import ExplanationSettings
 from lpft.settings.files import Layout
 from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.prediction import PredictionSettings
@@ -217,13 +219,65 @@ def predict(options: Namespace) -> None:
         prediction_job.print_predictions(chunks, sys.stdout, settings)
 
 
-def _check_prediction_options(options: Namespace) -> None:
-    """Refuse options without effect on the input or the output that is named."""
-    for name in ("text_columns", "column_names", "delimiter", "keep_columns"):
+def explain(options: Namespace) -> None:
+    """Print the training rows that predictions rest on, and those whose labels look wrong."""
+    settings = ExplanationSettings.read(given_settings(options, "explain"))
+    layout = Layout(options.column_names, options.encoding, options.delimiter)
+    _check_file_options(options, ("text_columns", "column_names", "delimiter"))
+    if options.file is None and options.text is None and not options.label_errors:
+        raise InputError(
+            f"there is nothing to explain: give texts with {named('text')} or {named('file')}, or "
+            f"{named('label_errors')} for the training rows alone"
+        )
+    _check_folder(options.folder, "one that lpft train wrote")
+    from lpft.results.saved import open_saved
+    from lpft.runs import predict
+    from lpft.runs.explain import (
+        Explanation,
+        check_explanations,
+        save_explanations,
+        trained_record,
+    )
+
+    trained_record(options.folder)
+    if options.output_dir is not None:
+        check_explanations(options.output_dir, overwrite=options.overwrite)
+    saved = open_saved(options.folder, settings.device)
+    texts = None
+    if options.file is not None:
+        rows = predict.InputFile(saved, options.file, options.text_columns, layout).rows()
+        texts = [row.text for row in rows if row.text is not None]
+    elif options.text is not None:
+        texts = predict.argument_texts(saved, options.text)
+    job = Explanation(saved, texts, settings, label_errors=options.label_errors)
+    if options.dry_run:
+        print_json({} if job.plan is None else job.plan.timed_record()) if options.json else print(
+            job.cost()
+        )
+        return
+    record = job.run()
+    if options.output_dir is not None:
+        record = save_explanations(record, options.output_dir, overwrite=options.overwrite)
+    if options.json:
+        print_json(record.as_json())
+        return
+    print_explanations(record)
+    if options.output_dir is not None:
+        print(f"\nexplanations: {options.output_dir}")
+
+
+def _check_file_options(options: Namespace, names: Sequence[str]) -> None:
+    """Refuse options of files without one, and an encoding with texts of the command line."""
+    for name in names:
         if getattr(options, name, None) is not None and options.file is None:
             raise InputError(f"{named(name)} has no effect without {named('file')}: leave it out")
     if options.encoding is not None and options.text is not None:
         raise InputError(f"{named('encoding')} has no effect with {named('text')}: leave it out")
+
+
+def _check_prediction_options(options: Namespace) -> None:
+    """Refuse options without effect on the input or the output that is named."""
+    _check_file_options(options, ("text_columns", "column_names", "delimiter", "keep_columns"))
     for name in ("file", "output"):
         if options.resume and getattr(options, name) is None:
             raise InputError(

@@ -7,11 +7,12 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TextIO
 
 from lpft.errors import InputError
-from lpft.results.formats import aligned, duration
-from lpft.results.schema import RunRecord
+from lpft.results.formats import aligned, duration, significant
+from lpft.results.schema import ExplainedText, ExplanationRecord, RunRecord
 
 _NAMED = 3
 """Parameters whose names the plan of a kernel shows."""
@@ -134,6 +135,60 @@ def print_run(record: RunRecord, metrics: dict[str, Any]) -> None:
             for one in selection.candidates
         )
         print(f"chosen by accuracy on the same validation rows ({scores}): {selection.reason}")
+
+
+def print_explanations(record: ExplanationRecord) -> None:
+    """Each text with the training rows for and against its class, then the doubtful labels."""
+    blocks = [_explained(text) for text in record.texts]
+    if record.labels is not None:
+        blocks.append(_doubtful(record))
+    print("\n\n".join(blocks))
+
+
+def _explained(text: ExplainedText) -> str:
+    rows = [
+        [
+            side,
+            row.row,
+            row.label,
+            *(significant(value) for value in (row.score, row.head, row.encoder)),
+            _shortened(row.text),
+        ]
+        for side, of in (("for", text.supporting), ("against", text.opposing))
+        for row in of
+    ]
+    header = ("", "row", "label", "score", "head", "encoder", "training text")
+    numeric = [name in header[1:2] + header[3:6] for name in header]
+    title = f"{_shortened(text.text)}: {text.label} ({text.probability:.3f})"
+    lines = aligned(header, [list(map(str, row)) for row in rows], numeric)
+    return "\n".join([title, *lines])
+
+
+def _doubtful(record: ExplanationRecord) -> str:
+    assert record.labels is not None
+    if not record.labels:
+        return f"none of {record.rows:,} training labels: the other rows speak for every one"
+    header = ("row", "label", "rather", "margin", "training text")
+    rows = [
+        [
+            str(label.row),
+            str(label.label),
+            str(label.suggested),
+            significant(label.margin),
+            _shortened(label.text),
+        ]
+        for label in record.labels
+    ]
+    title = (
+        f"look at the labels of these {len(rows)} of {record.rows:,} training rows, in this order: "
+        "kernel regression on the others gives another (a margin below 0; 1 is the label's own)"
+    )
+    return "\n".join([title, *aligned(header, rows, [True, False, False, True, False])])
+
+
+def _shortened(text: str | list[str], most: int = 60) -> str:
+    joined = " | ".join(text) if isinstance(text, list) else text
+    return shorten(joined, most, placeholder=" ...") or joined[:most]
 
 
 def next_command(record: RunRecord, folder: Path) -> str:

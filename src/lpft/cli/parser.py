@@ -130,12 +130,7 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     _add_run(predict)
     texts = predict.add_mutually_exclusive_group()
     texts.add_argument("--file", type=Path, help="CSV, TSV, JSON or Parquet")
-    texts.add_argument(
-        "--text",
-        nargs="+",
-        help="texts, after RUN; for a model of pairs, every two texts form a pair (write --text=-x "
-        "for one that begins with a dash)",
-    )
+    _add_texts(texts)
     _add_columns(predict)
     predict.add_argument(
         "--output", type=Path, help="output file, .jsonl or .csv (default: standard output)"
@@ -152,6 +147,27 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     predict.epilog = (
         "Without --file and --text, texts are read from standard input, one per line; for a model "
         "of pairs, two per line with a tab between them."
+    )
+
+    explain = command(
+        commands.explain,
+        "name the training rows that predictions rest on, and those whose labels look wrong",
+    )
+    explain.add_argument("folder", type=Path, metavar="RUN", help="folder of a run of lpft train")
+    explained = explain.add_mutually_exclusive_group()
+    explained.add_argument("--file", type=Path, help="CSV, TSV, JSON or Parquet")
+    _add_texts(explained)
+    _add_columns(explain)
+    explain.add_argument(
+        "--output-dir", type=Path, help="folder for the explanations (default: print them)"
+    )
+    _add_settings(explain, "explain")
+    _add_flags(
+        explain,
+        "overwrite",
+        "json",
+        label_errors="also name the training rows whose labels the others speak against",
+        dry_run="print what would be computed, and stop",
     )
 
     serve = command(
@@ -317,6 +333,15 @@ def _add_run(parser: ArgumentParser) -> None:
         choices=get_args(Device),
         default="auto",
         help="device to compute on; auto takes a GPU if there is one (default: %(default)s)",
+    )
+
+
+def _add_texts(group: Any) -> None:
+    group.add_argument(
+        "--text",
+        nargs="+",
+        help="texts, after RUN; for a model of pairs, every two texts form a pair (write --text=-x "
+        "for one that begins with a dash)",
     )
 
 

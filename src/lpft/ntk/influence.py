@@ -15,13 +15,17 @@ the score of TracIn at the last checkpoint (Pruthi et al., NeurIPS 2020). In ter
 of the head, ``(<phi(x), phi(x_n)> + 1) <u_x, u_n>``, and a part of the encoder, and takes one
 backward pass for each text however many classes there are.
 
-The first-order score counts rows that say the same twice over. Training to the end does not: there
-removing row n changes the log odds by what the regression on all rows gives it,
+That counts what two rows have in common twice. The regression on all rows at once does not:
 
     tau(x, n) = [K(x, .) (K + lambda I)^-1]_n (1 - p_n),
 
-TRAK (Park et al., ICML 2023) with the kernel itself in place of random projections of gradients,
-and the representer view of kernel regression. It needs the kernel among all training rows.
+what the log odds at x owe to row n: TRAK (Park et al., ICML 2023) with the kernel itself in place
+of random projections of gradients, and the share of one row in the representer form of kernel
+regression. It needs the kernel among the training rows.
+
+In both, p_n is at the classifier's temperature. A fine-tuned classifier is sure of every row that
+it has learnt; uncalibrated, ``1 - p_n`` is close to 0 for all of them and ranks them by chance.
+``benchmarks/explain.py`` compares the scores by the linear datamodeling score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +40,23 @@ from scipy.special import expit, logsumexp, softmax
 from torch import Tensor, nn
 
 from lpft.data.tokens import Tokens
+from lpft.model.inference import extract_features, resolve_device
 from lpft.ntk.job import KernelJob, Options
 from lpft.ntk.network import Network
 from lpft.ntk.outputs import Batch
+from lpft.ntk.plan import Plan
 from lpft.ntk.storage import Pair
 from lpft.ntk.studied import KernelRequest, StudiedModel
+from lpft.settings import Device
+from lpft.settings.explanations import InfluenceScore
 
 Array = NDArray[np.float64]
+
+STRENGTH = 1.0
+"""lambda of the regression, as a share of the mean of the kernel's diagonal; from 0.3 to 3 the
+linear datamodeling score hardly changes."""
+LEFT_OUT_STRENGTH = 10.0
+"""The same of :func:`left_out_margins`."""
 
 _ROW = "row"
 """The column of tokens that says which row's gradient is meant: its number, at every token."""
@@ -164,7 +178,7 @@ class RowKernels:
         )
 
     @property
-    def plan(self) -> Any:
+    def plan(self) -> Plan | None:
         return None if self._job is None else self._job.plan
 
     def run(self) -> Mapping[Pair, RowKernel]:
@@ -199,57 +213,175 @@ def _numbered(tokens: Tokens, first: int) -> Tokens:
     )
 
 
-def first_order(kernel: Array, odds: Array, weights: Array | None = None) -> Array:
-    """``(1 - p_n) w_n K(x, n)``, K x N: TracIn at the last checkpoint.
+def first_order(kernel: Array, residuals: Array) -> Array:
+    """``K(x, n) (1 - p_n)``, K x N: TracIn at the last checkpoint.
 
     Args:
         kernel: K(x, n), K x N.
-        odds: the log odds of the label of each training row, N.
-        weights: of training rows in the loss, N.
+        residuals: ``1 - p_n`` of each training row, N, times its weight in the loss.
     """
-    residuals = expit(-odds)
-    return kernel * (residuals if weights is None else residuals * weights)
+    return kernel * residuals
 
 
-def regressed(
-    kernel: Array, among: Array, odds: Array, strength: float, weights: Array | None = None
-) -> Array:
-    """``[K(x, .) (K + lambda I)^-1]_n (1 - p_n) w_n``, K x N: TRAK with the exact kernel.
+def regressed(kernel: Array, among: Array, residuals: Array, strength: float = STRENGTH) -> Array:
+    """``[K(x, .) (K + lambda I)^-1]_n (1 - p_n)``, K x N: TRAK with the exact kernel.
 
     Args:
         kernel: K(x, n), K x N.
         among: K of the training rows, N x N.
+        residuals: as for :func:`first_order`.
         strength: lambda, as a share of the mean of the diagonal of ``among``.
     """
-    factor = cho_factor(_ridge(among, strength), lower=True)
-    return first_order(cho_solve(factor, kernel.T).T, odds, weights)
+    return cho_solve(_ridged(among, strength), kernel.T).T * residuals
 
 
-def left_out_odds(among: Array, odds: Array, strength: float) -> Array:
-    """The log odds of each row's label after training without the row, N, to second order.
+def left_out_margins(among: Array, strength: float = LEFT_OUT_STRENGTH) -> Array:
+    """What kernel ridge regression on the other rows gives each row, N: 1 is its label's target.
 
-    One Newton step of the objective ``sum_n log(1 + exp -o_n) + lambda ||theta - theta_0||^2 / 2``
-    with the log odds linear in the parameters: with ``w_n = p_n (1 - p_n)`` and
-    ``h = diag(K (W K + lambda I)^-1)``,
+    The targets are 1 for the log odds of every row's own label, so that below 0 the other rows
+    speak for another label. With ``G = (K~ + lambda I)^-1`` and ``K~`` the kernel of gradients of
+    length 1, so that all rows count alike,
 
-        o_n - h_n (1 - p_n) / (1 - h_n w_n).
+        m_n = 1 - (G 1)_n / G_nn,
 
-    Source: approximate leave-one-out (Rad and Maleki, JRSS B 2020; Koh and Liang, ICML 2017).
+    the closed form of N regressions with one row left out (Cook and Weisberg, 1982).
+
+    Args:
+        among: K of the training rows, N x N.
+        strength: lambda.
     """
-    probability = expit(odds)
-    curvature = probability * (1 - probability)
-    size = strength * np.trace(among) / len(among)
-    # h = diag(K) - diag(K S (lambda + S K S)^-1 S K) over lambda, S = sqrt(W): symmetric.
-    root = np.sqrt(curvature)
-    inner = root[:, None] * among * root
-    inner[np.diag_indices_from(inner)] += size
-    right = root[:, None] * among
-    solved = cho_solve(cho_factor(inner, lower=True), right)
-    leverage = (np.diag(among) - (right * solved).sum(0)) / size
-    return odds - leverage * (1 - probability) / np.maximum(1 - leverage * curvature, 1e-12)
+    lengths = np.sqrt(np.maximum(np.diag(among), np.finfo(float).tiny))
+    inverse = cho_solve(_ridged(among / np.outer(lengths, lengths), strength), np.eye(len(among)))
+    return 1 - inverse.sum(1) / np.diag(inverse)
 
 
-def _ridge(among: Array, strength: float) -> Array:
+def _ridged(among: Array, strength: float) -> tuple[Array, bool]:
+    """The Cholesky factor of ``K + lambda I``."""
     ridged = among.copy()
     ridged[np.diag_indices_from(ridged)] += strength * np.trace(among) / len(among)
-    return ridged
+    return cho_factor(ridged, lower=True)
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What the N training rows contribute to K predictions, and which of their labels look wrong.
+
+    Attributes:
+        classes: the predicted class of each text, K indices; ``log_odds`` of it, K, before the
+            temperature.
+        head: scores by the head's parameters, K x N: positive where the row speaks for the
+            prediction; ``encoder`` those by the encoder's. They add up to :attr:`total`.
+        row_log_odds: of the label of each training row, N.
+        left_out: :func:`left_out_margins` of the training rows, N: below 0 the others speak for
+            another label. None where the kernel among them was not computed.
+        logits: of the training rows, N x C, and ``text_logits`` of the texts, K x C.
+    """
+
+    classes: NDArray[np.int64]
+    log_odds: Array
+    head: Array
+    encoder: Array
+    row_log_odds: Array
+    left_out: Array | None
+    logits: Array
+    text_logits: Array
+
+    @property
+    def total(self) -> Array:
+        return self.head + self.encoder
+
+
+@dataclass(frozen=True)
+class TrainedRows:
+    """N training rows: their tokens, class indices, and weights in the loss (None: all 1)."""
+
+    tokens: Tokens
+    labels: NDArray[np.int64]
+    weights: Array | None = None
+
+
+class InfluenceJob:
+    """The influence of training rows on predictions of texts, and of each on its own label.
+
+    ``plan`` says what the kernel will cost; None where it follows from the features.
+
+    Args:
+        model: the trained classifier, with its adapter apart where it has one.
+        request: its head, and the parameters that its training moved.
+        texts: those to explain; None for labels alone.
+        score: ``regression`` (:func:`regressed`) or ``first-order`` (:func:`first_order`).
+        labels: whether to judge the training rows' labels.
+
+    Raises:
+        InputError: as :class:`~lpft.ntk.job.KernelJob`.
+    """
+
+    def __init__(
+        self,
+        model: StudiedModel,
+        request: KernelRequest,
+        train: TrainedRows,
+        texts: Tokens | None,
+        options: Options,
+        *,
+        score: InfluenceScore = "regression",
+        labels: bool = False,
+    ) -> None:
+        self._train, self._score = train, score
+        self._temperature = float(model.classifier.config.temperature)
+        self._logits, of_rows = _read(model, train.tokens, options.device)
+        self._odds, gradient = log_odds(self._logits, train.labels)
+        sides = [Side(train.tokens, of_rows, gradient)]
+        self._text_logits = np.zeros((0, self._logits.shape[1]))
+        self._classes, self._text_odds = np.zeros(0, dtype=np.int64), np.zeros(0)
+        if texts is not None:
+            self._text_logits, of_texts = _read(model, texts, options.device)
+            self._classes = self._text_logits.argmax(axis=1)
+            self._text_odds, gradient = log_odds(self._text_logits, self._classes)
+            sides.append(Side(texts, of_texts, gradient))
+        self._among = labels or (texts is not None and score == "regression")
+        blocks = ((1, 0),) * (texts is not None) + ((0, 0),) * self._among
+        self._kernels = RowKernels(model, request, sides, blocks, options)
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._kernels.plan
+
+    def run(self) -> Influence:
+        kernels = self._kernels.run()
+        odds, temperature = self._odds, self._temperature
+        scaled, _ = log_odds(self._logits / temperature, self._train.labels)
+        residuals = expit(-scaled)
+        if self._train.weights is not None:
+            residuals *= self._train.weights
+        among = kernels[0, 0].total if self._among else None
+        parts = {part: np.zeros((0, len(odds))) for part in ("head", "encoder")}
+        for part in parts if (1, 0) in kernels else ():
+            kernel = getattr(kernels[1, 0], part)
+            if self._score == "first-order":
+                parts[part] = first_order(kernel, residuals)
+            else:
+                assert among is not None
+                parts[part] = regressed(kernel, among, residuals)
+        return Influence(
+            classes=self._classes,
+            log_odds=self._text_odds,
+            **parts,
+            row_log_odds=odds,
+            left_out=None if among is None else left_out_margins(among),
+            logits=self._logits,
+            text_logits=self._text_logits,
+        )
+
+
+def _read(model: StudiedModel, tokens: Tokens, device: Device) -> tuple[Array, NDArray[np.float32]]:
+    """Logits (N x C) of texts before the temperature, and their features (N x h)."""
+    features = extract_features(
+        model.classifier, tokens, device=resolve_device(device), description="reading texts"
+    )
+    head = model.head
+    weight = head.weight.detach().double().cpu().numpy()
+    logits = features.astype(np.float64) @ weight.T
+    if head.bias is not None:
+        logits = logits + head.bias.detach().double().cpu().numpy()
+    return logits, features

@@ -1,7 +1,7 @@
 """Going on with a run or a sweep: what must be as it was, and what is finished already."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
 from lpft.results.folder import clear, locked, now, read_record
 from lpft.results.schema import (
@@ -24,7 +25,7 @@ from lpft.results.schema import (
     UnusableRecord,
     is_inside,
 )
-from lpft.settings import OutputSettings
+from lpft.settings import DataSettings, OutputSettings
 from lpft.settings.configs import CANDIDATES, RunConfig, changed
 from lpft.settings.fields import Decides
 
@@ -154,6 +155,32 @@ def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fing
                 "record has no fingerprint of them; restore the old state, or start again with "
                 f"{named('overwrite=True')}"
             )
+
+
+def recorded_data(
+    run: Path,
+    record: RunRecord,
+    *,
+    data_dir: Path | None = None,
+    splits: Collection[str] | None = None,
+) -> TextData:
+    """The data of a run's training, as it was; ``splits`` are those that must be (default: all).
+
+    Raises:
+        InputError: a file is missing, or its texts or labels changed.
+    """
+    values = dict(record.config)
+    if data_dir is not None:
+        values["data_dir"] = data_dir
+    data = load_data(DataSettings.read_own(values))
+    known = {} if record.fingerprints is None else record.fingerprints.data
+    for split, value in fingerprint(data).items():
+        if known.get(split) != value and (splits is None or split in splits):
+            raise InputError(
+                f"the {split} data of '{run}' changed since it was trained, or its record has no "
+                "fingerprint of them: restore the files, or train it again"
+            )
+    return data
 
 
 def earlier_parts(record: RunRecord | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:

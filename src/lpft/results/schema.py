@@ -385,6 +385,75 @@ class InterpolationRecord(Record):
         return tuple(name for name in self.points[0].splits if name.startswith("ood/"))
 
 
+class InfluentialRow(Part):
+    """A training row that speaks for a prediction (``score`` above 0) or against it.
+
+    ``row`` is its number in the user's file, from 1; ``score`` is the sum of the shares of the
+    ``head``'s and the ``encoder``'s parameters.
+    """
+
+    row: int
+    text: str | list[str]
+    label: bool | int | str
+    score: float
+    head: float
+    encoder: float
+
+
+class ExplainedText(Part):
+    """A prediction, and the training rows that speak most for it and against it."""
+
+    text: str | list[str]
+    label: bool | int | str
+    probability: float
+    supporting: list[InfluentialRow]
+    opposing: list[InfluentialRow]
+
+
+class DoubtfulLabel(Part):
+    """A training row whose label the others speak against.
+
+    ``margin`` is what kernel regression on the others gives it: 1 its own label, below 0 another;
+    ``suggested`` is the classifier's most probable other class.
+    """
+
+    row: int
+    text: str | list[str]
+    label: bool | int | str
+    suggested: bool | int | str
+    margin: float
+
+
+class ExplanationRecord(Record):
+    """``explanations.json``: what ``lpft explain`` says of a run.
+
+    ``labels`` are the doubtful ones, the most doubtful first; None where they were not asked for.
+    ``rows`` are the training rows that were read, of ``rows_in_all``; ``parameters`` those of the
+    encoder in the kernel.
+    """
+
+    FILE = "explanations.json"
+    SCHEMA = 1
+    WRITER = "lpft explain"
+
+    schema_number: int = Field(SCHEMA, alias="schema")
+    run: str
+    method: str
+    score: str
+    rows: int
+    rows_in_all: int
+    parameters: int
+    texts: list[ExplainedText]
+    labels: list[DoubtfulLabel] | None = None
+    plan: dict[str, Any] | None = None
+    files: list[Annotated[str, AfterValidator(_inside)]] = Field(default_factory=list)
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    device: str | None = None
+    finished: str = ""
+    seconds: Number = None
+
+
 class ErrorRow(Part):
     """A row that a run's classifier gets wrong, one line of ``errors.jsonl``.
 

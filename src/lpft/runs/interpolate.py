@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 
 from lpft.analysis.selection import POINT_RULE
-from lpft.data import Examples, TextData, check_data, fingerprint, load_data, read_examples
+from lpft.data import Examples, TextData, check_data, fingerprint, read_examples
 from lpft.data.loading import check_ood_name
 from lpft.data.splits import ValidationKind, validation_kind
 from lpft.errors import InputError, named
@@ -27,6 +27,7 @@ from lpft.results.folder import (
     written_folder,
 )
 from lpft.results.formats import counted
+from lpft.results.resume import recorded_data
 from lpft.results.run import LP_HEAD, Predictions
 from lpft.results.schema import (
     DataRecord,
@@ -70,7 +71,7 @@ def interpolate_run(
     check_interpolation(folder, overwrite=overwrite)
     record = _usable_run(run)
     started = perf_counter()
-    data = _data_of(run, record, settings)
+    data = recorded_data(run, record, data_dir=settings.data_dir)
     kind = _validation_kind(run, data, settings)
     data = _with_files(data, record, settings)
 
@@ -188,26 +189,6 @@ def _usable_run(run: Path) -> RunRecord:
     if not (run / LP_HEAD).is_file():
         raise InputError(f"'{run / LP_HEAD}' does not exist: restore it, or train the run again")
     return record
-
-
-def _data_of(run: Path, record: RunRecord, settings: InterpolationSettings) -> TextData:
-    """The data of the run's training, as it was.
-
-    Raises:
-        InputError: a file is missing, or its texts or labels changed.
-    """
-    values = dict(record.config)
-    if settings.data_dir is not None:
-        values["data_dir"] = settings.data_dir
-    data = load_data(DataSettings.read_own(values))
-    known = {} if record.fingerprints is None else record.fingerprints.data
-    for split, value in fingerprint(data).items():
-        if known.get(split) != value:
-            raise InputError(
-                f"the {split} data of '{run}' changed since it was trained, or its record has no "
-                "fingerprint of them: restore the files, or train it again"
-            )
-    return data
 
 
 def _validation_kind(run: Path, data: TextData, settings: InterpolationSettings) -> ValidationKind:

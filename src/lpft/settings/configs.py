@@ -21,6 +21,7 @@ from lpft.settings import (
     TrainingSettings,
     resolve,
 )
+from lpft.settings.explanations import ExplanationSettings
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
 from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.kernels import KernelSettings, RegressionSettings
@@ -31,7 +32,13 @@ from lpft.settings.serving import ServingSettings
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
-_OF_COMMANDS = (ExperimentSettings, InterpolationSettings, PredictionSettings, ServingSettings)
+_OF_COMMANDS = (
+    ExperimentSettings,
+    InterpolationSettings,
+    ExplanationSettings,
+    PredictionSettings,
+    ServingSettings,
+)
 
 SEARCHED = ("learning_rate", "epochs")
 """What ``--tune`` searches, beside the method."""
