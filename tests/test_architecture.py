@@ -20,7 +20,7 @@ BELOW = {
     "export": ("results",),
     "results": ("ntk", "training", "analysis"),
     "theory": ("ntk",),
-    "estimator": ("training",),
+    "estimator": ("training", "ntk"),
     "ntk": ("model", "analysis"),
     "training": ("model", "analysis"),
     "analysis": ("data",),

@@ -27,6 +27,7 @@ from lpft.data.checks import as_parameters, check_data
 from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
 from lpft.data.lengths import check_lengths
+from lpft.data.splits import labelled_rows
 from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
 from lpft.errors import InputError, named
 from lpft.files import write_text
@@ -43,10 +44,12 @@ from lpft.settings import (
     without_useless,
 )
 from lpft.settings.environment import check_environment
+from lpft.settings.explanations import InfluenceScore
 from lpft.settings.methods import AUTO
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
+    from lpft.ntk.influence import Explanation
     from lpft.training.fit import Fit
 
 logger = logging.getLogger(__name__)
@@ -197,6 +200,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         set_threshold(result, threshold)
         trained = result.classifier
         self._take(trained, paired=trained.model.config.paired)
+        self._trained = labelled_rows(data) if result.validation.kind == "folds" else data.train
         self.history_ = result.history
         findings += check_lengths(data, trained.token_counter, trained.max_length)
         self.findings_ = [
@@ -258,6 +262,86 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 f"{named('target_coverage')}, or set abstain_below_"
             )
         return np.asarray(self.predict_proba(texts).max(axis=1) < self.abstain_below_)
+
+    def explain(
+        self,
+        texts: Sequence[Text] | None,
+        *,
+        train: tuple[Sequence[Text], ArrayLike] | None = None,
+        score: InfluenceScore = "regression",
+        label_errors: bool = False,
+        memory: str | None = None,
+    ) -> "Explanation":
+        """What each training row contributes to the predictions of K texts.
+
+        By the empirical NTK at the trained model (:mod:`lpft.ntk.influence` has the equations),
+        split into what the head and what the encoder contribute.
+
+        Args:
+            texts: those to explain; None with ``label_errors`` alone.
+            train: (texts, labels) that it was trained on. Those of :meth:`fit` by default; a loaded
+                classifier does not have them.
+            score: ``regression``, or ``first-order``, which needs no kernel among the training rows
+                unless ``label_errors`` does.
+            label_errors: whether to say whose labels the other rows speak against.
+            memory: bytes that the process may take in all, such as ``"6GB"``.
+
+        Raises:
+            InputError: the training rows are not known, there is nothing to explain, the encoder's
+                trained parameters are merged, as LoRA's are, or as :func:`lpft.ntk.empirical_ntk`.
+        """
+        check_is_fitted(self, "model_")
+        from lpft.data.labels import class_weights
+        from lpft.data.tokens import tokenize
+        from lpft.ntk.influence import Explanation, InfluenceJob, TrainedRows, trained_request
+        from lpft.ntk.job import Options
+        from lpft.ntk.studied import studied_model
+        from lpft.training.finetuning import weights_by_class
+
+        if texts is None and not label_errors:
+            raise InputError("there is nothing to explain: give texts, or label_errors=True")
+        rows, classes = getattr(self, "_trained", None), tuple(self.classes_.tolist())
+        if train is not None:
+            if not isinstance(train, list | tuple) or len(train) != 2:
+                raise InputError("train must be a tuple of two, (texts, labels)")
+            _, rows = _examples(*train, classes, "training texts", "labels", paired=self._paired)
+        if rows is None:
+            raise InputError(
+                "the classifier does not have its training rows, which are not saved with it: give "
+                "train=(texts, labels)"
+            )
+        subject = studied_model(self, None, None)
+        request = trained_request(subject, getattr(self, "method_", self.method))
+        weights = weights_by_class(
+            class_weights(self._settings().class_weight, classes),
+            rows.labels,
+            len(classes),
+            rows.weights,
+        ).double()
+        length = self.tokenizer_.model_max_length
+        explained = None if texts is None else text_list(texts)
+        if explained is not None:
+            check_texts(explained, paired=self._paired)
+        try:
+            with visible_progress(self.verbose):
+                found = InfluenceJob(
+                    subject,
+                    request,
+                    TrainedRows(
+                        tokenize(self.tokenizer_, rows.texts, length),
+                        rows.labels,
+                        weights.numpy()[rows.labels]
+                        * (1.0 if rows.weights is None else rows.weights),
+                    ),
+                    None if explained is None else tokenize(self.tokenizer_, explained, length),
+                    Options(memory=memory, device=self.device),
+                    score=score,
+                    labels=label_errors,
+                    temperature=self.temperature_,
+                ).run()
+        finally:
+            self.model_.cpu()
+        return Explanation(found, explained or [], rows, classes)
 
     @property
     def abstain_below_(self) -> float | None:

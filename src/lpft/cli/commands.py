@@ -224,7 +224,7 @@ def explain(options: Namespace) -> None:
     settings = ExplanationSettings.read(given_settings(options, "explain"))
     layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_file_options(options, ("text_columns", "column_names", "delimiter"))
-    if options.file is None and options.text is None and not options.label_errors:
+    if options.file is None and options.text is None and settings.label_errors == 0:
         raise InputError(
             f"there is nothing to explain: give texts with {named('text')} or {named('file')}, or "
             f"{named('label_errors')} for the training rows alone"
@@ -249,7 +249,7 @@ def explain(options: Namespace) -> None:
         texts = [row.text for row in rows if row.text is not None]
     elif options.text is not None:
         texts = predict.argument_texts(saved, options.text)
-    job = Explanation(saved, texts, settings, label_errors=options.label_errors)
+    job = Explanation(saved, texts, settings)
     if options.dry_run:
         print_json({} if job.plan is None else job.plan.timed_record()) if options.json else print(
             job.cost()

@@ -166,8 +166,6 @@ def _explained(text: ExplainedText) -> str:
 
 def _doubtful(record: ExplanationRecord) -> str:
     assert record.labels is not None
-    if not record.labels:
-        return f"none of {record.rows:,} training labels: the other rows speak for every one"
     header = ("row", "label", "rather", "margin", "training text")
     rows = [
         [
@@ -181,7 +179,7 @@ def _doubtful(record: ExplanationRecord) -> str:
     ]
     title = (
         f"look at the labels of these {len(rows)} of {record.rows:,} training rows, in this order: "
-        "kernel regression on the others gives another (a margin below 0; 1 is the label's own)"
+        "the others speak least for them"
     )
     return "\n".join([title, *aligned(header, rows, [True, False, False, True, False])])
 

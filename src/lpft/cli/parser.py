@@ -166,7 +166,6 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         explain,
         "overwrite",
         "json",
-        label_errors="also name the training rows whose labels the others speak against",
         dry_run="print what would be computed, and stop",
     )
 

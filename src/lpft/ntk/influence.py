@@ -30,7 +30,7 @@ it has learnt; uncalibrated, ``1 - p_n`` is close to 0 for all of them and ranks
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -39,24 +39,29 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logsumexp, softmax
 from torch import Tensor, nn
 
+from lpft.data.examples import Examples, Label, Text
 from lpft.data.tokens import Tokens
-from lpft.model.inference import extract_features, resolve_device
+from lpft.errors import InputError, named
+from lpft.model.adapters import is_bias
+from lpft.model.inference import extract_features
 from lpft.ntk.job import KernelJob, Options
+from lpft.ntk.memory import kernel_device
 from lpft.ntk.network import Network
 from lpft.ntk.outputs import Batch
 from lpft.ntk.plan import Plan
 from lpft.ntk.storage import Pair
-from lpft.ntk.studied import KernelRequest, StudiedModel
-from lpft.settings import Device
+from lpft.ntk.studied import KernelRequest, StudiedModel, request_of
 from lpft.settings.explanations import InfluenceScore
+from lpft.settings.methods import get_method
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
-STRENGTH = 1.0
-"""lambda of the regression, as a share of the mean of the kernel's diagonal; from 0.3 to 3 the
-linear datamodeling score hardly changes."""
-LEFT_OUT_STRENGTH = 10.0
-"""The same of :func:`left_out_margins`."""
+STRENGTH = 3.0
+"""lambda of the regressions, as a share of the mean of the kernel's diagonal; from 1 to 10 neither
+measure of ``benchmarks/explain.py`` changes much."""
 
 _ROW = "row"
 """The column of tokens that says which row's gradient is meant: its number, at every token."""
@@ -235,24 +240,32 @@ def regressed(kernel: Array, among: Array, residuals: Array, strength: float = S
     return cho_solve(_ridged(among, strength), kernel.T).T * residuals
 
 
-def left_out_margins(among: Array, strength: float = LEFT_OUT_STRENGTH) -> Array:
-    """What kernel ridge regression on the other rows gives each row, N: 1 is its label's target.
+def left_out_margins(
+    among: Array, gradient: Array, labels: NDArray[np.int64], strength: float = STRENGTH
+) -> Array:
+    """How far the other rows speak for each row's label, less than for the others of its class: N.
 
-    The targets are 1 for the log odds of every row's own label, so that below 0 the other rows
-    speak for another label. With ``G = (K~ + lambda I)^-1`` and ``K~`` the kernel of gradients of
-    length 1, so that all rows count alike,
+    Kernel ridge regression asks for a log odds of 1 of every row's own label, with an intercept for
+    each class that costs nothing. Fitted without row n, it gives that row the margin
 
-        m_n = 1 - (G 1)_n / G_nn,
+        m_n = 1 - (G 1)_n / G_nn,    G = M - M U (U^T M U)^+ U^T M,    M = (K + lambda I)^-1,
 
-    the closed form of N regressions with one row left out (Cook and Weisberg, 1982).
+    with U the gradient by the logits (Cook and Weisberg, 1982, chapter 2). The mean margin of the
+    class is taken off, for a rare class has low ones whatever its labels.
 
     Args:
         among: K of the training rows, N x N.
-        strength: lambda.
+        gradient: U, N x C, as of :func:`log_odds`.
+        labels: class indices, N.
+        strength: lambda, as a share of the mean of the diagonal of ``among``.
     """
-    lengths = np.sqrt(np.maximum(np.diag(among), np.finfo(float).tiny))
-    inverse = cho_solve(_ridged(among / np.outer(lengths, lengths), strength), np.eye(len(among)))
-    return 1 - inverse.sum(1) / np.diag(inverse)
+    inverse = cho_solve(_ridged(among, strength), np.eye(len(among)))
+    through = gradient.T @ inverse
+    inverse -= through.T @ np.linalg.pinv(through @ gradient, hermitian=True) @ through
+    margins = 1 - inverse.sum(1) / np.diag(inverse)
+    counts = np.bincount(labels)
+    means = np.bincount(labels, weights=margins) / np.maximum(counts, 1)
+    return margins - means[labels]
 
 
 def _ridged(among: Array, strength: float) -> tuple[Array, bool]:
@@ -272,8 +285,8 @@ class Influence:
         head: scores by the head's parameters, K x N: positive where the row speaks for the
             prediction; ``encoder`` those by the encoder's. They add up to :attr:`total`.
         row_log_odds: of the label of each training row, N.
-        left_out: :func:`left_out_margins` of the training rows, N: below 0 the others speak for
-            another label. None where the kernel among them was not computed.
+        left_out: :func:`left_out_margins` of the training rows, N: the lowest are those whose
+            labels look wrong. None where labels were not judged.
         logits: of the training rows, N x C, and ``text_logits`` of the texts, K x C.
     """
 
@@ -311,9 +324,10 @@ class InfluenceJob:
         texts: those to explain; None for labels alone.
         score: ``regression`` (:func:`regressed`) or ``first-order`` (:func:`first_order`).
         labels: whether to judge the training rows' labels.
+        temperature: that of the classifier.
 
     Raises:
-        InputError: as :class:`~lpft.ntk.job.KernelJob`.
+        InputError: a score that does not exist, or as :class:`~lpft.ntk.job.KernelJob`.
     """
 
     def __init__(
@@ -326,12 +340,15 @@ class InfluenceJob:
         *,
         score: InfluenceScore = "regression",
         labels: bool = False,
+        temperature: float = 1.0,
     ) -> None:
-        self._train, self._score = train, score
-        self._temperature = float(model.classifier.config.temperature)
+        if score not in get_args(InfluenceScore):
+            expected = " or ".join(get_args(InfluenceScore))
+            raise InputError(f"{named('score')} {score!r} is unknown: expected {expected}")
+        self._train, self._score, self._temperature = train, score, temperature
         self._logits, of_rows = _read(model, train.tokens, options.device)
-        self._odds, gradient = log_odds(self._logits, train.labels)
-        sides = [Side(train.tokens, of_rows, gradient)]
+        self._odds, self._gradient = log_odds(self._logits, train.labels)
+        sides = [Side(train.tokens, of_rows, self._gradient)]
         self._text_logits = np.zeros((0, self._logits.shape[1]))
         self._classes, self._text_odds = np.zeros(0, dtype=np.int64), np.zeros(0)
         if texts is not None:
@@ -339,6 +356,7 @@ class InfluenceJob:
             self._classes = self._text_logits.argmax(axis=1)
             self._text_odds, gradient = log_odds(self._text_logits, self._classes)
             sides.append(Side(texts, of_texts, gradient))
+        self._labels = labels
         self._among = labels or (texts is not None and score == "regression")
         blocks = ((1, 0),) * (texts is not None) + ((0, 0),) * self._among
         self._kernels = RowKernels(model, request, sides, blocks, options)
@@ -355,6 +373,10 @@ class InfluenceJob:
         if self._train.weights is not None:
             residuals *= self._train.weights
         among = kernels[0, 0].total if self._among else None
+        left_out = None
+        if self._labels:
+            assert among is not None
+            left_out = left_out_margins(among, self._gradient, self._train.labels)
         parts = {part: np.zeros((0, len(odds))) for part in ("head", "encoder")}
         for part in parts if (1, 0) in kernels else ():
             kernel = getattr(kernels[1, 0], part)
@@ -368,16 +390,124 @@ class InfluenceJob:
             log_odds=self._text_odds,
             **parts,
             row_log_odds=odds,
-            left_out=None if among is None else left_out_margins(among),
+            left_out=left_out,
             logits=self._logits,
             text_logits=self._text_logits,
         )
 
 
-def _read(model: StudiedModel, tokens: Tokens, device: Device) -> tuple[Array, NDArray[np.float32]]:
+def trained_request(model: StudiedModel, method: str) -> KernelRequest:
+    """The model's own head over the parameters that a method trains by the loss of the logits.
+
+    Linear probing trains the head alone. Contrastive tuning moves the encoder by a loss of pairs of
+    features, of which the kernel of the logits says nothing: its head is a linear probe.
+
+    Raises:
+        InputError: the method's adapter is merged into the weights.
+    """
+    known = get_method(method)
+    if known.adapter is not None:
+        raise InputError(
+            f"the parameters that {known.name} trained are merged into the weights: train with "
+            "lpft train, which keeps them apart, and give its folder to lpft explain"
+        )
+    request = request_of(model)
+    if not known.fine_tunes_head:
+        return replace(request, parameters=frozenset())
+    if known.trained == "bias":
+        return replace(request, parameters=frozenset(filter(is_bias, request.parameters)))
+    return request
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The influence of training rows, with the rows and the texts themselves.
+
+    ``influence`` has all scores as arrays, K texts x N rows.
+    """
+
+    influence: Influence
+    texts: Sequence[Text]
+    rows: Examples
+    classes: tuple[Label, ...]
+
+    def table(self, number: int = 0, count: int = 5) -> "pd.DataFrame":
+        """The rows that speak most for a text's prediction, then those most against it.
+
+        Columns: ``row`` (its number, from 1), ``label``, ``score``, ``head``, ``encoder``,
+        ``text``. ``number`` is the text's, from 0; there are at most ``count`` rows of each kind.
+        """
+        found = self.influence
+        supporting, opposing = extremes(found.total[number], count)
+        chosen = [*supporting, *opposing]
+        return self._table(
+            chosen,
+            score=found.total[number, chosen],
+            head=found.head[number, chosen],
+            encoder=found.encoder[number, chosen],
+        )
+
+    def label_errors(self, count: int = 20) -> "pd.DataFrame":
+        """The ``count`` rows whose labels look wrong, the most doubtful first.
+
+        Columns: ``row``, ``label``, ``suggested`` (the classifier's most probable other class),
+        ``margin`` (:func:`left_out_margins`), ``text``.
+
+        Raises:
+            InputError: they were not asked for.
+        """
+        if self.influence.left_out is None:
+            raise InputError("the labels were not judged: explain with label_errors=True")
+        chosen, suggested = doubtful(self.influence, self.labels, count)
+        return self._table(
+            chosen,
+            suggested=[self.classes[label] for label in suggested],
+            margin=self.influence.left_out[chosen],
+        )
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class indices of the training rows."""
+        assert self.rows.labels is not None
+        return self.rows.labels
+
+    def _table(self, chosen: Sequence[int], **columns: Any) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "row": self.rows.rows[chosen],
+                "label": [self.classes[label] for label in self.labels[chosen]],
+                **columns,
+                "text": [self.rows.texts[row] for row in chosen],
+            }
+        )
+
+
+def extremes(scores: Array, count: int) -> tuple[list[int], list[int]]:
+    """At most ``count`` rows of the largest scores above 0, and of the smallest below 0."""
+    order = np.argsort(-scores, kind="stable").tolist()
+    supporting = [row for row in order[:count] if scores[row] > 0]
+    return supporting, [row for row in order[::-1][:count] if scores[row] < 0]
+
+
+def doubtful(
+    found: Influence, labels: NDArray[np.int64], count: int
+) -> tuple[list[int], NDArray[np.int64]]:
+    """The ``count`` rows of the lowest margins, and the most probable class but their label's."""
+    assert found.left_out is not None
+    chosen = np.argsort(found.left_out, kind="stable")[:count]
+    own = np.arange(found.logits.shape[1]) == labels[:, None]
+    others = np.where(own, -np.inf, found.logits)
+    return chosen.tolist(), others[chosen].argmax(axis=1)
+
+
+def _read(
+    model: StudiedModel, tokens: Tokens, device: str | torch.device
+) -> tuple[Array, NDArray[np.float32]]:
     """Logits (N x C) of texts before the temperature, and their features (N x h)."""
     features = extract_features(
-        model.classifier, tokens, device=resolve_device(device), description="reading texts"
+        model.classifier, tokens, device=kernel_device(device), description="reading texts"
     )
     head = model.head
     weight = head.weight.detach().double().cpu().numpy()

@@ -411,10 +411,10 @@ class ExplainedText(Part):
 
 
 class DoubtfulLabel(Part):
-    """A training row whose label the others speak against.
+    """A training row whose label looks wrong.
 
-    ``margin`` is what kernel regression on the others gives it: 1 its own label, below 0 another;
-    ``suggested`` is the classifier's most probable other class.
+    ``margin`` is what kernel regression on the other rows gives its label, less the mean of the
+    label's rows, in units of the target; ``suggested`` the classifier's most probable other class.
     """
 
     row: int

@@ -20,7 +20,7 @@ from lpft.data.splits import draw_rows, labelled_rows, validation_kind
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.ntk import Options
-from lpft.ntk.influence import Influence, InfluenceJob, TrainedRows
+from lpft.ntk.influence import Influence, InfluenceJob, TrainedRows, doubtful, extremes
 from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.results.folder import check_replaceable, now, read_record, written_folder
@@ -52,7 +52,6 @@ class Explanation:
     Args:
         saved: the run's classifier.
         texts: those to explain; None for labels alone.
-        label_errors: whether to name the training rows whose labels look wrong.
 
     Raises:
         InputError: the folder holds no finished run of ``lpft train``, or its training data changed
@@ -64,11 +63,8 @@ class Explanation:
         saved: SavedClassifier,
         texts: Sequence[Text] | None,
         settings: ExplanationSettings,
-        *,
-        label_errors: bool = False,
     ) -> None:
         self._saved, self._texts, self._settings = saved, texts, settings
-        self._label_errors = label_errors
         self._started = perf_counter()
         self._record = trained_record(saved.folder)
         data = recorded_data(
@@ -109,7 +105,8 @@ class Explanation:
             None if texts is None else tokenize(tokenizer, texts, length),
             Options(memory=settings.memory, device=settings.device),
             score=settings.score,
-            labels=label_errors,
+            labels=settings.label_errors > 0,
+            temperature=float(saved.classifier.model.config.temperature),
         )
 
     @property
@@ -150,7 +147,7 @@ class Explanation:
             rows_in_all=self.rows_in_all,
             parameters=self._parameters,
             texts=explained,
-            labels=self._doubtful(found) if self._label_errors else None,
+            labels=self._doubtful(found) if self._settings.label_errors else None,
             plan=None if self.plan is None else self.plan.timed_record(),
             finished=now(),
             seconds=perf_counter() - self._started,
@@ -163,13 +160,8 @@ class Explanation:
         probability = softmax(found.text_logits / config.temperature, axis=1).max(axis=1)
         explained = []
         for number, text in enumerate(self._texts):
-            score = found.total[number]
-            order = np.argsort(-score, kind="stable")
-            most = self._settings.top
-            rows = {
-                "supporting": [row for row in order[:most] if score[row] > 0],
-                "opposing": [row for row in order[::-1][:most] if score[row] < 0],
-            }
+            supporting, opposing = extremes(found.total[number], self._settings.top)
+            rows = {"supporting": supporting, "opposing": opposing}
             explained.append(
                 ExplainedText(
                     text=_as_json(text),
@@ -194,17 +186,15 @@ class Explanation:
     def _doubtful(self, found: Influence) -> list[DoubtfulLabel]:
         """The rows whose label the others speak against, the most doubtful first."""
         assert found.left_out is not None
-        labels, classes = labels_of(self.train), self._saved.classifier.model.config.classes
-        others = np.where(np.arange(len(classes)) == labels[:, None], -np.inf, found.logits)
-        order = np.argsort(found.left_out, kind="stable")
+        classes = self._saved.classifier.model.config.classes
+        chosen, suggested = doubtful(found, labels_of(self.train), self._settings.label_errors)
         return [
             DoubtfulLabel(
                 **self._row(row),
-                suggested=classes[others[row].argmax()],
+                suggested=classes[better],
                 margin=float(found.left_out[row]),
             )
-            for row in order
-            if found.left_out[row] < 0
+            for row, better in zip(chosen, suggested, strict=True)
         ]
 
     def _row(self, row: int) -> dict[str, Any]:

@@ -24,6 +24,9 @@ class ExplanationSettings(Settings):
     top: int = setting(
         5, "training rows shown that speak for each prediction, and that speak against it", ge=1
     )
+    label_errors: int = setting(
+        0, "also name so many training rows, those whose labels look wrong first; 0 for none", ge=0
+    )
     max_rows: int | None = setting(
         None,
         "largest number of training rows, drawn with a fixed seed in proportion to the classes "
