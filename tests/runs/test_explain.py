@@ -69,8 +69,8 @@ def test_of_an_adapter_the_factors_are_counted(lpft, trained_runs, run):
 
 def test_a_planted_label_is_the_first_doubtful_one(lpft, tiny_bert, tmp_path):
     table = pd.read_csv(write_toy_file(tmp_path / "train.csv", 40, seed=5))
-    few = table.groupby("label").head(3)  # each text several times, so that one label stands out
-    table = pd.concat([few] * 6, ignore_index=True)
+    few = table.groupby("label").head(1)  # the same text ten times, once with another label
+    table = pd.concat([few] * 10, ignore_index=True)
     other = {"good": "bad", "bad": "good"}
     table.loc[11, "label"] = other[table.loc[11, "label"]]
     table.to_csv(tmp_path / "train.csv", index=False)

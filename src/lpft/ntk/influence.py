@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 STRENGTH = 3.0
-"""lambda of the regressions, as a share of the mean of the kernel's diagonal; from 1 to 10 neither
+"""lambda of the regressions, in units of the mean of the kernel's diagonal; from 1 to 10 neither
 measure of ``benchmarks/explain.py`` changes much."""
 
 _ROW = "row"
@@ -237,7 +237,8 @@ def regressed(kernel: Array, among: Array, residuals: Array, strength: float = S
         residuals: as for :func:`first_order`.
         strength: lambda, as a share of the mean of the diagonal of ``among``.
     """
-    return cho_solve(_ridged(among, strength), kernel.T).T * residuals
+    ridge = strength * np.trace(among) / len(among)
+    return cho_solve(_ridged(among, ridge), kernel.T).T * residuals
 
 
 def left_out_margins(
@@ -257,9 +258,12 @@ def left_out_margins(
         among: K of the training rows, N x N.
         gradient: U, N x C, as of :func:`log_odds`.
         labels: class indices, N.
-        strength: lambda, as a share of the mean of the diagonal of ``among``.
+        strength: lambda, as a share of the mean of the kernel's diagonal once the intercepts are
+            projected out: features that hardly differ leave little of it.
     """
-    inverse = cho_solve(_ridged(among, strength), np.eye(len(among)))
+    rest = np.eye(len(among)) - gradient @ np.linalg.pinv(gradient)
+    ridge = strength * np.trace(rest @ among @ rest) / len(among)
+    inverse = cho_solve(_ridged(among, ridge), np.eye(len(among)))
     through = gradient.T @ inverse
     inverse -= through.T @ np.linalg.pinv(through @ gradient, hermitian=True) @ through
     margins = 1 - inverse.sum(1) / np.diag(inverse)
@@ -268,10 +272,10 @@ def left_out_margins(
     return margins - means[labels]
 
 
-def _ridged(among: Array, strength: float) -> tuple[Array, bool]:
-    """The Cholesky factor of ``K + lambda I``."""
+def _ridged(among: Array, ridge: float) -> tuple[Array, bool]:
+    """The Cholesky factor of ``K + ridge I``."""
     ridged = among.copy()
-    ridged[np.diag_indices_from(ridged)] += strength * np.trace(among) / len(among)
+    ridged[np.diag_indices_from(ridged)] += ridge
     return cho_factor(ridged, lower=True)
 
 
