@@ -17,7 +17,7 @@ from torch import Tensor
 from lpft.data import Examples, TextData
 from lpft.data.examples import Text
 from lpft.data.splits import draw_rows
-from lpft.errors import InputError
+from lpft.errors import InputError, named
 from lpft.model import Classifier
 from lpft.model.adapters import adapt, is_bias, load_adapter
 from lpft.model.encoder import seeded
@@ -322,6 +322,11 @@ def path_passes(
         weights = read_checkpoint(path)
         shapes = {name: p.shape for name, p in parameters.items() if name in weights}
         if shapes != {name: value.shape for name, value in weights.items()}:
+            if tokens.model.virtual_tokens is not None:
+                raise InputError(
+                    f"the virtual tokens of '{folder}' came from parameters that its model no "
+                    f"longer has: {named('path')} is for runs of other methods"
+                )
             raise InputError(
                 f"'{path}' has other parameters than the model in '{folder}': they belong to "
                 "another training; restore its own"

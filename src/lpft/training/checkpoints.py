@@ -232,8 +232,8 @@ def kept_checkpoints(run: Path) -> dict[float, Path]:
             raise InputError(f"'{path}' is not named by an epoch: remove it, or {again}") from error
     if 0.0 not in by_epoch or len(by_epoch) < 2:
         raise InputError(
-            f"'{folder}' has no epoch beside the start: nothing was trained, or files are missing; "
-            f"restore them, or {again}"
+            f"'{folder}' lacks the start or every epoch: restore its files; where folds chose the "
+            f"start over all epochs, give {named('validation_file')} to have these trained"
         )
     return dict(sorted(by_epoch.items()))
 
