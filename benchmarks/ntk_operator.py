@@ -32,7 +32,7 @@ COUNT, COMPARED, LARGE = 20, 300, 2000
 SIZES = (250, 500, 1000, 2000)
 MEMORY = "4GB"
 MAX_LENGTH = 128
-REPEATS = 2
+REPEATS = 1
 
 
 def sentences(data_dir: Path, count: int) -> list[str]:
@@ -169,7 +169,7 @@ def accuracy(data_dir: Path, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"exact": child("exact", data_dir, COMPARED, vectors=whole)}
     expected = np.load(whole)
     values, vectors = expected["values"][:COUNT], expected["vectors"]
-    for dtype in ("float64", "float32"):
+    for dtype in ("float32", "float64"):
         path = folder / f"{dtype}.npz"
         found = child(
             "eigenpairs", data_dir, COMPARED, vectors=path, dtype=dtype, activations="files"
