@@ -187,6 +187,7 @@ def test_the_certificate_has_a_row_per_method(
         checks = found["certificate"]
         assert float(row["Certificate: smallest eigenvalue"]) == checks["smallest_eigenvalue"]
         assert int(row["Certificate: entries recomputed"]) == checks["entries_checked"]
+        assert int(row["Certificate: products recomputed"]) == checks["products_checked"]
         assert float(row["Certificate: largest relative error"]) == checks["largest_relative_error"]
 
 
@@ -287,7 +288,7 @@ def test_sentences_say_what_the_record_says(kernels: KernelRecord, record: dict[
     assert "a constant answer scores 0.667" in paper
     assert "0.706 (FT) to 0.736 (LP-LoRA) of the test texts" in honest
     (certificate,) = read_certificate(kernels)
-    assert "3.1e−7 among 32 random entries" in certificate
+    assert "3.1e−7 among 32 entries and, of every kernel, a product" in certificate
 
 
 def test_sentences_leave_out_what_is_not_recorded(record: dict[str, Any]) -> None:

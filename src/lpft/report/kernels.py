@@ -213,14 +213,15 @@ def _range(numbers: Iterable[tuple[float | None, str]], written: Callable[[float
 
 
 def read_certificate(kernels: KernelRecord) -> list[str]:
-    """How far entries were checked against plain automatic differentiation."""
+    """How far kernels were checked against plain automatic differentiation."""
     certificates = [method.certificate for method in kernels.methods]
     checked = [(c.get("entries_checked"), c.get("largest_relative_error")) for c in certificates]
     known = [(count, error) for count, error in checked if count is not None and error is not None]
     if not known:
         return []
     entries, error = sum(count for count, _ in known), max(error for _, error in known)
-    return [say("certificate", error=error, entries=entries)]
+    whole = all(certificate.get("products_checked") for certificate in certificates)
+    return [say("certificate", error=error, entries=entries, whole=whole)]
 
 
 def statistics(kernels: KernelRecord) -> Table:
@@ -346,6 +347,7 @@ def certificate(kernels: KernelRecord) -> Table:
         ("smallest_eigenvalue", "smallest eigenvalue", "scientific"),
         ("largest_eigenvalue", "largest eigenvalue", "scientific"),
         ("entries_checked", "entries recomputed", "count"),
+        ("products_checked", "products recomputed", "count"),
         ("largest_relative_error", "largest relative error", "scientific"),
     ):
         column = Column(name, above, format=cast(Format, form))
