@@ -1,6 +1,6 @@
 """How kernels are computed: options, and a job of several kernels in one pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -164,28 +164,10 @@ class KernelJob:
         self._groups = [model.read(group) for group in groups]
         self._inputs = joined(self._groups)
         with computed_in(options.dtype):
-            self._network, self._structure = self._examine()
+            names = list(self._parameters(self._model.network))
+            self._network, self._structure = examined(self._copy, self._inputs, names)
             self._workload = self._make_workload(blocks, blocks if detailed is None else detailed)
             self.plan = self._make_plan(None)
-
-    def _examine(self) -> tuple[Network, Structure]:
-        """A copy of the network, and how it is passed.
-
-        Short texts may change a model for good: BigBird then attends in full. Such a model is
-        examined again by its longest texts.
-        """
-        for shortened in (True, False):
-            network = self._copy()
-            try:
-                before = longest_features(network, self._inputs)
-            except FAILURES as error:
-                raise InputError(cannot_pass(error)) from error
-            structure = detect_structure(
-                network, self._inputs, list(self._parameters(network)), shortened=shortened
-            )
-            if torch.equal(longest_features(network, self._inputs), before):
-                break
-        return network, structure
 
     def _copy(self) -> Network:
         """A network of its own on the device, which has read nothing yet."""
@@ -424,6 +406,26 @@ class KernelJob:
                 ),
             },
         )
+
+
+def examined(
+    copy: Callable[[], Network], inputs: Tokens | TensorInputs, names: Sequence[str]
+) -> tuple[Network, Structure]:
+    """A copy of a network, and how it is passed for the parameters of these names.
+
+    Short texts may change a model for good: BigBird then attends in full. Such a model is
+    examined again by its longest texts.
+    """
+    for shortened in (True, False):
+        network = copy()
+        try:
+            before = longest_features(network, inputs)
+        except FAILURES as error:
+            raise InputError(cannot_pass(error)) from error
+        structure = detect_structure(network, inputs, names, shortened=shortened)
+        if torch.equal(longest_features(network, inputs), before):
+            break
+    return network, structure
 
 
 def joined(parts: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInputs:

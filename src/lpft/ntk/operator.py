@@ -17,7 +17,7 @@ from lpft.model.inference import resolve_dtype
 from lpft.ntk.api import grouped
 from lpft.ntk.certificate import refuse_changed_features
 from lpft.ntk.jacobian import AutogradJacobian, StoredJacobian
-from lpft.ntk.job import Options, joined
+from lpft.ntk.job import Options, examined, joined
 from lpft.ntk.memory import (
     PORTIONS,
     default_budget,
@@ -30,7 +30,7 @@ from lpft.ntk.network import TensorInputs, length_of, moved
 from lpft.ntk.outputs import Batch, Outputs
 from lpft.ntk.passes import computed_in, only_these_require_gradients
 from lpft.ntk.plan import Head
-from lpft.ntk.structure import FAILURES, cannot_pass, detect_structure
+from lpft.ntk.structure import FAILURES, cannot_pass
 from lpft.ntk.studied import Parameters, Select, request_of, studied
 from lpft.progress import progress
 
@@ -374,9 +374,12 @@ class NTKOperator(LinearOperator):
         dtype = self.options.dtype
         head = Head.of(self._weight, "sgd", dtype)
         self._mixing = head.mixing.to(self._device)
-        network = self._differential.network
         samples = joined([side.inputs for side in self._sides])
-        structure = detect_structure(network, samples, list(self._differential.parameters))
+        network, structure = examined(
+            lambda: self.subject.network.copy(self._device, dtype),
+            samples,
+            list(self._differential.parameters),
+        )
         if not structure.batched:
             for side in self._sides:
                 side.batches = [np.array([row]) for rows in side.batches for row in rows]
@@ -406,6 +409,7 @@ class NTKOperator(LinearOperator):
                 side.batches,
                 "files" if activations == "files" else "memory",
             )
+            refuse_changed_features(network, side.inputs, side.features.cpu())
         self.record |= {
             "activations": "files" if activations == "files" else "memory",
             "differentiation": "stored gradients",
