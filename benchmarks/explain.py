@@ -41,7 +41,7 @@ from lpft.data.tokens import tokenize
 from lpft.model import Classifier, build_classifier, load_classifier, save_classifier
 from lpft.model.encoder import seeded
 from lpft.model.inference import encoder_fingerprint, extract_features, head_logits
-from lpft.ntk import Options, request_of, studied_model
+from lpft.ntk import Options, studied_model
 from lpft.ntk.influence import (
     RowKernel,
     RowKernels,
@@ -50,6 +50,7 @@ from lpft.ntk.influence import (
     left_out_margins,
     log_odds,
     regressed,
+    trained_request,
 )
 from lpft.settings import TrainingSettings, resolve
 from lpft.training.cache import (
@@ -166,13 +167,13 @@ def train_noisy(name: str, data_dir: Path, cells: Path) -> None:
 
 
 def kernels(
-    classifier: Classifier, train: Side, other: Side | None, path: Path
+    classifier: Classifier, method: str, train: Side, other: Side | None, path: Path
 ) -> dict[str, RowKernel]:
     """K among the training rows, and from the other texts to them, read where it is there."""
     names = ("among",) + ("other",) * (other is not None)
     if not path.exists():
         subject = studied_model(classifier.model, classifier.tokenizer, SETTINGS.max_length)
-        request = request_of(subject)
+        request = trained_request(subject, method)
         sides = [train] if other is None else [train, other]
         blocks = {"among": (0, 0), "other": (1, 0)}
         options = Options(device="cpu", memory="4GB")
@@ -259,7 +260,7 @@ def datamodeling(name: str, kind: str, data_dir: Path, cells: Path) -> dict[str,
     temperature = fit_temperature(held_out, pool.labels[others]).temperature
     calm = expit(-log_odds(logits / temperature, labels)[0])
     sure = expit(-odds)
-    found = kernels(classifier, train, test, cells / f"kernel_{name}_{kind}.npz")
+    found = kernels(classifier, kind, train, test, cells / f"kernel_{name}_{kind}.npz")
     halves = [np.load(path) for path in sorted(cells.glob(f"half_{name}_*.npz"))]
     halves = [half for half in halves if len(half["chosen"]) < ROWS]
     inside = np.zeros((len(halves), ROWS))
@@ -317,7 +318,7 @@ def wrong_labels(name: str, draw: int, data_dir: Path, cells: Path) -> dict[str,
     classifier = load_classifier(cells / f"noisy_{name}_{draw}")
     train, logits, odds = explained(classifier, texts, labels)
     calm = expit(-log_odds(logits / classifier.model.config.temperature, labels)[0])
-    found = kernels(classifier, train, None, cells / f"noisy-kernel_{name}_{draw}.npz")
+    found = kernels(classifier, "lp-ft", train, None, cells / f"noisy-kernel_{name}_{draw}.npz")
     among = found["among"].total
     projected = sketch(classifier, train, cells / f"noisy-sketch_{name}_{draw}.npy")
     sketched = (projected @ projected.T).astype(np.float64)

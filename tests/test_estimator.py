@@ -625,3 +625,45 @@ def test_pipelines_pickles_and_calibration_by_folds(model):
     np.testing.assert_array_equal(again.predict_proba(texts), pipeline.predict_proba(texts))
     calibrated = CalibratedClassifierCV(TextClassifier(model, **PROBING), cv=2)
     assert calibrated.fit(texts, labels).predict_proba(texts).shape == (40, 2)
+
+
+def test_predictions_are_explained_by_the_rows_of_the_fit(fitted):
+    texts, labels = toy_texts(120)
+    explained = fitted.explain(texts[:2], label_errors=True)
+    found = explained.influence
+    assert found.head.shape == found.encoder.shape == (2, 120)
+    np.testing.assert_allclose(found.total, found.head + found.encoder)
+    assert [explained.classes[c] for c in found.classes] == fitted.predict(texts[:2]).tolist()
+    table = explained.table(1, count=4)
+    assert len(table) <= 8
+    assert [texts[row - 1] for row in table["row"]] == table["text"].tolist()
+    assert [labels[row - 1] for row in table["row"]] == table["label"].tolist()
+    np.testing.assert_allclose(table["score"], found.total[1, table["row"] - 1])
+    doubtful = explained.label_errors(7)
+    assert len(doubtful) == 7
+    assert doubtful["margin"].is_monotonic_increasing
+    assert (doubtful["label"] != doubtful["suggested"]).all()
+
+
+def test_a_loaded_classifier_is_given_its_rows_again(fitted, tmp_path):
+    texts, labels = toy_texts(120)
+    fitted.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    with pytest.raises(InputError, match="train="):
+        loaded.explain(texts[:1])
+    again = loaded.explain(texts[:1], train=(texts, labels), score="first-order").influence
+    before = fitted.explain(texts[:1], score="first-order").influence
+    np.testing.assert_allclose(again.total, before.total, rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_explained_is_refused(fitted, model):
+    with pytest.raises(InputError, match="nothing to explain"):
+        fitted.explain(None)
+    with pytest.raises(InputError, match="pair"):
+        fitted.explain([("a", "b")])
+    with pytest.raises(InputError, match="label_errors=True"):
+        fitted.explain(toy_texts(2)[0], score="first-order").label_errors()
+    adapted = TextClassifier(model, **FINE_TUNING | {"method": "lora"})
+    adapted.fit(*toy_texts(40), validation=toy_texts(20, seed=1))
+    with pytest.raises(InputError, match="lpft explain"):
+        adapted.explain(["good"])
