@@ -251,3 +251,15 @@ def test_the_most_doubtful_labels_come_first_with_the_most_probable_other_class(
     rows, suggested = doubtful(found, np.array([0, 1, 2]), 2)
     assert rows == [2, 0]
     assert suggested.tolist() == [1, 2]
+
+
+def test_more_training_rows_than_memory_holds_are_refused_with_what_fits():
+    classifier = tiny_classifier("bert")
+    subject = studied_model(classifier.model, classifier.tokenizer, 62)
+    tokens = read(classifier.tokenizer, TRAIN)
+    many = TrainedRows(tokens.select(np.arange(3000) % 6), np.arange(3000) % 3)
+    request = KernelRequest(subject.head.weight.detach(), frozenset())
+    little = Options(device="cpu", memory="10MB")
+    with pytest.raises(InputError, match=r"3,000 training rows.*--max-rows"):
+        InfluenceJob(subject, request, many, tokens, little)
+    InfluenceJob(subject, request, many, tokens, little, score="first-order").run()

@@ -42,10 +42,16 @@ from torch import Tensor, nn
 from lpft.data.examples import Examples, Label, Text
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError, named
+from lpft.files import readable_size
 from lpft.model.adapters import is_bias
 from lpft.model.inference import extract_features
 from lpft.ntk.job import KernelJob, Options
-from lpft.ntk.memory import kernel_device
+from lpft.ntk.memory import (
+    default_budget,
+    kernel_device,
+    memory_in_use,
+    parse_size,
+)
 from lpft.ntk.network import Network
 from lpft.ntk.outputs import Batch
 from lpft.ntk.plan import Plan
@@ -63,6 +69,8 @@ STRENGTH = 3.0
 """lambda of the regressions, in units of the mean of the kernel's diagonal; from 1 to 10 neither
 measure of ``benchmarks/explain.py`` changes much."""
 
+_SQUARES = 7
+"""Matrices of the training rows' size, in float64, that are in memory at once."""
 _ROW = "row"
 """The column of tokens that says which row's gradient is meant: its number, at every token."""
 
@@ -349,6 +357,10 @@ class InfluenceJob:
         if score not in get_args(InfluenceScore):
             expected = " or ".join(get_args(InfluenceScore))
             raise InputError(f"{named('score')} {score!r} is unknown: expected {expected}")
+        self._labels = labels
+        self._among = labels or (texts is not None and score == "regression")
+        if self._among:
+            _check_memory(len(train.tokens), options)
         self._train, self._score, self._temperature = train, score, temperature
         self._logits, of_rows = _read(model, train.tokens, options.device)
         self._odds, self._gradient = log_odds(self._logits, train.labels)
@@ -360,8 +372,6 @@ class InfluenceJob:
             self._classes = self._text_logits.argmax(axis=1)
             self._text_odds, gradient = log_odds(self._text_logits, self._classes)
             sides.append(Side(texts, of_texts, gradient))
-        self._labels = labels
-        self._among = labels or (texts is not None and score == "regression")
         blocks = ((1, 0),) * (texts is not None) + ((0, 0),) * self._among
         self._kernels = RowKernels(model, request, sides, blocks, options)
 
@@ -504,6 +514,25 @@ def doubtful(
     own = np.arange(found.logits.shape[1]) == labels[:, None]
     others = np.where(own, -np.inf, found.logits)
     return chosen.tolist(), others[chosen].argmax(axis=1)
+
+
+def _check_memory(rows: int, options: Options) -> None:
+    """Refuse a kernel among so many rows that it and what is solved with it do not fit.
+
+    Raises:
+        InputError: they do not.
+    """
+    cpu = torch.device("cpu")
+    budget = default_budget(cpu) if options.memory is None else parse_size(options.memory)
+    free = max(0, budget - memory_in_use(cpu))
+    if _SQUARES * 8 * rows**2 > free:
+        most = max(2, int((free / _SQUARES / 8) ** 0.5))
+        raise InputError(
+            f"the kernel among {rows:,} training rows does not fit: it and what is solved with it "
+            f"take {readable_size(_SQUARES * 8 * rows**2)}, and {readable_size(free)} are free; "
+            f"take at most {most:,} rows (lpft explain --max-rows), give more {named('memory')}, "
+            f"or use {named('score')} first-order without judging labels"
+        )
 
 
 def _read(

@@ -19,9 +19,9 @@ from lpft.data.labels import class_weights
 from lpft.data.splits import draw_rows, labelled_rows, validation_kind
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
+from lpft.files import readable_size
 from lpft.ntk import Options
 from lpft.ntk.influence import Influence, InfluenceJob, TrainedRows, doubtful, extremes
-from lpft.ntk.memory import readable_size
 from lpft.ntk.plan import Plan
 from lpft.results.folder import check_replaceable, now, read_record, written_folder
 from lpft.results.formats import counted, duration
