@@ -110,9 +110,9 @@ def test_reversed_kernels_and_single_logits_of_wrong_shape_are_named():
 def test_only_rounding_passes_for_symmetric():
     rng = np.random.default_rng(0)
     kernel = np.cov(rng.normal(size=(5, 20)))
-    require_symmetric(kernel + 1e-6 * rng.normal(size=(5, 5)), "klr")
+    require_symmetric(kernel + 1e-6 * rng.normal(size=(5, 5)), "solver 'klr'")
     with pytest.raises(InputError, match="solver 'klr' needs a symmetric training kernel"):
-        require_symmetric(kernel + rng.normal(size=(5, 5)), "klr")
+        require_symmetric(kernel + rng.normal(size=(5, 5)), "solver 'klr'")
 
 
 # --- folds
