@@ -148,7 +148,7 @@ def read_texts(
     tokens = tokenize(tokenizer, texts, max_length)
     table = None
     if isinstance(module, PreTrainedModel):
-        with suppress(NotImplementedError):  # CANINE has none
+        with suppress(RuntimeError):  # CANINE does not implement it
             table = module.get_input_embeddings()
     largest = max(max(ids) for ids in tokens.columns["input_ids"])
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
