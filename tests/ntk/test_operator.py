@@ -10,6 +10,7 @@ from scipy.sparse.linalg import eigsh
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
 from tiny_models import toy_texts
 from torch import nn
+from transformers import BigBirdConfig, BigBirdForSequenceClassification
 
 from lpft.errors import InputError
 from lpft.model.adapters import add_prefix
@@ -128,6 +129,29 @@ def test_virtual_tokens_count_among_the_parameters(activations):
     expected = empirical_ntk(classifier.model, ROWS, **common).total().numpy().reshape(12, 12)
     operator = NTKOperator(classifier.model, ROWS, activations=activations, **common)
     close(operator @ np.eye(12)[:, :3], expected[:, :3])
+
+
+@pytest.mark.parametrize("activations", ["recomputed", "memory"])
+def test_a_model_that_short_texts_change_is_not_changed(activations):
+    """What finds the layers' rules reads short texts, at which BigBird turns to full attention."""
+    torch.manual_seed(0)
+    config = BigBirdConfig(
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=200,
+        attention_type="block_sparse",
+        block_size=4,
+        num_random_blocks=1,
+    )
+    module = BigBirdForSequenceClassification(config)
+    ids = torch.randint(5, 60, (3, 64), generator=torch.Generator().manual_seed(4))
+    common = {"head": "classifier.out_proj", **DOUBLE}
+    expected = empirical_ntk(module, {"input_ids": ids}, **common).total().numpy().reshape(6, 6)
+    operator = NTKOperator(module, {"input_ids": ids}, activations=activations, **common)
+    close(operator @ np.eye(6)[:, :2], expected[:, :2])
 
 
 def test_stored_files_go_with_their_operator(samples, tmp_path, monkeypatch):
