@@ -8,7 +8,7 @@ import pytest
 import torch
 from kernel_commands import MAX_LENGTH, RANK, SEED, assert_refused, read, texts_of
 from peft import PeftModel
-from references import explicit_jacobian, explicit_kernels, explicit_ntk
+from references import contract, explicit_jacobian
 from safetensors.torch import load_file
 
 from lpft.data.tokens import tokenize
@@ -96,6 +96,12 @@ def test_every_checkpoint_has_what_trains_and_the_last_is_the_run(kept_runs, met
         torch.testing.assert_close(start["head.weight"], probe["weight"].float())
 
 
+def kernel_of(parts, names):
+    """The kernel over some parameters, by the parts of a Jacobian."""
+    jacobian = torch.cat([parts[name] for name in names], dim=2)
+    return contract(jacobian, jacobian)
+
+
 @pytest.mark.parametrize("method", ["lp-ft", "lora"])
 def test_the_drift_is_that_of_explicit_jacobians(paths, kept_runs, kernel_data, method):
     run, path = kept_runs(method), read(paths(method))["path"]
@@ -103,13 +109,13 @@ def test_the_drift_is_that_of_explicit_jacobians(paths, kept_runs, kernel_data, 
     kernels, layers = [], []
     for epoch in (0, 2):
         model, tokenizer, names = model_at(run, epoch)
-        tokens = tokens_of(tokenizer, kernel_data, "train")
-        head = [name for name in names if "head" in name.split(".")[:3]]
-        encoder = [name for name in names if name not in head]
-        parts = [explicit_ntk(model, tokens, tokens, which) for which in (head, encoder)]
-        kernels.append(dict(zip(KERNELS, (*parts, sum(parts)), strict=True)))
-        own = [name for name in encoder if ".layer.1." in name]
-        layers.append(sum(explicit_kernels(model, tokens, tokens, own).values()))
+        jacobian = explicit_jacobian(model, tokens_of(tokenizer, kernel_data, "train"), names)
+        sizes = [model.get_parameter(name).numel() for name in names]
+        parts = dict(zip(names, jacobian.split(sizes, dim=2), strict=True))
+        head = kernel_of(parts, [name for name in names if "head" in name.split(".")[:3]])
+        whole = kernel_of(parts, names)
+        kernels.append(dict(zip(KERNELS, (head, whole - head, whole), strict=True)))
+        layers.append(kernel_of(parts, [name for name in names if ".layer.1." in name]))
     point = path["points"][2]
     for name in KERNELS:
         start, end = (each[name].numpy() for each in kernels)
@@ -135,7 +141,7 @@ def test_the_error_of_the_linear_model_is_that_of_its_jacobian(paths, kept_runs,
                 for n in names
             ]
         )
-        predicted = explicit_jacobian(start, tokens, names) @ step
+        predicted = explicit_jacobian(start, tokens, names) @ step.detach()
         logits = []
         for model in (start, end):
             double = model.double().eval()
