@@ -149,7 +149,7 @@ def module_jacobian(
 
     ``batch`` has its samples along the first axis; each passes alone.
     """
-    double = _in_double(module)
+    double = _in_double(module).requires_grad_(True)
     parameters = dict(double.named_parameters())
     rows = []
     with DoubleThroughout():

@@ -5,8 +5,10 @@ from copy import deepcopy
 import pytest
 import torch
 from references import encoder_names, explicit_ntk, relative_error
-from tiny_classifiers import read, tiny_classifier
+from tiny_classifiers import random_classifier, read, tiny_classifier
+from tiny_models import tiny_tokenizer
 from torch import nn
+from transformers import DebertaConfig
 
 from lpft.errors import InputError
 from lpft.ntk import empirical_ntk
@@ -111,8 +113,81 @@ def test_what_no_rule_fits_goes_to_autograd(change, fallback):
     texts = [*SHORT, LONG]
     found = kernel_of(model, tokenizer, texts)
     assert set(found.record["plan"]["fallback"]) == fallback
+    assert found.record["plan"]["batches_of_several_texts"]
     assert found.record["parameters"] == sum(p.numel() for p in model.encoder.parameters())
     assert relative_error(found.ft_effective, explicit(model, tokenizer, texts)) <= 1e-10
+
+
+class Counting(nn.Embedding):
+    """Looks up the numbers of the tokens that a mask does not hide, and doubles what it finds."""
+
+    def forward(self, mask):
+        return 2 * super().forward((mask > 0).cumsum(1))
+
+
+class Numbered(nn.Module):
+    """Adds an embedding that reads no ids."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.numbers = Counting(40, inner.out_features)
+
+    def forward(self, x):
+        return self.inner(x) + self.numbers(torch.ones(x.shape[:2], dtype=torch.long))
+
+
+def test_an_embedding_may_read_anything():
+    model, tokenizer = altered(Numbered)
+    texts = [*SHORT, LONG]
+    found = kernel_of(model, tokenizer, texts)
+    assert not found.record["plan"]["by_autograd"]
+    assert relative_error(found.ft_effective, explicit(model, tokenizer, texts)) <= 1e-10
+
+
+class Shifted(nn.Module):
+    """Multiplies a result by a matrix that no rule knows."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.mixing = nn.Parameter(torch.eye(32) + 0.1)
+
+    def forward(self, *arguments, **named):
+        return self.inner(*arguments, **named) @ self.mixing
+
+
+def test_texts_pass_one_by_one_where_most_blocks_need_it():
+    model, tokenizer = altered(Shifted)
+    for name in ("encoder.layer.1.output.dense", "embeddings.LayerNorm"):
+        model.encoder.set_submodule(name, Shifted(model.encoder.get_submodule(name)))
+    texts = [*SHORT, LONG]
+    found = kernel_of(model, tokenizer, texts)
+    assert not found.record["plan"]["batches_of_several_texts"]
+    assert len(found.record["plan"]["fallback"]) == 3
+    assert relative_error(found.ft_effective, explicit(model, tokenizer, texts)) <= 1e-10
+
+
+def test_results_that_are_written_into():
+    """DeBERTa's first version divides what its projections of positions return in place."""
+    classifier = random_classifier(
+        DebertaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            max_position_embeddings=64,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+        ),
+        tiny_tokenizer("bert"),
+        ("a", "b"),
+        pooling="first",
+    )
+    found = kernel_of(classifier.model, classifier.tokenizer, SHORT)
+    expected = explicit(classifier.model, classifier.tokenizer, SHORT)
+    assert relative_error(found.ft_effective, expected) <= 1e-10
 
 
 class Flat(nn.Module):
