@@ -497,6 +497,7 @@ def test_random_features_of_two_sets_share_the_draw(samples, kernel):
     [
         ({"update": "signgd"}, "signs"),
         ({"part": "half"}, "total, ft, pretrain"),
+        ({"select": "trace"}, "all, sum or the number"),
         ({"part": "pretrain"}, "no linear head"),
         ({"dtype": torch.float16}, "float32 or"),
         ({"memory": "1MB"}, "too small"),

@@ -107,6 +107,11 @@ class NTKOperator(LinearOperator):
                 f"update={update!r}: products of signs of gradients are no linear operator of "
                 "gradients; expected sgd, or the whole kernel by empirical_ntk"
             )
+        if select == "trace":
+            raise InputError(
+                "select='trace': it is a sum of one kernel per output, each with products of its "
+                "own; expected all, sum or the number of an output"
+            )
         if part not in get_args(Part):
             raise InputError(
                 f"part={part!r} is unknown: expected one of {', '.join(get_args(Part))}"
