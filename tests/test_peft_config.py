@@ -94,10 +94,18 @@ def test_kernels_take_the_configuration_for_the_methods_that_need_it():
     for values, says in (
         ({"methods": "peft"}, "methods peft needs peft_config"),
         ({"methods": "ft", "peft_config": CONTENT}, "peft_config has no effect on the kernels"),
-        ({"methods": "lp-prefix"}, "lp-prefix has virtual tokens, of which kernels"),
+        ({"methods": "ft", "prefix_length": 4}, "prefix_length has no effect on the kernels"),
     ):
         with pytest.raises(InputError, match=says):
             make_kernel_config({"task": "demo", **values})
+
+
+def test_kernels_take_a_prefix_of_the_usual_length_or_another():
+    config = make_kernel_config({"task": "demo", "methods": "ft,lp-prefix"})
+    usual = resolve(TrainingSettings(method="lp-prefix")).prefix_length
+    assert config.run.training.prefix_length == usual
+    other = make_kernel_config({"task": "demo", "methods": "prefix", "prefix_length": 3})
+    assert other.run.training.prefix_length == 3
 
 
 def test_the_command_of_a_record_names_the_file_that_the_run_has():

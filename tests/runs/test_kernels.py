@@ -441,6 +441,20 @@ def test_the_asymmetric_kernel_and_solver(lpft, kernel_base, tmp_path):
 
 
 @pytest.mark.heavy
+def test_a_prefix_moves_its_own_features_alone(lpft, kernel_base, in_float64, tmp_path):
+    options = ("--dtype", "float64", "--solver", "krr", "--prefix-length", 3)
+    folder = tmp_path / "prefix"
+    outcome = lpft("ntk", *kernel_base, "--methods", "ft,prefix", *options, "--output-dir", folder)
+    assert outcome.status == 0, outcome.err
+    found, alone = (load_file(of / "ft.safetensors") for of in (folder, in_float64))
+    for name in ("train/pretrain_effective", "train/ft_effective"):
+        np.testing.assert_allclose(found[name], alone[name], rtol=1e-9, atol=1e-12)
+    prefix = load_file(folder / "prefix.safetensors")
+    assert prefix["train/ft_effective"].any()
+    moved = prefix["train/pretrain_effective"] - found["train/pretrain_effective"]
+    assert np.abs(moved).max() > 1e-7 * np.abs(found["train/pretrain_effective"]).max()
+
+
 def test_a_report_of_kernels_alone(lpft, in_float64, tmp_path):
     page = tmp_path / "report.html"
     outcome = lpft("report", in_float64, "--output", page)

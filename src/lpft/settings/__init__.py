@@ -312,8 +312,7 @@ class TrainingSettings(Settings):
         gt=0,
         needs="prefix",
         filled=16,
-        decides=Decides.RUN,
-        commands=("train",),
+        commands=("train", "ntk"),
     )
     peft_config: Annotated[dict | None, BeforeValidator(read_peft_config)] = setting(
         None,

@@ -344,17 +344,20 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
     others = {name: value for name, value in values.items() if name not in own}
     # The settings of every method's start at once: a scaled head, and an adapter's factors.
     content = read_peft_config(others.pop("peft_config", None))
+    length = others.pop("prefix_length", None)
     own_words = others.keys() & {"label_words", "first_token"}
     words = {name: others.pop(name) for name in own_words}
     run = make_config({**others, "method": "lp-lora"})
-    starts = {"peft_config": content} | _label_words(words, kernels.methods, run.training)
-    run = replace(run, training=run.training.model_copy(update=starts))
-    prefixes = [name for name in kernels.methods if METHODS[name].trained == "prefix"]
-    if prefixes:
+    prefixes = any(METHODS[name].trained == "prefix" for name in kernels.methods)
+    if length is not None and not prefixes:
         raise InputError(
-            f"the method {prefixes[0]} has virtual tokens, of which kernels are not supported: "
-            "give another method, or a run of one"
+            f"{named('prefix_length')} has no effect on the kernels of "
+            f"{', '.join(kernels.methods)}: leave it out, or add prefix or lp-prefix"
         )
+    prefix = resolve(TrainingSettings(method="prefix", prefix_length=length)).prefix_length
+    starts = {"peft_config": content, "prefix_length": prefix if prefixes else None}
+    starts |= _label_words(words, kernels.methods, run.training)
+    run = replace(run, training=run.training.model_copy(update=starts))
     peft = [name for name in kernels.methods if METHODS[name].trained == "peft"]
     if peft and content is None:
         raise InputError(f"{named('methods')} {peft[0]} needs {named('peft_config')}: give a file")
