@@ -27,6 +27,7 @@ from lpft.ntk import (
 
 TEXTS = toy_texts(7, seed=3)[0]
 ROWS, COLUMNS = TEXTS[:4], TEXTS[4:]
+MORE_FAMILIES = ("deberta-v2", "llama", "modernbert")
 DOUBLE = {"dtype": torch.float64, "device": "cpu"}
 
 
@@ -81,7 +82,10 @@ def parts_of(model, rows, columns, names):
 
 
 @pytest.mark.parametrize("activations", ["recomputed", "files"])
-@pytest.mark.parametrize("family", ["bert", "deberta-v2", "gpt2", "llama", "modernbert"])
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "gpt2", *(pytest.param(of, marks=pytest.mark.heavy) for of in MORE_FAMILIES)],
+)
 def test_products_are_those_of_explicit_jacobians(family, activations):
     classifier = tiny_classifier(family)
     tokens = [read(classifier.tokenizer, texts) for texts in (ROWS, COLUMNS)]
