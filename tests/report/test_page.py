@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 from results.run_folders import write_run
 
+import lpft.report
 from lpft.errors import InputError
 from lpft.report import ReportResult, build_report
 from lpft.report.build import MARK
@@ -318,3 +319,10 @@ def test_the_answers_of_few_groups_are_open_however_many_their_runs(
     assert (runs not in folds) is open_runs
     chapters = [fold for fold in folds if fold.startswith("corpus")]
     assert (not chapters) is open_results
+
+
+def test_every_sentence_has_a_name_of_its_own():
+    """Of two macros of one name the later would silently stand for both."""
+    for path in sorted((Path(lpft.report.__file__).parent / "templates").glob("*.j2")):
+        names = re.findall(r"{%-? macro (\w+)", path.read_text(encoding="utf-8"))
+        assert len(names) == len(set(names)), path.name

@@ -447,7 +447,7 @@ def path(kernels: KernelRecord) -> Figure | None:
             level=_limit(limits.get("linearization_error")),
         ),
     )
-    title, caption = "Kernels along training", say("path_caption")
+    title, caption = "Kernels along training", say("kernel_path_caption")
     return Figure("path", title, "lines", panels, caption, values_in="the table")
 
 
