@@ -397,6 +397,9 @@ def test_what_needs_samples_with_themselves_says_so():
     ):
         with pytest.raises(InputError, match="samples with themselves"):
             compute()
+    equally_many = kernel_of(A[::-1], check_entries=0, check_products=0)
+    with pytest.raises(InputError, match="the trace is that of samples with themselves"):
+        equally_many.trace()
     with pytest.raises(InputError, match="expected 1 to 18 of them, found 19"):
         kernel().eigenvectors(19)
     with pytest.raises(InputError, match="expected 6, one per row of the kernel"):

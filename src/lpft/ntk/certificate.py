@@ -144,11 +144,16 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
     found = features[_longest(inputs)]
     error = float((alone.double().cpu() - found).norm())
     if not error <= _LARGEST_ERROR[alone.dtype] * float(found.norm()):
+        cause = "once it has read shorter ones"
+        advice = "; give inputs of similar lengths, or a model whose attention does not change"
+        if inputs.lengths is None:
+            cause, advice = "when it reads others with it", ""
+        which = "an" if inputs.lengths is None else "its longest"
+        size = max(float(found.norm()), float(alone.norm()))
         raise InputError(
-            "the model's features of its longest input are others once it has read shorter ones "
-            f"(relative difference {error / float(found.norm()):.1g}): expected a model that "
-            "treats each input as if it were alone; give inputs of similar lengths, or a model "
-            "whose attention does not change with them"
+            f"the model's features of {which} input are others {cause} (relative difference "
+            f"{error / size:.1g}): expected a model that treats each input as if it were alone"
+            f"{advice}"
         )
 
 

@@ -213,11 +213,11 @@ class EmpiricalNTK:
         )
 
     def _require_own(self, what: str) -> None:
-        rows, _, columns, _ = self.ft_effective.shape
-        if rows != columns:
+        # A kernel of asymmetric updates is not symmetric, but its samples have one set of features.
+        if not self.symmetric and not torch.equal(self.row_features, self.column_features):
             raise InputError(
-                f"{what} is that of samples with themselves, and this kernel has {rows} rows and "
-                f"{columns} columns: compute it without other inputs"
+                f"{what} is that of samples with themselves, and this kernel is one between two "
+                "sets of inputs: compute it without other inputs"
             )
 
     @cached_property

@@ -116,7 +116,7 @@ class SquaredLoss:
 
         Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 2.2.
         """
-        filtered = _regularized(_checked_strength(noise))
+        filtered = _regularized(_checked_strength(noise, "noise"))
         mean = self._predicted(kernel, start, filtered)
         own = self._own(kernel_own, len(mean))
         cross = kernel_matrix(self._cross(kernel))
@@ -236,7 +236,7 @@ def _checked_time(time: float) -> float:
     return float(time)
 
 
-def _checked_strength(strength: float) -> float:
+def _checked_strength(strength: float, name: str = "strength") -> float:
     if not (math.isfinite(strength) and strength >= 0):
-        raise InputError(f"strength: expected a finite number of 0 or more, found {strength}")
+        raise InputError(f"{name}: expected a finite number of 0 or more, found {strength}")
     return float(strength)
