@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lpft.ntk.studied import (
     KernelRequest,
     Parameters,
     Select,
+    Studied,
     is_tensors,
     request_of,
     studied,
@@ -94,7 +96,8 @@ def empirical_ntk(
         cache_dir: folder where finished pieces are kept, so that an interrupted call can go on.
         check_entries: how many entries are computed again by plain autograd.
         check_products: how many products ``u^T F v`` with random vectors, in which every entry
-            counts, are computed again by plain autograd; each takes one pass over all inputs.
+            counts, are computed again by plain autograd; each takes one pass over all inputs. Of
+            ``sgd`` alone: the others are no products of Jacobians.
         method: former name of ``contraction``.
         kernel: former name of ``update``.
 
@@ -112,7 +115,7 @@ def empirical_ntk(
     options = Options(
         contraction=_renamed("method", method, "contraction", contraction),
         update=_renamed("kernel", kernel, "update", update),
-        granularity=(granularity,) if isinstance(granularity, str) else granularity,
+        granularity=granularity,
         products=products,
         dtype=resolve_dtype(dtype),
         memory=memory,
@@ -125,12 +128,8 @@ def empirical_ntk(
     subject = studied(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
     )
-    request = request_of(subject, parameters, select)
-    if select == "trace":
-        parts = trace_requests(request, options.update)
-        kernels = KernelJob(subject, parts, groups, (block,), options).run()
-        return summed([of_part[block] for of_part in kernels.values()])
-    return KernelJob(subject, {"ntk": request}, groups, (block,), options).run()["ntk"][block]
+    requests = {"ntk": request_of(subject, parameters, select)}
+    return _kernels(subject, requests, select, groups, block, options)["ntk"]
 
 
 def empirical_ntks(
@@ -142,6 +141,7 @@ def empirical_ntks(
     outputs: Outputs | None = None,
     head: str | None = None,
     parameters: Parameters = "all",
+    select: Select = "all",
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
     **options: Any,
@@ -153,13 +153,21 @@ def empirical_ntks(
 
     Args:
         heads: by name of the kernel V (C x h), a linear layer, or a :class:`KernelRequest` with
-            parameters of its own. Instead of the module's own head, which must be a classifier's or
-            named by ``head``.
+            parameters and outputs of its own. Instead of the module's own head, which must be a
+            classifier's or named by ``head``. P has the 1 of a bias where a linear layer has one;
+            for V alone, where the module's own head has one.
         options: as for :func:`empirical_ntk`.
 
     Raises:
         InputError: as :func:`empirical_ntk`, or a head does not fit the features.
     """
+    known = [option.name for option in fields(Options)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(f"there is no option {unknown[0]}: expected one of {', '.join(known)}")
+    if not isinstance(heads, Mapping):
+        raise InputError(f"the heads are a {type(heads).__name__}: expected a dict, by name")
+    shared_options = Options(**options)
     groups, block = grouped(inputs, other_inputs)
     subject = studied(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
@@ -171,6 +179,10 @@ def empirical_ntks(
     requests = {}
     for name, of in heads.items():
         if isinstance(of, KernelRequest):
+            if select != "all":
+                raise InputError(
+                    f"select={select!r}: the request '{name}' has outputs of its own; give a head"
+                )
             requests[name] = of
             continue
         weight = of.weight.detach() if isinstance(of, nn.Linear) else of
@@ -179,9 +191,34 @@ def empirical_ntks(
                 f"the head '{name}' is a {type(of).__name__}: expected a tensor C x h, an "
                 "nn.Linear or a KernelRequest"
             )
-        requests[name] = request_of(subject, parameters, weight=weight)
-    kernels = KernelJob(subject, requests, groups, (block,), Options(**options)).run()
-    return {name: of_name[block] for name, of_name in kernels.items()}
+        request = request_of(subject, parameters, select, weight)
+        if isinstance(of, nn.Linear):
+            # Where the own head has no bias, another's trains with its weight.
+            own = request.head_trains if subject.head.bias is None else request.bias_trains
+            request = replace(request, bias_trains=of.bias is not None and own)
+        requests[name] = request
+    return _kernels(subject, requests, select, groups, block, shared_options)
+
+
+def _kernels(
+    subject: Studied,
+    requests: Mapping[str, KernelRequest],
+    select: Select,
+    groups: list[Any],
+    block: Pair,
+    options: Options,
+) -> dict[str, EmpiricalNTK]:
+    """The kernels of a block by name; traces as sums of kernels of one output each."""
+    if select != "trace":
+        kernels = KernelJob(subject, requests, groups, (block,), options).run()
+        return {name: kernels[name][block] for name in requests}
+    parts = {name: trace_requests(of, options.update) for name, of in requests.items()}
+    every = {f"{name} {part}": one for name, of in parts.items() for part, one in of.items()}
+    kernels = KernelJob(subject, every, groups, (block,), options).run()
+    return {
+        name: summed([kernels[f"{name} {part}"][block] for part in of])
+        for name, of in parts.items()
+    }
 
 
 def grouped(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:

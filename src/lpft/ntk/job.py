@@ -42,7 +42,13 @@ from lpft.ntk.passes import computed_in, parameter_chunks
 from lpft.ntk.plan import Head, Plan, Request, Workload
 from lpft.ntk.result import EmpiricalNTK, ft_effective, pretrain_effective
 from lpft.ntk.storage import Layout, Pair, TileStore
-from lpft.ntk.structure import FAILURES, Structure, cannot_pass, detect_structure
+from lpft.ntk.structure import (
+    FAILURES,
+    Structure,
+    are_shortened,
+    cannot_pass,
+    detect_structure,
+)
 from lpft.ntk.studied import KernelRequest, Studied
 from lpft.ntk.sweep import TOTAL, Sweep, sweep
 from lpft.progress import timed
@@ -67,7 +73,7 @@ class Options:
 
     contraction: LinearMethod = "auto"
     update: KernelKind = "sgd"
-    granularity: Sequence[Granularity] = ()
+    granularity: Granularity | Sequence[Granularity] = ()
     products: Products = "exact"
     dtype: torch.dtype = torch.float32
     memory: str | int | None = None
@@ -83,13 +89,14 @@ class Options:
             ("products", Products),
         ):
             _check_choice(name, getattr(self, name), choices)
-        parts = self.granularity
-        if not isinstance(parts, Sequence) or isinstance(parts, str):
+        if not isinstance(self.granularity, Sequence):
             known = ", ".join(get_args(Granularity))
-            raise InputError(f"granularity={parts!r}: expected some of {known} in a tuple")
-        for part in parts:
+            raise InputError(
+                f"granularity={self.granularity!r}: expected some of {known} in a tuple"
+            )
+        for part in self.parts:
             _check_choice("granularity", part, Granularity)
-            if list(parts).count(part) > 1:
+            if self.parts.count(part) > 1:
                 raise InputError(f"granularity names {part} twice: name each part once")
         object.__setattr__(self, "dtype", resolve_dtype(self.dtype))
         resolve_device(self.device)
@@ -116,6 +123,12 @@ class Options:
             raise InputError(f"cache_dir={self.cache_dir!r}: expected the path of a folder")
         if self.memory is not None:
             parse_size(self.memory)
+
+    @property
+    def parts(self) -> tuple[Granularity, ...]:
+        """By what the kernel is split, of one or several."""
+        of = self.granularity
+        return (of,) if isinstance(of, str) else tuple(of)
 
 
 class KernelJob:
@@ -268,7 +281,7 @@ class KernelJob:
             requests=tuple(requests),
             kernel=options.update,
             method=None if options.contraction == "auto" else options.contraction,
-            granularity=tuple(options.granularity),
+            granularity=options.parts,
             detailed=frozenset(detailed),
         )
 
@@ -413,8 +426,8 @@ def examined(
 ) -> tuple[Network, Structure]:
     """A copy of a network, and how it is passed for the parameters of these names.
 
-    Short texts may change a model for good: BigBird then attends in full. Such a model is
-    examined again by its longest texts.
+    Short texts may change a model for good: BigBird then attends in full. Or they lack what the
+    outputs are read at, such as a mask at their end. Such a model is examined by its longest texts.
     """
     for shortened in (True, False):
         network = copy()
@@ -422,7 +435,12 @@ def examined(
             before = longest_features(network, inputs)
         except FAILURES as error:
             raise InputError(cannot_pass(error)) from error
-        structure = detect_structure(network, inputs, names, shortened=shortened)
+        try:
+            structure = detect_structure(network, inputs, names, shortened=shortened)
+        except InputError:
+            if not shortened or not are_shortened(inputs):
+                raise
+            continue
         if torch.equal(longest_features(network, inputs), before):
             break
     return network, structure

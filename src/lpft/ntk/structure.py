@@ -235,6 +235,11 @@ def _check_batches(
     return batches, inputs.padding_side
 
 
+def are_shortened(inputs: Inputs) -> bool:
+    """Whether the check reads some texts only in part."""
+    return inputs.lengths is not None and int(inputs.lengths.max()) > _CHECKED_TOKENS
+
+
 def cannot_pass(error: Exception | None) -> str:
     """The line for a model that autograd does not pass."""
     lines = str(error).splitlines() or [type(error).__name__]
@@ -547,7 +552,8 @@ def _is_tokens(batch: Batch) -> bool:
 
 def _tokens(batch: Batch, seen: int) -> int:
     """Tokens of a sample: of its text, or else as many as its weights see at most."""
-    return batch["input_ids"].shape[1] if "input_ids" in batch else seen
+    ids = batch.get("input_ids")
+    return seen if ids is None or ids.ndim < 2 else ids.shape[1]
 
 
 def _cotangent(network: Network) -> Tensor:

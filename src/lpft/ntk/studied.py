@@ -1,6 +1,6 @@
 """The models whose kernels are computed: classifiers with a linear head, and any other module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -373,7 +373,8 @@ def trace_requests(request: KernelRequest, update: KernelKind) -> dict[str, Kern
 
 def _matching(patterns: Sequence[str], names: set[str]) -> set[str]:
     """The names that are among the patterns or match one."""
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+    listed = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+    if not listed or not patterns or not all(isinstance(p, str) for p in patterns):
         raise InputError(
             f"parameters={patterns!r}: expected all, trainable, or a list of names and patterns"
         )
