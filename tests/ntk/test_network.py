@@ -3,12 +3,14 @@
 import re
 from copy import deepcopy
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from references import contract, module_jacobian, relative_error
+from tiny_classifiers import tiny_classifier
 from tiny_models import tiny_config, tiny_tokenizer, toy_texts
 from torch import nn
 from transformers import (
@@ -33,8 +35,9 @@ from transformers import (
 )
 
 from lpft.errors import InputError
-from lpft.ntk import empirical_ntk, empirical_ntks
+from lpft.ntk import KernelRequest, empirical_ntk, empirical_ntks
 from lpft.ntk import outputs as ready
+from lpft.ntk.network import Network
 
 DOUBLE = {"dtype": torch.float64, "device": "cpu"}
 TOLERANCE = 1e-10
@@ -314,6 +317,42 @@ def test_several_heads_in_one_pass():
         assert relative_error(kernels[name].total(), contract(jacobian, jacobian)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("select", [1, "sum", "trace"])
+def test_several_heads_of_one_output_each(select):
+    module, batch, *_ = case("bert")
+    heads = {"own": module.classifier, "other": torch.randn(4, 16)}
+    options = {"head": "classifier", "select": select, "granularity": "kind"} | DOUBLE
+    kernels = empirical_ntks(module, heads, batch, **options)
+    expected = empirical_ntk(module, batch, **options)
+    assert torch.allclose(kernels["own"].total(), expected.total(), rtol=1e-12)
+    assert kernels["other"].total().shape == (5, 1, 5, 1)
+    assert set(kernels["other"].kinds) == set(expected.kinds)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_bias_of_a_head_in_the_places_of_others(own):
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3, bias=own))
+    inputs = torch.randn(4, 5)
+    heads = {"with": nn.Linear(4, 2), "without": nn.Linear(4, 2, bias=False)}
+    kernels = empirical_ntks(module, heads, inputs, head="2", **DOUBLE)
+    for name, head in heads.items():
+        other = nn.Sequential(module[0], nn.Tanh(), head)
+        jacobian, _ = module_jacobian(other, {"inputs": inputs}, ready.logits)
+        assert relative_error(kernels[name].total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+def test_options_of_several_heads_are_checked():
+    module, batch, *_ = case("bert")
+    heads = {"own": module.classifier}
+    with pytest.raises(InputError, match="no option contract: expected one of contraction"):
+        empirical_ntks(module, heads, batch, head="classifier", contract="auto")
+    with pytest.raises(InputError, match="the heads are a list: expected a dict"):
+        empirical_ntks(module, [module.classifier], batch, head="classifier")
+    request = {"own": KernelRequest(torch.eye(16), frozenset())}
+    with pytest.raises(InputError, match=r"select='sum'.*outputs of its own"):
+        empirical_ntks(module, request, batch, head="classifier", select="sum")
+
+
 def test_batches_from_a_loader():
     module, batch, *_, jacobian, _ = case("mlp")
     loader = torch.utils.data.DataLoader(batch["inputs"], batch_size=3)
@@ -333,6 +372,40 @@ def test_texts_with_a_tokenizer():
     kernel = empirical_ntk(module, texts, tokenizer=tokenizer, head="classifier", **DOUBLE)
     batch = dict(tokenizer(texts, padding=True, return_tensors="pt"))
     jacobian, _ = module_jacobian(module, batch, ready.logits)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+def test_a_mask_at_the_end_of_long_texts():
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer("bert")
+    module = BertForMaskedLM(BertConfig(**SIZES))
+    texts = ["the table was good and the chair was bad and the film was fine yes", "a lamp yes"]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    (mask,) = tokenizer("yes", add_special_tokens=False)["input_ids"]
+    assert len(ids[0]) > 15
+    words = ready.label_words([5, 6], mask)
+    rows = [module_jacobian(module, {"input_ids": torch.tensor([one])}, words)[0][0] for one in ids]
+    jacobian = torch.stack(rows)
+    kernel = empirical_ntk(module, texts, outputs=words, tokenizer=tokenizer, **DOUBLE)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+class Scorer(nn.Module):
+    """A table of numbers, which samples that are one id each look up."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 4)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, input_ids):
+        return self.last(self.table(input_ids).tanh())
+
+
+def test_samples_of_one_id_each():
+    module, batch = Scorer(), {"input_ids": torch.tensor([1, 3, 3, 8])}
+    jacobian, _ = module_jacobian(module, batch, ready.logits)
+    kernel = empirical_ntk(module, batch, **DOUBLE)
     assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
 
 
@@ -408,6 +481,127 @@ def test_heads_that_are_none_are_refused():
     tied = BertForMaskedLM(BertConfig(**SIZES))
     words = ready.label_words([3, 7], MASK_TOKEN)
     refused("also 'bert.embeddings", tied, batch, head="cls.predictions.decoder", outputs=words)
+
+
+class Folded(nn.Module):
+    """Features that pass the head's own weight, or its bias, before the head."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 3), nn.Linear(3, 3)
+        self.shared = shared
+        if shared == "bias":
+            self.last.bias = self.first.bias
+
+    def forward(self, x):
+        hidden = self.first(x).tanh()
+        if self.shared == "weight":
+            hidden = hidden + (hidden @ self.last.weight).tanh()
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize("shared", ["weight", "bias"])
+def test_features_that_depend_on_the_head_have_no_split(shared):
+    module, inputs = Folded(shared), torch.randn(4, 5)
+    refused("depend on its own parameters.*leave head out", module, inputs, head="last")
+    jacobian, _ = module_jacobian(module, {"inputs": inputs}, ready.logits)
+    kernel = empirical_ntk(module, inputs, **DOUBLE)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
+
+
+def test_a_wrapped_head_is_refused_with_the_name_of_the_layer_inside():
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    module = get_peft_model(deepcopy(case("bert")[0]), config)
+    name = "base_model.model.classifier"
+    refused(f"{name}.modules_to_save.default", module, token_batch(), head=name)
+
+
+class Centred(nn.Module):
+    """Outputs that depend on the other samples of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x):
+        scores = self.last(x)
+        return scores - 0.1 * scores.mean(0)
+
+
+def test_outputs_that_depend_on_other_samples_are_refused():
+    says = "of an input are others when it reads others with it.*as if it were alone"
+    refused(says, Centred(), torch.randn(4, 5))
+
+
+def test_no_parameters_are_refused():
+    module, batch, *_ = case("bert")
+    refused("parameters=.*expected all, trainable, or a list", module, batch, parameters=[])
+    refused("parameters=None.*expected all, trainable", module, batch, parameters=None)
+
+
+class Scaled:
+    """Outputs with a number of their own."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, module, batch):
+        return self.scale * module(batch["inputs"])
+
+
+def projected(matrix):
+    return lambda module, batch: module(batch["inputs"]) @ matrix.to(batch["inputs"])
+
+
+FACTOR = 1.0
+
+
+def factored(module, batch):
+    return FACTOR * module(batch["inputs"])
+
+
+def spread(place):
+    """A matrix that differs at one place only, in what NumPy and PyTorch do not print."""
+    matrix = torch.ones(3, 500)
+    matrix[1, 250] = place
+    return projected(matrix)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda m, b: m(b["inputs"]).sin(), lambda m, b: m(b["inputs"]).cos()),
+        (lambda m, b, by=1.0: by * m(b["inputs"]), lambda m, b, by=2.0: by * m(b["inputs"])),
+        (Scaled(1.0), Scaled(2.0)),
+        (partial(ready.label_words, [0]), partial(ready.label_words, [1])),
+        (spread(1.0), spread(2.0)),
+    ],
+    ids=["method", "default", "object", "partial", "tensor"],
+)
+def test_networks_of_different_outputs_have_different_fingerprints(one, other):
+    module = MODULES["mlp"][0]()
+
+    def fingerprint(outputs):
+        return Network(module, outputs, 3).fingerprint()
+
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_a_global_that_outputs_read_is_in_the_fingerprint(monkeypatch):
+    network = Network(MODULES["mlp"][0](), factored, 3)
+    before = network.fingerprint()
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert network.fingerprint() != before
+
+
+def test_pieces_of_other_outputs_of_a_classifier_are_refused(tmp_path):
+    model = tiny_classifier("bert").model
+    options = {"cache_dir": tmp_path / "pieces"} | DOUBLE
+    batch = token_batch([0, 1, 1, 0, 1]) | {"input_ids": torch.randint(4, 30, (5, 9))}
+    empirical_ntk(model, batch, outputs=ready.loss, **options)
+    with pytest.raises(InputError, match="belongs to another kernel"):
+        empirical_ntk(model, batch, outputs=ready.margin, **options)
 
 
 def test_parameters_and_outputs_that_do_not_exist_are_refused():

@@ -2,17 +2,19 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lpft.errors import InputError, one_line
 from lpft.model.adapters import adapter_settings
@@ -181,18 +183,11 @@ class Network:
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the features."""
-        if isinstance(self.root, LinearHeadClassifier):
+        of_classifier = self.part or self.without
+        if isinstance(self.root, LinearHeadClassifier) and of_classifier:
             adapters = json.dumps(adapter_settings(self.module), sort_keys=True)
             return f"{encoder_fingerprint(self.root)} {adapters}"
-        digest = sha256(f"{self.root}".encode())
-        config: Any = getattr(self.root, "config", None)
-        if hasattr(config, "to_json_string"):
-            digest.update(config.to_json_string().encode())
-        digest.update(_identity(self.outputs).encode())
-        state = [*self.root.named_parameters(), *self.root.named_buffers()]
-        for of_tensor in _digests(state):
-            digest.update(of_tensor.encode())
-        return digest.hexdigest()
+        return sha256("\n".join(_described((self.root, self.outputs), {})).encode()).hexdigest()
 
 
 def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
@@ -203,6 +198,8 @@ def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
 
     def features(root: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(root, LinearHeadClassifier)
+        if set(batch) == {POSITIONAL}:
+            return root.features(batch[POSITIONAL])
         return root.features(**batch)
 
     padding = classifier.config.safe_padding
@@ -244,6 +241,16 @@ def module_network(
             f"the outputs are not those of '{head}' on its inputs, so the kernel has no split into "
             "P and F: name the module's last linear layer, or leave head out"
         )
+    # P and F are over different parameters only if the head's decide nothing before it.
+    trial.requires_grad_(requires_grad=False)
+    layer.requires_grad_(requires_grad=True)
+    with torch.enable_grad():
+        depends = network.outputs(trial, sample).requires_grad
+    if depends:
+        raise InputError(
+            f"the features that '{head}' reads depend on its own parameters, so the kernel has no "
+            "split into P and F: leave head out"
+        )
     return network, _linear(module, head)
 
 
@@ -257,8 +264,11 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
             f"head={name!r}: the module has no such part; expected the name of a linear layer{last}"
         ) from None
     if not isinstance(layer, nn.Linear):
+        # PEFT wraps a layer that trains beside an adapter: its copy is the last one inside.
+        inside = [n for n, m in layer.named_modules() if isinstance(m, nn.Linear)]
+        last = f", such as '{name}.{inside[-1]}'" if inside else ""
         raise InputError(
-            f"head={name!r} is a {type(layer).__name__}: expected the name of an nn.Linear"
+            f"head={name!r} is a {type(layer).__name__}: expected the name of an nn.Linear{last}"
         )
     check_own_weight(layer, name)
     shared = [
@@ -394,12 +404,67 @@ def _digests(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)} {numbers}"
 
 
-def _identity(function: Callable[..., Any]) -> str:
-    """What a function does, by its code and what it closes over."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return f"{function!r}"
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    parts = [_identity(cell) if callable(cell) else repr(cell) for cell in cells]
-    name = f"{function.__module__} {function.__qualname__}"
-    return f"{name} {code.co_code.hex()} {code.co_consts} {parts}"
+def _described(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
+    """Lines that differ where the value does: of a function all that decides what it returns.
+
+    Of what other files define the name is enough, as the versions of packages are known elsewhere.
+    ``seen`` are the values that are described already, with their numbers.
+    """
+    if id(value) in seen:
+        yield f"again {seen[id(value)][0]}"
+        return
+    if isinstance(value, Tensor):
+        yield from _digests([("", value)])
+        return
+    if isinstance(value, str | bytes | int | float | complex | None):
+        yield f"{type(value).__name__} {value!r}"
+        return
+    seen[id(value)] = len(seen), value  # which is kept: no other one may have its address
+    if isinstance(value, type | ModuleType | BuiltinFunctionType):
+        yield f"{value!r}"
+        return
+    yield f"{type(value).__module__} {type(value).__qualname__}"
+    parts: list[Any]
+    if isinstance(value, nn.Module):
+        config = getattr(value, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            yield config.to_json_string()
+        yield f"{value}"
+        yield from _digests([*value.named_parameters(), *value.named_buffers()])
+        parts = []
+    elif isinstance(value, FunctionType):
+        yield f"{value.__module__} {value.__qualname__}"
+        names = _names(value.__code__)
+        own = {n: v for n, v in value.__globals__.items() if n in names}
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__]
+        parts += [cell.cell_contents for cell in value.__closure__ or ()]
+        for name, used in own.items():
+            elsewhere = isinstance(used, FunctionType) and used.__module__ != value.__module__
+            parts += [name, f"{used.__module__} {used.__qualname__}" if elsewhere else used]
+    elif isinstance(value, CodeType):
+        parts = [value.co_code, value.co_names, value.co_consts]
+    elif isinstance(value, MethodType):
+        parts = [value.__func__, value.__self__]
+    elif isinstance(value, partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        parts = [str(value.dtype), str(value.shape), value.tobytes()]
+    elif isinstance(value, Mapping):
+        parts = [part for pair in value.items() for part in pair]
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)}"
+        parts = list(value)
+    elif isinstance(value, set | frozenset):
+        parts = sorted(map(repr, value))
+    else:
+        # An object that is called: its class's code, and what it holds.
+        called = type(value).__call__ if callable(value) else None
+        parts = [called, getattr(value, "__dict__", repr(value))]
+    for part in parts:
+        yield from _described(part, seen)
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function's code reads, those of functions inside of it included."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
