@@ -551,3 +551,55 @@ def test_explicit_jacobians_agree_with_the_other_reference():
     jacobian = explicit_jacobian(classifier.model, tokens, names).flatten(0, 1).numpy()
     ft, pretrain = parts_of(classifier.model, tokens, tokens, names)
     close(jacobian @ jacobian.T, ft + pretrain)
+
+
+class Experts(nn.Module):
+    """Each sample passes the one expert that its first number chooses."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(5, 3) for _ in range(3))
+
+    def forward(self, x):
+        chosen = (3 * x[:, 0]).long().clamp(0, 2)
+        result = x.new_zeros(len(x), 3)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero()[:, 0]
+            result = result.index_add(0, rows, expert(x[rows]))
+        return result
+
+
+def test_a_mixture_of_experts_is_computed_anew_for_every_product():
+    torch.manual_seed(0)
+    module, samples = Experts().double(), torch.rand(7, 5, dtype=torch.float64)
+    # The first and the last one, by which the module is examined, pass the same expert.
+    samples[[0, 1, 2, 6], 0] = torch.tensor([0.1, 0.5, 0.9, 0.2], dtype=torch.float64)
+    named = dict(module.named_parameters())
+    rows = []
+    for sample in samples:
+        for output in module(sample.unsqueeze(0))[0]:
+            of = torch.autograd.grad(
+                output,
+                list(named.values()),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            rows.append(torch.cat([gradient.flatten() for gradient in of]))
+    jacobian = torch.stack(rows).numpy()
+    operator = NTKOperator(module, samples, **DOUBLE)
+    assert operator.record["activations"] == "recomputed"
+    close(operator @ np.eye(21), jacobian @ jacobian.T)
+    with pytest.raises(InputError, match=r"activations='files'.*mixture of experts"):
+        NTKOperator(module, samples, activations="files", **DOUBLE)
+
+
+def test_numbers_that_do_not_fit_are_refused(operator):
+    for landmarks in ("ab", [0.5, 1.5], [[0]]):
+        with pytest.raises(InputError, match="landmarks: expected"):
+            nystroem(operator, landmarks)
+    targets = np.ones((40, 3))
+    with pytest.raises(InputError, match=r"ridge='a': expected a finite number above 0"):
+        kernel_ridge(operator, targets, "a")
+    with pytest.raises(InputError, match="tolerance=-1: expected a finite number above 0"):
+        kernel_ridge(operator, targets, 1.0, tolerance=-1)

@@ -8,6 +8,7 @@ computed exactly by plain autograd say how far it is from it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -260,8 +261,9 @@ def kernel_ridge(
             f"targets: expected finite numbers of shape {expected}, a row for each input, found "
             f"shape {values.shape}"
         )
-    if not (np.isfinite(ridge) and ridge > 0):
-        raise InputError(f"ridge={ridge!r}: expected a finite number above 0")
+    for name, number in (("ridge", ridge), ("tolerance", tolerance)):
+        if not (isinstance(number, Real) and np.isfinite(number) and number > 0):
+            raise InputError(f"{name}={number!r}: expected a finite number above 0")
     if not values.any():
         raise InputError("targets: all are zero, and so is the solution: expected some that differ")
     y = values.ravel()
@@ -361,13 +363,18 @@ def nystroem(
     """
     operator.require_symmetric("landmarks among its inputs")
     count = operator.samples[0]
-    if isinstance(landmarks, int):
+    if isinstance(landmarks, int | np.integer):
         if isinstance(landmarks, bool) or not 0 < landmarks <= count:
             raise InputError(f"landmarks={landmarks!r}: expected 1 to {count} of the inputs")
         chosen = np.sort(np.random.default_rng(seed).choice(count, landmarks, replace=False))
     else:
-        chosen = np.asarray(landmarks, dtype=np.int64)
-        if chosen.ndim != 1 or not len(chosen) or len(set(chosen.tolist())) < len(chosen):
+        chosen = as_array(landmarks, "landmarks")
+        if (
+            chosen.dtype.kind not in "iu"
+            or chosen.ndim != 1
+            or not len(chosen)
+            or len(set(chosen.tolist())) < len(chosen)
+        ):
             raise InputError("landmarks: expected the numbers of different inputs, each once")
         if chosen.min() < 0 or chosen.max() >= count:
             raise InputError(f"landmarks: expected numbers from 0 to {count - 1}")

@@ -15,6 +15,7 @@ from lpft.data.tokens import Tokens, length_batches
 from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
 from lpft.ntk.api import grouped
+from lpft.ntk.capture import NotBatched, RuleFailed
 from lpft.ntk.certificate import refuse_changed_features
 from lpft.ntk.jacobian import AutogradJacobian, StoredJacobian
 from lpft.ntk.job import Options, examined, joined
@@ -30,6 +31,7 @@ from lpft.ntk.network import TensorInputs, length_of, moved
 from lpft.ntk.outputs import Batch, Outputs
 from lpft.ntk.passes import computed_in, only_these_require_gradients
 from lpft.ntk.plan import Head
+from lpft.ntk.storage import Place
 from lpft.ntk.structure import FAILURES, cannot_pass
 from lpft.ntk.studied import Parameters, Select, request_of, studied
 from lpft.progress import progress
@@ -336,7 +338,8 @@ class NTKOperator(LinearOperator):
         """
         if not self.symmetric:
             raise InputError(
-                f"a kernel between two sets of inputs has not {wanted}: leave other_inputs out"
+                f"expected a kernel of inputs with themselves, for {wanted}, found one between two "
+                "sets: leave other_inputs out"
             )
 
     # --- preparation
@@ -405,18 +408,24 @@ class NTKOperator(LinearOperator):
         if activations == "auto" and not fits:
             return
         cotangents = head.cotangents.to(self._device, dtype)
-        for side in self._sides:
-            side.stored = StoredJacobian(
-                network,
-                structure,
-                cotangents,
-                side.inputs,
-                side.batches,
-                "files" if activations == "files" else "memory",
-            )
-            refuse_changed_features(network, side.inputs, side.features.cpu())
+        place: Place = "files" if activations == "files" else "memory"
+        try:
+            for side in self._sides:
+                side.stored = StoredJacobian(
+                    network, structure, cotangents, side.inputs, side.batches, place
+                )
+                refuse_changed_features(network, side.inputs, side.features.cpu())
+        except (NotBatched, RuleFailed) as failed:
+            # A part of a batch passes some module: an expert that was chosen for some inputs.
+            self.close()
+            if activations == "auto":
+                return
+            raise InputError(
+                f"activations={activations!r}: the model treats the inputs of a batch in ways of "
+                "their own, as a mixture of experts does; expected recomputed"
+            ) from failed
         self.record |= {
-            "activations": "files" if activations == "files" else "memory",
+            "activations": place,
             "differentiation": "stored gradients",
             "stored_bytes": size,
             "head_rank": head.rank,
