@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from functools import cache, partial
 from threading import Lock
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -529,7 +530,7 @@ class Centred(nn.Module):
 
 
 def test_outputs_that_depend_on_other_samples_are_refused():
-    says = "of an input are others when it reads others with it.*as if it were alone"
+    says = "of an input are others when others are read with it.*as if it were alone"
     refused(says, Centred(), torch.randn(4, 5))
 
 
@@ -611,6 +612,8 @@ def test_parameters_and_outputs_that_do_not_exist_are_refused():
         "parameters='some'.*expected all, trainable, or a list", module, batch, parameters="some"
     )
     refused("select=3.*from 0 to 2", module, batch, select=3)
+    one = empirical_ntk(module, batch, select=np.int64(1), **DOUBLE).total()
+    assert torch.equal(one, empirical_ntk(module, batch, select=1, **DOUBLE).total())
     refused("select='mean'.*all, sum", module, batch, select="mean")
 
 
@@ -618,6 +621,14 @@ def test_a_module_that_cannot_be_copied_is_refused():
     module = MODULES["mlp"][0]()
     module.lock = Lock()
     refused("Sequential cannot be copied", module, torch.randn(4, 5))
+
+
+def test_modules_that_are_not_differentiated_are_refused():
+    inputs = torch.randn(4, 5)
+    refused("script of TorchScript", torch.jit.script(nn.Linear(5, 3)), inputs)
+    with torch.inference_mode():
+        module = nn.Linear(5, 3)
+    refused("made under torch.inference_mode", module, inputs)
 
 
 def test_former_names_warn():

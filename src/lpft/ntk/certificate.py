@@ -144,10 +144,10 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
     found = features[_longest(inputs)]
     error = float((alone.double().cpu() - found).norm())
     if not error <= _LARGEST_ERROR[alone.dtype] * float(found.norm()):
-        cause = "once it has read shorter ones"
+        cause = "once the model has read shorter ones"
         advice = "; give inputs of similar lengths, or a model whose attention does not change"
         if inputs.lengths is None:
-            cause, advice = "when it reads others with it", ""
+            cause, advice = "when others are read with it, or are drawn at random", ""
         which = "an" if inputs.lengths is None else "its longest"
         size = max(float(found.norm()), float(alone.norm()))
         raise InputError(

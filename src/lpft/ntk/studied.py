@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -172,6 +173,13 @@ def module_of(model: Any) -> nn.Module:
     module = getattr(model, "model_", model)
     if not isinstance(module, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}: {_EXPECTED}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("the model is a script of TorchScript: expected the module it was made of")
+    if any(parameter.is_inference() for parameter in module.parameters()):
+        raise InputError(
+            "the model was made under torch.inference_mode(), where nothing is differentiated: "
+            "expected one that was made outside of it"
+        )
     return module
 
 
@@ -397,7 +405,7 @@ def _selected(weight: Tensor, select: Select) -> tuple[Tensor, float]:
         return weight, 1.0 if select == "all" else float(classes)
     if select == "sum":
         return weight.double().sum(0, keepdim=True), float(classes)
-    if not isinstance(select, int) or isinstance(select, bool) or not 0 <= select < classes:
+    if not isinstance(select, Integral) or isinstance(select, bool) or not 0 <= select < classes:
         raise InputError(
             f"select={select!r}: expected {', '.join(get_args(get_args(Select)[0]))} or the number "
             f"of an output, from 0 to {classes - 1}"
