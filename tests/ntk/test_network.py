@@ -410,6 +410,24 @@ def test_samples_of_one_id_each():
     assert relative_error(kernel.total(), contract(jacobian, jacobian)) <= TOLERANCE
 
 
+def test_a_loader_of_inputs_and_classes_and_arrays_of_numbers_are_tensors():
+    module, inputs = MODULES["mlp"][0](), torch.randn(5, 5)
+    expected = empirical_ntk(module, inputs, **DOUBLE).total()
+    classes = torch.arange(5) % 3
+    for tensors in ((inputs,), (inputs, classes)):
+        dataset = torch.utils.data.TensorDataset(*tensors)
+        loader = torch.utils.data.DataLoader(dataset, batch_size=2)
+        assert torch.equal(empirical_ntk(module, loader, **DOUBLE).total(), expected)
+    of_loss = empirical_ntk(module, loader, outputs=ready.loss, **DOUBLE).total()
+    named = {"input": inputs, "labels": classes}
+    assert torch.equal(of_loss, empirical_ntk(module, named, outputs=ready.loss, **DOUBLE).total())
+    for arrays in (inputs.numpy(), [inputs.numpy()], {"input": inputs.numpy()}):
+        assert torch.equal(empirical_ntk(module, arrays, **DOUBLE).total(), expected)
+    refused("expected its tensors, or a loader of it", module, dataset)
+    refused("a batch is a tuple of 2: expected the inputs alone", module, [(inputs, inputs)])
+    refused("a list of float: expected texts, or tensors", module, [0.5, 1.0])
+
+
 def big_bird():
     torch.manual_seed(0)
     config = BigBirdConfig(
@@ -474,6 +492,53 @@ def test_outputs_that_are_no_matrix_are_refused():
     )
 
 
+class Changed(nn.Module):
+    """A linear layer, and what becomes of its input and outputs."""
+
+    def __init__(self, before=lambda x: x, after=lambda y: y):
+        super().__init__()
+        self.linear, self.before, self.after = nn.Linear(5, 3), before, after
+
+    def forward(self, inputs):
+        return self.after(self.linear(self.before(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (Changed(after=lambda y: y[:1]), "2 samples are of shape .1, 3.: expected .2, 3."),
+        (Changed(after=lambda y: y + torch.randn(3)), "from one call to the next"),
+        (Changed(after=lambda y: y.detach()), "no gradient in any parameter"),
+        (Changed(after=lambda y: y.argmax(1, keepdim=True)), "torch.int64: expected real"),
+        (Changed(after=lambda y: y[:, :0]), "of shape .1, 0.: expected 1 x K"),
+    ],
+)
+def test_outputs_that_do_not_follow_from_a_sample_and_the_parameters_are_refused(module, says):
+    refused(says, module, torch.randn(4, 5))
+
+
+def test_samples_that_change_one_another_are_warned_of_and_read_one_by_one():
+    module, inputs = Changed(before=lambda x: x - x.mean(0)), torch.randn(4, 5)
+    with pytest.warns(UserWarning, match="change with the sample beside it"):
+        kernel = empirical_ntk(module, inputs, **DOUBLE)
+    biases = torch.einsum("nm,kl->nkml", torch.ones(4, 4), torch.eye(3))  # inputs alone are 0
+    assert torch.equal(kernel.total(), biases.double())
+
+
+def test_modules_without_numbers_are_refused():
+    inputs = torch.randn(4, 5)
+    refused("'weight' has no shape yet", nn.LazyLinear(3), inputs)
+    refused("'weight' is on the meta device", nn.Linear(5, 3, device="meta"), inputs)
+
+
+def test_whole_numbers_among_the_parameters_have_no_share():
+    module, inputs = Changed(), torch.randn(4, 5)
+    expected = 4 * empirical_ntk(module, inputs, **DOUBLE).total()
+    module.factor = nn.Parameter(torch.tensor(2), requires_grad=False)
+    module.after = lambda y: y * module.factor
+    assert relative_error(empirical_ntk(module, inputs, **DOUBLE).total(), expected) <= TOLERANCE
+
+
 def test_heads_that_are_none_are_refused():
     module, batch, *_ = case("bert")
     refused("no such part.*'classifier'", module, batch, head="score")
@@ -529,6 +594,7 @@ class Centred(nn.Module):
         return scores - 0.1 * scores.mean(0)
 
 
+@pytest.mark.filterwarnings("ignore:the outputs of the first sample change")
 def test_outputs_that_depend_on_other_samples_are_refused():
     says = "of an input are others when others are read with it.*as if it were alone"
     refused(says, Centred(), torch.randn(4, 5))
@@ -611,6 +677,10 @@ def test_parameters_and_outputs_that_do_not_exist_are_refused():
     refused(
         "parameters='some'.*expected all, trainable, or a list", module, batch, parameters="some"
     )
+    refused("parameters=a generator: expected", module, batch, parameters=module.parameters())
+    frozen = deepcopy(module).requires_grad_(False)
+    refused("no parameter requires gradients", frozen, batch, parameters="trainable")
+    refused("outputs='logits': expected a function", module, batch, outputs="logits")
     refused("select=3.*from 0 to 2", module, batch, select=3)
     one = empirical_ntk(module, batch, select=np.int64(1), **DOUBLE).total()
     assert torch.equal(one, empirical_ntk(module, batch, select=1, **DOUBLE).total())

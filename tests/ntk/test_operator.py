@@ -277,7 +277,8 @@ class Centred(nn.Module):
 
 def test_samples_that_see_each_other_in_a_batch_pass_alone(samples):
     jacobian = jacobian_of(perceptron(), samples)
-    operator = NTKOperator(Centred(), samples, activations="recomputed", **DOUBLE)
+    with pytest.warns(UserWarning, match="change with the sample beside it"):
+        operator = NTKOperator(Centred(), samples, activations="recomputed", **DOUBLE)
     assert operator.record["batches"] == [40]
     close(operator @ np.ones(120), jacobian @ jacobian.sum(0))
 
@@ -603,3 +604,10 @@ def test_numbers_that_do_not_fit_are_refused(operator):
         kernel_ridge(operator, targets, "a")
     with pytest.raises(InputError, match="tolerance=-1: expected a finite number above 0"):
         kernel_ridge(operator, targets, 1.0, tolerance=-1)
+
+
+def test_what_is_no_operator_is_refused():
+    with pytest.raises(
+        InputError, match=r"expected an NTKOperator for eigenpairs, found a ndarray"
+    ):
+        leading_eigenpairs(np.eye(4), 2)

@@ -12,6 +12,7 @@ from transformers import Trainer
 
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
+from lpft.files import add_digest
 from lpft.model import build_classifier
 from lpft.model.inference import extract_features
 from lpft.settings import TrainingSettings, resolve
@@ -215,6 +216,14 @@ def test_a_stopped_training_goes_on_to_the_same_epochs(
     for epoch, path in ours.items():
         expected = read_checkpoint(theirs[epoch])
         assert all(torch.equal(expected[n], value) for n, value in read_checkpoint(path).items())
+
+
+def test_a_start_alone_is_no_training_and_says_what_trains_every_epoch(kept, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    start = shutil.copy(kept_checkpoints(kept[0])[0.0], tmp_path / "checkpoints")
+    add_digest(Path(start))
+    with pytest.raises(InputError, match=r"has the start alone: validation_file has every"):
+        kept_checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lpft.data.texts import text_list
@@ -225,6 +226,11 @@ def grouped(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
     """The groups of inputs, and the block of the kernel among them."""
     groups = []
     for group in [inputs] if other_inputs is None else [inputs, other_inputs]:
+        if isinstance(group, Dataset):
+            raise InputError(
+                f"the inputs are a {type(group).__name__}: expected its tensors, or a loader of "
+                "it, DataLoader(dataset, batch_size=64)"
+            )
         # A loader of batches, but no table or array of texts.
         if isinstance(group, Iterable) and not hasattr(group, "__getitem__"):
             group = list(group)

@@ -135,6 +135,16 @@ class Eigenpairs:
     error: EntryError | None
 
 
+def _require_own(operator: NTKOperator, wanted: str) -> None:
+    """Refuse what is no operator, or not of inputs with themselves."""
+    if not isinstance(operator, NTKOperator):
+        raise InputError(
+            f"expected an NTKOperator for {wanted}, found a {type(operator).__name__}: whole "
+            "kernels have eigenvectors(), trace() and SquaredLoss"
+        )
+    operator.require_symmetric(wanted)
+
+
 def leading_eigenpairs(
     operator: NTKOperator,
     count: int = 20,
@@ -158,7 +168,7 @@ def leading_eigenpairs(
         InputError: the kernel is not of inputs with themselves, ``count`` is not below N C, or it
             does not converge.
     """
-    operator.require_symmetric("eigenpairs")
+    _require_own(operator, "eigenpairs")
     size = operator.shape[0]
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < size:
         raise InputError(f"count={count!r}: expected a number of eigenpairs from 1 to {size - 1}")
@@ -253,7 +263,7 @@ def kernel_ridge(
     Raises:
         InputError: the kernel is not of inputs with themselves, or a value does not fit.
     """
-    operator.require_symmetric("a regression: the training inputs are its rows and columns")
+    _require_own(operator, "a regression")
     values = as_array(targets, "targets", np.float64)
     expected = (operator.samples[0], operator.outputs)
     if values.shape != expected or not np.isfinite(values).all():
@@ -361,7 +371,7 @@ def nystroem(
         InputError: the kernel is not of inputs with themselves, or there are no such samples.
     Source: Williams and Seeger, NeurIPS 2000 (2001).
     """
-    operator.require_symmetric("landmarks among its inputs")
+    _require_own(operator, "landmarks")
     count = operator.samples[0]
     if isinstance(landmarks, int | np.integer):
         if isinstance(landmarks, bool) or not 0 < landmarks <= count:
@@ -492,7 +502,7 @@ def trace_estimate(operator: NTKOperator, probes: int = 16, *, seed: int = 0) ->
         InputError: the kernel is not of inputs with themselves, or fewer than two probes.
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
     """
-    operator.require_symmetric("a trace")
+    _require_own(operator, "a trace")
     if not isinstance(probes, int) or isinstance(probes, bool) or probes < 2:
         raise InputError(f"probes={probes!r}: expected 2 or more, for the standard error")
     exact = operator.pretrain_trace()

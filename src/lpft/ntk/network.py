@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from lpft.errors import InputError, one_line
 from lpft.model.adapters import adapter_settings
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import encoder_fingerprint
-from lpft.ntk.outputs import POSITIONAL, Batch, Outputs, logits
+from lpft.ntk.outputs import LABELS, POSITIONAL, Batch, Outputs, logits
 
 _SPLIT_TOLERANCE = 1e4
 """Of the relative difference of ``head(features)`` from the outputs, in the dtype's rounding."""
@@ -63,12 +64,15 @@ class TensorInputs:
 
     @classmethod
     def read(cls, inputs: Any) -> "TensorInputs":
-        """A tensor, a mapping of tensors, or a list of batches of either.
+        """A tensor, a mapping of tensors, or a list of batches; arrays of numbers are tensors too.
+
+        A batch may also be a list of one tensor, or of the inputs and their classes, as a loader of
+        a ``TensorDataset`` gives them.
 
         Raises:
             InputError: it is none of these, is empty, or the tensors differ in their first axis.
         """
-        if isinstance(inputs, Tensor | Mapping):
+        if isinstance(inputs, Tensor | Mapping) or is_numeric(inputs):
             parts = [_named(inputs)]
         elif isinstance(inputs, Iterable) and not isinstance(inputs, str):
             parts = [_named(batch) for batch in inputs]
@@ -101,10 +105,23 @@ _EXPECTED_INPUTS = (
 )
 
 
+def is_numeric(inputs: Any) -> bool:
+    """Whether inputs are an array of numbers."""
+    return isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf"
+
+
 def _named(batch: Any) -> dict[str, Tensor]:
-    named = {POSITIONAL: batch} if isinstance(batch, Tensor) else batch
+    named = batch
+    if isinstance(batch, Tensor) or is_numeric(batch):
+        named = {POSITIONAL: batch}
+    elif isinstance(batch, list | tuple):
+        named = _of_loader(batch)
     if not isinstance(named, Mapping) or not named:
         raise InputError(f"the inputs hold a {type(batch).__name__}: {_EXPECTED_INPUTS}")
+    named = {
+        name: torch.as_tensor(tensor) if is_numeric(tensor) else tensor
+        for name, tensor in named.items()
+    }
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor) or tensor.ndim == 0:
             kind = "a scalar" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
@@ -118,6 +135,19 @@ def _named(batch: Any) -> dict[str, Tensor]:
     if not min(counts.values()):
         raise InputError(f"there is no sample: {_EXPECTED_INPUTS}")
     return dict(named)
+
+
+def _of_loader(batch: Sequence[Any]) -> dict[str, Any]:
+    """The inputs, and their classes if a second tensor has one whole number for each."""
+    if len(batch) == 1:
+        return {POSITIONAL: batch[0]}
+    labels = batch[1] if len(batch) == 2 else None
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"a batch is a {type(batch).__name__} of {len(batch)}: expected the inputs alone, or "
+            "the inputs and their classes (whole numbers); give other tensors by name, in a dict"
+        )
+    return {POSITIONAL: batch[0], LABELS: labels}
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -156,11 +186,12 @@ class Network:
         return self.root.get_submodule(self.part)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of which the features may be a function, by name."""
+        """All real parameters of which the features may be a function, by name."""
         return {
             name: parameter
             for name, parameter in self.module.named_parameters()
-            if self.without is None or not name.startswith(f"{self.without}.")
+            if parameter.is_floating_point()
+            and (self.without is None or not name.startswith(f"{self.without}."))
         }
 
     def features(self, batch: Batch) -> Tensor:
@@ -213,25 +244,38 @@ def module_network(
 ) -> tuple[Network, nn.Linear | None]:
     """Any module as a network, tried on ``sample``; with its last linear layer where one is named.
 
+    ``sample`` has one sample, or two of one shape, which are also read together.
+
     ``outputs`` are the logits by default. With ``head``, the name of an ``nn.Linear``, the features
     are what the outputs become when that layer hands its input on, and the outputs must be
     ``head(features)``.
 
     Raises:
-        InputError: the module cannot be copied or run, its outputs are not n x K, the head is no
-            linear layer of it, or the outputs are not those of the head on the features.
+        InputError: the module cannot be copied or run, its outputs are not n x K, depend on no
+            parameter or are random, the head is no linear layer of it, or the outputs are not
+            those of the head on the features.
     """
+    if outputs is not None and not callable(outputs):
+        raise InputError(
+            f"outputs={outputs!r}: expected a function of the module and a batch that gives n x K "
+            "numbers"
+        )
     trial = copied(module).eval()
     outputs = logits if outputs is None else outputs
     device, dtype = place_of(trial)
-    sample = moved(sample, device, dtype)
-    found = _tried(trial, outputs, sample)
+    both = moved(sample, device, dtype)
+    sample = {name: tensor[:1] for name, tensor in both.items()}
+    _check_gradient(trial, outputs, sample)
+    with torch.no_grad():
+        found = _tried(trial, outputs, sample)
+    if sample_count(both) > 1:
+        _check_independence(trial, outputs, both, found)
     if head is None:
         return Network(module, outputs, found.shape[1]), None
     layer = _linear(trial, head)
     network = Network(module, _before(head, outputs), layer.in_features)
-    features = _tried(trial, network.outputs, sample)
     with torch.no_grad():
+        features = _tried(trial, network.outputs, sample)
         fits = features.shape[1] == layer.in_features and layer.out_features == found.shape[1]
         if fits:
             error = (layer(features) - found).norm()
@@ -323,26 +367,76 @@ def handing_on(layer: nn.Module) -> Iterator[None]:
             object.__setattr__(layer, "forward", own)
 
 
+def _check_gradient(module: nn.Module, outputs: Outputs, sample: Batch) -> None:
+    """Refuse outputs without a gradient, whose kernel would be zero."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    with torch.inference_mode(False), torch.enable_grad():
+        found = _tried(module, outputs, {name: tensor.clone() for name, tensor in sample.items()})
+    if not found.requires_grad:
+        raise InputError(
+            "the outputs have no gradient in any parameter, so the kernel would be zero: expected "
+            "outputs without detach(), no_grad() or whole numbers on the way"
+        )
+
+
+def _check_independence(module: nn.Module, outputs: Outputs, both: Batch, alone: Tensor) -> None:
+    """Warn of outputs of a sample that change with the others in its batch.
+
+    Such samples pass one by one, as do those of a module that reads no two at once.
+
+    Raises:
+        InputError: outputs change from one call to the next, or have no row for each sample.
+    """
+    try:
+        with torch.no_grad():
+            found = outputs(module, both)
+    except Exception:  # whatever other people's modules raise
+        return
+    with torch.no_grad():
+        again = outputs(module, {name: tensor[:1] for name, tensor in both.items()})
+    tolerance = torch.finfo(alone.dtype).eps ** 0.5 * max(1.0, float(alone.norm()))
+    if not float((again - alone).norm()) <= tolerance:
+        raise InputError(
+            "the outputs of the first sample differ from one call to the next: expected a module "
+            "that draws no random numbers and keeps nothing in evaluation mode"
+        )
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    count = sample_count(both)
+    if shape != (count, alone.shape[1]):
+        raise InputError(
+            f"the outputs of {count} samples are of shape {shape}: expected ({count}, "
+            f"{alone.shape[1]}), a row for each sample"
+        )
+    if not float((found[:1] - alone).norm()) <= tolerance:
+        warnings.warn(
+            "the outputs of the first sample change with the sample beside it, as a normalisation "
+            "over the batch makes them: this kernel is that of samples read one by one",
+            stacklevel=2,
+        )
+
+
 def _tried(module: nn.Module, outputs: Outputs, sample: Batch) -> Tensor:
     """The outputs of one sample, checked to be a matrix."""
     try:
-        with torch.no_grad():
-            found = outputs(module, sample)
+        found = outputs(module, sample)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"the outputs of the first sample cannot be computed ({one_line(error)}): expected a "
-            "module that reads the inputs as they are, or outputs(module, batch) that does"
+            f"the outputs of the first sample cannot be computed ({type(error).__name__}: "
+            f"{one_line(error)}): expected a module that reads the inputs as they are, or "
+            "outputs(module, batch) that does"
         ) from error
-    count = sample_count(sample)
-    if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != count:
+    if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != 1 or not found.numel():
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
-            f"the outputs of {count} sample are of shape {shape}: expected {count} x K; give "
-            "outputs=, a function of the module and a batch"
+            f"the outputs of 1 sample are of shape {shape}: expected 1 x K; give outputs=, a "
+            "function of the module and a batch"
         )
-    if not found.is_floating_point() or not torch.isfinite(found).all():
+    if not found.is_floating_point():
+        raise InputError(f"the outputs are of {found.dtype}: expected real numbers")
+    if not torch.isfinite(found).all():
         raise InputError("the outputs of the first sample are not finite: expected real numbers")
     return found
 
@@ -375,7 +469,10 @@ def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     for parameter in module.parameters():
         if parameter.is_floating_point():
             return parameter.device, parameter.dtype
-    raise InputError(f"the {type(module).__name__} has no parameters: its kernel would be zero")
+    raise InputError(
+        f"the {type(module).__name__} has no parameters that are real numbers: its kernel would be "
+        "zero"
+    )
 
 
 def moved(batch: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Batch:

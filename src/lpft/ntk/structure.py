@@ -206,7 +206,7 @@ def detect_structure(
     if best.wrong:
         raise InputError(
             f"the gradient of {best.wrong[0]} is not finite, or differs from one pass to the next: "
-            "expected a model whose features follow from the text alone once it evaluates"
+            "expected a model whose features follow from the input alone in evaluation mode"
         )
     return detector.build_structure(detector.formed(best))
 

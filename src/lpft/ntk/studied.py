@@ -1,6 +1,6 @@
 """The models whose kernels are computed: classifiers with a linear head, and any other module."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lpft.data.examples import Text
@@ -24,6 +25,7 @@ from lpft.ntk.network import (
     check_own_weight,
     classifier_network,
     copied,
+    is_numeric,
     module_network,
 )
 from lpft.ntk.outputs import Outputs
@@ -112,9 +114,10 @@ class StudiedModule:
 
 def is_tensors(inputs: Any) -> bool:
     """Whether inputs are tensors or batches of them, rather than texts."""
-    if isinstance(inputs, Tensor | Mapping):
-        return True
-    return isinstance(inputs, list | tuple) and any(isinstance(i, Tensor | Mapping) for i in inputs)
+    if isinstance(inputs, list | tuple):
+        batches = [b[0] if isinstance(b, list | tuple) and b else b for b in inputs]
+        return any(isinstance(batch, Tensor | Mapping) or is_numeric(batch) for batch in batches)
+    return isinstance(inputs, Tensor | Mapping) or is_numeric(inputs)
 
 
 def read_inputs(
@@ -208,10 +211,17 @@ def studied(
     tokenizer = getattr(model, "tokenizer_", None) if tokenizer is None else tokenizer
     if texts and not inputs:
         raise InputError("there is no input: expected at least one")
+    if texts and tokenizer is None and not isinstance(inputs[0], str | tuple):
+        raise InputError(
+            f"the inputs are a list of {type(inputs[0]).__name__}: expected texts, or tensors "
+            "(torch.tensor(...) makes one of numbers)"
+        )
     if texts:
         limit = position_limit(module) if isinstance(module, PreTrainedModel) else None
         max_length = check_reader(tokenizer, max_length, limit)
-    sample = read_inputs(inputs, tokenizer, max_length, module).batch([0])
+    read = read_inputs(inputs, tokenizer, max_length, module)
+    together = isinstance(read, TensorInputs) and len(read) > 1  # texts would be padded
+    sample = read.batch([0, len(read) - 1] if together else [0])
     network, layer = module_network(module, outputs, head, sample)
     return StudiedModule(network, layer, head or "", tokenizer, max_length)
 
@@ -266,6 +276,11 @@ def _check_weights(module: nn.Module) -> None:
     Raises:
         InputError: a parameter is not finite, or an adapter's parameters would count for nothing.
     """
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise InputError(f"'{name}' has no shape yet: call the module once on a batch")
+        if parameter.is_meta:
+            raise InputError(f"'{name}' is on the meta device and has no numbers: load its weights")
     check_finite(module, "the given model")
     for name, (_, _, merged) in adapter_settings(module).items():
         if merged:
@@ -350,6 +365,11 @@ def request_of(
         chosen = trains
     else:
         chosen = _matching(parameters, every)
+    if not chosen:
+        raise InputError(
+            "parameters='trainable': no parameter requires gradients, so the kernel would be zero; "
+            "expected some that do, or names and patterns"
+        )
     selected, scale = _selected(weight, select)
     return KernelRequest(
         weight=selected,
@@ -381,10 +401,12 @@ def trace_requests(request: KernelRequest, update: KernelKind) -> dict[str, Kern
 
 def _matching(patterns: Sequence[str], names: set[str]) -> set[str]:
     """The names that are among the patterns or match one."""
-    listed = isinstance(patterns, Iterable) and not isinstance(patterns, str)
-    if not listed or not patterns or not all(isinstance(p, str) for p in patterns):
+    listed = isinstance(patterns, list | tuple | set | frozenset) and bool(patterns)
+    if not listed or not all(isinstance(pattern, str) for pattern in patterns):
+        plain = isinstance(patterns, str | None) or not patterns
+        shown = repr(patterns) if plain else f"a {type(patterns).__name__}"
         raise InputError(
-            f"parameters={patterns!r}: expected all, trainable, or a list of names and patterns"
+            f"parameters={shown}: expected all, trainable, or a list of names and patterns"
         )
     chosen: set[str] = set()
     for pattern in patterns:

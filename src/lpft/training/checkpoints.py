@@ -230,11 +230,14 @@ def kept_checkpoints(run: Path) -> dict[float, Path]:
             by_epoch[float(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX))] = path
         except ValueError as error:
             raise InputError(f"'{path}' is not named by an epoch: remove it, or {again}") from error
-    if 0.0 not in by_epoch or len(by_epoch) < 2:
+    if set(by_epoch) == {0.0}:
         raise InputError(
-            f"'{folder}' lacks the start or every epoch: restore its files; where folds chose the "
-            f"start over all epochs, give {named('validation_file')} to have these trained"
+            f"'{folder}' has the start alone: {named('validation_file')} has every epoch trained, "
+            "also where folds would choose the start over all of them; or restore the files that "
+            "were removed"
         )
+    if 0.0 not in by_epoch:
+        raise InputError(f"'{folder}' lacks the start, epoch 0: restore its files, or {again}")
     return dict(sorted(by_epoch.items()))
 
 

@@ -217,6 +217,11 @@ def fit_classifier(
         )
         if validated is not None:
             keep_history([])
+        if validated is not None and best.index == 0 and kept is not None:
+            logger.warning(
+                "the folds chose the start over all epochs, so none is trained on all rows, and of "
+                "checkpoints only the start is kept; with a validation file every epoch is trained"
+            )
         if validated is not None and best.index > 0:
             if method.contrastive:
                 tune_for(
