@@ -663,6 +663,12 @@ def test_what_cannot_be_explained_is_refused(fitted, model):
         fitted.explain([("a", "b")])
     with pytest.raises(InputError, match="label_errors=True"):
         fitted.explain(toy_texts(2)[0], score="first-order").label_errors()
+    explained = fitted.explain(toy_texts(2)[0], score="first-order")
+    with pytest.raises(InputError, match="number=2: expected a text from 0 to 1"):
+        explained.table(2)
+    few = fitted.classes_.tolist()
+    with pytest.raises(InputError, match="expected more training rows than the 2 classes, found 2"):
+        fitted.explain(None, train=(toy_texts(2)[0], few), label_errors=True)
     adapted = TextClassifier(model, **FINE_TUNING | {"method": "lora"})
     adapted.fit(*toy_texts(40), validation=toy_texts(20, seed=1))
     with pytest.raises(InputError, match="lpft explain"):

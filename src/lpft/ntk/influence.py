@@ -339,7 +339,8 @@ class InfluenceJob:
         temperature: that of the classifier.
 
     Raises:
-        InputError: a score that does not exist, or as :class:`~lpft.ntk.job.KernelJob`.
+        InputError: a score that does not exist, labels to judge of no more rows than classes, or as
+            :class:`~lpft.ntk.job.KernelJob`.
     """
 
     def __init__(
@@ -357,6 +358,13 @@ class InfluenceJob:
         if score not in get_args(InfluenceScore):
             expected = " or ".join(get_args(InfluenceScore))
             raise InputError(f"{named('score')} {score!r} is unknown: expected {expected}")
+        rows, classes = len(train.tokens), len(request.weight)
+        if labels and rows <= classes:
+            # With an intercept for each class they are fitted whatever the kernel is.
+            raise InputError(
+                f"labels are judged by the other rows: expected more training rows than the "
+                f"{classes} classes, found {rows}"
+            )
         self._labels = labels
         self._among = labels or (texts is not None and score == "regression")
         if self._among:
@@ -450,8 +458,13 @@ class Explanation:
 
         Columns: ``row`` (its number, from 1), ``label``, ``score``, ``head``, ``encoder``,
         ``text``. ``number`` is the text's, from 0; there are at most ``count`` rows of each kind.
+
+        Raises:
+            InputError: there is no such text.
         """
         found = self.influence
+        if not 0 <= number < len(self.texts):
+            raise InputError(f"number={number}: expected a text from 0 to {len(self.texts) - 1}")
         supporting, opposing = extremes(found.total[number], count)
         chosen = [*supporting, *opposing]
         return self._table(
