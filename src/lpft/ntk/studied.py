@@ -167,7 +167,7 @@ def module_of(model: Any) -> nn.Module:
     """The module that was given, or that of a fitted TextClassifier.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or its weights have no numbers or cannot be differentiated.
     """
     if hasattr(model, "get_params") and not hasattr(model, "model_"):
         raise InputError(
@@ -178,6 +178,11 @@ def module_of(model: Any) -> nn.Module:
         raise InputError(f"the model is a {type(model).__name__}: {_EXPECTED}")
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError("the model is a script of TorchScript: expected the module it was made of")
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise InputError(f"'{name}' has no shape yet: call the module once on a batch")
+        if parameter.is_meta:
+            raise InputError(f"'{name}' is on the meta device and has no numbers: load its weights")
     if any(parameter.is_inference() for parameter in module.parameters()):
         raise InputError(
             "the model was made under torch.inference_mode(), where nothing is differentiated: "
@@ -276,11 +281,6 @@ def _check_weights(module: nn.Module) -> None:
     Raises:
         InputError: a parameter is not finite, or an adapter's parameters would count for nothing.
     """
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise InputError(f"'{name}' has no shape yet: call the module once on a batch")
-        if parameter.is_meta:
-            raise InputError(f"'{name}' is on the meta device and has no numbers: load its weights")
     check_finite(module, "the given model")
     for name, (_, _, merged) in adapter_settings(module).items():
         if merged:
