@@ -2,10 +2,11 @@
 
 Every training's logits at every epoch are kept in a file: of the rows that validate it (out of
 fold, or held out) and of test rows. So rules are compared without training again. With
-``--head-scale`` the head of linear probing is scaled before fine-tuning.
+``--head-scale`` the head of linear probing is scaled before fine-tuning; trainings with a scale are
+compared with those of scale 1, each at the epoch that validation keeps.
 
     python benchmarks/epochs.py --data-dir DIR --cells DIR --data trec,sst2 --size 16 --method lp-ft
-    python benchmarks/epochs.py --cells DIR --summary
+    python benchmarks/epochs.py --cells DIR --summary epochs
 """
 
 import argparse
@@ -38,6 +39,8 @@ from lpft.training.folds import FoldScores, cross_validate
 from lpft.training.history import EpochRule
 
 TEST_ROWS = 500
+KEPT = "accuracy, then calibrated NLL"
+"""The rule that training follows."""
 
 
 def cell(pool: Pool, rows: np.ndarray, settings: TrainingSettings) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def choices(logits: np.ndarray, labels: np.ndarray, first: int) -> dict[str, int
     return {
         "accuracy, the first": max(epochs, key=lambda e: (accuracy[e], -e)),
         "accuracy, the last": max(epochs, key=lambda e: (accuracy[e], e)),
-        "accuracy, then calibrated NLL": max(epochs, key=lambda e: (accuracy[e], -nll[e])),
+        KEPT: max(epochs, key=lambda e: (accuracy[e], -nll[e])),
         "calibrated NLL": min(epochs, key=lambda e: nll[e]),
         "the last of all": len(logits) - 1,
     }
@@ -117,8 +120,19 @@ def summary(folder: Path) -> dict[str, Any]:
         }
         for rule, epoch in chosen.items():
             losses.setdefault(rule, []).append(test[epoch] - max(test))
+    kept = {stem: of["test_accuracy"][of["chosen"][KEPT]] for stem, of in trainings.items()}
+    scaled: dict[str, dict[str, float]] = {}
+    for stem, accuracy in kept.items():
+        base, _, scale = stem.partition("_s0")  # a training of scale 0.3 ends in _s0.3
+        if scale and f"{base}_s1" in kept:
+            gain = round(accuracy - kept[f"{base}_s1"], 4)
+            scaled.setdefault(f"head scale 0{scale} less 1", {})[base] = gain
     return {
         "trainings": len(trainings),
+        "scaled": scaled,
+        "scaled in the mean": {
+            of: float(np.mean(list(each.values()))) for of, each in scaled.items()
+        },
         "mean less best": {rule: round(float(np.mean(each)), 4) for rule, each in losses.items()},
         "worst less best": {rule: round(min(each), 4) for rule, each in losses.items()},
         "each": trainings,
@@ -134,11 +148,11 @@ def main() -> None:
     parser.add_argument("--method", default="lp-ft,ft")
     parser.add_argument("--head-scale", type=float, help="default: 1")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--summary", action="store_true", help="record what is finished")
+    parser.add_argument("--summary", metavar="NAME", help="record what is finished, by this name")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
     if options.summary:
-        record("epochs", summary(options.cells))
+        record(options.summary, summary(options.cells))
         return
     for seed, size, name, method in product(
         range(options.seeds),

@@ -116,7 +116,7 @@ def start_of(run: Path):
     head = load_file(run / "lp/head.safetensors")
     state = classifier.model.state_dict()
     state["head.weight"] = head["weight"].float() * settings.head_scale
-    state["head.bias"] = head["bias"].float()
+    state["head.bias"] = head["bias"].float() * settings.head_scale
     classifier.model.load_state_dict(state)
     return classifier
 
@@ -183,7 +183,7 @@ def test_the_start_has_the_scaled_head(train, files):
     features = start_of(run).model
     tokens = tokenize(load_classifier(run).tokenizer, texts_of(files), 16)
     phi = extract_features(features, tokens, device=CPU).astype(np.float64)
-    expected = phi @ (3 * head["weight"].double().numpy()).T + head["bias"].numpy()
+    expected = 3 * (phi @ head["weight"].double().numpy().T + head["bias"].numpy())
     assert points(run, 0.0)[0].logits["test"] == pytest.approx(expected, abs=1e-4)
 
 

@@ -73,7 +73,7 @@ def test_fine_tuning_starts_at_the_scaled_head_of_linear_probing(
     norm = np.linalg.norm(result.probe.weight)
     assert result.head_norm_at_start == pytest.approx(scale * norm, rel=1e-5)
     assert start["head_norm"] == pytest.approx(scale * norm, rel=1e-5)
-    assert start["bias_norm"] == pytest.approx(np.linalg.norm(result.probe.bias), rel=1e-5)
+    assert start["bias_norm"] == pytest.approx(scale * np.linalg.norm(result.probe.bias), rel=1e-5)
 
 
 P_TUNING = {"peft_type": "P_TUNING", "num_virtual_tokens": 3, "encoder_hidden_size": 8}
@@ -164,7 +164,8 @@ def test_a_probe_that_no_epoch_beats_is_what_is_kept(tmp_path, classifier, metho
     assert "probe was kept" in result.best.note
     after = result.classifier.model.state_dict()
     assert changed(result.classifier, before) == {"head.weight", "head.bias"}
-    np.testing.assert_allclose(after["head.weight"], result.probe.weight, rtol=1e-5, atol=1e-7)
+    weight = resolve(TrainingSettings(method=method)).head_scale * result.probe.weight
+    np.testing.assert_allclose(after["head.weight"], weight, rtol=1e-5, atol=1e-7)
     if method == "lp-lora":
         assert (result.adapter / "adapter_model.safetensors").is_file()
 

@@ -53,7 +53,7 @@ def interpolate_run(
     """Evaluate the points between a run's start and its end, and keep the one that is chosen.
 
     ``theta_LP`` are the weights that fine-tuning began with: the pre-trained encoder with the head
-    of linear probing, its weight times the run's ``head_scale``. ``theta_FT`` are the run's own,
+    of linear probing times the run's ``head_scale``. ``theta_FT`` are the run's own,
     into which an adapter is merged; with LoRA ``alpha`` is then a factor on the product of its
     factors. Every point is scored on the run's validation, test and OOD sets, with a temperature
     of its own; the choice is :func:`lpft.analysis.selection.choose_point` on validation alone.

@@ -218,7 +218,7 @@ def _initial_head(
             inputs = replace(inputs, at_start=features)
         install_probe(head, cached_probe(inputs, settings, data.classes))
     assert settings.head_scale is not None, "settings must be resolved"
-    bias = None if head.bias is None else head.bias.detach().cpu().clone()
+    bias = None if head.bias is None else head.bias.detach().cpu() * settings.head_scale
     return head.weight.detach().cpu() * settings.head_scale, bias
 
 

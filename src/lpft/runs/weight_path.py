@@ -108,7 +108,7 @@ class WeightPath:
 
 
 def _install_head(run: Path, model: LinearHeadClassifier, scale: float) -> None:
-    """Give a model the head that fine-tuning began with: V of linear probing times ``scale``, b."""
+    """Give a model the head that fine-tuning began with: V and b of linear probing times ``scale``."""
     try:
         tensors = load_file(run / LP_HEAD)
         weight, bias = tensors["weight"], tensors["bias"]
@@ -121,7 +121,7 @@ def _install_head(run: Path, model: LinearHeadClassifier, scale: float) -> None:
     with torch.no_grad():
         model.head.weight.copy_(weight).mul_(scale)
         if model.head.bias is not None:
-            model.head.bias.copy_(bias)
+            model.head.bias.copy_(bias).mul_(scale)
 
 
 def score_points(

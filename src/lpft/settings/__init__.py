@@ -289,10 +289,13 @@ class TrainingSettings(Settings):
     )
     head_scale: float | None = setting(
         None,
-        "factor on the head's weight just before fine-tuning",
+        "factor on the head (weight and bias) just before fine-tuning, which then begins with the "
+        "same predictions and a larger loss where it is below 1 (default: 1; 0.3 for LP-FT with the "
+        "packaged model)",
         ge=0,
         needs="fine-tuning of the head",
         filled=1.0,
+        filled_for_minilm={"lp-ft": 0.3},
         same_time=True,
         commands=("train", "ntk"),
     )
@@ -500,7 +503,7 @@ def resolve(
 ) -> TrainingSettings:
     """Replace every None by the value in ``published`` (a task's hyperparameters) or the default.
 
-    With nothing published, the packaged model takes the rates that were measured with it.
+    With nothing published, the packaged model takes what was measured with it.
 
     Raises:
         InputError: a setting has no effect with the chosen method.
@@ -529,7 +532,8 @@ def resolve(
         elif getattr(settings, name) is None:
             filled[name] = item.filled_by_trained.get(method.trained, item.filled)
             if settings.model == MINILM and not published:
-                filled[name] = item.filled_for_minilm.get(method.trained, filled[name])
+                by_trained = item.filled_for_minilm.get(method.trained, filled[name])
+                filled[name] = item.filled_for_minilm.get(method.name, by_trained)
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     return settings.model_copy(update=filled)

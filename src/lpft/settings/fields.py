@@ -68,7 +68,7 @@ class Setting:
     filled_by_trained: Mapping[str, Any] = field(default_factory=dict)
     """The same by what a method trains, where it differs."""
     filled_for_minilm: Mapping[str, Any] = field(default_factory=dict)
-    """That again for the packaged model, with which it was measured."""
+    """That again for the packaged model, with which it was measured; or by method."""
     filled_by_model: bool = False
     """Whether the model says what None stands for, so that None agrees with any value."""
     filled_by_data: bool = False

@@ -363,7 +363,8 @@ def _begin(
     if method.fine_tunes_head:
         assert settings.head_scale is not None, "settings must be resolved"
         with torch.no_grad():
-            head.weight.mul_(settings.head_scale)
+            for parameter in head.parameters():
+                parameter.mul_(settings.head_scale)
     return adapted, probe
 
 
