@@ -108,7 +108,7 @@ class WeightPath:
 
 
 def _install_head(run: Path, model: LinearHeadClassifier, scale: float) -> None:
-    """Give a model the head that fine-tuning began with: V and b of linear probing times ``scale``."""
+    """Give a model the head that fine-tuning began with: that of linear probing times ``scale``."""
     try:
         tensors = load_file(run / LP_HEAD)
         weight, bias = tensors["weight"], tensors["bias"]

@@ -289,9 +289,8 @@ class TrainingSettings(Settings):
     )
     head_scale: float | None = setting(
         None,
-        "factor on the head (weight and bias) just before fine-tuning, which then begins with the "
-        "same predictions and a larger loss where it is below 1 (default: 1; 0.3 for LP-FT with the "
-        "packaged model)",
+        "factor on the head (weight and bias) just before fine-tuning; below 1 it begins with the "
+        "same predictions and a larger loss (default: 1; 0.3 for LP-FT with the packaged model)",
         ge=0,
         needs="fine-tuning of the head",
         filled=1.0,
