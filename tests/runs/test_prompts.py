@@ -200,11 +200,11 @@ def taught(tmp_path_factory) -> Path:
     """
     folder = save_tiny_language_model("bert", tmp_path_factory.mktemp("models") / "taught")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
     texts, labels = toy_texts(2000, seed=5)
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
         optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-3)
         for start in range(0, 2 * len(texts), 40):
             rows = [row % len(texts) for row in range(start, start + 40)]
