@@ -296,6 +296,7 @@ def planning(texts: Sequence[int] = (1000, 10_000, 100_000)) -> list[dict[str, A
                         budget=budget,
                         used=10**9,
                         checked=0,
+                        copied=0,
                     )
                     record = plan.as_record()
                     outcome = f"{record['tiles']} tiles, {record['stages']} stages"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import (
     DoubleThroughout,
+    WithoutForwardMode,
     contract,
     encoder_names,
     explicit_features,
@@ -155,25 +156,6 @@ def test_the_real_change_is_a_step_of_torch_s_sgd(trained):
     expected = [(now - then).numpy() for now, then in zip(after, before, strict=True)]
     assert relative_error(found.logits, expected[0]) < 1e-11
     assert relative_error(found.features, expected[1]) < 1e-11
-
-
-class Square(torch.autograd.Function):
-    """x^2, differentiable twice backwards and not forwards."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 2 * x * gradient
-
-
-class WithoutForwardMode(nn.Module):
-    def forward(self, x):
-        return Square.apply(x)
 
 
 class WithForwardMode(nn.Module):

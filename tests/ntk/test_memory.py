@@ -153,6 +153,7 @@ def planned(
     family="bert",
     layout=None,
     checked=0,
+    copied=0,
     widen=1,
     times=1,
     used=GIGABYTE,
@@ -176,6 +177,7 @@ def planned(
         budget=budget,
         used=used,
         checked=checked,
+        copied=copied,
         layout=layout,
     )
 
@@ -215,14 +217,19 @@ def test_the_layout_does_not_follow_the_memory_in_use_from_process_to_process():
     assert len(layouts) == 1
 
 
-def test_the_check_of_entries_is_in_the_plan():
+def test_plain_autograd_is_in_the_plan():
     without = planned(8 * GIGABYTE)
-    some = planned(8 * GIGABYTE, checked=10**6)
-    many = planned(8 * GIGABYTE, checked=5 * 10**8)
+    some = planned(8 * GIGABYTE, checked=10**6, copied=10**6)
     assert some.memory == without.memory
-    assert many.memory > 2 * 4 * 5 * 10**8
-    with pytest.raises(InputError, match="at least 5"):
-        planned(4 * GIGABYTE, checked=5 * 10**8)
+    symmetric = {"detailed": frozenset({(0, 0)})}
+    # Two gradients of 2 GB where rows meet themselves, three where they meet other columns.
+    for workload, gigabytes in ((symmetric, 4), (None, 6)):
+        many = planned(16 * GIGABYTE, checked=5 * 10**8, workload=workload)
+        copied = planned(16 * GIGABYTE, checked=5 * 10**8, copied=5 * 10**8, workload=workload)
+        assert many.memory > gigabytes * 10**9 + GIGABYTE
+        assert copied.memory - many.memory == 4 * 5 * 10**8
+        with pytest.raises(InputError, match=f"at least {gigabytes + 1}"):
+            planned(4 * GIGABYTE, checked=5 * 10**8, workload=workload)
 
 
 def test_gradients_at_further_arguments_of_the_blocks_are_in_the_plan():

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 import torch
-from references import explicit_jacobian, explicit_ntk
+from references import WithoutForwardMode, explicit_jacobian, explicit_ntk
 from scipy.sparse.linalg import eigsh
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
 from tiny_models import toy_texts
@@ -49,7 +49,9 @@ def jacobian_of(module, samples, names=None):
     rows = []
     for sample in samples:
         for output in module(sample.unsqueeze(0))[0]:
-            gradients = torch.autograd.grad(output, chosen, retain_graph=True)
+            gradients = torch.autograd.grad(
+                output, chosen, retain_graph=True, materialize_grads=True, allow_unused=True
+            )
             rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     return torch.stack(rows).numpy()
 
@@ -206,25 +208,6 @@ def test_outputs_of_the_users_own(samples):
     close(
         NTKOperator(module, samples, outputs=square, **DOUBLE) @ np.eye(40), expected @ expected.T
     )
-
-
-class Square(torch.autograd.Function):
-    """x^2, without a derivative in forward mode."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 2 * x * gradient
-
-
-class WithoutForwardMode(nn.Module):
-    def forward(self, x):
-        return Square.apply(x)
 
 
 def test_a_module_without_forward_mode_goes_by_double_backward(samples):
@@ -575,19 +558,7 @@ def test_a_mixture_of_experts_is_computed_anew_for_every_product():
     module, samples = Experts().double(), torch.rand(7, 5, dtype=torch.float64)
     # The first and the last one, by which the module is examined, pass the same expert.
     samples[[0, 1, 2, 6], 0] = torch.tensor([0.1, 0.5, 0.9, 0.2], dtype=torch.float64)
-    named = dict(module.named_parameters())
-    rows = []
-    for sample in samples:
-        for output in module(sample.unsqueeze(0))[0]:
-            of = torch.autograd.grad(
-                output,
-                list(named.values()),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            rows.append(torch.cat([gradient.flatten() for gradient in of]))
-    jacobian = torch.stack(rows).numpy()
+    jacobian = jacobian_of(module, samples)
     operator = NTKOperator(module, samples, **DOUBLE)
     assert operator.record["activations"] == "recomputed"
     close(operator @ np.eye(21), jacobian @ jacobian.T)

@@ -176,6 +176,7 @@ def planned(*layout, known=None):
         budget=64 * 10**9,
         used=10**9,
         checked=0,
+        copied=0,
         layout=Layout(*layout),
     )
 

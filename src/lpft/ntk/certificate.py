@@ -169,12 +169,12 @@ class Room:
 
     @classmethod
     def within(cls, spare: int, per_token: int, length: int, *, batched: bool) -> "Room":
-        """Half of ``spare`` numbers for two gradients, half for activations.
+        """Half of ``spare`` numbers for three gradients, half for activations.
 
         ``length`` is that of a sample of tensors, 1 for texts.
         """
         tokens = min(_TOKENS, spare // 2 // max(1, per_token)) if batched else 0
-        return cls(max(CHECKED_AT_ONCE, spare // 4), tokens // length)
+        return cls(max(CHECKED_AT_ONCE, spare // 6), tokens // length)
 
 
 def check_entries(

@@ -288,7 +288,7 @@ class KernelJob:
     def _make_plan(self, layout: Layout | None) -> Plan:
         options, device = self._options, self._device
         checked = 0
-        if options.check_entries:
+        if options.check_entries or options.check_products:
             wanted = list(self._parameters(self._network).values())
             chunks = parameter_chunks(wanted, CHECKED_AT_ONCE)
             checked = max((sum(p.numel() for p in chunk) for chunk in chunks), default=0)
@@ -300,6 +300,7 @@ class KernelJob:
             budget=self._budget(),
             used=memory_in_use(device),
             checked=checked,
+            copied=sum(p.numel() for p in self._network.root.parameters()),
             layout=layout,
         )
 

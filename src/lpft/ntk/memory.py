@@ -172,6 +172,7 @@ def make_plan(
     budget: int,
     used: int,
     checked: int,
+    copied: int,
     layout: Layout | None = None,
 ) -> Plan:
     """The cheapest plan that keeps to the budget, or that of a layout begun before.
@@ -181,7 +182,8 @@ def make_plan(
 
     Args:
         budget: limit in bytes; ``used`` is in use before anything starts.
-        checked: numbers of a gradient that the check of entries holds at once, 0 without one.
+        checked: numbers of a gradient that plain autograd holds at once, 0 without a check.
+        copied: numbers of the copy of the model that vouches for the kernel afterwards.
     """
     portions = PORTIONS[device.type]
     if layout is not None and layout.between_blocks not in ("memory", portions.overflow):
@@ -190,7 +192,7 @@ def make_plan(
             "continue there, or delete its folder"
         )
 
-    chooser = _Chooser(structure, workload, device, dtype, budget, used, checked)
+    chooser = _Chooser(structure, workload, device, dtype, budget, used, checked, copied)
     if layout is None:
         if used + chooser.bytes_of_kernels(1) > budget:
             raise _too_small(chooser)
@@ -219,6 +221,7 @@ class _Chooser:
     budget: int
     used: int
     checked: int
+    copied: int
     _per_token: dict[int, int] = field(default_factory=dict)
 
     def cheapest(self) -> Plan | None:
@@ -370,13 +373,18 @@ class _Chooser:
 
     @cached_property
     def _numbers_of_check(self) -> int:
-        """Two gradients of ``checked`` numbers, and the activations of one text."""
+        """The copy, gradients of ``checked`` numbers, and the activations of one text.
+
+        A product of rows with themselves holds the sum of gradients and one to add to it, a product
+        with columns of their own the sums of both.
+        """
         if self.checked == 0:
-            return 0
+            return self.copied
         structure, length = self.structure, int(self.workload.lengths.max())
         activations = sum(a + b for a, b in structure.widths)
         attending = _attention(structure, structure.layers)
-        return 2 * self.checked + length * activations + length**2 * attending
+        gradients = 3 if any(i != j for i, j in self.workload.detailed) else 2
+        return self.copied + gradients * self.checked + length * activations + length**2 * attending
 
 
 def _too_small(chooser: _Chooser) -> InputError:

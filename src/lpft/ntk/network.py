@@ -207,9 +207,8 @@ class Network:
         root = copied(self.root).to(device, dtype)
         for part in root.modules():
             if isinstance(part, PreTrainedModel) and getattr(part.config, "use_cache", False):
-                part.config.use_cache = (
-                    False  # blocks that fill a cache cannot be passed one by one
-                )
+                # Blocks that fill a cache cannot be passed one by one.
+                part.config.use_cache = False
         return replace(self, root=root)
 
     def fingerprint(self) -> str:
@@ -349,7 +348,6 @@ def _before(head: str, outputs: Outputs) -> Outputs:
         with handing_on(root.get_submodule(head)):
             return outputs(root, batch)
 
-    # For the fingerprint, which reads a function's code and what it closes over.
     return features
 
 
