@@ -120,6 +120,16 @@ def equal_ids_apart(monkeypatch, _job):
     monkeypatch.setattr(contraction, "_shared_ids", lambda *ids: own(*ids)[:-1])
 
 
+def wrong_features(monkeypatch, _job):
+    """The features of one text, of which P is made, are wrong by a hundredth."""
+
+    def change(swept, *_):
+        swept.features[1] *= 1.01
+        return swept
+
+    patched(monkeypatch, job, "sweep", change)
+
+
 def rounded_products(monkeypatch, _job):
     """The factors of exact products are rounded to bfloat16."""
 
@@ -163,11 +173,12 @@ PLANTED = (
     one_wrong_entry,
     lost_token,
     equal_ids_apart,
+    wrong_features,
     rounded_products,
     wrong_head,
     seen_padding,
 )
-MISSED_BY_ENTRIES = (stale_tile, one_wrong_entry)
+MISSED_BY_ENTRIES = (stale_tile, one_wrong_entry, wrong_features)
 
 
 def test_without_an_error_entries_and_products_are_those_of_autograd(subject, tmp_path):

@@ -218,12 +218,22 @@ def check_entries(
 
 
 def check_products(
-    network: Network, inputs: Inputs, kernels: Mapping[str, Kernel], *, room: Room, count: int
+    network: Network,
+    inputs: Inputs,
+    features: Tensor,
+    kernels: Mapping[str, Kernel],
+    *,
+    room: Room,
+    count: int,
 ) -> dict[str, tuple[CheckedProduct, ...]]:
     """``count`` products ``u^T F v`` of each kernel.
 
     All kernels have the same rows and columns and share the forward passes, in which samples of
-    equal length pass together: nothing is padded.
+    equal length pass together: nothing is padded. ``features`` are the engine's (N x h), of which P
+    is made; those of the passes vouch for them.
+
+    Raises:
+        InputError: the features of a sample differ.
     """
     drawn = np.random.default_rng(_RANDOM_SEED)
     checked: dict[str, tuple[CheckedProduct, ...]] = dict.fromkeys(kernels, ())
@@ -234,7 +244,7 @@ def check_products(
             u = drawn.standard_normal((n, c))
             same = np.array_equal(kernel.rows, kernel.columns)
             vectors[name] = u, u if same else drawn.standard_normal((m, c))
-        inner = _inner_products(network, inputs, kernels, vectors, room)
+        inner = _inner_products(network, inputs, features, kernels, vectors, room)
         for name, kernel in kernels.items():
             left_vector, right_vector = (torch.from_numpy(of) for of in vectors[name])
             engine = float(
@@ -249,6 +259,7 @@ def check_products(
 def _inner_products(
     network: Network,
     inputs: Inputs,
+    features: Tensor,
     kernels: Mapping[str, Kernel],
     vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
     room: Room,
@@ -256,13 +267,13 @@ def _inner_products(
     """``<J^T u, J'^T v>``, ``||J^T u||^2`` and ``||J'^T v||^2`` of each kernel."""
     totals = dict.fromkeys(kernels, (0.0, 0.0, 0.0))
     for chunk in _chunks(kernels, room.numbers):
-        left = _summed(network, inputs, kernels, chunk, vectors, 0, room)
+        left = _summed(network, inputs, features, kernels, chunk, vectors, 0, room)
         right = dict(left)
         others = {
             name: of for name, of in chunk.items() if vectors[name][0] is not vectors[name][1]
         }
         if others:
-            right |= _summed(network, inputs, kernels, others, vectors, 1, room)
+            right |= _summed(network, inputs, features, kernels, others, vectors, 1, room)
         for name in chunk:
             pairs = list(zip(left[name], right[name], strict=True))
             more = (
@@ -292,6 +303,7 @@ def _chunks(kernels: Mapping[str, Kernel], most: int) -> Iterator[dict[str, list
 def _summed(
     network: Network,
     inputs: Inputs,
+    expected: Tensor,
     kernels: Mapping[str, Kernel],
     parameters: Mapping[str, Sequence[nn.Parameter]],
     vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
@@ -306,6 +318,7 @@ def _summed(
     with only_these_require_gradients(network.root, list(every.values())), torch.enable_grad():
         for positions in _equally_long(inputs, samples, room.tokens):
             features = network.features(_batch(network, inputs, samples[positions]))
+            _refuse_wrong_features(features.detach(), expected[samples[positions]])
             if not features.requires_grad:
                 continue
             for number, (name, of) in enumerate(parameters.items(), start=1):
@@ -320,6 +333,17 @@ def _summed(
                     if gradient is not None:
                         total += gradient
     return sums
+
+
+def _refuse_wrong_features(alone: Tensor, engine: Tensor) -> None:
+    """Refuse features (n x h) of the engine that are not those of the samples by themselves."""
+    errors = (alone.double().cpu() - engine).norm(dim=1)
+    if not bool((errors <= _LARGEST_ERROR[alone.dtype] * engine.norm(dim=1)).all()):
+        raise InputError(
+            "the kernel is wrong: the features of an input differ from those that the model gives "
+            "for it by itself; expected a model that treats each input as if it were alone; "
+            "check_products=0 returns the kernel anyway"
+        )
 
 
 def _equally_long(

@@ -339,6 +339,7 @@ class KernelJob:
         products = check_products(
             pristine,
             self._inputs,
+            swept.features,
             of_network if options.update == "sgd" else {},
             room=room,
             count=options.check_products,
