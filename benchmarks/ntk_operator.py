@@ -66,8 +66,8 @@ def peak_gb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 
 
-def time_products(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a product, after those of the preparation."""
+def prepared_operator(options: argparse.Namespace, dtype: str) -> tuple[NTKOperator, float]:
+    """The operator of the sentences, and the seconds of its preparation."""
     built, texts = classifier(), sentences(options.data_dir, options.samples)
     started = perf_counter()
     operator = NTKOperator(
@@ -75,9 +75,14 @@ def time_products(options: argparse.Namespace) -> dict[str, Any]:
         texts,
         memory=MEMORY,
         activations=options.activations,
-        **arguments(built, "float32"),
+        **arguments(built, dtype),
     )
-    prepared = perf_counter() - started
+    return operator, perf_counter() - started
+
+
+def time_products(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a product, after those of the preparation."""
+    operator, prepared = prepared_operator(options, "float32")
     drawn = np.random.default_rng(0)
     times, processor_times = [], []
     for _ in range(REPEATS):
@@ -88,7 +93,7 @@ def time_products(options: argparse.Namespace) -> dict[str, Any]:
         processor_times.append(process_time() - processor_started)
     operator.close()
     return {
-        "samples": len(texts),
+        "samples": len(operator.inputs),
         "tokens": int(operator.inputs.lengths.sum()),
         "preparation_seconds": round(prepared, 2),
         "product_seconds": [round(t, 2) for t in times],
@@ -100,24 +105,16 @@ def time_products(options: argparse.Namespace) -> dict[str, Any]:
 
 def eigenpairs(options: argparse.Namespace) -> dict[str, Any]:
     """The leading eigenpairs, with what they took and how far they are from exact."""
-    built, texts = classifier(), sentences(options.data_dir, options.samples)
+    operator, prepared = prepared_operator(options, options.dtype)
     started = perf_counter()
-    operator = NTKOperator(
-        built.model,
-        texts,
-        memory=MEMORY,
-        activations=options.activations,
-        **arguments(built, options.dtype),
-    )
-    prepared = perf_counter() - started
     pairs = leading_eigenpairs(operator, COUNT)
-    taken = perf_counter() - started
+    taken = prepared + perf_counter() - started
     operator.close()
     if options.vectors is not None:
         np.savez(options.vectors, values=pairs.values, vectors=pairs.vectors)
     assert pairs.error is not None
     return {
-        "samples": len(texts),
+        "samples": len(operator.inputs),
         "tokens": int(operator.inputs.lengths.sum()),
         "dtype": options.dtype,
         "seconds": round(taken, 1),
