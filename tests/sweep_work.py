@@ -37,8 +37,8 @@ def meet(task: tuple[Path, int]) -> bool:
 
 def wait_for_interruption(path: Path) -> None:
     """Say that the work began, and how it ended."""
-    path.write_text(f"began {os.getpid()}")
     try:
+        path.write_text(f"began {os.getpid()}")
         while True:
             time.sleep(0.01)
     except KeyboardInterrupt:

@@ -79,8 +79,9 @@ def run_local(
         while True:
             while idle and (following := next(waiting, None)) is not None:
                 position, task = following
-                worker = idle.pop()
+                worker = idle[-1]  # until its task is known as running: Ctrl-C may come in between
                 running[worker.submit(_call, function, task)] = position, worker
+                idle.pop()
             if not running:
                 return
             # Some libraries (polars) handle SIGINT so that a wait without an end goes on after it.
