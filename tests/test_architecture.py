@@ -127,6 +127,7 @@ def test_help_checks_and_wrong_input_are_answered_without_torch(tmp_path):
         f"serve {tmp_path} --port 99999": 2,
         f"serve {tmp_path} --host nowhere.invalid": 2,
         "report nope": 2,
+        f"report {tmp_path}": 2,
         "interpolate nope": 2,
         f"interpolate {tmp_path}": 2,
         f"interpolate {tmp_path} --alphas 2": 2,
@@ -145,6 +146,30 @@ for command, status in json.loads(sys.argv[1]).items():
             found = stop.code
     heavy = {"torch", "transformers"} & set(sys.modules)
     assert (found, heavy) == (status, set()), (command, found, heavy)
+"""
+    run_python(code, json.dumps(commands))
+
+
+def test_help_and_lists_load_no_library_of_data_or_models():
+    """What there is must not wait for them."""
+    names = (
+        "demo train interpolate evaluate predict explain serve ntk theory sweep reproduce report"
+    )
+    commands = ["--help", *(f"{name} --help" for name in [*names.split(), "export", "check"])]
+    commands += ["tasks", "tasks cb", "models", "methods", "reproduce list"]
+    code = """
+import contextlib, io, json, sys
+from lpft.cli import main
+libraries = {"torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "sklearn",
+             "scipy", "pandas", "pyarrow", "matplotlib", "onnxruntime"}
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            status = main(command.split())
+        except SystemExit as stop:
+            status = stop.code
+    assert not status, (command, status)
+    assert not libraries & set(sys.modules), (command, libraries & set(sys.modules))
 """
     run_python(code, json.dumps(commands))
 

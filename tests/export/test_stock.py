@@ -25,7 +25,7 @@ from lpft.export.stock import (
     reset_norm,
 )
 from lpft.model.adapters import add_prefix
-from lpft.model.encoder import TESTED_FAMILIES
+from lpft.settings.families import TESTED_FAMILIES
 
 FORMS = [
     (model_type, pooling, bias)

@@ -23,8 +23,9 @@ from lpft.model.adapters import (
     save_adapter,
     trained_head,
 )
-from lpft.model.encoder import TESTED_FAMILIES, seeded
+from lpft.model.encoder import seeded
 from lpft.settings import TrainingSettings, resolve
+from lpft.settings.families import TESTED_FAMILIES
 from lpft.settings.methods import METHODS
 
 IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])

@@ -118,8 +118,8 @@ def _format_task(description: dict[str, Any]) -> str:
 
 def models(options: Namespace) -> None:
     """Print the models that can be trained."""
-    from lpft.model.encoder import TESTED_FAMILIES
-    from lpft.model.loading import MINILM, MINILM_DESCRIPTION
+    from lpft.settings import MINILM
+    from lpft.settings.families import MINILM_DESCRIPTION, TESTED_FAMILIES
 
     if options.json:
         print_json(

@@ -8,7 +8,6 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lpft.errors import InputError, named, one_line
 from lpft.files import check_model_path
-from lpft.settings import Pooling
 
 NO_ADAPTER = "no-adapter"
 """A folder that no checkpoint has, where transformers is sent to look for an adapter.
@@ -44,28 +42,6 @@ It would add an adapter that lies beside complete weights, which mostly have it 
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers, PEFT and safetensors raise for missing or damaged weights."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """A model family that the tests train: its default pooling, and the modules LoRA adapts."""
-
-    model_type: str
-    pooling: Pooling
-    adapted: tuple[str, ...]
-    fused: bool = False
-
-
-TESTED_FAMILIES = (
-    Family("bert", "first", ("query", "value")),
-    Family("roberta", "first", ("query", "value")),
-    Family("distilbert", "first", ("q_lin", "v_lin")),
-    Family("albert", "first", ("query", "value")),
-    Family("deberta-v2", "first", ("query_proj", "value_proj")),
-    Family("modernbert", "first", ("Wqkv",), fused=True),
-    Family("gpt2", "last", ("c_attn",), fused=True),
-    Family("llama", "last", ("q_proj", "v_proj")),
-)
 
 
 def load_config(source: str, *, revision: str | None = None) -> PreTrainedConfig:

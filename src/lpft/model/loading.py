@@ -19,7 +19,6 @@ from lpft.data.prompts import Prompt, read_prompt, with_prompt, word_tokens
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
 from lpft.files import DIGESTS, damaged_file, write_digests
-from lpft.model.adapters import check_adaptable
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
     LOAD_ERRORS,
@@ -40,7 +39,6 @@ from lpft.settings.prompts import Template, read_template
 
 logger = logging.getLogger(__name__)
 
-MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
 _MINILM_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -94,6 +92,8 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
     method = get_method(settings.method)
     if method.head_start == "words":
         start_at_words(classifier.model.head, classifier.words)
+    from lpft.model.adapters import check_adaptable  # loads PEFT, which no prediction needs
+
     check_adaptable(classifier.model, method, settings, classifier.max_length)
     columns = data.text_columns
     classifier.model.config.text_columns = None if columns is None else list(columns)
