@@ -9,7 +9,6 @@ same Trainer takes the same number of steps both ways in turn. Ratios are median
 import argparse
 import statistics
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -63,20 +62,15 @@ def padded_features(classifier: Classifier, tokens: Tokens, rows_at_once: int) -
             classifier.model.features(**tokens.batch(rows, WIDTH))
 
 
-def take(tokens: Tokens, rows: np.ndarray) -> Tokens:
-    columns = {name: [column[row] for row in rows] for name, column in tokens.columns.items()}
-    return replace(tokens, columns=columns)
-
-
 def benchmark_features(classifier: Classifier, tokens: Tokens) -> dict[str, Any]:
-    probe = take(tokens, np.arange(128))
+    probe = tokens.select(np.arange(128))
     best = min(
         PADDED_BATCH_ROWS,
         key=lambda rows: seconds(lambda: padded_features(classifier, probe, rows)),
     )
     grouped, padded = [], []
     for rows in np.array_split(np.arange(len(tokens)), BLOCKS):
-        block = take(tokens, rows)
+        block = tokens.select(rows)
         grouped.append(seconds(partial(extract_features, classifier.model, block, device=CPU)))
         padded.append(seconds(partial(padded_features, classifier, block, best)))
         print(f"features: {grouped[-1]:.1f} s grouped, {padded[-1]:.1f} s padded", flush=True)
@@ -96,7 +90,7 @@ def step_seconds(build: Any, tokens: Tokens, labels: np.ndarray, width: int) -> 
     classifier = build()
     StepTimer.times = []
     inputs = SplitInputs(tokens, labels, np.zeros((len(tokens), width), dtype=np.float32))
-    few = take(tokens, np.arange(8))
+    few = tokens.select(np.arange(8))
     validation = SplitInputs(few, labels[:8], np.zeros((8, width), dtype=np.float32))
     with tempfile.TemporaryDirectory() as folder:
         finetuning.finetune(
@@ -118,9 +112,10 @@ def benchmark_steps(build: Any, tokens: Tokens, labels: np.ndarray) -> dict[str,
     grouped, padded, ratios = [], [], []
     for block in range(BLOCKS):
         rows = generator.choice(len(tokens), STEPS * BATCH_SIZE, replace=False)
-        chosen = take(tokens, rows)
+        chosen = tokens.select(rows)
         fast = step_seconds(build, chosen, labels[rows], width)
-        slow = step_seconds(build, PaddedTokens(**vars(chosen)), labels[rows], width)
+        wide = PaddedTokens(chosen.columns, chosen.offsets, chosen.pad_values, chosen.padding_side)
+        slow = step_seconds(build, wide, labels[rows], width)
         grouped += fast
         padded += slow
         ratios.append(sum(slow) / sum(fast))

@@ -93,7 +93,7 @@ def words(shape: str, samples: int) -> Tokens:
     config, length = SHAPES[shape], TOKENS[shape]
     drawn = np.random.default_rng(0).zipf(1.2, size=(samples, length)) % (config.vocab_size - 4) + 4
     drawn[:, 0], drawn[:, -1] = 0, 2
-    return Tokens(
+    return Tokens.from_lists(
         {"input_ids": drawn.tolist(), "attention_mask": [[1] * length] * samples},
         {"input_ids": 1, "attention_mask": 0},
         "right",

@@ -92,18 +92,18 @@ def test_pairs_are_read_as_one_text():
     tokenizer = prompted(word_pieces(), "{text} [MASK] {text_b}")
     tokens = tokenize(tokenizer, [("the film", "it was good")], 20)
     written = word_pieces()("the film <mask> it was good")
-    assert tokens.columns["input_ids"] == [written["input_ids"]]
-    assert set(tokens.columns["token_type_ids"][0]) == {0}
+    assert tokens.lists() == [written["input_ids"]]
+    assert set(tokens.lists("token_type_ids")[0]) == {0}
 
 
 def test_long_texts_are_cut_and_the_template_never():
     tokenizer = prompted(word_pieces(), "{text} it was [MASK]")
-    (ids,) = tokenize(tokenizer, ["film " * 50], 10).columns["input_ids"]
+    (ids,) = tokenize(tokenizer, ["film " * 50], 10).lists()
     assert tokenizer.convert_ids_to_tokens(ids) == [
         *("<cls>", *["film"] * 5, "it", "was", "<mask>", "<sep>")
     ]
     pairs = prompted(word_pieces(), "{text} [MASK] {text_b}")
-    (ids,) = tokenize(pairs, [("film " * 50, "it was good")], 10).columns["input_ids"]
+    (ids,) = tokenize(pairs, [("film " * 50, "it was good")], 10).lists()
     assert pairs.convert_ids_to_tokens(ids) == [
         *("<cls>", *["film"] * 4, "<mask>", "it", "was", "good", "<sep>")
     ]
@@ -120,7 +120,7 @@ def test_a_maximum_length_must_hold_the_template():
 
 def test_names_of_special_tokens_in_a_text_are_plain_text():
     tokenizer = prompted(word_pieces(), "{text} it was [MASK]")
-    (ids,) = tokenize(tokenizer, ["a <mask> film <sep>"], 40).columns["input_ids"]
+    (ids,) = tokenize(tokenizer, ["a <mask> film <sep>"], 40).lists()
     assert ids.count(tokenizer.mask_token_id) == 1
     assert ids[-2:] == [tokenizer.mask_token_id, tokenizer.sep_token_id]
 

@@ -1,5 +1,8 @@
 """Tokens: truncation, padding on both sides, batches by length, and what is refused."""
 
+import struct
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import sentencepiece
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_models import save_tiny_model, tiny_config, tiny_tokenizer, toy_texts
 from tokenizers.normalizers import Replace
 
-from lpft.data.tokens import length_batches, load_tokenizer, tokenize
+from lpft.data.tokens import Tokens, length_batches, load_tokenizer, tokenize
 from lpft.errors import InputError
 
 PAD, CLS, SEP = 0, 2, 3
@@ -22,15 +25,15 @@ def tokenizer():
 def test_single_texts_are_cut_and_keep_their_special_tokens(tokenizer):
     tokens = tokenize(tokenizer, ["good film", "the a it was is not"], 5)
     good, film, the, a, it = tokenizer.convert_tokens_to_ids(["good", "film", "the", "a", "it"])
-    assert tokens.columns["input_ids"] == [[CLS, good, film, SEP], [CLS, the, a, it, SEP]]
+    assert tokens.lists() == [[CLS, good, film, SEP], [CLS, the, a, it, SEP]]
     assert tokens.lengths.tolist() == [4, 5]
 
 
 def test_pairs_have_two_segments_and_the_longer_is_cut_first(tokenizer):
     tokens = tokenize(tokenizer, [("the a it was is not", "good film")], 8)
     the, a, it, good, film = tokenizer.convert_tokens_to_ids(["the", "a", "it", "good", "film"])
-    assert tokens.columns["input_ids"] == [[CLS, the, a, it, SEP, good, film, SEP]]
-    assert tokens.columns["token_type_ids"] == [[0, 0, 0, 0, 0, 1, 1, 1]]
+    assert tokens.lists() == [[CLS, the, a, it, SEP, good, film, SEP]]
+    assert tokens.lists("token_type_ids") == [[0, 0, 0, 0, 0, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -67,6 +70,61 @@ def test_the_fingerprint_tells_texts_and_their_order_apart(tokenizer):
     )
 
 
+texts_of_ids = st.lists(st.lists(st.integers(0, 100_000), max_size=9), min_size=1, max_size=9)
+
+
+def tokens_of(texts, side="right"):
+    columns = {
+        "input_ids": texts,
+        "token_type_ids": [[index % 2 for index in range(len(ids))] for ids in texts],
+        "attention_mask": [[1] * len(ids) for ids in texts],
+    }
+    return Tokens.from_lists(columns, dict.fromkeys(columns, 0) | {"input_ids": 7}, side)
+
+
+@given(texts_of_ids)
+def test_the_fingerprint_is_over_each_length_and_the_ids_after_it(texts):
+    """Caches and records keep it: a digest of 32-bit integers, column by column."""
+    expected = sha256(b"attention_mask")
+    for ids in texts:
+        expected.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *[1] * len(ids)))
+    expected.update(b"input_ids")
+    for ids in texts:
+        expected.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
+    expected.update(b"token_type_ids")
+    for ids in texts:
+        segments = [index % 2 for index in range(len(ids))]
+        expected.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *segments))
+    assert tokens_of(texts).fingerprint() == expected.hexdigest()
+
+
+@given(texts_of_ids, st.data(), st.sampled_from(["left", "right"]))
+def test_selected_and_joined_texts_and_their_batches_are_those_of_lists(texts, data, side):
+    tokens = tokens_of(texts, side)
+    rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=9))
+    assert tokens.lists() == texts
+    assert tokens.select(rows).lists() == [texts[row] for row in rows]
+    joined = Tokens.concatenate([tokens, tokens.select([]), tokens.select(rows)])
+    assert joined.lists() == texts + [texts[row] for row in rows]
+    width = max(len(texts[row]) for row in rows)
+    for row, padded in zip(rows, tokens.batch(rows)["input_ids"].tolist(), strict=True):
+        padding = [7] * (width - len(texts[row]))
+        assert padded == (padding + texts[row] if side == "left" else texts[row] + padding)
+
+
+def test_a_column_of_one_value_takes_no_memory(tokenizer):
+    tokens = tokenize(tokenizer, ["good film", "bad"] * 800, 32)  # more than one chunk
+    for some in (tokens, tokens.select(range(5))):
+        for name in ("attention_mask", "token_type_ids"):
+            assert some.columns[name].strides == (0,)
+        assert some.columns["input_ids"].itemsize == 1
+
+
+def test_columns_must_agree_in_the_lengths_of_texts():
+    with pytest.raises(ValueError, match="differ in the lengths"):
+        Tokens.from_lists({"input_ids": [[1, 2]], "attention_mask": [[1]]}, {}, "right")
+
+
 def test_what_is_no_text_is_refused_by_its_row(tokenizer):
     with pytest.raises(InputError, match="no text"):
         tokenize(tokenizer, [], 32)
@@ -98,7 +156,7 @@ def test_a_sentencepiece_model_is_tokenizer_enough(tmp_path):
     reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
     tokens = tokenize(load_tokenizer(str(tmp_path)), texts, 64)
     expected = [[1, *reference.encode(text), 2] for text in texts]
-    assert tokens.columns["input_ids"] == expected
+    assert tokens.lists() == expected
 
 
 @given(

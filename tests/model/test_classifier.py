@@ -35,7 +35,7 @@ def test_features_are_the_pooled_states_of_each_text_alone(folders, family, pool
     with torch.no_grad():
         found = classifier.model.features(**tokens.batch(range(6)))
         for row in range(6):
-            ids = torch.tensor([tokens.columns["input_ids"][row]])
+            ids = torch.tensor([tokens.lists()[row]])
             states = plain(input_ids=ids).last_hidden_state[0]
             expected = {"first": states[0], "last": states[-1], "mean": states.mean(0)}[pooling]
             torch.testing.assert_close(found[row], expected, atol=2e-6, rtol=1e-5)

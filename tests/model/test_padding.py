@@ -73,7 +73,7 @@ def test_features_in_a_padded_batch_are_those_of_each_text_alone(mixing, family,
     tokens = tokenize(classifier.tokenizer, texts, 32)
     with torch.no_grad():
         batch = classifier.model.features(**tokens.batch(range(8)))
-        for row, ids in enumerate(tokens.columns["input_ids"]):
+        for row, ids in enumerate(tokens.lists()):
             states = plain(input_ids=torch.tensor([ids])).last_hidden_state[0]
             expected = states[-1 if classifier.model.config.pooling == "last" else 0]
             torch.testing.assert_close(batch[row], expected, atol=2e-5, rtol=1e-4)

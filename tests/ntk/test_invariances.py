@@ -161,7 +161,7 @@ def test_padding_ids_within_a_text(family):
     assert pad == ("<sep>" if family in DECODERS else "<pad>")
     marked = ("the {0} chair {0} {0} was good", "{0} never", "a film", "the chair {0}")
     texts = [text.format(pad) for text in marked]
-    ids = read(classifier.tokenizer, texts).columns["input_ids"]
+    ids = read(classifier.tokenizer, texts).lists()
     assert sum(row.count(classifier.tokenizer.pad_token_id) for row in ids) == 5
     found = kernel_of(classifier, texts).ft_effective
     assert relative_error(found, explicit(classifier, texts, texts)) <= TOLERANCE

@@ -326,7 +326,7 @@ ids = np.random.default_rng(0).integers(5, 500, (texts, length)).tolist()
 class Ready(StudiedModel):
     def tokens(self, texts):
         names = {"input_ids": ids, "attention_mask": [[1] * length for _ in ids]}
-        return Tokens(names, {"input_ids": 0, "attention_mask": 0}, "right")
+        return Tokens.from_lists(names, {"input_ids": 0, "attention_mask": 0}, "right")
 
 process, most, done = psutil.Process(), [0], threading.Event()
 

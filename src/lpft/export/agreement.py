@@ -47,7 +47,7 @@ def agreement(
             :data:`TOLERANCE`, or is not finite.
     """
     tokens = tokenize(classifier.tokenizer, texts, classifier.max_length)
-    ids = tokens.columns["input_ids"]
+    ids = tokens.lists()
     rows = []
     for start in range(0, len(texts), _BATCH):
         batch = _batch(tokenizer, texts[start : start + _BATCH])

@@ -218,7 +218,7 @@ class RowKernels:
 
 def _numbered(tokens: Tokens, first: int) -> Tokens:
     """The texts with their numbers, from ``first`` on, in a column of their own."""
-    numbers = [[first + row] * int(length) for row, length in enumerate(tokens.lengths)]
+    numbers = np.repeat(np.arange(first, first + len(tokens)), tokens.lengths)
     return replace(
         tokens,
         columns={**tokens.columns, _ROW: numbers},

@@ -460,11 +460,7 @@ def joined(parts: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInputs:
     if tensors:
         raise InputError("some inputs are texts and others tensors: give one kind")
     texts = [part for part in parts if isinstance(part, Tokens)]
-    return Tokens(
-        {name: [ids for part in texts for ids in part.columns[name]] for name in texts[0].columns},
-        texts[0].pad_values,
-        texts[0].padding_side,
-    )
+    return Tokens.concatenate(texts)
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

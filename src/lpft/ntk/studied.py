@@ -154,7 +154,7 @@ def read_texts(
     if isinstance(module, PreTrainedModel):
         with suppress(RuntimeError):  # CANINE does not implement it
             table = module.get_input_embeddings()
-    largest = max(max(ids) for ids in tokens.columns["input_ids"])
+    largest = int(tokens.columns["input_ids"].max())
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
         raise InputError(
             f"the tokenizer gives the token {largest}, the model has {table.num_embeddings} "

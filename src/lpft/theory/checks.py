@@ -214,7 +214,7 @@ def random_tokens(generator: torch.Generator) -> Tokens:
     ids = [
         torch.randint(1, VOCABULARY, (length,), generator=generator).tolist() for length in lengths
     ]
-    return Tokens(
+    return Tokens.from_lists(
         columns={"input_ids": ids, "attention_mask": [[1] * length for length in lengths]},
         pad_values={"input_ids": 0, "attention_mask": 0},
         padding_side="right",
