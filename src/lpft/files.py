@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from lpft.errors import InputError
 
@@ -26,9 +26,8 @@ def readable_size(size: int) -> str:
 @contextmanager
 def replace_when_written(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name once the block ends without error."""
-    # Threads of one process, as of a parallel search, may write one file of a cache at a time.
-    writer = f"{os.getpid()}-{threading.get_ident()}"
-    temporary = path.with_name(f".{path.name}.{writer}.partial")
+    # Threads of a process, and machines that share a disk, may write one file of a cache at a time.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         yield temporary
         temporary.replace(path)

@@ -14,9 +14,9 @@ import torch
 import yaml
 from toy_files import toy_data, toy_settings
 
+from lpft import executors
 from lpft.errors import InputError
 from lpft.report import build_report
-from lpft.runs import executors
 from lpft.runs import sweep as sweeps
 from lpft.runs.sweep import TimeEstimate, duration, run_sweep
 from lpft.runs.train import train_run
@@ -374,12 +374,8 @@ def test_killed_in_the_middle_and_resumed_is_the_same_as_left_alone(
     assert 0 < len(left) < 4
     stamps = {run: (run / "run.json").stat().st_mtime_ns for run in left}
 
-    deadline = time.monotonic() + 120
-    while True:
-        outcome = lpft("sweep", path, "--output-dir", folder, "--resume")
-        if outcome.status == 0 or time.monotonic() > deadline:
-            break
-        assert "another process" in outcome.out, outcome.out
+    # A worker of the killed sweep may still hold its run's folder: the resumed sweep waits for it.
+    outcome = lpft("sweep", path, "--output-dir", folder, "--resume")
     assert outcome.status == 0, outcome.out
     assert len(finished(folder)) == 4
     for run, stamp in stamps.items():

@@ -311,7 +311,7 @@ def ntk(options: Namespace) -> None:
     from lpft.runs.kernels import KernelComputation, compute_kernels  # as in train
 
     if options.dry_run:
-        plans = KernelComputation(config, options.folder, data).plans
+        plans = KernelComputation(config, options.folder, data, **_workers(options)).plans
         if options.json:
             print_json([plan.timed_record() for plan in plans])
             return
@@ -328,6 +328,7 @@ def ntk(options: Namespace) -> None:
         data=data,
         resume=options.resume,
         overwrite=options.overwrite,
+        **_workers(options),
     )
     if options.json:
         print_json(record.as_json())
@@ -336,6 +337,12 @@ def ntk(options: Namespace) -> None:
 
     print(format_kernel_table(record))
     print(f"\nkernels: {config.output_dir}")
+
+
+def _workers(options: Namespace) -> dict[str, Any]:
+    """Where runs or shares of kernels are computed, and how many at a time."""
+    names = ("executor", "workers", "cpus_per_run", "gpus_per_run")
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
 def theory(options: Namespace) -> None:
@@ -375,8 +382,7 @@ def sweep(options: Namespace) -> int | None:
     result = train_sweep(
         config,
         folder,
-        executor=options.executor,
-        workers=options.workers,
+        **_workers(options),
         resume=options.resume,
         overwrite=options.overwrite,
     )
@@ -439,8 +445,7 @@ def reproduce(options: Namespace) -> int | None:
         given,
         folder,
         tiny=options.tiny,
-        executor=options.executor,
-        workers=options.workers,
+        **_workers(options),
         resume=options.resume,
         overwrite=options.overwrite,
     )

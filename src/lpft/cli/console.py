@@ -215,10 +215,12 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
             if plan["stages"] > 1
             else ""
         ),
+        **_of_workers(plan),
         "by autograd": _by_autograd(plan),
         "work": f"{flops['passes'] / 1e12:.2f} TFLOP of passes, {flops['forming'] / 1e12:.2f} to "
         f"form gradients, {flops['contracting'] / 1e12:.2f} to contract them",
-        "memory": f"{plan['expected_memory'] / 1e9:.1f} of {plan['memory_budget'] / 1e9:.1f} GB",
+        "memory": f"{plan['expected_memory'] / 1e9:.1f} of {plan['memory_budget'] / 1e9:.1f} GB"
+        + (", each worker" if plan["workers"] > 1 else ""),
         "time": f"about {plan['expected_seconds']:.0f} s at the {plan['matmul_gflops']:.0f} "
         "GFLOP/s measured here",
     }
@@ -228,6 +230,15 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
         print()
         header = ["layers", "weights", "count", "size", "tokens", "method", "GFLOP"]
         print_table(header, weights)
+
+
+def _of_workers(plan: dict[str, Any]) -> dict[str, str]:
+    """How many share the steps, where several do."""
+    workers, steps = plan["workers"], plan["steps"]
+    if workers == 1:
+        return {}
+    few = f": only {steps} of them have something to do" if steps < workers else ""
+    return {"workers": f"{workers} share {steps} steps, two tiles at a time{few}"}
 
 
 def _by_autograd(plan: dict[str, Any]) -> str:

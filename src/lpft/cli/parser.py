@@ -195,6 +195,7 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         "kernels at the start of --methods)",
     )
     _add_settings(ntk, "ntk")
+    _add_executor(ntk, "number of processes that share each kernel, each with --memory")
     ntk.add_argument(
         "--output-dir", type=Path, help="folder for the kernels (default: kernels/DATA-MODEL-seedS)"
     )
@@ -211,7 +212,18 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
 
     sweep = command(commands.sweep, "train tasks x models x methods x seeds, from a YAML file")
     sweep.add_argument("config", type=Path, metavar="CONFIG", help="YAML file: what to train")
-    _add_executor(sweep)
+    _add_executor(sweep, "number of runs at a time")
+    sweep.add_argument(
+        "--cpus-per-run",
+        type=float,
+        help="threads of each run; with ray a fraction places several runs on one core (default: "
+        "an equal share of the cores)",
+    )
+    sweep.add_argument(
+        "--gpus-per-run",
+        type=float,
+        help="GPUs of each run; 0.5 places two runs on one (default: an equal share, at most 1)",
+    )
     sweep.add_argument(
         "--output-dir",
         type=Path,
@@ -236,7 +248,7 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         action="store_true",
         help="use a random model and a few texts, offline: shows in seconds that everything runs",
     )
-    _add_executor(reproduce)
+    _add_executor(reproduce, "number of runs at a time")
     reproduce.add_argument(
         "--output-dir",
         type=Path,
@@ -385,15 +397,15 @@ def _add_threshold(parser: ArgumentParser) -> None:
         )
 
 
-def _add_executor(parser: ArgumentParser) -> None:
+def _add_executor(parser: ArgumentParser, workers: str) -> None:
+    """Where something is computed, and by how many at a time."""
     parser.add_argument(
         "--executor",
         default="local",
-        help="where to train: local (this machine) or ray (default: %(default)s)",
+        help="where to compute: local (this machine) or ray (the cluster of RAY_ADDRESS, or this "
+        "machine) (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers", type=int, default=1, help="number of runs at a time (default: %(default)s)"
-    )
+    parser.add_argument("--workers", type=int, default=1, help=f"{workers} (default: %(default)s)")
 
 
 _FLAGS = {

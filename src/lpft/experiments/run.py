@@ -17,6 +17,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from lpft.errors import InputError, explain, unexpected
+from lpft.executors import get_executor
 from lpft.experiments.catalogue import ALL, EXPERIMENTS, find_experiment
 from lpft.experiments.deviations import deviations_from_paper
 from lpft.experiments.plan import RUNS, Plan, Recipe, Results, Scope, make_scope, refuse_unused
@@ -35,7 +36,6 @@ from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.folder import locked, read_record
 from lpft.results.formats import rate
-from lpft.runs.executors import get_executor
 from lpft.runs.kernels import compute_kernels
 from lpft.runs.sweep import run_sweep
 from lpft.settings.configs import RunConfig

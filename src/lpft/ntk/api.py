@@ -52,6 +52,8 @@ def empirical_ntk(
     device: str | torch.device = "auto",
     check_entries: int = 2,
     check_products: int = 1,
+    executor: str = "local",
+    workers: int = 1,
     method: LinearMethod | None = None,
     kernel: KernelKind | None = None,
 ) -> EmpiricalNTK:
@@ -99,6 +101,13 @@ def empirical_ntk(
         check_products: how many products ``u^T F v`` with random vectors, in which every entry
             counts, are computed again by plain autograd; each takes one pass over all inputs. Of
             ``sgd`` alone: the others are no products of Jacobians.
+        executor: where ``workers`` compute: ``local``, in processes of this machine, or ``ray``, on
+            the cluster that ``RAY_ADDRESS`` names.
+        workers: processes that share the pairs of tiles, each on a GPU of its own where there are
+            as many. They need ``cache_dir``, on a disk that all of them see, and ``memory`` is that
+            of each (default: an equal share). The kernel is the same to the last bit as in one
+            process of the same layout and as many threads. Local workers start new processes, so
+            programs need ``if __name__ == "__main__"``.
         method: former name of ``contraction``.
         kernel: former name of ``update``.
 
@@ -124,6 +133,8 @@ def empirical_ntk(
         device=device,
         check_entries=check_entries,
         check_products=check_products,
+        executor=executor,
+        workers=workers,
     )
     groups, block = grouped(inputs, other_inputs)
     subject = studied(

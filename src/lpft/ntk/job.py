@@ -1,6 +1,13 @@
-"""How kernels are computed: options, and a job of several kernels in one pass."""
+"""How kernels are computed: options, and a job of several kernels in one pass.
 
+Several workers each compute a share of the pieces, into a folder that they all see; this process
+joins the pieces, as a kernel that was interrupted goes on from them: so to the same bits.
+"""
+
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -8,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
 
+import cloudpickle
 import numpy as np
 import torch
 import transformers
@@ -15,7 +23,8 @@ from torch import nn
 
 from lpft import __version__
 from lpft.data.tokens import Tokens
-from lpft.errors import InputError
+from lpft.errors import InputError, explain, named, one_line
+from lpft.executors import get_executor, visible_gpus
 from lpft.model.inference import resolve_device, resolve_dtype
 from lpft.ntk.certificate import (
     CHECKED_AT_ONCE,
@@ -28,6 +37,7 @@ from lpft.ntk.certificate import (
     refuse_wrong,
 )
 from lpft.ntk.memory import (
+    LARGEST,
     activations_per_token,
     default_budget,
     give_back_free_memory,
@@ -39,7 +49,7 @@ from lpft.ntk.memory import (
 )
 from lpft.ntk.network import Network, TensorInputs, length_of
 from lpft.ntk.passes import computed_in, parameter_chunks
-from lpft.ntk.plan import Head, Plan, Request, Workload
+from lpft.ntk.plan import Head, Plan, RemainingWork, Request, Workload
 from lpft.ntk.result import EmpiricalNTK, ft_effective, pretrain_effective
 from lpft.ntk.storage import Layout, Pair, TileStore
 from lpft.ntk.structure import (
@@ -50,12 +60,15 @@ from lpft.ntk.structure import (
     detect_structure,
 )
 from lpft.ntk.studied import KernelRequest, Studied
-from lpft.ntk.sweep import TOTAL, Sweep, sweep
+from lpft.ntk.sweep import TOTAL, Sweep, finished_pieces, sweep
+from lpft.ntk.tiles import Step
 from lpft.progress import timed
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 Kernels = dict[str, dict[Pair, EmpiricalNTK]]
 """By name of the request and block."""
+
+logger = logging.getLogger(__name__)
 
 _SAMPLED = 6
 """Inputs of each group on which the error of faster products is measured."""
@@ -81,6 +94,8 @@ class Options:
     device: str | torch.device = "auto"
     check_entries: int = 2
     check_products: int = 1
+    executor: str = "local"
+    workers: int = 1
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -123,6 +138,29 @@ class Options:
             raise InputError(f"cache_dir={self.cache_dir!r}: expected the path of a folder")
         if self.memory is not None:
             parse_size(self.memory)
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        count = self.workers
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise InputError(f"workers={count!r}: expected a count, 1 or more")
+        get_executor(self.executor, count)
+        if not self.shared:
+            return
+        if self.cache_dir is None:
+            raise InputError(
+                f"{named('workers')} {count} with {named('executor')} {self.executor} leave their "
+                "pieces in a folder that all of them see: name one by cache_dir"
+            )
+        if torch.device(resolve_device(self.device)).index is not None:
+            raise InputError(
+                f"device {self.device} is one for all workers: give cuda, and each has its own"
+            )
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes compute the pieces."""
+        return self.workers > 1 or self.executor != "local"
 
     @property
     def parts(self) -> tuple[Granularity, ...]:
@@ -207,6 +245,8 @@ class KernelJob:
             granularity=(),
             check_entries=0,
             check_products=0,
+            executor="local",
+            workers=1,
         )
         exact = KernelJob(self._model, self._requests, few, self._workload.blocks, options).run()
         kernels = self._compute()
@@ -229,6 +269,9 @@ class KernelJob:
         cache_dir = self._options.cache_dir
         with computed_in(self._options.dtype):
             store = self._open_store()
+            if self._options.shared:
+                assert store is not None, "workers need a folder"
+                self._share_out(store)
             swept = sweep(
                 self._network,
                 self._inputs,
@@ -248,7 +291,79 @@ class KernelJob:
         swept.seconds["total"] = perf_counter() - started  # in the record of every kernel
         return kernels
 
-    def _open_store(self) -> TileStore | None:
+    def _share_out(self, store: TileStore) -> None:
+        """Let the workers compute the pieces that are not finished, a share each.
+
+        What a worker that died leaves undone is left to this process.
+
+        Raises:
+            InputError: the model cannot be sent to other processes, or a worker cannot go on.
+        """
+        options = self._options
+        remaining = RemainingWork(self.plan, finished_pieces(RemainingWork(self.plan), store))
+        steps = remaining.steps_of_any_unit
+        if not steps:
+            return
+        shares = self.plan.shares(steps)
+        if len(shares) < options.workers:
+            logger.info(
+                "%d of %d workers have something to do: %d steps are left, of %d tiles",
+                *(len(shares), options.workers, len(steps), len(self.plan.tiling)),
+            )
+        work = _Work(
+            self._model,
+            self._requests,
+            self._groups,
+            self._workload.blocks,
+            tuple(self._workload.detailed),
+            replace(
+                options,
+                memory=LARGEST,  # it is planned already
+                device=self._device.type,
+                cache_dir=Path(options.cache_dir or "").resolve(),
+                executor="local",
+                workers=1,
+            ),
+            self.plan.layout,
+            store.begin_session(),
+        )
+        try:
+            sent = cloudpickle.dumps(work)
+        except Exception as error:  # whatever the parts of other people's modules raise
+            raise InputError(
+                f"the model cannot be sent to other processes ({one_line(error)}): leave "
+                f"{named('workers')} and {named('executor')} out"
+            ) from error
+        execute = get_executor(options.executor, options.workers)
+        with closing(execute(_compute_share, [(sent, share) for share in shares])) as ends:
+            for number, (_, ended) in enumerate(ends, start=1):
+                if ended is None:
+                    logger.warning(
+                        "a worker died, as it does where memory runs out: this process does what "
+                        "it left undone"
+                    )
+                elif ended.reason is not None:
+                    raise InputError(ended.reason)
+                logger.info("%d of %d shares of the kernel ended", number, len(shares))
+
+    def compute_share(self, share: tuple[Step, ...], layout: Layout, session: str) -> None:
+        """Compute a worker's share of the pieces, as far as they are not finished."""
+        options = self._options
+        with computed_in(options.dtype):
+            self.plan = self._make_plan(layout)
+            store = self._open_store(session)
+            assert store is not None, "workers have a folder"
+            sweep(
+                self._network,
+                self._inputs,
+                self.plan,
+                products=options.products,
+                store=store,
+                folder=Path(options.cache_dir or ""),
+                share=share,
+            )
+
+    def _open_store(self, session: str | None = None) -> TileStore | None:
         """The store of finished pieces; an unfinished kernel continues in its own layout."""
         if self._options.cache_dir is None:
             return None
@@ -257,7 +372,7 @@ class KernelJob:
         if begun is not None and begun != self.plan.layout:
             self.plan = self._make_plan(begun)
         fingerprints = _fingerprints(self._network, self._inputs, self.plan, self._options)
-        return TileStore(folder, self.plan.layout, fingerprints)
+        return TileStore(folder, self.plan.layout, fingerprints, session)
 
     def _make_workload(self, blocks: tuple[Pair, ...], detailed: Sequence[Pair]) -> Workload:
         """The requests with their heads' row spaces; equal heads are one."""
@@ -302,12 +417,18 @@ class KernelJob:
             checked=checked,
             copied=sum(p.numel() for p in self._network.root.parameters()),
             layout=layout,
+            workers=options.workers,
         )
 
     def _budget(self) -> int:
-        """What the process may take, in bytes."""
-        memory = self._options.memory
-        return default_budget(self._device) if memory is None else parse_size(memory)
+        """What the process may take, in bytes; with workers each of them, on this machine."""
+        options = self._options
+        if options.memory is not None:
+            return parse_size(options.memory)
+        on_device = options.workers
+        if self._device.type == "cuda":
+            on_device = math.ceil(on_device / len(visible_gpus()))
+        return default_budget(self._device, on_device)
 
     def _parameters(self, network: Network, *names: str) -> dict[str, nn.Parameter]:
         """The network's parameters that any of these requests asks for, by default all requests."""
@@ -421,6 +542,49 @@ class KernelJob:
                 ),
             },
         )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What workers need to compute pieces: a job in the layout that was planned for it."""
+
+    model: Studied
+    requests: dict[str, KernelRequest]
+    groups: list[Any]
+    blocks: tuple[Pair, ...]
+    detailed: tuple[Pair, ...]
+    options: Options
+    layout: Layout
+    session: str
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a share ended; ``reason`` is None where it is finished."""
+
+    reason: str | None = None
+
+
+def _compute_share(task: tuple[bytes, tuple[Step, ...]]) -> _Ended:
+    """Compute a share of :class:`_Work` in this process; a known error becomes a reason."""
+    sent, share = task
+    try:
+        work = cloudpickle.loads(sent)
+        job = KernelJob(
+            work.model,
+            work.requests,
+            work.groups,
+            work.blocks,
+            work.options,
+            detailed=work.detailed,
+        )
+        job.compute_share(share, work.layout, work.session)
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        return _Ended(known.args[0])
+    return _Ended()
 
 
 def examined(

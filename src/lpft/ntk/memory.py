@@ -23,7 +23,7 @@ from lpft.ntk.storage import Layout, Pair, Place
 from lpft.ntk.structure import Structure
 from lpft.ntk.tiles import Tiler, Tiling
 
-_LARGEST = 1 << 60
+LARGEST = 1 << 60
 """Bytes: no machine has more."""
 _CONTROL_GROUP_FILES = {
     "": ("memory.max", "memory.current", "inactive_file"),
@@ -45,6 +45,7 @@ _SHOWN = 10**8
 """Bytes to which the least memory is rounded up, so that what a message names is enough."""
 _HALVINGS = 12
 """Of the range in which the number of texts that fit is looked for."""
+_STEPS_PER_WORKER = 8
 _USUAL_TILES = 64
 """More are tried for a kernel that is asked for, but nobody is told to ask for it."""
 
@@ -94,7 +95,7 @@ def parse_size(size: str | int) -> int:
     )
     base = 1024 if match is not None and match[3] else 1000
     parsed = 0 if match is None else int(Decimal(match[1]) * base ** _POWERS[match[2]])
-    if parsed > _LARGEST:
+    if parsed > LARGEST:
         raise InputError("the memory is more than any machine has: expected one such as 6GB")
     if parsed < 1:
         raise InputError(f"the memory '{size}' is not a size: expected one such as 6GB or 500MB")
@@ -108,15 +109,15 @@ def memory_in_use(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def default_budget(device: torch.device) -> int:
-    """What is in use and a safe share of what is free, in bytes."""
+def default_budget(device: torch.device, processes: int = 1) -> int:
+    """What is in use and a safe share of what is free, in bytes; of several processes, of each."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
         below = free_below_limits()
         free = free if below is None else min(free, below)
-    return memory_in_use(device) + int(PORTIONS[device.type].share_of_free * free)
+    return memory_in_use(device) + int(PORTIONS[device.type].share_of_free * free / processes)
 
 
 def free_below_limits(
@@ -174,6 +175,7 @@ def make_plan(
     checked: int,
     copied: int,
     layout: Layout | None = None,
+    workers: int = 1,
 ) -> Plan:
     """The cheapest plan that keeps to the budget, or that of a layout begun before.
 
@@ -184,6 +186,7 @@ def make_plan(
         budget: limit in bytes; ``used`` is in use before anything starts.
         checked: numbers of a gradient that plain autograd holds at once, 0 without a check.
         copied: numbers of the copy of the model that vouches for the kernel afterwards.
+        workers: processes that share the work; with a single tile there is nothing to share.
     """
     portions = PORTIONS[device.type]
     if layout is not None and layout.between_blocks not in ("memory", portions.overflow):
@@ -192,7 +195,7 @@ def make_plan(
             "continue there, or delete its folder"
         )
 
-    chooser = _Chooser(structure, workload, device, dtype, budget, used, checked, copied)
+    chooser = _Chooser(structure, workload, device, dtype, budget, used, checked, copied, workers)
     if layout is None:
         if used + chooser.bytes_of_kernels(1) > budget:
             raise _too_small(chooser)
@@ -222,23 +225,33 @@ class _Chooser:
     used: int
     checked: int
     copied: int
+    workers: int = 1
     _per_token: dict[int, int] = field(default_factory=dict)
 
     def cheapest(self) -> Plan | None:
         """The cheapest plan that fits, None where none does.
 
         For each number of stages take the first layout that fits, as they go from the fastest to
-        the thriftiest; more stages may need fewer tiles. The cheapest of these is the plan.
+        the thriftiest; more stages may need fewer tiles. The cheapest of these is the plan. Several
+        workers may be faster with more tiles, whose pairs they can share more evenly.
         """
         fitting: list[Plan] = []
         for layouts in self._layouts():
-            plans = map(self.plan, layouts)
-            fits = next((plan for plan in plans if plan.memory <= self.budget), None)
-            if fits is not None:
-                fitting.append(fits)
-                if fits.layout.tiles == 1:
+            fits = None
+            for plan in map(self.plan, layouts):
+                if plan.memory <= self.budget:
+                    fits = plan if fits is None else fits
+                    fitting.append(plan)
+                if fits is not None and plan.layout.tiles >= self._enough_tiles:
                     break
+            if fits is not None and fits.layout.tiles == 1:
+                break
         return min(fitting, key=lambda plan: plan.cost, default=None)
+
+    @property
+    def _enough_tiles(self) -> int:
+        """Tiles with so many pairs that the workers' shares of them are about equal."""
+        return 1 if self.workers == 1 else math.ceil((2 * _STEPS_PER_WORKER * self.workers) ** 0.5)
 
     def fits(self) -> bool:
         """Whether a thrifty layout does that does not repeat its passes too often to be used."""
@@ -275,6 +288,7 @@ class _Chooser:
             self.budget,
             memory=self.used + kernels + self.dtype.itemsize * (_SLACK + numbers),
             memory_of_pass=self.dtype.itemsize * passing,
+            workers=self.workers,
         )
 
     def _layouts(self) -> Iterator[Iterator[Layout]]:

@@ -44,6 +44,9 @@ _EFFICIENCY = {"passes": 0.6, "forming": 0.7, "contracting": 0.8}
 """Fractions of the machine's matrix-product rate that the parts reached when measured."""
 _RATE_SIZES = {"cpu": 1024, "cuda": 8192}
 """Rows of the square product whose rate is measured: less does not fill a GPU."""
+_LISTED = 64
+"""Tiles of which the shares of several workers are listed to see what the largest costs; of more,
+all shares cost about the same."""
 _MOST_STAGES = 8
 """More would pass a block as often as it has weights, for little less memory."""
 
@@ -150,7 +153,8 @@ class Plan:
 
     ``stages`` are, per unit, those of its parameters that are held one after the other.
     ``memory`` is the most that the process is expected to take, ``memory_of_pass`` the part of it
-    that one batch takes while it passes, and ``budget`` what the process may take, in bytes.
+    that one batch takes while it passes, and ``budget`` what the process may take, in bytes: each
+    of the ``workers`` among which the steps are shared, if there are several.
     """
 
     structure: Structure
@@ -163,6 +167,7 @@ class Plan:
     budget: int
     memory: int = 0
     memory_of_pass: int = 0
+    workers: int = 1
     _methods: dict[_Weight, Method] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -188,17 +193,48 @@ class Plan:
         """The pairs in the order in which they are contracted, the same for every unit."""
         return make_steps(self.pairs, hold_all=self.layout.hold_all)
 
+    def shares(self, steps: Sequence[Step]) -> tuple[tuple[Step, ...], ...]:
+        """``steps`` among the workers: runs of about equal cost, at most one for each worker.
+
+        Neighbouring steps share a tile, and steps are never divided: so a worker passes few tiles
+        again, and rounds its sums as a single process does.
+        """
+        shapes, asymmetric = self._shapes, not self.schedule.halved
+        sums = [sums_of_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps]
+        # The flops of products are linear in the sums.
+        costs = np.array(sums) @ [
+            self._cost_of_products(Sums(*of)) for of in np.eye(len(Sums._fields))
+        ]
+        # Every step passes one tile again, or two.
+        costs += self.flops["passes"] / _EFFICIENCY["passes"] / len(steps)
+        middles = np.cumsum(costs) - costs / 2
+        workers = np.minimum(middles * (self.workers / costs.sum()), self.workers - 1).astype(int)
+        return tuple(
+            tuple(step for step, of in zip(steps, workers.tolist(), strict=True) if of == worker)
+            for worker in sorted(set(workers.tolist()))
+        )
+
+    def _cost_of_products(self, sums: Sums) -> float:
+        forming, contracting = self.contraction_flops(self.structure.parameters, sums)
+        return forming / _EFFICIENCY["forming"] + contracting / _EFFICIENCY["contracting"]
+
     def forward_flops(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
         """Flops of a forward pass of these texts."""
         return self.structure.forward_flops * float(self.workload.lengths[rows].sum())
 
-    def pass_flops(self, unit: int, steps: Sequence[Step] | None = None) -> float:
-        """Flops to pull the gradients of all tiles through a unit for these steps, by default all.
+    def pass_flops(
+        self,
+        unit: int,
+        steps: Sequence[Step] | None = None,
+        tiles: Sequence[int] | slice = slice(None),
+    ) -> float:
+        """Flops to pull the gradients of ``tiles`` through a unit for these steps; default: of all.
 
         A tile that no step loads passes once all the same, for the gradients of the units below.
         """
         loads = self.schedule.loads_of_tiles if steps is None else _loads(steps, len(self.tiling))
-        times = np.maximum(1, len(self.stages[unit]) * loads)
+        times = len(self.stages[unit]) * loads
+        times[tiles] = np.maximum(1, times[tiles])
         units = self.structure.units
         share = len(units[unit]) / sum(map(len, units))
         passes = share * self.structure.passes_of_unit(unit) * float(times @ self.tiling.tokens)
@@ -218,11 +254,15 @@ class Plan:
         """What the costs of these steps are made of, by default of all."""
         if steps is None:
             return self.schedule.sums
-        tiling = self.tiling
-        shapes = dict(enumerate(map(Shape, tiling.samples.tolist(), tiling.mean_tokens.tolist())))
-        asymmetric = not self.schedule.halved
+        shapes, asymmetric = self._shapes, not self.schedule.halved
         parts = (sums_of_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps)
         return reduce(Sums.plus, parts, Sums(0, 0, 0, 0, 0))
+
+    @property
+    def _shapes(self) -> dict[int, Shape]:
+        """Those of the tiles, by number."""
+        samples, tokens = self.tiling.samples.tolist(), self.tiling.mean_tokens.tolist()
+        return dict(enumerate(map(Shape, samples, tokens)))
 
     @cached_property
     def flops(self) -> dict[str, float]:
@@ -246,10 +286,21 @@ class Plan:
             "flops": flops,
         }
 
-    @property
+    @cached_property
     def cost(self) -> float:
-        """The flops as if all ran at the machine's rate of matrix products."""
-        return sum(self.flops[part] / share for part, share in _EFFICIENCY.items())
+        """The flops as if all ran at the machine's rate of matrix products.
+
+        Of several workers those of the one that takes longest, and of the process that joins what
+        they leave, which needs the features of all texts.
+        """
+        if self.workers == 1:
+            return _cost_of(self.flops)
+        joining = self.forward_flops() / _EFFICIENCY["passes"]
+        if len(self.tiling) > _LISTED:
+            return joining + _cost_of(self.flops) / self.workers
+        return joining + max(
+            _cost_of(RemainingWork(self, share=share).flops) for share in self.shares(self.steps)
+        )
 
     @cached_property
     def rate(self) -> float:
@@ -282,6 +333,8 @@ class Plan:
             "flops": self.flops,
             "expected_memory": self.memory,
             "memory_budget": self.budget,
+            "steps": self.schedule.count,
+            "workers": self.workers,
         }
 
     def timed_record(self) -> dict[str, Any]:
@@ -374,12 +427,45 @@ def _loads(steps: Sequence[Step], tiles: int) -> NDArray[np.int64]:
     return loads
 
 
+def _cost_of(flops: Mapping[str, float]) -> float:
+    return sum(flops[part] / share for part, share in _EFFICIENCY.items())
+
+
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is left to do of a plan, some of whose pieces are finished."""
+    """What is left to do of a plan, or of a worker's ``share`` of its steps.
+
+    Some of the pieces are ``finished``.
+    """
 
     plan: Plan
     finished: Collection[Piece] = frozenset()
+    share: tuple[Step, ...] | None = None
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of tiles, finished or not."""
+        if self.share is None:
+            return self.plan.pairs
+        return tuple(pair for step in self.share for pair in step.pairs)
+
+    @cached_property
+    def tiles(self) -> tuple[int, ...]:
+        """The tiles that pass: all, or those that something is left to do for in the share."""
+        if self.share is None:
+            return tuple(range(len(self.plan.tiling)))
+        return tuple(sorted({tile for step in self.steps_of_any_unit for tile in step.tiles}))
+
+    @property
+    def steps_of_any_unit(self) -> tuple[Step, ...]:
+        """The steps that lack a piece, in their order."""
+        units = range(len(self.plan.structure.units))
+        lacking = {step for unit in units for step in self.steps(unit)}
+        return tuple(step for step in self._steps if step in lacking)
+
+    @property
+    def _steps(self) -> tuple[Step, ...]:
+        return self.plan.steps if self.share is None else self.share
 
     def steps(self, unit: int) -> tuple[Step, ...]:
         """The steps of a unit that lack a piece.
@@ -390,7 +476,7 @@ class RemainingWork:
             return ()
         return tuple(
             step
-            for step in self.plan.steps
+            for step in self._steps
             if any((unit, pair) not in self.finished for pair in step.pairs)
         )
 
@@ -413,19 +499,25 @@ class RemainingWork:
     def flops(self) -> dict[str, float]:
         """The expected flops of passes, of forming gradients, and of contracting them."""
         plan, passes = self.plan, 0.0
+        tiles: Any = slice(None) if self.share is None else list(self.tiles)
+        rows: Any = slice(None)
+        if self.share is not None:
+            empty = [np.zeros(0, dtype=np.int64)]
+            rows = np.concatenate(empty + [plan.tiles[tile].rows for tile in self.tiles])
         by_steps: dict[tuple[Step, ...] | None, list[Parameter]] = {}
         for unit in range(self.last_unit + 1):
             parameters = plan.structure.of_unit(unit)
             # None stands for all steps, which need not be listed.
-            steps = self.steps(unit) if self.finished or not parameters else None
-            passes += plan.pass_flops(unit, steps)
+            listed = bool(self.finished) or self.share is not None or not parameters
+            steps = self.steps(unit) if listed else None
+            passes += plan.pass_flops(unit, steps, tiles)
             by_steps.setdefault(steps, []).extend(parameters)
         costs = [
             plan.contraction_flops(parameters, plan.sums_of_steps(steps))
             for steps, parameters in by_steps.items()
         ]
         return {
-            "passes": plan.forward_flops() + passes,
+            "passes": plan.forward_flops(rows) + passes,
             "forming": sum(forming for forming, _ in costs),
             "contracting": sum(contracting for _, contracting in costs),
         }

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lpft.errors import InputError, write_failure
-from lpft.files import replace_when_written, write_json
+from lpft.files import replace_when_written, write_json, write_text
 
 Place = Literal["memory", "files", "host"]
 Pair = tuple[int, int]
@@ -27,6 +27,7 @@ Pair = tuple[int, int]
 
 _PREFIX = "lpft-ntk-"
 _LAYOUT = "layout.json"
+_SESSION = "session"
 
 
 class ActivationStore:
@@ -197,14 +198,27 @@ class TileStore:
     those that are there belong to another kernel. ``fingerprints`` say what the kernel is computed
     from (weights, texts, head, method, precision and so on); a piece of anything else is refused,
     and so is a damaged one.
+
+    Workers belong to the ``session`` of the process that started them. One that outlives it, as on
+    a machine that was lost from sight, writes nothing once the next session has begun.
     """
 
-    def __init__(self, folder: Path, layout: Layout, fingerprints: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        layout: Layout,
+        fingerprints: Mapping[str, str],
+        session: str | None = None,
+    ) -> None:
         self._folder = folder
+        self._session = session
         self._fingerprints = dict(fingerprints)
         first = min(folder.glob("unit-*.safetensors"), default=None)
         if first is not None:
             self._read(first)
+        if session is not None:
+            self._check_session()
+            return
         with _writing("the unfinished kernel", folder):
             folder.mkdir(parents=True, exist_ok=True)
             layout.write(folder)
@@ -214,10 +228,28 @@ class TileStore:
         path = self._path(unit, pair)
         return self._read(path) if path.exists() else None
 
+    def begin_session(self) -> str:
+        """The name of a new session, which ends all others."""
+        session = uuid4().hex
+        with _writing("the unfinished kernel", self._folder):
+            write_text(self._folder / _SESSION, session)
+        return session
+
     def save(self, unit: int, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
-        """Write a finished piece, whole or not at all."""
+        """Write a finished piece, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written, or the session of this worker is over.
+        """
+        if self._session is not None:
+            self._check_session()
         with _writing("the unfinished kernel", self._folder):
             _write_checked(self._path(unit, pair), tensors, "fingerprints", self._fingerprints)
+
+    def _check_session(self) -> None:
+        path = self._folder / _SESSION
+        if not path.is_file() or path.read_text(encoding="utf-8") != self._session:
+            raise InputError(f"another process goes on with the kernel in '{self._folder}'")
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         """The piece in a file of this folder, if it is intact and this kernel's."""

@@ -9,7 +9,7 @@ below; pairs of tiles are contracted; their sums are a finished piece, written t
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from lpft.ntk.memory import give_back_free_memory, memory_in_use
 from lpft.ntk.network import Inputs, Network, moved
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import Passes, only_these_require_gradients
-from lpft.ntk.plan import Plan, RemainingWork, cheapest_method, method_cost
+from lpft.ntk.plan import Piece, Plan, RemainingWork, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
 from lpft.ntk.tiles import Shape, Step, Tile
@@ -80,10 +80,14 @@ def sweep(
     products: Products,
     store: TileStore | None,
     folder: Path | None,
+    share: tuple[Step, ...] | None = None,
 ) -> Sweep:
     """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it.
 
-    ``folder`` is for hidden states that wait in files.
+    A worker's ``share`` of the steps goes to the store alone: the result is empty.
+
+    Args:
+        folder: for hidden states that wait in files.
     """
     structure, heads = plan.structure, plan.workload.heads
     cotangents = torch.cat([head.cotangents for head in heads]).to(plan.dtype).to(plan.device)
@@ -94,9 +98,11 @@ def sweep(
         products=products,
         workspace=Workspace(plan.layout.workspace, plan.dtype, plan.device),
     )
-    pieces = [(unit, pair) for unit in range(len(structure.units)) for pair in plan.pairs]
-    finished = [piece for piece in pieces if store is not None and store.load(*piece) is not None]
-    remaining = RemainingWork(plan, frozenset(finished))
+    remaining = RemainingWork(plan, share=share)
+    if store is not None:
+        remaining = replace(remaining, finished=finished_pieces(remaining, store))
+    if not remaining.tiles:
+        return Sweep(torch.empty(0))  # another worker finished this share
     by_name = network.named_parameters()
     direct = {name: by_name[name] for name in structure.direct}
     with ExitStack() as stack:
@@ -108,6 +114,13 @@ def sweep(
             network, structure.chain, structure.modules, direct, cotangents, activations
         )
         return _Sweeper(inputs, passes, contraction, remaining, store, count).run()
+
+
+def finished_pieces(work: RemainingWork, store: TileStore) -> frozenset[Piece]:
+    """The pieces of the work that the store has, each read and checked."""
+    units = range(len(work.plan.structure.units))
+    pieces = [(unit, pair) for unit in units for pair in work.pairs]
+    return frozenset(piece for piece in pieces if store.load(*piece) is not None)
 
 
 @contextmanager
@@ -142,18 +155,20 @@ class _Sweeper:
         self._checked = {parameter.name for parameter in self.plan.structure.parameters}
 
     def run(self) -> Sweep:
+        joins = self.remaining.share is None  # or else another process joins the pieces
         with timed(self.result.seconds, "passes"):
             self._forward()
         for unit in range(len(self.plan.structure.units)):
-            of_unit = ((unit, pair) for pair in self.plan.pairs)
+            of_unit = ((unit, pair) for pair in self.remaining.pairs)
             finished = {piece[1] for piece in of_unit if piece in self.remaining.finished}
             for pair, piece in self._unit(unit) if unit <= self.remaining.last_unit else ():
                 # A step is contracted whole, also where some of its pairs were finished before.
                 if pair not in finished:
                     if self.store is not None:
                         self.store.save(unit, pair, piece)
-                    _add(self.result.sums, pair, piece)
-            for pair in self.plan.pairs:
+                    if joins:
+                        _add(self.result.sums, pair, piece)
+            for pair in self.plan.pairs if joins else ():
                 if self.store is not None and pair in finished:
                     stored = self.store.load(unit, pair)
                     assert stored is not None, (
@@ -164,18 +179,19 @@ class _Sweeper:
 
     def _forward(self) -> None:
         features = []
-        for tile in self.plan.tiles:
+        tiles = [self.plan.tiles[number] for number in self.remaining.tiles]
+        for tile in tiles:
             for number, rows in tile.batches:
                 features.append(self.passes.forward(number, self._batch(rows)))
                 self.count(self.plan.forward_flops(rows))
-        passed = np.concatenate([tile.rows for tile in self.plan.tiles])
+        passed = np.concatenate([tile.rows for tile in tiles])
         self.result.features = torch.cat(features).double().cpu()[np.argsort(passed)]
 
     def _unit(self, unit: int) -> Iterator[tuple[Pair, PieceSums]]:
         """The sums of one unit; hands the gradients of every tile on to the next unit."""
         steps = self.remaining.steps(unit)
         last_loads = _last_loads(steps)
-        for tile in range(len(self.plan.tiles)):
+        for tile in self.remaining.tiles:
             # Nothing of this tile is left to contract here, but the units below need its gradients.
             if tile not in last_loads:
                 self._pass(unit, tile, keep=(), final=True)

@@ -285,6 +285,18 @@ class Schedule:
             counts[first:end] = max(met - itself, 1) if met else 0
         return np.minimum(counts, 1) if self.hold_all else counts
 
+    @property
+    def count(self) -> int:
+        """How many steps there are."""
+        if self.hold_all:
+            return 1
+        # Of two tiles each, but that of a tile which meets itself alone.
+        alone = sum(
+            related == {group} and self._size(group) == 1
+            for group, related in self._related.items()
+        )
+        return (int(self.steps_of_tiles.sum()) + alone) // 2
+
     @cached_property
     def loads_of_tiles(self) -> Integers:
         """For how many steps each tile passes again [k], as the step before did not hold it."""

@@ -169,6 +169,14 @@ def locked(folder: Path, doing: str = "training in", setting: str = "output_dir"
         lock.release()
 
 
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Wait until no other process holds the folder, at most so long."""
+    if not (folder / _LOCK).exists():
+        return
+    with suppress(Timeout, OSError), FileLock(folder / _LOCK, timeout=seconds):
+        (folder / _LOCK).unlink(missing_ok=True)
+
+
 def now() -> str:
     """The time as records have it: UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

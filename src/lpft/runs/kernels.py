@@ -13,6 +13,7 @@ import torch
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
+from lpft.executors import get_executor
 from lpft.files import readable_size, write_json
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
@@ -54,12 +55,14 @@ def compute_kernels(
     data: TextData | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    executor: str = "local",
+    workers: int = 1,
 ) -> KernelRecord:
     """The kernels that ``config`` asks for, in its output folder; finished ones are not repeated.
 
     ``data`` are those of the configuration, where the caller has read them already. A computation
     that Ctrl-C or a crash ends leaves its finished pieces in the folder; with ``resume`` it goes on
-    from them.
+    from them. ``workers`` of ``executor`` share the pieces, as in :func:`lpft.ntk.empirical_ntk`.
 
     Raises:
         InputError: data, model, a setting or the folder is not usable, or the folder holds kernels
@@ -78,7 +81,7 @@ def compute_kernels(
         check_same_kernels(finished, config, Fingerprints.model_validate(current), run)
         logger.info("%s is finished already", folder)
         return finished
-    computation = KernelComputation(config, run, data)
+    computation = KernelComputation(config, run, data, executor=executor, workers=workers)
     with locked(folder):
         if not resume:
             shutil.rmtree(folder / WORK, ignore_errors=True)
@@ -101,8 +104,16 @@ class KernelComputation:
     """
 
     def __init__(
-        self, config: KernelConfig, run: Path | None = None, data: TextData | None = None
+        self,
+        config: KernelConfig,
+        run: Path | None = None,
+        data: TextData | None = None,
+        *,
+        executor: str = "local",
+        workers: int = 1,
     ) -> None:
+        get_executor(executor, workers)
+        self._executor, self._workers = executor, workers
         if run is None:
             _refuse_contrastive(config.kernels.methods)
         self.config = config
@@ -267,6 +278,8 @@ class KernelComputation:
                 memory=settings.memory,
                 cache_dir=self.config.output_dir / WORK / f"pass-{number}",
                 device=self.config.run.training.device,
+                executor=self._executor,
+                workers=self._workers,
             ),
             detailed=(kernel_passes.TRAIN,),
         )

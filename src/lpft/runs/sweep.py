@@ -19,6 +19,7 @@ from typing import Any
 
 from lpft.data import TextData, check_data, load_data
 from lpft.errors import InputError, explain, unexpected
+from lpft.executors import get_executor
 from lpft.files import write_json
 from lpft.results.folder import (
     SEARCH_RECORD,
@@ -27,6 +28,7 @@ from lpft.results.folder import (
     locked,
     read_record,
     results_found,
+    wait_until_free,
 )
 from lpft.results.formats import duration
 from lpft.results.resume import (
@@ -41,7 +43,6 @@ from lpft.results.resume import (
     run_name,
     start_record,
 )
-from lpft.runs.executors import get_executor
 from lpft.runs.findings import log_findings
 from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Grid, Point, SweepConfig
 from lpft.runs.train import train_run
@@ -56,12 +57,21 @@ _DIED = (
 )
 
 
+SECONDS_TO_END = 120
+"""How long a run's folder may still be held by a worker whose sweep was killed, or by a machine
+that was lost: a disk that is shared by NFS keeps its locks for up to 90 seconds."""
+
+
 @dataclass(frozen=True)
 class Attempt:
-    """A run to train; ``replace`` whatever its folder holds, or else go on with it."""
+    """A run to train: go on with what its folder holds, or replace it.
+
+    A run is replaced that began ``replaces_before`` this time, so that a second attempt, after the
+    machine of the first was lost, goes on with what the first left.
+    """
 
     config: RunConfig
-    replace: bool
+    replaces_before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ def train_sweep(
     *,
     executor: str = "local",
     workers: int = 1,
+    cpus_per_run: float | None = None,
+    gpus_per_run: float | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> SweepResult:
@@ -92,6 +104,7 @@ def train_sweep(
     """
     runs = sweep.runs(folder)
     how: dict[str, Any] = {"executor": executor, "workers": workers}
+    how |= {"cpus_per_run": cpus_per_run, "gpus_per_run": gpus_per_run}
     if sweep.grid is None:
         return run_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
     # Both records are written before any run, so that a killed sweep knows what it replaces.
@@ -143,6 +156,8 @@ def run_sweep(
     folder: Path,
     executor: str = "local",
     workers: int = 1,
+    cpus_per_run: float | None = None,
+    gpus_per_run: float | None = None,
     resume: bool = False,
     overwrite: bool = False,
     impossible: Mapping[Path, str] | None = None,
@@ -155,8 +170,11 @@ def run_sweep(
 
     Args:
         configs: the runs; those that are equal, folder included, are run once.
-        executor: a name of :data:`lpft.runs.executors.EXECUTORS`. Programs that ask for several
+        executor: a name of :data:`lpft.executors.EXECUTORS`. Programs that ask for several
             local workers start new processes, so they need ``if __name__ == "__main__"``.
+        cpus_per_run: threads of each run (default: an equal share of all cores).
+        gpus_per_run: of each run, below 1 for several on one GPU (default: an equal share, at most
+            one).
         impossible: output folders of runs that cannot be tried, and why; they count as failed.
 
     Raises:
@@ -168,6 +186,8 @@ def run_sweep(
         folder=folder,
         executor=executor,
         workers=workers,
+        cpus_per_run=cpus_per_run,
+        gpus_per_run=gpus_per_run,
         resume=resume,
         overwrite=overwrite,
     )
@@ -187,8 +207,8 @@ def run_sweep(
             else:
                 progress.add(config, planned)
         logger.info("%d runs in '%s', %d of them to do", len(runs), folder, len(todo))
-        execute = get_executor(executor, workers)
-        with closing(execute(attempt, attempts, workers)) as ends:
+        execute = get_executor(executor, workers, cpus=cpus_per_run, gpus=gpus_per_run)
+        with closing(execute(attempt, attempts)) as ends:
             for position, ended in ends:
                 progress.add(todo[position], _outcome(todo[position], ended))
     outcomes = tuple(progress.outcomes[config.output_dir] for config in runs)
@@ -201,6 +221,8 @@ def begin_sweep(
     folder: Path,
     executor: str,
     workers: int,
+    cpus_per_run: float | None = None,
+    gpus_per_run: float | None = None,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -210,7 +232,7 @@ def begin_sweep(
         InputError: as :func:`run_sweep`.
     """
     folders = [config.output_dir for config in distinct_runs(configs)]
-    get_executor(executor, workers)
+    get_executor(executor, workers, cpus=cpus_per_run, gpus=gpus_per_run)
     _check_output(folder, folders, resume=resume, overwrite=overwrite)
     with locked(folder):
         start_record(
@@ -259,10 +281,10 @@ def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Att
     there = replace(config, output_dir=folder.resolve())
     try:
         if record.replaces(folder):
-            return Attempt(there, replace=True)
+            return Attempt(there, replaces_before=record.started)
         run = read_record(folder)
         if run is None or finished_run(config, run) is None:
-            return Attempt(there, replace=False)
+            return Attempt(there)
     except InputError as error:
         return RunOutcome(folder, "failed", str(error), None)
     return RunOutcome(folder, "skipped", None, run.timings.get("total"))
@@ -355,13 +377,19 @@ def attempt(task: Attempt) -> Ended:
     logger.info("training %s", task.config.output_dir)
     started = perf_counter()
     reason = None
+    folder = task.config.output_dir
+    wait_until_free(folder, SECONDS_TO_END)
     try:
         data = _read_data(task.config.data)
+        replaces = False
+        if task.replaces_before is not None:
+            record = read_record(folder)
+            replaces = record is not None and record.started < task.replaces_before
         train_run(
             task.config,
             data=data,
-            resume=not task.replace,
-            overwrite=task.replace,
+            resume=not replaces,
+            overwrite=replaces,
             log_label_errors=False,
         )
     except Exception as error:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import sweep_work
 
+from lpft import executors
 from lpft.errors import InputError
-from lpft.runs import executors
-from lpft.runs.executors import available_cores, get_executor, run_local
+from lpft.executors import available_cores, get_executor, run_local
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
 
 
 def children():
@@ -76,7 +76,7 @@ def test_workers_of_a_parent_that_is_killed_end_by_themselves(tmp_path):
     script.write_text(
         "import sys, sweep_work\n"
         "from pathlib import Path\n"
-        "from lpft.runs.executors import run_local\n"
+        "from lpft.executors import run_local\n"
         "if __name__ == '__main__':\n"
         "    paths = [Path(name) for name in sys.argv[1:]]\n"
         "    list(run_local(sweep_work.wait_for_interruption, paths, 2))\n"
@@ -109,6 +109,39 @@ def is_alive(process: int) -> bool:
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.parametrize(
+    ("gpus", "workers", "each", "expected"),
+    [
+        ("", 2, None, [None, None]),
+        ("0,1", 2, None, ["0", "1"]),
+        ("3,5", 4, None, ["3", "5", "3", "5"]),
+        ("0,1,2,3", 2, None, ["0", "1"]),
+        ("0,1,2,3", 2, 2, ["0,1", "2,3"]),
+        ("0", 2, 0.5, ["0", "0"]),
+        ("0", 2, 0, ["", ""]),
+    ],
+)
+def test_local_workers_have_gpus_of_their_own(monkeypatch, gpus, workers, each, expected):
+    monkeypatch.setattr(executors, "visible_gpus", lambda: gpus.split(",") if gpus else [])
+    found = executors._devices(workers, each)
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in found] == expected
+
+
+def test_more_gpus_than_there_are_and_numbers_out_of_range_are_refused(monkeypatch):
+    for gpus, each in (("", 1), ("0", 1), ("0,1", 2), ("", 0.5)):
+        monkeypatch.setattr(
+            executors, "visible_gpus", lambda gpus=gpus: gpus.split(",") if gpus else []
+        )
+        with pytest.raises(InputError, match="more GPUs than"):
+            executors._devices(3, each)
+    for wrong in ({"cpus": 0}, {"cpus": -1.0}, {"cpus": float("nan")}):
+        with pytest.raises(InputError, match=r"cpus_per_run .* must be a number above 0"):
+            get_executor("local", 2, **wrong)
+    for gpus in (-1, -0.5, 1.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"gpus_per_run .* must be a fraction"):
+            get_executor("local", 2, gpus=gpus)
+
+
 def test_unknown_executors_and_missing_packages_are_named(monkeypatch):
     with pytest.raises(InputError, match="executor cluster is unknown: expected one of local, ray"):
         get_executor("cluster", 1)
@@ -125,5 +158,5 @@ def test_ray_does_every_task_and_survives_one_that_dies(monkeypatch):
     pytest.importorskip("ray", reason="the ray extra is not installed")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     tasks = ["a", "die", "b", "c"]
-    done = dict(get_executor("ray", 2)(sweep_work.die_if_told, tasks, 2))
+    done = dict(get_executor("ray", 2)(sweep_work.die_if_told, tasks))
     assert done == {0: "a", 1: None, 2: "b", 3: "c"}
