@@ -1,4 +1,4 @@
-"""Fine-tuning: the accuracy of bfloat16 beside float32, trained on the same rows with the same seeds.
+"""Fine-tuning: the accuracy of bfloat16 beside float32, on the same rows with the same seeds.
 
     python benchmarks/fine_tuning.py accuracy --data-dir DIR --cells DIR
     python benchmarks/fine_tuning.py accuracy --cells DIR --summary
@@ -31,13 +31,16 @@ PRECISIONS = ("float32", "bfloat16")
 MEASURES = ("accuracy", "nll", "ece")
 
 
-def trained(data: str, precision: str, seed: int, method: str, data_dir: Path) -> dict[str, Any]:
+def trained(
+    data: str, precision: str, seed: int, method: str, epochs: float, data_dir: Path
+) -> dict[str, Any]:
     """Scores on the test rows, calibrated where they depend on it, and the CPU seconds taken."""
     values = {
         "task": data,
         "data_dir": str(data_dir),
         "split_protocol": "stratified",
         "method": method,
+        "epochs": epochs,
         "seed": seed,
         "precision": precision,
         "device": "cpu",
@@ -55,6 +58,7 @@ def trained(data: str, precision: str, seed: int, method: str, data_dir: Path) -
         "nll": calibrated["nll"],
         "ece": calibrated["ece"],
         "rows": test["rows"],
+        "epochs": epochs,
         "cpu_seconds": round(seconds, 1),
     }
 
@@ -103,7 +107,9 @@ def accuracy(options: argparse.Namespace) -> None:
     for seed, data, precision in product(range(options.seeds), DATA, PRECISIONS):
         path = options.cells / f"{data}_{options.method}_{precision}_{seed}"
         if not path.is_file():
-            result = trained(data, precision, seed, options.method, options.data_dir)
+            result = trained(
+                data, precision, seed, options.method, options.epochs, options.data_dir
+            )
             path.write_text(json.dumps(result))
             print(path.name, result, flush=True)
 
@@ -115,6 +121,7 @@ def main() -> None:
     command.add_argument("--data-dir", type=Path, help="folder of the official release files")
     command.add_argument("--cells", type=Path, required=True, help="folder of finished trainings")
     command.add_argument("--method", default="lp-ft")
+    command.add_argument("--epochs", type=float, default=10.0)
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--summary", action="store_true", help="record the table, train nothing")
     command.set_defaults(action=accuracy)

@@ -115,7 +115,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         class_weight: ClassWeight | None = None,
         revision: str | None = None,
         device: Device = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "auto",
         report_to: str = "none",
         target_accuracy: float | None = None,
         target_coverage: float | None = None,

@@ -188,6 +188,20 @@ class Validation(Part):
     folds: int | None = None
 
 
+class PrecisionRecord(Part):
+    """The precision that ``auto`` chose for fine-tuning, and why.
+
+    ``logit_difference`` and ``gradient_difference`` are those of one batch from float32, relative,
+    where they were measured; ``units`` what multiplies bfloat16 on the machine, if anything.
+    """
+
+    used: str
+    reason: str
+    units: str | None = None
+    logit_difference: Number = None
+    gradient_difference: Number = None
+
+
 class FewerRowsRecord(Part):
     """``during`` what memory ran out, and how many ``rows`` were computed at once from then on."""
 
@@ -292,6 +306,7 @@ class RunRecord(Record):
     undertrained: list[str] = Field(default_factory=list)
     probe: dict[str, Any] | None = None
     fewer_rows: list[FewerRowsRecord] = Field(default_factory=list)
+    precision: PrecisionRecord | None = None
     timings: Mapping[str, Number] = Field(default_factory=dict)
     selection: Selection | None = None
     finished: str | None = None

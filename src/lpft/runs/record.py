@@ -97,7 +97,14 @@ def write_results(
     if config.output.save_features:
         write_head(folder, fit.classifier.model.head)
     write_history(folder, fit.history)
-    card = model_card(config, data, metrics.as_json(), fit.temperature.reason, findings)
+    card = model_card(
+        config,
+        data,
+        metrics.as_json(),
+        fit.temperature.reason,
+        findings,
+        None if fit.precision is None else fit.precision.reason,
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
     return metrics.as_json()
 
@@ -165,10 +172,12 @@ def model_card(
     metrics: dict[str, Any],
     reason: str | None,
     findings: Sequence[FindingRecord] = (),
+    precision: str | None = None,
 ) -> str:
     """Markdown with the data, the method, ID beside OOD, calibration, use and limits.
 
-    ``reason`` says why the temperature stayed 1, if it did.
+    ``reason`` says why the temperature stayed 1, if it did, ``precision`` why fine-tuning computed
+    in the one that it did, if that was chosen.
     """
     template = markdown_template(
         "lpft.runs", "card.md.j2", cell=markdown_cell, number=three_decimals, rows=_rows_in_words
@@ -188,6 +197,7 @@ def model_card(
         method=METHODS[config.training.method],
         paired=isinstance(data.train.texts[0], tuple),
         reason=reason,
+        precision=precision,
         findings=findings,
         library="lpft",
     )

@@ -27,6 +27,7 @@ from lpft.results.schema import (
     DataRecord,
     FewerRowsRecord,
     Fingerprints,
+    PrecisionRecord,
     RunRecord,
     UnusableRecord,
     Validation,
@@ -114,6 +115,10 @@ def train_run(
             clear(folder, record)
         else:
             check_same_inputs(folder, going_on.fingerprints, fingerprints)
+            if config.training.precision == "auto":  # whatever it was, it stays
+                before = going_on.config.get("precision", "float32")
+                training = config.training.model_copy(update={"precision": before})
+                config = replace(config, training=training)
         surroundings = environment(device)
         record = RunRecord(
             status="running",
@@ -174,6 +179,15 @@ def _train_locked(
         on_history=lambda rows: write_history(folder, rows),
         keep_checkpoints=config.output.keep_checkpoints,
     )
+    if fit.precision is not None:
+        # A record and its hash have what was computed: on another machine it may be another one.
+        training = settings.model_copy(update={"precision": fit.precision.used})
+        config = replace(config, training=training)
+        record = record.updated(
+            config=config.flat(),
+            config_hash=config.hash(),
+            precision=PrecisionRecord(**asdict(fit.precision)),
+        )
     evaluated = perf_counter()
     known = {"validation": fit.validation.features}
     if not get_method(settings.method).fine_tunes:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lpft.errors import InputError, named
-from lpft.paper import MAX_LENGTH, MODEL, PROBE_SCORING, published_hyperparameters
+from lpft.paper import MAX_LENGTH, MODEL, PRECISION, PROBE_SCORING, published_hyperparameters
 from lpft.settings import (
     MINILM,
     DataSettings,
@@ -291,7 +291,11 @@ def _resolved(data: DataSettings, training: TrainingSettings) -> TrainingSetting
         known = None if data.task is None else published_hyperparameters(data.task, training.method)
         published = {"max_length": MAX_LENGTH, "probe_scoring": PROBE_SCORING}
         published |= {} if known is None else known
-    return _local_model(resolve(training, published))
+    resolved = _local_model(resolve(training, published))
+    fine_tunes = METHODS[training.method].fine_tunes
+    if data.split_protocol == "paper" and fine_tunes and training.precision == "auto":
+        return resolved.model_copy(update={"precision": PRECISION})
+    return resolved
 
 
 def _local_model(training: TrainingSettings) -> TrainingSettings:
@@ -444,6 +448,8 @@ def changed(
     for name in deciding(what):
         filled_later = fields[name].filled_by_model or fields[name].filled_by_data
         if name not in asked or (asked[name] is None and filled_later):
+            continue
+        if asked[name] is not None and asked[name] == fields[name].left_open:
             continue
         if name not in recorded and asked[name] == fields[name].before:
             continue

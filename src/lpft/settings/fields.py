@@ -73,6 +73,8 @@ class Setting:
     """Whether the model says what None stands for, so that None agrees with any value."""
     filled_by_data: bool = False
     """The same of the data."""
+    left_open: Any = None
+    """The value that training replaces by another one, so that it agrees with any."""
     before: Any = None
     """What records that are older than the setting stand for, where it is not the default."""
     same_time: bool = False

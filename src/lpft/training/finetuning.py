@@ -245,10 +245,11 @@ def train_steps(
                 raise
             fitting = fitting.fewer(training=model.training)
         else:
+            _in_float32(trainer)
             return trainer
         # Outside the handler: the error holds on to all that was computed.
         fitting.write(folder)
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        _in_float32(trainer)
         changed = trainer.state.global_step > 0
         del trainer
         model.zero_grad(set_to_none=True)
@@ -257,6 +258,14 @@ def train_steps(
             with torch.no_grad(), safe_open(folder / _START, "pt") as file:
                 for name, value in trained.items():  # one at a time: there is little memory
                     value.copy_(file.get_tensor(name))
+
+
+def _in_float32(trainer: Trainer) -> None:
+    """Undo what accelerate did to the model's ``forward`` to compute in another precision."""
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    own = model.__dict__.pop("_original_forward", None)
+    if own is not None:
+        model.forward = own
 
 
 @dataclass(frozen=True)
@@ -506,7 +515,11 @@ class _SampledTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         labels, row_weights = inputs.pop("labels"), inputs.pop(_WEIGHTS, None)
-        outputs = model(**inputs)
+        forward: Callable[..., Any] = model
+        if not model.training:  # accelerate would evaluate in the training's precision too
+            inner = self.accelerator.unwrap_model(model)
+            forward = getattr(inner, "_original_forward", inner)
+        outputs = forward(**inputs)
         loss = self.compute_loss_func(outputs, labels, num_items_in_batch, row_weights)
         return (loss, outputs) if return_outputs else loss
 

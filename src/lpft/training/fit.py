@@ -55,6 +55,7 @@ from lpft.training.history import (
     in_order,
     signs_of_undertraining,
 )
+from lpft.training.precision import PrecisionChoice, with_precision
 from lpft.training.probing import LinearProbe, install_probe
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Fit:
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
     linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
     ``validation`` what it was fitted on; ``best`` the epoch of fine-tuning that was kept;
+    ``precision`` how that of fine-tuning was chosen, None where it was not;
     ``undertrained`` what speaks for training longer; ``adapter`` the unmerged adapter's folder,
     ``checkpoints`` that of the weights of every epoch.
     """
@@ -105,6 +107,7 @@ class Fit:
     adapter: Path | None
     timings: dict[str, float]
     checkpoints: Path | None = None
+    precision: PrecisionChoice | None = None
 
 
 def fit_classifier(
@@ -154,7 +157,8 @@ def fit_classifier(
         ) -> FoldScores:
             copied = copy.deepcopy(start)
             model, first = _begin(copied, inside, settings, method, logging.DEBUG)
-            name, rows = f"{words}, {name}", (inside, held_out, settings)
+            computed, _ = with_precision(model, inside, settings, folder)
+            name, rows = f"{words}, {name}", (inside, held_out, computed)
             if not method.contrastive:
                 return finetune_scored(model, *rows, folder=part, name=name)
             assert first is not None
@@ -181,6 +185,7 @@ def fit_classifier(
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
         checkpoints, inverse_strength = folder / "checkpoints", 0.0
+        settings, precision = with_precision(trained, train, settings, folder)
         kept = EpochWeights(trained, folder / "epochs") if keep_checkpoints else None
         if kept is not None:
             kept.begin(checkpoints, epochs)
@@ -278,6 +283,7 @@ def fit_classifier(
         history=history,
         adapter=adapter,
         checkpoints=None if kept is None else kept.folder,
+        precision=precision,
         timings={"probing": probed - folded, "finetuning": finetuned - probed + folded - started},
     )
 
