@@ -10,10 +10,10 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from types import FrameType
@@ -150,23 +150,59 @@ def run_on_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    with _connected(ray):
+        yield from _on_cluster(ray, function, tasks, workers, _resources(ray, workers, cpus, gpus))
+
+
+EXECUTORS: dict[str, Callable[..., Generator[tuple[int, Any], None, None]]] = {
+    "local": run_local,
+    "ray": run_on_ray,
+}
+"""Every executor by the name that ``--executor`` takes."""
+
+
+@contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    """Within this context there is a cluster, and Ray prints nothing.
+
+    It would print what its machines log to standard output, where results go.
+    """
+    from ray._private import worker
+
+    printed = getattr(worker, "_worker_logs_enabled", True)
     ours = not ray.is_initialized()
-    if ours:
-        try:
-            ray.init(log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"there is no Ray cluster to connect to ({one_line(error)}): start one with ray "
-                "start --head, or unset RAY_ADDRESS to use this machine alone"
-            ) from error
-    running: dict[Any, int] = {}
     try:
-        wanted = _resources_per_task(ray, workers, cpus, gpus)
-        _check_machines(ray, wanted)
-        # Ray would try again whatever died; which of it is worth a try is decided below.
-        remote = ray.remote(max_retries=0, **wanted)(function)
-        waiting = deque(enumerate(tasks))
-        losses: Counter[int] = Counter()
+        worker._worker_logs_enabled = False
+        if ours:
+            ray.init(log_to_driver=False, logging_level="CRITICAL")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        worker._worker_logs_enabled = printed
+        raise InputError(
+            f"there is no Ray cluster to connect to ({one_line(error)}): start one with ray start "
+            "--head, or unset RAY_ADDRESS to use this machine alone"
+        ) from error
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+        worker._worker_logs_enabled = printed
+
+
+def _on_cluster(
+    ray: Any,
+    function: Callable[[Task], Done],
+    tasks: Sequence[Task],
+    workers: int,
+    wanted: dict[str, float],
+) -> Generator[tuple[int, Done | None], None, None]:
+    running: dict[Any, int] = {}
+    losses: Counter[int] = Counter()
+    waiting = deque(enumerate(tasks))
+    _check_machines(ray, wanted)
+    # Ray would try again whatever died; which of it is worth a try is decided below.
+    remote = ray.remote(max_retries=0, **wanted)(function)
+    try:
         while waiting or running:
             while waiting and len(running) < workers:
                 position, task = waiting.popleft()
@@ -198,15 +234,6 @@ def run_on_ray(
             ray.cancel(reference)
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=SECONDS_TO_STOP)
-        if ours:
-            ray.shutdown()
-
-
-EXECUTORS: dict[str, Callable[..., Generator[tuple[int, Any], None, None]]] = {
-    "local": run_local,
-    "ray": run_on_ray,
-}
-"""Every executor by the name that ``--executor`` takes."""
 
 
 def visible_gpus() -> list[str]:
@@ -311,9 +338,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _resources_per_task(
-    ray: Any, workers: int, cpus: float | None, gpus: float | None
-) -> dict[str, float]:
+def _resources(ray: Any, workers: int, cpus: float | None, gpus: float | None) -> dict[str, float]:
     """Each task's share of the cluster's cores and GPUs, at most those of its largest machine."""
 
     machines = _machines(ray)
