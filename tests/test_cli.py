@@ -41,7 +41,8 @@ TRAIN_OPTIONS = (
     "test-file", "ood", "text-columns", "label-column", "column-names", "split-protocol", "seed",
     "max-length", "epochs", "batch-size", "learning-rate", "head-scale", "lora-rank", "lora-alpha",
     "weight-decay", "no-head-bias", "class-weight", "template", "revision", "max-train-samples",
-    "device", "precision", "report-to", "resume", "output-dir", "config", "overwrite", "json",
+    "device", "precision", "gradient-accumulation-steps", "gradient-checkpointing", "report-to",
+    "resume", "output-dir", "config", "overwrite", "json",
     "no-save-model", "save-features", "no-texts-in-report", "target-accuracy", "target-coverage",
     "abstain-below", "data-name", "max-validation-samples",
 )  # fmt: skip

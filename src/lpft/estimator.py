@@ -116,6 +116,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         revision: str | None = None,
         device: Device = "auto",
         precision: Precision = "auto",
+        gradient_accumulation_steps: int = 1,
+        gradient_checkpointing: bool = False,
         report_to: str = "none",
         target_accuracy: float | None = None,
         target_coverage: float | None = None,
@@ -146,6 +148,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.revision = revision
         self.device = device
         self.precision = precision
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.gradient_checkpointing = gradient_checkpointing
         self.report_to = report_to
         self.target_accuracy = target_accuracy
         self.target_coverage = target_coverage

@@ -14,8 +14,10 @@ from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.memory import recorded_reductions
 from lpft.model import build_classifier
+from lpft.model.adapters import adapt
 from lpft.model.inference import extract_features, head_logits
 from lpft.settings import TrainingSettings, resolve
+from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs
 from lpft.training.finetuning import _mean_loss, _SeededLengthSampler, check_trackers, finetune
 from lpft.training.history import EpochRule
@@ -303,3 +305,65 @@ def test_a_training_in_parts_that_was_stopped_goes_on_in_parts_to_the_same_resul
     assert history == expected
     for name, value in classifier.model.state_dict().items():
         assert torch.equal(value, trained[name]), name
+
+
+def trained_weights(classifier, tmp_path, **changes):
+    """The weights that two epochs of fine-tuning end with, and the most rows in one pass."""
+    train, validation = split_of(classifier, 24), split_of(classifier, 8, seed=1)
+    start, real, passes = copy.deepcopy(classifier.model.state_dict()), classifier.model.forward, []
+
+    def forward(*arguments, **inputs):
+        if classifier.model.training:
+            passes.append(len(inputs["input_ids"]))
+        return real(*arguments, **inputs)
+
+    classifier.model.forward = forward
+    run(classifier, train, validation, tmp_path, epochs=2, **changes)
+    del classifier.model.forward
+    weights = copy.deepcopy(classifier.model.state_dict())
+    classifier.model.load_state_dict(start)
+    return weights, max(passes)
+
+
+def test_parts_of_a_batch_are_the_whole_batch(classifier, tmp_path):
+    without_dropout(classifier)
+    whole, most = trained_weights(classifier, tmp_path / "whole")
+    assert most == 8
+    parts, most = trained_weights(classifier, tmp_path / "parts", gradient_accumulation_steps=4)
+    assert most == 2
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match="expected a divisor of batch_size, 8"):
+        resolve(TrainingSettings(batch_size=8, gradient_accumulation_steps=3))
+
+
+def test_layers_that_are_computed_twice_change_nothing(classifier, tmp_path):
+    # with dropout, whose elements must be the same in both
+    kept, _ = trained_weights(classifier, tmp_path / "kept")
+    layer = type(classifier.model.encoder.encoder.layer[0])
+    calls, real = [], layer.feed_forward_chunk
+
+    def counted(*arguments):
+        calls.append(torch.is_grad_enabled())
+        return real(*arguments)
+
+    layer.feed_forward_chunk = counted
+    try:
+        twice, _ = trained_weights(classifier, tmp_path / "twice", gradient_checkpointing=True)
+    finally:
+        layer.feed_forward_chunk = real
+    assert sum(calls) == 2 * 2 * 6  # layers, computed twice, in six steps
+    for name, value in kept.items():
+        assert torch.equal(twice[name], value), name
+    assert not classifier.model.is_activation_checkpointing
+
+
+def test_a_prefix_does_not_train_with_layers_that_are_computed_twice(tmp_path):
+    folder = save_tiny_model("gpt2", tmp_path / "model")
+    classifier = build_classifier(str(folder), CLASSES, seed=0, max_length=32)
+    settings = resolve(TrainingSettings(method="prefix", prefix_length=2, batch_size=8))
+    prefixed = adapt(classifier.model, get_method("prefix"), settings)
+    changes = {"method": "prefix", "gradient_checkpointing": True}
+    rows = split_of(classifier, 16)
+    with pytest.raises(InputError, match="gradient_checkpointing does not work here"):
+        run(replace(classifier, model=prefixed), rows, rows, tmp_path, **changes)

@@ -353,6 +353,21 @@ class TrainingSettings(Settings):
         left_open="auto",
         **_TUNING,
     )
+    gradient_accumulation_steps: int = setting(
+        1,
+        "parts in which a step of fine-tuning computes its batch, one after the other, to save "
+        "memory; --batch-size stays the rows of the whole step, and must be a multiple",
+        ge=1,
+        **_TUNING,
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "compute every layer a second time in the backward pass instead of keeping what it "
+        "computed: less memory, about a third more time, the same result",
+        decides=Decides.NOTHING,
+        needs="fine-tuning",
+        commands=("train", "reproduce"),
+    )
     report_to: str = setting(
         "none",
         "experiment trackers of the Trainer: none, tensorboard, wandb, mlflow, ...",
@@ -540,7 +555,14 @@ def resolve(
                 filled[name] = item.filled_for_minilm.get(method.name, by_trained)
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
-    return settings.model_copy(update=filled)
+    resolved = settings.model_copy(update=filled)
+    batch_size, parts = resolved.batch_size, resolved.gradient_accumulation_steps
+    if batch_size is not None and batch_size % parts:
+        raise InputError(
+            f"{named('gradient_accumulation_steps')} {parts}: expected a divisor of "
+            f"{named('batch_size')}, {batch_size}, which is computed in so many equal parts"
+        )
+    return resolved
 
 
 def passes(settings: TrainingSettings, rows: int) -> float:

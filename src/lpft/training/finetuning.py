@@ -212,8 +212,12 @@ def train_steps(
     step and logits. Without an ``objective`` it is that of :func:`finetune`.
     """
     assert settings.batch_size is not None, "settings must be resolved"
+    if settings.gradient_checkpointing:
+        _check_checkpointing(model)
     scored = _EVALUATION_ROWS if validation is None else len(validation.tokens)
-    fitting = _RowsAtOnce.read(folder, settings.batch_size, min(scored, _EVALUATION_ROWS))
+    part = settings.batch_size // settings.gradient_accumulation_steps
+    whole = _RowsAtOnce(settings.batch_size, part, min(scored, _EVALUATION_ROWS))
+    fitting = whole.read(folder)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     folder.mkdir(parents=True, exist_ok=True)
     with replace_when_written(folder / _START) as start:
@@ -245,11 +249,11 @@ def train_steps(
                 raise
             fitting = fitting.fewer(training=model.training)
         else:
-            _in_float32(trainer)
+            _as_before(trainer)
             return trainer
         # Outside the handler: the error holds on to all that was computed.
         fitting.write(folder)
-        _in_float32(trainer)
+        _as_before(trainer)
         changed = trainer.state.global_step > 0
         del trainer
         model.zero_grad(set_to_none=True)
@@ -260,12 +264,34 @@ def train_steps(
                     value.copy_(file.get_tensor(name))
 
 
-def _in_float32(trainer: Trainer) -> None:
-    """Undo what accelerate did to the model's ``forward`` to compute in another precision."""
+def _check_checkpointing(model: nn.Module) -> None:
+    """Refuse to compute layers twice where the library cannot, or would drop a part of them.
+
+    Raises:
+        InputError: it cannot.
+    """
+    classifier: Any = plain_classifier(model)
+    reason = None
+    tokens = classifier.virtual_tokens
+    if tokens is not None and tokens.kind == "prefix":
+        reason = "layers that are computed twice read no prefix"
+    elif not any(hasattr(part, "gradient_checkpointing") for part in classifier.encoder.modules()):
+        reason = f"Transformers has none for {classifier.encoder.config.model_type}"
+    if reason is not None:
+        raise InputError(
+            f"{named('gradient_checkpointing')} does not work here, as {reason}: leave it out; "
+            f"{named('gradient_accumulation_steps')} saves memory too"
+        )
+
+
+def _as_before(trainer: Trainer) -> None:
+    """Undo what Trainer set on the model: its precision and layers that are computed twice."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     own = model.__dict__.pop("_original_forward", None)
     if own is not None:
         model.forward = own
+    if trainer.args.activation_checkpointing:
+        plain_classifier(model).activation_checkpointing_disable()  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -276,23 +302,23 @@ class _RowsAtOnce:
     training: int
     evaluation: int
 
-    @classmethod
-    def read(cls, folder: Path, batch_size: int, evaluation: int) -> "_RowsAtOnce":
-        """What was found before the training was stopped; otherwise whole batches."""
-        whole = cls(batch_size, batch_size, evaluation)
+    def read(self, folder: Path) -> "_RowsAtOnce":
+        """What was found before the training was stopped; otherwise what was asked for, this."""
         try:
             values = json.loads((folder / _ROWS_AT_ONCE).read_text(encoding="utf-8"))
-            found = cls(batch_size, int(values["training"]), int(values["evaluation"]))
+            found = replace(
+                self, training=int(values["training"]), evaluation=int(values["evaluation"])
+            )
         except FileNotFoundError:
-            return whole
+            return self
         except (OSError, ValueError, KeyError, TypeError):
             logger.warning("'%s' is damaged: trying whole batches again", folder / _ROWS_AT_ONCE)
-            return whole
-        if found.training < 1 or batch_size % found.training or found.evaluation < 1:
-            return whole
-        if found.training < batch_size:
+            return self
+        if found.training < 1 or self.batch_size % found.training or found.evaluation < 1:
+            return self
+        if found.training < self.training:
             record_reduction(_IN_TRAINING, found.training)
-        if found.evaluation < evaluation:
+        if found.evaluation < self.evaluation:
             record_reduction(_IN_EVALUATION, found.evaluation)
         return found
 
@@ -348,6 +374,8 @@ def _trainer(
         seed=settings.seed,
         bf16=settings.precision == "bfloat16",
         fp16=settings.precision == "float16",
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=device.type == "cpu",
         eval_strategy="no" if validation is None else "epoch",
         **({"save_strategy": "no"} if rule is None else _BEST_EPOCH),
