@@ -890,7 +890,7 @@ def test_a_process_keeps_its_streams_apart(data, tiny_bert, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["folder"] == str(tmp_path / "run")
     assert "\r" not in done.stderr
-    starts = ("warning: ", "look at the labels", "what fits", "fold ", "epoch ")
+    starts = ("warning: ", "look at the labels", "what fits", "fold ", "epoch ", "fine-tuning in ")
     assert [line for line in done.stderr.splitlines() if not line.startswith(starts)] == []
 
 
