@@ -153,6 +153,13 @@ def test_unknown_executors_and_missing_packages_are_named(monkeypatch):
         get_executor("ray", 1)
 
 
+def test_a_cluster_that_does_not_answer_is_named_at_once(monkeypatch):
+    pytest.importorskip("ray", reason="the ray extra is not installed")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=r"no Ray cluster to connect to \(.*refused.*RAY_ADDRESS"):
+        list(get_executor("ray", 1)(sweep_work.die_if_told, ["a"]))
+
+
 @pytest.mark.heavy
 def test_ray_does_every_task_and_survives_one_that_dies(monkeypatch):
     pytest.importorskip("ray", reason="the ray extra is not installed")

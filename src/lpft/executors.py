@@ -7,6 +7,7 @@ another process can read.
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter, deque
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from joblib.externals.loky import ProcessPoolExecutor
+from tqdm import tqdm
 
 from lpft.errors import InputError, named, one_line
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine
@@ -38,6 +40,9 @@ SECONDS_TO_STOP = 30
 
 SECONDS_TO_NOTICE = 1
 """How long it may take until Ctrl-C is noticed."""
+
+SECONDS_TO_CONNECT = 10
+"""How long a cluster's first machine may take to answer."""
 
 SECONDS_TO_LOOK = 20
 """How often the machines of a cluster are looked at while nothing ends."""
@@ -174,12 +179,13 @@ def _connected(ray: Any) -> Iterator[None]:
     try:
         worker._worker_logs_enabled = False
         if ours:
+            _reach(os.environ.get("RAY_ADDRESS", ""))
             ray.init(log_to_driver=False, logging_level="CRITICAL")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         worker._worker_logs_enabled = printed
         raise InputError(
             f"there is no Ray cluster to connect to ({one_line(error)}): start one with ray start "
-            "--head, or unset RAY_ADDRESS to use this machine alone"
+            "--head and name it by RAY_ADDRESS, or unset that to use this machine alone"
         ) from error
     try:
         yield
@@ -187,6 +193,13 @@ def _connected(ray: Any) -> Iterator[None]:
         if ours:
             ray.shutdown()
         worker._worker_logs_enabled = printed
+
+
+def _reach(address: str) -> None:
+    """See that somebody listens at ``host:port``: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
 
 
 def _on_cluster(
@@ -310,6 +323,8 @@ def _prepare_worker(parent: int) -> None:
     share_the_machine()
     quiet_libraries()
     log_to_stderr(logging.WARNING)
+    # Of threads: tqdm's own lock of processes would be reported as leaked where a worker is ended.
+    tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, _interrupt_once)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -16,12 +16,12 @@ from lpft.ntk import KernelJob, Options, empirical_ntk, request_of, studied_mode
 from lpft.ntk import job as jobs
 from lpft.ntk.storage import Layout, TileStore
 
-TEXTS = toy_texts(24)[0]
-LAYOUT = Layout(tiles=8, between_blocks="memory", workspace=1 << 22)
+TEXTS = toy_texts(10)[0]
+LAYOUT = Layout(tiles=5, between_blocks="memory", workspace=1 << 22)
 
 
 def kernel(folder, texts=TEXTS, layout=LAYOUT, model=None, **options):
-    """The kernel of a tiny BERT in 8 tiles of 3 texts."""
+    """The kernel of a tiny BERT in 5 tiles of 2 texts."""
     folder.mkdir(exist_ok=True)
     if layout is not None and not (folder / "layout.json").exists():
         layout.write(folder)
@@ -44,7 +44,7 @@ def plan_of(blocks=((0, 0),), tiles=None, workers=1):
     model = studied_model(classifier.model, classifier.tokenizer, None)
     requests = {"ntk": request_of(model)}
     options = Options(device="cpu", workers=workers, cache_dir="nowhere", memory="9GB")
-    job = KernelJob(model, requests, [TEXTS, TEXTS[:9]], blocks, options)
+    job = KernelJob(model, requests, [TEXTS * 3, TEXTS[:9]], blocks, options)
     return job.plan if tiles is None else job._make_plan(replace(LAYOUT, tiles=tiles))
 
 

@@ -237,8 +237,11 @@ def _of_workers(plan: dict[str, Any]) -> dict[str, str]:
     workers, steps = plan["workers"], plan["steps"]
     if workers == 1:
         return {}
-    few = f": only {steps} of them have something to do" if steps < workers else ""
-    return {"workers": f"{workers} share {steps} steps, two tiles at a time{few}"}
+    if steps < workers:
+        text = f"{steps} of {workers} have work: with more tiles it would take longer"
+    else:
+        text = f"{workers} share {steps} steps, two tiles at a time"
+    return {"workers": text}
 
 
 def _by_autograd(plan: dict[str, Any]) -> str:

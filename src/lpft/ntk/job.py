@@ -307,9 +307,11 @@ class KernelJob:
         shares = self.plan.shares(steps)
         if len(shares) < options.workers:
             logger.info(
-                "%d of %d workers have something to do: %d steps are left, of %d tiles",
+                "%d of %d workers have work: %d steps are left, of %d tiles",
                 *(len(shares), options.workers, len(steps), len(self.plan.tiling)),
             )
+        if len(shares) == 1 and options.executor == "local":
+            return  # this process does it as well
         work = _Work(
             self._model,
             self._requests,
