@@ -16,7 +16,7 @@ BELOW = {
     "experiments": ("report", "runs", "export", "theory"),
     "report": ("results",),
     "serve": ("runs",),
-    "runs": ("results",),
+    "runs": ("results", "export"),
     "export": ("results",),
     "results": ("ntk", "training", "analysis"),
     "theory": ("ntk",),

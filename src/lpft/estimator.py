@@ -388,11 +388,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         check_column_order(texts, self.model_.config.text_columns)
         check_texts(listed, paired=self._paired)
         tokens = tokenize(self.tokenizer_, listed, self.tokenizer_.model_max_length)
+        device = resolve_device(self.device)
         try:
             with visible_progress(self.verbose):
-                return extract_features(self.model_, tokens, device=resolve_device(self.device))
+                return extract_features(self.model_, tokens, device=device)
         finally:
-            self.model_.cpu()
+            if device.type != "cpu":
+                self.model_.cpu()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write model and tokenizer in Hugging Face form to a new or empty folder.

@@ -23,6 +23,14 @@ def readable_size(size: int) -> str:
     return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
+def default_cache_dir() -> Path:
+    """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
+    import platformdirs
+
+    named = os.environ.get("LPFT_CACHE_DIR")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
+
+
 @contextmanager
 def replace_when_written(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name once the block ends without error."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tiny_models import save_tiny_model, tiny_config, tiny_tokenizer, toy_texts
 from tokenizers.normalizers import Replace
 
-from lpft.data.tokens import Tokens, length_batches, load_tokenizer, tokenize
+from lpft.data.lengths import length_batches
+from lpft.data.tokens import Tokens, load_tokenizer, tokenize
 from lpft.errors import InputError
 
 PAD, CLS, SEP = 0, 2, 3

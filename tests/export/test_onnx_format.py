@@ -125,6 +125,7 @@ def test_files_say_what_a_program_without_lpft_needs(bert):
         "tokenizer_config.json",
         "README.md",
         "export.json",
+        "SHA256SUMS",
     }
     config = json.loads((export.folder / "config.json").read_text())
     assert config["model_type"] == "bert"

@@ -205,7 +205,7 @@ def test_a_format_has_to_be_named_and_known(lpft, model, tmp_path):
 
 def test_an_extra_that_is_missing_is_named(lpft, model, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "lpft.export.run.find_spec", lambda name: None if name == "onnxscript" else name
+        "lpft.export.onnx_classifier.find_spec", lambda name: None if name == "onnxscript" else name
     )
     target = tmp_path / "export"
     message = refused(lpft, model, "--format", "onnx", "--output-dir", target)

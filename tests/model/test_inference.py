@@ -55,7 +55,7 @@ def test_parameters_can_still_be_trained_after_being_moved(classifier, tokens):
         return move(device)
 
     classifier.model.to = moved
-    extract_features(classifier.model, tokens, device=CPU)
+    extract_features(classifier.model, tokens, device=torch.device("cpu", 0))  # not the CPU's name
     assert not any(parameter.is_inference() for parameter in classifier.model.parameters())
     classifier.model(**tokens.batch([0, 1])).logits.sum().backward()
     assert classifier.model.head.weight.grad is not None
@@ -69,9 +69,8 @@ def test_parameters_can_still_be_trained_after_being_moved(classifier, tokens):
         RuntimeError("can't allocate memory"),
     ],
 )
-def test_out_of_memory_halves_what_is_read_at_once_for_good(
-    classifier, tokens, monkeypatch, caplog, error
-):
+def test_out_of_memory_halves_what_is_read_at_once_for_good(classifier, monkeypatch, caplog, error):
+    tokens = tokenize(classifier.tokenizer, toy_texts(40)[0], 12)  # few enough for one batch
     expected = extract_features(classifier.model, tokens, device=CPU)
     real, read = classifier.model.features, []
 

@@ -14,6 +14,7 @@ from lpft.cli.console import (
     print_json,
     print_metrics,
     print_plan,
+    print_quantization,
     print_run,
     print_table,
     standard_input,
@@ -139,10 +140,10 @@ def evaluate(options: Namespace) -> None:
     """Print a trained classifier's metrics on more data."""
     layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_folder(options.folder, "one that lpft train wrote")
-    from lpft.results.saved import open_saved
     from lpft.runs.evaluate import evaluate_saved, labelled_sets
+    from lpft.runs.predict import open_backend
 
-    saved = open_saved(options.folder, options.device)
+    saved = open_backend(options.folder, options.backend, options.device)
     sets = labelled_sets(
         saved,
         task=options.task,
@@ -167,14 +168,13 @@ def predict(options: Namespace) -> None:
     layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_prediction_options(options)
     _check_folder(options.folder, "one that lpft train wrote")
-    from lpft.results.saved import open_saved
     from lpft.runs import predict, prediction_job
 
     if options.output is not None:
         prediction_job.check_prediction_output(
             options.output, options.file, resume=options.resume, overwrite=options.overwrite
         )
-    saved = open_saved(options.folder, options.device)
+    saved = predict.open_backend(options.folder, options.backend, options.device)
     abstain_below = predict.threshold_of(saved, threshold)
     at_once, total, columns = predict.ROWS_AT_ONCE, None, list[str]()
     source: predict.InputFile | Iterable[predict.InputRow]
@@ -197,7 +197,7 @@ def predict(options: Namespace) -> None:
         source = predict.line_rows(saved, lines)
     output = prediction_job.OutputRows(
         settings,
-        saved.classifier.model.config.classes,
+        saved.classes,
         columns,
         abstain_below=abstain_below,
         output=options.output,
@@ -271,7 +271,7 @@ def _check_file_options(options: Namespace, names: Sequence[str]) -> None:
     for name in names:
         if getattr(options, name, None) is not None and options.file is None:
             raise InputError(f"{named(name)} has no effect without {named('file')}: leave it out")
-    if options.encoding is not None and options.text is not None:
+    if options.encoding is not None and getattr(options, "text", None) is not None:
         raise InputError(f"{named('encoding')} has no effect with {named('text')}: leave it out")
 
 
@@ -298,7 +298,7 @@ def serve(options: Namespace) -> None:
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.serve.server import run_service
 
-    run_service(options.folder, settings, threshold, options.device)
+    run_service(options.folder, settings, threshold, options.device, options.backend)
 
 
 def ntk(options: Namespace) -> None:
@@ -518,13 +518,34 @@ def _show_report(report: "ReportResult", options: Namespace) -> None:
 
 def export(options: Namespace) -> None:
     """Write a classifier for serving, and print how far its probabilities are from the run's."""
+    layout = Layout(options.column_names, options.encoding, options.delimiter)
+    of_the_file = ("text_columns", "label_column", *vars(layout))
+    _check_file_options(options, of_the_file)
+    if options.file is not None and options.quantize is None:
+        raise InputError(f"{named('file')} has no effect without {named('quantize')}: leave it out")
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.export import export_run
 
     folder = options.output_dir
     if folder is None:
-        folder = Path("exports") / f"{options.folder.resolve().name}-{options.format}"
-    made = export_run(options.folder, folder, options.format, overwrite=options.overwrite)
+        kind = "-".join(filter(None, (options.format, options.quantize)))
+        folder = Path("exports") / f"{options.folder.resolve().name}-{kind}"
+    rows = None
+    if options.file is not None:
+        from lpft.results.saved import open_saved
+        from lpft.runs.evaluate import file_set
+
+        saved = open_saved(options.folder, "cpu")
+        columns = options.text_columns, options.label_column
+        (rows,) = file_set(saved, options.file, *columns, layout).values()
+    made = export_run(
+        options.folder,
+        folder,
+        options.format,
+        quantization=options.quantize,
+        rows=rows,
+        overwrite=options.overwrite,
+    )
     if options.json:
         print_json({"folder": str(made.folder), **made.record})
         return
@@ -536,8 +557,11 @@ def export(options: Namespace) -> None:
         f"Its logits are divided by the temperature {made.record['temperature']:.3f}. Read back, "
         f"{found['texts']} texts have the run's\nprobabilities up to "
         f"{found['largest_difference_of_a_probability']:.1e} and its logits up to "
-        f"{found['largest_difference_of_a_logit']:.1e}."
+        f"{found['largest_difference_of_a_logit']:.1e}"
+        f"{'' if made.record['quantization'] is None else ' in float32'}."
     )
+    if made.record["quantization"] is not None:
+        print_quantization(made.record["quantization"])
     print(f"\nexport: {made.folder}")
 
 

@@ -69,6 +69,26 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def print_quantization(found: dict[str, Any]) -> None:
+    """What a graph in int8 loses, and how fast it is, as ``export.json`` has it."""
+    kinds = {"the run, float32": found["before"], found["type"]: found["after"]}
+    print_table(
+        ["", "accuracy", "NLL", "ECE"],
+        [
+            [name, f"{one['accuracy']:.3f}", f"{one['nll']:.4f}", f"{one['ece']:.4f}"]
+            for name, one in kinds.items()
+        ],
+    )
+    rates, times = found["rows_per_second"], found["times_as_fast"]
+    print(
+        f"On {found['rows']} labelled rows {found['type']} gives {found['same_label']:.1%} the "
+        f"run's label; a probability differs by up\nto {found['largest_difference']:.2f}. It reads "
+        f"{rates[found['type']]:.0f} rows per second, {times['as_torch']:.2f} times as many as "
+        f"PyTorch and {times['as_float32']:.2f} times\nas many as the graph in float32, and takes "
+        f"{found['megabytes']['after']:.0f} MB instead of {found['megabytes']['before']:.0f}."
+    )
+
+
 def print_metrics(metrics: dict[str, Any]) -> None:
     from lpft.analysis.metrics import CONDITIONAL_METRICS, ORDINARY_METRICS
 

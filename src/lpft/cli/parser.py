@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from lpft import __version__
 from lpft.cli import commands, listings
 from lpft.cli.console import as_option
-from lpft.settings import Device, ExportFormat
+from lpft.settings import Backend, Device, ExportFormat, Quantization
 from lpft.settings.configs import taken_by
 
 BAD_INPUT = 2
@@ -286,6 +286,19 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         type=Path,
         help="folder for the export (default: exports/NAME-FORMAT, with the run's name)",
     )
+    export.add_argument(
+        "--quantize",
+        choices=get_args(Quantization),
+        help="int8: an onnx graph with weights and products in 8 bits, smaller and faster; what it "
+        "loses is measured on the run's validation rows, or on those of --file (default: float32)",
+    )
+    export.add_argument(
+        "--file", type=Path, help="labelled texts to measure --quantize on: CSV, TSV, JSON, Parquet"
+    )
+    _add_columns(export)
+    export.add_argument(
+        "--label-column", help="column of --file with the class names (default: as in training)"
+    )
     _add_flags(export, "json", overwrite="replace an older export")
 
     check = command(commands.check, "check data before training on it")
@@ -344,6 +357,13 @@ def _add_run(parser: ArgumentParser) -> None:
         choices=get_args(Device),
         default="auto",
         help="device to compute on; auto takes a GPU if there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=get_args(Backend),
+        help="library that computes: torch, or onnx (ONNX Runtime on the CPU; needs the onnx "
+        "extra), by an export of RUN that is made once and kept in the cache. RUN may also be a "
+        "folder of lpft export --format onnx (default: torch, and onnx for such a folder)",
     )
 
 

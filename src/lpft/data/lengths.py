@@ -5,7 +5,7 @@ model's folder has its ``tokenizer.json``.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -195,6 +195,21 @@ def quick_counter(model: str, revision: str | None = None) -> TokenCounter:
         return np.array(lengths, dtype=np.int64)
 
     return TokenCounter(model, count, tokenizer.num_special_tokens_to_add(False) + 1, limit)
+
+
+def length_batches(
+    lengths: Lengths, *, max_rows: int, max_tokens: int
+) -> Iterator[NDArray[np.int64]]:
+    """Row indices in batches of similar length, longest first, at most ``max_tokens`` padded.
+
+    Longest first, so that running out of memory happens at once and not at the end.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, min(max_rows, max_tokens // int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
 
 
 def minilm_folder() -> Path | None:

@@ -1,6 +1,6 @@
 """Texts to token ids, and the length-grouped batches in which encoders read them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -249,18 +249,3 @@ def _arguments(chunk: Sequence[Text]) -> list[Any]:
     if isinstance(chunk[0], tuple):
         return [list(part) for part in zip(*chunk, strict=True)]
     return [list(chunk)]
-
-
-def length_batches(
-    lengths: NDArray[np.int64], *, max_rows: int, max_tokens: int
-) -> Iterator[NDArray[np.int64]]:
-    """Row indices in batches of similar length, longest first, at most ``max_tokens`` padded.
-
-    Longest first, so that running out of memory happens at once and not at the end.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, min(max_rows, max_tokens // int(lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows

@@ -14,8 +14,8 @@ from tokenizers.trainers import WordLevelTrainer
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from lpft.data import load_task
+from lpft.files import default_cache_dir
 from lpft.model.encoder import build_encoder, quiet_transformers, seeded
-from lpft.training.cache import default_cache_dir
 
 TINY_SETTINGS: dict[str, Any] = {
     "tasks": ("demo",),

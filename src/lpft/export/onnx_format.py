@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from lpft.errors import InputError, named, one_line
 from lpft.export.agreement import Batch, Scorer, save_tokenizer
+from lpft.export.onnx_classifier import GRAPH
 from lpft.export.stock import calibrated_head, labelled_config
 from lpft.model import Classifier
 from lpft.model.classifier import LinearHeadClassifier
 
-GRAPH = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("logits", "probabilities")
 _AXES = {0: "batch", 1: "length"}

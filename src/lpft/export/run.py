@@ -2,40 +2,42 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from lpft.data import Examples
 from lpft.errors import InputError, named
-from lpft.export.agreement import Scorer, agreement, check_texts
+from lpft.export.agreement import TOLERANCE, Scorer, agreement, check_texts
+from lpft.export.onnx_classifier import GRAPH, RECORD, TOKENIZER, read_export, require_onnx
 from lpft.export.onnx_format import read_onnx, write_onnx
+from lpft.export.quantization import measure, quantize, validation_rows
 from lpft.export.stock import read_transformers, write_transformers
-from lpft.files import markdown_template, write_json, write_text
+from lpft.files import DIGESTS, add_digest, markdown_template, write_json, write_text
 from lpft.model import Classifier
 from lpft.results.folder import check_replaceable, read_record, written_folder
-from lpft.results.saved import open_saved
+from lpft.results.saved import TorchClassifier, open_saved
 from lpft.results.schema import environment
-from lpft.settings import ExportFormat
+from lpft.settings import ExportFormat, Quantization
 
-RECORD = "export.json"
 _CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: how it is written and read, and the packages of its extra that both need."""
+    """A format: how it is written and read, and what refuses it where its extra is missing."""
 
     write: Callable[[Classifier, Path], tuple[str, list[str]]]
     read: Callable[[Path], Scorer]
-    packages: tuple[str, ...] = ()
+    require: Callable[[], None] | None = None
 
 
 FORMATS: dict[str, Format] = {
     "transformers": Format(write_transformers, read_transformers),
-    "onnx": Format(write_onnx, read_onnx, ("onnx", "onnxruntime", "onnxscript")),
+    "onnx": Format(write_onnx, read_onnx, require_onnx),
 }
 
 
@@ -48,20 +50,37 @@ class Export:
 
 
 def export_run(
-    run: str | Path, folder: str | Path, format: ExportFormat, *, overwrite: bool = False
+    run: str | Path,
+    folder: str | Path,
+    format: ExportFormat,
+    *,
+    quantization: Quantization | None = None,
+    rows: Examples | None = None,
+    overwrite: bool = False,
 ) -> Export:
     """Write a trained classifier for programs that do not have lpft, and read it back.
 
     ``run`` is a folder of ``lpft train`` or of ``TextClassifier.save``. The logits of the export
     are f(x) / T, with the temperature T of the run, so that their softmax is calibrated.
 
+    Args:
+        quantization: ``int8`` for an ONNX graph whose matrix products multiply bytes. What that
+            costs in accuracy and calibration, and its speed, are measured and recorded.
+        rows: the labelled texts to measure it on; the run's validation rows by default.
+
     Raises:
         InputError: there is no such classifier, the format cannot hold it or its extra is not
-            installed, what was written does not give the run's probabilities, or ``folder`` cannot
-            be written or holds something else; nothing is written or replaced then.
+            installed, what was written does not give the run's probabilities, there are no labelled
+            rows to measure int8 on, or ``folder`` cannot be written or holds something else;
+            nothing is written or replaced then.
     """
     source, target = Path(run), Path(folder)
     chosen = _get_format(format)
+    if quantization is not None and format != "onnx":
+        raise InputError(
+            f"{named('quantize')} {quantization} is for ONNX graphs: use {named('format')} onnx, "
+            "or leave it out"
+        )
     check_replaceable(target, RECORD, "an export", overwrite=overwrite)
     saved = open_saved(source, "cpu")
     classifier = saved.classifier
@@ -70,28 +89,40 @@ def export_run(
             f"padding changes the predictions of {classifier.model.encoder.config.model_type} "
             f"models, and what reads the {format} format pads: use the run itself, with lpft"
         )
+    if quantization is not None and rows is None:
+        rows = validation_rows(source)
     with written_folder(target) as staged:
         model, notes = chosen.write(classifier, staged)
         tokenizer = AutoTokenizer.from_pretrained(staged)
-        check = agreement(classifier, tokenizer, chosen.read(staged), check_texts(saved.paired))
+        texts = check_texts(saved.paired)
+        check = agreement(classifier, tokenizer, chosen.read(staged), texts)
         run_record = read_record(source)
         known = {} if run_record is None else {"config_hash": run_record.config_hash}
         record = {
             "format": format,
             "model": model,
             "notes": notes,
-            "temperature": classifier.model.config.temperature,
-            "abstain_below": classifier.model.config.abstain_below,
-            "classes": list(classifier.model.config.classes),
+            "family": classifier.model.encoder.config.model_type,
+            "temperature": saved.temperature,
+            "abstain_below": saved.abstain_below,
+            "classes": list(saved.classes),
             "max_length": classifier.max_length,
+            "pad_token_id": classifier.tokenizer.pad_token_id,
+            "pad_token_type_id": classifier.tokenizer.pad_token_type_id,
+            "paired": saved.paired,
+            "text_columns": None if saved.text_columns is None else list(saved.text_columns),
+            "label_column": saved.label_column,
             "check": check,
+            "quantization": None,
             "run": {"name": source.resolve().name, **known},
             "environment": environment(torch.device("cpu")),
-            "files": sorted([_CARD, *(path.name for path in staged.iterdir())]),
         }
+        if format == "onnx":
+            _finish_onnx(saved, staged, record, quantization, rows)
+        record["files"] = sorted({_CARD, *(path.name for path in staged.iterdir())} - {RECORD})
         card = markdown_template("lpft.export", "card.md.j2")
         about, limits = _card_parts(source / _CARD)
-        text = card.render(**record, about=about, limits=limits, paired=saved.paired)
+        text = card.render(**record, about=about, limits=limits)
         write_text(staged / _CARD, text)
         write_json(staged / RECORD, record)
         permissions = (staged / RECORD).stat().st_mode  # safetensors writes for the owner alone
@@ -100,18 +131,64 @@ def export_run(
     return Export(target, record)
 
 
+def _finish_onnx(
+    saved: TorchClassifier,
+    staged: Path,
+    record: dict[str, Any],
+    quantization: Quantization | None,
+    rows: Examples | None,
+) -> None:
+    """Compare what ``--backend onnx`` will make of a graph with the run; quantise and measure it.
+
+    Raises:
+        InputError: its probabilities differ.
+    """
+
+    def seal() -> None:
+        write_json(staged / RECORD, record)
+        (staged / DIGESTS).unlink(missing_ok=True)
+        for path in (*staged.glob(f"{GRAPH}*"), staged / TOKENIZER):
+            if path.is_file():
+                add_digest(path)
+
+    seal()
+    if not (staged / TOKENIZER).is_file():
+        if quantization is not None:
+            raise InputError(
+                f"{named('quantize')} {quantization}: the model has no {TOKENIZER}, by which the "
+                "texts that it is measured on would be read: leave it out"
+            )
+        return
+    exact = read_export(staged, saved.folder)
+    texts = check_texts(saved.paired)
+    difference = float(np.abs(exact.predict_proba(texts) - saved.predict_proba(texts)).max())
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"what {named('backend')} onnx would predict differs from the run by {difference:.2g} "
+            f"in a probability, where at most {TOLERANCE:.2g} is allowed: use the run itself"
+        )
+    if quantization is not None:
+        assert rows is not None, "they are read before"
+        before = quantize(staged / GRAPH)
+        seal()
+        after = (staged / GRAPH).stat().st_size
+        record["model"] = record["model"].replace("graph", f"graph in {quantization}", 1)
+        record["quantization"] = {
+            "type": quantization,
+            "megabytes": {"before": round(before / 1e6, 1), "after": round(after / 1e6, 1)},
+            **measure(saved, exact, read_export(staged, saved.folder), rows),
+        }
+        write_json(staged / RECORD, record)
+
+
 def _get_format(name: str) -> Format:
     if name not in FORMATS:
         raise InputError(
             f"{named('format')} {name} is unknown: expected one of {', '.join(FORMATS)}"
         )
-    missing = [package for package in FORMATS[name].packages if find_spec(package) is None]
-    if missing:
-        raise InputError(
-            f"{named('format')} {name} needs the '{name}' extra, which is not installed "
-            f"({missing[0]} is missing): run pip install 'lpft[{name}]', or use another "
-            f"{named('format')}"
-        )
+    require = FORMATS[name].require
+    if require is not None:
+        require()
     return FORMATS[name]
 
 

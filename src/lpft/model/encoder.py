@@ -6,8 +6,9 @@ This is the only module that loads the models of transformers.
 import inspect
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def hidden_states(
     Padding on the left gives the same states as padding on the right: where the encoder would
     count positions from the first column, the positions of the real tokens are passed instead.
     """
-    accepted = inspect.signature(encoder.forward).parameters
+    accepted = _inputs_of(encoder)
     keywords = accepted_inputs(encoder, **extra)
     # Encoders like RoBERTa skip padding by themselves when they count positions.
     if "position_ids" in accepted and _position_padding(encoder) is None:
@@ -230,7 +231,7 @@ def hidden_states(
 
 def accepted_inputs(encoder: nn.Module, **extra: Tensor) -> dict[str, Any]:
     """Those of a tokenizer's further inputs that the encoder has a use for, and no cache."""
-    accepted = inspect.signature(encoder.forward).parameters
+    accepted = _inputs_of(encoder)
     keywords: dict[str, Any] = {name: value for name, value in extra.items() if name in accepted}
     # The tokenizer may tell the two texts of a pair apart where the model does not.
     if getattr(encoder.config, "type_vocab_size", None) in (0, 1):
@@ -238,6 +239,16 @@ def accepted_inputs(encoder: nn.Module, **extra: Tensor) -> dict[str, Any]:
     if "use_cache" in accepted:
         keywords["use_cache"] = False
     return keywords
+
+
+def _inputs_of(encoder: nn.Module) -> frozenset[str]:
+    """The names of what ``forward`` takes."""
+    return _names_of(getattr(encoder.forward, "__func__", encoder.forward))
+
+
+@cache
+def _names_of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def real_positions(encoder: nn.Module, attention_mask: Tensor) -> Tensor:

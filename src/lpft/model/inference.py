@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lpft.data.tokens import Tokens, length_batches
+from lpft.data.lengths import length_batches
+from lpft.data.tokens import Tokens
 from lpft.errors import InputError, named, out_of_memory
 from lpft.memory import fewer_rows
 from lpft.model.classifier import LinearHeadClassifier
@@ -19,8 +20,10 @@ from lpft.progress import progress
 from lpft.settings import Precision
 
 _MAX_ROWS = 256
-_MAX_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 16384}
+_MAX_TOKENS = {"cuda": 65536, "mps": 16384}
 """The largest batch of each kind of device, padding included."""
+_MAX_TOKENS_PER_THREAD, _MAX_TOKENS_OF_CPU = 512, 4096
+"""On a CPU, what each layer gives must fit in the caches of the cores."""
 
 _parts: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """In how many parts a model reads each batch, where memory ran out before."""
@@ -29,7 +32,6 @@ _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "id2lab
 """Entries of a configuration that say where a model is from, not what it computes."""
 
 
-@torch.no_grad()
 def extract_features(
     model: LinearHeadClassifier,
     tokens: Tokens,
@@ -43,15 +45,17 @@ def extract_features(
     Texts are read in batches of similar length, each in parts where memory does not suffice for a
     whole one; the parts stay as small for later calls with the model. ``done`` is called with the
     number of texts of each. The model is moved to ``device`` and stays there, in the mode that it
-    was in. (Parameters that are moved under ``torch.inference_mode`` could never be trained again:
-    hence ``no_grad``.)
+    was in.
     """
     was_training = model.training
-    model.eval().to(device)
+    # Walking through all modules takes as long as two layers take for a text, so only if need be.
+    switched = any(module.training for module in model.modules())
+    if switched:
+        model.eval()
+    if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
+        model.to(device)
     result: NDArray[np.float32] | None = None
-    batches = length_batches(
-        tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_MAX_TOKENS[device.type]
-    )
+    batches = length_batches(tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_most_tokens(device))
     with progress(description=description, total=len(tokens), unit="texts") as bar:
         for rows in batches:
             remaining = rows
@@ -59,7 +63,9 @@ def extract_features(
                 part = remaining[: -(-len(rows) // _parts.get(model, 1))]
                 try:
                     batch = {name: ids.to(device) for name, ids in tokens.batch(part).items()}
-                    features = model.features(**batch).cpu().numpy()
+                    # Parameters that are moved in this mode could never be trained again.
+                    with torch.inference_mode():
+                        features = model.features(**batch).cpu().numpy()
                 except Exception as error:
                     if not out_of_memory(error):
                         raise
@@ -72,9 +78,16 @@ def extract_features(
                 bar.update(len(part))
                 if done is not None:
                     done(len(part))
-    model.train(was_training)
+    if switched:
+        model.train(was_training)
     assert result is not None, "tokenize refuses an empty list of texts"
     return result
+
+
+def _most_tokens(device: torch.device) -> int:
+    if device.type == "cpu":
+        return min(_MAX_TOKENS_PER_THREAD * torch.get_num_threads(), _MAX_TOKENS_OF_CPU)
+    return _MAX_TOKENS[device.type]
 
 
 def head_logits(model: LinearHeadClassifier, features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,7 +22,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from lpft.analysis.inputs import class_indices, logit_matrix
-from lpft.data.tokens import Tokens, length_batches
+from lpft.data.lengths import length_batches
+from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.classifier import LinearHeadClassifier

@@ -11,7 +11,8 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lpft.data.tokens import Tokens, length_batches
+from lpft.data.lengths import length_batches
+from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
 from lpft.ntk.api import grouped

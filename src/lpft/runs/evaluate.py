@@ -17,7 +17,6 @@ from lpft.analysis import (
 )
 from lpft.data import Examples, load_task, read_examples
 from lpft.data.examples import UNSEEN
-from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
 from lpft.model.classifier import LinearHeadConfig
 from lpft.model.inference import extract_features, head_logits
@@ -74,7 +73,7 @@ def evaluate_split(
 def score_splits(
     sets: Mapping[str, Examples],
     logits: Mapping[str, NDArray[np.floating[Any]]],
-    config: LinearHeadConfig,
+    config: LinearHeadConfig | SavedClassifier,
     reference: NDArray[np.floating[Any]] | None,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of every labelled set, at the temperature and threshold of a model's ``config``.
@@ -104,25 +103,13 @@ def score_splits(
 
 def evaluate_saved(saved: SavedClassifier, sets: Mapping[str, Examples]) -> dict[str, Any]:
     """Metrics of labelled sets as ``metrics.json`` has them, with the model's temperature."""
-    model = saved.classifier.model
-    logits = {}
-    for name, examples in sets.items():
-        tokens = tokenize(
-            saved.classifier.tokenizer,
-            examples.texts,
-            saved.classifier.max_length,
-            rows=examples.rows,
-        )
-        features = extract_features(
-            model,
-            tokens,
-            device=saved.device,
-            description=f"evaluating, {name}",
-        )
-        logits[name] = head_logits(model, features)
+    logits = {
+        name: saved.logits(examples.texts, rows=examples.rows, description=f"evaluating, {name}")
+        for name, examples in sets.items()
+    }
     reference = logits["test"] if "test" in sets else saved.reference_logits()
-    splits = score_splits(sets, logits, model.config, reference)
-    return {"temperature": model.config.temperature, "splits": splits}
+    splits = score_splits(sets, logits, saved, reference)
+    return {"temperature": saved.temperature, "splits": splits}
 
 
 def labelled_sets(
@@ -178,7 +165,7 @@ def file_set(
     """
     examples = read_examples(
         path,
-        saved.classifier.model.config.classes,
+        saved.classes,
         text_columns=text_columns,
         trained_columns=saved.text_columns,
         label_column=saved.label_column if label_column is None else label_column,
@@ -199,7 +186,7 @@ def task_sets(
         InputError: the task or its data is not there, or it has classes that the model lacks.
     """
     data = load_task(task, data_dir, template=template)
-    classes = saved.classifier.model.config.classes
+    classes = saved.classes
     unknown = [str(name) for name in data.classes if name not in classes]
     if unknown:
         raise InputError(

@@ -26,7 +26,7 @@ from lpft.ntk.plan import Plan
 from lpft.results.folder import check_replaceable, now, read_record, written_folder
 from lpft.results.formats import counted, duration
 from lpft.results.resume import recorded_data
-from lpft.results.saved import SavedClassifier
+from lpft.results.saved import TorchClassifier
 from lpft.results.schema import (
     DoubtfulLabel,
     ExplainedText,
@@ -60,7 +60,7 @@ class Explanation:
 
     def __init__(
         self,
-        saved: SavedClassifier,
+        saved: TorchClassifier,
         texts: Sequence[Text] | None,
         settings: ExplanationSettings,
     ) -> None:

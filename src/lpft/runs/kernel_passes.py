@@ -25,7 +25,7 @@ from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier, start_at_words
 from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
-from lpft.results.saved import SavedClassifier, model_at_start, open_saved
+from lpft.results.saved import TorchClassifier, model_at_start, open_saved
 from lpft.settings import TrainingSettings
 from lpft.settings.methods import Method, get_method
 from lpft.training.cache import cached_probe, prepare_split
@@ -276,7 +276,7 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
 
 def _trained_model(
     folder: Path, data: TextData, settings: TrainingSettings
-) -> tuple[SavedClassifier, torch.nn.Module | None, str]:
+) -> tuple[TorchClassifier, torch.nn.Module | None, str]:
     """A run's classifier, with what its method trains; beside it the adapter, where it has one.
 
     The latter is the classifier that its training began with, and the trained factors in it.

@@ -7,17 +7,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from scipy.special import softmax
-
 from lpft.data import Text, choose_text_columns, texts_from_table
 from lpft.data.reading import Row, has_value, iter_rows, value_of
 from lpft.data.tables import columns_of_training, require_column, table_of, unreadable
-from lpft.data.tokens import tokenize
 from lpft.errors import InputError, named
-from lpft.model.inference import extract_features, head_logits
+from lpft.export.onnx_classifier import is_onnx_export, open_onnx
 from lpft.progress import visible_progress
-from lpft.results.saved import SavedClassifier, columns_error
-from lpft.settings import OutputSettings
+from lpft.results.saved import SavedClassifier, columns_error, open_saved
+from lpft.settings import Backend, Device, OutputSettings
 from lpft.settings.files import Layout
 from lpft.settings.prediction import InvalidRows
 
@@ -35,6 +32,32 @@ Prediction = dict[str, Any]
 
 At a threshold t also ``"abstained"``, whether max p is below t; the label is there all the same.
 """
+
+
+def open_backend(
+    folder: Path, backend: Backend | None = None, device: Device = "auto"
+) -> SavedClassifier:
+    """A trained classifier, computed by the library ``backend``.
+
+    ``folder`` is a run's, or that of an export as an ONNX graph, which None computes by ONNX.
+
+    Raises:
+        InputError: the folder has no trained classifier or is damaged, the backend cannot compute
+            it, or its extra is missing.
+    """
+    exported = is_onnx_export(folder)
+    if backend == "onnx" or (backend is None and exported):
+        if device not in ("auto", "cpu"):
+            raise InputError(
+                f"{named('backend')} onnx computes on the CPU: leave out {named('device')} {device}"
+            )
+        return open_onnx(folder)
+    if exported:
+        raise InputError(
+            f"'{folder}' is an export as an ONNX graph: leave out {named('backend')} {backend}, or "
+            "name the run"
+        )
+    return open_saved(folder, device)
 
 
 def predict_texts(
@@ -78,20 +101,14 @@ def predict_together(
     known = [row for row, text in enumerate(texts) if text is not None]
     if not known:
         return predictions
-    classifier = saved.classifier
     with visible_progress(done is None):
-        tokens = tokenize(
-            classifier.tokenizer,
+        logits = saved.logits(
             [text for text in texts if text is not None],
-            classifier.max_length,
             rows=[first + row for row in known],
+            done=done,
         )
-        features = extract_features(
-            classifier.model, tokens, device=saved.device, description="predicting", done=done
-        )
-    classes = classifier.model.config.classes
-    logits = head_logits(classifier.model, features).astype("float64")
-    table = softmax(logits / classifier.model.config.temperature, axis=1)
+    classes = saved.classes
+    table = saved.predicted(logits)
     names = [str(name) for name in classes]
     largest = table.argmax(axis=1).tolist()
     for index, (row, values) in enumerate(zip(known, table.tolist(), strict=True)):
@@ -120,15 +137,14 @@ def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None
     Raises:
         InputError: there are no validation predictions, or they cannot promise the accuracy.
     """
-    config = saved.classifier.model.config
     if not wanted.threshold:
-        return config.abstain_below
+        return saved.abstain_below
     if wanted.abstain_below is not None:
         return wanted.abstain_below
     from lpft.analysis import choose_threshold  # SciPy's statistics take half a second to load
 
     rows = saved.validation()
-    chosen = choose_threshold(rows.logits, rows.labels, config.temperature, **wanted.threshold)
+    chosen = choose_threshold(rows.logits, rows.labels, saved.temperature, **wanted.threshold)
     if chosen.abstain_below is None:
         raise InputError(f"{named('target_accuracy')} {wanted.target_accuracy:g}: {chosen.reason}")
     return chosen.abstain_below

@@ -27,7 +27,6 @@ from lpft.data.labels import show_rows
 from lpft.data.reading import value_of
 from lpft.errors import InputError, named
 from lpft.files import write_json
-from lpft.model.inference import classifier_fingerprint
 from lpft.progress import progress
 from lpft.results.folder import locked
 from lpft.results.formats import duration
@@ -564,13 +563,14 @@ def _job_of(
         "top_k": output.settings.top_k,
         "invalid_rows": output.settings.invalid_rows,
         "abstain_below": output.abstain_below,
-        "device": saved.device.type,
+        "device": saved.device_type,
+        "backend": saved.backend,
     }
     return JobRecord(
         input=str(source.path.resolve()),
         input_sha256=source.sha256(),
         model=model,
-        model_sha256=classifier_fingerprint(saved.classifier),
+        model_sha256=saved.fingerprint(),
         options=json.loads(json.dumps(options)),
     )
 

@@ -24,7 +24,7 @@ from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.results.formats import fixed
 from lpft.results.run import LP_HEAD, Predictions
-from lpft.results.saved import SavedClassifier, model_at_start
+from lpft.results.saved import TorchClassifier, model_at_start
 from lpft.results.schema import PointRecord, RunRecord, UnusableRecord
 from lpft.runs.evaluate import score_splits
 from lpft.settings import TrainingSettings
@@ -57,7 +57,7 @@ class WeightPath:
     """
 
     def __init__(
-        self, run: Path, record: RunRecord, data: TextData, saved: SavedClassifier
+        self, run: Path, record: RunRecord, data: TextData, saved: TorchClassifier
     ) -> None:
         """Read both ends of a run.
 

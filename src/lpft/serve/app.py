@@ -85,7 +85,7 @@ def make_app(
         status="ready",
         name=saved.folder.resolve().name,
         model=_model_name(saved),
-        classes=list(saved.classifier.model.config.classes),
+        classes=list(saved.classes),
         pairs=saved.paired,
         abstain_below=abstain_below,
         lpft=__version__,
@@ -162,10 +162,12 @@ def make_app(
 
 
 def _model_name(saved: SavedClassifier) -> str:
-    """The pre-trained model as training named it, without this machine's folders; else its kind."""
-    record, encoder = read_record(saved.folder), saved.classifier.model.encoder
-    name = str(encoder.name_or_path if record is None else record.config.get("model", ""))
-    return (Path(name).name if Path(name).is_absolute() else name) or encoder.config.model_type
+    """The pre-trained model as training named it, without this machine's folders."""
+    record = read_record(saved.folder)
+    name = saved.encoder_name
+    if record is not None:
+        name = str(record.config.get("model") or name)
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 # -- what is asked -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lpft.errors import InputError, named
-from lpft.settings import Device, OutputSettings
+from lpft.settings import Backend, Device, OutputSettings
 from lpft.settings.serving import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,11 @@ SECONDS_TO_STOP = 60
 
 
 def run_service(
-    folder: Path, settings: ServingSettings, threshold: OutputSettings, device: Device = "auto"
+    folder: Path,
+    settings: ServingSettings,
+    threshold: OutputSettings,
+    device: Device = "auto",
+    backend: Backend | None = None,
 ) -> None:
     """Serve a trained classifier until the process is told to stop.
 
@@ -42,11 +46,10 @@ def run_service(
         # These load torch, for which a wrong address need not wait.
         import uvicorn
 
-        from lpft.results.saved import open_saved
-        from lpft.runs.predict import threshold_of
+        from lpft.runs.predict import open_backend, threshold_of
         from lpft.serve.app import make_app
 
-        saved = open_saved(folder, device)
+        saved = open_backend(folder, backend, device)
         app = make_app(saved, settings, threshold_of(saved, threshold))
         server = uvicorn.Server(
             uvicorn.Config(

@@ -34,6 +34,8 @@ ClassWeight = dict[str, Annotated[float, Field(gt=0)]] | Literal["balanced"]
 ProbeScoring = Literal["accuracy", "log-loss"]
 SplitProtocol = Literal["paper", "stratified"]
 ExportFormat = Literal["transformers", "onnx"]
+Quantization = Literal["int8"]
+Backend = Literal["torch", "onnx"]
 
 
 _BOTH = Decides.RUN | Decides.KERNEL

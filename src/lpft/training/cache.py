@@ -5,7 +5,6 @@ They lie in the user's cache folder and are named by a hash of all that decides 
 
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import platformdirs
 import scipy
 import sklearn
 import torch
@@ -28,7 +26,7 @@ from lpft.data.examples import Examples, Groups, Label, TextData
 from lpft.data.labels import class_weights
 from lpft.data.splits import ValidationKind, fold_numbers, labelled_rows, validation_kind
 from lpft.data.tokens import Tokens, tokenize
-from lpft.files import replace_when_written
+from lpft.files import default_cache_dir, replace_when_written
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
 from lpft.settings import TrainingSettings
@@ -253,12 +251,6 @@ def cached_logits(
     ).hexdigest()
     path = default_cache_dir() / "logits" / f"{key}.safetensors"
     return _cached_array(path, "file of logits", compute, len(tokens), model.config.num_labels)
-
-
-def default_cache_dir() -> Path:
-    """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
-    named = os.environ.get("LPFT_CACHE_DIR")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
 
 
 def _cached_array(
