@@ -6,13 +6,14 @@ wrong labels. Float32 features can neither overflow nor vanish: their squares ar
 range of float64.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lpft.analysis.inputs import class_indices, finite_matrix
+from lpft.analysis.inputs import as_array, class_indices, finite_matrix
 from lpft.errors import InputError
 
 PERPLEXITY = 30.0
@@ -27,6 +28,9 @@ PROJECTION = (
 """What :func:`project_with_head` does, for captions."""
 
 _EIGENVALUE_CUT = 1e-10  # of the largest eigenvalue of S_W
+
+_CHUNK_NUMBERS = 1 << 22
+"""Numbers that are in float64 at a time (32 MB)."""
 
 
 def feature_statistics(
@@ -58,13 +62,14 @@ def cosine_similarity(features: ArrayLike) -> float | None:
 
     Source: Tomihari and Sato, NeurIPS 2024, Table 1.
     """
-    units = _directions(finite_matrix(features, "features"))
-    rows = len(units)
-    if rows == 1:
-        return None
-    total = units.sum(axis=0)
-    own = np.count_nonzero(units.any(axis=1))
-    return float((total @ total - own) / (rows * (rows - 1)))
+    table = _Table(features, "features")
+    rows, width = table.shape
+    total, own = np.zeros(width), 0
+    for chunk in table:
+        units = _directions(chunk)
+        total += units.sum(axis=0)
+        own += int(np.count_nonzero(units.any(axis=1)))
+    return None if rows == 1 else float((total @ total - own) / (rows * (rows - 1)))
 
 
 def feature_difference(features: ArrayLike, pretrained: ArrayLike) -> float:
@@ -82,8 +87,10 @@ def feature_differences(features: ArrayLike, pretrained: ArrayLike) -> NDArray[n
 
     ``features``, ``pretrained`` [N, h], the same texts in the same order; the distances are [N].
     """
-    before, after = _before_and_after(pretrained, features, "features")
-    return np.linalg.norm(after - before, axis=1)
+    before, after = _Table(pretrained, "features before"), _Table(features, "features after")
+    _check_same_shape(before.shape, after.shape, "features")
+    pairs = zip(before, after, strict=True)
+    return np.concatenate([np.linalg.norm(end - start, axis=1) for start, end in pairs])
 
 
 def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:
@@ -98,23 +105,28 @@ def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:
 
     Source: Fisher 1936; the paper (Tomihari and Sato, NeurIPS 2024, Table 1) gives no formula.
     """
-    table = finite_matrix(features, "features")
-    indices = class_indices(labels, len(table))
+    table = _Table(features, "features")
+    rows, width = table.shape
+    indices = class_indices(labels, rows)
     # Relative to one of the rows, equal rows are exactly 0, and what rounding leaves afterwards
     # is small against the spread of the features, not against their size.
-    offsets = table - table[0]
-    noise = np.finfo(np.float64).eps * max(table.shape) * float(np.linalg.norm(offsets))
+    present, group = np.unique(indices, return_inverse=True)
+    counts = np.bincount(group)
+    sums, squares, start = np.zeros((len(present), width)), 0.0, 0
+    for chunk in table.less_first():
+        members = group[start : start + len(chunk)]
+        for label in np.unique(members):
+            sums[label] += chunk[members == label].sum(axis=0)
+        squares += float(np.vdot(chunk, chunk))
+        start += len(chunk)
+    noise = np.finfo(np.float64).eps * max(rows, width) * float(np.sqrt(squares))
 
-    groups = [indices == label for label in np.unique(indices)]
-    counts = np.array([group.sum() for group in groups])
-    means = np.stack([offsets[group].mean(axis=0) for group in groups])
-    between = np.sqrt(counts)[:, None] * (means - offsets.mean(axis=0))
-    if len(groups) == 1 or np.linalg.norm(between) <= noise:
+    means = sums / counts[:, None]
+    between = np.sqrt(counts)[:, None] * (means - sums.sum(axis=0) / rows)
+    if len(present) == 1 or np.linalg.norm(between) <= noise:
         return 0.0
 
-    for group, mean in zip(groups, means, strict=True):
-        offsets[group] -= mean
-    eigenvalues, directions = _scatter_spectrum(offsets)
+    eigenvalues, directions = _scatter_spectrum(table, group, means)
     if eigenvalues.max() <= noise**2:
         return None
     above = eigenvalues > max(_EIGENVALUE_CUT * eigenvalues.max(), noise**2)
@@ -123,19 +135,55 @@ def fisher_ratio(features: ArrayLike, labels: ArrayLike) -> float | None:
 
 
 def _scatter_spectrum(
-    centred: NDArray[np.float64],
+    table: "_Table", group: NDArray[np.int64], means: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues [min(N, h)] and eigenvectors [h, min(N, h)] of S_W = centred^T centred.
+    """Eigenvalues [min(N, h)] and eigenvectors [h, min(N, h)] of S_W.
 
+    ``group`` [N] is the class of each row among the ``means`` [C, h], relative to the first row.
     Forming S_W costs digits only below about 1e-15 of its largest eigenvalue, far under the cut,
     and is much faster than an SVD of many rows; for few rows it would be the larger matrix.
     """
-    rows, width = centred.shape
-    if rows > width:
-        eigenvalues, vectors = np.linalg.eigh(centred.T @ centred)
-        return eigenvalues, vectors
-    _, roots, directions = np.linalg.svd(centred, full_matrices=False)
-    return roots**2, directions.T
+    rows, width = table.shape
+    scatter, start = np.zeros((width, width)), 0
+    for chunk in table.less_first():
+        chunk -= means[group[start : start + len(chunk)]]
+        start += len(chunk)
+        if rows <= width and len(chunk) == rows:
+            _, roots, directions = np.linalg.svd(chunk, full_matrices=False)
+            return roots**2, directions.T
+        scatter += chunk.T @ chunk
+    eigenvalues, vectors = np.linalg.eigh(scatter)
+    return eigenvalues, vectors
+
+
+class _Table:
+    """Features [N, h] that are read a chunk of rows at a time, in float64, each time anew.
+
+    Raises:
+        InputError: as :func:`~lpft.analysis.inputs.finite_matrix`; a chunk that is not finite when
+            it is read.
+    """
+
+    def __init__(self, features: ArrayLike, name: str) -> None:
+        self._array, self._name = as_array(features, name), name
+        if self._array.ndim != 2 or self._array.size == 0:
+            finite_matrix(self._array, name)  # which says what is wrong
+        self.shape: tuple[int, int] = self._array.shape
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        rows = max(1, _CHUNK_NUMBERS // self.shape[1])
+        for start in range(0, len(self._array), rows):
+            chunk = np.array(self._array[start : start + rows], dtype=np.float64)
+            if not np.isfinite(chunk).all():
+                finite_matrix(self._array, self._name)  # of all rows, for the message
+            yield chunk
+
+    def less_first(self) -> Iterator[NDArray[np.float64]]:
+        """The chunks relative to the first row."""
+        first = np.array(self._array[0], dtype=np.float64)
+        for chunk in self:
+            chunk -= first
+            yield chunk
 
 
 @dataclass(frozen=True)
@@ -198,12 +246,16 @@ def _before_and_after(
     before: ArrayLike, after: ArrayLike, name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     start, end = finite_matrix(before, f"{name} before"), finite_matrix(after, f"{name} after")
-    if start.shape != end.shape:
+    _check_same_shape(start.shape, end.shape, name)
+    return start, end
+
+
+def _check_same_shape(before: tuple[int, ...], after: tuple[int, ...], name: str) -> None:
+    if before != after:
         raise InputError(
-            f"{name} after: expected the shape before training, {start.shape}, found {end.shape}; "
+            f"{name} after: expected the shape before training, {before}, found {after}; "
             "take both from the same texts and the same classifier"
         )
-    return start, end
 
 
 def _directions(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

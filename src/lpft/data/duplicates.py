@@ -8,11 +8,13 @@ Pairs repeat one another where both of their parts do.
 
 import re
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from hashlib import blake2b
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +27,15 @@ LONG = 10
 JACCARD = 0.9
 GRAM = 5
 
+SKETCHED_WORDS = 1 << 24
+"""Words of all long texts from which on only some 5-grams of each are looked up."""
+
+SKETCH = 10
+"""How many: those of the smallest hashes, which texts that share many 5-grams have in common."""
+
 _POSTINGS = 20
 _CANDIDATES = 10
+_BLOCK_WORDS = 1 << 21
 _EMOTICON = r"[:;=]['-]?[()\[\]/\\|DPpO*3]"
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # Ideographs are words of their own, and so are symbols that may carry the meaning.
@@ -37,17 +46,21 @@ _ACCENT = re.compile("[\u0300-\u036f]")
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
 
 Words = tuple[str, ...]
+Numbers = tuple[int, ...]
+"""The words of a part of a text, each by its number."""
 
 
 @dataclass(frozen=True)
 class Repetitions:
     """For each of N texts the index of the first text that it repeats, its own where it is new.
 
-    Texts that repeat one another exactly do so nearly too: ``near`` joins what ``exact`` has.
+    Texts that repeat one another exactly do so nearly too: ``near`` joins what ``exact`` has. Where
+    ``sketched``, a few near-duplicates may be missing.
     """
 
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
+    sketched: bool = False
 
 
 def find_repetitions(texts: Sequence[Text]) -> Repetitions:
@@ -58,23 +71,84 @@ def find_repetitions(texts: Sequence[Text]) -> Repetitions:
     Texts that share a 5-gram are compared: two long ones of which one word in ten differs always
     do. A phrase that many texts have must not cost quadratic time: a 5-gram leads to the first 20
     texts that have it, and a text is compared with the 10 that share most with it.
+
+    Where there are more than :data:`SKETCHED_WORDS` words, of each text only the 10 5-grams with
+    the smallest hashes count. Two texts that share a third of their 5-grams, as do long ones of
+    which each tenth word differs, have one of these in common with a probability of 98 %, which is
+    1 - (2/3)^10; those of which fewer words differ nearly always.
+
+    Source: Broder, Compression and Complexity of Sequences, 1997, for the smallest hashes.
     """
     return _repetitions(tuple(texts))
 
 
 @lru_cache(maxsize=2)  # the same rows are divided into splits or folds, and checked
 def _repetitions(texts: tuple[Text, ...]) -> Repetitions:
-    keys = [exact_key(text) for text in texts]
-    exact = _first_of_equal(keys)
+    exact, forms = _exact_and_forms(texts)
     different = np.unique(exact)
-    forms = [_word_form(keys[row]) for row in different]
     near = _first_of_equal(forms)
     # a text of one word less may repeat a long one
-    long = [form for form in np.unique(near).tolist() if sum(map(len, forms[form])) >= LONG - 1]
-    for first, later in _similar([forms[form] for form in long]):
-        _join(near, long[first], long[later])
-    roots = np.array([_root(near, form) for form in range(len(forms))], dtype=np.int64)
-    return Repetitions(exact, different[roots[np.searchsorted(different, exact)]])
+    lengths = forms.lengths()
+    long = np.flatnonzero((near == np.arange(len(near))) & (lengths >= LONG - 1))
+    sketched = int(lengths[long].sum()) > SKETCHED_WORDS
+    for first, later in _similar(forms, long, sketched=sketched):
+        _join(near, first, later)
+    roots = np.array([_root(near, form) for form in range(len(near))], dtype=np.int64)
+    return Repetitions(exact, different[roots[np.searchsorted(different, exact)]], sketched)
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """The words of M different texts as numbers in one array, since strings take 15 times as much.
+
+    Those of part p are ``words[ends[p] : ends[p + 1]]``; text i has the parts from ``parts[i]`` up
+    to ``parts[i + 1]``.
+    """
+
+    words: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    parts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.parts) - 1
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Words of each text."""
+        return np.diff(self.ends[self.parts])
+
+    def of(self, text: int) -> tuple[Numbers, ...]:
+        """The words of each part of a text."""
+        ends = self.ends[self.parts[text] : self.parts[text + 1] + 1].tolist()
+        return tuple(tuple(self.words[start:end].tolist()) for start, end in pairwise(ends))
+
+
+def _exact_and_forms(texts: Sequence[Text]) -> tuple[NDArray[np.int64], _Forms]:
+    """The first text that each repeats exactly, and the words of those that repeat none."""
+    exact = np.empty(len(texts), dtype=np.int64)
+    seen: dict[bytes, int] = {}
+    numbers: dict[str, int] = {}
+    words, ends, parts = array("i"), array("q", [0]), array("q", [0])
+    for index, text in enumerate(texts):
+        key = exact_key(text)
+        exact[index] = seen.setdefault(_digest(repr(key).encode()), index)
+        if exact[index] < index:
+            continue
+        for part in key:
+            found = _words(part) or (part,)
+            words.extend([numbers.setdefault(word, len(numbers)) for word in found])
+            ends.append(len(words))
+        parts.append(len(ends) - 1)
+    forms = _Forms(
+        np.frombuffer(words, dtype=np.int32) if words else np.zeros(0, np.int32),
+        np.frombuffer(ends, dtype=np.int64),
+        np.frombuffer(parts, dtype=np.int64),
+    )
+    return exact, forms
+
+
+def _digest(content: bytes) -> bytes:
+    """16 bytes that stand for any number of them."""
+    return blake2b(content, digest_size=16).digest()
 
 
 def exact_key(text: Text) -> Words:
@@ -88,11 +162,6 @@ def exact_key(text: Text) -> Words:
     )
 
 
-def _word_form(key: Words) -> tuple[Words, ...]:
-    """The words of each part, without accents and punctuation; a part without words as it is."""
-    return tuple(_words(part) or (part,) for part in key)
-
-
 def _words(part: str) -> Words:
     if part.isascii():
         return tuple(_WORD.findall(part.replace("'", "") if "'" in part else part))
@@ -101,12 +170,15 @@ def _words(part: str) -> Words:
     return tuple(word for word in found if unicodedata.category(word[0])[0] != "P" or len(word) > 1)
 
 
-def _first_of_equal(values: Sequence[Hashable]) -> NDArray[np.int64]:
-    """For each value the index of the first one that is equal."""
-    seen: dict[Hashable, int] = {}
-    return np.array(
-        [seen.setdefault(value, index) for index, value in enumerate(values)], dtype=np.int64
-    )
+def _first_of_equal(forms: _Forms) -> NDArray[np.int64]:
+    """For each text the index of the first one of the same words in the same parts."""
+    seen: dict[bytes, int] = {}
+    first = np.empty(len(forms), dtype=np.int64)
+    for index in range(len(forms)):
+        ends = forms.ends[forms.parts[index] : forms.parts[index + 1] + 1]
+        content = (ends - ends[0]).tobytes() + forms.words[ends[0] : ends[-1]].tobytes()
+        first[index] = seen.setdefault(_digest(content), index)
+    return first
 
 
 def _root(parents: NDArray[np.int64], item: int) -> int:
@@ -122,63 +194,109 @@ def _join(parents: NDArray[np.int64], one: int, other: int) -> None:
     parents[roots[1]] = roots[0]
 
 
-def _similar(forms: Sequence[tuple[Words, ...]]) -> list[tuple[int, int]]:
-    """Pairs of long texts, by their indices, that are near-duplicates."""
-    grams = _shared_grams(forms)
-    parents = np.arange(len(forms), dtype=np.int64)
+def _similar(
+    forms: _Forms, long: NDArray[np.int64], *, sketched: bool
+) -> Iterator[tuple[int, int]]:
+    """Pairs of the ``long`` texts that are near-duplicates."""
+    grams, ends = _shared_grams(forms, long, sketched=sketched)
+    parents = np.arange(len(long), dtype=np.int64)
     postings: dict[int, list[int]] = {}
-    pairs = []
-    for later, own in enumerate(grams):
+    for later in range(len(long)):
+        own = grams[ends[later] : ends[later + 1]].tolist()
         lists = [postings.setdefault(gram, []) for gram in own]
         common = Counter(chain.from_iterable(lists))
+        form = forms.of(int(long[later])) if common else ()
         for first, _ in common.most_common(_CANDIDATES):
             # those that are together already need not be compared
-            if _root(parents, first) != _root(parents, later) and _near(forms[first], forms[later]):
+            if _root(parents, first) != _root(parents, later) and _near(
+                forms.of(int(long[first])), form
+            ):
                 _join(parents, first, later)
-                pairs.append((first, later))
+                yield int(long[first]), int(long[later])
         for posting in lists:
             if len(posting) < _POSTINGS:
                 posting.append(later)
-    return pairs
 
 
-def _shared_grams(forms: Sequence[tuple[Words, ...]]) -> list[list[int]]:
-    """For each text the different 5-grams, as numbers, that another text has too."""
-    numbers: dict[str, int] = {}
-    lengths = np.zeros(len(forms), dtype=np.int64)
-    flat: list[int] = []
-    for index, form in enumerate(forms):
-        before = len(flat)
-        for words in form:
-            flat.extend([numbers.setdefault(word, len(numbers)) for word in words])
-        lengths[index] = len(flat) - before
-    # a random 64-bit number per word and place: the sum over a window stands for its words
+def _shared_grams(
+    forms: _Forms, long: NDArray[np.int64], *, sketched: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different 5-grams of each long text that another one has too, as numbers.
+
+    Those of the text in place i are ``grams[ends[i] : ends[i + 1]]``.
+    """
+    starts, lengths = forms.ends[forms.parts[long]], forms.lengths()[long]
+    blocks = list(_blocks(lengths))
+
+    def words_of(some: slice) -> NDArray[np.int32]:
+        index = np.repeat(starts[some] - _ends(lengths[some])[:-1], lengths[some])
+        return forms.words[index + np.arange(len(index))]
+
+    # A random 64-bit number per word and place: the sum over a window stands for its words. Words
+    # are numbered anew as they occur in long texts, so that short ones change nothing.
+    rank = _ranks(map(words_of, blocks), int(forms.words.max(initial=-1)) + 1)
     random = np.random.default_rng(0).integers(
-        0, 2**64, size=(GRAM, len(numbers)), dtype=np.uint64, endpoint=False
+        0, 2**64, size=(GRAM, int(rank.max(initial=-1)) + 1), dtype=np.uint64, endpoint=False
     )
-    sequence = np.array(flat, dtype=np.int64)
-    count = max(len(sequence) - GRAM + 1, 0)
-    hashes = np.zeros(count, dtype=np.uint64)
-    for place in range(GRAM):
-        hashes += random[place, sequence[place : place + count]]
-    owner = np.repeat(np.arange(len(forms)), lengths)
-    inside = owner[:count] == owner[GRAM - 1 : GRAM - 1 + count]
-    _, grams = np.unique(hashes[inside], return_inverse=True)
-    occurrences = np.unique(np.stack([owner[:count][inside], grams]), axis=1)
-    recurs = np.bincount(occurrences[1], minlength=1)[occurrences[1]] > 1
-    texts, kept = occurrences[0][recurs], occurrences[1][recurs]
-    ends = np.searchsorted(texts, np.arange(len(forms) + 1))
-    return [kept[ends[i] : ends[i + 1]].tolist() for i in range(len(forms))]
+    owners, hashes = [], []
+    for some in blocks:
+        sequence = rank[words_of(some)]
+        owner = np.repeat(np.arange(some.start, some.stop), lengths[some])
+        windows = max(len(sequence) - GRAM + 1, 0)
+        own = np.zeros(windows, dtype=np.uint64)
+        for place in range(GRAM):
+            own += random[place, sequence[place : place + windows]]
+        inside = owner[:windows] == owner[GRAM - 1 : GRAM - 1 + windows]
+        owner, own = owner[:windows][inside], own[inside]
+        order = np.lexsort((own, owner))
+        owner, own = owner[order], own[order]
+        new = np.ones(len(own), dtype=bool)
+        new[1:] = (own[1:] != own[:-1]) | (owner[1:] != owner[:-1])
+        owner, own = owner[new], own[new]
+        if sketched:
+            smallest = np.arange(len(owner)) - np.searchsorted(owner, owner) < SKETCH
+            owner, own = owner[smallest], own[smallest]
+        owners.append(owner)
+        hashes.append(own)
+    texts = np.concatenate([np.zeros(0, np.int64), *owners])
+    _, grams, occurrences = np.unique(
+        np.concatenate([np.zeros(0, np.uint64), *hashes]), return_inverse=True, return_counts=True
+    )
+    recurs = occurrences[grams] > 1 if len(grams) else np.zeros(0, dtype=bool)
+    return grams[recurs], np.searchsorted(texts[recurs], np.arange(len(long) + 1))
 
 
-def _near(first: tuple[Words, ...], second: tuple[Words, ...]) -> bool:
+def _ranks(blocks: Iterable[NDArray[np.int32]], count: int) -> NDArray[np.int64]:
+    """For each of ``count`` words its number in the order of first occurrence, -1 for others."""
+    rank = np.full(count, -1, dtype=np.int64)
+    known = 0
+    for words in blocks:
+        new, first = np.unique(words[rank[words] < 0], return_index=True)
+        rank[new[np.argsort(first)]] = np.arange(known, known + len(new))
+        known += len(new)
+    return rank
+
+
+def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:
+    """Slices of texts that have about so many words that a few arrays of them are small."""
+    block = np.cumsum(lengths) // _BLOCK_WORDS
+    borders = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
+    for start, stop in pairwise([*borders, len(lengths)]):
+        yield slice(start, stop)
+
+
+def _ends(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _near(first: tuple[Numbers, ...], second: tuple[Numbers, ...]) -> bool:
     return all(
         _few_edits(one, other) or _many_grams(one, other)
         for one, other in zip(first, second, strict=True)
     )
 
 
-def _many_grams(first: Words, second: Words) -> bool:
+def _many_grams(first: Numbers, second: Numbers) -> bool:
     """Whether two texts have enough of their different 5-grams in common."""
     # a word that one text has alone begins a 5-gram that it has alone, but for the last four
     most = (1 - JACCARD) / (1 + JACCARD) * (len(first) + len(second)) + 2 * (GRAM - 1)
@@ -192,7 +310,7 @@ def _many_grams(first: Words, second: Words) -> bool:
     return bool(either) and len(grams[0] & grams[1]) >= JACCARD * len(either)
 
 
-def _few_edits(first: Words, second: Words) -> bool:
+def _few_edits(first: Numbers, second: Numbers) -> bool:
     """Whether the edit distance of words is at most a tenth of the longer text's words."""
     limit = max(len(first), len(second)) // LONG
     one, other = set(first), set(second)

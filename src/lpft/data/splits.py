@@ -231,8 +231,9 @@ def _keep_together(
     _, groups, sizes = np.unique(repeats, return_inverse=True, return_counts=True)
     held_out = drawn.copy()
     validates = np.bincount(groups, weights=drawn)
+    order, ends = np.argsort(groups, kind="stable"), np.cumsum(sizes)
     for group in np.flatnonzero((validates > 0) & (validates < sizes)):
-        rows = np.flatnonzero(groups == group)
+        rows = order[ends[group] - sizes[group] : ends[group]]
         held_out[rows] = drawn[rows[0]] and len(rows) <= shares[labels[rows[0]]]
     alone = sizes[groups] == 1
     for label in np.unique(labels):

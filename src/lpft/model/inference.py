@@ -39,8 +39,9 @@ def extract_features(
     device: torch.device,
     description: str = "reading texts",
     done: Callable[[int], object] | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """phi of every text, N x h, in float32 and the order of ``tokens``.
+    """phi of every text, N x h, in float32 and the order of ``tokens``, in ``out`` if one is given.
 
     Texts are read in batches of similar length, each in parts where memory does not suffice for a
     whole one; the parts stay as small for later calls with the model. ``done`` is called with the
@@ -54,7 +55,7 @@ def extract_features(
         model.eval()
     if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
         model.to(device)
-    result: NDArray[np.float32] | None = None
+    result = out
     batches = length_batches(tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_most_tokens(device))
     with progress(description=description, total=len(tokens), unit="texts") as bar:
         for rows in batches:

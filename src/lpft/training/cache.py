@@ -38,6 +38,12 @@ logger = logging.getLogger(__name__)
 
 Cached = TypeVar("Cached")
 
+_MAPPED_BYTES = 1 << 26
+"""Cached arrays of more than 64 MB are read from their files as they are used."""
+
+_DTYPES = {"F32": np.float32, "F64": np.float64}
+"""Types of such arrays by their names in safetensors files."""
+
 _TENSORS = ("weight", "bias")
 _FACTS = ("inverse_strength", "folds", "solver", "converged", "absent_classes")
 
@@ -66,7 +72,9 @@ class SplitInputs:
         return self.pretrained if self.at_start is None else self.at_start
 
     def select(self, rows: NDArray[np.int64]) -> "SplitInputs":
-        """Those of these texts, in this order."""
+        """Those of these texts, in this order; the same object where all are in theirs."""
+        if np.array_equal(rows, np.arange(len(self.labels))):
+            return self
         return SplitInputs(
             self.tokens.select(rows),
             self.labels[rows],
@@ -125,9 +133,13 @@ def prepare_split(
     )
     device = resolve_device(settings.device)
 
-    def compute() -> NDArray[np.float32]:
-        return extract_features(
-            classifier.model, tokens, device=device, description=f"frozen features, {name}"
+    def compute(out: NDArray[np.float32]) -> None:
+        extract_features(
+            classifier.model,
+            tokens,
+            device=device,
+            description=f"frozen features, {name}",
+            out=out,
         )
 
     key = sha256(
@@ -135,7 +147,8 @@ def prepare_split(
         f"{device.type} {torch.__version__} {transformers.__version__}".encode()
     ).hexdigest()
     path = default_cache_dir() / "features" / f"{key}.safetensors"
-    features = _cached_array(path, "file of features", compute, len(tokens))
+    shape = len(tokens), classifier.model.head.in_features
+    features = _cached_features(path, shape, compute)
     return SplitInputs(tokens, examples.labels, features, examples.groups, weights=examples.weights)
 
 
@@ -178,7 +191,7 @@ def cached_probe(
 
     decisive = {
         **choices,
-        **_probing_facts(len(classes)),
+        **_probing_facts(features, len(classes)),
     }
     key = _digest(_deciding_rows(train), decisive)
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
@@ -191,14 +204,17 @@ def _deciding_rows(train: SplitInputs) -> dict[str, NDArray[Any]]:
     return rows if train.weights is None else rows | {"weights": train.weights}
 
 
-def _probing_facts(classes: int) -> dict[str, Any]:
+def _probing_facts(features: NDArray[np.float32], classes: int) -> dict[str, Any]:
     """What decides a probe beside its rows and its choices."""
+    solver = probing.solver_of(features)
+    streamed = solver == probing.STREAMING_SOLVER
+    search = probing.STREAMED_SEARCH_TOLERANCE if streamed else probing.SEARCH_TOLERANCE
     return {
         "classes": classes,
-        "solver": probing.SOLVER,
+        "solver": solver,
         "strengths": probing.STRENGTHS,
         "folds": probing.FOLDS,
-        "tolerances": (probing.SEARCH_TOLERANCE, probing.TOLERANCE),
+        "tolerances": (search, probing.TOLERANCE),
         "max_iterations": probing.MAX_ITERATIONS,
         "versions": [module.__version__ for module in (lpft, np, scipy, sklearn)],
     }
@@ -225,7 +241,7 @@ def cached_out_of_fold_logits(
 
     key = _digest(
         {**_deciding_rows(train), "fold": fold},
-        {"out of fold, with checksum": choices, **_probing_facts(len(classes))},
+        {"out of fold, with checksum": choices, **_probing_facts(features, len(classes))},
     )
     path = default_cache_dir() / "probes" / f"{key}.safetensors"
     return _cached_array(path, "out-of-fold logits", compute, len(labels), len(classes))
@@ -263,7 +279,7 @@ def _cached_array(
     """:func:`_read_or_compute` of one array with so many rows, and columns where they are known."""
 
     def read(path: Path) -> NDArray[Any]:
-        array = _read(path)[0]["array"]
+        array = _read(path, mapped=True)[0]["array"]
         if array.ndim != 2 or len(array) != rows or columns not in (None, array.shape[1]):
             raise ValueError(f"an array of shape {array.shape}")
         return array
@@ -274,14 +290,83 @@ def _cached_array(
     return _read_or_compute(path, what, compute, read, write)
 
 
+def _cached_features(
+    path: Path, shape: tuple[int, int], compute: Callable[[NDArray[np.float32]], None]
+) -> NDArray[np.float32]:
+    """:func:`_cached_array` of features (N x h), which ``compute`` writes into the array it gets.
+
+    Large ones are written into the mapped file itself, so that memory never holds them.
+    """
+
+    def whole() -> NDArray[np.float32]:
+        array = np.empty(shape, dtype=np.float32)
+        compute(array)
+        return array
+
+    def in_file() -> NDArray[np.float32]:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_when_written(path) as temporary:
+                array = _allocate(temporary, shape)
+                compute(array)
+                _seal(temporary, array)
+            return array
+        except OSError as error:
+            logger.warning("file of features is not cached: %s cannot be written (%s)", path, error)
+            return whole()
+
+    if np.prod(shape) * 4 <= _MAPPED_BYTES:
+        return _cached_array(path, "file of features", whole, *shape)
+
+    def read(path: Path) -> NDArray[np.float32]:
+        array = _read(path, mapped=True)[0]["array"]
+        if array.shape != shape:
+            raise ValueError(f"an array of shape {array.shape}")
+        return array
+
+    return _read_or_compute(path, "file of features", in_file, read, None)
+
+
+def _allocate(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """A new file of one float32 array, as :func:`_write` writes it, mapped and still empty.
+
+    Its space is reserved: writing to a mapped file on a full disk would kill the process.
+    """
+    header = _header(shape, "0" * 64)
+    with path.open("wb") as file:
+        file.write(header)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), len(header), 4 * shape[0] * shape[1])
+    return np.memmap(path, np.float32, mode="r+", offset=len(header), shape=shape)
+
+
+def _seal(path: Path, array: NDArray[np.float32]) -> None:
+    """Write an allocated array and its checksum to the disk."""
+    assert isinstance(array, np.memmap)
+    array.flush()
+    with path.open("r+b") as file:
+        file.write(_header(array.shape, _digest({"array": array}, {})))
+
+
+def _header(shape: tuple[int, ...], checksum: str) -> bytes:
+    """The beginning of a safetensors file of one float32 array: its length, then JSON."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * int(np.prod(shape))]}
+    metadata = {"facts": "{}", "checksum": checksum}
+    text = json.dumps({"__metadata__": metadata, "array": entry}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def _read_or_compute(
     path: Path,
     what: str,
     compute: Callable[[], Cached],
     read: Callable[[Path], Cached],
-    write: Callable[[Cached, Path], None],
+    write: Callable[[Cached, Path], None] | None,
 ) -> Cached:
     """The content of ``path``, or else what ``compute`` returns, which ``write`` then keeps there.
+
+    Without ``write`` that is for ``compute`` to do.
 
     A file that cannot be read, or whose content ``read`` refuses (``ValueError``, ``KeyError``), is
     computed again; one that cannot be written costs a warning. ``what`` names the content in both.
@@ -293,6 +378,8 @@ def _read_or_compute(
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         logger.warning("cached %s %s cannot be read (%s): computing it again", what, path, error)
     computed = compute()
+    if write is None:
+        return computed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_when_written(path) as temporary:
@@ -322,21 +409,45 @@ def _write(tensors: dict[str, NDArray[Any]], facts: dict[str, Any], path: Path) 
     save_file(tensors, path, metadata={"facts": json.dumps(facts), "checksum": checksum})
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What :func:`_write` wrote.
+def _read(path: Path, *, mapped: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """What :func:`_write` wrote, of large files mapped into memory where that is asked for.
 
     Raises:
         ValueError, KeyError, SafetensorError: the file's content is something else.
     """
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] | None = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if mapped and path.stat().st_size > _MAPPED_BYTES:
+            tensors = _mapped(path)
+        else:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata is None:
         raise ValueError("it has no checksum")
     facts = dict(json.loads(metadata["facts"]))
     if _digest(tensors, facts) != metadata["checksum"]:
         raise ValueError("its checksum differs")
     return tensors, facts
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file, each a view of the file that is read when it is used.
+
+    The file begins with the length of its header, which has the place of each tensor in the rest.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: np.memmap(
+            path,
+            dtype=_DTYPES[entry["dtype"]],
+            mode="c",
+            offset=8 + length + entry["data_offsets"][0],
+            shape=tuple(entry["shape"]),
+        )
+        for name, entry in header.items()
+    }
 
 
 def _digest(arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Linear probing: the L2 logistic regression on frozen features that becomes the head."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,22 +11,35 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from lpft.data.splits import fold_numbers
 from lpft.errors import InputError, named
+from lpft.progress import progress
 from lpft.settings import ProbeScoring
+from lpft.training.streaming import Coordinates, Heads, Rows, fit_heads, held_out_scores
 
 SOLVER = "newton-cg"
 """scikit-learn's fastest solver at every shape of benchmarks/probing.py."""
 
+STREAMING_SOLVER = "streaming-lbfgs"
+"""That of :mod:`lpft.training.streaming`, which copies no features."""
+
+STREAMED_NUMBERS = 1 << 25
+"""Numbers of features, N h, above which they are streamed: scikit-learn's copies in float64 take
+0.8 GB there (benchmarks/large_data.py)."""
+
 STRENGTHS = 10
 FOLDS = 5
 SEARCH_TOLERANCE = 1e-4
+STREAMED_SEARCH_TOLERANCE = 1e-5
 TOLERANCE = 1e-8
 MAX_ITERATIONS = 5000
 PATH_POINTS = 24
 _ABSENT_CLASS_MARGIN = 10.0
+_CHUNK_ROWS = 16384
 Weights = Literal["balanced"] | Mapping[int, float]
 """Weights by class index, or by inverse frequency (:func:`lpft.data.labels.class_weights`)."""
 
@@ -78,6 +92,9 @@ def fit_probe(
     With ``sample_weight`` w the sum is of ``C w_i w_y CE``, so that at a given C a row of weight 2
     is two rows; folds are drawn by rows, and their scores are weighted means.
 
+    Of more than :data:`STREAMED_NUMBERS` features the same head is found without a copy of them
+    (:mod:`lpft.training.streaming`).
+
     Args:
         features: phi_0, N x h.
         labels: N class indices below ``classes``.
@@ -86,7 +103,7 @@ def fit_probe(
     Raises:
         InputError: fewer than two classes have rows, or a feature is not finite.
     """
-    if not np.isfinite(features).all():
+    if not all(np.isfinite(features[chunk]).all() for chunk in _chunks(features)):
         raise InputError(
             "the encoder gives features that are not finite: its weights hold NaN or infinity; "
             f"name an intact model, or use {named('precision')} float32"
@@ -96,6 +113,23 @@ def fit_probe(
         raise InputError(
             f"linear probing needs training rows of at least 2 classes, found {len(present)}"
         )
+    repeated = np.isin(labels, present[counts > 1])
+    folds = int(min(FOLDS, counts[counts > 1].min(initial=FOLDS)))
+    choosable = len(np.unique(labels[repeated])) >= 2
+    if inverse_strength is None and not choosable:
+        inverse_strength, folds = 1.0, 0
+    if solver_of(features) == STREAMING_SOLVER:
+        return _fit_streaming(
+            features,
+            labels,
+            classes,
+            fit_bias=fit_bias,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            scoring=scoring,
+            inverse_strength=inverse_strength,
+            folds=folds,
+        )
     shared = {
         "solver": SOLVER,
         "max_iter": MAX_ITERATIONS,
@@ -103,12 +137,9 @@ def fit_probe(
         "class_weight": of_present(class_weight, labels),
     }
     inputs = features.astype(np.float64)
-    repeated = np.isin(labels, present[counts > 1])
-    folds = int(min(FOLDS, counts[counts > 1].min(initial=FOLDS)))
-    choosable = len(np.unique(labels[repeated])) >= 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        if inverse_strength is None and choosable:
+        if inverse_strength is None:
             search = LogisticRegressionCV(
                 Cs=STRENGTHS,
                 cv=folds,
@@ -123,8 +154,6 @@ def fit_probe(
                 sample_weight=None if sample_weight is None else sample_weight[repeated],
             )
             inverse_strength = float(search.C_)
-        elif inverse_strength is None:
-            inverse_strength, folds = 1.0, 0
         fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(
             inputs, labels, sample_weight=sample_weight
         )
@@ -136,7 +165,120 @@ def fit_probe(
         folds=folds,
         solver=SOLVER,
         converged=not any(issubclass(item.category, ConvergenceWarning) for item in caught),
-        absent_classes=tuple(sorted(set(range(classes)) - set(present.tolist()))),
+        absent_classes=tuple(np.setdiff1d(np.arange(classes), present).tolist()),
+    )
+
+
+def solver_of(features: NDArray[np.float32]) -> str:
+    """The solver that fits a probe on features (N x h), by their size alone."""
+    return STREAMING_SOLVER if features.size > STREAMED_NUMBERS else SOLVER
+
+
+def _fit_streaming(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    fit_bias: bool,
+    class_weight: Weights | None,
+    sample_weight: NDArray[np.float64] | None,
+    scoring: ProbeScoring,
+    inverse_strength: float | None,
+    folds: int,
+) -> LinearProbe:
+    """The head of :func:`fit_probe`, with the same folds and strengths, without a copy of features.
+
+    Strengths are tried from the strongest penalty to the weakest, each from the heads before.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    best: Heads | None = None
+    if inverse_strength is None:
+        chosen = present[counts > 1]
+        repeated = np.isin(labels, chosen)
+        # a row of a class of one is in no fold and weighs nothing
+        fold = np.full(len(labels), -1)
+        places = np.flatnonzero(repeated)
+        for number, (_, out) in enumerate(StratifiedKFold(folds).split(places, labels[repeated])):
+            fold[places[out]] = number
+        own = _weights_of_classes(class_weight, labels, chosen, repeated, sample_weight)
+        weights = np.ones(len(labels)) if sample_weight is None else sample_weight
+        rows = Rows(
+            features,
+            np.searchsorted(chosen, labels),
+            len(chosen),
+            weights=weights * repeated,
+            class_weight=np.tile(own, (folds, 1)),
+            fold=fold,
+            folds=tuple(range(folds)),
+        )
+        coordinates = Coordinates.of(rows, centred=fit_bias)
+        heads, highest = None, -np.inf
+        strengths = np.logspace(-4, 4, STRENGTHS).tolist()
+        for strength in progress(strengths, "linear probe, strengths", unit="strengths"):
+            heads = fit_heads(
+                rows,
+                inverse_strength=strength,
+                fit_bias=fit_bias,
+                tolerance=STREAMED_SEARCH_TOLERANCE,
+                most_passes=MAX_ITERATIONS,
+                start=heads,
+                coordinates=coordinates,
+            )
+            score = held_out_scores(rows, heads, weights, accuracy=scoring == "accuracy").sum()
+            if score > highest:  # of equal scores the first, as scikit-learn
+                best, highest, inverse_strength = heads, score, strength
+        assert best is not None
+        if len(chosen) < len(present):
+            best = None
+        else:
+            best = replace(best, weight=best.weight.mean(0)[None], bias=best.bias.mean(0)[None])
+    assert inverse_strength is not None
+    everything = np.ones(len(labels), dtype=bool)
+    own = _weights_of_classes(class_weight, labels, present, everything, sample_weight)
+    rows = Rows(
+        features,
+        np.searchsorted(present, labels),
+        len(present),
+        weights=np.ones(len(labels)) if sample_weight is None else sample_weight,
+        class_weight=own[None],
+        fold=np.zeros(len(labels), dtype=np.int64),
+        folds=(-1,),
+    )
+    fitted = fit_heads(
+        rows,
+        inverse_strength=inverse_strength,
+        fit_bias=fit_bias,
+        tolerance=TOLERANCE,
+        most_passes=MAX_ITERATIONS,
+        start=best,
+    )
+    weight, bias = _per_class(
+        fitted.weight[0], fitted.bias[0], present, features, classes, fit_bias=fit_bias
+    )
+    return LinearProbe(
+        weight=weight,
+        bias=bias,
+        inverse_strength=inverse_strength,
+        folds=folds,
+        solver=STREAMING_SOLVER,
+        converged=fitted.converged,
+        absent_classes=tuple(np.setdiff1d(np.arange(classes), present).tolist()),
+    )
+
+
+def _weights_of_classes(
+    class_weight: Weights | None,
+    labels: NDArray[np.int64],
+    present: NDArray[np.int64],
+    used: NDArray[np.bool_],
+    sample_weight: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """The weight of each class in ``present`` in a fit of the rows that are ``used``."""
+    return compute_class_weight(
+        of_present(class_weight, labels[used]),
+        classes=present,
+        y=labels[used],
+        sample_weight=None if sample_weight is None else sample_weight[used],
     )
 
 
@@ -178,9 +320,20 @@ def out_of_fold_logits(
             sample_weight=sample_weight,
             scoring=scoring,
         ).inverse_strength
-    inputs = features.astype(np.float64)
     if fold is None:
         fold = fold_numbers(labels, groups)
+    if solver_of(features) == STREAMING_SOLVER:
+        return _out_of_fold_streaming(
+            features,
+            labels,
+            classes,
+            fold,
+            inverse_strength=inverse_strength,
+            fit_bias=fit_bias,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+        )
+    inputs = features.astype(np.float64)
     logits = np.zeros((len(labels), classes))
     for number in np.unique(fold):
         out = fold == number
@@ -202,6 +355,66 @@ def out_of_fold_logits(
             )
         weight, bias = _rows_per_class(fitted, inputs[~out], classes)
         logits[out] = inputs[out] @ weight.T + bias
+    return logits
+
+
+def _out_of_fold_streaming(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    fold: NDArray[np.int64],
+    *,
+    inverse_strength: float,
+    fit_bias: bool,
+    class_weight: Weights | None,
+    sample_weight: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """The logits of :func:`out_of_fold_logits`, without a copy of features."""
+    # Folds without which the same classes are left share their passes over the features.
+    sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number in np.unique(fold).tolist():
+        left = np.unique(labels[fold != number]).tolist()
+        if len(left) > 1:
+            sharing[tuple(left)].append(number)
+    logits = np.zeros((len(labels), classes))
+    for left, numbers in sharing.items():
+        present = np.array(left)
+        known = np.isin(labels, present)
+        own = [
+            _weights_of_classes(class_weight, labels, present, fold != number, sample_weight)
+            for number in numbers
+        ]
+        weights = np.ones(len(labels)) if sample_weight is None else sample_weight
+        rows = Rows(
+            features,
+            np.where(known, np.searchsorted(present, labels), 0),
+            len(present),
+            weights=weights * known,
+            class_weight=np.stack(own),
+            fold=fold,
+            folds=tuple(numbers),
+        )
+        heads = fit_heads(
+            rows,
+            inverse_strength=inverse_strength,
+            fit_bias=fit_bias,
+            tolerance=TOLERANCE,
+            most_passes=MAX_ITERATIONS,
+        )
+        for place, number in enumerate(numbers):
+            out = fold == number
+            weight, bias = _per_class(
+                heads.weight[place],
+                heads.bias[place],
+                present,
+                features,
+                classes,
+                fit_bias=fit_bias,
+                used=~out,
+            )
+            for chunk in _chunks(features):
+                inside = np.flatnonzero(out[chunk]) + chunk.start
+                logits[inside] = features[inside].astype(np.float64) @ weight.T + bias
     return logits
 
 
@@ -292,12 +505,32 @@ def of_present(weights: Weights | None, labels: NDArray[np.int64]) -> Weights | 
 def _rows_per_class(
     fitted: LogisticRegression, features: NDArray[np.float64], classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """V (C x h) and b (C) of a logistic regression of scikit-learn, trained on ``features``."""
+    return _per_class(
+        fitted.coef_,
+        fitted.intercept_,
+        fitted.classes_,
+        features,
+        classes,
+        fit_bias=fitted.fit_intercept,
+    )
+
+
+def _per_class(
+    coefficients: NDArray[np.float64],
+    intercepts: NDArray[np.float64],
+    present: NDArray[np.int64],
+    features: NDArray[np.floating],
+    classes: int,
+    *,
+    fit_bias: bool,
+    used: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """V (C x h) and b (C) of a logistic regression, which has one row for two classes.
 
-    ``features`` (N x h) are those of its training, over which a class without rows gets its bias,
-    if the regression has one.
+    ``features`` (N x h) are those of its training, or of which it is those that are ``used``; over
+    them a class without rows gets its bias, if the regression has one.
     """
-    coefficients, intercepts, present = fitted.coef_, fitted.intercept_, fitted.classes_
     if len(present) == 2:
         coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
         intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
@@ -305,8 +538,18 @@ def _rows_per_class(
     bias = np.zeros(classes)
     weight[present] = coefficients
     bias[present] = intercepts
-    if len(present) < classes and fitted.fit_intercept:
-        lowest = float((features @ coefficients.T + intercepts).min())
+    if len(present) < classes and fit_bias:
+        lowest = np.inf
+        for chunk in _chunks(features):
+            own = features[chunk] if used is None else features[chunk][used[chunk]]
+            logits = own.astype(np.float64, copy=False) @ coefficients.T + intercepts
+            lowest = min(lowest, float(logits.min(initial=np.inf)))
         absent = np.setdiff1d(np.arange(classes), present)
         bias[absent] = lowest - _ABSENT_CLASS_MARGIN
     return weight, bias
+
+
+def _chunks(features: NDArray[np.floating]) -> Iterator[slice]:
+    """Slices of rows of which a copy is small."""
+    for start in range(0, len(features), _CHUNK_ROWS):
+        yield slice(start, min(start + _CHUNK_ROWS, len(features)))
