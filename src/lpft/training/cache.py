@@ -5,6 +5,7 @@ They lie in the user's cache folder and are named by a hash of all that decides 
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
