@@ -387,6 +387,7 @@ def _trainer(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},  # copied while the GPU computes
     )
     arguments._n_gpu = 1  # or Trainer would multiply the batch size by the number of GPUs
     evaluation: dict[str, Any] = {}
