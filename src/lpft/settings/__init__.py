@@ -365,7 +365,7 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = setting(
         False,
         "compute every layer a second time in the backward pass instead of keeping what it "
-        "computed: less memory, about a third more time, the same result",
+        "computed: less memory for one more forward pass, and the same result",
         decides=Decides.NOTHING,
         needs="fine-tuning",
         commands=("train", "reproduce"),
