@@ -32,6 +32,7 @@ _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "id2lab
 """Entries of a configuration that say where a model is from, not what it computes."""
 
 
+@torch.no_grad()
 def extract_features(
     model: LinearHeadClassifier,
     tokens: Tokens,
@@ -46,7 +47,8 @@ def extract_features(
     Texts are read in batches of similar length, each in parts where memory does not suffice for a
     whole one; the parts stay as small for later calls with the model. ``done`` is called with the
     number of texts of each. The model is moved to ``device`` and stays there, in the mode that it
-    was in.
+    was in. (What is made under ``torch.inference_mode`` could never be trained again: hence
+    ``no_grad``.)
     """
     was_training = model.training
     # Walking through all modules takes as long as two layers take for a text, so only if need be.
@@ -64,9 +66,7 @@ def extract_features(
                 part = remaining[: -(-len(rows) // _parts.get(model, 1))]
                 try:
                     batch = {name: ids.to(device) for name, ids in tokens.batch(part).items()}
-                    # Parameters that are moved in this mode could never be trained again.
-                    with torch.inference_mode():
-                        features = model.features(**batch).cpu().numpy()
+                    features = model.features(**batch).cpu().numpy()
                 except Exception as error:
                     if not out_of_memory(error):
                         raise
