@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -195,6 +196,18 @@ def _connected(ray: Any) -> Iterator[None]:
         worker._worker_logs_enabled = printed
 
 
+def _from_here(function: Callable[[Task], Done]) -> Callable[[Task], Done]:
+    """The function in the working folder of this process, by which relative paths are meant."""
+    here = Path.cwd()
+
+    def called(task: Task) -> Done:
+        with suppress(OSError):  # a machine without it reads absolute paths alone
+            os.chdir(here)
+        return function(task)
+
+    return called
+
+
 def _reach(address: str) -> None:
     """See that somebody listens at ``host:port``: Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -214,7 +227,7 @@ def _on_cluster(
     waiting = deque(enumerate(tasks))
     _check_machines(ray, wanted)
     # Ray would try again whatever died; which of it is worth a try is decided below.
-    remote = ray.remote(max_retries=0, **wanted)(function)
+    remote = ray.remote(max_retries=0, **wanted)(_from_here(function))
     try:
         while waiting or running:
             while waiting and len(running) < workers:

@@ -92,6 +92,78 @@ def test_what_is_tried_depends_on_earlier_trials_alone(settings):
     assert list(trials(config, lambda: finished[::-1])) == first
 
 
+def searched_in_batches(config, scores, finished):
+    """The trials of a search whose batches score as ``scores`` says, after ``finished`` ones."""
+    asked = []
+    for name, method, changes in trials(config, lambda: finished):
+        asked.append((name, method, changes))
+        folder = f"candidates/{name}"
+        if len(asked) % config.selection.workers == 0 or len(asked) == config.selection.tune:
+            for number in range(len(finished), len(asked)):
+                one, of, settings = asked[number]
+                finished.append(
+                    CandidateRecord(
+                        method=of,
+                        seed=0,
+                        folder=folder.replace(name, one),
+                        settings=settings,
+                        score=scores[number],
+                    )
+                )
+    return asked
+
+
+@pytest.mark.parametrize("workers", [2, 3, 20])
+def test_a_batch_is_chosen_by_the_batches_before_it_alone(settings, workers):
+    config = make_selection(settings | {"tune": 11, "workers": workers})
+    scores = [0.5, 0.9, 0.6, 0.7, 0.8, 0.55, 0.95, 0.65, 0.75, 0.4, 0.85]
+    finished = []
+    asked = searched_in_batches(config, scores, finished)
+    rates = [changes.get("learning_rate") for _, _, changes in asked]
+    assert len(set(rates)) == 11, "those of a batch differ"
+    # A search that was stopped within a batch asks for the same, whatever has finished of it.
+    for done in (1, 4, 7, 10):
+        assert searched_in_batches(config, scores, finished[:done][::-1]) == asked
+    last = workers * (10 // workers)  # the first of the last batch
+    other = [*scores[:last], *(1 - score for score in scores[last:])]
+    assert searched_in_batches(config, other, []) == asked
+
+
+@pytest.mark.parametrize("method", ["lp-ft", pytest.param("auto", marks=pytest.mark.heavy)])
+def test_batches_train_elsewhere_and_score_as_here(settings, tmp_path, monkeypatch, method):
+    asked = settings | {"method": method, "tune": 3, "workers": 2, "epochs": 1}
+    names = []
+
+    def execute(function, tasks):
+        names.append([task.config.output_dir.name for task in tasks])
+        for number in reversed(range(len(tasks))):
+            yield number, function(tasks[number])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "get_executor", lambda *_: execute)
+        folder = train_selection(make_selection(asked, tmp_path / "batches")).folder
+    assert names == [["trial-1", "trial-2"], ["trial-3"]]
+    found = selection(folder)
+    assert [one["folder"][-1] for one in found["candidates"]][-3:] == ["1", "2", "3"]
+    scores = [one["score"] for one in found["candidates"]]
+    assert found["chosen"] in [one["folder"] for one in found["candidates"]]
+    if method == "lp-ft":
+        assert found["chosen"] == found["candidates"][scores.index(max(scores))]["folder"]
+        return
+    # What a process that died left undone is trained here.
+    with monkeypatch.context() as patch:
+        dead = lambda _, tasks: ((number, None) for number in range(len(tasks)))  # noqa: E731
+        patch.setattr(module, "get_executor", lambda *_: dead)
+        again = train_selection(make_selection(asked, tmp_path / "again")).folder
+    assert [one["score"] for one in selection(again)["candidates"]] == scores
+
+
+def test_workers_without_a_search_are_refused(settings):
+    for wrong in ({"workers": 2}, {"executor": "ray"}):
+        with pytest.raises(InputError, match="is for tune"):
+            make_selection(settings | {"tune": 0, "seeds": 2, **wrong})
+
+
 def test_with_auto_the_method_is_searched_and_linear_probing_competes(settings, tmp_path):
     asked = settings | {"method": "auto", "tune": 5, "epochs": 1}
     folder = train_selection(make_selection(asked, tmp_path / "auto")).folder

@@ -7,8 +7,10 @@ wherever it was stopped; what was decided on the way is in ``run.json`` and is n
 
 import logging
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,6 +23,7 @@ from lpft.data import TextData, check_data, load_data
 from lpft.data.lengths import check_lengths, quick_counter, quick_length
 from lpft.data.splits import validation_kind
 from lpft.errors import InputError, explain, named
+from lpft.executors import get_executor
 from lpft.files import check_model_path, link_or_copy
 from lpft.results.folder import (
     WORK,
@@ -50,6 +53,7 @@ from lpft.results.schema import (
     StandingRecord,
 )
 from lpft.runs.findings import log_findings
+from lpft.runs.sweep import Attempt, attempt
 from lpft.runs.train import describe_data, status_recorded, train_run
 from lpft.settings import MINILM, passes
 from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig
@@ -89,6 +93,7 @@ def train_selection(
         from lpft.runs.tuning import check_optuna
 
         check_optuna()
+        get_executor(config.selection.executor, config.selection.workers)
     data = load_data(config.data)
     log_findings(check_data(data))
     first = config.run(config.methods[0], config.methods[0]).training
@@ -146,8 +151,13 @@ class _Running:
         return self.record.selection
 
     def run(self) -> RunResult:
-        for name, run, changes in self._runs():
-            self._train(name, run, changes)
+        if self.config.selection.tune > 0 and self.config.training.method == AUTO:
+            self._train("lp", self.config.run("lp", "lp"), {})
+        runs = self._runs()
+        while batch := list(islice(runs, self.config.selection.workers)):
+            reasons = self._train_at_once([run for _, run, _ in batch])
+            for (name, run, changes), reason in zip(batch, reasons, strict=True):
+                self._train(name, run, changes, reason)
         contenders = list(range(len(self.candidates)))
         if self.config.selection.tune > 0:
             contenders = best_of_each(self.candidates)
@@ -172,8 +182,6 @@ class _Running:
         if self.config.selection.tune > 0:
             from lpft.runs.tuning import trials
 
-            if self.config.training.method == AUTO:
-                yield "lp", self.config.run("lp", "lp"), {}
             for name, method, changes in trials(self.config, lambda: self.selection.candidates):
                 run = self.config.run(name, method, **changes)
                 if not self._decided(name, run):
@@ -235,8 +243,40 @@ class _Running:
             return float(np.mean(of_an_epoch)) * _epochs(run, self.data)
         return _measured_seconds(run, self.data)
 
-    def _train(self, name: str, run: RunConfig, changes: dict[str, Any]) -> None:
-        """Train a candidate, or find it finished, and record how it scores."""
+    def _train_at_once(self, runs: Sequence[RunConfig]) -> list[str | None]:
+        """Train runs of a batch in processes of their own; why each of them could not be trained.
+
+        None where it is finished, or left to this process, as where its own died.
+        """
+        settings = self.config.selection
+        reasons: list[str | None] = [None] * len(runs)
+        if settings.workers == 1 and settings.executor == "local":
+            return reasons
+        known = [one for one in self.selection.candidates if one.reason is not None]
+        failed = {self.folder / one.folder for one in known}
+        todo = [number for number, run in enumerate(runs) if not self._ended(run, failed)]
+        attempts = [
+            Attempt(replace(runs[number], output_dir=runs[number].output_dir.resolve()))
+            for number in todo
+        ]
+        execute = get_executor(settings.executor, settings.workers)
+        with closing(execute(attempt, attempts)) as ends:
+            for position, ended in ends:
+                if ended is not None:
+                    reasons[todo[position]] = ended.reason
+        return reasons
+
+    def _ended(self, run: RunConfig, failed: Collection[Path]) -> bool:
+        record = read_record(run.output_dir)
+        return run.output_dir in failed or (record is not None and record.status == "finished")
+
+    def _train(
+        self, name: str, run: RunConfig, changes: dict[str, Any], reason: str | None = None
+    ) -> None:
+        """Train a candidate, or find it finished, and record how it scores.
+
+        Another process may have tried already, which failed for a ``reason``.
+        """
         before = next(
             (one for one in self.selection.candidates if one.folder.endswith(f"/{name}")), None
         )
@@ -248,6 +288,8 @@ class _Running:
         )
         logger.info("candidate %s", name)
         try:
+            if reason is not None:
+                raise InputError(reason)
             train_run(run, resume=True, data=self.data, log_label_errors=not self.candidates)
         except Exception as error:
             known = explain(error)

@@ -1,11 +1,13 @@
-"""A search for learning rate, epochs and method by Optuna's TPE, one run after the other.
+"""A search for learning rate, epochs and method by Optuna's TPE, run by run or batch by batch.
 
 Its storage is the list of candidates in ``run.json``: the study is built anew from it for every
 trial, with a sampler that is seeded by the trial's number. So a search that was stopped asks for
-the same runs as one that was not.
+the same runs as one that was not. Runs of a batch train at the same time: each is chosen by the
+scores of the batches before, and as if those chosen before it in its batch scored badly.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,9 +48,10 @@ def check_optuna() -> None:
 def trials(
     config: SelectionConfig, finished: Callable[[], Sequence[CandidateRecord]]
 ) -> Iterator[Trial]:
-    """The runs of the search, each chosen by the scores of those before it.
+    """The runs of the search, each chosen by the scores of the batches before it.
 
-    The first has the defaults of its method. ``finished`` gives the candidates so far.
+    The first has the defaults of its method. ``finished`` gives the candidates so far. Batches are
+    of as many runs as there are workers.
     """
     methods = config.methods
     if len(methods) > 1:
@@ -56,12 +59,20 @@ def trials(
     searched = [name for name in SEARCHED if getattr(config.training, name) is None]
     digits = len(str(config.selection.tune))
     names = [f"trial-{number:0{digits}d}" for number in range(1, config.selection.tune + 1)]
-    yield names[0], methods[0], {}
-    for number, name in enumerate(names[1:], start=1):
-        # A search that goes on has later ones too, which this one was chosen without.
-        known = {one.folder.rpartition("/")[2]: one for one in finished()}
-        before = [known[earlier] for earlier in names[:number] if earlier in known]
-        yield (name, *_suggested(config, methods, searched, before, number))
+    workers = config.selection.workers
+    batch: list[Trial] = []
+    before: list[CandidateRecord] = []
+    for number, name in enumerate(names):
+        if number % workers == 0:
+            # A search that goes on has later ones too, which this one was chosen without.
+            known = {one.folder.rpartition("/")[2]: one for one in finished()}
+            before = [known[earlier] for earlier in names[:number] if earlier in known]
+            batch = []
+        chosen: tuple[str, dict[str, Any]] = (methods[0], {})
+        if number > 0:
+            chosen = _suggested(config, methods, searched, before, batch, number)
+        batch.append((name, *chosen))
+        yield batch[-1]
 
 
 def _suggested(
@@ -69,17 +80,26 @@ def _suggested(
     methods: Sequence[str],
     searched: Sequence[str],
     before: Sequence[CandidateRecord],
+    batch: Sequence[Trial],
     number: int,
 ) -> tuple[str, dict[str, Any]]:
-    """Method and settings of one trial, after those ``before`` it."""
+    """Method and settings of one trial, after those ``before`` it and beside those of its batch."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     mixed = np.random.SeedSequence([config.training.seed, number]).generate_state(1)
-    sampler = optuna.samplers.TPESampler(seed=int(mixed[0]), n_startup_trials=_RANDOM_TRIALS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=int(mixed[0]),
+            n_startup_trials=_RANDOM_TRIALS,
+            constant_liar=config.selection.workers > 1,
+        )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for one in before:
-        study.add_trial(_as_trial(config, methods, searched, one))
+        study.add_trial(_as_trial(config, methods, searched, one.method, one.settings, one))
+    for _, chosen, settings in batch:
+        study.add_trial(_as_trial(config, methods, searched, chosen, settings))
     trial = study.ask()
     method = methods[0]
     if len(methods) > 1:
@@ -98,28 +118,36 @@ def _as_trial(
     config: SelectionConfig,
     methods: Sequence[str],
     searched: Sequence[str],
-    one: CandidateRecord,
+    method: str,
+    changes: Mapping[str, Any],
+    ended: CandidateRecord | None = None,
 ) -> "optuna.trial.FrozenTrial":
-    """A candidate as Optuna records it; one that could not be trained counts as failed."""
+    """A candidate as Optuna records it, running unless it has ``ended``.
+
+    One that could not be trained counts as failed.
+    """
     import optuna
 
     params: dict[str, Any] = {}
     distributions: dict[str, Any] = {}
     if len(methods) > 1:
-        params["method"] = one.method
+        params["method"] = method
         distributions["method"] = optuna.distributions.CategoricalDistribution(list(methods))
-    used = config.run("used", one.method, **one.settings).training
-    for name, (key, distribution) in _distributions(one.method, searched).items():
+    used = config.run("used", method, **changes).training
+    for name, (key, distribution) in _distributions(method, searched).items():
         low, high = distribution.low, distribution.high
         value = min(max(getattr(used, name), low), high)  # a default may lie outside
         params[key] = int(value) if name == "epochs" else value
         distributions[key] = distribution
-    failed = one.score is None
+    state = optuna.trial.TrialState.RUNNING
+    if ended is not None:
+        failed = ended.score is None
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
     return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
+        state=state,
         params=params,
         distributions=distributions,
-        value=None if failed else one.score,
+        value=None if ended is None else ended.score,
     )
 
 

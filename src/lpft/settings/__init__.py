@@ -423,6 +423,17 @@ class SelectionSettings(Settings):
         "needs the tune extra; 0 for none",
         ge=0,
     )
+    workers: int = setting(
+        1,
+        "with --tune: runs at a time, each in a process of its own; they are chosen together, by "
+        "the scores of the runs before them",
+        ge=1,
+    )
+    executor: Literal["local", "ray"] = setting(
+        "local",
+        "with --tune: where to train, on this machine or on a Ray cluster (docs/scale.md)",
+        decides=Decides.NOTHING,
+    )
     stop_after: Literal["lp", "lp-ft"] | None = setting(
         None,
         "with --method auto: train no method after this one (default: all that can still win)",
@@ -442,6 +453,12 @@ class SelectionSettings(Settings):
                     raise InputError(
                         f"{named('tune')} and {named(name)} exclude each other: leave one out"
                     )
+        for name in ("workers", "executor"):
+            if self.tune == 0 and getattr(self, name) != self.fields()[name].default:
+                raise InputError(
+                    f"{named(name)} is for {named('tune')}: give both, or leave it out; lpft sweep "
+                    "trains other runs at the same time"
+                )
         return self
 
     def refuse(self, where: str) -> None:
