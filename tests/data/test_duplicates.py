@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lpft.data import duplicates
+from lpft.data.checks import check_data
 from lpft.data.duplicates import find_repetitions
+from lpft.data.examples import Examples, TextData
 
 WORDS = [f"word{number}" for number in range(200)]
 
@@ -113,3 +116,35 @@ def test_texts_of_one_template_are_compared_in_linear_time():
 
 def test_no_texts():
     assert find_repetitions([]).near.tolist() == []
+
+
+def test_among_very_many_words_some_5_grams_of_each_text_find_what_all_do(monkeypatch):
+    generator = random.Random(0)
+    texts = [" ".join(generator.choices(WORDS, k=generator.randint(10, 60))) for _ in range(300)]
+    for row in range(0, 300, 3):  # a tenth of the words differs, which is the most
+        words = texts[row].split()
+        places = generator.sample(range(len(words)), len(words) // 10)
+        texts[row + 1] = changed(words, *places)
+    exact = find_repetitions(texts)
+    assert not exact.sketched
+    monkeypatch.setattr(duplicates, "SKETCHED_WORDS", 100)
+    duplicates._repetitions.cache_clear()
+    sketched = find_repetitions(texts)
+    duplicates._repetitions.cache_clear()
+    assert sketched.sketched
+    repeating = exact.near != np.arange(300)
+    assert repeating.sum() >= 100
+    assert np.mean(sketched.near[repeating] == exact.near[repeating]) >= 0.95
+    assert (sketched.near[~repeating] == exact.near[~repeating]).all()
+
+
+def test_a_search_by_some_5_grams_is_said_in_its_finding(monkeypatch):
+    monkeypatch.setattr(duplicates, "SKETCHED_WORDS", 10)
+    texts = [*(" ".join(sentence(20, start)) for start in range(0, 160, 20))]
+    texts += [changed(sentence(20), 7), "short"]
+    rows = Examples([str(row) for row in range(10)], texts, np.arange(10) % 2)
+    other = Examples(["a", "b"], ["some other", "more"], np.arange(2))
+    findings = check_data(TextData("x", ("a", "b"), rows, other))
+    (finding,) = [each for each in findings if each.kind == "near-duplicates"]
+    assert finding.rows == {"train": [1, 9]}
+    assert "10 5-grams" in finding.message

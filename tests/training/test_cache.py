@@ -1,13 +1,15 @@
 """Frozen features and linear probes: read again for the same inputs only, and only if whole."""
 
+import errno
 import json
+import os
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tiny_models import save_tiny_model, toy_texts
 
 from lpft.data import Examples
@@ -82,6 +84,53 @@ def test_the_fingerprint_is_the_encoders_alone(classifier):
     with torch.no_grad():
         classifier.model.head.weight.add_(1)
     assert encoder_fingerprint(classifier.model) == before
+
+
+def test_large_features_are_written_to_and_read_from_a_mapped_file(
+    classifier, folder, calls, monkeypatch
+):
+    whole = features_of(classifier)
+    (path,) = (folder / "features").iterdir()
+    path.unlink()
+    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+    for found in (features_of(classifier), features_of(classifier)):
+        assert isinstance(found, np.memmap)
+        np.testing.assert_array_equal(found, whole)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(load_file(path)["array"], whole)
+    monkeypatch.setattr(cache, "_MAPPED_BYTES", 1 << 26)
+    assert not isinstance(features_of(classifier), np.memmap)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
+def test_damaged_large_features_are_computed_again(
+    classifier, folder, calls, caplog, monkeypatch, damage
+):
+    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+    first = np.array(features_of(classifier))
+    (path,) = (folder / "features").iterdir()
+    DAMAGE[damage](path)
+    np.testing.assert_array_equal(features_of(classifier), first)
+    assert len(calls) == 2
+    assert "computing it again" in caplog.text
+
+
+def test_large_features_that_do_not_fit_on_the_disk_stay_in_memory(
+    classifier, folder, caplog, monkeypatch
+):
+    whole = features_of(classifier)
+    (path,) = (folder / "features").iterdir()
+    path.unlink()
+    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    np.testing.assert_array_equal(features_of(classifier), whole)
+    assert "not cached" in caplog.text
+    assert not list((folder / "features").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])

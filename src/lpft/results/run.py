@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -125,7 +126,7 @@ class Predictions:
             table = pq.read_table(path)
             ids = np.asarray(table["id"].to_pylist(), dtype=np.str_)
             labels = np.asarray(table["label"].fill_null(UNSEEN), dtype=np.int64)
-            logits = np.asarray(table["logits"].to_pylist(), dtype=np.float64)
+            logits = _matrix(table["logits"])
             groups, clusters = _groups(table), _clusters(table)
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as problem:
             raise UnusableRecord(f"{where} cannot be read: {problem}") from problem
@@ -139,6 +140,15 @@ class Predictions:
                 f"{where}: logits that are not finite, or labels outside the classes"
             )
         return cls(ids, labels, logits, groups, clusters)
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Lists of one length as a matrix, without a Python object for each number."""
+    lists = column.combine_chunks()
+    lengths = np.unique(np.asarray(pc.list_value_length(lists)))
+    if len(lengths) != 1:
+        raise ValueError("its logits differ in number")
+    return np.asarray(lists.flatten(), dtype=np.float64).reshape(len(lists), int(lengths[0]))
 
 
 def _null_where_unseen(labels: NDArray[np.int64] | None) -> Any:

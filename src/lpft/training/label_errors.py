@@ -47,7 +47,7 @@ def label_error_finding(
     probing = settings.model_copy(update={"probe_scoring": "log-loss"})
     probe = cached_probe(train, probing, data.classes)
     logits = [cached_out_of_fold_logits(train, probing, probe, data.classes)]
-    logits += [inputs[name].pretrained @ probe.weight.T + probe.bias for name in known[1:]]
+    logits += [probe.logits(inputs[name].pretrained) for name in known[1:]]
     labels = np.concatenate([inputs[name].labels for name in known])
     numbers = np.concatenate([splits[name].rows for name in known])
     texts = [text for name in known for text in splits[name].texts]

@@ -62,6 +62,13 @@ class LinearProbe:
     converged: bool
     absent_classes: tuple[int, ...]
 
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """``V phi + b`` of N texts (N x C), in float64 without such a copy of their features."""
+        logits = np.empty((len(features), len(self.bias)))
+        for chunk in _chunks(features):
+            logits[chunk] = features[chunk].astype(np.float64) @ self.weight.T + self.bias
+        return logits
+
 
 def fit_probe(
     features: NDArray[np.float32],
