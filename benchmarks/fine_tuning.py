@@ -8,7 +8,7 @@
 each side in turn; a side's time is that from the end of its first step to the end of its last one,
 with collation, logging and clipping, without evaluation and checkpoints. Ratios are medians over
 blocks. All take the same batches: of the order in which both we and Trainer group 3,200 texts by
-length, batches at equal distances. Trainer has its fused AdamW and pads each batch to its longest
+length, some at random. Trainer has its fused AdamW and pads each batch to its longest
 (dynamic), or all texts to 128 tokens. ``loop`` is the model's own forward, backward and AdamW: what
 lies between it and us is Trainer's machinery.
 
@@ -210,8 +210,9 @@ def steps(options: argparse.Namespace) -> None:
         texts = [" ".join(sentences[first::GROUPED_TEXTS]) for first in range(GROUPED_TEXTS)]
         lengths = tokenize(tokenizer, texts, length).lengths.tolist()
         order = np.array(get_length_grouped_indices(lengths, BATCH_SIZE)).reshape(-1, BATCH_SIZE)
-        spaced = np.linspace(0, len(order) - 1, options.steps + 1).astype(int)
-        chosen = order[spaced].ravel()
+        # At random: equal distances would hit one place of every sorted group of 50 batches.
+        batches = generator.choice(len(order), options.steps + 1, replace=False)
+        chosen = order[batches].ravel()
         block = [texts[row] for row in chosen], data.train.labels[rows[chosen]]
         for name, side in SIDES.items():
             taken = side(block, length)
