@@ -41,10 +41,10 @@ def test_what_has_no_effect_is_left_alone(variables):
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        (TORCHRUN, "LOCAL_RANK=0, WORLD_SIZE=2.* unset LOCAL_RANK WORLD_SIZE,"),
+        (TORCHRUN, "LOCAL_RANK=0, WORLD_SIZE=2.* unset LOCAL_RANK WORLD_SIZE or"),
         ({"LOCAL_RANK": ""}, "LOCAL_RANK="),
         ({"OMPI_COMM_WORLD_SIZE": "8"}, "OMPI_COMM_WORLD_SIZE=8"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "distributed training .ACCELERATE_USE_FSDP=true"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "divided among processes .ACCELERATE_USE_FSDP=true"),
         (
             ACCELERATE_LAUNCH | {"ACCELERATE_MIXED_PRECISION": "bf16"},
             "changes the computation .ACCELERATE_MIXED_PRECISION=bf16.: unset",
@@ -65,6 +65,13 @@ def test_a_launcher_has_no_effect_on_evaluation_but_a_precision_has():
     check_environment(training=False, variables=TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "fp16"})
     with pytest.raises(InputError, match="FPMATH"):
         check_environment(training=False, variables={"ONEDNN_DEFAULT_FPMATH_MODE": "ANY"})
+
+
+def test_processes_that_the_user_asked_for_are_no_fault_but_another_precision_is():
+    check_environment(launched=True, variables=TORCHRUN | {"ACCELERATE_USE_CPU": "true"})
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_FSDP": "1"}.items():
+        with pytest.raises(InputError, match=name):
+            check_environment(launched=True, variables=TORCHRUN | {name: value})
 
 
 def test_python_and_the_command_line_refuse_it_before_any_work(lpft, monkeypatch):

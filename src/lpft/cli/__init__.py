@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_stderr()
     try:
         if options.run.__name__ in _COMPUTING:
-            check_environment(training=options.run.__name__ in _TRAINING)
+            training = options.run.__name__ in _TRAINING
+            launched = getattr(options, "distributed", None)
+            check_environment(training=training, launched=launched)
         with visible_progress():
             status = options.run(options)
         sys.stdout.flush()

@@ -1,5 +1,6 @@
 """What each command does with its parsed options: run it and print the result."""
 
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -7,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lpft import distributed
 from lpft.cli.console import (
     next_command,
     print_error,
@@ -20,7 +22,7 @@ from lpft.cli.console import (
     standard_input,
 )
 from lpft.errors import InputError, named
-from lpft.progress import visible_progress
+from lpft.progress import log_to_stderr, visible_progress
 from lpft.results.folder import read_record, recorded_config
 from lpft.settings import (
     DataSettings,
@@ -76,14 +78,26 @@ def train(options: Namespace) -> None:
     how: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
     several = make_selection(settings, folder)
     if several is not None:
+        if options.distributed:
+            raise InputError(
+                f"{named('distributed')} shares one training: leave out {named('method')} auto, "
+                f"{named('seeds')} and {named('tune')}, or run lpft sweep for several trainings"
+            )
         from lpft.runs.selection import train_selection
 
         result = train_selection(several, **how)
     else:
         config = make_config(settings, folder)
+        if options.distributed:
+            distributed.join()
         # This loads torch, for which wrong settings need not wait:
         from lpft.runs.train import train_run
 
+        if not distributed.is_main():
+            log_to_stderr(logging.ERROR)
+            with visible_progress(False):
+                train_run(config, **how)
+            return
         result = train_run(config, **how)
     page = _page_of(result.folder) if options.report else None
     if options.json:

@@ -85,7 +85,14 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
         "--output-dir", type=Path, help="folder for the run (default: runs/DATA-MODEL-METHOD-seedS)"
     )
     _add_report(train, "the run's folder")
-    _add_flags(train, "resume", "overwrite", "json")
+    _add_flags(
+        train,
+        "resume",
+        "overwrite",
+        "json",
+        distributed="share this training with the other processes of accelerate launch or torchrun,"
+        " each on its GPU or its cores: a step is of the same rows as in one process",
+    )
 
     interpolate = command(
         commands.interpolate,

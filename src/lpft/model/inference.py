@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lpft import distributed
 from lpft.data.lengths import length_batches
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError, named, out_of_memory
@@ -58,8 +59,16 @@ def extract_features(
     if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
         model.to(device)
     result = out
-    batches = length_batches(tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_most_tokens(device))
-    with progress(description=description, total=len(tokens), unit="texts") as bar:
+    batches = list(
+        length_batches(tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_most_tokens(device))
+    )
+    if distributed.size() > 1:
+        # The rows of other processes are zero here, and all add up below.
+        batches = batches[distributed.rank() :: distributed.size()]
+        if result is None:
+            result = np.empty((len(tokens), model.head.in_features), dtype=np.float32)
+        result.fill(0)
+    with progress(description=description, total=sum(map(len, batches)), unit="texts") as bar:
         for rows in batches:
             remaining = rows
             while len(remaining):
@@ -82,7 +91,7 @@ def extract_features(
     if switched:
         model.train(was_training)
     assert result is not None, "tokenize refuses an empty list of texts"
-    return result
+    return distributed.summed(result)
 
 
 def _most_tokens(device: torch.device) -> int:

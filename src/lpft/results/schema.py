@@ -300,6 +300,7 @@ class RunRecord(Record):
     device: str | None = None
     machine: str | None = None
     threads: int | None = None
+    processes: int = 1
     calibration: Calibration = Calibration()
     checkpoint: Checkpoint | None = None
     validation: Validation | None = None

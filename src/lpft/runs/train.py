@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from lpft import distributed
 from lpft.data import TextData, check_data, fingerprint, load_data
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
@@ -62,10 +64,29 @@ def train_run(
     Without ``log_label_errors`` probable label errors are recorded and not logged, for callers that
     train on the same rows several times.
 
+    Of several processes (:mod:`lpft.distributed`) the main one fills the folder; the others, which
+    only help, leave no file.
+
     Raises:
         InputError: the data, the model, a setting or the folder is not usable, the folder's run is
             another one, or training diverges.
     """
+    if distributed.is_main():
+        how = {"resume": resume, "overwrite": overwrite, "log_label_errors": log_label_errors}
+        return _train(config, data, **how)
+    with TemporaryDirectory(prefix="lpft-") as folder:
+        return _train(replace(config, output_dir=Path(folder) / "run"), data)
+
+
+def _train(
+    config: RunConfig,
+    data: TextData | None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    log_label_errors: bool = False,
+) -> RunResult:
+    """:func:`train_run` in this process."""
     check_environment()
     folder = config.output_dir
     record = check_output(folder, resume=resume, overwrite=overwrite)
@@ -74,12 +95,20 @@ def train_run(
             f"'{folder}' contains a run that was chosen among several: continue with the settings "
             f"that it was started with, or name another {named('output_dir')}"
         )
-    finished = finished_run(config, record) if resume and record is not None else None
+    finished = distributed.agreed(
+        lambda: finished_run(config, record) if resume and record is not None else None
+    )
     if finished is not None:
         logger.info("%s is finished already", folder)
         return finished
     started = perf_counter()
-    check_installed(get_method(config.training.method))
+    method = get_method(config.training.method)
+    check_installed(method)
+    if distributed.size() > 1 and method.contrastive:
+        raise InputError(
+            f"{named('distributed')} and {named('method')} {method.name} exclude each other: its "
+            "pairs are of one process; leave one of them out"
+        )
     if config.training.model != MINILM:
         check_model_path(config.training.model)
     checked_before = data is not None
@@ -107,6 +136,7 @@ def train_run(
         log_findings(cut)
     encoder = encoder_fingerprint(classifier.model)
     fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
+    distributed.require_same({"settings": config.hash(), **fingerprints.flat})
     with locked(folder):
         if check_output(folder, resume=resume, overwrite=overwrite) != record:
             raise InputError(f"'{folder}' was changed by another process: start again")
@@ -132,6 +162,7 @@ def train_run(
             fingerprints=fingerprints,
             findings=recorded(findings),
             files=[] if going_on is None else going_on.files,
+            processes=distributed.size(),
             **surroundings,
         )
         with status_recorded(folder, record), recorded_reductions() as reductions:

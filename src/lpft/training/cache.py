@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import lpft
+from lpft import distributed
 from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import Examples, Groups, Label, TextData
 from lpft.data.labels import class_weights
@@ -372,14 +373,19 @@ def _read_or_compute(
     A file that cannot be read, or whose content ``read`` refuses (``ValueError``, ``KeyError``), is
     computed again; one that cannot be written costs a warning. ``what`` names the content in both.
     """
+    content = None
     try:
-        return read(path)
+        content = read(path)
     except FileNotFoundError:
         pass
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         logger.warning("cached %s %s cannot be read (%s): computing it again", what, path, error)
+    # Several processes compute together or not at all.
+    if distributed.every(content is not None):
+        assert content is not None
+        return content
     computed = compute()
-    if write is None:
+    if write is None or not distributed.is_main():
         return computed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lpft import distributed
 from lpft.errors import InputError, named
 from lpft.files import (
     DIGESTS,
@@ -118,7 +119,8 @@ class CheckpointKeeper(TrainerCallback):
         assert self.save_model is not None
         start = Path(args.output_dir) / _START
         self.save_model(str(start))
-        write_digests(start)
+        if distributed.is_main():
+            write_digests(start)
         # As Trainer itself records a best checkpoint; later ones must be above it.
         state.best_metric = metrics[self._metric]
         state.best_global_step, state.best_model_checkpoint = 0, str(start)
@@ -140,16 +142,24 @@ class CheckpointKeeper(TrainerCallback):
             control.should_save = True
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._saved_at > 60 * MINUTES_BETWEEN_CHECKPOINTS
+        return distributed.agreed(
+            lambda: time.monotonic() - self._saved_at > 60 * MINUTES_BETWEEN_CHECKPOINTS
+        )
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         del control
-        folder = Path(args.output_dir)
+        self._saved_at = time.monotonic()
+        distributed.wait_for_all()  # each process writes the state of its own random generators
+        if distributed.is_main():
+            self._clean(Path(args.output_dir), state)
+        distributed.wait_for_all()
+
+    @staticmethod
+    def _clean(folder: Path, state: TrainerState) -> None:
         current = folder / f"checkpoint-{state.global_step}"
         write_digests(current)
-        self._saved_at = time.monotonic()
         needed = {current.name, Path(state.best_model_checkpoint or current).name}
         for checkpoint in folder.glob("checkpoint-*"):
             if checkpoint.name not in needed:

@@ -3,13 +3,14 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils.memory import clear_device_cache
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -30,6 +31,7 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from lpft import distributed
 from lpft.data.labels import class_weights
 from lpft.errors import InputError, named, out_of_memory
 from lpft.files import damaged_file, replace_when_written, write_digests, write_json
@@ -148,15 +150,17 @@ def finetune_scored(
     :func:`finetune` does.
     """
 
-    scores = folder / "logits"
+    scores = distributed.agreed(lambda: folder / "logits")
 
     def keep(step: int, logits: NDArray[np.float32]) -> None:
         # Whole before any checkpoint after it is, so that a training that goes on finds it.
-        scores.mkdir(parents=True, exist_ok=True)
-        np.save(scores / f"{step}.npy", logits)
-        write_digests(scores)
+        if distributed.is_main():
+            scores.mkdir(parents=True, exist_ok=True)
+            np.save(scores / f"{step}.npy", logits)
+            write_digests(scores)
+        distributed.wait_for_all()
 
-    damaged = damaged_file(scores)
+    damaged = damaged_file(scores) if distributed.is_main() else None
     if damaged is not None:
         logger.warning("'%s' is damaged: this training begins anew", scores / damaged)
         shutil.rmtree(folder)
@@ -208,20 +212,25 @@ def train_steps(
     digits, and the elements that dropout drops. How many rows fit is kept beside the checkpoints,
     so that a training that is stopped and resumed repeats what it would have done.
 
+    Several processes share every batch and the main one's folder, on a disk that all of them see;
+    a step is of the same rows, with the same loss, as in one process.
+
     With a ``rule`` the model is left at its best epoch; ``on_logits`` is given each evaluation's
     step and logits. Without an ``objective`` it is that of :func:`finetune`.
     """
     assert settings.batch_size is not None, "settings must be resolved"
     if settings.gradient_checkpointing:
         _check_checkpointing(model)
+    folder = distributed.agreed(lambda: folder)
     scored = _EVALUATION_ROWS if validation is None else len(validation.tokens)
     part = settings.batch_size // settings.gradient_accumulation_steps
     whole = _RowsAtOnce(settings.batch_size, part, min(scored, _EVALUATION_ROWS))
     fitting = whole.read(folder)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    folder.mkdir(parents=True, exist_ok=True)
-    with replace_when_written(folder / _START) as start:
-        save_file({name: value.detach().contiguous() for name, value in trained.items()}, start)
+    if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replace_when_written(folder / _START) as start:
+            save_file({name: value.detach().contiguous() for name, value in trained.items()}, start)
     while True:
         trainer = _trainer(
             model,
@@ -235,7 +244,7 @@ def train_steps(
             on_logits=on_logits,
             objective=objective,
         )
-        checkpoint = last_checkpoint(folder)
+        checkpoint = distributed.agreed(lambda: last_checkpoint(folder))
         trainer.args.eval_on_start = validation is not None and checkpoint is None
         if checkpoint is not None:
             logger.info("continuing from %s", checkpoint.name)
@@ -245,7 +254,8 @@ def train_steps(
                     resume_from_checkpoint=None if checkpoint is None else str(checkpoint)
                 )
         except Exception as error:
-            if not out_of_memory(error):
+            # One process cannot take fewer rows while the others wait for it in the same step.
+            if not out_of_memory(error) or distributed.size() > 1:
                 raise
             fitting = fitting.fewer(training=model.training)
         else:
@@ -361,7 +371,7 @@ def _trainer(
     steps_per_epoch = -(-len(train.tokens) // fitting.batch_size)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=fitting.training,
+        per_device_train_batch_size=-(-fitting.training // distributed.size()),
         gradient_accumulation_steps=fitting.batch_size // fitting.training,
         per_device_eval_batch_size=fitting.evaluation,
         num_train_epochs=settings.epochs,
@@ -411,6 +421,7 @@ def _trainer(
         )
     trainer = _SampledTrainer(
         sampler=objective.sampler(train, settings.seed),
+        rows=fitting.training,
         model=model,
         args=arguments,
         train_dataset=[(train, row) for row in range(len(train.tokens))],
@@ -491,9 +502,16 @@ _Item = tuple[SplitInputs, int]
 """A row of a split by its number, so that :meth:`Tokens.batch` pads a batch at once."""
 
 
+_NO_ROW = -100
+"""Number and label of a row that no loss counts, as in Transformers; its text is the first one."""
+
+
 def _collate(items: list[_Item]) -> dict[str, torch.Tensor]:
     split, rows = items[0][0], [row for _, row in items]
-    batch = {**split.tokens.batch(rows), "labels": torch.tensor(split.labels[rows])}
+    counted = rows != [_NO_ROW]
+    rows = rows if counted else [0]
+    labels = torch.tensor(split.labels[rows] if counted else [_NO_ROW])
+    batch = {**split.tokens.batch(rows), "labels": labels}
     if split.weights is not None:
         batch[_WEIGHTS] = torch.tensor(split.weights[rows], dtype=torch.float32)
     return batch
@@ -522,15 +540,44 @@ class _SeededLengthSampler(Sampler[int]):
         yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
 
 
+class _ShareOfBatches(BatchSampler):
+    """This process' rows of each batch, which differ by at most one in number between processes.
+
+    Where a batch has fewer rows than there are processes, one ``without`` a row takes that number.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int, without: int) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self._without = without
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in super().__iter__():
+            yield rows[distributed.rank() :: distributed.size()] or [self._without]
+
+
 class _SampledTrainer(Trainer):
     """Trainer with a sampler of our own and weights of rows.
 
-    It has no argument that takes a sampler, and its function of the loss sees no inputs.
+    It has no argument that takes a sampler, and its function of the loss sees no inputs. ``rows``
+    are those of a batch, of which each process takes its share: accelerate's own shares would
+    repeat rows where they do not come out even, and weigh those of a last, smaller batch more.
     """
 
-    def __init__(self, *, sampler: Sampler[int], **arguments: Any) -> None:
-        self._sampler = sampler
+    def __init__(self, *, sampler: Sampler[int], rows: int, **arguments: Any) -> None:
+        self._sampler, self._rows = sampler, rows
         super().__init__(**arguments)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's own, or with several processes one of this process' share of each batch."""
+        if distributed.size() == 1:
+            return super().get_train_dataloader()
+        items: list[_Item] = self.train_dataset
+        return DataLoaderShard(
+            [*items, (items[0][0], _NO_ROW)],
+            batch_sampler=_ShareOfBatches(self._sampler, self._rows, without=len(items)),
+            collate_fn=self.data_collator,
+            device=self.args.device,
+        )
 
     def _get_train_sampler(self, train_dataset: list[_Item] | None = None) -> Sampler:
         del train_dataset
@@ -573,13 +620,16 @@ def _mean_loss(
         num_items_in_batch: torch.Tensor | int | None = None,
         row_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        entropies = cross_entropy(outputs.logits.float(), labels, reduction="none")
-        weighted = weights[labels] * entropies
+        entropies = cross_entropy(
+            outputs.logits.float(), labels, ignore_index=_NO_ROW, reduction="none"
+        )
+        weighted = weights[labels.clamp(min=0)] * entropies
         if row_weights is not None:
             weighted = weighted * row_weights
-        # Where a step takes its batch in parts, each part has its share of the batch's mean.
+        # Where a step takes its batch in parts, each part has its share of the batch's mean; of
+        # several processes the gradients' mean is taken, whose sum is wanted.
         rows = len(labels) if num_items_in_batch is None else num_items_in_batch
-        return weighted.sum() / rows
+        return distributed.size() * weighted.sum() / rows
 
     return loss
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lpft import distributed
 from lpft.analysis import Abstention, TemperatureFit, choose_threshold, fit_temperature
 from lpft.analysis.calibration import PRIOR_SD
 from lpft.data.examples import Label
@@ -186,7 +187,8 @@ def fit_classifier(
         norm_at_start = head_norms(trained_head(trained))[0]
         checkpoints, inverse_strength = folder / "checkpoints", 0.0
         settings, precision = with_precision(trained, train, settings, folder)
-        kept = EpochWeights(trained, folder / "epochs") if keep_checkpoints else None
+        keeps = keep_checkpoints and distributed.is_main()
+        kept = EpochWeights(trained, folder / "epochs") if keeps else None
         if kept is not None:
             kept.begin(checkpoints, epochs)
         if probe is not None:

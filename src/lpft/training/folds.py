@@ -11,12 +11,14 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft import distributed
 from lpft.data.splits import scored_rows
 from lpft.files import replace_when_written
 from lpft.model.encoder import seeded
@@ -82,12 +84,14 @@ def cross_validate(
         name = f"fold {len(scored) + 1} of {len(used)}"
         part = folder / f"fold-{number}"
         finished = part.with_suffix(".npz")
-        result = _read(finished)
+        result = distributed.agreed(partial(_read, finished))
         if result is None:
             with seeded(settings.seed):
                 result = train_scored(train.select(inside), train.select(held_out), part, name)
-            _write(result, finished)
-            shutil.rmtree(part)
+            distributed.wait_for_all()  # each has read what lies in the main one's folder
+            if distributed.is_main():
+                _write(result, finished)
+                shutil.rmtree(part)
         scored.append(result)
         logger.info("%s: validation accuracy %.3f at its best", name, _best_accuracy(scored[-1][0]))
     order = np.argsort(np.concatenate([rows[fold[rows] == number] for number in used]))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lpft import distributed
 from lpft.errors import one_line, out_of_memory
 from lpft.files import write_json
 from lpft.model.adapters import trained_head
@@ -71,11 +72,11 @@ def with_precision(
         model: a classifier as fine-tuning starts from it.
         settings: resolved.
     """
-    choice = _read(folder / _FILE)
+    choice = distributed.agreed(lambda: _read(folder / _FILE))
     if choice is None:
         if settings.precision != "auto":
             return settings, None
-        choice = choose_precision(model, train, settings)
+        choice = distributed.agreed(lambda: choose_precision(model, train, settings))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _FILE, asdict(choice))
         logger.info("fine-tuning in %s", choice.reason)

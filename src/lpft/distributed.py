@@ -1,0 +1,186 @@
+"""One training by several processes that a launcher started, each with a share of every batch.
+
+All of them run the same code on the same data. Rows are shared out where texts are read by the
+encoder, in steps and in evaluation; everything else is computed by each process to the same result,
+so that control flow never differs. The main process (rank 0) alone writes to the run's folder.
+Without :func:`join` there is one process, and nothing here does anything.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpft.errors import InputError, named, one_line
+
+Value = TypeVar("Value")
+
+SECONDS_TO_MEET = 60
+"""How long a process waits for the others to start."""
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun and accelerate launch set for every process."""
+
+_joined = False
+
+
+def join(*, seconds: float = SECONDS_TO_MEET) -> None:
+    """Meet the other processes of the launcher that started this one.
+
+    Uses gloo on CPUs and NCCL on GPUs; with GPUs each process takes that of its local rank.
+
+    Args:
+        seconds: how long to wait for the others.
+
+    Raises:
+        InputError: no launcher started this process, or not all processes arrived in time.
+    """
+    global _joined
+    if _joined:
+        return
+    missing = [name for name in _VARIABLES if not os.environ.get(name, "").strip()]
+    if missing:
+        raise InputError(
+            f"{named('distributed')} needs a launcher that starts every process and sets "
+            f"{', '.join(missing)}: torchrun --nproc_per_node 2 -m lpft train ..., or accelerate "
+            f"launch with several GPUs; or leave {named('distributed')} out"
+        )
+    try:
+        rank, size, local = (int(os.environ[name]) for name in _VARIABLES[:3])
+    except ValueError as error:
+        raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
+    # A model with parameters that no text reaches needs a search for them; where there are none,
+    # torch would warn that it was not needed.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+    import torch.distributed as dist
+
+    wait = timedelta(seconds=seconds)
+    try:
+        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=wait))
+        # Where the launcher keeps the store, that one answers before the other processes are there.
+        store.set(f"lpft/{rank}", "")
+        store.wait([f"lpft/{other}" for other in range(size)], wait)
+    except (dist.DistError, RuntimeError, OSError, ValueError) as error:
+        raise InputError(
+            f"process {rank} of {size} did not meet the others within {seconds:g} s at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({one_line(error)}): start "
+            "all of them at the same time, with the same address and number of processes"
+        ) from error
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    _joined = True
+
+
+def leave() -> None:
+    """Part from the other processes, which may go on alone."""
+    global _joined
+    if _joined:
+        import torch.distributed as dist
+
+        _joined = False
+        dist.destroy_process_group()
+
+
+def joined() -> bool:
+    """Whether :func:`join` was called: this process is one of a launcher's, if only of one."""
+    return _joined
+
+
+def rank() -> int:
+    """The number of this process, 0 to :func:`size` - 1."""
+    return sys.modules["torch.distributed"].get_rank() if _joined else 0
+
+
+def size() -> int:
+    """How many processes share this training."""
+    return sys.modules["torch.distributed"].get_world_size() if _joined else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes the run's folder and speaks to the user."""
+    return rank() == 0
+
+
+def agreed(decide: Callable[[], Value]) -> Value:
+    """What ``decide`` returns in the main process, in all of them; it is called there alone."""
+    if size() == 1:
+        return decide()
+    import torch.distributed as dist
+
+    values: list[Any] = [decide() if is_main() else None]
+    with _lost():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def every(condition: bool) -> bool:
+    """Whether ``condition`` holds in all processes."""
+    return all(_gathered(condition))
+
+
+def require_same(values: Mapping[str, str]) -> None:
+    """Refuse to go on where processes do not have the same ``values``, which are named.
+
+    Raises:
+        InputError: some differ between processes.
+    """
+    all_values = _gathered(dict(values))
+    differing = [name for name in values if len({of[name] for of in all_values}) > 1]
+    if differing:
+        raise InputError(
+            f"the {size()} processes do not have the same {' and '.join(differing)}: start all of "
+            "them with the same options, data and model"
+        )
+
+
+def summed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The elementwise sum of all processes' arrays, in place."""
+    if size() > 1:
+        import torch
+        import torch.distributed as dist
+
+        with _lost():
+            dist.all_reduce(torch.from_numpy(array))
+    return array
+
+
+def wait_for_all() -> None:
+    """Go on once every process is here."""
+    if size() > 1:
+        import torch.distributed as dist
+
+        with _lost():
+            # Not dist.barrier, which takes the GPU where there is one.
+            dist.all_gather_object([None] * size(), None)
+
+
+def _gathered(value: Any) -> list[Any]:
+    if size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * size()
+    with _lost():
+        dist.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """Another process that ends in between is named instead of the socket's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(
+            f"process {rank()} lost another process of the training ({one_line(error)}): see what "
+            "that one said, then start all again"
+        ) from error

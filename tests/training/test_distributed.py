@@ -1,0 +1,177 @@
+"""Several processes train what one does; those that do not meet, or differ, say so."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny_models import save_tiny_model
+from toy_files import toy_data
+
+from lpft import distributed
+from lpft.errors import InputError
+from lpft.files import DIGESTS
+from lpft.results.folder import WORK
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny BERT without dropout, whose elements depend on the process."""
+    folder = save_tiny_model("bert", tmp_path_factory.mktemp("model") / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config | dropout))
+    return folder
+
+
+@pytest.fixture
+def arguments(model, tmp_path):
+    """``lpft train`` on toy files, without a folder; three steps of 15, 15 and 10 rows."""
+    data = toy_data(tmp_path / "data")
+    files = ("train_file", "validation_file", "test_file")
+    named = [part for name in files for part in (f"--{name.replace('_', '-')}", data[name])]
+    settings = "--epochs 1 --batch-size 15 --max-length 16 --learning-rate 1e-3 --device cpu"
+    return ["train", "--model", str(model), *named, *settings.split(), "--no-report"]
+
+
+def start(folder: Path, number: int, size: int, port: int, arguments) -> subprocess.Popen:
+    """One of several processes, with a cache of its own as on a machine of its own."""
+    variables = {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LPFT_CACHE_DIR": str(folder.parent / f"cache-{number}"),
+    }
+    command = [sys.executable, "-m", "lpft", *arguments, "--distributed"]
+    return subprocess.Popen(
+        [*command, "--output-dir", str(folder)],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def together(folder: Path, size: int, arguments, *others) -> list[tuple[int, str, str]]:
+    """Status, output and errors of processes that start together; the last may have ``others``."""
+    port = free_port()
+    processes = [
+        start(folder, number, size, port, [*arguments, *(others if number == size - 1 else ())])
+        for number in range(size)
+    ]
+    ended = [process.communicate() for process in processes]
+    return [(p.returncode, *texts) for p, texts in zip(processes, ended, strict=True)]
+
+
+def difference(one: Path, other: Path) -> float:
+    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def metrics(folder: Path):
+    splits = json.loads((folder / "metrics.json").read_text())["splits"]
+    return {f"{split} {name}": value for split, of in splits.items() for name, value in of.items()}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (2, ["--method", "lp-ft", "--class-weight", "balanced"]),
+        (3, ["--method", "ft", "--batch-size", "2", "--max-train-samples", "5"]),
+        (2, ["--method", "lp-lora", "--lora-rank", "2"]),
+    ],
+    ids=["two", "three-of-a-smaller-batch", "lora"],
+)
+def test_several_processes_train_what_one_does(lpft, tmp_path, arguments, size, options):
+    arguments = [*arguments, *options]
+    alone = lpft(*arguments, "--output-dir", tmp_path / "one")
+    assert alone.status == 0, alone.err
+    ended = together(tmp_path / "several", size, arguments)
+    assert [status for status, _, _ in ended] == [0] * size, ended
+    assert difference(tmp_path / "one", tmp_path / "several") < 1e-5
+    numbers = metrics(tmp_path / "one")
+    assert {name for name, value in numbers.items() if isinstance(value, float)}
+    for name, value in metrics(tmp_path / "several").items():
+        if isinstance(value, float):
+            assert value == pytest.approx(numbers[name], abs=1e-4), name
+    assert json.loads((tmp_path / "several/run.json").read_text())["processes"] == size
+    for _, out, err in ended[1:]:  # they have nothing to say
+        assert (out, err) == ("", "")
+
+
+@pytest.mark.heavy
+def test_folds_score_the_same(lpft, tmp_path, arguments):
+    place = arguments.index("--validation-file")
+    arguments = [*arguments[:place], *arguments[place + 2 :]]
+    alone = lpft(*arguments, "--output-dir", tmp_path / "one")
+    assert alone.status == 0, alone.err
+    ended = together(tmp_path / "several", 2, arguments)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert difference(tmp_path / "one", tmp_path / "several") < 1e-5
+
+
+@pytest.mark.heavy
+def test_a_training_that_was_killed_goes_on(tmp_path, arguments):
+    arguments = [*arguments, "--epochs", "4"]
+    whole = together(tmp_path / "whole", 2, arguments)
+    assert [status for status, _, _ in whole] == [0, 0], whole
+    folder, port = tmp_path / "killed", free_port()
+    processes = [start(folder, number, 2, port, arguments) for number in (0, 1)]
+    while not (folder / WORK / "checkpoints" / "checkpoint-3" / DIGESTS).exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    ended = together(folder, 2, [*arguments, "--resume"])
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "continuing from checkpoint-" in ended[0][2]
+    assert difference(tmp_path / "whole", folder) == 0
+    again = together(folder, 2, [*arguments, "--resume"])
+    assert [status for status, _, _ in again] == [0, 0], again
+    assert "is finished already" in again[0][2]
+
+
+@pytest.mark.heavy
+def test_processes_with_other_settings_are_refused(tmp_path, arguments):
+    ended = together(tmp_path / "run", 2, arguments, "--learning-rate", "2e-3")
+    assert [status for status, _, _ in ended] == [2, 2]
+    assert "do not have the same settings" in ended[0][2]
+
+
+def test_a_process_whose_others_do_not_come_gives_up(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    with pytest.raises(InputError, match=r"process 1 of 2 did not meet the others within 1 s"):
+        distributed.join(seconds=1)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match=r"process 0 of 2 did not meet the others within 1 s"):
+        distributed.join(seconds=1)
+    assert not distributed.joined()
+
+
+def test_what_cannot_be_shared_is_refused_before_any_waiting(lpft, arguments):
+    outcome = lpft(*arguments, "--distributed")
+    assert outcome.status == 2
+    assert "--distributed needs a launcher" in outcome.err
+    for option in ("--method auto", "--seeds 2"):
+        outcome = lpft(*arguments, *option.split(), "--distributed")
+        assert outcome.status == 2
+        assert "--distributed shares one training" in outcome.err
