@@ -6,6 +6,7 @@ so that control flow never differs. The main process (rank 0) alone writes to th
 Without :func:`join` there is one process, and nothing here does anything.
 """
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,7 @@ def join(*, seconds: float = SECONDS_TO_MEET) -> None:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     _joined = True
+    atexit.register(leave)  # or gloo aborts a process whose others are gone
 
 
 def leave() -> None:
