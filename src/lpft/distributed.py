@@ -7,6 +7,7 @@ Without :func:`join` there is one process, and nothing here does anything.
 """
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -89,6 +90,7 @@ def leave() -> None:
         import torch.distributed as dist
 
         _joined = False
+        gc.collect()  # a wrapped model that outlives its group would abort the process
         dist.destroy_process_group()
 
 
