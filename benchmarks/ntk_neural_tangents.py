@@ -11,11 +11,11 @@ Then, in lpft's environment:
     python benchmarks/ntk_neural_tangents.py --alternative alternative/bin/python
 
 Both compute the whole N C x N C kernel over the same encoder's parameters with the same weights in
-float32, in turns, each call in a process of its own for its peak memory. neural-tangents starts from
-the hidden states after the embeddings, so it is spared those; ours includes the embeddings' share
-in the timed call, and leaves it out in the comparison of the numbers. neural-tangents' first call,
-which compiles, is not counted, and it takes the faster of all texts at once and batches of 32. The
-head of rank 3 is random; that of an LP has rows that sum to zero.
+float32, in turns, each call in a process of its own for its peak memory. neural-tangents starts
+from the hidden states after the embeddings, so it is spared those; ours includes the embeddings'
+share in the timed call, and leaves it out in the comparison of the numbers. neural-tangents' first
+call, which compiles, is not counted, and it takes the faster of all texts at once and batches of
+32. The head of rank 3 is random; that of an LP has rows that sum to zero.
 """
 
 import argparse
