@@ -1,7 +1,9 @@
 """What every benchmark shares: the machine's own rate, its description, and the recorded result."""
 
 import json
+import os
 import platform
+import resource
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,8 @@ import torch
 
 from lpft.results.schema import environment
 
-RESULTS = Path(__file__).parent / "results"
-
+RESULTS = Path(os.environ.get("LPFT_BENCHMARK_RECORDS", Path(__file__).parent / "results"))
+"""Where records go: beside the scripts, or where ``make bench`` collects them."""
 
 CPU = torch.device("cpu")
 
@@ -35,6 +37,18 @@ def matmul_rate(device: torch.device = CPU, repeats: int = 7) -> float:
     return 2 * size**3 / statistics.median(times) / 1e9
 
 
+def peak_bytes() -> int:
+    """Bytes of memory that this process took at most."""
+    # getrusage's peak of a new process starts at that of the one that started it; Linux's does not.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def processor() -> str:
     """The processor's name where the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -46,7 +60,7 @@ def processor() -> str:
 
 
 def record(name: str, result: dict[str, Any], device: torch.device = CPU) -> None:
-    """Write ``results/<name>.json`` with the environment, and print it."""
+    """Write ``<name>.json`` in ``RESULTS`` with the environment, and print it."""
     written = {
         "benchmark": name,
         "processor": processor(),
@@ -54,7 +68,7 @@ def record(name: str, result: dict[str, Any], device: torch.device = CPU) -> Non
         **environment(device),
         "result": result,
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(written, indent=2) + "\n"
     (RESULTS / f"{name}.json").write_text(text)
     print(text)

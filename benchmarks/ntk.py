@@ -353,5 +353,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(True)
-    Path(__file__).parent.joinpath("results").mkdir(exist_ok=True)
     main()
