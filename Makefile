@@ -1,11 +1,12 @@
-# make demo, make test, make test-all: each does everything it needs, from a clone.
+# make demo, make test, make test-all, make bench: each does everything it needs, from a clone.
 PYTHON ?= python3
 PIP_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 TESTS = $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint check format clean
+.PHONY: demo test test-all bench bench-quick lint check format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/lpft demo --output-dir demo-report --overwrite
@@ -15,6 +16,13 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(TESTS)
+
+# An hour on two cores; bench-quick, or BENCH_ARGS=--quick, takes ten minutes. benchmarks/run_all.py has the options.
+bench: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/run_all.py $(BENCH_ARGS)
+
+bench-quick: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/run_all.py --quick $(BENCH_ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
@@ -28,7 +36,7 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo-report
+	rm -rf $(VENV) demo-report bench-report
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lpft needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

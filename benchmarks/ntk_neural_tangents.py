@@ -89,7 +89,9 @@ def theirs(
     return run(command, limit)
 
 
-def compare(python: str, samples: int, centred: bool, implementation: str) -> dict[str, Any]:
+def compare(
+    python: str, samples: int, centred: bool, implementation: str, number: int
+) -> dict[str, Any]:
     """Both in turns, their ratio of medians, and the relative difference of their kernels."""
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -98,7 +100,7 @@ def compare(python: str, samples: int, centred: bool, implementation: str) -> di
         np.savez(source, **arrays(samples, centred))
         command = [sys.executable, __file__, "--child", str(mine), "--samples", str(samples)]
         command += ["--centred"] if centred else []
-        for _ in range(ROUNDS):
+        for _ in range(number):
             rounds.append({"ours": run(command)})
             for batch in BATCHES:
                 found = theirs(python, source, other, batch=batch, implementation=implementation)
@@ -149,6 +151,8 @@ def fastest_implementation(python: str) -> tuple[str, dict[str, float | None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--alternative", help="Python of neural-tangents' environment")
+    parser.add_argument("--texts", type=int, nargs="+", default=SAMPLES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--child", type=Path)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--centred", action="store_true")
@@ -160,8 +164,8 @@ def main() -> None:
         parser.error("--alternative is needed: the Python of neural-tangents' environment")
     implementation, taken = fastest_implementation(options.alternative)
     cells = [
-        compare(options.alternative, samples, centred, implementation)
-        for samples in SAMPLES
+        compare(options.alternative, samples, centred, implementation, options.rounds)
+        for samples in options.texts
         for centred in (False, True)
     ]
     record(

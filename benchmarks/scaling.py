@@ -2,9 +2,10 @@
 
     python benchmarks/scaling.py [kernels | rows] [--quick]
 
-Every cell is a process of its own in one thread, after a small one of the same kind that is not
-counted. Exponents are slopes of least squares in logarithms with their standard errors, of CPU
-seconds: wall time also counts what else the machine does. Both are in the record.
+Every kernel, and every series of rows, is a process of its own in one thread, in which a small one
+of the same kind goes first and is not counted. Exponents are slopes of least squares in logarithms
+with their standard errors, of CPU seconds: wall time also counts what else the machine does. Both
+are in the record.
 
 ``kernels``: the whole kernel of N random texts of T tokens in BERT encoders of MiniLM's width with
 random weights and a random head of C classes. Around N = 100, C = 2, T = 32 and 6 layers one number
@@ -130,15 +131,11 @@ def texts_of(rows: int) -> tuple[list[str], list[str]]:
     return [text for _, text, _ in columns], [label for *_, label in columns]
 
 
-def one_job(method: str, rows: int) -> dict[str, Any]:
-    """One epoch of a method, its linear probe, or predictions of so many rows, in this process."""
+def jobs(method: str, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """One epoch of a method, its linear probe, or predictions, of each number of rows in turn."""
     from lpft import TextClassifier
 
-    texts, labels = texts_of(rows + VALIDATION_ROWS + FEW_ROWS)
-    warm_up = slice(rows + VALIDATION_ROWS, None)
-    validation = slice(rows, rows + VALIDATION_ROWS)
-
-    def fitted(chosen: slice) -> TextClassifier:
+    def fitted(rows: int) -> TextClassifier:
         settings: dict[str, Any] = {} if method in ("lp", "predict") else {"epochs": 1}
         classifier = TextClassifier(
             "minilm",
@@ -148,33 +145,38 @@ def one_job(method: str, rows: int) -> dict[str, Any]:
             precision="float32",
             **settings,
         )
-        return classifier.fit(
-            texts[chosen], labels[chosen], validation=(texts[validation], labels[validation])
-        )
+        first, end = VALIDATION_ROWS, VALIDATION_ROWS + rows
+        validation = (texts[:first], labels[:first])
+        return classifier.fit(texts[first:end], labels[first:end], validation=validation)
 
-    classifier = fitted(warm_up)
-    classifier.predict_proba(texts[warm_up])
-    with Measured() as measured:
-        if method == "predict":
-            classifier.predict_proba(texts[:rows])
-        else:
-            fitted(slice(rows))
-    return measured.cell(memory_bytes=measured.bytes)
+    texts, labels = texts_of(VALIDATION_ROWS + max(counts))
+    cells = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LPFT_CACHE_DIR"] = f"{folder}/first"
+        classifier = fitted(FEW_ROWS)
+        classifier.predict_proba(texts[:FEW_ROWS])
+        for rows in counts:
+            os.environ["LPFT_CACHE_DIR"] = f"{folder}/{rows}"  # no features of another cell
+            with Measured() as measured:
+                if method == "predict":
+                    classifier.predict_proba(texts[:rows])
+                else:
+                    fitted(rows)
+            cells.append(measured.cell(rows=rows))
+            print(method, cells[-1], file=sys.stderr, flush=True)
+    return cells
 
 
-def in_child(*arguments: str) -> dict[str, Any]:
-    """A cell in a process of its own, whose features no other has cached."""
-    with tempfile.TemporaryDirectory() as cache:
-        run = subprocess.run(
-            [sys.executable, __file__, *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "LPFT_CACHE_DIR": cache},
-        )
-    cell: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    print(*arguments[1:], cell, file=sys.stderr, flush=True)
-    return cell
+def in_child(*arguments: str) -> Any:
+    """What a process of its own measured."""
+    run = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def exponent(
@@ -198,6 +200,7 @@ def kernels(quick: bool) -> dict[str, Any]:
             cell = {**KERNEL, **others, along: value}
             options = [text for name in cell for text in (f"--{name}", str(cell[name]))]
             cells.append({along: value, **in_child("kernel", *options)})
+            print(cells[-1], file=sys.stderr, flush=True)
         targets = TARGETS.get(along, {})
         result[along] = {
             "cells": cells,
@@ -212,10 +215,8 @@ def kernels(quick: bool) -> dict[str, Any]:
 def rows(quick: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"batch_size": 16}
     for method in METHODS:
-        few, *cells = (
-            {"rows": count, **in_child("job", "--method", method, "--rows", str(count))}
-            for count in (FEW_ROWS, *(QUICK_ROWS if quick else ROWS))
-        )
+        counts = [str(rows) for rows in (FEW_ROWS, *(QUICK_ROWS if quick else ROWS))]
+        few, *cells = in_child("jobs", "--method", method, "--rows", *counts)
         for cell in cells:
             cell["more_rows"] = cell["rows"] - FEW_ROWS
             cell["more_cpu_seconds"] = round(cell["cpu_seconds"] - few["cpu_seconds"], 3)
@@ -225,7 +226,7 @@ def rows(quick: bool) -> dict[str, Any]:
             "cells": cells,
             "exponents": {
                 what: exponent(cells, along.get(what, "rows"), what, TARGETS["rows"].get(what))
-                for what in ("cpu_seconds", "more_cpu_seconds", "seconds", "memory_bytes")
+                for what in ("cpu_seconds", "more_cpu_seconds", "seconds")
             },
         }
     return result
@@ -233,20 +234,20 @@ def rows(quick: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("kernels", "rows", "all", "kernel", "job")
+    parts = ("kernels", "rows", "all", "kernel", "jobs")
     parser.add_argument("part", nargs="?", default="all", choices=parts)
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cells")
     for name, value in KERNEL.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="of part kernel")
-    parser.add_argument("--method", choices=METHODS, default="ft", help="of part job")
-    parser.add_argument("--rows", type=int, default=ROWS[0], help="of part job")
+    parser.add_argument("--method", choices=METHODS, default="ft", help="of part jobs")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of part jobs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.part == "kernel":
         print(json.dumps(one_kernel(**{name: getattr(options, name) for name in KERNEL})))
         return
-    if options.part == "job":
-        print(json.dumps(one_job(options.method, options.rows)))
+    if options.part == "jobs":
+        print(json.dumps(jobs(options.method, options.rows)))
         return
     for name, measure in (("kernels", kernels), ("rows", rows)):
         if options.part in (name, "all"):

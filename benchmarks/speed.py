@@ -1,0 +1,471 @@
+"""Tables and plots of speed from the records of benchmarks: a page of them, or those of a document.
+
+    python benchmarks/speed.py --records DIR --page FILE      # a page with all tables and plots
+    python benchmarks/speed.py --document docs/speed.md       # its tables anew, from the records
+
+A document has a table between ``<!-- NAME -->`` and ``<!-- end of NAME -->``, NAME being one of
+``BLOCKS``. Plots are SVG files in a folder that has the document's name.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lpft.report.drawing import saved, settle
+from lpft.report.panels import sheet
+from lpft.results.exhibits import Figure, Panel, Series
+
+RESULTS = Path(__file__).parent / "results"
+MISSING = "–"
+Result = Mapping[str, Any]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, or all of those before the point."""
+    if value is None:
+        return MISSING
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    rounded = f"{value:#.3g}"
+    return rounded if "e" not in rounded else f"{value:.2g}"
+
+
+def length_grouping(result: Result) -> str:
+    features, steps = result["frozen_features"], result["fine_tuning_steps"]
+    header = ("wall seconds", "length-grouped", "padded to 128", "ratio, median over blocks")
+    rows = [
+        (
+            f"frozen features, {features['sentences']:,} sentences",
+            number(features["grouped_seconds"]),
+            number(features["padded_seconds"]),
+            number(features["ratio"]),
+        ),
+        (
+            f"a fine-tuning step of {steps['batch_size']} texts, median",
+            number(steps["grouped_median_seconds"]),
+            number(steps["padded_median_seconds"]),
+            number(steps["ratio"]),
+        ),
+    ]
+    return table(header, rows)
+
+
+def steps(result: Result) -> str:
+    kinds = list(result["median_cpu_seconds"])
+    header = [f"a step of {result['batch_size']}"]
+    header += [name for kind in kinds for name in (f"{kind}: CPU s", "over ours")]
+    rows = []
+    for side in result["median_cpu_seconds"][kinds[0]]:
+        row = [side]
+        for kind in kinds:
+            row.append(number(result["median_cpu_seconds"][kind][side]))
+            row.append(number(result["cpu_seconds_over_ours"][kind][side]))
+        rows.append(row)
+    return table(header, rows)
+
+
+def prediction(result: Result) -> str:
+    data = {name: value for name, value in result.items() if name in ("trec", "imdb")}
+    header = ["rows per CPU second"]
+    header += [name for one in data for name in (one, "times encode")]
+    rows = []
+    for action in next(iter(data.values()))["rows_per_cpu_second"]:
+        row = [action]
+        for found in data.values():
+            row.append(number(found["rows_per_cpu_second"][action]))
+            row.append(number(found["times_as_fast_as_encode"].get(action)))
+        rows.append(row)
+    one_text = table(
+        ["CPU ms of a text alone", *data],
+        [
+            [action, *(number(found["cpu_ms_of_one_text"][action]) for found in data.values())]
+            for action in next(iter(data.values()))["cpu_ms_of_one_text"]
+        ],
+    )
+    return f"{table(header, rows)}\n\n{one_text}"
+
+
+def start_up(result: Result) -> str:
+    rows = [(name, number(value)) for name, value in result["start_up_cpu_seconds"].items()]
+    return table(("a whole process", "CPU s"), rows)
+
+
+def linear_probe(result: Result) -> str:
+    header = ("TREC questions", "rows", "CPU s", "over ours", "test accuracy", "test NLL")
+    rows = [
+        (
+            name,
+            number(cell["rows"]),
+            number(side["cpu_seconds"]),
+            number(side["over_ours"]),
+            f"{side['accuracy']:.3f}",
+            f"{side['nll']:.3f}",
+        )
+        for cell in result["cells"]
+        for name, side in cell["sides"].items()
+    ]
+    return table(header, rows)
+
+
+def few_rows(result: Result) -> str:
+    header = ("rows and method", "CPU s", "test accuracy", "test NLL", "draws")
+    rows = [
+        (
+            f"{data}: {method}",
+            number(found["cpu_seconds"]),
+            f"{found['accuracy']:.3f}",
+            f"{found['nll']:.3f}",
+            str(len(found["draws"])),
+        )
+        for data, methods in result.items()
+        for method, found in methods.items()
+    ]
+    return table(header, rows)
+
+
+def serving(result: Result) -> str:
+    services = result["services"]
+    clients = list(next(iter(services.values())))
+    rows = [
+        (name, *(f"{number(found[count]['processor_ms_per_request'])} ms" for count in clients))
+        for name, found in services.items()
+    ]
+    header = ["processor time per request", *(f"{count} clients" for count in clients)]
+    return table(header, rows).replace(" 1 clients", " 1 client")
+
+
+def predict_rows(result: Result) -> str:
+    rows = [
+        (
+            f"resumed after SIGKILL at {result['rows_recorded_when_killed']:,} rows"
+            if name == "resumed"
+            else f"{int(name.partition('_')[0]):,} rows",
+            number(found["cpu_seconds"]),
+            number(found["seconds"]),
+            f"{found['peak_megabytes']:.0f} MB",
+        )
+        for name, found in result.items()
+        if name.endswith("_rows") or name == "resumed"
+    ]
+    return table(("a job of its own", "CPU s", "wall s", "peak memory"), rows)
+
+
+def probing_of_many(result: Result) -> str:
+    run, head = result["run"], result["head"]
+    rows = [
+        (
+            number(run["rows"]),
+            number(run["cpu_seconds"]),
+            number(run["wall_seconds"]),
+            f"{run['peak_gigabytes']} GB",
+            number(head["largest_difference_of_a_probability"]),
+        )
+    ]
+    header = ("rows", "CPU s", "wall s", "peak memory", "largest difference from scikit-learn's")
+    return table(header, rows)
+
+
+def kernels(result: Result) -> str:
+    rows = []
+    for shape in ("minilm", "roberta"):
+        if shape not in result:
+            continue
+        found = result[shape]
+        ours = found["ours"]
+        rows.append(
+            (
+                f"{shape}, {ours['tokens_per_sample']} tokens, rank {ours['head_rank']}, "
+                f"{ours['samples']} texts",
+                *(
+                    number(found[side]["seconds_per_sample"])
+                    for side in ("ours", "jacrev", "grad_loop")
+                ),
+                number(found["times_faster"]),
+                f"{ours['peak_memory_gb']} GB",
+            )
+        )
+    header = ("wall s per text", "ours", "jacrev", "loop", "times faster than best", "our memory")
+    return table(header, rows)
+
+
+def reference(result: Result) -> str:
+    rows = [
+        (
+            name.replace("_", " "),
+            number(found["extrapolated_seconds_per_sample"]),
+            number(found["times_faster"]),
+        )
+        for name, found in result["reference"].items()
+        if isinstance(found, Mapping) and "times_faster" in found
+    ]
+    return table(("the paper's algorithm", "wall s per text", "times ours"), rows)
+
+
+def neural_tangents(result: Result) -> str:
+    rows = [
+        (
+            f"{cell['samples']} texts, {cell['head']}",
+            number(cell["ours"]["cpu"]),
+            number(cell["neural_tangents"]["cpu"]),
+            number(cell["times_faster_by_cpu"]),
+            number(cell["times_faster"]),
+            f"{cell['peak_memory_gb']['ours']} GB",
+            f"{cell['peak_memory_gb']['neural_tangents']} GB",
+        )
+        for cell in result["cells"]
+    ]
+    header = ("kernel", "CPU s, ours", "theirs", "times", "times by wall", "memory, ours", "theirs")
+    return table(header, rows)
+
+
+def symmetric_product(result: Result) -> str:
+    rows = [
+        (f"{texts}: {name}", *(number(rates[part]) for part in ("forming", "multiplying", "both")))
+        for texts, found in result.items()
+        if isinstance(found, Mapping)
+        for name, rates in found.items()
+    ]
+    return table(("GFLOP/s", "forming J", "multiplying", "both"), rows)
+
+
+def operator(result: Result) -> str:
+    rows = [
+        (
+            f"{number(cell['samples'])} sentences, activations {way}",
+            number(min(cell["product_processor_seconds"])),
+            f"{cell['peak_gb']} GB",
+        )
+        for way, found in result.items()
+        for cell in found["products"]
+    ]
+    rows += [
+        (f"exponent of N, activations {way}", number(found["exponent_of_n"]), "")
+        for way, found in result.items()
+    ]
+    return table(("a product by NTKOperator", "CPU s", "peak memory"), rows)
+
+
+def report_time(result: Result) -> str:
+    rows = [
+        (name, number(found["cpu_seconds"]), f"{found['page_kilobytes']:,} kB")
+        for name, found in result["pages"].items()
+        if isinstance(found, Mapping)
+    ]
+    return table(("`lpft report` of", "CPU s", "page"), rows)
+
+
+def fitted(found: Mapping[str, Any]) -> str:
+    """An exponent with its standard error."""
+    error = found.get("standard_error")
+    return f"{found['exponent']:.2f}" + ("" if error is None else f" ± {error:.2f}")
+
+
+LETTERS = {"samples": "N", "classes": "C", "tokens": "T", "layers": "layers"}
+
+
+def scaling_kernels(result: Result) -> str:
+    rows = []
+    for along, letter in LETTERS.items():
+        found = result[along]["exponents"]
+        values = [cell[along] for cell in result[along]["cells"]]
+        rows.append(
+            (
+                f"{letter} from {values[0]} to {values[-1]}",
+                fitted(found["cpu_seconds"]),
+                fitted(found["tflop"]),
+                f"{found['cpu_seconds'].get('target', MISSING)}",
+                fitted(found["memory_bytes"]),
+                f"{found['memory_bytes'].get('target', MISSING)}",
+            )
+        )
+    header = ("exponent", "CPU s", "flops by the plan", "at most", "memory less kernel", "at most")
+    cells = [
+        (
+            ", ".join(
+                f"{letter} = {({**result['base'], **cell})[name]}"
+                for name, letter in (("samples", "N"),)
+            ),
+            number(cell["cpu_seconds"]),
+            number(cell["seconds"]),
+            f"{cell['memory_bytes'] / 1e6:,.0f} MB",
+            f"{cell['kernel_bytes'] / 1e6:.2g} MB",
+        )
+        for cell in result["samples"]["cells"]
+    ]
+    times = table(("kernel", "CPU s", "wall s", "memory less kernel", "the kernel"), cells)
+    return f"{table(header, rows)}\n\n{times}"
+
+
+JOBS = {"ft": "FT, an epoch", "lora": "LoRA, an epoch", "lp": "LP", "predict": "prediction"}
+
+
+def scaling_rows(result: Result) -> str:
+    counts = [cell["rows"] for cell in result["ft"]["cells"]]
+    header = ["CPU s", *(f"{count:,} rows" for count in counts), "exponent", "without the constant"]
+    rows = [
+        (
+            f"{name} (at most {result[job]['exponents']['cpu_seconds']['target']})",
+            *(number(cell["cpu_seconds"]) for cell in result[job]["cells"]),
+            fitted(result[job]["exponents"]["cpu_seconds"]),
+            fitted(result[job]["exponents"]["more_cpu_seconds"]),
+        )
+        for job, name in JOBS.items()
+    ]
+    return table(header, rows)
+
+
+def _series(cells: Sequence[Mapping[str, Any]], along: str, what: str, unit: float = 1) -> Series:
+    xs, ys = (tuple(cell[name] for cell in cells) for name in (along, what))
+    return Series("", xs, tuple(value / unit for value in ys))
+
+
+def plot_kernels(result: Result) -> Figure:
+    panels = []
+    for what, title, unit in (("cpu_seconds", "CPU seconds", 1), ("memory_bytes", "MB", 1e6)):
+        for along, letter in LETTERS.items():
+            if what == "memory_bytes" and along != "samples":
+                continue
+            found = result[along]
+            measured = _series(found["cells"], along, what, unit)
+            name = f"exponent {fitted(found['exponents'][what])}"
+            panels.append(
+                Panel(
+                    f"{letter}: {name}" if unit == 1 else f"memory: {name}",
+                    letter,
+                    title,
+                    (Series("kernel", measured.x, measured.y),),
+                    "log",
+                    "log",
+                )
+            )
+    return Figure("kernels", "Time and memory of kernels", "lines", tuple(panels))
+
+
+def plot_rows(result: Result) -> Figure:
+    drawn = []
+    for job, name in JOBS.items():
+        found = _series(result[job]["cells"], "rows", "cpu_seconds")
+        drawn.append(Series(name, found.x, found.y))
+    panel = Panel("CPU seconds", "rows", "CPU seconds", tuple(drawn), "log", "log")
+    return Figure("rows", "Time of training and prediction", "lines", (panel,))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table of one record, and a plot where there is one."""
+
+    title: str
+    record: str
+    render: Callable[[Result], str]
+    plot: Callable[[Result], Figure] | None = None
+
+
+BLOCKS = {
+    "linear_probe": Block("Features and linear probing", "linear_probe", linear_probe),
+    "steps": Block("Steps of fine-tuning", "fine_tuning_steps", steps),
+    "length_grouping": Block("Length-grouped batches", "length_grouping", length_grouping),
+    "few_rows": Block("Few rows, beside SetFit", "alternatives", few_rows),
+    "prediction": Block("Prediction", "prediction", prediction),
+    "start_up": Block("Start-up", "prediction", start_up),
+    "predict_rows": Block("Predicting many rows", "predict_rows", predict_rows),
+    "large_data": Block("Probing many rows", "large_data_10000", probing_of_many),
+    "serving": Block("Serving", "serving", serving),
+    "scaling_rows": Block("Growth with rows", "scaling_rows", scaling_rows, plot_rows),
+    "ntk_full_rank": Block("The empirical NTK, full rank", "ntk_full_rank", kernels),
+    "reference": Block("The paper's algorithm", "ntk_full_rank", reference),
+    "ntk_binary_lp": Block("The empirical NTK, binary LP head", "ntk_binary_lp", kernels),
+    "neural_tangents": Block("Beside neural-tangents", "ntk_neural_tangents", neural_tangents),
+    "scaling_kernels": Block("Growth of kernels", "scaling_kernels", scaling_kernels, plot_kernels),
+    "operator": Block("Products by NTKOperator", "ntk_operator_time", operator),
+    "symmetric_product": Block("The symmetric product", "symmetric_product", symmetric_product),
+    "report_time": Block("Reports", "report_time", report_time),
+}  # fmt: skip
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def rendered(name: str, records: Mapping[str, Any], folder: Path) -> str | None:
+    """The table of a block, its plot written into ``folder``; None without its record."""
+    block = BLOCKS[name]
+    if block.record not in records:
+        return None
+    record = records[block.record]
+    if name == "reference" and "reference" not in record["result"]:
+        return None
+    text = block.render(record["result"])
+    if block.plot is not None:
+        canvas = sheet(block.plot(record["result"]))
+        assert canvas is not None
+        settle(canvas)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_bytes(saved(canvas, "svg", name))
+        text += f"\n\n![{block.title}]({folder.name}/{name}.svg)"
+    return text
+
+
+def of_record(record: Mapping[str, Any]) -> str:
+    """Where and on what a record was made."""
+    result = record["result"]
+    load = result.get("load_average") if isinstance(result, Mapping) else None
+    quick = " with fewer and smaller cells (`--quick`)" if result.get("quick") else ""
+    return (
+        f"{record['processor']}, {record['threads']} threads, torch.matmul at "
+        f"{record['matmul_gflops']:g} GFLOP/s, commit `{(record['commit'] or '?')[:8]}`"
+        + (f", load {load[0]:g}" if load else "")
+        + quick
+    )
+
+
+def write_page(records_folder: Path, page: Path, summary: str = "") -> None:
+    """A page of all tables whose records are there."""
+    records = read_records(records_folder)
+    parts = ["# Speed", summary] if summary else ["# Speed"]
+    for name, block in BLOCKS.items():
+        text = rendered(name, records, page.with_suffix(""))
+        if text is not None:
+            parts += [f"## {block.title}", text, of_record(records[block.record])]
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def renewed(document: Path, records_folder: Path) -> str:
+    """The document with each of its tables made anew from the records."""
+    records = read_records(records_folder)
+
+    def replaced(found: re.Match[str]) -> str:
+        text = rendered(found[1], records, document.with_suffix(""))
+        if text is None:
+            raise SystemExit(f"{document}: no record of {found[1]} in {records_folder}")
+        return f"<!-- {found[1]} -->\n\n{text}\n\n<!-- end of {found[1]} -->"
+
+    pattern = r"<!-- (\w+) -->\n.*?<!-- end of \1 -->"
+    return re.sub(pattern, replaced, document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=Path, default=RESULTS, help="folder of records")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--page", type=Path, help="write a page of all records to this file")
+    where.add_argument("--document", type=Path, help="make the tables of this file anew")
+    options = parser.parse_args()
+    if options.page is not None:
+        write_page(options.records, options.page)
+    else:
+        text = renewed(options.document, options.records)
+        options.document.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
