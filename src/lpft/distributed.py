@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lpft.errors import InputError, named, one_line
@@ -128,7 +127,7 @@ def agreed(decide: Callable[[], Value]) -> Value:
 
 def every(condition: bool) -> bool:
     """Whether ``condition`` holds in all processes."""
-    return all(_gathered(condition))
+    return all(gathered(condition))
 
 
 def require_same(values: Mapping[str, str]) -> None:
@@ -137,7 +136,7 @@ def require_same(values: Mapping[str, str]) -> None:
     Raises:
         InputError: some differ between processes.
     """
-    all_values = _gathered(dict(values))
+    all_values = gathered(dict(values))
     differing = [name for name in values if len({of[name] for of in all_values}) > 1]
     if differing:
         raise InputError(
@@ -146,7 +145,7 @@ def require_same(values: Mapping[str, str]) -> None:
         )
 
 
-def summed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+def summed(array: NDArray[Any]) -> NDArray[Any]:
     """The elementwise sum of all processes' arrays, in place."""
     if size() > 1:
         import torch
@@ -167,7 +166,8 @@ def wait_for_all() -> None:
             dist.all_gather_object([None] * size(), None)
 
 
-def _gathered(value: Any) -> list[Any]:
+def gathered(value: Value) -> list[Value]:
+    """The ``value`` of each process, in the order of their ranks."""
     if size() == 1:
         return [value]
     import torch.distributed as dist

@@ -109,7 +109,9 @@ def test_several_processes_train_what_one_does(lpft, tmp_path, arguments, size, 
     for name, value in metrics(tmp_path / "several").items():
         if isinstance(value, float):
             assert value == pytest.approx(numbers[name], abs=1e-4), name
-    assert json.loads((tmp_path / "several/run.json").read_text())["processes"] == size
+    records = [json.loads((tmp_path / of / "run.json").read_text()) for of in ("one", "several")]
+    assert [record["processes"] for record in records] == [1, size]
+    assert records[0]["probe"] == records[1]["probe"]  # each fits folds of its own
     for _, out, err in ended[1:]:  # they have nothing to say
         assert (out, err) == ("", "")
 

@@ -4,7 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
+from lpft import distributed
 from lpft.data.splits import fold_numbers
 from lpft.errors import InputError, named
 from lpft.progress import progress
@@ -147,20 +148,13 @@ def fit_probe(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         if inverse_strength is None:
-            search = LogisticRegressionCV(
-                Cs=STRENGTHS,
-                cv=folds,
-                l1_ratios=(0.0,),
-                scoring=_SCORINGS[scoring],
-                use_legacy_attributes=False,
-                tol=SEARCH_TOLERANCE,
-                **shared,
-            ).fit(
+            inverse_strength = _search(
                 inputs[repeated],
                 labels[repeated],
-                sample_weight=None if sample_weight is None else sample_weight[repeated],
+                None if sample_weight is None else sample_weight[repeated],
+                folds,
+                {**shared, "scoring": _SCORINGS[scoring]},
             )
-            inverse_strength = float(search.C_)
         fitted = LogisticRegression(C=inverse_strength, tol=TOLERANCE, **shared).fit(
             inputs, labels, sample_weight=sample_weight
         )
@@ -174,6 +168,36 @@ def fit_probe(
         converged=not any(issubclass(item.category, ConvergenceWarning) for item in caught),
         absent_classes=tuple(np.setdiff1d(np.arange(classes), present).tolist()),
     )
+
+
+def _search(
+    inputs: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    sample_weight: NDArray[np.float64] | None,
+    folds: int,
+    settings: dict[str, Any],
+) -> float:
+    """The inverse strength with the highest mean score over the folds, of equal ones the lowest.
+
+    Several processes fit a share of the folds each.
+    """
+    splits = list(StratifiedKFold(folds).split(inputs, labels))
+    own = splits[distributed.rank() :: distributed.size()]
+    scores = np.zeros((0, STRENGTHS))
+    if own:
+        search = LogisticRegressionCV(
+            Cs=STRENGTHS,
+            cv=own,
+            l1_ratios=(0.0,),
+            use_legacy_attributes=False,
+            tol=SEARCH_TOLERANCE,
+            refit=False,
+            **settings,
+        ).fit(inputs, labels, sample_weight=sample_weight)
+        scores = search.scores_.reshape(len(own), STRENGTHS)
+    everyone = distributed.gathered(scores)
+    by_fold = [everyone[fold % len(everyone)][fold // len(everyone)] for fold in range(folds)]
+    return float(np.logspace(-4, 4, STRENGTHS)[np.sum(by_fold, axis=0).argmax()])
 
 
 def solver_of(features: NDArray[np.float32]) -> str:

@@ -17,11 +17,14 @@ alone in all directions. The tolerance is on the gradient in U: an error of the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
+
+from lpft import distributed
 
 Array = NDArray[np.float64]
 
@@ -195,12 +198,16 @@ def _fit_in_turns(
 
 
 def _pass(rows: Rows, weight: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """The weighted sums of the losses [K] and their gradients by W and b, in one reading."""
+    """The weighted sums of the losses [K] and their gradients by W and b, in one reading.
+
+    Several processes read a share of the chunks each.
+    """
     problems, count, width = weight.shape
     loss = np.zeros(problems)
     slope, slope_of_bias = np.zeros((problems * count, width)), np.zeros((problems, count))
     matrix = weight.reshape(-1, width).T
-    for chunk in rows.chunks(problems * count):
+    chunks = islice(rows.chunks(problems * count), distributed.rank(), None, distributed.size())
+    for chunk in chunks:
         features = rows.features[chunk].astype(np.float64)
         labels, weights = rows.labels[chunk], rows.weights_of(chunk)
         logits = (features @ matrix).reshape(-1, problems, count)
@@ -223,6 +230,7 @@ def _pass(rows: Rows, weight: Array, bias: Array) -> tuple[Array, Array, Array]:
         residuals *= weights[..., None]
         slope_of_bias += residuals.sum(0)
         slope += residuals.reshape(-1, problems * count).T @ features
+    loss, slope, slope_of_bias = map(distributed.summed, (loss, slope, slope_of_bias))
     return loss, slope.reshape(weight.shape), slope_of_bias
 
 
