@@ -324,6 +324,60 @@ def scaling_rows(result: Result) -> str:
     return table(header, rows)
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for unit, size in (("years", 365.25 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{number(seconds / size)} {unit}"
+    return f"{number(seconds)} s" if seconds >= 1 else "< 1 s"
+
+
+def size_of(count: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit, size in (("EB", 1e18), ("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{number(count / size)} {unit}"
+    return f"{number(count / 1e3)} kB"
+
+
+def on_paper(result: Result) -> str:
+    tables = []
+    for case, of_texts in result["cases"].items():
+        large = "7 billion" in case
+        on_cpu = result["cpu_gflops"] * 1e9
+        rate = result["gpu_tflops"] * 1e12 if large else on_cpu
+        where = (
+            f"{result['gpu_tflops']:g} TFLOP/s" if large else f"{result['cpu_gflops']:g} GFLOP/s"
+        )
+        header = [f"{case}, {where}", *(f"{int(texts):,} texts" for texts in of_texts)]
+        rows = [
+            [
+                job,
+                *(
+                    f"{duration(costs[job]['flops'] / (on_cpu if job == 'LP' else rate))}, "
+                    f"{size_of(costs[job]['bytes'])}"
+                    for costs in of_texts.values()
+                ),
+            ]
+            for job in next(iter(of_texts.values()))
+        ]
+        tables.append(table(header, rows))
+    return "\n\n".join(tables)
+
+
+def plans(result: Result) -> str:
+    rows = [
+        (
+            f"{row['texts']:,} texts, {row['classes']} classes, {row['budget_gb']} GB",
+            number(row.get("model_tflop")),
+            f"{row['gigabytes']} GB" if "gigabytes" in row else "refused",
+            str(row.get("tiles", MISSING)),
+        )
+        for row in result["plans"]
+    ]
+    return table(("MiniLM's shape, 64 tokens, memory allowed", "TFLOP", "memory", "tiles"), rows)
+
+
 def _series(cells: Sequence[Mapping[str, Any]], along: str, what: str, unit: float = 1) -> Series:
     xs, ys = (tuple(cell[name] for cell in cells) for name in (along, what))
     return Series("", xs, tuple(value / unit for value in ys))
@@ -388,6 +442,8 @@ BLOCKS = {
     "scaling_kernels": Block("Growth of kernels", "scaling_kernels", scaling_kernels, plot_kernels),
     "operator": Block("Products by NTKOperator", "ntk_operator_time", operator),
     "symmetric_product": Block("The symmetric product", "symmetric_product", symmetric_product),
+    "on_paper": Block("On paper", "on_paper", on_paper),
+    "plans": Block("Plans of kernels", "on_paper", plans),
     "report_time": Block("Reports", "report_time", report_time),
 }  # fmt: skip
 
