@@ -127,7 +127,7 @@ def summary(folder: Path) -> dict[str, Any]:
     def means(results: list[dict[str, Any]]) -> dict[str, float]:
         return {name: round(statistics.fmean(r[name] for r in results), 4) for name in numbers}
 
-    by_set = {}
+    by_set: dict[str, dict[str, Any]] = {}
     for one in sets:
         results = [result for draw, result in whole.items() if draw[:2] == one]
         chosen = [result["chosen"] for result in results]

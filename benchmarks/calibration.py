@@ -71,7 +71,7 @@ def cell(pool: Pool, rows: np.ndarray, method: str, kind: str, seed: int) -> dic
             settings,
             metric="accuracy",
             folder=Path(folder),
-            kind=kind,
+            kind=kind,  # type: ignore[arg-type]
         )
     seconds = perf_counter() - started
     features = before.pretrained

@@ -81,7 +81,7 @@ def summary(folder: Path) -> dict[str, Any]:
         name, size, seed = path.stem.split("_")
         draw = {"seed": int(seed), **json.loads(path.read_text())}
         sets.setdefault(f"{name} {size}", []).append(draw)
-    table = {}
+    table: dict[str, dict[str, Any]] = {}
     for name, draws in sets.items():
         table[name] = {"draws": draws}
         for key in ("lp", "tuned"):

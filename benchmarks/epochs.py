@@ -66,6 +66,7 @@ def cell(pool: Pool, rows: np.ndarray, settings: TrainingSettings) -> dict[str, 
     train = prepared(labelled_rows(data) if folds else data.train, "train")
     strength, held_out = None, 0
     if not folds:
+        assert data.validation.labels is not None
         held_out = len(data.validation)
         texts, labels = data.validation.texts + texts, np.append(data.validation.labels, labels)
     test = prepared(Examples([str(row) for row in range(len(texts))], texts, labels), "test")

@@ -229,7 +229,7 @@ def explained(
     classifier: Classifier, texts: list, labels: np.ndarray
 ) -> tuple[Side, np.ndarray, np.ndarray]:
     """The texts with the gradients of their labels' log odds, the logits, and the log odds."""
-    tokens = tokenize(classifier.tokenizer, texts, SETTINGS.max_length)
+    tokens = tokenize(classifier.tokenizer, texts, classifier.max_length)
     features = extract_features(classifier.model, tokens, device=CPU)
     logits = head_logits(classifier.model, features).astype(np.float64)
     odds, gradient = log_odds(logits, labels)
@@ -291,8 +291,8 @@ def datamodeling(name: str, kind: str, data_dir: Path, cells: Path) -> dict[str,
     }
     if kind != "lp":
         for one in ("head", "encoder"):
-            of = [getattr(found[block], one) for block in ("other", "among")]
-            result[f"regression, {one} alone"] = score(regressed(*of, calm))
+            part_kernel, part_among = (getattr(found[block], one) for block in ("other", "among"))
+            result[f"regression, {one} alone"] = score(regressed(part_kernel, part_among, calm))
         projected = [
             sketch(classifier, side, cells / f"sketch_{name}_{kind}_{which}.npy")
             for which, side in (("train", train), ("test", test))

@@ -4,7 +4,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def read_pool(name: str, data_dir: Path) -> Pool:
 
 
 def _table(path: Path, text: str, label: str, delimiter: str) -> list[tuple[Text, str]]:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter=delimiter, quoting=quoting)
         return [(row[text].strip(), row[label]) for row in rows]

@@ -166,7 +166,7 @@ SIDES: dict[str, Callable[[Texts, int], tuple[float, float]]] = {
 @contextmanager
 def route(name: str) -> Iterator[None]:
     """Products in bfloat16 by autocast, or by oneDNN's own conversion of float32 operands."""
-    products = torch.backends.mkldnn.matmul
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     if name == "oneDNN":
         products.fp32_precision = "bf16"
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"):
@@ -213,6 +213,7 @@ def steps(options: argparse.Namespace) -> None:
         # At random: equal distances would hit one place of every sorted group of 50 batches.
         batches = generator.choice(len(order), options.steps + 1, replace=False)
         chosen = order[batches].ravel()
+        assert data.train.labels is not None
         block = [texts[row] for row in chosen], data.train.labels[rows[chosen]]
         for name, side in SIDES.items():
             taken = side(block, length)

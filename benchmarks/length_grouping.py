@@ -106,7 +106,7 @@ def step_seconds(build: Any, tokens: Tokens, labels: np.ndarray, width: int) -> 
 
 
 def benchmark_steps(build: Any, tokens: Tokens, labels: np.ndarray) -> dict[str, Any]:
-    finetuning.TrainingReporter = StepTimer
+    finetuning.TrainingReporter = StepTimer  # type: ignore[misc]
     generator = np.random.default_rng(0)
     width = build().model.head.in_features
     grouped, padded, ratios = [], [], []
@@ -140,6 +140,7 @@ def main() -> None:
     data = load_task("sst2", arguments.data_dir)
     rows = np.sort(np.random.default_rng(0).choice(len(data.train), arguments.rows, replace=False))
     train = data.train.select(rows)
+    assert train.labels is not None
 
     def build() -> Classifier:
         return build_classifier("minilm", data.classes, seed=0)

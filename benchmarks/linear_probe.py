@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,12 @@ def compare(encoder: Any, rows: int, rounds: int, data_dir: Path) -> dict[str, A
     assert chosen is not None
     texts, labels = [str(pool.texts[row]) for row in chosen], pool.labels[chosen]
     test = [str(text) for text in pool.test_texts]
-    sizes = {
-        size: lambda size=size: encoder.encode(texts, batch_size=size)  # type: ignore[misc]
-        for size in BATCH_SIZES
+    sizes: dict[str, Callable[[], Any]] = {
+        str(size): partial(encoder.encode, texts, batch_size=size) for size in BATCH_SIZES
     }
     best = min(
         taken := {
-            size: statistics.median(times)
-            for size, times in in_turns({str(n): f for n, f in sizes.items()}, rounds).items()
+            size: statistics.median(times) for size, times in in_turns(sizes, rounds).items()
         },
         key=lambda size: taken[size],
     )
@@ -70,7 +69,7 @@ def compare(encoder: Any, rows: int, rounds: int, data_dir: Path) -> dict[str, A
         probabilities[name] = head.predict_proba(encoder.encode(test, batch_size=int(best)))
 
     actions: dict[str, Callable[[], Any]] = {OURS: ours}
-    actions |= {name: lambda name=name: theirs(name) for name in HEADS}  # type: ignore[misc]
+    actions |= {name: partial(theirs, name) for name in HEADS}
     spent = in_turns(actions, rounds)
     names = np.unique(labels)
     return {

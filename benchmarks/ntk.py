@@ -27,6 +27,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -115,7 +116,7 @@ def ours(
         {"ntk": request_of(subject)},
         [tokens],
         ((0, 0),),
-        Options(memory=memory, check_entries=0, check_products=0, device=device.type),  # type: ignore[arg-type]
+        Options(memory=memory, check_entries=0, check_products=0, device=device.type),
     )
     kernel = job.run()["ntk"][0, 0]
     taken = perf_counter() - started
@@ -145,7 +146,7 @@ def alternative(
     times = []
     for text in range(JACOBIANS + 1):
         batch = tokens.batch([text])
-        times.append(seconds(lambda batch=batch: write(model, batch, out)))
+        times.append(seconds(partial(write, model, batch, out)))
     jacobian = float(np.median(times[1:]))
     rows = torch.randn(samples, classes, PRODUCT_COLUMNS)
     product = float(np.median([seconds(lambda: contract(rows, rows)) for _ in range(3)]))
@@ -217,7 +218,7 @@ def against_alternatives(
     """Ours, in a process of its own, beside both alternatives."""
     mine, block = child(shape, samples, classes, "6GB", centred=centred)
     model, tokens = build(shape, classes, centred=centred), words(shape, samples)
-    found = {
+    found: dict[str, Any] = {
         "shape": shape,
         "ours": mine,
         "jacrev": alternative(jacrev_jacobian, model, tokens, samples),
@@ -263,9 +264,7 @@ def against_reference(ours_per_sample: float) -> dict[str, Any]:
     for setting, chunk_size in settings:
         timed = {
             group: seconds(
-                lambda group=group, chunk_size=chunk_size: reference_algorithm(
-                    model, tokens, groups=[group], chunk_size=chunk_size
-                )
+                partial(reference_algorithm, model, tokens, groups=[group], chunk_size=chunk_size)
             )
             for group in (attention[0], attention[-1])
         }

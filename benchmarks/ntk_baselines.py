@@ -250,7 +250,7 @@ def _forward(
 
     # vjp records in spite of no_grad, which keeps a second graph from being recorded around it.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        _, pull_back = vjp(features, parameters)
+        pull_back = vjp(features, parameters)[1]
 
     @torch.no_grad()
     def write_vjps(seeds: Tensor, out: Tensor, chunk_size: int | None) -> None:

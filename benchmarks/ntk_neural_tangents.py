@@ -97,7 +97,7 @@ def compare(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, mine, other = (folder / f for f in ("arrays.npz", "ours.npy", "theirs.npy"))
-        np.savez(source, **arrays(samples, centred))
+        np.savez(source, allow_pickle=False, **arrays(samples, centred))
         command = [sys.executable, __file__, "--child", str(mine), "--samples", str(samples)]
         command += ["--centred"] if centred else []
         for _ in range(number):
@@ -136,7 +136,7 @@ def fastest_implementation(python: str) -> tuple[str, dict[str, float | None]]:
     """
     with tempfile.TemporaryDirectory() as name:
         source, path = Path(name) / "arrays.npz", Path(name) / "kernel.npy"
-        np.savez(source, **arrays(FEW, centred=False))
+        np.savez(source, allow_pickle=False, **arrays(FEW, centred=False))
         taken: dict[str, float | None] = {}
         for implementation in IMPLEMENTATIONS:
             try:

@@ -14,8 +14,6 @@ with activations recomputed for every product and stored in files, and fits the 
 
 import argparse
 import json
-import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import matmul_rate, record
+from common import matmul_rate, peak_bytes, record
 
 from lpft.ntk import NTKOperator, empirical_ntk, leading_eigenpairs
 
@@ -62,8 +60,7 @@ def arguments(built: Any, dtype: str) -> dict[str, Any]:
 
 
 def peak_gb() -> float:
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+    return round(peak_bytes() / 1e9, 2)
 
 
 def prepared_operator(options: argparse.Namespace, dtype: str) -> tuple[NTKOperator, float]:
@@ -80,6 +77,12 @@ def prepared_operator(options: argparse.Namespace, dtype: str) -> tuple[NTKOpera
     return operator, perf_counter() - started
 
 
+def token_count(operator: NTKOperator) -> int:
+    lengths = operator.inputs.lengths
+    assert lengths is not None
+    return int(lengths.sum())
+
+
 def time_products(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a product, after those of the preparation."""
     operator, prepared = prepared_operator(options, "float32")
@@ -94,7 +97,7 @@ def time_products(options: argparse.Namespace) -> dict[str, Any]:
     operator.close()
     return {
         "samples": len(operator.inputs),
-        "tokens": int(operator.inputs.lengths.sum()),
+        "tokens": token_count(operator),
         "preparation_seconds": round(prepared, 2),
         "product_seconds": [round(t, 2) for t in times],
         "product_processor_seconds": [round(t, 2) for t in processor_times],
@@ -115,7 +118,7 @@ def eigenpairs(options: argparse.Namespace) -> dict[str, Any]:
     assert pairs.error is not None
     return {
         "samples": len(operator.inputs),
-        "tokens": int(operator.inputs.lengths.sum()),
+        "tokens": token_count(operator),
         "dtype": options.dtype,
         "seconds": round(taken, 1),
         "preparation_seconds": round(prepared, 1),

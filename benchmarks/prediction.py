@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -104,12 +105,12 @@ def measure(name: str, data: Texts, rows: int, rounds: int, encoder: Any, folder
     chosen = slice(TRAINING_ROWS, TRAINING_ROWS + rows)
     texts, labels = texts[chosen], labels[chosen]
     exact = export_run(run, folder / f"{name}-onnx", "onnx").folder
-    examples = Examples([str(row) for row in range(len(texts))], texts, labels)
+    examples = Examples([str(row) for row in range(len(texts))], list(texts), labels)
     int8 = export_run(run, folder / f"{name}-int8", "onnx", quantization="int8", rows=examples)
     saved, by_onnx, by_int8 = open_saved(run, "cpu"), open_onnx(exact), open_onnx(int8.folder)
     hand = ByHand(exact)
     actions: dict[str, Callable[[], Any]] = {
-        f"encode, batch size {size}": lambda size=size: encoder.encode(texts, batch_size=size)
+        f"encode, batch size {size}": partial(encoder.encode, texts, batch_size=size)
         for size in BATCH_SIZES
     }
     actions |= {

@@ -38,7 +38,7 @@ def compare(name: str, data_dir: Path) -> list[dict[str, Any]]:
     used = np.unique(np.concatenate(list(draws.values())))
     features = encoder.features([pool.texts[row] for row in used])
     test = encoder.features(pool.test_texts)
-    rows = []
+    compared: list[dict[str, Any]] = []
     for size in SIZES:
         for scoring in get_args(ProbeScoring):
             scores = []
@@ -55,7 +55,7 @@ def compare(name: str, data_dir: Path) -> list[dict[str, Any]]:
                 scores.append((accuracy, nll, float(np.log10(probe.inverse_strength))))
             if scores:
                 accuracies, nlls, strengths = zip(*scores, strict=True)
-                rows.append(
+                compared.append(
                     {
                         "data": name,
                         "size": size,
@@ -66,7 +66,7 @@ def compare(name: str, data_dir: Path) -> list[dict[str, Any]]:
                         "sd of log10 C": round(statistics.pstdev(strengths), 2),
                     }
                 )
-    return rows
+    return compared
 
 
 def main() -> None:
