@@ -4,7 +4,8 @@
     python benchmarks/speed.py --document docs/speed.md       # its tables anew, from the records
 
 A document has a table between ``<!-- NAME -->`` and ``<!-- end of NAME -->``, NAME being one of
-``BLOCKS``. Plots are SVG files in a folder that has the document's name.
+``BLOCKS``, and below it the machine and commit of its record. Plots are SVG files in a folder that
+has the document's name.
 """
 
 import argparse
@@ -289,12 +290,10 @@ def scaling_kernels(result: Result) -> str:
             )
         )
     header = ("exponent", "CPU s", "flops by the plan", "at most", "memory less kernel", "at most")
+    base = result["base"]
     cells = [
         (
-            ", ".join(
-                f"{letter} = {({**result['base'], **cell})[name]}"
-                for name, letter in (("samples", "N"),)
-            ),
+            f"N = {cell['samples']}",
             number(cell["cpu_seconds"]),
             number(cell["seconds"]),
             f"{cell['memory_bytes'] / 1e6:,.0f} MB",
@@ -302,7 +301,8 @@ def scaling_kernels(result: Result) -> str:
         )
         for cell in result["samples"]["cells"]
     ]
-    times = table(("kernel", "CPU s", "wall s", "memory less kernel", "the kernel"), cells)
+    shape = f"C = {base['classes']}, T = {base['tokens']}, {base['layers']} layers"
+    times = table((shape, "CPU s", "wall s", "memory less kernel", "the kernel"), cells)
     return f"{table(header, rows)}\n\n{times}"
 
 
@@ -477,7 +477,8 @@ def of_record(record: Mapping[str, Any]) -> str:
     load = result.get("load_average") if isinstance(result, Mapping) else None
     quick = " with fewer and smaller cells (`--quick`)" if result.get("quick") else ""
     return (
-        f"{record['processor']}, {record['threads']} threads, torch.matmul at "
+        f"{record['processor']}, {record['threads']} thread{'s' * (record['threads'] > 1)}, "
+        "torch.matmul at "
         f"{record['matmul_gflops']:g} GFLOP/s, commit `{(record['commit'] or '?')[:8]}`"
         + (f", load {load[0]:g}" if load else "")
         + quick
@@ -491,7 +492,7 @@ def write_page(records_folder: Path, page: Path, summary: str = "") -> None:
     for name, block in BLOCKS.items():
         text = rendered(name, records, page.with_suffix(""))
         if text is not None:
-            parts += [f"## {block.title}", text, of_record(records[block.record])]
+            parts += [f"## {block.title}", text, f"*{of_record(records[block.record])}*"]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -503,7 +504,8 @@ def renewed(document: Path, records_folder: Path) -> str:
         text = rendered(found[1], records, document.with_suffix(""))
         if text is None:
             raise SystemExit(f"{document}: no record of {found[1]} in {records_folder}")
-        return f"<!-- {found[1]} -->\n\n{text}\n\n<!-- end of {found[1]} -->"
+        made = of_record(records[BLOCKS[found[1]].record])
+        return f"<!-- {found[1]} -->\n\n{text}\n\n*{made}*\n\n<!-- end of {found[1]} -->"
 
     pattern = r"<!-- (\w+) -->\n.*?<!-- end of \1 -->"
     return re.sub(pattern, replaced, document.read_text(encoding="utf-8"), flags=re.DOTALL)
