@@ -68,7 +68,6 @@ def main() -> None:
     parser.add_argument("kernel")
     parser.add_argument("--heads", type=int, required=True)
     parser.add_argument("--implementation", default="STRUCTURED_DERIVATIVES")
-    parser.add_argument("--batch", type=int, default=0, help="texts at a time; 0 for all at once")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     arrays = np.load(options.arrays)
@@ -87,8 +86,6 @@ def main() -> None:
             implementation=nt.NtkImplementation[options.implementation],
         )
     )
-    if options.batch:
-        kernel_function = nt.batch(kernel_function, batch_size=options.batch)
     seconds, cpu = [], []
     for _ in range(options.repeats + 1):
         started, started_cpu = perf_counter(), process_time()
