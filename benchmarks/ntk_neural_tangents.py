@@ -88,7 +88,9 @@ def theirs(
     return run(command, limit)
 
 
-def compare(python: str, samples: int, centred: bool, implementation: str) -> dict[str, Any]:
+def compare(
+    python: str, samples: int, centred: bool, implementation: str, times: int
+) -> dict[str, Any]:
     """Both in turns, their ratio of medians, and the relative difference of their kernels."""
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -97,7 +99,7 @@ def compare(python: str, samples: int, centred: bool, implementation: str) -> di
         np.savez(source, allow_pickle=False, **arrays(samples, centred))
         command = [sys.executable, __file__, "--child", str(mine), "--samples", str(samples)]
         command += ["--centred"] if centred else []
-        for _ in range(ROUNDS):
+        for _ in range(times):
             found = run(command)
             again = theirs(python, source, other, implementation=implementation)
             rounds.append({"ours": found, "neural_tangents": again})

@@ -28,6 +28,7 @@ from lpft.ntk.influence import (
     log_odds,
     regressed,
 )
+from lpft.ntk.memory import memory_in_use
 
 TRAIN, EXPLAINED = toy_texts(6, seed=21)[0], toy_texts(3, seed=22)[0]
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -259,7 +260,9 @@ def test_more_training_rows_than_memory_holds_are_refused_with_what_fits():
     tokens = read(classifier.tokenizer, TRAIN)
     many = TrainedRows(tokens.select(np.arange(3000) % 6), np.arange(3000) % 3)
     request = KernelRequest(subject.head.weight.detach(), frozenset())
-    little = Options(device="cpu", memory="10MB")
+    little = Options(device="cpu", memory=memory_in_use(torch.device("cpu")) + 10**7)
     with pytest.raises(InputError, match=r"3,000 training rows.*--max-rows"):
         InfluenceJob(subject, request, many, tokens, little)
+    with pytest.raises(InputError, match="memory 10MB is less than the"):
+        InfluenceJob(subject, request, many, tokens, Options(device="cpu", memory="10MB"))
     InfluenceJob(subject, request, many, tokens, little, score="first-order").run()

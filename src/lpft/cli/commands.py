@@ -351,6 +351,7 @@ def ntk(options: Namespace) -> None:
 
     print(format_kernel_table(record))
     print(f"\nkernels: {config.output_dir}")
+    print(f"page: lpft report {config.output_dir} writes it")
 
 
 def _workers(options: Namespace) -> dict[str, Any]:

@@ -537,7 +537,13 @@ def _check_memory(rows: int, options: Options) -> None:
     """
     cpu = torch.device("cpu")
     budget = default_budget(cpu) if options.memory is None else parse_size(options.memory)
-    free = max(0, budget - memory_in_use(cpu))
+    used = memory_in_use(cpu)
+    free = budget - used
+    if free <= 0:
+        raise InputError(
+            f"{named('memory')} {options.memory} is less than the {readable_size(used)} that the "
+            "process takes already: give more, or leave it out"
+        )
     if _SQUARES * 8 * rows**2 > free:
         most = max(2, int((free / _SQUARES / 8) ** 0.5))
         raise InputError(
