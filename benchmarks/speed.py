@@ -475,11 +475,13 @@ def of_record(record: Mapping[str, Any]) -> str:
     """Where and on what a record was made."""
     result = record["result"]
     load = result.get("load_average") if isinstance(result, Mapping) else None
+    commit = record["commit"] or "?"
     quick = " with fewer and smaller cells (`--quick`)" if result.get("quick") else ""
     return (
         f"{record['processor']}, {record['threads']} thread{'s' * (record['threads'] > 1)}, "
         "torch.matmul at "
-        f"{record['matmul_gflops']:g} GFLOP/s, commit `{(record['commit'] or '?')[:8]}`"
+        f"{record['matmul_gflops']:g} GFLOP/s, commit `{commit[:8]}`"
+        + (" with uncommitted changes" if commit.endswith("-dirty") else "")
         + (f", load {load[0]:g}" if load else "")
         + quick
     )
@@ -496,12 +498,12 @@ def write_page(records_folder: Path, page: Path, summary: str = "") -> None:
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def renewed(document: Path, records_folder: Path) -> str:
-    """The document with each of its tables made anew from the records."""
+def renewed(document: Path, records_folder: Path, plots: Path) -> str:
+    """The document with each of its tables made anew from the records; plots go to a folder."""
     records = read_records(records_folder)
 
     def replaced(found: re.Match[str]) -> str:
-        text = rendered(found[1], records, document.with_suffix(""))
+        text = rendered(found[1], records, plots)
         if text is None:
             raise SystemExit(f"{document}: no record of {found[1]} in {records_folder}")
         made = of_record(records[BLOCKS[found[1]].record])
@@ -521,7 +523,7 @@ def main() -> None:
     if options.page is not None:
         write_page(options.records, options.page)
     else:
-        text = renewed(options.document, options.records)
+        text = renewed(options.document, options.records, options.document.with_suffix(""))
         options.document.write_text(text, encoding="utf-8")
 
 
