@@ -46,7 +46,7 @@ def arguments(model, tmp_path):
 
 
 def start(folder: Path, number: int, size: int, port: int, arguments) -> subprocess.Popen:
-    """One of several processes, with a cache of its own as on a machine of its own."""
+    """One of several processes, with a cache and a number of threads as on a machine of its own."""
     variables = {
         "RANK": str(number),
         "LOCAL_RANK": str(number),
@@ -54,6 +54,7 @@ def start(folder: Path, number: int, size: int, port: int, arguments) -> subproc
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "LPFT_CACHE_DIR": str(folder.parent / f"cache-{number}"),
+        "OMP_NUM_THREADS": str(number + 1),
     }
     command = [sys.executable, "-m", "lpft", *arguments, "--distributed"]
     return subprocess.Popen(
@@ -133,14 +134,15 @@ def test_a_training_that_was_killed_goes_on(tmp_path, arguments):
     whole = together(tmp_path / "whole", 2, arguments)
     assert [status for status, _, _ in whole] == [0, 0], whole
     folder, port = tmp_path / "killed", free_port()
-    processes = [start(folder, number, 2, port, arguments) for number in (0, 1)]
+    first = [*arguments, "--precision", "float32"]  # which the run keeps
+    processes = [start(folder, number, 2, port, first) for number in (0, 1)]
     while not (folder / WORK / "checkpoints" / "checkpoint-3" / DIGESTS).exists():
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
     for process in processes:
         process.kill()
         process.communicate()
-    ended = together(folder, 2, [*arguments, "--resume"])
+    ended = together(folder, 2, [*arguments, "--precision", "auto", "--resume"])
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert "continuing from checkpoint-" in ended[0][2]
     assert difference(tmp_path / "whole", folder) == 0

@@ -59,9 +59,9 @@ def extract_features(
     if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
         model.to(device)
     result = out
-    batches = list(
-        length_batches(tokens.lengths, max_rows=_MAX_ROWS, max_tokens=_most_tokens(device))
-    )
+    # Processes with other numbers of threads would share out batches of other rows.
+    most = distributed.agreed(lambda: _most_tokens(device))
+    batches = list(length_batches(tokens.lengths, max_rows=_MAX_ROWS, max_tokens=most))
     if distributed.size() > 1:
         # The rows of other processes are zero here, and all add up below.
         batches = batches[distributed.rank() :: distributed.size()]

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -145,10 +146,12 @@ def _train(
             clear(folder, record)
         else:
             check_same_inputs(folder, going_on.fingerprints, fingerprints)
-            if config.training.precision == "auto":  # whatever it was, it stays
-                before = going_on.config.get("precision", "float32")
-                training = config.training.model_copy(update={"precision": before})
-                config = replace(config, training=training)
+        if config.training.precision == "auto":
+            # A run that goes on keeps its precision, whatever it was.
+            before = {} if going_on is None else {"precision": "float32", **going_on.config}
+            precision = distributed.agreed(partial(before.get, "precision", "auto"))
+            training = config.training.model_copy(update={"precision": precision})
+            config = replace(config, training=training)
         surroundings = environment(device)
         record = RunRecord(
             status="running",
