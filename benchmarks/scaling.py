@@ -1,6 +1,6 @@
 """How time and memory grow: kernels with N, C, T and layers; training and prediction with rows.
 
-    python benchmarks/scaling.py [kernels | rows] [--quick]
+    python benchmarks/scaling.py [kernels | rows] [--methods ft lora lp predict] [--quick]
 
 Every kernel, and every series of rows, is a process of its own in one thread, in which a small one
 of the same kind goes first and is not counted. Exponents are slopes of least squares in logarithms
@@ -24,7 +24,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter, process_time
 from typing import Any
 
@@ -212,24 +213,21 @@ def kernels(quick: bool) -> dict[str, Any]:
     return result
 
 
-def rows(quick: bool) -> dict[str, Any]:
-    result: dict[str, Any] = {"batch_size": 16}
-    for method in METHODS:
-        counts = [str(rows) for rows in (FEW_ROWS, *(QUICK_ROWS if quick else ROWS))]
-        few, *cells = in_child("jobs", "--method", method, "--rows", *counts)
-        for cell in cells:
-            cell["more_rows"] = cell["rows"] - FEW_ROWS
-            cell["more_cpu_seconds"] = round(cell["cpu_seconds"] - few["cpu_seconds"], 3)
-        along = {"more_cpu_seconds": "more_rows"}
-        result[method] = {
-            "few": few,
-            "cells": cells,
-            "exponents": {
-                what: exponent(cells, along.get(what, "rows"), what, TARGETS["rows"].get(what))
-                for what in ("cpu_seconds", "more_cpu_seconds", "seconds")
-            },
-        }
-    return result
+def rows(method: str, quick: bool) -> dict[str, Any]:
+    counts = [str(count) for count in (FEW_ROWS, *(QUICK_ROWS if quick else ROWS))]
+    few, *cells = in_child("jobs", "--method", method, "--rows", *counts)
+    for cell in cells:
+        cell["more_rows"] = cell["rows"] - FEW_ROWS
+        cell["more_cpu_seconds"] = round(cell["cpu_seconds"] - few["cpu_seconds"], 3)
+    along = {"more_cpu_seconds": "more_rows"}
+    return {
+        "few": few,
+        "cells": cells,
+        "exponents": {
+            what: exponent(cells, along.get(what, "rows"), what, TARGETS["rows"].get(what))
+            for what in ("cpu_seconds", "more_cpu_seconds", "seconds")
+        },
+    }
 
 
 def main() -> None:
@@ -237,6 +235,7 @@ def main() -> None:
     parts = ("kernels", "rows", "all", "kernel", "jobs")
     parser.add_argument("part", nargs="?", default="all", choices=parts)
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cells")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="of rows")
     for name, value in KERNEL.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="of part kernel")
     parser.add_argument("--method", choices=METHODS, default="ft", help="of part jobs")
@@ -249,20 +248,25 @@ def main() -> None:
     if options.part == "jobs":
         print(json.dumps(jobs(options.method, options.rows)))
         return
-    for name, measure in (("kernels", kernels), ("rows", rows)):
-        if options.part in (name, "all"):
-            before = matmul_rate()
-            result = measure(options.quick)
-            record(
-                f"scaling_{name}",
-                {
-                    "quick": options.quick,
-                    "threads": 1,
-                    "matmul_gflops_before": round(before, 1),
-                    "load_average": [round(load, 1) for load in os.getloadavg()],
-                    **result,
-                },
-            )
+    wanted: dict[str, Callable[[], dict[str, Any]]] = {}
+    if options.part in ("kernels", "all"):
+        wanted["scaling_kernels"] = partial(kernels, options.quick)
+    if options.part in ("rows", "all"):
+        for method in options.methods:
+            wanted[f"scaling_{method}"] = partial(rows, method, options.quick)
+    for name, measure in wanted.items():
+        before = matmul_rate()
+        result = measure()
+        record(
+            name,
+            {
+                "quick": options.quick,
+                "threads": 1,
+                "matmul_gflops_before": round(before, 1),
+                "load_average": [round(load, 1) for load in os.getloadavg()],
+                **result,
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -310,16 +310,19 @@ JOBS = {"ft": "FT, an epoch", "lora": "LoRA, an epoch", "lp": "LP", "predict": "
 
 
 def scaling_rows(result: Result) -> str:
-    counts = [cell["rows"] for cell in result["ft"]["cells"]]
-    header = ["CPU s", *(f"{count:,} rows" for count in counts), "exponent", "without the constant"]
+    of_jobs = {name: result[job] for job, name in JOBS.items() if job in result}
+    counts = [cell["rows"] for cell in next(iter(of_jobs.values()))["cells"]]
+    header = ["CPU s", *(f"{count:,} rows" for count in counts)]
+    header += ["exponent", "beyond 64 rows", "at most"]
     rows = [
         (
-            f"{name} (at most {result[job]['exponents']['cpu_seconds']['target']})",
-            *(number(cell["cpu_seconds"]) for cell in result[job]["cells"]),
-            fitted(result[job]["exponents"]["cpu_seconds"]),
-            fitted(result[job]["exponents"]["more_cpu_seconds"]),
+            name,
+            *(number(cell["cpu_seconds"]) for cell in found["cells"]),
+            fitted(found["exponents"]["cpu_seconds"]),
+            fitted(found["exponents"]["more_cpu_seconds"]),
+            str(found["exponents"]["cpu_seconds"]["target"]),
         )
-        for job, name in JOBS.items()
+        for name, found in of_jobs.items()
     ]
     return table(header, rows)
 
@@ -378,9 +381,11 @@ def plans(result: Result) -> str:
     return table(("MiniLM's shape, 64 tokens, memory allowed", "TFLOP", "memory", "tiles"), rows)
 
 
-def _series(cells: Sequence[Mapping[str, Any]], along: str, what: str, unit: float = 1) -> Series:
+def _series(
+    label: str, cells: Sequence[Mapping[str, Any]], along: str, what: str, unit: float = 1
+) -> Series:
     xs, ys = (tuple(cell[name] for cell in cells) for name in (along, what))
-    return Series("", xs, tuple(value / unit for value in ys))
+    return Series(label, xs, tuple(value / unit for value in ys))
 
 
 def plot_kernels(result: Result) -> Figure:
@@ -390,14 +395,13 @@ def plot_kernels(result: Result) -> Figure:
             if what == "memory_bytes" and along != "samples":
                 continue
             found = result[along]
-            measured = _series(found["cells"], along, what, unit)
             name = f"exponent {fitted(found['exponents'][what])}"
             panels.append(
                 Panel(
                     f"{letter}: {name}" if unit == 1 else f"memory: {name}",
                     letter,
                     title,
-                    (Series("kernel", measured.x, measured.y),),
+                    (_series("kernel", found["cells"], along, what, unit),),
                     "log",
                     "log",
                 )
@@ -406,11 +410,12 @@ def plot_kernels(result: Result) -> Figure:
 
 
 def plot_rows(result: Result) -> Figure:
-    drawn = []
-    for job, name in JOBS.items():
-        found = _series(result[job]["cells"], "rows", "cpu_seconds")
-        drawn.append(Series(name, found.x, found.y))
-    panel = Panel("CPU seconds", "rows", "CPU seconds", tuple(drawn), "log", "log")
+    drawn = tuple(
+        _series(name, result[job]["cells"], "rows", "cpu_seconds")
+        for job, name in JOBS.items()
+        if job in result
+    )
+    panel = Panel("CPU seconds", "rows", "CPU seconds", drawn, "log", "log")
     return Figure("rows", "Time of training and prediction", "lines", (panel,))
 
 
@@ -449,7 +454,15 @@ BLOCKS = {
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    """The records of a folder; those of ``scaling.py rows``, one per job, are also joined."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    jobs = {job: records[f"scaling_{job}"] for job in JOBS if f"scaling_{job}" in records}
+    if jobs:
+        results = {job: record["result"] for job, record in jobs.items()}
+        quick = any(result["quick"] for result in results.values())
+        first = next(iter(jobs.values()))
+        records["scaling_rows"] = {**first, "result": {"quick": quick, **results}}
+    return records
 
 
 def rendered(name: str, records: Mapping[str, Any], folder: Path) -> str | None:
