@@ -52,13 +52,13 @@ def ours(samples: int, centred: bool, path: Path) -> dict[str, Any]:
     subject = StudiedModel(model, model.head, None, None)
     started, started_cpu = perf_counter(), process_time()
     options = Options(
-        check_entries=0, check_products=0, device="cpu", granularity="kind", memory="6GB"
+        check_entries=0, check_products=0, device="cpu", granularity="layer", memory="6GB"
     )
     job = KernelJob(subject, {"ntk": request_of(subject)}, [tokens], ((0, 0),), options)
     kernel = job.run()["ntk"][0, 0]
     seconds, cpu = perf_counter() - started, process_time() - started_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    np.save(path, (kernel.ft_effective - kernel.kinds["embeddings"]).numpy())
+    np.save(path, (kernel.ft_effective - kernel.layers["embeddings"]).numpy())
     return {"seconds": [seconds], "cpu": [cpu], "peak_memory_gb": round(peak, 2)}
 
 
