@@ -10,7 +10,7 @@ import pytest
 from exportable import TEXTS, classifier_of, expected_logits, saved, softmax
 
 from lpft.errors import InputError
-from lpft.export import export_run, open_onnx
+from lpft.export import open_onnx
 
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -69,6 +69,7 @@ def test_pairs_are_read_as_pairs(tmp_path):
         opened.logits(["one text"])
 
 
+@pytest.mark.heavy
 def test_other_weights_of_a_run_are_exported_again(run, lpft, tmp_path):
     changed = shutil.copytree(run, tmp_path / "run")
     assert "exporting" not in lpft("predict", changed, "--backend", "onnx", "--text", "good").err
@@ -81,9 +82,25 @@ def test_other_weights_of_a_run_are_exported_again(run, lpft, tmp_path):
     assert json.loads(again.out)["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.heavy
+def test_a_damaged_export_in_the_cache_is_made_again(run, lpft, monkeypatch, tmp_path):
+    monkeypatch.setenv("LPFT_CACHE_DIR", str(tmp_path))
+    asked = ("predict", run, "--backend", "onnx", "--text", "good")
+    first = lpft(*asked)
+    (graph,) = (tmp_path / "onnx").glob("*/model.onnx")
+    with graph.open("r+b") as file:
+        file.seek(-9, 2)
+        file.write(b"damage")
+    again = lpft(*asked)
+    assert (again.status, again.out) == (0, first.out)
+    assert "model.onnx' is damaged" in again.err
+    assert "exporting" not in lpft(*asked).err
+
+
 @pytest.fixture(scope="module")
-def export(run, tmp_path_factory):
-    return export_run(run, tmp_path_factory.mktemp("export") / "onnx", "onnx").folder
+def export(run):
+    """That which the cache has, so that no second graph is traced."""
+    return open_onnx(run).export
 
 
 def test_an_export_is_named_in_place_of_its_run(run, export, lpft, tmp_path):
@@ -119,6 +136,7 @@ def test_what_onnx_cannot_do_is_said_in_a_line(run, export, lpft, tmp_path, monk
     assert "pip install 'lpft[onnx]'" in error(run, "--backend", "onnx")
 
 
+@pytest.mark.heavy
 def test_int8_is_measured_on_labelled_rows(classifier, run, export, lpft, tmp_path):
     table = tmp_path / "rows.csv"
     texts = [f"{text} {'very ' * number}" for number in range(6) for text in TEXTS]

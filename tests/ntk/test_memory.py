@@ -120,11 +120,23 @@ print(freed - memory_in_use(torch.device("cpu")))
 """
 
 
+def run_python(script: str, *arguments: str, timeout: int) -> subprocess.CompletedProcess[str]:
+    """A process of its own, which imports what this one does."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=timeout,
+    )
+
+
 @pytest.mark.heavy
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_pieces_between_others_are_given_back():
-    run = [sys.executable, "-c", HOLES]
-    found = subprocess.run(run, capture_output=True, text=True, check=True, timeout=100)
+    found = run_python(HOLES, timeout=100)
     assert int(found.stdout) > 0.9 * 10 * 16_000_000
 
 
@@ -360,14 +372,7 @@ print(job.plan.layout.tiles, before, most[0], job.plan.budget)
 )
 def test_a_process_keeps_to_its_budget(dtype, extra, method, texts, length, heads, width):
     arguments = map(str, (dtype, extra, method, texts, length, heads, width))
-    found = subprocess.run(
-        [sys.executable, "-c", PEAK, *arguments],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=250,
-    )
+    found = run_python(PEAK, *arguments, timeout=250)
     tiles, before, most, budget = map(int, found.stdout.split())
     assert tiles > 1 or length == 2048
     assert before < most <= budget

@@ -133,6 +133,24 @@ def test_large_features_that_do_not_fit_on_the_disk_stay_in_memory(
     assert not list((folder / "features").iterdir())
 
 
+def test_large_features_that_cannot_be_cached_at_the_end_are_computed_once(
+    classifier, folder, calls, caplog, monkeypatch
+):
+    whole = np.array(features_of(classifier))
+    (path,) = (folder / "features").iterdir()
+    path.unlink()
+    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+
+    def full(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(np.memmap, "flush", full)
+    np.testing.assert_array_equal(features_of(classifier), whole)
+    assert len(calls) == 2
+    assert "not cached" in caplog.text
+    assert not list((folder / "features").iterdir())
+
+
 @pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
 def test_damaged_features_are_computed_again(classifier, folder, calls, caplog, damage):
     first = features_of(classifier)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from tiny_models import save_tiny_model
@@ -17,6 +18,7 @@ from lpft import distributed
 from lpft.errors import InputError
 from lpft.files import DIGESTS
 from lpft.results.folder import WORK
+from lpft.training import probing
 
 
 def free_port() -> int:
@@ -46,6 +48,12 @@ def arguments(model, tmp_path):
 
 
 def start(folder: Path, number: int, size: int, port: int, arguments) -> subprocess.Popen:
+    """One of several processes of ``lpft train``."""
+    command = [sys.executable, "-m", "lpft", *arguments, "--distributed"]
+    return launched(folder, number, size, port, [*command, "--output-dir", str(folder)])
+
+
+def launched(folder: Path, number: int, size: int, port: int, command) -> subprocess.Popen:
     """One of several processes, with a cache and a number of threads as on a machine of its own."""
     variables = {
         "RANK": str(number),
@@ -56,9 +64,8 @@ def start(folder: Path, number: int, size: int, port: int, arguments) -> subproc
         "LPFT_CACHE_DIR": str(folder.parent / f"cache-{number}"),
         "OMP_NUM_THREADS": str(number + 1),
     }
-    command = [sys.executable, "-m", "lpft", *arguments, "--distributed"]
     return subprocess.Popen(
-        [*command, "--output-dir", str(folder)],
+        command,
         env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -149,6 +156,51 @@ def test_a_training_that_was_killed_goes_on(tmp_path, arguments):
     again = together(folder, 2, [*arguments, "--resume"])
     assert [status for status, _, _ in again] == [0, 0], again
     assert "is finished already" in again[0][2]
+
+
+PROBE = """
+import json, sys
+import numpy as np
+from dataclasses import replace
+from lpft import distributed
+from lpft.training import probing, streaming
+
+distributed.join()
+probing.STREAMED_NUMBERS, streaming._CHUNK_NUMBERS = 0, 1 << 12
+if distributed.rank() == 1:  # on another machine the coordinates have other last digits and signs
+    of = streaming.Coordinates.of
+    streaming.Coordinates.of = lambda *given, **options: replace(
+        of(*given, **options), directions=-of(*given, **options).directions * (1 + 1e-14)
+    )
+arrays = np.load(sys.argv[1])
+probe = probing.fit_probe(arrays["features"], arrays["labels"], 3)
+print(json.dumps([probe.inverse_strength, probe.weight.tolist(), probe.converged]))
+distributed.leave()
+"""
+
+
+@pytest.mark.heavy
+def test_machines_that_round_differently_fit_one_streamed_probe(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(32, 32)) * np.logspace(0, -2, 32)
+    features = (generator.normal(size=(900, 32)) @ mixing + 3).astype(np.float32)
+    labels = (features @ generator.normal(size=(32, 3)) + generator.gumbel(size=(900, 3))).argmax(1)
+    np.savez(tmp_path / "rows.npz", features=features, labels=labels)
+    one_thread = ["env", "OMP_NUM_THREADS=1"]  # others would wait for a core in every pass
+    command, port = (
+        [*one_thread, sys.executable, "-c", PROBE, str(tmp_path / "rows.npz")],
+        free_port(),
+    )
+    processes = [launched(tmp_path, number, 2, port, command) for number in (0, 1)]
+    ended = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    (strength, weight, converged), other = (json.loads(out) for out, _ in ended)
+    assert [strength, weight, converged] == other
+    assert converged
+    monkeypatch.setattr(probing, "STREAMED_NUMBERS", 0)
+    alone = probing.fit_probe(features, labels, 3)
+    assert strength == pytest.approx(alone.inverse_strength)
+    np.testing.assert_allclose(weight, alone.weight, atol=1e-4)
 
 
 @pytest.mark.heavy

@@ -137,7 +137,11 @@ def open_onnx(folder: Path) -> OnnxClassifier:
             "or an export as an ONNX graph"
         )
     export = default_cache_dir() / "onnx" / _run_digest(folder)
-    if is_onnx_export(export):
+    there = is_onnx_export(export)
+    if there and (damaged := damaged_file(export)) is not None:
+        logger.warning("'%s' is damaged: the run is exported again", export / damaged)
+        there = False
+    if there:
         require_onnx(("onnxruntime",))
     else:
         require_onnx(PACKAGES)

@@ -306,16 +306,19 @@ def _cached_features(
         return array
 
     def in_file() -> NDArray[np.float32]:
+        computed = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replace_when_written(path) as temporary:
                 array = _allocate(temporary, shape)
                 compute(array)
+                computed = array
                 _seal(temporary, array)
-            return array
         except OSError as error:
             logger.warning("file of features is not cached: %s cannot be written (%s)", path, error)
-            return whole()
+            # Never a second time: other processes, which compute with this one, do it once too.
+            return whole() if computed is None else np.array(computed)
+        return array
 
     if np.prod(shape) * 4 <= _MAPPED_BYTES:
         return _cached_array(path, "file of features", whole, *shape)

@@ -4,6 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +30,8 @@ STREAMING_SOLVER = "streaming-lbfgs"
 """That of :mod:`lpft.training.streaming`, which copies no features."""
 
 STREAMED_NUMBERS = 1 << 25
-"""Numbers of features, N h, above which they are streamed: scikit-learn's copies in float64 take
-0.8 GB there (benchmarks/large_data.py)."""
+"""Numbers of features, N h, above which they are streamed: 128 MB in float32. scikit-learn's way
+takes a copy of all in float64 (256 MB there), and one of the rows outside each fold."""
 
 STRENGTHS = 10
 FOLDS = 5
@@ -226,7 +227,7 @@ def _fit_streaming(
     if inverse_strength is None:
         chosen = present[counts > 1]
         repeated = np.isin(labels, chosen)
-        # a row of a class of one is in no fold and weighs nothing
+        # A row of a class of one is in no fold and weighs nothing.
         fold = np.full(len(labels), -1)
         places = np.flatnonzero(repeated)
         for number, (_, out) in enumerate(StratifiedKFold(folds).split(places, labels[repeated])):
@@ -255,7 +256,8 @@ def _fit_streaming(
                 start=heads,
                 coordinates=coordinates,
             )
-            score = held_out_scores(rows, heads, weights, accuracy=scoring == "accuracy").sum()
+            by_fold = partial(held_out_scores, rows, heads, weights, accuracy=scoring == "accuracy")
+            score = distributed.agreed(by_fold).sum()
             if score > highest:  # of equal scores the first, as scikit-learn
                 best, highest, inverse_strength = heads, score, strength
         assert best is not None

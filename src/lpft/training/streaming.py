@@ -18,6 +18,7 @@ alone in all directions. The tolerance is on the gradient in U: an error of the 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +104,9 @@ def fit_heads(
 ) -> Heads:
     """The minimum of each F_k, from ``start`` or from zero.
 
+    Of several processes the main one alone chooses the steps, whose number depends on last digits
+    that may differ between machines; the others read their share of the rows in each pass.
+
     Args:
         inverse_strength: C.
         tolerance: of the largest entry of the gradient, in the coordinates of the module.
@@ -115,6 +119,8 @@ def fit_heads(
         return _fit_in_turns(
             rows, together, inverse_strength, fit_bias, tolerance, most_passes, start, coordinates
         )
+    if not distributed.is_main():
+        return _help(rows)
     problems, width = len(rows.folds), rows.features.shape[1]
     totals = rows.totals()
     if coordinates is None:
@@ -132,7 +138,7 @@ def fit_heads(
         return weight, bias
 
     def value_and_gradient(position: Array) -> tuple[float, Array]:
-        weight, bias = heads_at(position)
+        weight, bias = distributed.agreed(lambda: heads_at(position))
         loss, slope, slope_of_bias = _pass(rows, weight, bias)
         value = loss / totals + penalty * (weight**2).sum((1, 2)) / 2
         slope = slope / totals[:, None, None] + penalty[:, None, None] * weight
@@ -159,7 +165,17 @@ def fit_heads(
     )
     # The line search ends on rounding errors of F where the gradient is as good as zero.
     converged = bool(np.abs(found.jac).max() <= tolerance)
-    return Heads(*heads_at(found.x), passes=int(found.nfev), converged=converged)
+    fitted = Heads(*heads_at(found.x), passes=int(found.nfev), converged=converged)
+    return distributed.agreed(lambda: fitted)
+
+
+def _help(rows: Rows) -> Heads:
+    """:func:`fit_heads` in another process than the main one, which says what to compute."""
+    while True:
+        asked: Any = distributed.agreed(lambda: None)  # W and b of a pass, or the fitted heads
+        if isinstance(asked, Heads):
+            return asked
+        _pass(rows, *asked)
 
 
 def _fit_in_turns(
