@@ -3,7 +3,7 @@
     python benchmarks/run_all.py [--quick] [--only NAME ...] [--output-dir bench-report]
         [--data-dir DIR] [--alternatives PYTHON] [--neural-tangents PYTHON]
 
-``BENCHMARKS`` has what is run, with its minutes on two quiet cores: 57 in all, and 9.5 with
+``BENCHMARKS`` has what is run, with its estimated minutes on two quiet cores: 57, and 9.5 with
 ``--quick``. What is not there is skipped, with the reason. A failure does not stop the others; it
 is named at the end, and the exit status is 1.
 
