@@ -75,11 +75,30 @@ def join(*, seconds: float = SECONDS_TO_MEET) -> None:
         ) from error
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(local)
+        if local < torch.cuda.device_count():  # or else check_device refuses to train on a GPU
+            torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     _joined = True
     atexit.register(leave)  # or gloo aborts a process whose others are gone
+
+
+def check_device(kind: str) -> None:
+    """Refuse a GPU that would be another process' too.
+
+    Raises:
+        InputError: the launcher started more processes on this machine than it has GPUs.
+    """
+    if not _joined or kind != "cuda":
+        return
+    import torch
+
+    local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= count:
+        raise InputError(
+            f"process {local} of this machine has no GPU of its own: start at most {count} "
+            f"processes on it, as many as it has GPUs, or give {named('device')} cpu"
+        )
 
 
 def leave() -> None:

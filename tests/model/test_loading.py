@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -345,3 +346,14 @@ def test_the_digests_are_those_of_sha256sum(tmp_path):
     digest, name = (tmp_path / "saved/SHA256SUMS").read_text().split()
     content = (tmp_path / "saved/model.safetensors").read_bytes()
     assert (digest, name) == (sha256(content).hexdigest(), "model.safetensors")
+
+
+def test_the_texts_that_fitted_the_maximum_length_are_not_counted_again(folder):
+    texts = toy_texts(9, seed=3)[0]
+    counter = build_classifier(str(folder), ("a", "b"), seed=0, texts=texts).token_counter
+
+    def count(_texts):
+        raise AssertionError("counted again")
+
+    lengths = replace(counter, count=count).lengths(texts)
+    assert lengths.tolist() == counter.count(texts).tolist()

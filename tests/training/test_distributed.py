@@ -223,6 +223,17 @@ def test_a_process_whose_others_do_not_come_gives_up(monkeypatch):
     assert not distributed.joined()
 
 
+def test_more_processes_than_gpus_are_refused_there_alone(monkeypatch):
+    monkeypatch.setattr(distributed, "_joined", True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    distributed.check_device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    distributed.check_device("cpu")
+    with pytest.raises(InputError, match="at most 2 processes"):
+        distributed.check_device("cuda")
+
+
 def test_what_cannot_be_shared_is_refused_before_any_waiting(lpft, arguments):
     outcome = lpft(*arguments, "--distributed")
     assert outcome.status == 2

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ class Classifier:
     """A model with the tokenizer that feeds it and the length it truncates to.
 
     ``words`` has the rows of the label words in the language model's output embedding (V and b),
-    where there are such words and the model has not been saved since.
+    where there are such words and the model has not been saved since. ``counter`` is what fitted
+    the maximum length to the training texts, whose lengths it knows.
     """
 
     model: LinearHeadClassifier
     tokenizer: PreTrainedTokenizerBase
     words: nn.Linear | None = None
+    counter: TokenCounter | None = field(default=None, repr=False, compare=False)
 
     @property
     def max_length(self) -> int:
@@ -64,6 +66,8 @@ class Classifier:
     @property
     def token_counter(self) -> TokenCounter:
         """What counts the tokens of texts as the model would read them uncut."""
+        if self.counter is not None:
+            return self.counter
         encoder = self.model.encoder
         return counter_of(self.tokenizer, position_limit(encoder), encoder.name_or_path)
 
@@ -195,7 +199,7 @@ def build_classifier(
         model.config.head_dropout = model.dropout.p = 0.0
         if head.transform is not None:
             model.encoder.language_transform = head.transform
-    return Classifier(model.eval(), tokenizer, words)
+    return Classifier(model.eval(), tokenizer, words, counter)
 
 
 @torch.no_grad()

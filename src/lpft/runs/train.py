@@ -124,6 +124,7 @@ def _train(
     from lpft.training.finetuning import check_trackers
 
     device = resolve_device(config.training.device)
+    distributed.check_device(device.type)
     check_precision(config.training.precision, device)
     check_trackers(config.training.report_to)
     classifier = fresh_classifier(data, config.training)
@@ -132,6 +133,7 @@ def _train(
     chosen = config.data.model_copy(update={"text_columns": data.text_columns})
     config = replace(config, data=chosen, training=training)
     cut = check_lengths(data, classifier.token_counter, classifier.max_length)
+    classifier = replace(classifier, counter=None)  # a million lengths are not kept in memory
     findings += cut
     if not checked_before:
         log_findings(cut)
