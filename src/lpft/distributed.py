@@ -2,7 +2,8 @@
 
 All of them run the same code on the same data. Rows are shared out where texts are read by the
 encoder, in steps and in evaluation; everything else is computed by each process to the same result,
-so that control flow never differs. The main process (rank 0) alone writes to the run's folder.
+so that control flow never differs. Where it would depend on last digits or on the machine, the main
+process decides (:func:`agreed`). The main process (rank 0) alone writes to the run's folder.
 Without :func:`join` there is one process, and nothing here does anything.
 """
 

@@ -59,8 +59,10 @@ def test_probabilities_of_many_texts_are_those_of_each_alone(classifier, run):
 
 
 @pytest.mark.heavy
-def test_pairs_are_read_as_pairs(tmp_path):
+def test_pairs_are_read_as_pairs_and_cut_on_their_own_side(tmp_path):
     classifier = classifier_of("roberta", "first", paired=True)
+    classifier.tokenizer.truncation_side = "left"
+    classifier.tokenizer.init_kwargs["truncation_side"] = "left"  # which is what is saved
     pairs = [("the film was good", "a poor meal"), ("it", "a train " * 30), ("it " * 30, "a lamp")]
     opened = open_onnx(saved(classifier, tmp_path / "run"))
     expected = softmax(expected_logits(classifier, pairs))

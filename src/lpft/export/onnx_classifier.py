@@ -194,7 +194,8 @@ def read_export(export: Path, run: Path, config: Mapping[str, Any] | None = None
     if "pad_token_id" not in record:
         raise InputError(f"'{export}' was written by an earlier version: {again}")
     tokenizer.no_padding()
-    tokenizer.enable_truncation(record["max_length"])
+    side = record.get("truncation_side", "right")  # before it was recorded, left was refused
+    tokenizer.enable_truncation(record["max_length"], direction=side)
     pads = {"input_ids": record["pad_token_id"], "token_type_ids": record["pad_token_type_id"]}
     columns = record["text_columns"]
     config = {} if config is None else config

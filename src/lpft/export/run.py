@@ -107,6 +107,7 @@ def export_run(
             "abstain_below": saved.abstain_below,
             "classes": list(saved.classes),
             "max_length": classifier.max_length,
+            "truncation_side": classifier.tokenizer.truncation_side,
             "pad_token_id": classifier.tokenizer.pad_token_id,
             "pad_token_type_id": classifier.tokenizer.pad_token_type_id,
             "paired": saved.paired,
