@@ -79,7 +79,9 @@ def with_precision(
         choice = distributed.agreed(lambda: choose_precision(model, train, settings))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _FILE, asdict(choice))
-        logger.info("fine-tuning in %s", choice.reason)
+        # Where bfloat16 was no choice, float32 is what everybody expects.
+        level = logging.DEBUG if choice.logit_difference is None else logging.INFO
+        logger.log(level, "fine-tuning in %s", choice.reason)
     else:
         device = resolve_device(settings.device)
         if choice.used == "bfloat16" and bfloat16_units(device) is None:
@@ -138,8 +140,8 @@ def choose_precision(
     if width < LEAST_WIDTH or tokens < LEAST_TOKENS:
         return PrecisionChoice(
             "float32",
-            f"float32: {tokens:.0f} tokens of width {width} in a batch are too few for bfloat16, "
-            f"which pays from {LEAST_TOKENS} of width {LEAST_WIDTH} on",
+            f"float32: bfloat16 is faster from {LEAST_TOKENS} tokens in a batch and a width of "
+            f"{LEAST_WIDTH} on, and here they are {tokens:.0f} and {width}",
             units,
         )
     model.to(device)
