@@ -113,7 +113,7 @@ def test_without_units_or_below_the_sizes_that_gain_it_is_float32(model, train, 
     monkeypatch.setattr(precision, "bfloat16_units", lambda _: UNITS)
     small = choose_precision(model, train, SETTINGS)
     assert (small.used, small.logit_difference) == ("float32", None)
-    assert "width 32" in small.reason
+    assert "and 32" in small.reason
 
 
 @pytest.mark.parametrize(
