@@ -35,6 +35,8 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
             whole = get_method(method).adapter is None
             settings["epochs"] = _EPOCHS
             settings["learning_rate"] = _RATE_OF_ALL if whole else _RATE_OF_FACTORS
+            # The numbers of the documents, on machines with units for bfloat16 too.
+            settings["precision"] = "float32"
         config = make_config(settings, folder / method)
         yield train_run(config, resume=resume, overwrite=overwrite)
 
