@@ -44,7 +44,10 @@ def compare(encoder: Any, rows: int, rounds: int, data_dir: Path) -> dict[str, A
     chosen = pool.draw(f"{rows}-rows", 0)
     assert chosen is not None
     texts, labels = [str(pool.texts[row]) for row in chosen], pool.labels[chosen]
-    test = [str(text) for text in pool.test_texts]
+    # Few rows may lack a class, of which no side can predict a probability.
+    known = np.isin(pool.test_labels, labels)
+    test_labels = pool.test_labels[known]
+    test = [str(pool.test_texts[row]) for row in np.flatnonzero(known)]
     sizes: dict[str, Callable[[], Any]] = {
         str(size): partial(encoder.encode, texts, batch_size=size) for size in BATCH_SIZES
     }
@@ -83,11 +86,9 @@ def compare(encoder: Any, rows: int, rounds: int, data_dir: Path) -> dict[str, A
                     statistics.median(b / a for a, b in zip(spent[OURS], times, strict=True)), 2
                 ),
                 "accuracy": round(
-                    float((names[probabilities[name].argmax(1)] == pool.test_labels).mean()), 4
+                    float((names[probabilities[name].argmax(1)] == test_labels).mean()), 4
                 ),
-                "nll": round(
-                    float(log_loss(pool.test_labels, probabilities[name], labels=names)), 4
-                ),
+                "nll": round(float(log_loss(test_labels, probabilities[name], labels=names)), 4),
             }
             for name, times in spent.items()
         },
