@@ -74,6 +74,7 @@ def test_pairs_are_read_as_pairs_and_cut_on_their_own_side(tmp_path):
 @pytest.mark.heavy
 def test_other_weights_of_a_run_are_exported_again(run, lpft, tmp_path):
     changed = shutil.copytree(run, tmp_path / "run")
+    assert lpft("predict", run, "--backend", "onnx", "--text", "good").status == 0
     assert "exporting" not in lpft("predict", changed, "--backend", "onnx", "--text", "good").err
     config = json.loads((changed / "config.json").read_text())
     config["temperature"] = 9.0
