@@ -1,6 +1,7 @@
 """Predictions by ONNX Runtime: those of the run, without torch, and what int8 loses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,18 @@ def test_other_weights_of_a_run_are_exported_again(run, lpft, tmp_path):
     assert "exporting" in again.err
     expected = json.loads(lpft("predict", changed, "--text", "good").out)["probabilities"]
     assert json.loads(again.out)["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_of_two_processes_that_want_an_export_one_makes_it(run, tmp_path):
+    command = [sys.executable, "-m", "lpft", "predict", run, "--backend", "onnx", "--text", "good"]
+    environment = os.environ | {"LPFT_CACHE_DIR": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+    (first, first_said), (second, second_said) = (process.communicate() for process in both)
+    assert first == second != ""
+    assert [first_said, second_said].count("") == 1
+    assert "exporting" in first_said + second_said
 
 
 @pytest.mark.heavy

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from lpft import __version__
@@ -137,26 +138,38 @@ def open_onnx(folder: Path) -> OnnxClassifier:
             "or an export as an ONNX graph"
         )
     export = default_cache_dir() / "onnx" / _run_digest(folder)
-    there = is_onnx_export(export)
-    if there and (damaged := damaged_file(export)) is not None:
-        logger.warning("'%s' is damaged: the run is exported again", export / damaged)
-        there = False
-    if there:
+    if _is_intact(export):
         require_onnx(("onnxruntime",))
     else:
         require_onnx(PACKAGES)
-        from lpft.export.run import export_run  # loads torch
-
-        logger.info("exporting '%s' as an ONNX graph, once; it is kept in '%s'", folder, export)
-        try:
-            export.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"the cache folder '{export.parent}' cannot be written ({error.strerror}): name "
-                f"another by LPFT_CACHE_DIR, or use {named('backend')} torch"
-            ) from error
-        export_run(folder, export, "onnx", overwrite=True)
+        _export_once(folder, export)
     return read_export(export, folder, config)
+
+
+def _is_intact(export: Path) -> bool:
+    """Whether the cache has an export whose files are as they were written."""
+    return is_onnx_export(export) and damaged_file(export) is None
+
+
+def _export_once(run: Path, export: Path) -> None:
+    """Export a run into the cache; of several processes that want it, one does and others wait."""
+    from lpft.export.run import export_run  # loads torch
+
+    try:
+        export.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(export.with_name(f"{export.name}.lock")):
+            if _is_intact(export):
+                return
+            damaged = damaged_file(export) if is_onnx_export(export) else None
+            if damaged is not None:
+                logger.warning("'%s' is damaged: the run is exported again", export / damaged)
+            logger.info("exporting '%s' as an ONNX graph, once; it is kept in '%s'", run, export)
+            export_run(run, export, "onnx", overwrite=True)
+    except OSError as error:
+        raise InputError(
+            f"the cache folder '{export.parent}' cannot be written ({error.strerror}): name "
+            f"another by LPFT_CACHE_DIR, or use {named('backend')} torch"
+        ) from error
 
 
 def read_export(export: Path, run: Path, config: Mapping[str, Any] | None = None) -> OnnxClassifier:
