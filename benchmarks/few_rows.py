@@ -13,6 +13,7 @@ TEST_ROWS = 1000
 """Test rows that are read at most, drawn with a fixed seed."""
 
 Text = str | tuple[str, str]
+Rows = list[tuple[Text, str]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,15 @@ class Pool:
         return np.sort(np.concatenate(rows))
 
 
+def read_rows(name: str, data_dir: Path) -> tuple[Rows, Rows]:
+    """The training and test rows of a data set, text and label, from its official files."""
+    train, test = _READERS[name](data_dir)
+    return train, test
+
+
 def read_pool(name: str, data_dir: Path) -> Pool:
     """One of :data:`NAMES` from the official release files below ``data_dir``."""
-    train, test = _READERS[name](data_dir)
+    train, test = read_rows(name, data_dir)
     names = sorted({label for _, label in train})
     if len(test) > TEST_ROWS:
         chosen = np.random.default_rng(0).permutation(len(test))[:TEST_ROWS]
@@ -63,7 +70,7 @@ def read_pool(name: str, data_dir: Path) -> Pool:
     return Pool(name, *split(train), *split(test))
 
 
-def _table(path: Path, text: str, label: str, delimiter: str) -> list[tuple[Text, str]]:
+def _table(path: Path, text: str, label: str, delimiter: str) -> Rows:
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter=delimiter, quoting=quoting)
@@ -81,7 +88,7 @@ def _banking77(folder: Path) -> Any:
 
 
 def _trec(folder: Path) -> Any:
-    def lines(part: str) -> list[tuple[Text, str]]:
+    def lines(part: str) -> Rows:
         content = (folder / "trec" / f"{part}.txt").read_text(encoding="latin-1")
         rows = (line.partition(" ") for line in content.splitlines() if line.strip())
         return [(text, label.partition(":")[0]) for label, _, text in rows]
@@ -90,7 +97,7 @@ def _trec(folder: Path) -> Any:
 
 
 def _cb(folder: Path) -> Any:
-    def lines(part: str) -> list[tuple[Text, str]]:
+    def lines(part: str) -> Rows:
         content = (folder / "superglue/CB" / f"{part}.jsonl").read_text(encoding="utf-8")
         rows = [json.loads(line) for line in content.splitlines()]
         return [((row["premise"], row["hypothesis"]), row["label"]) for row in rows]
@@ -99,7 +106,7 @@ def _cb(folder: Path) -> Any:
 
 
 def _csabstruct(folder: Path) -> Any:
-    def lines(part: str) -> list[tuple[Text, str]]:
+    def lines(part: str) -> Rows:
         content = (folder / "sequential/CSAbstruct" / f"{part}.jsonl").read_text(encoding="utf-8")
         abstracts = [json.loads(line) for line in content.splitlines()]
         return [
@@ -112,7 +119,7 @@ def _csabstruct(folder: Path) -> Any:
 
 
 def _rte(folder: Path) -> Any:
-    def lines(part: str) -> list[tuple[Text, str]]:
+    def lines(part: str) -> Rows:
         content = (folder / "superglue/RTE" / f"{part}.jsonl").read_text(encoding="utf-8")
         rows = [json.loads(line) for line in content.splitlines()]
         return [((row["premise"], row["hypothesis"]), row["label"]) for row in rows]
@@ -121,7 +128,7 @@ def _rte(folder: Path) -> Any:
 
 
 def _cola(folder: Path) -> Any:
-    def lines(part: str) -> list[tuple[Text, str]]:
+    def lines(part: str) -> Rows:
         content = (folder / "glue/CoLA" / f"{part}.tsv").read_text(encoding="utf-8")
         rows = (line.split("\t") for line in content.splitlines() if line.strip())
         return [(text.strip(), label) for _, label, _, text in rows]
@@ -129,15 +136,26 @@ def _cola(folder: Path) -> Any:
     return lines("in_domain_train"), lines("in_domain_dev")
 
 
+def _nicta(folder: Path) -> Any:
+    def lines(part: str) -> Rows:
+        path = folder / "sequential/NICTA-PIBOSO" / f"{part}_clean.txt"
+        rows = (line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines())
+        return [(text.strip(), label) for label, _, text in rows if text.strip()]
+
+    return lines("train"), lines("test")
+
+
+def sentiment_rows(domain: str, folder: Path) -> Rows:
+    """The sentences of ``amazon_cells``, ``imdb`` or ``yelp`` in Sentiment Labelled Sentences."""
+    path = folder / "uci_sentences" / f"{domain}_labelled.txt"
+    lines = (line.rpartition("\t") for line in path.read_text(encoding="utf-8").split("\n"))
+    return [(text.strip(), label.strip()) for text, _, label in lines if text.strip()]
+
+
 def _uci(folder: Path) -> Any:
     """Sentences of three domains together; a third of the rows, drawn with a fixed seed, tests."""
-    rows = []
-    for domain in ("amazon_cells", "imdb", "yelp"):
-        path = folder / "uci_sentences" / f"{domain}_labelled.txt"
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            text, _, label = line.rpartition("\t")
-            if text.strip():
-                rows.append((text.strip(), label.strip()))
+    domains = ("amazon_cells", "imdb", "yelp")
+    rows = [row for domain in domains for row in sentiment_rows(domain, folder)]
     order = np.random.default_rng(0).permutation(len(rows))
     shuffled = [rows[row] for row in order]
     third = len(rows) // 3
@@ -150,6 +168,7 @@ _READERS = {
     "cb": _cb,
     "banking77": _banking77,
     "csabstruct": _csabstruct,
+    "nicta": _nicta,
     "rte": _rte,
     "cola": _cola,
     "uci": _uci,
