@@ -476,6 +476,7 @@ def test_pipeline_gives_the_probabilities_of_predict(lpft, run, data):
         np.testing.assert_allclose([scores[name] for name in CLASSES], expected, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_report_writes_one_page_with_every_method(lpft, runs, tmp_path):
     command = ("report", runs["lp"][0].parent, "--output", tmp_path / "page.html")
     outcome = lpft(*command)
@@ -648,6 +649,7 @@ def test_a_tilde_in_yaml_is_the_home_folder(lpft, data, tiny_bert, tmp_path, mon
     assert [path.name for path in Path().iterdir()] == ["run.yaml"]
 
 
+@pytest.mark.heavy
 def test_overwrite_leaves_nothing_of_the_old_run(train, tmp_path):
     run = tmp_path / "run"
     train(run, method="lp-lora")
@@ -666,6 +668,7 @@ def test_resuming_a_finished_run_prints_its_metrics_and_changes_nothing(lpft, ru
     assert snapshot(run) == before
 
 
+@pytest.mark.heavy
 def test_the_stratified_lp_head_does_not_depend_on_the_seed(train, tmp_path):
     for seed in (0, 1):
         train(tmp_path / f"{seed}", "--seed", seed, method="lp-ft", files=())
@@ -881,6 +884,7 @@ def test_version_is_that_of_the_package():
     assert lpft_process("--version").stdout == f"lpft {version('lpft')}\n"
 
 
+@pytest.mark.heavy
 def test_a_process_keeps_its_streams_apart(data, tiny_bert, tmp_path):
     """Results alone on standard output, plain lines on standard error, no library's noise."""
     done = lpft_process(
@@ -933,6 +937,7 @@ def test_an_interrupted_training_goes_on_to_the_result_it_would_have_had(
     assert not [path for path in run.rglob("*") if "checkpoint" in path.name]
 
 
+@pytest.mark.heavy
 def test_predict_streams_into_a_reader_that_leaves_and_stays_silent(runs):
     """``yes good table | lpft predict RUN | head -1``: the input has no end."""
     texts = subprocess.Popen(["yes", "good table"], stdout=subprocess.PIPE)
@@ -970,6 +975,7 @@ def test_any_text_is_written_whatever_the_locale(tmp_path, encoding):
     assert "2 classes (坏, 好)" in done.stdout.decode("utf-8")
 
 
+@pytest.mark.heavy
 def test_lines_of_a_program_that_goes_on_are_answered(runs):
     """32 lines are enough for 32 answers, though the input does not end."""
     command = [*LPFT, "predict", str(runs["lp"][0])]

@@ -559,6 +559,7 @@ def test_a_page_of_others_and_figures_without_a_page_are_not_written_over(
     assert page.read_text() == "<html>my own</html>"
 
 
+@pytest.mark.heavy
 def test_lines_that_are_not_utf8_are_refused_where_no_locale_is_set(folder, finished):
     """Python reads them as halves of surrogate pairs there, as in most containers."""
     environment = {name: value for name, value in os.environ.items() if name[:2] != "LC"}
@@ -574,6 +575,7 @@ def test_lines_that_are_not_utf8_are_refused_where_no_locale_is_set(folder, fini
     assert [path.name for path in folder.iterdir()] == ["train.csv"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("command", "named"),
     [("train", "--train-file"), ("predict run --text good", "run"), (FILE, "model")],

@@ -126,6 +126,7 @@ def test_every_method_gives_probabilities(model, method):
     assert type(classifier.model_).__name__ == "LinearHeadClassifier"
 
 
+@pytest.mark.heavy
 def test_the_same_seed_gives_the_same_model_and_leaves_the_programs_randomness_alone(model):
     def randomness(draw_after):
         torch.manual_seed(5)
@@ -295,6 +296,7 @@ def test_parameters_that_contradict_each_other(model, parameters, says):
     refused(says, TextClassifier(model, **parameters).fit, *toy_texts(20))
 
 
+@pytest.mark.heavy
 def test_parameters_without_effect_are_ignored_so_that_searches_try_several_methods(model):
     texts, labels = toy_texts(40)
     plain = TextClassifier(model, **PROBING).fit(texts, labels)
@@ -327,6 +329,7 @@ def test_wrong_classes_of_an_untrained_classifier(model, classes, says):
     refused(says, TextClassifier.untrained, model, classes)
 
 
+@pytest.mark.heavy
 def test_a_loaded_classifier_is_the_saved_one_and_repeats_its_training(model, tmp_path):
     parameters = FINE_TUNING | {
         "method": "ft",

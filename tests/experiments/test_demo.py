@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from tiny_models import save_tiny_model
 
 from lpft.experiments import demo
 
 
+@pytest.mark.heavy
 def test_the_demo_trains_five_methods_and_writes_one_report(lpft, tmp_path, monkeypatch):
     model = save_tiny_model("bert", tmp_path / "model")
     tiny = {**demo._SETTINGS, "model": str(model), "max_length": 32}

@@ -37,6 +37,7 @@ def run(classifier, tmp_path_factory):
     return saved(classifier, tmp_path_factory.mktemp("classifier") / "run")
 
 
+@pytest.mark.heavy
 def test_a_command_predicts_by_onnx_what_torch_does_and_loads_no_torch(run, lpft):
     first = lpft("predict", run, "--backend", "onnx", "--text", *TEXTS)
     assert first.status == 0

@@ -41,6 +41,7 @@ def test_points_alone_make_a_whole_page(tmp_path: Path) -> None:
     assert "points/interpolation.json" in [link["href"] for link in page.of("a")]
 
 
+@pytest.mark.heavy
 def test_a_report_of_runs_shows_points_beside_them_and_each_copy_once(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "lp-ft")
     write_points(run / "interpolation")

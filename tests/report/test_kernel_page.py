@@ -57,6 +57,7 @@ def test_images_are_in_the_page_itself(kernel_report: ReportResult) -> None:
     assert all(image.startswith("data:image/png;base64,") for image in images)
 
 
+@pytest.mark.heavy
 def test_runs_and_kernels_share_a_page(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "ft")
     write_kernels(tmp_path / "ntk", samples=9, methods=("ft",))
@@ -116,6 +117,7 @@ def test_text_from_a_record_is_escaped_everywhere(tmp_path: Path) -> None:
     check_files(page, result)
 
 
+@pytest.mark.heavy
 def test_the_same_kernels_give_the_same_bytes(tmp_path: Path) -> None:
     write_kernels(tmp_path / "cb", samples=9, methods=("lp-ft",))
     result = build_report(tmp_path)

@@ -177,6 +177,7 @@ def test_names_in_any_script_do_not_stop_the_report(tmp_path: Path) -> None:
     assert "日本語" in page.text
 
 
+@pytest.mark.heavy
 def test_a_page_of_ones_own_is_made_anew_and_nothing_else_is_replaced(tmp_path: Path) -> None:
     write_run(tmp_path / "ft")
     result = build_report(tmp_path)
@@ -204,6 +205,7 @@ def test_a_page_of_ones_own_is_made_anew_and_nothing_else_is_replaced(tmp_path: 
     assert not list(tmp_path.rglob(".*.partial"))
 
 
+@pytest.mark.heavy
 def test_a_page_whose_writing_was_killed_is_written_anew(tmp_path: Path, monkeypatch) -> None:
     def killed(*_: object) -> bytes:
         raise KeyboardInterrupt
@@ -261,6 +263,7 @@ def test_unfinished_and_damaged_runs_are_in_the_page(tmp_path: Path) -> None:
     assert "features.json is not JSON" in text
 
 
+@pytest.mark.heavy
 def test_several_groups_have_a_section_each(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "lp-ft", data_name="cb", split_protocol="paper")
     write_run(tmp_path / "b", "lp-ft", data_name="rte", split_protocol="paper", classes=("y", "n"))
@@ -301,6 +304,7 @@ def test_paths_of_someones_machine_stay_in_the_record(tmp_path: Path) -> None:
     assert "encoder fedcba987654" in text
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("seeds", "models", "open_results", "open_runs"),
     [(2, 1, True, True), (13, 1, True, False), (3, 4, False, True)],

@@ -218,7 +218,10 @@ def test_a_sweep_of_another_schema_is_refused_by_name(tmp_path):
         read_sweep(tmp_path)
 
 
-@pytest.mark.parametrize("interrupted_at", [75, 119, 130])
+@pytest.mark.parametrize(
+    "interrupted_at",
+    [pytest.param(75, marks=pytest.mark.heavy), 119, pytest.param(130, marks=pytest.mark.heavy)],
+)
 def test_a_checkpoint_in_the_middle_of_an_epoch_is_exact(
     settings, of_three_epochs, interrupted_at, tmp_path, monkeypatch
 ):

@@ -254,6 +254,7 @@ def test_the_record_and_the_chosen_classifier_agree(record, files, tmp_path, lpf
     assert kernels.status == 0, kernels.err
 
 
+@pytest.mark.heavy
 def test_labelled_rows_of_ones_own_choose_for_a_run_that_folds_scored(train, files, lpft):
     run = train(files, "lp-ft", validation=False)
     refused = lpft("interpolate", run)

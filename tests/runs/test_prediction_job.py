@@ -248,6 +248,7 @@ def test_what_was_not_recorded_is_predicted_again(job, tmp_path):
     assert (tmp_path / "x.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+@pytest.mark.heavy
 def test_a_killed_process_loses_nothing_that_was_recorded(run, big, tmp_path):
     output = tmp_path / "x.csv"
     command = [sys.executable, "-m", "lpft", "predict", str(run), "--file", str(big)]

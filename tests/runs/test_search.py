@@ -187,6 +187,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(sweep, tmp_path, pretend
     assert read(tmp_path / "D/search/search.json")["cells"][0]["chosen"] == {"learning_rate": 1e-5}
 
 
+@pytest.mark.heavy
 def test_an_overwriting_search_that_was_stopped_goes_on_overwriting(sweep, tmp_path, pretend):
     found = sweep(methods=["ft"], seeds=1, grid={"learning_rate": [1e-5, 5e-5]})
     pretend(lambda _: 0.5)

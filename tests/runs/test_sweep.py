@@ -66,6 +66,7 @@ def metrics(folder: Path) -> dict[str, dict]:
     return {str(path.parent.name): read(path) for path in folder.rglob("metrics.json")}
 
 
+@pytest.mark.heavy
 def test_every_run_is_trained_as_it_would_be_alone(config, tmp_path):
     asked = {"lp": {}, "lp-ft": {"method": "lp-ft"}, "ft-1": {"method": "ft", "seed": 1}}
     configs = [config(name, **changes) for name, changes in asked.items()]
@@ -243,6 +244,7 @@ def test_ctrl_c_keeps_what_is_finished(config, tmp_path, monkeypatch, trained):
     assert [outcome.state for outcome in result.outcomes] == ["skipped", "finished", "finished"]
 
 
+@pytest.mark.heavy
 def test_an_overwriting_sweep_that_was_stopped_goes_on_overwriting(
     config, tmp_path, monkeypatch, trained
 ):

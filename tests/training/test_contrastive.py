@@ -191,7 +191,7 @@ def without_loss(history):
     return [{name: value for name, value in row.items() if name != "loss"} for row in history]
 
 
-@pytest.mark.parametrize("kind", ["file", "folds"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("folds", marks=pytest.mark.heavy)])
 def test_a_tuning_that_was_stopped_goes_on_to_the_same_result(
     tmp_path, classifier, monkeypatch, kind
 ):

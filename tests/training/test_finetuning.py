@@ -208,11 +208,14 @@ CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate mem
 
 
 @pytest.mark.parametrize(
-    "error",
-    [CPU_ERROR, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()],
-    ids=["cpu", "cuda", "python"],
+    ("error", "after"),
+    [
+        (CPU_ERROR, 7),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 0),
+        (MemoryError(), 0),
+    ],
+    ids=["cpu, later", "cuda, at once", "python, at once"],
 )
-@pytest.mark.parametrize("after", [0, 7], ids=["at once", "later"])
 def test_out_of_memory_halves_what_is_computed_at_once_and_not_the_batch(
     classifier, tmp_path, monkeypatch, caplog, error, after
 ):

@@ -266,6 +266,7 @@ def test_a_training_that_stops_early_has_taken_the_first_steps_of_the_whole_one(
         assert row["learning_rate"] == pytest.approx(1e-3 * (1 - (row["step"] - 1) / 9), rel=1e-6)
 
 
+@pytest.mark.heavy
 def test_a_training_by_folds_that_was_stopped_goes_on_to_the_same_result(
     tmp_path, classifier, monkeypatch
 ):

@@ -40,6 +40,8 @@ _RC = {
     "font.family": ["DejaVu Sans"],
     "mathtext.default": "regular",
     "path.simplify_threshold": 0.5,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
 }
 
 
@@ -158,7 +160,8 @@ def settle(canvas: Canvas) -> None:
     if engine is not None:
         with _settings("lpft"):
             engine.execute(canvas)
-        canvas.set_layout_engine("none")
+            # None, not "none": that leaves a placeholder for which every file is drawn twice.
+            canvas.set_layout_engine(None)
 
 
 def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
