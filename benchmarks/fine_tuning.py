@@ -3,6 +3,7 @@
     python benchmarks/fine_tuning.py steps --data-dir DIR
     python benchmarks/fine_tuning.py accuracy --data-dir DIR --cells DIR
     python benchmarks/fine_tuning.py accuracy --cells DIR --summary
+    python benchmarks/fine_tuning.py compiled
 
 ``steps``: the packaged MiniLM, batches of 16, one thread. Every block of texts is trained on by
 each side in turn; a side's time is that from the end of its first step to the end of its last one,
@@ -15,11 +16,15 @@ lies between it and us is Trainer's machinery.
 ``accuracy``: trainings on the same rows with the same seeds in both precisions: 500 rows of SST-2,
 or all 250 of CB, scored on the official development rows (872 and 56). Each is kept in a file of
 its own, so that a stopped benchmark goes on where it was.
+
+``compiled``: the loop's step with `torch.compile` (dynamic shapes) and without, at three widths, and
+the CPU seconds of compiling. It needs a C++ compiler.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -335,6 +340,35 @@ def accuracy(options: argparse.Namespace) -> None:
             print(path.name, result, flush=True)
 
 
+def compiled(_: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    taken: dict[str, dict[int, float]] = {}
+    first: dict[str, float] = {}
+    for name in ("eager", "compiled"):
+        model = build_classifier("minilm", CLASSES, seed=0).model.train()
+        called = torch.compile(model, dynamic=True) if name == "compiled" else model
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+        times: dict[int, list[float]] = {}
+        # Each width twice: the second time nothing is left to compile.
+        for width, _ in product((17, 64, 128, 17, 64, 128), range(4)):
+            ids = torch.randint(1000, 20000, (BATCH_SIZE, width))
+            started = cpu_seconds()
+            logits = called(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            cross_entropy(logits, torch.arange(BATCH_SIZE) % 2).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            times.setdefault(width, []).append(cpu_seconds() - started)
+        first[name] = round(times[17][0], 1)
+        taken[name] = {width: round(statistics.median(t[4:]), 3) for width, t in times.items()}
+    record("fine_tuning_compiled", {"first_step_cpu_seconds": first, "step_cpu_seconds": taken})
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has started, such as a compiler."""
+    spent = os.times()
+    return sum(spent[:4])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -351,6 +385,8 @@ def main() -> None:
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--summary", action="store_true", help="record the table, train nothing")
     command.set_defaults(action=accuracy)
+    command = commands.add_parser("compiled", help="a step with torch.compile")
+    command.set_defaults(action=compiled)
     options = parser.parse_args()
     options.action(options)
 
