@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lpft.errors import InputError, named, one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Value = TypeVar("Value")
 
@@ -165,7 +166,7 @@ def require_same(values: Mapping[str, str]) -> None:
         )
 
 
-def summed(array: NDArray[Any]) -> NDArray[Any]:
+def summed(array: "NDArray[Any]") -> "NDArray[Any]":
     """The elementwise sum of all processes' arrays, in place."""
     if size() > 1:
         import torch

@@ -23,7 +23,6 @@ from lpft.cli.console import (
 )
 from lpft.errors import InputError, named
 from lpft.progress import log_to_stderr, visible_progress
-from lpft.results.folder import read_record, recorded_config
 from lpft.settings import (
     DataSettings,
     ExperimentSettings,
@@ -99,6 +98,8 @@ def train(options: Namespace) -> None:
                 train_run(config, **how)
             return
         result = train_run(config, **how)
+    from lpft.results.folder import read_record
+
     page = _page_of(result.folder) if options.report else None
     if options.json:
         pages = {} if page is None else {"page": str(page)}
@@ -688,6 +689,8 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     resume = flags["resume"] or options.resume
     record = None
     if resume and folder is not None:
+        from lpft.results.folder import read_record
+
         record = read_record(folder)
     if record is None and resume and not (from_file or given):
         raise InputError(
@@ -713,6 +716,8 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
         InputError: there is no such run, or a setting of the model is given beside one, which has
             its own.
     """
+    from lpft.results.folder import read_record, recorded_config
+
     if run is not None and not (run / "config.json").is_file() and read_record(run) is None:
         raise InputError(
             f"'{run}' contains no trained classifier: expected a folder that lpft train wrote"

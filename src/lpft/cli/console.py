@@ -8,11 +8,13 @@ from collections.abc import Collection, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lpft.errors import InputError
 from lpft.results.formats import aligned, duration, significant
-from lpft.results.schema import ExplainedText, ExplanationRecord, RunRecord
+
+if TYPE_CHECKING:
+    from lpft.results.schema import ExplainedText, ExplanationRecord, RunRecord
 
 _NAMED = 3
 """Parameters whose names the plan of a kernel shows."""
@@ -128,7 +130,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
             )
 
 
-def print_run(record: RunRecord, metrics: dict[str, Any]) -> None:
+def print_run(record: "RunRecord", metrics: dict[str, Any]) -> None:
     """How a run ended: the epoch that was kept, the time, scores with intervals, the choice."""
     from lpft.analysis.comparison import wilson
 
@@ -157,7 +159,7 @@ def print_run(record: RunRecord, metrics: dict[str, Any]) -> None:
         print(f"chosen by accuracy on the same validation rows ({scores}): {selection.reason}")
 
 
-def print_explanations(record: ExplanationRecord) -> None:
+def print_explanations(record: "ExplanationRecord") -> None:
     """Each text with the training rows for and against its class, then the doubtful labels."""
     blocks = [_explained(text) for text in record.texts]
     if record.labels is not None:
@@ -165,7 +167,7 @@ def print_explanations(record: ExplanationRecord) -> None:
     print("\n\n".join(blocks))
 
 
-def _explained(text: ExplainedText) -> str:
+def _explained(text: "ExplainedText") -> str:
     rows = [
         [
             side,
@@ -184,7 +186,7 @@ def _explained(text: ExplainedText) -> str:
     return "\n".join([title, *lines])
 
 
-def _doubtful(record: ExplanationRecord) -> str:
+def _doubtful(record: "ExplanationRecord") -> str:
     assert record.labels is not None
     header = ("row", "label", "rather", "margin", "training text")
     rows = [
@@ -209,7 +211,7 @@ def _shortened(text: str | list[str], most: int = 60) -> str:
     return shorten(joined, most, placeholder=" ...") or joined[:most]
 
 
-def next_command(record: RunRecord, folder: Path) -> str:
+def next_command(record: "RunRecord", folder: Path) -> str:
     """What a user does with a new run: predict."""
     if record.config.get("save_model") is False:
         return f"lpft report {shlex.quote(str(folder))} (its weights were not saved)"

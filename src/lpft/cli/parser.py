@@ -9,6 +9,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from lpft import __version__
 from lpft.cli import commands, listings
+from lpft.cli.completion import SHELLS, completion_script
 from lpft.cli.console import as_option
 from lpft.settings import Backend, Device, ExportFormat, Quantization
 from lpft.settings.configs import taken_by
@@ -322,6 +323,16 @@ def _parser() -> tuple[ArgumentParser, Collection[str]]:
     _add_flags(tasks, "json")
     _add_flags(command(listings.models, "list the model families that can be trained"), "json")
     _add_flags(command(listings.methods, "explain the training methods"), "json")
+
+    def completion(options: Namespace) -> None:
+        print(completion_script(parser, options.shell))
+
+    completing = command(completion, "print a script that completes lpft's commands in a shell")
+    completing.add_argument("shell", choices=SHELLS, help="the shell that is to run the script")
+    completing.epilog = (
+        "bash: source <(lpft completion bash) in ~/.bashrc. zsh: lpft completion zsh > _lpft in a "
+        "folder of $fpath. fish: lpft completion fish > ~/.config/fish/completions/lpft.fish."
+    )
     return parser, subparsers.choices
 
 

@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
 )
 
+from lpft import __version__
 from lpft.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ Status = Literal["running", "interrupted", "failed", "finished"]
 Values = Mapping[str, Any]
 """Numbers and sections of numbers, as JSON has them."""
 
-_PACKAGES = ("lpft", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
 HISTORY, ERRORS = "history.jsonl", "errors.jsonl"
 
@@ -628,7 +629,7 @@ def environment(device: "torch.device") -> dict[str, Any]:
     import torch
 
     return {
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": platform.python_version(), "lpft": __version__}
         | {package: version(package) for package in _PACKAGES},
         "commit": source_commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
