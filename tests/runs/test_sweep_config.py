@@ -149,8 +149,8 @@ def test_a_grid_is_every_product_for_the_methods_that_take_it(sweep):
     assert sweep(GOOD).points(Path("D")) == {}
 
 
-def test_the_guides_example_is_a_sweep(sweep):
-    guide = Path(__file__).resolve().parents[2] / "docs/guide.md"
+def test_the_documented_example_is_a_sweep(sweep):
+    guide = Path(__file__).resolve().parents[2] / "docs/how-to/sweeps.md"
     blocks = re.findall(r"^```yaml\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
     (example,) = (block for block in blocks if block.startswith("tasks:"))
     found = sweep(example)

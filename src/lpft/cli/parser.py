@@ -2,7 +2,7 @@
 
 import sys
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
@@ -36,6 +36,11 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     return options
 
 
+def command_parsers() -> Mapping[str, ArgumentParser]:
+    """The parser of each command by the command's name, as the reference describes them."""
+    return _parser()[1]
+
+
 def _meant(name: str, known: Collection[str]) -> str:
     """``, did you mean ...?``, or nothing where no name is close."""
     close = get_close_matches(name, known, n=1)
@@ -49,8 +54,8 @@ class _Parser(ArgumentParser):
         self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> tuple[ArgumentParser, Collection[str]]:
-    """The parser, and the names of the commands."""
+def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
+    """The parser, and those of the commands by name."""
     parser = _Parser(
         prog="lpft",
         description="Train text classifiers by linear probing, then fine-tuning; calibrate them, "

@@ -63,20 +63,18 @@ class NTKOperator(LinearOperator):
     no gradients: ``P v = Phi (Phi'^T v) + 1 1^T v``.
 
     Index n C + c is output c of sample n: ``EmpiricalNTK.total().reshape(N C, M C)`` is the same
-    matrix. Vectors are float64, the passes ``dtype``, sums over batches float64.
+    matrix. Vectors are float64, the passes ``dtype``, sums over batches float64. Arguments that are
+    not listed are those of :func:`~lpft.ntk.empirical_ntk`.
 
     Args:
         part: ``total`` is P + F (F where the module has no head), or ``ft`` for F, ``pretrain`` for
             P alone, each times the identity of the outputs where it is needed.
         update: ``sgd``; kernels of signs are no product of Jacobians.
         memory: bytes that the process (on CUDA: this device) may take in all, such as ``"4GB"``.
-
         activations: ``recomputed`` for every product, or stored once in ``memory`` or in temporary
             ``files``, from which products are about three times as fast: the inputs and gradients
             of all modules, for MiniLM 150 kB a token where the head has rank 1. ``auto`` stores
             them in memory where they take at most half of what is free of it.
-
-        The others are those of :func:`~lpft.ntk.empirical_ntk`.
 
     Attributes:
         record: how products are computed, how many were, and in how many seconds.
