@@ -17,8 +17,8 @@ lies between it and us is Trainer's machinery.
 or all 250 of CB, scored on the official development rows (872 and 56). Each is kept in a file of
 its own, so that a stopped benchmark goes on where it was.
 
-``compiled``: the loop's step with `torch.compile` (dynamic shapes) and without, at three widths, and
-the CPU seconds of compiling. It needs a C++ compiler.
+``compiled``: the loop's step with `torch.compile` (dynamic shapes) and without, at three widths,
+and the CPU seconds of compiling. It needs a C++ compiler.
 """
 
 import argparse
@@ -340,7 +340,7 @@ def accuracy(options: argparse.Namespace) -> None:
             print(path.name, result, flush=True)
 
 
-def compiled(_: argparse.Namespace) -> None:
+def compiled(_options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     taken: dict[str, dict[int, float]] = {}
     first: dict[str, float] = {}
