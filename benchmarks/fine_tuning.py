@@ -353,7 +353,7 @@ def compiled(_options: argparse.Namespace) -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
         times: dict[int, list[float]] = {}
         # Each width twice: the second time nothing is left to compile.
-        for width, _ in product((17, 64, 128, 17, 64, 128), range(4)):
+        for width, _repeat in product((17, 64, 128, 17, 64, 128), range(4)):
             ids = torch.randint(1000, 20000, (BATCH_SIZE, width))
             started = cpu_seconds()
             logits = called(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
