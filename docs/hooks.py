@@ -55,14 +55,12 @@ def commands_page() -> str:
     ]
     for name, parser in command_parsers().items():
         parts.append(f"## lpft {name} {{: #{name} }}\n\n{sentence(parser.description or '')}\n")
-        usage = " ".join(parser.format_usage().split()).removeprefix("usage: ")
-        if len(usage) > 100:
-            positional = " ".join(
-                action.metavar or action.dest.upper()
-                for action in parser._actions
-                if not action.option_strings
-            )
-            usage = " ".join(f"lpft {name} {positional} [options]".split())
+        positional = [
+            f"[{positional_name(action)}]" if action.nargs == "?" else positional_name(action)
+            for action in parser._actions
+            if not action.option_strings
+        ]
+        usage = " ".join(["lpft", name, *positional, "[options]"])
         parts.append(f"```\n{usage}\n```\n")
         for group in parser._action_groups:
             options = [action for action in group._group_actions if action.dest != "help"]
@@ -84,11 +82,15 @@ def option_entry(command: str, action: Action) -> str:
         if isinstance(action, BooleanOptionalAction):
             shown = f"{shown}`, `{action.option_strings[1]}"
     else:
-        shown, anchor = str(action.metavar), str(action.metavar).lower()
+        shown, anchor = positional_name(action), positional_name(action).lower()
     help_text = (action.help or "") % {"default": action.default, "prog": f"lpft {command}"}
     return (
         f'<a id="{command}-{anchor}"></a>`{shown}` {{% kind %}}\n:   {sentence(help_text)}\n'
     ).replace("{% kind %}", kind_of(action, item))
+
+
+def positional_name(action: Action) -> str:
+    return str(action.metavar or action.dest.upper())
 
 
 def kind_of(action: Action, item: Setting | None) -> str:

@@ -207,22 +207,20 @@ def save(figure: plt.Figure, name: str) -> None:
 
 GROUP = "reviews-minilm-mean-stratified"
 PARTS = {
-    "report-summary": "#summary",
-    "report-errors": f"#{GROUP}-errors",
-    "report-probabilities": f"#{GROUP}-probabilities",
-    "report-data": f"#{GROUP}-data",
-    "report-results": f"#{GROUP}-results",
+    "report-summary": ("#summary", 1200, 2000),
+    "report-errors": (f"#{GROUP}-errors", 800, 545),
+    "report-probabilities": (f"#{GROUP}-probabilities", 800, 1400),
+    "report-data": (f"#{GROUP}-data", 800, 2000),
+    "report-results": (f"#{GROUP}-results", 1000, 2000),
 }
-"""The name of a picture, and the selector of the part of the page that it shows."""
-HEIGHTS = {"report-errors": 560, "report-probabilities": 1165}
-"""Where a long part is cut, in pixels."""
+"""The selector of each part of the page, the width to show it in, and where a long one is cut."""
 
 
 def screenshots(runs: Path) -> None:
     """Each part alone on a page, as Chromium draws it, cut to what is there."""
     page = (runs / "report.html").read_text(encoding="utf-8")
     page = page.replace('<details class="research"', '<details open class="research"')
-    for name, selector in PARTS.items():
+    for name, (selector, width, height) in PARTS.items():
         alone = (
             f"<style>body *:not(:has({selector})):not({selector}):not({selector} *)"
             "{display:none!important} main{margin:0!important}</style></head>"
@@ -231,22 +229,22 @@ def screenshots(runs: Path) -> None:
             (Path(folder) / "page.html").write_text(
                 re.sub("</head>", alone, page), encoding="utf-8"
             )
-            chromium(Path(folder) / "page.html", Path(folder) / "shot.png")
+            chromium(Path(folder) / "page.html", Path(folder) / "shot.png", width)
             image = Image.open(Path(folder) / "shot.png").convert("RGB")
         blank = Image.new("RGB", image.size, image.getpixel((0, 0)))
         box = ImageChops.difference(image, blank).getbbox()
-        bottom = min(box[3] + 12, box[1] + HEIGHTS.get(name, image.height))
+        bottom = min(box[3] + 12, box[1] + height)
         cut = image.crop((0, max(box[1] - 12, 0), min(box[2] + 12, image.width), bottom))
         cut.quantize(64).save(FOLDER / f"{name}.png", optimize=True)
         print(FOLDER / f"{name}.png")
 
 
-def chromium(page: Path, picture: Path) -> None:
+def chromium(page: Path, picture: Path, width: int) -> None:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         raise SystemExit("error: no Chromium on the PATH: install it to take screenshots")
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-    size = ("--window-size=1200,3000", "--force-device-scale-factor=1")
+    size = (f"--window-size={width},3000", "--force-device-scale-factor=1")
     command = [program, *flags, *size, f"--screenshot={picture}", page.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
 

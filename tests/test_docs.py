@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +79,10 @@ def test_every_command_shown_is_one_that_the_parser_takes(page, command):
     assert callable(options.run), page
 
 
+NOT_RUN = ("serve", "interpolate")
+"""Commands that do not end, or that refuse runs whose random features fine-tuning cannot mend."""
+
+
 def of_tiny_runs(words, tiny_bert):
     """A command with a model that trains in a moment, where it trains something."""
     training = words[0] in ("train", "ntk") and "--model" not in words
@@ -91,20 +94,19 @@ def of_tiny_runs(words, tiny_bert):
 
 @pytest.mark.heavy
 def test_the_tutorials_run_one_after_the_other(tiny_bert, lpft, tmp_path, monkeypatch):
-    """In one folder, as a reader does it; the service starts in a test of its own."""
+    """In one folder, as a reader does it."""
     monkeypatch.chdir(tmp_path)
     for page in TUTORIALS:
         for text in blocks(page, "yaml"):
-            (title,) = {"sweep.yaml"} if text.startswith("tasks:") else {"reviews.yaml"}
-            settings = yaml.safe_load(text)
-            if title == "sweep.yaml":
-                settings |= {"models": [str(tiny_bert)]}
+            settings, title = yaml.safe_load(text), "reviews.yaml"
+            if "tasks" in settings:
+                settings, title = settings | {"models": [str(tiny_bert)]}, "sweep.yaml"
             Path(title).write_text(yaml.safe_dump(settings))
         for example in blocks(page, "python"):
             exec(compile(example, name(page), "exec"), {})
         for command in commands(page):
             words = shlex.split(command)[1:]
-            if words[0] == "serve" or "ray" in words or "DIR" in words:
+            if words[0] in NOT_RUN or {"ray", "DIR", "--gpus-per-run"} & set(words):
                 continue
             outcome = lpft(*of_tiny_runs(words, tiny_bert))
             assert outcome.status == 0, f"{name(page)}: {command}\n{outcome.err}"
@@ -193,8 +195,7 @@ def test_equations_are_mathml_and_none_is_left_as_tex(site):
 
 @pytest.mark.heavy
 def test_pages_ask_for_nothing_elsewhere_and_never_scroll_sideways(site, tmp_path):
-    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
-    with browser(tmp_path / "profile") as page:
+    with browser(tmp_path) as page:
         for width in (400, 1400):
             page.window(width)
             for file in sorted(site.rglob("*.html")):
@@ -207,6 +208,18 @@ def test_pages_ask_for_nothing_elsewhere_and_never_scroll_sideways(site, tmp_pat
                 outside = [url for url in page.requests if not url.startswith(("file:", "data:"))]
                 assert not outside, file
                 assert not page.complaints, (file, page.complaints)
+
+
+@pytest.mark.heavy
+def test_the_search_works_from_the_file_system(site, tmp_path):
+    with browser(tmp_path) as page:
+        page.window(1400)
+        page.open((site / "index.html").as_uri())
+        page.value("document.querySelector('.md-search__input').focus()")
+        page.write("temperature")
+        page.until("document.querySelector('.md-search-result__link') !== null")
+        found = page.value("document.querySelector('.md-search-result__list').innerText")
+        assert "Calibrate probabilities" in found
 
 
 # --- the README
