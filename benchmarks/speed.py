@@ -19,6 +19,7 @@ from typing import Any
 from lpft.report.drawing import saved, settle
 from lpft.report.panels import sheet
 from lpft.results.exhibits import Figure, Panel, Series
+from lpft.results.groups import method_name
 
 RESULTS = Path(__file__).parent / "results"
 MISSING = "–"
@@ -381,6 +382,102 @@ def plans(result: Result) -> str:
     return table(("MiniLM's shape, 64 tokens, memory allowed", "TFLOP", "memory", "tiles"), rows)
 
 
+def tuned_rates(result: Result) -> str:
+    """Test scores, by data set and method."""
+
+    def shown(found: Mapping[str, float] | None) -> str:
+        return MISSING if found is None else f"{found['mean']:.3f} ± {found['sd']:.3f}"
+
+    rows = []
+    for name, one in result["sets"].items():
+        for method, found in one["methods"].items():
+            scores, rate = found["scores"], found["learning_rate"]
+            outside = [scores[split]["accuracy"] for split in scores if split != "test"]
+            rows.append(
+                [
+                    name if method == next(iter(one["methods"])) else "",
+                    method_name(method),
+                    MISSING if method == "lp" else f"{rate:g}",
+                    shown(scores["test"]["accuracy"]),
+                    "; ".join(map(shown, outside)) or MISSING,
+                    shown(scores["test"]["nll"]),
+                    shown(scores["test"]["ece"]),
+                ]
+            )
+    header = ("", "method", "rate", "accuracy", "out of distribution", "NLL with T", "ECE with T")
+    return table(header, rows)
+
+
+def tuned_differences(result: Result) -> str:
+    """Differences of accuracy in points, with their intervals."""
+    first = next(iter(result["sets"].values()))["differences"]["test"]
+    rows = []
+    for name, one in result["sets"].items():
+        for split, found in one["differences"].items():
+            values = [
+                f"{100 * each['mean']:+.1f} ({100 * each['interval'][0]:.1f} to "
+                f"{100 * each['interval'][1]:.1f})"
+                for each in found.values()
+            ]
+            rows.append([name if split == "test" else f"{name}, {split}", *values])
+    pairs = (name.partition(" less ") for name in first)
+    header = [f"{method_name(one)} less {method_name(other)}" for one, _, other in pairs]
+    return table(["points of accuracy", *header], rows)
+
+
+def tuned_theory(result: Result) -> str:
+    """What the theory speaks of, by data set and method, beside what was gained."""
+    rows = []
+    for name, one in result["sets"].items():
+        probe = one["methods"]["lp"]["scores"]["test"]["accuracy"]["mean"]
+        for method, found in one["methods"].items():
+            if method == "lp":
+                continue
+            rows.append(
+                [
+                    f"{name}, {method_name(method)}",
+                    number(found["ft_ratio"]),
+                    number(found["head_norm_at_start"]["mean"]),
+                    number(found["feature_change"]["mean"]),
+                    f"{100 * (found['scores']['test']['accuracy']['mean'] - probe):+.1f}",
+                ]
+            )
+    header = ("", "FT ratio", "head norm at the start", "feature change", "points over LP")
+    return table(header, rows)
+
+
+def plot_tuned(result: Result) -> Figure:
+    """Feature change against the head's norm, and accuracy gained against the FT ratio."""
+    sets = result["sets"].values()
+
+    def series(x: Callable[[Any], float], y: Callable[[Any, Any], float]) -> tuple[Series, ...]:
+        return tuple(
+            Series(
+                method_name(method),
+                tuple(x(one["methods"][method]) for one in sets),
+                tuple(y(one, one["methods"][method]) for one in sets),
+                method=method,
+            )
+            for method in next(iter(sets))["methods"]
+            if method != "lp"
+        )
+
+    def gained(one: Any, found: Any) -> float:
+        def accuracy(method: Any) -> float:
+            return float(method["scores"]["test"]["accuracy"]["mean"])
+
+        return 100 * (accuracy(found) - accuracy(one["methods"]["lp"]))
+
+    change = series(
+        lambda found: found["head_norm_at_start"]["mean"],
+        lambda _, found: found["feature_change"]["mean"],
+    )
+    gain = series(lambda found: found["ft_ratio"], gained)
+    norm = Panel("", "norm of the head at the start", "feature change", change, "log", "log")
+    ratio = Panel("", "FT ratio", "points of accuracy over LP", gain)
+    return Figure("tuned-rates", "Theory beside results", "scatter", (norm, ratio))
+
+
 def _series(
     label: str, cells: Sequence[Mapping[str, Any]], along: str, what: str, unit: float = 1
 ) -> Series:
@@ -450,6 +547,9 @@ BLOCKS = {
     "on_paper": Block("On paper", "on_paper", on_paper),
     "plans": Block("Plans of kernels", "on_paper", plans),
     "report_time": Block("Reports", "report_time", report_time),
+    "tuned_rates": Block("Methods at tuned rates", "tuned_rates", tuned_rates),
+    "tuned_differences": Block("Differences at tuned rates", "tuned_rates", tuned_differences),
+    "tuned_theory": Block("Theory beside results", "tuned_rates", tuned_theory, plot_tuned),
 }  # fmt: skip
 
 
