@@ -31,8 +31,10 @@ def blocks(page, language):
 
 
 def commands(page):
-    """The lines ``    lpft ...`` of a page, without their comments."""
-    lines = (line for line in read(page).splitlines() if line.startswith("    lpft "))
+    """The lines ``    lpft ...`` of a page, without their comments, and those of shell scripts."""
+    lines = [line for line in read(page).splitlines() if line.startswith("    lpft ")]
+    scripts = "".join(blocks(page, "") + blocks(page, "bash"))
+    lines += re.findall(r"^(?:\w+=\S+ )*(lpft .*)$", scripts, flags=re.MULTILINE)
     return [line.strip().partition("  #")[0] for line in lines]
 
 
