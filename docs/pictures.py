@@ -3,9 +3,11 @@
     python docs/pictures.py kernels                  # of the packaged model; some minutes
     python docs/pictures.py training --runs DIR      # head norm and feature change by epoch
     python docs/pictures.py screenshots --runs DIR   # parts of the report; needs Chromium
+    python docs/pictures.py readme --runs DEMO --printed FILE   # the README's, of lpft demo
 
 DIR has the runs lp, ft and lp-ft of docs/tutorials/out-of-distribution.md and their page; for the
-picture of trainings also lp-ft-scale-1, the same as lp-ft with --head-scale 1.
+picture of trainings also lp-ft-scale-1, the same as lp-ft with --head-scale 1. DEMO is the folder
+of a finished lpft demo, FILE what it printed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +36,9 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 FOLDER = Path(__file__).resolve().parent / "tutorials/pictures"
+FIRST_SCREEN = 840
+"""Height of the picture of the demo's page in the README."""
+
 TEXTS = 24
 SCALES = 2.0 ** np.arange(-4, 5)
 STYLE = {
@@ -48,8 +54,9 @@ BLUE, ORANGE, GREY = "#3f51b5", "#e07b00", "#777777"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("kernels", "training", "screenshots"))
+    parser.add_argument("what", choices=("kernels", "training", "screenshots", "readme"))
     parser.add_argument("--runs", type=Path, help="folder of the tutorials' runs, with report.html")
+    parser.add_argument("--printed", type=Path, help="what lpft demo printed")
     arguments = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     if arguments.what == "kernels":
@@ -58,6 +65,11 @@ def main() -> None:
         parser.error(f"--runs is needed for {arguments.what}: the folder of the tutorials' runs")
     elif arguments.what == "training":
         training_picture(arguments.runs)
+    elif arguments.what == "readme":
+        if arguments.printed is None:
+            parser.error("--printed is needed: a file of what lpft demo printed")
+        first_screen(arguments.runs)
+        terminal(arguments.printed.read_text(encoding="utf-8"))
     else:
         screenshots(arguments.runs)
 
@@ -237,6 +249,43 @@ def screenshots(runs: Path) -> None:
         cut = image.crop((0, max(box[1] - 12, 0), min(box[2] + 12, image.width), bottom))
         cut.quantize(64).save(FOLDER / f"{name}.png", optimize=True)
         print(FOLDER / f"{name}.png")
+
+
+def first_screen(demo: Path) -> None:
+    """The answer at the top of the demo's page, with its tiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        chromium(demo / "report.html", Path(folder) / "shot.png", 1200)
+        image = Image.open(Path(folder) / "shot.png").convert("RGB")
+    cut = image.crop((10, 20, 1190, FIRST_SCREEN))
+    cut.quantize(128).save(FOLDER / "page.png", optimize=True)
+    print(FOLDER / "page.png")
+
+
+def terminal(printed: str) -> None:
+    """The demo's table in a window, as text of one width."""
+    lines = printed.splitlines()
+    first = next(row for row, line in enumerate(lines) if line.startswith("method "))
+    shown = ["$ lpft demo", "", *lines[first - 1 : lines.index("", first)]]
+    letter, line = 8.43, 20
+    width, height = 32 + letter * max(map(len, shown)), 52 + line * len(shown)
+    dots = "".join(
+        f'<circle cx="{18 + 18 * place}" cy="17" r="5.5" fill="{colour}"/>'
+        for place, colour in enumerate(("#ff5f57", "#febc2e", "#28c840"))
+    )
+    text = "".join(
+        f'<text x="16" y="{56 + line * row}" xml:space="preserve" '
+        f'textLength="{letter * len(words):.1f}">{escape(words)}</text>'
+        for row, words in enumerate(shown)
+        if words
+    )
+    (FOLDER / "terminal.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}">'
+        f'<rect width="100%" height="100%" rx="8" fill="#1e2030"/>{dots}'
+        f'<g font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="14" '
+        f'fill="#e6e6ef">{text}</g></svg>\n',
+        encoding="utf-8",
+    )
+    print(FOLDER / "terminal.svg")
 
 
 def chromium(page: Path, picture: Path, width: int) -> None:

@@ -224,11 +224,11 @@ def test_the_search_works_from_the_file_system(site, tmp_path):
         assert "Calibrate probabilities" in found
 
 
-# --- the README
+# --- the source tree
 
 
-def test_the_readmes_tree_names_what_is_there():
-    tree = re.search(r"```\n(src/lpft/.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_source_tree_names_what_is_there():
+    tree = re.search(r"```\n(src/lpft/.*?)```", read(ROOT / "CONTRIBUTING.md"), re.DOTALL)
     assert tree is not None
     names = re.findall(r"(?:^|\s{2,})([a-z_]+(?:/|\.py))(?=\s)", tree.group(1))
     folders = {
