@@ -10,8 +10,9 @@ class Plain(griffe.Extension):
     """Turns the few marks of reStructuredText in our docstrings into Markdown's."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        if obj.docstring is not None:
-            obj.docstring.value = markdown(obj.docstring.value)
+        docstring = obj.docstring
+        if docstring is not None:
+            docstring.value = markdown(docstring.value)
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         """Declare attributes that ``fit`` sets: Griffe shows others with the type before them."""

@@ -101,9 +101,9 @@ def kind_of(action: Action, item: Setting | None) -> str:
         return " · ".join(f"`{choice}`" for choice in action.choices)
     if item is not None:
         return expected(item)
-    names = {int: "a whole number", float: "a number", Path: "a path"}
+    names: dict[Any, str] = {int: "a whole number", float: "a number", Path: "a path"}
     many = {"+": "one or more of ", "?": "optional: "}.get(str(action.nargs), "")
-    return many + names.get(action.type, "text") if callable(action.type) or many else "text"
+    return many + names.get(action.type, "text")
 
 
 def settings_page() -> str:

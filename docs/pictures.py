@@ -81,10 +81,10 @@ def kernels() -> None:
     """Pictures of kernels and of a first step; the numbers that the text cites are printed."""
     data = load_task("demo")
     probe = TextClassifier("minilm", method="lp", device="cpu").fit(
-        data.train.texts, list(data.train.labels)
+        data.train.texts, np.asarray(data.train.labels)
     )
     texts, labels = some_texts(data)
-    kernel_pictures(probe, texts, labels, data.classes)
+    kernel_pictures(probe, texts, labels, [str(name) for name in data.classes])
     head_scale_picture(probe, texts, labels)
 
 
@@ -97,15 +97,17 @@ def some_texts(data: TextData) -> tuple[list[str], np.ndarray]:
 
 
 def kernel_pictures(
-    probe: TextClassifier, texts: list[str], labels: np.ndarray, names: tuple[str, ...]
+    probe: TextClassifier, texts: list[str], labels: np.ndarray, names: list[str]
 ) -> None:
     """P, and F under a random and under a probed head: the trace norm of each pair's block."""
     untrained = TextClassifier.untrained("minilm", list(probe.classes_), seed=0)
     heads = {"random": untrained.model_.head, "probe": probe.model_.head}
     found = empirical_ntks(probe, heads, texts, device="cpu")
     classes = len(names)
+    pretrain = found["probe"].pretrain_effective
+    assert pretrain is not None  # a classifier has a head
     panels = {
-        "P": classes * found["probe"].pretrain_effective.numpy(),
+        "P": classes * pretrain.numpy(),
         "F from a random head": heat_map(found["random"].ft_effective),
         "F from the head of LP": heat_map(found["probe"].ft_effective),
     }
@@ -123,7 +125,7 @@ def kernel_pictures(
     for name, kernel in found.items():
         head = heads[name]
         logits = (kernel.row_features @ head.weight.T.double() + head.bias.double()).detach()
-        share = ft_ratio(kernel.pretrain_effective, kernel.ft_effective, labels, logits.numpy())
+        share = ft_ratio(pretrain, kernel.ft_effective, labels, logits.numpy())
         ratios[name], norms[name] = share.ratio, head.weight.norm().item()
     print("FT ratio", ratios, "head norm", norms)
 
@@ -245,6 +247,8 @@ def screenshots(runs: Path) -> None:
             image = Image.open(Path(folder) / "shot.png").convert("RGB")
         blank = Image.new("RGB", image.size, image.getpixel((0, 0)))
         box = ImageChops.difference(image, blank).getbbox()
+        if box is None:
+            raise SystemExit(f"error: the page has nothing at {selector}")
         bottom = min(box[3] + 12, box[1] + height)
         cut = image.crop((0, max(box[1] - 12, 0), min(box[2] + 12, image.width), bottom))
         cut.quantize(64).save(FOLDER / f"{name}.png", optimize=True)
