@@ -31,6 +31,16 @@ def test_the_version_stands_in_one_place_and_documents_agree() -> None:
     assert project["dynamic"] == ["version"]
 
 
+def test_the_workflow_tries_every_python_that_the_package_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    prefix = "Programming Language :: Python :: 3."
+    named = [c.rpartition(" ")[2] for c in project["classifiers"] if c.startswith(prefix)]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    assert workflow["jobs"]["pinned"]["strategy"]["matrix"]["python"] == named
+    extras = {row["name"] for row in workflow["jobs"]["wheel"]["strategy"]["matrix"]["extra"]}
+    assert extras == project["optional-dependencies"].keys() - {"dev", "docs"}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both distributions, built from a copy, so that nothing is written into the clone."""

@@ -41,7 +41,8 @@ def check_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"{named('tune')} needs Optuna, which is not installed: pip install 'lpft[tune]'"
+            f"{named('tune')} needs the 'tune' extra, which is not installed: run "
+            "pip install 'lpft[tune]'"
         ) from error
 
 
