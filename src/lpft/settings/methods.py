@@ -152,8 +152,8 @@ def check_installed(method: Method) -> None:
     """
     if method.contrastive and not contrastive_installed():
         raise InputError(
-            f"{named('method')} {method.name} needs the 'contrastive' extra, which is not installed: "
-            "run pip install 'lpft[contrastive]'"
+            f"{named('method')} {method.name} needs the 'contrastive' extra, which is not "
+            "installed: run pip install 'lpft[contrastive]'"
         )
 
 
