@@ -2,6 +2,10 @@
 
 import csv
 import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -163,16 +167,71 @@ def test_markdown_and_latex_escape_what_they_must() -> None:
     assert r"\caption{Caption \& more}" in latex
 
 
-@pytest.mark.parametrize(("columns", "shrunk"), [(3, False), (9, True)])
+@pytest.mark.parametrize(("columns", "shrunk"), [(3, False), (25, True)])
 def test_latex_tables_have_a_label_and_fit_the_text(columns: int, shrunk: bool) -> None:
     why = "a reason of so many letters that its lines must break"
     named = [(Column("Method"), ["FT"]), (Column("Why", "Verdict"), [why])]
     numbers = [(Column(f"n{place}", "Sizes"), [Estimate(1)]) for place in range(columns - 2)]
     text = to_latex(from_columns("sizes", "Caption", [*named, *numbers], "A note."))
     assert r"\label{tab:sizes}" in text
-    assert rf"\begin{{tabular}}{{lp{{0.80\linewidth}}{'r' * (columns - 2)}}}" in text
+    (share,) = re.findall(
+        rf"\\begin{{tabular}}{{lp{{([\d.]+)\\linewidth}}{'r' * (columns - 2)}}}", text
+    )
+    assert 0.25 < float(share) <= 0.8
     assert rf"\cmidrule(lr){{2-2}} \cmidrule(lr){{3-{columns}}}" in text
     assert (r"\resizebox{\linewidth}{!}{" in text) is shrunk
     assert (r"\end{tabular}}" in text) is shrunk
     assert text.index("A note.") < text.index(r"\end{table}")
     assert text.count("{") == text.count("}")
+
+
+NAMES = (
+    "a_b & c% #1",
+    r"{x} ~ ^ \ $",
+    "−0.5 < x > y|",
+    "[bracket] *star",
+    "naïve “Ø” – ½ …",
+    "± ≈ ≤ ×",
+)
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX")
+def test_latex_compiles_and_fits(tmp_path: Path) -> None:
+    why = "a reason of so many letters that its lines must break & go on"
+    loss = Estimate(-1.5, sd=0.2), Estimate(-0.001, low=-0.1, high=0.2), Estimate(None)
+    special = [
+        (Column("Method_%"), NAMES),
+        *((Column(f"n_{i}", "Sizes & more"), [number] * 6) for i, number in enumerate(loss)),
+        (Column("Why"), [why] * 6),
+    ]
+    rows = [f"row_{i}" for i in range(95)]
+    tiny = Estimate(-1.1e-10, sd=1e-11)
+    tables = [
+        from_columns("special", "Caption & 50 % {more} ± −1", special, "A note: ≥ · ∓ ⊗ ⁺ ’"),
+        from_columns("long", "Long", [(Column("Row"), rows), (Column("x"), [tiny] * 95)], ""),
+        from_columns(
+            "wide",
+            "Wide and long",
+            [
+                (Column("Row"), rows),
+                *((Column(f"c{i}", f"{i // 4}"), [tiny] * 95) for i in range(12)),
+            ],
+            "A note.",
+            headers=1,
+        ),
+    ]
+    packages = r"\usepackage{booktabs}\usepackage{graphicx}\usepackage[T1]{fontenc}"
+    body = "\n".join(map(to_latex, tables))
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}"
+    (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Overfull" not in done.stdout
+    assert "Float too large" not in done.stdout
+    if shutil.which("pdftotext") is not None:
+        subprocess.run(["pdftotext", "-layout", "tables.pdf"], cwd=tmp_path, check=True)
+        text = (tmp_path / "tables.txt").read_text("utf-8")
+        assert "a_b & c% #1" in text
+        assert all(name in text for name in rows)

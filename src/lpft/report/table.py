@@ -1,5 +1,6 @@
 """Show a table: its cells as text for the page and a terminal, and as CSV, Markdown and LaTeX."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -326,30 +327,58 @@ _LATEX = str.maketrans(
         "×": r"$\times$",
         "≥": r"$\geq$",
         "≤": r"$\leq$",
+        "≈": r"$\approx$",
+        "⊗": r"$\otimes$",
         "∓": r"$\mp$",
         "\u00a0": "~",
         "⁺": r"$^{+}$",
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
 )
-_MOST_LATEX_COLUMNS = 8
-_WRAPPING_SHARE = 0.8
-"""Of the text's width, for all columns together whose lines may break."""
+_LATEX_ROWS = 40  # on a page, with caption and note
+_LATEX_LETTERS = 80  # in a line of text; a table that needs more is shrunk
+_WRAPPING_SHARES = (0.3, 0.8)
+"""Least and largest share of the text's width, for all columns together whose lines may break."""
 
 
 def to_latex(table: Table) -> str:
     """A ``table`` environment with booktabs rules, no wider than the text.
 
-    It needs ``\\usepackage{booktabs}``, and ``\\usepackage{graphicx}`` where columns are many.
-    Names in scripts other than Latin need LuaLaTeX or XeLaTeX and a font that has them.
+    It needs ``\\usepackage{booktabs}``, and ``\\usepackage{graphicx}`` where it is shrunk to the
+    width. Rows that one page does not hold are in further environments: ``longtable`` would not
+    work in two columns. Names in scripts other than Latin need LuaLaTeX or XeLaTeX and a font that
+    has them.
     """
+    count = max(1, math.ceil(len(table.rows) / _LATEX_ROWS))
+    every = shown_rows(table)
+    parts = [
+        _latex_part(
+            table,
+            every[part * _LATEX_ROWS : (part + 1) * _LATEX_ROWS],
+            table.title if count == 1 else f"{table.title} (part {part + 1} of {count})",
+            f"tab:{table.name}" + (f"-{part + 1}" if part else ""),
+        )
+        for part in range(count)
+    ]
+    return "\n".join(parts)
+
+
+def _latex_part(table: Table, rows: Sequence[Sequence[Shown]], title: str, label: str) -> str:
     places = range(len(table.columns))
     broken = [wraps(table, place) for place in places]
-    paragraph = rf"p{{{_WRAPPING_SHARE / max(1, sum(broken)):.2f}\linewidth}}"
     names = [_latex(_heading(column)) for column in table.columns]
     above = [_latex(column.above) for column in table.columns]
+    # The width of what does not break, in letters, with two between columns.
+    letters = sum(
+        2 + max([len(_heading(table.columns[place])), *(len(row[place].text) for row in rows)])
+        for place in places
+        if not broken[place]
+    )
+    least, most = _WRAPPING_SHARES
+    share = min(most, max(least, 1 - letters / _LATEX_LETTERS)) if any(broken) else 0.0
+    paragraph = rf"p{{{share / max(1, sum(broken)):.2f}\linewidth}}"
     frame = pd.DataFrame(
-        [[_latex(cell.text) for cell in row] for row in shown_rows(table)],
+        [[_latex(cell.text) for cell in row] for row in rows],
         columns=pd.MultiIndex.from_arrays([above, names]) if any(above) else names,
     )
     text = frame.style.hide(axis="index").to_latex(
@@ -360,15 +389,14 @@ def to_latex(table: Table) -> str:
         hrules=True,
         position_float="centering",
         multicol_align="c",
-        caption=_latex(table.title),
-        label=f"tab:{table.name}",
+        caption=_latex(title),
+        label=label,
     )
-    end = r"\end{tabular}"
     if any(above):
         text = text.replace("\\\\\n", f"\\\\\n{_rules_under(bands(table))}\n", 1)
-    if len(table.columns) > _MOST_LATEX_COLUMNS:
+    if letters + share * _LATEX_LETTERS > _LATEX_LETTERS:
         text = text.replace(r"\begin{tabular}", r"\resizebox{\linewidth}{!}{\begin{tabular}")
-        text = text.replace(end, f"{end}}}")
+        text = text.replace(r"\end{tabular}", r"\end{tabular}}")
     if table.note:
         note = rf"\par\smallskip{{\footnotesize {_latex(table.note)}}}"
         text = text.replace(r"\end{table}", f"{note}\n" + r"\end{table}")
