@@ -34,7 +34,7 @@ from lpft.settings import TrainingSettings, resolve
 from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs, prepare_split
 from lpft.training.finetuning import finetune_scored
-from lpft.training.fit import _begin, _usual_strength
+from lpft.training.fit import _usual_strength, begin_fine_tuning
 from lpft.training.folds import FoldScores, cross_validate
 from lpft.training.history import EpochRule
 
@@ -55,7 +55,7 @@ def cell(pool: Pool, rows: np.ndarray, settings: TrainingSettings) -> dict[str, 
 
     def begin(of: SplitInputs, strength: float | None = None) -> nn.Module:
         model = copy.deepcopy(start)
-        return _begin(model, of, settings, method, logging.DEBUG, strength=strength)[0]
+        return begin_fine_tuning(model, of, settings, method, logging.DEBUG, strength=strength)[0]
 
     def scored(inside: SplitInputs, held_out: SplitInputs, folder: Path, name: str) -> FoldScores:
         return finetune_scored(begin(inside), inside, held_out, settings, folder=folder, name=name)

@@ -19,7 +19,7 @@ from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, RunKey, Scope
 from lpft.experiments.prepare import collect
 from lpft.experiments.run import find_recipe
 from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
-from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.results.pairing import LP_START, PUBLISHED, RANDOM_START
 from lpft.results.run import write_feature_changes
 from lpft.runs.train import train_run
 from lpft.settings.configs import RunConfig
@@ -178,10 +178,12 @@ def _set_ft_ratio(path: Path, wanted: float) -> None:
 _CHANGE = {
     (PUBLISHED, "ft"): 10.0,
     (PUBLISHED, "lp-ft"): 4.0,
-    (SHARED, "ft"): 4.0,
+    (LP_START, "ft"): 4.0,
+    (RANDOM_START, "lp-ft"): 11.0,
     (PUBLISHED, "lora"): 3.0,
     (PUBLISHED, "lp-lora"): 5.0,
-    (SHARED, "lora"): 6.0,
+    (LP_START, "lora"): 6.0,
+    (RANDOM_START, "lp-lora"): 2.0,
     ("head scale 0.1", "ft"): 12.0,
     ("head scale 10", "ft"): 6.0,
     ("head scale 100", "ft"): 2.0,

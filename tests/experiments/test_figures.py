@@ -74,15 +74,24 @@ def test_lines_are_means_over_seeds_with_a_standard_deviation_around_them(writte
     assert checked == 5 * 4 * 11
 
 
-def test_the_same_curves_at_shared_rates_are_a_figure_of_their_own(written):
+def test_the_same_curves_at_rates_of_either_method_are_figures_of_their_own(written):
     found, shown = written
     assert [figure.name for figure in shown.exhibits] == [
         "fine-tuning-rte",
-        "fine-tuning-rte-shared",
+        "fine-tuning-rte-lp-start",
+        "fine-tuning-rte-random-start",
     ]
-    shared = shown.exhibits[1]
-    assert shared.title == "Along fine-tuning, at shared rates (LP-FT's and LP-LoRA's): rte"
-    assert "they favour it" in shared.caption
+    own, shared, others = shown.exhibits
+    assert [figure.folded for figure in shown.exhibits] == [False, True, True]
+    assert shared.title == (
+        "Along fine-tuning, at LP-start rates (LP-FT's and LP-LoRA's, for both methods): rte"
+    )
+    assert others.title == (
+        "Along fine-tuning, at random-start rates (FT's and LoRA's, for both methods): rte"
+    )
+    assert others.panels[0].series[1].runs[0] == "runs/rte/lp-ft-rate1e-5-batch16-seed0"
+    assert others.panels[0].series[0].runs == own.panels[0].series[0].runs
+    assert "each choice favours the method" in shared.caption
     assert [panel.title for panel in shared.panels] == [p.title for p in shown.exhibits[0].panels]
     for panel in shared.panels:
         assert [series.method for series in panel.series] == ["ft", "lp-ft", "lora", "lp-lora"]
@@ -152,7 +161,7 @@ def test_the_path_is_that_of_scikit_learn_on_the_cached_features(trained):
     run = found.runs["published", "demo", "lp", 0]
     kept = json.loads((found.scope.folder / "steps/probing-demo.json").read_text())["result"]
     assert kept["inverse_strength"] == run.record.probe["inverse_strength"]
-    _, data, classifier, encoder = figures._reopen(run)
+    _, data, classifier, encoder = figures.reopen(run)
     settings = make_config(run.config).training
     train = prepare_split(classifier, data.train, settings, encoder=encoder, name="train")
     row = kept["rows"][1]
@@ -282,14 +291,15 @@ def described(key, config):
 
 
 @pytest.fixture(scope="module")
-def figure3(tmp_path_factory):
-    recipe, found = runs_of("figure3", tmp_path_factory.mktemp("figure3"), described)
+def figure10(tmp_path_factory):
+    recipe, found = runs_of("figure10", tmp_path_factory.mktemp("figure10"), described)
     return recipe, found, recipe.show(found)
 
 
 def test_the_plan_has_every_scale_of_each_method_and_seed(tmp_path):
     recipe = find_recipe("figure11")
-    plan = recipe.plan(scope_of(recipe, tmp_path, methods=("lp", *recipe.entry.methods)))
+    methods = ("lp", *recipe.entry.methods)
+    plan = recipe.plan(scope_of(recipe, tmp_path, tasks=("rte",), methods=methods))
     planned = [
         (key.method, config.training.head_scale, key.seed) for key, config in plan.runs.items()
     ]
@@ -303,10 +313,10 @@ def test_the_plan_has_every_scale_of_each_method_and_seed(tmp_path):
 
 
 def test_scale_one_is_the_usual_run(tmp_path):
-    scaled, usual = find_recipe("figure10"), find_recipe("figure4")
+    scaled, usual = find_recipe("figure11"), find_recipe("figure4")
     at_one = [
         config
-        for config in scaled.plan(scope_of(scaled, tmp_path)).run_configs
+        for config in scaled.plan(scope_of(scaled, tmp_path, tasks=("cb",))).run_configs
         if config.training.head_scale == 1
     ]
     all_usual = usual.plan(scope_of(usual, tmp_path)).run_configs
@@ -320,8 +330,8 @@ def test_linear_probing_alone_has_no_head_scale(tmp_path):
         recipe.plan(scope_of(recipe, tmp_path, methods=("lp",)))
 
 
-def test_lines_are_the_means_at_each_scale_with_their_runs(figure3):
-    _, found, shown = figure3
+def test_lines_are_the_means_at_each_scale_with_their_runs(figure10):
+    _, found, shown = figure10
     figure = shown.exhibits[0]
     assert [panel.title for panel in figure.panels] == ["test", "ood/books", "ood/hotels"]
     for place, panel in enumerate(figure.panels):
@@ -340,8 +350,19 @@ def test_lines_are_the_means_at_each_scale_with_their_runs(figure3):
             assert len(series.runs) == 16
 
 
-def test_the_table_has_spearmans_correlation_and_the_changes(figure3):
-    _, _, shown = figure3
+def test_figure_3_has_the_test_set_alone_of_the_runs_of_figure_10(figure10, tmp_path):
+    full, found, _ = figure10
+    recipe = find_recipe("figure3")
+    scopes = [scope_of(each, tmp_path) for each in (recipe, full)]
+    planned = [each.plan(s).run_configs for each, s in zip((recipe, full), scopes, strict=True)]
+    assert planned[0] == planned[1]
+    figure, table = recipe.show(found).exhibits
+    assert [panel.title for panel in figure.panels] == ["test"]
+    assert {row[1] for row in table.rows} == {"test"}
+
+
+def test_the_table_has_spearmans_correlation_and_the_changes(figure10):
+    _, _, shown = figure10
     table = shown.exhibits[1]
     assert [column.name for column in table.columns[3:]] == [
         "rank correlation",
@@ -361,8 +382,8 @@ def test_the_table_has_spearmans_correlation_and_the_changes(figure3):
     assert len(table.rows[0][4].runs) == 2
 
 
-def test_the_finding_says_the_numbers(figure3):
-    _, _, shown = figure3
+def test_the_finding_says_the_numbers(figure10):
+    _, _, shown = figure10
     assert len(shown.findings) == 4
     assert shown.findings[0] == (
         "Rank correlation of head scale and feature change on amazon, test: −1.00 for FT (from "
@@ -390,7 +411,7 @@ def test_failed_runs_leave_gaps_and_too_few_scales_no_correlation(tmp_path):
         broken = (key.method == "ft" and scale > 0.5) or (key.seed == 1 and scale > 10)
         return None if broken else described(key, config)
 
-    recipe, found = runs_of("figure3", tmp_path, failing)
+    recipe, found = runs_of("figure10", tmp_path, failing)
     figure, table = recipe.show(found).exhibits
     ft, lp_ft = figure.panels[0].series
     assert ft.x == (0.1, 0.5)

@@ -6,12 +6,12 @@ from experiments.experiment_folders import scope_of
 
 from lpft.errors import InputError
 from lpft.experiments.catalogue import EXPERIMENTS
-from lpft.experiments.plan import make_scope, planned_kernels, planned_runs
+from lpft.experiments.plan import make_scope, planned_kernels, planned_runs, planned_searches
 from lpft.experiments.run import find_recipe
 from lpft.experiments.tiny import save_tiny_model, tiny_model
 from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
-from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.results.pairing import LP_START, PUBLISHED, RANDOM_START, TUNED
 from lpft.settings.configs import default_folder
 
 FIVE = ("lp", "ft", "lp-ft", "lora", "lp-lora")
@@ -93,24 +93,26 @@ def test_there_is_one_run_for_each_task_method_and_seed(tmp_path):
     assert len({config.output_dir for config in runs.values()}) == len(runs)
 
 
-def test_own_rates_are_the_published_ones_and_shared_ones_those_of_the_lp_start(tmp_path):
-    own, shared = (
+def test_own_rates_are_the_published_ones_and_others_those_of_either_method_for_both(tmp_path):
+    own, lp_start, random_start = (
         {
             key.method: (config.training.learning_rate, config.training.batch_size)
             for key, config in planned_runs(
                 scope(tmp_path, tasks=("cb",), seeds=(0,)), rates=rates
             ).items()
         }
-        for rates in (PUBLISHED, SHARED)
+        for rates in (PUBLISHED, LP_START, RANDOM_START)
     )
     probed = {"lp": (None, None), "lp-ft": (5e-6, 8), "lp-lora": (1e-4, 8)}
-    assert own == {**probed, "ft": (5e-5, 16), "lora": (1e-3, 16)}
-    assert shared == {**probed, "ft": (5e-6, 8), "lora": (1e-4, 8)}
+    random = {"lp": (None, None), "ft": (5e-5, 16), "lora": (1e-3, 16)}
+    assert own == probed | random
+    assert lp_start == {**probed, "ft": (5e-6, 8), "lora": (1e-4, 8)}
+    assert random_start == {**random, "lp-ft": (5e-5, 16), "lp-lora": (1e-3, 16)}
 
 
 def test_runs_of_equal_settings_share_a_folder_whatever_part_they_play(tmp_path):
     own = planned_runs(scope(tmp_path))
-    shared = planned_runs(scope(tmp_path), rates=SHARED)
+    shared = planned_runs(scope(tmp_path), rates=LP_START)
     same = {
         (key.task, key.method)
         for key, config in shared.items()
@@ -129,12 +131,47 @@ def test_runs_of_equal_settings_share_a_folder_whatever_part_they_play(tmp_path)
     assert "lp-seed1" in names
 
 
-def test_a_task_without_published_rates_has_one_pair_of_folders_only(tmp_path):
+@pytest.mark.parametrize("rates", [LP_START, RANDOM_START])
+def test_a_task_without_published_rates_has_one_pair_of_folders_only(tmp_path, rates):
     one, other = (
         planned_runs(scope(tmp_path, tasks=("demo",), methods=("ft", "lp-ft")), rates=rates)
-        for rates in (PUBLISHED, SHARED)
+        for rates in (PUBLISHED, rates)
     )
     assert list(one.values()) == list(other.values())
+
+
+def test_rates_are_searched_around_those_of_both_methods(tmp_path):
+    searches = {
+        search.cell.name: search
+        for search in planned_searches(scope(tmp_path, seeds=(3, 4), methods=FIVE))
+    }
+    assert sorted(searches) == [
+        f"{task}/{method}" for task in ("cb", "rte") for method in sorted(FIVE) if method != "lp"
+    ]
+    tried = {
+        name: [point.settings["learning_rate"] for point in search.points]
+        for name, search in searches.items()
+    }
+    # FT's 5e-5 and LP-FT's 5e-6 on CB, 1e-5 for both on RTE: each, a third, and three times.
+    around = {1.7e-6, 5e-6, 1.5e-5, 1.7e-5, 5e-5, 1.5e-4}
+    assert set(tried["cb/ft"]) == set(tried["cb/lp-ft"]) == around
+    assert (tried["cb/ft"][0], tried["cb/lp-ft"][0]) == (5e-5, 5e-6)
+    assert tried["rte/ft"] == tried["rte/lp-ft"] == [1e-5, 3.3e-6, 3e-5]
+    for name, search in searches.items():
+        for point in search.points:
+            training = point.config.training
+            assert training.seed == 3
+            assert training.batch_size == (8 if "lp-" in name else 16)
+            assert point.config.output_dir.is_relative_to(tmp_path / "search/runs")
+    runs = searches["cb/ft"].runs(1.5e-4)
+    assert list(runs) == [(TUNED, "cb", "ft", 3), (TUNED, "cb", "ft", 4)]
+    assert {config.output_dir.name for config in runs.values()} == {
+        "ft-rate1.5e-4-batch16-seed3",
+        "ft-rate1.5e-4-batch16-seed4",
+    }
+    # The own rate is the usual run, in the usual folder.
+    usual = planned_runs(scope(tmp_path, tasks=("cb",), methods=("ft",), seeds=(3, 4)))
+    assert list(searches["cb/ft"].runs(5e-5).values()) == list(usual.values())
 
 
 def test_settings_that_a_method_does_not_take_are_left_out(tmp_path):

@@ -18,6 +18,7 @@ from lpft.experiments.catalogue import EXPERIMENTS, SAME_AS
 from lpft.experiments.plan import make_scope
 from lpft.experiments.run import NotReproduced, Reproduction, Session, find_recipe
 from lpft.results.exhibits import read_experiment
+from lpft.results.formats import rate as formatted
 from lpft.runs import sweep as sweeps
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproduce.md"
@@ -171,6 +172,71 @@ def test_another_experiment_is_neither_resumed_nor_replaced(copy, lpft):
         assert outcome.status == 2
         assert "contains the experiment table8, not table3" in outcome.err
     assert found_runs(copy) == FOLDERS
+
+
+def test_an_experiment_on_other_tasks_is_not_resumed(copy, lpft, monkeypatch):
+    """As a folder of an earlier version may hold, whose figure 10 was on CB."""
+    never(monkeypatch)
+    options = ("--tiny", "--tasks", "cb,rte", "--output-dir", copy, "--resume")
+    outcome = lpft("reproduce", "table8", *options)
+    assert outcome.status == 2
+    assert "contains table8 on demo, found cb and rte: continue it with --tasks demo" in outcome.err
+
+
+def test_a_plan_with_tuned_rates_counts_its_search(lpft, tmp_path):
+    options = (*TINY, "--tuned-rates", "--dry-run", "--json", "--output-dir", tmp_path / "t")
+    parts = json.loads(lpft("reproduce", "table8", *options).out)["table8"]
+    # One rate for both methods: it, a third and three times, tried with one seed.
+    searched = {(p["method"], p["rate"], *p["seeds"]) for p in parts if p["what"] == "search"}
+    rates = (0.005, 0.0017, 0.015)
+    assert searched == {(method, rate, 0) for method in ("ft", "lp-ft") for rate in rates}
+    open_ones = [(p["method"], p["seeds"]) for p in parts if p["rate"] == "tuned"]
+    assert open_ones == [("ft", [0, 1]), ("lp-ft", [0, 1])]
+    outcome = lpft("reproduce", "table2", *TINY, "--tuned-rates", "--dry-run")
+    assert "--tuned-rates changes nothing in table2" in outcome.err
+
+
+@pytest.mark.heavy
+def test_rates_are_tuned_on_validation_and_the_search_goes_on_where_it_was_stopped(
+    lpft, tmp_path, monkeypatch
+):
+    folder = tmp_path / "t"
+    options = ("--tiny", "--methods", "ft,lp-ft", "--tuned-rates", "--output-dir", folder)
+    with monkeypatch.context() as patched:
+        fail(patched, lambda config: config.training.method == "lp-ft", KeyboardInterrupt())
+        assert lpft("reproduce", "table8", *options).status == 130
+    tried = {path.name for path in (folder / "search/runs/demo").iterdir()}
+    assert {name for name in tried if name.startswith("ft")} == {
+        f"ft-learning-rate{rate}-seed0" for rate in ("0.005", "0.0017", "0.015")
+    }
+    trained = []
+    with monkeypatch.context() as patched:
+        fail(patched, lambda config: trained.append(config.training.method), None)
+        assert lpft("reproduce", "table8", *options, "--resume").status == 0
+    record = record_of(folder)
+    assert record.failures == ()
+    tuned = next(each for each in record.exhibits if each.name == "tuned-rates")
+    expected, rates = [], {}
+    for method, label in (("ft", "FT"), ("lp-ft", "LP-FT")):
+        scores = {}
+        for rate in (0.005, 0.0017, 0.015):
+            point = folder / f"search/runs/demo/{method}-learning-rate{rate}-seed0/metrics.json"
+            scores[rate] = json.loads(point.read_text())["splits"]["validation"]["accuracy"]
+        rates[method] = max(scores, key=scores.__getitem__)  # the first of equal ones
+        score = pytest.approx(100 * scores[rates[method]])
+        expected.append(("demo", label, "5e-3", score))
+    assert [(*row[:3], row[4].value) for row in tuned.rows] == expected
+    for method, rate in rates.items():
+        name = f"{method}-rate{formatted(rate)}-batch16"
+        runs = {f"runs/demo/{name}-seed{seed}" for seed in (0, 1)}
+        assert runs <= found_runs(folder)
+    # Three points of LP-FT, and both seeds of each method at two rates at most.
+    assert "lp" not in trained
+    assert trained.count("lp-ft") in (3 + 2, 3 + 4)
+    outcome = lpft("reproduce", "table8", *options, "--dry-run", "--resume", "--json")
+    parts = json.loads(outcome.out)["table8"]
+    assert all(part["finished"] == len(part["seeds"]) for part in parts)
+    assert not any(part["rate"] == "tuned" for part in parts)
 
 
 def test_more_seeds_are_added_to_those_that_are_there(copy, lpft, monkeypatch):

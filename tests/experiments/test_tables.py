@@ -11,6 +11,7 @@ from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import NOTE_ON_RATES
 from lpft.experiments.prepare import collect
 from lpft.experiments.run import find_recipe
+from lpft.experiments.tables import by_rates
 from lpft.results.exhibits import Estimate
 
 ROWS = 40
@@ -102,19 +103,30 @@ def test_differences_are_paired_by_seed_and_read_with_their_interval(tmp_path):
     assert cell(table, none, ("", "Reading")) == "cannot tell"
     assert [row[1:3] for row in table.rows] == [
         (pair, rates)
-        for pair, shared in (
-            ("LP-FT against FT", "shared (LP-FT's)"),
-            ("LP-LoRA against LoRA", "shared (LP-LoRA's)"),
+        for pair, of_either in (
+            ("LP-FT against FT", ("LP-start (LP-FT's)", "random-start (FT's)")),
+            ("LP-LoRA against LoRA", ("LP-start (LP-LoRA's)", "random-start (LoRA's)")),
         )
-        for rates in ("published", shared)
+        for rates in ("published", *of_either)
     ]
     assert findings == (
-        "Test score, LP-FT against FT at published rates: higher on cb.",
-        "Test score, LP-FT against FT at shared (LP-FT's) rates: higher on cb.",
-        "Test score, LP-LoRA against LoRA at published rates: cannot tell on cb.",
-        "Test score, LP-LoRA against LoRA at shared (LP-LoRA's) rates: cannot tell on cb.",
+        "Test score, LP-FT against FT: higher at every choice of rates on cb.",
+        "Test score, LP-LoRA against LoRA: cannot tell at every choice of rates on cb.",
     )
     assert NOTE_ON_RATES in table.note
+
+
+def test_one_sentence_says_how_readings_depend_on_the_rates():
+    readings = {
+        "cb": {"published": "higher", "LP-start": "higher", "random-start": "lower"},
+        "rte": {"published": "higher", "LP-start": "higher", "random-start": "higher"},
+        "wic": {"published": "higher", "LP-start": "higher", "random-start": "higher"},
+        "pubmed": {"shared": "lower"},
+    }
+    assert by_rates(readings) == (
+        "higher at every choice of rates on rte and wic; lower at shared rates on pubmed; on cb it "
+        "depends on the rates: higher at published and LP-start rates, lower at random-start rates"
+    )
 
 
 def test_with_one_seed_nothing_is_told(tmp_path):
@@ -150,7 +162,7 @@ def test_table10_lists_out_of_distribution_sets_below_their_task(tmp_path):
     column = ("accuracy", "roberta-base, published")
     assert cell(table, ("amazon: sst5", "FT"), column) == Estimate(72.52, sd=1.28, count=5)
     assert cell(table, ("amazon: sst5", "FT"), ("accuracy", "minilm")).value == 70.0
-    assert len(exhibits["table10-differences"].rows) == 3 * 2 * 2
+    assert len(exhibits["table10-differences"].rows) == 3 * 2 * 3
 
 
 def test_table10_has_the_calibration_of_every_set_with_one_temperature(tmp_path):
@@ -175,13 +187,13 @@ def test_table10_has_the_calibration_of_every_set_with_one_temperature(tmp_path)
         improvement = cell(table, row, ("improvement", "minilm")).value
         assert improvement == pytest.approx(without - with_t)
     assert {column.source for column in table.columns} == {"names", "ours"}
-    # Of the score, of ECE without and with T: two pairs at two choices of rates.
-    assert len(findings) == 3 * 4
+    # Of the score, of ECE without and with T: two pairs.
+    assert len(findings) == 3 * 2
     for how in ("without", "with"):
         differences = exhibits[f"table10-ece-differences-{how}-temperature"]
-        assert len(differences.rows) == 2 * 2 * 2
+        assert len(differences.rows) == 2 * 2 * 3
     # LP-FT has 34 of 40 right, and is as confident.
-    row = ("amazon: sst5", "LP-FT against FT", "shared (LP-FT's)")
+    row = ("amazon: sst5", "LP-FT against FT", "LP-start (LP-FT's)")
     gap = 100 * abs(34 / 40 - 1 / (1 + np.exp(-1.0))) - with_t
     assert cell(differences, row, ("", "Difference")).value == pytest.approx(gap)
 
@@ -205,7 +217,7 @@ def moved(key, config):
     return {"changes": changes, "change": mean, "head_norm": 3.0}
 
 
-def test_table1_has_a_row_of_the_pretrained_model_and_repeats_itself_at_shared_rates(tmp_path):
+def test_table1_has_a_row_of_the_pretrained_model_and_repeats_itself_at_other_rates(tmp_path):
     exhibits, findings = made("table1", tmp_path, ("cb",), seeds=(0, 1), describe=moved)
     table = exhibits["table1"]
     assert [row[1] for row in table.rows] == [
@@ -225,25 +237,29 @@ def test_table1_has_a_row_of_the_pretrained_model_and_repeats_itself_at_shared_r
     assert cell(table, ("cb", "FT"), ("Norm(C)", ours)).value == pytest.approx(3.0)
     assert cell(table, ("cb", "LP-FT"), ("FDR(F)", theirs)).value == 6.47e6
 
-    shared = exhibits["table1-shared"]
+    shared = exhibits["table1-lp-start"]
     assert [row[1] for row in shared.rows] == ["FT", "LP-FT", "LoRA", "LP-LoRA"]
     assert {column.source for column in shared.columns} == {"names", "ours"}
     assert cell(shared, ("cb", "FT"), ("Diff(F)", ours)).value == pytest.approx(5.0)
     assert cell(shared, ("cb", "FT"), ("Diff(F)", ours)).runs[0].startswith("runs/cb/ft-rate5e-6")
 
     differences = exhibits["table1-differences"]
-    for rates, expected in (("published", -5.0), ("shared (LP-FT's)", 0.0)):
+    choices = {"published": -5.0, "LP-start (LP-FT's)": 0.0, "random-start (FT's)": -5.0}
+    for rates, expected in choices.items():
         row = ("cb", "LP-FT against FT", rates)
         assert cell(differences, row, ("", "Difference")).value == pytest.approx(expected)
-    assert any("lower on cb" in finding for finding in findings)
+    assert any(
+        "on cb it depends on the rates: lower at published and random-start rates" in finding
+        for finding in findings
+    )
 
 
 def test_rates_that_are_shared_already_are_shown_once(tmp_path):
     exhibits, findings = made("table1", tmp_path, ("qnli",), seeds=(0, 1), describe=moved)
     assert set(exhibits) == {"table1", "table1-differences"}
     differences = exhibits["table1-differences"]
-    assert {row[2] for row in differences.rows} == {"shared (LP-FT's)", "shared (LP-LoRA's)"}
-    assert all(" at shared (" in finding for finding in findings)
+    assert {row[2] for row in differences.rows} == {"shared"}
+    assert all(" at shared rates on qnli" in finding for finding in findings)
     assert exhibits["table1"].title == "Features and head norm"
     assert not any(NOTE_ON_RATES in exhibit.note for exhibit in exhibits.values())
 
@@ -262,22 +278,31 @@ COMPARED = {
 
 
 @pytest.mark.parametrize(("name", "tables"), COMPARED.items())
-def test_methods_are_compared_at_published_and_at_shared_rates(tmp_path, name, tables):
+def test_methods_are_compared_at_published_rates_and_at_those_of_either(tmp_path, name, tables):
     ood = ("ood/sst5",)
     exhibits, _ = made(name, tmp_path, ("amazon",), seeds=(0,), ood=ood, describe=moved_on(ood))
     for table in tables:
-        own, shared = exhibits[table], exhibits[f"{table}-shared"]
+        own, shared = exhibits[table], exhibits[f"{table}-lp-start"]
+        others = exhibits[f"{table}-random-start"]
         assert own.title.endswith(", each method at its published rates")
-        assert shared.title.endswith(", at shared rates (LP-FT's and LP-LoRA's)")
+        assert shared.title.endswith(
+            ", at LP-start rates (LP-FT's and LP-LoRA's, for both methods)"
+        )
+        assert others.title.endswith(", at random-start rates (FT's and LoRA's, for both methods)")
+        assert [each.folded for each in (own, shared, others)] == [False, True, True]
         assert shared.note == f"{NOTE_ON_RATES} {own.note}"
-        assert "chosen for it and not for the other: they favour it" in shared.note
-        assert {column.source for column in shared.columns} == {"names", "ours"}
+        assert "each choice favours the method that its rates were chosen for" in shared.note
+        for each in (shared, others):
+            assert {column.source for column in each.columns} == {"names", "ours"}
         # Published: FT at 1e-5 and 16 (LP-FT 1e-6 and 8), LoRA at 1e-3 and 16 (LP-LoRA 5e-4 and 8).
         assert folders_of(own, "FT") == {"runs/amazon/ft-rate1e-5-batch16-seed0"}
         assert folders_of(shared, "FT") == {"runs/amazon/ft-rate1e-6-batch8-seed0"}
         assert folders_of(shared, "LoRA") == {"runs/amazon/lora-rate5e-4-batch8-seed0"}
         assert folders_of(shared, "LP-FT") == folders_of(own, "LP-FT")
         assert folders_of(shared, "LP") == set()
+        assert folders_of(others, "LP-FT") == {"runs/amazon/lp-ft-rate1e-5-batch16-seed0"}
+        assert folders_of(others, "LP-LoRA") == {"runs/amazon/lp-lora-rate1e-3-batch16-seed0"}
+        assert folders_of(others, "FT") == folders_of(own, "FT")
 
 
 def moved_on(ood):
@@ -293,15 +318,18 @@ def folders_of(table, method):
 def test_a_pair_whose_published_rates_are_equal_is_trained_and_shown_once(tmp_path):
     """On PubMed FT and LP-FT have one rate and batch size, LoRA and LP-LoRA have not."""
     plan = find_recipe("table16").plan(scope_of(find_recipe("table16"), tmp_path, seeds=(0,)))
-    assert len(plan.run_configs) == 5 + 1
+    assert len(plan.run_configs) == 5 + 2
     exhibits, _ = made("table16", tmp_path, ("pubmed",), seeds=(0,))
-    assert [row[1] for row in exhibits["table16-shared"].rows] == ["LoRA", "LP-LoRA"]
-    assert exhibits["table16-shared"].title.endswith("at shared rates (LP-LoRA's)")
+    for choice, owner in (("LP-start", "LP-LoRA"), ("random-start", "LoRA")):
+        table = exhibits[f"table16-{choice.lower()}"]
+        assert [row[1] for row in table.rows] == ["LoRA", "LP-LoRA"]
+        assert table.title.endswith(f"at {choice} rates ({owner}'s, for both methods)")
     rates = [row[1:3] for row in exhibits["table16-differences"].rows]
     assert rates == [
-        ("LP-FT against FT", "shared (LP-FT's)"),
+        ("LP-FT against FT", "shared"),
         ("LP-LoRA against LoRA", "published"),
-        ("LP-LoRA against LoRA", "shared (LP-LoRA's)"),
+        ("LP-LoRA against LoRA", "LP-start (LP-LoRA's)"),
+        ("LP-LoRA against LoRA", "random-start (LoRA's)"),
     ]
 
 
@@ -317,7 +345,7 @@ def test_the_pretrained_rows_norm_is_that_of_the_random_head(tmp_path):
     assert cell(table, ("rte", "pre-trained"), ("Norm(C)", "minilm")).value == pytest.approx(0.55)
     assert cell(table, ("rte", "LP-FT"), ("Norm(C)", "roberta-base, published")).value == 28.6
     assert "halved: rte" in table.note  # CB has three classes
-    assert "halved" not in exhibits["table13-shared"].note
+    assert "halved" not in exhibits["table13-lp-start"].note
 
 
 def test_a_head_that_probing_left_is_not_called_pretrained(tmp_path):

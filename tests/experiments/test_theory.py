@@ -8,21 +8,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.experiment_folders import claims_scope
+from experiments.experiment_folders import claims_scope, trained_of
 
 import lpft
 from lpft.cli.console import print_table
+from lpft.data.splits import draw_rows
+from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.experiments import theory as propositions
+from lpft.experiments.figures import reopen
 from lpft.experiments.plan import ExperimentRuns
 from lpft.experiments.theory import (
     CLAIMS,
+    OWN_MODEL,
     THEORY,
+    lora_kernel_table,
     run_theory,
     theory_json,
     theory_sentence,
     theory_table,
 )
+from lpft.model.adapters import add_adapter, plain_classifier
+from lpft.model.encoder import seeded
+from lpft.settings.configs import make_config
 from lpft.theory.checks import LAYERS, TheoryCheck, pretrain_difference, random_bert, random_tokens
 
 
@@ -33,6 +41,81 @@ def checks():
 
 def of(checks, claim):
     return [check for check in checks if check.claim == claim]
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory):
+    """A run of LoRA, really trained, whose start is checked."""
+    folder = tmp_path_factory.mktemp("own")
+    _, found = trained_of("table8", folder, methods=("lora",), seeds=(0,))
+    return found
+
+
+def test_the_first_step_of_the_experiments_own_model_is_predicted(lora_run):
+    OWN_MODEL(lora_run)
+    checked = OWN_MODEL.read(lora_run)["lora"]
+    logits = [check for check in checked.first_order if "logits" in check.setting]
+    assert len(logits) == 3
+    assert all(check.holds and 9 < check.measured < 11 for check in logits)
+    (outcome,) = [
+        one
+        for one in CLAIMS[0].outcomes(lora_run, None)
+        if one.case.measured.subject.endswith("LoRA: logits")
+    ]
+    assert outcome.judgement.verdict == "holds"
+    assert "the model of this experiment" in outcome.case.remark
+
+
+def test_loras_kernel_is_compared_with_that_of_what_it_adapts(lora_run):
+    """By the gradients of every logit, and the variance of the factors A in PEFT's own draw."""
+    OWN_MODEL(lora_run)
+    kernel = OWN_MODEL.read(lora_run)["lora"].lora
+    (run,) = lora_run.runs.values()
+    _, data, classifier, _ = reopen(run)
+    rows = draw_rows(data.train.labels, 16)[::2]
+    settings = make_config(run.config).training
+    with seeded(settings.seed):
+        model = add_adapter(classifier.model, "lora", rank=8, alpha=8).double().eval()
+    tokens = tokenize(classifier.tokenizer, data.train.select(rows).texts, 32)
+    plain = plain_classifier(model)
+    parameters = dict(model.named_parameters())
+    for value in parameters.values():
+        value.requires_grad_(True)
+    sets = {
+        "lora": [name for name in parameters if "lora_" in name],
+        "all": [name for name in parameters if "lora_" not in name and "head" not in name],
+        "adapted": [name for name in parameters if name.endswith("base_layer.weight")],
+    }
+    gradients = {name: [] for name in sets}
+    for row in range(len(tokens)):
+        logits = plain.head(plain.features(**tokens.batch([row])))[0]
+        for logit in logits:
+            for name, members in sets.items():
+                each = torch.autograd.grad(
+                    logit,
+                    [parameters[member] for member in members],
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+                gradients[name].append(torch.cat([part.flatten() for part in each]))
+    jacobians = {name: torch.stack(of) for name, of in gradients.items()}
+    kernels = {name: jacobian @ jacobian.T for name, jacobian in jacobians.items()}
+    drawn = torch.cat([v.detach().flatten() for name, v in parameters.items() if "lora_A" in name])
+    # Kaiming's uniform draw with a = sqrt(5): variance 1 / (3 h), here of h = 32.
+    assert kernel.expected == pytest.approx(8 / (3 * 32), rel=0.1)
+    assert kernel.expected == pytest.approx(8 * float(drawn.square().mean()))
+    labels = {"all": "all that FT trains", "adapted": "the matrices that LoRA adapts"}
+    for name, label in labels.items():
+        scaled = kernel.expected * kernels[name]
+        norm = float(kernels["lora"].norm() / scaled.norm())
+        assert kernel.norms[label] == pytest.approx(norm, rel=1e-6)
+        difference = float((kernels["lora"] - scaled).norm() / scaled.norm())
+        assert kernel.differences[label] == pytest.approx(difference, rel=1e-6)
+        cosine = float((kernels["lora"] * scaled).sum() / kernels["lora"].norm() / scaled.norm())
+        assert kernel.cosines[label] == pytest.approx(cosine, rel=1e-6)
+    table = lora_kernel_table(lora_run)
+    assert [row[0] for row in table.rows] == list(kernel.norms)
+    assert "not the proposition" in table.note
 
 
 def test_every_claim_has_its_rows(checks):

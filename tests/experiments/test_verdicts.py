@@ -221,12 +221,32 @@ def test_runs_that_are_the_same_at_both_rates_count_at_both():
     assert all(reason.endswith("holds in 1 of 1") for _, reason in told.values())
 
 
+def test_rates_that_are_shared_already_count_at_those_of_either_method():
+    shared = outcome(FAILS, also_at=("published", "LP-start", "random-start"))
+    assert at_rates([shared, shared], PART) == {}
+    outcomes = [
+        shared,
+        outcome(HOLDS, rates="published"),
+        outcome(HOLDS, rates="LP-start", also_at=("tuned",)),
+        outcome(HOLDS, rates="random-start"),
+    ]
+    verdicts = {rates: verdict for rates, (verdict, _) in at_rates(outcomes, PART).items()}
+    assert list(verdicts) == ["published", "LP-start", "random-start", "tuned"]
+    assert verdicts == {
+        "published": FAILS,
+        "LP-start": FAILS,
+        "random-start": FAILS,
+        "tuned": HOLDS,
+    }
+    assert list(at_rates([shared, outcome(HOLDS, rates="tuned")], PART)) == ["shared", "tuned"]
+
+
 def test_the_papers_means_and_limits_stand_with_the_whole_alone():
     outcomes = [outcome(HOLDS), outcome(HOLDS, rates="published")]
     claim = claim_of(PART, source="Published: 3 of 4", remark="one task")
     first, *others = claim.judge(outcomes)
     assert first.reason == (
-        "overall: holds at shared rates and holds at published rates. Published: 3 of 4"
+        "overall: holds at published rates and holds at shared rates. Published: 3 of 4"
     )
     assert first.remark == "one task"
     assert not any("Published" in other.reason or other.remark for other in others)

@@ -13,8 +13,10 @@ from lpft.errors import InputError
 from lpft.experiments.plan import ExperimentRuns
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import (
+    LP_START,
     PUBLISHED,
-    SHARED,
+    RANDOM_START,
+    TUNED,
     Comparison,
     Rates,
     all_runs,
@@ -180,12 +182,22 @@ def test_pairs_need_both_methods() -> None:
     assert pairs_in(("dora", "lp-dora", "lora")) == (("dora", "lp-dora"),)
 
 
-def test_a_published_pair_is_compared_at_own_and_at_shared_rates(found: ExperimentRuns) -> None:
-    own, shared = pairings(found, "cb", ("ft", "lp-ft"))
-    assert (own.rates, shared.rates) == ("published", "shared")
-    assert own.first.runs == found.by_seed(PUBLISHED, "cb", "ft")
-    assert shared.first.runs == found.by_seed(SHARED, "cb", "ft")
-    assert own.second.runs == shared.second.runs == found.by_seed(PUBLISHED, "cb", "lp-ft")
+def test_a_published_pair_is_compared_at_own_rates_and_at_those_of_either(
+    found: ExperimentRuns,
+) -> None:
+    own, lp_start, random_start = pairings(found, "cb", ("ft", "lp-ft"))
+    assert [each.rates for each in (own, lp_start, random_start)] == [
+        "published",
+        "LP-start",
+        "random-start",
+    ]
+    assert not any(each.also_at for each in (own, lp_start, random_start))
+    assert own.first.runs == random_start.first.runs == found.by_seed(PUBLISHED, "cb", "ft")
+    assert lp_start.first.runs == found.by_seed(LP_START, "cb", "ft")
+    assert own.second.runs == lp_start.second.runs == found.by_seed(PUBLISHED, "cb", "lp-ft")
+    assert random_start.second.runs == found.by_seed(RANDOM_START, "cb", "lp-ft")
+    for pairing, rates in ((lp_start, Rates(5e-6, 8)), (random_start, Rates(5e-5, 16))):
+        assert {Rates.of(run) for run in pairing.paired_runs} == {rates}
     assert own.seeds == (0,)
     assert own.run_names == (
         "runs/cb/ft-rate5e-5-batch16-seed0",
@@ -196,6 +208,7 @@ def test_a_published_pair_is_compared_at_own_and_at_shared_rates(found: Experime
 def test_rates_that_are_shared_already_are_compared_once(found: ExperimentRuns) -> None:
     (only,) = pairings(found, "demo", ("ft", "lp-ft"))
     assert only.rates == "shared"
+    assert {LP_START, RANDOM_START} <= set(only.also_at)
     assert only.seeds == (0, 1)
     assert at_own_rates(found, "demo", ("lora", "lp-ft")).rates == "own"
 
@@ -206,33 +219,57 @@ def test_rates_that_agree_are_called_shared_whatever_was_planned(found: Experime
     own = replace(found, runs=planned)
     (only,) = pairings(own, "demo", ("ft", "lp-ft"))
     assert (only.rates, only.seeds) == ("shared", (0, 1))
-    first, second = pairings(own, "cb", ("ft", "lp-ft"))
-    assert (first.rates, second.seeds) == ("published", ())
+    first, *others = pairings(own, "cb", ("ft", "lp-ft"))
+    assert first.rates == "published"
+    assert [other.seeds for other in others] == [(), ()]
 
 
-def test_sides_are_each_method_once_and_random_heads_at_shared_rates_too(
+def test_tuned_rates_that_turn_out_to_be_others_are_these(found: ExperimentRuns) -> None:
+    """FT is best at LP-FT's rates, and LP-FT at its own: both have run so already."""
+    scope = replace(found.scope, tuned_rates=True)
+    tuned = {
+        key._replace(variant=TUNED): run
+        for key, run in found.runs.items()
+        if key.variant == LP_START and key.task == "cb"
+    }
+    both = replace(found, scope=scope, runs={**found.runs, **tuned})
+    own, lp_start, _ = pairings(both, "cb", ("ft", "lp-ft"))
+    assert (own.also_at, lp_start.also_at) == ((), (TUNED,))
+    at_tuned = {group.method: group for group in methods_at_rates(both, "cb", ("ft", "lp-ft"))}
+    assert TUNED in at_tuned["ft"].also_at
+    # At rates of its own a third choice has its own pairing.
+    key = next(key for key in tuned if key.method == "ft")
+    other = replace(both, runs={**both.runs, key: found.runs["published", "cb", "ft", key.seed]})
+    assert [each.rates for each in pairings(other, "cb", ("ft", "lp-ft"))][-1] == TUNED
+
+
+def test_sides_are_each_method_once_and_again_where_it_has_other_runs(
     found: ExperimentRuns,
 ) -> None:
-    def named(task: str) -> list[tuple[str, str]]:
+    def named(task: str) -> list[tuple[str, str, tuple[str, ...]]]:
         return [
-            (group.method, group.rates)
+            (group.method, group.rates, group.also_at)
             for group in methods_at_rates(found, task, found.scope.methods)
         ]
 
     assert named("cb") == [
-        ("ft", "published"),
-        ("lp-ft", "published"),
-        ("ft", "shared"),
-        ("lora", "published"),
-        ("lp-lora", "published"),
-        ("lora", "shared"),
+        ("ft", "published", (RANDOM_START,)),
+        ("lp-ft", "published", (LP_START,)),
+        ("ft", LP_START, ()),
+        ("lp-ft", RANDOM_START, ()),
+        ("lora", "published", (RANDOM_START,)),
+        ("lp-lora", "published", (LP_START,)),
+        ("lora", LP_START, ()),
+        ("lp-lora", RANDOM_START, ()),
     ]
-    assert named("demo") == [(name, "shared") for name in ("ft", "lp-ft", "lora", "lp-lora")]
+    assert [each[:2] for each in named("demo")] == [
+        (name, "shared") for name in ("ft", "lp-ft", "lora", "lp-lora")
+    ]
 
 
 def test_rates_are_called_published_by_the_runs_own_numbers(found: ExperimentRuns) -> None:
     assert rates_name("cb", {"ft": found.by_seed(PUBLISHED, "cb", "ft")}) == "published"
-    assert rates_name("cb", {"ft": found.by_seed(SHARED, "cb", "ft")}) == "own"
+    assert rates_name("cb", {"ft": found.by_seed(LP_START, "cb", "ft")}) == "own"
     assert rates_name("demo", {"ft": found.by_seed(PUBLISHED, "demo", "ft")}) == "own"
 
 

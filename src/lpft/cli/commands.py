@@ -1,5 +1,6 @@
 """What each command does with its parsed options: run it and print the result."""
 
+import gc
 import logging
 import sys
 from argparse import Namespace
@@ -476,6 +477,9 @@ def reproduce(options: Namespace) -> int | None:
         return None
     records = {}
     status = None
+    # The modules that are loaded by now stay. Every run ends with collections of garbage, of which
+    # each would otherwise look through all of them again.
+    gc.freeze()
     for ended in session.run():
         if isinstance(ended, NotReproduced):
             if len(session.experiments) == 1:

@@ -20,6 +20,7 @@ from lpft.experiments.measures import (
     error_measure,
     eval_sets,
     measured_table,
+    note_on_rates,
     run_measure,
     score_measure,
 )
@@ -31,17 +32,22 @@ from lpft.experiments.plan import (
     Scope,
     planned_kernels,
     planned_runs,
+    planned_searches,
 )
-from lpft.experiments.theory import THEORY
+from lpft.experiments.theory import OWN_MODEL, THEORY, lora_kernel_table
 from lpft.experiments.verdicts import WITHOUT_RATES
 from lpft.report.text import summarise_feature_change
 from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
 from lpft.results.kernels import FT
 from lpft.results.pairing import (
+    LP_START,
+    RANDOM_START,
     SHARED,
+    TUNED,
     Comparison,
     Match,
+    MethodRuns,
     methods_at_rates,
     pairings,
     pairs_in,
@@ -54,7 +60,7 @@ _KERNEL_METHODS = ("ft", "lora", "lp-ft", "lp-lora")
 
 
 def _plan(scope: Scope) -> Plan:
-    """Each pair of methods at own and at shared rates, scaled heads on one task, and kernels.
+    """Each pair of methods at every choice of rates, scaled heads on one task, and kernels.
 
     Raises:
         InputError: the scope's methods hold no pair with and without linear probing.
@@ -79,13 +85,15 @@ def _plan(scope: Scope) -> Plan:
     return Plan(
         runs={
             **planned_runs(in_pairs),
-            **planned_runs(in_pairs, rates=SHARED),
+            **planned_runs(in_pairs, rates=LP_START),
+            **planned_runs(in_pairs, rates=RANDOM_START),
             **head_scale_plan(scaled, SCALES).runs,
         },
         # Without the regression and the parts of F.
         kernels=planned_kernels(
             replace(claimed, methods=of_kernels), {"solver": ("none",), "granularity": ("none",)}
         ),
+        searches=planned_searches(in_pairs) if scope.tuned_rates else (),
     )
 
 
@@ -112,7 +120,7 @@ def _feature_change_findings(runs: ExperimentRuns) -> list[str]:
             matches = [
                 Match(pairing, feature_split(pairing.paired_runs))
                 for pairing in pairings(runs, task, pair)
-                if pairing.seeds
+                if pairing.seeds and pairing.rates != TUNED
             ]
             own = next((match for match in matches if not match.shared), None)
             shared = tuple(match for match in matches if match.shared)
@@ -163,9 +171,7 @@ _TABLES: tuple[tuple[str, str, tuple[Measure[RunRow], ...], tuple[int, ...], str
 """Name, title, measures and published tables of the numbers behind the verdicts, with a note."""
 
 _NOTE_ON_ROWS = (
-    "Shared rates: both methods of a pair use the learning rate and batch size of the one that "
-    "starts from linear probing. Published numbers are at the paper's own rates. Mean ± standard "
-    "deviation over seeds."
+    "Published numbers are at the paper's own rates. Mean ± standard deviation over seeds."
 )
 
 
@@ -179,9 +185,10 @@ def _tables(runs: ExperimentRuns) -> Iterator[Table]:
                 if group.runs:
                     tables = () if group.method in named else published
                     row = RunRow(group.method, where, (group.runs,), tables)
-                    rows.append(((where.label, group.name, group.rates), row))
+                    rows.append(((where.label, group.name, _rates_of(group)), row))
                     named.add(group.method)
-        labels, note = ("Data", "Method", "Rates"), f"{note} {_NOTE_ON_ROWS}"
+        labels = ("Data", "Method", "Rates")
+        note = f"{note} {note_on_rates(runs.rates)} {_NOTE_ON_ROWS}"
         yield measured_table(name, title, runs.scope.model, labels, rows, measures, note)
     ratios = [row for row in kernel_rows(runs) if row.kernel == FT and row.ft_ratio is not None]
     ratios.sort(key=lambda row: (runs.scope.tasks.index(row.task), str(row.method)))
@@ -196,10 +203,20 @@ def _tables(runs: ExperimentRuns) -> Iterator[Table]:
         f"norm, of {runs.scope.kernel_samples} training samples at most (published: 250). "
         "Mean ± standard deviation over seeds.",
     )
+    lora = lora_kernel_table(runs)
+    if lora is not None:
+        yield lora
+
+
+def _rates_of(group: MethodRuns) -> str:
+    """The choices of rates at which a method has these runs."""
+    if group.rates == SHARED:
+        return SHARED
+    return joined([group.rates, *group.also_at])
 
 
 def _summary(verdicts: Sequence[Verdict]) -> str:
-    """Which claims hold and which do not: overall, then at each choice of rates."""
+    """Which claims hold: overall, at each choice of rates, and whether that choice matters."""
     by_rates: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.comparison == OVERALL:
@@ -207,7 +224,25 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     whole = by_rates.pop(WITHOUT_RATES)
     sentences = [f"Of the paper's {len(whole)} claims, overall: {_listed(whole)}."]
     sentences += [f"At {name} rates only, {_listed(at)}." for name, at in by_rates.items()]
+    if by_rates:
+        judged = [verdict for at in by_rates.values() for verdict in at]
+        claims = sorted({verdict.claim for verdict in judged})
+        depending = [
+            str(claim)
+            for claim in claims
+            if len({verdict.verdict for verdict in judged if verdict.claim == claim}) > 1
+        ]
+        sentences.append(
+            f"The verdict on {_named(depending)} depends on the choice of rates."
+            if depending
+            else f"The verdict on {_named(list(map(str, claims)))} is the same at every choice of "
+            "rates."
+        )
     return " ".join(sentences)
+
+
+def _named(claims: Sequence[str]) -> str:
+    return f"claim {claims[0]}" if len(claims) == 1 else f"claims {joined(claims)}"
 
 
 def _listed(verdicts: Sequence[Verdict]) -> str:
@@ -226,11 +261,17 @@ def _listed(verdicts: Sequence[Verdict]) -> str:
     )
 
 
+def _check_propositions(runs: ExperimentRuns) -> None:
+    """On random models, and on the experiment's own."""
+    THEORY(runs)
+    OWN_MODEL(replace(runs, scope=_claimed(runs.scope)))
+
+
 RECIPE = Recipe(
     _CLAIMS,
     _plan,
     _show,
-    step=THEORY,
+    step=_check_propositions,
     limits=(
         f"Claim 3 is tested on the first task only, at {len(SCALES)} of the paper's "
         f"{len(PAPER_SCALES)} scales and each method's own rates; figures 3, 10 and 11 have all "

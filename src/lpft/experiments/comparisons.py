@@ -40,7 +40,6 @@ from lpft.results.kernels import KernelRecord, read_ft_ratio
 from lpft.results.pairing import (
     PAIRS,
     PUBLISHED,
-    SHARED,
     MethodRuns,
     Pairing,
     all_runs,
@@ -86,7 +85,8 @@ def _pair_case(
         ),
         runs=pairing.run_names,
     )
-    return Case(part, measured, unit, f"{lead}{evidence}", remark)
+    evidence = f"{lead}{evidence}"
+    return Case(part, measured, unit, evidence, remark, also_at=pairing.also_at)
 
 
 # Claim 1: features change less from the LP solution than from a random head.
@@ -346,7 +346,7 @@ def _calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) 
     for task in runs.scope.tasks:
         of_task = methods_at_rates(runs, task, runs.scope.methods)
         by_run = _ece_gains(of_task, generator)
-        lowers += [_lowers_ece(group, by_run, _also_at(group, of_task)) for group in of_task]
+        lowers += [_lowers_ece(group, by_run) for group in of_task]
         methods = dict.fromkeys(group.method for group in of_task)
         if "lp-ft" in methods:
             compared = [
@@ -370,14 +370,7 @@ def _ece_gains(of_task: Sequence[MethodRuns], generator: np.random.Generator) ->
     return {folder: (before[folder] - after[folder]) * quantities.PER_CENT for folder in before}
 
 
-def _also_at(group: MethodRuns, of_task: Sequence[MethodRuns]) -> tuple[str, ...]:
-    """Shared rates are the LP method's own, so its runs at its own rates count for both."""
-    partners = {random for random, probed in PAIRS if probed == group.method}
-    shared = any(other.rates == SHARED and other.method in partners for other in of_task)
-    return (SHARED,) if shared and group.rates != SHARED else ()
-
-
-def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun, also_at: tuple[str, ...]) -> Case:
+def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun) -> Case:
     gains = tuple(by_run[run.folder] for run in group.runs.values())
     unscaled = sum(run.temperature == 1 for run in group.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
@@ -387,7 +380,7 @@ def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun, also_at: tuple[str,
         measured=Measured(group.task, group.name, group.rates, gains, group.run_names),
         unit=_ECE_UNIT,
         evidence=f"lower by {with_sd(spread, 1)} points{note}",
-        also_at=also_at,
+        also_at=group.also_at,
     )
 
 

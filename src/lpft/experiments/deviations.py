@@ -14,7 +14,7 @@ from lpft.experiments.prepare import Inputs
 from lpft.paper.reference_bugs import ATTENTION, FOLDS, HALVED, kernel_bugs
 from lpft.results.formats import counted, joined, rate, whole
 from lpft.results.groups import method_name, metric_name, model_name
-from lpft.results.pairing import SHARED
+from lpft.results.pairing import LP_START, RANDOM_START, TUNED
 from lpft.settings import TrainingSettings
 from lpft.settings.configs import RunConfig
 from lpft.settings.methods import get_method
@@ -159,7 +159,7 @@ def _own_settings(plan: Plan) -> dict[tuple[str, str], tuple[TrainingSettings, M
     """By task and method: its settings at own rates, and the ones of :data:`_RATES` it uses."""
     own: dict[tuple[str, str], tuple[TrainingSettings, Mapping[str, str]]] = {}
     for key, config in plan.runs.items():
-        if key.variant != SHARED:
+        if key.variant not in (LP_START, RANDOM_START, TUNED):
             own.setdefault((key.task, key.method), (config.training, _RATES))
     for (task, _), kernels in plan.kernels.items():
         for method in kernels.kernels.methods:

@@ -23,12 +23,12 @@ from lpft.errors import InputError
 from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import (
     BANDS,
-    NOTE_ON_RATES,
-    at_shared_rates,
+    at_rates,
     mean_line,
+    note_on_rates,
     over_seeds,
-    plan_at_both_rates,
-    shared_rates,
+    plan_at_every_rate,
+    rates_in_words,
 )
 from lpft.experiments.plan import (
     ExperimentRuns,
@@ -48,7 +48,7 @@ from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
 from lpft.results.formats import counted, fixed, joined, significant
 from lpft.results.groups import Spread, feature, method_name
-from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.results.pairing import PUBLISHED
 from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
 from lpft.results.run import Run, read_feature_changes, read_features, read_head_rows
 from lpft.results.schema import number
@@ -96,7 +96,7 @@ def _follow_probe(run: Run) -> ProbedPath:
             f"run.json of '{run.folder}' lacks the strength of its linear probe: train it again"
         )
     logger.info("following the linear probe of %s", run.name)
-    config, data, classifier, encoder = _reopen(run)
+    config, data, classifier, encoder = reopen(run)
     settings = config.training
 
     def frozen(split: str) -> SplitInputs:
@@ -122,7 +122,7 @@ def _follow_probe(run: Run) -> ProbedPath:
 PROBING_PATHS: Step[str, ProbedPath] = Step(
     ProbedPath,
     lambda runs: {
-        task: _job(f"probing-{task}.json", run, _follow_probe)
+        task: job_of_run(f"probing-{task}.json", run, _follow_probe)
         for task, run in probed_runs(runs).items()
     },
 )
@@ -144,7 +144,7 @@ _RunsByMethod = Mapping[str, Sequence[Run]]
 
 
 def _show_training(runs: ExperimentRuns) -> Results:
-    paths, probed, shared = PROBING_PATHS.read(runs), probed_runs(runs), at_shared_rates(runs)
+    paths, probed = PROBING_PATHS.read(runs), probed_runs(runs)
     figures: list[Figure] = []
     findings: list[str] = []
     for task in runs.scope.tasks:
@@ -155,12 +155,13 @@ def _show_training(runs: ExperimentRuns) -> Results:
                 _along_training(own, f"fine-tuning-{task}", f"Along fine-tuning: {task}", note)
             )
             findings += _head_norms(task, own)
-        at_shared = _fine_tuned(shared, SHARED, task)
-        if at_shared:
-            title = f"Along fine-tuning, at {shared_rates(at_shared)}: {task}"
-            figures.append(
-                _along_training(at_shared, f"fine-tuning-{task}-shared", title, NOTE_ON_RATES)
-            )
+        for rates in runs.rates:
+            others = _fine_tuned(at_rates(runs, rates), rates, task)
+            if others:
+                name = f"fine-tuning-{task}-{rates.lower()}"
+                title = f"Along fine-tuning, at {rates_in_words(rates, others)}: {task}"
+                figure = _along_training(others, name, title, note_on_rates((rates,)))
+                figures.append(replace(figure, folded=True))
         if task in paths:
             figures.append(_along_probing(task, probed[task], paths[task]))
             findings.append(_probing_norms(task, paths[task]))
@@ -298,7 +299,7 @@ def projected_runs(runs: ExperimentRuns) -> dict[tuple[str, str], Run]:
 
 def _project(run: Run) -> ProjectedRun:
     logger.info("projecting the features of %s", run.name)
-    _, data, classifier, _ = _reopen(run)
+    _, data, classifier, _ = reopen(run)
     head = classifier.model.head.weight.detach().numpy(), read_head_rows(run.folder)
     splits: dict[str, ProjectedSplit] = {}
     for split in _PROJECTED_SPLITS:
@@ -324,7 +325,7 @@ def _rounded(points: NDArray[np.float64]) -> Points:
 PROJECTIONS: Step[tuple[str, str], ProjectedRun] = Step(
     ProjectedRun,
     lambda runs: {
-        (task, method): _job(f"projection-{task}-{method}.json", run, _project)
+        (task, method): job_of_run(f"projection-{task}-{method}.json", run, _project)
         for (task, method), run in projected_runs(runs).items()
     },
 )
@@ -472,7 +473,8 @@ def _plan_scales(scope: Scope) -> Plan:
     return head_scale_plan(replace(scope, methods=scope.fine_tuned))
 
 
-def _show_scales(runs: ExperimentRuns) -> Results:
+def _show_scales(runs: ExperimentRuns, *, ood: bool = True) -> Results:
+    """A line of each method on each set, without ``ood`` on the test set alone."""
     figures: list[Figure] = []
     rows: list[tuple[Estimate | str | None, ...]] = []
     findings: list[str] = []
@@ -483,7 +485,12 @@ def _show_scales(runs: ExperimentRuns) -> Results:
             if (scaled := scaled_runs(runs, task, method))
         }
         every = [r for seeds in by_method.values() for at in seeds.values() for r in at.values()]
-        splits = dict.fromkeys(s for run in every for s in run.features if s != "train")
+        splits = dict.fromkeys(
+            split
+            for run in every
+            for split in run.features
+            if split == "test" or (ood and split != "train")
+        )
         if not splits:
             continue
         figures.append(_scale_figure(task, list(splits), by_method))
@@ -592,13 +599,13 @@ def _correlation_text(
 # What steps look into.
 
 
-def _job(file: str, run: Run, compute: Callable[[Run], Result]) -> Job[Result]:
+def job_of_run(file: str, run: Run, compute: Callable[[Run], Result]) -> Job[Result]:
     """The job of one run, whose settings, data and encoder decide the result."""
     hashes = {"config_hash": run.record.config_hash, "fingerprints": dict(run.fingerprints)}
     return Job(file, hashes, partial(compute, run))
 
 
-def _reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
+def reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
     """A run's settings and data, its classifier before any training, and the encoder's hash.
 
     Raises:
@@ -621,9 +628,10 @@ def _reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
 _KINDS: tuple[tuple[tuple[str, ...], partial[Recipe]], ...] = (
     (
         ("figure1", "figure4"),
-        partial(Recipe, plan=plan_at_both_rates, show=_show_training, step=PROBING_PATHS),
+        partial(Recipe, plan=plan_at_every_rate, show=_show_training, step=PROBING_PATHS),
     ),
-    (("figure3", "figure10", "figure11"), partial(Recipe, plan=_plan_scales, show=_show_scales)),
+    (("figure3",), partial(Recipe, plan=_plan_scales, show=partial(_show_scales, ood=False))),
+    (("figure10", "figure11"), partial(Recipe, plan=_plan_scales, show=_show_scales)),
     (
         ("figure5", "figure6"),
         partial(Recipe, plan=_plan_projections, show=_show_projections, step=PROJECTIONS),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,12 +269,18 @@ def _powers(logarithms: NDArray[np.float64]) -> tuple[float | None, ...]:
 # Figures 8 and 9.
 
 
-def _show_heat_maps(runs: ExperimentRuns) -> Results:
-    """The heat maps of each task's first seed."""
+def _plan_heat_maps(scope: Scope) -> Plan:
+    """The kernels of each task's first seed, which is drawn, without regression and parts of F."""
+    one = replace(scope, methods=scope.fine_tuned, seeds=scope.seeds[:1])
+    return Plan(kernels=planned_kernels(one, {"solver": ("none",), "granularity": ("none",)}))
+
+
+def _show_heat_maps(runs: ExperimentRuns, shown: Sequence[str]) -> Results:
+    """The heat maps of the kernels ``shown``, of each task's first seed."""
     figures = []
     for task in runs.scope.tasks:
         seed, kernels = next(iter(runs.kernels_by_seed(task).items()), (0, None))
-        panels = () if kernels is None else heat_map_panels(kernels, MOST_BLOCKS)
+        panels = () if kernels is None else heat_map_panels(kernels, MOST_BLOCKS, shown)
         if kernels is None or not panels:
             continue
         texts = len(kernels.labels["train"])
@@ -301,13 +308,17 @@ def _rounded(panel: Panel) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(f"{value:.{_DIGITS}g}") for value in row) for row in panel.matrix)
 
 
-_SHOWN = {
-    "table2": _show_tables,
-    "table9": _show_tables,
-    "figure2": _show_spectra,
-    "figure7": _show_spectra,
-    "figure8": _show_heat_maps,
-    "figure9": _show_heat_maps,
-}
+_KINDS: tuple[tuple[tuple[str, ...], partial[Recipe]], ...] = (
+    (("table2", "table9"), partial(Recipe, plan=_plan, show=_show_tables)),
+    (("figure2", "figure7"), partial(Recipe, plan=_plan, show=_show_spectra)),
+    (
+        ("figure8",),
+        partial(Recipe, plan=_plan_heat_maps, show=partial(_show_heat_maps, shown=(PRETRAIN, FT))),
+    ),
+    (
+        ("figure9",),
+        partial(Recipe, plan=_plan_heat_maps, show=partial(_show_heat_maps, shown=(FT,))),
+    ),
+)
 
-RECIPES = {name: Recipe(EXPERIMENTS[name], _plan, show) for name, show in _SHOWN.items()}
+RECIPES = {name: recipe(EXPERIMENTS[name]) for names, recipe in _KINDS for name in names}

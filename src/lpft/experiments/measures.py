@@ -1,28 +1,39 @@
 """What tables, figures and claims are made of: runs on a set of texts, and numbers over seeds.
 
 A pair of methods that differ in the head's start is compared at each one's own rates and, where
-these differ, at shared ones: plans and tables at both are here too.
+these differ, at those of either for both: the plan and the runs at each are here too.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs
+from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs, planned_searches
 from lpft.paper import MODEL, published_value
 from lpft.results.exhibits import Column, Estimate, Series, Table
-from lpft.results.formats import joined
-from lpft.results.groups import Selector, Spread, method_name, model_name
-from lpft.results.pairing import PAIRS, PUBLISHED, SHARED, pairs_in
+from lpft.results.formats import fixed, joined, rate
+from lpft.results.groups import Selector, Spread, method_name, metric_name, model_name
+from lpft.results.pairing import LP_START, PAIRS, PUBLISHED, RANDOM_START, TUNED, pairs_in
 from lpft.results.quantities import PER_CENT
 from lpft.results.run import Run
 from lpft.settings.methods import get_method
 
 NOTE_ON_RATES = (
     "At each method's own rates a difference mixes the head's effect with that of learning rate "
-    "and batch size; at shared ones only the head differs. Shared rates are always those of the "
-    "method with the LP start, which were chosen for it and not for the other: they favour it."
+    "and batch size. At LP-start rates both methods of a pair use the learning rate and batch size "
+    "of the one that starts from linear probing, at random-start rates those of the other: only "
+    "the head differs, but each choice favours the method that its rates were chosen for."
 )
+NOTE_ON_TUNED_RATES = (
+    "At tuned rates each method has its own batch size and the learning rate that is best on "
+    "validation, of rates that both methods of a pair try."
+)
+
+
+def note_on_rates(choices: Collection[str]) -> str:
+    """What some choices of rates are."""
+    return f"{NOTE_ON_RATES} {NOTE_ON_TUNED_RATES}" if TUNED in choices else NOTE_ON_RATES
+
 
 UNTRAINED = "pretrained"
 """What the paper's tables call the model before any training."""
@@ -223,22 +234,30 @@ def error_measure(heading: str, metric: str, *, calibrated: bool) -> Measure[Run
     )
 
 
-def plan_at_both_rates(scope: Scope) -> Plan:
-    """Every method at its own rates, and those of a pair also at the LP start's.
+def plan_at_every_rate(scope: Scope) -> Plan:
+    """Every method at its own rates, those of a pair also at each other's, and at tuned ones.
 
-    Where both are the same, so is the folder, and nothing more is trained.
+    Where rates are the same, so is the folder, and nothing more is trained. Rates are tuned only
+    where the scope says so.
     """
     paired = {method for pair in pairs_in(scope.methods) for method in pair}
-    both = replace(scope, methods=tuple(name for name in scope.methods if name in paired))
-    return Plan(planned_runs(scope) | planned_runs(both, rates=SHARED))
+    pairs = replace(scope, methods=tuple(name for name in scope.methods if name in paired))
+    return Plan(
+        {
+            **planned_runs(scope),
+            **planned_runs(pairs, rates=LP_START),
+            **planned_runs(pairs, rates=RANDOM_START),
+        },
+        searches=planned_searches(pairs) if scope.tuned_rates else (),
+    )
 
 
-def at_shared_rates(runs: ExperimentRuns) -> ExperimentRuns:
-    """The runs at shared rates of each task and pair whose own rates differ, and no others."""
+def at_rates(runs: ExperimentRuns, rates: str) -> ExperimentRuns:
+    """The runs at one choice of rates of each task and pair that has others at its own rates."""
 
     def differ(task: str, method: str) -> bool:
         own = {run.name for run in runs.by_seed(PUBLISHED, task, method).values()}
-        return any(run.name not in own for run in runs.by_seed(SHARED, task, method).values())
+        return any(run.name not in own for run in runs.by_seed(rates, task, method).values())
 
     differing = {
         (task, method)
@@ -247,15 +266,59 @@ def at_shared_rates(runs: ExperimentRuns) -> ExperimentRuns:
         if any(differ(task, method) for method in pair)
         for method in pair
     }
-    shared = {
+    chosen = {
         key: run
         for key, run in runs.runs.items()
-        if key.variant == SHARED and (key.task, key.method) in differing
+        if key.variant == rates and (key.task, key.method) in differing
     }
-    return replace(runs, runs=shared)
+    return replace(runs, runs=chosen)
 
 
-def shared_rates(methods: Collection[str]) -> str:
-    """Whose rates some methods share: ``shared rates (LP-FT's and LP-LoRA's)``."""
-    owners = [f"{method_name(partner)}'s" for _, partner in PAIRS if partner in methods]
-    return f"shared rates ({joined(owners)})"
+def rates_in_words(rates: str, methods: Collection[str]) -> str:
+    """Whose rates a choice is: ``LP-start rates (LP-FT's and LP-LoRA's, for both methods)``."""
+    if rates == TUNED:
+        return "tuned rates"
+    owners = [pair[rates == LP_START] for pair in PAIRS if pair[1] in methods]
+    names = joined([f"{method_name(owner)}'s" for owner in owners])
+    return f"{rates} rates ({names}, for both methods)"
+
+
+def tuned_rates_table(search: Mapping[str, Any]) -> Table:
+    """What a search for rates tried and chose: ``search.json``, a row for each task and method."""
+    rows = []
+    for cell in search["cells"]:
+        tried = {point["settings"]["learning_rate"]: point["score"] for point in cell["points"]}
+        own, chosen = next(iter(tried)), (cell["chosen"] or {}).get("learning_rate")
+        scores = ", ".join(
+            f"{rate(value)}: {'failed' if score is None else fixed(PER_CENT * score, 1)}"
+            for value, score in sorted(tried.items())
+        )
+        of_chosen = tried.get(chosen)
+        rows.append(
+            (
+                cell["task"],
+                method_name(cell["method"]),
+                rate(own),
+                "none" if chosen is None else rate(chosen),
+                None if of_chosen is None else Estimate(PER_CENT * of_chosen),
+                f"{scores} ({metric_name(cell['metric'])})" if cell["metric"] else scores,
+            )
+        )
+    return Table(
+        name="tuned-rates",
+        title="Learning rates tuned on validation",
+        columns=(
+            *(Column(name, source="names") for name in ("Data", "Method", "own rate")),
+            Column("tuned rate"),
+            Column("validation", digits=1),
+            Column("all that were tried"),
+        ),
+        rows=tuple(rows),
+        note=(
+            f"Each method of a pair tries the own rates of both, a third of each and three times "
+            f"each, with seed {search['seed']} and its own batch size, and keeps the rate with the "
+            "highest score on validation (in per cent); of equal ones its own, or the lowest."
+        ),
+        headers=3,
+        folded=True,
+    )

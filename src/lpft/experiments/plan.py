@@ -6,7 +6,7 @@ Runs of equal settings share one folder, whatever part they play, so that each i
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,8 +21,16 @@ from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.formats import rate
 from lpft.results.kernels import KernelRecord
-from lpft.results.pairing import PUBLISHED, SHARED
+from lpft.results.pairing import (
+    LP_START,
+    PUBLISHED,
+    RANDOM_START,
+    TUNED,
+    pairs_in,
+    partner_at,
+)
 from lpft.results.run import Run
+from lpft.runs.sweep_config import Cell, Grid, Point
 from lpft.settings import DataSettings, ExperimentSettings, TrainingSettings, without_effect
 from lpft.settings.configs import (
     KernelConfig,
@@ -33,7 +41,7 @@ from lpft.settings.configs import (
     taken_by,
 )
 from lpft.settings.fields import Decides
-from lpft.settings.methods import get_method, with_lp_head
+from lpft.settings.methods import get_method
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +54,8 @@ class Scope:
     """How much of an experiment is done, on what, and where to.
 
     ``settings`` are further settings of ``lpft train`` for every run, by name (``epochs``,
-    ``max_train_samples``, ``data_dir``).
+    ``max_train_samples``, ``data_dir``). With ``tuned_rates`` pairs of methods are also compared
+    at a learning rate that is tuned for each.
     """
 
     model: str
@@ -56,6 +65,7 @@ class Scope:
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
     kernel_samples: int = KERNEL_SAMPLES
+    tuned_rates: bool = False
 
     @property
     def fine_tuned(self) -> tuple[str, ...]:
@@ -90,11 +100,48 @@ class KernelKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class RateSearch:
+    """The search for the learning rate of one task and method: one cell of a sweep, and its grid.
+
+    ``seed`` is the one that tries the ``points``; the runs of all ``seeds`` are then trained at the
+    best one by :meth:`runs`.
+    """
+
+    cell: Cell
+    points: tuple[Point, ...]
+    seed: int
+    scope: Scope
+
+    def runs(self, learning_rate: float) -> dict[RunKey, RunConfig]:
+        """The runs at the rate that the search chose."""
+        one = replace(self.scope, tasks=(self.cell.task,), methods=(self.cell.method,))
+        return planned_runs(one, rates=TUNED, settings={"learning_rate": learning_rate})
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything that must be computed before an experiment can be shown."""
+    """Everything that must be computed before an experiment can be shown.
+
+    The runs of ``searches`` decide at which rates further ones are trained: :meth:`with_tuned`.
+    """
 
     runs: Mapping[RunKey, RunConfig] = field(default_factory=dict)
     kernels: Mapping[KernelKey, KernelConfig] = field(default_factory=dict)
+    searches: tuple[RateSearch, ...] = ()
+
+    @property
+    def search_configs(self) -> list[RunConfig]:
+        """The runs that try rates."""
+        return [point.config for search in self.searches for point in search.points]
+
+    def with_tuned(self, chosen: Mapping[str, Mapping[str, Any] | None]) -> "Plan":
+        """With the runs at the settings that searches chose, by the names of their cells."""
+        tuned: dict[RunKey, RunConfig] = {}
+        for search in self.searches:
+            settings = chosen.get(search.cell.name)
+            if settings is not None:
+                tuned |= search.runs(settings["learning_rate"])
+        return replace(self, runs={**self.runs, **tuned})
 
     @property
     def run_configs(self) -> list[RunConfig]:
@@ -103,8 +150,8 @@ class Plan:
 
     @property
     def configs(self) -> list[RunConfig | KernelConfig]:
-        """Those of its runs, each once, and of its kernels."""
-        return [*self.run_configs, *self.kernels.values()]
+        """Those of its runs, each once, of the runs that try rates, and of its kernels."""
+        return [*self.run_configs, *self.search_configs, *self.kernels.values()]
 
     @property
     def input_configs(self) -> list[RunConfig]:
@@ -119,6 +166,11 @@ class ExperimentRuns:
     scope: Scope
     runs: Mapping[RunKey, Run]
     kernels: Mapping[KernelKey, KernelRecord]
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The choices of rates at which pairs are compared, beside each method's own."""
+        return (LP_START, RANDOM_START, *((TUNED,) if self.scope.tuned_rates else ()))
 
     def by_seed(self, variant: str, task: str, method: str) -> dict[int, Run]:
         """The runs of one setting."""
@@ -246,6 +298,7 @@ def make_scope(entry: Entry, settings: Mapping[str, Any], folder: Path, *, tiny:
         kernel_samples=(
             entry.kernel_samples if chosen.kernel_samples is None else chosen.kernel_samples
         ),
+        tuned_rates=chosen.tuned_rates,
     )
     for task in scope.tasks:
         find_task(task)
@@ -263,10 +316,10 @@ def planned_runs(
 ) -> dict[RunKey, RunConfig]:
     """One run for each task, method and seed of the scope.
 
-    At ``rates`` ``shared`` a method with a random head takes the learning rate and batch size of
-    the one that starts from linear probing. ``variant`` is the part that the runs play (default:
-    the name of the rates), ``settings`` come on top of the scope's; of both, those that a method
-    does not take are left out.
+    At ``LP-start`` ``rates`` a method with a random head takes the learning rate and batch size of
+    the one that starts from linear probing; at ``random-start`` ones it is the other way round.
+    ``variant`` is the part that the runs play (default: the name of the rates), ``settings`` come
+    on top of the scope's; of both, those that a method does not take are left out.
 
     Raises:
         InputError: a task, method or setting that does not exist or contradicts another.
@@ -274,6 +327,43 @@ def planned_runs(
     part = rates if variant is None else variant
     keys = [RunKey(part, *each) for each in product(scope.tasks, scope.methods, scope.seeds)]
     return {key: _config(scope, key, rates, {} if settings is None else settings) for key in keys}
+
+
+GRID = (1 / 3, 1.0, 3.0)
+"""What both methods' own learning rates are multiplied by for the rates that a search tries."""
+
+
+def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
+    """A search for the learning rate of each task and method of the scope that has a pair.
+
+    Both methods of a pair try the same rates, :data:`GRID` times the own rate of each, to two
+    digits, with the scope's first seed and each at its own batch size. A method's own rate comes
+    first, so that it is kept where others are no better.
+    """
+    searches = []
+    seed = scope.seeds[0]
+    for task, pair in product(scope.tasks, pairs_in(scope.methods)):
+        one = replace(scope, tasks=(task,), methods=pair, seeds=(seed,))
+        usual = {key.method: config.training for key, config in planned_runs(one).items()}
+        own = {name: training.learning_rate or 0.0 for name, training in usual.items()}
+        tried = sorted({float(f"{rate * factor:.2g}") for rate in own.values() for factor in GRID})
+        for method in pair:
+            rates = tuple(dict.fromkeys((own[method], *tried)))
+            settings = {
+                **_taken_by_method(method, scope.settings),
+                **{"model": scope.model, "task": task, "method": method},
+                "batch_size": usual[method].batch_size,
+            }
+            settings.pop("learning_rate", None)
+            cell = Cell(task, scope.model, method, f"{task}/{method}", settings)
+            points = Grid({"learning_rate": rates}, seed).tried(cell, scope.folder)
+            searches.append(RateSearch(cell, tuple(points), seed, scope))
+    return tuple(searches)
+
+
+def _taken_by_method(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    unused = without_effect(method)
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def planned_kernels(
@@ -304,13 +394,12 @@ def planned_kernels(
 
 def _config(scope: Scope, key: RunKey, rates: str, settings: Mapping[str, Any]) -> RunConfig:
     def resolved(method: str, settings: Mapping[str, Any], folder: Path | None = None) -> RunConfig:
-        unused = without_effect(method)
-        taken = {name: value for name, value in settings.items() if name not in unused}
+        taken = _taken_by_method(method, settings)
         own = {"model": scope.model, "task": key.task, "method": method, "seed": key.seed}
         return make_config(taken | own, folder)
 
     settings = {**scope.settings, **settings}
-    partner = with_lp_head(key.method) if rates == SHARED else None
+    partner = partner_at(rates, key.method)
     if partner is not None:
         training = resolved(partner, settings).training
         settings |= {"learning_rate": training.learning_rate, "batch_size": training.batch_size}
@@ -344,6 +433,8 @@ def refuse_unused(
     used = {"model", "tasks", "methods", "seeds"}
     if run_methods:
         used |= {"save_model", "executor", "workers", *_taken("reproduce", run_methods)}
+    if any(plan.searches for plan in plans):
+        used.add("tuned_rates")
     if kernel_methods:
         used |= {"kernel_samples", *_taken("ntk", kernel_methods)}
     options = [*settings]

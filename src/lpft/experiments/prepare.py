@@ -18,6 +18,7 @@ from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
 from lpft.results.folder import (
+    SEARCH_RECORD,
     WORK,
     check_restart,
     clear,
@@ -25,11 +26,13 @@ from lpft.results.folder import (
     read_record,
     results_found,
 )
+from lpft.results.formats import joined
 from lpft.results.kernels import KernelRecord, find_kernels
 from lpft.results.resume import SweepRecord, check_same_inputs, finished_run
 from lpft.results.run import FEATURES, Run, find_runs, read_feature_changes, split_path
 from lpft.results.schema import Fingerprints, RunRecord
 from lpft.runs.kernels import check_same_kernels, finished_kernels
+from lpft.runs.sweep_config import SEARCH
 from lpft.settings.configs import KernelConfig, RunConfig
 
 logger = logging.getLogger(__name__)
@@ -94,14 +97,18 @@ def _data_key(config: RunConfig) -> str:
     return json.dumps(config.data.flat(), sort_keys=True)
 
 
-def check_folder(experiment: str, folder: Path, *, resume: bool, overwrite: bool) -> None:
+def check_folder(
+    experiment: str, tasks: Sequence[str], folder: Path, *, resume: bool, overwrite: bool
+) -> None:
     """Refuse a folder with other files, or with an experiment that is not to be resumed.
+
+    One that was on none of ``tasks`` is not: its runs would be left beside others.
 
     Raises:
         InputError: it holds such, or is a file.
     """
     check_restart(folder, resume=resume, overwrite=overwrite)
-    name = _experiment_name(folder)
+    name, recorded = _experiment_in(folder)
     if name is None:
         foreign = sorted(path.name for path in folder.glob("[!.]*"))
         if foreign:
@@ -113,14 +120,22 @@ def check_folder(experiment: str, folder: Path, *, resume: bool, overwrite: bool
             f"'{folder}' contains the experiment {name}, not {experiment}: name another folder "
             f"with {named('output_dir')}"
         )
+    elif resume and recorded and set(recorded).isdisjoint(tasks):
+        raise InputError(
+            f"'{folder}' contains {name} on {joined(recorded)}, found {joined(list(tasks))}: "
+            f"continue it with {named('tasks')} {','.join(recorded)}, or name another folder with "
+            f"{named('output_dir')}"
+        )
 
 
-def _experiment_name(folder: Path) -> str | None:
+def _experiment_in(folder: Path) -> tuple[str | None, list[str]]:
+    """The name and the tasks of the experiment in a folder, if there is one."""
     try:
-        return str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["name"])
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return str(record["name"]), list(map(str, record.get("settings", {}).get("tasks", [])))
     except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"'{folder / RECORD}' cannot be read ({error}): restore it, or name another folder "
             f"with {named('output_dir')}"
@@ -147,13 +162,16 @@ def is_finished(config: RunConfig | KernelConfig, inputs: Inputs) -> bool:
 
 
 def clear_experiment(folder: Path) -> None:
-    """Remove the runs, the kernels and the steps of an experiment, and nothing else.
+    """Remove the runs, searches, kernels and steps of an experiment, and nothing else.
 
     Raises:
         InputError: a run's record is damaged.
     """
-    for path in sorted((folder / RUNS).rglob(RunRecord.FILE)):
-        clear(path.parent, read_record(path.parent))
+    for runs in (folder / RUNS, folder / SEARCH):
+        for path in sorted(runs.rglob(RunRecord.FILE)):
+            clear(path.parent, read_record(path.parent))
+        (runs / SweepRecord.FILE).unlink(missing_ok=True)
+    (folder / SEARCH / SEARCH_RECORD).unlink(missing_ok=True)
     for path in sorted((folder / KERNELS).glob("*/")):
         shutil.rmtree(path / WORK, ignore_errors=True)
         if (path / KernelRecord.FILE).exists():
@@ -161,7 +179,6 @@ def clear_experiment(folder: Path) -> None:
                 file.unlink()
     for path in (folder / STEPS).glob("*.json"):
         path.unlink()
-    (folder / RUNS / SweepRecord.FILE).unlink(missing_ok=True)
 
 
 def reuse_results(plan: Plan, folder: Path, siblings: Sequence[Path], inputs: Inputs) -> None:

@@ -20,6 +20,7 @@ from lpft.errors import InputError, explain, unexpected
 from lpft.executors import get_executor
 from lpft.experiments.catalogue import ALL, EXPERIMENTS, find_experiment
 from lpft.experiments.deviations import deviations_from_paper
+from lpft.experiments.measures import tuned_rates_table
 from lpft.experiments.plan import RUNS, Plan, Recipe, Results, Scope, make_scope, refuse_unused
 from lpft.experiments.prepare import (
     Failures,
@@ -36,8 +37,10 @@ from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.folder import locked, read_record
 from lpft.results.formats import rate
+from lpft.results.pairing import TUNED
 from lpft.runs.kernels import compute_kernels
-from lpft.runs.sweep import run_sweep
+from lpft.runs.sweep import read_search, run_sweep, search_grid
+from lpft.runs.sweep_config import SEARCH
 from lpft.settings.configs import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -131,7 +134,8 @@ class Session:
             workers=workers,
         )
         for each in planned:
-            check_folder(each.name, each.scope.folder, resume=resume, overwrite=overwrite)
+            scope = each.scope
+            check_folder(each.name, scope.tasks, scope.folder, resume=resume, overwrite=overwrite)
         self.experiments: list[Experiment] = []
         for each in planned:
             self._inputs.read(each.plan)
@@ -142,7 +146,10 @@ class Session:
 
     def planned(self) -> dict[str, list[dict[str, Any]]]:
         """What each experiment would compute, ready for JSON."""
-        return {each.name: planned_parts(each.plan, self._inputs) for each in self.experiments}
+        return {
+            each.name: planned_parts(each.plan, each.scope.folder, self._inputs)
+            for each in self.experiments
+        }
 
     def run(self) -> Iterator[Reproduction | NotReproduced]:
         """Each experiment once it has ended; what one has finished is copied into the next.
@@ -193,12 +200,16 @@ class Session:
             if self._overwrite:
                 clear_experiment(folder)
             reuse_results(plan, folder, siblings, self._inputs)
-            return self._compute(experiment)
+            return self._compute(experiment, siblings)
 
-    def _compute(self, experiment: Experiment) -> Reproduction:
+    def _compute(self, experiment: Experiment, siblings: Sequence[Path]) -> Reproduction:
         recipe, scope, plan = experiment.recipe, experiment.scope, experiment.plan
         failures: Failures = []
         timings: dict[str, float] = {}
+        if plan.searches:
+            with timed(timings, "search for rates"):
+                plan = self._at_tuned_rates(plan, scope.folder, failures)
+            reuse_results(plan, scope.folder, siblings, self._inputs)
         with timed(timings, "runs"):
             failures += self._train(plan, scope.folder)
         with timed(timings, "kernels"):
@@ -212,6 +223,10 @@ class Session:
         results = Results()
         with _recorded("tables and figures", failures):
             results = recipe.show(runs)
+            search = read_search(scope.folder) if plan.searches else None
+            if search is not None:
+                table = tuned_rates_table(search)
+                results = replace(results, exhibits=(*results.exhibits, table))
         deviations = deviations_from_paper(recipe, plan, self._inputs, scope)
         record = _record(
             experiment,
@@ -228,6 +243,26 @@ class Session:
                 f"first ({name}): {reason}"
             )
         return Reproduction(record, scope.folder, build_report(scope.folder, overwrite=True).page)
+
+    def _at_tuned_rates(self, plan: Plan, folder: Path, failures: Failures) -> Plan:
+        """The plan with the runs at the rates that its searches choose."""
+        searched = search_grid(
+            [search.cell for search in plan.searches],
+            {search.cell.name: search.points for search in plan.searches},
+            seed=plan.searches[0].seed,
+            folder=folder,
+            how={"executor": self._executor, "workers": self._workers},
+            resume=True,  # an experiment that begins anew was cleared already
+        )
+        failures += [
+            (
+                f"{SEARCH}/{name}",
+                f"no learning rate of the search could be trained: {one['points'][0]['reason']}",
+            )
+            for name, one in searched.items()
+            if one["chosen"] is None
+        ]
+        return plan.with_tuned({name: one["chosen"] for name, one in searched.items()})
 
     def _train(self, plan: Plan, folder: Path) -> Failures:
         configs = plan.run_configs
@@ -326,6 +361,7 @@ def _record(
             "methods": list(scope.methods),
             "seeds": list(scope.seeds),
             "kernel_samples": scope.kernel_samples,
+            "tuned_rates": scope.tuned_rates,
             **{name: to_jsonable_python(value) for name, value in scope.settings.items()},
         },
         exhibits=results.exhibits,
@@ -337,16 +373,26 @@ def _record(
     )
 
 
-def planned_parts(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
+def planned_parts(plan: Plan, folder: Path, inputs: Inputs) -> list[dict[str, Any]]:
     """The runs by everything but their seed, then the kernels; runs of two parts are listed once.
 
-    ``steps`` are those of one seed's fine-tuning. ``finished`` counts seeds.
+    First come the runs of searches for rates. The runs at rates that are still to be searched have
+    ``tuned`` in place of the rate; those that turn out to be runs at other rates too are trained
+    once. ``steps`` are those of one seed's fine-tuning. ``finished`` counts seeds.
     """
+    parts = [_runs_of_a_setting([config], inputs, "search") for config in plan.search_configs]
+    chosen = _chosen_before(plan, folder)
+    plan = plan.with_tuned(chosen)
     by_setting: dict[tuple[str, ...], list[RunConfig]] = {}
     for config in plan.run_configs:
         setting = tuple(str(value) for name, value in config.flat().items() if name != "seed")
         by_setting.setdefault(setting, []).append(config)
-    parts = [_runs_of_a_setting(configs, inputs) for configs in by_setting.values()]
+    parts += [_runs_of_a_setting(configs, inputs) for configs in by_setting.values()]
+    for search in plan.searches:
+        if search.cell.name not in chosen:
+            tried = _runs_of_a_setting([search.points[0].config], inputs)
+            seeds = list(search.scope.seeds)
+            parts.append({**tried, "rate": TUNED, "seeds": seeds, "finished": 0})
     for task in dict.fromkeys(key.task for key in plan.kernels):
         kernels = [config for key, config in plan.kernels.items() if key.task == task]
         first = kernels[0]
@@ -363,7 +409,23 @@ def planned_parts(plan: Plan, inputs: Inputs) -> list[dict[str, Any]]:
     return parts
 
 
-def _runs_of_a_setting(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str, Any]:
+def _chosen_before(plan: Plan, folder: Path) -> dict[str, dict[str, Any] | None]:
+    """What finished searches of a plan in ``folder`` chose, by the names of their cells."""
+    record = read_search(folder) if plan.searches else None
+    cells = [] if record is None else record["cells"]
+    ended = {f"{cell['task']}/{cell['method']}": cell for cell in cells}
+    return {
+        search.cell.name: ended[search.cell.name]["chosen"]
+        for search in plan.searches
+        if search.cell.name in ended
+        and [point["settings"] for point in ended[search.cell.name]["points"]]
+        == [dict(point.settings) for point in search.points]
+    }
+
+
+def _runs_of_a_setting(
+    configs: Sequence[RunConfig], inputs: Inputs, what: str = "runs"
+) -> dict[str, Any]:
     training = configs[0].training
     rows = len(inputs.data(configs[0]).train)
     steps = None
@@ -371,7 +433,7 @@ def _runs_of_a_setting(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str
         steps = math.ceil(training.epochs * math.ceil(rows / training.batch_size))
     records = [read_record(config.output_dir) for config in configs]
     return {
-        "what": "runs",
+        "what": what,
         "task": configs[0].data.task,
         "rows": rows,
         "method": training.method,
@@ -385,11 +447,15 @@ def _runs_of_a_setting(configs: Sequence[RunConfig], inputs: Inputs) -> dict[str
     }
 
 
+def _rate_or_tuned(value: float | str) -> str:
+    return value if isinstance(value, str) else rate(value)
+
+
 def plan_table(parts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """:func:`planned_parts` as text: a header and a row for each part."""
     names = ["what", "task", "rows", "method", "rate", "batch", "epochs"]
     names += ["head_scale", "steps", "seeds", "finished"]
-    write = {"rate": rate, "seeds": lambda seeds: ",".join(map(str, seeds))}
+    write = {"rate": _rate_or_tuned, "seeds": lambda seeds: ",".join(map(str, seeds))}
     rows = [
         ["-" if part.get(name) is None else write.get(name, str)(part[name]) for name in names]
         for part in parts

@@ -1,8 +1,8 @@
 """Tables 1, 3, 8 and 10 to 16: scores, calibration, features and head norms of each method.
 
 A recipe is a row of :data:`RECIPES`. It names the sections of its page: a table of our numbers
-beside the paper's, the same at shared rates where a pair's own rates differ, and tables of the
-differences between methods with and without the LP start.
+beside the paper's, the same at other choices of rates where a pair's own rates differ, and tables
+of the differences between methods with and without the LP start.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +18,19 @@ from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import (
     FEATURE_CHANGE,
     HEAD_NORM,
-    NOTE_ON_RATES,
     UNTRAINED,
     EvalSet,
     Measure,
     RunRow,
-    at_shared_rates,
+    at_rates,
     error_measure,
     eval_sets,
     measured_table,
-    plan_at_both_rates,
+    note_on_rates,
+    plan_at_every_rate,
+    rates_in_words,
     run_measure,
     score_measure,
-    shared_rates,
 )
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope
 from lpft.paper import published_size, published_value
@@ -39,9 +39,12 @@ from lpft.results.formats import counted, joined
 from lpft.results.groups import method_name, metric_name
 from lpft.results.judging import RULE, Judgement, Measured, chance_note, judge
 from lpft.results.pairing import (
+    LP_START,
     OWN,
     PUBLISHED,
+    RANDOM_START,
     SHARED,
+    TUNED,
     Pairing,
     Rates,
     all_runs,
@@ -245,7 +248,7 @@ def _show(runs: ExperimentRuns, sections: Sequence[_Section], *, ood: bool) -> R
             note=section.note.format(**words),
             of_published=section.of_published.format(**words),
         )
-        tables += _at_both_rates(runs, sets, filled)
+        tables += _at_every_rate(runs, sets, filled)
         if section.temperature:
             findings += _without_temperature(runs)
         for name, quantity in section.differences:
@@ -255,11 +258,12 @@ def _show(runs: ExperimentRuns, sections: Sequence[_Section], *, ood: bool) -> R
     return Results(tuple(tables), findings=tuple(findings))
 
 
-def _at_both_rates(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Section) -> list[Table]:
-    """The paper's table, and, if shared rates differ, the same at these, without its numbers."""
-    shared = at_shared_rates(runs)
+def _at_every_rate(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Section) -> list[Table]:
+    """The paper's table, and where others differ the same at these, without its numbers."""
+    others = {rates: at_rates(runs, rates) for rates in runs.rates}
+    others = {rates: chosen for rates, chosen in others.items() if chosen.runs}
     note = f"{section.note} {section.of_published}".rstrip()
-    if not shared.runs:
+    if not others:
         return [_section_table(runs, PUBLISHED, sets, replace(section, note=note))]
     published = all(
         Rates.of(run) == published_rates(task, method)
@@ -268,18 +272,19 @@ def _at_both_rates(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Sect
     )
     own = PUBLISHED if published else OWN
     at_own = replace(section, title=f"{section.title}, each method at its {own} rates", note=note)
-    at_shared = replace(
-        section,
-        name=f"{section.name}-shared",
-        title=f"{section.title}, at {shared_rates({key.method for key in shared.runs})}",
-        table=None,
-        note=f"{NOTE_ON_RATES} {section.note}",
-        untrained=False,
-    )
-    return [
-        _section_table(runs, PUBLISHED, sets, at_own),
-        _section_table(shared, SHARED, sets, at_shared),
-    ]
+    tables = [_section_table(runs, PUBLISHED, sets, at_own)]
+    for rates, chosen in others.items():
+        words = rates_in_words(rates, {key.method for key in chosen.runs})
+        one = replace(
+            section,
+            name=f"{section.name}-{rates.lower()}",
+            title=f"{section.title}, at {words}",
+            table=None,
+            note=f"{note_on_rates((rates,))} {section.note}",
+            untrained=False,
+        )
+        tables.append(replace(_section_table(chosen, rates, sets, one), folded=True))
+    return tables
 
 
 def _section_table(
@@ -330,7 +335,7 @@ def _without_temperature(runs: ExperimentRuns) -> list[str]:
     ]
 
 
-_READINGS = {"holds": "higher", "does not hold": "lower", "cannot tell": "cannot tell"}
+READINGS = {"holds": "higher", "does not hold": "lower", "cannot tell": "cannot tell"}
 
 _NOTE_ON_DIFFERENCES = (
     "Difference: mean over seeds of the method with the LP start minus the one with a "
@@ -343,7 +348,7 @@ _NOTE_ON_DIFFERENCES = (
 def difference_table(
     runs: ExperimentRuns, quantity: Quantity, *, name: str, sets: Sequence[EvalSet]
 ) -> tuple[Table | None, list[str]]:
-    """A row per data set, pair of methods and choice of rates; one sentence per pair and rates.
+    """A row per data set, pair of methods and choice of rates; one sentence per pair.
 
     None where no two methods of a pair have a seed in common.
 
@@ -351,13 +356,15 @@ def difference_table(
         InputError: two runs were tested on different samples.
     """
     generator = np.random.default_rng(DRAW_SEED)
-    measured = [one for where in sets for one in _differences(runs, quantity, where, generator)]
-    judged = list(zip(measured, judge(measured, generator=generator), strict=True))
-    if not judged:
+    compared = [each for where in sets for each in _differences(runs, quantity, where, generator)]
+    measured = [one for _, one in compared]
+    judgements = judge(measured, generator=generator)
+    if not judgements:
         return None, []
+    choices = {name for pairing, _ in compared for name in (pairing.rates, *pairing.also_at)}
     notes = [_NOTE_ON_DIFFERENCES]
-    if len({one.rates.startswith(SHARED) for one in measured}) > 1:
-        notes.append(NOTE_ON_RATES)
+    if len({one.rates for one in measured}) > 1:
+        notes.append(note_on_rates(choices))
     notes += filter(None, [chance_note(sum(bool(one.effects) for one in measured))])
     table = Table(
         name=name,
@@ -372,31 +379,52 @@ def difference_table(
             (
                 one.task,
                 one.subject,
-                one.rates,
+                _rates_name(pairing),
                 replace(judgement.effect, sd=None),
                 _detectable(judgement),
-                _READINGS[judgement.verdict],
+                READINGS[judgement.verdict],
             )
-            for one, judgement in judged
+            for (pairing, one), judgement in zip(compared, judgements, strict=True)
         ),
         note=" ".join(notes),
         headers=3,
     )
-    by_subject: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for one, judgement in judged:
-        readings = by_subject.setdefault((one.subject, one.rates), {})
-        readings.setdefault(_READINGS[judgement.verdict], []).append(one.task)
+    readings: dict[str, dict[str, dict[str, str]]] = {}
+    for (pairing, one), judgement in zip(compared, judgements, strict=True):
+        of_set = readings.setdefault(one.subject, {}).setdefault(one.task, {})
+        of_set |= dict.fromkeys(_choices_of(pairing), READINGS[judgement.verdict])
     quantity_name = f"{quantity.name[0].upper()}{quantity.name[1:]}"
-    sentences = []
-    for (subject, rates), readings in by_subject.items():
-        outcome = "; ".join(f"{reading} on {joined(tasks)}" for reading, tasks in readings.items())
-        sentences.append(f"{quantity_name}, {subject} at {rates} rates: {outcome}.")
-    return table, sentences
+    return table, [
+        f"{quantity_name}, {subject}: {by_rates(of_subject)}."
+        for subject, of_subject in readings.items()
+    ]
+
+
+def by_rates(readings: Mapping[str, Mapping[str, str]]) -> str:
+    """How readings, by data set and choice of rates, depend on that choice, in words."""
+    alike: dict[str, list[str]] = {}
+    parts: list[str] = []
+    for data, by_choice in readings.items():
+        first = next(iter(by_choice.values()))
+        if set(by_choice.values()) == {first}:
+            choices = "at every choice of rates" if len(by_choice) > 1 else f"at {_only(by_choice)}"
+            alike.setdefault(f"{first} {choices}", []).append(data)
+            continue
+        by_reading: dict[str, list[str]] = {}
+        for rates, reading in by_choice.items():
+            by_reading.setdefault(reading, []).append(rates)
+        told = ", ".join(f"{reading} at {joined(at)} rates" for reading, at in by_reading.items())
+        parts.append(f"on {data} it depends on the rates: {told}")
+    return "; ".join([*(f"{told} on {joined(sets)}" for told, sets in alike.items()), *parts])
+
+
+def _only(by_choice: Mapping[str, str]) -> str:
+    return f"{next(iter(by_choice))} rates"
 
 
 def _differences(
     runs: ExperimentRuns, quantity: Quantity, where: EvalSet, generator: np.random.Generator
-) -> list[Measured]:
+) -> list[tuple[Pairing, Measured]]:
     """Every pair of methods at every choice of rates, on one set."""
     compared = [
         pairing
@@ -406,23 +434,36 @@ def _differences(
     ]
     by_run = quantity.on_draws(all_runs(compared), where.split, generator)
     return [
-        Measured(
-            task=where.label,
-            subject=f"{pairing.second.name} against {pairing.first.name}",
-            rates=_rates_name(pairing),
-            effects=tuple(
-                (after - before) * quantity.factor for before, after in pairing.statistics(by_run)
+        (
+            pairing,
+            Measured(
+                task=where.label,
+                subject=f"{pairing.second.name} against {pairing.first.name}",
+                rates=pairing.rates,
+                effects=tuple(
+                    (after - before) * quantity.factor
+                    for before, after in pairing.statistics(by_run)
+                ),
+                runs=pairing.run_names,
             ),
-            runs=pairing.run_names,
         )
         for pairing in compared
     ]
 
 
+def _choices_of(pairing: Pairing) -> tuple[str, ...]:
+    """The choices of rates that have these runs; of shared own rates this one alone stands."""
+    if pairing.rates == SHARED:
+        return (SHARED, *(name for name in pairing.also_at if name == TUNED))
+    return (pairing.rates, *pairing.also_at)
+
+
 def _rates_name(pairing: Pairing) -> str:
-    """``published``, ``own``, or whose rates are shared: ``shared (LP-FT's)``."""
-    shared = pairing.rates == SHARED
-    return f"{SHARED} ({pairing.second.name}'s)" if shared else pairing.rates
+    """``published``, or with whose rates they are: ``LP-start (LP-FT's)``."""
+    owners = {LP_START: pairing.second.name, RANDOM_START: pairing.first.name}
+    return joined(
+        [f"{name} ({owners[name]}'s)" if name in owners else name for name in _choices_of(pairing)]
+    )
 
 
 def _detectable(judgement: Judgement) -> Estimate | None:
@@ -439,7 +480,7 @@ def _plan_with_ood(scope: Scope) -> Plan:
             f"this experiment needs out-of-distribution sets, which {joined(without)} has not: "
             "name tasks that have some with --tasks, such as amazon or cola (see lpft tasks)"
         )
-    return plan_at_both_rates(scope)
+    return plan_at_every_rate(scope)
 
 
 def _check_ood(data: Mapping[str, TextData]) -> None:
@@ -457,7 +498,7 @@ def _recipe(
     name: str,
     *sections: _Section,
     ood: bool = False,
-    plan: Callable[[Scope], Plan] = plan_at_both_rates,
+    plan: Callable[[Scope], Plan] = plan_at_every_rate,
     check: Callable[[Mapping[str, TextData]], None] | None = None,
 ) -> Recipe:
     show = partial(_show, sections=sections, ood=ood)

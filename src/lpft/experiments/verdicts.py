@@ -31,6 +31,7 @@ from lpft.results.exhibits import OVERALL, Estimate, Verdict, VerdictName
 from lpft.results.formats import counted, joined
 from lpft.results.judging import FEW_SEEDS, Judgement, Measured, judge
 from lpft.results.kernels import FT
+from lpft.results.pairing import CHOICES, LP_START, SHARED
 from lpft.results.quantities import DRAW_SEED
 
 WITHOUT_RATES = ""
@@ -199,10 +200,22 @@ def published_mean(table: int, dataset: str, method: str, metric: str) -> float 
 
 
 def _choices(by_part: Mapping[Part, Sequence[Outcome]]) -> tuple[str, ...]:
-    """The choices of rates; empty if there is only one."""
+    """The choices of rates; empty if there is only one.
+
+    What is compared at rates that are shared already counts at those of either method for both, and
+    is a choice of its own only where nothing was compared at these.
+    """
     cases = [case for outcomes in by_part.values() for case, _ in outcomes]
-    names = dict.fromkeys(case.measured.rates for case in cases if case.measured.rates)
-    return tuple(names) if len(names) > 1 else ()
+    shared = any(case.measured.rates == SHARED for case in cases)
+    names = {
+        name
+        for case in cases
+        if case.measured.rates not in (WITHOUT_RATES, SHARED)
+        for name in (case.measured.rates, *case.also_at)
+    }
+    if shared and LP_START not in names:
+        names.add(SHARED)
+    return tuple(name for name in CHOICES if name in names) if len(names) > 1 else ()
 
 
 def _conclusion(

@@ -15,6 +15,7 @@ from lpft.report.page import (
     Chapter,
     Claims,
     Details,
+    Fold,
     Items,
     Note,
     Origins,
@@ -51,6 +52,9 @@ from lpft.results.schema import plain
 
 MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
 """A mark beside each verdict's words; both say it without colour."""
+
+MOST_VERDICTS_OPEN = 40
+"""Of an experiment with more, the summary has the claims, and the comparisons are folded away."""
 
 _HALF = 50.0  # per cent: where 0 lies in the drawing of an effect
 _REACH = 46.0  # per cent from there to the farthest end of a claim's intervals
@@ -126,7 +130,9 @@ def experiment_chapter(
     entries = tuple((each.title, f"#{each.anchor}", "") for each in exhibits)
     index = Items(entries, "inner") if len(exhibits) > 2 else None
     judged = judged_claims(record.verdicts)
-    claims = Claims(judged, False, verdict_table(record)) if judged else None
+    claims: Block | None = Claims(judged, False, verdict_table(record)) if judged else None
+    if claims is not None and len(record.verdicts) > MOST_VERDICTS_OPEN:
+        claims = Fold(say("every_comparison", number=len(record.verdicts)), (claims,))
     missing = _missing(record, trace) if record.failures else None
     return Chapter(
         kind="experiment",
@@ -144,6 +150,7 @@ def experiment_chapter(
             ),
         ),
         tally=tally(record.verdicts),
+        lead=record.findings[0] if record.findings else "",
         trace=trace,
     )
 
@@ -209,6 +216,8 @@ def _exhibit_sections(record: ExperimentRecord, prefix: str) -> Iterator[Section
         else:
             drawn_from = Origins(tuple(_drawn_from(exhibit)))
             blocks = (replace(exhibit, name=name), *([drawn_from] if drawn_from.runs else []))
+        if exhibit.folded:
+            blocks = (Fold(say("folded_numbers"), blocks),)
         yield Section(exhibit.title, blocks, f"{prefix}-{name}")
 
 

@@ -217,7 +217,8 @@ class Chapter:
     ``slug`` is its anchor and begins the names of its files, ``summary`` stands at its top (of what
     is alone at the top of the page), and ``trace`` leads from the runs of a
     number to their places in the page. Runs have an ``answer`` before it, except behind experiments
-    and where nothing can be said.
+    and where nothing can be said. ``tally`` and ``lead`` say what matters most of an experiment
+    among several: its verdicts counted, and its first finding.
     """
 
     kind: Literal["experiment", "runs", "interpolation", "kernels"]
@@ -230,6 +231,7 @@ class Chapter:
     notes: tuple[Note, ...] = ()
     runs: int = 0
     tally: str = ""
+    lead: str = ""
     trace: Trace = untraced
     bugs: tuple[str, ...] = ()
     answer: Answer | None = None
@@ -282,6 +284,11 @@ class Contents:
         """The one group of runs that the page is about; kernels may be beside it."""
         groups = self.of("runs")
         return groups[0] if len(groups) == 1 and not self.of("experiment") else None
+
+    @property
+    def folds_experiments(self) -> bool:
+        """Whether experiments are folded away below the summary, as several are."""
+        return len(self.of("experiment")) > 1
 
     @property
     def folds_chapters(self) -> bool:

@@ -83,7 +83,8 @@ class Column:
 class Table:
     """A table: each cell is an estimate, a text, or None where there is nothing.
 
-    The first ``headers`` columns name the row. One without a name has no files.
+    The first ``headers`` columns name the row. One without a name has no files. One that is
+    ``folded`` is a detail, which a page shows when it is asked for.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     headers: int = 1
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,17 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of one or more panels of one kind; ``values_in`` says where its numbers are."""
+    """A figure of one or more panels of one kind; ``values_in`` says where its numbers are.
+
+    One that is ``folded`` is a detail, which a page shows when it is asked for.
+    """
 
     name: str
     title: str
     kind: FigureKind
     panels: tuple[Panel, ...]
     caption: str = ""
+    folded: bool = False
     values_in: str = field(default=RECORD, metadata=_UNRECORDED)
 
 

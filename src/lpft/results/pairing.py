@@ -1,13 +1,15 @@
 """Methods compared on the same seeds: pairs of runs, at whose rates, and how they differ.
 
 A method's published learning rate and batch size are part of what moves its features, so a
-difference between two methods at their own rates is not yet one made by the head. Runs are paired
-only where model, data, seed and every other setting agree, and each pair says at which rates it is.
+difference between two methods at their own rates is not yet one made by the head. At the rates of
+either method for both only the head differs, but these were chosen for one of the two. Runs are
+paired only where model, data, seed and every other setting agree, and each pair says at which rates
+it is.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,9 +28,17 @@ from lpft.settings.methods import METHODS, with_lp_head
 PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is not None)
 """Methods that train the same from a random head and from the LP solution."""
 
-PUBLISHED, SHARED, OWN = "published", "shared", "own"
-"""Rates: those that the paper has for each method on the task; those of the pair's method with the
-LP head, for both; or others that each method has for itself."""
+PUBLISHED, OWN, SHARED = "published", "own", "shared"
+"""Rates that each method has for itself: those of the paper on the task; others; or others or the
+paper's that are equal for both methods of a pair."""
+
+LP_START, RANDOM_START, TUNED = "LP-start", "random-start", "tuned"
+"""Choices of rates beside these: learning rate and batch size of the pair's method with the LP head
+for both methods; those of the method with the random head for both; or of each method the learning
+rate that is best on validation."""
+
+CHOICES = (PUBLISHED, OWN, LP_START, RANDOM_START, SHARED, TUNED)
+"""All of these, in the order in which a reader sees them."""
 
 NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
 
@@ -47,12 +57,16 @@ class Rates:
 
 @dataclass(frozen=True)
 class MethodRuns:
-    """One method on one task at one choice of rates, with its finished runs by seed."""
+    """One method on one task at one choice of rates, with its finished runs by seed.
+
+    ``also_at`` names other choices of rates at which the method has the same runs.
+    """
 
     task: str
     method: str
     rates: str
     runs: Mapping[int, Run]
+    also_at: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,10 +79,14 @@ class MethodRuns:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two methods on one task, paired by seed: the second is said to be better."""
+    """Two methods on one task, paired by seed: the second is said to be better.
+
+    ``also_at`` names other choices of rates at which both have the same runs.
+    """
 
     first: MethodRuns
     second: MethodRuns
+    also_at: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def task(self) -> str:
@@ -107,7 +125,7 @@ class Pairing:
             replace(group, runs={seed: run for seed, run in group.runs.items() if seed in seeds})
             for group in (self.first, self.second)
         )
-        return Pairing(first, second)
+        return Pairing(first, second, also_at=self.also_at)
 
     def statistics(self, by_run: ByRun) -> tuple[tuple[Resampled, Resampled], ...]:
         """Of each seed the statistic of the first method's run and of the second's."""
@@ -116,6 +134,11 @@ class Pairing:
 
 class RunsByPart(Protocol):
     """The finished runs of an experiment, by the part that they play in it."""
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The choices of rates at which pairs were planned, beside each method's own."""
+        ...
 
     def by_seed(self, variant: str, task: str, method: str) -> Mapping[int, Run]:
         """The runs of one variant by seed."""
@@ -127,21 +150,43 @@ def pairs_in(methods: Collection[str]) -> tuple[tuple[str, str], ...]:
     return tuple(pair for pair in PAIRS if set(pair) <= set(methods))
 
 
-def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairing, ...]:
-    """The pair at each method's own rates, and at those of the one with the LP head for both.
+def partner_at(rates: str, method: str) -> str | None:
+    """The other method of a pair if its rates are those of both; otherwise None."""
+    partners = {LP_START: PAIRS, RANDOM_START: [pair[::-1] for pair in PAIRS]}
+    return dict(partners.get(rates, ())).get(method)
 
-    Where a task's own rates are shared already there is one pairing, at shared rates.
+
+def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairing, ...]:
+    """The pair at each method's own rates, and at every other choice of rates that was planned.
+
+    Choices that have the same runs are one pairing. Where own rates are shared already, those of
+    either method for both are these.
     """
-    at_own = at_own_rates(runs, task, pair)
-    shared = (
-        MethodRuns(task, method, SHARED, runs.by_seed(SHARED, task, method)) for method in pair
-    )
-    at_shared = Pairing(*shared)
-    one, other = at_own.first.runs, at_shared.first.runs
-    common = [seed for seed in one if seed in other]
-    if common and all(one[seed].folder == other[seed].folder for seed in common):
-        return (at_shared,)
-    return (at_own,) if at_own.rates == SHARED else (at_own, at_shared)
+    own = at_own_rates(runs, task, pair)
+    if own.rates == SHARED:
+        own = replace(own, also_at=(PUBLISHED, OWN, LP_START, RANDOM_START))
+    distinct = [own]
+    for rates in runs.rates:
+        if rates in own.also_at:
+            continue
+        groups = (MethodRuns(task, name, rates, runs.by_seed(rates, task, name)) for name in pair)
+        pairing = Pairing(*groups)
+        same = next((each for each in distinct if _same_runs(each, pairing)), None)
+        if same is None:
+            distinct.append(pairing)
+        else:
+            together = replace(same, also_at=(*same.also_at, rates))
+            distinct[distinct.index(same)] = together
+    return tuple(distinct)
+
+
+def _same_runs(one: Pairing, other: Pairing) -> bool:
+    """Whether either method has a seed in common, and the same run wherever it has."""
+    for mine, theirs in ((one.first, other.first), (one.second, other.second)):
+        common = [seed for seed in mine.runs if seed in theirs.runs]
+        if not common or any(mine.runs[s].folder != theirs.runs[s].folder for s in common):
+            return False
+    return True
 
 
 def at_own_rates(runs: RunsByPart, task: str, methods: tuple[str, str]) -> Pairing:
@@ -154,12 +199,25 @@ def at_own_rates(runs: RunsByPart, task: str, methods: tuple[str, str]) -> Pairi
 def methods_at_rates(
     runs: RunsByPart, task: str, methods: Collection[str]
 ) -> tuple[MethodRuns, ...]:
-    """Every method of the pairs at its own rates, and random heads at shared ones too."""
+    """Every method of the pairs at its own rates, and at others where it has other runs."""
     listed: list[MethodRuns] = []
     for pair in pairs_in(methods):
-        first, *others = pairings(runs, task, pair)
-        listed += [first.first, first.second, *(pairing.first for pairing in others)]
+        of_pair: list[MethodRuns] = []
+        for pairing in pairings(runs, task, pair):
+            for group in (pairing.first, pairing.second):
+                same = next((each for each in of_pair if _same_group(each, group)), None)
+                if same is None:
+                    of_pair.append(replace(group, also_at=pairing.also_at))
+                else:
+                    also = (*same.also_at, pairing.rates, *pairing.also_at)
+                    of_pair[of_pair.index(same)] = replace(same, also_at=also)
+        listed += of_pair
     return tuple(listed)
+
+
+def _same_group(one: MethodRuns, other: MethodRuns) -> bool:
+    folders = [{seed: run.folder for seed, run in each.runs.items()} for each in (one, other)]
+    return one.method == other.method and folders[0] == folders[1]
 
 
 def all_runs(compared: Iterable[Pairing]) -> list[Run]:

@@ -1,6 +1,6 @@
 """Numbers that figures are made of: curves along training, thinned lines, maps of kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -45,8 +45,12 @@ def thinned(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def heat_map_panels(kernels: KernelRecord, most: int) -> tuple[Panel, ...]:
+def heat_map_panels(
+    kernels: KernelRecord, most: int, shown: Collection[str] = (PRETRAIN, FT, NTK)
+) -> tuple[Panel, ...]:
     """Trace norms of P once, then of F and of P + F of every method, samples sorted by class.
+
+    Only kernels in ``shown`` are drawn.
 
     A map of more than ``most`` samples a side has means over square blocks of :func:`block_size`
     samples, which never mix classes. Maps of one kernel are a strip.
@@ -67,6 +71,8 @@ def heat_map_panels(kernels: KernelRecord, most: int) -> tuple[Panel, ...]:
     names = [kernels.classes[label] for label in order.classes]
     panels = []
     for kernel, title, values in _maps(kernels):
+        if kernel not in shown:
+            continue
         in_order = order.sort(values)
         sums = np.add.reduceat(np.add.reduceat(in_order, starts, axis=0), starts, axis=1)
         panels.append(

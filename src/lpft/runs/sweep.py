@@ -44,7 +44,7 @@ from lpft.results.resume import (
     start_record,
 )
 from lpft.runs.findings import log_findings
-from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Grid, Point, SweepConfig
+from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Point, SweepConfig
 from lpft.runs.train import train_run
 from lpft.settings import DataSettings
 from lpft.settings.configs import RunConfig, taken_by
@@ -109,18 +109,15 @@ def train_sweep(
         return run_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
     # Both records are written before any run, so that a killed sweep knows what it replaces.
     begin_sweep(runs, folder=folder, **how, resume=resume, overwrite=overwrite)
-    points = sweep.points(folder)
-    tried = [point.config for group in points.values() for point in group]
-    begin_sweep(tried, folder=folder / SEARCH, **how, resume=resume, overwrite=overwrite)
-    _write(folder, sweep.grid, [])
-    search = run_sweep(tried, folder=folder / SEARCH, **how, resume=True)
-    outcomes = {outcome.folder: outcome for outcome in search.outcomes}
-    searched = {
-        cell.name: _search_record(cell, points[cell.name], outcomes)
-        for cell in sweep.cells
-        if cell.name in points
-    }
-    _write(folder, sweep.grid, list(searched.values()))
+    searched = search_grid(
+        sweep.cells,
+        sweep.points(folder),
+        seed=sweep.grid.seed,
+        folder=folder,
+        how=how,
+        resume=resume,
+        overwrite=overwrite,
+    )
     best, impossible = [], {}
     for cell in sweep.cells:
         record = searched.get(cell.name)
@@ -132,6 +129,39 @@ def train_sweep(
                 reason = record["points"][0]["reason"]
                 impossible[config.output_dir] = f"no point of the grid could be trained: {reason}"
     return run_sweep(best, folder=folder, **how, resume=True, impossible=impossible)
+
+
+def search_grid(
+    cells: Sequence[Cell],
+    points: Mapping[str, Sequence[Point]],
+    *,
+    seed: int,
+    folder: Path,
+    how: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Try the points of cells, by the cells' names, with one seed, and choose the best of each.
+
+    Runs and ``search.json`` go to ``folder/search``. ``how`` has executor and workers, as
+    :func:`run_sweep` takes them. What is returned is what ``search.json`` has of each cell that has
+    points: ``chosen`` (None where no point could be trained), ``points``, ``tied``.
+
+    Raises:
+        InputError: as :func:`run_sweep`.
+    """
+    tried = [point.config for group in points.values() for point in group]
+    begin_sweep(tried, folder=folder / SEARCH, **how, resume=resume, overwrite=overwrite)
+    _write(folder, seed, [])
+    search = run_sweep(tried, folder=folder / SEARCH, **how, resume=True)
+    outcomes = {outcome.folder: outcome for outcome in search.outcomes}
+    searched = {
+        cell.name: _search_record(cell, points[cell.name], outcomes)
+        for cell in cells
+        if cell.name in points
+    }
+    _write(folder, seed, list(searched.values()))
+    return searched
 
 
 def read_search(folder: Path) -> dict[str, Any] | None:
@@ -416,8 +446,8 @@ def _read_data(settings: DataSettings) -> TextData:
     return _data_read[key]
 
 
-def _write(folder: Path, grid: Grid, cells: Sequence[dict[str, Any]]) -> None:
-    write_json(folder / SEARCH / SEARCH_RECORD, {"seed": grid.seed, "cells": list(cells)})
+def _write(folder: Path, seed: int, cells: Sequence[dict[str, Any]]) -> None:
+    write_json(folder / SEARCH / SEARCH_RECORD, {"seed": seed, "cells": list(cells)})
 
 
 def _search_record(

@@ -95,6 +95,17 @@ class Grid:
         values = (self.values[name] for name in names)
         return [dict(zip(names, chosen, strict=True)) for chosen in product(*values)]
 
+    def tried(self, cell: Cell, folder: Path) -> list["Point"]:
+        """The same with the runs that try them, in the search of the sweep in ``folder``."""
+        points = []
+        for settings in self.points(cell):
+            note = "".join(f"-{name.replace('_', '-')}{v}" for name, v in settings.items())
+            config = cell.config(
+                folder / SEARCH / RUNS, self.seed, {**settings, **_NOTHING_KEPT}, note
+            )
+            points.append(Point(settings, config))
+        return points
+
 
 @dataclass(frozen=True)
 class Point:
@@ -120,15 +131,8 @@ class SweepConfig:
         """What the grid search of the sweep in ``folder`` tries, by the names of its cells."""
         if self.grid is None:
             return {}
-        points: dict[str, list[Point]] = {}
-        for cell in self.cells:
-            for settings in self.grid.points(cell):
-                note = "".join(f"-{name.replace('_', '-')}{v}" for name, v in settings.items())
-                config = cell.config(
-                    folder / SEARCH / RUNS, self.grid.seed, {**settings, **_NOTHING_KEPT}, note
-                )
-                points.setdefault(cell.name, []).append(Point(settings, config))
-        return points
+        points = {cell.name: self.grid.tried(cell, folder) for cell in self.cells}
+        return {name: tried for name, tried in points.items() if tried}
 
 
 def read_sweep_config(path: Path) -> SweepConfig:

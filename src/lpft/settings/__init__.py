@@ -662,6 +662,11 @@ class ExperimentSettings(Settings):
         f"(default: by experiment, usually {KERNEL_SAMPLES})",
         ge=2,
     )
+    tuned_rates: bool = setting(
+        False,
+        "also compare methods at a learning rate that is tuned for each on validation, which "
+        "trains several times as many runs",
+    )
     save_model: bool = setting(False, "save the trained weights of every run")
 
     @model_validator(mode="after")

@@ -157,7 +157,7 @@ def fit_classifier(
             inside: SplitInputs, held_out: SplitInputs, part: Path, name: str
         ) -> FoldScores:
             copied = copy.deepcopy(start)
-            model, first = _begin(copied, inside, settings, method, logging.DEBUG)
+            model, first = begin_fine_tuning(copied, inside, settings, method, logging.DEBUG)
             computed, _ = with_precision(model, inside, settings, folder)
             name, rows = f"{words}, {name}", (inside, held_out, computed)
             if not method.contrastive:
@@ -182,7 +182,7 @@ def fit_classifier(
         on_history(history)
 
     with seeded(settings.seed):
-        trained, probe = _begin(start, train, settings, method, strength=strength)
+        trained, probe = begin_fine_tuning(start, train, settings, method, strength=strength)
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
         checkpoints, inverse_strength = folder / "checkpoints", 0.0
@@ -355,7 +355,7 @@ def _probe_alone(
     )
 
 
-def _begin(
+def begin_fine_tuning(
     model: LinearHeadClassifier,
     train: SplitInputs,
     settings: TrainingSettings,
