@@ -85,6 +85,20 @@ def test_runs_that_differ_in_anything_else_are_no_pair(
     assert compare(group(tmp_path)) == ()
 
 
+def test_heads_scaled_as_is_usual_for_their_methods_are_a_pair(tmp_path: Path) -> None:
+    """With the packaged model LP-FT starts from 0.3 times the head of linear probing."""
+    minilm = {**LOW, "model": "minilm"}
+    write_run(tmp_path / "ft", "ft", **minilm, head_scale=1.0)
+    write_run(tmp_path / "usual", "lp-ft", **minilm, head_scale=0.3)
+    write_run(tmp_path / "other", "lp-ft", **minilm, head_scale=0.5)
+    (found,) = compare(group(tmp_path))
+    assert found.head_scale == 0.3
+    assert [run.name for run in found.shared[0].pairing.paired_runs] == ["ft", "usual"]
+    # Whole heads are alike, whatever is usual.
+    write_run(tmp_path / "whole", "lp-ft", **minilm, head_scale=1.0)
+    assert {found.head_scale for found in compare(group(tmp_path))} == {0.3, 1.0}
+
+
 def test_the_rank_of_lora_separates_lora_and_not_ft(tmp_path: Path) -> None:
     write_run(tmp_path / "ft", "ft", **LOW, lora_rank=8)
     write_run(tmp_path / "lp-ft", "lp-ft", **LOW, lora_rank=4)

@@ -127,6 +127,9 @@ def read_feature_change(comparison: Comparison) -> list[str]:
         )
         for match in comparison.shared
     ]
+    scale = comparison.head_scale
+    if scale != 1:
+        sentences.append(say("head_scale", names=names, scale=scale))
     return [*sentences, *_conclusion(comparison)]
 
 

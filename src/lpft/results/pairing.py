@@ -23,6 +23,7 @@ from lpft.results.groups import Group, Setting, Spread, key_of, method_name, sco
 from lpft.results.judging import Judgement, Measured, judge
 from lpft.results.quantities import DRAW_SEED, ByRun, feature_change, task_score
 from lpft.results.run import Run, has_feature_changes
+from lpft.settings import usual_value
 from lpft.settings.methods import METHODS, with_lp_head
 
 PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is not None)
@@ -321,6 +322,11 @@ class Comparison:
     shared: tuple[Match, ...]
 
     @property
+    def head_scale(self) -> float:
+        """The factor on the LP head just before fine-tuning."""
+        return _head_scale(self.matches[0].pairing.runs[0][1])[0]
+
+    @property
     def matches(self) -> tuple[Match, ...]:
         """That at own rates, then those at shared ones."""
         return self.shared if self.own is None else (self.own, *self.shared)
@@ -341,18 +347,34 @@ class Comparison:
 
 
 def compare(group: Group) -> tuple[Comparison, ...]:
-    """All comparisons of a method with its LP start that the runs of a group allow."""
-    by_base: dict[tuple[str, str], list[Match]] = defaultdict(list)
-    free = {"method", "learning_rate", "batch_size"}
+    """All comparisons of a method with its LP start that the runs of a group allow.
+
+    The runs of a pair have the same settings but for learning rate and batch size. The factors on
+    their heads may differ too, where each is the usual one of its method.
+    """
+    by_base: dict[tuple[str, ...], list[Match]] = defaultdict(list)
     for random_head in group.settings:
-        base = key_of(setting_of(random_head.first, free))
+        base = _setting_of_pair(random_head)
         for lp_head in group.settings:
             if lp_head.method != with_lp_head(random_head.method):
                 continue
+            scales = [_head_scale(head.first) for head in (random_head, lp_head)]
+            alike = scales[0][0] == scales[1][0] or all(usual for _, usual in scales)
             match = Match(_pairing(group.data, random_head, lp_head), group.feature_split)
-            if match.pairing.seeds and key_of(setting_of(lp_head.first, free)) == base:
-                by_base[random_head.method, base].append(match)
+            if match.pairing.seeds and alike and _setting_of_pair(lp_head) == base:
+                by_base[random_head.method, base, str(scales)].append(match)
     return tuple(_comparison(matches, group) for matches in by_base.values())
+
+
+def _setting_of_pair(setting: Setting) -> str:
+    free = {"method", "learning_rate", "batch_size", "head_scale"}
+    return key_of(setting_of(setting.first, free))
+
+
+def _head_scale(run: Run) -> tuple[float, bool]:
+    """The factor on the head just before fine-tuning, and whether it is the method's usual one."""
+    scale = float(run.config.get("head_scale", 1.0))
+    return scale, scale == usual_value("head_scale", run.method, run.model)
 
 
 def _pairing(data: str, first: Setting, second: Setting) -> Pairing:

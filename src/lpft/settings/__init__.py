@@ -568,10 +568,7 @@ def resolve(
                     f"({method.summary}): leave it out or choose another method"
                 )
         elif getattr(settings, name) is None:
-            filled[name] = item.filled_by_trained.get(method.trained, item.filled)
-            if settings.model == MINILM and not published:
-                by_trained = item.filled_for_minilm.get(method.trained, filled[name])
-                filled[name] = item.filled_for_minilm.get(method.name, by_trained)
+            filled[name] = usual_value(name, method.name, "" if published else settings.model)
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     resolved = settings.model_copy(update=filled)
@@ -582,6 +579,20 @@ def resolve(
             f"{named('batch_size')}, {batch_size}, which is computed in so many equal parts"
         )
     return resolved
+
+
+def usual_value(name: str, method: str, model: str) -> Any:
+    """What an empty training setting takes with a method and a model, where nothing is published.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    item, known = TrainingSettings.fields()[name], get_method(method)
+    usual = item.filled_by_trained.get(known.trained, item.filled)
+    if model != MINILM:
+        return usual
+    usual = item.filled_for_minilm.get(known.trained, usual)
+    return item.filled_for_minilm.get(known.name, usual)
 
 
 def passes(settings: TrainingSettings, rows: int) -> float:
