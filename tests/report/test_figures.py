@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,16 @@ def test_sheets_are_saved_alike_and_change_nothing_global(
         assert saved(canvas, "pdf").startswith(b"%PDF")
         assert saved(canvas, "png") == saved(canvas, "png")
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.heavy
+def test_the_report_writes_figures_as_wide_as_a_venues_column(tmp_path: Path, lpft) -> None:
+    write_run(tmp_path / "ft")
+    outcome = lpft("report", tmp_path, "--venue", "acl-column")
+    assert outcome.status == 0, outcome.err
+    drawn = list((tmp_path / "report-figures").glob("*.pdf"))
+    assert drawn
+    for path in drawn:
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", path.read_bytes())
+        assert box is not None
+        assert float(box[1]) / 72 == pytest.approx(3.03, abs=0.01)

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
 from PIL import Image
 from results.experiment_folders import (
     heat_figure,
@@ -19,7 +20,7 @@ from results.experiment_folders import (
     small_multiples,
 )
 
-from lpft.report.drawing import inline_svg, saved, series_styles, swatch, tick_text
+from lpft.report.drawing import SERIF, inline_svg, saved, series_styles, swatch, tick_text
 from lpft.report.panels import draw, legend_styles, panel_canvases, sheet
 from lpft.results.exhibits import Figure, Panel, Series
 
@@ -52,6 +53,36 @@ def test_every_kind_is_drawn_and_saved_without_a_global_change(make) -> None:
     assert saved(canvas, "pdf").startswith(b"%PDF")
     assert len(canvases(make())) == {"training": 5}.get(make().name, len(make().panels))
     assert dict(mpl.rcParams) == before
+
+
+# What LaTeX prints for \the\textwidth and \the\columnwidth with the venues' styles, in TeX points.
+WIDTHS = {
+    "neurips": 397.48499,
+    "icml": 487.8225,
+    "icml-column": 234.8775,
+    "acl": 455.24411,
+    "acl-column": 219.08614,
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("make", FIGURES)
+@pytest.mark.parametrize("venue", WIDTHS)
+def test_sheets_have_the_width_and_the_font_of_their_venue(make, venue) -> None:
+    canvas = sheet(make(), venue)
+    assert canvas is not None
+    width, height = canvas.get_size_inches()
+    assert width == pytest.approx(WIDTHS[venue] / 72.27, abs=0.005)
+    assert height < 9  # the text of all of them is 9 inches high or more
+    assert b"STIXGeneral" in saved(canvas, "pdf", fonts=SERIF)
+    canvas.draw_without_rendering()
+    texts = [text for text in canvas.findobj(Text) if text.get_text() and text.get_visible()]
+    assert {text.get_fontfamily()[0] for text in texts} == {"STIXGeneral"}
+    titles = [axes.get_title(loc="left") for axes in canvas.axes]
+    for text in texts:
+        if text.get_text() in titles:
+            box = text.get_window_extent()
+            assert box.x1 <= canvas.bbox.x1 + 1, text
 
 
 def test_lines_are_where_the_record_says_with_bands_between_low_and_high() -> None:

@@ -522,6 +522,7 @@ def report(options: Namespace) -> None:
         options.output,
         overwrite=options.overwrite,
         texts_in_report=options.texts_in_report,
+        venue=options.venue,
     )
     _show_report(made, options)
 

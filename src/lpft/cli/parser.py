@@ -11,7 +11,7 @@ from lpft import __version__
 from lpft.cli import commands, listings
 from lpft.cli.completion import SHELLS, completion_script
 from lpft.cli.console import as_option
-from lpft.settings import Backend, Device, ExportFormat, Quantization
+from lpft.settings import Backend, Device, ExportFormat, Quantization, Venue
 from lpft.settings.configs import taken_by
 
 BAD_INPUT = 2
@@ -283,6 +283,12 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         action="store_false",
         dest="texts_in_report",
         help="name the texts that a classifier gets wrong by their rows only",
+    )
+    report.add_argument(
+        "--venue",
+        choices=get_args(Venue),
+        help="width and font of the figures' files: those of this venue's text or column "
+        "(default: as on the page)",
     )
     _add_flags(report, "json", overwrite="replace files that lpft report did not write, too")
 

@@ -12,7 +12,7 @@ from lpft import __version__
 from lpft.errors import InputError, named
 from lpft.files import replace_when_written
 from lpft.report.answer import answer
-from lpft.report.drawing import saved
+from lpft.report.drawing import SANS, SERIF, saved
 from lpft.report.experiments import Place, experiment_chapter, tracer
 from lpft.report.interpolation import interpolation_chapter, title_of
 from lpft.report.kernels import kernel_chapter
@@ -35,6 +35,7 @@ from lpft.results.leaderboard import leaderboard
 from lpft.results.pairing import judge_groups
 from lpft.results.run import RUNS_EXPECTED, Run, find_runs
 from lpft.results.schema import InterpolationRecord, RunRecord
+from lpft.settings import Venue
 
 EXPECTED = (
     f"{RUNS_EXPECTED}, or with {KernelRecord.FILE}, as lpft ntk writes it, or with {RECORD}, as "
@@ -80,11 +81,13 @@ def build_report(
     *,
     overwrite: bool = False,
     texts_in_report: bool = True,
+    venue: Venue | None = None,
 ) -> ReportResult:
     """Write the report of every experiment, run, interpolation and kernel below ``directory``.
 
     ``output`` is the page, ``directory/report.html`` by default; without ``texts_in_report`` it
-    names wrong texts by their rows only. Beside a page ``report.html``:
+    names wrong texts by their rows only. ``venue`` gives the figures' files the width and the font
+    of a venue's text or column. Beside a page ``report.html``:
 
     - ``report-tables/<experiment>-<exhibit>.csv``, ``.md``, ``.tex`` of every table exhibit, and
       ``<experiment>-verdicts``; ``report-figures/<experiment>-<exhibit>.png``, ``.pdf`` of every
@@ -137,7 +140,7 @@ def build_report(
     )
     tables, figures = (page.with_name(f"{page.stem}-{what}") for what in ("tables", "figures"))
     texts = dict(_table_files(contents.chapters, tables))
-    images = dict(_figure_files(contents.chapters, figures))
+    images = dict(_figure_files(contents.chapters, figures, venue))
     if not overwrite and not is_own_page(page):
         _refuse_existing([page, *texts, *images])
     links = [
@@ -151,7 +154,7 @@ def build_report(
     for path, text in texts.items():
         _write(path, text.encode("utf-8"))
     for path, (canvas, kind) in images.items():
-        _write(path, saved(canvas, kind))
+        _write(path, saved(canvas, kind, fonts=SANS if venue is None else SERIF))
     _write(page, html.encode("utf-8"))
     return ReportResult(
         page=page,
@@ -278,12 +281,12 @@ def _table_files(chapters: Sequence[Chapter], folder: Path) -> Iterator[tuple[Pa
 
 
 def _figure_files(
-    chapters: Sequence[Chapter], folder: Path
+    chapters: Sequence[Chapter], folder: Path, venue: Venue | None
 ) -> Iterator[tuple[Path, tuple[Canvas, str]]]:
     """Every figure with the kinds of files it is saved as."""
     for chapter in chapters:
         for figure in chapter.figures():
-            canvas = sheet(figure)
+            canvas = sheet(figure, venue)
             if canvas is None:
                 continue
             for kind in ("png", "pdf"):

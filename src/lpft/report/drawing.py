@@ -27,17 +27,29 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from lpft.results.exhibits import Figure, Series
 from lpft.results.formats import MINUS
 from lpft.results.schema import plain
+from lpft.settings import Venue
 
 INK, MUTED, GRID, PAPER = "#1c1d22", "#6a6d78", "#dcdde2", "#ffffff"
 TEXT, SMALL = 9.0, 8.0  # points
 _SVG = "http://www.w3.org/2000/svg"
+
+SANS, SERIF = ("DejaVu Sans",), ("STIXGeneral", "DejaVu Sans")
+"""Fonts that come with matplotlib; STIX is drawn after Times, in which these venues are set."""
+
+VENUES: Mapping[Venue, float] = {
+    "neurips": 5.5,
+    "icml": 6.75,
+    "icml-column": 3.25,
+    "acl": 6.3,
+    "acl-column": 3.03,
+}
+"""Widths of the text or of a column in inches, from the venues' LaTeX styles."""
 
 # Text stays text in SVG and PDF; curves and images stay as light as they can be read.
 _RC = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "axes.unicode_minus": True,
-    "font.family": ["DejaVu Sans"],
     "mathtext.default": "regular",
     "path.simplify_threshold": 0.5,
     "figure.autolayout": False,
@@ -154,11 +166,11 @@ def new_canvas(width: float, height: float, top: float = 0.0) -> Canvas:
     return canvas
 
 
-def settle(canvas: Canvas) -> None:
+def settle(canvas: Canvas, fonts: Sequence[str] = SANS) -> None:
     """Find room for the labels once, so that every format of a drawing has the same layout."""
     engine = canvas.get_layout_engine()
     if engine is not None:
-        with _settings("lpft"):
+        with settings("lpft", fonts):
             engine.execute(canvas)
             # None, not "none": that leaves a placeholder for which every file is drawn twice.
             canvas.set_layout_engine(None)
@@ -256,7 +268,7 @@ def swatch(style: Style) -> Canvas:
     return canvas
 
 
-def saved(canvas: Canvas, kind: str, salt: str = "lpft") -> bytes:
+def saved(canvas: Canvas, kind: str, salt: str = "lpft", fonts: Sequence[str] = SANS) -> bytes:
     """The canvas as ``png`` (200 dpi, white), ``pdf`` (white) or ``svg`` (transparent).
 
     The same drawing gives the same bytes: ids come from ``salt``, and there are no dates.
@@ -267,7 +279,7 @@ def saved(canvas: Canvas, kind: str, salt: str = "lpft") -> bytes:
         "pdf": ("CreationDate", "Producer", "Creator"),
         "svg": ("Date", "Creator", "Format", "Type"),
     }[kind]
-    with _settings(salt):
+    with settings(salt, fonts):
         canvas.savefig(
             out,
             format=kind,
@@ -279,8 +291,10 @@ def saved(canvas: Canvas, kind: str, salt: str = "lpft") -> bytes:
 
 
 @contextmanager
-def _settings(salt: str) -> Iterator[None]:
-    with mpl.rc_context({**_RC, "svg.hashsalt": salt}), warnings.catch_warnings():
+def settings(salt: str = "lpft", fonts: Sequence[str] = SANS) -> Iterator[None]:
+    """matplotlib's settings for a drawing: its texts take their fonts when they are made."""
+    own = {**_RC, "svg.hashsalt": salt, "font.family": list(fonts)}
+    with mpl.rc_context(own), warnings.catch_warnings():
         # Class names may be in any script; the page shows them, whatever this font has.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

@@ -3,6 +3,7 @@
 Lines with bands, points with intervals, clouds of points, bars, heat maps, reliability diagrams.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,11 @@ from lpft.report.drawing import (
     INK,
     MUTED,
     PAPER,
+    SANS,
+    SERIF,
     SMALL,
     TEXT,
+    VENUES,
     Style,
     dress,
     inline_svg,
@@ -36,6 +40,7 @@ from lpft.report.drawing import (
     new_canvas,
     scale,
     series_styles,
+    settings,
     settle,
     shortened,
     swatch,
@@ -44,6 +49,7 @@ from lpft.results.exhibits import Figure, FigureKind, Panel, Series
 from lpft.results.formats import fixed, scientific
 from lpft.results.schema import plain
 from lpft.results.series import thinned
+from lpft.settings import Venue
 
 # Even in lightness, and the same to colour-blind readers.
 COLOURS = mpl.colormaps["cividis"].resampled(64)
@@ -56,6 +62,8 @@ _MANY = 4  # panels from which they are small
 _ROW, _SERIES, _FRAME = 0.2, 0.14, 0.75  # inches of a named row, of a series in it, around all
 _WIDEST = 10.6  # inches of a sheet of small panels, and of
 _WIDEST_LARGE = 7.6  # one of large ones
+_SMALLEST, _NARROWEST = 0.7, 1.3  # of a panel's size, and inches, on a sheet of a given width
+_PAGE = 8.0  # inches of height, which leave room for a caption
 _MOST_POINTS = 240  # per line: more cannot be seen at this size
 _SPARSE = 25  # points up to which each has its marker
 _CLOUD = 150  # points from which a cloud has small markers
@@ -115,41 +123,67 @@ def panel_canvases(figure: Figure) -> Iterator[tuple[Panel, Canvas]]:
         yield panel, canvas
 
 
-def sheet(figure: Figure) -> Canvas | None:
-    """All panels on one canvas with its legend; None where there is nothing to draw."""
+def sheet(figure: Figure, venue: Venue | None = None) -> Canvas | None:
+    """All panels on one canvas with its legend; None where there is nothing to draw.
+
+    With a ``venue`` of :data:`VENUES` the canvas has its width, and its texts the venue's font at
+    their final size; panels are smaller, and more beside one another where a page is too low.
+    """
     panels = drawn_panels(figure)
     if not panels:
         return None
+    fonts = SANS if venue is None else SERIF
+    with settings(fonts=fonts):
+        canvas = _sheet(figure, panels, None if venue is None else VENUES[venue])
+    settle(canvas, fonts)
+    return canvas
+
+
+def _sheet(figure: Figure, panels: Sequence[Panel], full: float | None) -> Canvas:
+    """The sheet before its labels have found their room; ``full`` is the width it must have."""
     sizes = [_size(figure, panel) for panel in panels]
     width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
-    widest = _WIDEST if _has_small_panels(figure) else _WIDEST_LARGE
-    most = max(1, int(widest / width))
-    places = _places(panels, most)
-    rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
     styles, keys = series_styles(figure), legend_styles(figure)
-    top = legend_height(keys, columns * width)
+    if full is None:
+        widest = _WIDEST if _has_small_panels(figure) else _WIDEST_LARGE
+        places = _places(panels, max(1, int(widest / width)), wrapped=False)
+        rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
+        full = columns * width
+    else:
+        most = max(1, int(full / (_SMALLEST * width)))
+        while True:
+            places = _places(panels, most, wrapped=True)
+            rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
+            # Named rows keep their height; the others keep their shape.
+            smaller = 1.0 if panels[0].ticks else min(1.0, full / columns / width)
+            if rows * height * smaller <= _PAGE or full / (most + 1) < _NARROWEST:
+                break
+            most += 1
+        height *= smaller
+    top = legend_height(keys, full)
     total = rows * height + top
-    canvas = new_canvas(columns * width, total, top / total)
+    canvas = new_canvas(full, total, top / total)
     grid = canvas.add_gridspec(rows, columns)
     for panel, (row, column) in zip(panels, places, strict=True):
         _DRAW[figure.kind](canvas, grid[row, column], panel, styles)
     if keys:
         legend(canvas, keys, top / total)
-    settle(canvas)
     return canvas
 
 
-def _places(panels: Sequence[Panel], most: int) -> list[tuple[int, int]]:
-    """Row and column of each panel; a strip has a row of its own, however long."""
-    strips = list(dict.fromkeys(panel.strip for panel in panels))
-    if strips != [""]:
-        columns: Counter[str] = Counter()
-        places = []
-        for panel in panels:
-            places.append((strips.index(panel.strip), columns[panel.strip]))
-            columns[panel.strip] += 1
-        return places
-    return [divmod(place, most) for place in range(len(panels))]
+def _places(panels: Sequence[Panel], most: int, *, wrapped: bool) -> list[tuple[int, int]]:
+    """Row and column of each panel; a strip has rows of its own, one alone unless wrapped."""
+    strips: dict[str, list[int]] = {}
+    for number, panel in enumerate(panels):
+        strips.setdefault(panel.strip, []).append(number)
+    places, first = {}, 0
+    for strip, numbers in strips.items():
+        length = most if wrapped or not strip else len(numbers)
+        for position, number in enumerate(numbers):
+            row, column = divmod(position, length)
+            places[number] = (first + row, column)
+        first += math.ceil(len(numbers) / length)
+    return [places[number] for number in range(len(panels))]
 
 
 def drawn_panels(figure: Figure) -> tuple[Panel, ...]:
@@ -407,7 +441,9 @@ def _draw_heat_map(canvas: Canvas, spec: SubplotSpec, panel: Panel, _styles: Sty
         extent=(0, len(matrix), len(matrix), 0),
         aspect="auto",
     )
-    label_axes(axes, title=_two_lines(panel.title), x=panel.x, y="" if panel.bounds else panel.y)
+    label_axes(
+        axes, title=_two_lines(axes, panel.title), x=panel.x, y="" if panel.bounds else panel.y
+    )
     _mark_classes(axes, panel, len(matrix))
     side.imshow(np.linspace(1, 0, 128)[:, None], cmap=COLOURS, aspect="auto", interpolation="none")
     side.set_axis_off()
@@ -425,7 +461,8 @@ def _mark_classes(axes: Axes, panel: Panel, count: int) -> None:
             axes.axhline(boundary, color=colour, linewidth=width)
             axes.axvline(boundary, color=colour, linewidth=width)
     for (name, _), (first, end) in zip(panel.bounds, pairwise(ends), strict=True):
-        letters = int(31 * (end - first) / count) - 1  # about 31 beside the whole map
+        # About 31 beside the whole map on the page.
+        letters = int(31 * _cell_width(axes) / _MAP[0] * (end - first) / count) - 1
         if letters >= 3:
             axes.text(
                 -0.02 * count,
@@ -474,13 +511,24 @@ _DRAW: Mapping[FigureKind, Callable[[Canvas, SubplotSpec, Panel, Styles], None]]
 
 
 def _dress(axes: Axes, title: str, x: str, y: str) -> None:
-    dress(axes, title=_two_lines(title), x=_two_lines(x), y=_two_lines(y))
+    dress(axes, title=_two_lines(axes, title), x=_two_lines(axes, x), y=_two_lines(axes, y))
 
 
-def _two_lines(text: str) -> str:
-    """A long text on two lines; what is left over is cut off."""
-    first, *rest = wrap(plain(text), _LETTERS) or [""]
-    return "\n".join([first, *([shortened(" ".join(rest), _LETTERS)] if rest else [])])
+def _two_lines(axes: Axes, text: str) -> str:
+    """A text that is too long for its panel on two lines; what is left over is cut off."""
+    beside = 0.45  # inches of the panel that its numbers take
+    share = (_cell_width(axes) - beside) / (_SMALL_PANEL[0] - beside)
+    letters = min(_LETTERS, int(_LETTERS * share))
+    first, *rest = wrap(plain(text), letters) or [""]
+    return "\n".join([first, *([shortened(" ".join(rest), letters)] if rest else [])])
+
+
+def _cell_width(axes: Axes) -> float:
+    """Inches of a panel with its labels."""
+    spec, canvas = axes.get_subplotspec(), axes.get_figure(root=True)
+    assert spec is not None, "panels stand in a grid"
+    assert canvas is not None
+    return canvas.get_figwidth() / spec.get_topmost_subplotspec().get_gridspec().ncols
 
 
 def _scale(axes: Axes, panel: Panel) -> None:

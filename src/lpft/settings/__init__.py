@@ -36,6 +36,7 @@ SplitProtocol = Literal["paper", "stratified"]
 ExportFormat = Literal["transformers", "onnx"]
 Quantization = Literal["int8"]
 Backend = Literal["torch", "onnx"]
+Venue = Literal["neurips", "icml", "icml-column", "acl", "acl-column"]
 
 
 _BOTH = Decides.RUN | Decides.KERNEL
