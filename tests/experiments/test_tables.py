@@ -111,7 +111,7 @@ def test_differences_are_paired_by_seed_and_read_with_their_interval(tmp_path):
     ]
     assert findings == (
         "Test score, LP-FT against FT: higher at every choice of rates on cb.",
-        "Test score, LP-LoRA against LoRA: cannot tell at every choice of rates on cb.",
+        "Test score, LP-LoRA against LoRA: cannot tell at any choice of rates on cb.",
     )
     assert NOTE_ON_RATES in table.note
 

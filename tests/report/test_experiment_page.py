@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from results.experiment_folders import (
+    contrasts_table,
     heat_figure,
     hostile_experiment,
     run_name,
@@ -19,6 +20,7 @@ from results.kernel_folders import write_kernels
 from results.run_folders import write_run
 
 from lpft.report import ReportResult, build_report, format_report
+from lpft.report.experiments import MOST_VERDICTS_OPEN
 from lpft.results.exhibits import Estimate
 
 from .test_page import HOSTILE, Page, check_files, check_whole, drawings
@@ -178,9 +180,24 @@ def test_several_experiments_have_a_section_each(tmp_path: Path) -> None:
     names = {path.name for path in result.tables}
     assert {"sample-scores.csv", "sample-2-scores.csv", "figure2-verdicts.csv"} <= names
     text = words(page)
+    # Each is folded below a summary that has its first finding.
+    opened = [d for d in page.of("details") if d.get("class") == "fold"]
+    assert len(opened) >= 3
+    assert text.index(first.findings[0]) < text.index("Test scores, accuracy in per cent")
     assert "3 experiments" in text
     assert "Test scores and feature change, done again · b" in text
     check_whole(page, result)
+
+
+def test_details_and_long_lists_of_verdicts_are_folded(tmp_path: Path) -> None:
+    shown, folded = scores_table(), replace(contrasts_table(), folded=True)
+    few = sample_experiment(exhibits=(shown, folded))
+    many = replace(few, verdicts=few.verdicts * (1 + MOST_VERDICTS_OPEN // len(few.verdicts)))
+    for name, record, details in (("few", few, 1), ("many", many, 2)):
+        write_experiment(tmp_path / name, record)
+        page = Page(build_report(tmp_path / name).page)
+        assert len([d for d in page.of("details") if d.get("class") == "fold"]) == details
+        assert (tmp_path / name / "report-tables" / f"sample-{folded.name}.csv").is_file()
 
 
 def test_kernels_behind_an_experiment_are_linked_and_folded(tmp_path: Path) -> None:

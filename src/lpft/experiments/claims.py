@@ -106,7 +106,7 @@ def _show(runs: ExperimentRuns) -> Results:
     runs = replace(runs, scope=_claimed(runs.scope))
     verdicts = [verdict for claim in CLAIMS for verdict in claim.verdicts(runs)]
     return Results(
-        exhibits=tuple(table for table in _tables(runs) if table.rows),
+        exhibits=tuple(replace(table, folded=True) for table in _tables(runs) if table.rows),
         verdicts=tuple(verdicts),
         findings=(_summary(verdicts), *_feature_change_findings(runs)),
     )
@@ -178,7 +178,8 @@ _NOTE_ON_ROWS = (
 def _tables(runs: ExperimentRuns) -> Iterator[Table]:
     """A row for each set, method and choice of rates; published numbers in a method's first."""
     for name, title, measures, published, note in _TABLES:
-        rows = []
+        rows: list[tuple[tuple[str, str, str], RunRow]] = []
+        choices: set[str] = set()
         for where in eval_sets(runs, ood=name == "scores"):
             named: set[str] = set()
             for group in methods_at_rates(runs, where.task, runs.scope.methods):
@@ -187,8 +188,11 @@ def _tables(runs: ExperimentRuns) -> Iterator[Table]:
                     row = RunRow(group.method, where, (group.runs,), tables)
                     rows.append(((where.label, group.name, _rates_of(group)), row))
                     named.add(group.method)
+                    choices |= {group.rates, *group.also_at}
         labels = ("Data", "Method", "Rates")
-        note = f"{note} {note_on_rates(runs.rates)} {_NOTE_ON_ROWS}"
+        if any(group_rates != SHARED for (_, _, group_rates), _ in rows):
+            note = f"{note} {note_on_rates(choices)}"
+        note = f"{note} {_NOTE_ON_ROWS}"
         yield measured_table(name, title, runs.scope.model, labels, rows, measures, note)
     ratios = [row for row in kernel_rows(runs) if row.kernel == FT and row.ft_ratio is not None]
     ratios.sort(key=lambda row: (runs.scope.tasks.index(row.task), str(row.method)))

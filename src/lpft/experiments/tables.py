@@ -407,7 +407,8 @@ def by_rates(readings: Mapping[str, Mapping[str, str]]) -> str:
     for data, by_choice in readings.items():
         first = next(iter(by_choice.values()))
         if set(by_choice.values()) == {first}:
-            choices = "at every choice of rates" if len(by_choice) > 1 else f"at {_only(by_choice)}"
+            each = "any" if first == READINGS["cannot tell"] else "every"
+            choices = f"at {each} choice of rates" if len(by_choice) > 1 else _only(by_choice)
             alike.setdefault(f"{first} {choices}", []).append(data)
             continue
         by_reading: dict[str, list[str]] = {}
@@ -419,7 +420,7 @@ def by_rates(readings: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _only(by_choice: Mapping[str, str]) -> str:
-    return f"{next(iter(by_choice))} rates"
+    return f"at {next(iter(by_choice))} rates"
 
 
 def _differences(
