@@ -89,7 +89,7 @@ def test_heads_scaled_as_is_usual_for_their_methods_are_a_pair(tmp_path: Path) -
     """With the packaged model LP-FT starts from 0.3 times the head of linear probing."""
     minilm = {**LOW, "model": "minilm"}
     write_run(tmp_path / "ft", "ft", **minilm, head_scale=1.0)
-    write_run(tmp_path / "usual", "lp-ft", **minilm, head_scale=0.3)
+    write_run(tmp_path / "usual", "lp-ft", **minilm, head_scale=0.3, probe_scoring="log-loss")
     write_run(tmp_path / "other", "lp-ft", **minilm, head_scale=0.5)
     (found,) = compare(group(tmp_path))
     assert found.head_scale == 0.3

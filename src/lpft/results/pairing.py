@@ -23,7 +23,7 @@ from lpft.results.groups import Group, Setting, Spread, key_of, method_name, sco
 from lpft.results.judging import Judgement, Measured, judge
 from lpft.results.quantities import DRAW_SEED, ByRun, feature_change, task_score
 from lpft.results.run import Run, has_feature_changes
-from lpft.settings import usual_value
+from lpft.settings import usual_value, without_effect
 from lpft.settings.methods import METHODS, with_lp_head
 
 PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is not None)
@@ -349,8 +349,9 @@ class Comparison:
 def compare(group: Group) -> tuple[Comparison, ...]:
     """All comparisons of a method with its LP start that the runs of a group allow.
 
-    The runs of a pair have the same settings but for learning rate and batch size. The factors on
-    their heads may differ too, where each is the usual one of its method.
+    The runs of a pair have the same settings but for learning rate, batch size and those that one
+    of the methods does not take, such as linear probing's. The factors on their heads may differ
+    too, where each is the usual one of its method.
     """
     by_base: dict[tuple[str, ...], list[Match]] = defaultdict(list)
     for random_head in group.settings:
@@ -367,8 +368,10 @@ def compare(group: Group) -> tuple[Comparison, ...]:
 
 
 def _setting_of_pair(setting: Setting) -> str:
+    # Nothing that a method with a random head lacks stands between it and its LP start.
+    random_head = next((one for one, lp in PAIRS if lp == setting.method), setting.method)
     free = {"method", "learning_rate", "batch_size", "head_scale"}
-    return key_of(setting_of(setting.first, free))
+    return key_of(setting_of(setting.first, free.union(without_effect(random_head))))
 
 
 def _head_scale(run: Run) -> tuple[float, bool]:
