@@ -484,6 +484,8 @@ def test_report_writes_one_page_with_every_method(lpft, runs, tmp_path):
     assert outcome.out.splitlines()[-1] == f"report: {tmp_path / 'page.html'}"
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)', page)
+    assert "LP-FT moves features" in page  # trained alike, FT and LP-FT are a pair
+    assert "LP-LoRA moves features" in page
     shown = {line.split()[0].lower(): line.split() for line in outcome.out.splitlines() if line}
     outcome = lpft(*command, "--json")  # its own page is made anew
     assert outcome.status == 0, outcome.err
