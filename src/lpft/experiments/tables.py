@@ -249,12 +249,12 @@ def _show(runs: ExperimentRuns, sections: Sequence[_Section], *, ood: bool) -> R
             of_published=section.of_published.format(**words),
         )
         tables += _at_every_rate(runs, sets, filled)
-        if section.temperature:
-            findings += _without_temperature(runs)
         for name, quantity in section.differences:
             table, sentences = difference_table(runs, quantity, name=name, sets=sets)
             tables += [] if table is None else [table]
             findings += sentences
+        if section.temperature:
+            findings += _without_temperature(runs)
     return Results(tuple(tables), findings=tuple(findings))
 
 
@@ -330,7 +330,7 @@ def _without_temperature(runs: ExperimentRuns) -> list[str]:
             reasons.setdefault(run.record.calibration.reason, {}).setdefault(run.name)
     return [
         f"The temperature stayed 1 in {counted(len(names), 'run')} ({next(iter(names))}"
-        f"{' and others' if len(names) > 1 else ''}): {reason}."
+        f"{' and others' if len(names) > 1 else ''}): {reason.rstrip('.')}."
         for reason, names in reasons.items()
     ]
 

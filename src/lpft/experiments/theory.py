@@ -184,7 +184,7 @@ _TEXTS = 8
 _LARGEST_CHANGE = 10.0
 """What the largest rate would change some logit by, were the model linear in its parameters."""
 
-_DECADES = 9
+_DECADES = 7
 """Of rates below it."""
 
 _NEAR = 0.01
