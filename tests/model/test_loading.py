@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +149,31 @@ def test_the_head_that_weights_were_saved_with_is_left_out(folder, kind):
     with torch.no_grad():
         found = build(folder).model.features(IDS)
     torch.testing.assert_close(found, states(headed.bert))
+
+
+class Harmful:
+    """What its pickle does when it is loaded by a program that trusts it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_weights_in_a_pickle_are_read_as_tensors_alone(folder, tmp_path, damaged):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    build(folder)
+    if damaged:
+        (folder / "pytorch_model.bin").write_bytes(b"")
+    else:
+        torch.save(weights | {"more": Harmful(tmp_path / "touched")}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="name a model with weights in safetensors"):
+        build(folder)
+    assert not (tmp_path / "touched").exists()
 
 
 def test_sharded_weights_load_and_a_missing_shard_is_refused_by_name(folder):

@@ -5,6 +5,7 @@ This is the only module that loads the models of transformers.
 
 import inspect
 import json
+import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,7 +42,15 @@ NO_ADAPTER = "no-adapter"
 
 It would add an adapter that lies beside complete weights, which mostly have it merged already."""
 
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    EOFError,
+    pickle.UnpicklingError,
+)
 """What transformers, PEFT and safetensors raise for missing or damaged weights."""
 
 
@@ -394,6 +403,11 @@ def _explain_load_failure(source: str, error: Exception, revision: str | None) -
         return (
             f"the model '{source}' brings Python code of its own, which lpft does not run: name a "
             "model of a family that Transformers has"
+        )
+    if isinstance(error, EOFError | pickle.UnpicklingError):
+        return (
+            f"the weights of the model '{source}' are a pickle that is damaged or holds more than "
+            "tensors, and lpft runs no code of a model: name a model with weights in safetensors"
         )
     if Path(source).is_dir():
         inner = sorted(path.parent.name for path in Path(source).glob("*_Transformer/config.json"))
