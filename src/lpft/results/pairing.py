@@ -355,9 +355,12 @@ def compare(group: Group) -> tuple[Comparison, ...]:
     """
     by_base: dict[tuple[str, ...], list[Match]] = defaultdict(list)
     for random_head in group.settings:
+        partner = with_lp_head(random_head.method)
+        if partner is None:
+            continue
         base = _setting_of_pair(random_head)
         for lp_head in group.settings:
-            if lp_head.method != with_lp_head(random_head.method):
+            if lp_head.method != partner:
                 continue
             scales = [_head_scale(head.first) for head in (random_head, lp_head)]
             alike = scales[0][0] == scales[1][0] or all(usual for _, usual in scales)
