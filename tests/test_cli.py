@@ -3,6 +3,7 @@
 What it refuses is in test_cli_bad_input.py.
 """
 
+import io
 import itertools
 import json
 import os
@@ -28,6 +29,8 @@ from tiny_models import toy_texts
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import lpft.model  # noqa: F401  registers the architecture
+from lpft.cli.parser import parse
+from lpft.errors import InputError
 
 CLASSES = ("bad", "good", "long")
 METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
@@ -846,6 +849,24 @@ def test_a_command_that_does_not_exist_is_refused_with_the_one_that_may_be_meant
     outcome = lpft("xyz")
     assert outcome.status == 2
     assert "expected demo, train" in outcome.err
+
+
+def test_predict_says_that_it_reads_the_terminal_before_it_loads_the_model(
+    tmp_path, monkeypatch, capsys
+):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def load(*_):
+        assert "--file" in capsys.readouterr().err
+        raise InputError("stop here")
+
+    monkeypatch.setattr("lpft.runs.predict.open_backend", load)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    options = parse(["predict", str(tmp_path)])
+    with pytest.raises(InputError, match="stop here"):
+        options.run(options)
 
 
 def test_interrupted_predictions_leave_no_file(lpft, runs, data, tmp_path, monkeypatch):

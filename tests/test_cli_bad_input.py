@@ -66,12 +66,15 @@ CALLS = [
     case("unknown command", "trian", "trian", "train"),
     case("unknown option", f"{FILE} --poling mean", "--poling"),
     case("shortened option", f"{FILE} --pool mean", "--pool"),
+    case("option by another name", f"{FT} --lr 1e-3", "--lr", "did you mean --learning-rate?"),
+    case("output by another name", "predict x --output-dir y", "did you mean --output?"),
     case("no data named", TRAIN, "--task", "--train-file"),
     case("task and file", f"{FILE} --task cb", "--task cb", "--train-file"),
     case("task and OOD file", f"{TRAIN} --task demo --ood a=train.csv", "--task demo", "--ood"),
     case("unknown task", f"{TRAIN} --task cbb", "'cbb'", "cb"),
     case("unknown task to show", "tasks cbb", "'cbb'", "cb"),
-    case("unknown method", f"{FILE} --method lpft", "--method", "lpft", "lp-ft"),
+    case("unknown method", f"{FILE} --method lpft", "--method", "lpft", "did you mean lp-ft?"),
+    case("unknown format", "export x --format onx", "--format", "did you mean onnx?"),
     case("unknown pooling", f"{FILE} --pooling max", "--pooling", "max", "mean"),
     case("weight of no class", f"{FILE} --class-weight odd=2", "--class-weight", "'odd'", "good"),
     case("class weight of 0", f"{FILE} --class-weight good=0", "--class-weight", "LABEL=WEIGHT"),
@@ -106,8 +109,8 @@ CONFIGS = [
     case("YAML that is not UTF-8", CONFIG, "run.yaml", run__yaml=b"label-column: caf\xe9\n"),
     case("YAML list", CONFIG, "run.yaml", run__yaml="- method\n- lp\n"),
     case("unknown YAML key", CONFIG, "poling", "pooling", run__yaml="poling: mean\n"),
-    case("unknown YAML method", f"{X} --config run.yaml".replace("--method lp", ""), "lpft",
-         run__yaml="method: lpft\n"),
+    case("unknown YAML method", f"{X} --config run.yaml".replace("--method lp", ""),
+         "did you mean lp-ft?", run__yaml="method: lpft\n"),
     case("unknown YAML pooling", CONFIG, "pooling", "max", "mean", run__yaml="pooling: max\n"),
     case("YAML list for a number", CONFIG, "seed", run__yaml="seed: [1, 2]\n"),
     case("YAML text for a truth", CONFIG, "head_bias", "maybe", run__yaml="head-bias: maybe\n"),
@@ -282,6 +285,10 @@ def finished(lpft, tiny_bert, tmp_path_factory):
         outcome = lpft(*(train + options).split())
         assert outcome.status == 0, outcome.err
     return folder
+
+
+def test_help_is_no_option_that_may_be_meant(refused):
+    assert "did you mean" not in refused("train --hlp", "--hlp")
 
 
 @pytest.fixture

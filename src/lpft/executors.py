@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from lpft.errors import InputError, named, one_line
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine
+from lpft.settings.fields import meant_choice
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -71,7 +72,8 @@ def get_executor(
     """
     if name not in EXECUTORS:
         raise InputError(
-            f"{named('executor')} {name} is unknown: expected one of {', '.join(EXECUTORS)}"
+            f"{named('executor')} {name} is unknown{meant_choice(name, EXECUTORS)}: expected one "
+            f"of {', '.join(EXECUTORS)}"
         )
     if workers < 1:
         raise InputError(f"{named('workers')} {workers} must be at least 1")

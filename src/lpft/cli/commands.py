@@ -184,6 +184,9 @@ def predict(options: Namespace) -> None:
     layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_prediction_options(options)
     _check_folder(options.folder, "one that lpft train wrote")
+    if options.file is None and options.text is None and sys.stdin.isatty():
+        # Before torch is imported and the model loaded, which takes many seconds.
+        print("reading texts from the terminal, one per line; --file reads a file", file=sys.stderr)
     from lpft.runs import predict, prediction_job
 
     if options.output is not None:

@@ -1,9 +1,15 @@
 """The parser of ``lpft``: a subparser for each command, with an option for each of its settings."""
 
 import sys
-from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentError,
+    ArgumentParser,
+    BooleanOptionalAction,
+    Namespace,
+)
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -13,6 +19,7 @@ from lpft.cli.completion import SHELLS, completion_script
 from lpft.cli.console import as_option
 from lpft.settings import Backend, Device, ExportFormat, Quantization, Venue
 from lpft.settings.configs import taken_by
+from lpft.settings.fields import meant_choice, nearest
 
 BAD_INPUT = 2
 
@@ -30,7 +37,8 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     options, unknown = main.parse_known_args(arguments)
     if unknown:
         parser: ArgumentParser = options.parser
-        known = [option for action in parser._actions for option in action.option_strings]
+        options_of = (action.option_strings for action in parser._actions if action.dest != "help")
+        known = [option for names in options_of for option in names]
         hint = _meant(unknown[0].partition("=")[0], known)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
@@ -43,8 +51,8 @@ def command_parsers() -> Mapping[str, ArgumentParser]:
 
 def _meant(name: str, known: Collection[str]) -> str:
     """``, did you mean ...?``, or nothing where no name is close."""
-    close = get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    near = nearest(name, known)
+    return "" if near is None else f", did you mean {near}?"
 
 
 class _Parser(ArgumentParser):
@@ -52,6 +60,15 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        """argparse's check of a value with choices, with the one that may be meant."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            hint = meant_choice(str(value), choices)
+            raise ArgumentError(
+                action, f"'{value}' is unknown{hint}: expected one of {', '.join(choices)}"
+            )
 
 
 def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:

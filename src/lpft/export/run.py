@@ -22,6 +22,7 @@ from lpft.results.folder import check_replaceable, read_record, written_folder
 from lpft.results.saved import TorchClassifier, open_saved
 from lpft.results.schema import environment
 from lpft.settings import ExportFormat, Quantization
+from lpft.settings.fields import meant_choice
 
 _CARD = "README.md"
 
@@ -185,7 +186,8 @@ def _finish_onnx(
 def _get_format(name: str) -> Format:
     if name not in FORMATS:
         raise InputError(
-            f"{named('format')} {name} is unknown: expected one of {', '.join(FORMATS)}"
+            f"{named('format')} {name} is unknown{meant_choice(name, FORMATS)}: expected one of "
+            f"{', '.join(FORMATS)}"
         )
     require = FORMATS[name].require
     if require is not None:

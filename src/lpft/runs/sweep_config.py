@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from lpft.results.folder import read_record
 from lpft.results.resume import run_name
 from lpft.settings import MINILM, DataSettings, TrainingSettings
 from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
-from lpft.settings.fields import Decides
+from lpft.settings.fields import Decides, meant_choice
 from lpft.settings.methods import get_method
 
 RUNS = "runs"
@@ -409,8 +408,7 @@ def _check_known(what: str, names: Iterable[Any], known: Sequence[str]) -> None:
 
 
 def _unknown(what: str, name: Any, known: Sequence[str]) -> InputError:
-    near = get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = meant_choice(str(name), known)
     few = len(known) <= 10
     expected = f"expected some of {', '.join(known)}" if few else "see lpft train --help"
     return InputError(f"unknown {what} '{name}'{hint}: {expected}")

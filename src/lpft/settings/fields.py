@@ -197,11 +197,50 @@ class Settings(BaseModel):
         }
 
 
+_SYNONYMS = {
+    "lr": "learning-rate",
+    "bs": "batch-size",
+    "max-len": "max-length",
+    "max-seq-len": "max-length",
+    "max-seq-length": "max-length",
+    "num-epochs": "epochs",
+    "num-train-epochs": "epochs",
+    "output": "output-dir",
+    "output-dir": "output",
+}
+"""What other programs call a setting, and what it may be called here."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that may be meant by ``name``, or None.
+
+    A synonym goes before a similar spelling; case, ``_`` for ``-`` and dashes before an option do
+    not matter.
+    """
+    spellings = {_plain_name(one): one for one in known}
+    meant = _plain_name(name)
+    synonym = _SYNONYMS.get(meant)
+    if synonym in spellings:
+        return spellings[synonym]
+    close = get_close_matches(meant, spellings, n=1)
+    return spellings[close[0]] if close else None
+
+
+def _plain_name(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").lower()
+
+
 def unknown_setting(name: str, known: Iterable[str]) -> InputError:
     """The error of a setting that does not exist, with the one that may be meant."""
-    close = get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]}?" if close else "see lpft train --help"
+    near = nearest(name, known)
+    hint = "see lpft train --help" if near is None else f"did you mean {near}?"
     return InputError(f"unknown setting '{name}': {hint}")
+
+
+def meant_choice(name: str, choices: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` for a value that is none of ``choices``; nothing if none is near."""
+    near = nearest(name, choices)
+    return "" if near is None else f" (did you mean {near}?)"
 
 
 def _bare(kind: Any) -> Any:
@@ -286,8 +325,9 @@ def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
         several = get_origin(setting.type) is tuple
         choices = get_args(get_args(setting.type)[0]) if several else setting.choices
         return InputError(
-            f"{named(name)} {value} is unknown: expected {'some' if several else 'one'} of "
-            f"{', '.join(choices or ())}{', or none' if several else ''}"
+            f"{named(name)} {value} is unknown{meant_choice(str(value), choices or ())}: expected "
+            f"{'some' if several else 'one'} of {', '.join(choices or ())}"
+            f"{', or none' if several else ''}"
         )
     if kind == "finite_number" or kind.startswith(("greater_than", "less_than")):
         expected = setting.expected(finite=kind == "finite_number")

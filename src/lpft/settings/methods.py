@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from lpft.errors import InputError, named
-from lpft.settings.fields import Need, Setting
+from lpft.settings.fields import Need, Setting, meant_choice
 
 HeadStart = Literal["random", "lp", "words"]
 """``words`` are the rows of label words in the language model's output embedding."""
@@ -135,7 +135,8 @@ def get_method(name: str) -> Method:
             f"and TextClassifier do: name one of {', '.join(METHODS)}"
         )
     if name not in METHODS:
-        raise InputError(f"unknown method '{name}': expected one of {', '.join(METHODS)}")
+        hint = meant_choice(name, METHODS)
+        raise InputError(f"unknown method '{name}'{hint}: expected one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
