@@ -86,6 +86,15 @@ def test_the_missing_test_set_is_a_warning_iff_it_is_missing(tmp_path: Path, tes
     assert any("no test set" in warning for warning in found.warnings) is not tested
 
 
+def test_one_run_of_few_rows_is_counted_in_these_rows(tmp_path: Path) -> None:
+    write_scored(tmp_path / "ft", "ft", 0, {"validation": right_of(40, 4)})
+    found = answered(tmp_path)
+    assert found.title.startswith("How good FT is on “")
+    assert "right class to 36 of 40 validation texts" in found.verdict
+    assert found.tiles[0].number == "36 of 40"
+    assert "rank the methods" not in found.verdict
+
+
 def test_leaks_undertraining_and_few_validation_rows_are_warnings(tmp_path: Path) -> None:
     folder = write_scored(
         tmp_path / "ft", "ft", 0, {"validation": right_of(20, 2), "test": right_of(100, 10)}
@@ -103,10 +112,9 @@ def test_leaks_undertraining_and_few_validation_rows_are_warnings(tmp_path: Path
         "2 of 100 rows of test are also in training.",
         "FT may be undertrained: the last epoch is best. It can be used as it is; more epochs or "
         "a higher learning rate may improve it.",
-        "Only 20 validation rows: the choice of the method and of the epoch, and the "
-        "probabilities, rest on them.",
+        "Only 20 validation rows: the choice of the epoch, and the probabilities, rest on them.",
     )
-    assert found.tiles[3].number == "2"
+    assert found.tiles[3].number == "2 findings"
     table = next(
         block for block in section(found, "Data").blocks if isinstance(block, Table) and block.rows
     )

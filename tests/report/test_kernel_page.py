@@ -68,7 +68,7 @@ def test_runs_and_kernels_share_a_page(tmp_path: Path) -> None:
     result = build_report(tmp_path)
     page = Page(result.page)
     text = " ".join(page.text.split())
-    assert "Which model to use on corpus" in text
+    assert "How good FT is on “corpus”" in text
     assert (
         "1 run folder and 1 kernel folder below this one are not included in any number here"
         in text

@@ -43,6 +43,7 @@ _MOST_ROWS = 40  # numbers of a finding's rows
 _MOST_CLASSES = 30  # in a table of every class
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 _SURE = 0.9
+_FEW_TEXTS = 5  # of a class, below which it is not named as the worst
 _LEAKS = ("leakage", "near-leakage")
 
 
@@ -51,7 +52,7 @@ def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> An
     group, run = board.group, board.run
     low, high, rows = _rows(board)
     return Answer(
-        title=say("title", data=group.data),
+        title=say("title", data=group.data, method=board.chosen.name, alone=_alone(board)),
         subtitle=say(
             "subtitle",
             model=group.model,
@@ -73,6 +74,11 @@ def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> An
     )
 
 
+def _alone(board: Leaderboard) -> bool:
+    """Whether one method alone was trained: the other entries are baselines."""
+    return sum(entry.setting is not None for entry in board.entries) == 1
+
+
 def _explained(run: Run) -> str:
     return METHODS[run.method].summary if run.method in METHODS else ""
 
@@ -88,7 +94,7 @@ def _warnings(board: Leaderboard) -> Iterator[str]:
         yield say("undertrained", method=board.chosen.name, reasons=run.record.undertrained)
     rows = _validation_rows(run)
     if rows is not None and rows < SMALL_SPLIT:
-        yield say("few_validation", rows=rows)
+        yield say("few_validation", rows=rows, alone=_alone(board))
     low, constant = board.accuracy.low, board.baseline.accuracy.value
     if low is not None and constant is not None and low <= constant:
         yield say("no_better_than_a_constant", share=of_100(constant))
@@ -110,6 +116,7 @@ def _verdict(board: Leaderboard) -> dict[str, Any]:
         "accuracy": board.accuracy,
         "split": board.chosen.split,
         "rows": known_rows(run, board.chosen.split),
+        "few_rows": _few_rows(board),
         "constant": board.baseline.accuracy.value,
         "new_domains": in_new_domains(run, group.ood_splits),
         "domains": domains,
@@ -120,10 +127,17 @@ def _verdict(board: Leaderboard) -> dict[str, Any]:
         "seeds": len(board.chosen.setting.seeds) if board.chosen.setting else 1,
         "few": FEW_SEEDS,
         "run": run.name,
-        "alone": len(board.entries) == 2,
+        "alone": _alone(board),
         "metric": None if group.metric == "accuracy" else metric_name(group.metric),
         "score": run.score(board.chosen.split, group.metric),
     }
+
+
+def _few_rows(board: Leaderboard) -> int | None:
+    """The rows to count in, where hundreds would claim more than one seed's few rows show."""
+    rows = known_rows(board.run, board.chosen.split)
+    one_seed = board.chosen.setting is None or len(board.chosen.setting.seeds) == 1
+    return rows if one_seed and rows < 100 else None
 
 
 def _is_simpler(board: Leaderboard, entry: Entry) -> bool:
@@ -188,7 +202,9 @@ def _row(entry: Entry, board: Leaderboard, low: float, high: float) -> Row:
         else tuple(str(run.folder.resolve()) for run in entry.setting.runs)
     )
     interval = ""
-    if shown.low is not None and shown.high is not None:
+    if entry.split != board.chosen.split:
+        interval, drawn = f"on {entry.split}", None  # the strips are of other texts
+    elif shown.low is not None and shown.high is not None:
         interval = f"{percent(shown.low, 0)[:-2]} to {percent(shown.high, 0)}"
     return Row(
         entry.name,
@@ -253,7 +269,7 @@ def _tiles(board: Leaderboard, slug: str) -> Iterator[Tile]:
         "How good is it?",
         state,
         say("tile_good", state=state),
-        of_100(shown.value),
+        say("right_of", value=shown.value, rows=_few_rows(board)),
         say("tile_good_text", split=split, accuracy=shown, constant=constant),
         f"#{slug}-leaderboard",
     )
@@ -297,6 +313,8 @@ def _trust_tile(board: Leaderboard, slug: str) -> Tile:
 def _where_it_fails(run: Run, split: str, slug: str) -> Tile:
     question, address = "Where does it fail?", f"#{slug}-errors"
     scored = [one for one in class_scores(run, split) if one.recall is not None]
+    # A class of a text or two has no share to speak of.
+    scored = [one for one in scored if one.support >= _FEW_TEXTS] or scored
     worst = min(scored, key=lambda one: one.recall or 0.0, default=None)
     predictions = run.predictions[split]
     errors = find_errors(predictions.logits, predictions.labels, run.temperature)
@@ -334,7 +352,7 @@ def _data_tile(run: Run, slug: str) -> Tile:
         question,
         state,
         say("tile_data", findings=len(faults)),
-        str(len(faults)),
+        say("tile_data_number", findings=len(faults)),
         say("tile_data_text", first=first, more=more),
         address,
     )
