@@ -68,9 +68,9 @@ def label_error_finding(
             f"{names[row]} {numbers[row]}: {given}, rather {better}: {show([texts[row]])}"
         )
     message = (
-        f"look at the labels of these {len(found.rows)} of {len(labels)} rows first, in this "
-        "order: linear probes that did not see them are confident of another label. Where 5% of "
-        "all labels are wrong, most of the first ones are; the others are hard texts"
+        f"{len(found.rows)} of {len(labels)} labels may be wrong, the most doubtful first: linear "
+        "probes that did not see these rows are confident of another label. Many are simply hard "
+        "texts, so look at the first few and stop where they are right"
     )
     return [
         Finding("note", "label-errors", message, rows, tuple(examples[:10]), suggested=suggested)
