@@ -173,6 +173,8 @@ TASKS = [
 MODELS = [
     case("missing model folder", FILE.replace("MODEL", "./no-model"), "no-model"),
     case("unknown model", FILE.replace("MODEL", "no/such-model"), "no/such-model", "Hub"),
+    case("unknown model, with much to say about the data", f"{X}.csv".replace("MODEL", "no/model"),
+         "no/model", x__csv=GOOD + GOOD.partition("\n")[2]),
     case("empty model folder", FILE.replace("MODEL", "model"), "model", **{"model/a__txt": ""}),
     case("no output folder but a file", f"{FILE} --output-dir train.csv", "train.csv"),
     case("output folder with other files", f"{FILE} --output-dir data", "data", "notes.txt",

@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from lpft.errors import InputError, explain, out_of_memory, write_failure
+from lpft.errors import InputError, explain, one_line, out_of_memory, write_failure
 from lpft.files import damaged_file, replace_when_written, write_digests, write_text
+
+
+def test_a_quoted_message_ends_with_a_whole_sentence_or_word():
+    first = "We could not connect to 'https://example.org' to load the files of the model."
+    url = f"See 'https://example.org/{'x' * 150}'."
+    assert one_line(OSError(f"{first}\n{url}")) == first.removesuffix(".")
+    assert one_line(OSError("It failed.")) == "It failed"
+    words = one_line(OSError("word " * 100))
+    assert set(words.removesuffix(" ...").split()) == {"word"}
+    assert len(words) <= 200
+
 
 FULL = """
 import json, resource, signal, sys

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 
 def named(setting: str) -> str:
@@ -60,8 +61,21 @@ def unexpected(error: Exception) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """A library's message to quote in ours: without line breaks, at most 200 characters."""
-    return " ".join(str(error).split())[:200]
+    """A library's message to quote in ours: without line breaks, at most 200 characters.
+
+    A longer one ends with its last whole sentence, or where that is short with a whole word.
+    """
+    text = " ".join(str(error).split())
+    if len(text) > _QUOTED:
+        ends = [match.end() for match in re.finditer(r"[.!?](?= [A-Z])", text[: _QUOTED + 2])]
+        if ends and ends[-1] >= _QUOTED // 3:
+            text = text[: ends[-1]]
+        else:
+            text = shorten(text, _QUOTED, placeholder=" ...")
+    return text if text.endswith("...") else text.removesuffix(".")
+
+
+_QUOTED = 200
 
 
 _UNUSABLE_PATHS = (

@@ -122,6 +122,11 @@ def test_another_delimiter_is_named(tmp_path, name, content, says, columns):
 GOOD = "text,label\na,x\nb,y\nc,x\nd,y\n"
 BAD = {
     "no label column": ("text,Label\na,x\n", {}, ["no column 'label'", "text, Label", "'Label'?"]),
+    "neither column": (
+        "kind,question\nx,how is it there\ny,why so\nx,who came\n",
+        {},
+        ["no column 'label'", "kind, question", "text_columns question label_column kind"],
+    ),
     "no text column": (GOOD, {"text_columns": ["body"]}, ["no column 'body'", "text, label"]),
     "empty text": ("text,label\n,x\nb,y\n ,x\n", {}, ["'text'", "no text in rows 1, 3"]),
     "empty label": ("text,label\na,\nb,y\n", {}, ["'label'", "no label in row 1"]),

@@ -48,14 +48,14 @@ def by_kind(findings):
 
 def test_the_record_names_rows(run):
     found = by_kind(read(run / "run.json")["findings"])
-    assert found["duplicates"]["rows"] == {"train": [5, 71]}
-    assert found["duplicates"]["total"] == {"train": 2}
+    assert found["duplicates"]["rows"] == {"train": [71]}
+    assert found["duplicates"]["total"] == {"train": 1}
     assert found["truncation"]["rows"] == {"train": [21]}  # 400 words, 64 positions
 
 
 def test_the_card_names_rows(run):
     card = (run / "README.md").read_text(encoding="utf-8")
-    assert "(rows 5, 71 of train)" in card
+    assert "(row 71 of train)" in card
     assert "row 21 of train" in card
 
 
@@ -91,7 +91,7 @@ def test_check_shows_texts_on_the_terminal_and_numbers_to_programs(lpft, setting
     answer = lpft("check", *options, "--json").out
     assert SECRET not in answer
     parsed = json.loads(answer)
-    assert by_kind(parsed["findings"])["duplicates"]["rows"] == {"train": [5, 71]}
+    assert by_kind(parsed["findings"])["duplicates"]["rows"] == {"train": [71]}
     assert (parsed["lengths"]["max_length"], parsed["lengths"]["limit"]) == (64, 64)
     counts = parsed["class_rows"]
     assert sum(counts["train"].values()) + sum(counts["validation"].values()) == 80
@@ -127,8 +127,8 @@ def test_the_estimator_says_it_in_python(rows, tiny_bert, caplog):
         clf.fit(rows["text"].tolist(), rows["label"].tolist())
     assert clf.tokenizer_.model_max_length == 64
     named = {finding.kind: dict(finding.rows) for finding in clf.findings_}
-    assert named["duplicates"] == {"train": [5, 71]}
-    assert "rows 5, 71 of train" in caplog.text
+    assert named["duplicates"] == {"train": [71]}
+    assert "(row 71 of train)" in caplog.text
     assert "--" not in caplog.text
     assert not any("--" in finding.message for finding in clf.findings_)
     assert SECRET not in caplog.text

@@ -271,6 +271,14 @@ class _AllRows:
         several = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
         return chosen & np.isin(groups, several)
 
+    def first_of(self, chosen: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of the chosen rows the first of each group, by their numbers (all N)."""
+        rows = np.flatnonzero(chosen)
+        rows = rows[np.argsort(self.number[rows], kind="stable")]
+        first = np.zeros(len(chosen), dtype=bool)
+        first[rows[np.unique(groups[rows], return_index=True)[1]]] = True
+        return first
+
     def examples(
         self, chosen: NDArray[np.bool_], groups: NDArray[np.int64], classes: Sequence[Label] = ()
     ) -> tuple[str, ...]:
@@ -300,7 +308,8 @@ def _repetitions(data: TextData) -> Iterator[Finding]:
             repeated = int(exact.sum()) - len(np.unique(rows.exact[exact]))
             message = f"{repeated} of {own.sum()} {noun} repeat the text of an earlier one"
             examples = rows.examples(exact, rows.exact)
-            yield Finding("warning", "duplicates", message, rows.rows(exact), examples)
+            later = exact & ~rows.first_of(exact, rows.exact)
+            yield Finding("warning", "duplicates", message, rows.rows(later), examples)
         near = rows.within(own, rows.near, rows.exact)
         if near.any():
             message = (

@@ -1,5 +1,6 @@
 """Files of CSV, TSV, JSON and Parquet as tables, and what their columns hold."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
@@ -197,10 +198,28 @@ def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path
     if len(words) == 1:
         return words[0]
     check_delimiter(path, list(table.columns))
+    if not has_column(table, label_column):
+        raise InputError(
+            f"{path} has no column '{label_column}', and none named {' or '.join(TEXT_NAMES)}: "
+            f"found {_column_list(table)}; name both{_example_of_both(table, words)}{_advice(path)}"
+        )
     raise InputError(
         f"{path}: it is not clear which column is the text: found {_column_list(table)}, expected "
         f"one named {' or '.join(TEXT_NAMES)}; name the column, or two of them for pairs "
         f"({named('text_columns')} a or a,b){_advice(path)}"
+    )
+
+
+def _example_of_both(table: "pd.DataFrame", words: Sequence[str]) -> str:
+    """The options that name text and label column, by a guess: long texts, and few other values."""
+    text = max(words, key=lambda name: sum(len(str(value)) for value in table[name]), default=None)
+    others = [name for name in table.columns if name != text and name not in ID_NAMES]
+    if text is None or not others:
+        return f", with {named('text_columns')} and {named('label_column')}"
+    label = min(others, key=lambda name: len({str(value) for value in table[name]}))
+    return (
+        f", for example {named('text_columns')} {shlex.quote(text)} "
+        f"{named('label_column')} {shlex.quote(label)}"
     )
 
 

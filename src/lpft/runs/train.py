@@ -110,11 +110,17 @@ def _train(
             f"{named('distributed')} and {named('method')} {method.name} exclude each other: its "
             "pairs are of one process; leave one of them out"
         )
-    if config.training.model != MINILM:
-        check_model_path(config.training.model)
+    model = config.training.model
+    if model != MINILM:
+        check_model_path(model)
     checked_before = data is not None
     if data is None:
         data = load_data(config.data)
+    if model != MINILM and not Path(model).is_dir():
+        from lpft.model.encoder import load_config
+
+        # A name that the Hub does not have, before all that is said about the data.
+        load_config(model, revision=config.training.revision)
     findings = check_data(data)
     if not checked_before:
         log_findings(findings)
