@@ -620,6 +620,7 @@ LIGHT = {
     "wrong column": (2, "train --train-file train.csv --label-column class"),
     "wrong setting": (2, "train --train-file train.csv --epochs -1"),
     "unknown label": (2, "train --train-file train.csv --test-file other.csv"),
+    "export into another folder": (2, "export . --format transformers --output-dir ."),
     "check": (0, "check --train-file train.csv"),
 }
 

@@ -548,12 +548,16 @@ def export(options: Namespace) -> None:
     if options.file is not None and options.quantize is None:
         raise InputError(f"{named('file')} has no effect without {named('quantize')}: leave it out")
     _check_folder(options.folder, "one that lpft train wrote")
-    from lpft.export import export_run
-
     folder = options.output_dir
     if folder is None:
         kind = "-".join(filter(None, (options.format, options.quantize)))
         folder = Path("exports") / f"{options.folder.resolve().name}-{kind}"
+    from lpft.export.onnx_classifier import RECORD
+    from lpft.results.folder import check_replaceable
+
+    check_replaceable(folder, RECORD, "an export", overwrite=options.overwrite)
+    from lpft.export import export_run  # loads torch
+
     rows = None
     if options.file is not None:
         from lpft.results.saved import open_saved
