@@ -210,6 +210,10 @@ def test_pages_ask_for_nothing_elsewhere_and_never_scroll_sideways(site, tmp_pat
                 outside = [url for url in page.requests if not url.startswith(("file:", "data:"))]
                 assert not outside, file
                 assert not page.complaints, (file, page.complaints)
+                whole = "e => e.scrollHeight <= e.clientHeight"  # neither cut nor scrolled
+                assert page.value(f"[...document.querySelectorAll('.equation')].every({whole})"), (
+                    file
+                )
 
 
 @pytest.mark.heavy

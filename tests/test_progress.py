@@ -1,8 +1,11 @@
 """What is shown while a step takes long: log lines where there is no terminal."""
 
+import re
+
 import pytest
 
 from lpft import progress as module
+from lpft.ntk.sweep import metered
 from lpft.progress import progress, visible_progress
 
 
@@ -41,3 +44,17 @@ def test_short_steps_say_nothing(caplog):
     with visible_progress(), caplog.at_level("INFO", logger="lpft"):
         assert len(list(progress(range(5), "counting"))) == 5
     assert caplog.messages == []
+
+
+def test_work_beyond_what_was_expected_does_not_begin_at_zero_again(caplog, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
+    with (
+        visible_progress(),
+        caplog.at_level("INFO", logger="lpft"),
+        metered(200e9) as count,
+    ):
+        for _ in range(300):
+            count(1e9)
+    shares = [int(re.search(r"(\d+) %", line)[1]) for line in caplog.messages]
+    assert shares == sorted(shares)
+    assert shares[-1] == 99

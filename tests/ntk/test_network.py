@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from lpft.errors import InputError
-from lpft.ntk import KernelRequest, empirical_ntk, empirical_ntks
+from lpft.ntk import KernelRequest, NTKOperator, empirical_ntk, empirical_ntks
 from lpft.ntk import outputs as ready
 from lpft.ntk.network import Network
 
@@ -477,6 +477,27 @@ def test_inputs_that_do_not_fit_are_refused():
     refused(
         "give one kind", module, inputs, other_inputs=["a text"], tokenizer=tiny_tokenizer("bert")
     )
+
+
+def test_a_tuple_of_tensors_is_refused_as_it_may_be_one_batch_or_several():
+    """A mask after the ids would count as more ids."""
+    module, batch = MODULES["bert"][0](), token_batch()
+    pair = batch["input_ids"], batch["attention_mask"]
+    refused("a dict .*for one batch.*a list for several", module, pair)
+    refused("a dict .*for one batch.*a list for several", module, list(pair), other_inputs=pair)
+    with pytest.raises(InputError, match="a tuple of tensors"):
+        NTKOperator(module, pair)
+    with pytest.raises(InputError, match="a tuple of tensors"):
+        empirical_ntks(module, {"own": module.classifier}, pair, head="classifier")
+    assert len(empirical_ntk(module, list(pair), **DOUBLE).row_features) == 10
+
+
+def test_outputs_that_take_the_batch_for_a_tensor_are_told_its_names():
+    module, inputs = MODULES["mlp"][0](), torch.randn(4, 5)
+    refused(
+        r"must be Tensor, not dict.*batch\['inputs'\]", module, inputs, outputs=lambda m, b: m(b)
+    )
+    refused("expected a module that reads", module, torch.randn(4, 6), outputs=ready.loss)
 
 
 def test_outputs_that_are_no_matrix_are_refused():

@@ -370,6 +370,8 @@ def test_eigenpairs_are_those_of_the_whole_kernel(operator, kernel):
     assert (residuals <= pairs.residuals * 1.01 + 1e-12 * values[-1]).all()
     assert (pairs.residuals <= 1e-7 * pairs.values).all()
     assert pairs.error.relative_error <= 1e-12
+    assert "vectors=120 x 6" in repr(pairs)
+    assert "\n" not in repr(pairs)
 
 
 def test_loose_eigenpairs_say_how_far_they_are(operator, kernel):

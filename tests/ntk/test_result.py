@@ -413,3 +413,13 @@ def test_statistics_take_a_kernel_its_tensors_and_arrays_alike():
         assert isinstance(expected, float | np.ndarray)
         for same in (kernel(), total, total.clone().requires_grad_()):
             np.testing.assert_array_equal(statistic(same), expected)
+
+
+def test_a_kernel_and_what_vouches_for_it_print_on_one_line():
+    own, cross = kernel(), kernel_of(B, check_entries=0, check_products=0)
+    assert re.fullmatch(r"EmpiricalNTK\(6 x 3 by 6 x 3, P and F, .* error \de-\d+\)", repr(own))
+    assert repr(cross) == "EmpiricalNTK(6 x 3 by 3 x 3, P and F, unchecked)"
+    results = (own.certificate, own.spectrum, own.eigenvectors(2), statistics.class_order(LABELS))
+    for result in results:
+        assert len(repr(result)) < 200, repr(result)
+        assert "\n" not in repr(result)

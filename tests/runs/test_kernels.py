@@ -193,7 +193,9 @@ def test_stages_and_long_passes_are_said_away_from_a_terminal(
     finished, lpft, kernel_base, tmp_path, monkeypatch
 ):
     lines = finished[1].err.splitlines()
-    assert any(line.startswith("pass 1 of 1, ft, lora, lp-ft, lp-lora: ") for line in lines)
+    begun = "pass 1 of 1, ft, lora, lp-ft, lp-lora: kernels of"
+    texts = f"{TRAIN} training + {EVALUATION} test + {VALIDATION} validation texts"
+    assert any(line.startswith(f"{begun} {texts}, about ") for line in lines)
     assert len([line for line in lines if line.startswith("lora, ")]) == 2
     monkeypatch.setattr("lpft.progress._SECONDS_BETWEEN_LINES", 0.0)
     quick = ("--methods", "ft", "--solver", "none", "--max-samples", 6, "--output-dir", tmp_path)

@@ -1,8 +1,11 @@
-"""What the statistics accept: finite float64 matrices with at least one row, and class indices.
+"""What the statistics accept: finite float64 matrices with at least one row, and class indices;
+and how results that hold arrays print.
 
 Tensors of PyTorch are arrays here, wherever they lie, in any precision and with their gradients.
 """
 
+from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,9 @@ from lpft.errors import InputError, one_line
 SUM_TOLERANCE = 1e-4
 """How far the probabilities of a row may be from the sum 1: a float32 softmax over thousands of
 classes stays well inside."""
+
+_MOST_SHOWN = 4
+"""Items of a collection in the line of a result."""
 
 _ROUNDINGS = 3
 """Of a softmax computed in half precision: of its exponentials, its quotient and its sum."""
@@ -39,6 +45,22 @@ def as_array(values: Any, name: str, dtype: Any = None) -> NDArray[Any]:
             f"{name}: expected numbers in an array or tensor, found {type(values).__name__} "
             f"({one_line(error)})"
         ) from error
+
+
+def short_repr(result: Any) -> str:
+    """A dataclass on one line, such as ``LowRank(rows=48 x 3, ...)``: of arrays their shapes."""
+    shown = (f"{field.name}={_short(getattr(result, field.name))}" for field in fields(result))
+    return f"{type(result).__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> str:
+    if getattr(value, "shape", ()):
+        return " x ".join(map(str, value.shape))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Collection) and not isinstance(value, str) and len(value) > _MOST_SHOWN:
+        return f"{len(value)} items"
+    return repr(value)
 
 
 def probability_matrix(values: ArrayLike) -> NDArray[np.float64]:

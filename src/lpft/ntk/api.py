@@ -70,11 +70,12 @@ def empirical_ntk(
         model: a ``TextClassifier``, a ``LinearHeadClassifier`` (with PEFT adapters or without), or
             any ``nn.Module``.
         inputs: N texts, or pairs as tuples of two; or a tensor (N x ...), a dict of tensors
-            that the module takes by name, or a list of such batches.
+            that the module takes by name, or a list (no tuple) of such batches.
         other_inputs: M inputs for the columns; None means ``inputs``, and half of the work.
         outputs: ``outputs(module, batch)`` gives the n x K outputs of a batch, each row a function
             of its sample alone. Default: the logits; :mod:`lpft.ntk.outputs` has others. ``batch``
-            is a dict of tensors; ``labels`` in it are not given to the module.
+            is a dict of tensors, with inputs that are one tensor as ``batch["inputs"]``;
+            ``labels`` in it are not given to the module.
         head: name of the module's last linear layer, whose share then is P.
         parameters: ``all``, the ``trainable`` ones, which require gradients, or names and patterns
             such as ``("*.attention.*", "head.*")``.

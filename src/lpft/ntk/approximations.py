@@ -18,7 +18,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigsh
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from lpft.analysis.inputs import as_array
+from lpft.analysis.inputs import as_array, short_repr
 from lpft.errors import InputError
 from lpft.ntk.job import KernelJob
 from lpft.ntk.operator import NTKOperator
@@ -50,6 +50,8 @@ class EntryError:
     approximate: Array
     interval: tuple[float, float]
     confidence: float = _CONFIDENCE
+
+    __repr__ = short_repr
 
     @property
     def relative_error(self) -> float:
@@ -133,6 +135,8 @@ class Eigenpairs:
     residuals: Array
     products: int
     error: EntryError | None
+
+    __repr__ = short_repr
 
 
 def _require_own(operator: NTKOperator, wanted: str) -> None:
@@ -225,6 +229,8 @@ class KernelRidge:
     converged: bool
     error_bound: float
     error: EntryError | None
+
+    __repr__ = short_repr
 
     def predict(self, operator: NTKOperator) -> Array:
         """``Theta(x, X) a``, M x C, for the operator of M other inputs with those of training.
@@ -328,6 +334,8 @@ class LowRank:
     rows: Array
     columns: Array
     error: EntryError | None
+
+    __repr__ = short_repr
 
     def operator(self) -> LinearOperator:
         """The approximation as an operator of SciPy's."""

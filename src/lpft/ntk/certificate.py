@@ -75,6 +75,11 @@ def relative_error(engine: float, autograd: float, scale: float) -> float:
     return 0.0 if engine == autograd else np.inf
 
 
+def largest_error(*checks: CheckedEntry | CheckedProduct) -> float | None:
+    """The largest relative error of these checks, None of none."""
+    return max((check.relative_error for check in checks), default=None)
+
+
 @dataclass(frozen=True)
 class Certificate:
     """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
@@ -92,8 +97,18 @@ class Certificate:
     @property
     def largest_relative_error(self) -> float | None:
         """Of all entries and products."""
-        checks: tuple[CheckedEntry | CheckedProduct, ...] = (*self.entries, *self.products)
-        return max((check.relative_error for check in checks), default=None)
+        return largest_error(*self.entries, *self.products)
+
+    def __repr__(self) -> str:
+        parts = [f"entries checked {len(self.entries)}, products checked {len(self.products)}"]
+        numbers = {
+            "largest relative error": self.largest_relative_error,
+            "asymmetry": self.asymmetry,
+            "smallest eigenvalue": self.smallest_eigenvalue,
+            "largest eigenvalue": self.largest_eigenvalue,
+        }
+        parts += [f"{name} {n:.2g}" for name, n in numbers.items() if n is not None]
+        return f"Certificate({', '.join(parts)})"
 
     def as_record(self) -> dict[str, Any]:
         """The certificate as JSON."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from lpft.analysis.inputs import class_indices, logit_matrix
+from lpft.analysis.inputs import class_indices, logit_matrix, short_repr
 from lpft.data.lengths import length_batches
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
@@ -55,6 +55,8 @@ class OutputChange:
 
     logits: Array
     features: Array
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,8 @@ class LogitTrajectory:
     steps: NDArray[np.int64]
     train: Array
     evaluated: Array
+
+    __repr__ = short_repr
 
 
 def largest_stable_rate(kernel_train: ArrayLike, *, reduction: Reduction = "sum") -> float:

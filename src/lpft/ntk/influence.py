@@ -39,6 +39,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logsumexp, softmax
 from torch import Tensor, nn
 
+from lpft.analysis.inputs import short_repr
 from lpft.data.examples import Examples, Label, Text
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError, named
@@ -311,6 +312,8 @@ class Influence:
     logits: Array
     text_logits: Array
 
+    __repr__ = short_repr
+
     @property
     def total(self) -> Array:
         return self.head + self.encoder
@@ -452,6 +455,9 @@ class Explanation:
     texts: Sequence[Text]
     rows: Examples
     classes: tuple[Label, ...]
+
+    def __repr__(self) -> str:
+        return f"Explanation({len(self.texts)} texts by {len(self.rows)} training rows)"
 
     def table(self, number: int = 0, count: int = 5) -> "pd.DataFrame":
         """The rows that speak most for a text's prediction, then those most against it.

@@ -70,8 +70,17 @@ class TensorInputs:
         a ``TensorDataset`` gives them.
 
         Raises:
-            InputError: it is none of these, is empty, or the tensors differ in their first axis.
+            InputError: it is none of these, is empty, or the tensors differ in their first axis; or
+                a tuple of tensors, which may mean one batch or several.
         """
+        if isinstance(inputs, tuple) and any(
+            isinstance(of, Tensor) or is_numeric(of) for of in inputs
+        ):
+            raise InputError(
+                "the inputs are a tuple of tensors, which may be one batch or several: expected a "
+                "dict of named tensors for one batch, such as {'input_ids': ids, 'attention_mask': "
+                "mask}, or a list for several batches"
+            )
         if isinstance(inputs, Tensor | Mapping) or is_numeric(inputs):
             parts = [_named(inputs)]
         elif isinstance(inputs, Iterable) and not isinstance(inputs, str):
@@ -421,10 +430,16 @@ def _tried(module: nn.Module, outputs: Outputs, sample: Batch) -> Tensor:
     except InputError:
         raise
     except Exception as error:
+        advice = "a module that reads the inputs as they are, or outputs(module, batch) that does"
+        if getattr(outputs, "__module__", None) != logits.__module__:  # not one of lpft's own
+            names = [repr(name) for name in sample]
+            advice = (
+                f"outputs(module, batch) that takes its tensors from the batch, a dict with "
+                f"{', '.join(names)}, such as batch[{names[0]}]"
+            )
         raise InputError(
             f"the outputs of the first sample cannot be computed ({type(error).__name__}: "
-            f"{one_line(error)}): expected a module that reads the inputs as they are, or "
-            "outputs(module, batch) that does"
+            f"{one_line(error)}): expected {advice}"
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != 1 or not found.numel():
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lpft.analysis.inputs import as_array
 from lpft.errors import InputError
-from lpft.ntk.certificate import Certificate, CheckedEntry, CheckedProduct
+from lpft.ntk.certificate import Certificate, CheckedEntry, CheckedProduct, largest_error
 from lpft.ntk.contract import signed
 from lpft.ntk.plan import Head, Plan
 from lpft.ntk.storage import Pair, read_kernel, write_kernel
@@ -32,6 +32,10 @@ class Eigenvectors(NamedTuple):
 
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        pairs, samples, outputs = self.vectors.shape
+        return f"Eigenvectors({pairs} of {samples} x {outputs})"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,14 @@ class EmpiricalNTK:
     checked_products: tuple[CheckedProduct, ...] = ()
     products_error: float | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        rows, outputs, columns, _ = self.ft_effective.shape
+        # Not from the certificate, whose eigenvalues take long.
+        error = largest_error(*self.checked_entries, *self.checked_products)
+        checked = "unchecked" if error is None else f"largest relative error {error:.0e}"
+        parts = "F" if self.pretrain_effective is None else "P and F"
+        return f"EmpiricalNTK({rows} x {outputs} by {columns} x {outputs}, {parts}, {checked})"
 
     def total(self) -> Tensor:
         """``P ⊗ I_C + F``, N x C x M x C: the kernel over all parameters, the head's included."""

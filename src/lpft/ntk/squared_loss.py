@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lpft.analysis.inputs import finite_matrix
+from lpft.analysis.inputs import finite_matrix, short_repr
 from lpft.errors import InputError
 from lpft.ntk.regression.kernels import require_symmetric
 from lpft.ntk.regression.multiclass import positive_part
@@ -35,6 +35,8 @@ class GaussianPrediction:
 
     mean: Array
     covariance: Array
+
+    __repr__ = short_repr
 
     @property
     def standard_deviation(self) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from lpft.analysis.inputs import as_array, class_indices, logit_matrix
+from lpft.analysis.inputs import as_array, class_indices, logit_matrix, short_repr
 from lpft.errors import InputError
 
 Array = NDArray[np.float64]
@@ -36,6 +36,8 @@ class Spectrum:
     singular_values: Array
     eigenvalues: Array | None
     shape: tuple[int, int]
+
+    __repr__ = short_repr
 
     @property
     def largest(self) -> float:
@@ -187,6 +189,8 @@ class FTRatio:
     numerator: Array
     denominator: Array
 
+    __repr__ = short_repr
+
     @property
     def ratio(self) -> float | None:
         if (self.denominator == 0).any():
@@ -271,6 +275,8 @@ class ClassOrder:
     order: NDArray[np.int64]
     classes: tuple[int, ...]
     boundaries: tuple[int, ...]
+
+    __repr__ = short_repr
 
     def sort(self, values: ArrayLike) -> Array:
         """Rows and columns of a heat map [N, N] in this order."""

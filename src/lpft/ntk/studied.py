@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lpft.analysis.inputs import short_repr
 from lpft.data.examples import Text
 from lpft.data.texts import text_list
 from lpft.data.tokens import Tokens, tokenize
@@ -336,6 +337,8 @@ class KernelRequest:
     head_trains: bool = True
     bias_trains: bool = True
     pretrain_scale: float = 1.0
+
+    __repr__ = short_repr
 
 
 def request_of(

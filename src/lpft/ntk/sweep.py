@@ -108,7 +108,7 @@ def sweep(
     with ExitStack() as stack:
         activations = ActivationStore(plan.layout.between_blocks, folder)
         stack.enter_context(closing(activations))
-        count = stack.enter_context(_metered(sum(remaining.flops.values())))
+        count = stack.enter_context(metered(sum(remaining.flops.values())))
         stack.enter_context(only_these_require_gradients(network.root, list(direct.values())))
         passes = Passes(
             network, structure.chain, structure.modules, direct, cotangents, activations
@@ -124,16 +124,20 @@ def finished_pieces(work: RemainingWork, store: TileStore) -> frozenset[Piece]:
 
 
 @contextmanager
-def _metered(flops: float) -> Iterator[Callable[[float], None]]:
-    """A function that counts flops on a bar of GFLOP, which is full after ``flops``."""
+def metered(flops: float) -> Iterator[Callable[[float], None]]:
+    """A function that counts flops on a bar of GFLOP.
+
+    ``flops`` are an estimate: where there are more, the bar stays at 99 %, as tqdm would begin
+    again at 0 % beyond its end.
+    """
     done = 0.0
     total = round(flops / 1e9)
     with progress(description="computing the kernel", total=total, unit="GFLOP") as bar:
 
         def count(more: float) -> None:
             nonlocal done
-            before, done = round(done / 1e9), done + more
-            bar.update(round(done / 1e9) - before)
+            done += more
+            bar.update(max(0, min(round(done / 1e9), int(0.99 * total)) - bar.n))
 
         yield count
 

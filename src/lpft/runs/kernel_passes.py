@@ -62,6 +62,14 @@ class KernelTexts:
         every = (self.train, self.evaluation, self.validation)
         return [examples.texts for examples in every if examples is not None]
 
+    def counted(self, groups: NDArray[np.int64]) -> str:
+        """How many texts of each list are in a pass, whose ``groups`` are their positions."""
+        names = ("training", self.evaluation_split, "validation")
+        counts = [
+            f"{count} {name}" for name, count in zip(names, np.bincount(groups), strict=False)
+        ]
+        return " + ".join(counts) + " texts"
+
     @property
     def validation_rows(self) -> int | None:
         return None if self.validation is None else len(self.validation)

@@ -243,11 +243,11 @@ class KernelComputation:
         key = _resume_key(self.config, self.texts, data, each.encoder, job.plan.device)
         _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
         logger.info(
-            "pass %d of %d, %s: kernels of %d texts, about %.0f s, %s of memory at most",
+            "pass %d of %d, %s: kernels of %s, about %.0f s, %s of memory at most",
             number + 1,
             self._passes_in_all,
             ", ".join(point.name for point in each.starting_points),
-            len(job.plan.workload.lengths),
+            self.texts.counted(job.plan.workload.groups),
             job.plan.seconds,
             readable_size(job.plan.memory),
         )

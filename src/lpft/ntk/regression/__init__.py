@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lpft.analysis.calibration import negative_log_likelihood
-from lpft.analysis.inputs import as_array, class_indices
+from lpft.analysis.inputs import as_array, class_indices, short_repr
 from lpft.errors import InputError
 from lpft.ntk.regression.entries import (
     entry_accuracy,
@@ -88,6 +88,8 @@ class RegressionResult:
     test_logits: Array
     train: RegressionScores
     test: RegressionScores
+
+    __repr__ = short_repr
 
     def as_record(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from lpft.analysis.inputs import class_indices, finite_matrix
+from lpft.analysis.inputs import class_indices, finite_matrix, short_repr
 from lpft.errors import InputError
 from lpft.ntk.statistics import MOST_ASYMMETRY, asymmetry, checked_kernel, kernel_matrix
 
@@ -37,6 +37,8 @@ class KernelPair:
     test: Array
     classes: int
     reverse_test: Array | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "reverse_test"):
@@ -145,6 +147,8 @@ class KernelModel:
     probabilistic: bool = False
     settings: dict[str, Option] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     def predict(
         self, kernel: ArrayLike, f0: Array | None = None, reverse: ArrayLike | None = None

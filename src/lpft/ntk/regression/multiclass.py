@@ -13,7 +13,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.special import softmax
 
 from lpft.analysis.calibration import negative_log_likelihood
-from lpft.analysis.inputs import class_indices
+from lpft.analysis.inputs import class_indices, short_repr
 from lpft.errors import InputError
 from lpft.ntk.regression.kernels import (
     Array,
@@ -274,6 +274,8 @@ class SoftmaxFit:
     logits: Array
     residual: Array
     converged: bool
+
+    __repr__ = short_repr
 
 
 def fit_softmax(
