@@ -74,19 +74,27 @@ def test_numbers_of_a_binary_task_stand_beside_the_published_ones(lpft, tmp_path
     assert outcome.status == 0, outcome.err
     record = read_experiment(json.loads((tmp_path / "t/experiment.json").read_text()))
     # --tiny has one rate; batch sizes are those published for RTE: 16 for FT and 8 for LP-FT.
-    own, shared = record.exhibits
+    own, at_lp_start, at_random_start = record.exhibits
     assert [row[1] for row in own.rows] == ["pre-trained", "LP", "FT", "LP-FT"]
     published = {row[1]: row[3].value for row in own.rows}
     assert published == {"pre-trained": 0.795, "LP": 28.6, "FT": 0.805, "LP-FT": 28.6}
-    assert [row[1] for row in shared.rows] == ["FT", "LP-FT"]
-    assert {column.source for column in shared.columns} == {"names", "ours"}
-    for table, rows in ((own, own.rows[1:]), (shared, shared.rows)):
+    for table in (at_lp_start, at_random_start):
+        assert [row[1] for row in table.rows] == ["FT", "LP-FT"]
+        assert {column.source for column in table.columns} == {"names", "ours"}
+    batches = {
+        "own": {"LP": None, "FT": 16, "LP-FT": 8},
+        "LP-start": {"FT": 8, "LP-FT": 8},
+        "random-start": {"FT": 16, "LP-FT": 16},
+    }
+    tables = (own.rows[1:], at_lp_start.rows, at_random_start.rows)
+    for rows, expected in zip(tables, batches.values(), strict=True):
         for row in rows:
             folders = [tmp_path / "t" / run for run in row[2].runs]
             heads = [json.loads((f / "features.json").read_text())["head"] for f in folders]
             assert len(heads) == 2
             assert row[2].value == pytest.approx(mean(head["norm"] for head in heads))
-            assert ("batch8" in row[2].runs[0]) == (table is shared or row[1] == "LP-FT")
+            batch = expected[row[1]]
+            assert batch is None or f"batch{batch}-" in row[2].runs[0]
     assert "halved: rte" in own.note
     assert any("installs half of the weights" in line for line in record.differences)
 

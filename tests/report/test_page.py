@@ -207,7 +207,7 @@ def test_a_page_of_ones_own_is_made_anew_and_nothing_else_is_replaced(tmp_path: 
 
 @pytest.mark.heavy
 def test_a_page_whose_writing_was_killed_is_written_anew(tmp_path: Path, monkeypatch) -> None:
-    def killed(*_: object) -> bytes:
+    def killed(*_: object, **__: object) -> bytes:
         raise KeyboardInterrupt
 
     write_run(tmp_path / "ft")
