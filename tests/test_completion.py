@@ -107,4 +107,4 @@ def test_fish_completes(folder: Path) -> None:
 def test_completion_names_its_shells(lpft) -> None:
     outcome = lpft("completion", "powershell")
     assert outcome.status == 2
-    assert "'bash', 'zsh', 'fish'" in outcome.err
+    assert "bash, zsh, fish" in outcome.err

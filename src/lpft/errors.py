@@ -3,7 +3,8 @@
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 
@@ -127,3 +128,42 @@ def write_failure(error: Exception, folder: Path | None = None) -> str | None:
     if code is not None:
         return os.strerror(int(code[1])) if int(code[1]) in _UNUSABLE_PATHS else None
     return None if "erializing" in message else "the disk is full, or it may not be written"
+
+
+_SYNONYMS = {
+    "lr": "learning-rate",
+    "bs": "batch-size",
+    "max-len": "max-length",
+    "max-seq-len": "max-length",
+    "max-seq-length": "max-length",
+    "num-epochs": "epochs",
+    "num-train-epochs": "epochs",
+    "output": "output-dir",
+    "output-dir": "output",
+}
+"""What other programs call a setting, and what it may be called here."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that may be meant by ``name``, or None.
+
+    A synonym goes before a similar spelling; case, ``_`` for ``-`` and dashes before an option do
+    not matter.
+    """
+    spellings = {_plain_name(one): one for one in known}
+    meant = _plain_name(name)
+    synonym = _SYNONYMS.get(meant)
+    if synonym in spellings:
+        return spellings[synonym]
+    close = get_close_matches(meant, spellings, n=1)
+    return spellings[close[0]] if close else None
+
+
+def _plain_name(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").lower()
+
+
+def meant_choice(name: str, choices: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` for a value that is none of ``choices``; nothing if none is near."""
+    near = nearest(name, choices)
+    return "" if near is None else f" (did you mean {near}?)"

@@ -24,9 +24,8 @@ from typing import Any, TypeVar
 from joblib.externals.loky import ProcessPoolExecutor
 from tqdm import tqdm
 
-from lpft.errors import InputError, named, one_line
+from lpft.errors import InputError, meant_choice, named, one_line
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine
-from lpft.settings.fields import meant_choice
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")

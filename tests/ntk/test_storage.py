@@ -210,7 +210,7 @@ def test_progress_counts_what_is_left(tmp_path, monkeypatch):
         done.append(0.0)
         yield count
 
-    monkeypatch.setattr("lpft.ntk.sweep._metered", metered)
+    monkeypatch.setattr("lpft.ntk.sweep.metered", metered)
     kernel(bert(), tmp_path / "whole", columns=None)
     interrupt(monkeypatch, 8, tmp_path / "resumed", columns=None)
     kernel(bert(), tmp_path / "resumed", columns=None)

@@ -17,9 +17,9 @@ from lpft import __version__
 from lpft.cli import commands, listings
 from lpft.cli.completion import SHELLS, completion_script
 from lpft.cli.console import as_option
+from lpft.errors import meant_choice, nearest
 from lpft.settings import Backend, Device, ExportFormat, Quantization, Venue
 from lpft.settings.configs import taken_by
-from lpft.settings.fields import meant_choice, nearest
 
 BAD_INPUT = 2
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lpft.data import Examples
-from lpft.errors import InputError, named
+from lpft.errors import InputError, meant_choice, named
 from lpft.export.agreement import TOLERANCE, Scorer, agreement, check_texts
 from lpft.export.onnx_classifier import GRAPH, RECORD, TOKENIZER, read_export, require_onnx
 from lpft.export.onnx_format import read_onnx, write_onnx
@@ -22,7 +22,6 @@ from lpft.results.folder import check_replaceable, read_record, written_folder
 from lpft.results.saved import TorchClassifier, open_saved
 from lpft.results.schema import environment
 from lpft.settings import ExportFormat, Quantization
-from lpft.settings.fields import meant_choice
 
 _CARD = "README.md"
 

@@ -19,12 +19,12 @@ from pydantic import (
 )
 
 from lpft.data import find_task
-from lpft.errors import InputError
+from lpft.errors import InputError, meant_choice
 from lpft.results.folder import read_record
 from lpft.results.resume import run_name
 from lpft.settings import MINILM, DataSettings, TrainingSettings
 from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
-from lpft.settings.fields import Decides, meant_choice
+from lpft.settings.fields import Decides
 from lpft.settings.methods import get_method
 
 RUNS = "runs"

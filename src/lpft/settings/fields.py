@@ -6,7 +6,6 @@ The command line, YAML files, records and the identity of a run or kernel are re
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from enum import Flag, auto
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lpft.errors import InputError, named
+from lpft.errors import InputError, meant_choice, named, nearest
 
 
 class Decides(Flag):
@@ -197,50 +196,11 @@ class Settings(BaseModel):
         }
 
 
-_SYNONYMS = {
-    "lr": "learning-rate",
-    "bs": "batch-size",
-    "max-len": "max-length",
-    "max-seq-len": "max-length",
-    "max-seq-length": "max-length",
-    "num-epochs": "epochs",
-    "num-train-epochs": "epochs",
-    "output": "output-dir",
-    "output-dir": "output",
-}
-"""What other programs call a setting, and what it may be called here."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that may be meant by ``name``, or None.
-
-    A synonym goes before a similar spelling; case, ``_`` for ``-`` and dashes before an option do
-    not matter.
-    """
-    spellings = {_plain_name(one): one for one in known}
-    meant = _plain_name(name)
-    synonym = _SYNONYMS.get(meant)
-    if synonym in spellings:
-        return spellings[synonym]
-    close = get_close_matches(meant, spellings, n=1)
-    return spellings[close[0]] if close else None
-
-
-def _plain_name(name: str) -> str:
-    return name.lstrip("-").replace("_", "-").lower()
-
-
 def unknown_setting(name: str, known: Iterable[str]) -> InputError:
     """The error of a setting that does not exist, with the one that may be meant."""
     near = nearest(name, known)
     hint = "see lpft train --help" if near is None else f"did you mean {near}?"
     return InputError(f"unknown setting '{name}': {hint}")
-
-
-def meant_choice(name: str, choices: Iterable[str]) -> str:
-    """`` (did you mean ...?)`` for a value that is none of ``choices``; nothing if none is near."""
-    near = nearest(name, choices)
-    return "" if near is None else f" (did you mean {near}?)"
 
 
 def _bare(kind: Any) -> Any:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from lpft.errors import InputError, named
-from lpft.settings.fields import Need, Setting, meant_choice
+from lpft.errors import InputError, meant_choice, named
+from lpft.settings.fields import Need, Setting
 
 HeadStart = Literal["random", "lp", "words"]
 """``words`` are the rows of label words in the language model's output embedding."""
