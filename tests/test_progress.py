@@ -57,4 +57,4 @@ def test_work_beyond_what_was_expected_does_not_begin_at_zero_again(caplog, monk
             count(1e9)
     shares = [int(re.search(r"(\d+) %", line)[1]) for line in caplog.messages]
     assert shares == sorted(shares)
-    assert shares[-1] == 99
+    assert shares[-2:] == [99, 100]  # the end is reached when the work is

@@ -81,7 +81,7 @@ def test_measured_rates_are_the_packaged_models_and_never_under_the_papers_proto
 
     file = {"train_file": tmp_path / "a.csv"}
     assert rate(**file) > rate(**file, model="roberta-base")
-    # SST-2 is in the paper (1e-5); uci_sentences and the embedded corpus are not
+    # SST-2 is in the paper (1e-5); uci_sentences and the bundled corpus are not
     assert rate(task="sst2") == published_hyperparameters("sst2", "lp-ft")["learning_rate"]
     assert rate(task="demo", split_protocol="paper") == rate(**file, model="roberta-base")
 

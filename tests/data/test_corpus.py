@@ -1,4 +1,4 @@
-"""The embedded corpus: counts, balance, and that its sentences are neither copies nor templates."""
+"""The bundled corpus: counts, balance, and that its sentences are neither copies nor templates."""
 
 import re
 from collections import Counter, defaultdict

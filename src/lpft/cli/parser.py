@@ -8,6 +8,7 @@ from argparse import (
     ArgumentParser,
     BooleanOptionalAction,
     Namespace,
+    _SubParsersAction,
 )
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from lpft import __version__
 from lpft.cli import commands, listings
-from lpft.cli.completion import SHELLS, completion_script
 from lpft.cli.console import as_option
 from lpft.errors import meant_choice, nearest
-from lpft.settings import Backend, Device, ExportFormat, Quantization, Venue
+from lpft.settings import MINILM, Backend, Device, ExportFormat, Quantization, Venue
 from lpft.settings.configs import taken_by
+
+SHELLS = ("bash", "zsh", "fish")
+"""Those that can complete lpft's commands."""
+
+_FOLDERS = ("folder", "data_dir", "output_dir")
 
 BAD_INPUT = 2
 
@@ -89,7 +94,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         added.set_defaults(run=run, parser=added, keys=frozenset())
         return added
 
-    demo = command(commands.demo, "train five methods on the embedded corpus and write a report")
+    demo = command(commands.demo, "train five methods on the bundled corpus and write a report")
     demo.add_argument(
         "--output-dir",
         type=Path,
@@ -485,3 +490,46 @@ def _add_flags(parser: ArgumentParser, *names: str, **texts: str) -> None:
     """Add options without a value: some of :data:`_FLAGS`, and others with their help."""
     for name, text in {**texts, **{name: _FLAGS[name] for name in names}}.items():
         parser.add_argument(as_option(name), action="store_true", help=text)
+
+
+def completion_script(parser: ArgumentParser, shell: str) -> str:
+    """What a shell runs to complete ``lpft``: commands, options, their values, files and folders.
+
+    The script is static: completing starts no Python.
+    """
+    import shtab
+
+    (subparsers,) = (a for a in parser._actions if isinstance(a, _SubParsersAction))
+    for name, subparser in subparsers.choices.items():
+        paths = {setting.name for setting in taken_by(name).values() if setting.type is Path}
+        for action in subparser._actions:
+            if action.dest in _FOLDERS:
+                _complete(action, shtab.DIRECTORY)
+            elif action.type is Path or action.dest in (*paths, "file"):
+                _complete(action, shtab.FILE)
+            elif action.choices is None:
+                action.choices = _names(name, action.dest)
+                if action.dest == "model":  # or any folder
+                    _complete(action, shtab.DIRECTORY)
+    return str(shtab.complete(parser, shell))
+
+
+def _complete(action: Action, how: dict[str, str]) -> None:
+    action.complete = how  # type: ignore[attr-defined]  # where shtab looks
+
+
+def _names(command: str, argument: str) -> Sequence[str] | None:
+    """The values of an argument that are known by name; None where there are none."""
+    from lpft.data import TASKS
+    from lpft.executors import EXECUTORS
+    from lpft.experiments.catalogue import ALL, EXPERIMENTS
+    from lpft.settings.methods import AUTO, METHODS
+
+    return {
+        ("tasks", "name"): tuple(TASKS),
+        ("reproduce", "name"): (*EXPERIMENTS, ALL, "list"),
+        (command, "executor"): tuple(EXECUTORS),
+        (command, "method"): (AUTO, *METHODS),
+        (command, "model"): (MINILM,),
+        (command, "task"): tuple(TASKS),
+    }.get((command, argument))

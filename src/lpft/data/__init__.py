@@ -1,4 +1,4 @@
-"""Data: the user's files, published tasks and the embedded corpus as texts with class labels.
+"""Data: the user's files, published tasks and the bundled corpus as texts with class labels.
 
 Nothing here loads torch, transformers, datasets, pandas or scikit-learn before it is needed.
 """

@@ -1,4 +1,4 @@
-"""``lpft demo``: every method of the paper on the embedded corpus, offline, in one report."""
+"""``lpft demo``: every method of the paper on the bundled corpus, offline, in one report."""
 
 import logging
 from collections.abc import Iterator

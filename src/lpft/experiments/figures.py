@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from scipy.stats import rankdata
 
 from lpft.analysis.comparison import Resampled, Statistic, effect_over_seeds, resample
 from lpft.analysis.features import PROJECTION, project_with_head
-from lpft.data import TextData, fingerprint, load_data
 from lpft.data.labels import class_weights
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
@@ -32,19 +30,16 @@ from lpft.experiments.measures import (
 )
 from lpft.experiments.plan import (
     ExperimentRuns,
-    Job,
     Plan,
     Recipe,
-    Result,
     Results,
     RunKey,
     Scope,
     Step,
+    job_of_run,
     planned_runs,
 )
-from lpft.model import Classifier
-from lpft.model.inference import encoder_fingerprint
-from lpft.model.loading import fresh_classifier
+from lpft.experiments.prepare import reopen
 from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
 from lpft.results.formats import counted, fixed, joined, significant
 from lpft.results.groups import Spread, feature, method_name
@@ -53,7 +48,7 @@ from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
 from lpft.results.run import Run, read_feature_changes, read_features, read_head_rows
 from lpft.results.schema import number
 from lpft.results.series import QUANTITIES, curve
-from lpft.settings.configs import RunConfig, make_config
+from lpft.settings.configs import RunConfig
 from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs, prepare_split
 from lpft.training.history import path_rows
@@ -594,35 +589,6 @@ def _correlation_text(
         f"{fixed(correlation.value, 2)} for {method_name(method)} (from {significant(small)} at "
         f"scale {first:g} to {significant(large)} at {last:g})"
     )
-
-
-# What steps look into.
-
-
-def job_of_run(file: str, run: Run, compute: Callable[[Run], Result]) -> Job[Result]:
-    """The job of one run, whose settings, data and encoder decide the result."""
-    hashes = {"config_hash": run.record.config_hash, "fingerprints": dict(run.fingerprints)}
-    return Job(file, hashes, partial(compute, run))
-
-
-def reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
-    """A run's settings and data, its classifier before any training, and the encoder's hash.
-
-    Raises:
-        InputError: data or model cannot be read, or are no longer those of the run.
-    """
-    config = make_config(run.config, Path(run.folder))
-    data = load_data(config.data)
-    classifier = fresh_classifier(data, config.training)
-    encoder = encoder_fingerprint(classifier.model)
-    current = {"encoder": encoder, **{f"data/{k}": v for k, v in fingerprint(data).items()}}
-    changed = [name for name, value in run.fingerprints.items() if current.get(name) != value]
-    if changed:
-        raise InputError(
-            f"the {changed[0].replace('data/', 'data of ')} changed since '{run.folder}' was "
-            "trained: restore it, or start the experiment again in another folder"
-        )
-    return config, data, classifier, encoder
 
 
 _KINDS: tuple[tuple[tuple[str, ...], partial[Recipe]], ...] = (

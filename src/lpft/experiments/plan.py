@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -197,6 +198,12 @@ class Job(Generic[Result]):
     file: str
     identity: Mapping[str, Any]
     compute: Callable[[], Result]
+
+
+def job_of_run(file: str, run: Run, compute: Callable[[Run], Result]) -> Job[Result]:
+    """The job of one run, whose settings, data and encoder decide the result."""
+    hashes = {"config_hash": run.record.config_hash, "fingerprints": dict(run.fingerprints)}
+    return Job(file, hashes, partial(compute, run))
 
 
 @dataclass(frozen=True)

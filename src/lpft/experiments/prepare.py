@@ -14,6 +14,7 @@ from pathlib import Path
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
 from lpft.experiments.plan import KERNELS, RUNS, STEPS, ExperimentRuns, Plan, Scope
+from lpft.model import Classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.model.loading import fresh_classifier
 from lpft.results.exhibits import RECORD
@@ -33,7 +34,7 @@ from lpft.results.run import FEATURES, Run, find_runs, read_feature_changes, spl
 from lpft.results.schema import Fingerprints, RunRecord
 from lpft.runs.kernels import check_same_kernels, finished_kernels
 from lpft.runs.sweep_config import SEARCH
-from lpft.settings.configs import KernelConfig, RunConfig
+from lpft.settings.configs import KernelConfig, RunConfig, make_config
 
 logger = logging.getLogger(__name__)
 
@@ -265,3 +266,23 @@ def _damage(run: Run) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+def reopen(run: Run) -> tuple[RunConfig, TextData, Classifier, str]:
+    """A run's settings and data, its classifier before any training, and the encoder's hash.
+
+    Raises:
+        InputError: data or model cannot be read, or are no longer those of the run.
+    """
+    config = make_config(run.config, Path(run.folder))
+    data = load_data(config.data)
+    classifier = fresh_classifier(data, config.training)
+    encoder = encoder_fingerprint(classifier.model)
+    current = {"encoder": encoder, **{f"data/{k}": v for k, v in fingerprint(data).items()}}
+    changed = [name for name, value in run.fingerprints.items() if current.get(name) != value]
+    if changed:
+        raise InputError(
+            f"the {changed[0].replace('data/', 'data of ')} changed since '{run.folder}' was "
+            "trained: restore it, or start the experiment again in another folder"
+        )
+    return config, data, classifier, encoder

@@ -46,7 +46,7 @@ from lpft.settings.configs import RunConfig
 logger = logging.getLogger(__name__)
 
 _TINY_REMARK = (
-    "--tiny: a random model of two layers on a few texts of the embedded corpus. The numbers show "
+    "--tiny: a random model of two layers on a few texts of the bundled corpus. The numbers show "
     "nothing but that the chain works."
 )
 _UNFINISHED = (

@@ -23,8 +23,8 @@ import lpft
 from lpft.data.examples import Text
 from lpft.data.splits import draw_rows
 from lpft.errors import InputError
-from lpft.experiments.figures import job_of_run, reopen
-from lpft.experiments.plan import ExperimentRuns, Job, RunKey, Step
+from lpft.experiments.plan import ExperimentRuns, Job, RunKey, Step, job_of_run
+from lpft.experiments.prepare import reopen
 from lpft.experiments.verdicts import WITHOUT_RATES, Case, Claim, Outcome, Part
 from lpft.model import Classifier
 from lpft.model.adapters import trained_head
@@ -541,9 +541,8 @@ CLAIMS = (
         "In linear models Corollary 4.3 holds exactly and Proposition 4.4's bound holds at the "
         "stated rate.",
         (_UNMOVED, _BOUNDED),
-        lambda runs, _: _outcomes(
-            THEORY.read(runs).values(), _LINEAR
-        ),  # 4.4 as printed is shown but does not count
+        # Proposition 4.4 as printed is shown but does not count.
+        lambda runs, _: _outcomes(THEORY.read(runs).values(), _LINEAR),
         remark=_LINEAR_REMARK,
     ),
 )

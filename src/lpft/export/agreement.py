@@ -90,7 +90,7 @@ def agreement(
 
 
 def check_texts(paired: bool) -> list[Text]:
-    """Texts of the embedded corpus, with one of a single word and one that is truncated."""
+    """Texts of the bundled corpus, with one of a single word and one that is truncated."""
     sentences = [str(text) for text in load_corpus().train.texts]
     singles = [*sentences[: _TEXTS - 1], "good", " ".join(sentences)]
     if not paired:

@@ -127,8 +127,8 @@ def finished_pieces(work: RemainingWork, store: TileStore) -> frozenset[Piece]:
 def metered(flops: float) -> Iterator[Callable[[float], None]]:
     """A function that counts flops on a bar of GFLOP.
 
-    ``flops`` are an estimate: where there are more, the bar stays at 99 %, as tqdm would begin
-    again at 0 % beyond its end.
+    ``flops`` are an estimate: where there are more, the bar stays at 99 % until the end, as tqdm
+    would begin again at 0 % beyond it.
     """
     done = 0.0
     total = round(flops / 1e9)
@@ -140,6 +140,7 @@ def metered(flops: float) -> Iterator[Callable[[float], None]]:
             bar.update(max(0, min(round(done / 1e9), int(0.99 * total)) - bar.n))
 
         yield count
+        bar.update(total - bar.n)
 
 
 @dataclass

@@ -569,7 +569,7 @@ def resolve(
                     f"({method.summary}): leave it out or choose another method"
                 )
         elif getattr(settings, name) is None:
-            filled[name] = usual_value(name, method.name, "" if published else settings.model)
+            filled[name] = usual_value(name, method.name, None if published else settings.model)
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     resolved = settings.model_copy(update=filled)
@@ -582,8 +582,8 @@ def resolve(
     return resolved
 
 
-def usual_value(name: str, method: str, model: str) -> Any:
-    """What an empty training setting takes with a method and a model, where nothing is published.
+def usual_value(name: str, method: str, model: str | None = None) -> Any:
+    """What an empty training setting takes with a method: on any model, or on this one.
 
     Raises:
         InputError: there is no such method.

@@ -1,4 +1,4 @@
-"""The embedded corpus: sentences written for this package, three sentiments in four domains."""
+"""The bundled corpus: sentences written for this package, three sentiments in four domains."""
 
 from importlib.resources import as_file, files
 
@@ -34,10 +34,10 @@ def load_corpus() -> TextData:
         validation=splits["validation"],
         test=splits["test"],
         ood={domain: _read(domain)[0] for domain in OOD_DOMAINS},
-        sources={split: f"the embedded corpus, products, split {split}" for split in splits}
-        | {f"ood/{domain}": f"the embedded corpus, {domain}" for domain in OOD_DOMAINS},
+        sources={split: f"the bundled corpus, products, split {split}" for split in splits}
+        | {f"ood/{domain}": f"the bundled corpus, {domain}" for domain in OOD_DOMAINS},
         licence="MIT",
-        notes=("the embedded corpus has fixed splits, the same under every split protocol",),
+        notes=("the bundled corpus has fixed splits, the same under every split protocol",),
     )
 
 
