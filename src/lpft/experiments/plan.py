@@ -352,7 +352,10 @@ def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
     for task, pair in product(scope.tasks, pairs_in(scope.methods)):
         one = replace(scope, tasks=(task,), methods=pair, seeds=(seed,))
         usual = {key.method: config.training for key, config in planned_runs(one).items()}
-        own = {name: training.learning_rate or 0.0 for name, training in usual.items()}
+        own: dict[str, float] = {}
+        for name, training in usual.items():
+            assert training.learning_rate is not None, "methods of pairs fine-tune"
+            own[name] = training.learning_rate
         tried = sorted({float(f"{rate * factor:.2g}") for rate in own.values() for factor in GRID})
         for method in pair:
             rates = tuple(dict.fromkeys((own[method], *tried)))
