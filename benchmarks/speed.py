@@ -311,7 +311,8 @@ JOBS = {"ft": "FT, an epoch", "lora": "LoRA, an epoch", "lp": "LP", "predict": "
 
 
 def scaling_rows(result: Result) -> str:
-    of_jobs = {name: result[job] for job, name in JOBS.items() if job in result}
+    parts = result["parts"]
+    of_jobs = {name: parts[job] for job, name in JOBS.items() if job in parts}
     counts = [cell["rows"] for cell in next(iter(of_jobs.values()))["cells"]]
     header = ["CPU s", *(f"{count:,} rows" for count in counts)]
     header += ["exponent", "beyond 64 rows", "at most"]
@@ -382,26 +383,38 @@ def plans(result: Result) -> str:
     return table(("MiniLM's shape, 64 tokens, memory allowed", "TFLOP", "memory", "tiles"), rows)
 
 
+SETS = {
+    "amazon": "Amazon",
+    "cb": "CB",
+    "rte": "RTE",
+    "sst2": "SST-2",
+    "cola": "CoLA",
+    "csabstruct": "CSAbstruct",
+    "nicta": "NICTA-PIBOSO",
+}
+"""Data sets of ``tuned_rates.py`` by their names there, in the order of the tables."""
+
+
 def tuned_rates(result: Result) -> str:
     """Test scores, by data set and method."""
 
-    def shown(found: Mapping[str, float] | None) -> str:
-        return MISSING if found is None else f"{found['mean']:.3f} ± {found['sd']:.3f}"
+    def mean_and_sd(score: Mapping[str, float] | None) -> str:
+        return MISSING if score is None else f"{score['mean']:.3f} ± {score['sd']:.3f}"
 
     rows = []
-    for name, one in result["sets"].items():
-        for method, found in one["methods"].items():
-            scores, rate = found["scores"], found["learning_rate"]
+    for name, part in result["parts"].items():
+        for method, measured in part["methods"].items():
+            scores, rate = measured["scores"], measured["learning_rate"]
             outside = [scores[split]["accuracy"] for split in scores if split != "test"]
             rows.append(
                 [
-                    name if method == next(iter(one["methods"])) else "",
+                    SETS[name] if method == next(iter(part["methods"])) else "",
                     method_name(method),
                     MISSING if method == "lp" else f"{rate:g}",
-                    shown(scores["test"]["accuracy"]),
-                    "; ".join(map(shown, outside)) or MISSING,
-                    shown(scores["test"]["nll"]),
-                    shown(scores["test"]["ece"]),
+                    mean_and_sd(scores["test"]["accuracy"]),
+                    "; ".join(map(mean_and_sd, outside)) or MISSING,
+                    mean_and_sd(scores["test"]["nll"]),
+                    mean_and_sd(scores["test"]["ece"]),
                 ]
             )
     header = ("", "method", "rate", "accuracy", "out of distribution", "NLL with T", "ECE with T")
@@ -410,16 +423,17 @@ def tuned_rates(result: Result) -> str:
 
 def tuned_differences(result: Result) -> str:
     """Differences of accuracy in points, with their intervals."""
-    first = next(iter(result["sets"].values()))["differences"]["test"]
+    first = next(iter(result["parts"].values()))["differences"]["test"]
     rows = []
-    for name, one in result["sets"].items():
-        for split, found in one["differences"].items():
+    for name, part in result["parts"].items():
+        for split, differences in part["differences"].items():
             values = [
                 f"{100 * each['mean']:+.1f} ({100 * each['interval'][0]:.1f} to "
                 f"{100 * each['interval'][1]:.1f})"
-                for each in found.values()
+                for each in differences.values()
             ]
-            rows.append([name if split == "test" else f"{name}, {split}", *values])
+            outside = "" if split == "test" else f" to {split.removeprefix('ood/')}"
+            rows.append([SETS[name] + outside, *values])
     pairs = (name.partition(" less ") for name in first)
     header = [f"{method_name(one)} less {method_name(other)}" for one, _, other in pairs]
     return table(["points of accuracy", *header], rows)
@@ -428,18 +442,18 @@ def tuned_differences(result: Result) -> str:
 def tuned_theory(result: Result) -> str:
     """What the theory speaks of, by data set and method, beside what was gained."""
     rows = []
-    for name, one in result["sets"].items():
-        probe = one["methods"]["lp"]["scores"]["test"]["accuracy"]["mean"]
-        for method, found in one["methods"].items():
+    for name, part in result["parts"].items():
+        probe = part["methods"]["lp"]["scores"]["test"]["accuracy"]["mean"]
+        for method, measured in part["methods"].items():
             if method == "lp":
                 continue
             rows.append(
                 [
-                    f"{name}, {method_name(method)}",
-                    number(found["ft_ratio"]),
-                    number(found["head_norm_at_start"]["mean"]),
-                    number(found["feature_change"]["mean"]),
-                    f"{100 * (found['scores']['test']['accuracy']['mean'] - probe):+.1f}",
+                    f"{SETS[name]}, {method_name(method)}",
+                    number(measured["ft_ratio"]),
+                    number(measured["head_norm_at_start"]["mean"]),
+                    number(measured["feature_change"]["mean"]),
+                    f"{100 * (measured['scores']['test']['accuracy']['mean'] - probe):+.1f}",
                 ]
             )
     header = ("", "FT ratio", "head norm at the start", "feature change", "points over LP")
@@ -448,31 +462,33 @@ def tuned_theory(result: Result) -> str:
 
 def plot_tuned(result: Result) -> Figure:
     """Feature change against the head's norm, and accuracy gained against the FT ratio."""
-    sets = result["sets"].values()
+    sets = [part["methods"] for part in result["parts"].values()]
+    methods = [method for method in sets[0] if method != "lp"]
 
-    def series(x: Callable[[Any], float], y: Callable[[Any, Any], float]) -> tuple[Series, ...]:
+    def accuracy(measured: Result) -> float:
+        return float(measured["scores"]["test"]["accuracy"]["mean"])
+
+    def series(
+        x: Callable[[Result], float], y: Callable[[Result, Result], float]
+    ) -> tuple[Series, ...]:
         return tuple(
             Series(
                 method_name(method),
-                tuple(x(one["methods"][method]) for one in sets),
-                tuple(y(one, one["methods"][method]) for one in sets),
+                tuple(x(measured[method]) for measured in sets),
+                tuple(y(measured[method], measured["lp"]) for measured in sets),
                 method=method,
             )
-            for method in next(iter(sets))["methods"]
-            if method != "lp"
+            for method in methods
         )
 
-    def gained(one: Any, found: Any) -> float:
-        def accuracy(method: Any) -> float:
-            return float(method["scores"]["test"]["accuracy"]["mean"])
-
-        return 100 * (accuracy(found) - accuracy(one["methods"]["lp"]))
-
     change = series(
-        lambda found: found["head_norm_at_start"]["mean"],
-        lambda _, found: found["feature_change"]["mean"],
+        lambda tuned: tuned["head_norm_at_start"]["mean"],
+        lambda tuned, _: tuned["feature_change"]["mean"],
     )
-    gain = series(lambda found: found["ft_ratio"], gained)
+    gain = series(
+        lambda tuned: tuned["ft_ratio"],
+        lambda tuned, probe: 100 * (accuracy(tuned) - accuracy(probe)),
+    )
     norm = Panel("", "norm of the head at the start", "feature change", change, "log", "log")
     ratio = Panel("", "FT ratio", "points of accuracy over LP", gain)
     return Figure("tuned-rates", "Theory beside results", "scatter", (norm, ratio))
@@ -508,9 +524,8 @@ def plot_kernels(result: Result) -> Figure:
 
 def plot_rows(result: Result) -> Figure:
     drawn = tuple(
-        _series(name, result[job]["cells"], "rows", "cpu_seconds")
-        for job, name in JOBS.items()
-        if job in result
+        _series(JOBS[job], part["cells"], "rows", "cpu_seconds")
+        for job, part in result["parts"].items()
     )
     panel = Panel("CPU seconds", "rows", "CPU seconds", drawn, "log", "log")
     return Figure("rows", "Time of training and prediction", "lines", (panel,))
@@ -552,16 +567,25 @@ BLOCKS = {
     "tuned_theory": Block("Theory beside results", "tuned_rates", tuned_theory, plot_tuned),
 }  # fmt: skip
 
+JOINED = {
+    "scaling_rows": ("scaling_", tuple(JOBS)),
+    "tuned_rates": ("tuned_rates_", SETS),
+}
+"""Tables made of several records: what begins the records' names, and what ends them."""
+
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of a folder; those of ``scaling.py rows``, one per job, are also joined."""
+    """The records of a folder; those of one table, such as one per data set, are also joined."""
     records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    jobs = {job: records[f"scaling_{job}"] for job in JOBS if f"scaling_{job}" in records}
-    if jobs:
-        results = {job: record["result"] for job, record in jobs.items()}
-        quick = any(result["quick"] for result in results.values())
-        first = next(iter(jobs.values()))
-        records["scaling_rows"] = {**first, "result": {"quick": quick, **results}}
+    for name, (prefix, parts) in JOINED.items():
+        joined = {part: records[prefix + part] for part in parts if prefix + part in records}
+        if joined:
+            results = {part: record["result"] for part, record in joined.items()}
+            quick = any(result.get("quick") for result in results.values())
+            first = next(iter(joined.values()))
+            commits = dict.fromkeys(record["commit"] for record in joined.values())
+            result = {"quick": quick, "parts": results}
+            records[name] = {**first, "commits": [*commits], "result": result}
     return records
 
 
@@ -588,13 +612,16 @@ def of_record(record: Mapping[str, Any]) -> str:
     """Where and on what a record was made."""
     result = record["result"]
     load = result.get("load_average") if isinstance(result, Mapping) else None
-    commit = record["commit"] or "?"
+    commits = record.get("commits", [record["commit"] or "?"])
     quick = " with fewer and smaller cells (`--quick`)" if result.get("quick") else ""
     return (
         f"{record['processor']}, {record['threads']} thread{'s' * (record['threads'] > 1)}, "
         "torch.matmul at "
-        f"{record['matmul_gflops']:g} GFLOP/s, commit `{commit[:8]}`"
-        + (" with uncommitted changes" if commit.endswith("-dirty") else "")
+        f"{record['matmul_gflops']:g} GFLOP/s, commit "
+        + ", ".join(
+            f"`{commit[:8]}`" + " with uncommitted changes" * commit.endswith("-dirty")
+            for commit in commits
+        )
         + (f", load {load[0]:g}" if load else "")
         + quick
     )
