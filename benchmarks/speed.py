@@ -67,11 +67,11 @@ def steps(result: Result) -> str:
     header = [f"a step of {result['batch_size']}"]
     header += [name for kind in kinds for name in (f"{kind}: CPU s", "over ours")]
     rows = []
-    for side in result["median_cpu_seconds"][kinds[0]]:
-        row = [side]
+    for trainer in result["median_cpu_seconds"][kinds[0]]:
+        row = [trainer]
         for kind in kinds:
-            row.append(number(result["median_cpu_seconds"][kind][side]))
-            row.append(number(result["cpu_seconds_over_ours"][kind][side]))
+            row.append(number(result["median_cpu_seconds"][kind][trainer]))
+            row.append(number(result["cpu_seconds_over_ours"][kind][trainer]))
         rows.append(row)
     return table(header, rows)
 
@@ -79,18 +79,18 @@ def steps(result: Result) -> str:
 def prediction(result: Result) -> str:
     data = {name: value for name, value in result.items() if name in ("trec", "imdb")}
     header = ["rows per CPU second"]
-    header += [name for one in data for name in (one, "times encode")]
+    header += [name for source in data for name in (source, "times encode")]
     rows = []
     for action in next(iter(data.values()))["rows_per_cpu_second"]:
         row = [action]
-        for found in data.values():
-            row.append(number(found["rows_per_cpu_second"][action]))
-            row.append(number(found["times_as_fast_as_encode"].get(action)))
+        for rates in data.values():
+            row.append(number(rates["rows_per_cpu_second"][action]))
+            row.append(number(rates["times_as_fast_as_encode"].get(action)))
         rows.append(row)
     one_text = table(
         ["CPU ms of a text alone", *data],
         [
-            [action, *(number(found["cpu_ms_of_one_text"][action]) for found in data.values())]
+            [action, *(number(rates["cpu_ms_of_one_text"][action]) for rates in data.values())]
             for action in next(iter(data.values()))["cpu_ms_of_one_text"]
         ],
     )
@@ -108,13 +108,13 @@ def linear_probe(result: Result) -> str:
         (
             name,
             number(cell["rows"]),
-            number(side["cpu_seconds"]),
-            number(side["over_ours"]),
-            f"{side['accuracy']:.3f}",
-            f"{side['nll']:.3f}",
+            number(fit["cpu_seconds"]),
+            number(fit["over_ours"]),
+            f"{fit['accuracy']:.3f}",
+            f"{fit['nll']:.3f}",
         )
         for cell in result["cells"]
-        for name, side in cell["sides"].items()
+        for name, fit in cell["sides"].items()
     ]
     return table(header, rows)
 
@@ -124,13 +124,13 @@ def few_rows(result: Result) -> str:
     rows = [
         (
             f"{data}: {method}",
-            number(found["cpu_seconds"]),
-            f"{found['accuracy']:.3f}",
-            f"{found['nll']:.3f}",
-            str(len(found["draws"])),
+            number(scores["cpu_seconds"]),
+            f"{scores['accuracy']:.3f}",
+            f"{scores['nll']:.3f}",
+            str(len(scores["draws"])),
         )
         for data, methods in result.items()
-        for method, found in methods.items()
+        for method, scores in methods.items()
     ]
     return table(header, rows)
 
@@ -139,8 +139,8 @@ def serving(result: Result) -> str:
     services = result["services"]
     clients = list(next(iter(services.values())))
     rows = [
-        (name, *(f"{number(found[count]['processor_ms_per_request'])} ms" for count in clients))
-        for name, found in services.items()
+        (name, *(f"{number(latencies[count]['processor_ms_per_request'])} ms" for count in clients))
+        for name, latencies in services.items()
     ]
     header = ["processor time per request", *(f"{count} clients" for count in clients)]
     return table(header, rows).replace(" 1 clients", " 1 client")
@@ -152,11 +152,11 @@ def predict_rows(result: Result) -> str:
             f"resumed after SIGKILL at {result['rows_recorded_when_killed']:,} rows"
             if name == "resumed"
             else f"{int(name.partition('_')[0]):,} rows",
-            number(found["cpu_seconds"]),
-            number(found["seconds"]),
-            f"{found['peak_megabytes']:.0f} MB",
+            number(job["cpu_seconds"]),
+            number(job["seconds"]),
+            f"{job['peak_megabytes']:.0f} MB",
         )
-        for name, found in result.items()
+        for name, job in result.items()
         if name.endswith("_rows") or name == "resumed"
     ]
     return table(("a job of its own", "CPU s", "wall s", "peak memory"), rows)
@@ -182,17 +182,17 @@ def kernels(result: Result) -> str:
     for shape in ("minilm", "roberta"):
         if shape not in result:
             continue
-        found = result[shape]
-        ours = found["ours"]
+        compared = result[shape]
+        ours = compared["ours"]
         rows.append(
             (
                 f"{shape}, {ours['tokens_per_sample']} tokens, rank {ours['head_rank']}, "
                 f"{ours['samples']} texts",
                 *(
-                    number(found[side]["seconds_per_sample"])
-                    for side in ("ours", "jacrev", "grad_loop")
+                    number(compared[engine]["seconds_per_sample"])
+                    for engine in ("ours", "jacrev", "grad_loop")
                 ),
-                number(found["times_faster"]),
+                number(compared["times_faster"]),
                 f"{ours['peak_memory_gb']} GB",
             )
         )
@@ -204,11 +204,11 @@ def reference(result: Result) -> str:
     rows = [
         (
             name.replace("_", " "),
-            number(found["extrapolated_seconds_per_sample"]),
-            number(found["times_faster"]),
+            number(estimate["extrapolated_seconds_per_sample"]),
+            number(estimate["times_faster"]),
         )
-        for name, found in result["reference"].items()
-        if isinstance(found, Mapping) and "times_faster" in found
+        for name, estimate in result["reference"].items()
+        if isinstance(estimate, Mapping) and "times_faster" in estimate
     ]
     return table(("the paper's algorithm", "wall s per text", "times ours"), rows)
 
@@ -217,25 +217,26 @@ def neural_tangents(result: Result) -> str:
     rows = [
         (
             f"{cell['samples']} texts, {cell['head']}",
-            number(cell["ours"]["cpu"]),
-            number(cell["neural_tangents"]["cpu"]),
-            number(cell["times_faster_by_cpu"]),
+            number(cell["processor_seconds"]["ours"]),
+            number(cell["processor_seconds"]["neural_tangents"]),
+            number(cell["times_faster_by_processor"]),
             number(cell["times_faster"]),
-            f"{cell['peak_memory_gb']['ours']} GB",
-            f"{cell['peak_memory_gb']['neural_tangents']} GB",
+            f"{cell['peak_memory_gb']['ours']:.2f} GB",
+            f"{cell['peak_memory_gb']['neural_tangents']:.2f} GB",
+            f"{cell['relative_difference']:.1e}",
         )
         for cell in result["cells"]
     ]
     header = ("kernel", "CPU s, ours", "theirs", "times", "times by wall", "memory, ours", "theirs")
-    return table(header, rows)
+    return table((*header, "difference"), rows)
 
 
 def symmetric_product(result: Result) -> str:
     rows = [
         (f"{texts}: {name}", *(number(rates[part]) for part in ("forming", "multiplying", "both")))
-        for texts, found in result.items()
-        if isinstance(found, Mapping)
-        for name, rates in found.items()
+        for texts, products in result.items()
+        if isinstance(products, Mapping)
+        for name, rates in products.items()
     ]
     return table(("GFLOP/s", "forming J", "multiplying", "both"), rows)
 
@@ -243,33 +244,33 @@ def symmetric_product(result: Result) -> str:
 def operator(result: Result) -> str:
     rows = [
         (
-            f"{number(cell['samples'])} sentences, activations {way}",
+            f"{number(cell['samples'])} sentences, activations {storage}",
             number(min(cell["product_processor_seconds"])),
             f"{cell['peak_gb']} GB",
         )
-        for way, found in result.items()
-        for cell in found["products"]
+        for storage, measured in result.items()
+        for cell in measured["products"]
     ]
     rows += [
-        (f"exponent of N, activations {way}", number(found["exponent_of_n"]), "")
-        for way, found in result.items()
+        (f"exponent of N, activations {storage}", number(measured["exponent_of_n"]), "")
+        for storage, measured in result.items()
     ]
     return table(("a product by NTKOperator", "CPU s", "peak memory"), rows)
 
 
 def report_time(result: Result) -> str:
     rows = [
-        (name, number(found["cpu_seconds"]), f"{found['page_kilobytes']:,} kB")
-        for name, found in result["pages"].items()
-        if isinstance(found, Mapping)
+        (name, number(page["cpu_seconds"]), f"{page['page_kilobytes']:,} kB")
+        for name, page in result["pages"].items()
+        if isinstance(page, Mapping)
     ]
     return table(("`lpft report` of", "CPU s", "page"), rows)
 
 
-def fitted(found: Mapping[str, Any]) -> str:
+def fitted(exponent: Mapping[str, Any]) -> str:
     """An exponent with its standard error."""
-    error = found.get("standard_error")
-    return f"{found['exponent']:.2f}" + ("" if error is None else f" ± {error:.2f}")
+    error = exponent.get("standard_error")
+    return f"{exponent['exponent']:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
 
 LETTERS = {"samples": "N", "classes": "C", "tokens": "T", "layers": "layers"}
@@ -278,16 +279,16 @@ LETTERS = {"samples": "N", "classes": "C", "tokens": "T", "layers": "layers"}
 def scaling_kernels(result: Result) -> str:
     rows = []
     for along, letter in LETTERS.items():
-        found = result[along]["exponents"]
+        exponents = result[along]["exponents"]
         values = [cell[along] for cell in result[along]["cells"]]
         rows.append(
             (
                 f"{letter} from {values[0]} to {values[-1]}",
-                fitted(found["cpu_seconds"]),
-                fitted(found["tflop"]),
-                f"{found['cpu_seconds'].get('target', MISSING)}",
-                fitted(found["memory_bytes"]),
-                f"{found['memory_bytes'].get('target', MISSING)}",
+                fitted(exponents["cpu_seconds"]),
+                fitted(exponents["tflop"]),
+                f"{exponents['cpu_seconds'].get('target', MISSING)}",
+                fitted(exponents["memory_bytes"]),
+                f"{exponents['memory_bytes'].get('target', MISSING)}",
             )
         )
     header = ("exponent", "CPU s", "flops by the plan", "at most", "memory less kernel", "at most")
@@ -319,12 +320,12 @@ def scaling_rows(result: Result) -> str:
     rows = [
         (
             name,
-            *(number(cell["cpu_seconds"]) for cell in found["cells"]),
-            fitted(found["exponents"]["cpu_seconds"]),
-            fitted(found["exponents"]["more_cpu_seconds"]),
-            str(found["exponents"]["cpu_seconds"]["target"]),
+            *(number(cell["cpu_seconds"]) for cell in measured["cells"]),
+            fitted(measured["exponents"]["cpu_seconds"]),
+            fitted(measured["exponents"]["more_cpu_seconds"]),
+            str(measured["exponents"]["cpu_seconds"]["target"]),
         )
-        for name, found in of_jobs.items()
+        for name, measured in of_jobs.items()
     ]
     return table(header, rows)
 
@@ -507,14 +508,14 @@ def plot_kernels(result: Result) -> Figure:
         for along, letter in LETTERS.items():
             if what == "memory_bytes" and along != "samples":
                 continue
-            found = result[along]
-            name = f"exponent {fitted(found['exponents'][what])}"
+            growth = result[along]
+            name = f"exponent {fitted(growth['exponents'][what])}"
             panels.append(
                 Panel(
                     f"{letter}: {name}" if unit == 1 else f"memory: {name}",
                     letter,
                     title,
-                    (_series("kernel", found["cells"], along, what, unit),),
+                    (_series("kernel", growth["cells"], along, what, unit),),
                     "log",
                     "log",
                 )
