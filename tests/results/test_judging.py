@@ -1,4 +1,4 @@
-"""Numbers of drawn samples and the verdicts on them: scikit-learn, naive loops, t-tests, records."""
+"""Numbers of drawn samples, and verdicts on them: scikit-learn, naive loops, t-tests."""
 
 import json
 from dataclasses import replace
