@@ -227,8 +227,9 @@ def neural_tangents(result: Result) -> str:
         )
         for cell in result["cells"]
     ]
-    header = ("kernel", "CPU s, ours", "theirs", "times", "times by wall", "memory, ours", "theirs")
-    return table((*header, "difference"), rows)
+    seconds = ("CPU s, ours", "CPU s, theirs", "times", "times by wall")
+    header = ("kernel", *seconds, "memory, ours", "memory, theirs", "relative difference")
+    return table(header, rows)
 
 
 def symmetric_product(result: Result) -> str:
