@@ -34,9 +34,8 @@ from lpft.settings import TrainingSettings, resolve
 from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs, prepare_split
 from lpft.training.finetuning import finetune_scored
-from lpft.training.fit import _usual_strength, begin_fine_tuning
-from lpft.training.folds import FoldScores, cross_validate
-from lpft.training.history import EpochRule
+from lpft.training.fit import _usual_strength, begin_fine_tuning, cross_validate
+from lpft.training.history import EpochRule, FoldScores
 
 TEST_ROWS = 500
 KEPT = "accuracy, then calibrated NLL"

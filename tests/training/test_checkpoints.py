@@ -70,7 +70,8 @@ def trained(prepared, folder, stop_at=None, kept=None):
             finetune(
                 model, train, validation, SETTINGS, folder=folder,
                 rule=EpochRule("accuracy", refined=False),  # of equal epochs the earlier
-                on_history=lambda rows: history.__setitem__(slice(None), rows), kept=epochs,
+                on_history=lambda rows: history.__setitem__(slice(None), rows),
+                epoch_weights=epochs,
             )  # fmt: skip
         except KeyboardInterrupt:
             return None

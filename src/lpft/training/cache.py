@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 Cached = TypeVar("Cached")
 
-_MAPPED_BYTES = 1 << 26
+_LARGEST_IN_MEMORY = 1 << 26
 """Cached arrays of more than 64 MB are read from their files as they are used."""
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
@@ -74,7 +74,7 @@ class SplitInputs:
         return self.pretrained if self.at_start is None else self.at_start
 
     def select(self, rows: NDArray[np.int64]) -> "SplitInputs":
-        """Those of these texts, in this order; the same object where all are in theirs."""
+        """The inputs of these texts, in this order; the same object where nothing changes."""
         if np.array_equal(rows, np.arange(len(self.labels))):
             return self
         return SplitInputs(
@@ -96,7 +96,7 @@ class SplitInputs:
 def prepare_splits(
     classifier: Classifier, data: TextData, settings: TrainingSettings, *, encoder: str
 ) -> tuple[ValidationKind, dict[str, SplitInputs]]:
-    """What scores a training on ``data``, and :func:`prepare_split` of each split.
+    """The kind of rows that score a training on ``data``, and :func:`prepare_split` of each split.
 
     With folds there is no validation split, and the training split has all labelled rows.
     """
@@ -201,13 +201,13 @@ def cached_probe(
 
 
 def _deciding_rows(train: SplitInputs) -> dict[str, NDArray[Any]]:
-    """What decides a probe of its rows."""
+    """The rows' arrays on which a probe depends."""
     rows: dict[str, NDArray[Any]] = {"features": train.probed, "labels": train.labels}
     return rows if train.weights is None else rows | {"weights": train.weights}
 
 
 def _probing_facts(features: NDArray[np.float32], classes: int) -> dict[str, Any]:
-    """What decides a probe beside its rows and its choices."""
+    """All else on which a probe depends, beside its rows and options."""
     solver = probing.solver_of(features)
     streamed = solver == probing.STREAMING_SOLVER
     search = probing.STREAMED_SEARCH_TOLERANCE if streamed else probing.SEARCH_TOLERANCE
@@ -225,7 +225,7 @@ def _probing_facts(features: NDArray[np.float32], classes: int) -> dict[str, Any
 def cached_out_of_fold_logits(
     train: SplitInputs, settings: TrainingSettings, probe: LinearProbe, classes: Sequence[Label]
 ) -> NDArray[np.float64]:
-    """Those of :func:`~lpft.training.probing.out_of_fold_logits` at the strength of ``probe``.
+    """:func:`~lpft.training.probing.out_of_fold_logits` at the strength of ``probe``.
 
     They are cached as probes are.
     """
@@ -300,7 +300,7 @@ def _cached_features(
     Large ones are written into the mapped file itself, so that memory never holds them.
     """
 
-    def whole() -> NDArray[np.float32]:
+    def in_memory() -> NDArray[np.float32]:
         array = np.empty(shape, dtype=np.float32)
         compute(array)
         return array
@@ -317,11 +317,11 @@ def _cached_features(
         except OSError as error:
             logger.warning("file of features is not cached: %s cannot be written (%s)", path, error)
             # Never a second time: other processes, which compute with this one, do it once too.
-            return whole() if computed is None else np.array(computed)
+            return in_memory() if computed is None else np.array(computed)
         return array
 
-    if np.prod(shape) * 4 <= _MAPPED_BYTES:
-        return _cached_array(path, "file of features", whole, *shape)
+    if np.prod(shape) * 4 <= _LARGEST_IN_MEMORY:
+        return _cached_array(path, "file of features", in_memory, *shape)
 
     def read(path: Path) -> NDArray[np.float32]:
         array = _read(path, mapped=True)[0]["array"]
@@ -376,6 +376,7 @@ def _read_or_compute(
     A file that cannot be read, or whose content ``read`` refuses (``ValueError``, ``KeyError``), is
     computed again; one that cannot be written costs a warning. ``what`` names the content in both.
     """
+    # Read, and only where that fails compute: the name of the file says what it must hold.
     content = None
     try:
         content = read(path)
@@ -420,14 +421,14 @@ def _write(tensors: dict[str, NDArray[Any]], facts: dict[str, Any], path: Path) 
 
 
 def _read(path: Path, *, mapped: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What :func:`_write` wrote, of large files mapped into memory where that is asked for.
+    """Read a file of :func:`_write`; with ``mapped``, large ones are mapped into memory.
 
     Raises:
         ValueError, KeyError, SafetensorError: the file's content is something else.
     """
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] | None = file.metadata()
-        if mapped and path.stat().st_size > _MAPPED_BYTES:
+        if mapped and path.stat().st_size > _LARGEST_IN_MEMORY:
             tensors = _mapped(path)
         else:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

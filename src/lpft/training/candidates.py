@@ -76,11 +76,11 @@ def rows_per_class(data: TextData) -> float:
 
 
 def fit_several(
-    data: TextData, asked: TrainingSettings
+    data: TextData, shared_settings: TrainingSettings
 ) -> tuple[list[Fit], list[Candidate], Choice, dict[str, str]]:
     """Train what ``lpft train --method auto`` trains, in memory, and choose as it does.
 
-    ``asked`` are the settings for all methods, each of which takes those that it knows. Returns the
+    Each method takes those of ``shared_settings`` that it has. Returns the
     fits, how they compete, the choice among them, and why which methods were left out.
 
     Raises:
@@ -94,7 +94,7 @@ def fit_several(
         if reason is not None:
             left_out[method] = reason
             continue
-        settings = resolve(training_of(asked, method))
+        settings = resolve(training_of(shared_settings, method))
         try:
             fit = fit_data(data, settings)
         except TrainingDiverged as error:

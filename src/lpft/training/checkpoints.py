@@ -52,8 +52,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     damaged = []
     for checkpoint in folder.glob("checkpoint-*"):
         name = damaged_file(checkpoint)
-        whole = (checkpoint / DIGESTS).exists()
-        if whole and name is None:
+        complete = (checkpoint / DIGESTS).exists()
+        if complete and name is None:
             intact[checkpoint.name] = checkpoint
             continue
         if name is not None:
@@ -228,18 +228,24 @@ def kept_checkpoints(run: Path) -> dict[float, Path]:
         InputError: there are none, or a file is damaged or missing.
     """
     folder = run / KEPT
-    again = f"train it again with {named('keep_checkpoints=True')} and {named('overwrite=True')}"
+    how_to_repeat = (
+        f"train it again with {named('keep_checkpoints=True')} and {named('overwrite=True')}"
+    )
     if not (folder / DIGESTS).is_file():
-        raise InputError(f"'{run}' has no checkpoints of its epochs (no '{folder}'): {again}")
+        raise InputError(
+            f"'{run}' has no checkpoints of its epochs (no '{folder}'): {how_to_repeat}"
+        )
     damaged = damaged_file(folder)
     if damaged is not None:
-        raise InputError(f"'{folder / damaged}' is damaged: restore it, or {again}")
+        raise InputError(f"'{folder / damaged}' is damaged: restore it, or {how_to_repeat}")
     by_epoch = {}
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         try:
             by_epoch[float(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX))] = path
         except ValueError as error:
-            raise InputError(f"'{path}' is not named by an epoch: remove it, or {again}") from error
+            raise InputError(
+                f"'{path}' is not named by an epoch: remove it, or {how_to_repeat}"
+            ) from error
     if set(by_epoch) == {0.0}:
         raise InputError(
             f"'{folder}' has the start alone: {named('validation_file')} has every epoch trained, "
@@ -247,7 +253,9 @@ def kept_checkpoints(run: Path) -> dict[float, Path]:
             "were removed"
         )
     if 0.0 not in by_epoch:
-        raise InputError(f"'{folder}' lacks the start, epoch 0: restore its files, or {again}")
+        raise InputError(
+            f"'{folder}' lacks the start, epoch 0: restore its files, or {how_to_repeat}"
+        )
     return dict(sorted(by_epoch.items()))
 
 

@@ -31,9 +31,9 @@ from lpft.settings import TrainingSettings, passes
 from lpft.settings.methods import METHODS, check_installed
 from lpft.training.cache import SplitInputs, cached_probe
 from lpft.training.finetuning import CheckpointKeeper, Objective, train_steps, weights_by_class
-from lpft.training.folds import FoldScores
 from lpft.training.history import (
     EpochRule,
+    FoldScores,
     Row,
     TrainingDiverged,
     TrainingReporter,
@@ -245,6 +245,6 @@ def class_order(labels: NDArray[np.int64], generator: np.random.Generator) -> ND
     """
     parts: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
-        own = generator.permutation(np.flatnonzero(labels == label))
-        parts += np.array_split(own, max(1, round(len(own) / ROWS_TOGETHER)))
-    return np.concatenate([parts[place] for place in generator.permutation(len(parts))])
+        members = generator.permutation(np.flatnonzero(labels == label))
+        parts += np.array_split(members, max(1, round(len(members) / ROWS_TOGETHER)))
+    return np.concatenate([parts[index] for index in generator.permutation(len(parts))])

@@ -45,6 +45,7 @@ from lpft.training.checkpoints import CheckpointKeeper, EpochWeights, last_check
 from lpft.training.history import (
     EPOCH_SCORE,
     EpochRule,
+    FoldScores,
     Row,
     TrainingDiverged,
     TrainingReporter,
@@ -79,7 +80,7 @@ def finetune(
     rule: EpochRule,
     folder: Path,
     on_history: Callable[[list[Row]], None],
-    kept: EpochWeights | None = None,
+    epoch_weights: EpochWeights | None = None,
 ) -> None:
     """Train ``model`` in place and leave it at its best epoch by ``rule`` on validation.
 
@@ -93,7 +94,7 @@ def finetune(
         model: a classifier, or one wrapped by PEFT, already seeded.
         settings: resolved.
         on_history: called with all rows so far whenever there is a new one.
-        kept: where the weights of every epoch go, if anywhere.
+        epoch_weights: saves the weights of every epoch, if given.
 
     Raises:
         TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
@@ -106,7 +107,7 @@ def finetune(
         train,
         settings,
         folder=folder,
-        callbacks=[reporter, *patience, *_all_of(kept), keeper],
+        callbacks=[reporter, *patience, *_listed(epoch_weights), keeper],
         validation=validation,
         rule=rule,
     )
@@ -120,18 +121,23 @@ def finetune_for(
     epochs: float,
     folder: Path,
     on_history: Callable[[list[Row]], None],
-    kept: EpochWeights | None = None,
+    epoch_weights: EpochWeights | None = None,
 ) -> None:
     """Train ``model`` in place as :func:`finetune` does, and stop after ``epochs`` of all of them.
 
     The learning rate falls as if the training went on. Takes and raises what :func:`finetune` does.
     """
-    callbacks = [TrainingReporter(on_history), *_all_of(kept), CheckpointKeeper(), _Stop(epochs)]
+    callbacks = [
+        TrainingReporter(on_history),
+        *_listed(epoch_weights),
+        CheckpointKeeper(),
+        _Stop(epochs),
+    ]
     train_steps(model, train, settings, folder=folder, callbacks=callbacks)
 
 
-def _all_of(kept: EpochWeights | None) -> list[TrainerCallback]:
-    return [] if kept is None else [kept]
+def _listed(epoch_weights: EpochWeights | None) -> list[TrainerCallback]:
+    return [] if epoch_weights is None else [epoch_weights]
 
 
 def finetune_scored(
@@ -142,11 +148,10 @@ def finetune_scored(
     *,
     folder: Path,
     name: str,
-) -> tuple[list[Row], NDArray[np.float32]]:
+) -> FoldScores:
     """Train ``model`` in place and score rows before the first step and after every epoch.
 
-    Returns E + 1 rows of a history's evaluations, and the logits of the M held-out rows at each
-    (E + 1 x M x C). ``name`` is the training's, for the progress bar. Takes and raises what
+    ``name`` is the training's, for the progress bar. Takes and raises what
     :func:`finetune` does.
     """
 
@@ -180,7 +185,7 @@ def finetune_scored(
 
 @dataclass(frozen=True)
 class Objective:
-    """What steps minimise where it is not cross-entropy, and the order in which rows come.
+    """A loss other than cross-entropy, and the order in which rows come.
 
     ``loss`` takes the model's outputs and the labels of a batch; ``sampler`` the training rows and
     the seed; ``steps`` are those to take, if not of all epochs; ``warm_up`` is the share of them
@@ -222,21 +227,25 @@ def train_steps(
     if settings.gradient_checkpointing:
         _check_checkpointing(model)
     folder = distributed.agreed(lambda: folder)
-    scored = _EVALUATION_ROWS if validation is None else len(validation.tokens)
-    part = settings.batch_size // settings.gradient_accumulation_steps
-    whole = _RowsAtOnce(settings.batch_size, part, min(scored, _EVALUATION_ROWS))
-    fitting = whole.read(folder)
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    rows_to_score = _EVALUATION_ROWS if validation is None else len(validation.tokens)
+    rows_of_part = settings.batch_size // settings.gradient_accumulation_steps
+    full = _RowsAtOnce(settings.batch_size, rows_of_part, min(rows_to_score, _EVALUATION_ROWS))
+    rows_at_once = full.read(folder)
+    trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         with replace_when_written(folder / _START) as start:
-            save_file({name: value.detach().contiguous() for name, value in trained.items()}, start)
+            save_file(
+                {name: value.detach().contiguous() for name, value in trainable.items()}, start
+            )
+    # Each round is one attempt. Where memory ran out the next has fewer rows at once; it goes on
+    # from the last checkpoint or, where there is none, from the weights that were saved above.
     while True:
         trainer = _trainer(
             model,
             train,
             settings,
-            fitting,
+            rows_at_once,
             folder=folder,
             callbacks=callbacks,
             validation=validation,
@@ -257,20 +266,20 @@ def train_steps(
             # One process cannot take fewer rows while the others wait for it in the same step.
             if not out_of_memory(error) or distributed.size() > 1:
                 raise
-            fitting = fitting.fewer(training=model.training)
+            rows_at_once = rows_at_once.fewer(training=model.training)
         else:
-            _as_before(trainer)
+            _undo_changes(trainer)
             return trainer
-        # Outside the handler: the error holds on to all that was computed.
-        fitting.write(folder)
-        _as_before(trainer)
+        # Outside the handler: the error's traceback holds on to all that was computed.
+        rows_at_once.write(folder)
+        _undo_changes(trainer)
         changed = trainer.state.global_step > 0
         del trainer
         model.zero_grad(set_to_none=True)
         clear_device_cache(garbage_collection=True)
         if changed:
             with torch.no_grad(), safe_open(folder / _START, "pt") as file:
-                for name, value in trained.items():  # one at a time: there is little memory
+                for name, value in trainable.items():  # one at a time: there is little memory
                     value.copy_(file.get_tensor(name))
 
 
@@ -294,12 +303,12 @@ def _check_checkpointing(model: nn.Module) -> None:
         )
 
 
-def _as_before(trainer: Trainer) -> None:
+def _undo_changes(trainer: Trainer) -> None:
     """Undo what Trainer set on the model: its precision and layers that are computed twice."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    own = model.__dict__.pop("_original_forward", None)
-    if own is not None:
-        model.forward = own
+    original_forward = model.__dict__.pop("_original_forward", None)
+    if original_forward is not None:
+        model.forward = original_forward
     if trainer.args.activation_checkpointing:
         plain_classifier(model).activation_checkpointing_disable()  # type: ignore[operator]
 
@@ -313,10 +322,10 @@ class _RowsAtOnce:
     evaluation: int
 
     def read(self, folder: Path) -> "_RowsAtOnce":
-        """What was found before the training was stopped; otherwise what was asked for, this."""
+        """The rows that fitted before the training was stopped; otherwise these."""
         try:
             values = json.loads((folder / _ROWS_AT_ONCE).read_text(encoding="utf-8"))
-            found = replace(
+            recorded = replace(
                 self, training=int(values["training"]), evaluation=int(values["evaluation"])
             )
         except FileNotFoundError:
@@ -324,13 +333,13 @@ class _RowsAtOnce:
         except (OSError, ValueError, KeyError, TypeError):
             logger.warning("'%s' is damaged: trying whole batches again", folder / _ROWS_AT_ONCE)
             return self
-        if found.training < 1 or self.batch_size % found.training or found.evaluation < 1:
+        if recorded.training < 1 or self.batch_size % recorded.training or recorded.evaluation < 1:
             return self
-        if found.training < self.training:
-            record_reduction(_IN_TRAINING, found.training)
-        if found.evaluation < self.evaluation:
-            record_reduction(_IN_EVALUATION, found.evaluation)
-        return found
+        if recorded.training < self.training:
+            record_reduction(_IN_TRAINING, recorded.training)
+        if recorded.evaluation < self.evaluation:
+            record_reduction(_IN_EVALUATION, recorded.evaluation)
+        return recorded
 
     def fewer(self, *, training: bool) -> "_RowsAtOnce":
         """Half as many, in training or in evaluation.
@@ -356,7 +365,7 @@ def _trainer(
     model: nn.Module,
     train: SplitInputs,
     settings: TrainingSettings,
-    fitting: _RowsAtOnce,
+    rows_at_once: _RowsAtOnce,
     *,
     folder: Path,
     callbacks: list[TrainerCallback],
@@ -368,12 +377,12 @@ def _trainer(
     """Trainer for :func:`train_steps`, which seeds torch's global state."""
     device = resolve_device(settings.device)
     classes: Any = plain_classifier(model).config.classes  # type: ignore[union-attr]
-    steps_per_epoch = -(-len(train.tokens) // fitting.batch_size)
+    steps_per_epoch = -(-len(train.tokens) // rows_at_once.batch_size)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=-(-fitting.training // distributed.size()),
-        gradient_accumulation_steps=fitting.batch_size // fitting.training,
-        per_device_eval_batch_size=fitting.evaluation,
+        per_device_train_batch_size=-(-rows_at_once.training // distributed.size()),
+        gradient_accumulation_steps=rows_at_once.batch_size // rows_at_once.training,
+        per_device_eval_batch_size=rows_at_once.evaluation,
         num_train_epochs=settings.epochs,
         max_steps=-1 if objective is None or objective.steps is None else objective.steps,
         learning_rate=settings.learning_rate,
@@ -416,12 +425,12 @@ def _trainer(
         objective = Objective(
             _mean_loss(class_weight, train.labels, len(classes), device, train.weights),
             lambda rows, seed: _SeededLengthSampler(
-                rows.tokens.lengths.tolist(), fitting.batch_size, seed
+                rows.tokens.lengths.tolist(), rows_at_once.batch_size, seed
             ),
         )
     trainer = _SampledTrainer(
         sampler=objective.sampler(train, settings.seed),
-        rows=fitting.training,
+        rows=rows_at_once.training,
         model=model,
         args=arguments,
         train_dataset=[(train, row) for row in range(len(train.tokens))],
@@ -447,10 +456,10 @@ def check_trackers(report_to: str) -> list[str]:
     available = get_available_reporting_integrations()
     for name in names:
         if name != "none" and name not in available:
-            known = ", ".join(["none", *sorted(available)])
+            expected = ", ".join(["none", *sorted(available)])
             raise InputError(
                 f"{named('report_to')} {name} is unknown or its package is not installed: expected "
-                f"one of {known}, or install it"
+                f"one of {expected}, or install it"
             )
     return names
 
@@ -471,8 +480,8 @@ class Patience(TrainerCallback):
     ) -> None:
         del args
         key = f"eval_{EPOCH_SCORE}"
-        every = [entry[key] for entry in state.log_history if key in entry]
-        scores = every[self._first :]
+        all_scores = [entry[key] for entry in state.log_history if key in entry]
+        scores = all_scores[self._first :]
         if not scores:
             return
         if epochs_since_best(scores) >= self._epochs:
@@ -508,9 +517,9 @@ _NO_ROW = -100
 
 def _collate(items: list[_Item]) -> dict[str, torch.Tensor]:
     split, rows = items[0][0], [row for _, row in items]
-    counted = rows != [_NO_ROW]
-    rows = rows if counted else [0]
-    labels = torch.tensor(split.labels[rows] if counted else [_NO_ROW])
+    has_rows = rows != [_NO_ROW]
+    rows = rows if has_rows else [0]
+    labels = torch.tensor(split.labels[rows] if has_rows else [_NO_ROW])
     batch = {**split.tokens.batch(rows), "labels": labels}
     if split.weights is not None:
         batch[_WEIGHTS] = torch.tensor(split.weights[rows], dtype=torch.float32)
@@ -568,7 +577,7 @@ class _SampledTrainer(Trainer):
         super().__init__(**arguments)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Trainer's own, or with several processes one of this process' share of each batch."""
+        """Trainer's own, or with several processes one of this process' rows of each batch."""
         if distributed.size() == 1:
             return super().get_train_dataloader()
         items: list[_Item] = self.train_dataset

@@ -1,13 +1,23 @@
-"""One training from a fresh classifier to a calibrated one: probe, scale, fine-tune, calibrate."""
+"""One training from a fresh classifier to a calibrated one: probe, scale, fine-tune, calibrate.
+
+Where there are few rows, folds choose the epoch and all rows then train for as long. Each of K
+trainings leaves one fold out and scores it before the first step and after every epoch. Together
+they score every row by models that were trained without it, at every epoch, as a validation set of
+N rows would. So K + 1 trainings of few rows take the place of one.
+"""
 
 import copy
+import json
 import logging
 import math
 import shutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,6 +31,7 @@ from lpft.data.examples import Label
 from lpft.data.splits import ValidationKind, scored_rows
 from lpft.data.tokens import Tokens
 from lpft.errors import named
+from lpft.files import replace_when_written
 from lpft.model.adapters import (
     adapt,
     is_adapted,
@@ -43,17 +54,19 @@ from lpft.training.cache import (
 from lpft.training.checkpoints import EpochWeights
 from lpft.training.contrastive import tune, tune_for, tune_scored
 from lpft.training.finetuning import finetune, finetune_for, finetune_scored
-from lpft.training.folds import FoldScores, cross_validate
 from lpft.training.history import (
     BestEpoch,
     EpochRule,
+    FoldScores,
     Row,
     TrainingDiverged,
     best_epoch,
+    epochs_since_best,
     evaluation_values,
     evaluations,
     head_norms,
     in_order,
+    pooled_evaluation,
     signs_of_undertraining,
 )
 from lpft.training.precision import PrecisionChoice, with_precision
@@ -63,6 +76,20 @@ logger = logging.getLogger(__name__)
 
 OWN_ROWS = 30
 """Rows of the user's own validation set from which the temperature is the plain one."""
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The M rows that could be scored, and what models trained without them say at E + 1 epochs.
+
+    ``rows`` are places in the training rows; ``logits`` are E + 1 x M x C, ``evaluations`` rows of
+    a history, with the mean over folds of what belongs to a model.
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    evaluations: list[Row]
+    folds: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +114,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training leaves behind beside the classifier that it changed in place.
+    """The results of a training; the classifier was changed in place.
 
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
     linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
@@ -145,37 +172,24 @@ def fit_classifier(
     start, history = classifier.model, list[Row]()
     started = perf_counter()
     if method.head_start == "lp" and method.moves_features:
+        # The probe must be the classifier that fine-tuning starts from.
         train = replace(train, at_start=features_at_start(start, train.tokens, settings))
     epochs = passes(settings, len(train.labels))
     words = "contrastive tuning" if method.contrastive else "fine-tuning"
-    own = kind != "paper"
-    rule = EpochRule(metric, start_counts=own and method.head_start == "lp", refined=own)
+    # The paper's rule takes the best epoch of fine-tuning, by the metric alone.
+    by_paper = kind == "paper"
+    rule = EpochRule(
+        metric, start_counts=not by_paper and method.head_start == "lp", refined=not by_paper
+    )
     validated, strength = None, None
     if validation is None:
-
-        def train_scored(
-            inside: SplitInputs, held_out: SplitInputs, part: Path, name: str
-        ) -> FoldScores:
-            copied = copy.deepcopy(start)
-            model, first = begin_fine_tuning(copied, inside, settings, method, logging.DEBUG)
-            computed, _ = with_precision(model, inside, settings, folder)
-            name, rows = f"{words}, {name}", (inside, held_out, computed)
-            if not method.contrastive:
-                return finetune_scored(model, *rows, folder=part, name=name)
-            assert first is not None
-            strength = first.inverse_strength
-            return tune_scored(
-                copied, *rows, strength=strength, epochs=epochs, folder=part, name=name
-            )
-
-        validated = cross_validate(
-            train_scored, train, settings, rule=rule, folder=folder / "folds"
-        )
+        validated = _score_by_folds(start, train, settings, method, rule, words, folder)
         if method.head_start == "lp":
             strength = _usual_strength(train, settings, start.config.classes)
     folded = perf_counter()
 
     def keep_history(rows: list[Row]) -> None:
+        # The evaluations are the folds'; the steps are those of the training on all rows.
         history[:] = rows
         if validated is not None:
             history[:] = in_order([*validated.evaluations, *rows])
@@ -185,14 +199,15 @@ def fit_classifier(
         trained, probe = begin_fine_tuning(start, train, settings, method, strength=strength)
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
-        checkpoints, inverse_strength = folder / "checkpoints", 0.0
+        checkpoints = folder / "checkpoints"
+        inverse_strength = 0.0 if probe is None else probe.inverse_strength
         settings, precision = with_precision(trained, train, settings, folder)
-        keeps = keep_checkpoints and distributed.is_main()
-        kept = EpochWeights(trained, folder / "epochs") if keeps else None
-        if kept is not None:
-            kept.begin(checkpoints, epochs)
-        if probe is not None:
-            inverse_strength = probe.inverse_strength
+        epoch_weights = None
+        if keep_checkpoints and distributed.is_main():
+            epoch_weights = EpochWeights(trained, folder / "epochs")
+            epoch_weights.begin(checkpoints, epochs)
+        # With validation rows one training is scored at every epoch and kept at its best one. With
+        # folds the trainings are done that choose the epoch: all rows train up to it below.
         if validation is not None and method.contrastive:
             tune(
                 start,
@@ -213,7 +228,7 @@ def fit_classifier(
                 rule=rule,
                 folder=checkpoints,
                 on_history=keep_history,
-                kept=kept,
+                epoch_weights=epoch_weights,
             )
         best = best_epoch(
             evaluations(history) if validated is None else validated.evaluations,
@@ -224,7 +239,7 @@ def fit_classifier(
         )
         if validated is not None:
             keep_history([])
-        if validated is not None and best.index == 0 and kept is not None:
+        if validated is not None and best.index == 0 and epoch_weights is not None:
             logger.warning(
                 "the folds chose the start over all epochs, so none is trained on all rows, and of "
                 "checkpoints only the start is kept; with a validation file every epoch is trained"
@@ -240,6 +255,7 @@ def fit_classifier(
                     on_history=keep_history,
                 )
             else:
+                # The last epoch is the end of the training itself, and no stop before it.
                 last = best.index == len(validated.evaluations) - 1
                 finetune_for(
                     trained,
@@ -248,8 +264,9 @@ def fit_classifier(
                     epochs=math.inf if last else best.epoch,
                     folder=checkpoints,
                     on_history=keep_history,
-                    kept=kept,
+                    epoch_weights=epoch_weights,
                 )
+    # The adapter is saved apart before it is merged: kernels need its own parameters.
     adapter = None
     if is_adapted(trained):
         adapter = folder / "adapter"
@@ -266,9 +283,14 @@ def fit_classifier(
     else:
         assert validated is not None
         rows, logits = validated.rows, validated.logits[best.index]
-        used = train.select(rows)
+        scored_inputs = train.select(rows)
         scored = Scored(
-            "folds", rows, logits, used.labels, folds=validated.folds, weights=used.weights
+            "folds",
+            rows,
+            logits,
+            scored_inputs.labels,
+            folds=validated.folds,
+            weights=scored_inputs.weights,
         )
     signs: tuple[str, ...] = ()
     if not method.contrastive:  # its loss has other values
@@ -284,21 +306,21 @@ def fit_classifier(
         undertrained=signs,
         history=history,
         adapter=adapter,
-        checkpoints=None if kept is None else kept.folder,
+        checkpoints=None if epoch_weights is None else epoch_weights.folder,
         precision=precision,
         timings={"probing": probed - folded, "finetuning": finetuned - probed + folded - started},
     )
 
 
-def set_threshold(fit: Fit, wanted: Mapping[str, float]) -> Abstention | None:
-    """Choose the confidence to abstain below on validation and keep it in the model, if wanted.
+def set_threshold(fit: Fit, target: Mapping[str, float]) -> Abstention | None:
+    """Choose the confidence to abstain below on validation and keep it in the model.
 
-    ``wanted`` is :attr:`~lpft.settings.OutputSettings.threshold`.
+    ``target`` is :attr:`~lpft.settings.OutputSettings.threshold`; where it is empty, there is none.
     """
-    if not wanted:
+    if not target:
         return None
     scored, temperature = fit.validation, fit.temperature.temperature
-    abstention = choose_threshold(scored.logits, scored.labels, temperature, **wanted)
+    abstention = choose_threshold(scored.logits, scored.labels, temperature, **target)
     if abstention.reason is not None:
         logger.warning("The classifier never abstains: %s", abstention.reason)
     fit.classifier.model.config.abstain_below = abstention.abstain_below
@@ -353,6 +375,119 @@ def _probe_alone(
         adapter=None,
         timings={"probing": probed - started, "finetuning": 0.0},
     )
+
+
+def _score_by_folds(
+    start: LinearHeadClassifier,
+    train: SplitInputs,
+    settings: TrainingSettings,
+    method: Method,
+    rule: EpochRule,
+    words: str,
+    folder: Path,
+) -> CrossValidation:
+    """:func:`cross_validate` of a method that fine-tunes copies of ``start``."""
+    epochs = passes(settings, len(train.labels))
+
+    def train_scored(
+        inside: SplitInputs, held_out: SplitInputs, part: Path, name: str
+    ) -> FoldScores:
+        copied = copy.deepcopy(start)
+        model, probe = begin_fine_tuning(copied, inside, settings, method, logging.DEBUG)
+        fold_settings, _ = with_precision(model, inside, settings, folder)
+        name, rows = f"{words}, {name}", (inside, held_out, fold_settings)
+        if not method.contrastive:
+            return finetune_scored(model, *rows, folder=part, name=name)
+        assert probe is not None
+        strength = probe.inverse_strength
+        return tune_scored(copied, *rows, strength=strength, epochs=epochs, folder=part, name=name)
+
+    return cross_validate(train_scored, train, settings, rule=rule, folder=folder / "folds")
+
+
+def cross_validate(
+    train_scored: Callable[[SplitInputs, SplitInputs, Path, str], FoldScores],
+    train: SplitInputs,
+    settings: TrainingSettings,
+    *,
+    rule: EpochRule,
+    folder: Path,
+) -> CrossValidation:
+    """Fine-tune once without each fold of the training rows, and score it at every epoch.
+
+    Patience ends the epochs where the scores by ``rule`` of all folds together would have ended a
+    training.
+
+    Each fold has its own folder below ``folder``: a finished fold is read from there, and a
+    training that was stopped goes on from its last checkpoint.
+
+    Args:
+        train_scored: trains on the rows of its first argument and scores those of its second before
+            the first step and after every epoch; takes a folder and a name for the progress bar,
+            and is called in a seeded block.
+        settings: resolved.
+
+    Raises:
+        InputError: no row can be scored.
+        TrainingDiverged: a loss, gradient norm or logit is NaN or infinite.
+    """
+    fold = train.folds()
+    rows = scored_rows(train.labels, fold)
+    numbers = np.unique(fold[rows]).tolist()
+    scored: list[FoldScores] = []
+    for number in numbers:
+        inside = np.flatnonzero(fold != number)
+        held_out = rows[fold[rows] == number]
+        name = f"fold {len(scored) + 1} of {len(numbers)}"
+        part = folder / f"fold-{number}"
+        finished = part.with_suffix(".npz")
+        result = distributed.agreed(partial(_read_fold, finished))
+        if result is None:
+            with seeded(settings.seed):
+                result = train_scored(train.select(inside), train.select(held_out), part, name)
+            distributed.wait_for_all()  # each has read what lies in the main one's folder
+            if distributed.is_main():
+                _write_fold(result, finished)
+                shutil.rmtree(part)
+        scored.append(result)
+        logger.info("%s: validation accuracy %.3f at its best", name, _best_accuracy(scored[-1][0]))
+    # Folds are one after the other; the logits, E + 1 x M x C, go in the order of the rows.
+    order = np.argsort(np.concatenate([rows[fold[rows] == number] for number in numbers]))
+    logits = np.concatenate([fold_logits for _, fold_logits in scored], axis=1)[:, order]
+    steps = -(-len(train.labels) // (settings.batch_size or 1))
+    pooled = [
+        pooled_evaluation(parts, logits[epoch], train.select(rows), steps)
+        for epoch, parts in enumerate(zip(*(by_epoch for by_epoch, _ in scored), strict=True))
+    ]
+    if settings.patience is not None:
+        # The first epoch at which a training with these scores would have ended.
+        scores, first = [rule.score(row) for row in pooled], rule.first
+        counted = range(first + 1, len(scores) + 1)
+        ends = (end for end in counted if epochs_since_best(scores[first:end]) >= settings.patience)
+        pooled = pooled[: next(ends, len(scores))]
+    return CrossValidation(rows, logits, pooled, len(numbers))
+
+
+def _write_fold(scores: FoldScores, path: Path) -> None:
+    evaluations, logits = scores
+    with replace_when_written(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, logits=logits, evaluations=json.dumps(evaluations))
+
+
+def _read_fold(path: Path) -> FoldScores | None:
+    """A fold that is finished, from its file, whose parts have checksums."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as content:
+            return json.loads(str(content["evaluations"])), content["logits"]
+    except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        logger.warning("'%s' is damaged (%s): this fold is trained again", path, error)
+        return None
+
+
+def _best_accuracy(evaluations: Sequence[Row]) -> float:
+    return max(row["validation_accuracy"] for row in evaluations)
 
 
 def begin_fine_tuning(

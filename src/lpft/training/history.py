@@ -1,4 +1,4 @@
-"""What happened along a training: rows for history.jsonl, lines for people, and divergence."""
+"""The history of a training: rows for history.jsonl, log lines, the best epoch, and divergence."""
 
 import logging
 import math
@@ -25,11 +25,15 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 """A line of ``history.jsonl``."""
 
+FoldScores = tuple[list[Row], NDArray[np.float32]]
+"""E + 1 rows of a history's evaluations, and the logits of M held-out rows at each (E + 1 x M x C).
+"""
+
 _METRICS = ("accuracy", "macro_f1", "matthews_correlation")
 _TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
 _IS_EVALUATION = "eval_validation_loss"
 EPOCH_SCORE = "epoch_score"
-"""What Trainer knows an epoch's score by; it is in no history, as it follows from the rest."""
+"""The name of an epoch's score in Trainer's log; no history has it, as it follows from the rest."""
 _TRAINER_EVALUATION_KEYS = (
     f"eval_{EPOCH_SCORE}",
     "eval_loss",
@@ -105,7 +109,7 @@ def path_rows(
     train: tuple[NDArray[np.float32], NDArray[np.int64]],
     validation: tuple[NDArray[np.float32], NDArray[np.int64]],
 ) -> list[dict[str, float]]:
-    """What ``history.jsonl`` records of a training, for each point of a linear probe's path.
+    """The values of ``history.jsonl`` for each point of a linear probe's path.
 
     ``train`` and ``validation`` are phi_0 (N x h) and class indices (N) of a split; ``iteration``
     takes the place of the epoch, and ``loss`` is the mean cross-entropy of all training rows in
@@ -206,17 +210,17 @@ def history_rows(log_history: list[dict[str, Any]]) -> list[Row]:
     """Trainer's log as rows with ``event`` evaluation or training, ``epoch`` and ``step``."""
     rows = []
     for entry in log_history:
-        place = {"epoch": entry.get("epoch", 0.0), "step": entry["step"]}
+        position = {"epoch": entry.get("epoch", 0.0), "step": entry["step"]}
         if _IS_EVALUATION in entry:
             values = {
                 key.removeprefix("eval_"): value
                 for key, value in entry.items()
                 if key.startswith("eval_") and key not in _TRAINER_EVALUATION_KEYS
             }
-            rows.append({"event": "evaluation", **place, **values})
+            rows.append({"event": "evaluation", **position, **values})
         elif "loss" in entry:
             values = {key: entry[key] for key in _TRAINING_KEYS if key in entry}
-            rows.append({"event": "training", **place, **values})
+            rows.append({"event": "training", **position, **values})
     return rows
 
 

@@ -43,32 +43,33 @@ def label_error_finding(
         splits["train"] = labelled_rows(data)
     elif train.repeats is None and train.groups is None:
         train = replace(train, repeats=find_repetitions(data.train.texts).near)
-    known = [name for name in ("train", "validation", "test") if name in inputs]
+    names = [name for name in ("train", "validation", "test") if name in inputs]
     probing = settings.model_copy(update={"probe_scoring": "log-loss"})
     probe = cached_probe(train, probing, data.classes)
     logits = [cached_out_of_fold_logits(train, probing, probe, data.classes)]
-    logits += [probe.logits(inputs[name].pretrained) for name in known[1:]]
-    labels = np.concatenate([inputs[name].labels for name in known])
-    numbers = np.concatenate([splits[name].rows for name in known])
-    texts = [text for name in known for text in splits[name].texts]
-    names = [name for name in known for _ in splits[name].texts]
+    logits += [probe.logits(inputs[name].pretrained) for name in names[1:]]
+    labels = np.concatenate([inputs[name].labels for name in names])
+    numbers = np.concatenate([splits[name].rows for name in names])
+    texts = [text for name in names for text in splits[name].texts]
+    split_of_row = [name for name in names for _ in splits[name].texts]
     if data.held_out:  # these rows are of the training file
-        names = ["train" if name == "validation" else name for name in names]
-    found = find_label_errors(np.concatenate(logits), labels)
-    if len(found.rows) == 0:
+        split_of_row = ["train" if name == "validation" else name for name in split_of_row]
+    errors = find_label_errors(np.concatenate(logits), labels)
+    if len(errors.rows) == 0:
         return []
     rows: dict[str, list[int]] = {}
     suggested: dict[str, list[str]] = {}
     examples = []
-    for row, label in zip(found.rows.tolist(), found.suggested.tolist(), strict=True):
-        rows.setdefault(names[row], []).append(int(numbers[row]))
-        suggested.setdefault(names[row], []).append(str(data.classes[label]))
-        given, better = show([data.classes[labels[row]]]), show([data.classes[label]])
+    for row, suggested_label in zip(errors.rows.tolist(), errors.suggested.tolist(), strict=True):
+        rows.setdefault(split_of_row[row], []).append(int(numbers[row]))
+        suggested.setdefault(split_of_row[row], []).append(str(data.classes[suggested_label]))
+        label, better = data.classes[labels[row]], data.classes[suggested_label]
         examples.append(
-            f"{names[row]} {numbers[row]}: {given}, rather {better}: {show([texts[row]])}"
+            f"{split_of_row[row]} {numbers[row]}: {show([label])}, rather {show([better])}: "
+            f"{show([texts[row]])}"
         )
     message = (
-        f"{len(found.rows)} of {len(labels)} labels may be wrong, the most doubtful first: linear "
+        f"{len(errors.rows)} of {len(labels)} labels may be wrong, the most doubtful first: linear "
         "probes that did not see these rows are confident of another label. Many are simply hard "
         "texts, so look at the first few and stop where they are right"
     )
@@ -104,15 +105,21 @@ def find_label_errors(logits: NDArray[np.floating], labels: NDArray[np.int64]) -
     """
     from cleanlab.filter import find_label_issues
 
-    present, given = np.unique(labels, return_inverse=True)
-    own = np.asarray(logits, dtype=np.float64)[:, present]
-    none = np.zeros(0, dtype=np.int64)
-    agreement = float(cohen_kappa_score(given, own.argmax(axis=1))) if len(present) > 1 else 0.0
-    if len(given) < FEWEST_ROWS or not agreement >= LEAST_AGREEMENT:
-        return LabelErrors(none, none, agreement)
-    probabilities = softmax(own / fit_temperature(own, given).temperature, axis=1)
+    present, class_of_row = np.unique(labels, return_inverse=True)
+    present_logits = np.asarray(logits, dtype=np.float64)[:, present]
+    empty = np.zeros(0, dtype=np.int64)
+    agreement = (
+        float(cohen_kappa_score(class_of_row, present_logits.argmax(axis=1)))
+        if len(present) > 1
+        else 0.0
+    )
+    if len(class_of_row) < FEWEST_ROWS or not agreement >= LEAST_AGREEMENT:
+        return LabelErrors(empty, empty, agreement)
+    probabilities = softmax(
+        present_logits / fit_temperature(present_logits, class_of_row).temperature, axis=1
+    )
     rows = find_label_issues(
-        given,
+        class_of_row,
         probabilities,
         filter_by="confident_learning",
         return_indices_ranked_by="self_confidence",

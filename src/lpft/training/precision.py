@@ -1,4 +1,4 @@
-"""What a fine-tuning computes in: bfloat16 where that is faster and agrees with float32.
+"""The precision of fine-tuning: bfloat16 where that is faster and agrees with float32.
 
 Products of bfloat16 have 8 significant bits and are added up in float32. Weights, the optimizer's
 moments, the head and the loss stay float32, as ``torch.autocast`` does it; so do linear probing,
@@ -105,7 +105,7 @@ def _read(path: Path) -> PrecisionChoice | None:
 
 
 def bfloat16_units(device: torch.device) -> str | None:
-    """What multiplies bfloat16 on a device without emulation, or None.
+    """The name of the device's units that multiply bfloat16, or None where it is emulated.
 
     Of CPUs these are AMX-BF16 and AVX512-BF16, where oneDNN is there to use them.
     """
@@ -113,9 +113,9 @@ def bfloat16_units(device: torch.device) -> str | None:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return f"{torch.cuda.get_device_name(device)}'s tensor cores"
     elif device.type == "cpu" and torch.backends.mkldnn.is_available():
-        has = torch.cpu.get_capabilities()
+        capabilities = torch.cpu.get_capabilities()
         for name, units in (("amx_bf16", "AMX-BF16"), ("avx512_bf16", "AVX512-BF16")):
-            if has.get(name, False):
+            if capabilities.get(name, False):
                 return units
     return None
 
@@ -187,14 +187,14 @@ def _differences(model: nn.Module, rows: SplitInputs, device: torch.device) -> t
     model.eval()  # with dropout the two would lose different elements
     passes = []
     try:
-        for half in (False, True):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        for in_bfloat16 in (False, True):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bfloat16):
                 logits = model(**batch).logits.float()
             gradient = torch.autograd.grad(
                 cross_entropy(logits, labels), trained, allow_unused=True
             )
             centred = logits.detach() - logits.detach().mean(1, keepdim=True)
-            passes.append(([centred], [part for part in gradient if part is not None]))
+            passes.append(([centred], [tensor for tensor in gradient if tensor is not None]))
     finally:
         model.train(was_training)
     return _relative(passes[0][0], passes[1][0]), _relative(passes[0][1], passes[1][1])
@@ -205,7 +205,7 @@ def _relative(exact: list[Tensor], rounded: list[Tensor]) -> float:
 
     def norm(tensors: list[Tensor]) -> float:
         return float(
-            torch.stack([torch.linalg.vector_norm(one.double()) for one in tensors]).norm()
+            torch.stack([torch.linalg.vector_norm(tensor.double()) for tensor in tensors]).norm()
         )
 
     difference = norm([b - a for a, b in zip(exact, rounded, strict=True)])

@@ -27,7 +27,7 @@ SOLVER = "newton-cg"
 """scikit-learn's fastest solver at every shape of benchmarks/probing.py."""
 
 STREAMING_SOLVER = "streaming-lbfgs"
-"""That of :mod:`lpft.training.streaming`, which copies no features."""
+"""The solver of :mod:`lpft.training.streaming`, which copies no features."""
 
 STREAMED_NUMBERS = 1 << 25
 """Numbers of features, N h, above which they are streamed: 128 MB in float32. scikit-learn's way
@@ -183,21 +183,21 @@ def _search(
     Several processes fit a share of the folds each.
     """
     splits = list(StratifiedKFold(folds).split(inputs, labels))
-    own = splits[distributed.rank() :: distributed.size()]
+    own_splits = splits[distributed.rank() :: distributed.size()]
     scores = np.zeros((0, STRENGTHS))
-    if own:
+    if own_splits:
         search = LogisticRegressionCV(
             Cs=STRENGTHS,
-            cv=own,
+            cv=own_splits,
             l1_ratios=(0.0,),
             use_legacy_attributes=False,
             tol=SEARCH_TOLERANCE,
             refit=False,
             **settings,
         ).fit(inputs, labels, sample_weight=sample_weight)
-        scores = search.scores_.reshape(len(own), STRENGTHS)
-    everyone = distributed.gathered(scores)
-    by_fold = [everyone[fold % len(everyone)][fold // len(everyone)] for fold in range(folds)]
+        scores = search.scores_.reshape(len(own_splits), STRENGTHS)
+    by_process = distributed.gathered(scores)
+    by_fold = [by_process[fold % len(by_process)][fold // len(by_process)] for fold in range(folds)]
     return float(np.logspace(-4, 4, STRENGTHS)[np.sum(by_fold, axis=0).argmax()])
 
 
@@ -224,22 +224,27 @@ def _fit_streaming(
     """
     present, counts = np.unique(labels, return_counts=True)
     best: Heads | None = None
+    # All strengths and folds on classes that every fold can hold; then one fit of all rows.
     if inverse_strength is None:
-        chosen = present[counts > 1]
-        repeated = np.isin(labels, chosen)
+        repeated_classes = present[counts > 1]
+        repeated = np.isin(labels, repeated_classes)
         # A row of a class of one is in no fold and weighs nothing.
         fold = np.full(len(labels), -1)
-        places = np.flatnonzero(repeated)
-        for number, (_, out) in enumerate(StratifiedKFold(folds).split(places, labels[repeated])):
-            fold[places[out]] = number
-        own = _weights_of_classes(class_weight, labels, chosen, repeated, sample_weight)
+        members = np.flatnonzero(repeated)
+        for number, (_, held_out_members) in enumerate(
+            StratifiedKFold(folds).split(members, labels[repeated])
+        ):
+            fold[members[held_out_members]] = number
+        class_weights_used = _weights_of_classes(
+            class_weight, labels, repeated_classes, repeated, sample_weight
+        )
         weights = np.ones(len(labels)) if sample_weight is None else sample_weight
         rows = Rows(
             features,
-            np.searchsorted(chosen, labels),
-            len(chosen),
+            np.searchsorted(repeated_classes, labels),
+            len(repeated_classes),
             weights=weights * repeated,
-            class_weight=np.tile(own, (folds, 1)),
+            class_weight=np.tile(class_weights_used, (folds, 1)),
             fold=fold,
             folds=tuple(range(folds)),
         )
@@ -261,19 +266,21 @@ def _fit_streaming(
             if score > highest:  # of equal scores the first, as scikit-learn
                 best, highest, inverse_strength = heads, score, strength
         assert best is not None
-        if len(chosen) < len(present):
+        # The mean of the folds' heads is near the head of all rows: the last fit begins there,
+        # unless a class was left out.
+        if len(repeated_classes) < len(present):
             best = None
         else:
             best = replace(best, weight=best.weight.mean(0)[None], bias=best.bias.mean(0)[None])
     assert inverse_strength is not None
-    everything = np.ones(len(labels), dtype=bool)
-    own = _weights_of_classes(class_weight, labels, present, everything, sample_weight)
+    all_rows = np.ones(len(labels), dtype=bool)
+    class_weights_used = _weights_of_classes(class_weight, labels, present, all_rows, sample_weight)
     rows = Rows(
         features,
         np.searchsorted(present, labels),
         len(present),
         weights=np.ones(len(labels)) if sample_weight is None else sample_weight,
-        class_weight=own[None],
+        class_weight=class_weights_used[None],
         fold=np.zeros(len(labels), dtype=np.int64),
         folds=(-1,),
     )
@@ -369,8 +376,8 @@ def out_of_fold_logits(
     inputs = features.astype(np.float64)
     logits = np.zeros((len(labels), classes))
     for number in np.unique(fold):
-        out = fold == number
-        if len(np.unique(labels[~out])) < 2:
+        held_out = fold == number
+        if len(np.unique(labels[~held_out])) < 2:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -380,14 +387,14 @@ def out_of_fold_logits(
                 max_iter=MAX_ITERATIONS,
                 tol=SEARCH_TOLERANCE,
                 fit_intercept=fit_bias,
-                class_weight=of_present(class_weight, labels[~out]),
+                class_weight=of_present(class_weight, labels[~held_out]),
             ).fit(
-                inputs[~out],
-                labels[~out],
-                sample_weight=None if sample_weight is None else sample_weight[~out],
+                inputs[~held_out],
+                labels[~held_out],
+                sample_weight=None if sample_weight is None else sample_weight[~held_out],
             )
-        weight, bias = _rows_per_class(fitted, inputs[~out], classes)
-        logits[out] = inputs[out] @ weight.T + bias
+        weight, bias = _rows_per_class(fitted, inputs[~held_out], classes)
+        logits[held_out] = inputs[held_out] @ weight.T + bias
     return logits
 
 
@@ -403,27 +410,27 @@ def _out_of_fold_streaming(
     sample_weight: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """The logits of :func:`out_of_fold_logits`, without a copy of features."""
-    # Folds without which the same classes are left share their passes over the features.
+    # Folds without which the same classes remain share their passes over the features.
     sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number in np.unique(fold).tolist():
-        left = np.unique(labels[fold != number]).tolist()
-        if len(left) > 1:
-            sharing[tuple(left)].append(number)
+        remaining = np.unique(labels[fold != number]).tolist()
+        if len(remaining) > 1:
+            sharing[tuple(remaining)].append(number)
     logits = np.zeros((len(labels), classes))
-    for left, numbers in sharing.items():
-        present = np.array(left)
-        known = np.isin(labels, present)
-        own = [
+    for remaining, numbers in sharing.items():
+        present = np.array(remaining)
+        has_class = np.isin(labels, present)
+        weights_by_fold = [
             _weights_of_classes(class_weight, labels, present, fold != number, sample_weight)
             for number in numbers
         ]
         weights = np.ones(len(labels)) if sample_weight is None else sample_weight
         rows = Rows(
             features,
-            np.where(known, np.searchsorted(present, labels), 0),
+            np.where(has_class, np.searchsorted(present, labels), 0),
             len(present),
-            weights=weights * known,
-            class_weight=np.stack(own),
+            weights=weights * has_class,
+            class_weight=np.stack(weights_by_fold),
             fold=fold,
             folds=tuple(numbers),
         )
@@ -434,19 +441,19 @@ def _out_of_fold_streaming(
             tolerance=TOLERANCE,
             most_passes=MAX_ITERATIONS,
         )
-        for place, number in enumerate(numbers):
-            out = fold == number
+        for index, number in enumerate(numbers):
+            held_out = fold == number
             weight, bias = _per_class(
-                heads.weight[place],
-                heads.bias[place],
+                heads.weight[index],
+                heads.bias[index],
                 present,
                 features,
                 classes,
                 fit_bias=fit_bias,
-                used=~out,
+                used=~held_out,
             )
             for chunk in _chunks(features):
-                inside = np.flatnonzero(out[chunk]) + chunk.start
+                inside = np.flatnonzero(held_out[chunk]) + chunk.start
                 logits[inside] = features[inside].astype(np.float64) @ weight.T + bias
     return logits
 
@@ -516,11 +523,11 @@ def probing_path(
                 class_weight=of_present(class_weight, labels),
             ).fit(inputs, labels)
 
-    stop, last = (
+    stop, end = (
         int(fit(MAX_ITERATIONS, tolerance).n_iter_[0])
         for tolerance in (SEARCH_TOLERANCE, TOLERANCE)
     )
-    spaced = np.geomspace(1, max(last, 1), PATH_POINTS).round().astype(int)
+    spaced = np.geomspace(1, max(end, 1), PATH_POINTS).round().astype(int)
     points = [PathPoint(0, np.zeros((classes, inputs.shape[1])), np.zeros(classes))]
     for iteration in sorted({*spaced.tolist(), stop} - {0}):
         head = _rows_per_class(fit(iteration, TOLERANCE), inputs, classes)
@@ -574,8 +581,8 @@ def _per_class(
     if len(present) < classes and fit_bias:
         lowest = np.inf
         for chunk in _chunks(features):
-            own = features[chunk] if used is None else features[chunk][used[chunk]]
-            logits = own.astype(np.float64, copy=False) @ coefficients.T + intercepts
+            rows = features[chunk] if used is None else features[chunk][used[chunk]]
+            logits = rows.astype(np.float64, copy=False) @ coefficients.T + intercepts
             lowest = min(lowest, float(logits.min(initial=np.inf)))
         absent = np.setdiff1d(np.arange(classes), present)
         bias[absent] = lowest - _ABSENT_CLASS_MARGIN

@@ -120,7 +120,7 @@ def fit_heads(
             rows, together, inverse_strength, fit_bias, tolerance, most_passes, start, coordinates
         )
     if not distributed.is_main():
-        return _help(rows)
+        return _help_fit(rows)
     problems, width = len(rows.folds), rows.features.shape[1]
     totals = rows.totals()
     if coordinates is None:
@@ -129,53 +129,54 @@ def fit_heads(
     # where it is confident: times C' that of the penalty is on the same scale as the covariance.
     penalty = 1 / (inverse_strength * totals)  # [K]
     to_weight, to_position = coordinates.scaled(float(penalty.mean()) * rows.classes)
-    middle = coordinates.middle
+    mean = coordinates.mean
 
     def heads_at(position: Array) -> tuple[Array, Array]:
+        """W and b at a position (U, b') of the minimiser, where b' is the bias at the mean."""
         flat = position.reshape(problems, count, width + 1)
         weight = flat[..., :-1] @ to_weight
-        bias = flat[..., -1] - weight @ middle if fit_bias else np.zeros((problems, count))
+        bias = flat[..., -1] - weight @ mean if fit_bias else np.zeros((problems, count))
         return weight, bias
 
     def value_and_gradient(position: Array) -> tuple[float, Array]:
         weight, bias = distributed.agreed(lambda: heads_at(position))
-        loss, slope, slope_of_bias = _pass(rows, weight, bias)
+        loss, slope, slope_of_bias = _loss_and_gradient(rows, weight, bias)
         value = loss / totals + penalty * (weight**2).sum((1, 2)) / 2
         slope = slope / totals[:, None, None] + penalty[:, None, None] * weight
         slope_of_bias = slope_of_bias / totals[:, None]
         if fit_bias:  # b = b' - W m, so that W also moves b
-            slope -= slope_of_bias[..., None] * middle
+            slope -= slope_of_bias[..., None] * mean
         else:
             slope_of_bias = np.zeros_like(slope_of_bias)
         gradient = np.concatenate([slope @ to_weight.T, slope_of_bias[..., None]], axis=-1)
         return float(value.sum()), gradient.ravel()
 
-    first = np.zeros((problems, count, width + 1))
+    initial = np.zeros((problems, count, width + 1))
     if start is not None:
-        first[..., :-1] = start.weight @ to_position
+        initial[..., :-1] = start.weight @ to_position
         if fit_bias:
-            first[..., -1] = start.bias + start.weight @ middle
+            initial[..., -1] = start.bias + start.weight @ mean
     options = {"maxfun": most_passes, "maxiter": most_passes, "maxcor": _HISTORY}
-    found = minimize(
+    result = minimize(
         value_and_gradient,
-        first.ravel(),
+        initial.ravel(),
         jac=True,
         method="L-BFGS-B",
         options={**options, "ftol": 0.0, "gtol": tolerance},
     )
     # The line search ends on rounding errors of F where the gradient is as good as zero.
-    converged = bool(np.abs(found.jac).max() <= tolerance)
-    fitted = Heads(*heads_at(found.x), passes=int(found.nfev), converged=converged)
+    converged = bool(np.abs(result.jac).max() <= tolerance)
+    fitted = Heads(*heads_at(result.x), passes=int(result.nfev), converged=converged)
     return distributed.agreed(lambda: fitted)
 
 
-def _help(rows: Rows) -> Heads:
+def _help_fit(rows: Rows) -> Heads:
     """:func:`fit_heads` in another process than the main one, which says what to compute."""
     while True:
-        asked: Any = distributed.agreed(lambda: None)  # W and b of a pass, or the fitted heads
-        if isinstance(asked, Heads):
-            return asked
-        _pass(rows, *asked)
+        request: Any = distributed.agreed(lambda: None)  # W and b of a pass, or the fitted heads
+        if isinstance(request, Heads):
+            return request
+        _loss_and_gradient(rows, *request)
 
 
 def _fit_in_turns(
@@ -191,17 +192,17 @@ def _fit_in_turns(
     """:func:`fit_heads` of some folds at a time."""
     parts = []
     for first in range(0, len(rows.folds), together):
-        some = slice(first, first + together)
+        turn = slice(first, first + together)
         parts.append(
             fit_heads(
-                replace(rows, folds=rows.folds[some], class_weight=rows.class_weight[some]),
+                replace(rows, folds=rows.folds[turn], class_weight=rows.class_weight[turn]),
                 inverse_strength=inverse_strength,
                 fit_bias=fit_bias,
                 tolerance=tolerance,
                 most_passes=most_passes,
                 start=None
                 if start is None
-                else replace(start, weight=start.weight[some], bias=start.bias[some]),
+                else replace(start, weight=start.weight[turn], bias=start.bias[turn]),
                 coordinates=coordinates,
             )
         )
@@ -213,7 +214,7 @@ def _fit_in_turns(
     )
 
 
-def _pass(rows: Rows, weight: Array, bias: Array) -> tuple[Array, Array, Array]:
+def _loss_and_gradient(rows: Rows, weight: Array, bias: Array) -> tuple[Array, Array, Array]:
     """The weighted sums of the losses [K] and their gradients by W and b, in one reading.
 
     Several processes read a share of the chunks each.
@@ -229,19 +230,21 @@ def _pass(rows: Rows, weight: Array, bias: Array) -> tuple[Array, Array, Array]:
         logits = (features @ matrix).reshape(-1, problems, count)
         logits += bias
         if count == 1:
+            # CE = log(1 + e^z) - y z, and sigmoid(z) - y its derivative.
             target = labels[:, None].astype(np.float64)
             single = logits[..., 0]
             losses = np.logaddexp(0, single) - target * single
             residuals = (expit(single) - target)[..., None]
         else:
+            # In place: at this size a second copy of the logits would be felt.
             logits -= logits.max(axis=2, keepdims=True)
-            places = np.arange(len(labels)), slice(None), labels
-            own = logits[places]
+            label_entries = np.arange(len(labels)), slice(None), labels
+            label_logits = logits[label_entries]
             residuals = np.exp(logits, out=logits)
             totals = residuals.sum(axis=2)
-            losses = np.log(totals) - own
+            losses = np.log(totals) - label_logits
             residuals /= totals[..., None]
-            residuals[places] -= 1
+            residuals[label_entries] -= 1
         loss += (losses * weights).sum(0)
         residuals *= weights[..., None]
         slope_of_bias += residuals.sum(0)
@@ -257,19 +260,19 @@ class Coordinates:
     Without a bias nothing takes up the mean: m is 0, and the second moment is about 0.
     """
 
-    middle: Array
+    mean: Array
     spread: Array
     directions: Array
 
     @classmethod
     def of(cls, rows: Rows, *, centred: bool) -> "Coordinates":
-        """Those of some of the rows, evenly spaced."""
+        """The coordinates by some of the rows, evenly spaced."""
         step = max(1, len(rows.features) // _COVARIANCE_ROWS)
-        some = rows.features[::step].astype(np.float64)
-        middle = some.mean(0) if centred else np.zeros(some.shape[1])
-        some -= middle
-        spread, directions = np.linalg.eigh(some.T @ some / len(some))
-        return cls(middle, np.maximum(spread, 0), directions)
+        sample = rows.features[::step].astype(np.float64)
+        mean = sample.mean(0) if centred else np.zeros(sample.shape[1])
+        sample -= mean
+        spread, directions = np.linalg.eigh(sample.T @ sample / len(sample))
+        return cls(mean, np.maximum(spread, 0), directions)
 
     def scaled(self, penalty: float) -> tuple[Array, Array]:
         """The matrices that take U to W and W to U, for a curvature ``penalty`` of the penalty."""
@@ -293,15 +296,15 @@ def held_out(rows: Rows, heads: Heads) -> Iterator[tuple[NDArray[np.int64], Arra
 def held_out_scores(rows: Rows, heads: Heads, weights: Array, *, accuracy: bool) -> Array:
     """The weighted mean of each fold's accuracy or negative log loss [K], as scikit-learn's."""
     sums, totals = np.zeros(len(rows.folds)), np.zeros(len(rows.folds))
-    number = {fold: index for index, fold in enumerate(rows.folds)}
-    for places, logits in held_out(rows, heads):
+    problem_of_fold = {fold: index for index, fold in enumerate(rows.folds)}
+    for members, logits in held_out(rows, heads):
         if logits.shape[1] == 1:
             logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        labels, problem = rows.labels[places], number[int(rows.fold[places[0]])]
+        labels, problem = rows.labels[members], problem_of_fold[int(rows.fold[members[0]])]
         if accuracy:
             scores = (logits.argmax(1) == labels).astype(np.float64)
         else:
             scores = logits[np.arange(len(labels)), labels] - logsumexp(logits, axis=1)
-        sums[problem] += weights[places] @ scores
-        totals[problem] += weights[places].sum()
+        sums[problem] += weights[members] @ scores
+        totals[problem] += weights[members].sum()
     return sums / totals
