@@ -198,10 +198,10 @@ def resample(
     for number in range(resamples):
         rows = draw(generator)
         draws[:, number] = [statistic(rows) for statistic in statistics.values()]
-    every = np.arange(samples)
+    all_rows = np.arange(samples)
     return {
-        key: Resampled(float(statistic(every)), own)
-        for (key, statistic), own in zip(statistics.items(), draws, strict=True)
+        key: Resampled(float(statistic(all_rows)), values)
+        for (key, statistic), values in zip(statistics.items(), draws, strict=True)
     }
 
 
@@ -226,8 +226,8 @@ def _draw_clusters(clusters: NDArray[np.int64]) -> Callable[[np.random.Generator
 def mean_of(resampled: Sequence[Resampled]) -> Resampled:
     """The mean of several statistics, draw by draw; of different data the draws are independent."""
     return Resampled(
-        float(np.mean([one.value for one in resampled])),
-        np.mean([one.draws for one in resampled], axis=0),
+        float(np.mean([statistic.value for statistic in resampled])),
+        np.mean([statistic.draws for statistic in resampled], axis=0),
     )
 
 

@@ -64,12 +64,12 @@ def cosine_similarity(features: ArrayLike) -> float | None:
     """
     table = _Table(features, "features")
     rows, width = table.shape
-    total, own = np.zeros(width), 0
+    total, nonzero = np.zeros(width), 0
     for chunk in table:
         units = _directions(chunk)
         total += units.sum(axis=0)
-        own += int(np.count_nonzero(units.any(axis=1)))
-    return None if rows == 1 else float((total @ total - own) / (rows * (rows - 1)))
+        nonzero += int(np.count_nonzero(units.any(axis=1)))
+    return None if rows == 1 else float((total @ total - nonzero) / (rows * (rows - 1)))
 
 
 def feature_difference(features: ArrayLike, pretrained: ArrayLike) -> float:

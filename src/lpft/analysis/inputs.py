@@ -49,8 +49,8 @@ def as_array(values: Any, name: str, dtype: Any = None) -> NDArray[Any]:
 
 def short_repr(result: Any) -> str:
     """A dataclass on one line, such as ``LowRank(rows=48 x 3, ...)``: of arrays their shapes."""
-    shown = (f"{field.name}={_short(getattr(result, field.name))}" for field in fields(result))
-    return f"{type(result).__name__}({', '.join(shown)})"
+    parts = (f"{field.name}={_short(getattr(result, field.name))}" for field in fields(result))
+    return f"{type(result).__name__}({', '.join(parts)})"
 
 
 def _short(value: Any) -> str:

@@ -94,11 +94,11 @@ def split_metrics(
     """
     table = logit_matrix(logits)
     indices = labels_or_unseen(labels, *table.shape)
-    known = np.flatnonzero(indices != UNSEEN)
-    if len(known) < len(table):
-        table, indices = table[known], indices[known]
-        groups = None if groups is None else groups.select(known)
-    if not len(known):
+    known_rows = np.flatnonzero(indices != UNSEEN)
+    if len(known_rows) < len(table):
+        table, indices = table[known_rows], indices[known_rows]
+        groups = None if groups is None else groups.select(known_rows)
+    if not len(known_rows):
         return _without_rows(abstain_below)
     rows, count = table.shape
     names = range(count) if classes is None else classes

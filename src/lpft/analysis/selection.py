@@ -130,17 +130,17 @@ def choose(candidates: Sequence[Candidate]) -> Choice:
     best = max(methods, key=lambda method: float(right[method].sum()))
     standings = tuple(_standing(method, right[method], right[best]) for method in methods)
     chosen = next(standing.method for standing in standings if standing.eligible)
-    of_method = [place for place, c in enumerate(candidates) if c.method == chosen]
-    place = min(of_method, key=lambda p: (-int(candidates[p].correct.sum()), candidates[p].nll))
-    return Choice(place, best, standings)
+    competing = [index for index, c in enumerate(candidates) if c.method == chosen]
+    index = min(competing, key=lambda i: (-int(candidates[i].correct.sum()), candidates[i].nll))
+    return Choice(index, best, standings)
 
 
 def complexity(method: str) -> tuple[int, bool, int]:
     """What methods are ordered by, from simple to complex, as :data:`RULE` says."""
-    known: Method = METHODS[method]
+    tuning: Method = METHODS[method]
     return (
-        _TRAINED.get(known.trained, 1),
-        known.head_start != "lp",
+        _TRAINED.get(tuning.trained, 1),
+        tuning.head_start != "lp",
         tuple(METHODS).index(method),
     )
 
@@ -148,10 +148,10 @@ def complexity(method: str) -> tuple[int, bool, int]:
 def best_of_each(candidates: Sequence[Candidate]) -> list[int]:
     """The places of each method's best candidate, where several differ in more than their seed."""
     best: dict[str, int] = {}
-    for place, one in enumerate(candidates):
-        other = candidates[best.setdefault(one.method, place)]
-        if (one.score, -one.nll) > (other.score, -other.nll):
-            best[one.method] = place
+    for index, candidate in enumerate(candidates):
+        best_so_far = candidates[best.setdefault(candidate.method, index)]
+        if (candidate.score, -candidate.nll) > (best_so_far.score, -best_so_far.nll):
+            best[candidate.method] = index
     return sorted(best.values())
 
 
@@ -175,7 +175,9 @@ def reason_to_skip(
         return "sentence-transformers is not installed: pip install 'lpft[contrastive]'"
     chosen = candidates[choose(candidates).chosen].method
     if complexity(method) > complexity(chosen):
-        right = np.mean([one.correct for one in candidates if one.method == chosen], axis=0)
+        right = np.mean(
+            [candidate.correct for candidate in candidates if candidate.method == chosen], axis=0
+        )
         if _standing(chosen, right, np.ones(len(right))).eligible:
             return f"{chosen} gets so many validation rows right that no method could beat it"
     if METHODS[method].head_start == "random" and rows_per_class < RANDOM_HEAD_ROWS:
@@ -212,9 +214,9 @@ class PointChoice:
         eligible = [standing.method for standing in self.standings if standing.eligible]
         if len(eligible) == 1:
             return "the most accurate on validation by more than one standard error"
-        places = [place for place, one in enumerate(self.standings) if one.eligible]
-        together = places[-1] - places[0] == len(places) - 1
-        listed = f"{eligible[0]} to {eligible[-1]}" if together else ", ".join(eligible)
+        indices = [index for index, point in enumerate(self.standings) if point.eligible]
+        contiguous = indices[-1] - indices[0] == len(indices) - 1
+        listed = f"{eligible[0]} to {eligible[-1]}" if contiguous else ", ".join(eligible)
         return (
             f"lowest NLL on validation of the {len(eligible)} points within one standard error of "
             f"the best accuracy ({listed})"
@@ -257,8 +259,8 @@ def choose_point(
     optimism = 0.0
     for _ in range(draws):
         drawn = generator.integers(right.shape[1], size=right.shape[1])
-        place, _ = _chosen_point(right[:, drawn], losses[:, drawn])
-        optimism += float(right[place, drawn].mean() - right[place].mean()) / draws
+        point, _ = _chosen_point(right[:, drawn], losses[:, drawn])
+        optimism += float(right[point, drawn].mean() - right[point].mean()) / draws
     return PointChoice(chosen, best, standings, optimism)
 
 

@@ -187,36 +187,36 @@ def choose_threshold(
         if not len(reached):
             reason = _why_not(target_accuracy, curve, bounds)
             return Abstention(None, target_accuracy, rows=count, reason=reason)
-        place = int(reached[-1])
-        threshold = float(curve.thresholds[place])
-        if place == len(curve.thresholds) - 1:
+        index = int(reached[-1])
+        threshold = float(curve.thresholds[index])
+        if index == len(curve.thresholds) - 1:
             threshold = 0.0  # all rows are accepted, so that no confidence is too low
     elif target_coverage is not None:
         accepted = int(np.ceil(target_coverage * (count + 1) - 1e-9))  # less rounding
-        place = int(np.searchsorted(curve.rows, min(accepted, count)))
-        threshold = 0.0 if accepted > count else float(curve.thresholds[place])
+        index = int(np.searchsorted(curve.rows, min(accepted, count)))
+        threshold = 0.0 if accepted > count else float(curve.thresholds[index])
     else:
         assert abstain_below is not None
         threshold = abstain_below
-        place = int(np.searchsorted(-curve.thresholds, -threshold, side="right")) - 1
+        index = int(np.searchsorted(-curve.thresholds, -threshold, side="right")) - 1
     result = Abstention(threshold, target_accuracy, target_coverage, rows=count, coverage=0.0)
-    if place < 0:
+    if index < 0:
         return result
     return Abstention(
         threshold,
         target_accuracy,
         target_coverage,
         rows=count,
-        coverage=float(curve.coverage[place]),
-        accuracy=float(curve.accuracy[place]),
-        accuracy_bound=float(bounds[place]),
+        coverage=float(curve.coverage[index]),
+        accuracy=float(curve.accuracy[index]),
+        accuracy_bound=float(bounds[index]),
     )
 
 
 def _lower_bounds(right: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Clopper and Pearson's one-sided 95 % lower bound of each fraction; 0 where none is right."""
-    some = np.maximum(right, 1)
-    bound = beta.ppf(1 - ASSURANCE, some, rows - some + 1)
+    successes = np.maximum(right, 1)
+    bound = beta.ppf(1 - ASSURANCE, successes, rows - successes + 1)
     return np.asarray(np.where(right == 0, 0.0, bound))
 
 
@@ -271,15 +271,15 @@ def shift_metrics(
 
     Source: Hendrycks and Gimpel, ICLR 2017.
     """
-    own = confidence(logits, temperature)
-    usual = None if reference is None else confidence(reference, temperature)
-    result: dict[str, Any] = {"confidence_auroc": _auroc(usual, own)}
-    unseen = own[labels_or_unseen(labels, *logit_matrix(logits).shape) == UNSEEN]
+    confidences = confidence(logits, temperature)
+    reference_confidences = None if reference is None else confidence(reference, temperature)
+    result: dict[str, Any] = {"confidence_auroc": _auroc(reference_confidences, confidences)}
+    unseen = confidences[labels_or_unseen(labels, *logit_matrix(logits).shape) == UNSEEN]
     if len(unseen):
         rejected = None if abstain_below is None else float((unseen < abstain_below).mean())
         result["unseen"] = {
             "rows": len(unseen),
-            "confidence_auroc": _auroc(usual, unseen),
+            "confidence_auroc": _auroc(reference_confidences, unseen),
             "rejected": rejected,
         }
     return result

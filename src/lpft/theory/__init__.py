@@ -204,8 +204,8 @@ def check_orthogonal(
 
     def relative_change(probed: Array) -> Array:
         before = start.features(probed)
-        moved = np.linalg.norm(trained.features(probed) - before, axis=1)
-        return moved / np.linalg.norm(before, axis=1)
+        distance = np.linalg.norm(trained.features(probed) - before, axis=1)
+        return distance / np.linalg.norm(before, axis=1)
 
     return OrthogonalCheck(
         orthogonal=float(relative_change(orthogonal).max()),
