@@ -45,7 +45,7 @@ from lpft.ntk import Options, studied_model
 from lpft.ntk.influence import (
     RowKernel,
     RowKernels,
-    Side,
+    TextsWithGradients,
     first_order,
     left_out_margins,
     log_odds,
@@ -167,7 +167,11 @@ def train_noisy(name: str, data_dir: Path, cells: Path) -> None:
 
 
 def kernels(
-    classifier: Classifier, method: str, train: Side, other: Side | None, path: Path
+    classifier: Classifier,
+    method: str,
+    train: TextsWithGradients,
+    other: TextsWithGradients | None,
+    path: Path,
 ) -> dict[str, RowKernel]:
     """K among the training rows, and from the other texts to them, read where it is there."""
     names = ("among",) + ("other",) * (other is not None)
@@ -190,7 +194,7 @@ def kernels(
     return {name: RowKernel(content[f"{name} head"], content[f"{name} encoder"]) for name in names}
 
 
-def sketch(classifier: Classifier, side: Side, path: Path) -> np.ndarray:
+def sketch(classifier: Classifier, side: TextsWithGradients, path: Path) -> np.ndarray:
     """Gradients of the log odds by plain autograd, summed into random buckets with random signs.
 
     A count sketch keeps inner products in the mean, as TRAK's dense projections do, at the cost of
@@ -227,13 +231,13 @@ def sketch(classifier: Classifier, side: Side, path: Path) -> np.ndarray:
 
 def explained(
     classifier: Classifier, texts: list, labels: np.ndarray
-) -> tuple[Side, np.ndarray, np.ndarray]:
+) -> tuple[TextsWithGradients, np.ndarray, np.ndarray]:
     """The texts with the gradients of their labels' log odds, the logits, and the log odds."""
     tokens = tokenize(classifier.tokenizer, texts, classifier.max_length)
     features = extract_features(classifier.model, tokens, device=CPU)
     logits = head_logits(classifier.model, features).astype(np.float64)
     odds, gradient = log_odds(logits, labels)
-    return Side(tokens, features, gradient), logits, odds
+    return TextsWithGradients(tokens, features, gradient), logits, odds
 
 
 def cosine(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from lpft.ntk.capture import (
     active_share,
     call_shares,
     merge_uses,
+    modules_with_rules,
     pull_back,
-    wanted_modules,
 )
 
 SAMPLES = 3
@@ -70,7 +70,7 @@ def captured(module: nn.Module, inputs: Tensor, modules: dict | None = None) -> 
     """The shares that the module leaves of all samples at once."""
     names = [name for name, _ in module.named_parameters()]
     if modules is None:
-        modules, without = wanted_modules(module, names)
+        modules, without = modules_with_rules(module, names)
         assert not without
     module.requires_grad_(False)
     with torch.enable_grad(), Recorder(modules, len(inputs), enabled=True) as recorder:

@@ -14,6 +14,7 @@ from references import (
     contract,
     encoder_names,
     explicit_features,
+    explicit_jacobian,
     explicit_ntk,
     trainable_names,
 )
@@ -25,7 +26,13 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from lpft.errors import InputError
 from lpft.model.adapters import add_adapter, trained_head
-from lpft.ntk.dynamics import FirstStep, gradient_descent, largest_stable_rate, linearized_training
+from lpft.ntk.dynamics import (
+    FirstStep,
+    Linearization,
+    gradient_descent,
+    largest_stable_rate,
+    linearized_training,
+)
 from lpft.ntk.passes import DoublePrecision
 
 # --- one step
@@ -578,3 +585,34 @@ def test_bad_input_of_real_training_is_refused(change, message):
     given = {"labels": LABELS, "rate": 0.1, "steps": [1]} | change
     with pytest.raises(InputError, match=message):
         gradient_descent(model, train, given.pop("labels"), other, **given)
+
+
+# --- other weights
+
+
+@pytest.mark.parametrize("trained", ["full", "lora"])
+def test_the_linear_model_moves_by_the_jacobian_of_the_start(trained):
+    if trained == "lora":
+        model, tokenizer = tiny_adapted("bert")
+    else:
+        classifier = tiny_classifier("bert")
+        model, tokenizer = classifier.model, classifier.tokenizer
+    tokens = read(tokenizer, toy_texts(3, seed=2)[0])
+    names = trainable_names(model)
+    moved, generator = deepcopy(model), torch.Generator().manual_seed(0)
+    steps = []
+    with torch.no_grad():
+        for name in names:
+            parameter = moved.get_parameter(name)
+            steps.append(0.01 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(steps[-1])
+            steps[-1] = (parameter.double() - model.get_parameter(name).double()).flatten()
+    weights = {name: moved.get_parameter(name).detach() for name in names}
+    real, predicted = Linearization(model).changes(tokens, weights)
+    expected = explicit_jacobian(model, tokens, names) @ torch.cat(steps)
+    np.testing.assert_allclose(predicted.logits, expected.numpy(), rtol=1e-9, atol=1e-12)
+    logits = [m.double().eval()(**tokens.batch(range(3))).logits for m in (moved, deepcopy(model))]
+    change = (logits[0] - logits[1]).detach().numpy()
+    np.testing.assert_allclose(real.logits, change, rtol=1e-9, atol=1e-12)
+    with pytest.raises(InputError, match="parameters that train"):
+        Linearization(model).changes(tokens, {"head.weight": weights[names[0]]})

@@ -19,7 +19,7 @@ from lpft.ntk.influence import (
     Influence,
     InfluenceJob,
     RowKernels,
-    Side,
+    TextsWithGradients,
     TrainedRows,
     doubtful,
     extremes,
@@ -39,7 +39,7 @@ def side(model, tokenizer, texts, classes):
     tokens = read(tokenizer, texts)
     features = extract_features(model, tokens, device=torch.device("cpu"))
     _, gradient = log_odds(head_logits(model, features), classes)
-    return Side(tokens, features, gradient)
+    return TextsWithGradients(tokens, features, gradient)
 
 
 def explicit_gradients(model, of, part=""):

@@ -272,7 +272,7 @@ def test_little_memory_makes_small_batches_and_the_same_products(samples):
     operator = NTKOperator(module, samples, activations="recomputed", **DOUBLE)
     v = np.random.default_rng(0).standard_normal((120, 11))
     whole = operator @ v
-    operator._sides[0].batches = [np.array([row]) for row in range(40)]
+    operator._axes[0].batches = [np.array([row]) for row in range(40)]
     operator._columns = 2
     close(operator @ v, whole, 1e-12)
     close(np.stack([operator @ column for column in v.T], 1), whole, 1e-12)
@@ -317,7 +317,7 @@ def test_activations_that_do_not_fit_are_recomputed_or_refused():
     whole._free = 2 * whole.record["stored_bytes"] - 2
     whole.close()
     whole._store("auto")
-    assert whole._sides[0].stored is None
+    assert whole._axes[0].stored is None
     with pytest.raises(InputError, match=r"activations='memory': .* files"):
         whole._store("memory")
 

@@ -23,7 +23,7 @@ from lpft.ntk.plan import (
 )
 from lpft.ntk.storage import Layout
 from lpft.ntk.structure import Parameter, Structure
-from lpft.ntk.tiles import Shape
+from lpft.ntk.tiles import Shape, count_pairs
 
 TEXTS = toy_texts(12, seed=5)[0]
 
@@ -118,30 +118,34 @@ def test_how_many_stages_are_worth_a_try():
     assert most_stages(structure(parameters=many)) == 8
 
 
+def pairs_of(tiles, pairs, kernel="sgd"):
+    return count_pairs(tiles, pairs, asymmetric=kernel == "asymmetric")
+
+
 def test_costs_by_hand():
     """N = 10 texts of T = 3 tokens, weight 5 x 4, one head of rank 2: flops of a product twice."""
     tiles, pairs, sizes = {0: Shape(10, 3)}, [(0, 0)], (4, 5)
-    forming, contracting = method_cost("materialize", sizes, tiles, pairs, [2])
+    forming, contracting = method_cost("materialize", sizes, pairs_of(tiles, pairs), [2])
     assert forming == 2 * 10 * 2 * 3 * 4 * 5
     assert contracting == (10 * 2) ** 2 * 4 * 5
     halves = {0: Shape(4, 3), 1: Shape(6, 3)}
-    split = method_cost("materialize", sizes, halves, [(0, 0), (0, 1), (1, 1)], [2])
+    split = method_cost("materialize", sizes, pairs_of(halves, [(0, 0), (0, 1), (1, 1)]), [2])
     assert split == (forming, contracting)
-    assert method_cost("materialize", sizes, tiles, pairs, [2], "asymmetric") == (
+    assert method_cost("materialize", sizes, pairs_of(tiles, pairs, "asymmetric"), [2]) == (
         forming,
         2 * contracting,
     )
-    across = method_cost("materialize", sizes, halves, [(0, 1)], [1, 1])
+    across = method_cost("materialize", sizes, pairs_of(halves, [(0, 1)]), [1, 1])
     assert across == (forming, 2 * 4 * 6 * (1 + 1) * 4 * 5)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_costs_grow_with_texts_squared_and_fall_by_half_with_symmetry(method):
     for n in (3, 30):
-        once = sum(method_cost(method, (8, 8), {0: Shape(n, 2)}, [(0, 0)], [3])[1:])
-        twice = sum(method_cost(method, (8, 8), {0: Shape(2 * n, 2)}, [(0, 0)], [3])[1:])
+        once = sum(method_cost(method, (8, 8), pairs_of({0: Shape(n, 2)}, [(0, 0)]), [3])[1:])
+        twice = sum(method_cost(method, (8, 8), pairs_of({0: Shape(2 * n, 2)}, [(0, 0)]), [3])[1:])
         both = {0: Shape(n, 2), 1: Shape(n, 2)}
-        across = sum(method_cost(method, (8, 8), both, [(0, 1)], [3])[1:])
+        across = sum(method_cost(method, (8, 8), pairs_of(both, [(0, 1)]), [3])[1:])
         assert twice == pytest.approx(4 * once)
         assert across == pytest.approx(2 * once)
 
@@ -151,9 +155,9 @@ def test_costs_grow_with_texts_squared_and_fall_by_half_with_symmetry(method):
     [(128, [3], "materialize"), (1, [3], "token_gram"), (24, [24], "sandwich")],
 )
 def test_the_cheapest_method_depends_on_tokens_and_classes(tokens, ranks, method):
-    tiles = {0: Shape(250, tokens)}
-    assert cheapest_method((768, 768), tiles, [(0, 0)], ranks) == method
-    assert cheapest_method((768, 768), tiles, [(0, 0)], ranks, "signgd") == "materialize"
+    counts = pairs_of({0: Shape(250, tokens)}, [(0, 0)])
+    assert cheapest_method((768, 768), counts, ranks) == method
+    assert cheapest_method((768, 768), counts, ranks, "signgd") == "materialize"
 
 
 @cache
@@ -207,9 +211,11 @@ def test_flops_of_a_plan_are_those_of_its_listed_steps(kernel, blocks, tiles):
                 number: Shape(n, 1.0 if parameter.pooled else parameter.tokens_per_token * mean)
                 for number, (n, mean) in shapes.items()
             }
-            method = cheapest_method(parameter.sizes, seen, plan.pairs, [3], kernel)
+            least = pairs_of(seen, plan.pairs)
+            method = cheapest_method(parameter.sizes, least, [3], kernel)
             for step in plan.steps:
-                of_step = method_cost(method, parameter.sizes, seen, step.pairs, [3], kernel)
+                counts = pairs_of(seen, step.pairs, kernel)
+                of_step = method_cost(method, parameter.sizes, counts, [3])
                 forming, contracting = forming + of_step[0], contracting + of_step[1]
     assert plan.flops["forming"] == pytest.approx(forming)
     assert plan.flops["contracting"] == pytest.approx(contracting)

@@ -15,13 +15,16 @@ from lpft.ntk.statistics import (
     centred_kernel,
     checked_kernel,
     class_order,
+    drift,
     frobenius_norm,
     ft_ratio,
     heat_map,
     kernel_matrix,
+    kernel_regime,
     kernel_spectrum,
     kernel_statistics,
     kernel_trace,
+    label_kernel,
     residuals,
 )
 from lpft.ntk.statistics import centred_kernel_alignment as aligned
@@ -508,3 +511,45 @@ def test_kernels_of_other_samples_are_refused():
         centred_kernel(np.ones((4, 2, 5, 2)))
     with pytest.raises(InputError, match="at least one kernel"):
         alignment_matrix({})
+
+
+# --- kernels along a training
+
+
+def test_drift_is_relative_to_the_start_and_counts_growth():
+    start = np.array([[3.0, 0.0], [0.0, 4.0]])
+    assert drift(start, start) == 0
+    assert drift(1.5 * start, start) == pytest.approx(0.5)
+    assert drift([[3.0, 1.0], [0.0, 4.0]], start) == pytest.approx(1 / 5)
+    assert drift(np.ones((2, 3, 2, 3)), np.zeros((2, 3, 2, 3))) is None
+    with pytest.raises(InputError, match="same samples"):
+        drift(np.ones((2, 2)), np.ones((2, 3)))
+
+
+def test_the_kernel_of_labels_is_that_of_one_hot_labels():
+    one_hot = np.eye(3)[[2, 0, 2, 1]]
+    np.testing.assert_array_equal(label_kernel([2, 0, 2, 1]), one_hot @ one_hot.T)
+
+
+@pytest.mark.parametrize(
+    ("drifts", "train", "answer", "until"),
+    [
+        ([0.0, 0.05, 0.1], [None, 0.01, 0.1], "yes", 2),
+        ([0.0, 0.05, 0.11], [None, 0.01, 0.02], "no", 1),
+        ([0.0, 0.2, 0.3], [None, 0.01, 0.02], "no", 0),
+        ([0.0, 0.01, 0.02], [None, 0.3, 0.02], "no", 0),
+        ([0.0, 0.01, 0.02], [None, 0.01, None], "unknown", 2),
+        ([None, None, None], [None, 0.01, 0.02], "unknown", 2),
+        ([None, None, None], [None, 0.01, 0.2], "no", 1),
+        ([0.0, float("nan"), 0.0], [None, 0.01, 0.01], "no", 0),
+    ],
+)
+def test_both_must_hold_at_every_epoch(drifts, train, answer, until):
+    evaluated = [None, 0.001, None if train[-1] is None else 0.001]
+    found = kernel_regime([0, 1, 2], drifts, {"train": train, "eval": evaluated})
+    assert (found.answer, found.until) == (answer, until)
+    assert found.error == max(value for value in train if value is not None)
+
+
+def test_a_start_alone_has_no_answer():
+    assert kernel_regime([0], [0.0], {"train": [None]}).answer == "unknown"

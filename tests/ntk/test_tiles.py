@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpft.ntk.tiles import Schedule, Shape, Step, Sums, Tiler, make_steps, sums_of_pairs, tile_pairs
+from lpft.ntk.tiles import (
+    PairCounts,
+    Schedule,
+    Shape,
+    Step,
+    Tiler,
+    count_pairs,
+    make_steps,
+    tile_pairs,
+)
 
 groups_of_lengths = st.lists(
     st.lists(st.integers(1, 60), min_size=1, max_size=30), min_size=1, max_size=3
@@ -107,18 +116,18 @@ def test_what_is_counted_is_what_would_be_listed(groups, count, blocks, halved, 
         for number, tile in enumerate(tiling.tiles)
     }
     held, loads = set(), [0] * len(tiling)
-    total = Sums(0, 0, 0, 0, 0)
+    total = PairCounts(0, 0, 0, 0, 0)
     for step in steps:
         for tile in set(step.tiles) - held:
             loads[tile] += 1
         held = set(step.tiles)
-        total = total.plus(sums_of_pairs(shapes, step.pairs, asymmetric=not halved))
+        total = total.plus(count_pairs(shapes, step.pairs, asymmetric=not halved))
     times = [sum(tile in step.tiles for step in steps) for tile in range(len(tiling))]
     assert schedule.loads_of_tiles.tolist() == loads
     assert schedule.steps_of_tiles.tolist() == times
     assert schedule.most_held == max(len(step.tiles) for step in steps)
-    assert schedule.sums == pytest.approx(total)
-    assert schedule.least_sums == pytest.approx(sums_of_pairs(shapes, pairs, asymmetric=not halved))
+    assert schedule.counts == pytest.approx(total)
+    assert schedule.least_counts == pytest.approx(count_pairs(shapes, pairs, asymmetric=not halved))
 
 
 @properties

@@ -134,7 +134,7 @@ def test_a_worker_whose_session_is_over_writes_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [1, 2, 3, 7, 500])
 def test_shares_are_all_steps_once_and_about_equal(blocks, workers):
     plan = plan_of(blocks, 8, workers)
-    shares = plan.shares(plan.steps)
+    shares = plan.divide(plan.steps)
     assert sum(shares, ()) == plan.steps
     assert len(shares) == min(workers, len(plan.steps))
     sizes = [len(share) for share in shares]

@@ -16,7 +16,7 @@ from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
 from lpft.ntk.job import KernelJob, Options
 from lpft.ntk.outputs import Outputs
-from lpft.ntk.result import EmpiricalNTK, summed
+from lpft.ntk.result import EmpiricalNTK, sum_kernels
 from lpft.ntk.storage import Pair
 from lpft.ntk.studied import (
     KernelRequest,
@@ -123,9 +123,10 @@ def empirical_ntk(
             are not finite, the features do not follow from the sample alone, or plain autograd
             contradicts the kernel.
     """
+    # Options and inputs are checked before the model is read, which may take long.
     options = Options(
-        contraction=_renamed("method", method, "contraction", contraction),
-        update=_renamed("kernel", kernel, "update", update),
+        contraction=_from_former_name("method", method, "contraction", contraction),
+        update=_from_former_name("kernel", kernel, "update", update),
         granularity=granularity,
         products=products,
         dtype=resolve_dtype(dtype),
@@ -137,7 +138,7 @@ def empirical_ntk(
         executor=executor,
         workers=workers,
     )
-    groups, block = grouped(inputs, other_inputs)
+    groups, block = input_groups(inputs, other_inputs)
     subject = studied(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
     )
@@ -174,14 +175,15 @@ def empirical_ntks(
     Raises:
         InputError: as :func:`empirical_ntk`, or a head does not fit the features.
     """
-    known = [option.name for option in fields(Options)]
-    unknown = [name for name in options if name not in known]
+    option_names = [option.name for option in fields(Options)]
+    unknown = [name for name in options if name not in option_names]
     if unknown:
-        raise InputError(f"there is no option {unknown[0]}: expected one of {', '.join(known)}")
+        expected = ", ".join(option_names)
+        raise InputError(f"there is no option {unknown[0]}: expected one of {expected}")
     if not isinstance(heads, Mapping):
         raise InputError(f"the heads are a {type(heads).__name__}: expected a dict, by name")
     shared_options = Options(**options)
-    groups, block = grouped(inputs, other_inputs)
+    groups, block = input_groups(inputs, other_inputs)
     subject = studied(
         model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
     )
@@ -190,25 +192,26 @@ def empirical_ntks(
             "the module has no head to put others in its place: name its last linear layer by head="
         )
     requests = {}
-    for name, of in heads.items():
-        if isinstance(of, KernelRequest):
+    for name, entry in heads.items():
+        if isinstance(entry, KernelRequest):
             if select != "all":
                 raise InputError(
                     f"select={select!r}: the request '{name}' has outputs of its own; give a head"
                 )
-            requests[name] = of
+            requests[name] = entry
             continue
-        weight = of.weight.detach() if isinstance(of, nn.Linear) else of
+        weight = entry.weight.detach() if isinstance(entry, nn.Linear) else entry
         if not isinstance(weight, Tensor):
             raise InputError(
-                f"the head '{name}' is a {type(of).__name__}: expected a tensor C x h, an "
+                f"the head '{name}' is a {type(entry).__name__}: expected a tensor C x h, an "
                 "nn.Linear or a KernelRequest"
             )
         request = request_of(subject, parameters, select, weight)
-        if isinstance(of, nn.Linear):
-            # Where the own head has no bias, another's trains with its weight.
-            own = request.head_trains if subject.head.bias is None else request.bias_trains
-            request = replace(request, bias_trains=of.bias is not None and own)
+        if isinstance(entry, nn.Linear):
+            # ``parameters`` selects by the names of the module's own head. If that has no bias, the
+            # bias of another head trains where the weight does.
+            trains = request.head_trains if subject.head.bias is None else request.bias_trains
+            request = replace(request, bias_trains=entry.bias is not None and trains)
         requests[name] = request
     return _kernels(subject, requests, select, groups, block, shared_options)
 
@@ -225,16 +228,20 @@ def _kernels(
     if select != "trace":
         kernels = KernelJob(subject, requests, groups, (block,), options).run()
         return {name: kernels[name][block] for name in requests}
-    parts = {name: trace_requests(of, options.update) for name, of in requests.items()}
-    every = {f"{name} {part}": one for name, of in parts.items() for part, one in of.items()}
-    kernels = KernelJob(subject, every, groups, (block,), options).run()
+    parts = {name: trace_requests(request, options.update) for name, request in requests.items()}
+    single_outputs = {
+        f"{name} {part}": request
+        for name, by_output in parts.items()
+        for part, request in by_output.items()
+    }
+    kernels = KernelJob(subject, single_outputs, groups, (block,), options).run()
     return {
-        name: summed([kernels[f"{name} {part}"][block] for part in of])
-        for name, of in parts.items()
+        name: sum_kernels([kernels[f"{name} {part}"][block] for part in by_output])
+        for name, by_output in parts.items()
     }
 
 
-def grouped(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
+def input_groups(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
     """The groups of inputs, and the block of the kernel among them."""
     groups = []
     for group in [inputs] if other_inputs is None else [inputs, other_inputs]:
@@ -243,16 +250,17 @@ def grouped(inputs: Any, other_inputs: Any) -> tuple[list[Any], Pair]:
                 f"the inputs are a {type(group).__name__}: expected its tensors, or a loader of "
                 "it, DataLoader(dataset, batch_size=64)"
             )
-        # A loader of batches, but no table or array of texts.
+        # A loader of batches is read once, and may be a generator; tables and arrays of texts are
+        # iterable too, but can be indexed.
         if isinstance(group, Iterable) and not hasattr(group, "__getitem__"):
             group = list(group)
         groups.append(group if is_tensors(group) else text_list(group))
     return groups, (0, 0) if other_inputs is None else (0, 1)
 
 
-def _renamed(former: str, given: Any, name: str, value: Any) -> Any:
+def _from_former_name(former: str, former_value: Any, name: str, value: Any) -> Any:
     """The value of an option that may have been given by its former name."""
-    if given is None:
+    if former_value is None:
         return value
     warnings.warn(f"{former}= is now {name}=: use that", FutureWarning, stacklevel=3)
-    return given
+    return former_value

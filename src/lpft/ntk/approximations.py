@@ -1,4 +1,4 @@
-"""What a kernel that is too large to form is good for, from its operator: each with its error.
+"""Approximations of a kernel that is too large to form, from its operator: each with its error.
 
 Leading eigenpairs, ridge regression and the trace use products alone; Nystroem and random features
 give a low-rank factor. Where a result stands for the whole kernel, entries drawn at random and
@@ -72,19 +72,23 @@ def _entry_error(
     """``approximate(rows, columns)`` beside exact entries, of given ``columns`` or of all."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise InputError(f"check_entries={count!r}: expected a count, 1 or more")
-    drawn = np.random.default_rng(seed)
-    i = drawn.integers(operator.shape[0], size=count)
-    j = drawn.integers(operator.shape[1], size=count) if columns is None else columns(drawn, count)
+    generator = np.random.default_rng(seed)
+    i = generator.integers(operator.shape[0], size=count)
+    j = (
+        generator.integers(operator.shape[1], size=count)
+        if columns is None
+        else columns(generator, count)
+    )
     exact = operator.entries(i.tolist(), j.tolist())
-    found = np.asarray(approximate(i, j), dtype=np.float64)
-    value = float(_relative(found, exact))
+    values = np.asarray(approximate(i, j), dtype=np.float64)
+    value = float(_relative(values, exact))
     interval = (value, value)
     if count > 1:
         interval = tuple(  # type: ignore[assignment]
             map(
                 float,
                 bootstrap(
-                    (found, exact),
+                    (values, exact),
                     _relative,
                     paired=True,
                     vectorized=True,
@@ -95,7 +99,7 @@ def _entry_error(
                 ).confidence_interval,
             )
         )
-    return EntryError(i, j, exact, found, interval)
+    return EntryError(i, j, exact, values, interval)
 
 
 def operator_error(operator: NTKOperator, *, check_entries: int = 8, seed: int = 0) -> EntryError:
@@ -127,7 +131,7 @@ class Eigenpairs:
         residuals: ``||Theta v - lambda v||`` of each pair; some eigenvalue is no further than this
             from each ``lambda``.
         products: of the kernel with a vector, that were taken.
-        error: of the operator on exact entries; None where none was asked for.
+        error: of the operator on exact entries; None where none was requested.
     """
 
     values: Array
@@ -139,14 +143,14 @@ class Eigenpairs:
     __repr__ = short_repr
 
 
-def _require_own(operator: NTKOperator, wanted: str) -> None:
+def _require_symmetric(operator: NTKOperator, purpose: str) -> None:
     """Refuse what is no operator, or not of inputs with themselves."""
     if not isinstance(operator, NTKOperator):
         raise InputError(
-            f"expected an NTKOperator for {wanted}, found a {type(operator).__name__}: whole "
+            f"expected an NTKOperator for {purpose}, found a {type(operator).__name__}: whole "
             "kernels have eigenvectors(), trace() and SquaredLoss"
         )
-    operator.require_symmetric(wanted)
+    operator.require_symmetric(purpose)
 
 
 def leading_eigenpairs(
@@ -172,12 +176,13 @@ def leading_eigenpairs(
         InputError: the kernel is not of inputs with themselves, ``count`` is not below N C, or it
             does not converge.
     """
-    _require_own(operator, "eigenpairs")
+    _require_symmetric(operator, "eigenpairs")
     size = operator.shape[0]
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < size:
         raise InputError(f"count={count!r}: expected a number of eigenpairs from 1 to {size - 1}")
     if tolerance is None:
         tolerance = 1e-6 if operator.options.dtype == torch.float32 else 1e-9
+    # All products are recorded, for the residuals below.
     multiplied: list[Array] = []
     results: list[Array] = []
     with progress(description="eigenpairs", unit="products") as bar:
@@ -197,8 +202,9 @@ def leading_eigenpairs(
                 f"the eigenpairs did not converge to {tolerance:g} after {len(results)} products: "
                 f"expected {count} separate eigenvalues; ask for fewer, or a larger tolerance"
             ) from failure
-    values, vectors = values[::-1], vectors[:, ::-1]
-    # v = X a for the multiplied vectors X, so Theta v = (Theta X) a.
+    values, vectors = values[::-1], vectors[:, ::-1]  # eigsh gives them in ascending order
+    # v = X a for the multiplied vectors X, so Theta v = (Theta X) a without another product. What
+    # of v lies outside their span is multiplied by lambda_max at most.
     basis, products = np.stack(multiplied, 1), np.stack(results, 1)
     weights = np.linalg.lstsq(basis, vectors, rcond=None)[0]
     outside = np.linalg.norm(basis @ weights - vectors, axis=0) * values[0]
@@ -221,7 +227,7 @@ class KernelRidge:
             last one is computed anew.
         converged: whether the last one is at most the tolerance.
         error_bound: of ``||a - a*||`` for the exact solution a*: the residual's norm over ridge.
-        error: of the operator on exact entries; None where none was asked for.
+        error: of the operator on exact entries; None where none was requested.
     """
 
     coefficients: Array
@@ -244,8 +250,8 @@ class KernelRidge:
                 f"the {self.coefficients.size} outputs of training, "
                 "NTKOperator(model, others, inputs)"
             )
-        found = operator.matvec(self.coefficients.ravel())
-        return found.reshape(operator.samples[0], operator.outputs)
+        predicted = operator.matvec(self.coefficients.ravel())
+        return predicted.reshape(operator.samples[0], operator.outputs)
 
 
 def kernel_ridge(
@@ -269,7 +275,7 @@ def kernel_ridge(
     Raises:
         InputError: the kernel is not of inputs with themselves, or a value does not fit.
     """
-    _require_own(operator, "a regression")
+    _require_symmetric(operator, "a regression")
     values = as_array(targets, "targets", np.float64)
     expected = (operator.samples[0], operator.outputs)
     if values.shape != expected or not np.isfinite(values).all():
@@ -282,6 +288,8 @@ def kernel_ridge(
             raise InputError(f"{name}={number!r}: expected a finite number above 0")
     if not values.any():
         raise InputError("targets: all are zero, and so is the solution: expected some that differ")
+    # SciPy's cg reports the iterates alone. The residuals are followed beside it: each step moves x
+    # along the vector that was multiplied last, so no product is needed for them.
     y = values.ravel()
     last: list[Array] = [y, y]
     residual, solution = y.copy(), np.zeros_like(y)
@@ -303,19 +311,21 @@ def kernel_ridge(
             history.append(float(np.linalg.norm(residual) / np.linalg.norm(y)))
 
         shifted = LinearOperator(operator.shape, matvec=multiply, dtype=np.float64)
-        found, _ = cg(shifted, y, rtol=tolerance, atol=0.0, maxiter=max_products, callback=step)
-        true = y - multiply(found)
-    relative = float(np.linalg.norm(true) / np.linalg.norm(y))
+        solution_found, _ = cg(
+            shifted, y, rtol=tolerance, atol=0.0, maxiter=max_products, callback=step
+        )
+        true_residual = y - multiply(solution_found)
+    relative = float(np.linalg.norm(true_residual) / np.linalg.norm(y))
     # float32 products leave the recurrence a little below the residual itself.
     slack = 10 * np.finfo(np.float32).eps if operator.options.dtype == torch.float32 else 0.0
     error = None
     if check_entries:
         error = operator_error(operator, check_entries=check_entries, seed=seed)
     return KernelRidge(
-        coefficients=found.reshape(expected),
+        coefficients=solution_found.reshape(expected),
         residuals=np.array([*history, relative]),
         converged=bool(relative <= 1.01 * tolerance + slack),
-        error_bound=float(np.linalg.norm(true)) / ridge,
+        error_bound=float(np.linalg.norm(true_residual)) / ridge,
         error=error,
     )
 
@@ -328,7 +338,7 @@ class LowRank:
     """``Theta ≈ rows columns^T``, with ``rows`` (N C x r) and ``columns`` (M C x r).
 
     They are one array where the kernel is of inputs with themselves. ``error`` is that of the
-    product on exact entries, None where none was asked for.
+    product on exact entries, None where none was requested.
     """
 
     rows: Array
@@ -379,7 +389,7 @@ def nystroem(
         InputError: the kernel is not of inputs with themselves, or there are no such samples.
     Source: Williams and Seeger, NeurIPS 2000 (2001).
     """
-    _require_own(operator, "landmarks")
+    _require_symmetric(operator, "landmarks")
     count = operator.samples[0]
     if isinstance(landmarks, int | np.integer):
         if isinstance(landmarks, bool) or not 0 < landmarks <= count:
@@ -402,18 +412,19 @@ def nystroem(
     )
     kernel = job.run()["ntk"][0, 1]
     if operator.part == "ft" or kernel.pretrain_effective is None:
-        wanted = kernel.ft_effective
+        kernel_part = kernel.ft_effective
     else:
-        wanted = kernel.total()
+        kernel_part = kernel.total()
         if operator.part == "pretrain":
-            wanted = wanted - kernel.ft_effective
-    table = wanted.numpy()
-    columns = table.reshape(operator.shape[0], -1)
-    own = table[chosen].reshape(columns.shape[1], -1)
-    values, vectors = np.linalg.eigh((own + own.T) / 2)
+            kernel_part = kernel_part - kernel.ft_effective
+    table = kernel_part.numpy()
+    columns = table.reshape(operator.shape[0], -1)  # K_m, N C x m C
+    landmark_block = table[chosen].reshape(columns.shape[1], -1)
+    values, vectors = np.linalg.eigh((landmark_block + landmark_block.T) / 2)
     eps = torch.finfo(operator.options.dtype).eps
-    kept = values > len(values) * eps * max(values[-1], 0.0)
-    factor = columns @ (vectors[:, kept] / np.sqrt(values[kept]))
+    above_rounding = values > len(values) * eps * max(values[-1], 0.0)
+    # With K_mm = U S U^T the factor is K_m U S^-1/2, and factor factor^T = K_m K_mm^+ K_m^T.
+    factor = columns @ (vectors[:, above_rounding] / np.sqrt(values[above_rounding]))
     return _low_rank(operator, factor, factor, check_entries, seed)
 
 
@@ -475,17 +486,17 @@ class _Sketch:
         return self._drawn[name]
 
 
-def _sketched(operator: NTKOperator, side: int, sketch: _Sketch) -> Array:
+def _sketched(operator: NTKOperator, axis: int, sketch: _Sketch) -> Array:
     """J S of one side, N C x d."""
-    size = operator.shape[0 if side == 0 else 1]
-    found = np.zeros((size, sketch._dimensions))
+    size = operator.shape[0 if axis == 0 else 1]
+    features = np.zeros((size, sketch._dimensions))
     for index in progress(range(size), "random features", unit="gradients"):
         total = torch.zeros(sketch._dimensions, dtype=torch.float64)
-        gradients = operator.sample_gradient(side, index) | operator.head_gradient(side, index)
+        gradients = operator.sample_gradient(axis, index) | operator.head_gradient(axis, index)
         for name, gradient in gradients.items():
             sketch.add(total, name, gradient.cpu())
-        found[index] = total.numpy()
-    return found
+        features[index] = total.numpy()
+    return features
 
 
 # --- trace
@@ -510,17 +521,17 @@ def trace_estimate(operator: NTKOperator, probes: int = 16, *, seed: int = 0) ->
         InputError: the kernel is not of inputs with themselves, or fewer than two probes.
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
     """
-    _require_own(operator, "a trace")
+    _require_symmetric(operator, "a trace")
     if not isinstance(probes, int) or isinstance(probes, bool) or probes < 2:
         raise InputError(f"probes={probes!r}: expected 2 or more, for the standard error")
-    exact = operator.pretrain_trace()
+    pretrain = operator.pretrain_trace()
     if not operator.needs_gradients:
-        return TraceEstimate(exact, 0.0, probes)
-    drawn = np.random.default_rng(seed)
+        return TraceEstimate(pretrain, 0.0, probes)
+    generator = np.random.default_rng(seed)
     squares = []
     for _ in progress(range(probes), "trace", unit="probes"):
-        signs = drawn.choice([-1.0, 1.0], size=(operator.shape[0], 1))
+        signs = generator.choice([-1.0, 1.0], size=(operator.shape[0], 1))
         (gradient,) = operator.gradient(signs)
         squares.append(sum(float(g.square().sum()) for g in gradient.values()))
     spread = float(np.std(squares, ddof=1) / np.sqrt(probes))
-    return TraceEstimate(exact + float(np.mean(squares)), spread, probes)
+    return TraceEstimate(pretrain + float(np.mean(squares)), spread, probes)

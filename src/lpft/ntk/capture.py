@@ -1,7 +1,9 @@
-"""What one stretch of a forward pass leaves for the kernel: inputs and gradients of its modules.
+"""Inputs and gradients of the modules in one stretch of a forward pass: what kernels are made of.
 
 Gradients are taken with respect to the modules' *results*, one backward pass per cotangent. Where
-a :class:`Rule` holds, the gradient of a weight follows from them and is never formed by autograd.
+a :class:`Rule` holds, the gradient of a weight follows from them and is never formed by autograd:
+for a linear layer ``y = x W^T`` it is ``J[s, n] = sum_t g[s, n, t] x[n, t]^T``, so the inputs x
+(n x T x a) and the gradients g (S x n x T x b) are all that a kernel needs of it.
 """
 
 from collections.abc import Sequence
@@ -95,15 +97,16 @@ class RuleFailed(Exception):
     """The rules of a module do not fit a call of it; the arguments are its parameters' names."""
 
 
-def wanted_modules(encoder: nn.Module, wanted: Sequence[str]) -> tuple[Modules, list[str]]:
-    """The modules that own the wanted parameters with a rule, and the parameters without one.
+def modules_with_rules(encoder: nn.Module, parameters: Sequence[str]) -> tuple[Modules, list[str]]:
+    """The modules that own these parameters with a rule, and the parameters without one.
 
     A parameter that several modules share goes by its first name, as in ``named_parameters``.
     """
     first_names = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    names = set(wanted)
+    names = set(parameters)
     modules: Modules = {}
     ruled: set[str] = set()
+    # Every owner of a shared parameter is among the modules: each call of one adds to its share.
     for module_name, module in encoder.named_modules():
         rules = {
             first_names[id(getattr(module, local))]: rule
@@ -113,7 +116,14 @@ def wanted_modules(encoder: nn.Module, wanted: Sequence[str]) -> tuple[Modules, 
         if rules:
             modules[module_name] = (module, rules)
             ruled.update(rules)
-    return modules, [name for name in wanted if name not in ruled]
+    return modules, [name for name in parameters if name not in ruled]
+
+
+def transposed_weights(modules: Modules) -> set[str]:
+    """The weights that their modules keep as a x b, transposed to the gradient ``g^T x``, b x a."""
+    return {
+        name for module, rules in modules.values() for name in rules if isinstance(module, Conv1D)
+    }
 
 
 def _module_rules(module: nn.Module) -> dict[str, Rule]:
@@ -122,7 +132,7 @@ def _module_rules(module: nn.Module) -> dict[str, Rule]:
     This goes by the module's type and may be wrong: the gradient check compares every parameter
     with autograd on a small batch, and leaves those that differ to autograd.
     """
-    own = dict(module.named_parameters(recurse=False))
+    parameters = dict(module.named_parameters(recurse=False))
     rules: dict[str, Rule] = {}
     if isinstance(module, nn.Linear | Conv1D):
         rules = {"weight": Rule.OUTER, "bias": Rule.SHIFT}
@@ -130,6 +140,7 @@ def _module_rules(module: nn.Module) -> dict[str, Rule]:
         weight = Rule.OUTER if module.groups == 1 else Rule.FORMED
         rules = {"weight": weight, "bias": Rule.SHIFT}
     elif isinstance(module, nn.Embedding):
+        # Renormalised rows or scaled gradients are no plain look-up.
         if module.max_norm is None and not module.scale_grad_by_freq:
             rules = {"weight": Rule.ROWS}
     elif isinstance(module, nn.LayerNorm | nn.GroupNorm | _BatchNorm):
@@ -137,12 +148,12 @@ def _module_rules(module: nn.Module) -> dict[str, Rule]:
     elif isinstance(module, nn.MultiheadAttention):
         if _attends_plainly(module):
             rules = {"in_proj_weight": Rule.OUTER, "in_proj_bias": Rule.SHIFT}
-    elif own and not list(module.children()):
+    elif parameters and not list(module.children()):
         # Vectors and a result of one input: an RMSNorm of some family, or the scale of a layer.
-        vectors = all(parameter.ndim == 1 for parameter in own.values())
+        vectors = all(parameter.ndim == 1 for parameter in parameters.values())
         if vectors and len(signature(module.forward).parameters) == 1:
-            rules = dict.fromkeys(own, Rule.SCALE)
-    return {name: rules[name] for name in own if name in rules}
+            rules = dict.fromkeys(parameters, Rule.SCALE)
+    return {name: rules[name] for name in parameters if name in rules}
 
 
 def _attends_plainly(module: nn.MultiheadAttention) -> bool:
@@ -194,7 +205,7 @@ class Recorder:
                 forward = partial(self._attend, name, rules, module)
                 object.__setattr__(module, "forward", forward)
             else:
-                hook = partial(self._after, name, rules)
+                hook = partial(self._after_call, name, rules)
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
@@ -207,7 +218,7 @@ class Recorder:
         self._handles.clear()
         self.calls.clear()
 
-    def _after(
+    def _after_call(
         self,
         name: str,
         rules: dict[str, Rule],
@@ -217,18 +228,19 @@ class Recorder:
         result: Any,
     ) -> Any:
         """Keep a call; what is returned replaces the module's result."""
-        # What returns no tensor, or reads none, leaves no share: comparing with autograd finds out.
+        # A call that returns no tensor, or reads none, leaves no share. Where one was needed, the
+        # comparison with autograd shows it.
         if not self.enabled or not torch.is_grad_enabled() or not isinstance(result, Tensor):
             return None
         if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
-            ids, factors = _looked_up(module, positional, named)
-            return self._keep(name, rules, module, ids, result, factors)
+            ids, factors = _ids_and_factors(module, positional, named)
+            return self._record(name, rules, module, ids, result, factors)
         inputs = next(iter((*positional, *named.values())), None)
         if not isinstance(inputs, Tensor):
             return None
-        return self._keep(name, rules, module, inputs, result)
+        return self._record(name, rules, module, inputs, result)
 
-    def _keep(
+    def _record(
         self,
         name: str,
         rules: dict[str, Rule],
@@ -240,12 +252,12 @@ class Recorder:
         """Keep a call; what is returned takes the result's place."""
         if not self.enabled or not torch.is_grad_enabled():
             return result
-        embedding = isinstance(module, nn.Embedding)
+        looks_up = isinstance(module, nn.Embedding)
         # A list of ids has no sample axis, even if there are as many of them as samples.
         shared = inputs.ndim == 1 or result.shape[0] != self.samples
-        if self.samples > 1 and embedding and shared:
+        if self.samples > 1 and looks_up and shared:
             # Positions are looked up once for all samples. A gradient at that result would be
-            # summed over the batch: give each sample a result of its own.
+            # summed over the batch: give each sample a result of its own, T x h -> n x T x h.
             lead = (1,) if result.ndim == 2 else ()
             result = result.reshape(*lead, *result.shape)
             result = result.expand(self.samples, *result.shape[1:])
@@ -253,7 +265,7 @@ class Recorder:
             inputs = inputs.expand(self.samples, *inputs.shape[1:])
             if factors is not None:
                 factors = factors.reshape(*lead, *factors.shape).expand_as(result)
-        if not result.requires_grad:
+        if not result.requires_grad:  # nothing before requires gradients: the graph begins here
             result = result.detach().requires_grad_()
         edge = get_gradient_edge(result)
         call = Call(name, module, rules, inputs.detach(), edge, result.shape, factors)
@@ -277,26 +289,28 @@ class Recorder:
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """What ``module`` computes in evaluation mode, with its projections outside of it.
+        """The result of ``module`` in evaluation mode, with the projections as calls of their own.
 
         PyTorch's own function attends, with identities in their place, which change no digit.
         """
         weight, bias, width = module.in_proj_weight, module.in_proj_bias, module.embed_dim
-        turned = query.ndim == 3 and not module.batch_first  # else samples come first
+        sequence_first = query.ndim == 3 and not module.batch_first
 
         def project(states: Tensor) -> Tensor:
-            states = states.transpose(0, 1) if turned else states
+            states = states.transpose(0, 1) if sequence_first else states  # n x T x h
             projected = linear(states, weight, bias)
-            return self._keep(name, rules, module, states, projected)
+            return self._record(name, rules, module, states, projected)
 
-        # All three at once, so that equal inputs are one call; others use their third of it.
+        # in_proj_weight (3h x h) holds the weights of query, key and value. Each distinct input is
+        # multiplied by all of it, so that self-attention is a single call; of cross-attention's
+        # inputs each uses its third, and the gradient of the rest is zero.
         projected = {id(states): states for states in (query, key, value)}
         thirds = {number: project(states).chunk(3, -1) for number, states in projected.items()}
         parts = [thirds[id(states)][n] for n, states in enumerate((query, key, value))]
         if query.ndim == 3:
             parts = [part.transpose(0, 1) for part in parts]
         identity = torch.eye(width, dtype=weight.dtype, device=weight.device)
-        without: Any = None  # biases are added already; the function's types demand a tensor
+        no_bias: Any = None  # biases are added already; the function's types demand a tensor
         attended, weights = multi_head_attention_forward(
             query=parts[0],
             key=parts[1],
@@ -310,7 +324,7 @@ class Recorder:
             add_zero_attn=False,
             dropout_p=0.0,
             out_proj_weight=identity,
-            out_proj_bias=without,
+            out_proj_bias=no_bias,
             training=False,
             key_padding_mask=key_padding_mask,
             need_weights=need_weights,
@@ -325,7 +339,7 @@ class Recorder:
         if query.ndim == 3:
             attended = attended.transpose(0, 1)
         result = module.out_proj(attended)
-        return (result.transpose(0, 1) if turned else result), weights
+        return (result.transpose(0, 1) if sequence_first else result), weights
 
 
 Gradients = list[Tensor | None]
@@ -344,7 +358,7 @@ def pull_back(
     Args:
         results: the stretch's outputs.
         cotangents: S lists of the gradients at ``results``.
-        inputs: tensors whose gradients are handed on.
+        inputs: tensors whose gradients the position below needs.
         calls: the recorded calls.
         parameters: those left to autograd; the batch then holds one sample.
 
@@ -352,6 +366,8 @@ def pull_back(
         the gradients at each input; those at each call's result; J (S x 1 x numel) of the
         parameters that the stretch uses.
     """
+    # One call of autograd.grad per cotangent gives the gradients at all targets together. The graph
+    # is freed by the last one.
     targets: list[Any] = [*inputs, *(call.result for call in calls), *parameters.values()]
     rooted = [index for index, result in enumerate(results) if result.requires_grad]
     passes: list[Sequence[Tensor | None]] = []
@@ -368,6 +384,7 @@ def pull_back(
                 allow_unused=True,
             )
         )
+    # Transposed: by target, then by cotangent.
     by_target = [[gradients[index] for gradients in passes] for index in range(len(targets))]
     first, last = len(inputs), len(inputs) + len(calls)
     jacobians = {
@@ -391,7 +408,7 @@ def call_shares(call: Call, gradients: Gradients, samples: int) -> dict[str, Sha
         RuleFailed: the module does not compute what its type suggests.
     """
     like = next((gradient for gradient in gradients if gradient is not None), None)
-    if like is None:
+    if like is None:  # no cotangent reaches the call, as of a pooler whose result is not used
         return {}
     if call.shape[0] % samples:
         raise NotBatched(call.name)
@@ -410,37 +427,39 @@ def _share(call: Call, name: str, rule: Rule, gradients: list[Tensor], samples: 
     local = name.rpartition(".")[2]
     if rule is Rule.FORMED:
         assert isinstance(module, Convolution)
-        return torch.stack([_formed(module, inputs, g, samples) for g in gradients])
+        return torch.stack([_convolution_gradients(module, inputs, g, samples) for g in gradients])
     if rule in (Rule.SCALE, Rule.SHIFT):
+        # J is a vector: the sum over tokens of g, or of g * xhat.
         size = getattr(module, local).numel()
         factor = _derivative(module, local, inputs) if rule is Rule.SCALE else None
         return torch.stack(
             [
-                _by_token(call, g if factor is None else g * factor, samples, size).sum(1)
+                _as_tokens(call, g if factor is None else g * factor, samples, size).sum(1)
                 for g in gradients
             ]
         )
     if rule is Rule.OUTER:
+        # J = g^T x is not formed here: what is cheaper depends on the sizes (contract.py).
         patches = _patches(module, inputs) if isinstance(module, Convolution) else inputs
         return Outer(
             patches.reshape(samples, -1, patches.shape[-1]),
-            [_by_token(call, g, samples, _outputs(call)) for g in gradients],
+            [_as_tokens(call, g, samples, _output_size(call)) for g in gradients],
         )
-    assert isinstance(module, nn.Embedding)
+    assert isinstance(module, nn.Embedding)  # Rule.ROWS
     if call.factors is not None:
         gradients = [gradient * call.factors for gradient in gradients]
     return _sum_equal_ids(
         inputs.reshape(samples, -1),
-        [_by_token(call, g, samples, call.shape[-1]) for g in gradients],
+        [_as_tokens(call, g, samples, call.shape[-1]) for g in gradients],
         module.padding_idx,
     )
 
 
 @torch.no_grad()
-def _looked_up(
+def _ids_and_factors(
     module: nn.Embedding, positional: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """The ids that an embedding of its own kind looks up, and the factors that it multiplies by.
+    """The ids that a subclass of ``nn.Embedding`` looks up, and its factors on the rows.
 
     It may read anything, as a mask of which it counts the positions. The result is linear in the
     weight: a weight of ones gives the factors, and one whose rows are their numbers the ids.
@@ -451,25 +470,26 @@ def _looked_up(
         functional_call(module, {"weight": rows.expand_as(weight)}, positional, named)
         for rows in (torch.ones_like(numbers), numbers)
     )
+    # A factor of 0, as at padding, leaves 0 / 0; the share is then 0 whatever its id.
     return (ids / factors)[..., 0].nan_to_num().round().long(), factors
 
 
-def _outputs(call: Call) -> int:
+def _output_size(call: Call) -> int:
     """b, the numbers of a linear layer's or convolution's result at each token."""
     module = call.module
     return module.out_channels if isinstance(module, Convolution) else call.shape[-1]
 
 
-def _by_token(call: Call, states: Tensor, samples: int, size: int) -> Tensor:
-    """What is as large as the result as n x T x size, by the axis along which a parameter acts."""
+def _as_tokens(call: Call, states: Tensor, samples: int, size: int) -> Tensor:
+    """States of the result's shape as n x T x size, with the parameter's axis last."""
     module, shape = call.module, call.shape
     axis = len(shape) - 1
     if isinstance(module, Convolution):
-        axis -= len(module.kernel_size)
+        axis -= len(module.kernel_size)  # channels come before the places
     elif isinstance(module, nn.GroupNorm | _BatchNorm):
         axis = 1
     elif shape[-1] != size or getattr(module, "data_format", "") == "channels_first":
-        # A norm or scale of channels, which mostly are the first axis after that of samples.
+        # A norm or scale of channels: usually the first axis after that of the samples.
         axis = next((n for n in range(1, len(shape)) if shape[n] == size), axis)
     return states.movedim(axis, -1).reshape(samples, -1, size)
 
@@ -484,7 +504,7 @@ def _padded(module: Convolution, inputs: Tensor) -> Tensor:
 
 
 def _patches(module: Convolution, inputs: Tensor) -> Tensor:
-    """What each place of a convolution's result sees: n x T x (C k), in the weight's order."""
+    """The patch under each place of a convolution's result, n x T x (C k) as in the weight."""
     windows = _padded(module, inputs)
     sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
     for axis, (size, stride, dilation) in enumerate(sizes, 2):
@@ -494,10 +514,14 @@ def _patches(module: Convolution, inputs: Tensor) -> Tensor:
     return windows.flatten(1, len(module.kernel_size)).flatten(2)
 
 
-def _formed(module: Convolution, inputs: Tensor, gradient: Tensor, samples: int) -> Tensor:
+def _convolution_gradients(
+    module: Convolution, inputs: Tensor, gradient: Tensor, samples: int
+) -> Tensor:
     """The gradient of a convolution's weight for each sample, n x d.
 
-    The samples pass as groups of one convolution with as many times its groups.
+    A convolution's own backward pass sums over the samples. So the n samples are laid side by side
+    as channels (1 x n C x ...) of one convolution with n times as many groups, whose weight's
+    gradient then has a part for each sample.
     """
     padded = _padded(module, inputs)
     count = len(padded)
@@ -535,10 +559,11 @@ def _derivative(module: nn.Module, local: str, inputs: Tensor) -> Tensor:
 
 def _sum_equal_ids(ids: Tensor, gradients: Sequence[Tensor], padding: int | None) -> Rows:
     """Gradients of equal ids summed within each sample; ids are n x T, gradients n x T x h."""
-    equal = ids.unsqueeze(2) == ids.unsqueeze(1)
-    first = ~equal.tril(-1).any(-1)
-    if padding is not None:
+    equal = ids.unsqueeze(2) == ids.unsqueeze(1)  # n x T x T
+    first = ~equal.tril(-1).any(-1)  # n x T: no earlier token has the same id
+    if padding is not None:  # autograd gives the padding's row no gradient
         first &= ids != padding
+    # Row t of equal @ g sums the gradients of all tokens with t's id; first occurrences are kept.
     sums = torch.stack([(equal.to(gradient.dtype) @ gradient)[first] for gradient in gradients])
     samples = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1).expand_as(ids)
     return Rows(ids[first], samples[first], sums)
@@ -553,7 +578,7 @@ def merge_uses(uses: Sequence[Share]) -> Share:
     """
     if len(uses) == 1:
         return uses[0]
-    parts = [part for use in uses for part in parts_of(use)]
+    parts = [part for use in uses for part in share_parts(use)]
     outers = [part for part in parts if isinstance(part, Outer)]
     rows = [part for part in parts if isinstance(part, Rows)]
     if outers and rows:
@@ -565,7 +590,7 @@ def merge_uses(uses: Sequence[Share]) -> Share:
     return torch.stack([part for part in parts if isinstance(part, Tensor)]).sum(0)
 
 
-def parts_of(share: Share) -> tuple[Outer | Rows | Tensor, ...]:
+def share_parts(share: Share) -> tuple[Outer | Rows | Tensor, ...]:
     """A share as one or two of a single kind."""
     return (share.outer, share.rows) if isinstance(share, Tied) else (share,)
 
@@ -588,8 +613,8 @@ def _merge_rows(uses: Sequence[Rows]) -> Rows:
     pairs, pair_of_row, counts = torch.unique(
         torch.stack([samples, ids]), dim=1, return_inverse=True, return_counts=True
     )
-    # Sum neighbours in their order: index_add_ on CUDA adds in no fixed order, so that its last
-    # bits change from call to call.
+    # Rows of one (sample, id) are sorted next to each other and summed in that order: index_add_ on
+    # CUDA adds in no fixed order, so that its last bits would change from call to call.
     order = torch.argsort(pair_of_row, stable=True)
     sums = torch.segment_reduce(
         vectors[:, order].transpose(0, 1).contiguous(), "sum", lengths=counts, axis=0, unsafe=True
@@ -613,9 +638,10 @@ def active_tokens(outer: Outer) -> Outer | None:
     Padding has no gradient, and above the last attention a pooled token is the only one with any.
     """
     length = outer.inputs.shape[1]
-    # One nonzero entry shows that a token has a gradient: the first column is mostly enough.
-    shown = torch.stack([gradient[..., 0].ne(0) for gradient in outer.gradients]).any(0)
-    if int(shown.sum(1).max()) > _MOSTLY * length:
+    # One nonzero entry shows that a token has a gradient: usually the first column is enough, and
+    # the whole gradients need not be read.
+    nonzero = torch.stack([gradient[..., 0].ne(0) for gradient in outer.gradients]).any(0)
+    if int(nonzero.sum(1).max()) > _MOSTLY * length:
         return outer
     reached = torch.stack([gradient.ne(0).any(-1) for gradient in outer.gradients]).any(0)
     most = int(reached.sum(1).max())

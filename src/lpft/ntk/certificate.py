@@ -1,4 +1,4 @@
-"""What vouches for a kernel: entries and products of it, computed again by plain autograd.
+"""The check of a kernel: entries and products of it, computed again by plain autograd.
 
 Everything here runs on a copy of the model that the engine has never touched, and uses none of the
 engine's rules, batches of different lengths, tiles or sums.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lpft.errors import InputError
 from lpft.ntk.contract import signed
-from lpft.ntk.network import Inputs, Network, moved, place_of
+from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import only_these_require_gradients, parameter_chunks, plain_gradients
 from lpft.settings.kernels import KernelKind
@@ -82,7 +82,7 @@ def largest_error(*checks: CheckedEntry | CheckedProduct) -> float | None:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a kernel is checked by; eigenvalues are those of F where it is square and symmetric.
+    """The checks of a kernel, with the eigenvalues of F where it is square and symmetric.
 
     ``asymmetry`` is that of :func:`lpft.ntk.statistics.asymmetry`, None of a kernel that is not
     symmetric, as the eigenvalues are.
@@ -123,8 +123,8 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A kernel to check: F (N x C x M x C) of the head V over some parameters.
+class KernelToCheck:
+    """F (N x C x M x C) of the head V over some parameters, which autograd is to check.
 
     ``rows`` and ``columns`` are numbers of samples.
     """
@@ -139,7 +139,7 @@ class Kernel:
 def longest_features(network: Network, inputs: Inputs) -> Tensor:
     """The features of the longest sample, read alone."""
     with torch.no_grad(), only_these_require_gradients(network.root, []):
-        return network.features(_batch(network, inputs, [_longest(inputs)]))[0]
+        return network.features(_model_batch(network, inputs, [_longest(inputs)]))[0]
 
 
 def _longest(inputs: Inputs) -> int:
@@ -155,16 +155,17 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
     Raises:
         InputError: the features of the longest sample differ.
     """
+    # This also finds features that depend on the other texts of a batch, or on random numbers.
     alone = longest_features(pristine, inputs)
-    found = features[_longest(inputs)]
-    error = float((alone.double().cpu() - found).norm())
-    if not error <= _LARGEST_ERROR[alone.dtype] * float(found.norm()):
+    engine = features[_longest(inputs)]
+    error = float((alone.double().cpu() - engine).norm())
+    if not error <= _LARGEST_ERROR[alone.dtype] * float(engine.norm()):
         cause = "once the model has read shorter ones"
         advice = "; give inputs of similar lengths, or a model whose attention does not change"
         if inputs.lengths is None:
             cause, advice = "when others are read with it, or are drawn at random", ""
         which = "an" if inputs.lengths is None else "its longest"
-        size = max(float(found.norm()), float(alone.norm()))
+        size = max(float(engine.norm()), float(alone.norm()))
         raise InputError(
             f"the model's features of {which} input are others {cause} (relative difference "
             f"{error / size:.1g}): expected a model that treats each input as if it were alone"
@@ -195,7 +196,7 @@ class Room:
 def check_entries(
     network: Network,
     inputs: Inputs,
-    kernel: Kernel,
+    kernel: KernelToCheck,
     *,
     update: KernelKind,
     room: Room,
@@ -207,25 +208,26 @@ def check_entries(
     """
     if not kernel.parameters:
         return ()
-    drawn = np.random.default_rng(_RANDOM_SEED)
-    weight, device = kernel.weight, place_of(network.root)[0]
+    generator = np.random.default_rng(_RANDOM_SEED)
+    weight, device = kernel.weight, device_and_dtype(network.root)[0]
     entries = []
     for number in range(count):
-        n, m = (int(drawn.integers(len(of))) for of in (kernel.rows, kernel.columns))
-        c, d = (int(drawn.integers(weight.shape[0])) for _ in range(2))
+        n, m = (int(generator.integers(len(x))) for x in (kernel.rows, kernel.columns))
+        c, d = (int(generator.integers(weight.shape[0])) for _ in range(2))
         if number == 0 and inputs.lengths is not None:
-            n, m = (int(np.argmax(inputs.lengths[of])) for of in (kernel.rows, kernel.columns))
-        left_sample = _batch(network, inputs, [kernel.rows[n]])
-        right_sample = _batch(network, inputs, [kernel.columns[m]])
+            n, m = (int(np.argmax(inputs.lengths[x])) for x in (kernel.rows, kernel.columns))
+        left_sample = _model_batch(network, inputs, [kernel.rows[n]])
+        right_sample = _model_batch(network, inputs, [kernel.columns[m]])
+        # <g, h> is the sum over parameters of their products: a chunk of them at a time.
         inner = left_square = right_square = 0.0
         for chunk in parameter_chunks(kernel.parameters, room.numbers):
             left = plain_gradients(network, left_sample, weight[c].to(device), chunk)
             right = plain_gradients(network, right_sample, weight[d].to(device), chunk)
-            for one, other in zip(left, right, strict=True):
-                one, other = signed(one, other, update)
-                inner += _inner(one, other)
-                left_square += _inner(one, one)
-                right_square += _inner(other, other)
+            for g, h in zip(left, right, strict=True):
+                g, h = signed(g, h, update)
+                inner += _inner(g, h)
+                left_square += _inner(g, g)
+                right_square += _inner(h, h)
         scale = (left_square * right_square) ** 0.5
         engine = float(kernel.ft_effective[n, c, m, d])
         entries.append(CheckedEntry(n, c, m, d, engine, inner, scale))
@@ -236,7 +238,7 @@ def check_products(
     network: Network,
     inputs: Inputs,
     features: Tensor,
-    kernels: Mapping[str, Kernel],
+    kernels: Mapping[str, KernelToCheck],
     *,
     room: Room,
     count: int,
@@ -245,28 +247,26 @@ def check_products(
 
     All kernels have the same rows and columns and share the forward passes, in which samples of
     equal length pass together: nothing is padded. ``features`` are the engine's (N x h), of which P
-    is made; those of the passes vouch for them.
+    is made; they are compared with those of these passes.
 
     Raises:
         InputError: the features of a sample differ.
     """
-    drawn = np.random.default_rng(_RANDOM_SEED)
+    generator = np.random.default_rng(_RANDOM_SEED)
     checked: dict[str, tuple[CheckedProduct, ...]] = dict.fromkeys(kernels, ())
     for _ in range(count):
         vectors: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         for name, kernel in kernels.items():
             n, c, m, _d = kernel.ft_effective.shape
-            u = drawn.standard_normal((n, c))
-            same = np.array_equal(kernel.rows, kernel.columns)
-            vectors[name] = u, u if same else drawn.standard_normal((m, c))
-        inner = _inner_products(network, inputs, features, kernels, vectors, room)
+            left = generator.standard_normal((n, c))
+            symmetric = np.array_equal(kernel.rows, kernel.columns)
+            vectors[name] = left, left if symmetric else generator.standard_normal((m, c))
+        inner_products = _inner_products(network, inputs, features, kernels, vectors, room)
         for name, kernel in kernels.items():
-            left_vector, right_vector = (torch.from_numpy(of) for of in vectors[name])
-            engine = float(
-                torch.einsum("nc,ncmd,md->", left_vector, kernel.ft_effective, right_vector)
-            )
-            product, left, right = inner[name]
-            scale = (left * right) ** 0.5
+            u, v = (torch.from_numpy(vector) for vector in vectors[name])
+            engine = float(torch.einsum("nc,ncmd,md->", u, kernel.ft_effective, v))
+            product, left_square, right_square = inner_products[name]
+            scale = (left_square * right_square) ** 0.5
             checked[name] += (CheckedProduct(engine, product, scale),)
     return checked
 
@@ -275,33 +275,40 @@ def _inner_products(
     network: Network,
     inputs: Inputs,
     features: Tensor,
-    kernels: Mapping[str, Kernel],
+    kernels: Mapping[str, KernelToCheck],
     vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
     room: Room,
 ) -> dict[str, tuple[float, float, float]]:
     """``<J^T u, J'^T v>``, ``||J^T u||^2`` and ``||J'^T v||^2`` of each kernel."""
     totals = dict.fromkeys(kernels, (0.0, 0.0, 0.0))
     for chunk in _chunks(kernels, room.numbers):
-        left = _summed(network, inputs, features, kernels, chunk, vectors, 0, room)
+        left = _pull_back(network, inputs, features, kernels, chunk, vectors, 0, room)
         right = dict(left)
-        others = {
-            name: of for name, of in chunk.items() if vectors[name][0] is not vectors[name][1]
+        # Where rows and columns are the same samples, u is v and J^T u is J'^T v.
+        two_sided = {
+            name: parameters
+            for name, parameters in chunk.items()
+            if vectors[name][0] is not vectors[name][1]
         }
-        if others:
-            right |= _summed(network, inputs, features, kernels, others, vectors, 1, room)
+        if two_sided:
+            right |= _pull_back(network, inputs, features, kernels, two_sided, vectors, 1, room)
         for name in chunk:
             pairs = list(zip(left[name], right[name], strict=True))
-            more = (
-                sum(_inner(one, other) for one, other in pairs),
-                sum(_inner(one, one) for one, _ in pairs),
-                sum(_inner(other, other) for _, other in pairs),
+            of_chunk = (
+                sum(_inner(g, h) for g, h in pairs),
+                sum(_inner(g, g) for g, _ in pairs),
+                sum(_inner(h, h) for _, h in pairs),
             )
-            totals[name] = tuple(map(sum, zip(totals[name], more, strict=True)))  # type: ignore[assignment]
+            totals[name] = tuple(map(sum, zip(totals[name], of_chunk, strict=True)))  # type: ignore[assignment]
     return totals
 
 
-def _chunks(kernels: Mapping[str, Kernel], most: int) -> Iterator[dict[str, list[nn.Parameter]]]:
+def _chunks(
+    kernels: Mapping[str, KernelToCheck], most: int
+) -> Iterator[dict[str, list[nn.Parameter]]]:
     """Parts of the kernels' parameters of ``most`` numbers, or one single parameter."""
+    # The kernels' parameters one after the other: a chunk may hold some of several kernels, which
+    # then share the forward passes.
     owners = [(name, p) for name, kernel in kernels.items() for p in kernel.parameters]
     chunk: dict[str, list[nn.Parameter]] = {}
     numbers = 0
@@ -315,11 +322,11 @@ def _chunks(kernels: Mapping[str, Kernel], most: int) -> Iterator[dict[str, list
         yield chunk
 
 
-def _summed(
+def _pull_back(
     network: Network,
     inputs: Inputs,
     expected: Tensor,
-    kernels: Mapping[str, Kernel],
+    kernels: Mapping[str, KernelToCheck],
     parameters: Mapping[str, Sequence[nn.Parameter]],
     vectors: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
     side: int,
@@ -328,19 +335,23 @@ def _summed(
     """``J^T u`` of some kernels, by parameter; ``side`` is 0 for rows and 1 for columns."""
     first = kernels[next(iter(parameters))]
     samples = first.columns if side else first.rows
-    sums = {name: [torch.zeros_like(p) for p in of] for name, of in parameters.items()}
-    every = {id(p): p for of in parameters.values() for p in of}
-    with only_these_require_gradients(network.root, list(every.values())), torch.enable_grad():
+    # J^T u is the gradient of sum_n <u_n, V phi_n>: a single number is differentiated, so that no
+    # Jacobian is formed.
+    sums = {name: [torch.zeros_like(p) for p in chunk] for name, chunk in parameters.items()}
+    distinct = {id(p): p for chunk in parameters.values() for p in chunk}
+    with only_these_require_gradients(network.root, list(distinct.values())), torch.enable_grad():
         for positions in _equally_long(inputs, samples, room.tokens):
-            features = network.features(_batch(network, inputs, samples[positions]))
+            features = network.features(_model_batch(network, inputs, samples[positions]))
             _refuse_wrong_features(features.detach(), expected[samples[positions]])
             if not features.requires_grad:
                 continue
-            for number, (name, of) in enumerate(parameters.items(), start=1):
+            # One forward pass serves all kernels; the last one's backward pass frees the graph.
+            for number, (name, chunk) in enumerate(parameters.items(), start=1):
                 weights = torch.from_numpy(vectors[name][side][positions]).to(features)
                 gradients = torch.autograd.grad(
+                    # sum_n <V^T u_n, phi_n>, whose gradient is J^T u.
                     (features * (weights @ kernels[name].weight.to(features))).sum(),
-                    list(of),
+                    list(chunk),
                     retain_graph=number < len(parameters),
                     allow_unused=True,
                 )
@@ -352,6 +363,7 @@ def _summed(
 
 def _refuse_wrong_features(alone: Tensor, engine: Tensor) -> None:
     """Refuse features (n x h) of the engine that are not those of the samples by themselves."""
+    # Sample by sample, so that one wrong row does not vanish among many.
     errors = (alone.double().cpu() - engine).norm(dim=1)
     if not bool((errors <= _LARGEST_ERROR[alone.dtype] * engine.norm(dim=1)).all()):
         raise InputError(
@@ -364,7 +376,8 @@ def _refuse_wrong_features(alone: Tensor, engine: Tensor) -> None:
 def _equally_long(
     inputs: Inputs, samples: NDArray[np.int64], tokens: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Positions in ``samples``, longest first, in groups of one length of so many tokens."""
+    """Positions in ``samples``, longest first, in batches of one length and at most ``tokens``."""
+    # Longest first: memory that is too small shows at the first batch.
     lengths = np.ones(len(samples), np.int64) if inputs.lengths is None else inputs.lengths[samples]
     order = np.argsort(-lengths, kind="stable")
     for length, group in groupby(order, key=lambda position: int(lengths[position])):
@@ -374,12 +387,14 @@ def _equally_long(
             yield positions[start : start + step]
 
 
-def _batch(network: Network, inputs: Inputs, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
-    return moved(inputs.batch(rows), *place_of(network.root))
+def _model_batch(
+    network: Network, inputs: Inputs, rows: Sequence[int] | NDArray[np.int64]
+) -> Batch:
+    return batch_to(inputs.batch(rows), *device_and_dtype(network.root))
 
 
-def _inner(one: Tensor, other: Tensor) -> float:
-    return float((one * other).sum(dtype=torch.float64))
+def _inner(left: Tensor, right: Tensor) -> float:
+    return float((left * right).sum(dtype=torch.float64))
 
 
 def refuse_wrong(

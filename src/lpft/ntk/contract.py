@@ -1,4 +1,4 @@
-"""From the shares of tiles to blocks of the kernel: linear weights, embeddings, vectors.
+"""Products of Jacobians: from the shares of two tiles to their block of the kernel.
 
 For tiles i and j of samples each contraction gives ``F[(p, n), (q, m)] = <J_i[p, n], J_j[q, m]>``
 for the cotangents p, q of one head, in float64, cotangents before samples. Sums over long axes are
@@ -29,7 +29,7 @@ from lpft.ntk.storage import Pair
 from lpft.settings.kernels import KernelKind, Products
 
 Sums = dict[tuple[Pair, int], Tensor]
-"""By pair of tiles and number of the head: (r n) x (r m), float64."""
+"""Blocks of F to add into, by pair of tiles and number of the head: (r n) x (r m), float64."""
 
 _ALIGNMENT = 16
 """Numbers: each tensor of the workspace begins at a multiple of it, as vector units like it."""
@@ -60,16 +60,16 @@ class Workspace:
 
         What an earlier call gave is overwritten.
         """
-        numbers = {name: int(np.prod(shape)) for name, shape in shapes.items()}
-        steps = [-(-count // _ALIGNMENT) * _ALIGNMENT for count in numbers.values()]
-        starts = [sum(steps[:index]) for index in range(len(steps))]
-        if sum(steps) > self._buffer.numel():
+        sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+        aligned = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes.values()]  # rounded up
+        offsets = [sum(aligned[:index]) for index in range(len(aligned))]
+        if sum(aligned) > self._buffer.numel():
             # The old buffer goes first, so that both are never there at once.
             self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
-            self._buffer = torch.empty(sum(steps), dtype=self.dtype, device=self.device)
+            self._buffer = torch.empty(sum(aligned), dtype=self.dtype, device=self.device)
         return {
-            name: self._buffer[start : start + numbers[name]].view(shape)
-            for start, (name, shape) in zip(starts, shapes.items(), strict=True)
+            name: self._buffer[offset : offset + sizes[name]].view(shape)
+            for offset, (name, shape) in zip(offsets, shapes.items(), strict=True)
         }
 
 
@@ -86,8 +86,8 @@ class Contraction:
     products: Products
     workspace: Workspace
 
-    def ranks(self, among: Sequence[int]) -> list[int]:
-        return [self.heads[head].stop - self.heads[head].start for head in among]
+    def ranks(self, heads: Sequence[int]) -> list[int]:
+        return [self.heads[head].stop - self.heads[head].start for head in heads]
 
     def columns(self, rows: int) -> int:
         """How many columns of J fit into the workspace beside the copies that products need."""
@@ -97,20 +97,20 @@ class Contraction:
 
     @property
     def overwrites(self) -> bool:
-        """Whether products overwrite their factors: by signs, or rounded numbers."""
+        """Whether products overwrite their factors, with signs or with rounded numbers."""
         return self.kernel == "signgd" or self.products == "bfloat16"
 
     def zero_sums(
-        self, counts: Mapping[int, int], pairs: Sequence[Pair], among: Sequence[int]
+        self, counts: Mapping[int, int], pairs: Sequence[Pair], heads: Sequence[int]
     ) -> Sums:
         """Sums to contract into, of these pairs and heads; ``counts`` are the tiles' samples."""
-        device, ranks = self.workspace.device, self.ranks(among)
+        device, ranks = self.workspace.device, self.ranks(heads)
         return {
             (pair, head): torch.zeros(
                 rank * counts[pair[0]], rank * counts[pair[1]], dtype=torch.float64, device=device
             )
             for pair in pairs
-            for head, rank in zip(among, ranks, strict=True)
+            for head, rank in zip(heads, ranks, strict=True)
         }
 
 
@@ -120,14 +120,14 @@ def contract_outer(
     """Add a linear weight's share of the kernel.
 
     ``shares`` are per tile the batches' inputs and gradients, in the order of its samples. A tile
-    with itself is computed by half, unless the kernel is asymmetric.
+    with itself takes half the work, unless the kernel is asymmetric.
     """
     if method == "materialize":
         _materialize(sums, shares, contraction)
         return
     grouped = {tile: list(_equal_lengths(outers)) for tile, outers in shares.items()}
     for (i, j), heads in _heads_by_pair(sums).items():
-        targets = [_by_samples(sums, ((i, j), head), contraction) for head in heads]
+        targets = [_as_blocks(sums, ((i, j), head), contraction) for head in heads]
         rows = [contraction.heads[head] for head in heads]
         _by_tokens(targets, rows, grouped[i], grouped[j], method, contraction.workspace)
 
@@ -135,17 +135,20 @@ def contract_outer(
 def contract_vectors(sums: Sums, shares: Mapping[int, Tensor], contraction: Contraction) -> None:
     """Add the share of parameters whose J is formed whole: S x n x d per tile.
 
-    Those are biases and weights of normalisations, and what is left to autograd.
+    Such are biases, the weights of normalisations, and all parameters left to autograd.
     """
+    # F = sum over chunks of columns of J of (chunk)(chunk')^T.
     length = next(iter(shares.values())).shape[2]
     step = contraction.columns(sum(v.shape[0] * v.shape[1] for v in shares.values()))
     for start in range(0, length, step):
         chunks = dict(shares)
+        # A slice of columns is not contiguous, and shares may be needed by later steps: where J is
+        # cut or would be overwritten, the products are of a copy in the workspace.
         if step < length or contraction.overwrites:
-            parts = {tile: v[:, :, start : start + step] for tile, v in shares.items()}
-            chunks = contraction.workspace.split({t: tuple(p.shape) for t, p in parts.items()})
-            for tile, part in parts.items():
-                chunks[tile].copy_(part)
+            slices = {tile: v[:, :, start : start + step] for tile, v in shares.items()}
+            chunks = contraction.workspace.split({t: tuple(s.shape) for t, s in slices.items()})
+            for tile, columns in slices.items():
+                chunks[tile].copy_(columns)
         _add_products(sums, chunks, dict(enumerate(contraction.heads)), contraction)
 
 
@@ -155,7 +158,7 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
     ``sum over t, s of [id_t = id_s] <g_t, g_s>``, exactly, however large the table is. ``shares``
     are per tile the rows of all of its samples.
     """
-    ordered = {tile: _by_id(rows) for tile, rows in shares.items()}
+    ordered = {tile: _sorted_by_id(rows) for tile, rows in shares.items()}
     for (i, j), heads in _heads_by_pair(sums).items():
         left, right = ordered[i], ordered[j]
         bounds = _shared_ids(left.ids, right.ids)
@@ -163,18 +166,21 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
         once_i, once_j = bounds[single, 0], bounds[single, 2]
         for head in heads:
             rows_i, rows_j = (rows.vectors[contraction.heads[head]] for rows in (left, right))
-            total = _by_samples(sums, ((i, j), head), contraction)
+            total = _as_blocks(sums, ((i, j), head), contraction)
             rank = len(total)
-            # Most ids are in one sample of each tile: these are added all at once.
-            one, other = signed(rows_i[:, once_i], rows_j[:, once_j], contraction.kernel)
-            blocks = torch.einsum("puh,quh->upq", one, other)
+            # Most ids are in one sample of each tile: these are added all at once. The block of an
+            # id u, <g_p, g_q> (r x r), goes to the entries of its two samples (n_u, m_u).
+            g, h = signed(rows_i[:, once_i], rows_j[:, once_j], contraction.kernel)
+            blocks = torch.einsum("puh,quh->upq", g, h)
             total.permute(1, 3, 0, 2).index_put_(
                 (left.samples[once_i], right.samples[once_j]), blocks.to(total), accumulate=True
             )
-            # The others, as those of <cls> and of frequent words, are products of their own.
+            # Others, such as <cls> and frequent words, are in several samples: rows a to b of one
+            # tile meet rows c to d of the other, a product (r x (b - a)) x (r x (d - c)) for each.
             for a, b, c, d in bounds[~single]:
-                one, other = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
-                block = one.reshape(-1, one.shape[-1]) @ other.reshape(-1, other.shape[-1]).T
+                g, h = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
+                block = g.reshape(-1, g.shape[-1]) @ h.reshape(-1, h.shape[-1]).T
+                # Within an id a sample occurs once, so no entry is named twice and += is safe.
                 entries = (
                     slice(None),
                     left.samples[a:b].reshape(-1, 1, 1),
@@ -218,25 +224,25 @@ def _heads_by_pair(sums: Sums) -> dict[Pair, list[int]]:
     return heads
 
 
-def _by_samples(sums: Sums, key: tuple[Pair, int], contraction: Contraction) -> Tensor:
+def _as_blocks(sums: Sums, key: tuple[Pair, int], contraction: Contraction) -> Tensor:
     """The sums of a pair and head as r x n x r x m."""
     (rank,) = contraction.ranks([key[1]])
     return sums[key].unflatten(1, (rank, -1)).unflatten(0, (rank, -1))
 
 
-def _by_id(rows: Rows) -> Rows:
+def _sorted_by_id(rows: Rows) -> Rows:
     order = torch.argsort(rows.ids, stable=True)
     return Rows(rows.ids[order], rows.samples[order], rows.vectors[:, order])
 
 
 def _shared_ids(left: Tensor, right: Tensor) -> NDArray[np.int64]:
     """For each id in both sorted lists where its rows begin and end in the left and the right."""
-    mine, theirs = left.cpu().numpy(), right.cpu().numpy()
-    shared = np.intersect1d(mine, theirs)
+    left_ids, right_ids = left.cpu().numpy(), right.cpu().numpy()
+    shared = np.intersect1d(left_ids, right_ids)
     return np.stack(
         [
             np.searchsorted(ids, shared, side)
-            for ids in (mine, theirs)
+            for ids in (left_ids, right_ids)
             for side in ("left", "right")
         ],
         axis=1,
@@ -257,28 +263,31 @@ def _materialize(
     first = next(iter(shares.values()))[0]
     a, b = first.inputs.shape[-1], first.gradients[0].shape[-1]
     heads = {head: contraction.heads[head] for _, head in sums}
-    used = sorted({row for s in heads.values() for row in range(s.start, s.stop)})
-    # Only the cotangents in use are formed: each head's rows are among those.
+    cotangents = sorted({row for s in heads.values() for row in range(s.start, s.stop)})
+    # Only the cotangents in use are formed; ``rows_of`` are each head's rows among these.
     rows_of = {
-        head: slice(used.index(rows.start), used.index(rows.stop - 1) + 1)
+        head: slice(cotangents.index(rows.start), cotangents.index(rows.stop - 1) + 1)
         for head, rows in heads.items()
     }
+    # J of a sample is b x a. Chunks of its longer side are contiguous blocks ``chunk x shorter`` of
+    # the workspace, as wide as it has room for; a table's rows are looked up along b.
     by_inputs = a > b and looked_up is None
     longer, shorter = (a, b) if by_inputs else (b, a)
-    step = max(1, contraction.columns(len(used) * sum(counts.values())) // shorter)
+    step = max(1, contraction.columns(len(cotangents) * sum(counts.values())) // shorter)
     for start in range(0, longer, step):
         stop = min(start + step, longer)
         chunks = contraction.workspace.split(
-            {tile: (len(used), counts[tile], (stop - start) * shorter) for tile in shares}
+            {tile: (len(cotangents), counts[tile], (stop - start) * shorter) for tile in shares}
         )
         for tile, outers in shares.items():
-            for index, row in enumerate(used):
+            for index, row in enumerate(cotangents):
                 done = 0
                 for outer in outers:
                     n = outer.inputs.shape[0]
                     left, right = outer.gradients[row], outer.inputs
                     if by_inputs:
                         left, right = right, left
+                    # n x (stop - start) x T times n x T x shorter: J[s, n] = g^T x, into place.
                     torch.bmm(
                         left[:, :, start:stop].transpose(1, 2),
                         right,
@@ -286,9 +295,10 @@ def _materialize(
                     )
                     done += n
         for tile, rows in ({} if looked_up is None else looked_up).items():
+            # J = g^T x + the rows looked up: += is safe, as within a sample an id occurs once.
             within = (rows.ids >= start) & (rows.ids < stop)
             chunk = chunks[tile].unflatten(2, (stop - start, shorter))
-            chunk[:, rows.samples[within], rows.ids[within] - start] += rows.vectors[used][
+            chunk[:, rows.samples[within], rows.ids[within] - start] += rows.vectors[cotangents][
                 :, within
             ]
         _add_products(sums, chunks, rows_of, contraction)
@@ -308,6 +318,7 @@ def _add_products(
     rows, columns = _factors(chunks, contraction)
     with products_in(contraction.products):
         for ((i, j), head), total in sums.items():
+            # (r n) x columns: cotangents before samples, as in the sums.
             left = rows[i][rows_of[head]].flatten(0, 1)
             if i == j and contraction.kernel != "asymmetric":
                 total += symmetric_product(left, contraction.products)
@@ -318,7 +329,7 @@ def _add_products(
 def _factors(
     chunks: Mapping[int, Tensor], contraction: Contraction
 ) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
-    """J as the rows of the kernel take it, and as its columns do."""
+    """J with the signs that the kernel takes of its rows, and of its columns."""
     rows = chunks
     if contraction.products == "bfloat16":
         rows = {tile: _rounded(chunk) for tile, chunk in chunks.items()}
@@ -359,8 +370,8 @@ def symmetric_product(rows: Tensor, products: Products) -> Tensor:
     are multiplied and mirrored.
     """
     if rows.device.type == "cpu" and products != "bfloat16":
-        return _by_blas(rows.numpy())
-    return _by_strips(rows)
+        return _symmetric_by_blas(rows.numpy())
+    return _symmetric_by_strips(rows)
 
 
 def parts_of_columns(rows: int, columns: int) -> int:
@@ -373,7 +384,7 @@ def parts_of_columns(rows: int, columns: int) -> int:
     return max(1, min(torch.get_num_threads(), columns // rows)) if large else 1
 
 
-def _by_blas(numbers: NDArray[np.floating]) -> Tensor:
+def _symmetric_by_blas(numbers: NDArray[np.floating]) -> Tensor:
     """The symmetric product in parts of columns, one thread each, and the sum of the parts.
 
     ``R R^T = sum over parts p of R_p R_p^T``, which are equally large. A BLAS left to itself
@@ -383,11 +394,12 @@ def _by_blas(numbers: NDArray[np.floating]) -> Tensor:
     parts = parts_of_columns(*numbers.shape)
     if parts == 1:
         return _with_its_transpose(numbers)
-    with _blas().limit(limits=1), ThreadPoolExecutor(parts) as pool:
-        first, *others = pool.map(_with_its_transpose, np.array_split(numbers, parts, axis=1))
-    for other in others:
-        first.add_(other)
-    return first
+    with _blas_libraries().limit(limits=1), ThreadPoolExecutor(parts) as pool:
+        # Added up in the order of the parts, so that the sum rounds the same at every call.
+        total, *others = pool.map(_with_its_transpose, np.array_split(numbers, parts, axis=1))
+    for partial in others:
+        total.add_(partial)
+    return total
 
 
 def _with_its_transpose(numbers: NDArray[np.floating]) -> Tensor:
@@ -396,18 +408,20 @@ def _with_its_transpose(numbers: NDArray[np.floating]) -> Tensor:
 
 
 @cache
-def _blas() -> ThreadpoolController:
+def _blas_libraries() -> ThreadpoolController:
     """The BLAS libraries that are loaded, NumPy's among them."""
     return ThreadpoolController().select(user_api="blas")
 
 
-def _by_strips(rows: Tensor) -> Tensor:
+def _symmetric_by_strips(rows: Tensor) -> Tensor:
     n = rows.shape[0]
     dtype = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype
     result = torch.empty(n, n, dtype=dtype, device=rows.device)
     step = -(-n // _STRIPS)
     for start in range(0, n, step):
         stop = min(start + step, n)
+        # Rows of this strip with all rows up to its end: what is left of the diagonal block is
+        # mirrored above it, and the block itself is made exactly symmetric.
         strip = product(rows[start:stop], rows[:stop])
         before, corner = strip[:, :start], strip[:, start:]
         result[start:stop, :start] = before
@@ -432,35 +446,37 @@ def _by_tokens(
     ``targets`` are the sums of each head, r x n x r x m. Of a tile with itself only batches and
     strips from the diagonal on are taken, and mirrored.
     """
-    blocks_of, numbers_of = _WAYS[method]
-    same = rows is columns
+    blocks_of, numbers_of = _TOKEN_CONTRACTIONS[method]
+    own_pair = rows is columns  # a tile with itself
     for row, batches in rows:
         left = _joined(batches)
         n = left.inputs.shape[0]
-        for column, others in columns:
-            if same and column < row:
+        for column, column_batches in columns:
+            if own_pair and column < row:  # the mirror image of one that was taken
                 continue
-            diagonal = same and column == row
-            right = left if diagonal else _joined(others)
+            diagonal = own_pair and column == row
+            right = left if diagonal else _joined(column_batches)
             # As many samples at a time as the workspace has room for.
             step = max(1, workspace.size // numbers_of(left, right))
             if diagonal:
                 step = min(step, -(-n // _STRIPS))
             for start in range(0, n, step):
                 stop = min(start + step, n)
+                # On the diagonal a strip meets the samples from its own first on. Its square with
+                # itself has both halves; what lies right of the square is mirrored below.
                 first = start if diagonal else 0
                 strip = _samples(left, start, stop), _samples(right, first, None)
                 square = stop - start if diagonal else 0  # columns of the strip with itself
                 for target, block in zip(targets, blocks_of(*strip, heads, workspace), strict=True):
                     at_row, at_column = row + start, column + first
-                    _add(target, block[..., :square], at_row, at_column)
-                    _add(target, block[..., square:], at_row, at_column + square)
-                    if same:
+                    _add_block(target, block[..., :square], at_row, at_column)
+                    _add_block(target, block[..., square:], at_row, at_column + square)
+                    if own_pair:
                         mirror = block[..., square:].permute(2, 3, 0, 1)
-                        _add(target, mirror, at_column + square, at_row)
+                        _add_block(target, mirror, at_column + square, at_row)
 
 
-def _add(target: Tensor, block: Tensor, row: int, column: int) -> None:
+def _add_block(target: Tensor, block: Tensor, row: int, column: int) -> None:
     _, n, _, m = block.shape
     target[:, row : row + n, :, column : column + m] += block.to(target)
 
@@ -472,9 +488,11 @@ def _token_gram(
     n, t = left.inputs.shape[:2]
     m, s = right.inputs.shape[:2]
     buffers = workspace.split({0: (n * t, m * s), 1: (n * t, m * s)})
+    # The Gram matrix of all tokens' inputs, n T x m T', serves every pair of cotangents.
     inputs = _token_products(left.inputs, right.inputs, buffers[0])
 
     def summed(g: Tensor, h: Tensor) -> Tensor:
+        """Of one pair of cotangents, n x m: the two Gram matrices multiplied entry by entry."""
         weighted = _token_products(g, h, buffers[1]).mul_(inputs)
         return weighted.view(n * t, m, s).sum(2).view(n, t, m).sum(1)
 
@@ -483,7 +501,7 @@ def _token_gram(
         yield torch.stack([torch.stack(row, 1) for row in block])
 
 
-def _held_by_token_gram(left: Outer, right: Outer) -> int:
+def _token_gram_numbers(left: Outer, right: Outer) -> int:
     """Numbers of the workspace per sample of the left batch."""
     m, s = right.inputs.shape[:2]
     return 2 * left.inputs.shape[1] * m * s
@@ -498,24 +516,27 @@ def _sandwich(
     buffers = workspace.split({0: (m * s, n * t), 1: (m, n * t, b)})
     inputs = _token_products(right.inputs, left.inputs, buffers[0]).view(m, s, n * t)
     for rows in heads:
-        gradients = torch.stack([g.reshape(n, t * b) for g in left.gradients[rows]], 1)
+        gradients = torch.stack(
+            [g.reshape(n, t * b) for g in left.gradients[rows]], 1
+        )  # n x r x Tb
         block = []
-        for other in right.gradients[rows]:
-            moved = torch.bmm(inputs.transpose(1, 2), other, out=buffers[1]).view(m, n, t * b)
-            block.append(torch.bmm(gradients, moved.permute(1, 2, 0)))
+        for h in right.gradients[rows]:
+            # (x x'^T) g' for every pair of samples: m x (n T) x b, then its inner products with g.
+            weighted = torch.bmm(inputs.transpose(1, 2), h, out=buffers[1]).view(m, n, t * b)
+            block.append(torch.bmm(gradients, weighted.permute(1, 2, 0)))  # n x r x m
         yield torch.stack(block, 2).permute(1, 0, 2, 3)
 
 
-def _held_by_sandwich(left: Outer, right: Outer) -> int:
+def _sandwich_numbers(left: Outer, right: Outer) -> int:
     """Numbers of the workspace per sample of the left batch."""
     m, s, b = right.gradients[0].shape
     return left.inputs.shape[1] * m * (s + b)
 
 
-_Blocks = Callable[[Outer, Outer, Sequence[slice], Workspace], Iterator[Tensor]]
-_WAYS: dict[Method, tuple[_Blocks, Callable[[Outer, Outer], int]]] = {
-    "token_gram": (_token_gram, _held_by_token_gram),
-    "sandwich": (_sandwich, _held_by_sandwich),
+_BlocksByHead = Callable[[Outer, Outer, Sequence[slice], Workspace], Iterator[Tensor]]
+_TOKEN_CONTRACTIONS: dict[Method, tuple[_BlocksByHead, Callable[[Outer, Outer], int]]] = {
+    "token_gram": (_token_gram, _token_gram_numbers),
+    "sandwich": (_sandwich, _sandwich_numbers),
 }
 
 

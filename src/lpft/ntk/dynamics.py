@@ -1,4 +1,4 @@
-"""What the kernel predicts of training, beside training itself.
+"""Training as the kernel predicts it, compared with real training.
 
 :class:`FirstStep` predicts one small step of gradient descent, :func:`linearized_training` many;
 the real step and :func:`gradient_descent` are what they are compared with. Both are full-batch
@@ -43,7 +43,7 @@ _LARGEST_CURVATURE = 0.5
 """Of cross-entropy in the logits: the largest eigenvalue that diag(p) - p p^T can have."""
 
 _MODEL = "model"
-"""What a network that computes calls the model in it, before the names of its parameters."""
+"""The attribute of :class:`_Network` with the model, which its parameters' names begin with."""
 
 
 # --- one step
@@ -151,7 +151,7 @@ class FirstStep:
         for rate in rates:
             _check_rate(rate)
         changes = []
-        with self._network.computing():
+        with self._network.computing():  # the outputs at the start serve all rates
             logits, features = self._network.outputs(tokens)
             for rate in rates:
                 stepped = {
@@ -167,6 +167,7 @@ def _along(network: "_Network", tokens: Tokens, direction: Mapping[str, Tensor])
     """The derivative ``J d`` of logits and features along a direction, of M texts."""
 
     def along_direction(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        # One Jacobian-vector product for logits and features together.
         def run(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             return functional_call(network, dict(parameters), kwargs=batch)
 
@@ -272,6 +273,8 @@ def largest_stable_rate(kernel_train: ArrayLike, *, reduction: Reduction = "sum"
     2004.
     """
     table, _ = checked_kernel(kernel_train)
+    # A step of rate eta lowers a loss whose curvature is at most L if eta < 2 / L (descent lemma).
+    # Here L = lambda_max(K) / 2, as the Hessian of the cross-entropy in the logits is at most 1/2.
     divisor = _divisor(len(table), reduction)
     skew = asymmetry(table)
     if skew > MOST_ASYMMETRY:
@@ -325,10 +328,10 @@ def linearized_training(
     rows, classes = first_train.shape
     targets = np.eye(classes)[class_indices(labels, rows, classes)]
     train, _ = checked_kernel(kernel_train)
-    other, _ = checked_kernel(kernel_eval)
+    evaluation, _ = checked_kernel(kernel_eval)
     _check_shape("training kernel", train, (rows, classes, rows, classes))
-    _check_shape("evaluation kernel", other, (*first_eval.shape, rows, classes))
-    numbers = _checked_steps(steps)
+    _check_shape("evaluation kernel", evaluation, (*first_eval.shape, rows, classes))
+    recorded_steps = _checked_steps(steps)
     bound = largest_stable_rate(train, reduction=reduction)
     if not 0 < rate < bound:
         raise InputError(
@@ -336,19 +339,19 @@ def linearized_training(
             f"this kernel, found {rate:g}; above it the loss need not fall"
         )
     step_size = rate / _divisor(rows, reduction)
-    # With the residuals summed over time, f_t = f_0 + eta K (their sum): the other samples' kernel
-    # is multiplied at the recorded steps alone.
+    # With the residuals delta summed over the steps, f_t = f_0 + eta K sum_{s < t} delta_s: so the
+    # other samples' kernel, M C x N C, is multiplied at the recorded steps alone.
     summed = np.zeros(rows * classes)
     trained, evaluated = [], []
-    for step in range(numbers[-1] + 1):
+    for step in range(recorded_steps[-1] + 1):
         change = kernel_matrix(train) @ (step_size * summed)
         logits = first_train + change.reshape(rows, classes)
-        if step in numbers:
+        if step in recorded_steps:
             trained.append(logits)
-            change = kernel_matrix(other) @ (step_size * summed)
+            change = kernel_matrix(evaluation) @ (step_size * summed)
             evaluated.append(first_eval + change.reshape(first_eval.shape))
         summed += (targets - softmax(logits, axis=1)).ravel()
-    return LogitTrajectory(np.array(numbers), np.stack(trained), np.stack(evaluated))
+    return LogitTrajectory(np.array(recorded_steps), np.stack(trained), np.stack(evaluated))
 
 
 def gradient_descent(
@@ -374,14 +377,14 @@ def gradient_descent(
             numbers.
     """
     _check_rate(rate)
-    numbers = _checked_steps(steps)
+    recorded_steps = _checked_steps(steps)
     network = _Network(model, dtype, batch_tokens)
     targets = network.targets(tokens_train, labels)
     step_size = rate / _divisor(len(tokens_train), reduction)
     train, evaluated = [], []
     with network.computing():
-        for step in range(numbers[-1] + 1):
-            if step in numbers:
+        for step in range(recorded_steps[-1] + 1):
+            if step in recorded_steps:
                 train.append(network.outputs(tokens_train)[0])
                 evaluated.append(network.outputs(tokens_eval)[0])
                 if not (np.isfinite(train[-1]).all() and np.isfinite(evaluated[-1]).all()):
@@ -389,12 +392,13 @@ def gradient_descent(
                         f"rate: training at {rate:g} diverged by step {step}: "
                         "expected a rate at which the loss falls; lower it"
                     )
-            if step < numbers[-1]:
+            if step < recorded_steps[-1]:
                 direction = network.descent_direction(tokens_train, targets)
+                # All parameters move at once, by the gradient at one point.
                 with torch.no_grad():
                     for name, value in network.training_parameters().items():
                         value.add_(step_size * direction[name])
-    return LogitTrajectory(np.array(numbers), np.stack(train), np.stack(evaluated))
+    return LogitTrajectory(np.array(recorded_steps), np.stack(train), np.stack(evaluated))
 
 
 def _check_rate(rate: float) -> None:
@@ -409,13 +413,13 @@ def _divisor(rows: int, reduction: Reduction) -> int:
 
 
 def _checked_steps(steps: Iterable[int]) -> list[int]:
-    numbers = [int(step) for step in steps]
-    if not numbers or numbers[0] < 0 or any(np.diff(numbers) <= 0):
+    recorded = [int(step) for step in steps]
+    if not recorded or recorded[0] < 0 or any(np.diff(recorded) <= 0):
         raise InputError(
-            f"steps: expected rising numbers of 0 or more, found {numbers}; list the steps after "
+            f"steps: expected rising numbers of 0 or more, found {recorded}; list the steps after "
             "which the logits are recorded"
         )
-    return numbers
+    return recorded
 
 
 def _check_shape(name: str, kernel: Array, expected: tuple[int, ...]) -> None:
@@ -454,7 +458,7 @@ class _Network(nn.Module):
                 f"{type(model).__name__}; build one with lpft.model.build_classifier"
             )
         classifier.encoder.set_attn_implementation("eager")
-        # A tuple is not registered: every parameter keeps a single name.
+        # In a tuple submodules are not registered a second time: every parameter has one name.
         self._parts = (classifier, trained_head(self.model))
         if not self.training_parameters():
             raise InputError(
@@ -507,9 +511,9 @@ class _Network(nn.Module):
         self, tokens: Tokens, parameters: Mapping[str, Tensor] | None = None
     ) -> tuple[Array, Array]:
         """Logits [M, C] and features [M, h] with the model's own or with other ``parameters``."""
-        used = {} if parameters is None else dict(parameters)
+        replaced = {} if parameters is None else dict(parameters)
         return self.map_texts(
-            tokens, lambda batch: functional_call(self, used, kwargs=batch), "outputs"
+            tokens, lambda batch: functional_call(self, replaced, kwargs=batch), "outputs"
         )
 
     def map_texts(
@@ -518,7 +522,7 @@ class _Network(nn.Module):
         compute: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],
         description: str,
     ) -> tuple[Array, Array]:
-        """What ``compute`` gives for logits [M, C] and features [M, h], float64, in text order."""
+        """Logits [M, C] and features [M, h] by ``compute``, float64, in the order of the texts."""
         head, count = self._parts[1], len(tokens)
         tables = np.empty((count, head.out_features)), np.empty((count, head.in_features))
         for rows, batch in self._batches(tokens, description):

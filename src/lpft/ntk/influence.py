@@ -87,10 +87,10 @@ def log_odds(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> tuple[
         classes: the class c of each row, N indices.
     """
     values = np.asarray(logits, dtype=np.float64)
-    chosen = np.arange(values.shape[1]) == classes[:, None]
-    others = np.where(chosen, -np.inf, values)
-    odds = values[chosen] - logsumexp(others, axis=1)
-    return odds, np.where(chosen, 1.0, -softmax(others, axis=1))
+    is_class = np.arange(values.shape[1]) == classes[:, None]
+    other_logits = np.where(is_class, -np.inf, values)
+    odds = values[is_class] - logsumexp(other_logits, axis=1)
+    return odds, np.where(is_class, 1.0, -softmax(other_logits, axis=1))
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ class RowKernel:
 
 
 @dataclass(frozen=True)
-class Side:
-    """N texts with what is explained of each.
+class TextsWithGradients:
+    """N texts, each with the output whose kernel is meant, by its gradient.
 
-    ``tokens`` are theirs, ``features`` phi (N x h), ``gradient`` that of each one's output by the
-    logits (N x C).
+    ``tokens`` are theirs, ``features`` phi (N x h), ``gradient`` that of each text's log odds by
+    the logits (N x C).
     """
 
     tokens: Tokens
@@ -119,8 +119,8 @@ class Side:
 
 
 @dataclass(frozen=True)
-class _Weighted:
-    """The encoder of a classifier, each feature times a weight of its row's own.
+class _WeightedEncoder:
+    """The encoder of a classifier, with each feature multiplied by a weight vector of its row.
 
     Their sum is a row's output up to what does not depend on the encoder, so that the head of the
     kernel is a row of ones, of rank 1.
@@ -149,15 +149,15 @@ class _Weighted:
 
 
 class RowKernels:
-    """The kernels K among several sides, in one pass over their texts.
+    """The kernels K among several sets of texts, in one pass over them.
 
     ``plan`` says what the passes cost; None where no parameter of the encoder trains, for then the
     kernels follow from the features.
 
     Args:
         request: the parameters that count; its ``weight`` is the head V of the logits.
-        sides: lists of texts, by number.
-        blocks: pairs of sides: the rows and the columns of a kernel.
+        text_sets: by number.
+        blocks: pairs of text sets: the rows and the columns of a kernel.
 
     Raises:
         InputError: as :class:`~lpft.ntk.job.KernelJob`.
@@ -167,25 +167,29 @@ class RowKernels:
         self,
         model: StudiedModel,
         request: KernelRequest,
-        sides: Sequence[Side],
+        text_sets: Sequence[TextsWithGradients],
         blocks: tuple[Pair, ...],
         options: Options,
     ) -> None:
-        self._request, self._sides, self._blocks = request, sides, blocks
+        self._request, self._text_sets, self._blocks = request, text_sets, blocks
         self._job: KernelJob | None = None
         if not request.parameters:
             return
         head = request.weight.detach().cpu().double()
-        gradients = np.concatenate([side.gradient for side in sides])
-        weights = torch.from_numpy(gradients) @ head
+        # The gradient of row n's log odds by its feature is V^T u_n (h). With phi_n multiplied by
+        # it entry by entry, the sum of the entries has the gradient of the log odds, whatever n:
+        # it is the output of one head of ones. So one kernel of rank 1 serves all rows, each with
+        # an output of its own.
+        gradients = np.concatenate([texts.gradient for texts in text_sets])
+        weights = torch.from_numpy(gradients) @ head  # N x h
         ones = torch.ones(1, head.shape[1])
-        numbers = np.cumsum([0, *(len(side.tokens) for side in sides)])
+        numbers = np.cumsum([0, *(len(texts.tokens) for texts in text_sets)])
         self._job = KernelJob(
-            _Weighted(model, weights),
+            _WeightedEncoder(model, weights),
             {_ROW: KernelRequest(ones, request.parameters)},
             [
-                _numbered(side.tokens, first)
-                for side, first in zip(sides, numbers[:-1].tolist(), strict=True)
+                _with_row_numbers(texts.tokens, first)
+                for texts, first in zip(text_sets, numbers[:-1].tolist(), strict=True)
             ],
             blocks,
             options,
@@ -200,15 +204,15 @@ class RowKernels:
         encoder = None if self._job is None else self._job.run()[_ROW]
         kernels = {}
         for block in self._blocks:
-            rows, columns = (self._sides[side] for side in block)
+            rows, columns = (self._text_sets[texts] for texts in block)
             head = self._head(rows, columns)
-            of_encoder = np.zeros_like(head)
+            encoder_share = np.zeros_like(head)
             if encoder is not None:
-                of_encoder = encoder[block].ft_effective.numpy()[:, 0, :, 0]
-            kernels[block] = RowKernel(head, of_encoder)
+                encoder_share = encoder[block].ft_effective.numpy()[:, 0, :, 0]
+            kernels[block] = RowKernel(head, encoder_share)
         return kernels
 
-    def _head(self, rows: Side, columns: Side) -> Array:
+    def _head(self, rows: TextsWithGradients, columns: TextsWithGradients) -> Array:
         inner = np.zeros((len(rows.tokens), len(columns.tokens)))
         if self._request.head_trains:
             inner += rows.features.astype(np.float64) @ columns.features.T.astype(np.float64)
@@ -217,7 +221,7 @@ class RowKernels:
         return inner * (rows.gradient @ columns.gradient.T)
 
 
-def _numbered(tokens: Tokens, first: int) -> Tokens:
+def _with_row_numbers(tokens: Tokens, first: int) -> Tokens:
     """The texts with their numbers, from ``first`` on, in a column of their own."""
     numbers = np.repeat(np.arange(first, first + len(tokens)), tokens.lengths)
     return replace(
@@ -247,7 +251,7 @@ def regressed(kernel: Array, among: Array, residuals: Array, strength: float = S
         strength: lambda, as a share of the mean of the diagonal of ``among``.
     """
     ridge = strength * np.trace(among) / len(among)
-    return cho_solve(_ridged(among, ridge), kernel.T).T * residuals
+    return cho_solve(_ridge_factor(among, ridge), kernel.T).T * residuals
 
 
 def left_out_margins(
@@ -270,18 +274,24 @@ def left_out_margins(
         strength: lambda, as a share of the mean of the kernel's diagonal once the intercepts are
             projected out: features that hardly differ leave little of it.
     """
-    rest = np.eye(len(among)) - gradient @ np.linalg.pinv(gradient)
-    ridge = strength * np.trace(rest @ among @ rest) / len(among)
-    inverse = cho_solve(_ridged(among, ridge), np.eye(len(among)))
-    through = gradient.T @ inverse
-    inverse -= through.T @ np.linalg.pinv(through @ gradient, hermitian=True) @ through
+    # The projector I - U U^+ takes the intercepts' part out of the kernel.
+    projector = np.eye(len(among)) - gradient @ np.linalg.pinv(gradient)
+    ridge = strength * np.trace(projector @ among @ projector) / len(among)
+    inverse = cho_solve(_ridge_factor(among, ridge), np.eye(len(among)))
+    # G = M - M U (U^T M U)^+ U^T M, in the place of M.
+    weighted_gradient = gradient.T @ inverse
+    inverse -= (
+        weighted_gradient.T
+        @ np.linalg.pinv(weighted_gradient @ gradient, hermitian=True)
+        @ weighted_gradient
+    )
     margins = 1 - inverse.sum(1) / np.diag(inverse)
     counts = np.bincount(labels)
     means = np.bincount(labels, weights=margins) / np.maximum(counts, 1)
     return margins - means[labels]
 
 
-def _ridged(among: Array, ridge: float) -> tuple[Array, bool]:
+def _ridge_factor(among: Array, ridge: float) -> tuple[Array, bool]:
     """The Cholesky factor of ``K + ridge I``."""
     ridged = among.copy()
     ridged[np.diag_indices_from(ridged)] += ridge
@@ -290,7 +300,7 @@ def _ridged(among: Array, ridge: float) -> tuple[Array, bool]:
 
 @dataclass(frozen=True)
 class Influence:
-    """What the N training rows contribute to K predictions, and which of their labels look wrong.
+    """The contributions of N training rows to K predictions, and doubts about the rows' labels.
 
     Attributes:
         classes: the predicted class of each text, K indices; ``log_odds`` of it, K, before the
@@ -373,18 +383,18 @@ class InfluenceJob:
         if self._among:
             _check_memory(len(train.tokens), options)
         self._train, self._score, self._temperature = train, score, temperature
-        self._logits, of_rows = _read(model, train.tokens, options.device)
+        self._logits, row_features = _logits_and_features(model, train.tokens, options.device)
         self._odds, self._gradient = log_odds(self._logits, train.labels)
-        sides = [Side(train.tokens, of_rows, self._gradient)]
+        text_sets = [TextsWithGradients(train.tokens, row_features, self._gradient)]
         self._text_logits = np.zeros((0, self._logits.shape[1]))
         self._classes, self._text_odds = np.zeros(0, dtype=np.int64), np.zeros(0)
         if texts is not None:
-            self._text_logits, of_texts = _read(model, texts, options.device)
+            self._text_logits, text_features = _logits_and_features(model, texts, options.device)
             self._classes = self._text_logits.argmax(axis=1)
             self._text_odds, gradient = log_odds(self._text_logits, self._classes)
-            sides.append(Side(texts, of_texts, gradient))
+            text_sets.append(TextsWithGradients(texts, text_features, gradient))
         blocks = ((1, 0),) * (texts is not None) + ((0, 0),) * self._among
-        self._kernels = RowKernels(model, request, sides, blocks, options)
+        self._kernels = RowKernels(model, request, text_sets, blocks, options)
 
     @property
     def plan(self) -> Plan | None:
@@ -430,16 +440,16 @@ def trained_request(model: StudiedModel, method: str) -> KernelRequest:
     Raises:
         InputError: the method's adapter is merged into the weights.
     """
-    known = get_method(method)
-    if known.adapter is not None:
+    tuning = get_method(method)
+    if tuning.adapter is not None:
         raise InputError(
-            f"the parameters that {known.name} trained are merged into the weights: train with "
+            f"the parameters that {tuning.name} trained are merged into the weights: train with "
             "lpft train, which keeps them apart, and give its folder to lpft explain"
         )
     request = request_of(model)
-    if not known.fine_tunes_head:
+    if not tuning.fine_tunes_head:
         return replace(request, parameters=frozenset())
-    if known.trained == "bias":
+    if tuning.trained == "bias":
         return replace(request, parameters=frozenset(filter(is_bias, request.parameters)))
     return request
 
@@ -468,16 +478,16 @@ class Explanation:
         Raises:
             InputError: there is no such text.
         """
-        found = self.influence
+        influence = self.influence
         if not 0 <= number < len(self.texts):
             raise InputError(f"number={number}: expected a text from 0 to {len(self.texts) - 1}")
-        supporting, opposing = extremes(found.total[number], count)
+        supporting, opposing = extremes(influence.total[number], count)
         chosen = [*supporting, *opposing]
         return self._table(
             chosen,
-            score=found.total[number, chosen],
-            head=found.head[number, chosen],
-            encoder=found.encoder[number, chosen],
+            score=influence.total[number, chosen],
+            head=influence.head[number, chosen],
+            encoder=influence.encoder[number, chosen],
         )
 
     def label_errors(self, count: int = 20) -> "pd.DataFrame":
@@ -525,18 +535,18 @@ def extremes(scores: Array, count: int) -> tuple[list[int], list[int]]:
 
 
 def doubtful(
-    found: Influence, labels: NDArray[np.int64], count: int
+    influence: Influence, labels: NDArray[np.int64], count: int
 ) -> tuple[list[int], NDArray[np.int64]]:
     """The ``count`` rows of the lowest margins, and the most probable class but their label's."""
-    assert found.left_out is not None
-    chosen = np.argsort(found.left_out, kind="stable")[:count]
-    own = np.arange(found.logits.shape[1]) == labels[:, None]
-    others = np.where(own, -np.inf, found.logits)
-    return chosen.tolist(), others[chosen].argmax(axis=1)
+    assert influence.left_out is not None
+    chosen = np.argsort(influence.left_out, kind="stable")[:count]
+    is_label = np.arange(influence.logits.shape[1]) == labels[:, None]
+    other_logits = np.where(is_label, -np.inf, influence.logits)
+    return chosen.tolist(), other_logits[chosen].argmax(axis=1)
 
 
 def _check_memory(rows: int, options: Options) -> None:
-    """Refuse a kernel among so many rows that it and what is solved with it do not fit.
+    """Refuse a kernel among training rows that does not fit with the systems solved by it.
 
     Raises:
         InputError: they do not.
@@ -560,7 +570,7 @@ def _check_memory(rows: int, options: Options) -> None:
         )
 
 
-def _read(
+def _logits_and_features(
     model: StudiedModel, tokens: Tokens, device: str | torch.device
 ) -> tuple[Array, NDArray[np.float32]]:
     """Logits (N x C) of texts before the temperature, and their features (N x h)."""

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
-from transformers.pytorch_utils import Conv1D
 
-from lpft.ntk.capture import Outer, Rows, Share, Tied
-from lpft.ntk.network import Inputs, Network, moved, place_of
+from lpft.ntk.capture import Outer, Rows, Share, share_parts, transposed_weights
+from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import Passes, only_these_require_gradients
 from lpft.ntk.storage import ActivationStore, Place
@@ -31,7 +30,7 @@ Run = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 """Outputs as a function of parameters by name."""
 
 _UNSUPPORTED = ("Trying to use forward AD", "implement the jvp function")
-"""What torch says of an operation, of its own or a user's, without a forward-mode derivative."""
+"""Torch's messages for an operation, its own or a user's, without a forward-mode derivative."""
 _TOLERANCE = 1e4
 """Of relative differences that are rounding, in the dtype's eps."""
 _RANDOM_SEED = 20_240_516
@@ -42,11 +41,11 @@ class AutogradJacobian:
 
     def __init__(self, network: Network, names: frozenset[str]) -> None:
         self.network = network
-        own = network.named_parameters()
-        self.parameters = {name: own[name] for name in own if name in names}
+        by_name = network.named_parameters()
+        self.parameters = {name: by_name[name] for name in by_name if name in names}
         self._caller = _Caller(network)
-        callers = {id(p): name for name, p in self._caller.named_parameters()}
-        self._names = {name: callers[id(p)] for name, p in self.parameters.items()}
+        caller_names = {id(p): name for name, p in self._caller.named_parameters()}
+        self._names = {name: caller_names[id(p)] for name, p in self.parameters.items()}
         self.mode: Literal["forward mode", "double backward"] = "forward mode"
 
     def pull_back(self, batch: Batch, cotangents: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -54,6 +53,7 @@ class AutogradJacobian:
         parameters = list(self.parameters.values())
         with only_these_require_gradients(self.network.root, parameters), torch.enable_grad():
             features = self.network.features(batch)
+            # One forward pass for all cotangents; the last backward pass frees its graph.
             for number, cotangent in enumerate(cotangents, start=1):
                 if not features.requires_grad:
                     yield {name: torch.zeros_like(p) for name, p in self.parameters.items()}
@@ -72,14 +72,14 @@ class AutogradJacobian:
         """``J w``, n x h."""
 
         def run(parameters: Mapping[str, Tensor]) -> list[Tensor]:
-            named = {self._names[name]: of for name, of in parameters.items()}
+            named = {self._names[name]: parameter for name, parameter in parameters.items()}
             return [functional_call(self._caller, named, (batch,))]
 
         derivative = forward_mode if self.mode == "forward mode" else double_backward
         with only_these_require_gradients(self.network.root, []):
             return derivative(run, self.parameters, direction)[0]
 
-    def choose(self, sample: Batch) -> None:
+    def choose_mode(self, sample: Batch) -> None:
         """Take forward mode where the module has it and it is the transpose of the backward pass.
 
         ``<u, J w>`` and ``<J^T u, w>`` must agree on one sample.
@@ -107,14 +107,16 @@ class AutogradJacobian:
         if not difference <= _TOLERANCE * torch.finfo(pushed.dtype).eps * max(scale, abs(backward)):
             self.mode = "double backward"
 
-    def bytes_kept(self, sample: Batch) -> int:
-        """Bytes of what the graph of a forward pass keeps, parameters left out."""
-        own = {p.untyped_storage().data_ptr() for p in self.network.root.parameters()}
+    def graph_bytes(self, sample: Batch) -> int:
+        """Bytes of the tensors that the graph of a forward pass saves, parameters left out."""
+        parameter_storages = {
+            p.untyped_storage().data_ptr() for p in self.network.root.parameters()
+        }
         sizes: dict[int, int] = {}
 
-        def keep(tensor: Tensor) -> Tensor:
+        def record_size(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            if storage.data_ptr() not in parameter_storages:
                 sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
@@ -122,7 +124,7 @@ class AutogradJacobian:
         with (
             only_these_require_gradients(self.network.root, parameters),
             torch.enable_grad(),
-            saved_tensors_hooks(keep, lambda tensor: tensor),
+            saved_tensors_hooks(record_size, lambda tensor: tensor),
         ):
             self.network.features(sample)
         return sum(sizes.values())
@@ -149,7 +151,7 @@ def lacks_forward_mode(error: RuntimeError) -> bool:
 def forward_mode(
     run: Run, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """The derivatives of ``run`` along ``direction``, in one forward pass with tangents."""
+    """``J w``: the derivatives of ``run`` along w, in one forward pass with tangents."""
     with forward_ad.dual_level():
         duals = {
             name: forward_ad.make_dual(value.detach(), direction[name])
@@ -162,13 +164,14 @@ def forward_mode(
 def double_backward(
     run: Run, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """The same as the derivative in u of ``<J^T u, direction>``, which is linear in u."""
+    """The same as the gradient in u of ``<J^T u, w>``, which is linear in u: so at u = 0."""
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         results = list(run(leaves))
         if not any(result.requires_grad for result in results):
             return [torch.zeros_like(result) for result in results]
-        cotangents = [torch.zeros_like(result, requires_grad=True) for result in results]
+        cotangents = [torch.zeros_like(result, requires_grad=True) for result in results]  # u
+        # J^T u with a graph of its own, so that it can be differentiated once more.
         gradients = torch.autograd.grad(
             results,
             tuple(leaves.values()),
@@ -206,18 +209,13 @@ class StoredJacobian:
         batches: Sequence[NDArray[np.int64]],
         place: Place,
     ) -> None:
-        self._device = place_of(network.root)[0]
+        self._device = device_and_dtype(network.root)[0]
         self._rank = len(cotangents)
         self._store = ActivationStore(place)
         self._place = place
         finalize(self, self._store.close)
         self._shares: dict[tuple[int, int], dict[str, _Stored]] = {}
-        self._transposed = {
-            name
-            for module, rules in structure.modules.values()
-            for name in rules
-            if isinstance(module, Conv1D)
-        }
+        self._transposed = transposed_weights(structure.modules)
         self._sizes = [len(rows) for rows in batches]
         by_name = network.named_parameters()
         direct = {name: by_name[name] for name in structure.direct}
@@ -227,7 +225,7 @@ class StoredJacobian:
         ):
             passes = Passes(network, structure.chain, structure.modules, direct, cotangents, hidden)
             for number, rows in enumerate(progress(batches, "storing inputs and gradients")):
-                batch = moved(inputs.batch(rows), *place_of(network.root))
+                batch = batch_to(inputs.batch(rows), *device_and_dtype(network.root))
                 passes.forward(number, batch)
                 for position in reversed(range(passes.positions)):
                     self._put(position, number, passes.backward(position, number, batch))
@@ -238,7 +236,7 @@ class StoredJacobian:
     def bytes_of(
         structure: Structure, rank: int, tokens: int, samples: int, dtype: torch.dtype
     ) -> int:
-        """About what batches of so many padded tokens and samples store."""
+        """About how many bytes are stored for so many padded tokens and samples."""
         vectors = sum(p.sizes[1] for p in structure.parameters if p.form == "vector")
         per_token = sum(inputs + rank * gradients for inputs, gradients in structure.widths)
         numbers = tokens * per_token + samples * rank * vectors
@@ -248,7 +246,7 @@ class StoredJacobian:
         """Add ``J^T u`` of a batch to totals by name, for u = ``weights`` (n x r)."""
         for position in range(self.positions):
             for name, share in self._get(position, number):
-                for part in _parts(share):
+                for part in share_parts(share):
                     _add(totals[name], part, weights, transposed=name in self._transposed)
 
     def push_forward(self, number: int, direction: Mapping[str, Tensor]) -> Tensor:
@@ -257,7 +255,7 @@ class StoredJacobian:
         result = torch.zeros(shape, dtype=torch.float64, device=self._device)
         for position in range(self.positions):
             for name, share in self._get(position, number):
-                for part in _parts(share):
+                for part in share_parts(share):
                     transposed = name in self._transposed
                     result += _along(direction[name], part, shape, transposed=transposed)
         return result
@@ -267,29 +265,29 @@ class StoredJacobian:
         self._store.close()
 
     def _put(self, position: int, number: int, shares: Mapping[str, Share]) -> None:
-        """Store the shares of a position; the inputs that several modules read only once."""
+        """Store the shares of a position; an input that several modules read is stored once."""
         tensors: list[Tensor] = []
-        places: dict[tuple[int, tuple[int, ...]], int] = {}
+        index_by_tensor: dict[tuple[int, tuple[int, ...]], int] = {}
 
-        def place(tensor: Tensor) -> int:
+        def index_of(tensor: Tensor) -> int:
             key = (tensor.data_ptr(), tuple(tensor.shape))
-            if key not in places:
-                places[key] = len(tensors)
+            if key not in index_by_tensor:
+                index_by_tensor[key] = len(tensors)
                 tensors.append(tensor.cpu() if self._place == "files" else tensor)
-            return places[key]
+            return index_by_tensor[key]
 
         self._shares[position, number] = {
-            name: [(type(part), [place(tensor) for tensor in _tensors(part)]) for part in parts]
-            for name, parts in ((name, _parts(share)) for name, share in shares.items())
+            name: [(type(part), [index_of(tensor) for tensor in _tensors(part)]) for part in parts]
+            for name, parts in ((name, share_parts(share)) for name, share in shares.items())
         }
         self._store.put(("share", position, number), tensors)
 
     def _get(self, position: int, number: int) -> Iterator[tuple[str, Share]]:
         tensors = self._store.get(("share", position, number), self._device)
-        moved_back = [tensor.to(self._device) for tensor in tensors if tensor is not None]
+        on_device = [tensor.to(self._device) for tensor in tensors if tensor is not None]
         for name, parts in self._shares[position, number].items():
-            for kind, places in parts:
-                first, *others = (moved_back[place] for place in places)
+            for kind, indices in parts:
+                first, *others = (on_device[index] for index in indices)
                 if kind is Outer:
                     yield name, Outer(first, others)
                 elif kind is Rows:
@@ -302,10 +300,6 @@ _Stored = list[tuple[type, list[int]]]
 """The parts of a share: the kind of each, and which of the position's tensors it has."""
 
 
-def _parts(share: Share) -> list[Outer | Rows | Tensor]:
-    return [share.outer, share.rows] if isinstance(share, Tied) else [share]
-
-
 def _tensors(part: Outer | Rows | Tensor) -> list[Tensor]:
     if isinstance(part, Outer):
         return [part.inputs, *part.gradients]
@@ -316,6 +310,7 @@ def _add(total: Tensor, part: Outer | Rows | Tensor, weights: Tensor, *, transpo
     """Add ``sum_n sum_s weights[n, s] J[s, n]`` to ``total``."""
     if isinstance(part, Outer):
         scales = weights.to(part.inputs)[:, :, None, None]
+        # With u as the weights: (sum_s u_s g_s)^T x over all samples and tokens, b x a.
         summed = sum(g * scales[:, s] for s, g in enumerate(part.gradients))
         assert isinstance(summed, Tensor)
         product = summed.flatten(0, 1).T @ part.inputs.flatten(0, 1)
@@ -334,9 +329,11 @@ def _along(
     if isinstance(part, Outer):
         a, b = part.inputs.shape[-1], part.gradients[0].shape[-1]
         matrix = direction.reshape(a, b) if transposed else direction.reshape(b, a).T
+        # x w^T is what the direction adds to the layer's result, n x T x b; its inner product with
+        # g_s is what that adds to feature s.
         pushed = (part.inputs @ matrix).flatten(1)
-        found = [torch.einsum("nk,nk->n", g.flatten(1), pushed) for g in part.gradients]
-        return torch.stack(found, 1).double()
+        derivatives = [torch.einsum("nk,nk->n", g.flatten(1), pushed) for g in part.gradients]
+        return torch.stack(derivatives, 1).double()
     if isinstance(part, Rows):
         inner = torch.einsum("suh,uh->us", part.vectors, direction[part.ids]).double()
         return inner.new_zeros(shape).index_add_(0, part.samples, inner)

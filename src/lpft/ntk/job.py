@@ -1,7 +1,11 @@
 """How kernels are computed: options, and a job of several kernels in one pass.
 
-Several workers each compute a share of the pieces, into a folder that they all see; this process
-joins the pieces, as a kernel that was interrupted goes on from them: so to the same bits.
+A job examines the network (structure.py), plans the order and the memory (plan.py, memory.py),
+sweeps down the network once (sweep.py), puts the kernels together (result.py) and has plain
+autograd check them (certificate.py).
+
+Several workers each compute a part of the pieces, into a folder that they all see. This process
+then joins the pieces just as it would resume an interrupted kernel from them: to the same bits.
 """
 
 import logging
@@ -19,6 +23,7 @@ import cloudpickle
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import nn
 
 from lpft import __version__
@@ -28,7 +33,7 @@ from lpft.executors import get_executor, visible_gpus
 from lpft.model.inference import resolve_device, resolve_dtype
 from lpft.ntk.certificate import (
     CHECKED_AT_ONCE,
-    Kernel,
+    KernelToCheck,
     Room,
     check_entries,
     check_products,
@@ -47,7 +52,7 @@ from lpft.ntk.memory import (
     parse_size,
     refuse_large_kernels,
 )
-from lpft.ntk.network import Network, TensorInputs, length_of
+from lpft.ntk.network import Network, TensorInputs, sample_lengths
 from lpft.ntk.passes import computed_in, parameter_chunks
 from lpft.ntk.plan import Head, Plan, RemainingWork, Request, Workload
 from lpft.ntk.result import EmpiricalNTK, ft_effective, pretrain_effective
@@ -70,7 +75,7 @@ Kernels = dict[str, dict[Pair, EmpiricalNTK]]
 
 logger = logging.getLogger(__name__)
 
-_SAMPLED = 6
+_SAMPLES_COMPARED = 6
 """Inputs of each group on which the error of faster products is measured."""
 _SCHEMA = 3
 """Of the pieces on disk; a new number for every change of what they hold or how it is summed."""
@@ -105,9 +110,9 @@ class Options:
         ):
             _check_choice(name, getattr(self, name), choices)
         if not isinstance(self.granularity, Sequence):
-            known = ", ".join(get_args(Granularity))
+            expected = ", ".join(get_args(Granularity))
             raise InputError(
-                f"granularity={self.granularity!r}: expected some of {known} in a tuple"
+                f"granularity={self.granularity!r}: expected some of {expected} in a tuple"
             )
         for part in self.parts:
             _check_choice("granularity", part, Granularity)
@@ -120,10 +125,10 @@ class Options:
                 f"the update {self.update} takes signs": self.update != "sgd",
                 f"products {self.products} are": self.products != "exact",
             }
-            wrong = [reason for reason, holds in reasons.items() if holds]
-            if wrong:
+            true = [reason for reason, holds in reasons.items() if holds]
+            if true:
                 raise InputError(
-                    f"{wrong[0]} of whole gradients, which the contraction {self.contraction} of "
+                    f"{true[0]} of whole gradients, which the contraction {self.contraction} of "
                     "linear weights never forms: expected auto or materialize"
                 )
         if self.products == "tf32" and self.dtype != torch.float32:
@@ -165,8 +170,8 @@ class Options:
     @property
     def parts(self) -> tuple[Granularity, ...]:
         """By what the kernel is split, of one or several."""
-        of = self.granularity
-        return (of,) if isinstance(of, str) else tuple(of)
+        granularity = self.granularity
+        return (granularity,) if isinstance(granularity, str) else tuple(granularity)
 
 
 class KernelJob:
@@ -205,6 +210,7 @@ class KernelJob:
             raise InputError("some lists hold single texts and others pairs: give one kind")
         self._requests = dict(requests)
         self._model = model
+        # Before texts are read: a kernel of too many entries is refused in milliseconds.
         refuse_large_kernels(
             [len(group) if hasattr(group, "__len__") else 1 for group in groups],
             blocks,
@@ -213,15 +219,16 @@ class KernelJob:
             used=memory_in_use(self._device),
         )
         self._groups = [model.read(group) for group in groups]
-        self._inputs = joined(self._groups)
+        self._inputs = join_inputs(self._groups)
+        # The examination passes two short texts. From here on the caller's modes do not matter.
         with computed_in(options.dtype):
             names = list(self._parameters(self._model.network))
-            self._network, self._structure = examined(self._copy, self._inputs, names)
+            self._network, self._structure = examine_network(self._copy, self._inputs, names)
             self._workload = self._make_workload(blocks, blocks if detailed is None else detailed)
             self.plan = self._make_plan(None)
 
     def _copy(self) -> Network:
-        """A network of its own on the device, which has read nothing yet."""
+        """A fresh copy of the network on the device, which has read nothing yet."""
         return self._model.network.copy(self._device, self._options.dtype)
 
     def run(self) -> Kernels:
@@ -233,11 +240,13 @@ class KernelJob:
         if self._options.products == "exact":
             return self._compute()
         # The error of faster products: F of a few inputs of each group, evenly spread, both ways.
-        sampled = [
-            np.unique(np.linspace(0, len(group) - 1, _SAMPLED).round().astype(np.int64))
+        sampled_rows = [
+            np.unique(np.linspace(0, len(group) - 1, _SAMPLES_COMPARED).round().astype(np.int64))
             for group in self._groups
         ]
-        few = [group.select(of) for group, of in zip(self._groups, sampled, strict=True)]
+        samples = [
+            group.select(rows) for group, rows in zip(self._groups, sampled_rows, strict=True)
+        ]
         options = replace(
             self._options,
             products="exact",
@@ -248,20 +257,24 @@ class KernelJob:
             executor="local",
             workers=1,
         )
-        exact = KernelJob(self._model, self._requests, few, self._workload.blocks, options).run()
+        exact = KernelJob(
+            self._model, self._requests, samples, self._workload.blocks, options
+        ).run()
         kernels = self._compute()
         errors = [0.0]
         for name, blocks in kernels.items():
             for (i, j), kernel in blocks.items():
                 expected = exact[name][i, j].ft_effective
-                difference = kernel.ft_effective[sampled[i]][:, :, sampled[j]] - expected
+                of_samples = kernel.ft_effective[sampled_rows[i]][:, :, sampled_rows[j]]
+                difference = of_samples - expected
                 if expected.any():
                     errors.append(float(difference.norm() / expected.norm()))
         return {
             name: {
-                block: replace(kernel, products_error=max(errors)) for block, kernel in of.items()
+                block: replace(kernel, products_error=max(errors))
+                for block, kernel in by_block.items()
             }
-            for name, of in kernels.items()
+            for name, by_block in kernels.items()
         }
 
     def _compute(self) -> Kernels:
@@ -283,6 +296,7 @@ class KernelJob:
             record = {"plan": self.plan.as_record(), "seconds": swept.seconds}
             kernels: Kernels = {request.name: {} for request in self._workload.requests}
             with timed(swept.seconds, "certificate"):
+                # What it read may have changed the engine's copy: this one has read nothing yet.
                 pristine = self._copy()
                 refuse_changed_features(pristine, self._inputs, swept.features)
                 for block in self._workload.blocks:
@@ -292,9 +306,9 @@ class KernelJob:
         return kernels
 
     def _share_out(self, store: TileStore) -> None:
-        """Let the workers compute the pieces that are not finished, a share each.
+        """Let the workers compute the pieces that are not finished, a run of steps each.
 
-        What a worker that died leaves undone is left to this process.
+        What a worker that dies leaves undone is done by this process afterwards.
 
         Raises:
             InputError: the model cannot be sent to other processes, or a worker cannot go on.
@@ -303,53 +317,47 @@ class KernelJob:
         remaining = RemainingWork(self.plan, finished_pieces(RemainingWork(self.plan), store))
         steps = remaining.steps_of_any_unit
         if not steps:
-            return
-        shares = self.plan.shares(steps)
-        if len(shares) < options.workers:
+            return  # all pieces are there: this process joins them
+        parts = self.plan.divide(steps)
+        if len(parts) < options.workers:
             logger.info(
                 "%d of %d workers have work: %d steps are left, of %d tiles",
-                *(len(shares), options.workers, len(steps), len(self.plan.tiling)),
+                *(len(parts), options.workers, len(steps), len(self.plan.tiling)),
             )
-        if len(shares) == 1 and options.executor == "local":
+        if len(parts) == 1 and options.executor == "local":
             return  # this process does it as well
-        work = _Work(
-            self._model,
-            self._requests,
-            self._groups,
-            self._workload.blocks,
-            tuple(self._workload.detailed),
-            replace(
-                options,
-                memory=LARGEST,  # it is planned already
-                device=self._device.type,
-                cache_dir=Path(options.cache_dir or "").resolve(),
-                executor="local",
-                workers=1,
-            ),
-            self.plan.layout,
-            store.begin_session(),
+        # What a worker builds this job again from, in the layout that is planned already.
+        worker_options = replace(
+            options,
+            memory=LARGEST,
+            device=self._device.type,
+            cache_dir=Path(options.cache_dir or "").resolve(),
+            executor="local",
+            workers=1,
         )
+        blocks, detailed = self._workload.blocks, tuple(self._workload.detailed)
+        arguments = (self._model, self._requests, self._groups, blocks, worker_options)
         try:
-            sent = cloudpickle.dumps(work)
+            sent = cloudpickle.dumps((arguments, detailed, self.plan.layout, store.begin_session()))
         except Exception as error:  # whatever the parts of other people's modules raise
             raise InputError(
                 f"the model cannot be sent to other processes ({one_line(error)}): leave "
                 f"{named('workers')} and {named('executor')} out"
             ) from error
         execute = get_executor(options.executor, options.workers)
-        with closing(execute(_compute_share, [(sent, share) for share in shares])) as ends:
-            for number, (_, ended) in enumerate(ends, start=1):
-                if ended is None:
+        with closing(execute(_compute_share, [(sent, part) for part in parts])) as outcomes:
+            for number, (_, failure) in enumerate(outcomes, start=1):
+                if failure is None:
                     logger.warning(
                         "a worker died, as it does where memory runs out: this process does what "
                         "it left undone"
                     )
-                elif ended.reason is not None:
-                    raise InputError(ended.reason)
-                logger.info("%d of %d shares of the kernel ended", number, len(shares))
+                elif failure:
+                    raise InputError(failure)
+                logger.info("%d of %d shares of the kernel ended", number, len(parts))
 
-    def compute_share(self, share: tuple[Step, ...], layout: Layout, session: str) -> None:
-        """Compute a worker's share of the pieces, as far as they are not finished."""
+    def compute_share(self, assigned: tuple[Step, ...], layout: Layout, session: str) -> None:
+        """Compute the unfinished pieces of a worker's steps."""
         options = self._options
         with computed_in(options.dtype):
             self.plan = self._make_plan(layout)
@@ -362,36 +370,40 @@ class KernelJob:
                 products=options.products,
                 store=store,
                 folder=Path(options.cache_dir or ""),
-                share=share,
+                assigned=assigned,
             )
 
     def _open_store(self, session: str | None = None) -> TileStore | None:
-        """The store of finished pieces; an unfinished kernel continues in its own layout."""
+        """The store of finished pieces; an unfinished kernel continues in its own layout.
+
+        Tiles and workspace decide the order in which sums are rounded, so that a kernel that is
+        resumed in another layout would end with other last bits.
+        """
         if self._options.cache_dir is None:
             return None
         folder = Path(self._options.cache_dir)
-        begun = Layout.read(folder)
-        if begun is not None and begun != self.plan.layout:
-            self.plan = self._make_plan(begun)
+        previous = Layout.read(folder)
+        if previous is not None and previous != self.plan.layout:
+            self.plan = self._make_plan(previous)
         fingerprints = _fingerprints(self._network, self._inputs, self.plan, self._options)
         return TileStore(folder, self.plan.layout, fingerprints, session)
 
     def _make_workload(self, blocks: tuple[Pair, ...], detailed: Sequence[Pair]) -> Workload:
         """The requests with their heads' row spaces; equal heads are one."""
         options = self._options
-        numbers: dict[bytes, int] = {}
+        number_of_head: dict[bytes, int] = {}
         heads: list[Head] = []
         requests = []
         for name, request in self._requests.items():
             weight = request.weight.detach().cpu().double()
-            key = f"{weight.shape}".encode() + weight.numpy().tobytes()
-            if key not in numbers:
-                numbers[key] = len(heads)
+            contents = f"{weight.shape}".encode() + weight.numpy().tobytes()
+            if contents not in number_of_head:
+                number_of_head[contents] = len(heads)
                 heads.append(Head.of(weight, options.update, options.dtype))
-            requests.append(Request(name, numbers[key], request.parameters))
+            requests.append(Request(name, number_of_head[contents], request.parameters))
         counts = [len(group) for group in self._groups]
         return Workload(
-            lengths=length_of(self._inputs, self._structure.length),
+            lengths=sample_lengths(self._inputs, self._structure.length),
             groups=np.repeat(np.arange(len(counts)), counts),
             blocks=blocks,
             heads=tuple(heads),
@@ -406,8 +418,8 @@ class KernelJob:
         options, device = self._options, self._device
         checked = 0
         if options.check_entries or options.check_products:
-            wanted = list(self._parameters(self._network).values())
-            chunks = parameter_chunks(wanted, CHECKED_AT_ONCE)
+            parameters = list(self._parameters(self._network).values())
+            chunks = parameter_chunks(parameters, CHECKED_AT_ONCE)
             checked = max((sum(p.numel() for p in chunk) for chunk in chunks), default=0)
         return make_plan(
             self._structure,
@@ -423,17 +435,17 @@ class KernelJob:
         )
 
     def _budget(self) -> int:
-        """What the process may take, in bytes; with workers each of them, on this machine."""
+        """Bytes that the process may take; with several workers, each of them on this machine."""
         options = self._options
         if options.memory is not None:
             return parse_size(options.memory)
-        on_device = options.workers
+        workers_on_device = options.workers
         if self._device.type == "cuda":
-            on_device = math.ceil(on_device / len(visible_gpus()))
-        return default_budget(self._device, on_device)
+            workers_on_device = math.ceil(workers_on_device / len(visible_gpus()))
+        return default_budget(self._device, workers_on_device)
 
     def _parameters(self, network: Network, *names: str) -> dict[str, nn.Parameter]:
-        """The network's parameters that any of these requests asks for, by default all requests."""
+        """The network's parameters that count for any of these requests, by default for any."""
         requests = [self._requests[name] for name in names] or self._requests.values()
         requested = frozenset().union(*(request.parameters for request in requests))
         named = network.named_parameters()
@@ -444,30 +456,33 @@ class KernelJob:
     ) -> dict[str, EmpiricalNTK]:
         """The kernels of a block by name, in the order of its inputs, checked on ``pristine``."""
         options, workload = self._options, self._workload
-        detailed = block in workload.detailed
         rows, columns = (np.flatnonzero(workload.groups == group) for group in block)
-        kernels, of_network = {}, {}
-        for inner in workload.requests:
-            kernels[inner.name] = self._kernel(inner, block, swept, record)
-            of_network[inner.name] = Kernel(
-                kernels[inner.name].ft_effective,
-                self._requests[inner.name].weight.to(self._device, options.dtype),
-                list(self._parameters(pristine, inner.name).values()),
+        kernels = {
+            request.name: self._kernel(request, block, rows, columns, swept, record)
+            for request in workload.requests
+        }
+        if block not in workload.detailed:
+            return kernels
+        room = self._room_for_autograd()
+        to_check = {
+            name: KernelToCheck(
+                kernel.ft_effective,
+                self._requests[name].weight.to(self._device, options.dtype),
+                list(self._parameters(pristine, name).values()),
                 rows,
                 columns,
             )
-        if not detailed:
-            return kernels
-        room = self._room_for_autograd()
+            for name, kernel in kernels.items()
+        }
         products = check_products(
             pristine,
             self._inputs,
             swept.features,
-            of_network if options.update == "sgd" else {},
+            to_check if options.update == "sgd" else {},
             room=room,
             count=options.check_products,
         )
-        for name, kernel in of_network.items():
+        for name, kernel in to_check.items():
             entries = check_entries(
                 pristine,
                 self._inputs,
@@ -484,7 +499,7 @@ class KernelJob:
         return kernels
 
     def _room_for_autograd(self) -> Room:
-        """What plain autograd of whole batches may take of what the plan left."""
+        """How much of the free memory plain autograd of whole batches may take."""
         give_back_free_memory()
         spare = self.plan.budget - memory_in_use(self._device)
         return Room.within(
@@ -495,18 +510,24 @@ class KernelJob:
         )
 
     def _kernel(
-        self, inner: Request, block: Pair, swept: Sweep, record: Mapping[str, Any]
+        self,
+        request: Request,
+        block: Pair,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        swept: Sweep,
+        record: Mapping[str, Any],
     ) -> EmpiricalNTK:
-        """One kernel in the order of its inputs; ``record`` is what all have in common."""
+        """One kernel between the inputs ``rows`` and ``columns``; ``record`` is what all share."""
         options, workload = self._options, self._workload
-        request, head = self._requests[inner.name], workload.heads[inner.head]
-        rows, columns = (np.flatnonzero(workload.groups == group) for group in block)
+        head = workload.heads[request.head]
         parts = {
             part: ft_effective(head, sums, self.plan, block)
-            for part, sums in swept.of_request(inner.name).items()
+            for part, sums in swept.of_request(request.name).items()
             if part == TOTAL or block in workload.detailed
         }
         shape = (len(rows), head.classes, len(columns), head.classes)
+        # No total is left where no parameter of the request has a gradient.
         total = parts.pop(TOTAL, torch.zeros(shape, dtype=torch.float64))
         if not torch.isfinite(total).all():
             raise InputError(
@@ -520,12 +541,13 @@ class KernelJob:
         )
         pretrain = None
         if self._model.head is not None:
-            pretrain = request.pretrain_scale * pretrain_effective(
+            kernel_request = self._requests[request.name]
+            pretrain = kernel_request.pretrain_scale * pretrain_effective(
                 row_features,
                 column_features,
                 options.update,
-                head_trains=request.head_trains,
-                bias_trains=request.bias_trains,
+                head_trains=kernel_request.head_trains,
+                bias_trains=kernel_request.bias_trains,
             )
         return EmpiricalNTK(
             pretrain_effective=pretrain,
@@ -540,56 +562,27 @@ class KernelJob:
                 "head_rank": head.rank,
                 "parameters": sum(
                     parameter.numel()
-                    for parameter in self._parameters(self._network, inner.name).values()
+                    for parameter in self._parameters(self._network, request.name).values()
                 ),
             },
         )
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What workers need to compute pieces: a job in the layout that was planned for it."""
-
-    model: Studied
-    requests: dict[str, KernelRequest]
-    groups: list[Any]
-    blocks: tuple[Pair, ...]
-    detailed: tuple[Pair, ...]
-    options: Options
-    layout: Layout
-    session: str
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a share ended; ``reason`` is None where it is finished."""
-
-    reason: str | None = None
-
-
-def _compute_share(task: tuple[bytes, tuple[Step, ...]]) -> _Ended:
-    """Compute a share of :class:`_Work` in this process; a known error becomes a reason."""
-    sent, share = task
+def _compute_share(task: tuple[bytes, tuple[Step, ...]]) -> str:
+    """Compute the steps of one worker in this process; the text of a known error, or nothing."""
+    sent, assigned = task
     try:
-        work = cloudpickle.loads(sent)
-        job = KernelJob(
-            work.model,
-            work.requests,
-            work.groups,
-            work.blocks,
-            work.options,
-            detailed=work.detailed,
-        )
-        job.compute_share(share, work.layout, work.session)
+        arguments, detailed, layout, session = cloudpickle.loads(sent)
+        KernelJob(*arguments, detailed=detailed).compute_share(assigned, layout, session)
     except Exception as error:
-        known = explain(error)
-        if known is None:
+        known_error = explain(error)
+        if known_error is None:
             raise
-        return _Ended(known.args[0])
-    return _Ended()
+        return str(known_error.args[0])
+    return ""
 
 
-def examined(
+def examine_network(
     copy: Callable[[], Network], inputs: Tokens | TensorInputs, names: Sequence[str]
 ) -> tuple[Network, Structure]:
     """A copy of a network, and how it is passed for the parameters of these names.
@@ -597,10 +590,11 @@ def examined(
     Short texts may change a model for good: BigBird then attends in full. Or they lack what the
     outputs are read at, such as a mask at their end. Such a model is examined by its longest texts.
     """
+    # The longest text's features before and after the examination show whether it changed anything.
     for shortened in (True, False):
         network = copy()
         try:
-            before = longest_features(network, inputs)
+            features = longest_features(network, inputs)
         except FAILURES as error:
             raise InputError(cannot_pass(error)) from error
         try:
@@ -609,23 +603,23 @@ def examined(
             if not shortened or not are_shortened(inputs):
                 raise
             continue
-        if torch.equal(longest_features(network, inputs), before):
+        if torch.equal(longest_features(network, inputs), features):
             break
     return network, structure
 
 
-def joined(parts: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInputs:
+def join_inputs(groups: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInputs:
     """Several groups of inputs as one.
 
     Raises:
         InputError: some are texts and others tensors, or the tensors differ in names or shapes.
     """
-    tensors = [part for part in parts if isinstance(part, TensorInputs)]
-    if len(tensors) == len(parts):
-        return TensorInputs.read([part.tensors for part in tensors])
+    tensors = [group for group in groups if isinstance(group, TensorInputs)]
+    if len(tensors) == len(groups):
+        return TensorInputs.read([group.tensors for group in tensors])
     if tensors:
         raise InputError("some inputs are texts and others tensors: give one kind")
-    texts = [part for part in parts if isinstance(part, Tokens)]
+    texts = [group for group in groups if isinstance(group, Tokens)]
     return Tokens.concatenate(texts)
 
 
@@ -648,9 +642,9 @@ def _check_requests(
     for block in blocks:
         if not all(0 <= group < groups for group in block):
             raise InputError(f"block {block}: expected two of {groups} groups of texts, from 0 on")
-    known, width = set(model.network.named_parameters()), model.network.width
+    names, width = set(model.network.named_parameters()), model.network.width
     for name, request in requests.items():
-        unknown = sorted(request.parameters - known)
+        unknown = sorted(request.parameters - names)
         if unknown:
             raise InputError(
                 f"request '{name}': the model has no parameter {unknown[0]}; expected names as "
@@ -668,12 +662,13 @@ def _check_requests(
 def _fingerprints(
     network: Network, inputs: Tokens | TensorInputs, plan: Plan, options: Options
 ) -> dict[str, str]:
-    """What pieces on disk must agree in, by the word that an error message uses.
+    """All that pieces on disk must agree in, by the word that an error message uses.
 
-    So no piece of another kernel is ever taken for this one's.
+    So no piece of another kernel is ever mistaken for one of this.
     """
     workload, structure = plan.workload, plan.structure
     layout = ", ".join(f"{name}={value!r}" for name, value in plan.layout.as_record().items())
+    # Which texts are in which tile and batch decides what a piece is of.
     tiles = sha256(f"Layout({layout})".encode())
     for tile in plan.tiles:
         for _, rows in tile.batches:

@@ -1,4 +1,7 @@
-"""How much memory there is, how much a plan takes, and the cheapest plan that fits."""
+"""How much memory there is, how much a plan takes, and the cheapest plan that fits.
+
+Memory is counted in numbers of the kernel's dtype, as a sum over what is alive at the worst moment.
+"""
 
 import ctypes
 import math
@@ -29,7 +32,7 @@ _CONTROL_GROUP_FILES = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""Of versions 2 and 1: the limit, what is used, and what of that is cached files that may go."""
+"""Files of versions 2 and 1: the limit, the memory in use, and the file cache within it."""
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _WORKSPACE_SHARE = 0.06
 """Of the budget, and not of what is free of it: free memory differs from process to process, and
@@ -41,18 +44,18 @@ _ATTENTION_COPIES = 4
 """Tensors of T x T per head that come and go in one layer, beside the weights that it keeps."""
 _MASKS = 4
 """Tensors of T x T per text that a mask of attention is made of."""
-_SHOWN = 10**8
+_ROUNDING = 10**8
 """Bytes to which the least memory is rounded up, so that what a message names is enough."""
 _HALVINGS = 12
-"""Of the range in which the number of texts that fit is looked for."""
+"""Steps of the bisection for the number of texts that fit."""
 _STEPS_PER_WORKER = 8
 _USUAL_TILES = 64
-"""More are tried for a kernel that is asked for, but nobody is told to ask for it."""
+"""More tiles are tried where nothing else fits, but no message recommends a kernel of more."""
 
 
 @dataclass(frozen=True)
 class Portions:
-    """What a kind of device takes at a time.
+    """How much a kind of device is given at a time.
 
     Attributes:
         batch_tokens: padded tokens of a batch at most.
@@ -110,7 +113,7 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def default_budget(device: torch.device, processes: int = 1) -> int:
-    """What is in use and a safe share of what is free, in bytes; of several processes, of each."""
+    """Bytes in use plus a safe share of the free ones; with several processes, for each of them."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
@@ -121,16 +124,17 @@ def default_budget(device: torch.device, processes: int = 1) -> int:
 
 
 def free_below_limits(
-    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+    groups_file: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
     """Bytes that are free below the nearest limit of the process's control groups.
 
     Containers and queues set such limits on Linux; None where none can be read. ``own`` lists the
     groups of this process, whose files lie below ``root``.
     """
+    # Each line is "number:controllers:path"; version 2 has one line without controllers.
     free = []
     try:
-        lines = own.read_text().splitlines()
+        lines = groups_file.read_text().splitlines()
     except OSError:
         return None
     for line in lines:
@@ -143,12 +147,14 @@ def free_below_limits(
             for group in (inner, *inner.parents):
                 folder = root / version / group
                 try:
-                    left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                    below_limit = int((folder / limit).read_text()) - int(
+                        (folder / used).read_text()
+                    )
                     statistics = (folder / "memory.stat").read_text().splitlines()
-                    left += int(dict(line.split() for line in statistics)[cached])
+                    below_limit += int(dict(line.split() for line in statistics)[cached])
                 except (OSError, ValueError, KeyError):  # no such group, or no limit ("max")
                     continue
-                free.append(max(0, left))
+                free.append(max(0, below_limit))
     return min(free, default=None)
 
 
@@ -185,7 +191,7 @@ def make_plan(
     Args:
         budget: limit in bytes; ``used`` is in use before anything starts.
         checked: numbers of a gradient that plain autograd holds at once, 0 without a check.
-        copied: numbers of the copy of the model that vouches for the kernel afterwards.
+        copied: numbers of the second copy of the model, on which the kernel is checked.
         workers: processes that share the work; with a single tile there is nothing to share.
     """
     portions = PORTIONS[device.type]
@@ -195,7 +201,9 @@ def make_plan(
             "continue there, or delete its folder"
         )
 
-    chooser = _Chooser(structure, workload, device, dtype, budget, used, checked, copied, workers)
+    chooser = _LayoutChooser(
+        structure, workload, device, dtype, budget, used, checked, copied, workers
+    )
     if layout is None:
         if used + chooser.bytes_of_kernels(1) > budget:
             raise _too_small(chooser)
@@ -214,7 +222,7 @@ def make_plan(
 
 
 @dataclass
-class _Chooser:
+class _LayoutChooser:
     """Chooses among the layouts of one workload; what they have in common is computed once."""
 
     structure: Structure
@@ -237,24 +245,24 @@ class _Chooser:
         """
         fitting: list[Plan] = []
         for layouts in self._layouts():
-            fits = None
+            first: Plan | None = None  # the fastest of these layouts that fits
             for plan in map(self.plan, layouts):
                 if plan.memory <= self.budget:
-                    fits = plan if fits is None else fits
+                    first = plan if first is None else first
                     fitting.append(plan)
-                if fits is not None and plan.layout.tiles >= self._enough_tiles:
+                if first is not None and plan.layout.tiles >= self._enough_tiles:
                     break
-            if fits is not None and fits.layout.tiles == 1:
-                break
+            if first is not None and first.layout.tiles == 1:
+                break  # more stages would only repeat passes
         return min(fitting, key=lambda plan: plan.cost, default=None)
 
     @property
     def _enough_tiles(self) -> int:
-        """Tiles with so many pairs that the workers' shares of them are about equal."""
+        """The number of tiles from which on the workers' shares of the pairs are about equal."""
         return 1 if self.workers == 1 else math.ceil((2 * _STEPS_PER_WORKER * self.workers) ** 0.5)
 
     def fits(self) -> bool:
-        """Whether a thrifty layout does that does not repeat its passes too often to be used."""
+        """Whether some layout fits that does not repeat its passes too often to be practical."""
         if self.used + self.bytes_of_kernels(1) > self.budget:
             return False
         place = PORTIONS[self.device.type].overflow
@@ -272,6 +280,9 @@ class _Chooser:
     def plan(self, layout: Layout) -> Plan:
         """The plan of a layout, with what it takes."""
         tiling, stages = self._tiler.cut(layout.tiles), self._stages(layout.stages)
+        # The sweep's peak is bounded by all at once: the workspace, products, shares that are held,
+        # hidden states that wait, and a batch that passes. The check by autograd comes when these
+        # are freed, so that the larger of the two counts.
         passing = self._numbers_of_passing(tiling)
         between = self._numbers_between_passes(layout, tiling)
         of_sweep = self._numbers_of_products(layout, tiling) + between + passing
@@ -292,7 +303,7 @@ class _Chooser:
         )
 
     def _layouts(self) -> Iterator[Iterator[Layout]]:
-        """By number of stages, the layouts of so many."""
+        """The layouts to try, for each number of stages."""
         for stages in range(1, most_stages(self.structure) + 1):
             yield _layouts(self.workload, self.device, self.dtype, self.budget, stages)
 
@@ -317,7 +328,7 @@ class _Chooser:
 
     def bytes_of_kernels(self, stages: int) -> int:
         """The sums of all pairs and the kernels made of them, in float64."""
-        # Stages keep the sums of a unit beside.
+        # With stages, the sums of the unit in progress are kept beside those of all units.
         return self._kernels if stages == 1 else 3 * self._kernels // 2
 
     @cached_property
@@ -330,11 +341,13 @@ class _Chooser:
             for i, j in workload.blocks
         )
         heads = [workload.heads[request.head] for request in workload.requests]
+        # F of each request, and before it F_Q in the basis of the head's rows.
         return 8 * entries * sum(head.classes**2 + head.rank**2 for head in heads)
 
     def _numbers_between_passes(self, layout: Layout, tiling: Tiling) -> int:
-        """What is held at the worst moment: shares, and what waits between blocks."""
+        """Numbers held at the worst moment: shares, and the states stored between the blocks."""
         structure, cotangents = self.structure, self.workload.cotangents
+        # The largest tiles may be held at once.
         held = len(tiling) if layout.hold_all else 2
         tokens, samples = (np.sort(of)[-held:] for of in (tiling.padded_tokens, tiling.samples))
         shares = int(tokens.sum()) * self._numbers_per_token(layout.stages)
@@ -342,15 +355,16 @@ class _Chooser:
         between = 0
         if structure.chain is not None:
             rows, lengths = tiling.batch_rows, tiling.batch_lengths
-            between = int((rows * lengths**2).sum())  # masks of attention
+            between = int((rows * lengths**2).sum())  # masks of attention, n x T x T
             if layout.between_blocks == "memory":
+                # Hidden states at every block's input and output, and the running gradients.
                 waiting = structure.hidden * (len(structure.chain) + 1 + cotangents)
                 between += int(tiling.padded_tokens.sum()) * waiting
                 between += len(rows) * cotangents * structure.extras
         return shares + between
 
     def _numbers_per_token(self, stages: int) -> int:
-        """What the widest unit leaves of a token in inputs and gradients."""
+        """Numbers of one token in the widest unit's inputs and gradients."""
         if stages not in self._per_token:
             structure, cotangents = self.structure, self.workload.cotangents
             self._per_token[stages] = max(
@@ -365,14 +379,14 @@ class _Chooser:
 
     @cached_property
     def _numbers_per_sample(self) -> int:
-        """What the vectors of a unit leave of a sample."""
+        """Numbers of one sample in the vectors of a unit."""
         units = range(len(self.structure.units))
         return self.workload.cotangents * max(_vector_numbers(self.structure, u) for u in units)
 
     def _numbers_of_passing(self, tiling: Tiling) -> int:
-        """What one batch takes while it passes."""
+        """Numbers that one batch takes while it passes."""
         structure = self.structure
-        width = max(a + b for a, b in structure.widths)
+        width = max(inputs + gradients for inputs, gradients in structure.widths)
         # Passed whole, all layers keep their weights of attention at once.
         attending = _attention(structure, 1 if structure.chain is not None else structure.layers)
         rows, lengths = tiling.batch_rows, tiling.batch_lengths
@@ -380,7 +394,7 @@ class _Chooser:
         return int((rows * lengths * per_token).max())
 
     def _numbers_of_products(self, layout: Layout, tiling: Tiling) -> int:
-        """What products of whole gradients return at most, before it is added to the sums."""
+        """Numbers in the largest product of whole gradients, before it is added to the sums."""
         ranks = [head.rank for head in self.workload.heads]
         of_tile = max(1, int(tiling.samples.max()) * max(ranks, default=0))
         return parts_of_columns(of_tile, layout.workspace // of_tile) * of_tile**2
@@ -401,7 +415,7 @@ class _Chooser:
         return self.copied + gradients * self.checked + length * activations + length**2 * attending
 
 
-def _too_small(chooser: _Chooser) -> InputError:
+def _too_small(chooser: _LayoutChooser) -> InputError:
     """Why nothing fits, and what would: more memory for these texts, or fewer texts."""
     return _refusal(
         chooser.budget,
@@ -444,7 +458,7 @@ def _refusal(
     )
 
 
-def _most_texts(chooser: _Chooser) -> int:
+def _most_texts(chooser: _LayoutChooser) -> int:
     """How many of the texts fit, spread over their lengths, to two digits; 0 where not one does."""
     workload = chooser.workload
     order = np.lexsort((-workload.lengths, workload.groups))
@@ -452,18 +466,20 @@ def _most_texts(chooser: _Chooser) -> int:
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
 
     def fits(share: float) -> bool:
-        taken = np.concatenate(
+        positions = np.concatenate(
             [
-                # The longest of a group is among them.
+                # Evenly spaced over the lengths; the longest of a group is among them.
                 first + np.unique(np.linspace(0, n - 1, max(1, int(share * n))).astype(np.int64))
                 for first, n in zip(firsts, counts, strict=True)
                 if n
             ]
         )
-        rows = order[taken]
-        some = replace(workload, lengths=workload.lengths[rows], groups=workload.groups[rows])
-        return replace(chooser, workload=some, _per_token=dict(chooser._per_token)).fits()
+        rows = order[positions]
+        subset = replace(workload, lengths=workload.lengths[rows], groups=workload.groups[rows])
+        return replace(chooser, workload=subset, _per_token=dict(chooser._per_token)).fits()
 
+    # Bisection over the share of the texts: by eighths down to a share that fits, from then on by
+    # the geometric mean of one that fits and one that does not.
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low * high) ** 0.5 if low else high / 8
@@ -479,16 +495,17 @@ def _two_digits(number: int) -> int:
 
 
 def _rounded_up(size: int) -> str:
-    return readable_size(-(-size // _SHOWN) * _SHOWN)
+    return readable_size(-(-size // _ROUNDING) * _ROUNDING)
 
 
 def _layouts(
     workload: Workload, device: torch.device, dtype: torch.dtype, budget: int, stages: int
 ) -> Iterator[Layout]:
-    """Layouts of so many stages, from the fastest to the thriftiest."""
+    """The layouts with this number of stages, from the fastest to the one of least memory."""
     places: tuple[Place, ...] = ("memory", PORTIONS[device.type].overflow)
     workspace = _workspace(device, dtype, budget)
     largest = int(np.bincount(workload.groups).max())
+    # More tiles by about a third each time: few layouts to compare, and close to what fits.
     count = 1
     while True:
         for place in places:
@@ -502,8 +519,8 @@ def _layouts(
 def _workspace(device: torch.device, dtype: torch.dtype, budget: int) -> int:
     """Numbers of the workspace."""
     portions = PORTIONS[device.type]
-    wished = max(_WORKSPACE_SHARE * budget, portions.least_workspace)
-    return int(min(wished, portions.most_workspace)) // dtype.itemsize
+    size = max(_WORKSPACE_SHARE * budget, portions.least_workspace)
+    return int(min(size, portions.most_workspace)) // dtype.itemsize
 
 
 def _vector_numbers(structure: Structure, unit: int) -> int:
@@ -520,5 +537,5 @@ def _attention(structure: Structure, layers: int) -> int:
 
 def activations_per_token(structure: Structure, length: int) -> int:
     """Numbers per token that autograd holds for the backward pass of the whole module."""
-    kept = sum(a + b for a, b in structure.widths)
-    return _TRANSIENT_COPIES * kept + length * _attention(structure, structure.layers)
+    width = sum(inputs + gradients for inputs, gradients in structure.widths)
+    return _TRANSIENT_COPIES * width + length * _attention(structure, structure.layers)

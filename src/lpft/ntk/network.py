@@ -1,9 +1,9 @@
-"""What is differentiated, and what it reads: any PyTorch module, and N samples of its inputs."""
+"""The function that is differentiated, of any PyTorch module, and the samples that it reads."""
 
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,7 +74,7 @@ class TensorInputs:
                 a tuple of tensors, which may mean one batch or several.
         """
         if isinstance(inputs, tuple) and any(
-            isinstance(of, Tensor) or is_numeric(of) for of in inputs
+            isinstance(tensor, Tensor) or is_numeric(tensor) for tensor in inputs
         ):
             raise InputError(
                 "the inputs are a tuple of tensors, which may be one batch or several: expected a "
@@ -82,30 +82,30 @@ class TensorInputs:
                 "mask}, or a list for several batches"
             )
         if isinstance(inputs, Tensor | Mapping) or is_numeric(inputs):
-            parts = [_named(inputs)]
+            batches = [_named(inputs)]
         elif isinstance(inputs, Iterable) and not isinstance(inputs, str):
-            parts = [_named(batch) for batch in inputs]
+            batches = [_named(batch) for batch in inputs]
         else:
             raise InputError(f"the inputs are a {type(inputs).__name__}: {_EXPECTED_INPUTS}")
-        if not parts:
+        if not batches:
             raise InputError(f"there is no sample: {_EXPECTED_INPUTS}")
-        first = parts[0]
-        for number, part in enumerate(parts[1:], start=2):
-            if part.keys() != first.keys():
+        first = batches[0]
+        for number, batch in enumerate(batches[1:], start=2):
+            if batch.keys() != first.keys():
                 raise InputError(
-                    f"batch {number} has {_listed(part)}, batch 1 has {_listed(first)}: expected "
-                    "the same tensors in every batch"
+                    f"batch {number} has {_quoted_all(batch)}, batch 1 has {_quoted_all(first)}: "
+                    "expected the same tensors in every batch"
                 )
-            for name, tensor in part.items():
+            for name, tensor in batch.items():
                 if tensor.shape[1:] != first[name].shape[1:]:
                     raise InputError(
                         f"batch {number} has samples of shape {tuple(tensor.shape[1:])} in "
-                        f"{_shown(name)}, batch 1 of {tuple(first[name].shape[1:])}: pad them to "
+                        f"{_quoted(name)}, batch 1 of {tuple(first[name].shape[1:])}: pad them to "
                         "one shape"
                     )
         # In memory of their own: what the caller writes into them later changes no kernel.
         return cls(
-            {name: torch.cat([part[name].detach().cpu() for part in parts]) for name in first}
+            {name: torch.cat([batch[name].detach().cpu() for batch in batches]) for name in first}
         )
 
 
@@ -124,7 +124,7 @@ def _named(batch: Any) -> dict[str, Tensor]:
     if isinstance(batch, Tensor) or is_numeric(batch):
         named = {POSITIONAL: batch}
     elif isinstance(batch, list | tuple):
-        named = _of_loader(batch)
+        named = _loader_batch(batch)
     if not isinstance(named, Mapping) or not named:
         raise InputError(f"the inputs hold a {type(batch).__name__}: {_EXPECTED_INPUTS}")
     named = {
@@ -134,19 +134,19 @@ def _named(batch: Any) -> dict[str, Tensor]:
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor) or tensor.ndim == 0:
             kind = "a scalar" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
-            raise InputError(f"{_shown(name)} is {kind}: {_EXPECTED_INPUTS}")
+            raise InputError(f"{_quoted(name)} is {kind}: {_EXPECTED_INPUTS}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{_shown(name)} has NaN or infinity: expected finite numbers")
+            raise InputError(f"{_quoted(name)} has NaN or infinity: expected finite numbers")
     counts = {name: len(tensor) for name, tensor in named.items()}
     if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{_shown(name)} {count}" for name, count in counts.items())
+        listed = ", ".join(f"{_quoted(name)} {count}" for name, count in counts.items())
         raise InputError(f"the tensors have different numbers of samples ({listed}): expected one")
     if not min(counts.values()):
         raise InputError(f"there is no sample: {_EXPECTED_INPUTS}")
     return dict(named)
 
 
-def _of_loader(batch: Sequence[Any]) -> dict[str, Any]:
+def _loader_batch(batch: Sequence[Any]) -> dict[str, Any]:
     """The inputs, and their classes if a second tensor has one whole number for each."""
     if len(batch) == 1:
         return {POSITIONAL: batch[0]}
@@ -159,11 +159,11 @@ def _of_loader(batch: Sequence[Any]) -> dict[str, Any]:
     return {POSITIONAL: batch[0], LABELS: labels}
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(_shown, sorted(names)))
+def _quoted_all(names: Iterable[str]) -> str:
+    return ", ".join(map(_quoted, sorted(names)))
 
 
-def _shown(name: str) -> str:
+def _quoted(name: str) -> str:
     return "the tensor" if name == POSITIONAL else f"'{name}'"
 
 
@@ -176,7 +176,7 @@ class Network:
         outputs: features (n x h) of a batch by ``root``: what the head reads, and the outputs
             themselves where there is no head.
         part: the submodule of ``root`` that owns the parameters, empty for the whole.
-        without: the submodule whose parameters are none of them, if any.
+        excluded: the submodule whose parameters do not count, if any.
         width: h.
         safe_padding: the sides on which texts may be padded
             (:class:`~lpft.model.padding.Reading`), as far as that is known.
@@ -186,7 +186,7 @@ class Network:
     outputs: Outputs
     width: int
     part: str = ""
-    without: str | None = None
+    excluded: str | None = None
     safe_padding: str = "both"
 
     @property
@@ -200,7 +200,7 @@ class Network:
             name: parameter
             for name, parameter in self.module.named_parameters()
             if parameter.is_floating_point()
-            and (self.without is None or not name.startswith(f"{self.without}."))
+            and (self.excluded is None or not name.startswith(f"{self.excluded}."))
         }
 
     def features(self, batch: Batch) -> Tensor:
@@ -208,12 +208,12 @@ class Network:
         return self.outputs(self.root, batch)
 
     def copy(self, device: torch.device, dtype: torch.dtype) -> "Network":
-        """A network of its own on ``device`` in ``dtype``, which the original knows nothing of.
+        """An independent copy on ``device`` in ``dtype``.
 
         Raises:
             InputError: the module cannot be copied.
         """
-        root = copied(self.root).to(device, dtype)
+        root = copy_module(self.root).to(device, dtype)
         for part in root.modules():
             if isinstance(part, PreTrainedModel) and getattr(part.config, "use_cache", False):
                 # Blocks that fill a cache cannot be passed one by one.
@@ -222,11 +222,12 @@ class Network:
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the features."""
-        of_classifier = self.part or self.without
-        if isinstance(self.root, LinearHeadClassifier) and of_classifier:
+        # Of a whole classifier the head counts too, which the encoder's fingerprint leaves out.
+        without_head = self.part or self.excluded
+        if isinstance(self.root, LinearHeadClassifier) and without_head:
             adapters = json.dumps(adapter_settings(self.module), sort_keys=True)
             return f"{encoder_fingerprint(self.root)} {adapters}"
-        return sha256("\n".join(_described((self.root, self.outputs), {})).encode()).hexdigest()
+        return sha256("\n".join(_description((self.root, self.outputs), {})).encode()).hexdigest()
 
 
 def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
@@ -243,16 +244,16 @@ def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
 
     padding = classifier.config.safe_padding
     if classifier.virtual_tokens is not None:
-        return Network(classifier, features, width, without="head", safe_padding=padding)
+        return Network(classifier, features, width, excluded="head", safe_padding=padding)
     return Network(classifier, features, width, part="encoder", safe_padding=padding)
 
 
 def module_network(
     module: nn.Module, outputs: Outputs | None, head: str | None, sample: Batch
 ) -> tuple[Network, nn.Linear | None]:
-    """Any module as a network, tried on ``sample``; with its last linear layer where one is named.
+    """Any module as a network, run once on ``sample``; and its last linear layer if one is named.
 
-    ``sample`` has one sample, or two of one shape, which are also read together.
+    ``sample`` has one sample, or two of one shape, which are then also read in one batch.
 
     ``outputs`` are the logits by default. With ``head``, the name of an ``nn.Linear``, the features
     are what the outputs become when that layer hands its input on, and the outputs must be
@@ -268,36 +269,37 @@ def module_network(
             f"outputs={outputs!r}: expected a function of the module and a batch that gives n x K "
             "numbers"
         )
-    trial = copied(module).eval()
+    module_copy = copy_module(module).eval()  # a first call may change a module for good
     outputs = logits if outputs is None else outputs
-    device, dtype = place_of(trial)
-    both = moved(sample, device, dtype)
-    sample = {name: tensor[:1] for name, tensor in both.items()}
-    _check_gradient(trial, outputs, sample)
+    device, dtype = device_and_dtype(module_copy)
+    samples = batch_to(sample, device, dtype)
+    sample = {name: tensor[:1] for name, tensor in samples.items()}
+    _check_gradient(module_copy, outputs, sample)
     with torch.no_grad():
-        found = _tried(trial, outputs, sample)
-    if sample_count(both) > 1:
-        _check_independence(trial, outputs, both, found)
-    if head is None:
-        return Network(module, outputs, found.shape[1]), None
-    layer = _linear(trial, head)
-    network = Network(module, _before(head, outputs), layer.in_features)
+        expected = _checked_outputs(module_copy, outputs, sample)
+    if sample_count(samples) > 1:
+        _check_independence(module_copy, outputs, samples, expected)
+    if head is None:  # the features are the outputs themselves, and V is I_K
+        return Network(module, outputs, expected.shape[1]), None
+    layer = _linear(module_copy, head)
+    network = Network(module, _head_inputs(head, outputs), layer.in_features)
     with torch.no_grad():
-        features = _tried(trial, network.outputs, sample)
-        fits = features.shape[1] == layer.in_features and layer.out_features == found.shape[1]
-        if fits:
-            error = (layer(features) - found).norm()
-            fits = bool(error <= _SPLIT_TOLERANCE * torch.finfo(dtype).eps * found.norm())
-    if not fits:
+        features = _checked_outputs(module_copy, network.outputs, sample)
+        matches = features.shape[1] == layer.in_features and layer.out_features == expected.shape[1]
+        if matches:
+            error = (layer(features) - expected).norm()
+            matches = bool(error <= _SPLIT_TOLERANCE * torch.finfo(dtype).eps * expected.norm())
+    if not matches:
         raise InputError(
             f"the outputs are not those of '{head}' on its inputs, so the kernel has no split into "
             "P and F: name the module's last linear layer, or leave head out"
         )
-    # P and F are over different parameters only if the head's decide nothing before it.
-    trial.requires_grad_(requires_grad=False)
+    # P is over the head's parameters and F over all others. The split holds only if the features
+    # do not depend on the head: with the head alone requiring gradients, they must have none.
+    module_copy.requires_grad_(requires_grad=False)
     layer.requires_grad_(requires_grad=True)
     with torch.enable_grad():
-        depends = network.outputs(trial, sample).requires_grad
+        depends = network.outputs(module_copy, sample).requires_grad
     if depends:
         raise InputError(
             f"the features that '{head}' reads depend on its own parameters, so the kernel has no "
@@ -310,23 +312,23 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
     try:
         layer = module.get_submodule(name)
     except AttributeError:
-        linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
-        last = f", such as '{linear[-1]}'" if linear else ""
+        linear = [n for n, part in module.named_modules() if isinstance(part, nn.Linear)]
+        hint = f", such as '{linear[-1]}'" if linear else ""
         raise InputError(
-            f"head={name!r}: the module has no such part; expected the name of a linear layer{last}"
+            f"head={name!r}: the module has no such part; expected the name of a linear layer{hint}"
         ) from None
     if not isinstance(layer, nn.Linear):
         # PEFT wraps a layer that trains beside an adapter: its copy is the last one inside.
-        inside = [n for n, m in layer.named_modules() if isinstance(m, nn.Linear)]
-        last = f", such as '{name}.{inside[-1]}'" if inside else ""
+        inner = [n for n, part in layer.named_modules() if isinstance(part, nn.Linear)]
+        hint = f", such as '{name}.{inner[-1]}'" if inner else ""
         raise InputError(
-            f"head={name!r} is a {type(layer).__name__}: expected the name of an nn.Linear{last}"
+            f"head={name!r} is a {type(layer).__name__}: expected the name of an nn.Linear{hint}"
         )
     check_own_weight(layer, name)
     shared = [
-        other
-        for other, parameter in module.named_parameters(remove_duplicate=False)
-        if parameter is layer.weight and other != f"{name}.weight"
+        parameter_name
+        for parameter_name, parameter in module.named_parameters(remove_duplicate=False)
+        if parameter is layer.weight and parameter_name != f"{name}.weight"
     ]
     if shared:
         raise InputError(
@@ -350,72 +352,79 @@ def check_own_weight(layer: nn.Linear, name: str) -> None:
         )
 
 
-def _before(head: str, outputs: Outputs) -> Outputs:
-    """The outputs while the head hands its input on."""
+def _head_inputs(head: str, outputs: Outputs) -> Outputs:
+    """What the head reads: the outputs where the head returns its input unchanged."""
 
     def features(root: nn.Module, batch: Batch) -> Tensor:
-        with handing_on(root.get_submodule(head)):
+        with replaced_forward([root.get_submodule(head)], lambda inputs: inputs):
             return outputs(root, batch)
 
     return features
 
 
 @contextmanager
-def handing_on(layer: nn.Module) -> Iterator[None]:
-    """Within this context the layer returns its input."""
-    own = layer.__dict__.get("forward")
-    object.__setattr__(layer, "forward", lambda inputs: inputs)
+def replaced_forward(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    """Within this context a call of any of these modules runs ``forward`` instead of its own."""
+    unique = list(dict.fromkeys(modules))
+    # An instance attribute hides the class's method. A module may have one already, as those that
+    # accelerate wraps do: it is put back.
+    previous = [module.__dict__.get("forward") for module in unique]
     try:
+        for module in unique:
+            object.__setattr__(module, "forward", forward)
         yield
     finally:
-        if own is None:
-            layer.__dict__.pop("forward")
-        else:
-            object.__setattr__(layer, "forward", own)
+        for module, own in zip(unique, previous, strict=True):
+            if own is None:
+                module.__dict__.pop("forward", None)
+            else:
+                object.__setattr__(module, "forward", own)
 
 
 def _check_gradient(module: nn.Module, outputs: Outputs, sample: Batch) -> None:
     """Refuse outputs without a gradient, whose kernel would be zero."""
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
+    # The caller may be in inference mode, whose tensors autograd refuses: take copies outside it.
     with torch.inference_mode(False), torch.enable_grad():
-        found = _tried(module, outputs, {name: tensor.clone() for name, tensor in sample.items()})
-    if not found.requires_grad:
+        copies = {name: tensor.clone() for name, tensor in sample.items()}
+        features = _checked_outputs(module, outputs, copies)
+    if not features.requires_grad:
         raise InputError(
             "the outputs have no gradient in any parameter, so the kernel would be zero: expected "
             "outputs without detach(), no_grad() or whole numbers on the way"
         )
 
 
-def _check_independence(module: nn.Module, outputs: Outputs, both: Batch, alone: Tensor) -> None:
-    """Warn of outputs of a sample that change with the others in its batch.
+def _check_independence(module: nn.Module, outputs: Outputs, samples: Batch, alone: Tensor) -> None:
+    """Warn where a sample's outputs change with the other samples in its batch.
 
-    Such samples pass one by one, as do those of a module that reads no two at once.
+    Such samples are later read one by one, as are those of a module that cannot read two at once.
 
     Raises:
         InputError: outputs change from one call to the next, or have no row for each sample.
     """
     try:
         with torch.no_grad():
-            found = outputs(module, both)
+            together = outputs(module, samples)
     except Exception:  # whatever other people's modules raise
         return
     with torch.no_grad():
-        again = outputs(module, {name: tensor[:1] for name, tensor in both.items()})
+        again = outputs(module, {name: tensor[:1] for name, tensor in samples.items()})
     tolerance = torch.finfo(alone.dtype).eps ** 0.5 * max(1.0, float(alone.norm()))
     if not float((again - alone).norm()) <= tolerance:
         raise InputError(
             "the outputs of the first sample differ from one call to the next: expected a module "
             "that draws no random numbers and keeps nothing in evaluation mode"
         )
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    count = sample_count(both)
+    shape = tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__
+    count = sample_count(samples)
     if shape != (count, alone.shape[1]):
         raise InputError(
             f"the outputs of {count} samples are of shape {shape}: expected ({count}, "
             f"{alone.shape[1]}), a row for each sample"
         )
-    if not float((found[:1] - alone).norm()) <= tolerance:
+    if not float((together[:1] - alone).norm()) <= tolerance:
         warnings.warn(
             "the outputs of the first sample change with the sample beside it, as a normalisation "
             "over the batch makes them: this kernel is that of samples read one by one",
@@ -423,10 +432,10 @@ def _check_independence(module: nn.Module, outputs: Outputs, both: Batch, alone:
         )
 
 
-def _tried(module: nn.Module, outputs: Outputs, sample: Batch) -> Tensor:
+def _checked_outputs(module: nn.Module, outputs: Outputs, sample: Batch) -> Tensor:
     """The outputs of one sample, checked to be a matrix."""
     try:
-        found = outputs(module, sample)
+        output = outputs(module, sample)
     except InputError:
         raise
     except Exception as error:
@@ -441,27 +450,29 @@ def _tried(module: nn.Module, outputs: Outputs, sample: Batch) -> Tensor:
             f"the outputs of the first sample cannot be computed ({type(error).__name__}: "
             f"{one_line(error)}): expected {advice}"
         ) from error
-    if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != 1 or not found.numel():
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    is_row = isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1
+    if not is_row or not output.numel():
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
             f"the outputs of 1 sample are of shape {shape}: expected 1 x K; give outputs=, a "
             "function of the module and a batch"
         )
-    if not found.is_floating_point():
-        raise InputError(f"the outputs are of {found.dtype}: expected real numbers")
-    if not torch.isfinite(found).all():
+    if not output.is_floating_point():
+        raise InputError(f"the outputs are of {output.dtype}: expected real numbers")
+    if not torch.isfinite(output).all():
         raise InputError("the outputs of the first sample are not finite: expected real numbers")
-    return found
+    return output
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copy_module(module: nn.Module) -> nn.Module:
     """A copy of a module with all that belongs to it.
 
     Raises:
         InputError: it cannot be copied.
     """
-    # What a module computed before, as the weight of the older weight_norm, is no leaf, which
-    # deepcopy refuses; it is computed again by every call.
+    # deepcopy refuses tensors that are not leaves of the graph. Modules hold such tensors where
+    # they cache a result, as the older weight_norm does with its weight: copies without a graph
+    # take their place, for every call computes them anew.
     computed = {
         id(value): value.detach().clone()
         for part in module.modules()
@@ -477,8 +488,8 @@ def copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device and floating dtype of a module's first parameter."""
+def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype of a module's first parameter of real numbers."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
             return parameter.device, parameter.dtype
@@ -488,7 +499,7 @@ def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     )
 
 
-def moved(batch: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Batch:
+def batch_to(batch: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Batch:
     """The batch on ``device``, its real numbers in ``dtype``."""
     return {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -501,10 +512,10 @@ def sample_count(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(batch.values())))
 
 
-def length_of(inputs: Inputs, samples: int) -> NDArray[np.int64]:
-    """Tokens of each sample; ``samples`` where all have one shape."""
+def sample_lengths(inputs: Inputs, default: int) -> NDArray[np.int64]:
+    """Tokens of each sample; ``default`` where all have one shape."""
     lengths = inputs.lengths
-    return np.full(len(inputs), samples, dtype=np.int64) if lengths is None else lengths
+    return np.full(len(inputs), default, dtype=np.int64) if lengths is None else lengths
 
 
 def _digests(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
@@ -514,13 +525,13 @@ def _digests(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)} {numbers}"
 
 
-def _described(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
-    """Lines that differ where the value does: of a function all that decides what it returns.
+def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
+    """Lines that differ where the value does: of a function, all that decides what it returns.
 
-    Of what other files define the name is enough, as the versions of packages are known elsewhere.
-    ``seen`` are the values that are described already, with their numbers.
+    Functions of other files are described by their names alone, as the versions of packages are
+    part of the fingerprints anyway. ``seen`` has the values described already, by ``id``.
     """
-    if id(value) in seen:
+    if id(value) in seen:  # shared or cyclic: refer to it by number
         yield f"again {seen[id(value)][0]}"
         return
     if isinstance(value, Tensor):
@@ -529,7 +540,7 @@ def _described(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
     if isinstance(value, str | bytes | int | float | complex | None):
         yield f"{type(value).__name__} {value!r}"
         return
-    seen[id(value)] = len(seen), value  # which is kept: no other one may have its address
+    seen[id(value)] = len(seen), value  # a reference, or its address could be used again
     if isinstance(value, type | ModuleType | BuiltinFunctionType):
         yield f"{value!r}"
         return
@@ -544,13 +555,17 @@ def _described(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
         parts = []
     elif isinstance(value, FunctionType):
         yield f"{value.__module__} {value.__qualname__}"
-        names = _names(value.__code__)
-        own = {n: v for n, v in value.__globals__.items() if n in names}
+        # The code, its defaults, the closure's values, and the globals that it reads.
+        names = _names_read(value.__code__)
+        globals_read = {n: v for n, v in value.__globals__.items() if n in names}
         parts = [value.__code__, value.__defaults__, value.__kwdefaults__]
         parts += [cell.cell_contents for cell in value.__closure__ or ()]
-        for name, used in own.items():
-            elsewhere = isinstance(used, FunctionType) and used.__module__ != value.__module__
-            parts += [name, f"{used.__module__} {used.__qualname__}" if elsewhere else used]
+        for name, referenced in globals_read.items():
+            parts.append(name)
+            if isinstance(referenced, FunctionType) and referenced.__module__ != value.__module__:
+                parts.append(f"{referenced.__module__} {referenced.__qualname__}")
+            else:
+                parts.append(referenced)
     elif isinstance(value, CodeType):
         parts = [value.co_code, value.co_names, value.co_consts]
     elif isinstance(value, MethodType):
@@ -571,10 +586,10 @@ def _described(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
         called = type(value).__call__ if callable(value) else None
         parts = [called, getattr(value, "__dict__", repr(value))]
     for part in parts:
-        yield from _described(part, seen)
+        yield from _description(part, seen)
 
 
-def _names(code: CodeType) -> set[str]:
+def _names_read(code: CodeType) -> set[str]:
     """The names that a function's code reads, those of functions inside of it included."""
     inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
+    return set(code.co_names).union(*map(_names_read, inner))

@@ -1,4 +1,10 @@
-"""The empirical NTK as a linear operator: its products with vectors, without forming it."""
+"""The empirical NTK as a linear operator: its products with vectors, without forming it.
+
+``Theta v = J (J'^T v)``: down the network with the columns' inputs, up again with the rows'. Both
+halves are products of an :class:`~lpft.ntk.jacobian.AutogradJacobian`, or of a ``StoredJacobian``
+where the inputs and gradients of all modules fit the memory. An ``_Axis`` has the inputs of the
+rows or of the columns.
+"""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -15,11 +21,11 @@ from lpft.data.lengths import length_batches
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
-from lpft.ntk.api import grouped
+from lpft.ntk.api import input_groups
 from lpft.ntk.capture import NotBatched, RuleFailed
 from lpft.ntk.certificate import refuse_changed_features
 from lpft.ntk.jacobian import AutogradJacobian, StoredJacobian
-from lpft.ntk.job import Options, examined, joined
+from lpft.ntk.job import Options, examine_network, join_inputs
 from lpft.ntk.memory import (
     PORTIONS,
     default_budget,
@@ -28,7 +34,7 @@ from lpft.ntk.memory import (
     parse_size,
     readable_size,
 )
-from lpft.ntk.network import TensorInputs, length_of, moved
+from lpft.ntk.network import TensorInputs, batch_to, sample_lengths
 from lpft.ntk.outputs import Batch, Outputs
 from lpft.ntk.passes import computed_in, only_these_require_gradients
 from lpft.ntk.plan import Head
@@ -47,7 +53,7 @@ _TOLERANCE = 1e4
 _MOST_COLUMNS = 8
 """Vectors at once at most: with more, next to nothing is left to be shared."""
 _ACTIVATION_COPIES = 3
-"""What a pass takes at most, in units of what its graph keeps."""
+"""The memory of a pass, as a multiple of what its graph saves."""
 _MOST_ACTIVATIONS = {"cpu": 1 << 30, "cuda": 16 << 30}
 """Bytes of a pass at most: on a CPU larger batches are no faster."""
 
@@ -122,7 +128,7 @@ class NTKOperator(LinearOperator):
             raise InputError(f"activations={activations!r} is unknown: expected one of {expected}")
         dtype = resolve_dtype(dtype)
         self.options = Options(dtype=dtype, memory=memory, device=device)
-        groups, block = grouped(inputs, other_inputs)
+        groups, block = input_groups(inputs, other_inputs)
         self.subject = studied(
             model, groups[0], outputs=outputs, head=head, tokenizer=tokenizer, max_length=max_length
         )
@@ -137,14 +143,14 @@ class NTKOperator(LinearOperator):
         self._device = kernel_device(device)
         network = self.subject.network.copy(self._device, dtype)
         self._weight = self.request.weight.detach().to(self._device, torch.float64)
-        self._differential = AutogradJacobian(network, self.request.parameters)
-        sides = [self.subject.read(group) for group in groups]
+        self._jacobian = AutogradJacobian(network, self.request.parameters)
+        axes = [self.subject.read(group) for group in groups]
         self.record: dict[str, Any] = {"products": 0, "seconds": 0.0}
         with computed_in(dtype):
-            self._sides = self._prepare(sides)
+            self._axes = self._prepare(axes)
             if self.needs_gradients and activations != "recomputed":
                 self._store(activations)
-        self.samples = len(self._sides[0].inputs), len(self._sides[-1].inputs)
+        self.samples = len(self._axes[0].inputs), len(self._axes[-1].inputs)
         self.outputs = len(self._weight)
         shape = (self.samples[0] * self.outputs, self.samples[1] * self.outputs)
         super().__init__(dtype=np.dtype(np.float64), shape=shape)
@@ -152,12 +158,12 @@ class NTKOperator(LinearOperator):
     @property
     def inputs(self) -> Tokens | TensorInputs:
         """The inputs of the rows."""
-        return self._sides[0].inputs
+        return self._axes[0].inputs
 
     @property
     def needs_gradients(self) -> bool:
         """Whether F is a part of this operator and any of its parameters trains."""
-        return self.part != "pretrain" and bool(self._differential.parameters)
+        return self.part != "pretrain" and bool(self._jacobian.parameters)
 
     @property
     def has_pretrain(self) -> bool:
@@ -185,73 +191,75 @@ class NTKOperator(LinearOperator):
         if not np.isfinite(vectors).all():
             raise InputError("the vectors hold NaN or infinity: expected finite numbers")
         started = perf_counter()
-        target, source = (self._sides[-1], self._sides[0])[:: 1 if reverse else -1]
-        given = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
-        given = given.view(len(source.inputs), self.outputs, -1)
-        result = given.new_zeros(len(target.inputs), self.outputs, given.shape[2])
+        target, source = (self._axes[-1], self._axes[0])[:: 1 if reverse else -1]
+        columns = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
+        columns = columns.view(len(source.inputs), self.outputs, -1)
+        result = columns.new_zeros(len(target.inputs), self.outputs, columns.shape[2])
         with computed_in(self.options.dtype):
             if self.needs_gradients:
-                for start in range(0, given.shape[2], self._columns):
-                    columns = slice(start, start + self._columns)
-                    gradients = self._pull_back(source, given[..., columns])
-                    result[..., columns] = self._push_forward(target, gradients)
+                for start in range(0, columns.shape[2], self._columns_at_once):
+                    chunk = slice(start, start + self._columns_at_once)
+                    gradients = self._pull_back(source, columns[..., chunk])
+                    result[..., chunk] = self._push_forward(target, gradients)
         if self.has_pretrain:
-            result += self._pretrain(target, source, given)
-        self.record["products"] += given.shape[2]
+            result += self._pretrain(target, source, columns)
+        self.record["products"] += columns.shape[2]
         self.record["seconds"] += perf_counter() - started
-        return result.view(-1, given.shape[2]).cpu().numpy()
+        return result.view(-1, columns.shape[2]).cpu().numpy()
 
     def gradient(self, vectors: Array) -> list[dict[str, Tensor]]:
         """``J^T V`` for V (N C x S) over the parameters of F, by name, float64, for each column."""
         with computed_in(self.options.dtype):
-            given = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
-            given = given.view(self.samples[0], self.outputs, -1)
-            return self._pull_back(self._sides[0], given)
+            columns = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
+            columns = columns.view(self.samples[0], self.outputs, -1)
+            return self._pull_back(self._axes[0], columns)
 
-    def _pull_back(self, side: "_Side", vectors: Tensor) -> list[dict[str, Tensor]]:
+    def _pull_back(self, axis: "_Axis", vectors: Tensor) -> list[dict[str, Tensor]]:
         """``J^T V`` for V (N x C x S): per column the sum over batches of one backward pass."""
-        parameters = self._differential.parameters
+        parameters = self._jacobian.parameters
         sums = [
             {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
             for _ in range(vectors.shape[2])
         ]
-        if side.stored is not None:
+        if axis.stored is not None:
+            # V = R Q, and the stored gradients are those of Q phi: J^T u = J_Q^T (R^T u).
             mixed = torch.einsum("ncs,cr->nrs", vectors, self._mixing)
-            for number, rows in enumerate(progress(side.batches, "gradients", unit="batches")):
+            for number, rows in enumerate(progress(axis.batches, "gradients", unit="batches")):
                 for column, totals in enumerate(sums):
-                    side.stored.pull_back(number, mixed[rows][..., column], totals)
+                    axis.stored.pull_back(number, mixed[rows][..., column], totals)
             return sums
-        for rows, batch in self._batches(side, "backward passes"):
+        for rows, batch in self._batches(axis, "backward passes"):
+            # A gradient of a batch is in ``dtype``; the sum over batches is float64.
             # The cotangents at the features: V^T u for every sample's u.
             cotangents = torch.einsum("ncs,ch->snh", vectors[rows], self._weight)
             for of_column, gradients in zip(
-                sums, self._differential.pull_back(batch, cotangents), strict=True
+                sums, self._jacobian.pull_back(batch, cotangents), strict=True
             ):
                 for name, gradient in gradients.items():
                     of_column[name] += gradient
         return sums
 
-    def _push_forward(self, side: "_Side", gradients: list[dict[str, Tensor]]) -> Tensor:
+    def _push_forward(self, axis: "_Axis", gradients: list[dict[str, Tensor]]) -> Tensor:
         """``J W``, N x C x S, for S directions, by name of the parameter."""
         dtype = self.options.dtype
         directions = []
         while gradients:  # each float64 sum is freed before the next one is rounded
             of_column = gradients.pop(0)
             directions.append({name: of_column.pop(name).to(dtype) for name in list(of_column)})
-        result = self._weight.new_empty(len(side.inputs), self.outputs, len(directions))
-        if side.stored is not None:
-            for number, rows in enumerate(progress(side.batches, "products", unit="batches")):
-                for column, direction in enumerate(directions):
-                    change = side.stored.push_forward(number, direction)
+        result = self._weight.new_empty(len(axis.inputs), self.outputs, len(directions))
+        if axis.stored is not None:
+            for number, rows in enumerate(progress(axis.batches, "products", unit="batches")):
+                for column, direction in enumerate(directions):  # J w = R (J_Q w)
+                    change = axis.stored.push_forward(number, direction)
                     result[rows, :, column] = change @ self._mixing.T
             return result
-        for rows, batch in self._batches(side, "forward passes"):
+        for rows, batch in self._batches(axis, "forward passes"):
             for number, direction in enumerate(directions):
-                change = self._differential.push_forward(batch, direction)
+                change = self._jacobian.push_forward(batch, direction)
                 result[rows, :, number] = change.double() @ self._weight.T
         return result
 
-    def _pretrain(self, target: "_Side", source: "_Side", vectors: Tensor) -> Tensor:
+    def _pretrain(self, target: "_Axis", source: "_Axis", vectors: Tensor) -> Tensor:
         """``(P ⊗ I_C) V`` for V (M x C x S), from the features alone."""
         result = vectors.new_zeros(len(target.inputs), *vectors.shape[1:])
         if self.request.head_trains:
@@ -265,47 +273,47 @@ class NTKOperator(LinearOperator):
 
     def entries(self, rows: Sequence[int], columns: Sequence[int]) -> Array:
         """The entries (rows[i], columns[i]) of Theta, by plain autograd of two single samples."""
-        found = np.zeros(len(rows))
+        values = np.zeros(len(rows))
         pairs = list(zip(rows, columns, strict=True))
-        for place, (i, j) in enumerate(progress(pairs, "exact entries", unit="entries")):
+        for position, (i, j) in enumerate(progress(pairs, "exact entries", unit="entries")):
             left, right = self.sample_gradient(0, i), self.sample_gradient(-1, j)
             inner = sum(float((left[name] * right[name]).sum(dtype=torch.float64)) for name in left)
-            found[place] = inner + self._pretrain_entry(int(i), int(j))
-        return found
+            values[position] = inner + self._pretrain_entry(int(i), int(j))
+        return values
 
-    def sample_gradient(self, side: int, index: int) -> dict[str, Tensor]:
+    def sample_gradient(self, axis: int, index: int) -> dict[str, Tensor]:
         """The gradient of one output of one sample, read alone, over the parameters of F."""
         if not self.needs_gradients:
             return {}
         sample, output = divmod(int(index), self.outputs)
         with computed_in(self.options.dtype):
-            batch = self._batch(self._sides[side], np.array([sample]))
+            batch = self._batch(self._axes[axis], np.array([sample]))
             cotangent = self._weight[output].expand(1, 1, -1)
-            return next(iter(self._differential.pull_back(batch, cotangent)))
+            return next(iter(self._jacobian.pull_back(batch, cotangent)))
 
-    def head_gradient(self, side: int, index: int) -> dict[str, Tensor]:
-        """The gradient of one output over the head, V (C x h) and b (C), as far as P counts it."""
+    def head_gradient(self, axis: int, index: int) -> dict[str, Tensor]:
+        """The gradient of one output by the head's V (C x h) and b (C), where these train."""
         if not self.has_pretrain:
             return {}
         sample, output = divmod(int(index), self.outputs)
-        phi = self._sides[side].features[sample]
+        phi = self._axes[axis].features[sample]
         root = self.request.pretrain_scale**0.5
-        found = {}
+        gradient = {}
         if self.request.head_trains:
-            found[f"{self.subject.head_name}.weight"] = phi.new_zeros(self.outputs, len(phi))
-            found[f"{self.subject.head_name}.weight"][output] = root * phi
+            gradient[f"{self.subject.head_name}.weight"] = phi.new_zeros(self.outputs, len(phi))
+            gradient[f"{self.subject.head_name}.weight"][output] = root * phi
         if self.request.bias_trains:
-            found[f"{self.subject.head_name}.bias"] = phi.new_zeros(self.outputs)
-            found[f"{self.subject.head_name}.bias"][output] = root
-        return found
+            gradient[f"{self.subject.head_name}.bias"] = phi.new_zeros(self.outputs)
+            gradient[f"{self.subject.head_name}.bias"][output] = root
+        return gradient
 
     def _pretrain_entry(self, i: int, j: int) -> float:
         (n, c), (m, d) = divmod(i, self.outputs), divmod(j, self.outputs)
         if not self.has_pretrain or c != d:
             return 0.0
-        inner = float(self._sides[0].features[n] @ self._sides[-1].features[m])
-        both = inner * self.request.head_trains + self.request.bias_trains
-        return self.request.pretrain_scale * both
+        inner = float(self._axes[0].features[n] @ self._axes[-1].features[m])
+        entry = inner * self.request.head_trains + self.request.bias_trains
+        return self.request.pretrain_scale * entry
 
     def diagonal(self) -> Array:
         """The diagonal, N C, exactly: the squared norms of the gradients of single outputs.
@@ -314,12 +322,12 @@ class NTKOperator(LinearOperator):
             InputError: rows and columns are not the same inputs.
         """
         self.require_symmetric("a diagonal")
-        found = np.zeros(self.shape[0])
+        values = np.zeros(self.shape[0])
         for index in progress(range(self.shape[0]), "diagonal", unit="gradients"):
             gradient = self.sample_gradient(0, index)
             squares = sum(float(g.square().sum(dtype=torch.float64)) for g in gradient.values())
-            found[index] = squares + self._pretrain_entry(index, index)
-        return found
+            values[index] = squares + self._pretrain_entry(index, index)
+        return values
 
     def trace(self) -> float:
         """The trace, exactly: the sum of :meth:`diagonal`."""
@@ -329,7 +337,7 @@ class NTKOperator(LinearOperator):
         """The trace of P times the number of outputs, from the features."""
         return sum(self._pretrain_entry(index, index) for index in range(self.shape[0]))
 
-    def require_symmetric(self, wanted: str) -> None:
+    def require_symmetric(self, purpose: str) -> None:
         """Refuse what only a kernel of inputs with themselves has.
 
         Raises:
@@ -337,43 +345,46 @@ class NTKOperator(LinearOperator):
         """
         if not self.symmetric:
             raise InputError(
-                f"expected a kernel of inputs with themselves, for {wanted}, found one between two "
-                "sets: leave other_inputs out"
+                f"expected a kernel of inputs with themselves, for {purpose}, found one between "
+                "two sets: leave other_inputs out"
             )
 
     # --- preparation
 
-    def _prepare(self, inputs: Sequence[Tokens | TensorInputs]) -> "list[_Side]":
+    def _prepare(self, inputs: Sequence[Tokens | TensorInputs]) -> "list[_Axis]":
         """Batches that fit the memory, features, and how ``J w`` is computed."""
-        differential = self._differential
-        longest = max(inputs, key=lambda of: int(length_of(of, 1).max()))
-        row = int(np.argmax(length_of(longest, 1)))
-        sample = moved(longest.batch([row]), self._device, self.options.dtype)
+        # The longest sample decides how much a batch may hold, and whether forward mode works.
+        jacobian = self._jacobian
+        longest = max(inputs, key=lambda samples: int(sample_lengths(samples, 1).max()))
+        row = int(np.argmax(sample_lengths(longest, 1)))
+        sample = batch_to(longest.batch([row]), self._device, self.options.dtype)
         try:
-            kept = differential.bytes_kept(sample) if differential.parameters else 0
-            differential.choose(sample)
+            graph_bytes = jacobian.graph_bytes(sample) if jacobian.parameters else 0
+            jacobian.choose_mode(sample)
         except InputError:
             raise
         except FAILURES as error:
             raise InputError(cannot_pass(error)) from error
-        most = self._fit(kept, int(length_of(longest, 1)[row]))
-        sides = []
-        for of in inputs:
-            lengths = length_of(of, 1)
-            batches = list(length_batches(lengths, max_rows=len(of), max_tokens=most))
-            sides.append(self._examined(_Side(of, batches, torch.empty(0))))
+        batch_tokens = self._batch_tokens_that_fit(
+            graph_bytes, int(sample_lengths(longest, 1)[row])
+        )
+        axes = []
+        for samples in inputs:
+            lengths = sample_lengths(samples, 1)
+            batches = list(length_batches(lengths, max_rows=len(samples), max_tokens=batch_tokens))
+            axes.append(self._with_features(_Axis(samples, batches, torch.empty(0))))
         self.record |= {
-            "differentiation": differential.mode,
-            "parameters": sum(p.numel() for p in differential.parameters.values()),
-            "batches": [len(side.batches) for side in sides],
+            "differentiation": jacobian.mode,
+            "parameters": sum(p.numel() for p in jacobian.parameters.values()),
+            "batches": [len(axis.batches) for axis in axes],
             "activations": "recomputed",
-            "batch_tokens": most,
-            "columns_at_once": self._columns,
+            "batch_tokens": batch_tokens,
+            "columns_at_once": self._columns_at_once,
         }
-        return sides
+        return axes
 
     def _store(self, activations: Activations) -> None:
-        """Store what gradients are made of, where that is asked for or fits the memory.
+        """Store modules' inputs and gradients, if requested or if they fit the memory.
 
         Raises:
             InputError: it was to be in memory, and does not fit.
@@ -381,21 +392,22 @@ class NTKOperator(LinearOperator):
         dtype = self.options.dtype
         head = Head.of(self._weight, "sgd", dtype)
         self._mixing = head.mixing.to(self._device)
-        samples = joined([side.inputs for side in self._sides])
-        network, structure = examined(
+        samples = join_inputs([axis.inputs for axis in self._axes])
+        network, structure = examine_network(
             lambda: self.subject.network.copy(self._device, dtype),
             samples,
-            list(self._differential.parameters),
+            list(self._jacobian.parameters),
         )
+        # Stored products have the batches of the passes: samples that pass alone are one each.
         if not structure.batched:
-            for side in self._sides:
-                side.batches = [np.array([row]) for rows in side.batches for row in rows]
+            for axis in self._axes:
+                axis.batches = [np.array([row]) for rows in axis.batches for row in rows]
         tokens = sum(
-            len(rows) * int(length_of(side.inputs, structure.length)[rows].max())
-            for side in self._sides
-            for rows in side.batches
+            len(rows) * int(sample_lengths(axis.inputs, structure.length)[rows].max())
+            for axis in self._axes
+            for rows in axis.batches
         )
-        count = sum(len(side.inputs) for side in self._sides)
+        count = sum(len(axis.inputs) for axis in self._axes)
         size = StoredJacobian.bytes_of(structure, head.rank, tokens, count, dtype)
         fits = size <= self._free // 2
         if activations == "memory" and not fits:
@@ -409,11 +421,11 @@ class NTKOperator(LinearOperator):
         cotangents = head.cotangents.to(self._device, dtype)
         place: Place = "files" if activations == "files" else "memory"
         try:
-            for side in self._sides:
-                side.stored = StoredJacobian(
-                    network, structure, cotangents, side.inputs, side.batches, place
+            for axis in self._axes:
+                axis.stored = StoredJacobian(
+                    network, structure, cotangents, axis.inputs, axis.batches, place
                 )
-                refuse_changed_features(network, side.inputs, side.features.cpu())
+                refuse_changed_features(network, axis.inputs, axis.features.cpu())
         except (NotBatched, RuleFailed) as failed:
             # A part of a batch passes some module: an expert that was chosen for some inputs.
             self.close()
@@ -428,20 +440,20 @@ class NTKOperator(LinearOperator):
             "differentiation": "stored gradients",
             "stored_bytes": size,
             "head_rank": head.rank,
-            "batches": [len(side.batches) for side in self._sides],
+            "batches": [len(axis.batches) for axis in self._axes],
         }
 
     def close(self) -> None:
         """Forget stored activations, and remove their files; products are recomputed after it."""
-        for side in self._sides:
-            if side.stored is not None:
-                side.stored.close()
-                side.stored = None
+        for axis in self._axes:
+            if axis.stored is not None:
+                axis.stored.close()
+                axis.stored = None
 
-    def _fit(self, kept: int, length: int) -> int:
+    def _batch_tokens_that_fit(self, graph_bytes: int, length: int) -> int:
         """Padded tokens of a batch, or samples of tensors, that fit the memory.
 
-        ``kept`` are the bytes that the graph of one sample of ``length`` keeps.
+        ``graph_bytes`` are those that the graph of one sample of ``length`` saves.
 
         Raises:
             InputError: not even one sample fits.
@@ -449,9 +461,9 @@ class NTKOperator(LinearOperator):
         memory, device = self.options.memory, self._device
         used = memory_in_use(device)
         budget = default_budget(device) if memory is None else parse_size(memory)
-        numbers = sum(p.numel() for p in self._differential.parameters.values())
+        numbers = sum(p.numel() for p in self._jacobian.parameters.values())
         size = torch.finfo(self.options.dtype).bits // 8
-        one_pass = _ACTIVATION_COPIES * max(kept, 1)
+        one_pass = _ACTIVATION_COPIES * max(graph_bytes, 1)
         # For each vector its sum in float64 and its rounded copy, and one gradient of a batch.
         column, gradient = numbers * (8 + size), numbers * size
         free = budget - used - gradient - column
@@ -461,68 +473,73 @@ class NTKOperator(LinearOperator):
                 f"the memory of {readable_size(budget)} is too small: a product takes at least "
                 f"{readable_size(needed)}, what is in use included; give more, or shorter inputs"
             )
+        # Half of what is free is for the activations of a batch, the rest for further columns, each
+        # of which shares the forward pass of the others.
         passes = min(max(free // 2, one_pass), _MOST_ACTIVATIONS[device.type])
         self._free = free - passes
-        self._columns = int(np.clip((free - passes) // max(column, 1) + 1, 1, _MOST_COLUMNS))
+        self._columns_at_once = int(
+            np.clip((free - passes) // max(column, 1) + 1, 1, _MOST_COLUMNS)
+        )
         fitting = max(1, passes // one_pass) * length
         return max(length, min(fitting, PORTIONS[device.type].batch_tokens))
 
-    def _examined(self, side: "_Side") -> "_Side":
-        """The side with its features, in batches only if they do not change the features.
+    def _with_features(self, axis: "_Axis") -> "_Axis":
+        """The axis with its features, in batches only if these do not change the features.
 
         Raises:
             InputError: features are not finite, or follow from what was read before.
         """
-        features = self._features(side)
-        # The sample that its batch pads most, read alone.
-        lengths = length_of(side.inputs, 1)
+        # If padding changes a model's features, it does so most for the sample that its batch pads
+        # most: where that one has other features alone, all samples pass one by one.
+        features = self._features(axis)
+        lengths = sample_lengths(axis.inputs, 1)
         padding = {
             int(rows[-1]): int(lengths[rows[0]] - lengths[rows[-1]])
-            for rows in side.batches
+            for rows in axis.batches
             if len(rows) > 1
         }
         if padding:
-            row = max(padding, key=lambda of: padding[of])
-            alone = _Side(side.inputs.select([row]), [np.array([0])], features)
+            row = max(padding, key=lambda last: padding[last])
+            alone = _Axis(axis.inputs.select([row]), [np.array([0])], features)
             difference = float((self._features(alone)[0] - features[row]).norm())
             eps = torch.finfo(self.options.dtype).eps
             if difference > _TOLERANCE * eps * float(features[row].norm()):
-                batches = [np.array([row]) for rows in side.batches for row in rows]
-                side = _Side(side.inputs, batches, features)
-                features = self._features(side)
-        refuse_changed_features(self._differential.network, side.inputs, features.cpu())
-        return _Side(side.inputs, side.batches, features)
+                batches = [np.array([row]) for rows in axis.batches for row in rows]
+                axis = _Axis(axis.inputs, batches, features)
+                features = self._features(axis)
+        refuse_changed_features(self._jacobian.network, axis.inputs, features.cpu())
+        return _Axis(axis.inputs, axis.batches, features)
 
     @torch.no_grad()
-    def _features(self, side: "_Side") -> Tensor:
-        """phi of all samples of a side, N x h, float64."""
-        found: Tensor | None = None
-        network = self._differential.network
+    def _features(self, axis: "_Axis") -> Tensor:
+        """phi of all samples of an axis, N x h, float64."""
+        table: Tensor | None = None
+        network = self._jacobian.network
         with only_these_require_gradients(network.root, []):
-            for rows, batch in self._batches(side, "features"):
+            for rows, batch in self._batches(axis, "features"):
                 features = network.features(batch).double()
-                if found is None:
-                    found = features.new_empty(len(side.inputs), features.shape[1])
-                found[rows] = features
-        assert found is not None
-        if not torch.isfinite(found).all():
+                if table is None:
+                    table = features.new_empty(len(axis.inputs), features.shape[1])
+                table[rows] = features
+        assert table is not None
+        if not torch.isfinite(table).all():
             raise InputError(
                 f"the model's features are not finite in {self.options.dtype}: expected an intact "
                 "model, or torch.float64"
             )
-        return found
+        return table
 
     def _batches(
-        self, side: "_Side", description: str
+        self, axis: "_Axis", description: str
     ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        for rows in progress(side.batches, description, unit="batches"):
-            yield rows, self._batch(side, rows)
+        for rows in progress(axis.batches, description, unit="batches"):
+            yield rows, self._batch(axis, rows)
 
-    def _batch(self, side: "_Side", rows: NDArray[np.int64]) -> Batch:
-        return moved(side.inputs.batch(rows), self._device, self.options.dtype)
+    def _batch(self, axis: "_Axis", rows: NDArray[np.int64]) -> Batch:
+        return batch_to(axis.inputs.batch(rows), self._device, self.options.dtype)
 
 
-class _Side:
+class _Axis:
     """The inputs of the rows or of the columns, in batches, with their features (N x h)."""
 
     def __init__(

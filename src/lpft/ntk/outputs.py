@@ -1,4 +1,4 @@
-"""Outputs whose kernel one may want: functions of a module and a batch, n x K.
+"""Outputs to take the kernel of: functions of a module and a batch that return n x K.
 
 A batch is a dict of tensors with the samples along the first axis. Samples given as one tensor are
 its only entry, under :data:`POSITIONAL`.
@@ -31,16 +31,16 @@ def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
 
 def logits(module: nn.Module, batch: Batch) -> Tensor:
     """The logits, n x K: a tensor that the module returns, or the ``logits`` of its output."""
-    found = call(module, batch)
-    found = getattr(found, "logits", found)
-    if isinstance(found, tuple) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
+    result = call(module, batch)
+    result = getattr(result, "logits", result)
+    if isinstance(result, tuple) and result:
+        result = result[0]
+    if not isinstance(result, Tensor):
         raise InputError(
-            f"the module returns a {type(found).__name__}: expected a tensor, or an output with "
+            f"the module returns a {type(result).__name__}: expected a tensor, or an output with "
             "logits; give outputs=, a function of the module and a batch"
         )
-    return found
+    return result
 
 
 def margin(module: nn.Module, batch: Batch) -> Tensor:
@@ -48,16 +48,18 @@ def margin(module: nn.Module, batch: Batch) -> Tensor:
 
     The log odds of the class under the softmax (Park et al., 2023, TRAK).
     """
-    of = logits(module, batch)
-    labels = _labels(batch, of)
-    others = of.masked_fill(nn.functional.one_hot(labels, of.shape[1]).bool(), -torch.inf)
-    return of.gather(1, labels.unsqueeze(1)) - others.logsumexp(1, keepdim=True)
+    values = logits(module, batch)
+    labels = _labels(batch, values)
+    # log p_y / (1 - p_y) without the normaliser: f_y less the logsumexp over the other classes.
+    is_label = nn.functional.one_hot(labels, values.shape[1]).bool()
+    other_logits = values.masked_fill(is_label, -torch.inf)
+    return values.gather(1, labels.unsqueeze(1)) - other_logits.logsumexp(1, keepdim=True)
 
 
 def loss(module: nn.Module, batch: Batch) -> Tensor:
     """The cross-entropy of the class in ``labels``, in nats, n x 1."""
-    of = logits(module, batch)
-    return cross_entropy(of, _labels(batch, of), reduction="none").unsqueeze(1)
+    values = logits(module, batch)
+    return cross_entropy(values, _labels(batch, values), reduction="none").unsqueeze(1)
 
 
 def next_token_log_probability(module: nn.Module, batch: Batch) -> Tensor:
@@ -65,8 +67,8 @@ def next_token_log_probability(module: nn.Module, batch: Batch) -> Tensor:
 
     For a causal language model with logits n x T x V.
     """
-    of = _at_last_token(call(module, batch).logits, batch)
-    return of.log_softmax(1).gather(1, _labels(batch, of).unsqueeze(1))
+    values = _at_last_token(call(module, batch).logits, batch)
+    return values.log_softmax(1).gather(1, _labels(batch, values).unsqueeze(1))
 
 
 def label_words(tokens: list[int], mask_token: int | None = None) -> Outputs:
@@ -77,19 +79,19 @@ def label_words(tokens: list[int], mask_token: int | None = None) -> Outputs:
         mask_token: the mask's id for a masked language model, None for a causal one.
     """
 
-    def of_words(module: nn.Module, batch: Batch) -> Tensor:
-        of = call(module, batch).logits
+    def word_logits(module: nn.Module, batch: Batch) -> Tensor:
+        values = call(module, batch).logits
         if mask_token is None:
-            return _at_last_token(of, batch)[:, tokens]
+            return _at_last_token(values, batch)[:, tokens]
         masks = batch["input_ids"] == mask_token
         if not bool((masks.sum(1) == 1).all()):
             raise InputError(
                 f"some texts do not have the mask (token {mask_token}) exactly once: expected a "
                 "template that has it, and texts short enough to keep it"
             )
-        return of[masks][:, tokens]
+        return values[masks][:, tokens]
 
-    return of_words
+    return word_logits
 
 
 def _at_last_token(logits: Tensor, batch: Batch) -> Tensor:
@@ -97,6 +99,7 @@ def _at_last_token(logits: Tensor, batch: Batch) -> Tensor:
     mask = batch.get("attention_mask")
     if mask is None:
         return logits[:, -1]
+    # The position of the last 1 in the mask, whichever side is padded: zeros times 1, 2, ... are 0.
     last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
     return logits[torch.arange(len(logits), device=logits.device), last]
 

@@ -5,6 +5,9 @@ blocks) and L + 1 (all after the last, down to the pooled feature); without a ch
 position 0. The forward pass stores the hidden states at every block's input. Going down from the
 last position, each is rebuilt alone from its stored input, what its modules leave is recorded, and
 the gradient at its input is stored for the next. So memory holds the activations of one block.
+
+    tokens -> [0: embeddings] -h_0-> [1: block] -h_1-> ... -h_L-> [L + 1: pooling] -> phi (n x h)
+              <------------ gradients g_0, g_1, ... of the S cotangents go the other way ----------
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +34,7 @@ from lpft.ntk.capture import (
     merge_uses,
     pull_back,
 )
-from lpft.ntk.network import Network, sample_count
+from lpft.ntk.network import Network, replaced_forward, sample_count
 from lpft.ntk.outputs import Batch
 from lpft.ntk.storage import ActivationStore
 from lpft.settings.kernels import Products
@@ -66,7 +69,10 @@ class Passes:
         self._direct = dict(direct)
         self._cotangents = cotangents
         self._store = store
+        # By batch: the arguments of every block's call, without the hidden states, which the store
+        # has. Masks and the like are small, and the same tensors for all blocks.
         self._arguments: dict[int, list[Arguments]] = {}
+        # (position, batch) pairs whose gradients at the extras are in the running sums already.
         self._extras_from: set[tuple[int, int]] = set()
         self.extras = 0
         """Numbers in the blocks' further arguments that carry gradients, of the last batch."""
@@ -85,27 +91,33 @@ class Passes:
         if chain is None:
             return self._network.features(batch)
         block_arguments: list[Arguments] = []
-        last: list[Tensor] = []
+        last_hidden: list[Tensor] = []
 
-        def before(_module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def store_input(
+            _module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
+        ) -> None:
             arguments = _arguments(positional, named)
+            # The hidden states' key counts the blocks: ("hidden", k) is what block k reads.
             self._store.put(("hidden", len(block_arguments), number), [arguments[chain.hidden]])
             block_arguments.append({**arguments, chain.hidden: None})
 
-        def after(_module: nn.Module, _positional: tuple[Any, ...], result: Any) -> None:
-            last[:] = [_hidden_states(result)]
+        def keep_output(_module: nn.Module, _positional: tuple[Any, ...], result: Any) -> None:
+            # Overwritten at every call: of a block that is called several times the last counts.
+            last_hidden[:] = [_hidden_states(result)]
 
         blocks = dict.fromkeys(chain.modules)  # ALBERT calls the same one again and again
-        handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
-        handles.append(chain.modules[-1].register_forward_hook(after))
+        handles = [
+            block.register_forward_pre_hook(store_input, with_kwargs=True) for block in blocks
+        ]
+        handles.append(chain.modules[-1].register_forward_hook(keep_output))
         try:
             features = self._network.features(batch)
         finally:
             for handle in handles:
                 handle.remove()
-        self._store.put(("hidden", len(chain), number), last)
+        self._store.put(("hidden", len(chain), number), last_hidden)
         self._arguments[number] = block_arguments
-        self.hidden = last[0].shape[-1]
+        self.hidden = last_hidden[0].shape[-1]
         self.extras = sum(block_arguments[0][key].numel() for key in chain.extras)
         return features
 
@@ -119,14 +131,16 @@ class Passes:
     ) -> dict[str, Share]:
         """The share of ``position`` in each wanted parameter, or in those ``only``, for one batch.
 
-        The gradient at the position's input is stored for ``position - 1``. Positions are asked
-        for from the last to the first; the same one may be asked for again.
+        The gradient at the position's input is stored for ``position - 1``. So positions go from
+        the last to the first; one may be repeated, for other parameters, before it is finished.
         """
         samples = sample_count(batch)
         modules, direct = self._modules, self._direct
         if only is not None:
             modules = modules_of(modules, only)
             direct = {name: tensor for name, tensor in direct.items() if name in only}
+        # Autograd sums a parameter's gradient over the batch. Where it is the only way, each sample
+        # of the batch passes this position once more by itself.
         alone: dict[str, Tensor] = {}
         if direct and samples > 1:
             alone, direct = self._one_by_one(position, number, batch, direct), {}
@@ -135,7 +149,8 @@ class Passes:
             at_inputs, at_calls, jacobians = pull_back(
                 results, cotangents, inputs, recorder.calls, direct
             )
-            self._hand_on(position, number, at_inputs)
+            self._store_input_gradients(position, number, at_inputs)
+            # A parameter may be used by several calls within the position: their shares are merged.
             uses: dict[str, list[Share]] = {}
             for call, gradients in zip(recorder.calls, at_calls, strict=True):
                 for name, share in call_shares(call, gradients, samples).items():
@@ -157,9 +172,10 @@ class Passes:
                 position, number, single, Recorder({}), row, sample_count(batch)
             )
             alone.append(pull_back(results, cotangents, [], [], dict(direct))[2])
-        like = {name: jacobian for of_row in alone for name, jacobian in of_row.items()}
+        # A sample that does not reach a parameter, as of an expert that was not chosen, has J = 0.
+        like = {name: jacobian for of_sample in alone for name, jacobian in of_sample.items()}
         return {
-            name: torch.cat([of_row.get(name, torch.zeros_like(j)) for of_row in alone], 1)
+            name: torch.cat([of_sample.get(name, torch.zeros_like(j)) for of_sample in alone], 1)
             for name, j in like.items()
         }
 
@@ -182,52 +198,62 @@ class Passes:
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
         """Run a position forward under autograd: its results, their cotangents, and its inputs.
 
-        Of a batch of several ``samples`` that ``row`` alone, which is then all of ``batch``.
+        Of a batch of several ``samples`` that ``row`` alone, which is then all of ``batch``. The
+        recorder is enabled only once the position itself runs, not what comes before it.
         """
         chain = self._chain
-        if chain is None:
+        if chain is None:  # everything is one position, whose results are the features
             recorder.enabled = True
             return self._to_features(batch, [])
-        if position == len(chain) + 1:
-            hidden = _of_row(self._hidden(position - 1, number), row, samples)
+        if position == len(chain) + 1:  # after the last block: the cotangents are the heads' rows
+            hidden = _rows_of_sample(self._hidden(position - 1, number), row, samples)
             return self._rebuild_end(chain, hidden, batch, recorder)
+        # What the position above stored: S gradients at this position's hidden states.
         gradients = self._store.get(("gradient", position, number), self._cotangents.device)
-        gradients = [None if g is None else _of_row(g, row, samples) for g in gradients]
-        if position == 0:
+        gradients = [None if g is None else _rows_of_sample(g, row, samples) for g in gradients]
+        if position == 0:  # before the first block: results are h_0 and the extras
             results = self._rebuild_start(chain, batch, recorder)
             extras = [
-                [None if g is None else _of_row(g, row, samples) for g in gradients_of_extra]
+                [
+                    None if g is None else _rows_of_sample(g, row, samples)
+                    for g in gradients_of_extra
+                ]
                 for gradients_of_extra in (
                     self._extra_gradients(extra, number) for extra in range(len(chain.extras))
                 )
             ]
+            # One list for each of the S cotangents: its gradients at h_0 and at every extra.
             cotangents = [
                 [_or_zero(gradient, result) for gradient, result in zip(at, results, strict=True)]
                 for at in zip(gradients, *extras, strict=True)
             ]
             return results, cotangents, []
+        # A block: rebuilt from its stored hidden states, with the arguments that it had.
         if samples == 1:
             arguments = dict(self._arguments[number][position - 1])
         else:
-            arguments = self._arguments_alone(chain, position - 1, batch)
-        arguments[chain.hidden] = _of_row(self._hidden(position - 1, number), row, samples)
-        for key in chain.extras:
+            arguments = self._block_arguments(chain, position - 1, batch)
+        arguments[chain.hidden] = _rows_of_sample(self._hidden(position - 1, number), row, samples)
+        for key in chain.extras:  # leaves, so that their gradients stop here and are handed on
             arguments[key] = arguments[key].detach().requires_grad_()
         recorder.enabled = True
-        result = _hidden_states(_call(chain.modules[position - 1], arguments))
+        result = _hidden_states(_call_module(chain.modules[position - 1], arguments))
         inputs = [arguments[key] for key in (chain.hidden, *chain.extras)]
         return [result], [[_or_zero(gradient, result)] for gradient in gradients], inputs
 
     @torch.no_grad()
-    def _arguments_alone(self, chain: "Chain", block: int, batch: Batch) -> Arguments:
-        """What a block is called with for a batch; the blocks only hand their inputs on."""
+    def _block_arguments(self, chain: "Chain", block: int, batch: Batch) -> Arguments:
+        """The arguments of a block's call for this batch alone, by a pass that runs no block.
+
+        Stored arguments, such as masks, are those of the whole batch.
+        """
         seen: list[Arguments] = []
 
         def stand_in(number: int, arguments: Arguments) -> Tensor:
             if number == block:
                 seen.append(arguments)
                 raise _BlockReached
-            return arguments[chain.hidden]
+            return arguments[chain.hidden]  # an identity in the place of each earlier block
 
         with replaced_blocks(chain, stand_in), suppress(_BlockReached):
             self._network.features(batch)
@@ -236,7 +262,7 @@ class Passes:
     def _rebuild_end(
         self, chain: "Chain", hidden: Tensor, batch: Batch, recorder: Recorder
     ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-        """Run what follows the last block: the blocks only hand their inputs on."""
+        """Run what follows the last block: identities stand in for the blocks, the last for h_L."""
 
         def stand_in(block: int, arguments: Arguments) -> Tensor:
             if block + 1 < len(chain):
@@ -271,8 +297,10 @@ class Passes:
         cotangents = self._cotangents.to(features.dtype)
         return [features], [[cotangent.expand_as(features)] for cotangent in cotangents], inputs
 
-    def _hand_on(self, position: int, number: int, at_inputs: Sequence[Gradients]) -> None:
-        """Store the gradients at a position's inputs for the positions below."""
+    def _store_input_gradients(
+        self, position: int, number: int, at_inputs: Sequence[Gradients]
+    ) -> None:
+        """Store the gradients at a position's inputs for the positions below it."""
         if self._chain is None or position == 0:
             return
         self._store.put(("gradient", position - 1, number), at_inputs[0])
@@ -287,7 +315,7 @@ class Passes:
             self._store.put(("extra", extra, number), sums)
 
     def _extra_gradients(self, extra: int, number: int) -> Gradients:
-        """The gradients at a further argument of the blocks, from those passed so far."""
+        """The sum so far of the gradients at one of the blocks' extras."""
         key = ("extra", extra, number)
         if key not in self._store:
             return [None] * len(self._cotangents)
@@ -303,8 +331,8 @@ class _BlockReached(Exception):
     """Stops a forward pass; the arguments are the first block's hidden states and extras."""
 
 
-def _of_row(states: Tensor, row: int, samples: int) -> Tensor:
-    """What is one sample's of a batch's states, which may have several rows for each.
+def _rows_of_sample(states: Tensor, row: int, samples: int) -> Tensor:
+    """One sample's part of a batch's states, which may have several rows for each sample.
 
     Raises:
         NotBatched: they have no sample axis.
@@ -338,7 +366,7 @@ def _or_zero(gradient: Tensor | None, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Chain:
-    """L calls of blocks in which each block's hidden states are the next one's.
+    """L calls of blocks, each of which reads the hidden states that the one before returned.
 
     ``hidden`` is the argument that takes them; ``extras`` are further arguments that carry
     gradients, such as DeBERTa's relative positions, the same tensors for every block. ``tuples``
@@ -357,7 +385,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class _BlockCall:
-    """A call of a block as it was seen."""
+    """A recorded call of a block."""
 
     name: str
     module: nn.Module
@@ -375,6 +403,7 @@ def find_chain(encoder: nn.Module, forward: Callable[[], Tensor]) -> Chain | Non
     ``forward`` passes a small batch; every parameter must require gradients meanwhile, so that
     arguments which depend on parameters are recognised.
     """
+    # A model may have several lists, as an encoder-decoder has: take the one with the longest run.
     best: list[_BlockCall] = []
     for calls in _calls_by_list(encoder, forward):
         run = _longest_run(calls)
@@ -382,6 +411,7 @@ def find_chain(encoder: nn.Module, forward: Callable[[], Tensor]) -> Chain | Non
             best = run
     if len(best) < 2:
         return None
+    # Tensors are recognised by identity: block 1 reads the very tensor that block 0 returned.
     first = best[0].tensors()
     hidden_states = _hidden_states(best[0].result)
     hidden = next(key for key, value in best[1].tensors().items() if value is hidden_states)
@@ -397,6 +427,7 @@ def find_chain(encoder: nn.Module, forward: Callable[[], Tensor]) -> Chain | Non
         carrying = {key for key, value in tensors.items() if value.requires_grad and key != hidden}
         if carrying != set(extras) or any(tensors[key] is not first[key] for key in extras):
             return None
+        # Tensors inside lists or caches could carry gradients unseen.
         nested = (value for value in call.arguments.values() if not isinstance(value, Tensor))
         leaves = (leaf for value in nested for leaf in tree_leaves(value))
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
@@ -418,7 +449,7 @@ def _calls_by_list(encoder: nn.Module, forward: Callable[[], Tensor]) -> list[li
         if isinstance(blocks, nn.ModuleList):
             by_list.append([])
             for name, block in blocks.named_children():
-                keep = partial(_keep_call, by_list[-1], f"{list_name}.{name}")
+                keep = partial(_record_call, by_list[-1], f"{list_name}.{name}")
                 handles.append(block.register_forward_hook(keep, with_kwargs=True))
     try:
         with torch.enable_grad():
@@ -429,7 +460,7 @@ def _calls_by_list(encoder: nn.Module, forward: Callable[[], Tensor]) -> list[li
     return by_list
 
 
-def _keep_call(
+def _record_call(
     calls: list[_BlockCall], name: str, module: nn.Module, positional: Any, named: Any, result: Any
 ) -> None:
     calls.append(_BlockCall(name, module, _arguments(positional, named), result))
@@ -441,14 +472,14 @@ def _longest_run(calls: Sequence[_BlockCall]) -> list[_BlockCall]:
     run: list[_BlockCall] = []
     hidden: Key | None = None  # where the calls of the run take the hidden states
     for call in calls:
-        taken = None
+        key: Key | None = None
         if run:
-            before = _hidden_states(run[-1].result)
-            taken = next((key for key, value in call.tensors().items() if value is before), None)
-        if taken is None or (hidden is not None and taken != hidden):
+            previous = _hidden_states(run[-1].result)
+            key = next((k for k, value in call.tensors().items() if value is previous), None)
+        if key is None or (hidden is not None and key != hidden):
             run, hidden = [call], None
         else:
-            run, hidden = [*run, call], taken
+            run, hidden = [*run, call], key
         if len(run) > len(best):
             best = run
     return best if all(isinstance(_hidden_states(call.result), Tensor) for call in best) else []
@@ -465,21 +496,12 @@ def replaced_blocks(chain: Chain, stand_in: Callable[[int, Arguments], Tensor]) 
     def forward(*positional: Any, **named: Any) -> Any:
         number = next(numbers)
         hidden = stand_in(number, _arguments(positional, named))
+        # Models unpack a block's tuple or index it: it must have its usual length.
         length = chain.tuples[number]
         return (hidden, *[None] * (length - 1)) if length else hidden
 
-    blocks = tuple(dict.fromkeys(chain.modules))
-    own = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            object.__setattr__(block, "forward", forward)
+    with replaced_forward(chain.modules, forward):
         yield
-    finally:
-        for block, before in zip(blocks, own, strict=True):
-            if before is None:
-                block.__dict__.pop("forward", None)
-            else:
-                object.__setattr__(block, "forward", before)
 
 
 def _arguments(positional: Sequence[Any], named: Mapping[str, Any]) -> Arguments:
@@ -488,7 +510,7 @@ def _arguments(positional: Sequence[Any], named: Mapping[str, Any]) -> Arguments
     return arguments
 
 
-def _call(module: nn.Module, arguments: Arguments) -> Any:
+def _call_module(module: nn.Module, arguments: Arguments) -> Any:
     return module(
         *(value for key, value in arguments.items() if isinstance(key, int)),
         **{key: value for key, value in arguments.items() if isinstance(key, str)},
@@ -527,14 +549,15 @@ def products_in(products: Products) -> Iterator[None]:
     if products == "exact":
         yield
         return
+    # cuBLAS may add up products of bfloat16 in bfloat16, at the cost of digits: not here.
     cuda = torch.backends.cuda.matmul
-    before = cuda.allow_bf16_reduced_precision_reduction
+    previous = cuda.allow_bf16_reduced_precision_reduction
     try:
         cuda.allow_bf16_reduced_precision_reduction = False
         with _float32_products("tf32" if products == "tf32" else "bf16"):
             yield
     finally:
-        cuda.allow_bf16_reduced_precision_reduction = before
+        cuda.allow_bf16_reduced_precision_reduction = previous
 
 
 @contextmanager
@@ -545,14 +568,14 @@ def _float32_products(precision: Literal["ieee", "tf32", "bf16"]) -> Iterator[No
         for name in _BACKENDS
         if precision != "bf16" or name.startswith("mkldnn")
     ]
-    before = [setting.fp32_precision for setting in settings]
+    previous_precisions = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
             setting.fp32_precision = precision
         yield
     finally:
-        for setting, own in zip(settings, before, strict=True):
-            setting.fp32_precision = own
+        for setting, previous in zip(settings, previous_precisions, strict=True):
+            setting.fp32_precision = previous
 
 
 class DoublePrecision(TorchFunctionMode):
@@ -591,27 +614,32 @@ def only_these_require_gradients(
 
     Mixtures of experts multiply expert by expert: their grouped products do not support float64.
     """
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # What is changed is recorded first, and put back in the reverse order.
+    gradients_required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     chosen = set(map(id, parameters))
     experts: list[tuple[Any, Any]] = [
-        (part, part.get_experts_implementation())
-        for part in model.modules()
-        if isinstance(part, PreTrainedModel)
+        (module, module.get_experts_implementation())
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel)
     ]
-    grouped = [(p, of) for p, of in experts if not set(of.values()) <= {None, "eager"}]
+    changed_experts = [
+        (module, implementation)
+        for module, implementation in experts
+        if not set(implementation.values()) <= {None, "eager"}
+    ]
     try:
         model.eval()
-        for parameter, _ in required:
+        for parameter, _ in gradients_required:
             parameter.requires_grad_(id(parameter) in chosen)
-        for part, _ in grouped:
-            part.set_experts_implementation("eager")
+        for module, _ in changed_experts:
+            module.set_experts_implementation("eager")
         yield
     finally:
-        for part, of in grouped:
-            part.set_experts_implementation(of)
-        for parameter, before in required:
-            parameter.requires_grad_(before)
+        for module, implementation in changed_experts:
+            module.set_experts_implementation(implementation)
+        for parameter, previous in gradients_required:
+            parameter.requires_grad_(previous)
         for module, mode in modes:
             module.training = mode
 
@@ -625,7 +653,7 @@ def plain_gradients(
     """The gradients of ``sum_n cotangents_n . phi_n`` over a batch (n x h), by plain autograd."""
     with only_these_require_gradients(network.root, parameters), torch.enable_grad():
         output = (network.features(batch) * cotangents).sum()
-        if not output.requires_grad:
+        if not output.requires_grad:  # none of these parameters reaches the features
             return [torch.zeros_like(parameter) for parameter in parameters]
         return list(
             torch.autograd.grad(output, parameters, allow_unused=True, materialize_grads=True)
@@ -635,11 +663,11 @@ def plain_gradients(
 def parameter_chunks(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:
     """The parameters in order, in lists of at most ``most`` numbers or one single parameter."""
     chunks: list[list[nn.Parameter]] = []
-    held = most
+    size = most  # full, so that the first parameter begins a chunk
     for parameter in parameters:
-        if held + parameter.numel() > most:
+        if size + parameter.numel() > most:
             chunks.append([])
-            held = 0
+            size = 0
         chunks[-1].append(parameter)
-        held += parameter.numel()
+        size += parameter.numel()
     return chunks

@@ -1,8 +1,8 @@
-"""What will be computed, in which order, and in how many flops.
+"""The plan of a computation: its parts, their order, and their flops.
 
 Texts are split into tiles, tiles are paired, and pairs are contracted in steps that hold two tiles
 at once, or all (:mod:`lpft.ntk.tiles`). A unit's parameters are held in stages, each with passes of
-its own.
+its own. :mod:`lpft.ntk.memory` chooses the number of tiles and stages, by the costs counted here.
 """
 
 import re
@@ -22,14 +22,14 @@ from torch import Tensor
 from lpft.ntk.storage import Layout, Pair
 from lpft.ntk.structure import Parameter, Structure
 from lpft.ntk.tiles import (
+    PairCounts,
     Schedule,
     Shape,
     Step,
-    Sums,
     Tile,
     Tiling,
+    count_pairs,
     make_steps,
-    sums_of_pairs,
     tile_pairs,
 )
 from lpft.settings.kernels import Granularity, KernelKind
@@ -44,7 +44,7 @@ _EFFICIENCY = {"passes": 0.6, "forming": 0.7, "contracting": 0.8}
 """Fractions of the machine's matrix-product rate that the parts reached when measured."""
 _RATE_SIZES = {"cpu": 1024, "cuda": 8192}
 """Rows of the square product whose rate is measured: less does not fill a GPU."""
-_LISTED = 64
+_MOST_TILES_LISTED = 64
 """Tiles of which the shares of several workers are listed to see what the largest costs; of more,
 all shares cost about the same."""
 _MOST_STAGES = 8
@@ -73,6 +73,7 @@ class Head:
         weight = weight.detach().cpu().double()
         if kernel != "sgd":
             return cls(torch.eye(weight.shape[0], dtype=torch.float64), weight)
+        # V = L S Q: R = L S, C x r, and Q, r x h.
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         nonzero = values > 4 * torch.finfo(dtype).eps * values.max()
         return cls(left[:, nonzero] * values[nonzero], right[nonzero])
@@ -133,7 +134,7 @@ class Workload:
 
 
 class _Weight(NamedTuple):
-    """What the cost of a linear weight depends on: equal ones are planned once."""
+    """All that a linear weight's cost depends on, so that equal weights are planned once."""
 
     sizes: tuple[int, int]
     tokens_per_token: float
@@ -193,29 +194,32 @@ class Plan:
         """The pairs in the order in which they are contracted, the same for every unit."""
         return make_steps(self.pairs, hold_all=self.layout.hold_all)
 
-    def shares(self, steps: Sequence[Step]) -> tuple[tuple[Step, ...], ...]:
+    def divide(self, steps: Sequence[Step]) -> tuple[tuple[Step, ...], ...]:
         """``steps`` among the workers: runs of about equal cost, at most one for each worker.
 
         Neighbouring steps share a tile, and steps are never divided: so a worker passes few tiles
         again, and rounds its sums as a single process does.
         """
         shapes, asymmetric = self._shapes, not self.schedule.halved
-        sums = [sums_of_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps]
-        # The flops of products are linear in the sums.
-        costs = np.array(sums) @ [
-            self._cost_of_products(Sums(*of)) for of in np.eye(len(Sums._fields))
+        counts = [count_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps]
+        # The flops of products are linear in the counts: the cost of one of each kind is enough.
+        costs = np.array(counts) @ [
+            self._cost_of_products(PairCounts(*unit)) for unit in np.eye(len(PairCounts._fields))
         ]
         # Every step passes one tile again, or two.
         costs += self.flops["passes"] / _EFFICIENCY["passes"] / len(steps)
+        # A step belongs to the worker in whose equal part of the total cost its middle lies.
         middles = np.cumsum(costs) - costs / 2
-        workers = np.minimum(middles * (self.workers / costs.sum()), self.workers - 1).astype(int)
+        owners = np.minimum(middles * (self.workers / costs.sum()), self.workers - 1).astype(int)
         return tuple(
-            tuple(step for step, of in zip(steps, workers.tolist(), strict=True) if of == worker)
-            for worker in sorted(set(workers.tolist()))
+            tuple(
+                step for step, owner in zip(steps, owners.tolist(), strict=True) if owner == worker
+            )
+            for worker in sorted(set(owners.tolist()))
         )
 
-    def _cost_of_products(self, sums: Sums) -> float:
-        forming, contracting = self.contraction_flops(self.structure.parameters, sums)
+    def _cost_of_products(self, counts: PairCounts) -> float:
+        forming, contracting = self.contraction_flops(self.structure.parameters, counts)
         return forming / _EFFICIENCY["forming"] + contracting / _EFFICIENCY["contracting"]
 
     def forward_flops(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
@@ -233,6 +237,8 @@ class Plan:
         A tile that no step loads passes once all the same, for the gradients of the units below.
         """
         loads = self.schedule.loads_of_tiles if steps is None else _loads(steps, len(self.tiling))
+        # Every stage passes all loads again. A pass rebuilds the unit forward once and pulls S
+        # cotangents back, each of which takes about the time of a forward pass.
         times = len(self.stages[unit]) * loads
         times[tiles] = np.maximum(1, times[tiles])
         units = self.structure.units
@@ -240,42 +246,45 @@ class Plan:
         passes = share * self.structure.passes_of_unit(unit) * float(times @ self.tiling.tokens)
         return self.structure.forward_flops * (1 + self.workload.cotangents) * passes
 
-    def contraction_flops(self, parameters: Iterable[Parameter], sums: Sums) -> tuple[float, float]:
+    def contraction_flops(
+        self, parameters: Iterable[Parameter], counts: PairCounts
+    ) -> tuple[float, float]:
         """Flops to form gradients, and to contract them, of the linear weights among these."""
+        # Layers are alike: weights of one size, head and number of tokens cost the same.
         forming = contracting = 0.0
         weights = Counter(self._weight(p) for p in parameters if p.linear)
         for weight, count in weights.items():
-            formed, contracted = self._cost(weight, sums)
+            formed, contracted = self._cost(weight, counts)
             forming += count * formed
             contracting += count * contracted
         return forming, contracting
 
-    def sums_of_steps(self, steps: Sequence[Step] | None = None) -> Sums:
-        """What the costs of these steps are made of, by default of all."""
+    def counts_of_steps(self, steps: Sequence[Step] | None = None) -> PairCounts:
+        """The pairs of texts and tokens in these steps, by default in all."""
         if steps is None:
-            return self.schedule.sums
+            return self.schedule.counts
         shapes, asymmetric = self._shapes, not self.schedule.halved
-        parts = (sums_of_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps)
-        return reduce(Sums.plus, parts, Sums(0, 0, 0, 0, 0))
+        parts = (count_pairs(shapes, step.pairs, asymmetric=asymmetric) for step in steps)
+        return reduce(PairCounts.plus, parts, PairCounts(0, 0, 0, 0, 0))
 
     @property
     def _shapes(self) -> dict[int, Shape]:
-        """Those of the tiles, by number."""
+        """The tiles' shapes by number."""
         samples, tokens = self.tiling.samples.tolist(), self.tiling.mean_tokens.tolist()
         return dict(enumerate(map(Shape, samples, tokens)))
 
     @cached_property
     def flops(self) -> dict[str, float]:
         """Flops by part; ``model`` is the least: no recomputation, the symmetric product once."""
-        least = sum(self.contraction_flops(self.structure.parameters, self.schedule.least_sums))
+        least = sum(self.contraction_flops(self.structure.parameters, self.schedule.least_counts))
         forward = self.forward_flops() * (1 + self.workload.cotangents)
         return {**RemainingWork(self).flops, "model": forward + least}
 
     @property
     def autograd(self) -> dict[str, Any]:
-        """What is left to autograd, text by text: how many parameters of all, and flops of passes.
+        """The parameters left to autograd, out of all, and the flops of their passes text by text.
 
-        Where texts pass together all the same, these passes come on top.
+        Where texts pass together for the other parameters, these passes come on top.
         """
         structure = self.structure
         treated = {unit for unit in range(len(structure.units)) if structure.left_to_autograd(unit)}
@@ -294,12 +303,13 @@ class Plan:
         they leave, which needs the features of all texts.
         """
         if self.workers == 1:
-            return _cost_of(self.flops)
+            return _total_cost(self.flops)
         joining = self.forward_flops() / _EFFICIENCY["passes"]
-        if len(self.tiling) > _LISTED:
-            return joining + _cost_of(self.flops) / self.workers
+        if len(self.tiling) > _MOST_TILES_LISTED:
+            return joining + _total_cost(self.flops) / self.workers
         return joining + max(
-            _cost_of(RemainingWork(self, share=share).flops) for share in self.shares(self.steps)
+            _total_cost(RemainingWork(self, assigned=part).flops)
+            for part in self.divide(self.steps)
         )
 
     @cached_property
@@ -333,7 +343,7 @@ class Plan:
             "flops": self.flops,
             "expected_memory": self.memory,
             "memory_budget": self.budget,
-            "steps": self.schedule.count,
+            "steps": self.schedule.step_count,
             "workers": self.workers,
         }
 
@@ -351,6 +361,7 @@ class Plan:
 
         Alike are those of one size that see as many tokens and are contracted by one method.
         """
+        # Weights of one size, head and number of tokens are one row.
         alike: dict[_Weight, list[Parameter]] = {}
         for parameter in self._linear():
             alike.setdefault(self._weight(parameter), []).append(parameter)
@@ -358,7 +369,7 @@ class Plan:
         for weight, parameters in alike.items():
             (a, b), mean = weight.sizes, float(self.tiling.mean_tokens[0])
             tokens = 1.0 if weight.pooled else weight.tokens_per_token * mean
-            flops = len(parameters) * sum(self._cost(weight, self.schedule.least_sums))
+            flops = len(parameters) * sum(self._cost(weight, self.schedule.least_counts))
             row = [_layers(parameters), _names(parameters), len(parameters), f"{b} x {a}"]
             listed.append([*row, f"{tokens:.0f}", self._method(weight), f"{flops / 1e9:.1f}"])
         return listed
@@ -378,19 +389,19 @@ class Plan:
         if self.workload.method is not None:
             return self.workload.method
         if weight not in self._methods:
-            sums = self._seen(weight, self.schedule.least_sums)
-            self._methods[weight] = _cheapest(
-                weight.sizes, sums, weight.ranks, self.workload.kernel
+            counts = self._seen(weight, self.schedule.least_counts)
+            self._methods[weight] = cheapest_method(
+                weight.sizes, counts, weight.ranks, self.workload.kernel
             )
         return self._methods[weight]
 
-    def _cost(self, weight: _Weight, sums: Sums) -> tuple[float, float]:
-        seen = self._seen(weight, sums)
-        return _cost(self._method(weight), weight.sizes, seen, weight.ranks)
+    def _cost(self, weight: _Weight, counts: PairCounts) -> tuple[float, float]:
+        seen = self._seen(weight, counts)
+        return method_cost(self._method(weight), weight.sizes, seen, weight.ranks)
 
-    def _seen(self, weight: _Weight, sums: Sums) -> Sums:
-        """The sums with the tokens that the weight is expected to see."""
-        return sums.seen(weight.tokens_per_token, pooled=weight.pooled)
+    def _seen(self, weight: _Weight, counts: PairCounts) -> PairCounts:
+        """The counts with the tokens that the weight is expected to see."""
+        return counts.seen_by_weight(weight.tokens_per_token, pooled=weight.pooled)
 
 
 def _layers(parameters: Sequence[Parameter]) -> str:
@@ -427,32 +438,32 @@ def _loads(steps: Sequence[Step], tiles: int) -> NDArray[np.int64]:
     return loads
 
 
-def _cost_of(flops: Mapping[str, float]) -> float:
-    return sum(flops[part] / share for part, share in _EFFICIENCY.items())
+def _total_cost(flops: Mapping[str, float]) -> float:
+    return sum(flops[part] / efficiency for part, efficiency in _EFFICIENCY.items())
 
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is left to do of a plan, or of a worker's ``share`` of its steps.
+    """The unfinished part of a plan, or of the steps ``assigned`` to one of its workers.
 
-    Some of the pieces are ``finished``.
+    Pieces that are ``finished`` are in the store already.
     """
 
     plan: Plan
     finished: Collection[Piece] = frozenset()
-    share: tuple[Step, ...] | None = None
+    assigned: tuple[Step, ...] | None = None
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """The pairs of tiles, finished or not."""
-        if self.share is None:
+        if self.assigned is None:
             return self.plan.pairs
-        return tuple(pair for step in self.share for pair in step.pairs)
+        return tuple(pair for step in self.assigned for pair in step.pairs)
 
     @cached_property
     def tiles(self) -> tuple[int, ...]:
-        """The tiles that pass: all, or those that something is left to do for in the share."""
-        if self.share is None:
+        """The tiles that pass: all, or of a worker those of its unfinished steps."""
+        if self.assigned is None:
             return tuple(range(len(self.plan.tiling)))
         return tuple(sorted({tile for step in self.steps_of_any_unit for tile in step.tiles}))
 
@@ -460,12 +471,12 @@ class RemainingWork:
     def steps_of_any_unit(self) -> tuple[Step, ...]:
         """The steps that lack a piece, in their order."""
         units = range(len(self.plan.structure.units))
-        lacking = {step for unit in units for step in self.steps(unit)}
-        return tuple(step for step in self._steps if step in lacking)
+        unfinished = {step for unit in units for step in self.steps(unit)}
+        return tuple(step for step in self._steps if step in unfinished)
 
     @property
     def _steps(self) -> tuple[Step, ...]:
-        return self.plan.steps if self.share is None else self.share
+        return self.plan.steps if self.assigned is None else self.assigned
 
     def steps(self, unit: int) -> tuple[Step, ...]:
         """The steps of a unit that lack a piece.
@@ -488,32 +499,32 @@ class RemainingWork:
         """
         units = range(len(self.plan.structure.units))
         if self.finished:
-            lacking = [unit for unit in units if self.steps(unit)]
-        else:
-            lacking = [unit for unit in units if self.plan.structure.of_unit(unit)]
-        if self.plan.structure.unreached and (lacking or not self.finished):
+            unfinished = [unit for unit in units if self.steps(unit)]
+        else:  # the same without listing the steps
+            unfinished = [unit for unit in units if self.plan.structure.of_unit(unit)]
+        if self.plan.structure.unreached and (unfinished or not self.finished):
             return units[-1]
-        return max(lacking, default=-1)
+        return max(unfinished, default=-1)
 
     @property
     def flops(self) -> dict[str, float]:
         """The expected flops of passes, of forming gradients, and of contracting them."""
         plan, passes = self.plan, 0.0
-        tiles: Any = slice(None) if self.share is None else list(self.tiles)
+        tiles: Any = slice(None) if self.assigned is None else list(self.tiles)
         rows: Any = slice(None)
-        if self.share is not None:
+        if self.assigned is not None:
             empty = [np.zeros(0, dtype=np.int64)]
             rows = np.concatenate(empty + [plan.tiles[tile].rows for tile in self.tiles])
         by_steps: dict[tuple[Step, ...] | None, list[Parameter]] = {}
         for unit in range(self.last_unit + 1):
             parameters = plan.structure.of_unit(unit)
             # None stands for all steps, which need not be listed.
-            listed = bool(self.finished) or self.share is not None or not parameters
+            listed = bool(self.finished) or self.assigned is not None or not parameters
             steps = self.steps(unit) if listed else None
             passes += plan.pass_flops(unit, steps, tiles)
             by_steps.setdefault(steps, []).extend(parameters)
         costs = [
-            plan.contraction_flops(parameters, plan.sums_of_steps(steps))
+            plan.contraction_flops(parameters, plan.counts_of_steps(steps))
             for steps, parameters in by_steps.items()
         ]
         return {
@@ -559,6 +570,7 @@ def widest(stages: Stages, cotangents: int) -> int:
 
 def _stages(unit: Sequence[Parameter], count: int, cotangents: int) -> Stages:
     """At most ``count`` stages: from the widest on, each parameter to the narrowest so far."""
+    # The greedy rule for equal loads: the widest first, into the narrowest stage.
     widths = [0] * count
     stage_of: dict[str, int] = {}
     for parameter in sorted(unit, key=lambda p: -p.numbers_per_token(cotangents)):
@@ -570,12 +582,7 @@ def _stages(unit: Sequence[Parameter], count: int, cotangents: int) -> Stages:
 
 
 def method_cost(
-    method: Method,
-    sizes: tuple[int, int],
-    tiles: Mapping[int, Shape],
-    pairs: Sequence[Pair],
-    ranks: Sequence[int],
-    kernel: KernelKind = "sgd",
+    method: Method, sizes: tuple[int, int], counts: PairCounts, ranks: Sequence[int]
 ) -> tuple[float, float]:
     """Flops to form J, and flops (or their equivalent) to contract, of one linear weight (a, b).
 
@@ -583,43 +590,28 @@ def method_cost(
     ``2 N T M T' (a + r^2 b)``; the sandwich ``2 N M (T T' a + S T T' b + r^2 T b)``, for heads of
     ``ranks`` r with S rows in all. A tile with itself takes half, unless the kernel is asymmetric.
     """
-    sums = sums_of_pairs(tiles, pairs, asymmetric=kernel == "asymmetric")
-    return _cost(method, sizes, sums, ranks)
-
-
-def cheapest_method(
-    sizes: tuple[int, int],
-    tiles: Mapping[int, Shape],
-    pairs: Sequence[Pair],
-    ranks: Sequence[int],
-    kernel: KernelKind = "sgd",
-) -> Method:
-    """The method of least cost; kernels of signs need the whole gradient."""
-    return _cheapest(sizes, sums_of_pairs(tiles, pairs), ranks, kernel)
-
-
-def _cost(
-    method: Method, sizes: tuple[int, int], sums: Sums, ranks: Sequence[int]
-) -> tuple[float, float]:
     a, b = sizes
     rows, squares = sum(ranks), sum(rank**2 for rank in ranks)
     if method == "materialize":
-        return 2 * rows * sums.formed_tokens * a * b, sums.texts_texts * squares * a * b
+        # Pairs are counted twice, as a flop is a multiplication or an addition.
+        return 2 * rows * counts.formed_tokens * a * b, counts.text_pairs * squares * a * b
     if method == "token_gram":
+        # r^2 times two Gram matrices are multiplied entry by entry.
         elementwise = _ELEMENTWISE_FLOPS * squares / 2
-        return 0.0, sums.tokens_tokens * (a + squares * b + elementwise)
+        return 0.0, counts.token_pairs * (a + squares * b + elementwise)
     return 0.0, (
-        sums.tokens_tokens * (a + rows * b + _ELEMENTWISE_FLOPS / 2)
-        + sums.tokens_texts * (squares * b + rows * b * _ELEMENTWISE_FLOPS / 2)
+        counts.token_pairs * (a + rows * b + _ELEMENTWISE_FLOPS / 2)
+        + counts.token_text_pairs * (squares * b + rows * b * _ELEMENTWISE_FLOPS / 2)
     )
 
 
-def _cheapest(
-    sizes: tuple[int, int], sums: Sums, ranks: Sequence[int], kernel: KernelKind
+def cheapest_method(
+    sizes: tuple[int, int], counts: PairCounts, ranks: Sequence[int], kernel: KernelKind = "sgd"
 ) -> Method:
+    """The method of least cost; kernels of signs need the whole gradient."""
     if kernel != "sgd":
         return "materialize"
-    return min(METHODS, key=lambda method: sum(_cost(method, sizes, sums, ranks)))
+    return min(METHODS, key=lambda method: sum(method_cost(method, sizes, counts, ranks)))
 
 
 @cache
@@ -628,8 +620,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = _RATE_SIZES[device.type]
     left = torch.linspace(-1, 1, size * size, dtype=dtype, device=device).view(size, size)
     times = []
-    for _ in range(4):
+    for _ in range(4):  # the first one is slow, and left out
         started = perf_counter()
-        float((left @ left)[0, 0])
+        float((left @ left)[0, 0])  # waits until an accelerator is done
         times.append(perf_counter() - started)
     return 2 * size**3 / median(times[1:])

@@ -50,12 +50,12 @@ class EmpiricalNTK:
         ft_effective: F, N x C x M x C: ``V J_phi(x) J_phi(x')^T V^T`` over the encoder's
             parameters, ``J_f(x) J_f(x')^T`` over all parameters without a head. Other updates
             take the sign of both Jacobians, or of the second.
-        layers: F's parts by layer, and ``kinds`` those by kind of parameter, where asked for.
+        layers: F's parts by layer, and ``kinds`` those by kind of parameter, if requested.
         row_features: phi of the rows' texts, N x h; ``column_features`` those of the columns'.
         checked_entries: entries of F that plain autograd computed again, and
             ``checked_products`` products of it with random vectors.
         products_error: relative difference of F from that of exact products on a few texts, where
-            faster products were asked for.
+            faster products were requested.
         record: what was done: plan, seconds, parameters.
 
     Source: Tomihari and Sato (2024), Proposition 4.1.
@@ -168,7 +168,7 @@ class EmpiricalNTK:
 
         Source: Cortes, Mohri and Rostamizadeh, JMLR 2012.
         """
-        from lpft.ntk.path import label_kernel
+        from lpft.ntk.statistics import label_kernel
 
         classes = as_array(labels, "labels")
         if classes.shape != (len(self.ft_effective),):
@@ -218,7 +218,7 @@ class EmpiricalNTK:
             layers=parts("layers"),
             kinds=parts("kinds"),
             symmetric=record["symmetric"],
-            checked_entries=tuple(CheckedEntry(**one) for one in record["checked_entries"]),
+            checked_entries=tuple(CheckedEntry(**entry) for entry in record["checked_entries"]),
             checked_products=tuple(CheckedProduct(**one) for one in record["checked_products"]),
             products_error=record["products_error"],
             record=record["record"],
@@ -256,7 +256,7 @@ class EmpiricalNTK:
         )
 
 
-def summed(kernels: Sequence[EmpiricalNTK]) -> EmpiricalNTK:
+def sum_kernels(kernels: Sequence[EmpiricalNTK]) -> EmpiricalNTK:
     """The kernel whose F is the sum of those of all, which have P and everything else in common.
 
     What was checked is what was checked of each.
@@ -264,16 +264,15 @@ def summed(kernels: Sequence[EmpiricalNTK]) -> EmpiricalNTK:
     first = kernels[0]
     return replace(
         first,
-        ft_effective=sum_of([kernel.ft_effective for kernel in kernels]),
-        layers={n: sum_of([k.layers[n] for k in kernels]) for n in first.layers},
-        kinds={n: sum_of([k.kinds[n] for k in kernels]) for n in first.kinds},
+        ft_effective=_sum_of([kernel.ft_effective for kernel in kernels]),
+        layers={n: _sum_of([k.layers[n] for k in kernels]) for n in first.layers},
+        kinds={n: _sum_of([k.kinds[n] for k in kernels]) for n in first.kinds},
         checked_entries=tuple(entry for kernel in kernels for entry in kernel.checked_entries),
         checked_products=tuple(p for kernel in kernels for p in kernel.checked_products),
     )
 
 
-def sum_of(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors of one shape."""
+def _sum_of(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(tensors)).sum(0)
 
 
@@ -296,11 +295,13 @@ def ft_effective(head: Head, sums: Mapping[Pair, Tensor], plan: Plan, block: Pai
     """
     groups, rank = plan.workload.groups, head.rank
     counts = np.bincount(groups)
+    # Tiles list texts by their numbers among all groups; the block's rows count from 0 in each.
     row_in_group = np.empty(len(groups), dtype=np.int64)
     for group, count in enumerate(counts):
         row_in_group[groups == group] = np.arange(count)
+    # First F_Q, r x N x r x M, in the basis of the cotangents Q.
     shape = (rank, int(counts[block[0]]), rank, int(counts[block[1]]))
-    whole = torch.zeros(shape, dtype=torch.float64)
+    in_basis = torch.zeros(shape, dtype=torch.float64)
     basis = torch.arange(rank)
     for (i, j), values in sums.items():
         left, right = plan.tiles[i], plan.tiles[j]
@@ -308,9 +309,10 @@ def ft_effective(head: Head, sums: Mapping[Pair, Tensor], plan: Plan, block: Pai
             continue
         rows, columns = (torch.from_numpy(row_in_group[tile.rows]) for tile in (left, right))
         tile_values = values.view(rank, len(rows), rank, len(columns))
-        whole[torch.meshgrid(basis, rows, basis, columns, indexing="ij")] = tile_values
+        in_basis[torch.meshgrid(basis, rows, basis, columns, indexing="ij")] = tile_values
         # Within a group each pair of tiles stands for its mirror image too.
         if plan.workload.kernel != "asymmetric" and i != j and left.group == right.group:
             mirror = torch.meshgrid(basis, columns, basis, rows, indexing="ij")
-            whole[mirror] = tile_values.permute(2, 3, 0, 1)
-    return torch.einsum("cp,pnqm,dq->ncmd", head.mixing, whole, head.mixing)
+            in_basis[mirror] = tile_values.permute(2, 3, 0, 1)
+    # F = R F_Q R^T, N x C x M x C.
+    return torch.einsum("cp,pnqm,dq->ncmd", head.mixing, in_basis, head.mixing)

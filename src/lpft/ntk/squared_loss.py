@@ -5,6 +5,9 @@ With the kernel K of the start throughout, gradient descent at a small rate eta 
 of K solves for all times. For the cross-entropy, which has no closed form, see
 :func:`lpft.ntk.dynamics.linearized_training`.
 
+Every method is a filter g of K's spectrum: with ``K = V diag(lambda) V^T`` the outputs of the
+training samples, or the coefficients of others, are ``V g(lambda) V^T (y - f_0)``.
+
 Kernels are N x C x M x C, or N x M for ``K ⊗ I_C``; arrays, tensors, or an ``EmpiricalNTK``, which
 stands for its total. Results are NumPy's.
 """
@@ -71,17 +74,18 @@ class SquaredLoss:
         rows, self._outputs = self._targets.shape
         self._kernel = self._checked("training kernel", kernel, rows, rows)
         require_symmetric(self._kernel, "the squared loss")
+        # K = V diag(lambda) V^T on the directions above rounding: all that is needed at any time t.
         self._values, self._vectors = positive_part(kernel_matrix(self._kernel), "the squared loss")
-        self._start = self._offset("start", start, rows)
-        self._error = self._columns(self._targets - self._start)
+        self._start = self._start_outputs("start", start, rows)
+        self._error = self._as_columns(self._targets - self._start)
 
     def train_outputs(self, time: float) -> Array:
         """Outputs of the training samples, ``f_t = y + exp(-K t) (f_0 - y)`` [N, C].
 
         ``time`` is t = eta times the steps of gradient descent; ``math.inf`` is the end.
         """
-        moved = self._filtered(_fitted(_checked_time(time)), self._error)
-        return self._start + moved.reshape(self._targets.shape)
+        change = self._apply_filter(_trained_fraction(_checked_time(time)), self._error)
+        return self._start + change.reshape(self._targets.shape)
 
     def outputs(self, time: float, kernel: ArrayLike, start: ArrayLike | None = None) -> Array:
         """Outputs of M other samples, ``f_0 + K_* K^-1 (I - exp(-K t)) (y - f_0(X))`` [M, C].
@@ -90,7 +94,7 @@ class SquaredLoss:
 
         Source: Lee et al., NeurIPS 2019, equations 10 and 11.
         """
-        return self._predicted(kernel, start, _inverted(_checked_time(time)))
+        return self._predicted(kernel, start, _trained_inverse(_checked_time(time)))
 
     def mean(
         self, kernel: ArrayLike, start: ArrayLike | None = None, *, strength: float = 0.0
@@ -99,7 +103,7 @@ class SquaredLoss:
 
         It is the mean of :meth:`posterior`, and for ``strength`` lambda = 0 the end of training.
         """
-        return self._predicted(kernel, start, _regularized(_checked_strength(strength)))
+        return self._predicted(kernel, start, _ridge_inverse(_checked_strength(strength)))
 
     def posterior(
         self,
@@ -118,12 +122,14 @@ class SquaredLoss:
 
         Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 2.2.
         """
-        filtered = _regularized(_checked_strength(noise, "noise"))
-        mean = self._predicted(kernel, start, filtered)
-        own = self._own(kernel_own, len(mean))
+        spectral_filter = _ridge_inverse(_checked_strength(noise, "noise"))
+        mean = self._predicted(kernel, start, spectral_filter)
+        own_kernel = self._own(kernel_own, len(mean))
         cross = kernel_matrix(self._cross(kernel))
-        covariance = kernel_matrix(own) - cross @ self._filtered(filtered, cross.T)
-        return GaussianPrediction(mean, _symmetric(covariance).reshape(own.shape))
+        covariance = kernel_matrix(own_kernel) - cross @ self._apply_filter(
+            spectral_filter, cross.T
+        )
+        return GaussianPrediction(mean, _symmetric(covariance).reshape(own_kernel.shape))
 
     def ensemble(
         self,
@@ -150,32 +156,33 @@ class SquaredLoss:
 
         Source: Lee et al., NeurIPS 2019, equations 14 and 15.
         """
-        filtered = _inverted(_checked_time(time))
-        mean = self._predicted(kernel, start, filtered)
+        spectral_filter = _trained_inverse(_checked_time(time))
+        mean = self._predicted(kernel, start, spectral_filter)
         rows = len(self._targets)
-        first = kernel_matrix(self._checked("prior_train", prior_train, rows, rows))
-        cross = kernel_matrix(self._checked("prior", prior, len(mean), rows))
-        own = self._checked("prior_own", prior_own, len(mean), len(mean))
-        weights = self._filtered(filtered, kernel_matrix(self._cross(kernel)).T).T  # A
-        mixed = weights @ cross.T
-        covariance = kernel_matrix(own) + weights @ first @ weights.T - mixed - mixed.T
-        return GaussianPrediction(mean, _symmetric(covariance).reshape(own.shape))
+        train_prior = kernel_matrix(self._checked("prior_train", prior_train, rows, rows))
+        cross_prior = kernel_matrix(self._checked("prior", prior, len(mean), rows))
+        own_prior = self._checked("prior_own", prior_own, len(mean), len(mean))
+        weights = self._apply_filter(spectral_filter, kernel_matrix(self._cross(kernel)).T).T  # A
+        mixed = weights @ cross_prior.T
+        # Cov(f_t) with f_t = f_0 + A (y - f_0(X)), which is linear in the Gaussian f_0.
+        covariance = kernel_matrix(own_prior) + weights @ train_prior @ weights.T - mixed - mixed.T
+        return GaussianPrediction(mean, _symmetric(covariance).reshape(own_prior.shape))
 
     def _predicted(
-        self, kernel: ArrayLike, start: ArrayLike | None, filtered: Callable[[Array], Array]
+        self, kernel: ArrayLike, start: ArrayLike | None, spectral_filter: Callable[[Array], Array]
     ) -> Array:
         cross = self._cross(kernel)
-        offset = self._offset("start", start, len(cross))
-        return offset + (kernel_matrix(cross) @ self._filtered(filtered, self._error)).reshape(
-            offset.shape
-        )
+        offset = self._start_outputs("start", start, len(cross))
+        return offset + (
+            kernel_matrix(cross) @ self._apply_filter(spectral_filter, self._error)
+        ).reshape(offset.shape)
 
-    def _filtered(self, function: Callable[[Array], Array], columns: Array) -> Array:
+    def _apply_filter(self, spectral_filter: Callable[[Array], Array], columns: Array) -> Array:
         """``V g(lambda) V^T`` times columns, for the eigenvectors V of K."""
-        weights = function(self._values)[:, None]
+        weights = spectral_filter(self._values)[:, None]
         return np.asarray(self._vectors @ (weights * (self._vectors.T @ columns)))
 
-    def _columns(self, table: Array) -> Array:
+    def _as_columns(self, table: Array) -> Array:
         """Numbers [N, C] as what a matrix of the kernel multiplies: one column, or C of N x N."""
         return table if self._kernel.ndim == 2 else table.reshape(-1, 1)
 
@@ -199,7 +206,7 @@ class SquaredLoss:
             )
         return table
 
-    def _offset(self, name: str, start: ArrayLike | None, rows: int) -> Array:
+    def _start_outputs(self, name: str, start: ArrayLike | None, rows: int) -> Array:
         if start is None:
             return np.zeros((rows, self._outputs))
         offset = finite_matrix(start, name)
@@ -211,18 +218,18 @@ class SquaredLoss:
         return offset
 
 
-def _inverted(time: float) -> Callable[[Array], Array]:
-    """``(1 - exp(-lambda t)) / lambda``."""
+def _trained_inverse(time: float) -> Callable[[Array], Array]:
+    """``(1 - exp(-lambda t)) / lambda``: ``K^-1 (I - exp(-K t))``, of outputs of others."""
     return lambda values: -np.expm1(-values * time) / values
 
 
-def _fitted(time: float) -> Callable[[Array], Array]:
-    """``1 - exp(-lambda t)``."""
+def _trained_fraction(time: float) -> Callable[[Array], Array]:
+    """``1 - exp(-lambda t)``: how much of the error training has removed by the time t."""
     return lambda values: -np.expm1(-values * time)
 
 
-def _regularized(strength: float) -> Callable[[Array], Array]:
-    """``1 / (lambda + strength)``."""
+def _ridge_inverse(strength: float) -> Callable[[Array], Array]:
+    """``1 / (lambda + strength)``: ``(K + strength I)^-1``."""
     return lambda values: 1 / (values + strength)
 
 

@@ -1,4 +1,4 @@
-"""The paper's statistics of kernels: spectrum and rank, norms, FT ratio, heat map, alignment.
+"""Statistics of kernels: spectrum and rank, norms, FT ratio, heat map, alignment, and drift.
 
 A kernel is F or P + F, an array N x C x M x C, or P, an array N x M that stands for the NC x MC
 matrix ``P ⊗ I_C``; its statistics are those of that matrix. Rows of a matrix are (sample, class)
@@ -6,9 +6,9 @@ with the class running fastest. Everything is computed in float64. Arrays, tenso
 taken alike, and an ``EmpiricalNTK`` as its total.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,13 @@ from lpft.analysis.inputs import as_array, class_indices, logit_matrix, short_re
 from lpft.errors import InputError
 
 Array = NDArray[np.float64]
+
+MOST_DRIFT = 0.1
+"""Drift of the kernel up to which its training counts as one of a fixed kernel."""
+MOST_ERROR = 0.1
+"""Relative error of the linear model's change of logits up to which it stands for the real one."""
+
+Answer = Literal["yes", "no", "unknown"]
 
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
@@ -224,9 +231,10 @@ def ft_ratio(
             f"(N, {train}), to match labels and logits, found {features.shape} and "
             f"{heads.shape}; take all four from the same training samples"
         )
+    # N C numbers, the class running fastest as in the matrix's columns.
     through_features = (kernel_matrix(features) @ delta.ravel()).reshape(rows, classes)
-    whole = through_features + heads @ delta
-    return FTRatio(np.linalg.norm(through_features, axis=1), np.linalg.norm(whole, axis=1))
+    total = through_features + heads @ delta
+    return FTRatio(np.linalg.norm(through_features, axis=1), np.linalg.norm(total, axis=1))
 
 
 def residuals(labels: ArrayLike, logits: ArrayLike) -> Array:
@@ -364,13 +372,14 @@ def centred_kernel(kernel: ArrayLike) -> Array:
         InputError: not a finite kernel, or not of samples with themselves.
     """
     table, columns = _own_kernel(kernel, "alignment needs the kernel of one set of samples")
-    half = table - table.mean(axis=0, keepdims=True)
-    return half - half.mean(axis=columns, keepdims=True)
+    row_centred = table - table.mean(axis=0, keepdims=True)
+    return row_centred - row_centred.mean(axis=columns, keepdims=True)
 
 
 def _direction(centred: Array, kernel: NDArray[Any], classes: int) -> Array | None:
     """A centred kernel over its norm, None where centring leaves only rounding."""
     size = float(np.linalg.norm(centred))
+    # What centring rounds off, relative to the kernel before it.
     noise = np.finfo(np.float64).eps * len(centred) * float(np.linalg.norm(kernel.ravel()))
     if size <= noise:
         return None
@@ -382,8 +391,119 @@ def _inner(first: Array, second: Array, classes: int) -> float:
     if first.ndim == second.ndim:
         copies = classes if first.ndim == 2 else 1
         return float(copies * np.vdot(first, second))
+    # <P ⊗ I_C, K> has K's diagonal blocks alone: sum_nm P_nm trace(K_nm).
     matrix, blocks = (first, second) if first.ndim == 2 else (second, first)
     return float(np.vdot(matrix, np.einsum("ncmc->nm", blocks)))
+
+
+# --- kernels along a training
+#
+# In the kernel regime a network trains as the model that is linear in its parameters, whose kernel
+# is that of the start: it fits a fixed kernel and learns no features (Jacot et al., NeurIPS 2018;
+# Lee et al., NeurIPS 2019). Fine-tuning may or may not stay in it: Malladi et al. (ICML 2023) ask
+# for linearisation and for fixed features, and Fort et al. (NeurIPS 2020) measure how soon kernels
+# move.
+
+
+def drift(kernel: ArrayLike, start: ArrayLike) -> float | None:
+    """How far a kernel is from that of the start: ``||Theta_t - Theta_0||_F / ||Theta_0||_F``.
+
+    Unlike an alignment it counts a kernel that only grows as well. None where that of the start is
+    zero.
+
+    ``kernel``, ``start`` of one shape, of the same samples in the same order.
+
+    Raises:
+        InputError: the shapes differ.
+    Source: Malladi et al., ICML 2023 (fixed features).
+    """
+    after, before = (as_array(table, "kernel", np.float64) for table in (kernel, start))
+    if after.shape != before.shape:
+        raise InputError(
+            f"drift: expected kernels of one shape, found {after.shape} and {before.shape}; "
+            "compute them on the same samples"
+        )
+    size = float(np.linalg.norm(before.ravel()))
+    return None if size == 0 else float(np.linalg.norm((after - before).ravel())) / size
+
+
+def label_kernel(labels: ArrayLike) -> NDArray[np.float64]:
+    """The kernel that labels themselves have, N x N: 1 for two samples of one class, otherwise 0.
+
+    It is ``Y Y^T`` of the one-hot labels Y; a kernel that is aligned with it tells classes apart.
+
+    Source: Cortes, Mohri and Rostamizadeh, JMLR 2012.
+    """
+    classes = as_array(labels, "labels")
+    return np.asarray(classes[:, None] == classes[None, :], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Whether a training stayed in the kernel regime.
+
+    ``until`` is the last epoch up to which it did; ``drift`` and ``error`` are the largest over all
+    epochs.
+    """
+
+    answer: Answer
+    until: float
+    drift: float | None
+    error: float | None
+
+
+def kernel_regime(
+    epochs: Sequence[float],
+    drifts: Sequence[float | None],
+    errors: Mapping[str, Sequence[float | None]],
+) -> Regime:
+    """Whether a training stayed in the kernel regime, from its start to its last epoch.
+
+    It did where at every epoch both hold:
+
+    - fixed features: the :func:`drift` of the kernel P + F is at most 0.1. With the kernel of the
+      start in ``df/dt = Theta_t r`` the velocity of the logits is wrong by at most
+      ``||Theta_t - Theta_0||_2 ||r|| <= 0.1 ||Theta_0||_F ||r||``: a tenth of what the kernel can
+      move at all;
+    - linearisation: the change of logits that the linear model predicts at the trained weights,
+      ``J_0 (theta_t - theta_0)``, has a relative error of at most 0.1, so that its squared error is
+      1 % of the squared change (R^2 above 0.99).
+
+    Neither implies the other. The kernel may turn in directions in which no weight moved, and a
+    change that is quadratic may cancel in the kernel's norm. To the leading order an error e of the
+    outputs goes with a change of 2 e of the Jacobian along the path, so up to 4 e of the kernel:
+    the drift is usually the first to fail. Both limits are conventions of one size; the numbers are
+    reported beside them.
+
+    Args:
+        epochs: those of the checkpoints, beginning with the start.
+        drifts: at each epoch; None where the kernel of the start is zero.
+        errors: by set of texts, at each epoch; None where nothing changed. The largest decides.
+
+    Returns:
+        ``unknown`` where some number is missing after the start and no other one is above its
+        limit.
+    """
+    # Of several sets of texts the largest error counts; the start itself has nothing to fail.
+    worst = [_largest([errors[name][index] for name in errors]) for index in range(len(epochs))]
+    later = range(1, len(epochs))
+    failed = [index for index in later if _above(drifts[index], MOST_DRIFT)]
+    failed += [index for index in later if _above(worst[index], MOST_ERROR)]
+    measured = [drifts[index] is not None and worst[index] is not None for index in later]
+    answer: Answer = "no" if failed else "yes" if measured and all(measured) else "unknown"
+    until = epochs[min(failed) - 1] if failed else epochs[-1]
+    return Regime(answer, until, _largest(drifts[1:]), _largest(worst[1:]))
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _above(value: float | None, limit: float) -> bool:
+    return value is not None and not value <= limit
+
+
+# --- what all of them take
 
 
 def checked_kernel(kernel: ArrayLike, classes: int | None = None) -> tuple[Array, int]:

@@ -53,12 +53,12 @@ class ActivationStore:
             parent = Path(tempfile.gettempdir()) if folder is None else folder
             with _writing("hidden states", parent):
                 parent.stat()
-                own = parent / f"{_PREFIX}{uuid4().hex}"
+                own_folder = parent / f"{_PREFIX}{uuid4().hex}"
                 # Locked before the folder exists: one without a holder counts as abandoned.
-                self._lock = _lock_of(own)
+                self._lock = _lock_of(own_folder)
                 self._lock.acquire(timeout=0)
-                own.mkdir(mode=0o700)
-                self._folder = own
+                own_folder.mkdir(mode=0o700)
+                self._folder = own_folder
 
     def __contains__(self, key: Key) -> bool:
         return key in self._tensors
@@ -66,12 +66,13 @@ class ActivationStore:
     def put(self, key: Key, tensors: Sequence[Tensor | None]) -> None:
         """Keep the tensors, replacing those of the same key."""
         detached = [None if tensor is None else tensor.detach() for tensor in tensors]
-        if self._folder is not None:
+        if self._folder is not None:  # raw numbers, one tensor after the other
             path = self._path(key)
             with _writing("hidden states", path.parent), path.open("wb") as file:
                 for tensor in detached:
                     if tensor is not None:
                         tensor.contiguous().numpy().tofile(file)
+        # Of tensors in files a copy without contents stays, which says how to read them.
         target = "meta" if self._folder is not None else "cpu"
         if self._place != "memory":
             detached = [None if tensor is None else tensor.to(target) for tensor in detached]
@@ -110,15 +111,15 @@ def _read(file: BinaryIO, like: Tensor) -> Tensor:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove the hidden states of dead processes; what cannot be removed stays."""
-    for left in folder.glob(f"{_PREFIX}*"):
-        if not left.is_dir():
+    for abandoned in folder.glob(f"{_PREFIX}*"):
+        if not abandoned.is_dir():
             continue
-        lock = _lock_of(left)
+        lock = _lock_of(abandoned)
         try:
             lock.acquire(timeout=0)
-        except (Timeout, OSError):
+        except (Timeout, OSError):  # a living process has it
             continue
-        shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(abandoned, ignore_errors=True)
         _release(lock)
 
 
@@ -134,7 +135,7 @@ def _release(lock: FileLock) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides the order of all sums: resumed kernels keep it, so that they end the same.
+    """All that decides the order of sums. A resumed kernel keeps it, to end with the same bits.
 
     ``tiles`` of the largest group of texts; where hidden states wait ``between_blocks``;
     ``workspace``, how many numbers the buffer of the contractions holds; ``stages`` in which the
@@ -213,6 +214,7 @@ class TileStore:
         self._folder = folder
         self._session = session
         self._fingerprints = dict(fingerprints)
+        # One piece of another kernel is refused before the layout beside it is overwritten.
         first = min(folder.glob("unit-*.safetensors"), default=None)
         if first is not None:
             self._read(first)
@@ -241,6 +243,7 @@ class TileStore:
         Raises:
             InputError: it cannot be written, or the session of this worker is over.
         """
+        # A worker may have been cut off while another process took over the kernel.
         if self._session is not None:
             self._check_session()
         with _writing("the unfinished kernel", self._folder):
@@ -284,7 +287,7 @@ def write_kernel(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
 
 
 def read_kernel(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What :func:`write_kernel` wrote.
+    """Read a file of :func:`write_kernel`.
 
     Raises:
         InputError: there is no file, or it is damaged or of another kind.
@@ -309,17 +312,18 @@ def _write_checked(
     """Tensors in one file, with a record under ``key`` and a digest of both."""
     ready: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
+        values = tensor.detach().cpu().contiguous()
         # safetensors refuses two names for one piece of memory.
-        seen = {other.untyped_storage().data_ptr() for other in ready.values()}
-        ready[name] = own.clone() if own.untyped_storage().data_ptr() in seen else own
+        addresses = {written.untyped_storage().data_ptr() for written in ready.values()}
+        shared = values.untyped_storage().data_ptr() in addresses
+        ready[name] = values.clone() if shared else values
     metadata = {key: json.dumps(record, sort_keys=True), "sha256": _digest(ready, record)}
     with replace_when_written(path) as temporary:
         save_file(ready, temporary, metadata)
 
 
 def _read_checked(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What :func:`_write_checked` wrote; raises one of ``_DAMAGES`` where it is not intact."""
+    """Read a file of :func:`_write_checked`; raises one of ``_DAMAGES`` if it is not intact."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -338,13 +342,13 @@ def _digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _writing(what: str, place: Path) -> Iterator[None]:
+def _writing(what: str, folder: Path) -> Iterator[None]:
     """Within this context ``what`` is written to ``place``; one line says why it cannot be."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = write_failure(error) or getattr(error, "strerror", None) or error
         raise InputError(
-            f"{what} cannot be written to '{place}' ({reason}): make room there, or name another "
+            f"{what} cannot be written to '{folder}' ({reason}): make room there, or name another "
             "folder"
         ) from error

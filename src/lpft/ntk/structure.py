@@ -1,7 +1,13 @@
-"""What a network is made of, and the cheapest way to pass it that gives autograd's gradients.
+"""The structure of a network: its parameters, and the cheapest passes that give their gradients.
 
-Nothing here trusts a module's type: on short texts, the share of every wanted parameter is compared
-with plain autograd's gradient.
+Nothing here trusts a module's type: on two short texts, every parameter's share is compared with
+plain autograd's gradient. Strategies are tried from the cheapest on:
+
+1. the blocks of a chain one by one, several texts together,
+2. the same with one text at a time,
+3. and 4. the same two with the whole network at once.
+
+Within each, parameters whose share comes out wrong are left to autograd, until all are right.
 """
 
 import logging
@@ -16,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.pytorch_utils import Conv1D
 
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError
@@ -31,10 +36,11 @@ from lpft.ntk.capture import (
     Tied,
     active_tokens,
     merge_uses,
-    parts_of,
-    wanted_modules,
+    modules_with_rules,
+    share_parts,
+    transposed_weights,
 )
-from lpft.ntk.network import Inputs, Network, moved, place_of, sample_count
+from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype, sample_count
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import (
     Chain,
@@ -59,7 +65,7 @@ _TOLERANCE = 1e4
 _CHECKED_AT_ONCE = 1 << 24
 """Numbers in the gradients that are compared at once, unless a single parameter has more."""
 _EFFORT_ALONE = 2.5
-"""Texts take so many times as long one by one as together (measured: MiniLM, one core)."""
+"""The time of texts one by one, relative to texts together (measured: MiniLM, one core)."""
 _LARGE = 1 << 15
 """Numbers of a vector that are contracted alone."""
 _RANDOM_SEED = 20_240_516
@@ -72,12 +78,12 @@ FAILURES = (
     AssertionError,
     StopIteration,
 )
-"""What modules raise that cannot be passed in some way."""
+"""What modules raise where a strategy does not suit them."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A wanted parameter: where it acts, and the sizes of its share of one text.
+    """A parameter of the kernel: where it acts, and the sizes of its share of one text.
 
     ``layer`` is "embeddings", "layer 3" or "final" (joined where a parameter is shared), ``kind``
     the part of a transformer that it belongs to: a LayerNorm's bias counts as "bias", an RMSNorm's
@@ -100,7 +106,7 @@ class Parameter:
 
     @property
     def linear(self) -> bool:
-        """Whether it is multiplied by what passes, and not only looked up."""
+        """Whether hidden states are multiplied by it, and its rows not only looked up."""
         return self.form in ("outer", "tied")
 
     @property
@@ -109,7 +115,7 @@ class Parameter:
         return self.sizes[1] > _LARGE
 
     def numbers_per_token(self, cotangents: int) -> int:
-        """What its uses leave of one token in inputs and in the gradients of all cotangents."""
+        """Numbers per token in the inputs, and all cotangents' gradients, of its uses."""
         a, b = self.sizes
         return 0 if self.form == "vector" else len(self.positions) * (a + cotangents * b)
 
@@ -170,7 +176,7 @@ class Structure:
 
 
 def detect_structure(
-    network: Network, inputs: Inputs, wanted: Sequence[str], *, shortened: bool = True
+    network: Network, inputs: Inputs, names: Sequence[str], *, shortened: bool = True
 ) -> Structure:
     """Find the cheapest way to pass ``network`` that gives autograd's gradients.
 
@@ -178,51 +184,57 @@ def detect_structure(
     Parameters that come out wrong, or have no rule, are left to autograd, one text at a time.
 
     Args:
-        wanted: names of parameters of the network.
-        shortened: whether the texts of the check are; or else they are the two longest.
+        names: the parameters of the network that count for some kernel.
+        shortened: whether the texts of the check are cut; or else they are the two longest.
+
+    Raises:
+        InputError: plain autograd does not pass the network, or disagrees with itself.
     """
     by_name = network.named_parameters()
     batches, side = _check_batches(network, inputs, shortened=shortened)
     try:
+        # All parameters require gradients, so that arguments which depend on some are recognised.
         with only_these_require_gradients(network.root, list(by_name.values())):
             chain = find_chain(network.module, lambda: network.features(batches[0]))
     except FAILURES as error:
         raise InputError(cannot_pass(error)) from error
-    parameters = {name: by_name[name] for name in wanted}
+    parameters = {name: by_name[name] for name in names}
     detector = _Detector(network, parameters, batches, shortened=shortened)
-    best: _Way | None = None
-    safe = side is None or network.safe_padding in ("both", side)
+    best: _Strategy | None = None
+    # Texts of several lengths pass together only where the model ignores padding on that side.
+    can_pad = side is None or network.safe_padding in ("both", side)
     for candidate in dict.fromkeys((chain, None)):
-        for batched in (True, False) if safe else (False,):
-            way = detector.settle(candidate, batched=batched)
-            if way is not None and (best is None or way.preferred_to(best)):
-                best = way
+        for batched in (True, False) if can_pad else (False,):
+            strategy = detector.find_strategy(candidate, batched=batched)
+            if strategy is not None and (best is None or strategy.preferred_to(best)):
+                best = strategy
             if best is not None and best.is_cheapest(detector.direct):
                 break
         # What a chain gets right, everything at once does no better.
         if best is not None and not best.wrong:
             break
-    best = detector.passed(best)
+    best = detector.require_strategy(best)
     if best.wrong:
         raise InputError(
             f"the gradient of {best.wrong[0]} is not finite, or differs from one pass to the next: "
             "expected a model whose features follow from the input alone in evaluation mode"
         )
-    return detector.build_structure(detector.formed(best))
+    return detector.build_structure(detector.with_small_convolutions_formed(best))
 
 
 def _check_batches(
     network: Network, inputs: Inputs, *, shortened: bool
 ) -> tuple[list[Batch], str | None]:
-    """Two batches of one sample, and the side on which they may be padded to one length.
+    """Two batches of one sample each, and the side on which they would be padded to one length.
 
     Of texts the shortest and the longest, both shortened, so that their lengths differ; or the two
     longest as they are.
     """
-    device, dtype = place_of(network.module)
+    device, dtype = device_and_dtype(network.module)
     if not isinstance(inputs, Tokens):
         ends = (0, len(inputs) - 1)
-        return [moved(inputs.batch([row]), device, dtype) for row in ends], None
+        return [batch_to(inputs.batch([row]), device, dtype) for row in ends], None
+    # Different lengths, so that padding is checked too; short, so that the check costs little.
     order = np.argsort(inputs.lengths, kind="stable")
     rows: Sequence[tuple[int, int | None]]
     rows = ((order[0], _CHECKED_TOKENS - 3), (order[-1], _CHECKED_TOKENS))
@@ -250,16 +262,15 @@ def cannot_pass(error: Exception | None) -> str:
 
 
 @dataclass
-class _Way:
-    """One way to pass the network, and how it came out on short texts.
+class _Strategy:
+    """One way to pass the network, and its result on short texts.
 
     The blocks of ``chain`` one by one, or everything at once; several texts together where
     ``batched``; shares by the rules of ``modules``, but from autograd for parameters in ``direct``.
 
-    ``wrong`` are the parameters that do not come out as autograd's, ``unseen`` those in ``direct``
-    of which no call was seen; ``shares`` are by group of texts that passed together, position and
-    name; ``extras`` and ``hidden`` are as in
-    :class:`Passes`.
+    ``wrong`` are the parameters whose share differs from autograd's gradient, ``unseen`` those in
+    ``direct`` of which no call was seen; ``shares`` are by group of texts that passed together,
+    position and name; ``extras`` and ``hidden`` are as in :class:`Passes`.
     """
 
     chain: Chain | None
@@ -274,19 +285,20 @@ class _Way:
 
     @property
     def effort(self) -> float:
-        """Of its passes, relative to those of several texts together.
+        """The time of its passes, relative to those of several texts together.
 
         Where autograd treats parameters, texts that pass together pass again one by one.
         """
         if not self.batched:
             return _EFFORT_ALONE
+        # The names that have shares at each position, over all groups of texts.
         positions = [set().union(*at) for at in zip(*self.shares, strict=True)]
         again = sum(not names.isdisjoint(self.direct) for names in positions)
         return 1 + _EFFORT_ALONE * again / len(positions)
 
-    def preferred_to(self, other: "_Way") -> bool:
+    def preferred_to(self, other: "_Strategy") -> bool:
         """Whether it is right where the other is wrong, leaves less to autograd, or is cheaper."""
-        mine, theirs = ((len(way.wrong), len(way.direct), way.effort) for way in (self, other))
+        mine, theirs = ((len(s.wrong), len(s.direct), s.effort) for s in (self, other))
         return mine < theirs
 
     def is_cheapest(self, unruled: Collection[str]) -> bool:
@@ -313,51 +325,50 @@ class _Detector:
         self._parameters = parameters
         self._batches = batches
         self._shortened = shortened
-        self._modules, unruled = wanted_modules(network.module, list(parameters))
-        self._transposed = {
-            name
-            for module, rules in self._modules.values()
-            for name in rules
-            if isinstance(module, Conv1D)
-        }
+        self._modules, unruled = modules_with_rules(network.module, list(parameters))
+        self._transposed = transposed_weights(self._modules)
         self._failure: Exception | None = None
         self.direct: dict[str, None] = dict.fromkeys(unruled)
 
-    def settle(self, chain: Chain | None, *, batched: bool) -> _Way | None:
-        """A way in which autograd treats whatever comes out wrong otherwise.
+    def find_strategy(self, chain: Chain | None, *, batched: bool) -> _Strategy | None:
+        """A strategy that leaves to autograd each parameter whose share is wrong otherwise.
 
         None where the network cannot be passed so.
         """
         direct: dict[str, None] = {}
         unseen: set[str] = set()
+        # Each round leaves the parameters that came out wrong to autograd. It ends when all are
+        # right, or when those that are wrong are autograd's own and nothing is left to try.
         while True:
-            way = self.check(chain, direct, batched=batched)
-            if way is None or set(way.wrong) <= direct.keys():
-                return way if way is None else replace(way, unseen=frozenset(unseen))
-            seen = {name for group in way.shares for at in group for name in at}
-            unseen |= set(way.wrong) - seen
-            direct |= dict.fromkeys(way.wrong)
+            strategy = self.check(chain, direct, batched=batched)
+            if strategy is None:
+                return None
+            if set(strategy.wrong) <= direct.keys():
+                return replace(strategy, unseen=frozenset(unseen))
+            seen = {name for group in strategy.shares for shares in group for name in shares}
+            unseen |= set(strategy.wrong) - seen
+            direct |= dict.fromkeys(strategy.wrong)
 
-    def formed(self, way: _Way) -> _Way:
-        """The same with convolutions' gradients formed at once where they are small.
+    def with_small_convolutions_formed(self, strategy: _Strategy) -> _Strategy:
+        """The same with convolutions' gradients formed at once where these are small.
 
-        They are where the patches of a sample and one gradient of the result take more room.
+        That is where a sample's patches and one gradient at its result are larger.
         """
         convolutions = {
             name
-            for module, rules in way.modules.values()
+            for module, rules in strategy.modules.values()
             for name, rule in rules.items()
             if rule is Rule.OUTER and isinstance(module, nn.Conv2d | nn.Conv3d)
         }
         small = {
             name
-            for group in way.shares
-            for at in group
-            for name, share in at.items()
-            if name in convolutions and isinstance(share, Outer) and _formed_is_smaller(share)
+            for group in strategy.shares
+            for shares in group
+            for name, share in shares.items()
+            if name in convolutions and isinstance(share, Outer) and _gradient_is_smaller(share)
         }
         if not small:
-            return way
+            return strategy
         self._modules = {
             owner: (
                 module,
@@ -365,28 +376,34 @@ class _Detector:
             )
             for owner, (module, rules) in self._modules.items()
         }
-        again = self.check(way.chain, dict.fromkeys(way.direct), batched=way.batched)
-        return self.passed(again if again is None else replace(again, unseen=way.unseen))
+        checked = self.check(
+            strategy.chain, dict.fromkeys(strategy.direct), batched=strategy.batched
+        )
+        return self.require_strategy(
+            checked if checked is None else replace(checked, unseen=strategy.unseen)
+        )
 
     def check(
         self, chain: Chain | None, direct: Iterable[str] = (), *, batched: bool
-    ) -> _Way | None:
-        """A way with what came out, right or wrong; None where the network cannot be passed so.
+    ) -> _Strategy | None:
+        """A strategy with its result, right or wrong; None where the network cannot be passed so.
 
-        ``direct`` are parameters to leave to autograd beside those of all ways.
+        ``direct`` are parameters to leave to autograd beside those without a rule.
         """
+        # Repeated where a rule does not fit its module at all: the parameters join ``self.direct``.
         while True:
-            left = dict.fromkeys((*self.direct, *direct))
-            modules = modules_of(self._modules, self._parameters.keys() - left.keys())
-            way = _Way(chain, batched, modules, tuple(left))
+            by_autograd = dict.fromkeys((*self.direct, *direct))
+            modules = modules_of(self._modules, self._parameters.keys() - by_autograd.keys())
+            strategy = _Strategy(chain, batched, modules, tuple(by_autograd))
             try:
                 wrong: set[str] = set()
                 if batched and self._shortened and all(map(_is_tokens, self._batches)):
-                    # As many tokens as texts: a sample axis taken for a token axis would show.
+                    # As many tokens as texts: where a module has the tokens first, shapes cannot
+                    # tell the two axes apart, but this comparison can.
                     count = len(self._batches)
                     square = [{n: ids[:, :count] for n, ids in b.items()} for b in self._batches]
-                    wrong |= self._compare(way, square)
-                wrong |= self._compare(way, self._batches)
+                    wrong |= self._compare(strategy, square)
+                wrong |= self._compare(strategy, self._batches)
             except RuleFailed as failed:
                 self.direct.update(dict.fromkeys(failed.args))
                 continue
@@ -396,25 +413,26 @@ class _Detector:
                 logger.debug("passing %s failed: %s", chain, error)
                 self._failure = error
                 return None
-            way.wrong = tuple(name for name in self._parameters if name in wrong)
-            return way
+            strategy.wrong = tuple(name for name in self._parameters if name in wrong)
+            return strategy
 
-    def passed(self, way: _Way | None) -> _Way:
-        """The way, if there is one; otherwise the network is refused."""
-        if way is None:
+    def require_strategy(self, strategy: _Strategy | None) -> _Strategy:
+        """The strategy, if there is one; otherwise the network is refused."""
+        if strategy is None:
             raise InputError(cannot_pass(self._failure)) from self._failure
-        return way
+        return strategy
 
-    def _compare(self, way: _Way, batches: Sequence[Batch]) -> set[str]:
-        """Pass the texts, together or one by one; the parameters that come out wrong."""
-        groups = [_together(batches)] if way.batched else batches
-        way.shares = [self._pass(way, group) for group in groups]
-        eps = torch.finfo(place_of(self._network.module)[1]).eps
+    def _compare(self, strategy: _Strategy, batches: Sequence[Batch]) -> set[str]:
+        """Pass the texts, together or one by one; return the parameters whose share is wrong."""
+        groups = [_joined_batch(batches)] if strategy.batched else batches
+        strategy.shares = [self._pass(strategy, group) for group in groups]
+        eps = torch.finfo(device_and_dtype(self._network.module)[1]).eps
         wrong: set[str] = set()
         for sample, batch in enumerate(batches):
-            group, row = (0, sample) if way.batched else (sample, 0)
+            group, row = (0, sample) if strategy.batched else (sample, 0)
             by_name: dict[str, list[Share]] = {}
-            for at_position in way.shares[group]:
+            # A parameter's gradient is the sum of its shares at all positions.
+            for at_position in strategy.shares[group]:
                 for name, share in at_position.items():
                     by_name.setdefault(name, []).append(share)
             norms, errors = self._errors(batch, by_name, row)
@@ -444,64 +462,67 @@ class _Detector:
             ):
                 name = names[id(parameter)]
                 norms[name] = float(gradient.norm())
-                # Two parameters' gradients may lie in the same memory, where one is a part.
+                # A clone: two gradients may share memory, where one parameter is a part of another.
                 difference = gradient.clone()
-                fits = [
+                shapes_fit = [
                     _subtract(difference, share, row, transposed=name in self._transposed)
                     for share in shares.get(name, ())
                 ]
-                errors[name] = float(difference.norm()) if all(fits) else math.inf
+                errors[name] = float(difference.norm()) if all(shapes_fit) else math.inf
         return norms, errors
 
-    def _pass(self, way: _Way, batch: Batch) -> list[dict[str, Share]]:
+    def _pass(self, strategy: _Strategy, batch: Batch) -> list[dict[str, Share]]:
         """The shares of every position, from the first to the last."""
-        direct = {name: self._parameters[name] for name in way.direct}
+        direct = {name: self._parameters[name] for name in strategy.direct}
         cotangent, store = _cotangent(self._network), ActivationStore("memory")
         with only_these_require_gradients(self._network.root, list(direct.values())):
-            passes = Passes(self._network, way.chain, way.modules, direct, cotangent, store)
+            passes = Passes(
+                self._network, strategy.chain, strategy.modules, direct, cotangent, store
+            )
             passes.forward(0, batch)
+            # From the last position to the first, as gradients are handed down; then reversed.
             shares = [passes.backward(p, 0, batch) for p in reversed(range(passes.positions))]
-        way.extras, way.hidden = passes.extras, passes.hidden
+        strategy.extras, strategy.hidden = passes.extras, passes.hidden
         return shares[::-1]
 
-    def build_structure(self, way: _Way) -> Structure:
+    def build_structure(self, strategy: _Strategy) -> Structure:
         """The structure of the network as it was passed."""
         # A table in which no id is looked up is used whole: autograd is its way, not a fallback.
         modules = self._network.module.named_modules()
         tables = {f"{n}.weight" for n, module in modules if isinstance(module, nn.Embedding)}
-        fallback = set(way.direct) - (tables & way.unseen)
-        shares = max(way.shares, key=_tokens_held)
-        outers = _outers(shares)
-        seen = max((outer.inputs.shape[1] for outer in outers), default=1)
-        lengths = [_tokens(batch, seen) for batch in self._batches]
+        fallback = set(strategy.direct) - (tables & strategy.unseen)
+        by_position = max(strategy.shares, key=_tokens_held)
+        outers = _outers(by_position)
+        most_tokens = max((outer.inputs.shape[1] for outer in outers), default=1)
+        lengths = [_tokens(batch, most_tokens) for batch in self._batches]
         length = max(lengths)
         positions: dict[str, list[int]] = {}
-        for position, at_position in enumerate(shares):
-            for name in at_position:
+        for position, shares in enumerate(by_position):
+            for name in shares:
                 positions.setdefault(name, []).append(position)
         return Structure(
-            chain=way.chain,
-            batched=way.batched,
-            modules=way.modules,
-            direct=way.direct,
+            chain=strategy.chain,
+            batched=strategy.batched,
+            modules=strategy.modules,
+            direct=strategy.direct,
             parameters=tuple(
-                self._parameter(way, name, at, shares, length, fallback=name in fallback)
+                self._parameter(strategy, name, at, by_position, length, fallback=name in fallback)
                 for name, at in positions.items()
             ),
             unreached=tuple(name for name in self._parameters if name not in positions),
-            units=_units(len(shares), positions.values()),
-            widths=tuple(_widths(at_position) for at_position in shares),
-            extras=way.extras,
+            units=_units(len(by_position), positions.values()),
+            widths=tuple(_widths(shares) for shares in by_position),
+            extras=strategy.extras,
             forward_flops=_forward_flops(self._network, self._batches[0]) / lengths[0],
-            hidden=way.hidden,
+            hidden=strategy.hidden,
             heads=_attention_heads(self._network.module),
-            layers=_configured(self._network.module, "num_hidden_layers", default=1),
+            layers=_config_number(self._network.module, "num_hidden_layers", default=1),
             length=length,
         )
 
     def _parameter(
         self,
-        way: _Way,
+        strategy: _Strategy,
         name: str,
         positions: Sequence[int],
         shares: Sequence[dict[str, Share]],
@@ -517,22 +538,24 @@ class _Detector:
             form = "outer" if isinstance(share, Outer) else "tied"
             outer = share if isinstance(share, Outer) else share.outer
             sizes = (outer.inputs.shape[-1], outer.gradients[0].shape[-1])
+            # How many of a text's tokens have a gradient: one, above the last attention of a model
+            # that is read at its first token.
             active = active_tokens(outer)
             seen = 0 if active is None else active.inputs.shape[1]
             pooled = seen == 1 < length
             ratio = seen / length
         elif isinstance(share, Rows):
             form, sizes = "rows", (0, share.vectors.shape[-1])
-        if way.chain is None:
+        if strategy.chain is None:
             layer = "encoder" if self._network.part else name.partition(".")[0]
         else:
             layer = _layer(positions, len(shares))
-        rule = next((rules[name] for _, rules in way.modules.values() if name in rules), None)
+        rule = next((rules[name] for _, rules in strategy.modules.values() if name in rules), None)
         kind = _kind(name, form, rule, before_blocks=layer == "embeddings")
         return Parameter(name, tuple(positions), layer, kind, form, sizes, ratio, pooled, fallback)
 
 
-def _together(batches: Sequence[Batch]) -> Batch:
+def _joined_batch(batches: Sequence[Batch]) -> Batch:
     """One batch, texts padded on the right; zero in the mask means padding."""
     if not all(_is_tokens(batch) for batch in batches):
         return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -551,7 +574,7 @@ def _is_tokens(batch: Batch) -> bool:
 
 
 def _tokens(batch: Batch, seen: int) -> int:
-    """Tokens of a sample: of its text, or else as many as its weights see at most."""
+    """Tokens of a sample: those of its text, or else the most that one of its weights sees."""
     ids = batch.get("input_ids")
     return seen if ids is None or ids.ndim < 2 else ids.shape[1]
 
@@ -559,11 +582,11 @@ def _tokens(batch: Batch, seen: int) -> int:
 def _cotangent(network: Network) -> Tensor:
     """A random gradient at the features, 1 x h: the same at every call."""
     generator = torch.Generator().manual_seed(_RANDOM_SEED)
-    device, dtype = place_of(network.module)
+    device, dtype = device_and_dtype(network.module)
     return torch.randn(1, network.width, generator=generator).to(device, dtype)
 
 
-def _configured(module: nn.Module, name: str, *, default: int) -> int:
+def _config_number(module: nn.Module, name: str, *, default: int) -> int:
     """A number of the configuration of the module, or of the part whose attention it describes.
 
     The largest, where stages of the module have numbers of their own.
@@ -575,8 +598,10 @@ def _configured(module: nn.Module, name: str, *, default: int) -> int:
 
 
 def _attention_heads(module: nn.Module) -> int:
-    own = [part.num_heads for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
-    return _configured(module, "num_attention_heads", default=max(own, default=0))
+    head_counts = [
+        part.num_heads for part in module.modules() if isinstance(part, nn.MultiheadAttention)
+    ]
+    return _config_number(module, "num_attention_heads", default=max(head_counts, default=0))
 
 
 def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool) -> bool:
@@ -585,8 +610,8 @@ def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool
         parts = (share.outer, share.rows)
         return all(_subtract(difference, part, sample, transposed=transposed) for part in parts)
     if isinstance(share, Rows):
-        own = share.samples == sample
-        difference.index_add_(0, share.ids[own], share.vectors[0, own], alpha=-1)
+        of_sample = share.samples == sample
+        difference.index_add_(0, share.ids[of_sample], share.vectors[0, of_sample], alpha=-1)
         return True
     if isinstance(share, Outer):
         product = share.gradients[0][sample].T @ share.inputs[sample]
@@ -599,7 +624,7 @@ def _subtract(difference: Tensor, share: Share, sample: int, *, transposed: bool
     return True
 
 
-def _layer(at: Sequence[int], count: int) -> str:
+def _layer(positions: Sequence[int], count: int) -> str:
     """The name of the layer, or of the first and last one; the chain has ``count`` positions."""
 
     def name(position: int) -> str:
@@ -607,9 +632,9 @@ def _layer(at: Sequence[int], count: int) -> str:
             return "embeddings"
         return "final" if position == count - 1 else f"layer {position - 1}"
 
-    if len(at) == 1:
-        return name(at[0])
-    return f"{name(at[0])} to {name(at[-1]).removeprefix('layer ')}"
+    if len(positions) == 1:
+        return name(positions[0])
+    return f"{name(positions[0])} to {name(positions[-1]).removeprefix('layer ')}"
 
 
 def _kind(name: str, form: Form, rule: Rule | None, *, before_blocks: bool) -> Kind:
@@ -623,19 +648,20 @@ def _kind(name: str, form: Form, rule: Rule | None, *, before_blocks: bool) -> K
     return "attention" if "att" in name.lower() else "feed-forward"
 
 
-def _units(positions: int, shared: Iterable[Sequence[int]]) -> tuple[range, ...]:
-    """Runs of positions, last first, cut wherever no parameter acts on both sides.
+def _units(count: int, positions_of_parameters: Iterable[Sequence[int]]) -> tuple[range, ...]:
+    """Runs of ``count`` positions, last first, cut wherever no parameter acts on both sides.
 
-    ``shared`` are the positions of each parameter.
+    A parameter's share at all of its positions must be complete before it is contracted, for
+    ``(a + b)(a' + b')`` has cross terms: so a unit holds all uses of its parameters.
     """
-    spans = [(min(at), max(at)) for at in shared]
-    cuts = [cut for cut in range(1, positions) if not any(low < cut <= high for low, high in spans)]
-    return tuple(range(start, stop) for start, stop in pairwise([0, *cuts, positions]))[::-1]
+    spans = [(min(positions), max(positions)) for positions in positions_of_parameters]
+    cuts = [cut for cut in range(1, count) if not any(low < cut <= high for low, high in spans)]
+    return tuple(range(start, stop) for start, stop in pairwise([0, *cuts, count]))[::-1]
 
 
 def _outers(shares: Sequence[dict[str, Share]]) -> list[Outer]:
-    """What linear weights leave, also those that are embeddings as well."""
-    parts = [part for at in shares for share in at.values() for part in parts_of(share)]
+    """The shares of linear weights, also of those that are embeddings as well."""
+    parts = [part for at in shares for share in at.values() for part in share_parts(share)]
     return [part for part in parts if isinstance(part, Outer)]
 
 
@@ -643,7 +669,7 @@ def _tokens_held(shares: Sequence[dict[str, Share]]) -> int:
     return sum(outer.inputs.shape[1] for outer in _outers(shares))
 
 
-def _formed_is_smaller(outer: Outer) -> bool:
+def _gradient_is_smaller(outer: Outer) -> bool:
     """Whether a linear weight's gradient takes less room than what it is the product of."""
     (_, tokens, a), b = outer.inputs.shape, outer.gradients[0].shape[-1]
     return tokens * (a + b) >= a * b
@@ -653,7 +679,7 @@ def _widths(shares: dict[str, Share]) -> tuple[int, int]:
     """Numbers per token in the distinct inputs, and in the gradients of one cotangent."""
     outers = _outers([shares])
     inputs = {outer.inputs.data_ptr(): outer.inputs.shape[-1] for outer in outers}
-    parts = [part for share in shares.values() for part in parts_of(share)]
+    parts = [part for share in shares.values() for part in share_parts(share)]
     rows = [part.vectors.shape[-1] for part in parts if isinstance(part, Rows)]
     return sum(inputs.values()), sum(o.gradients[0].shape[-1] for o in outers) + sum(rows)
 

@@ -1,4 +1,8 @@
-"""The models whose kernels are computed: classifiers with a linear head, and any other module."""
+"""What a kernel is of: classifiers with a linear head, or any module; and the kernels requested.
+
+:func:`studied` reads the user's model once into a :class:`Studied`, which all that computes takes;
+:func:`request_of` reads ``parameters=`` and ``select=`` into a :class:`KernelRequest`.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +29,7 @@ from lpft.ntk.network import (
     TensorInputs,
     check_own_weight,
     classifier_network,
-    copied,
+    copy_module,
     is_numeric,
     module_network,
 )
@@ -44,7 +48,7 @@ _EXPECTED = (
 
 
 class Studied(Protocol):
-    """A network, its linear head if there is one, and what reads its inputs.
+    """A network, its linear head if it has one, and how its inputs are read.
 
     ``prefix`` and ``head_name`` make the names of parameters as the user knows them: ``prefix``
     stands before those of the network, and the head's are ``head_name.weight`` and ``.bias``.
@@ -63,9 +67,9 @@ class Studied(Protocol):
 
 @dataclass(frozen=True)
 class StudiedModel:
-    """A classifier with its head that trains, its tokenizer and maximum length.
+    """A classifier with the head that trains, its tokenizer and its maximum length.
 
-    Both are None where its inputs are tensors.
+    The last two are None where the inputs are tensors.
     """
 
     classifier: LinearHeadClassifier
@@ -116,6 +120,7 @@ class StudiedModule:
 def is_tensors(inputs: Any) -> bool:
     """Whether inputs are tensors or batches of them, rather than texts."""
     if isinstance(inputs, list | tuple):
+        # A loader of a TensorDataset gives each batch as a list of tensors.
         batches = [b[0] if isinstance(b, list | tuple) and b else b for b in inputs]
         return any(isinstance(batch, Tensor | Mapping) or is_numeric(batch) for batch in batches)
     return isinstance(inputs, Tensor | Mapping) or is_numeric(inputs)
@@ -136,7 +141,7 @@ def read_inputs(
         return inputs
     if is_tensors(inputs):
         return TensorInputs.read(inputs)
-    if tokenizer is None or max_length is None:  # the first group of inputs is one of tensors
+    if tokenizer is None or max_length is None:  # the model was read with inputs that are tensors
         raise InputError("some inputs are tensors and others are not: give one kind")
     return read_texts(text_list(inputs), tokenizer, max_length, module)
 
@@ -165,7 +170,7 @@ def read_texts(
 
 
 def module_of(model: Any) -> nn.Module:
-    """The module that was given, or that of a fitted TextClassifier.
+    """A module itself, or the one inside a fitted TextClassifier.
 
     Raises:
         InputError: it is neither, or its weights have no numbers or cannot be differentiated.
@@ -201,40 +206,43 @@ def studied(
     tokenizer: PreTrainedTokenizerBase | None,
     max_length: int | None,
 ) -> Studied:
-    """A classifier with a linear head as such, any other module by its outputs.
+    """Read a model: a classifier by its features and head, any other module by its outputs.
 
     Raises:
         InputError: as :func:`studied_model` and :func:`~lpft.ntk.network.module_network`.
     """
+    # A classifier that is read at its logits has its head apart: P and F, without the temperature.
+    # With other outputs it is a module like any other.
     module = module_of(model)
-    texts = not is_tensors(inputs)
+    reads_texts = not is_tensors(inputs)
     classifier = plain_classifier(module)
     if isinstance(classifier, LinearHeadClassifier) and outputs is None and head in (None, "head"):
-        return studied_model(model, tokenizer, max_length, texts=texts)
+        return studied_model(model, tokenizer, max_length, texts=reads_texts)
     if isinstance(classifier, LinearHeadClassifier):
         module = _without_temperature(module)
     _check_weights(module)
     tokenizer = getattr(model, "tokenizer_", None) if tokenizer is None else tokenizer
-    if texts and not inputs:
+    if reads_texts and not inputs:
         raise InputError("there is no input: expected at least one")
-    if texts and tokenizer is None and not isinstance(inputs[0], str | tuple):
+    if reads_texts and tokenizer is None and not isinstance(inputs[0], str | tuple):
         raise InputError(
             f"the inputs are a list of {type(inputs[0]).__name__}: expected texts, or tensors "
             "(torch.tensor(...) makes one of numbers)"
         )
-    if texts:
+    if reads_texts:
         limit = position_limit(module) if isinstance(module, PreTrainedModel) else None
         max_length = check_reader(tokenizer, max_length, limit)
-    read = read_inputs(inputs, tokenizer, max_length, module)
-    together = isinstance(read, TensorInputs) and len(read) > 1  # texts would be padded
-    sample = read.batch([0, len(read) - 1] if together else [0])
+    samples = read_inputs(inputs, tokenizer, max_length, module)
+    # Two samples show whether they influence one another; texts are left alone, as they are padded.
+    has_two = isinstance(samples, TensorInputs) and len(samples) > 1
+    sample = samples.batch([0, len(samples) - 1] if has_two else [0])
     network, layer = module_network(module, outputs, head, sample)
     return StudiedModule(network, layer, head or "", tokenizer, max_length)
 
 
 def _without_temperature(module: nn.Module) -> nn.Module:
     """A copy of a classifier whose logits are not divided by its temperature."""
-    module = copied(module)
+    module = copy_module(module)
     classifier = plain_classifier(module)
     assert isinstance(classifier, LinearHeadClassifier)
     classifier.config.temperature = 1.0
@@ -292,7 +300,7 @@ def _check_weights(module: nn.Module) -> None:
 
 
 def check_reader(tokenizer: Any, max_length: int | None, limit: int | None) -> int:
-    """The maximum length at which a tokenizer reads for a model that numbers ``limit`` tokens.
+    """The length in tokens to which texts are cut, for a model of at most ``limit`` positions.
 
     Raises:
         InputError: there is no tokenizer, or the length does not fit it or the model.
@@ -309,9 +317,9 @@ def check_reader(tokenizer: Any, max_length: int | None, limit: int | None) -> i
         raise InputError(
             f"max_length={max_length!r} is not a whole number: expected tokens per text"
         )
-    least = tokenizer.num_special_tokens_to_add() + 1
+    least = tokenizer.num_special_tokens_to_add() + 1  # special tokens and one of the text
     if max_length is None:
-        # Tokenizers that know no limit say so by a huge number.
+        # Tokenizers without a limit have a huge number as theirs.
         max_length = min(n for n in (limit, tokenizer.model_max_length) if n is not None)
     if max_length < least or (limit is not None and max_length > limit):
         reach = f"at least {least}" if limit is None else f"{least} to {limit}"
@@ -347,38 +355,41 @@ def request_of(
     select: Select = "all",
     weight: Tensor | None = None,
 ) -> KernelRequest:
-    """The kernel of the model's own head, or of ``weight`` in its place.
+    """The request for the kernel of the model's own head, or of ``weight`` in its place.
 
     Raises:
         InputError: no parameter has such a name, or there is no such output.
     """
     head = model.head
-    if weight is None:
+    if weight is None:  # where there is no head, the outputs are the features and V = I_K
         weight = torch.eye(model.network.width) if head is None else head.weight.detach()
-    names = {model.prefix + name: name for name in model.network.named_parameters()}
-    own = dict(model.network.named_parameters())
-    of_head = {} if head is None else dict(head.named_parameters())
-    trains = {full for full, name in names.items() if own[name].requires_grad}
-    trains |= {f"{model.head_name}.{n}" for n, p in of_head.items() if p.requires_grad}
-    heads = {f"{model.head_name}.{name}" for name in of_head}
-    every = set(names) | heads
+    network_names = {model.prefix + name: name for name in model.network.named_parameters()}
+    parameter_of = dict(model.network.named_parameters())
+    head_parameters = {} if head is None else dict(head.named_parameters())
+    trainable = {full for full, name in network_names.items() if parameter_of[name].requires_grad}
+    trainable |= {f"{model.head_name}.{n}" for n, p in head_parameters.items() if p.requires_grad}
+    head_names = {f"{model.head_name}.{name}" for name in head_parameters}
+    all_names = set(network_names) | head_names
     if parameters == "all":
-        chosen = every
+        selected_names = all_names
     elif parameters == "trainable":
-        chosen = trains
+        selected_names = trainable
     else:
-        chosen = _matching(parameters, every)
-    if not chosen:
+        selected_names = _matching_names(parameters, all_names)
+    if not selected_names:
         raise InputError(
             "parameters='trainable': no parameter requires gradients, so the kernel would be zero; "
             "expected some that do, or names and patterns"
         )
-    selected, scale = _selected(weight, select)
+    head_rows, scale = _selected(weight, select)
+    # A module's head is one of its submodules, so its parameters are the network's too: those of
+    # the head count for P alone, all others for F.
+    of_network, of_head = selected_names - head_names, selected_names & head_names
     return KernelRequest(
-        weight=selected,
-        parameters=frozenset(name for full, name in names.items() if full in chosen - heads),
-        head_trains=f"{model.head_name}.weight" in chosen & heads,
-        bias_trains=f"{model.head_name}.bias" in chosen & heads,
+        weight=head_rows,
+        parameters=frozenset(name for full, name in network_names.items() if full in of_network),
+        head_trains=f"{model.head_name}.weight" in of_head,
+        bias_trains=f"{model.head_name}.bias" in of_head,
         pretrain_scale=scale,
     )
 
@@ -390,36 +401,37 @@ def trace_requests(request: KernelRequest, update: KernelKind) -> dict[str, Kern
     ``s_p^2 q_p K q_p^T``: as many kernels as V has rank, and not the square of that. Signs do not
     commute with a change of basis: there one for each row of V.
     """
-    rows = request.weight.double()
+    rows = request.weight.double()  # C x h
     if update == "sgd":
-        _, values, right = torch.linalg.svd(rows, full_matrices=False)
-        kept = values > torch.finfo(request.weight.dtype).eps * values.max()
-        kept[0] = True  # a head of zeros has the kernel zero
-        rows = values[kept, None] * right[kept]
+        # trace(V K V^T) = trace(S Q K Q^T S), as the columns of L are orthonormal.
+        _, singular_values, right_vectors = torch.linalg.svd(rows, full_matrices=False)
+        nonzero = singular_values > torch.finfo(request.weight.dtype).eps * singular_values.max()
+        nonzero[0] = True  # a head of zeros has the kernel zero
+        rows = singular_values[nonzero, None] * right_vectors[nonzero]
     return {
         f"output {number}": replace(request, weight=row.unsqueeze(0))
         for number, row in enumerate(rows)
     }
 
 
-def _matching(patterns: Sequence[str], names: set[str]) -> set[str]:
+def _matching_names(patterns: Sequence[str], names: set[str]) -> set[str]:
     """The names that are among the patterns or match one."""
-    listed = isinstance(patterns, list | tuple | set | frozenset) and bool(patterns)
-    if not listed or not all(isinstance(pattern, str) for pattern in patterns):
-        plain = isinstance(patterns, str | None) or not patterns
-        shown = repr(patterns) if plain else f"a {type(patterns).__name__}"
+    is_list = isinstance(patterns, list | tuple | set | frozenset) and bool(patterns)
+    if not is_list or not all(isinstance(pattern, str) for pattern in patterns):
+        is_text = isinstance(patterns, str | None) or not patterns
+        described = repr(patterns) if is_text else f"a {type(patterns).__name__}"
         raise InputError(
-            f"parameters={shown}: expected all, trainable, or a list of names and patterns"
+            f"parameters={described}: expected all, trainable, or a list of names and patterns"
         )
     chosen: set[str] = set()
     for pattern in patterns:
-        found = {name for name in names if fnmatchcase(name, pattern)}
-        if not found:
+        matching = {name for name in names if fnmatchcase(name, pattern)}
+        if not matching:
             raise InputError(
                 f"no parameter matches '{pattern}': expected names such as {min(names)}, or "
                 "patterns such as *.weight"
             )
-        chosen |= found
+        chosen |= matching
     return chosen
 
 

@@ -5,6 +5,16 @@ It has nothing to do with ``lpft sweep``, which trains many runs.
 A unit is a run of positions that share parameters, usually one block. For each, every tile of
 samples passes the unit, which leaves the tile's shares and hands its gradients on to the unit
 below; pairs of tiles are contracted; their sums are a finished piece, written to disk if asked.
+
+    for unit in units, from the last to the first:
+        for stage in the unit's groups of parameters:
+            for step in steps:                   # two tiles, or all of them
+                for tile not held yet: pass the unit, keep the shares of the stage
+                for pair of the step: F[pair] += <J_i, J_j> of the stage
+        write and add up the unit's pieces
+
+Units are the outer loop, as gradients come from the unit above: tiles inside would need every
+unit's gradients at once. Stages are outside the steps: each has shares that fit the memory.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpft.errors import InputError
-from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_share, merge_uses, parts_of
+from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_share, merge_uses, share_parts
 from lpft.ntk.contract import (
     Contraction,
     Sums,
@@ -30,13 +40,13 @@ from lpft.ntk.contract import (
     contract_vectors,
 )
 from lpft.ntk.memory import give_back_free_memory, memory_in_use
-from lpft.ntk.network import Inputs, Network, moved
+from lpft.ntk.network import Inputs, Network, batch_to
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import Passes, only_these_require_gradients
 from lpft.ntk.plan import Piece, Plan, RemainingWork, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
 from lpft.ntk.structure import Parameter
-from lpft.ntk.tiles import Shape, Step, Tile
+from lpft.ntk.tiles import PairCounts, Shape, Step, Tile, count_pairs
 from lpft.progress import progress, timed
 from lpft.settings.kernels import Products
 
@@ -47,12 +57,12 @@ rank r of the request's head. A part is ``total``, ``layer:...`` or ``kind:...``
 BatchShares = Sequence[Share | None]
 """A parameter's shares by batch of a tile; None where no gradient reaches it."""
 TileShares = dict[str, list[Share | None]]
-"""The same by parameter."""
+"""A tile's shares by parameter."""
 
 
 @dataclass
 class Sweep:
-    """What a sweep computes: features (N x h), and sums by pair of tiles and ``request|part``.
+    """The result of a sweep: features (N x h), and sums by pair of tiles and ``request|part``.
 
     ``seconds`` are those of the passes and of the contractions.
     """
@@ -65,8 +75,8 @@ class Sweep:
         """The sums of a request by part and pair of tiles."""
         parts: dict[str, dict[Pair, Tensor]] = {}
         for pair, piece in self.sums.items():
-            for of, sums in piece.items():
-                request, _, part = of.rpartition("|")
+            for key, sums in piece.items():
+                request, _, part = key.rpartition("|")
                 if request == name:
                     parts.setdefault(part, {})[pair] = sums
         return parts
@@ -80,17 +90,18 @@ def sweep(
     products: Products,
     store: TileStore | None,
     folder: Path | None,
-    share: tuple[Step, ...] | None = None,
+    assigned: tuple[Step, ...] | None = None,
 ) -> Sweep:
-    """Carry out ``plan``; pieces that ``store`` has are taken from there, others added to it.
+    """Carry out ``plan``; pieces that ``store`` has are read from there, others written to it.
 
-    A worker's ``share`` of the steps goes to the store alone: the result is empty.
+    The steps ``assigned`` to a worker go to the store alone: the result is empty.
 
     Args:
         folder: for hidden states that wait in files.
     """
     structure, heads = plan.structure, plan.workload.heads
     cotangents = torch.cat([head.cotangents for head in heads]).to(plan.dtype).to(plan.device)
+    # All heads' rows are pulled back together (S x h); each head has a slice of them.
     ends = accumulate(head.rank for head in heads)
     contraction = Contraction(
         heads=tuple(slice(end - head.rank, end) for head, end in zip(heads, ends, strict=True)),
@@ -98,7 +109,7 @@ def sweep(
         products=products,
         workspace=Workspace(plan.layout.workspace, plan.dtype, plan.device),
     )
-    remaining = RemainingWork(plan, share=share)
+    remaining = RemainingWork(plan, assigned=assigned)
     if store is not None:
         remaining = replace(remaining, finished=finished_pieces(remaining, store))
     if not remaining.tiles:
@@ -116,10 +127,10 @@ def sweep(
         return _Sweeper(inputs, passes, contraction, remaining, store, count).run()
 
 
-def finished_pieces(work: RemainingWork, store: TileStore) -> frozenset[Piece]:
-    """The pieces of the work that the store has, each read and checked."""
-    units = range(len(work.plan.structure.units))
-    pieces = [(unit, pair) for unit in units for pair in work.pairs]
+def finished_pieces(remaining: RemainingWork, store: TileStore) -> frozenset[Piece]:
+    """The pieces that the store has, each read and checked."""
+    units = range(len(remaining.plan.structure.units))
+    pieces = [(unit, pair) for unit in units for pair in remaining.pairs]
     return frozenset(piece for piece in pieces if store.load(*piece) is not None)
 
 
@@ -160,12 +171,14 @@ class _Sweeper:
         self._checked = {parameter.name for parameter in self.plan.structure.parameters}
 
     def run(self) -> Sweep:
-        joins = self.remaining.share is None  # or else another process joins the pieces
+        joins = self.remaining.assigned is None  # or else another process joins the pieces
         with timed(self.result.seconds, "passes"):
             self._forward()
         for unit in range(len(self.plan.structure.units)):
-            of_unit = ((unit, pair) for pair in self.remaining.pairs)
-            finished = {piece[1] for piece in of_unit if piece in self.remaining.finished}
+            finished = {
+                pair for pair in self.remaining.pairs if (unit, pair) in self.remaining.finished
+            }
+            # Below the last unit that lacks a piece nothing passes: the store has all pieces there.
             for pair, piece in self._unit(unit) if unit <= self.remaining.last_unit else ():
                 # A step is contracted whole, also where some of its pairs were finished before.
                 if pair not in finished:
@@ -189,8 +202,9 @@ class _Sweeper:
             for number, rows in tile.batches:
                 features.append(self.passes.forward(number, self._batch(rows)))
                 self.count(self.plan.forward_flops(rows))
-        passed = np.concatenate([tile.rows for tile in tiles])
-        self.result.features = torch.cat(features).double().cpu()[np.argsort(passed)]
+        # Tiles are in the order of lengths; the features go back to that of the texts.
+        rows_passed = np.concatenate([tile.rows for tile in tiles])
+        self.result.features = torch.cat(features).double().cpu()[np.argsort(rows_passed)]
 
     def _unit(self, unit: int) -> Iterator[tuple[Pair, PieceSums]]:
         """The sums of one unit; hands the gradients of every tile on to the next unit."""
@@ -222,6 +236,7 @@ class _Sweeper:
         names = frozenset(parameter.name for parameter in stage)
         held: dict[int, TileShares] = {}
         for number, step in enumerate(steps):
+            # Free what this step does not need before the next tile passes.
             held = {tile: shares for tile, shares in held.items() if tile in step.tiles}
             for tile in step.tiles:
                 if tile not in held:
@@ -241,11 +256,14 @@ class _Sweeper:
             positions, batches = structure.units[unit], self.plan.tiles[tile].batches
             cost = (1 + self.plan.workload.cotangents) * len(positions) / self.passes.positions
             cost *= structure.passes_of_unit(unit)
+            # Batch by batch through all positions of the unit, last first: a parameter's uses at
+            # several positions are merged before they are contracted.
             shares: TileShares = {}
             for index, (number, rows) in enumerate(batches):
                 batch = self._batch(rows)
                 uses: dict[str, list[Share]] = {}
                 for position in reversed(positions):
+                    # Parameters that the check did not reach are looked for among all of them.
                     only = None if structure.unreached else keep
                     for name, share in self._backward(position, number, batch, only).items():
                         uses.setdefault(name, []).append(share)
@@ -284,7 +302,7 @@ class _Sweeper:
             give_back_free_memory()
 
     def _batch(self, rows: NDArray) -> Batch:
-        return moved(self.inputs.batch(rows), self.plan.device, self.plan.dtype)
+        return batch_to(self.inputs.batch(rows), self.plan.device, self.plan.dtype)
 
     def _contract(
         self,
@@ -300,7 +318,7 @@ class _Sweeper:
         """
         requests = self.plan.workload.requests
         pieces = {pair: self._zero_sums(stage, pair) for pair in pairs}
-        for group in self._together(stage):
+        for group in self._groups(stage):
             sums = self._contract_group(group, held, pairs, consume=consume)
             for request in requests:
                 if group[0].name not in request.parameters:
@@ -336,14 +354,17 @@ class _Sweeper:
         names = {"layer": parameter.layer, "kind": parameter.kind}
         return [f"{by}:{names[by]}" for by in self.plan.workload.granularity]
 
-    def _together(self, stage: Sequence[Parameter]) -> Iterator[list[Parameter]]:
-        """Vectors that count for the same parts side by side, everything large alone."""
+    def _groups(self, stage: Sequence[Parameter]) -> Iterator[list[Parameter]]:
+        """Parameters contracted at once: vectors that count for the same parts, all else alone.
+
+        A product of many small vectors side by side is much faster than one product for each.
+        """
         vectors: dict[object, list[Parameter]] = {}
         for parameter in stage:
             if parameter.form == "vector" and not parameter.large:
                 requests = self.plan.workload.requests
-                wanted_by = tuple(r.name for r in requests if parameter.name in r.parameters)
-                key = (wanted_by, parameter.layer, parameter.kind)
+                owners = tuple(r.name for r in requests if parameter.name in r.parameters)
+                key = (owners, parameter.layer, parameter.kind)
                 vectors.setdefault(key, []).append(parameter)
             else:
                 yield [parameter]
@@ -362,14 +383,15 @@ class _Sweeper:
         Vectors are biases, weights of normalisations, and whatever autograd itself treats.
         """
         first = group[0]
-        among = self.plan.workload.heads_of[first.name]
-        present = {
+        heads = self.plan.workload.heads_of[first.name]
+        # Tiles that no gradient reaches have J = 0: their pairs have nothing to add.
+        reached = {
             tile
             for tile, shares in held.items()
             if any(share is not None for p in group for share in shares.get(p.name, ()))
         }
-        live = [pair for pair in pairs if set(pair) <= present]
-        if not live or not among:
+        live = [pair for pair in pairs if set(pair) <= reached]
+        if not live or not heads:
             return {}
         tiles = {tile: self.plan.tiles[tile] for pair in live for tile in pair}
         nothing = {number: [None] * len(tile.batches) for number, tile in tiles.items()}
@@ -377,25 +399,26 @@ class _Sweeper:
         shares = {
             number: [take(held[number], p.name, nothing[number]) for p in group] for number in tiles
         }
-        counts = {number: len(tile.rows) for number, tile in tiles.items()}
-        sums = self.contraction.zero_sums(counts, live, among)
+        samples = {number: len(tile.rows) for number, tile in tiles.items()}
+        sums = self.contraction.zero_sums(samples, live, heads)
         # Where shares are joined they are popped, so that each tile's are freed at once.
+        ranks = self.contraction.ranks(heads)
         if first.form == "outer":
             outers = {n: _tile_outers(tile, shares[n][0]) for n, tile in tiles.items()}
-            ranks, kernel = self.contraction.ranks(among), self.contraction.kernel
             # The plan's method was for expected tokens: choose again by those the texts have.
-            shapes = {n: _shape(batches) for n, batches in outers.items()}
+            counts = self._count_pairs(outers, live)
             method = self.plan.workload.method
             if method is None:
-                method = cheapest_method(first.sizes, shapes, live, ranks, kernel)
+                method = cheapest_method(first.sizes, counts, ranks, self.contraction.kernel)
             contract_outer(sums, outers, method, self.contraction)
-            self.count(sum(method_cost(method, first.sizes, shapes, live, ranks, kernel)))
+            self.count(sum(method_cost(method, first.sizes, counts, ranks)))
         elif first.form == "tied":
-            both = {n: _tile_both(tile, shares.pop(n)[0], first) for n, tile in tiles.items()}
-            contract_tied(sums, both, self.contraction)
-            shapes = {n: _shape(outers) for n, (outers, _) in both.items()}
-            ranks, kernel = self.contraction.ranks(among), self.contraction.kernel
-            self.count(sum(method_cost("materialize", first.sizes, shapes, live, ranks, kernel)))
+            tied_shares = {
+                n: _tile_tied(tile, shares.pop(n)[0], first) for n, tile in tiles.items()
+            }
+            contract_tied(sums, tied_shares, self.contraction)
+            counts = self._count_pairs({n: outers for n, (outers, _) in tied_shares.items()}, live)
+            self.count(sum(method_cost("materialize", first.sizes, counts, ranks)))
         elif first.form == "rows":
             rows = {n: _tile_rows(tile, shares.pop(n)[0]) for n, tile in tiles.items()}
             contract_rows(sums, rows, self.contraction)
@@ -404,6 +427,13 @@ class _Sweeper:
             vectors = {n: _tile_jacobian(tile, shares.pop(n), sizes) for n, tile in tiles.items()}
             contract_vectors(sums, vectors, self.contraction)
         return sums
+
+    def _count_pairs(
+        self, outers: Mapping[int, Sequence[Outer]], pairs: Sequence[Pair]
+    ) -> PairCounts:
+        """The pairs of samples and of tokens that a linear weight sees in these pairs of tiles."""
+        shapes = {number: _shape(batches) for number, batches in outers.items()}
+        return count_pairs(shapes, pairs, asymmetric=self.contraction.kernel == "asymmetric")
 
 
 def _shape(batches: Sequence[Outer]) -> Shape:
@@ -414,12 +444,12 @@ def _shape(batches: Sequence[Outer]) -> Shape:
 
 def _last_loads(steps: Sequence[Step]) -> dict[int, int]:
     """The step for which each tile passes the last time; it stays held up to those that follow."""
-    loads: dict[int, int] = {}
+    last_load: dict[int, int] = {}
     held: tuple[int, ...] = ()
     for number, step in enumerate(steps):
-        loads |= {tile: number for tile in step.tiles if tile not in held}
+        last_load |= {tile: number for tile in step.tiles if tile not in held}
         held = step.tiles
-    return loads
+    return last_load
 
 
 def _add(sums: dict[Pair, dict[str, Tensor]], pair: Pair, piece: PieceSums) -> None:
@@ -450,39 +480,41 @@ def _tile_outers(tile: Tile, shares: BatchShares) -> list[Outer]:
 
 def _tile_rows(tile: Tile, shares: BatchShares) -> Rows:
     """An embedding's rows, of all samples of the tile."""
-    starts = accumulate((len(rows) for _, rows in tile.batches), initial=0)
-    joined = [(start, s) for start, s in zip(starts, shares, strict=False) if isinstance(s, Rows)]
+    offsets = accumulate((len(rows) for _, rows in tile.batches), initial=0)
+    present = [
+        (offset, s) for offset, s in zip(offsets, shares, strict=False) if isinstance(s, Rows)
+    ]
     return Rows(
-        torch.cat([share.ids for _, share in joined]),
-        torch.cat([share.samples + start for start, share in joined]),
-        torch.cat([share.vectors for _, share in joined], 1),
+        torch.cat([share.ids for _, share in present]),
+        torch.cat([share.samples + offset for offset, share in present]),
+        torch.cat([share.vectors for _, share in present], 1),
     )
 
 
-def _tile_both(tile: Tile, shares: BatchShares, parameter: Parameter) -> tuple[list[Outer], Rows]:
-    """What an embedding that is a linear weight as well leaves by the one use and by the other.
+def _tile_tied(tile: Tile, shares: BatchShares, parameter: Parameter) -> tuple[list[Outer], Rows]:
+    """The two shares of an embedding that is a linear weight as well, batch by batch.
 
-    Either use may be in some batches alone.
+    Some batches may have only one of the two uses.
     """
-    parts = [() if share is None else parts_of(share) for share in shares]
-    outers = [next((p for p in of if isinstance(p, Outer)), None) for of in parts]
-    rows = [next((p for p in of if isinstance(p, Rows)), None) for of in parts]
-    (a, b), like = parameter.sizes, next(part for of in parts for part in of)
+    parts_by_batch = [() if share is None else share_parts(share) for share in shares]
+    outers = [next((p for p in parts if isinstance(p, Outer)), None) for parts in parts_by_batch]
+    rows = [next((p for p in parts if isinstance(p, Rows)), None) for parts in parts_by_batch]
+    (a, b), like = parameter.sizes, next(part for parts in parts_by_batch for part in parts)
     if not any(outers):
         assert isinstance(like, Rows)
         zeros = [like.vectors.new_zeros(len(tile.batches[0][1]), 1, b) for _ in like.vectors]
         outers[0] = Outer(like.vectors.new_zeros(len(tile.batches[0][1]), 1, a), zeros)
     if not any(rows):
         assert isinstance(like, Outer)
-        none = torch.zeros(0, dtype=torch.long, device=like.inputs.device)
-        rows[0] = Rows(none, none, like.inputs.new_zeros(len(like.gradients), 0, a))
+        no_ids = torch.zeros(0, dtype=torch.long, device=like.inputs.device)
+        rows[0] = Rows(no_ids, no_ids, like.inputs.new_zeros(len(like.gradients), 0, a))
     return _tile_outers(tile, outers), _tile_rows(tile, rows)
 
 
 def _tile_jacobian(tile: Tile, shares: Sequence[BatchShares], sizes: Sequence[int]) -> Tensor:
     """J of parameters side by side, S x n x d, zero for samples that no gradient reaches."""
     like = next(s for of_parameter in shares for s in of_parameter if isinstance(s, Tensor))
-    joined = [
+    blocks = [
         torch.cat(
             [
                 share
@@ -494,4 +526,4 @@ def _tile_jacobian(tile: Tile, shares: Sequence[BatchShares], sizes: Sequence[in
         )
         for of_parameter, size in zip(shares, sizes, strict=True)
     ]
-    return joined[0] if len(joined) == 1 else torch.cat(joined, 2)
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)

@@ -1,7 +1,11 @@
-"""Texts in tiles, tiles in pairs, pairs in steps; and sums over them, on which all costs depend.
+"""Texts in tiles, tiles in pairs, pairs in steps; and their counts, on which all costs depend.
+
+    texts of a group, longest first:  | tile 0 | tile 1 | tile 2 |      a block of F is k x k pairs
+    pairs of tiles:                   (0,0) (0,1) (0,2) (1,1) (1,2) (2,2)
+    steps, which hold two tiles:      {0,1}: (0,0) (0,1) (1,1) -> {0,2}: (0,2) (2,2) -> {1,2}: (1,2)
 
 With k tiles there are of the order of k^2 pairs and steps. A plan is chosen among many layouts, so
-what it costs is had in closed form from the texts and tokens of its tiles: no pair is listed before
+its cost is computed in closed form from the texts and tokens of its tiles: no pair is listed before
 a kernel is computed.
 """
 
@@ -56,7 +60,7 @@ class Tiling:
         rows: of all texts, group by group, the longest of a group first.
         lengths: tokens of each, in that order.
         groups: of the tiles [k], in ascending order.
-        starts: first places of the tiles, and the number of texts [k + 1].
+        starts: the position of each tile's first text, and the number of texts [k + 1].
         batch_starts: those of the batches [B + 1]; a batch is padded to its first text.
     """
 
@@ -128,7 +132,7 @@ class Tiler:
     def __init__(
         self, lengths: Integers, groups: Integers, *, batched: bool, batch_tokens: int
     ) -> None:
-        # Longest first, so that the texts of a tile are of similar length.
+        # By group, then longest first, so that the texts of a tile are of similar length.
         self._rows = np.lexsort((-lengths, groups))
         self._lengths = lengths[self._rows]
         self._labels, firsts = np.unique(groups[self._rows], return_index=True)
@@ -146,7 +150,7 @@ class Tiler:
     def _cut(self, count: int) -> Tiling:
         bounds = list(pairwise(self._ends))
         most = max(int(self._lengths[first:end].sum()) for first, end in bounds)
-        starts: list[int] = []
+        tile_starts: list[int] = []
         groups: list[int] = []
         for group, (first, end) in zip(self._labels.tolist(), bounds, strict=True):
             # The cuts are where the running sum of tokens passes each equal part of them.
@@ -155,20 +159,22 @@ class Tiler:
             ends = np.linspace(0, tokens[-1], parts + 1)[1:-1]
             cuts = np.clip(np.searchsorted(tokens, ends, "right"), 1, len(tokens) - 1)
             cuts = cuts[np.diff(cuts, prepend=0) > 0]
-            starts += [first, *(first + cuts).tolist()]
+            tile_starts += [first, *(first + cuts).tolist()]
             groups += [group] * (len(cuts) + 1)
-        ends_of_tiles = [*starts[1:], len(self._rows)]
+        ends_of_tiles = [*tile_starts[1:], len(self._rows)]
+        # Batches fill up from each tile's first text on. That is the longest, to which the batch is
+        # padded, so it decides how many rows fit.
         batch_starts = []
-        place = 0
+        position = 0
         for end in ends_of_tiles:
-            while place < end:
-                batch_starts.append(place)
-                place = min(end, place + self._most_rows[place])
+            while position < end:
+                batch_starts.append(position)
+                position = min(end, position + self._most_rows[position])
         return Tiling(
             self._rows,
             self._lengths,
             np.array(groups),
-            np.array([*starts, len(self._rows)]),
+            np.array([*tile_starts, len(self._rows)]),
             np.array([*batch_starts, len(self._rows)]),
         )
 
@@ -198,65 +204,66 @@ def make_steps(pairs: Sequence[Pair], *, hold_all: bool) -> tuple[Step, ...]:
     partners: dict[int, set[int]] = {}
     for pair in pairs:
         partners.setdefault(min(pair), set()).add(max(pair))
-    left = set(pairs)
+    remaining = set(pairs)
     steps = []
     for turn, tile in enumerate(sorted(partners)):
-        for other in sorted(partners[tile], reverse=turn % 2 == 1):
-            held = sorted({tile, other})
-            among = tuple(pair for pair in product(held, repeat=2) if pair in left)
+        # Odd turns go through the partners backwards: they begin with the one that is held.
+        for partner in sorted(partners[tile], reverse=turn % 2 == 1):
+            held = sorted({tile, partner})
+            among = tuple(pair for pair in product(held, repeat=2) if pair in remaining)
             # A tile alone is no step: its pair with itself goes along with a partner's.
-            if among and (other != tile or partners[tile] == {tile}):
+            if among and (partner != tile or partners[tile] == {tile}):
                 steps.append(Step(tuple(held), among))
-                left -= set(among)
+                remaining -= set(among)
     return tuple(steps)
 
 
-class Sums(NamedTuple):
-    """What the cost of a linear weight is made of, for tiles of n texts and x tokens.
+class PairCounts(NamedTuple):
+    """Pairs of texts and tokens, on which a linear weight's cost depends; tiles have n and x.
 
     Sums over the pairs (i, j), each twice, but a tile with itself once unless the kernel is
     asymmetric: of ``n_i n_j``, ``x_i x_j`` and ``x_i n_j``. And ``formed_texts`` and
     ``formed_tokens``: n and x of the tiles of every step, whose gradients are formed for it.
     """
 
-    texts_texts: float
-    tokens_tokens: float
-    tokens_texts: float
+    text_pairs: float
+    token_pairs: float
+    token_text_pairs: float
     formed_texts: float
     formed_tokens: float
 
-    def plus(self, other: "Sums") -> "Sums":
-        return Sums(*(one + more for one, more in zip(self, other, strict=True)))
+    def plus(self, other: "PairCounts") -> "PairCounts":
+        return PairCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
-    def seen(self, tokens_per_token: float, *, pooled: bool) -> "Sums":
-        """Those of a weight that sees so many of every token's, or one per text if ``pooled``."""
+    def seen_by_weight(self, tokens_per_token: float, *, pooled: bool) -> "PairCounts":
+        """The counts of a weight that sees a part of the tokens, or one per text if ``pooled``."""
         if pooled:
-            texts = self.texts_texts
-            return Sums(texts, texts, texts, self.formed_texts, self.formed_texts)
+            texts = self.text_pairs
+            return PairCounts(texts, texts, texts, self.formed_texts, self.formed_texts)
         return self._replace(
-            tokens_tokens=tokens_per_token**2 * self.tokens_tokens,
-            tokens_texts=tokens_per_token * self.tokens_texts,
+            token_pairs=tokens_per_token**2 * self.token_pairs,
+            token_text_pairs=tokens_per_token * self.token_text_pairs,
             formed_tokens=tokens_per_token * self.formed_tokens,
         )
 
 
-def sums_of_pairs(
+def count_pairs(
     tiles: Mapping[int, Shape], pairs: Iterable[Pair], *, asymmetric: bool = False
-) -> Sums:
-    """The sums of listed pairs, whose tiles are all held at once."""
+) -> PairCounts:
+    """The counts of listed pairs, whose tiles are all held at once."""
     pairs = list(pairs)
-    texts_texts = tokens_tokens = tokens_texts = 0.0
+    text_pairs = token_pairs = token_text_pairs = 0.0
     for i, j in pairs:
         (n, t), (m, s) = tiles[i], tiles[j]
-        share = 1 if i == j and not asymmetric else 2
-        texts_texts += share * n * m
-        tokens_tokens += share * n * t * m * s
-        tokens_texts += share * n * t * m
+        times = 1 if i == j and not asymmetric else 2
+        text_pairs += times * n * m
+        token_pairs += times * n * t * m * s
+        token_text_pairs += times * n * t * m
     formed = [tiles[tile] for tile in {tile for pair in pairs for tile in pair}]
-    return Sums(
-        texts_texts,
-        tokens_tokens,
-        tokens_texts,
+    return PairCounts(
+        text_pairs,
+        token_pairs,
+        token_text_pairs,
         float(sum(n for n, _ in formed)),
         float(sum(n * t for n, t in formed)),
     )
@@ -264,9 +271,9 @@ def sums_of_pairs(
 
 @dataclass(frozen=True)
 class Schedule:
-    """All pairs of ``blocks`` of groups and their steps, counted but not listed.
+    """The pairs and steps of ``blocks``, counted in closed form.
 
-    What it counts is what :func:`tile_pairs` and :func:`make_steps` would list.
+    The counts are those of the lists that :func:`tile_pairs` and :func:`make_steps` would return.
     """
 
     tiling: Tiling
@@ -279,21 +286,21 @@ class Schedule:
         """In how many steps each tile is held [k]: once with every other tile that it meets."""
         counts = np.zeros(len(self.tiling), dtype=np.int64)
         for group, (first, end) in self._spans.items():
-            met = sum(self._size(other) for other in self._related[group])
-            itself = group in self._related[group]
+            tiles_met = sum(self._size(partner) for partner in self._partners_of[group])
+            meets_itself = group in self._partners_of[group]
             # A tile that meets no other is a step of its own.
-            counts[first:end] = max(met - itself, 1) if met else 0
+            counts[first:end] = max(tiles_met - meets_itself, 1) if tiles_met else 0
         return np.minimum(counts, 1) if self.hold_all else counts
 
     @property
-    def count(self) -> int:
+    def step_count(self) -> int:
         """How many steps there are."""
         if self.hold_all:
             return 1
         # Of two tiles each, but that of a tile which meets itself alone.
         alone = sum(
-            related == {group} and self._size(group) == 1
-            for group, related in self._related.items()
+            partner_groups == {group} and self._size(group) == 1
+            for group, partner_groups in self._partners_of.items()
         )
         return (int(self.steps_of_tiles.sum()) + alone) // 2
 
@@ -304,26 +311,33 @@ class Schedule:
             return self.steps_of_tiles
         loads = np.zeros(len(self.tiling), dtype=np.int64)
         for group, (first, end) in self._spans.items():
-            # Every earlier tile that this one meets has it load once, in its own turn.
-            related = self._related[group]
-            loads[first:end] = sum(self._size(other) for other in related if other < group)
-            if group in related:
+            # In the turn of every earlier tile that this one meets it is loaded once.
+            partner_groups = self._partners_of[group]
+            loads[first:end] = sum(
+                self._size(partner) for partner in partner_groups if partner < group
+            )
+            if group in partner_groups:
                 loads[first:end] += np.arange(end - first)
+        # In its own turn a tile is loaded unless the step before held it. The first partner of a
+        # turn is not loaded again where it was the last of the turn before: `make_steps` goes
+        # through the partners in alternating order.
         held: tuple[int, ...] = ()
         turn = 0
         for tile, group in enumerate(self.tiling.groups.tolist()):
-            spans = [self._spans[other] for other in self._related[group]]
+            partners = self._partners_of[group]
+            spans = [self._spans[partner] for partner in partners]
             later = [(max(first, tile + 1), end) for first, end in spans if end > tile + 1]
             if later:
+                # Partners still to come, in the order of this turn: only its ends matter.
                 nearest, farthest = min(later)[0], max(later)[1] - 1
                 first, last = (nearest, farthest) if turn % 2 == 0 else (farthest, nearest)
                 loads[tile] += tile not in held
                 loads[first] -= first in held
                 held = (tile, last)
-            elif self._related[group] == {group} and self._size(group) == 1:  # a step of its own
+            elif partners == {group} and self._size(group) == 1:  # it meets itself alone
                 loads[tile] += tile not in held
                 held = (tile,)
-            turn += bool(later) or group in self._related[group]
+            turn += bool(later) or group in partners
         return loads
 
     @property
@@ -331,24 +345,24 @@ class Schedule:
         """The most tiles that a step holds."""
         steps = self.steps_of_tiles
         meets_another = any(
-            sum(self._size(other) for other in related) > (group in related)
-            for group, related in self._related.items()
-            if related
+            sum(self._size(partner) for partner in partner_groups) > (group in partner_groups)
+            for group, partner_groups in self._partners_of.items()
+            if partner_groups
         )
         return int((steps > 0).sum()) if self.hold_all else 2 if meets_another else 1
 
     @cached_property
-    def sums(self) -> Sums:
-        """Those of all steps one after the other."""
-        return self._sums(self.steps_of_tiles)
+    def counts(self) -> PairCounts:
+        """The counts of all steps, one after the other."""
+        return self._count(self.steps_of_tiles)
 
     @cached_property
-    def least_sums(self) -> Sums:
-        """Those of all pairs, with every tile formed once."""
-        return self._sums(np.minimum(self.steps_of_tiles, 1))
+    def least_counts(self) -> PairCounts:
+        """The counts of all pairs at once, with every tile formed a single time."""
+        return self._count(np.minimum(self.steps_of_tiles, 1))
 
-    def _sums(self, times: Integers) -> Sums:
-        texts_texts = tokens_tokens = tokens_texts = 0.0
+    def _count(self, times: Integers) -> PairCounts:
+        text_pairs = token_pairs = token_text_pairs = 0.0
         texts, tokens = self.tiling.samples.astype(float), self.tiling.tokens.astype(float)
         for left, right in self.blocks:
             i, j = slice(*self._spans[left]), slice(*self._spans[right])
@@ -356,18 +370,18 @@ class Schedule:
             if left == right and self.halved:
                 # (sum n)^2 has each pair twice and a tile with itself once; of x_i n_j the pairs
                 # i <= j alone count, which is not symmetric: through running sums.
-                texts_texts += n * n
-                tokens_tokens += x * x
+                text_pairs += n * n
+                token_pairs += x * x
                 after = n - np.cumsum(texts[i])
-                tokens_texts += float(tokens[i] @ (2 * after + texts[i]))
+                token_text_pairs += float(tokens[i] @ (2 * after + texts[i]))
             else:
-                texts_texts += 2 * n * m
-                tokens_tokens += 2 * x * y
-                tokens_texts += 2 * x * m
-        return Sums(
-            float(texts_texts),
-            float(tokens_tokens),
-            float(tokens_texts),
+                text_pairs += 2 * n * m
+                token_pairs += 2 * x * y
+                token_text_pairs += 2 * x * m
+        return PairCounts(
+            float(text_pairs),
+            float(token_pairs),
+            float(token_text_pairs),
             float(times @ texts),
             float(times @ tokens),
         )
@@ -380,11 +394,13 @@ class Schedule:
         return dict(zip(labels.tolist(), zip(firsts.tolist(), ends, strict=True), strict=True))
 
     @cached_property
-    def _related(self) -> dict[int, set[int]]:
+    def _partners_of(self) -> dict[int, set[int]]:
         """By group those with which it has a block, either way round."""
         return {
             group: {
-                other for block in self.blocks if group in block for other in _other(block, group)
+                right if left == group else left
+                for left, right in self.blocks
+                if group in (left, right)
             }
             for group in self._spans
         }
@@ -392,9 +408,3 @@ class Schedule:
     def _size(self, group: int) -> int:
         first, end = self._spans[group]
         return end - first
-
-
-def _other(block: Pair, group: int) -> list[int]:
-    """The other group of a block, which may be the same."""
-    left, right = block
-    return [right] if left == group else [left]

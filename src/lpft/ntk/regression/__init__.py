@@ -143,10 +143,10 @@ def regress(
     fit = SOLVERS.get(solver)
     if fit is None:
         raise InputError(f"solver '{solver}' is unknown: expected one of {', '.join(SOLVERS)}")
-    known = solver_options(solver)
-    unknown = sorted(set(options) - set(known))
+    option_names = solver_options(solver)
+    unknown = sorted(set(options) - set(option_names))
     if unknown:
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        takes = f"it takes {', '.join(option_names)}" if option_names else "it takes none"
         raise InputError(f"solver '{solver}' has no option {', '.join(unknown)}: {takes}")
     train = TrainingSet(pair.train, as_array(labels_train, "labels"), pair.classes, f0_train)
     require_two_classes(train.labels)

@@ -225,6 +225,7 @@ def _choose_inverse_strength(rows: Array, labels: Labels) -> tuple[float, int, b
         return 1.0, 0, True
     parts = stratified_folds(labels, min(FOLDS, rarest))
     accuracies, converged = np.zeros((len(parts), len(INVERSE_STRENGTHS))), True
+    # Within a fold each fit starts from the one at the strength before.
     for fold, (fitted, held) in enumerate(parts):
         features, basis = _row_features(rows[fitted])
         outside = rows[held] @ basis
@@ -244,6 +245,7 @@ def _row_features(rows: Array) -> tuple[Array, Array]:
     A rotation leaves ``||w||`` as it is, so it changes nothing but the number and the scaling of
     columns: pivoted QR of X^T leaves those above rounding, in falling order.
     """
+    # X^T in the order of the pivots is Q R, so the rows of X Q in that order are those of R^T.
     basis, triangle, order = qr(rows.T, mode="economic", pivoting=True, check_finite=False)
     sizes = np.abs(np.diag(triangle))
     rank = int(np.sum(sizes > max(rows.shape) * np.finfo(np.float64).eps * sizes[0]))
@@ -403,6 +405,8 @@ def solve_asymmetric(matrix: Array, targets: Array, gamma: float) -> tuple[Array
     With ``K = U S V^T``, ``a = U^T alpha`` and ``b = V^T beta``, sum and difference part:
     ``(1/gamma + S)(a + b) = (U + V)^T y`` and ``(1/gamma - S)(a - b) = (U - V)^T y``.
     """
+    # In the singular vectors' coordinates the system falls into 2 x 2 blocks, one for each singular
+    # value: their sum and difference solve it. The difference is singular where S = 1/gamma.
     left, values, right = np.linalg.svd(matrix)
     on_left, on_right = left.T @ targets, right @ targets
     total = (on_left + on_right) / (1 / gamma + values)

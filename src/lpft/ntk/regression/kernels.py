@@ -1,4 +1,4 @@
-"""What kernel regression works on and returns: kernels of training and test rows, and models.
+"""The data of kernel regression, kernels of training and test rows, and its models.
 
 A matrix kernel is N x C x M x C with ``K[n, c, m, d] = <grad f_c(x_n), grad f_d(x_m)>``; a scalar
 one, such as P, is N x M and stands for that matrix times I_C. Rows are the rows to predict, of
@@ -63,7 +63,7 @@ class KernelPair:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a solver learns from: the training kernel, N class indices and the logits f_0 [N, C].
+    """A solver's training data: the kernel, N class indices and the logits f_0 [N, C].
 
     Raises:
         InputError: shapes that do not fit together, fewer than 2 classes, or labels out of range.
@@ -174,13 +174,13 @@ class KernelModel:
                     "this asymmetric model needs the reversed kernel K(x_i, x) beside K(x, x_i): "
                     "compute it with training rows first, or fit with mix=1"
                 )
-            turned = reversed_kernel(checked_kernel(reverse, classes)[0])
-            if turned.shape != table.shape:
+            reversed_table = reversed_kernel(checked_kernel(reverse, classes)[0])
+            if reversed_table.shape != table.shape:
                 raise InputError(
                     f"reversed kernel: expected that of the kernel's rows and columns exchanged, "
-                    f"found {turned.shape} for {table.shape} once turned"
+                    f"found {reversed_table.shape} for {table.shape} once turned"
                 )
-            logits = logits + apply_kernel(turned, self.reverse_coefficients)
+            logits = logits + apply_kernel(reversed_table, self.reverse_coefficients)
         return logits + scaled_logits(f0, self.f0_scale, len(logits), classes)
 
     def score(
@@ -240,7 +240,7 @@ def scaled_logits(f0: Array | None, scale: float, rows: int, classes: int) -> Ar
 
 def entry_matrix(kernel: Array, classes: int) -> Array:
     """The kernel between (row, logit) entries, NC x MC, the logit running fastest."""
-    if kernel.ndim == 2:
+    if kernel.ndim == 2:  # P ⊗ I_C
         return np.asarray(np.kron(kernel, np.eye(classes)), dtype=np.float64)
     return kernel_matrix(kernel)
 
@@ -254,6 +254,7 @@ def apply_kernel(kernel: Array, coefficients: Array) -> Array:
     """``sum_i K(x, x_i) alpha_i``: an M x N (x C x C) kernel on N x C coefficients gives M x C."""
     if kernel.ndim == 2:
         return kernel @ coefficients
+    # sum over i and d of K[n, c, i, d] alpha[i, d]
     return np.tensordot(kernel, coefficients, axes=2)
 
 

@@ -49,7 +49,7 @@ SEARCH_TOLERANCE = 1e-8
 TOLERANCE = 1e-24
 MAX_ITERATIONS = 200
 
-_SHRINK = 0.1  # the least that a step with an old Hessian must shrink the decrement by
+_LEAST_SHRINKAGE = 0.1  # the least that a step with an old Hessian must shrink the decrement by
 _RESOLUTION = 1e-12  # below this share of the objective, its own rounding hides any descent
 _SUFFICIENT_DECREASE = 1e-4
 _SHORTEST_STEP = 1e-10
@@ -135,11 +135,12 @@ def _fit(
     searched = True
     if strength is None:
         candidates = [relative * scale for relative in RELATIVE_STRENGTHS]
+        # Losses are summed over held-out rows, so that folds of unequal size weigh by their rows.
         losses, parts = np.zeros(len(candidates)), 0
         for fitted, kernel, offset, labels in _held_out(train, f0_scale, folds, validation):
             alphas, converged = path(fitted, candidates, f0_scale, SEARCH_TOLERANCE)
             logits = [offset + apply_kernel(kernel, alpha) for alpha in alphas]
-            losses += [len(labels) * loss(each, labels) for each in logits]
+            losses += [len(labels) * loss(table, labels) for table in logits]
             searched, parts = searched and converged, parts + 1
         best = int(np.argmin(losses))
         chosen = Strength(
@@ -229,6 +230,7 @@ def _ridge_path(
     train: TrainingSet, strengths: Sequence[float], f0_scale: float, _tolerance: float
 ) -> tuple[list[Array], bool]:
     """alpha [N, C] for each strength, from one eigendecomposition."""
+    # (K + lambda I)^-1 = U (S + lambda)^-1 U^T for all lambda at once.
     target = train.one_hot - train.offset(f0_scale)
     if train.kernel.ndim == 2:
         matrix, columns = train.kernel, target
@@ -309,8 +311,10 @@ def fit_softmax(
     """
     problem = _Problem(features, contrasts, labels, penalties)
     z = np.zeros(features.shape[2]) if start is None else start.copy()
-    logits = offset + problem.moved(z)
+    logits = offset + problem.logit_change(z)
     value, factor, previous, converged = problem.value(z, logits), None, np.inf, False
+    # Shamanskii's iteration: step with the current factor, and form a new Hessian only once the
+    # decrement shrinks too slowly.
     for _ in range(MAX_ITERATIONS):
         fresh = factor is None
         if factor is None:
@@ -323,14 +327,15 @@ def fit_softmax(
         if not decrement >= 0:
             break
         unresolved = decrement <= _RESOLUTION * value
-        if decrement > _SHRINK * previous:
+        if decrement > _LEAST_SHRINKAGE * previous:
             if not fresh:  # the old Hessian has served its time
                 factor = None
                 continue
             if unresolved:  # a new Hessian shrinks all but rounding
                 converged = True
                 break
-        change = problem.moved(step)
+        # Near the optimum, rounding of the objective hides any descent: take the whole step there.
+        change = problem.logit_change(step)
         size = 1.0 if unresolved else problem.search(z, step, logits, change, value, decrement)
         if size == 0:
             converged = decrement <= SEARCH_TOLERANCE * value
@@ -352,12 +357,14 @@ class _Problem:
     labels: Labels
     penalties: Array
 
-    def moved(self, step: Array) -> Array:
+    def logit_change(self, step: Array) -> Array:
         """What a step adds to the logits, N x C."""
         return (self.features @ step) @ self.contrasts.T
 
     def value(self, z: Array, logits: Array) -> float:
         """The objective, exact in relative terms also where every row is fitted almost surely."""
+        # CE_i = log sum_c exp(f_c - f_y). With the label's own term, exp(0), apart it is log1p of
+        # the others where the label is the largest: no digit is lost, however small they are.
         rows = np.arange(len(logits))
         excess = logits - logits[rows, self.labels][:, None]
         top = excess.max(axis=1)
@@ -381,6 +388,8 @@ class _Problem:
 
     def factor(self, logits: Array) -> tuple[Array, bool] | None:
         """Cholesky's factor of ``sum_i (E A_i)^T (diag p_i - p_i p_i^T) (E A_i) + diag rho``."""
+        # With L_i L_i^T = diag p_i - p_i p_i^T the Hessian is B^T B for B = L_i^T E A_i stacked
+        # over i: one symmetric product (dsyrk), in which no digits cancel.
         roots = np.matmul(softmax_root(softmax(logits, axis=1)).transpose(0, 2, 1), self.contrasts)
         weighted = np.matmul(roots, self.features).reshape(-1, self.features.shape[2])
         hessian = dsyrk(1.0, weighted.T)
@@ -415,12 +424,17 @@ def softmax_root(probabilities: Array) -> Array:
     ``L_dc = -(p_d / q_c) L_cc`` for d > c. Where a tail is 0, its column is.
     Source: Tanabe and Sagae, Journal of the Royal Statistical Society B 54(1), 1992.
     """
+    # Column by column, for all rows at once: tails[:, c] = q_{c-1}.
     rows, classes = probabilities.shape
     tails = np.cumsum(probabilities[:, ::-1], axis=1)[:, ::-1]
     root = np.zeros((rows, classes, classes - 1))
     for column in range(classes - 1):
-        own, before, after = probabilities[:, column], tails[:, column], tails[:, column + 1]
-        share = np.divide(own, before, out=np.zeros(rows), where=before > 0)
+        probability, before, after = (
+            probabilities[:, column],
+            tails[:, column],
+            tails[:, column + 1],
+        )
+        share = np.divide(probability, before, out=np.zeros(rows), where=before > 0)
         root[:, column, column] = np.sqrt(share * after)
         later = probabilities[:, column + 1 :]
         shares = np.divide(
