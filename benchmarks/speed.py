@@ -67,11 +67,11 @@ def steps(result: Result) -> str:
     header = [f"a step of {result['batch_size']}"]
     header += [name for kind in kinds for name in (f"{kind}: CPU s", "over ours")]
     rows = []
-    for side in result["median_cpu_seconds"][kinds[0]]:
-        row = [side]
+    for trainer in result["median_cpu_seconds"][kinds[0]]:
+        row = [trainer]
         for kind in kinds:
-            row.append(number(result["median_cpu_seconds"][kind][side]))
-            row.append(number(result["cpu_seconds_over_ours"][kind][side]))
+            row.append(number(result["median_cpu_seconds"][kind][trainer]))
+            row.append(number(result["cpu_seconds_over_ours"][kind][trainer]))
         rows.append(row)
     return table(header, rows)
 
@@ -79,18 +79,18 @@ def steps(result: Result) -> str:
 def prediction(result: Result) -> str:
     data = {name: value for name, value in result.items() if name in ("trec", "imdb")}
     header = ["rows per CPU second"]
-    header += [name for one in data for name in (one, "times encode")]
+    header += [name for source in data for name in (source, "times encode")]
     rows = []
     for action in next(iter(data.values()))["rows_per_cpu_second"]:
         row = [action]
-        for found in data.values():
-            row.append(number(found["rows_per_cpu_second"][action]))
-            row.append(number(found["times_as_fast_as_encode"].get(action)))
+        for rates in data.values():
+            row.append(number(rates["rows_per_cpu_second"][action]))
+            row.append(number(rates["times_as_fast_as_encode"].get(action)))
         rows.append(row)
     one_text = table(
         ["CPU ms of a text alone", *data],
         [
-            [action, *(number(found["cpu_ms_of_one_text"][action]) for found in data.values())]
+            [action, *(number(rates["cpu_ms_of_one_text"][action]) for rates in data.values())]
             for action in next(iter(data.values()))["cpu_ms_of_one_text"]
         ],
     )
@@ -108,13 +108,13 @@ def linear_probe(result: Result) -> str:
         (
             name,
             number(cell["rows"]),
-            number(side["cpu_seconds"]),
-            number(side["over_ours"]),
-            f"{side['accuracy']:.3f}",
-            f"{side['nll']:.3f}",
+            number(fit["cpu_seconds"]),
+            number(fit["over_ours"]),
+            f"{fit['accuracy']:.3f}",
+            f"{fit['nll']:.3f}",
         )
         for cell in result["cells"]
-        for name, side in cell["sides"].items()
+        for name, fit in cell["sides"].items()
     ]
     return table(header, rows)
 
@@ -124,13 +124,13 @@ def few_rows(result: Result) -> str:
     rows = [
         (
             f"{data}: {method}",
-            number(found["cpu_seconds"]),
-            f"{found['accuracy']:.3f}",
-            f"{found['nll']:.3f}",
-            str(len(found["draws"])),
+            number(scores["cpu_seconds"]),
+            f"{scores['accuracy']:.3f}",
+            f"{scores['nll']:.3f}",
+            str(len(scores["draws"])),
         )
         for data, methods in result.items()
-        for method, found in methods.items()
+        for method, scores in methods.items()
     ]
     return table(header, rows)
 
@@ -139,8 +139,8 @@ def serving(result: Result) -> str:
     services = result["services"]
     clients = list(next(iter(services.values())))
     rows = [
-        (name, *(f"{number(found[count]['processor_ms_per_request'])} ms" for count in clients))
-        for name, found in services.items()
+        (name, *(f"{number(latencies[count]['processor_ms_per_request'])} ms" for count in clients))
+        for name, latencies in services.items()
     ]
     header = ["processor time per request", *(f"{count} clients" for count in clients)]
     return table(header, rows).replace(" 1 clients", " 1 client")
@@ -152,11 +152,11 @@ def predict_rows(result: Result) -> str:
             f"resumed after SIGKILL at {result['rows_recorded_when_killed']:,} rows"
             if name == "resumed"
             else f"{int(name.partition('_')[0]):,} rows",
-            number(found["cpu_seconds"]),
-            number(found["seconds"]),
-            f"{found['peak_megabytes']:.0f} MB",
+            number(job["cpu_seconds"]),
+            number(job["seconds"]),
+            f"{job['peak_megabytes']:.0f} MB",
         )
-        for name, found in result.items()
+        for name, job in result.items()
         if name.endswith("_rows") or name == "resumed"
     ]
     return table(("a job of its own", "CPU s", "wall s", "peak memory"), rows)
@@ -182,17 +182,17 @@ def kernels(result: Result) -> str:
     for shape in ("minilm", "roberta"):
         if shape not in result:
             continue
-        found = result[shape]
-        ours = found["ours"]
+        compared = result[shape]
+        ours = compared["ours"]
         rows.append(
             (
                 f"{shape}, {ours['tokens_per_sample']} tokens, rank {ours['head_rank']}, "
                 f"{ours['samples']} texts",
                 *(
-                    number(found[side]["seconds_per_sample"])
-                    for side in ("ours", "jacrev", "grad_loop")
+                    number(compared[engine]["seconds_per_sample"])
+                    for engine in ("ours", "jacrev", "grad_loop")
                 ),
-                number(found["times_faster"]),
+                number(compared["times_faster"]),
                 f"{ours['peak_memory_gb']} GB",
             )
         )
@@ -204,11 +204,11 @@ def reference(result: Result) -> str:
     rows = [
         (
             name.replace("_", " "),
-            number(found["extrapolated_seconds_per_sample"]),
-            number(found["times_faster"]),
+            number(estimate["extrapolated_seconds_per_sample"]),
+            number(estimate["times_faster"]),
         )
-        for name, found in result["reference"].items()
-        if isinstance(found, Mapping) and "times_faster" in found
+        for name, estimate in result["reference"].items()
+        if isinstance(estimate, Mapping) and "times_faster" in estimate
     ]
     return table(("the paper's algorithm", "wall s per text", "times ours"), rows)
 
@@ -217,25 +217,27 @@ def neural_tangents(result: Result) -> str:
     rows = [
         (
             f"{cell['samples']} texts, {cell['head']}",
-            number(cell["ours"]["cpu"]),
-            number(cell["neural_tangents"]["cpu"]),
-            number(cell["times_faster_by_cpu"]),
+            number(cell["processor_seconds"]["ours"]),
+            number(cell["processor_seconds"]["neural_tangents"]),
+            number(cell["times_faster_by_processor"]),
             number(cell["times_faster"]),
-            f"{cell['peak_memory_gb']['ours']} GB",
-            f"{cell['peak_memory_gb']['neural_tangents']} GB",
+            f"{cell['peak_memory_gb']['ours']:.2f} GB",
+            f"{cell['peak_memory_gb']['neural_tangents']:.2f} GB",
+            f"{cell['relative_difference']:.1e}",
         )
         for cell in result["cells"]
     ]
-    header = ("kernel", "CPU s, ours", "theirs", "times", "times by wall", "memory, ours", "theirs")
+    seconds = ("CPU s, ours", "CPU s, theirs", "times", "times by wall")
+    header = ("kernel", *seconds, "memory, ours", "memory, theirs", "relative difference")
     return table(header, rows)
 
 
 def symmetric_product(result: Result) -> str:
     rows = [
         (f"{texts}: {name}", *(number(rates[part]) for part in ("forming", "multiplying", "both")))
-        for texts, found in result.items()
-        if isinstance(found, Mapping)
-        for name, rates in found.items()
+        for texts, products in result.items()
+        if isinstance(products, Mapping)
+        for name, rates in products.items()
     ]
     return table(("GFLOP/s", "forming J", "multiplying", "both"), rows)
 
@@ -243,33 +245,33 @@ def symmetric_product(result: Result) -> str:
 def operator(result: Result) -> str:
     rows = [
         (
-            f"{number(cell['samples'])} sentences, activations {way}",
+            f"{number(cell['samples'])} sentences, activations {storage}",
             number(min(cell["product_processor_seconds"])),
             f"{cell['peak_gb']} GB",
         )
-        for way, found in result.items()
-        for cell in found["products"]
+        for storage, measured in result.items()
+        for cell in measured["products"]
     ]
     rows += [
-        (f"exponent of N, activations {way}", number(found["exponent_of_n"]), "")
-        for way, found in result.items()
+        (f"exponent of N, activations {storage}", number(measured["exponent_of_n"]), "")
+        for storage, measured in result.items()
     ]
     return table(("a product by NTKOperator", "CPU s", "peak memory"), rows)
 
 
 def report_time(result: Result) -> str:
     rows = [
-        (name, number(found["cpu_seconds"]), f"{found['page_kilobytes']:,} kB")
-        for name, found in result["pages"].items()
-        if isinstance(found, Mapping)
+        (name, number(page["cpu_seconds"]), f"{page['page_kilobytes']:,} kB")
+        for name, page in result["pages"].items()
+        if isinstance(page, Mapping)
     ]
     return table(("`lpft report` of", "CPU s", "page"), rows)
 
 
-def fitted(found: Mapping[str, Any]) -> str:
+def fitted(exponent: Mapping[str, Any]) -> str:
     """An exponent with its standard error."""
-    error = found.get("standard_error")
-    return f"{found['exponent']:.2f}" + ("" if error is None else f" ± {error:.2f}")
+    error = exponent.get("standard_error")
+    return f"{exponent['exponent']:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
 
 LETTERS = {"samples": "N", "classes": "C", "tokens": "T", "layers": "layers"}
@@ -278,16 +280,16 @@ LETTERS = {"samples": "N", "classes": "C", "tokens": "T", "layers": "layers"}
 def scaling_kernels(result: Result) -> str:
     rows = []
     for along, letter in LETTERS.items():
-        found = result[along]["exponents"]
+        exponents = result[along]["exponents"]
         values = [cell[along] for cell in result[along]["cells"]]
         rows.append(
             (
                 f"{letter} from {values[0]} to {values[-1]}",
-                fitted(found["cpu_seconds"]),
-                fitted(found["tflop"]),
-                f"{found['cpu_seconds'].get('target', MISSING)}",
-                fitted(found["memory_bytes"]),
-                f"{found['memory_bytes'].get('target', MISSING)}",
+                fitted(exponents["cpu_seconds"]),
+                fitted(exponents["tflop"]),
+                f"{exponents['cpu_seconds'].get('target', MISSING)}",
+                fitted(exponents["memory_bytes"]),
+                f"{exponents['memory_bytes'].get('target', MISSING)}",
             )
         )
     header = ("exponent", "CPU s", "flops by the plan", "at most", "memory less kernel", "at most")
@@ -311,19 +313,20 @@ JOBS = {"ft": "FT, an epoch", "lora": "LoRA, an epoch", "lp": "LP", "predict": "
 
 
 def scaling_rows(result: Result) -> str:
-    of_jobs = {name: result[job] for job, name in JOBS.items() if job in result}
+    parts = result["parts"]
+    of_jobs = {name: parts[job] for job, name in JOBS.items() if job in parts}
     counts = [cell["rows"] for cell in next(iter(of_jobs.values()))["cells"]]
     header = ["CPU s", *(f"{count:,} rows" for count in counts)]
     header += ["exponent", "beyond 64 rows", "at most"]
     rows = [
         (
             name,
-            *(number(cell["cpu_seconds"]) for cell in found["cells"]),
-            fitted(found["exponents"]["cpu_seconds"]),
-            fitted(found["exponents"]["more_cpu_seconds"]),
-            str(found["exponents"]["cpu_seconds"]["target"]),
+            *(number(cell["cpu_seconds"]) for cell in measured["cells"]),
+            fitted(measured["exponents"]["cpu_seconds"]),
+            fitted(measured["exponents"]["more_cpu_seconds"]),
+            str(measured["exponents"]["cpu_seconds"]["target"]),
         )
-        for name, found in of_jobs.items()
+        for name, measured in of_jobs.items()
     ]
     return table(header, rows)
 
@@ -382,26 +385,38 @@ def plans(result: Result) -> str:
     return table(("MiniLM's shape, 64 tokens, memory allowed", "TFLOP", "memory", "tiles"), rows)
 
 
+SETS = {
+    "amazon": "Amazon",
+    "cb": "CB",
+    "rte": "RTE",
+    "sst2": "SST-2",
+    "cola": "CoLA",
+    "csabstruct": "CSAbstruct",
+    "nicta": "NICTA-PIBOSO",
+}
+"""Data sets of ``tuned_rates.py`` by their names there, in the order of the tables."""
+
+
 def tuned_rates(result: Result) -> str:
     """Test scores, by data set and method."""
 
-    def shown(found: Mapping[str, float] | None) -> str:
-        return MISSING if found is None else f"{found['mean']:.3f} ± {found['sd']:.3f}"
+    def mean_and_sd(score: Mapping[str, float] | None) -> str:
+        return MISSING if score is None else f"{score['mean']:.3f} ± {score['sd']:.3f}"
 
     rows = []
-    for name, one in result["sets"].items():
-        for method, found in one["methods"].items():
-            scores, rate = found["scores"], found["learning_rate"]
+    for name, part in result["parts"].items():
+        for method, measured in part["methods"].items():
+            scores, rate = measured["scores"], measured["learning_rate"]
             outside = [scores[split]["accuracy"] for split in scores if split != "test"]
             rows.append(
                 [
-                    name if method == next(iter(one["methods"])) else "",
+                    SETS[name] if method == next(iter(part["methods"])) else "",
                     method_name(method),
                     MISSING if method == "lp" else f"{rate:g}",
-                    shown(scores["test"]["accuracy"]),
-                    "; ".join(map(shown, outside)) or MISSING,
-                    shown(scores["test"]["nll"]),
-                    shown(scores["test"]["ece"]),
+                    mean_and_sd(scores["test"]["accuracy"]),
+                    "; ".join(map(mean_and_sd, outside)) or MISSING,
+                    mean_and_sd(scores["test"]["nll"]),
+                    mean_and_sd(scores["test"]["ece"]),
                 ]
             )
     header = ("", "method", "rate", "accuracy", "out of distribution", "NLL with T", "ECE with T")
@@ -410,16 +425,17 @@ def tuned_rates(result: Result) -> str:
 
 def tuned_differences(result: Result) -> str:
     """Differences of accuracy in points, with their intervals."""
-    first = next(iter(result["sets"].values()))["differences"]["test"]
+    first = next(iter(result["parts"].values()))["differences"]["test"]
     rows = []
-    for name, one in result["sets"].items():
-        for split, found in one["differences"].items():
+    for name, part in result["parts"].items():
+        for split, differences in part["differences"].items():
             values = [
                 f"{100 * each['mean']:+.1f} ({100 * each['interval'][0]:.1f} to "
                 f"{100 * each['interval'][1]:.1f})"
-                for each in found.values()
+                for each in differences.values()
             ]
-            rows.append([name if split == "test" else f"{name}, {split}", *values])
+            outside = "" if split == "test" else f" to {split.removeprefix('ood/')}"
+            rows.append([SETS[name] + outside, *values])
     pairs = (name.partition(" less ") for name in first)
     header = [f"{method_name(one)} less {method_name(other)}" for one, _, other in pairs]
     return table(["points of accuracy", *header], rows)
@@ -428,18 +444,18 @@ def tuned_differences(result: Result) -> str:
 def tuned_theory(result: Result) -> str:
     """What the theory speaks of, by data set and method, beside what was gained."""
     rows = []
-    for name, one in result["sets"].items():
-        probe = one["methods"]["lp"]["scores"]["test"]["accuracy"]["mean"]
-        for method, found in one["methods"].items():
+    for name, part in result["parts"].items():
+        probe = part["methods"]["lp"]["scores"]["test"]["accuracy"]["mean"]
+        for method, measured in part["methods"].items():
             if method == "lp":
                 continue
             rows.append(
                 [
-                    f"{name}, {method_name(method)}",
-                    number(found["ft_ratio"]),
-                    number(found["head_norm_at_start"]["mean"]),
-                    number(found["feature_change"]["mean"]),
-                    f"{100 * (found['scores']['test']['accuracy']['mean'] - probe):+.1f}",
+                    f"{SETS[name]}, {method_name(method)}",
+                    number(measured["ft_ratio"]),
+                    number(measured["head_norm_at_start"]["mean"]),
+                    number(measured["feature_change"]["mean"]),
+                    f"{100 * (measured['scores']['test']['accuracy']['mean'] - probe):+.1f}",
                 ]
             )
     header = ("", "FT ratio", "head norm at the start", "feature change", "points over LP")
@@ -448,31 +464,33 @@ def tuned_theory(result: Result) -> str:
 
 def plot_tuned(result: Result) -> Figure:
     """Feature change against the head's norm, and accuracy gained against the FT ratio."""
-    sets = result["sets"].values()
+    sets = [part["methods"] for part in result["parts"].values()]
+    methods = [method for method in sets[0] if method != "lp"]
 
-    def series(x: Callable[[Any], float], y: Callable[[Any, Any], float]) -> tuple[Series, ...]:
+    def accuracy(measured: Result) -> float:
+        return float(measured["scores"]["test"]["accuracy"]["mean"])
+
+    def series(
+        x: Callable[[Result], float], y: Callable[[Result, Result], float]
+    ) -> tuple[Series, ...]:
         return tuple(
             Series(
                 method_name(method),
-                tuple(x(one["methods"][method]) for one in sets),
-                tuple(y(one, one["methods"][method]) for one in sets),
+                tuple(x(measured[method]) for measured in sets),
+                tuple(y(measured[method], measured["lp"]) for measured in sets),
                 method=method,
             )
-            for method in next(iter(sets))["methods"]
-            if method != "lp"
+            for method in methods
         )
 
-    def gained(one: Any, found: Any) -> float:
-        def accuracy(method: Any) -> float:
-            return float(method["scores"]["test"]["accuracy"]["mean"])
-
-        return 100 * (accuracy(found) - accuracy(one["methods"]["lp"]))
-
     change = series(
-        lambda found: found["head_norm_at_start"]["mean"],
-        lambda _, found: found["feature_change"]["mean"],
+        lambda tuned: tuned["head_norm_at_start"]["mean"],
+        lambda tuned, _: tuned["feature_change"]["mean"],
     )
-    gain = series(lambda found: found["ft_ratio"], gained)
+    gain = series(
+        lambda tuned: tuned["ft_ratio"],
+        lambda tuned, probe: 100 * (accuracy(tuned) - accuracy(probe)),
+    )
     norm = Panel("", "norm of the head at the start", "feature change", change, "log", "log")
     ratio = Panel("", "FT ratio", "points of accuracy over LP", gain)
     return Figure("tuned-rates", "Theory beside results", "scatter", (norm, ratio))
@@ -491,14 +509,14 @@ def plot_kernels(result: Result) -> Figure:
         for along, letter in LETTERS.items():
             if what == "memory_bytes" and along != "samples":
                 continue
-            found = result[along]
-            name = f"exponent {fitted(found['exponents'][what])}"
+            growth = result[along]
+            name = f"exponent {fitted(growth['exponents'][what])}"
             panels.append(
                 Panel(
                     f"{letter}: {name}" if unit == 1 else f"memory: {name}",
                     letter,
                     title,
-                    (_series("kernel", found["cells"], along, what, unit),),
+                    (_series("kernel", growth["cells"], along, what, unit),),
                     "log",
                     "log",
                 )
@@ -508,9 +526,8 @@ def plot_kernels(result: Result) -> Figure:
 
 def plot_rows(result: Result) -> Figure:
     drawn = tuple(
-        _series(name, result[job]["cells"], "rows", "cpu_seconds")
-        for job, name in JOBS.items()
-        if job in result
+        _series(JOBS[job], part["cells"], "rows", "cpu_seconds")
+        for job, part in result["parts"].items()
     )
     panel = Panel("CPU seconds", "rows", "CPU seconds", drawn, "log", "log")
     return Figure("rows", "Time of training and prediction", "lines", (panel,))
@@ -552,16 +569,25 @@ BLOCKS = {
     "tuned_theory": Block("Theory beside results", "tuned_rates", tuned_theory, plot_tuned),
 }  # fmt: skip
 
+JOINED = {
+    "scaling_rows": ("scaling_", tuple(JOBS)),
+    "tuned_rates": ("tuned_rates_", SETS),
+}
+"""Tables made of several records: what begins the records' names, and what ends them."""
+
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of a folder; those of ``scaling.py rows``, one per job, are also joined."""
+    """The records of a folder; those of one table, such as one per data set, are also joined."""
     records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    jobs = {job: records[f"scaling_{job}"] for job in JOBS if f"scaling_{job}" in records}
-    if jobs:
-        results = {job: record["result"] for job, record in jobs.items()}
-        quick = any(result["quick"] for result in results.values())
-        first = next(iter(jobs.values()))
-        records["scaling_rows"] = {**first, "result": {"quick": quick, **results}}
+    for name, (prefix, parts) in JOINED.items():
+        joined = {part: records[prefix + part] for part in parts if prefix + part in records}
+        if joined:
+            results = {part: record["result"] for part, record in joined.items()}
+            quick = any(result.get("quick") for result in results.values())
+            first = next(iter(joined.values()))
+            commits = dict.fromkeys(record["commit"] for record in joined.values())
+            result = {"quick": quick, "parts": results}
+            records[name] = {**first, "commits": [*commits], "result": result}
     return records
 
 
@@ -588,13 +614,16 @@ def of_record(record: Mapping[str, Any]) -> str:
     """Where and on what a record was made."""
     result = record["result"]
     load = result.get("load_average") if isinstance(result, Mapping) else None
-    commit = record["commit"] or "?"
+    commits = record.get("commits", [record["commit"] or "?"])
     quick = " with fewer and smaller cells (`--quick`)" if result.get("quick") else ""
     return (
         f"{record['processor']}, {record['threads']} thread{'s' * (record['threads'] > 1)}, "
         "torch.matmul at "
-        f"{record['matmul_gflops']:g} GFLOP/s, commit `{commit[:8]}`"
-        + (" with uncommitted changes" if commit.endswith("-dirty") else "")
+        f"{record['matmul_gflops']:g} GFLOP/s, commit "
+        + ", ".join(
+            f"`{commit[:8]}`" + " with uncommitted changes" * commit.endswith("-dirty")
+            for commit in commits
+        )
         + (f", load {load[0]:g}" if load else "")
         + quick
     )

@@ -7,8 +7,8 @@ finished stays in the output folder, so that a stopped benchmark goes on where i
     python benchmarks/tuned_rates.py --data-dir DIR --output-dir DIR [--data cb,sst2] [--workers 2]
     python benchmarks/tuned_rates.py --output-dir DIR --record
 
-``--record`` writes the means over the seeds of every finished data set, and differences of accuracy
-with 95 % intervals over seeds and texts.
+``--record`` writes, for each data set of ``--data`` that is finished, a record of the means over
+the seeds, and of differences of accuracy with 95 % intervals over seeds and texts.
 """
 
 import argparse
@@ -226,14 +226,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="write the record, train nothing")
     options = parser.parse_args()
+    names = options.data.split(",")
     if options.record:
-        folders = {name: options.output_dir / name / "runs" for name in SETS}
-        sets = {name: summary(folder) for name, folder in folders.items() if finished(folder)}
-        record("tuned_rates", {"settings": SETTINGS, "rates": RATES, "sets": sets})
+        for name in names:
+            folder = options.output_dir / name / "runs"
+            if finished(folder):
+                result = {"settings": SETTINGS, "rates": RATES, **summary(folder)}
+                record(f"tuned_rates_{name}", result)
         return
     if options.data_dir is None:
         parser.error("--data-dir is needed")
-    for name in options.data.split(","):
+    for name in names:
         folder = options.output_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         train(name, options.data_dir.resolve(), folder.resolve(), options.seeds, options.workers)

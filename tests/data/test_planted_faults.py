@@ -230,7 +230,7 @@ def test_what_is_found_in_the_original_sentences_is_real(data_dir, tmp_path, nam
 def test_changed_labels_come_first(data_dir):
     """Fifty of 1,000 labels are changed: most of the first rows named are among them."""
     from lpft.data.examples import Examples, TextData
-    from lpft.runs.findings import label_errors
+    from lpft.runs.train import label_errors
     from lpft.settings import TrainingSettings
 
     rows = read_uci(data_dir, "amazon_cells")

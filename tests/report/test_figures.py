@@ -16,12 +16,11 @@ from scipy.stats import binomtest
 from lpft.report import ReportResult, figures
 from lpft.report.drawing import saved, series_styles
 from lpft.report.panels import panel_canvases, sheet
-from lpft.results.exhibits import Panel
+from lpft.results.exhibits import Panel, thinned
 from lpft.results.groups import Group, group_runs
-from lpft.results.kernels import KernelRecord, find_kernels
+from lpft.results.kernels import KernelRecord, find_kernels, heat_map_panels
 from lpft.results.pairing import compare
 from lpft.results.run import find_runs
-from lpft.results.series import curve, heat_map_panels, thinned
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +93,7 @@ def test_coverage_is_the_accuracy_of_the_most_confident_rows(tmp_path: Path) -> 
 
 def test_curves_are_what_the_history_says(group: Group) -> None:
     run = next(run for run in group.runs if run.method == "lp-ft")
-    points = curve(run, "feature_difference")
+    points = run.curve("feature_difference")
     assert len(points) == 11
     assert points[0] == (0.0, 0.0)
     assert points[-1] == (10.0, 3.9)
@@ -111,15 +110,15 @@ def test_curves_are_what_the_history_says(group: Group) -> None:
     line = next(line for line in norms.panels[0].series if line.label == "LP-FT")
     assert list(zip(line.x, line.y, strict=True)) == points
     lp = next(run for run in group.runs if run.method == "lp")
-    assert len(curve(lp, "head_norm")) == 1
-    assert curve(lp, "loss") == []
+    assert len(lp.curve("head_norm")) == 1
+    assert lp.curve("loss") == []
 
 
 def test_long_curves_are_means_over_stretches(tmp_path: Path) -> None:
     run = write_run(tmp_path / "ft")
     lines = [f'{{"event": "training", "epoch": {i}, "loss": {i * 2}}}' for i in range(600)]
     (run / "history.jsonl").write_text("\n".join(lines))
-    points = curve(find_runs(tmp_path)[0][0], "loss")
+    points = find_runs(tmp_path)[0][0].curve("loss")
     assert len(points) == 150
     assert points[0] == (1.5, 3.0)
     assert points[-1] == (597.5, 1195.0)

@@ -201,9 +201,9 @@ def test_the_answer_and_its_rule_are_printed(lpft, paths, kept_runs):
 def test_an_interrupted_path_goes_on_to_the_same_numbers(
     lpft, paths, kept_runs, tmp_path, monkeypatch
 ):
-    from lpft.runs import kernel_path
+    from lpft.runs import kernel_statistics
 
-    folder, real = tmp_path / "kernels", kernel_path.PathResults.add
+    folder, real = tmp_path / "kernels", kernel_statistics.PathResults.add
 
     def stopped(self, epoch, *arguments):
         if epoch == 1:
@@ -212,7 +212,7 @@ def test_an_interrupted_path_goes_on_to_the_same_numbers(
 
     options = (*QUICK, "--path", "--dtype", "float64", "--output-dir", folder)
     with monkeypatch.context() as patch:
-        patch.setattr(kernel_path.PathResults, "add", stopped)
+        patch.setattr(kernel_statistics.PathResults, "add", stopped)
         assert lpft("ntk", kept_runs("lora"), *options).status == 130
     outcome = lpft("ntk", kept_runs("lora"), *options, "--resume")
     assert outcome.status == 0, outcome.err

@@ -9,9 +9,8 @@ from toy_files import toy_data, toy_settings
 from lpft.errors import InputError
 from lpft.results.schema import CandidateRecord
 from lpft.runs import selection as module
-from lpft.runs.selection import train_selection
+from lpft.runs.selection import EPOCHS, RATES, train_selection, trials
 from lpft.runs.train import train_run
-from lpft.runs.tuning import EPOCHS, RATES, trials
 from lpft.settings.configs import make_selection
 from lpft.settings.methods import METHODS
 

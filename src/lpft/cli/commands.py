@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 def demo(options: Namespace) -> None:
     """Train the demo's methods, compute its kernels, write and print its report."""
-    from lpft.experiments.demo import demo_kernels, run_demo
+    from lpft.experiments.run import demo_kernels, run_demo
     from lpft.report import build_report
 
     replace = options.resume or options.overwrite
@@ -614,7 +614,7 @@ def check(options: Namespace) -> None:
         lengths = describe_lengths(data, counter, most)
         findings += check_lengths(data, counter, most)
     if options.label_errors:
-        from lpft.runs.findings import label_errors  # loads torch, as training does
+        from lpft.runs.train import label_errors  # loads torch, as training does
 
         probable = label_errors(data, settings)
         findings += probable

@@ -43,11 +43,10 @@ from lpft.experiments.prepare import reopen
 from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
 from lpft.results.formats import counted, fixed, joined, significant
 from lpft.results.groups import Spread, feature, method_name
+from lpft.results.judging import DRAW_SEED, clusters_of, same_samples
 from lpft.results.pairing import PUBLISHED
-from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
-from lpft.results.run import Run, read_feature_changes, read_features, read_head_rows
+from lpft.results.run import QUANTITIES, Run, read_feature_changes, read_features, read_head_rows
 from lpft.results.schema import number
-from lpft.results.series import QUANTITIES, curve
 from lpft.settings.configs import RunConfig
 from lpft.settings.methods import get_method
 from lpft.training.cache import SplitInputs, prepare_split
@@ -177,7 +176,7 @@ def _along_training(runs: _RunsByMethod, name: str, title: str, note: str) -> Fi
         title,
         "epoch",
         lambda quantity: [
-            mean_line(method, [dict(curve(run, quantity)) for run in seeds], seeds)
+            mean_line(method, [dict(run.curve(quantity)) for run in seeds], seeds)
             for method, seeds in runs.items()
         ],
         caption=(
@@ -228,7 +227,7 @@ def _training_figure(
 def _head_norms(task: str, runs: _RunsByMethod) -> list[str]:
     changes = []
     for method, seeds in runs.items():
-        norms = [[value for _, value in curve(run, "head_norm")] for run in seeds]
+        norms = [[value for _, value in run.curve("head_norm")] for run in seeds]
         starts = Spread.of(values[0] for values in norms if values)
         ends = Spread.of(values[-1] for values in norms if values)
         if starts is not None and ends is not None:

@@ -11,9 +11,10 @@ from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import Measure, estimate, measured_table
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope, planned_kernels
 from lpft.paper import published_kernels
-from lpft.results.exhibits import Estimate, Figure, Panel, Series
+from lpft.results.exhibits import MOST_POINTS, Estimate, Figure, Panel, Series, thinned
 from lpft.results.formats import counted, joined, significant
 from lpft.results.groups import method_name
+from lpft.results.judging import PER_CENT
 from lpft.results.kernels import (
     FT,
     LOGISTIC,
@@ -24,10 +25,10 @@ from lpft.results.kernels import (
     KernelRecord,
     KernelStatistics,
     MethodRecord,
+    block_size,
+    heat_map_panels,
     kernel_name,
 )
-from lpft.results.quantities import PER_CENT
-from lpft.results.series import MOST_POINTS, block_size, heat_map_panels, thinned
 
 MOST_BLOCKS = 96
 """Rows of a heat map at most: a page's width has no room for more."""

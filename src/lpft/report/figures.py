@@ -8,7 +8,7 @@ from lpft.analysis.calibration import reliability_bins
 from lpft.analysis.comparison import wilson
 from lpft.data.examples import UNSEEN
 from lpft.report.text import say
-from lpft.results.exhibits import Figure, Panel, Series
+from lpft.results.exhibits import Figure, Panel, Series, thinned
 from lpft.results.formats import decimals_for, fixed, rate, whole
 from lpft.results.groups import Group, Setting, method_name, score
 from lpft.results.kernels import (
@@ -19,12 +19,13 @@ from lpft.results.kernels import (
     KernelStatistics,
     MethodRecord,
     Share,
+    block_size,
+    heat_map_panels,
     kernel_name,
 )
 from lpft.results.leaderboard import accuracy_over_coverage as coverage_of
 from lpft.results.pairing import Comparison, Match
-from lpft.results.run import Run
-from lpft.results.series import QUANTITIES, block_size, curve, heat_map_panels, thinned
+from lpft.results.run import QUANTITIES, Run
 
 ON_THE_WAY = ("loss", "validation_loss", "validation_accuracy")
 """What tells a practitioner whether training went well."""
@@ -153,7 +154,7 @@ def _curves(
                 y=tuple(value for _, value in points),
             )
             for setting in group.settings
-            for points in (curve(run, quantity) for run in setting.runs)
+            for points in (run.curve(quantity) for run in setting.runs)
         ]
         if any(line.x for line in lines):
             from_zero = quantity in _FROM_ZERO

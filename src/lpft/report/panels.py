@@ -45,10 +45,9 @@ from lpft.report.drawing import (
     shortened,
     swatch,
 )
-from lpft.results.exhibits import Figure, FigureKind, Panel, Series
+from lpft.results.exhibits import MOST_POINTS, Figure, FigureKind, Panel, Series, thinned
 from lpft.results.formats import fixed, scientific
 from lpft.results.schema import plain
-from lpft.results.series import thinned
 from lpft.settings import Venue
 
 # Even in lightness, and the same to colour-blind readers.
@@ -64,7 +63,6 @@ _WIDEST = 10.6  # inches of a sheet of small panels, and of
 _WIDEST_LARGE = 7.6  # one of large ones
 _SMALLEST, _NARROWEST = 0.7, 1.3  # of a panel's size, and inches, on a sheet of a given width
 _PAGE = 8.0  # inches of height, which leave room for a caption
-_MOST_POINTS = 240  # per line: more cannot be seen at this size
 _SPARSE = 25  # points up to which each has its marker
 _CLOUD = 150  # points from which a cloud has small markers
 _LETTERS = 34  # of a title or a label beside a small panel
@@ -270,7 +268,7 @@ def _draw_lines(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles)
     for series in panel.series:
         style = styles[series.label]
         marked = () if series.marked is None else series.marked
-        places = np.union1d(thinned(len(series.x), _MOST_POINTS), marked).astype(np.int64)
+        places = np.union1d(thinned(len(series.x), MOST_POINTS), marked).astype(np.int64)
         x, y = _values(series.x)[places], _values(series.y)[places]
         band = _band(series)
         if band is not None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Discriminator, Tag
 
 from lpft.results.folder import UnreadFolder, folders_with, read_folders
@@ -23,6 +25,9 @@ SCHEMA = 1
 OVERALL = "overall"
 """The comparison of a verdict on a claim as a whole, or at one choice of rates where it names one;
 its effect has no value."""
+
+MOST_POINTS = 240
+"""Points of a line: more cannot be seen at the size of a panel."""
 
 _UNRECORDED = {"recorded": False}
 """Of fields that say how something is shown, and are not written to ``experiment.json``."""
@@ -115,6 +120,11 @@ class Series:
     texts: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     marked: tuple[int, ...] | None = field(default=None, metadata=_UNRECORDED)
+
+
+def thinned(count: int, most: int) -> NDArray[np.int64]:
+    """Indices of at most ``most`` of ``count`` points, evenly spaced, with both ends."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """``kernels.json`` and the tensors beside it: what ``lpft ntk`` writes, as one class."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
+from itertools import pairwise
 from math import isclose
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -12,7 +13,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_
 from safetensors import SafetensorError, safe_open
 
 from lpft.errors import InputError
-from lpft.ntk.statistics import FTRatio, ft_ratio
+from lpft.ntk.statistics import FTRatio, class_order, ft_ratio
+from lpft.results.exhibits import Panel
 from lpft.results.folder import UnreadFolder, folders_with, read_folders
 from lpft.results.groups import method_name, model_name
 from lpft.results.schema import (
@@ -482,3 +484,62 @@ def aligned_name(name: str) -> str:
     """A kernel of the alignment matrix: ``P``, ``FT: F``."""
     method, separator, kernel = name.rpartition("/")
     return f"{method_name(method)}: {kernel_name(kernel)}" if separator else kernel_name(name)
+
+
+def heat_map_panels(
+    kernels: KernelRecord, most: int, shown: Collection[str] = (PRETRAIN, FT, NTK)
+) -> tuple[Panel, ...]:
+    """Trace norms of P once, then of F and of P + F of every method, samples sorted by class.
+
+    Only kernels in ``shown`` are drawn.
+
+    A map of more than ``most`` samples a side has means over square blocks of :func:`block_size`
+    samples, which never mix classes. Maps of one kernel are a strip.
+    """
+    labels = kernels.labels.get("train")
+    if labels is None:
+        return ()
+    order = class_order(labels)
+    size = block_size(len(labels), most)
+    starts = np.concatenate(
+        [np.arange(first, end, size) for first, end in pairwise(order.boundaries)]
+    )
+    counts = np.diff(np.append(starts, len(labels)))
+    firsts = np.searchsorted(starts, order.boundaries[:-1])
+    names = [kernels.classes[label] for label in order.classes]
+    panels = []
+    for kernel, title, values in _maps(kernels):
+        if kernel not in shown:
+            continue
+        in_order = order.sort(values)
+        sums = np.add.reduceat(np.add.reduceat(in_order, starts, axis=0), starts, axis=1)
+        panels.append(
+            Panel(
+                title=title,
+                x="training text",
+                y="training text",
+                matrix=tuple(map(tuple, (sums / np.outer(counts, counts)).tolist())),
+                bounds=tuple((name, int(first)) for name, first in zip(names, firsts, strict=True)),
+                strip=kernel_name(kernel),
+            )
+        )
+    return tuple(panels)
+
+
+def block_size(samples: int, most: int) -> int:
+    """Samples a side of a block, so that a map has about ``most`` blocks a side."""
+    return -(-samples // most)
+
+
+def _maps(kernels: KernelRecord) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
+    """Kernel, title and trace norms of every map: P once, then F and P + F of every method."""
+    for owners, _ in kernels.pretrain:
+        title = "P" if len(kernels.pretrain) == 1 else f"P: {kernels.owners_name(owners)}"
+        maps = [method.heat_maps[PRETRAIN] for method in owners if PRETRAIN in method.heat_maps]
+        if maps:
+            yield PRETRAIN, title, maps[0]
+    for method in kernels.methods:
+        for kernel in (FT, NTK):
+            if kernel in method.heat_maps:
+                title = f"{method.name}: {kernel_name(kernel)}"
+                yield kernel, title, method.heat_maps[kernel]

@@ -52,6 +52,18 @@ _CHANGES = ("id", "feature_difference")
 _FEATURES = ("features", "pretrained")
 _HEAD = "head.safetensors"
 _ROUNDING = 1e-6  # between an accuracy and the one that predictions give
+_MOST_OF_CURVE = 150  # points
+
+QUANTITIES = (
+    ("loss", "training", "Training loss (nats)"),
+    ("validation_loss", "evaluation", "Validation loss (nats)"),
+    ("validation_accuracy", "evaluation", "Validation accuracy"),
+    ("feature_difference", "evaluation", "Feature change"),
+    ("head_norm", "evaluation", "Head norm"),
+    ("bias_norm", "evaluation", "Bias norm"),
+    ("logit_norm", "evaluation", "Logit norm"),
+)
+"""What ``history.jsonl`` records, the event that records it, and its name with unit."""
 
 
 @dataclass(frozen=True)
@@ -327,6 +339,19 @@ class Run:
     def head_norm(self, name: str) -> float | None:
         """``norm``, ``bias_norm`` or ``norm_at_start`` of the head."""
         return self.head.get(name)
+
+    def curve(self, quantity: str) -> list[tuple[float, float]]:
+        """(epoch, value) of one of :data:`QUANTITIES`; long records are averaged over stretches."""
+        event = next(event for name, event, _ in QUANTITIES if name == quantity)
+        points = []
+        for row in self.history:
+            epoch, value = number(row.get("epoch")), number(row.get(quantity))
+            if row.get("event") == event and epoch is not None and value is not None:
+                points.append((epoch, value))
+        if len(points) <= _MOST_OF_CURVE:
+            return points
+        stretches = np.array_split(np.array(points), _MOST_OF_CURVE)
+        return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in stretches]
 
 
 def _check_sections(splits: Mapping[str, Values], where: str, part: str) -> None:

@@ -37,7 +37,7 @@ from lpft.results.schema import (
     RunRecord,
     Validation,
 )
-from lpft.runs.findings import log_findings
+from lpft.runs.train import log_findings
 from lpft.settings import DataSettings, OutputSettings
 from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.methods import METHODS, with_lp_head

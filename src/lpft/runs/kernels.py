@@ -35,8 +35,7 @@ from lpft.results.schema import (
 )
 from lpft.runs import kernel_passes
 from lpft.runs.kernel_passes import Block
-from lpft.runs.kernel_path import PathResults, path_checkpoints
-from lpft.runs.kernel_statistics import KernelResults, MethodKernels
+from lpft.runs.kernel_statistics import KernelResults, MethodKernels, PathResults, path_checkpoints
 from lpft.settings.configs import KernelConfig, deciding
 from lpft.settings.fields import Decides
 from lpft.settings.kernels import Granularity

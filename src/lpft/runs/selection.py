@@ -7,13 +7,14 @@ wherever it was stopped; what was decided on the way is in ``run.json`` and is n
 
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,18 +53,30 @@ from lpft.results.schema import (
     Selection,
     StandingRecord,
 )
-from lpft.runs.findings import log_findings
 from lpft.runs.sweep import Attempt, attempt
-from lpft.runs.train import describe_data, status_recorded, train_run
+from lpft.runs.train import describe_data, log_findings, status_recorded, train_run
 from lpft.settings import MINILM, passes
-from lpft.settings.configs import CANDIDATES, RunConfig, SelectionConfig
-from lpft.settings.methods import AUTO, get_method
+from lpft.settings.configs import CANDIDATES, SEARCHED, RunConfig, SelectionConfig
+from lpft.settings.methods import AUTO, METHODS, get_method
+
+if TYPE_CHECKING:
+    import optuna
 
 logger = logging.getLogger(__name__)
 
 _TIMED_ROWS = 64
 _PASSES = 4.0
 """What a step of fine-tuning costs, in forward passes: forward, backward, update, evaluation."""
+
+RATES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3), "vectors": (1e-4, 5e-2)}
+"""Learning rates to search, logarithmically, where everything is trained, an adapter of matrices,
+or a few vectors."""
+_VECTORS = ("bias", "ia3", "prefix")
+EPOCHS = (1, 20)
+_RANDOM_TRIALS = 5
+
+Trial = tuple[str, str, dict[str, Any]]
+"""Name, method and other settings of a run."""
 
 
 def train_selection(
@@ -90,8 +103,6 @@ def train_selection(
     if config.training.model != MINILM:
         check_model_path(config.training.model)
     if config.selection.tune > 0:
-        from lpft.runs.tuning import check_optuna
-
         check_optuna()
         get_executor(config.selection.executor, config.selection.workers)
     data = load_data(config.data)
@@ -180,8 +191,6 @@ class _Running:
     def _runs(self) -> Iterator[tuple[str, RunConfig, dict[str, Any]]]:
         """The runs to train, each decided when those before it have finished."""
         if self.config.selection.tune > 0:
-            from lpft.runs.tuning import trials
-
             for name, method, changes in trials(self.config, lambda: self.selection.candidates):
                 run = self.config.run(name, method, **changes)
                 if not self._decided(name, run):
@@ -408,3 +417,151 @@ def _measured_seconds(run: RunConfig, data: TextData) -> float:
 def _epochs(run: RunConfig, data: TextData) -> float:
     """Those of fine-tuning; 1 of linear probing."""
     return passes(run.training, len(data.train)) or 1.0
+
+
+# A search for learning rate, epochs and method by Optuna's TPE, run by run or batch by batch.
+#
+# Its storage is the list of candidates in run.json: the study is built anew from it for every
+# trial, with a sampler that is seeded by the trial's number. So a search that was stopped asks for
+# the same runs as one that was not. Runs of a batch train at the same time: each is chosen by the
+# scores of the batches before, and as if those chosen before it in its batch scored badly.
+
+
+def check_optuna() -> None:
+    """Refuse a search where Optuna is not installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{named('tune')} needs the 'tune' extra, which is not installed: run "
+            "pip install 'lpft[tune]'"
+        ) from error
+
+
+def trials(
+    config: SelectionConfig, finished: Callable[[], Sequence[CandidateRecord]]
+) -> Iterator[Trial]:
+    """The runs of the search, each chosen by the scores of the batches before it.
+
+    The first has the defaults of its method. ``finished`` gives the candidates so far. Batches are
+    of as many runs as there are workers.
+    """
+    methods = config.methods
+    if len(methods) > 1:
+        methods = tuple(name for name in methods if METHODS[name].fine_tunes_head)
+    searched = [name for name in SEARCHED if getattr(config.training, name) is None]
+    digits = len(str(config.selection.tune))
+    names = [f"trial-{number:0{digits}d}" for number in range(1, config.selection.tune + 1)]
+    workers = config.selection.workers
+    batch: list[Trial] = []
+    before: list[CandidateRecord] = []
+    for number, name in enumerate(names):
+        if number % workers == 0:
+            # A search that goes on has later ones too, which this one was chosen without.
+            known = {one.folder.rpartition("/")[2]: one for one in finished()}
+            before = [known[earlier] for earlier in names[:number] if earlier in known]
+            batch = []
+        chosen: tuple[str, dict[str, Any]] = (methods[0], {})
+        if number > 0:
+            chosen = _suggested(config, methods, searched, before, batch, number)
+        batch.append((name, *chosen))
+        yield batch[-1]
+
+
+def _suggested(
+    config: SelectionConfig,
+    methods: Sequence[str],
+    searched: Sequence[str],
+    before: Sequence[CandidateRecord],
+    batch: Sequence[Trial],
+    number: int,
+) -> tuple[str, dict[str, Any]]:
+    """Method and settings of one trial, after those ``before`` it and beside those of its batch."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    mixed = np.random.SeedSequence([config.training.seed, number]).generate_state(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=int(mixed[0]),
+            n_startup_trials=_RANDOM_TRIALS,
+            constant_liar=config.selection.workers > 1,
+        )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for one in before:
+        study.add_trial(_as_trial(config, methods, searched, one.method, one.settings, one))
+    for _, chosen, settings in batch:
+        study.add_trial(_as_trial(config, methods, searched, chosen, settings))
+    trial = study.ask()
+    method = methods[0]
+    if len(methods) > 1:
+        method = trial.suggest_categorical("method", list(methods))
+    changes: dict[str, Any] = {}
+    for name, (key, distribution) in _distributions(method, searched).items():
+        low, high = distribution.low, distribution.high
+        if name == "epochs":
+            changes[name] = float(trial.suggest_int(key, low, high))
+        else:
+            changes[name] = trial.suggest_float(key, low, high, log=True)
+    return method, changes
+
+
+def _as_trial(
+    config: SelectionConfig,
+    methods: Sequence[str],
+    searched: Sequence[str],
+    method: str,
+    changes: Mapping[str, Any],
+    ended: CandidateRecord | None = None,
+) -> "optuna.trial.FrozenTrial":
+    """A candidate as Optuna records it, running unless it has ``ended``.
+
+    One that could not be trained counts as failed.
+    """
+    import optuna
+
+    params: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
+    if len(methods) > 1:
+        params["method"] = method
+        distributions["method"] = optuna.distributions.CategoricalDistribution(list(methods))
+    used = config.run("used", method, **changes).training
+    for name, (key, distribution) in _distributions(method, searched).items():
+        low, high = distribution.low, distribution.high
+        value = min(max(getattr(used, name), low), high)  # a default may lie outside
+        params[key] = int(value) if name == "epochs" else value
+        distributions[key] = distribution
+    state = optuna.trial.TrialState.RUNNING
+    if ended is not None:
+        failed = ended.score is None
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+    return optuna.trial.create_trial(
+        state=state,
+        params=params,
+        distributions=distributions,
+        value=None if ended is None else ended.score,
+    )
+
+
+def _distributions(method: str, searched: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """For each setting to search, the name that the study has for it, and its range.
+
+    Rates of adapters are far above those of whole models: they are parameters of their own.
+    """
+    import optuna
+
+    trained = METHODS[method].trained
+    kind = "all" if trained == "all" else "vectors" if trained in _VECTORS else "adapter"
+    ranges: dict[str, tuple[str, Any]] = {
+        "learning_rate": (
+            f"learning_rate of {kind}",
+            optuna.distributions.FloatDistribution(*RATES[kind], log=True),
+        ),
+        "epochs": ("epochs", optuna.distributions.IntDistribution(*EPOCHS)),
+    }
+    return {name: ranges[name] for name in searched}

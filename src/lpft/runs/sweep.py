@@ -43,9 +43,8 @@ from lpft.results.resume import (
     run_name,
     start_record,
 )
-from lpft.runs.findings import log_findings
 from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Point, SweepConfig
-from lpft.runs.train import train_run
+from lpft.runs.train import log_findings, train_run
 from lpft.settings import DataSettings
 from lpft.settings.configs import RunConfig, taken_by
 

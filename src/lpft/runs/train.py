@@ -6,7 +6,7 @@ wrong path or column is reported before that.
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lpft import distributed
-from lpft.data import TextData, check_data, fingerprint, load_data
+from lpft.data import Finding, TextData, check_data, fingerprint, load_data
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
 from lpft.errors import InputError, named, write_failure
@@ -29,6 +29,7 @@ from lpft.results.schema import (
     Checkpoint,
     DataRecord,
     FewerRowsRecord,
+    FindingRecord,
     Fingerprints,
     PrecisionRecord,
     RunRecord,
@@ -36,8 +37,7 @@ from lpft.results.schema import (
     Validation,
     write_history,
 )
-from lpft.runs.findings import log_findings, recorded
-from lpft.settings import MINILM
+from lpft.settings import MINILM, TrainingSettings
 from lpft.settings.configs import RunConfig
 from lpft.settings.environment import check_environment
 from lpft.settings.methods import check_installed, get_method
@@ -171,7 +171,7 @@ def _train(
             data=describe_data(data),
             seeds={"run": config.training.seed, "split": SPLIT_SEED},
             fingerprints=fingerprints,
-            findings=recorded(findings),
+            findings=_recorded(findings),
             files=[] if going_on is None else going_on.files,
             processes=distributed.size(),
             **surroundings,
@@ -209,7 +209,7 @@ def _train_locked(
         doubtful = label_error_finding(data, inputs, settings)
         if log_label_errors:
             log_findings(doubtful)
-        record = record.updated(findings=[*record.findings, *recorded(doubtful)])
+        record = record.updated(findings=[*record.findings, *_recorded(doubtful)])
     fit = fit_classifier(
         classifier,
         inputs["train"],
@@ -328,3 +328,49 @@ def describe_data(data: TextData) -> DataRecord:
         licence=data.licence,
         paired=isinstance(data.train.texts[0], tuple),
     )
+
+
+# What is found in the data: in the log and in records are row numbers, never texts.
+
+
+def log_findings(findings: Iterable[Finding], name: str | None = None) -> None:
+    """A line for each finding, with the name of the data where there are several."""
+    for finding in findings:
+        log = logger.info if finding.level == "note" else logger.warning
+        log("%s%s", "" if name is None else f"{name}: ", finding.line())
+        if finding.suggested:
+            log("what fits better: %s", "; ".join(_suggestions(finding)))
+
+
+def _suggestions(finding: Finding, most: int = 10) -> list[str]:
+    """``rows 7 good, 9 bad of train``: the first rows of each split with the better label."""
+    return [
+        ", ".join(
+            f"{row} {label}"
+            for row, label in zip(rows[:most], finding.suggested[split], strict=False)
+        )
+        + f" of {split}"
+        for split, rows in finding.rows.items()
+    ]
+
+
+def label_errors(data: TextData, settings: TrainingSettings) -> list[Finding]:
+    """The finding about labels that are probably wrong, without a training.
+
+    Raises:
+        InputError: the model cannot be loaded, or its features are not finite.
+    """
+    from lpft.model.inference import encoder_fingerprint
+    from lpft.model.loading import fresh_classifier
+    from lpft.training.cache import prepare_splits
+    from lpft.training.label_errors import label_error_finding
+
+    probing = settings.model_copy(update={"method": "lp"})
+    classifier = fresh_classifier(data, probing)
+    encoder = encoder_fingerprint(classifier.model)
+    _, inputs = prepare_splits(classifier, data, probing, encoder=encoder)
+    return label_error_finding(data, inputs, probing)
+
+
+def _recorded(findings: Iterable[Finding]) -> list[FindingRecord]:
+    return [FindingRecord(**finding.as_json()) for finding in findings]
