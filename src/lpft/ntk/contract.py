@@ -77,12 +77,12 @@ class Workspace:
 class Contraction:
     """How the shares of tiles are contracted.
 
-    ``heads`` are slices of the cotangents; ``kernel`` the signs to take; ``products`` the precision
+    ``heads`` are slices of the cotangents; ``update`` the signs to take; ``products`` the precision
     of the matrix products of whole gradients.
     """
 
     heads: tuple[slice, ...]
-    kernel: KernelKind
+    update: KernelKind
     products: Products
     workspace: Workspace
 
@@ -92,13 +92,13 @@ class Contraction:
     def columns(self, rows: int) -> int:
         """How many columns of J fit into the workspace beside the copies that products need."""
         bfloat16 = self.products == "bfloat16" and self.workspace.device.type == "cuda"
-        copies = 2 if bfloat16 or self.kernel == "asymmetric" else 1
+        copies = 2 if bfloat16 or self.update == "asymmetric" else 1
         return max(1, self.workspace.size // (copies * rows))
 
     @property
     def overwrites(self) -> bool:
         """Whether products overwrite their factors, with signs or with rounded numbers."""
-        return self.kernel == "signgd" or self.products == "bfloat16"
+        return self.update == "signgd" or self.products == "bfloat16"
 
     def zero_sums(
         self, counts: Mapping[int, int], pairs: Sequence[Pair], heads: Sequence[int]
@@ -170,7 +170,7 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
             rank = len(total)
             # Most ids are in one sample of each tile: these are added all at once. The block of an
             # id u, <g_p, g_q> (r x r), goes to the entries of its two samples (n_u, m_u).
-            g, h = signed(rows_i[:, once_i], rows_j[:, once_j], contraction.kernel)
+            g, h = signed(rows_i[:, once_i], rows_j[:, once_j], contraction.update)
             blocks = torch.einsum("puh,quh->upq", g, h)
             total.permute(1, 3, 0, 2).index_put_(
                 (left.samples[once_i], right.samples[once_j]), blocks.to(total), accumulate=True
@@ -178,7 +178,7 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
             # Others, such as <cls> and frequent words, are in several samples: rows a to b of one
             # tile meet rows c to d of the other, a product (r x (b - a)) x (r x (d - c)) for each.
             for a, b, c, d in bounds[~single]:
-                g, h = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.kernel)
+                g, h = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.update)
                 block = g.reshape(-1, g.shape[-1]) @ h.reshape(-1, h.shape[-1]).T
                 # Within an id a sample occurs once, so no entry is named twice and += is safe.
                 entries = (
@@ -203,17 +203,17 @@ def contract_tied(
     _materialize(sums, outers, contraction, {tile: rows for tile, (_, rows) in shares.items()})
 
 
-def takes_signs(kernel: KernelKind) -> tuple[bool, bool]:
+def takes_signs(update: KernelKind) -> tuple[bool, bool]:
     """Whether the gradients of a kernel's rows count by their signs, and those of its columns.
 
     ``<sign g, sign g'>`` is SignGD's kernel, ``<g, sign g'>`` the asymmetric one.
     """
-    return kernel == "signgd", kernel != "sgd"
+    return update == "signgd", update != "sgd"
 
 
-def signed(rows: Tensor, columns: Tensor, kernel: KernelKind) -> tuple[Tensor, Tensor]:
+def signed(rows: Tensor, columns: Tensor, update: KernelKind) -> tuple[Tensor, Tensor]:
     """The gradients of rows and columns as the kernel counts them."""
-    of_rows, of_columns = takes_signs(kernel)
+    of_rows, of_columns = takes_signs(update)
     return rows.sign() if of_rows else rows, columns.sign() if of_columns else columns
 
 
@@ -320,7 +320,7 @@ def _add_products(
         for ((i, j), head), total in sums.items():
             # (r n) x columns: cotangents before samples, as in the sums.
             left = rows[i][rows_of[head]].flatten(0, 1)
-            if i == j and contraction.kernel != "asymmetric":
+            if i == j and contraction.update != "asymmetric":
                 total += symmetric_product(left, contraction.products)
             else:
                 total += product(left, columns[j][rows_of[head]].flatten(0, 1))
@@ -333,7 +333,7 @@ def _factors(
     rows = chunks
     if contraction.products == "bfloat16":
         rows = {tile: _rounded(chunk) for tile, chunk in chunks.items()}
-    of_rows, of_columns = takes_signs(contraction.kernel)
+    of_rows, of_columns = takes_signs(contraction.update)
     if of_rows:
         for chunk in rows.values():
             chunk.sign_()

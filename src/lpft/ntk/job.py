@@ -54,7 +54,7 @@ from lpft.ntk.memory import (
 )
 from lpft.ntk.network import Network, TensorInputs, sample_lengths
 from lpft.ntk.passes import computed_in, parameter_chunks
-from lpft.ntk.plan import Head, Plan, RemainingWork, Request, Workload
+from lpft.ntk.plan import Head, Plan, PlannedKernel, RemainingWork, Workload
 from lpft.ntk.result import EmpiricalNTK, ft_effective, pretrain_effective
 from lpft.ntk.storage import Layout, Pair, TileStore
 from lpft.ntk.structure import (
@@ -400,7 +400,7 @@ class KernelJob:
             if contents not in number_of_head:
                 number_of_head[contents] = len(heads)
                 heads.append(Head.of(weight, options.update, options.dtype))
-            requests.append(Request(name, number_of_head[contents], request.parameters))
+            requests.append(PlannedKernel(name, number_of_head[contents], request.parameters))
         counts = [len(group) for group in self._groups]
         return Workload(
             lengths=sample_lengths(self._inputs, self._structure.length),
@@ -408,7 +408,7 @@ class KernelJob:
             blocks=blocks,
             heads=tuple(heads),
             requests=tuple(requests),
-            kernel=options.update,
+            update=options.update,
             method=None if options.contraction == "auto" else options.contraction,
             granularity=options.parts,
             detailed=frozenset(detailed),
@@ -511,7 +511,7 @@ class KernelJob:
 
     def _kernel(
         self,
-        request: Request,
+        request: PlannedKernel,
         block: Pair,
         rows: NDArray[np.int64],
         columns: NDArray[np.int64],
@@ -688,7 +688,7 @@ def _fingerprints(
         None if chain is None else (chain.names, chain.hidden, chain.extras, chain.tuples),
     ]
     return {
-        "kernels": f"{workload.kernel} {workload.blocks} {workload.granularity} "
+        "kernels": f"{workload.update} {workload.blocks} {workload.granularity} "
         f"{sorted(workload.detailed)}",
         "methods": options.contraction,
         "precision": f"{options.dtype} {options.products} {plan.device.type}",

@@ -63,7 +63,7 @@ class Head:
     cotangents: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, kernel: KernelKind, dtype: torch.dtype) -> "Head":
+    def of(cls, weight: Tensor, update: KernelKind, dtype: torch.dtype) -> "Head":
         """Orthonormal rows Q of V's row space by its singular value decomposition.
 
         A singular value counts as zero only below ``4 eps(dtype)`` of the largest. The multinomial
@@ -71,7 +71,7 @@ class Head:
         Signs do not commute with a change of basis: their kernels take ``V = I V``.
         """
         weight = weight.detach().cpu().double()
-        if kernel != "sgd":
+        if update != "sgd":
             return cls(torch.eye(weight.shape[0], dtype=torch.float64), weight)
         # V = L S Q: R = L S, C x r, and Q, r x h.
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
@@ -87,7 +87,7 @@ class Head:
         return self.mixing.shape[0]
 
 
-class Request(NamedTuple):
+class PlannedKernel(NamedTuple):
     """A kernel to compute: for the head of this number, over these parameters of the encoder."""
 
     name: str
@@ -108,8 +108,8 @@ class Workload:
     groups: NDArray[np.int64]
     blocks: tuple[Pair, ...]
     heads: tuple[Head, ...]
-    requests: tuple[Request, ...]
-    kernel: KernelKind = "sgd"
+    requests: tuple[PlannedKernel, ...]
+    update: KernelKind = "sgd"
     method: Method | None = None
     granularity: tuple[Granularity, ...] = ()
     detailed: frozenset[Pair] = frozenset()
@@ -178,7 +178,7 @@ class Plan:
     @cached_property
     def schedule(self) -> Schedule:
         """The pairs and steps, counted: they are listed only where a kernel is computed."""
-        halved = self.workload.kernel != "asymmetric"
+        halved = self.workload.update != "asymmetric"
         blocks = frozenset(self.workload.blocks)
         return Schedule(self.tiling, blocks, halved=halved, hold_all=self.layout.hold_all)
 
@@ -391,7 +391,7 @@ class Plan:
         if weight not in self._methods:
             counts = self._seen(weight, self.schedule.least_counts)
             self._methods[weight] = cheapest_method(
-                weight.sizes, counts, weight.ranks, self.workload.kernel
+                weight.sizes, counts, weight.ranks, self.workload.update
             )
         return self._methods[weight]
 
@@ -606,10 +606,10 @@ def method_cost(
 
 
 def cheapest_method(
-    sizes: tuple[int, int], counts: PairCounts, ranks: Sequence[int], kernel: KernelKind = "sgd"
+    sizes: tuple[int, int], counts: PairCounts, ranks: Sequence[int], update: KernelKind = "sgd"
 ) -> Method:
     """The method of least cost; kernels of signs need the whole gradient."""
-    if kernel != "sgd":
+    if update != "sgd":
         return "materialize"
     return min(METHODS, key=lambda method: sum(method_cost(method, sizes, counts, ranks)))
 

@@ -277,13 +277,13 @@ def _sum_of(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def pretrain_effective(
-    rows: Tensor, columns: Tensor, kernel: KernelKind, *, head_trains: bool, bias_trains: bool
+    rows: Tensor, columns: Tensor, update: KernelKind, *, head_trains: bool, bias_trains: bool
 ) -> Tensor:
     """P, N x M, from the features of rows (N x h) and columns (M x h).
 
     A head's gradient is the feature, and 1 for the bias; kernels of signs take its sign alike.
     """
-    rows, columns = signed(rows, columns, kernel)
+    rows, columns = signed(rows, columns, update)
     inner = rows @ columns.T if head_trains else rows.new_zeros(len(rows), len(columns))
     return inner + 1 if bias_trains else inner
 
@@ -311,7 +311,7 @@ def ft_effective(head: Head, sums: Mapping[Pair, Tensor], plan: Plan, block: Pai
         tile_values = values.view(rank, len(rows), rank, len(columns))
         in_basis[torch.meshgrid(basis, rows, basis, columns, indexing="ij")] = tile_values
         # Within a group each pair of tiles stands for its mirror image too.
-        if plan.workload.kernel != "asymmetric" and i != j and left.group == right.group:
+        if plan.workload.update != "asymmetric" and i != j and left.group == right.group:
             mirror = torch.meshgrid(basis, columns, basis, rows, indexing="ij")
             in_basis[mirror] = tile_values.permute(2, 3, 0, 1)
     # F = R F_Q R^T, N x C x M x C.

@@ -105,7 +105,7 @@ def sweep(
     ends = accumulate(head.rank for head in heads)
     contraction = Contraction(
         heads=tuple(slice(end - head.rank, end) for head, end in zip(heads, ends, strict=True)),
-        kernel=plan.workload.kernel,
+        update=plan.workload.update,
         products=products,
         workspace=Workspace(plan.layout.workspace, plan.dtype, plan.device),
     )
@@ -409,7 +409,7 @@ class _Sweeper:
             counts = self._count_pairs(outers, live)
             method = self.plan.workload.method
             if method is None:
-                method = cheapest_method(first.sizes, counts, ranks, self.contraction.kernel)
+                method = cheapest_method(first.sizes, counts, ranks, self.contraction.update)
             contract_outer(sums, outers, method, self.contraction)
             self.count(sum(method_cost(method, first.sizes, counts, ranks)))
         elif first.form == "tied":
@@ -433,7 +433,7 @@ class _Sweeper:
     ) -> PairCounts:
         """The pairs of samples and of tokens that a linear weight sees in these pairs of tiles."""
         shapes = {number: _shape(batches) for number, batches in outers.items()}
-        return count_pairs(shapes, pairs, asymmetric=self.contraction.kernel == "asymmetric")
+        return count_pairs(shapes, pairs, asymmetric=self.contraction.update == "asymmetric")
 
 
 def _shape(batches: Sequence[Outer]) -> Shape:
