@@ -470,6 +470,7 @@ class _Sketch:
     def add(self, total: Tensor, name: str, gradient: Tensor) -> None:
         """Add a gradient's features to ``total`` (d)."""
         flat = gradient.reshape(-1)
+        # feature_b = sum over the parameter's numbers i in bucket b of sign_i g_i.
         buckets, signs = self._of(name, len(flat))
         for start in range(0, len(flat), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -478,6 +479,8 @@ class _Sketch:
 
     def _of(self, name: str, size: int) -> tuple[Tensor, Tensor]:
         if name not in self._drawn:
+            # Of the name and the seed alone, so that rows and columns have the same S, whatever the
+            # order in which their gradients come.
             digest = sha256(f"{self._seed} {name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
             buckets = torch.randint(self._dimensions, (size,), generator=generator)
@@ -529,6 +532,7 @@ def trace_estimate(operator: NTKOperator, probes: int = 16, *, seed: int = 0) ->
         return TraceEstimate(pretrain, 0.0, probes)
     generator = np.random.default_rng(seed)
     squares = []
+    # E[z z^T] = I for random signs z, so E||J^T z||^2 = trace(J J^T) = trace F.
     for _ in progress(range(probes), "trace", unit="probes"):
         signs = generator.choice([-1.0, 1.0], size=(operator.shape[0], 1))
         (gradient,) = operator.gradient(signs)

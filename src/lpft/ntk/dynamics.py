@@ -239,7 +239,7 @@ class Linearization:
         direction = {name: (value - start[name]).detach() for name, value in end.items()}
         with self._network.computing():
             before = self._network.outputs(tokens)
-            after = self._network.outputs(tokens, end)
+            after = self._network.outputs(tokens, end)  # the same copy, with other weights
         real = OutputChange(after[0] - before[0], after[1] - before[1])
         return real, _along(self._network, tokens, direction)
 
@@ -496,6 +496,7 @@ class _Network(nn.Module):
         """
         parameters = self.training_parameters()
         direction = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        # The gradient of the sum is the sum of the batches' gradients: memory holds one batch.
         for rows, batch in self._batches(tokens, "gradient of the training loss"):
             logits, _ = self(**batch)
             loss = cross_entropy(logits, targets[torch.from_numpy(rows)], reduction="sum")

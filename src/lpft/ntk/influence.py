@@ -86,6 +86,7 @@ def log_odds(logits: NDArray[np.floating], classes: NDArray[np.int64]) -> tuple[
         logits: N x C, with C of at least 2.
         classes: the class c of each row, N indices.
     """
+    # o_c = f_c - logsumexp of the others, so do_c/df_c = 1 and do_c/df_d = -softmax(others)_d.
     values = np.asarray(logits, dtype=np.float64)
     is_class = np.arange(values.shape[1]) == classes[:, None]
     other_logits = np.where(is_class, -np.inf, values)
@@ -241,21 +242,23 @@ def first_order(kernel: Array, residuals: Array) -> Array:
     return kernel * residuals
 
 
-def regressed(kernel: Array, among: Array, residuals: Array, strength: float = STRENGTH) -> Array:
+def regressed(
+    kernel: Array, train_kernel: Array, residuals: Array, strength: float = STRENGTH
+) -> Array:
     """``[K(x, .) (K + lambda I)^-1]_n (1 - p_n)``, K x N: TRAK with the exact kernel.
 
     Args:
         kernel: K(x, n), K x N.
-        among: K of the training rows, N x N.
+        train_kernel: K of the training rows, N x N.
         residuals: as for :func:`first_order`.
-        strength: lambda, as a share of the mean of the diagonal of ``among``.
+        strength: lambda, as a share of the mean of the diagonal of ``train_kernel``.
     """
-    ridge = strength * np.trace(among) / len(among)
-    return cho_solve(_ridge_factor(among, ridge), kernel.T).T * residuals
+    ridge = strength * np.trace(train_kernel) / len(train_kernel)
+    return cho_solve(_ridge_factor(train_kernel, ridge), kernel.T).T * residuals
 
 
 def left_out_margins(
-    among: Array, gradient: Array, labels: NDArray[np.int64], strength: float = STRENGTH
+    train_kernel: Array, gradient: Array, labels: NDArray[np.int64], strength: float = STRENGTH
 ) -> Array:
     """How far the other rows speak for each row's label, less than for the others of its class: N.
 
@@ -268,16 +271,16 @@ def left_out_margins(
     class is taken off, for a rare class has low ones whatever its labels.
 
     Args:
-        among: K of the training rows, N x N.
+        train_kernel: K of the training rows, N x N.
         gradient: U, N x C, as of :func:`log_odds`.
         labels: class indices, N.
         strength: lambda, as a share of the mean of the kernel's diagonal once the intercepts are
             projected out: features that hardly differ leave little of it.
     """
     # The projector I - U U^+ takes the intercepts' part out of the kernel.
-    projector = np.eye(len(among)) - gradient @ np.linalg.pinv(gradient)
-    ridge = strength * np.trace(projector @ among @ projector) / len(among)
-    inverse = cho_solve(_ridge_factor(among, ridge), np.eye(len(among)))
+    projector = np.eye(len(train_kernel)) - gradient @ np.linalg.pinv(gradient)
+    ridge = strength * np.trace(projector @ train_kernel @ projector) / len(train_kernel)
+    inverse = cho_solve(_ridge_factor(train_kernel, ridge), np.eye(len(train_kernel)))
     # G = M - M U (U^T M U)^+ U^T M, in the place of M.
     weighted_gradient = gradient.T @ inverse
     inverse -= (
@@ -291,9 +294,9 @@ def left_out_margins(
     return margins - means[labels]
 
 
-def _ridge_factor(among: Array, ridge: float) -> tuple[Array, bool]:
+def _ridge_factor(train_kernel: Array, ridge: float) -> tuple[Array, bool]:
     """The Cholesky factor of ``K + ridge I``."""
-    ridged = among.copy()
+    ridged = train_kernel.copy()
     ridged[np.diag_indices_from(ridged)] += ridge
     return cho_factor(ridged, lower=True)
 
@@ -379,8 +382,8 @@ class InfluenceJob:
                 f"{classes} classes, found {rows}"
             )
         self._labels = labels
-        self._among = labels or (texts is not None and score == "regression")
-        if self._among:
+        self._needs_train_kernel = labels or (texts is not None and score == "regression")
+        if self._needs_train_kernel:
             _check_memory(len(train.tokens), options)
         self._train, self._score, self._temperature = train, score, temperature
         self._logits, row_features = _logits_and_features(model, train.tokens, options.device)
@@ -393,7 +396,8 @@ class InfluenceJob:
             self._classes = self._text_logits.argmax(axis=1)
             self._text_odds, gradient = log_odds(self._text_logits, self._classes)
             text_sets.append(TextsWithGradients(texts, text_features, gradient))
-        blocks = ((1, 0),) * (texts is not None) + ((0, 0),) * self._among
+        # Text set 0 is that of the training rows, 1 that of the texts to explain.
+        blocks = ((1, 0),) * (texts is not None) + ((0, 0),) * self._needs_train_kernel
         self._kernels = RowKernels(model, request, text_sets, blocks, options)
 
     @property
@@ -403,23 +407,25 @@ class InfluenceJob:
     def run(self) -> Influence:
         kernels = self._kernels.run()
         odds, temperature = self._odds, self._temperature
+        # 1 - p_n at the temperature: without it a sure classifier has nothing but zeros here.
         scaled, _ = log_odds(self._logits / temperature, self._train.labels)
         residuals = expit(-scaled)
         if self._train.weights is not None:
             residuals *= self._train.weights
-        among = kernels[0, 0].total if self._among else None
+        train_kernel = kernels[0, 0].total if self._needs_train_kernel else None
         left_out = None
         if self._labels:
-            assert among is not None
-            left_out = left_out_margins(among, self._gradient, self._train.labels)
+            assert train_kernel is not None
+            left_out = left_out_margins(train_kernel, self._gradient, self._train.labels)
         parts = {part: np.zeros((0, len(odds))) for part in ("head", "encoder")}
+        # Both scores are linear in K(x, n), so the shares of head and encoder are scored apart.
         for part in parts if (1, 0) in kernels else ():
             kernel = getattr(kernels[1, 0], part)
             if self._score == "first-order":
                 parts[part] = first_order(kernel, residuals)
             else:
-                assert among is not None
-                parts[part] = regressed(kernel, among, residuals)
+                assert train_kernel is not None
+                parts[part] = regressed(kernel, train_kernel, residuals)
         return Influence(
             classes=self._classes,
             log_odds=self._text_odds,

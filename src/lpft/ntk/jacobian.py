@@ -91,6 +91,7 @@ class AutogradJacobian:
             name: torch.randn(p.shape, generator=generator).to(p)
             for name, p in self.parameters.items()
         }
+        # A custom operation may have a forward-mode derivative that is wrong, or none.
         try:
             pushed = self.push_forward(sample, direction)
         except RuntimeError as error:
@@ -100,6 +101,7 @@ class AutogradJacobian:
             return
         cotangent = torch.randn(pushed.shape, generator=generator).to(pushed)
         gradients = next(iter(self.pull_back(sample, cotangent.unsqueeze(0))))
+        # <J^T u, w> is a sum of many terms that may cancel: its rounding is relative to their norm.
         products = [(gradients[name] * direction[name]).double() for name in gradients]
         backward = sum(float(product.sum()) for product in products)
         scale = float(torch.stack([product.norm() for product in products]).norm())
@@ -213,7 +215,7 @@ class StoredJacobian:
         self._rank = len(cotangents)
         self._store = ActivationStore(place)
         self._place = place
-        finalize(self, self._store.close)
+        finalize(self, self._store.close)  # files go with the object, also if nobody closes it
         self._shares: dict[tuple[int, int], dict[str, _Stored]] = {}
         self._transposed = transposed_weights(structure.modules)
         self._sizes = [len(rows) for rows in batches]
@@ -223,6 +225,7 @@ class StoredJacobian:
             only_these_require_gradients(network.root, list(direct.values())),
             closing(ActivationStore("memory")) as hidden,
         ):
+            # The sweep of the engine, of which all shares are stored instead of contracted.
             passes = Passes(network, structure.chain, structure.modules, direct, cotangents, hidden)
             for number, rows in enumerate(progress(batches, "storing inputs and gradients")):
                 batch = batch_to(inputs.batch(rows), *device_and_dtype(network.root))

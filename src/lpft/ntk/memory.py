@@ -244,6 +244,7 @@ class _LayoutChooser:
         workers may be faster with more tiles, whose pairs they can share more evenly.
         """
         fitting: list[Plan] = []
+        # Time grows with both tiles and stages, memory falls: no layout is best for all models.
         for layouts in self._layouts():
             first: Plan | None = None  # the fastest of these layouts that fits
             for plan in map(self.plan, layouts):

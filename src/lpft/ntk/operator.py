@@ -261,6 +261,7 @@ class NTKOperator(LinearOperator):
 
     def _pretrain(self, target: "_Axis", source: "_Axis", vectors: Tensor) -> Tensor:
         """``(P ⊗ I_C) V`` for V (M x C x S), from the features alone."""
+        # (Phi Phi'^T + 1 1^T) v, output by output, without the N x M matrix.
         result = vectors.new_zeros(len(target.inputs), *vectors.shape[1:])
         if self.request.head_trains:
             summed = torch.einsum("mh,mcs->hcs", source.features, vectors)
@@ -285,6 +286,7 @@ class NTKOperator(LinearOperator):
         """The gradient of one output of one sample, read alone, over the parameters of F."""
         if not self.needs_gradients:
             return {}
+        # Row n C + c is output c of sample n: its cotangent at the features is the head's row c.
         sample, output = divmod(int(index), self.outputs)
         with computed_in(self.options.dtype):
             batch = self._batch(self._axes[axis], np.array([sample]))
@@ -296,6 +298,7 @@ class NTKOperator(LinearOperator):
         if not self.has_pretrain:
             return {}
         sample, output = divmod(int(index), self.outputs)
+        # P is scaled as a product of two gradients: each has the root of the factor.
         phi = self._axes[axis].features[sample]
         root = self.request.pretrain_scale**0.5
         gradient = {}

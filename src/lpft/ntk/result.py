@@ -121,6 +121,7 @@ class EmpiricalNTK:
         size = samples * outputs
         if not 1 <= count <= size:
             raise InputError(f"eigenvectors: expected 1 to {size} of them, found {count}")
+        # Rounding may leave the two halves different in the last digits: the mean of both is taken.
         matrix = kernel.reshape(size, size)
         values, vectors = eigh((matrix + matrix.T) / 2, subset_by_index=(size - count, size - 1))
         return Eigenvectors(values[::-1], vectors.T[::-1].reshape(count, samples, outputs))

@@ -107,7 +107,8 @@ def kernel_spectrum(
             f"kernel: expected a square one where symmetric is true, found shape {table.shape}; "
             "leave symmetric out for a kernel between two sets of samples"
         )
-    copies = classes if table.ndim == 2 else 1  # P ⊗ I_C has each value of P C times
+    # P ⊗ I_C has each eigenvalue and singular value of P C times: no NC x NC matrix is formed.
+    copies = classes if table.ndim == 2 else 1
     eigenvalues: Array | None = None
     if symmetric:
         eigenvalues = np.repeat(np.linalg.eigvalsh((matrix + matrix.T) / 2), copies)
@@ -266,6 +267,7 @@ def heat_map(kernel: ArrayLike, classes: int | None = None) -> Array:
     table, classes = checked_kernel(kernel, classes)
     if table.ndim == 2:
         return classes * np.abs(table)
+    # One SVD of M blocks, C x C, at a time: all at once would copy the kernel.
     norms = np.empty((table.shape[0], table.shape[2]))
     for row, blocks in zip(norms, table.transpose(0, 2, 1, 3), strict=True):  # a row at a time
         row[:] = np.linalg.svd(blocks, compute_uv=False).sum(axis=1)
@@ -350,6 +352,7 @@ def alignment_matrix(kernels: Mapping[str, ArrayLike]) -> dict[str, Any]:
             "compute them on the same texts in the same order"
         )
     copies = max(classes, default=1)
+    # Inner products of kernels of norm 1 are the alignments: each is centred once, not per pair.
     directions = [
         _direction(table, _table(kernels[name]), copies) for name, table in centred.items()
     ]

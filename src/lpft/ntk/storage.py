@@ -54,7 +54,7 @@ class ActivationStore:
             with _writing("hidden states", parent):
                 parent.stat()
                 own_folder = parent / f"{_PREFIX}{uuid4().hex}"
-                # Locked before the folder exists: one without a holder counts as abandoned.
+                # Locked before the folder exists: a folder whose lock nobody holds is abandoned.
                 self._lock = _lock_of(own_folder)
                 self._lock.acquire(timeout=0)
                 own_folder.mkdir(mode=0o700)

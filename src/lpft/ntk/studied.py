@@ -423,6 +423,7 @@ def _matching_names(patterns: Sequence[str], names: set[str]) -> set[str]:
         raise InputError(
             f"parameters={described}: expected all, trainable, or a list of names and patterns"
         )
+    # A pattern without a match is an error of typing, not an empty choice.
     chosen: set[str] = set()
     for pattern in patterns:
         matching = {name for name in names if fnmatchcase(name, pattern)}

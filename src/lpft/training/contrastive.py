@@ -206,10 +206,12 @@ def pair_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         features = outputs.features.float()
         of_row = weights[labels] if row_weights is None else weights[labels] * row_weights
+        # All B (B - 1) / 2 pairs of the batch.
         first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
         same = labels[first] == labels[second]
         losses = cosine.compute_loss_from_embeddings([features[first], features[second]], same)
         of_pair = of_row[first] * of_row[second]
+        # The means over pairs of one class and of two weigh the same, if there are both.
         kinds = [kind for kind in (same, ~same) if of_pair[kind].sum() > 0]
         means = [(of_pair[kind] * losses[kind]).sum() / of_pair[kind].sum() for kind in kinds]
         mean = torch.stack(means).mean() if means else 0.0 * features.sum()

@@ -289,6 +289,7 @@ def best_epoch(
     ``training``: what the epochs are of, in words.
     """
     metric = rule.metric
+    # argmax takes the first of equal scores: the earliest epoch.
     scores = [row[f"validation_{metric}"] for row in scored]
     index = rule.first + int(np.argmax([rule.score(row) for row in scored[rule.first :]]))
     note = None

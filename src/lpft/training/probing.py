@@ -139,6 +139,7 @@ def fit_probe(
             inverse_strength=inverse_strength,
             folds=folds,
         )
+    # In float64, for an optimum to 1e-8: one copy serves the search and the last fit.
     shared = {
         "solver": SOLVER,
         "max_iter": MAX_ITERATIONS,
@@ -182,6 +183,7 @@ def _search(
 
     Several processes fit a share of the folds each.
     """
+    # Process r has the folds r, r + size, ...; scores are put back in the order of the folds.
     splits = list(StratifiedKFold(folds).split(inputs, labels))
     own_splits = splits[distributed.rank() :: distributed.size()]
     scores = np.zeros((0, STRENGTHS))

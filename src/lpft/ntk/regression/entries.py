@@ -258,6 +258,7 @@ def _fit_binary(
     features: Array, labels: Labels, inverse_strength: float, start: Array | None, tolerance: float
 ) -> SoftmaxFit:
     """The binary logistic regression with C; the last feature, the intercept, has no penalty."""
+    # Divided by C the objective is CE + ||w||^2 / (2 C), as fit_softmax has it.
     penalties = np.full(features.shape[2], 1 / inverse_strength)
     penalties[-1] = 0
     offset = np.zeros((len(labels), 2))
@@ -324,6 +325,7 @@ def _fit_machine(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         machine.fit(entries.matrix, targets)
+    # libsvm keeps the coefficients of support vectors; all other entries have 0.
     alpha = np.zeros(len(entries.matrix))
     alpha[machine.support_] = machine.dual_coef_[0]
     converged = not any(issubclass(item.category, ConvergenceWarning) for item in caught)

@@ -285,6 +285,7 @@ def stratified_folds(labels: Labels, folds: int) -> list[tuple[Labels, Labels]]:
     """
     if folds < 2:
         raise InputError(f"folds: expected at least 2, found {folds}")
+    # scikit-learn asks for features, of which it uses the number of rows.
     rows = np.zeros((len(labels), 1))
     most = int(np.bincount(labels).max())
     if most < 2:

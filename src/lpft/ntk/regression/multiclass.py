@@ -252,7 +252,7 @@ def positive_part(matrix: Array, what: str) -> tuple[Array, Array]:
     kernel was computed in it) is what makes eigenvalues of a Gram matrix negative, and makes about
     as many positive that should be 0. Directions below it have no part in the solution.
     """
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)  # in ascending order
     lowest, highest = float(values[0]), float(values[-1])
     if highest <= 0 or -lowest > _MOST_NEGATIVE * highest:
         raise InputError(
