@@ -139,13 +139,13 @@ def fit_probe(
             inverse_strength=inverse_strength,
             folds=folds,
         )
-    # In float64, for an optimum to 1e-8: one copy serves the search and the last fit.
     shared = {
         "solver": SOLVER,
         "max_iter": MAX_ITERATIONS,
         "fit_intercept": fit_bias,
         "class_weight": of_present(class_weight, labels),
     }
+    # In float64, for an optimum to 1e-8: one copy serves the search and the last fit.
     inputs = features.astype(np.float64)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
