@@ -208,19 +208,18 @@ class Passes:
         if position == len(chain) + 1:  # after the last block: the cotangents are the heads' rows
             hidden = _rows_of_sample(self._hidden(position - 1, number), row, samples)
             return self._rebuild_end(chain, hidden, batch, recorder)
+
+        def of_sample(gradients: Gradients) -> Gradients:
+            return [None if g is None else _rows_of_sample(g, row, samples) for g in gradients]
+
         # What the position above stored: S gradients at this position's hidden states.
-        gradients = self._store.get(("gradient", position, number), self._cotangents.device)
-        gradients = [None if g is None else _rows_of_sample(g, row, samples) for g in gradients]
+        stored = self._store.get(("gradient", position, number), self._cotangents.device)
+        gradients = of_sample(stored)
         if position == 0:  # before the first block: results are h_0 and the extras
             results = self._rebuild_start(chain, batch, recorder)
             extras = [
-                [
-                    None if g is None else _rows_of_sample(g, row, samples)
-                    for g in gradients_of_extra
-                ]
-                for gradients_of_extra in (
-                    self._extra_gradients(extra, number) for extra in range(len(chain.extras))
-                )
+                of_sample(self._extra_gradients(extra, number))
+                for extra in range(len(chain.extras))
             ]
             # One list for each of the S cotangents: its gradients at h_0 and at every extra.
             cotangents = [
