@@ -46,7 +46,7 @@ def test_the_verdict_names_the_winner_with_its_interval(tmp_path: Path) -> None:
     )
     assert "LP is less accurate." in found.verdict
     assert "rests on one seed" in found.verdict
-    assert [row.name for row in found.rows] == ["LP-FT", "LP", MAJORITY]
+    assert [row.entry.name for row in found.rows] == ["LP-FT", "LP", MAJORITY]
     assert [row.verdict for row in found.rows] == ["use this", "lower so far", "baseline"]
     assert found.rows[1].why.startswith("35 points lower on one seed (95 % interval")
     assert found.rows[1].why.endswith("one seed is not proof, run 5")
@@ -184,7 +184,7 @@ def test_runs_of_unknown_methods_and_other_sets_have_an_answer(tmp_path: Path) -
     write_run(tmp_path / "a", "lp", splits={"validation": 20, "test": 30})
     write_run(tmp_path / "b", "novel", splits={"validation": 20, "test": 30, "ood/far": 10})
     found = answered(tmp_path)
-    assert {row.name for row in found.rows} == {"LP", "novel", MAJORITY}
+    assert {row.entry.name for row in found.rows} == {"LP", "novel", MAJORITY}
 
 
 def test_the_kept_epoch_and_a_probe_that_won_are_said(tmp_path: Path) -> None:

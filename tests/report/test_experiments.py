@@ -251,12 +251,12 @@ JUDGED = (
 def test_verdicts_at_each_rates_are_apart_from_the_whole_and_from_comparisons() -> None:
     (claim,) = judged_claims(JUDGED)
     assert claim.whole is not None
-    assert (claim.whole.verdict.rates, claim.whole.verdict.remark) == ("", "of the whole")
-    assert [(row.verdict.rates, row.verdict.verdict) for row in claim.by_rates] == [
+    assert (claim.whole.rates, claim.whole.remark) == ("", "of the whole")
+    assert [(verdict.rates, verdict.verdict) for verdict in claim.by_rates] == [
         ("published", "holds"),
         ("shared", "does not hold"),
     ]
-    assert [(row.verdict.comparison, row.verdict.rates) for row in claim.comparisons] == [
+    assert [(verdict.comparison, verdict.rates) for verdict in claim.comparisons] == [
         ("cb", "published"),
         ("cb", "shared"),
     ]
@@ -313,7 +313,7 @@ def test_effects_of_one_claim_and_unit_share_their_scale() -> None:
             _verdict(0.0, 0.0, 0.0, "none"),
         ]
     )
-    assert [judged.drawn for judged in claim.comparisons] == [
+    assert [claim.drawn(verdict) for verdict in claim.comparisons] == [
         (73.0, 61.5, 96.0),
         (38.5, 38.5, 38.5),
         (73.0, 4.0, 96.0),

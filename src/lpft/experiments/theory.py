@@ -444,20 +444,29 @@ def _bound(claim: str, part: Part | None, form: str) -> _Promise:
     )
 
 
-_FIRST_ORDER = (
-    _Promise(
-        "Proposition 4.1",
+def _first_order(claim: str, model: str, remark: str) -> _Promise:
+    """Proposition 4.1 on a model; checks without two errors to compare are left out."""
+
+    def comparison(check: TheoryCheck) -> str | None:
+        if check.holds is None:
+            return None
+        return f"{model}, {check.setting.partition(', rate')[0]}"
+
+    return _Promise(
+        claim,
         _PREDICTED,
-        lambda check: f"Proposition 4.1, {check.setting.partition(', rate')[0]}",
+        comparison,
         lambda check: check.measured - LEAST_FALL,
         f"times per tenfold smaller rate, beyond {LEAST_FALL:g}",
         lambda worst: (
             f"the error falls {significant(worst.measured)} times or more; a fall of less than "
             f"{LEAST_FALL:g} fails"
         ),
-        _FIRST_ORDER_REMARK,
-    ),
-)
+        remark,
+    )
+
+
+_ON_RANDOM_MODELS = _first_order("Proposition 4.1", "Proposition 4.1", _FIRST_ORDER_REMARK)
 _LINEAR = (
     _Promise(
         "Corollary 4.3",
@@ -506,25 +515,17 @@ def _outcomes(
 def _first_order_outcomes(runs: ExperimentRuns) -> list[Outcome]:
     """On random models for every seed, then on the experiment's own at the start of one run."""
     scope = runs.scope
-    own = _Promise(
+    own = _first_order(
         "Proposition 4.1, own model",
-        _PREDICTED,
-        lambda check: (
-            None
-            if check.holds is None
-            else f"{model_name(scope.model)}, {check.setting.partition(', rate')[0]}"
-        ),
-        lambda check: check.measured - LEAST_FALL,
-        f"times per tenfold smaller rate, beyond {LEAST_FALL:g}",
-        lambda worst: (
-            f"the error falls {significant(worst.measured)} times or more; a fall of less than "
-            f"{LEAST_FALL:g} fails"
-        ),
+        model_name(scope.model),
         f"a numerical check on the model of this experiment, at the start of training on "
         f"{_TEXTS} texts of {scope.tasks[0]}, {_NO_ESTIMATE}",
     )
     checks = [check for each in OWN_MODEL.read(runs).values() for check in each.first_order]
-    return [*_outcomes(THEORY.read(runs).values(), _FIRST_ORDER), *_outcomes([checks], [own])]
+    return [
+        *_outcomes(THEORY.read(runs).values(), [_ON_RANDOM_MODELS]),
+        *_outcomes([checks], [own]),
+    ]
 
 
 CLAIMS = (

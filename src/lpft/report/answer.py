@@ -19,7 +19,7 @@ from lpft.report.page import Answer, Block, Cases, Command, Fold, Note, Row, Sec
 from lpft.report.table import Columns, from_columns
 from lpft.report.text import say
 from lpft.results.exhibits import Column, Table
-from lpft.results.formats import day, of_100, percent, seconds, significant, whole
+from lpft.results.formats import day, of_100, percent, whole
 from lpft.results.groups import metric_name
 from lpft.results.judging import FEW_SEEDS, PER_CENT, Judgement
 from lpft.results.leaderboard import (
@@ -49,13 +49,14 @@ _LEAKS = ("leakage", "near-leakage")
 def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> Answer:
     """The answer of a group; without ``texts_in_report`` it names the rows of errors only."""
     group, run = board.group, board.run
-    low, high, rows = _rows(board)
+    ends = [end for entry in board.entries for end in entry.accuracy.ends or ()]
+    low, high = np.floor(10 * min(ends)) / 10, np.ceil(10 * max(ends)) / 10
     return Answer(
         title=say("title", data=group.data, method=board.chosen.name, alone=_alone(board)),
         subtitle=say(
             "subtitle",
             model=group.model,
-            date=day(max(each.record.finished or each.record.started for each in group.runs)),
+            date=day(max(r.record.finished or r.record.started for r in group.runs)),
             runs=len(group.runs),
             remark=group.remark,
         ),
@@ -64,10 +65,9 @@ def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> An
         explained=_explained(run),
         verdict=say("verdict", **_verdict(board)),
         tiles=tuple(_tiles(board, slug)),
-        rows=rows,
-        columns=tuple(name for name, _ in rows[0].values),
-        scale=(percent(low, 0), percent(high, 0)),
-        level=None if rows[-1].drawn is None else rows[-1].drawn[0],
+        board=board,
+        rows=tuple(Row(entry, *_standing(entry, board)) for entry in board.entries),
+        scale=(low, max(high, low + 0.1)),
         note=say("leaderboard_note", board=board, group=group),
         sections=tuple(_sections(board, slug, texts_in_report=texts_in_report)),
     )
@@ -161,61 +161,6 @@ def standing_of(judgement: Judgement) -> Literal["lower", "higher", "no clear di
     if low is not None and low > 0:
         return "lower"
     return "higher" if high is not None and high < 0 else "no clear difference"
-
-
-def _rows(board: Leaderboard) -> tuple[float, float, tuple[Row, ...]]:
-    """The ends of the strips' scale, and the rows."""
-    ends = [
-        end
-        for entry in board.entries
-        for end in (entry.accuracy.value, entry.accuracy.low, entry.accuracy.high)
-        if end is not None
-    ]
-    low, high = np.floor(10 * min(ends)) / 10, np.ceil(10 * max(ends)) / 10
-    high = max(high, low + 0.1)
-    return low, high, tuple(_row(entry, board, low, high) for entry in board.entries)
-
-
-def _row(entry: Entry, board: Leaderboard, low: float, high: float) -> Row:
-    shown, group = entry.accuracy, board.group
-    drawn = None
-    if shown.value is not None:
-        low_end = shown.value if shown.low is None else shown.low
-        high_end = shown.value if shown.high is None else shown.high
-        place = [100 * (end - low) / (high - low) for end in (shown.value, low_end, high_end)]
-        drawn = (place[0], place[1], place[2])
-    standing, verdict, why = _standing(entry, board)
-    values = []
-    if group.metric != "accuracy":
-        values.append((metric_name(group.metric), significant(entry.score)))
-    if group.ood_splits:
-        values.append(("New domains", percent(entry.new_domains)))
-    values += [
-        ("Calibration error", percent(entry.calibration_error)),
-        ("Training", seconds(entry.seconds)),
-        ("Texts per second", significant(entry.texts_per_second, 2)),
-    ]
-    runs = (
-        ()
-        if entry.setting is None
-        else tuple(str(run.folder.resolve()) for run in entry.setting.runs)
-    )
-    interval = ""
-    if entry.split != board.chosen.split:
-        interval, drawn = f"on {entry.split}", None  # the strips are of other texts
-    elif shown.low is not None and shown.high is not None:
-        interval = f"{percent(shown.low, 0)[:-2]} to {percent(shown.high, 0)}"
-    return Row(
-        entry.name,
-        runs,
-        standing,
-        verdict,
-        why,
-        percent(shown.value),
-        interval,
-        drawn,
-        tuple(values),
-    )
 
 
 def _standing(entry: Entry, board: Leaderboard) -> tuple[State, str, str]:

@@ -20,9 +20,10 @@ from lpft.report.page import Chapter, Contents, relative_link, render_page
 from lpft.report.panels import sheet
 from lpft.report.runs import group_chapter, run_sections
 from lpft.report.table import to_csv, to_latex, to_markdown
-from lpft.results.exhibits import RECORD, ExperimentRecord, FoundExperiment, find_experiments
+from lpft.results.exhibits import RECORD, ExperimentRecord, find_experiments
 from lpft.results.folder import (
     Interpolation,
+    Located,
     UnreadFolder,
     copies_in,
     find_interpolations,
@@ -174,7 +175,7 @@ def _contents(
     groups: Sequence[Group],
     paths: Sequence[Interpolation],
     kernels: Sequence[KernelRecord],
-    experiments: Sequence[FoundExperiment],
+    experiments: Sequence[Located[ExperimentRecord]],
     unread: Sequence[UnreadFolder],
     copies: Mapping[Path, Path],
     *,

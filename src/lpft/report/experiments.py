@@ -44,14 +44,10 @@ from lpft.results.exhibits import (
     Figure,
     Table,
     Verdict,
-    VerdictName,
 )
 from lpft.results.formats import slug
 from lpft.results.groups import model_name
 from lpft.results.schema import plain
-
-MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
-"""A mark beside each verdict's words; both say it without colour."""
 
 MOST_VERDICTS_OPEN = 40
 """Of an experiment with more, the summary has the claims, and the comparisons are folded away."""
@@ -61,29 +57,43 @@ _REACH = 46.0  # per cent from there to the farthest end of a claim's intervals
 
 
 @dataclass(frozen=True)
-class JudgedComparison:
-    """A verdict with its mark, and its effect and interval as per cent of a drawing's width.
-
-    0 lies in the middle; effects of one claim and unit share their scale.
-    """
-
-    verdict: Verdict
-    mark: str
-    drawn: tuple[float, float, float] | None
-
-
-@dataclass(frozen=True)
 class JudgedClaim:
-    """A claim with the verdict on it as a whole, where there is one, and its comparisons.
+    """The verdicts on a claim: as a whole, at each choice of rates, and on its comparisons."""
 
-    ``by_rates`` are the verdicts at each choice of rates, where the whole takes several together.
-    """
+    verdicts: tuple[Verdict, ...]
 
-    number: int
-    statement: str
-    whole: JudgedComparison | None
-    by_rates: tuple[JudgedComparison, ...]
-    comparisons: tuple[JudgedComparison, ...]
+    @property
+    def number(self) -> int:
+        return self.verdicts[0].claim
+
+    @property
+    def statement(self) -> str:
+        return self.verdicts[0].statement
+
+    @property
+    def whole(self) -> Verdict | None:
+        return next((verdict for verdict in self.verdicts if verdict.is_whole), None)
+
+    @property
+    def by_rates(self) -> tuple[Verdict, ...]:
+        """Those at each choice of rates, where the whole takes several together."""
+        return tuple(v for v in self.verdicts if v.comparison == OVERALL and v.rates)
+
+    @property
+    def comparisons(self) -> tuple[Verdict, ...]:
+        return tuple(verdict for verdict in self.verdicts if verdict.comparison != OVERALL)
+
+    def drawn(self, verdict: Verdict) -> tuple[float, float, float] | None:
+        """Effect, low and high in per cent of a drawing, with 0 in the middle.
+
+        Effects of one unit share their scale.
+        """
+        alike = (v.effect.ends or () for v in self.verdicts if v.unit == verdict.unit)
+        extent = max((abs(end) for ends in alike for end in ends), default=0.0)
+        if verdict.effect.ends is None or extent == 0:
+            return None
+        value, low, high = (_HALF + _REACH * end / extent for end in verdict.effect.ends)
+        return value, low, high
 
 
 @dataclass(frozen=True)
@@ -243,38 +253,8 @@ def _missing(record: ExperimentRecord, trace: Trace) -> Items:
 def judged_claims(verdicts: Sequence[Verdict]) -> tuple[JudgedClaim, ...]:
     """The claims in their order."""
     ordered = sorted(verdicts, key=lambda verdict: verdict.claim)
-    return tuple(
-        _judged_claim(number, list(of_claim))
-        for number, of_claim in groupby(ordered, key=lambda verdict: verdict.claim)
-    )
-
-
-def _judged_claim(number: int, verdicts: Sequence[Verdict]) -> JudgedClaim:
-    extents: dict[str, float] = {}
-    for verdict in verdicts:
-        effect = verdict.effect
-        ends = [abs(end) for end in (effect.value, effect.low, effect.high) if end is not None]
-        extents[verdict.unit] = max([extents.get(verdict.unit, 0.0), *ends])
-    judged = [
-        JudgedComparison(v, MARKS[v.verdict], _drawn(v.effect, extents[v.unit])) for v in verdicts
-    ]
-    overall = [each for each in judged if each.verdict.comparison == OVERALL]
-    return JudgedClaim(
-        number=number,
-        statement=verdicts[0].statement,
-        whole=next((each for each in judged if each.verdict.is_whole), None),
-        by_rates=tuple(each for each in overall if each.verdict.rates),
-        comparisons=tuple(each for each in judged if each.verdict.comparison != OVERALL),
-    )
-
-
-def _drawn(effect: Estimate, extent: float) -> tuple[float, float, float] | None:
-    if effect.value is None or extent == 0:
-        return None
-    low = effect.value if effect.low is None else effect.low
-    high = effect.value if effect.high is None else effect.high
-    value, low, high = (_HALF + _REACH * end / extent for end in (effect.value, low, high))
-    return value, low, high
+    by_claim = groupby(ordered, key=lambda verdict: verdict.claim)
+    return tuple(JudgedClaim(tuple(of_claim)) for _, of_claim in by_claim)
 
 
 def verdict_table(record: ExperimentRecord) -> Table:

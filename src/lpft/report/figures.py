@@ -1,6 +1,7 @@
 """The figures of runs and of kernels: accuracy, feature change, training, calibration; spectra."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from lpft.analysis.calibration import reliability_bins
 from lpft.analysis.comparison import wilson
 from lpft.data.examples import UNSEEN
 from lpft.report.text import say
-from lpft.results.exhibits import Figure, Panel, Series, thinned
+from lpft.results.exhibits import Figure, FigureKind, Panel, Series, thinned
 from lpft.results.formats import decimals_for, fixed, rate, whole
 from lpft.results.groups import Group, Setting, method_name, score
 from lpft.results.kernels import (
@@ -37,25 +38,27 @@ _BELOW = 1e-2  # how far below the rank tolerance a spectrum goes: further down 
 _NO_TOLERANCE = 1e-6
 
 
+def figure(
+    name: str,
+    title: str,
+    kind: FigureKind,
+    panels: Sequence[Panel],
+    values_in: str,
+    caption: str = "",
+    **values: Any,
+) -> Figure:
+    """With a sentence of ``sentences.txt.j2`` below it: ``<name>_caption``, or ``caption``."""
+    sentence = caption if caption else f"{name.replace('-', '_')}_caption"
+    return Figure(name, title, kind, tuple(panels), say(sentence, **values), values_in=values_in)
+
+
 def accuracy(group: Group) -> Figure:
     """Accuracy of every setting on the ID set and on each OOD set, with an interval each."""
     splits = (group.id_split, *group.ood_splits)
-    return Figure(
-        name="accuracy",
-        title="Accuracy in and out of distribution",
-        kind="points",
-        panels=(
-            Panel(
-                title="",
-                x="",
-                y="accuracy",
-                ticks=splits,
-                series=tuple(_accuracies(setting, splits) for setting in group.settings),
-            ),
-        ),
-        caption=say("accuracy_caption", group=group),
-        values_in="the table of methods",
-    )
+    lines = tuple(_accuracies(setting, splits) for setting in group.settings)
+    panel = Panel("", "", "accuracy", lines, ticks=splits)
+    title = "Accuracy in and out of distribution"
+    return figure("accuracy", title, "points", [panel], "the table of methods", group=group)
 
 
 def _accuracies(setting: Setting, splits: Sequence[str]) -> Series:
@@ -76,19 +79,11 @@ def _accuracies(setting: Setting, splits: Sequence[str]) -> Series:
 
 def feature_change(comparisons: Sequence[Comparison]) -> Figure | None:
     """Feature change of each matched pair, own rates above shared ones; None without a pair."""
-    panels = tuple(
-        panel for comparison in comparisons if (panel := _change_panel(comparison)) is not None
-    )
+    panels = [panel for each in comparisons if (panel := _change_panel(each)) is not None]
     if not panels:
         return None
-    return Figure(
-        name="feature-change",
-        title="Feature change of matched pairs",
-        kind="points",
-        panels=panels,
-        caption=say("feature_change_caption"),
-        values_in="the tables of feature change",
-    )
+    title, values_in = "Feature change of matched pairs", "the tables of feature change"
+    return figure("feature-change", title, "points", panels, values_in)
 
 
 def _change_panel(comparison: Comparison) -> Panel | None:
@@ -130,18 +125,16 @@ def _rates_of(match: Match) -> str:
 
 def training(group: Group) -> Figure | None:
     """Losses and accuracy along training, a line per run; None where there is no history."""
-    return _curves(group, "training", "During training", "training_caption", ON_THE_WAY)
+    return _curves(group, "training", "During training", ON_THE_WAY)
 
 
 def norms(group: Group) -> Figure | None:
     """Feature change and norms along training, a line per run; None where there is no history."""
     names = tuple(name for name, *_ in QUANTITIES if name not in ON_THE_WAY)
-    return _curves(group, "norms", "Features and norms during training", "norms_caption", names)
+    return _curves(group, "norms", "Features and norms during training", names)
 
 
-def _curves(
-    group: Group, name: str, title: str, caption: str, quantities: Sequence[str]
-) -> Figure | None:
+def _curves(group: Group, name: str, title: str, quantities: Sequence[str]) -> Figure | None:
     panels = []
     for quantity, _, axis in QUANTITIES:
         if quantity not in quantities:
@@ -159,26 +152,18 @@ def _curves(
         if any(line.x for line in lines):
             from_zero = quantity in _FROM_ZERO
             panels.append(Panel(axis, "epoch", "", tuple(lines), from_zero=from_zero))
-    if not panels:
-        return None
-    values_in = "history.jsonl of each run"
-    return Figure(name, title, "lines", tuple(panels), say(caption), values_in=values_in)
+    return figure(name, title, "lines", panels, "history.jsonl of each run") if panels else None
 
 
 def reliability(run: Run) -> Figure:
     """Accuracy against confidence on every split, in bins of equally many rows with intervals."""
-    return Figure(
-        name="reliability",
-        title=f"Reliability of {method_name(run.method)}",
-        kind="reliability",
-        panels=tuple(
-            Panel(_set_name(split), "confidence", "right", (_bins(run, split),))
-            for split in run.metrics
-            if (run.predictions[split].labels != UNSEEN).any()
-        ),
-        caption=say("reliability_caption"),
-        values_in="predictions of the run",
-    )
+    panels = [
+        Panel(_set_name(split), "confidence", "right", (_bins(run, split),))
+        for split in run.metrics
+        if (run.predictions[split].labels != UNSEEN).any()
+    ]
+    title = f"Reliability of {method_name(run.method)}"
+    return figure("reliability", title, "reliability", panels, "predictions of the run")
 
 
 def _set_name(split: str) -> str:
@@ -221,14 +206,8 @@ def accuracy_over_coverage(settings: Sequence[Setting], split: str) -> Figure:
             )
         )
     panel = Panel("", "most confident texts (%)", "right (%)", tuple(lines))
-    return Figure(
-        name="coverage",
-        title="Accuracy of the most confident texts",
-        kind="lines",
-        panels=(panel,),
-        caption=say("coverage_caption", split=split, fewest=_FEWEST),
-        values_in="the table below",
-    )
+    title, values_in = "Accuracy of the most confident texts", "the table below"
+    return figure("coverage", title, "lines", [panel], values_in, split=split, fewest=_FEWEST)
 
 
 def spectra(kernels: KernelRecord) -> Figure | None:
@@ -242,16 +221,7 @@ def spectra(kernels: KernelRecord) -> Figure | None:
         ]
         if own:
             panels.append(_spectrum_panel(kernels, kernel, own))
-    if not panels:
-        return None
-    return Figure(
-        name="spectra",
-        title="Spectra",
-        kind="lines",
-        panels=tuple(panels),
-        caption=say("spectra_caption"),
-        values_in="kernels.json",
-    )
+    return figure("spectra", "Spectra", "lines", panels, "kernels.json") if panels else None
 
 
 def _spectrum_panel(
@@ -311,17 +281,14 @@ def heat_maps(kernels: KernelRecord) -> Figure | None:
         return None
     counts = np.bincount(kernels.labels["train"], minlength=len(kernels.classes))
     by_name = dict(zip(kernels.classes, counts, strict=True))
-    return Figure(
-        name="heat-maps",
-        title="Heat maps",
-        kind="heat",
-        panels=panels,
-        caption=say(
-            "heat_maps_caption",
-            counts=[(name, int(by_name[name])) for name, _ in panels[0].bounds],
-            pooled=block_size(int(counts.sum()), _MOST_PIXELS),
-        ),
-        values_in="the tensors beside kernels.json",
+    return figure(
+        "heat-maps",
+        "Heat maps",
+        "heat",
+        panels,
+        "the tensors beside kernels.json",
+        counts=[(name, int(by_name[name])) for name, _ in panels[0].bounds],
+        pooled=block_size(int(counts.sum()), _MOST_PIXELS),
     )
 
 
@@ -344,16 +311,7 @@ def shares(kernels: KernelRecord) -> Figure | None:
             panels.append(
                 Panel(method.name, "", "share of the trace of F (%)", (series,), ticks=ticks)
             )
-    if not panels:
-        return None
-    return Figure(
-        name="shares",
-        title="What F is made of",
-        kind="bars",
-        panels=tuple(panels),
-        caption=say("shares_caption"),
-        values_in="the table",
-    )
+    return figure("shares", "What F is made of", "bars", panels, "the table") if panels else None
 
 
 def trace_shares(method: MethodRecord, by: str) -> dict[str, float]:
@@ -393,17 +351,12 @@ def dynamics(kernels: KernelRecord) -> Figure | None:
         if (trained := steps.trajectories.get("train")) is not None
         for linear in (False, True)
     )
-    return Figure(
-        name="dynamics",
-        title="Training compared with the kernel's prediction",
-        kind="lines",
-        panels=(
-            Panel("Error of the first order", "rate", "relative, of logits", errors, "log", "log"),
-            Panel("Training loss", "steps", "NLL (nats)", losses),
-        ),
-        caption=say("dynamics_caption"),
-        values_in="the tables",
+    panels = (
+        Panel("Error of the first order", "rate", "relative, of logits", errors, "log", "log"),
+        Panel("Training loss", "steps", "NLL (nats)", losses),
     )
+    title = "Training compared with the kernel's prediction"
+    return figure("dynamics", title, "lines", panels, "the tables")
 
 
 def path(kernels: KernelRecord) -> Figure | None:
@@ -429,14 +382,18 @@ def path(kernels: KernelRecord) -> Figure | None:
         series(label, (point.linearization_error.get(name) for point in points))
         for name, label in sets.items()
     )
+    drift_level, error_level = (
+        None if (limit := limits.get(name)) is None else (limit, "kernel regime")
+        for name in ("drift", "linearization_error")
+    )
     panels = (
         Panel(
             "Drift of the kernel",
             "epoch",
             "over the start",
             drifts,
+            level=drift_level,
             from_zero=True,
-            level=_limit(limits.get("drift")),
         ),
         Panel("Alignment of P + F", "epoch", "CKA", alignments),
         Panel(
@@ -444,16 +401,12 @@ def path(kernels: KernelRecord) -> Figure | None:
             "epoch",
             "relative, of logits",
             errors,
+            level=error_level,
             from_zero=True,
-            level=_limit(limits.get("linearization_error")),
         ),
     )
-    title, caption = "Kernels along training", say("kernel_path_caption")
-    return Figure("path", title, "lines", panels, caption, values_in="the table")
-
-
-def _limit(value: float | None) -> tuple[float, str] | None:
-    return None if value is None else (value, "kernel regime")
+    title, caption = "Kernels along training", "kernel_path_caption"
+    return figure("path", title, "lines", panels, "the table", caption)
 
 
 def path_layers(kernels: KernelRecord) -> Figure | None:
@@ -474,5 +427,4 @@ def path_layers(kernels: KernelRecord) -> Figure | None:
         for place in places
     )
     panel = Panel("", "", "drift of F", series, ticks=layers, from_zero=True)
-    title, caption = "Where the kernel drifts", say("path_layers_caption")
-    return Figure("path-layers", title, "points", (panel,), caption, values_in="the table")
+    return figure("path-layers", "Where the kernel drifts", "points", [panel], "the table")

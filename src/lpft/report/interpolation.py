@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
 
+from lpft.report import figures
 from lpft.report.page import Block, Chapter, Details, Folder, named_sections, relative_link
 from lpft.report.runs import facts
 from lpft.report.table import TERMINAL_WIDTH, Columns, from_columns, to_text
@@ -109,14 +110,7 @@ def along_the_path(record: InterpolationRecord) -> Figure:
             values = tuple(_value(point, split, metric) for point in record.points)
             lines.append(Series(split, alphas, values, marked=(chosen,)))
         panels.append(Panel(name, "alpha", "", tuple(lines)))
-    return Figure(
-        name="path",
-        title="Along the path",
-        kind="lines",
-        panels=tuple(panels),
-        caption=say("path_caption", record=record, ends=_ends(record)),
-        values_in="the table of points",
-    )
+    return _figure("path", "Along the path", panels, record)
 
 
 def in_and_out(record: InterpolationRecord) -> Figure | None:
@@ -140,16 +134,12 @@ def in_and_out(record: InterpolationRecord) -> Figure | None:
                 (Series("between", path, y, texts=names), *ends),
             )
         )
-    if not panels:
-        return None
-    return Figure(
-        name="id-ood",
-        title="In and out of distribution",
-        kind="lines",
-        panels=tuple(panels),
-        caption=say("id_ood_caption", record=record, ends=_ends(record)),
-        values_in="the table of points",
-    )
+    return _figure("id-ood", "In and out of distribution", panels, record) if panels else None
+
+
+def _figure(name: str, title: str, panels: list[Panel], record: InterpolationRecord) -> Figure:
+    values_in, ends = "the table of points", _ends(record)
+    return figures.figure(name, title, "lines", panels, values_in, record=record, ends=ends)
 
 
 def format_interpolation(record: InterpolationRecord) -> str:

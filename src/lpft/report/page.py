@@ -17,6 +17,7 @@ from lpft.report.text import environment, say
 from lpft.results.exhibits import Figure, Table
 from lpft.results.folder import UnreadFolder
 from lpft.results.judging import RULE
+from lpft.results.leaderboard import Entry, Leaderboard
 
 MOST_RUNS_OPEN = 12
 MOST_GROUPS_OPEN = 3
@@ -172,27 +173,19 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the leaderboard in words; ``drawn`` has value, low and high in per cent of a strip.
+    """A row of the leaderboard, and the verdict on it; ``state`` is the look of its chip."""
 
-    ``state`` is the look of the chip that says ``verdict``; ``runs`` lead to the runs.
-    """
-
-    name: str
-    runs: tuple[str, ...]
+    entry: Entry
     state: State
     verdict: str
     why: str
-    accuracy: str
-    interval: str
-    drawn: tuple[float, float, float] | None
-    values: Facts
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the page says of a group before anything else.
 
-    ``scale`` names the ends of the strips, ``level`` is where the baseline stands on them.
+    ``scale`` has the least and the largest accuracy that the strips of the leaderboard show.
     """
 
     title: str
@@ -202,12 +195,19 @@ class Answer:
     explained: str
     verdict: str
     tiles: tuple[Tile, ...]
+    board: Leaderboard
     rows: tuple[Row, ...]
-    columns: tuple[str, ...]
-    scale: tuple[str, str]
-    level: float | None
+    scale: tuple[float, float]
     note: str
     sections: tuple[Section, ...]
+
+    def drawn(self, entry: Entry) -> tuple[float, float, float] | None:
+        """Accuracy, low and high in per cent of a strip; None of other texts than the strips'."""
+        if entry.accuracy.ends is None or entry.split != self.board.chosen.split:
+            return None
+        least, most = self.scale
+        value, low, high = (100 * (end - least) / (most - least) for end in entry.accuracy.ends)
+        return value, low, high
 
 
 @dataclass(frozen=True)

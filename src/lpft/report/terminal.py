@@ -9,7 +9,6 @@ import pandas as pd
 from lpft.report.build import ReportResult
 from lpft.report.experiments import (
     JudgedClaim,
-    JudgedComparison,
     annotated,
     judged_claims,
     tally,
@@ -27,7 +26,7 @@ from lpft.report.kernels import (
     what_was_computed,
 )
 from lpft.report.table import TERMINAL_WIDTH, Columns, from_columns, to_text
-from lpft.report.text import say
+from lpft.report.text import MARKS, say
 from lpft.results.exhibits import Column, Estimate, ExperimentRecord, Figure, Table, Verdict
 from lpft.results.formats import decimals_for
 from lpft.results.groups import Group, Selector, feature, group_runs, head, model_name, score
@@ -227,35 +226,34 @@ def _claim(claim: JudgedClaim) -> Iterator[str]:
     yield _wrapped(f"{claim.number}. {claim.statement}")
     if claim.whole is not None:
         yield _under(f"{_marked(claim.whole)}: {_why(claim.whole)}")
-    for judged in claim.by_rates:
-        yield _under(f"{_marked(judged)} at {judged.verdict.rates} rates: {_why(judged)}")
+    for verdict in claim.by_rates:
+        yield _under(f"{_marked(verdict)} at {verdict.rates} rates: {_why(verdict)}")
     if not claim.comparisons:
         return
-    verdicts = [judged.verdict for judged in claim.comparisons]
+    verdicts = claim.comparisons
     columns: Columns = [
         (Column("Comparison"), [verdict.comparison for verdict in verdicts]),
         (Column("Rates"), [verdict.rates for verdict in verdicts]),
         (Column("Effect", format="effect"), [verdict.effect for verdict in verdicts]),
         (Column("Unit"), [verdict.unit for verdict in verdicts]),
         (Column("Detectable"), [verdict.detectable for verdict in verdicts]),
-        (Column("Verdict"), [_marked(judged) for judged in claim.comparisons]),
+        (Column("Verdict"), [_marked(verdict) for verdict in verdicts]),
     ]
     heading, rule, *lines = to_text(from_columns("", "", columns, "")).splitlines()
     for line in (heading, rule):
         yield indent(line, _UNDER)
-    for line, judged in zip(lines, claim.comparisons, strict=True):
+    for line, verdict in zip(lines, verdicts, strict=True):
         yield indent(line, _UNDER)
-        if _why(judged):
-            yield indent(_under(_why(judged)), _UNDER)
+        if _why(verdict):
+            yield indent(_under(_why(verdict)), _UNDER)
 
 
-def _marked(judged: JudgedComparison) -> str:
-    return f"{judged.mark} {judged.verdict.verdict}"
+def _marked(verdict: Verdict) -> str:
+    return f"{MARKS[verdict.verdict]} {verdict.verdict}"
 
 
-def _why(judged: JudgedComparison) -> str:
+def _why(verdict: Verdict) -> str:
     """The reason, and the remark in brackets."""
-    verdict = judged.verdict
     return " ".join(filter(None, (verdict.reason, verdict.remark and f"({verdict.remark})")))
 
 

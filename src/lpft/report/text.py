@@ -4,13 +4,14 @@ Python only picks the sentences that apply; their words are in ``templates/sente
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lpft.results import formats
+from lpft.results.exhibits import VerdictName
 from lpft.results.groups import Group, method_name, metric_name, model_name
 from lpft.results.judging import FEW_SEEDS
 from lpft.results.pairing import Comparison, Match
@@ -18,6 +19,8 @@ from lpft.settings.methods import METHODS, with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"
 MOST = 0.5  # a remainder below this part leaves most of it to the rates
+MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
+"""A mark beside each verdict's words; both say it without colour."""
 _BLANKS = re.compile(r"[ \n]+")
 
 
@@ -44,6 +47,7 @@ def environment(*, is_page: bool) -> Environment:
         trim_blocks=is_page,
         lstrip_blocks=is_page,
     )
+    jinja.filters["mark"] = MARKS.__getitem__
     jinja.filters |= {
         function.__name__: function
         for function in (

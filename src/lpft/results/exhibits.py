@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Discriminator, Tag
 
-from lpft.results.folder import UnreadFolder, folders_with, read_folders
+from lpft.results.folder import Located, UnreadFolder, folders_with, read_folders
 from lpft.results.schema import UnusableRecord, Values, check_schema, read_json, validated
 
 FigureKind = Literal["lines", "points", "scatter", "heat", "bars", "reliability"]
@@ -51,6 +51,14 @@ class Estimate:
     runs: tuple[str, ...] = ()
     remark: str = field(default="", metadata=_UNRECORDED)
     shade: float | None = field(default=None, metadata=_UNRECORDED)
+
+    @property
+    def ends(self) -> tuple[float, float, float] | None:
+        """Value, low and high, which is the value where it has no bounds; None without a value."""
+        if self.value is None:
+            return None
+        low = self.value if self.low is None else self.low
+        return self.value, low, self.value if self.high is None else self.high
 
 
 @dataclass(frozen=True)
@@ -327,33 +335,26 @@ def _check_series(series: Series) -> None:
         raise ValueError(f"{series.label}: {len(series.x)} x and {len(series.texts)} texts")
 
 
-@dataclass(frozen=True)
-class FoundExperiment:
-    """An experiment with the folder of its record; ``name`` is its path below the report's."""
-
-    folder: Path
-    name: str
-    record: ExperimentRecord
-
-
 def find_experiments(
     directory: Path,
-) -> tuple[tuple[FoundExperiment, ...], tuple[UnreadFolder, ...]]:
+) -> tuple[tuple[Located[ExperimentRecord], ...], tuple[UnreadFolder, ...]]:
     """Read every ``experiment.json`` at or below ``directory``, ordered by the experiments' names.
 
     What is of another schema, or damaged, comes back as :class:`UnreadFolder` with its reason.
     Hidden folders are not searched.
     """
-    found, unread = read_folders(folders_with(RECORD, directory), directory, "experiment", _read)
-    return tuple(sorted(found, key=_order)), unread
+
+    def read(folder: Path, name: str) -> Located[ExperimentRecord]:
+        content = read_json(folder / RECORD, printable=True)
+        return Located(folder, name, read_experiment(content))
+
+    experiments, unread = read_folders(
+        folders_with(RECORD, directory), directory, "experiment", read
+    )
+    return tuple(sorted(experiments, key=_order)), unread
 
 
-def _read(folder: Path, name: str) -> FoundExperiment:
-    content = read_json(folder / RECORD, printable=True)
-    return FoundExperiment(folder, name, read_experiment(content))
-
-
-def _order(found: FoundExperiment) -> tuple[list[tuple[int, str]], str]:
+def _order(experiment: Located[ExperimentRecord]) -> tuple[list[tuple[int, str]], str]:
     """By name, with figure2 before figure10."""
-    parts = re.findall(r"\d+|\D+", found.record.name)
-    return [(int(part) if part.isdecimal() else -1, part) for part in parts], found.name
+    parts = re.findall(r"\d+|\D+", experiment.record.name)
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts], experiment.name

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +21,7 @@ from lpft.results.schema import (
     HISTORY,
     InterpolationRecord,
     MissingRecord,
+    Record,
     RunRecord,
     UnusableRecord,
     plain,
@@ -42,6 +43,23 @@ _PARTIAL = ".partial"
 
 Holds = Literal["run", "kernels", "experiment", "interpolation"]
 Result = TypeVar("Result")
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def read_if_there(kind: type[AnyRecord], folder: Path, what: str, advice: str) -> AnyRecord | None:
+    """The record of that kind in a folder, or None where there is none.
+
+    Raises:
+        InputError: the file is damaged or something else: "contains ``what``", and the ``advice``.
+    """
+    try:
+        return kind.read(folder)
+    except MissingRecord:
+        return None
+    except UnusableRecord as problem:
+        raise InputError(
+            f"'{folder}' contains {what} that cannot be used ({problem}): {advice}"
+        ) from problem
 
 
 def read_record(folder: Path) -> RunRecord | None:
@@ -50,15 +68,7 @@ def read_record(folder: Path) -> RunRecord | None:
     Raises:
         InputError: the file is damaged or something else.
     """
-    try:
-        return RunRecord.read(folder)
-    except MissingRecord:
-        return None
-    except UnusableRecord as problem:
-        raise InputError(
-            f"'{folder}' contains a run that cannot be used ({problem}): restore its record, or "
-            "name another folder"
-        ) from problem
+    return read_if_there(RunRecord, folder, "a run", "restore its record, or name another folder")
 
 
 def recorded_config(folder: Path) -> dict[str, Any] | None:
@@ -72,15 +82,9 @@ def recorded_config(folder: Path) -> dict[str, Any] | None:
     record = read_record(folder)
     if record is not None:
         return record.config
-    try:
-        return InterpolationRecord.read(folder).config
-    except MissingRecord:
-        return None
-    except UnusableRecord as problem:
-        raise InputError(
-            f"'{folder}' contains a classifier that cannot be used ({problem}): interpolate the "
-            "run again"
-        ) from problem
+    advice = "interpolate the run again"
+    point = read_if_there(InterpolationRecord, folder, "a classifier", advice)
+    return None if point is None else point.config
 
 
 def check_restart(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -388,12 +392,15 @@ def read_folders(
 
 
 @dataclass(frozen=True)
-class Interpolation:
-    """An ``interpolation.json`` with its folder; ``name`` is its path below the report's."""
+class Located(Generic[Result]):
+    """A record with its folder; ``name`` is the folder's path below the report's."""
 
     folder: Path
     name: str
-    record: InterpolationRecord
+    record: Result
+
+
+Interpolation = Located[InterpolationRecord]
 
 
 def find_interpolations(
@@ -405,7 +412,7 @@ def find_interpolations(
         record = InterpolationRecord.read(folder, printable=True)
         if record.chosen not in [point.alpha for point in record.points]:
             raise UnusableRecord(f"{record.FILE}: none of its points is the chosen one")
-        return Interpolation(folder, name, record)
+        return Located(folder, name, record)
 
     folders = folders_with(InterpolationRecord.FILE, directory)
     return read_folders(folders, directory, "interpolation", read)

@@ -142,6 +142,11 @@ class Setting:
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.runs)
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The absolute folders of its runs."""
+        return tuple(str(run.folder.resolve()) for run in self.runs)
+
     def rows(self, split: str) -> int | None:
         """How many rows of known classes a split has; None where no run was evaluated on it."""
         counts = (

@@ -12,12 +12,11 @@ from pydantic import Field
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
-from lpft.results.folder import clear, locked, now, read_record
+from lpft.results.folder import clear, locked, now, read_if_there, read_record
 from lpft.results.schema import (
     ERRORS,
     DataRecord,
     Fingerprints,
-    MissingRecord,
     Part,
     Record,
     RunMetrics,
@@ -315,15 +314,8 @@ def read_sweep(folder: Path) -> SweepRecord | None:
     Raises:
         InputError: the file is damaged or something else.
     """
-    try:
-        return SweepRecord.read(folder)
-    except MissingRecord:
-        return None
-    except UnusableRecord as problem:
-        raise InputError(
-            f"'{folder}' contains a sweep that cannot be used ({problem}): restore its record, or "
-            f"name another {named('output_dir')}"
-        ) from problem
+    advice = f"restore its record, or name another {named('output_dir')}"
+    return read_if_there(SweepRecord, folder, "a sweep", advice)
 
 
 def record_failure(config: RunConfig, reason: str) -> None:

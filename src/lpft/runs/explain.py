@@ -3,7 +3,6 @@
 The equations are those of :mod:`lpft.ntk.influence`.
 """
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 
 from lpft.data import Examples, Text, TextData
@@ -274,15 +274,11 @@ def _influential_rows(record: ExplanationRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]], fields: Sequence[str] = ()) -> None:
-    names = list(rows[0]) if rows else list(fields)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {name: "\t".join(v) if isinstance(v, list) else v for name, v in row.items()}
-            )
+def _write_csv(path: Path, rows: list[dict[str, Any]], fields: list[str] | None = None) -> None:
+    """Two texts of a pair stand in one cell, with a tab between them."""
+    table = pd.DataFrame(rows, columns=fields, dtype=object)
+    table = table.map(lambda value: "\t".join(value) if isinstance(value, list) else value)
+    table.to_csv(path, index=False, lineterminator="\r\n")
 
 
 def _as_json(text: Text) -> str | list[str]:

@@ -21,15 +21,20 @@ from lpft.ntk import KernelJob, Options
 from lpft.ntk.job import Kernels
 from lpft.ntk.plan import Plan
 from lpft.progress import timed
-from lpft.results.folder import WORK, check_restart, foreign_files, locked, results_found
+from lpft.results.folder import (
+    WORK,
+    check_restart,
+    foreign_files,
+    locked,
+    read_if_there,
+    results_found,
+)
 from lpft.results.kernels import Alignment, KernelData, KernelRecord
 from lpft.results.resume import check_same_inputs, check_same_settings
 from lpft.results.saved import open_saved
 from lpft.results.schema import (
     Fingerprints,
-    MissingRecord,
     RunRecord,
-    UnusableRecord,
     environment,
     is_inside,
 )
@@ -386,15 +391,8 @@ def finished_kernels(folder: Path) -> KernelRecord | None:
     Raises:
         InputError: the record is damaged.
     """
-    try:
-        return KernelRecord.read(folder)
-    except MissingRecord:
-        return None
-    except UnusableRecord as problem:
-        raise InputError(
-            f"'{folder}' contains kernels that cannot be used ({problem}): compute them again with "
-            f"{named('overwrite=True')}"
-        ) from problem
+    advice = f"compute them again with {named('overwrite=True')}"
+    return read_if_there(KernelRecord, folder, "kernels", advice)
 
 
 def check_same_kernels(

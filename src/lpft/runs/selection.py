@@ -270,9 +270,9 @@ class _Running:
         ]
         execute = get_executor(settings.executor, settings.workers)
         with closing(execute(attempt, attempts)) as ends:
-            for position, ended in ends:
-                if ended is not None:
-                    reasons[todo[position]] = ended.reason
+            for position, outcome in ends:
+                if outcome is not None:
+                    reasons[todo[position]] = outcome.reason
         return reasons
 
     def _ended(self, run: RunConfig, failed: Collection[Path]) -> bool:

@@ -73,14 +73,6 @@ class Attempt:
     replaces_before: str | None = None
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How an attempt ended; ``reason`` is None where the run finished."""
-
-    reason: str | None
-    seconds: float
-
-
 def train_sweep(
     sweep: SweepConfig,
     folder: Path,
@@ -238,8 +230,11 @@ def run_sweep(
         logger.info("%d runs in '%s', %d of them to do", len(runs), folder, len(todo))
         execute = get_executor(executor, workers, cpus=cpus_per_run, gpus=gpus_per_run)
         with closing(execute(attempt, attempts)) as ends:
-            for position, ended in ends:
-                progress.add(todo[position], _outcome(todo[position], ended))
+            for position, outcome in ends:
+                folder = todo[position].output_dir
+                if outcome is None:
+                    outcome = RunOutcome(folder, "failed", _DIED, None)
+                progress.add(todo[position], replace(outcome, folder=folder))
     outcomes = tuple(progress.outcomes[config.output_dir] for config in runs)
     return SweepResult(folder, outcomes)
 
@@ -319,13 +314,6 @@ def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Att
     return RunOutcome(folder, "skipped", None, run.timings.get("total"))
 
 
-def _outcome(config: RunConfig, ended: Ended | None) -> RunOutcome:
-    if ended is None:
-        return RunOutcome(config.output_dir, "failed", _DIED, None)
-    state: State = "finished" if ended.reason is None else "failed"
-    return RunOutcome(config.output_dir, state, ended.reason, ended.seconds)
-
-
 class _Progress:
     """The outcomes so far: on disk, in memory, and logged in a line each."""
 
@@ -398,15 +386,14 @@ def _kinds(config: RunConfig) -> tuple[str, str]:
     return json.dumps(settings), config.training.method
 
 
-def attempt(task: Attempt) -> Ended:
+def attempt(task: Attempt) -> RunOutcome:
     """Train a run in this process; any error becomes a reason.
 
     Consecutive runs with the same data read it once, and log its warnings once.
     """
     logger.info("training %s", task.config.output_dir)
     started = perf_counter()
-    reason = None
-    folder = task.config.output_dir
+    reason, folder = None, task.config.output_dir
     wait_until_free(folder, SECONDS_TO_END)
     try:
         data = _read_data(task.config.data)
@@ -429,7 +416,8 @@ def attempt(task: Attempt) -> Ended:
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{unexpected(error)} ({Path(where.filename).name}, line {where.lineno})"
     gc.collect()
-    return Ended(reason, perf_counter() - started)
+    state: State = "finished" if reason is None else "failed"
+    return RunOutcome(folder, state, reason, perf_counter() - started)
 
 
 _data_read: dict[str, TextData] = {}  # the data of the last attempt, by its settings
