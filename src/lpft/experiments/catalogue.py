@@ -136,8 +136,8 @@ EXPERIMENTS = {entry.name: entry for entry in _ROWS}
 
 def list_experiments() -> list[dict[str, Any]]:
     """Name, place in the paper, tasks, methods and title of every experiment, ready for JSON."""
-    shown = ("name", "source", "tasks", "methods", "shows")
-    return [{name: asdict(entry)[name] for name in shown} for entry in EXPERIMENTS.values()]
+    fields = ("name", "source", "tasks", "methods", "shows")
+    return [{name: asdict(entry)[name] for name in fields} for entry in EXPERIMENTS.values()]
 
 
 def find_experiment(name: str) -> Entry:

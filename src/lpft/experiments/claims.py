@@ -225,8 +225,8 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         if verdict.comparison == OVERALL:
             by_rates.setdefault(verdict.rates, []).append(verdict)
-    whole = by_rates.pop(WITHOUT_RATES)
-    sentences = [f"Of the paper's {len(whole)} claims, overall: {_listed(whole)}."]
+    overall = by_rates.pop(WITHOUT_RATES)
+    sentences = [f"Of the paper's {len(overall)} claims, overall: {_listed(overall)}."]
     sentences += [f"At {name} rates only, {_listed(at)}." for name, at in by_rates.items()]
     if by_rates:
         judged = [verdict for at in by_rates.values() for verdict in at]

@@ -172,8 +172,11 @@ def _head_norm_outcomes(runs: ExperimentRuns, generator: np.random.Generator) ->
     cases = []
     for task in runs.scope.tasks:
         by_seed = runs.by_seed(PUBLISHED, task, "lp-ft")
-        starts = {seed: _random_start(runs, task, seed) for seed in by_seed}
-        cases += [_norm_above(task, by_seed, starts), _norm_stays(task, by_seed, starts)]
+        random_norms = {seed: _random_start(runs, task, seed) for seed in by_seed}
+        cases += [
+            _norm_above(task, by_seed, random_norms),
+            _norm_stays(task, by_seed, random_norms),
+        ]
     return judge_cases(cases, generator=generator)
 
 
@@ -198,10 +201,12 @@ def _largest_change(run: Run) -> float | None:
     return max(100 * abs(norm / start - 1) for norm in (end, *along) if norm is not None)
 
 
-def _norm_above(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
+def _norm_above(
+    task: str, runs: Mapping[int, Run], random_norms: Mapping[int, float | None]
+) -> Case:
     known = {
         seed: (start, norm)
-        for seed, start in starts.items()
+        for seed, start in random_norms.items()
         if start and (norm := runs[seed].head_norm("norm_at_start")) is not None
     }
     ratios = [norm / start for start, norm in known.values()]
@@ -222,10 +227,12 @@ def _norm_above(task: str, runs: Mapping[int, Run], starts: Mapping[int, float |
     )
 
 
-def _norm_stays(task: str, runs: Mapping[int, Run], starts: Mapping[int, float | None]) -> Case:
+def _norm_stays(
+    task: str, runs: Mapping[int, Run], random_norms: Mapping[int, float | None]
+) -> Case:
     def is_small(seed: int, run: Run) -> bool:
         """Whether linear probing is known to give a head no larger than the random one."""
-        start, probed = starts[seed], run.head_norm("norm_at_start")
+        start, probed = random_norms[seed], run.head_norm("norm_at_start")
         return start is not None and probed is not None and probed <= start
 
     large = {seed: run for seed, run in runs.items() if not is_small(seed, run)}

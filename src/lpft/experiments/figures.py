@@ -228,11 +228,11 @@ def _head_norms(task: str, runs: _RunsByMethod) -> list[str]:
     changes = []
     for method, seeds in runs.items():
         norms = [[value for _, value in run.curve("head_norm")] for run in seeds]
-        starts = Spread.of(values[0] for values in norms if values)
-        ends = Spread.of(values[-1] for values in norms if values)
-        if starts is not None and ends is not None:
+        at_start = Spread.of(values[0] for values in norms if values)
+        at_end = Spread.of(values[-1] for values in norms if values)
+        if at_start is not None and at_end is not None:
             changes.append(
-                f"from {significant(starts.mean)} to {significant(ends.mean)} for "
+                f"from {significant(at_start.mean)} to {significant(at_end.mean)} for "
                 f"{method_name(method)}"
             )
     return [f"Head norm along fine-tuning on {task}: {joined(changes)}."] if changes else []

@@ -386,9 +386,9 @@ def planned_kernels(
     Raises:
         InputError: as :func:`planned_runs`.
     """
-    taken = _names_taken_by("ntk")
+    names = _names_taken_by("ntk")
     usual = {
-        **{name: value for name, value in scope.settings.items() if name in taken},
+        **{name: value for name, value in scope.settings.items() if name in names},
         "model": scope.model,
         "methods": scope.methods,
         "max_samples": scope.kernel_samples,
@@ -404,9 +404,9 @@ def planned_kernels(
 
 def _config(scope: Scope, key: RunKey, rates: str, settings: Mapping[str, Any]) -> RunConfig:
     def resolved(method: str, settings: Mapping[str, Any], folder: Path | None = None) -> RunConfig:
-        taken = _taken_by_method(method, settings)
+        effective = _taken_by_method(method, settings)
         own = {"model": scope.model, "task": key.task, "method": method, "seed": key.seed}
-        return make_config(taken | own, folder)
+        return make_config(effective | own, folder)
 
     settings = {**scope.settings, **settings}
     partner = partner_at(rates, key.method)

@@ -244,9 +244,9 @@ def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
         if part.folder in planned
     ]
     runs = {run.folder: run for run in all_runs if run.folder in planned}
-    kernels = {each.folder: each for each in all_kernels if each.folder in planned}
+    kernels = {record.folder: record for record in all_kernels if record.folder in planned}
     damages: list[tuple[Run | KernelRecord, str]] = [(run, _damage(run)) for run in runs.values()]
-    damages += [(each, "; ".join(each.problems)) for each in kernels.values()]
+    damages += [(record, "; ".join(record.problems)) for record in kernels.values()]
     for damaged, reason in damages:
         if reason:
             failures.append((damaged.name, f"{reason}; {_ADVICE}"))
@@ -324,12 +324,12 @@ def tiny_model() -> Path:
     folder = default_cache_dir() / f"tiny-bert-{transformers.__version__}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(dir=folder.parent))
-        save_tiny_model(made)
+        temporary = Path(mkdtemp(dir=folder.parent))
+        save_tiny_model(temporary)
         try:
-            made.rename(folder)
+            temporary.rename(folder)
         except FileExistsError:
-            shutil.rmtree(made)
+            shutil.rmtree(temporary)
     return folder
 
 

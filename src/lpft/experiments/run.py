@@ -132,27 +132,29 @@ class Session:
         get_executor(executor, workers)
         refuse_unused(
             settings,
-            [each.plan for each in planned],
+            [experiment.plan for experiment in planned],
             planned[0].name if len(planned) == 1 else "these experiments",
             executor=executor,
             workers=workers,
         )
-        for each in planned:
-            scope = each.scope
-            check_folder(each.name, scope.tasks, scope.folder, resume=resume, overwrite=overwrite)
+        for experiment in planned:
+            scope = experiment.scope
+            check_folder(
+                experiment.name, scope.tasks, scope.folder, resume=resume, overwrite=overwrite
+            )
         self.experiments: list[Experiment] = []
-        for each in planned:
-            self._inputs.read(each.plan)
-            self.experiments.append(self._with_refusal(each, alone=len(planned) == 1))
+        for experiment in planned:
+            self._inputs.read(experiment.plan)
+            self.experiments.append(self._with_refusal(experiment, alone=len(planned) == 1))
             if resume:  # refuses finished results of other settings, data or weights
-                for config in each.plan.configs:
+                for config in experiment.plan.configs:
                     is_finished(config, self._inputs)
 
     def planned(self) -> dict[str, list[dict[str, Any]]]:
         """What each experiment would compute, ready for JSON."""
         return {
-            each.name: planned_parts(each.plan, each.scope.folder, self._inputs)
-            for each in self.experiments
+            experiment.name: planned_parts(experiment.plan, experiment.scope.folder, self._inputs)
+            for experiment in self.experiments
         }
 
     def run(self) -> Iterator[Reproduction | NotReproduced]:
@@ -161,18 +163,18 @@ class Session:
         Of several, one that ends in an error does not keep those after it from being done.
         """
         finished: list[Path] = []
-        for number, each in enumerate(self.experiments, start=1):
-            logger.info("experiment %d of %d: %s", number, len(self.experiments), each.name)
+        for number, experiment in enumerate(self.experiments, start=1):
+            logger.info("experiment %d of %d: %s", number, len(self.experiments), experiment.name)
             try:
-                yield self._reproduce(each, finished)
+                yield self._reproduce(experiment, finished)
             except InputError as error:
-                yield NotReproduced(each.name, error)
+                yield NotReproduced(experiment.name, error)
             except Exception as error:
                 if len(self.experiments) == 1:
                     raise
-                logger.debug("%s failed", each.name, exc_info=True)
-                yield NotReproduced(each.name, _explained(error))
-            finished.append(each.scope.folder)
+                logger.debug("%s failed", experiment.name, exc_info=True)
+                yield NotReproduced(experiment.name, _explained(error))
+            finished.append(experiment.scope.folder)
 
     def _with_refusal(self, experiment: Experiment, *, alone: bool) -> Experiment:
         """With the reason why the data do not suit it: of several, the others are still done."""
@@ -261,12 +263,12 @@ class Session:
         failures += [
             (
                 f"{SEARCH}/{name}",
-                f"no learning rate of the search could be trained: {one['points'][0]['reason']}",
+                f"no learning rate of the search could be trained: {cell['points'][0]['reason']}",
             )
-            for name, one in searched.items()
-            if one["chosen"] is None
+            for name, cell in searched.items()
+            if cell["chosen"] is None
         ]
-        return plan.with_tuned({name: one["chosen"] for name, one in searched.items()})
+        return plan.with_tuned({name: cell["chosen"] for name, cell in searched.items()})
 
     def _train(self, plan: Plan, folder: Path) -> Failures:
         configs = plan.run_configs
@@ -310,11 +312,11 @@ def _planned(
         return [plan(name, folder)]
     planned: list[Experiment] = []
     refusals: list[tuple[str, InputError]] = []
-    for each in EXPERIMENTS:
+    for experiment in EXPERIMENTS:
         try:
-            planned.append(plan(each, folder / each))
+            planned.append(plan(experiment, folder / experiment))
         except InputError as error:
-            refusals.append((each, error))
+            refusals.append((experiment, error))
     if not planned:
         raise refusals[0][1]
     for refused, reason in refusals:
@@ -488,9 +490,9 @@ def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Itera
         logger.info("training %s", method)
         settings: dict[str, Any] = {**_SETTINGS, "method": method, "seed": seed}
         if get_method(method).fine_tunes:
-            whole = get_method(method).adapter is None
+            trains_all = get_method(method).adapter is None
             settings["epochs"] = _EPOCHS
-            settings["learning_rate"] = _RATE_OF_ALL if whole else _RATE_OF_FACTORS
+            settings["learning_rate"] = _RATE_OF_ALL if trains_all else _RATE_OF_FACTORS
             # The numbers of the documents, on machines with units for bfloat16 too.
             settings["precision"] = "float32"
         config = make_config(settings, folder / method)

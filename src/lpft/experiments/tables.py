@@ -301,8 +301,8 @@ def _section_table(
             method: runs.by_seed(variant, where.task, method) for method in runs.scope.methods
         }
         if section.untrained:
-            starts = tuple(by_method.values())
-            untrained = RunRow(UNTRAINED, where, starts, published)
+            of_all_methods = tuple(by_method.values())
+            untrained = RunRow(UNTRAINED, where, of_all_methods, published)
             rows.append(((where.label, "pre-trained"), untrained))
         rows += [
             ((where.label, method_name(method)), RunRow(method, where, (own,), published))
@@ -418,9 +418,16 @@ def by_rates(readings: Mapping[str, Mapping[str, str]]) -> str:
         by_reading: dict[str, list[str]] = {}
         for rates, reading in by_choice.items():
             by_reading.setdefault(reading, []).append(rates)
-        told = ", ".join(f"{reading} at {joined(at)} rates" for reading, at in by_reading.items())
-        parts.append(f"on {data} it depends on the rates: {told}")
-    return "; ".join([*(f"{told} on {joined(sets)}" for told, sets in alike.items()), *parts])
+        reading_at_rates = ", ".join(
+            f"{reading} at {joined(at)} rates" for reading, at in by_reading.items()
+        )
+        parts.append(f"on {data} it depends on the rates: {reading_at_rates}")
+    return "; ".join(
+        [
+            *(f"{reading_at_rates} on {joined(sets)}" for reading_at_rates, sets in alike.items()),
+            *parts,
+        ]
+    )
 
 
 def _only(by_choice: Mapping[str, str]) -> str:

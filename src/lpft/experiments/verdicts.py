@@ -168,9 +168,11 @@ class Claim:
             against = [dataset for dataset, agrees in sets if not agrees]
             sentence = f"{text} on {len(sets) - len(against)} of {counted(len(sets), 'set')}"
             sentences.append(f"{sentence}, against: {joined(against)}" if against else sentence)
-        every = all(part.needed == "every" for part in self.parts)
-        broken = every and not all(agrees for sets in answers.values() for _, agrees in sets)
-        rule = ". So the paper's own means do not agree in every case" if broken else ""
+        all_required = all(part.needed == "every" for part in self.parts)
+        contradicted = all_required and not all(
+            agrees for sets in answers.values() for _, agrees in sets
+        )
+        rule = ". So the paper's own means do not agree in every case" if contradicted else ""
         return f"Published means ({self.source}): {'; '.join(sentences)}{rule}"
 
 

@@ -148,11 +148,11 @@ def _is_simpler(board: Leaderboard, entry: Entry) -> bool:
 
 def _by_standing(board: Leaderboard) -> dict[str, list[Entry]]:
     """The other methods by how they stand beside the chosen one."""
-    found: dict[str, list[Entry]] = {}
+    by_standing: dict[str, list[Entry]] = {}
     for entry in board.entries[1:]:
         if entry.judgement is not None and entry.judgement.effect.value is not None:
-            found.setdefault(standing_of(entry.judgement), []).append(entry)
-    return found
+            by_standing.setdefault(standing_of(entry.judgement), []).append(entry)
+    return by_standing
 
 
 def standing_of(judgement: Judgement) -> Literal["lower", "higher", "no clear difference"]:
@@ -204,17 +204,17 @@ def _names(board: Leaderboard) -> dict[str, str]:
 
 
 def _tiles(board: Leaderboard, slug: str) -> Iterator[Tile]:
-    run, split, shown = board.run, board.chosen.split, board.accuracy
+    run, split, accuracy = board.run, board.chosen.split, board.accuracy
     constant = board.baseline.accuracy.value
     state: State = "doubtful"
-    if shown.low is not None and constant is not None and shown.low > constant:
+    if accuracy.low is not None and constant is not None and accuracy.low > constant:
         state = "good"
     yield Tile(
         "How good is it?",
         state,
         say("tile_good", state=state),
-        say("right_of", value=shown.value, rows=_few_rows(board)),
-        say("tile_good_text", split=split, accuracy=shown, constant=constant),
+        say("right_of", value=accuracy.value, rows=_few_rows(board)),
+        say("tile_good_text", split=split, accuracy=accuracy, constant=constant),
         f"#{slug}-leaderboard",
     )
     yield _trust_tile(board, slug)
@@ -226,29 +226,29 @@ def _trust_tile(board: Leaderboard, slug: str) -> Tile:
     """In distribution, and whether it is too sure of itself in new domains."""
     run, split = board.run, board.chosen.split
     question, address = "Can its probabilities be trusted?", f"#{slug}-probabilities"
-    found = trust(run, split)
-    if found is None:
+    in_domain = trust(run, split)
+    if in_domain is None:
         return Tile(question, "unknown", "not known", "–", "", address)
-    elsewhere = {each: trust(run, each) for each in run.ood_splits}
+    elsewhere = {name: trust(run, name) for name in run.ood_splits}
     too_sure = {
-        each: one
-        for each, one in elsewhere.items()
-        if one and not one.holds and one.confidence > one.accuracy
+        name: trusted
+        for name, trusted in elsewhere.items()
+        if trusted and not trusted.holds and trusted.confidence > trusted.accuracy
     }
-    state: State = "good" if found.holds else "doubtful"
+    state: State = "good" if in_domain.holds else "doubtful"
     return Tile(
         question,
         "doubtful" if too_sure else state,
-        say("tile_trust", found=found, too_sure=len(too_sure)),
-        say("tile_trust_number", error=found.error),
+        say("tile_trust", in_domain=in_domain, too_sure=len(too_sure)),
+        say("tile_trust_number", error=in_domain.error),
         say(
             "tile_trust_text",
-            found=found,
+            in_domain=in_domain,
             split=split,
             rows=known_rows(run, split),
-            too_sure_on=[each.removeprefix("ood/") for each in too_sure],
-            claimed=float(np.mean([one.confidence for one in too_sure.values()] or [0.0])),
-            right=float(np.mean([one.accuracy for one in too_sure.values()] or [0.0])),
+            too_sure_on=[name.removeprefix("ood/") for name in too_sure],
+            claimed=float(np.mean([trusted.confidence for trusted in too_sure.values()] or [0.0])),
+            right=float(np.mean([trusted.accuracy for trusted in too_sure.values()] or [0.0])),
         ),
         address,
     )
@@ -310,8 +310,8 @@ def _sections(board: Leaderboard, slug: str, *, texts_in_report: bool) -> Iterat
     yield Section("Probabilities", tuple(_probabilities(board)), f"{slug}-probabilities")
     yield Section("Data", tuple(_data(run)), f"{slug}-data")
     yield Section("Training", tuple(_training(board)), f"{slug}-training")
-    made = (say("how_to_repeat"), Command(command_line(run.config)), say("versions", run=run))
-    yield Section("How to repeat it", made, f"{slug}-repeat")
+    blocks = (say("how_to_repeat"), Command(command_line(run.config)), say("versions", run=run))
+    yield Section("How to repeat it", blocks, f"{slug}-repeat")
 
 
 def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
@@ -328,20 +328,20 @@ def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
     confidence = dict(zip(errors.rows.tolist(), errors.confidence.tolist(), strict=True))
     recorded = {row.id: row for row in run.errors if row.split == split}
     ids = predictions.ids.tolist()
-    pairs, left = [], _MOST_CASES
+    pairs, room = [], _MOST_CASES
     for pair in confused_pairs(errors):
-        shown = pair.rows[: min(_MOST_OF_PAIR, left)].tolist()
-        left -= len(shown)
-        if not shown:
+        row_numbers = pair.rows[: min(_MOST_OF_PAIR, room)].tolist()
+        room -= len(row_numbers)
+        if not row_numbers:
             break
         label = "a class that training lacks" if pair.label == UNSEEN else run.classes[pair.label]
         rows = tuple(
             (percent(confidence[row], 0), *_case(recorded.get(ids[row]), ids[row], texts_in_report))
-            for row in shown
+            for row in row_numbers
         )
         pairs.append((label, run.classes[pair.predicted], len(pair), rows))
     if pairs:
-        yield Cases(tuple(pairs), _MOST_CASES - left, len(errors))
+        yield Cases(tuple(pairs), _MOST_CASES - room, len(errors))
     tables = {
         name: _class_table(run, name)
         for name in run.predictions
@@ -363,27 +363,29 @@ def _case(recorded: ErrorRow | None, name: str, texts_in_report: bool) -> tuple[
 
 def _class_table(run: Run, split: str) -> Table:
     """Precision, recall, F1 and support of each class, the lowest F1 first."""
-    scored = sorted(class_scores(run, split), key=lambda one: -1 if one.f1 is None else one.f1)
-    shown = scored[:_MOST_CLASSES]
+    scored = sorted(
+        class_scores(run, split), key=lambda scores: -1 if scores.f1 is None else scores.f1
+    )
+    listed = scored[:_MOST_CLASSES]
     columns: Columns = [
-        (Column("Class"), [one.name for one in shown]),
+        (Column("Class"), [scores.name for scores in listed]),
         *(
-            (Column(name, digits=2), [getattr(one, name.lower()) for one in shown])
+            (Column(name, digits=2), [getattr(scores, name.lower()) for scores in listed])
             for name in ("Precision", "Recall", "F1")
         ),
-        (Column("Rows", format="count"), [float(one.support) for one in shown]),
+        (Column("Rows", format="count"), [float(scores.support) for scores in listed]),
     ]
-    title = say("by_class", split=split, shown=len(shown), classes=len(scored))
+    title = say("by_class", split=split, shown=len(listed), classes=len(scored))
     return from_columns("", title, columns, "")
 
 
 def _probabilities(board: Leaderboard) -> Iterator[Block]:
     run, split = board.run, board.chosen.split
-    found = trust(run, split)
-    if found is not None:
+    in_domain = trust(run, split)
+    if in_domain is not None:
         yield say(
             "probabilities",
-            found=found,
+            in_domain=in_domain,
             split=split,
             rows=known_rows(run, split),
             calibration=run.record.calibration,
@@ -393,11 +395,11 @@ def _probabilities(board: Leaderboard) -> Iterator[Block]:
     settings = [entry.setting for entry in board.entries if entry.setting is not None]
     yield figures.accuracy_over_coverage(settings, split)
     curve = accuracy_over_coverage(run, split)
-    places = [int((curve.coverage >= share - 1e-9).argmax()) for share in _COVERAGES]
+    indices = [int((curve.coverage >= share - 1e-9).argmax()) for share in _COVERAGES]
     columns: Columns = [
-        (Column("Texts answered", format="percent", digits=0), curve.coverage[places].tolist()),
-        (Column("Right among them", format="percent", digits=1), curve.accuracy[places].tolist()),
-        (Column("Least confidence", digits=3), curve.thresholds[places].tolist()),
+        (Column("Texts answered", format="percent", digits=0), curve.coverage[indices].tolist()),
+        (Column("Right among them", format="percent", digits=1), curve.accuracy[indices].tolist()),
+        (Column("Least confidence", digits=3), curve.thresholds[indices].tolist()),
     ]
     yield from_columns("", say("thresholds", split=split), columns, "", headers=0)
     if run.abstention is not None:

@@ -202,13 +202,13 @@ def tally(verdicts: Sequence[Verdict]) -> str:
     """How many verdicts went which way: those on claims as a whole, where there are such."""
     if not verdicts:
         return ""
-    whole = [verdict for verdict in verdicts if verdict.is_whole]
-    judged = whole if whole else verdicts
+    overall = [verdict for verdict in verdicts if verdict.is_whole]
+    judged = overall if overall else verdicts
     counts = Counter(verdict.verdict for verdict in judged)
     return say(
         "tally",
         total=len(judged),
-        noun="claim" if whole else "comparison",
+        noun="claim" if overall else "comparison",
         holds=counts["holds"],
         fails=counts["does not hold"],
         unclear=counts["cannot tell"],
@@ -216,10 +216,10 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 
 
 def _exhibit_sections(record: ExperimentRecord, prefix: str) -> Iterator[Section]:
-    taken = {"verdicts", "exhibits", "missing"}
+    used = {"verdicts", "exhibits", "missing"}
     for exhibit in record.exhibits:
-        own = exhibit.name.removeprefix(f"{record.name}-")
-        name = slug("results" if exhibit.name == record.name else own, taken)
+        short_name = exhibit.name.removeprefix(f"{record.name}-")
+        name = slug("results" if exhibit.name == record.name else short_name, used)
         blocks: tuple[Block, ...]
         if isinstance(exhibit, Table):
             blocks = (replace(annotated(exhibit, record.model), name=name),)

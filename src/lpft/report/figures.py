@@ -79,7 +79,9 @@ def _accuracies(setting: Setting, splits: Sequence[str]) -> Series:
 
 def feature_change(comparisons: Sequence[Comparison]) -> Figure | None:
     """Feature change of each matched pair, own rates above shared ones; None without a pair."""
-    panels = [panel for each in comparisons if (panel := _change_panel(each)) is not None]
+    panels = [
+        panel for comparison in comparisons if (panel := _change_panel(comparison)) is not None
+    ]
     if not panels:
         return None
     title, values_in = "Feature change of matched pairs", "the tables of feature change"
@@ -194,14 +196,14 @@ def accuracy_over_coverage(settings: Sequence[Setting], split: str) -> Figure:
         if split not in setting.first.predictions:
             continue
         curve_of = coverage_of(setting.first, split)
-        places = thinned(len(curve_of.rows), _MOST_COVERAGES)
-        shown = curve_of.rows[places] >= min(_FEWEST, curve_of.rows[-1])
+        indices = thinned(len(curve_of.rows), _MOST_COVERAGES)
+        enough = curve_of.rows[indices] >= min(_FEWEST, curve_of.rows[-1])
         lines.append(
             Series(
                 label=setting.label,
                 method=setting.method,
-                x=tuple((100 * curve_of.coverage[places][shown]).tolist()),
-                y=tuple((100 * curve_of.accuracy[places][shown]).tolist()),
+                x=tuple((100 * curve_of.coverage[indices][enough]).tolist()),
+                y=tuple((100 * curve_of.accuracy[indices][enough]).tolist()),
                 marked=(),
             )
         )
@@ -306,8 +308,8 @@ def shares(kernels: KernelRecord) -> Figure | None:
         parts = [*map(by_kind.get, kinds), *(None for _ in gap), *map(by_layer.get, layers)]
         if by_kind or by_layer:
             values = tuple(None if share is None else 100 * share for share in parts)
-            places = tuple(map(float, range(len(ticks))))
-            series = Series(method.name, places, values, method=method.method)
+            positions = tuple(map(float, range(len(ticks))))
+            series = Series(method.name, positions, values, method=method.method)
             panels.append(
                 Panel(method.name, "", "share of the trace of F (%)", (series,), ticks=ticks)
             )
@@ -417,14 +419,14 @@ def path_layers(kernels: KernelRecord) -> Figure | None:
     layers = tuple(dict.fromkeys(name for point in later for name in point.layers))
     if not layers:
         return None
-    places = sorted({0, (len(later) - 1) // 2, len(later) - 1})
+    indices = sorted({0, (len(later) - 1) // 2, len(later) - 1})
     series = tuple(
         Series(
-            f"epoch {later[place].epoch:g}",
+            f"epoch {later[index].epoch:g}",
             tuple(map(float, range(len(layers)))),
-            tuple(later[place].layers.get(name) for name in layers),
+            tuple(later[index].layers.get(name) for name in layers),
         )
-        for place in places
+        for index in indices
     )
     panel = Panel("", "", "drift of F", series, ticks=layers, from_zero=True)
     return figure("path-layers", "Where the kernel drifts", "points", [panel], "the table")

@@ -19,10 +19,10 @@ _QUANTITIES = (("accuracy", "accuracy"), ("nll", "NLL with T"), ("ece", "ECE wit
 
 
 def interpolation_chapter(
-    found: Interpolation, slug: str, title: str, page_folder: Path
+    interpolation: Interpolation, slug: str, title: str, page_folder: Path
 ) -> Chapter:
     """What the page shows of one ``interpolation.json``; ``title`` tells it from others."""
-    record = found.record
+    record = interpolation.record
     return Chapter(
         kind="interpolation",
         slug=slug,
@@ -30,7 +30,7 @@ def interpolation_chapter(
         data=record.data.name,
         model=model_name(str(record.config.get("model"))),
         summary=(summary(record), cost(record)),
-        sections=named_sections(slug, _sections(found, page_folder)),
+        sections=named_sections(slug, _sections(interpolation, page_folder)),
     )
 
 
@@ -40,15 +40,15 @@ def title_of(record: InterpolationRecord) -> str:
 
 
 def _sections(
-    found: Interpolation, page_folder: Path
+    interpolation: Interpolation, page_folder: Path
 ) -> Iterator[tuple[str, str, tuple[Block | None, ...]]]:
     """Anchor, title and blocks of each section."""
-    record = found.record
+    record = interpolation.record
     yield "curves", "Along the path", (along_the_path(record), in_and_out(record), points(record))
     folder = Folder(
-        relative_link(found.folder, page_folder), (record.FILE, "metrics.json", "README.md")
+        relative_link(interpolation.folder, page_folder), (record.FILE, "metrics.json", "README.md")
     )
-    made = Details(
+    details = Details(
         "Settings of the run, data and versions",
         (
             ("Run", facts({"name": record.run, **record.config})),
@@ -56,7 +56,7 @@ def _sections(
             ("Environment", facts({"device": record.device, **record.versions})),
         ),
     )
-    yield "made", "The chosen classifier, and how it was made", (say("point_use"), folder, made)
+    yield "made", "The chosen classifier, and how it was made", (say("point_use"), folder, details)
 
 
 def summary(record: InterpolationRecord) -> str:
@@ -123,8 +123,8 @@ def in_and_out(record: InterpolationRecord) -> Figure | None:
         if len(known) < len(x):
             continue
         path = tuple(float(value) for value in x if value is not None)
-        places = {"LP": 0, "chosen": record.points.index(record.point), _ends(record)[1]: -1}
-        ends = tuple(Series(name, (path[at],), (y[at],)) for name, at in places.items())
+        positions = {"LP": 0, "chosen": record.points.index(record.point), _ends(record)[1]: -1}
+        ends = tuple(Series(name, (path[at],), (y[at],)) for name, at in positions.items())
         names = tuple(f"{point.alpha:g}" for point in record.points)
         panels.append(
             Panel(

@@ -95,9 +95,9 @@ def _sections(
         "Where the kernel drifts",
         (figures.path_layers(kernels), path_layers(kernels)),
     )
-    made = Details("Configuration, plan, environment and timings", tuple(_made(kernels)))
+    details = Details("Configuration, plan, environment and timings", tuple(_made(kernels)))
     folder = Folder(relative_link(kernels.folder, page_folder), (KernelRecord.FILE,))
-    blocks = (folder, certificate(kernels), made if made.sections else None)
+    blocks = (folder, certificate(kernels), details if details.sections else None)
     yield "made", "How the kernels were made, and checked", blocks
 
 
@@ -220,8 +220,8 @@ def read_certificate(kernels: KernelRecord) -> list[str]:
     if not known:
         return []
     entries, error = sum(count for count, _ in known), max(error for _, error in known)
-    whole = all(certificate.get("products_checked") for certificate in certificates)
-    return [say("certificate", error=error, entries=entries, whole=whole)]
+    products_checked = all(certificate.get("products_checked") for certificate in certificates)
+    return [say("certificate", error=error, entries=entries, whole=products_checked)]
 
 
 def statistics(kernels: KernelRecord) -> Table:
@@ -329,14 +329,14 @@ def shares(kernels: KernelRecord) -> Table | None:
 def certificate(kernels: KernelRecord) -> Table:
     """The head that each method starts from, and how far its kernel was checked."""
     methods, above = kernels.methods, "Certificate"
-    starts = [
+    head_starts = [
         None if m.head_start is None else Text(method_name(m.head_start), value=m.head_start)
         for m in methods
     ]
     number = Column("number", "Parameters of F", format="count", full="Parameters")
     columns: Columns = [
         (Column("Method"), [m.name for m in methods]),
-        (Column("start", "Head"), starts),
+        (Column("start", "Head"), head_starts),
         (Column("rank", "Head", format="count"), [m.head_rank for m in methods]),
         (Column("norm", "Head"), [m.head_norm for m in methods]),
         (Column("set", "Parameters of F"), [m.parameter_set for m in methods]),

@@ -144,14 +144,14 @@ def _sheet(figure: Figure, panels: Sequence[Panel], full: float | None) -> Canva
     styles, keys = series_styles(figure), legend_styles(figure)
     if full is None:
         widest = _WIDEST if _has_small_panels(figure) else _WIDEST_LARGE
-        places = _places(panels, max(1, int(widest / width)), wrapped=False)
-        rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
+        positions = _places(panels, max(1, int(widest / width)), wrapped=False)
+        rows, columns = (1 + max(position[axis] for position in positions) for axis in (0, 1))
         full = columns * width
     else:
         most = max(1, int(full / (_SMALLEST * width)))
         while True:
-            places = _places(panels, most, wrapped=True)
-            rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
+            positions = _places(panels, most, wrapped=True)
+            rows, columns = (1 + max(position[axis] for position in positions) for axis in (0, 1))
             # Named rows keep their height; the others keep their shape.
             smaller = 1.0 if panels[0].ticks else min(1.0, full / columns / width)
             if rows * height * smaller <= _PAGE or full / (most + 1) < _NARROWEST:
@@ -162,7 +162,7 @@ def _sheet(figure: Figure, panels: Sequence[Panel], full: float | None) -> Canva
     total = rows * height + top
     canvas = new_canvas(full, total, top / total)
     grid = canvas.add_gridspec(rows, columns)
-    for panel, (row, column) in zip(panels, places, strict=True):
+    for panel, (row, column) in zip(panels, positions, strict=True):
         _DRAW[figure.kind](canvas, grid[row, column], panel, styles)
     if keys:
         legend(canvas, keys, top / total)
@@ -174,14 +174,14 @@ def _places(panels: Sequence[Panel], most: int, *, wrapped: bool) -> list[tuple[
     strips: dict[str, list[int]] = {}
     for number, panel in enumerate(panels):
         strips.setdefault(panel.strip, []).append(number)
-    places, first = {}, 0
+    positions, first = {}, 0
     for strip, numbers in strips.items():
         length = most if wrapped or not strip else len(numbers)
         for position, number in enumerate(numbers):
             row, column = divmod(position, length)
-            places[number] = (first + row, column)
+            positions[number] = (first + row, column)
         first += math.ceil(len(numbers) / length)
-    return [places[number] for number in range(len(panels))]
+    return [positions[number] for number in range(len(panels))]
 
 
 def drawn_panels(figure: Figure) -> tuple[Panel, ...]:
@@ -268,15 +268,15 @@ def _draw_lines(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles)
     for series in panel.series:
         style = styles[series.label]
         marked = () if series.marked is None else series.marked
-        places = np.union1d(thinned(len(series.x), MOST_POINTS), marked).astype(np.int64)
-        x, y = _values(series.x)[places], _values(series.y)[places]
+        indices = np.union1d(thinned(len(series.x), MOST_POINTS), marked).astype(np.int64)
+        x, y = _values(series.x)[indices], _values(series.y)[indices]
         band = _band(series)
         if band is not None:
-            low, high = band[0][places], band[1][places]
+            low, high = band[0][indices], band[1][indices]
             axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
-        every: Any = max(1, len(places) // 6) if len(places) > _SPARSE else 1
+        every: Any = max(1, len(indices) // 6) if len(indices) > _SPARSE else 1
         if series.marked is not None:
-            every = [int(place) for place in np.searchsorted(places, marked)]
+            every = [int(place) for place in np.searchsorted(indices, marked)]
         width, alpha = (1.3, 1.0) if times[series.label] == 1 else (0.8, 0.75)
         look = line_of(style, markersize=3.8, markevery=every, linewidth=width, alpha=alpha)
         axes.plot(x, y, **look)
@@ -375,12 +375,12 @@ def _draw_bars(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles) 
     axes = canvas.add_subplot(spec)
     for series in panel.series:
         known = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-        places, values = zip(*known, strict=True)
-        axes.barh(places, values, height=0.72, color=styles[series.label].colour, linewidth=0)
-        for place, value in known:
+        positions, values = zip(*known, strict=True)
+        axes.barh(positions, values, height=0.72, color=styles[series.label].colour, linewidth=0)
+        for position, value in known:
             axes.annotate(
                 fixed(value, 1),
-                (max(value, 0.0), place),
+                (max(value, 0.0), position),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",

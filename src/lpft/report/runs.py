@@ -78,7 +78,7 @@ def group_chapter(
         ("Feature change", f"#{slug}-change", (*changes, *read_unpaired(group, comparisons))),
         ("Head norm", f"#{slug}-features", (read_head(group),)),
     )
-    said = ((name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts))
+    shown_rows = ((name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts))
     binary = any(len(run.classes) == 2 for run in group.runs)
     return Chapter(
         kind="runs",
@@ -86,7 +86,7 @@ def group_chapter(
         title=group.title,
         data=group.data,
         model=group.model,
-        summary=(what_was_run(group), Rows(tuple(said))),
+        summary=(what_was_run(group), Rows(tuple(shown_rows))),
         sections=named_sections(slug, _sections(group, differences, anchors)),
         runs=len(group.runs),
         trace=trace,
@@ -154,20 +154,20 @@ def methods(group: Group) -> Table:
         ),
     ]
     scored = dict.fromkeys(["validation", split] if "validation" in group.splits else [split])
-    shown = [
+    measures = [
         *((name, "Accuracy", f"{name} accuracy", score(name, "accuracy")) for name in scored),
         *(
             (name.removeprefix("ood/"), "OOD accuracy", f"{name} accuracy", score(name, "accuracy"))
             for name in group.ood_splits
         ),
     ]
-    own = [] if group.metric in ("accuracy", "macro_f1") else [group.metric]
-    names = {metric: metric_name(metric) for metric in (*own, "macro_f1")}
+    task_metric = [] if group.metric in ("accuracy", "macro_f1") else [group.metric]
+    names = {metric: metric_name(metric) for metric in (*task_metric, "macro_f1")}
     names |= {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
     on = f"On {split}"
-    shown += [(name, on, f"{split} {name}", score(split, key)) for key, name in names.items()]
-    shown.append(("ECE with T", on, f"{split} ECE with T", score(split, "ece", calibrated=True)))
-    for name, above, full, value in shown:
+    measures += [(name, on, f"{split} {name}", score(split, key)) for key, name in names.items()]
+    measures.append(("ECE with T", on, f"{split} ECE with T", score(split, "ece", calibrated=True)))
+    for name, above, full, value in measures:
         columns.append((Column(name, above, digits=3, full=full), _spreads(settings, value)))
     change = feature(group.feature_split, "feature_difference")
     for name, value in (("feature change", change), ("head norm", head("norm"))):
@@ -516,7 +516,7 @@ def _filtered(
     sections: FactSections, keeps: Callable[[tuple[str, str, str]], bool]
 ) -> FactSections:
     return tuple(
-        (heading, kept)
+        (heading, remaining)
         for heading, lines in sections
-        if (kept := tuple(line for line in lines if keeps((heading, *line))))
+        if (remaining := tuple(line for line in lines if keeps((heading, *line))))
     )

@@ -265,11 +265,11 @@ def _end_of_part(table: Table, first: int, width: int) -> int:
 
 
 def _part(table: Table, first: int, end: int) -> Table:
-    places = [*range(table.headers), *range(first, end)]
+    indices = [*range(table.headers), *range(first, end)]
     return replace(
         table,
-        columns=tuple(table.columns[place] for place in places),
-        rows=tuple(tuple(row[place] for place in places) for row in table.rows),
+        columns=tuple(table.columns[index] for index in indices),
+        rows=tuple(tuple(row[index] for index in indices) for row in table.rows),
     )
 
 
@@ -296,10 +296,10 @@ def _heading(column: Column) -> str:
 
 def to_markdown(table: Table) -> str:
     """A GitHub-flavoured table with its title above and its note below."""
-    places = range(len(table.columns))
+    indices = range(len(table.columns))
     lines = [
         [_markdown(one_line_heading(column)) for column in table.columns],
-        ["---:" if is_numeric(table, place) else ":---" for place in places],
+        ["---:" if is_numeric(table, index) else ":---" for index in indices],
         *([_markdown(cell.text) for cell in row] for row in shown_rows(table)),
     ]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -364,15 +364,15 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_part(table: Table, rows: Sequence[Sequence[Shown]], title: str, label: str) -> str:
-    places = range(len(table.columns))
-    broken = [wraps(table, place) for place in places]
+    indices = range(len(table.columns))
+    broken = [wraps(table, index) for index in indices]
     names = [_latex(_heading(column)) for column in table.columns]
     above = [_latex(column.above) for column in table.columns]
     # The width of what does not break, in letters, with two between columns.
     letters = sum(
-        2 + max([len(_heading(table.columns[place])), *(len(row[place].text) for row in rows)])
-        for place in places
-        if not broken[place]
+        2 + max([len(_heading(table.columns[index])), *(len(row[index].text) for row in rows)])
+        for index in indices
+        if not broken[index]
     )
     least, most = _WRAPPING_SHARES
     share = min(most, max(least, 1 - letters / _LATEX_LETTERS)) if any(broken) else 0.0
@@ -383,8 +383,8 @@ def _latex_part(table: Table, rows: Sequence[Sequence[Shown]], title: str, label
     )
     text = frame.style.hide(axis="index").to_latex(
         column_format="".join(
-            paragraph if broken[place] else "r" if is_numeric(table, place) else "l"
-            for place in places
+            paragraph if broken[index] else "r" if is_numeric(table, index) else "l"
+            for index in indices
         ),
         hrules=True,
         position_float="centering",

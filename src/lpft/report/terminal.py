@@ -42,8 +42,8 @@ _SIZES = ("feature change", "head norm")
 def format_report(report: ReportResult) -> str:
     """What a terminal shows of a report: experiments, then the method table, then kernels."""
     methods = [format_method_table(method_table(report.runs))] if report.runs else []
-    between = [format_interpolation(each.record) for each in report.interpolations]
-    kernels = [format_kernel_table(each) for each in report.kernels]
+    between = [format_interpolation(item.record) for item in report.interpolations]
+    kernels = [format_kernel_table(item) for item in report.kernels]
     experiments = map(format_experiment, report.experiments)
     return "\n\n".join([*experiments, *methods, *between, *kernels])
 

@@ -95,9 +95,11 @@ def read_head(group: Group) -> str:
     parts = []
     for from_lp, name in ((False, "random heads"), (True, "heads from linear probing")):
         runs = [run for run in fine_tuned if _from_lp(run.method) == from_lp]
-        starts, ends = ([run.head_norm(norm) for run in runs] for norm in ("norm_at_start", "norm"))
-        if runs and None not in starts and None not in ends:
-            ranges = (say("number_range", values=values) for values in (starts, ends))
+        at_start, at_end = (
+            [run.head_norm(norm) for run in runs] for norm in ("norm_at_start", "norm")
+        )
+        if runs and None not in at_start and None not in at_end:
+            ranges = (say("number_range", values=values) for values in (at_start, at_end))
             parts.append((name, *ranges))
     return say("head_norms", parts=parts) if parts else ""
 

@@ -248,9 +248,9 @@ def _recorded(value: Any) -> Any:
     """Dataclasses as dictionaries, without what only says how they are shown."""
     if is_dataclass(value):
         return {
-            each.name: _recorded(getattr(value, each.name))
-            for each in fields(value)
-            if each.metadata.get("recorded", True)
+            part.name: _recorded(getattr(value, part.name))
+            for part in fields(value)
+            if part.metadata.get("recorded", True)
         }
     if isinstance(value, Mapping):
         return {key: _recorded(item) for key, item in value.items()}

@@ -77,11 +77,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as people say it: 91.5 %, 92 % without decimals; never 100 or 0 by rounding."""
     if value is None:
         return ABSENT
-    shown = round(100 * value, digits)
-    if (shown == 100 and value < 1) or (shown == 0 and value > 0):
+    rounded = round(100 * value, digits)
+    if (rounded == 100 and value < 1) or (rounded == 0 and value > 0):
         least = 10.0**-digits
         return f"over {fixed(100 - least, digits)} %" if value > 0.5 else f"under {least:g} %"
-    return f"{fixed(shown, digits)} %"
+    return f"{fixed(rounded, digits)} %"
 
 
 def of_100(value: float | None) -> str:
@@ -169,17 +169,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def slug(text: str, taken: set[str]) -> str:
-    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``taken``, added to it."""
+def slug(text: str, used: set[str]) -> str:
+    """A name safe in files and anchors (a-z, 0-9, hyphen), new among ``used``, added to it."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = "".join(c if c.isalnum() else " " for c in ascii_text).split()
     base = "-".join(words)[:60].strip("-")
     if not base:
         base = "x"
     name, number_of = base, 2
-    while name in taken:
+    while name in used:
         name, number_of = f"{base}-{number_of}", number_of + 1
-    taken.add(name)
+    used.add(name)
     return name
 
 

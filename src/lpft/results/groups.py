@@ -234,12 +234,12 @@ def group_runs(runs: Iterable[Run]) -> tuple[tuple[Group, ...], tuple[UnreadFold
 
     groups: list[Group] = []
     repeated: list[UnreadFolder] = []
-    taken: set[str] = set()
+    slugs: set[str] = set()
     for key in sorted(grouped, key=lambda key: (names[key], key)):
-        settings, again = _settings_of(grouped[key])
-        repeated.extend(again)
+        settings, repeats = _settings_of(grouped[key])
+        repeated.extend(repeats)
         remark = _remark(grouped[key][0]) if times[names[key]] > 1 else ""
-        group_slug = slug(" ".join([*names[key], remark]), taken)
+        group_slug = slug(" ".join([*names[key], remark]), slugs)
         groups.append(Group(group_slug, *names[key], settings, remark))
     return tuple(groups), tuple(repeated)
 
@@ -287,7 +287,7 @@ def _settings_of(runs: Sequence[Run]) -> tuple[tuple[Setting, ...], list[UnreadF
             repeated.append(UnreadFolder(run.folder, run.name, "repeated", reason))
 
     settings: list[Setting] = []
-    taken: set[str] = set()
+    slugs: set[str] = set()
     for method, variants in by_method.items():
         ordered = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in variants.values()]
         values = [setting_of(members[0]) for members in ordered]
@@ -295,7 +295,7 @@ def _settings_of(runs: Sequence[Run]) -> tuple[tuple[Setting, ...], list[UnreadF
         for position, (members, setting) in enumerate(zip(ordered, values, strict=True)):
             label = _label(method, setting, differing)
             name = _label(method, setting, [key for key in differing if key not in RATE_KEYS])
-            settings.append(Setting(label, name, slug(label, taken), method, position, members))
+            settings.append(Setting(label, name, slug(label, slugs), method, position, members))
     return tuple(settings), repeated
 
 

@@ -151,16 +151,16 @@ _OF_GROUPS = ("answer_f1", "exact_match", "token_f1", "choice_accuracy")
 
 def metric_of_rows(predictions: Predictions, metric: str) -> Statistic:
     """A task's metric as a function of the rows that are drawn."""
-    called, labels = predictions.logits.argmax(axis=1), predictions.labels
+    predicted, labels = predictions.logits.argmax(axis=1), predictions.labels
     if metric == "accuracy":
-        right = (called == labels).astype(np.float64)
+        right = (predicted == labels).astype(np.float64)
         return lambda rows: float(right[rows].mean())
     if metric == "matthews_correlation":
-        return lambda rows: matthews_correlation(labels[rows], called[rows])
+        return lambda rows: matthews_correlation(labels[rows], predicted[rows])
     groups = predictions.groups
     assert groups is not None, "rows of such a metric have groups"
     if metric == "answer_f1":
-        answers, positive = called == groups.positive, labels == groups.positive
+        answers, positive = predicted == groups.positive, labels == groups.positive
         return lambda rows: answer_f1(answers[rows], positive[rows])
     return _mean_over_groups(predictions, groups, metric)
 
@@ -210,12 +210,12 @@ def resample_runs(
     if not samples:
         return {}
     for field in ("labels", "fingerprint", "clusters"):
-        known = {name: getattr(one, field) for name, one in samples.values()}
-        same_samples({name: np.atleast_1d(v) for name, v in known.items() if v is not None})
-    clusters = (one.clusters for _, one in samples.values() if one.clusters is not None)
+        values = {name: getattr(sample, field) for name, sample in samples.values()}
+        same_samples({name: np.atleast_1d(v) for name, v in values.items() if v is not None})
+    clusters = (sample.clusters for _, sample in samples.values() if sample.clusters is not None)
     return resample(
-        {folder: one.statistic for folder, (_, one) in samples.items()},
-        same_samples({name: one.ids for name, one in samples.values()}),
+        {folder: sample.statistic for folder, (_, sample) in samples.items()},
+        same_samples({name: sample.ids for name, sample in samples.values()}),
         generator=generator,
         clusters=next(clusters, None),
     )

@@ -198,9 +198,9 @@ class MethodRecord(Part):
 
     def check_parts(self) -> None:
         """Refuse parts with a larger trace than F, to which each adds squared gradients."""
-        whole = self.kernels[FT].trace if FT in self.kernels else None
+        total = self.kernels[FT].trace if FT in self.kernels else None
         for name, share in {**self.layers, **self.kinds}.items():
-            if whole is None or share.trace is None or 0 <= share.trace <= _ROUNDING * whole:
+            if total is None or share.trace is None or 0 <= share.trace <= _ROUNDING * total:
                 continue
             raise UnusableRecord(
                 f"{KernelRecord.FILE}: {self.method}: the trace of {name} is {share.trace:g}, "
@@ -383,14 +383,14 @@ class KernelRecord(Record):
     @property
     def solvers(self) -> tuple[str, ...]:
         """Solvers of kernel regression that some kernel has, the paper's protocol first."""
-        every = dict.fromkeys(
+        solvers = dict.fromkeys(
             solver
             for method in self.methods
             for statistics in method.kernels.values()
             for solver in statistics.regression
         )
-        first = tuple(solver for solver in FIRST_SOLVERS if solver in every)
-        return (*first, *(solver for solver in every if solver not in first))
+        first = tuple(solver for solver in FIRST_SOLVERS if solver in solvers)
+        return (*first, *(solver for solver in solvers if solver not in first))
 
     def commonest_class(self, split: str) -> float | None:
         """The share of a split's samples that training's commonest class has."""
@@ -410,7 +410,7 @@ def find_kernels(
     """
     folders = folders_with(KernelRecord.FILE, directory)
     kernels, unread = read_folders(folders, directory, "kernels", KernelRecord.open)
-    return tuple(sorted(kernels, key=lambda each: (each.title, each.name))), unread
+    return tuple(sorted(kernels, key=lambda record: (record.title, record.name))), unread
 
 
 def _tensors(
@@ -437,8 +437,10 @@ def _tensors(
     except (OSError, SafetensorError, TypeError, ValueError) as problem:
         raise UnusableRecord(f"{name} cannot be read: {problem}") from problem
     for split, indices in labels.items():
-        whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
-        if not (whole and indices.min() >= 0 and indices.max() < classes):
+        integral = (
+            indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
+        )
+        if not (integral and indices.min() >= 0 and indices.max() < classes):
             raise UnusableRecord(f"{name}: {_LABELS[split]} does not hold class indices")
     samples = len(labels["train"]) if "train" in labels else None
     for key, values in heat_maps.items():
@@ -487,11 +489,11 @@ def aligned_name(name: str) -> str:
 
 
 def heat_map_panels(
-    kernels: KernelRecord, most: int, shown: Collection[str] = (PRETRAIN, FT, NTK)
+    kernels: KernelRecord, most: int, drawn: Collection[str] = (PRETRAIN, FT, NTK)
 ) -> tuple[Panel, ...]:
     """Trace norms of P once, then of F and of P + F of every method, samples sorted by class.
 
-    Only kernels in ``shown`` are drawn.
+    Only kernels in ``drawn`` are drawn.
 
     A map of more than ``most`` samples a side has means over square blocks of :func:`block_size`
     samples, which never mix classes. Maps of one kernel are a strip.
@@ -501,18 +503,20 @@ def heat_map_panels(
         return ()
     order = class_order(labels)
     size = block_size(len(labels), most)
-    starts = np.concatenate(
+    block_starts = np.concatenate(
         [np.arange(first, end, size) for first, end in pairwise(order.boundaries)]
     )
-    counts = np.diff(np.append(starts, len(labels)))
-    firsts = np.searchsorted(starts, order.boundaries[:-1])
+    counts = np.diff(np.append(block_starts, len(labels)))
+    firsts = np.searchsorted(block_starts, order.boundaries[:-1])
     names = [kernels.classes[label] for label in order.classes]
     panels = []
     for kernel, title, values in _maps(kernels):
-        if kernel not in shown:
+        if kernel not in drawn:
             continue
         in_order = order.sort(values)
-        sums = np.add.reduceat(np.add.reduceat(in_order, starts, axis=0), starts, axis=1)
+        sums = np.add.reduceat(
+            np.add.reduceat(in_order, block_starts, axis=0), block_starts, axis=1
+        )
         panels.append(
             Panel(
                 title=title,

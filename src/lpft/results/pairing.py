@@ -188,11 +188,11 @@ def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairin
     return tuple(distinct)
 
 
-def _same_runs(one: Pairing, other: Pairing) -> bool:
+def _same_runs(pairing: Pairing, other: Pairing) -> bool:
     """Whether either method has a seed in common, and the same run wherever it has."""
-    for mine, theirs in ((one.first, other.first), (one.second, other.second)):
-        common = [seed for seed in mine.runs if seed in theirs.runs]
-        if not common or any(mine.runs[s].folder != theirs.runs[s].folder for s in common):
+    for runs, other_runs in ((pairing.first, other.first), (pairing.second, other.second)):
+        common = [seed for seed in runs.runs if seed in other_runs.runs]
+        if not common or any(runs.runs[s].folder != other_runs.runs[s].folder for s in common):
             return False
     return True
 
@@ -223,9 +223,12 @@ def methods_at_rates(
     return tuple(listed)
 
 
-def _same_group(one: MethodRuns, other: MethodRuns) -> bool:
-    folders = [{seed: run.folder for seed, run in each.runs.items()} for each in (one, other)]
-    return one.method == other.method and folders[0] == folders[1]
+def _same_group(group: MethodRuns, other: MethodRuns) -> bool:
+    folders = [
+        {seed: run.folder for seed, run in method_runs.runs.items()}
+        for method_runs in (group, other)
+    ]
+    return group.method == other.method and folders[0] == folders[1]
 
 
 def all_runs(compared: Iterable[Pairing]) -> list[Run]:
@@ -411,9 +414,9 @@ def _own(unequal: Sequence[Match], group: Group) -> tuple[Match | None, str]:
     if not unequal:
         return None, ""
     task = str(unequal[0].pairing.runs[0][0].config.get("task"))
-    wanted = tuple(published_rates(task, method) for method in unequal[0].pairing.methods)
+    published = tuple(published_rates(task, method) for method in unequal[0].pairing.methods)
     for match in unequal:
-        if match.rates == wanted:
+        if match.rates == published:
             return match, f"the published rates and batch sizes of {task}"
     if len(unequal) == 1:
         return unequal[0], ""
@@ -463,9 +466,11 @@ def judge_groups(groups: Sequence[Group]) -> dict[str, Differences]:
     """By the slugs of groups what differs in them; few seeds need those of all groups to agree."""
     generator = np.random.default_rng(DRAW_SEED)
     measurements = {group.slug: _Measurements(group, generator) for group in groups}
-    measured = [one for each in measurements.values() for one in each.measured]
+    measured = [
+        comparison for of_group in measurements.values() for comparison in of_group.measured
+    ]
     judgements = iter(judge(measured, generator=generator))
-    return {slug: each.judged(judgements) for slug, each in measurements.items()}
+    return {slug: of_group.judged(judgements) for slug, of_group in measurements.items()}
 
 
 class _Measurements:
@@ -491,10 +496,10 @@ class _Measurements:
         """With the judgements on :attr:`measured`, taken in its order."""
         scores = [ScoreContrast(where, other, next(judgements)) for where, other, _ in self._scores]
         comparisons = []
-        for each in self._comparisons:
-            matches = [replace(match, judgement=next(judgements)) for match in each.matches]
-            own = None if each.own is None else matches.pop(0)
-            comparisons.append(replace(each, own=own, shared=tuple(matches)))
+        for comparison in self._comparisons:
+            matches = [replace(match, judgement=next(judgements)) for match in comparison.matches]
+            own = None if comparison.own is None else matches.pop(0)
+            comparisons.append(replace(comparison, own=own, shared=tuple(matches)))
         return Differences(
             best=tuple(self._best),
             choice=self._choice,
@@ -619,21 +624,27 @@ def _recorded_choice(
     best: list[Setting], group: Group, chosen: Run
 ) -> tuple[list[Setting], Choice | None]:
     """As :func:`_chosen_first`, by the record of the run above the candidates."""
-    own = next(each for each in group.settings if any(run is chosen for run in each.runs))
+    own = next(setting for setting in group.settings if any(run is chosen for run in setting.runs))
     ordered = [own, *(setting for setting in best if setting.method != own.method)]
     selection = chosen.selection
     assert selection is not None
     standings = tuple(
-        Standing(one.method, one.score, one.difference, one.standard_error, one.eligible)
-        for one in selection.standings
-        if one.score is not None and one.difference is not None and one.standard_error is not None
+        Standing(
+            s.method,
+            s.score,
+            s.difference,
+            s.standard_error,
+            s.eligible,
+        )
+        for s in selection.standings
+        if s.score is not None and s.difference is not None and s.standard_error is not None
     )
-    folders = [one.folder for one in selection.candidates]
-    eligible = any(standing.eligible for standing in standings)
+    folders = [candidate.folder for candidate in selection.candidates]
+    eligible = any(s.eligible for s in standings)
     if len(standings) < 2 or not eligible or selection.chosen not in folders:
         return ordered, None
     place = folders.index(selection.chosen)
-    first = max(standings, key=lambda standing: standing.difference)
+    first = max(standings, key=lambda s: s.difference)
     return ordered, Choice(place, first.method, standings)
 
 

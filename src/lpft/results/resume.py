@@ -53,10 +53,13 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     if not record.began:
         return None
     check_same_settings(folder, record.config, config.flat())
-    kept, asked = record.config.get("keep_checkpoints", False), config.output.keep_checkpoints
-    if asked != kept and (asked or record.status != "finished"):
-        with_or_without = "with" if kept else "without"
-        same = "give it" if kept else "leave it out"
+    recorded, requested = (
+        record.config.get("keep_checkpoints", False),
+        config.output.keep_checkpoints,
+    )
+    if requested != recorded and (requested or record.status != "finished"):
+        with_or_without = "with" if recorded else "without"
+        same = "give it" if recorded else "leave it out"
         raise InputError(
             f"'{folder}' was started {with_or_without} {named('keep_checkpoints=True')}: {same}, "
             f"or give {named('overwrite=True')} to train it again"
@@ -81,7 +84,7 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
     return RunResult(folder, read_metrics(folder))
 
 
-def check_same_output(folder: Path, record: RunRecord, asked: OutputSettings) -> None:
+def check_same_output(folder: Path, record: RunRecord, settings: OutputSettings) -> None:
     """Refuse to leave a finished run as it is where another threshold or no texts are asked for.
 
     Texts are looked for in the runs that it was chosen from too.
@@ -90,14 +93,14 @@ def check_same_output(folder: Path, record: RunRecord, asked: OutputSettings) ->
         InputError: a setting differs.
     """
     for name in ("target_accuracy", "target_coverage", "abstain_below"):
-        before, wanted = record.config.get(name), getattr(asked, name)
-        if wanted is not None and wanted != before:
+        earlier, requested = record.config.get(name), getattr(settings, name)
+        if requested is not None and requested != earlier:
             raise InputError(
-                f"'{folder}' is finished, with {named(name)} {before}: leave it out and give lpft "
-                f"predict {named(name)} {wanted}, or give {named('overwrite=True')} to train it "
+                f"'{folder}' is finished, with {named(name)} {earlier}: leave it out and give lpft "
+                f"predict {named(name)} {requested}, or give {named('overwrite=True')} to train it "
                 "again"
             )
-    if not asked.texts_in_report and record.config.get("texts_in_report", False):
+    if not settings.texts_in_report and record.config.get("texts_in_report", False):
         files = [folder / ERRORS, *sorted(folder.glob(f"{CANDIDATES}/*/{ERRORS}"))]
         saved = [str(path.relative_to(folder)) for path in files if path.is_file()]
         if saved:

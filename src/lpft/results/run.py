@@ -84,15 +84,15 @@ class Predictions:
 
     def known(self) -> "Predictions":
         """The rows of classes that training has."""
-        kept = np.flatnonzero(self.labels != UNSEEN)
-        if len(kept) == len(self.labels):
+        rows = np.flatnonzero(self.labels != UNSEEN)
+        if len(rows) == len(self.labels):
             return self
         return Predictions(
-            self.ids[kept],
-            self.labels[kept],
-            self.logits[kept],
-            None if self.groups is None else self.groups.select(kept),
-            None if self.clusters is None else self.clusters[kept],
+            self.ids[rows],
+            self.labels[rows],
+            self.logits[rows],
+            None if self.groups is None else self.groups.select(rows),
+            None if self.clusters is None else self.clusters[rows],
         )
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -372,10 +372,12 @@ def find_runs(directory: Path) -> tuple[tuple[Run, ...], tuple[UnreadFolder, ...
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder; expected one that holds runs of lpft train")
     folders = folders_with(RunRecord.FILE, directory, inside=False, without=SEARCH_RECORD)
-    every = [run for folder in folders for run in (*candidates_in(folder), folder)]
+    candidates_and_chosen = [run for folder in folders for run in (*candidates_in(folder), folder)]
     # The chosen run is one of its candidates: only where these are gone, or unfinished, is it read.
     copies = {folder for folder in folders if _has_its_original(folder)}
-    return read_folders([run for run in every if run not in copies], directory, "run", Run.read)
+    return read_folders(
+        [run for run in candidates_and_chosen if run not in copies], directory, "run", Run.read
+    )
 
 
 def candidates_in(folder: Path) -> list[Path]:

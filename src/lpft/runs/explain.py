@@ -72,14 +72,14 @@ class Explanation:
         )
         training = TrainingSettings.read_own({**self._record.config, "device": settings.device})
         method = get_method(training.method)
-        every = _trained_rows(data, fine_tunes=method.fine_tunes)
-        self.rows_in_all = len(every)
-        chosen = np.arange(len(every))
+        all_rows = _trained_rows(data, fine_tunes=method.fine_tunes)
+        self.rows_in_all = len(all_rows)
+        chosen = np.arange(len(all_rows))
         if settings.max_rows is not None:
-            chosen = draw_rows(labels_of(every), settings.max_rows)
-        self.train = every.select(chosen)
-        each = trained_pass(saved.folder, data, training)
-        point, subject = each.starting_points[0], each.subject
+            chosen = draw_rows(labels_of(all_rows), settings.max_rows)
+        self.train = all_rows.select(chosen)
+        trained = trained_pass(saved.folder, data, training)
+        point, subject = trained.starting_points[0], trained.subject
         request = point.request
         if not method.fine_tunes_head:
             # Linear probing trains the head alone; contrastive tuning moves the encoder by a loss
@@ -88,7 +88,7 @@ class Explanation:
         self.method = method
         weights = weights_by_class(
             class_weights(training.class_weight, data.classes),
-            labels_of(every),
+            labels_of(all_rows),
             len(data.classes),
         ).double()
         tokenizer, length = saved.classifier.tokenizer, saved.classifier.max_length
@@ -136,8 +136,8 @@ class Explanation:
     def run(self) -> ExplanationRecord:
         """Compute the explanations, which leave no file."""
         logger.info("%s", self.cost())
-        found = self._job.run()
-        explained = [] if self._texts is None else self._explained(found)
+        influence = self._job.run()
+        explained = [] if self._texts is None else self._explained(influence)
         return ExplanationRecord(
             schema=ExplanationRecord.SCHEMA,
             run=self._saved.folder.resolve().name,
@@ -147,52 +147,52 @@ class Explanation:
             rows_in_all=self.rows_in_all,
             parameters=self._parameters,
             texts=explained,
-            labels=self._doubtful(found) if self._settings.label_errors else None,
+            labels=self._doubtful(influence) if self._settings.label_errors else None,
             plan=None if self.plan is None else self.plan.timed_record(),
             finished=now(),
             seconds=perf_counter() - self._started,
             **environment(self._saved.device),
         )
 
-    def _explained(self, found: Influence) -> list[ExplainedText]:
+    def _explained(self, influence: Influence) -> list[ExplainedText]:
         assert self._texts is not None
         config = self._saved.classifier.model.config
-        probability = softmax(found.text_logits / config.temperature, axis=1).max(axis=1)
+        probability = softmax(influence.text_logits / config.temperature, axis=1).max(axis=1)
         explained = []
         for number, text in enumerate(self._texts):
-            supporting, opposing = extremes(found.total[number], self._settings.top)
+            supporting, opposing = extremes(influence.total[number], self._settings.top)
             rows = {"supporting": supporting, "opposing": opposing}
             explained.append(
                 ExplainedText(
                     text=_as_json(text),
-                    label=config.classes[found.classes[number]],
+                    label=config.classes[influence.classes[number]],
                     probability=float(probability[number]),
                     **{
-                        side: [self._influential(found, number, row) for row in of]
+                        side: [self._influential(influence, number, row) for row in of]
                         for side, of in rows.items()
                     },
                 )
             )
         return explained
 
-    def _influential(self, found: Influence, number: int, row: int) -> InfluentialRow:
+    def _influential(self, influence: Influence, number: int, row: int) -> InfluentialRow:
         return InfluentialRow(
             **self._row(row),
-            score=float(found.total[number, row]),
-            head=float(found.head[number, row]),
-            encoder=float(found.encoder[number, row]),
+            score=float(influence.total[number, row]),
+            head=float(influence.head[number, row]),
+            encoder=float(influence.encoder[number, row]),
         )
 
-    def _doubtful(self, found: Influence) -> list[DoubtfulLabel]:
+    def _doubtful(self, influence: Influence) -> list[DoubtfulLabel]:
         """The rows whose label the others speak against, the most doubtful first."""
-        assert found.left_out is not None
+        assert influence.left_out is not None
         classes = self._saved.classifier.model.config.classes
-        chosen, suggested = doubtful(found, labels_of(self.train), self._settings.label_errors)
+        chosen, suggested = doubtful(influence, labels_of(self.train), self._settings.label_errors)
         return [
             DoubtfulLabel(
                 **self._row(row),
                 suggested=classes[better],
-                margin=float(found.left_out[row]),
+                margin=float(influence.left_out[row]),
             )
             for row, better in zip(chosen, suggested, strict=True)
         ]

@@ -245,8 +245,10 @@ def _with_files(data: TextData, record: RunRecord, settings: InterpolationSettin
         # all rows that the run may have trained on, so that those among them are found
         labelled = data.train.join(data.validation) if data.held_out else data.train
         data = replace(data, train=labelled, validation=validation, held_out=False)
-        found = check_data(data)
-        log_findings([each for each in found if each.kind in ("leakage", "near-leakage")])
+        findings = check_data(data)
+        log_findings(
+            [finding for finding in findings if finding.kind in ("leakage", "near-leakage")]
+        )
     return data
 
 

@@ -59,8 +59,8 @@ class KernelTexts:
     @property
     def groups(self) -> list[Sequence[Text]]:
         """The lists of texts; a block is a pair of positions in it."""
-        every = (self.train, self.evaluation, self.validation)
-        return [examples.texts for examples in every if examples is not None]
+        examples_of_groups = (self.train, self.evaluation, self.validation)
+        return [examples.texts for examples in examples_of_groups if examples is not None]
 
     def counted(self, groups: NDArray[np.int64]) -> str:
         """How many texts of each list are in a pass, whose ``groups`` are their positions."""

@@ -155,9 +155,11 @@ class KernelComputation:
                 "this plan says",
                 folder,
             )
-        plans = [self._job(number, each).plan for number, each in enumerate(self._passes())]
-        for number, (_, _, each) in enumerate(self._path_passes(), start=len(plans)):
-            plans.append(self._job(number, each, (kernel_passes.TRAIN,)).plan)
+        plans = [
+            self._job(number, kernel_pass).plan for number, kernel_pass in enumerate(self._passes())
+        ]
+        for number, (_, _, kernel_pass) in enumerate(self._path_passes(), start=len(plans)):
+            plans.append(self._job(number, kernel_pass, (kernel_passes.TRAIN,)).plan)
         return plans
 
     def run(self) -> KernelRecord:
@@ -175,29 +177,33 @@ class KernelComputation:
         pooling, max_length = "", None
         data = fingerprint(self.data)
         encoders: dict[str, str] = {}
-        for number, each in enumerate(self._passes()):
-            of_run = each.starting_points[0].name == kernel_passes.TRAINED
-            encoders["trained_encoder" if of_run else "encoder"] = each.encoder
-            plan, kernels = self._compute(number, each, self._blocks(), data, results)
+        for number, kernel_pass in enumerate(self._passes()):
+            of_run = kernel_pass.starting_points[0].name == kernel_passes.TRAINED
+            encoders["trained_encoder" if of_run else "encoder"] = kernel_pass.encoder
+            plan, kernels = self._compute(number, kernel_pass, self._blocks(), data, results)
             plans.append(plan)
-            pooling = each.subject.classifier.config.pooling
-            max_length = each.subject.max_length
-            for point in each.starting_points:
+            pooling = kernel_pass.subject.classifier.config.pooling
+            max_length = kernel_pass.subject.max_length
+            for point in kernel_pass.starting_points:
                 blocks = kernels.pop(point.name)  # freed before the next method's are used
                 method = MethodKernels(point, blocks, self.texts, len(self.data.classes))
-                results.add(method, each.subject, each.encoder, plan.device)
+                results.add(method, kernel_pass.subject, kernel_pass.encoder, plan.device)
                 del blocks, method
-            del each
+            del kernel_pass
         path = None
-        for number, (epoch, weights, each) in enumerate(self._path_passes(), start=len(plans)):
-            plan, kernels = self._compute(number, each, (kernel_passes.TRAIN,), data, results)
+        for number, (epoch, weights, kernel_pass) in enumerate(
+            self._path_passes(), start=len(plans)
+        ):
+            plan, kernels = self._compute(
+                number, kernel_pass, (kernel_passes.TRAIN,), data, results
+            )
             plans.append(plan)
             with timed(results.timings, "path_seconds"):
                 if path is None:
                     path = PathResults(self.texts, plan.device)
-                (point,) = each.starting_points
+                (point,) = kernel_pass.starting_points
                 kernel = kernels.pop(point.name)[kernel_passes.TRAIN]
-                path.add(epoch, weights, point, kernel, each.subject)
+                path.add(epoch, weights, point, kernel, kernel_pass.subject)
                 del kernel
         prints = Fingerprints(data=data, **encoders)
         record = self._record(results, prints, pooling, max_length, plans)
@@ -236,21 +242,21 @@ class KernelComputation:
     def _compute(
         self,
         number: int,
-        each: kernel_passes.Pass,
+        kernel_pass: kernel_passes.Pass,
         blocks: tuple[Block, ...],
         data: dict[str, str],
         results: KernelResults,
     ) -> tuple[Plan, Kernels]:
         """The kernels of one pass, whose finished pieces are used again, and how it was planned."""
         folder = self.config.output_dir
-        job = self._job(number, each, blocks)
-        key = _resume_key(self.config, self.texts, data, each.encoder, job.plan.device)
+        job = self._job(number, kernel_pass, blocks)
+        key = _resume_key(self.config, self.texts, data, kernel_pass.encoder, job.plan.device)
         _check_resume_key(folder, folder / WORK / f"pass-{number}.json", key)
         logger.info(
             "pass %d of %d, %s: kernels of %s, about %.0f s, %s of memory at most",
             number + 1,
             self._passes_in_all,
-            ", ".join(point.name for point in each.starting_points),
+            ", ".join(point.name for point in kernel_pass.starting_points),
             self.texts.counted(job.plan.workload.groups),
             job.plan.seconds,
             readable_size(job.plan.memory),
@@ -262,15 +268,15 @@ class KernelComputation:
         return job.plan, kernels
 
     def _job(
-        self, number: int, each: kernel_passes.Pass, blocks: tuple[Block, ...] | None = None
+        self, number: int, kernel_pass: kernel_passes.Pass, blocks: tuple[Block, ...] | None = None
     ) -> KernelJob:
         settings = self.config.kernels
         groups = self.texts.groups
         if blocks == (kernel_passes.TRAIN,):
             groups = groups[:1]
         return KernelJob(
-            each.subject,
-            {point.name: point.request for point in each.starting_points},
+            kernel_pass.subject,
+            {point.name: point.request for point in kernel_pass.starting_points},
             groups,
             self._blocks() if blocks is None else blocks,
             Options(

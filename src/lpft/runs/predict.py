@@ -129,7 +129,7 @@ def most_probable(probabilities: dict[str, float], top_k: int | None) -> dict[st
     return dict(ordered[:top_k])
 
 
-def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None:
+def threshold_of(saved: SavedClassifier, settings: OutputSettings) -> float | None:
     """The confidence to abstain below: as wanted, or else the classifier's own, if any.
 
     For a target it is chosen on the run's own validation predictions.
@@ -137,16 +137,18 @@ def threshold_of(saved: SavedClassifier, wanted: OutputSettings) -> float | None
     Raises:
         InputError: there are no validation predictions, or they cannot promise the accuracy.
     """
-    if not wanted.threshold:
+    if not settings.threshold:
         return saved.abstain_below
-    if wanted.abstain_below is not None:
-        return wanted.abstain_below
+    if settings.abstain_below is not None:
+        return settings.abstain_below
     from lpft.analysis import choose_threshold  # SciPy's statistics take half a second to load
 
     rows = saved.validation()
-    chosen = choose_threshold(rows.logits, rows.labels, saved.temperature, **wanted.threshold)
+    chosen = choose_threshold(rows.logits, rows.labels, saved.temperature, **settings.threshold)
     if chosen.abstain_below is None:
-        raise InputError(f"{named('target_accuracy')} {wanted.target_accuracy:g}: {chosen.reason}")
+        raise InputError(
+            f"{named('target_accuracy')} {settings.target_accuracy:g}: {chosen.reason}"
+        )
     return chosen.abstain_below
 
 

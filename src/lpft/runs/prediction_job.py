@@ -99,17 +99,17 @@ class OutputRows:
             *(() if abstain_below is None else ("abstained",)),
             *(() if self._last is None else (self._last,)),
         ]
-        kept = columns if settings.keeps == "all" else settings.keeps
-        self._kept = {column: self._free_name(column, kept) for column in kept}
+        kept_columns = columns if settings.keeps == "all" else settings.keeps
+        self._kept = {column: self._free_name(column, kept_columns) for column in kept_columns}
         self._as_they_are = settings.keeps == "all" and all(
             name == column for column, name in self._kept.items()
         )
         # What json.dumps makes for every call; dates and other values of Parquet become text.
         self._encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
-    def _free_name(self, column: str, kept: Sequence[str]) -> str:
+    def _free_name(self, column: str, columns: Sequence[str]) -> str:
         name = column
-        while name in (*self._own, "probabilities") or (name != column and name in kept):
+        while name in (*self._own, "probabilities") or (name != column and name in columns):
             name = f"input_{name}"
         return name
 
@@ -402,14 +402,14 @@ def save_predictions(
         InputError: a row has no text and must have one, the file cannot be written or the input
             changes meanwhile, another process writes it, or the unfinished job is another one.
     """
-    asked = _job_of(saved, source, output)
-    asked.replaces = overwrite
+    job = _job_of(saved, source, output)
+    job.replaces = overwrite
     with _claimed(unfinished_folder(path)) as folder:
         record = JobRecord.read(folder) if resume else None
         if record is None:
             _refuse_others(folder)
-            record = asked
-        elif words := record.differences(asked):
+            record = job
+        elif words := record.differences(job):
             raise InputError(
                 f"'{folder}' has predictions of another job ({'; '.join(words)}): resume it as it "
                 f"was, or give {named('overwrite=True')} to start again"
@@ -462,11 +462,11 @@ def _predict_into(
             _remove(folder)
     except BaseException:
         file.stop()
-        kept = file.record_on_disk
-        if kept.counts.rows == 0 or kept.input_sha256 is None:
+        on_disk = file.record_on_disk
+        if on_disk.counts.rows == 0 or on_disk.input_sha256 is None:
             _remove(folder)
         elif (folder / _ROWS).exists():
-            logger.info("%s rows are kept in '%s' for --resume", f"{kept.counts.rows:,}", folder)
+            logger.info("%s rows are kept in '%s' for --resume", f"{on_disk.counts.rows:,}", folder)
         raise
     file.counts.report(output.settings, perf_counter() - started, before)
 

@@ -181,8 +181,10 @@ class _Running:
             chosen=chosen.folder,
             reason=reason,
             standings=[
-                StandingRecord(**{name: getattr(one, name) for name in StandingRecord.model_fields})
-                for one in choice.standings
+                StandingRecord(
+                    **{name: getattr(standing, name) for name in StandingRecord.model_fields}
+                )
+                for standing in choice.standings
             ],
         )
         logger.info("chosen: %s, %s", chosen.folder, reason)
@@ -207,14 +209,16 @@ class _Running:
 
     def _decided(self, name: str, run: RunConfig) -> bool:
         """Whether a run is trained: as recorded, or as is decided and recorded now."""
-        made = next((one for one in self.selection.decision if one.folder == name), None)
-        if made is None:
+        decision = next(
+            (earlier for earlier in self.selection.decision if earlier.folder == name), None
+        )
+        if decision is None:
             reason = self._reason_to_skip(run)
-            made = Decision(folder=name, train=reason is None, reason=reason)
-            self._update(decision=[*self.selection.decision, made])
+            decision = Decision(folder=name, train=reason is None, reason=reason)
+            self._update(decision=[*self.selection.decision, decision])
             if reason is not None:
                 logger.info("%s is not trained: %s", name, reason)
-        return made.train
+        return decision.train
 
     def _reason_to_skip(self, run: RunConfig) -> str | None:
         if not self.candidates:
@@ -224,14 +228,14 @@ class _Running:
             from lpft.training.candidates import rows_per_class
 
             # Judged once for all seeds of a method, by the methods before it.
-            others = [one for one in self.candidates if one.method != method]
+            others = [candidate for candidate in self.candidates if candidate.method != method]
             reason = reason_to_skip(method, others, rows_per_class(self.data)) if others else None
             if reason is not None:
                 return reason
         limit = self.config.selection.max_minutes
         if limit is None:
             return None
-        spent = sum(one.seconds or 0.0 for one in self.selection.candidates)
+        spent = sum(candidate.seconds or 0.0 for candidate in self.selection.candidates)
         expected = self._expected_seconds(run)
         if spent + expected <= 60 * limit:
             return None
@@ -244,9 +248,10 @@ class _Running:
         """How long a run will take, by one of its kind or else by the time of a forward pass."""
         tunes = get_method(run.training.method).fine_tunes
         of_an_epoch = [
-            one.seconds / _epochs(self.config.run("", one.method, **one.settings), self.data)
-            for one in self.selection.candidates
-            if one.seconds is not None and get_method(one.method).fine_tunes == tunes
+            candidate.seconds
+            / _epochs(self.config.run("", candidate.method, **candidate.settings), self.data)
+            for candidate in self.selection.candidates
+            if candidate.seconds is not None and get_method(candidate.method).fine_tunes == tunes
         ]
         if of_an_epoch:
             return float(np.mean(of_an_epoch)) * _epochs(run, self.data)
@@ -261,8 +266,10 @@ class _Running:
         reasons: list[str | None] = [None] * len(runs)
         if settings.workers == 1 and settings.executor == "local":
             return reasons
-        known = [one for one in self.selection.candidates if one.reason is not None]
-        failed = {self.folder / one.folder for one in known}
+        known = [
+            candidate for candidate in self.selection.candidates if candidate.reason is not None
+        ]
+        failed = {self.folder / candidate.folder for candidate in known}
         todo = [number for number, run in enumerate(runs) if not self._ended(run, failed)]
         attempts = [
             Attempt(replace(runs[number], output_dir=runs[number].output_dir.resolve()))
@@ -287,7 +294,12 @@ class _Running:
         Another process may have tried already, which failed for a ``reason``.
         """
         before = next(
-            (one for one in self.selection.candidates if one.folder.endswith(f"/{name}")), None
+            (
+                earlier
+                for earlier in self.selection.candidates
+                if earlier.folder.endswith(f"/{name}")
+            ),
+            None,
         )
         if before is not None and before.reason is not None:
             return  # it failed before, as it would again
@@ -360,7 +372,9 @@ class _Running:
         return as_candidate(run.training, saved.labels, saved.logits, temperature)
 
     def _add(self, entry: CandidateRecord) -> None:
-        by_folder = {one.folder: one for one in self.selection.candidates} | {entry.folder: entry}
+        by_folder = {candidate.folder: candidate for candidate in self.selection.candidates} | {
+            entry.folder: entry
+        }
         self._update(candidates=list(by_folder.values()))
 
     def _update(self, **changes: Any) -> None:
@@ -462,7 +476,7 @@ def trials(
     for number, name in enumerate(names):
         if number % workers == 0:
             # A search that goes on has later ones too, which this one was chosen without.
-            known = {one.folder.rpartition("/")[2]: one for one in finished()}
+            known = {candidate.folder.rpartition("/")[2]: candidate for candidate in finished()}
             before = [known[earlier] for earlier in names[:number] if earlier in known]
             batch = []
         chosen: tuple[str, dict[str, Any]] = (methods[0], {})
@@ -493,8 +507,10 @@ def _suggested(
             constant_liar=config.selection.workers > 1,
         )
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for one in before:
-        study.add_trial(_as_trial(config, methods, searched, one.method, one.settings, one))
+    for candidate in before:
+        study.add_trial(
+            _as_trial(config, methods, searched, candidate.method, candidate.settings, candidate)
+        )
     for _, chosen, settings in batch:
         study.add_trial(_as_trial(config, methods, searched, chosen, settings))
     trial = study.ask()

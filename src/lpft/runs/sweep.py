@@ -341,8 +341,8 @@ class _Progress:
         if outcome.reason is not None:
             logger.warning("%s: %s failed: %s; %s", count, name, outcome.reason, left)
         elif outcome.seconds is not None:
-            taken = duration(outcome.seconds)
-            logger.info("%s: %s finished in %s; %s", count, name, taken, left)
+            elapsed = duration(outcome.seconds)
+            logger.info("%s: %s finished in %s; %s", count, name, elapsed, left)
 
 
 class TimeEstimate:

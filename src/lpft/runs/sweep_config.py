@@ -62,8 +62,8 @@ class Cell:
         Raises:
             InputError: a setting's value is wrong, or settings contradict each other.
         """
-        taken = {**self.settings, **({} if point is None else point), "seed": seed}
-        return make_config(taken, folder / f"{self.name}{note}-seed{seed}")
+        settings = {**self.settings, **({} if point is None else point), "seed": seed}
+        return make_config(settings, folder / f"{self.name}{note}-seed{seed}")
 
     def takes(self, name: str) -> bool:
         """Whether a setting has an effect on the runs."""
@@ -401,16 +401,16 @@ def _check_distinct(name: str, values: Sequence[Any]) -> None:
         raise InputError(f"{name} names {repeated[0]} twice")
 
 
-def _check_known(what: str, names: Iterable[Any], known: Sequence[str]) -> None:
+def _check_known(what: str, names: Iterable[Any], choices: Sequence[str]) -> None:
     for name in names:
-        if name not in known:
-            raise _unknown(what, name, known)
+        if name not in choices:
+            raise _unknown(what, name, choices)
 
 
-def _unknown(what: str, name: Any, known: Sequence[str]) -> InputError:
-    hint = meant_choice(str(name), known)
-    few = len(known) <= 10
-    expected = f"expected some of {', '.join(known)}" if few else "see lpft train --help"
+def _unknown(what: str, name: Any, choices: Sequence[str]) -> InputError:
+    hint = meant_choice(str(name), choices)
+    few = len(choices) <= 10
+    expected = f"expected some of {', '.join(choices)}" if few else "see lpft train --help"
     return InputError(f"unknown {what} '{name}'{hint}: {expected}")
 
 

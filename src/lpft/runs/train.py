@@ -201,7 +201,7 @@ def _train_locked(
     from lpft.training.label_errors import label_error_finding
 
     folder, settings = config.output_dir, config.training
-    work = folder / WORK
+    work_folder = folder / WORK
     read = perf_counter()
     kind, inputs = prepare_splits(classifier, data, settings, encoder=encoder)
     features_seconds = perf_counter() - read
@@ -216,7 +216,7 @@ def _train_locked(
         inputs.get("validation"),
         settings,
         metric=data.metric,
-        folder=work,
+        folder=work_folder,
         kind=kind,
         on_history=lambda rows: write_history(folder, rows),
         keep_checkpoints=config.output.keep_checkpoints,
@@ -250,7 +250,7 @@ def _train_locked(
     }
     if kind == "folds":
         results["validation"] = SplitResult(fit.validation.logits)
-    staged = work / "results"
+    staged = work_folder / "results"
     shutil.rmtree(staged, ignore_errors=True)
     metrics = write_results(staged, fit, data, results, config, record.findings)
     record = record.updated(

@@ -178,15 +178,15 @@ def check_end(run: Path, end: ScoredPoint) -> None:
     Raises:
         InputError: they do not, or there are none.
     """
-    found = end.logits["validation"]
+    logits = end.logits["validation"]
     try:
-        recorded = Predictions.read(run, "validation", found.shape[1]).logits
+        recorded = Predictions.read(run, "validation", logits.shape[1]).logits
     except UnusableRecord as problem:
         raise InputError(
             f"the run in '{run}' is damaged ({problem}): restore the file, or train it again"
         ) from problem
     allowed = _AS_RECORDED * max(1.0, float(np.abs(recorded).max()))
-    if recorded.shape != found.shape or not np.abs(recorded - found).max() <= allowed:
+    if recorded.shape != logits.shape or not np.abs(recorded - logits).max() <= allowed:
         raise InputError(
             f"the weights in '{run}' do not give its own predictions of the validation rows: they "
             "are damaged, or what was trained is not in them; train it again"
