@@ -411,29 +411,20 @@ def _probabilities(board: Leaderboard) -> Iterator[Block]:
 
 def _shift_table(shifts: Sequence[tuple[str, Any]]) -> Table:
     """How well confidence tells each OOD set, and its unseen classes, from usual texts."""
-    unseen = [values.get("unseen") or {} for _, values in shifts]
+    aurocs = [number(values.get("confidence_auroc")) for _, values in shifts]
     columns: Columns = [
         (Column("New domain"), [split.removeprefix("ood/") for split, _ in shifts]),
-        (
-            Column("AUROC of confidence", digits=2),
-            [number(values.get("confidence_auroc")) for _, values in shifts],
-        ),
+        (Column("AUROC of confidence", digits=2), aurocs),
     ]
-    if any(unseen):
-        columns += [
-            (
-                Column("Texts", "Classes that training lacks", format="count"),
-                [number(one.get("rows")) for one in unseen],
-            ),
-            (
-                Column("AUROC", "Classes that training lacks", digits=2),
-                [number(one.get("confidence_auroc")) for one in unseen],
-            ),
-            (
-                Column("Abstained from", "Classes that training lacks", format="percent"),
-                [number(one.get("rejected")) for one in unseen],
-            ),
-        ]
+    unseen = [values.get("unseen") or {} for _, values in shifts]
+    above = "Classes that training lacks"
+    for key, column in (
+        ("rows", Column("Texts", above, format="count")),
+        ("confidence_auroc", Column("AUROC", above, digits=2)),
+        ("rejected", Column("Abstained from", above, format="percent")),
+    ):
+        if any(unseen):
+            columns.append((column, [number(values.get(key)) for values in unseen]))
     return from_columns("", say("shift_title"), columns, "")
 
 

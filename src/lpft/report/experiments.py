@@ -262,20 +262,18 @@ def verdict_table(record: ExperimentRecord) -> Table:
     verdicts = record.verdicts
     columns: Columns = [
         (Column("Claim"), [str(verdict.claim) for verdict in verdicts]),
-        *(
-            (Column(name.capitalize()), [getattr(verdict, name) for verdict in verdicts])
-            for name in ("statement", "comparison", "rates")
-        ),
+        *_words_of(verdicts, "statement", "comparison", "rates"),
         (Column("Effect", format="effect"), [replace(v.effect, runs=()) for v in verdicts]),
         (Column("Unit"), [verdict.unit for verdict in verdicts]),
         (Column("Detectable"), [verdict.detectable for verdict in verdicts]),
-        *(
-            (Column(name.capitalize()), [getattr(verdict, name) for verdict in verdicts])
-            for name in ("verdict", "remark", "reason")
-        ),
+        *_words_of(verdicts, "verdict", "remark", "reason"),
     ]
     title = f"Verdicts: {record.title}"
     return from_columns("verdicts", title, columns, say("verdict_note"), headers=3)
+
+
+def _words_of(verdicts: Sequence[Verdict], *names: str) -> Columns:
+    return [(Column(n.capitalize()), [getattr(v, n) for v in verdicts]) for n in names]
 
 
 @dataclass(frozen=True)

@@ -424,15 +424,9 @@ def path(kernels: KernelRecord) -> Table | None:
     for key in ("train", "eval"):
         errors = [point.linearization_error.get(key) for point in points]
         columns.append((Column(key, "Linear model", full=f"linear model: {key} error"), errors))
-    columns.append(
-        (
-            Column("change", "Feature", full="feature change"),
-            [point.feature_difference for point in points],
-        )
-    )
-    columns.append(
-        (Column("norm", "Head", full="head norm"), [point.head_norm for point in points])
-    )
+    changes, norms = [p.feature_difference for p in points], [p.head_norm for p in points]
+    columns.append((Column("change", "Feature", full="feature change"), changes))
+    columns.append((Column("norm", "Head", full="head norm"), norms))
     note = say("path_note", kept=kernels.path.kept_epoch)
     return from_columns("path", "Kernels along training", columns, note)
 

@@ -194,6 +194,7 @@ def clear(folder: Path, record: RunRecord | None) -> None:
     if (folder / INTERPOLATION).exists():
         check_interpolation(folder / INTERPOLATION, overwrite=True)
         shutil.rmtree(folder / INTERPOLATION)  # of weights that go
+    # The record goes last: a removal that is stopped half-way still knows what is left to remove.
     for name in [*record.files, HISTORY]:
         path = folder / name
         path.unlink(missing_ok=True)
@@ -307,6 +308,7 @@ def written_folder(folder: Path) -> Iterator[Path]:
                 target.replace(replaced)
             staged.replace(target)
     finally:
+        # Stopped between the two renames: the old folder goes back to its place.
         if replaced.exists() and not target.exists():
             replaced.replace(target)
         for path in (staged, replaced):

@@ -179,6 +179,7 @@ def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairin
             continue
         groups = (MethodRuns(task, name, rates, runs.by_seed(rates, task, name)) for name in pair)
         pairing = Pairing(*groups)
+        # Two choices of rates may mean the same rates, and then they share their runs' folders.
         same = next((each for each in distinct if _same_runs(each, pairing)), None)
         if same is None:
             distinct.append(pairing)
@@ -539,6 +540,7 @@ class _Measurements:
         return {run.folder: mean_of([scores[run.folder] for scores in by_split]) for run in runs}
 
     def _score(self, chosen: Setting, other: Setting, where: str, by_run: ByRun) -> Measured:
+        # The chosen one is the second: a positive effect says that it is better.
         pairing = _pairing(self._group.data, other, chosen)
         pairing = pairing.only(
             [one.seed for one, two in pairing.runs if one.folder in by_run and two.folder in by_run]

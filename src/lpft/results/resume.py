@@ -298,7 +298,7 @@ def start_record(
     earlier = read_sweep(folder)
     names = [run_name(folder, run) for run in runs]
     if resume and earlier is not None:
-        record = earlier
+        record = earlier  # with its time: runs that began before it are still to be replaced
     else:
         if earlier is not None:
             _remove_runs(folder, set(earlier.runs) - set(names))

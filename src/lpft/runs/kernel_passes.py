@@ -5,7 +5,7 @@ all methods with one kind of adapter; a trained run is a pass of its own.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,6 +114,15 @@ class StartingPoint:
     bias: Tensor | None
     parameter_set: str
     parameters: frozenset[str]
+
+    @classmethod
+    def trained(
+        cls, name: str, head: torch.nn.Linear, parameter_set: str, parameters: Collection[str]
+    ) -> "StartingPoint":
+        """A trained head as it is now: the next pass may train the same model on."""
+        bias = None if head.bias is None else head.bias.detach().clone()
+        weight = head.weight.detach().clone()
+        return cls(name, TRAINED, weight, bias, parameter_set, frozenset(parameters))
 
     @property
     def request(self) -> KernelRequest:
@@ -275,10 +284,7 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
             names = {name for name in names if name.startswith("virtual_tokens.")}
         if parameter_set == "bias":
             names = {name for name in names if is_bias(name)}
-    head = subject.head
-    bias = None if head.bias is None else head.bias.detach().clone()
-    weight = head.weight.detach().clone()
-    point = StartingPoint(TRAINED, TRAINED, weight, bias, parameter_set, frozenset(names))
+    point = StartingPoint.trained(TRAINED, subject.head, parameter_set, names)
     return Pass(subject, encoder_fingerprint(model), (point,))
 
 
@@ -346,12 +352,8 @@ def path_passes(
                     parameter.copy_(weights[name])
         subject = studied_model(model, tokens.tokenizer, tokens.max_length)
         own = subject.network.named_parameters()
-        names = frozenset(name for name, parameter in own.items() if parameter.requires_grad)
-        head = subject.head
-        bias = None if head.bias is None else head.bias.detach().clone()
-        point = StartingPoint(
-            f"epoch {epoch:g}", TRAINED, head.weight.detach().clone(), bias, parameter_set, names
-        )
+        names = [name for name, parameter in own.items() if parameter.requires_grad]
+        point = StartingPoint.trained(f"epoch {epoch:g}", subject.head, parameter_set, names)
         inner = {id(p): name for name, p in subject.classifier.named_parameters()}
         trained = {inner[id(parameters[name])]: value for name, value in weights.items()}
         yield epoch, trained, Pass(subject, encoder_fingerprint(subject.classifier), (point,))

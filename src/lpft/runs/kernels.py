@@ -89,7 +89,7 @@ def compute_kernels(
     with locked(folder):
         if not resume:
             shutil.rmtree(folder / WORK, ignore_errors=True)
-        record = computation.run()
+        record = computation.run()  # finished passes and tiles lie in WORK, and are not repeated
         _remove_replaced(folder, list(record.by_name))
         # Removed first: a record never lies beside arrays that are not its own.
         (folder / record.FILE).unlink(missing_ok=True)

@@ -119,6 +119,7 @@ def train_sweep(
             if record is not None and chosen is None:
                 reason = record["points"][0]["reason"]
                 impossible[config.output_dir] = f"no point of the grid could be trained: {reason}"
+    # It resumes its own record, which says what an older sweep's runs are still replaced.
     return run_sweep(best, folder=folder, **how, resume=True, impossible=impossible)
 
 
@@ -231,10 +232,11 @@ def run_sweep(
         execute = get_executor(executor, workers, cpus=cpus_per_run, gpus=gpus_per_run)
         with closing(execute(attempt, attempts)) as ends:
             for position, outcome in ends:
-                folder = todo[position].output_dir
+                config = todo[position]
                 if outcome is None:
-                    outcome = RunOutcome(folder, "failed", _DIED, None)
-                progress.add(todo[position], replace(outcome, folder=folder))
+                    outcome = RunOutcome(config.output_dir, "failed", _DIED, None)
+                # A worker knows the folder by its absolute path.
+                progress.add(config, replace(outcome, folder=config.output_dir))
     outcomes = tuple(progress.outcomes[config.output_dir] for config in runs)
     return SweepResult(folder, outcomes)
 
@@ -274,14 +276,14 @@ def distinct_runs(configs: Sequence[RunConfig]) -> list[RunConfig]:
         raise InputError("the sweep has no runs: expected at least one")
     runs: dict[Path, RunConfig] = {}
     for config in configs:
-        one = runs.setdefault(config.output_dir.resolve(), config).flat()
+        first = runs.setdefault(config.output_dir.resolve(), config).flat()
         other = config.flat()
-        differing = next((name for name in one if one[name] != other[name]), None)
+        differing = next((name for name in first if first[name] != other[name]), None)
         if differing is not None:
             raise InputError(
                 f"two runs have the folder '{config.output_dir}', one with "
-                f"{differing.replace('_', '-')} {one[differing]} and one with {other[differing]}: "
-                "give each a folder of its own"
+                f"{differing.replace('_', '-')} {first[differing]} and one with "
+                f"{other[differing]}: give each a folder of its own"
             )
     return list(runs.values())
 

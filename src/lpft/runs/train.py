@@ -147,6 +147,7 @@ def _train(
     fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
     distributed.require_same({"settings": config.hash(), **fingerprints.flat})
     with locked(folder):
+        # Data and model took their time to read: another process may have been here meanwhile.
         if check_output(folder, resume=resume, overwrite=overwrite) != record:
             raise InputError(f"'{folder}' was changed by another process: start again")
         going_on = record if resume and record is not None and record.began else None
@@ -270,6 +271,8 @@ def _train_locked(
             "total": perf_counter() - started,
         },
     )
+    # The record lists the files before they are moved, and says that the run is finished after: a
+    # process that is killed in between leaves nothing that the next one would not remove.
     record.write(folder)
     publish(staged, folder)
     record.updated(status="finished", finished=now()).write(folder)
