@@ -29,7 +29,7 @@ from lpft.report.table import (
     Origin,
     is_numeric,
     one_line_heading,
-    shown_rows,
+    text_rows,
     to_csv,
     to_latex,
     to_markdown,
@@ -165,7 +165,7 @@ def test_cautions_are_found_by_heading_row_or_title(
 
 def test_a_row_of_published_numbers_has_its_caution_in_the_cell() -> None:
     shown = annotated(_named("Statistics", "published", "FDR"), "minilm")
-    assert [cell.text for cell in shown_rows(shown)[0]] == ["FDR", "1.00", "2.00 not comparable"]
+    assert [cell.text for cell in text_rows(shown)[0]] == ["FDR", "1.00", "2.00 not comparable"]
     row, _ = csv.DictReader(io.StringIO(to_csv(shown)))
     assert row["published (roberta-base)"] == "2.0"
 

@@ -27,7 +27,7 @@ from lpft.report.kernels import (
     read_statistics,
     what_was_computed,
 )
-from lpft.report.table import bands, one_line_heading, shown_rows, to_csv, to_latex, to_markdown
+from lpft.report.table import bands, one_line_heading, text_rows, to_csv, to_latex, to_markdown
 from lpft.results.exhibits import Table
 from lpft.results.formats import scientific
 from lpft.results.kernels import KernelRecord, find_kernels
@@ -84,7 +84,7 @@ def test_regression_on_p_that_depends_on_the_method_is_not_passed_off_as_one(
     of_lora["kernel_logistic_regression"]["test_accuracy"] = 0.123
     kernels = parsed(changed)
     table = kernel_page.statistics(kernels)
-    texts = [cell.text for cell in shown_rows(table)[0]]
+    texts = [cell.text for cell in text_rows(table)[0]]
     assert texts[0:2] == ["all methods", "P"]
     assert texts.count(kernel_page.VARIES) == 1
     assert "Varies:" in table.note
@@ -144,7 +144,7 @@ def test_alignment_is_the_record_with_names(kernels: KernelRecord, record: dict[
     gap["alignment"]["values"][0][1] = None
     with_gap = kernel_page.alignment(parsed(gap))
     assert with_gap is not None
-    assert shown_rows(with_gap)[0][2].text == "–"
+    assert text_rows(with_gap)[0][2].text == "–"
     assert kernel_page.alignment(parsed(record | {"alignment": None})) is None
 
 

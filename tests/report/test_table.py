@@ -13,7 +13,7 @@ from lpft.report.table import (
     Origin,
     from_columns,
     is_numeric,
-    shown_rows,
+    text_rows,
     to_csv,
     to_latex,
     to_markdown,
@@ -26,7 +26,7 @@ def cell_of(estimate: Estimate, digits: int | None = None, form: Format = "numbe
     """An estimate in a table whose best other number is of three seeds."""
     column = Column("a", digits=digits, format=form)
     table = Table("t", "T", (Column("m"), column), (("x", estimate), ("y", Estimate(1, count=3))))
-    shown = shown_rows(table)[0][1]
+    shown = text_rows(table)[0][1]
     assert f"{shown.main} {shown.aside}".strip() == shown.text
     return shown.text
 

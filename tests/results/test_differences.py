@@ -11,7 +11,7 @@ from results.scored_runs import right_of, write_scored
 from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
 from lpft.report.runs import score_differences
-from lpft.report.table import shown_rows
+from lpft.report.table import text_rows
 from lpft.results.groups import Group, group_runs
 from lpft.results.judging import Judgement
 from lpft.results.pairing import Differences, ScoreContrast, judge_groups
@@ -165,7 +165,7 @@ def test_seeds_that_no_two_methods_share_are_no_pair(tmp_path: Path) -> None:
     (group,) = groups_in(tmp_path)
     table = score_differences(found, group)
     assert table is not None
-    assert [cell.text for cell in shown_rows(table)[0]] == ["test", "FT", "–", "–", "–"]
+    assert [cell.text for cell in text_rows(table)[0]] == ["test", "FT", "–", "–", "–"]
 
 
 def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:

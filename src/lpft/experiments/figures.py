@@ -452,7 +452,7 @@ def rank_correlations(
 
 
 def _correlation(changes: NDArray[np.float64]) -> Statistic:
-    """Of the mean change of some texts at each scale [scales, N], in rising order of scale."""
+    """The correlation of scale and mean change of some texts; rows of ``changes`` are scales."""
     scale_ranks = np.arange(len(changes)) - (len(changes) - 1) / 2
 
     def statistic(rows: NDArray[np.int64]) -> float:

@@ -256,7 +256,7 @@ def _spectrum(row: KernelRow) -> Series | None:
 
 
 def _logarithms(statistics: KernelStatistics) -> NDArray[np.float64]:
-    """Of singular values over the largest; -inf for those that are rounding."""
+    """Logarithms of singular values over the largest; -inf for those that are rounding."""
     values = statistics.singular_values / statistics.singular_values[0]
     tolerance, largest = statistics.rank_tolerance, statistics.largest_singular_value
     bottom = 0.0 if not (tolerance and largest) else _BELOW_TOLERANCE * tolerance / largest

@@ -136,7 +136,7 @@ class Plan:
         return [point.config for search in self.searches for point in search.points]
 
     def with_tuned(self, chosen: Mapping[str, Mapping[str, Any] | None]) -> "Plan":
-        """With the runs at the settings that searches chose, by the names of their cells."""
+        """The plan with runs at the settings that searches chose, by the names of their cells."""
         tuned: dict[RunKey, RunConfig] = {}
         for search in self.searches:
             settings = chosen.get(search.cell.name)
@@ -151,7 +151,7 @@ class Plan:
 
     @property
     def configs(self) -> list[RunConfig | KernelConfig]:
-        """Those of its runs, each once, of the runs that try rates, and of its kernels."""
+        """Configurations of runs, each once, of the runs that try rates, and of kernels."""
         return [*self.run_configs, *self.search_configs, *self.kernels.values()]
 
     @property

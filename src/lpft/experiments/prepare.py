@@ -97,7 +97,7 @@ class Inputs:
         return self._data[key]
 
     def fingerprints(self, config: RunConfig) -> Fingerprints:
-        """Those of data and encoder, as records of runs and kernels have them."""
+        """Fingerprints of data and encoder, as records of runs and kernels have them."""
         key = _data_key(config)
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint(self.data(config))

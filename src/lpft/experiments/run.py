@@ -177,7 +177,7 @@ class Session:
             finished.append(experiment.scope.folder)
 
     def _with_refusal(self, experiment: Experiment, *, alone: bool) -> Experiment:
-        """With the reason why the data do not suit it: of several, the others are still done."""
+        """The experiment, with the reason if its data do not suit it: the others are still done."""
         check = experiment.recipe.check
         if check is None:
             return experiment

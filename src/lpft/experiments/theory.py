@@ -266,31 +266,31 @@ def _falls(
     Where it leaves no two errors to compare, nothing is checked.
     """
 
-    def of(output: str, error: FirstOrderError) -> float:
+    def error_of(output: str, error: FirstOrderError) -> float:
         return float(getattr(error, output))
 
-    def told(output: str, error: FirstOrderError) -> bool:
-        return of(output, error) > 10 * rounding[output] / error.rate
+    def is_measured(output: str, error: FirstOrderError) -> bool:
+        return error_of(output, error) > 10 * rounding[output] / error.rate
 
-    near = [
+    small_errors = [
         error
         for error in errors
-        if all(of(name, error) < _NEAR or not told(name, error) for name in rounding)
+        if all(error_of(name, error) < _NEAR or not is_measured(name, error) for name in rounding)
     ]
     claim = "Proposition 4.1, own model"
     for output in rounding:
         setting = f"{method_name(method)}: {output}"
-        known = [error for error in near if told(output, error)][: DECADES + 1]
-        if len(known) < 2:
-            least = min(of(output, error) for error in errors)
+        compared = [error for error in small_errors if is_measured(output, error)][: DECADES + 1]
+        if len(compared) < 2:
+            least = min(error_of(output, error) for error in errors)
             note = f"the relative error is {least:.1e} at least"
             holds = None if least < _NEAR else False
             yield TheoryCheck(claim, setting, 0.0, 10.0, holds, note)
-        for larger, smaller in pairwise(known):
-            fall = of(output, larger) / of(output, smaller)
+        for larger, smaller in pairwise(compared):
+            fall = error_of(output, larger) / error_of(output, smaller)
             note = (
-                f"fall of the relative error, to {of(output, smaller):.1e}; {LEAST_FALL:g} or more "
-                "holds"
+                f"fall of the relative error, to {error_of(output, smaller):.1e}; "
+                f"{LEAST_FALL:g} or more holds"
             )
             where = f"{setting}, rate {larger.rate:.0e} to {smaller.rate:.0e}"
             yield TheoryCheck(claim, where, fall, 10.0, fall >= LEAST_FALL, note)
@@ -358,7 +358,7 @@ OWN_MODEL: Step[str, OwnModelChecks] = Step(
 
 
 def lora_kernel_table(runs: ExperimentRuns) -> Table | None:
-    """What LoRA's F is beside F of what it adapts, and of all that FT trains."""
+    """LoRA's F compared with F of what it adapts, and of all that FT trains."""
     known = OWN_MODEL.read(runs).get("lora")
     if known is None or known.lora is None:
         return None
@@ -409,14 +409,14 @@ _LINEAR_REMARK = (
 class _Promise:
     """What a proposition states, and how close its checks come to violating it.
 
-    ``comparison`` names the comparison that a check belongs to, or None. ``to_spare`` is how far a
+    ``comparison`` names the comparison that a check belongs to, or None. ``margin`` is how far a
     check is from failing, in ``unit``; ``evidence`` describes the check with the least to spare.
     """
 
     claim: str
     part: Part | None
     comparison: Callable[[TheoryCheck], str | None]
-    to_spare: Callable[[TheoryCheck], float]
+    margin: Callable[[TheoryCheck], float]
     unit: str
     evidence: Callable[[TheoryCheck], str]
     remark: str
@@ -497,10 +497,10 @@ def _outcomes(
             if comparison is not None:
                 compared.setdefault(comparison, []).append(check)
         for comparison, checks in compared.items():
-            worst = min(checks, key=promise.to_spare)
+            worst = min(checks, key=promise.margin)
             failed = sum(not check.holds for check in checks)
             judgement = Judgement(
-                effect=Estimate(promise.to_spare(worst), count=len(by_seed)),
+                effect=Estimate(promise.margin(worst), count=len(by_seed)),
                 verdict="does not hold" if failed else "holds",
                 why=f"{promise.evidence(worst)}; {counted(len(checks), 'check')} over "
                 f"{counted(len(by_seed), 'seed')}, "

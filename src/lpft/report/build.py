@@ -121,10 +121,10 @@ def build_report(
         raise InputError(nothing_found(directory, unread, EXPECTED))
     _check_page(page)
     copies = copies_in((run.folder for run in runs), RunRecord.FILE)
-    copies |= copies_in((each.folder for each in kernels), KernelRecord.FILE)
-    copies |= copies_in((each.folder for each in paths), InterpolationRecord.FILE)
-    kernels = tuple(each for each in kernels if each.folder not in copies)
-    paths = tuple(each for each in paths if each.folder not in copies)
+    copies |= copies_in((record.folder for record in kernels), KernelRecord.FILE)
+    copies |= copies_in((path.folder for path in paths), InterpolationRecord.FILE)
+    kernels = tuple(record for record in kernels if record.folder not in copies)
+    paths = tuple(path for path in paths if path.folder not in copies)
     groups, repeated = group_runs(run for run in runs if run.folder not in copies)
     unread = (*unread_experiments, *unread_runs, *repeated, *unread_paths, *unread_kernels)
 
@@ -164,7 +164,7 @@ def build_report(
         runs=tuple(run for group in groups for run in group.runs),
         kernels=kernels,
         unread=unread,
-        experiments=tuple(each.record for each in experiments),
+        experiments=tuple(experiment.record for experiment in experiments),
         interpolations=paths,
     )
 
@@ -183,61 +183,61 @@ def _contents(
 ) -> Contents:
     """The chapters, once every folder has its place in the page."""
     folder = page.parent
-    taken = {group.slug for group in groups}
-    kernel_titles = _told_apart([(each.title, each.name) for each in kernels])
-    kernel_slugs = [slug(f"kernels {title}", taken) for title in kernel_titles]
-    path_titles = _told_apart([(title_of(each.record), each.name) for each in paths])
-    path_slugs = [slug(f"between {title}", taken) for title in path_titles]
-    anchors = {run.name: slug(f"run {run.name}", taken) for group in groups for run in group.runs}
+    used = {group.slug for group in groups}
+    kernel_titles = _distinct_titles([(record.title, record.name) for record in kernels])
+    kernel_slugs = [slug(f"kernels {title}", used) for title in kernel_titles]
+    path_titles = _distinct_titles([(title_of(path.record), path.name) for path in paths])
+    path_slugs = [slug(f"between {title}", used) for title in path_titles]
+    anchors = {run.name: slug(f"run {run.name}", used) for group in groups for run in group.runs}
     listed = tuple(
-        (each, slug(f"unread {each.name}", taken), relative_link(each.folder, folder))
-        for each in unread
+        (skipped, slug(f"unread {skipped.name}", used), relative_link(skipped.folder, folder))
+        for skipped in unread
     )
     places: dict[Path, Place] = {}
-    for missed, anchor, _ in listed:
-        kin = f"{missed.state}, not in the numbers below"
-        places[missed.folder] = Place(kin, missed.name, f"#{anchor}")
+    for skipped, anchor, _ in listed:
+        heading = f"{skipped.state}, not in the numbers below"
+        places[skipped.folder] = Place(heading, skipped.name, f"#{anchor}")
     for setting in (setting for group in groups for setting in group.settings):
         for run in setting.runs:
-            kin = f"{run.data.name}, {setting.label}, seed"
-            places[run.folder] = Place(kin, str(run.seed), f"#{anchors[run.name]}")
-    for each, anchor in zip(kernels, kernel_slugs, strict=True):
-        kin, name = f"kernels of {each.data.name}", each.name
-        if each.seed is not None:
-            kin, name = f"{kin}, seed", whole(each.seed)
-        places[each.folder] = Place(kin, name, f"#{anchor}")
-    for found, anchor in zip(paths, path_slugs, strict=True):
-        kin = f"points of {found.record.data.name}"
-        places[found.folder] = Place(kin, found.name, f"#{anchor}")
-    places |= {copy: places[shown] for copy, shown in copies.items()}
+            heading = f"{run.data.name}, {setting.label}, seed"
+            places[run.folder] = Place(heading, str(run.seed), f"#{anchors[run.name]}")
+    for record, anchor in zip(kernels, kernel_slugs, strict=True):
+        heading, name = f"kernels of {record.data.name}", record.name
+        if record.seed is not None:
+            heading, name = f"{heading}, seed", whole(record.seed)
+        places[record.folder] = Place(heading, name, f"#{anchor}")
+    for path, anchor in zip(paths, path_slugs, strict=True):
+        heading = f"points of {path.record.data.name}"
+        places[path.folder] = Place(heading, path.name, f"#{anchor}")
+    places |= {copy: places[original] for copy, original in copies.items()}
 
-    titles = _told_apart([(each.record.title, each.name) for each in experiments])
+    titles = _distinct_titles([(e.record.title, e.name) for e in experiments])
     chapters = [
         experiment_chapter(
-            each.record,
-            slug(each.record.name, taken),
+            experiment.record,
+            slug(experiment.record.name, used),
             title,
-            relative_link(each.folder / RECORD, folder),
-            tracer(each.folder, folder, places),
+            relative_link(experiment.folder / RECORD, folder),
+            tracer(experiment.folder, folder, places),
         )
-        for each, title in zip(experiments, titles, strict=True)
+        for experiment, title in zip(experiments, titles, strict=True)
     ]
     differences, trace = judge_groups(groups), tracer(directory, folder, places)
     for group in groups:
         board = None if experiments else leaderboard(group, differences[group.slug])
-        answered = (
+        group_answer = (
             None if board is None else answer(board, group.slug, texts_in_report=texts_in_report)
         )
-        chapters.append(group_chapter(group, differences[group.slug], anchors, trace, answered))
-    between = zip(paths, path_slugs, path_titles, strict=True)
-    chapters += [interpolation_chapter(*each, folder) for each in between]
-    named = zip(kernels, kernel_slugs, kernel_titles, strict=True)
-    chapters += [kernel_chapter(*each, folder) for each in named]
+        chapters.append(group_chapter(group, differences[group.slug], anchors, trace, group_answer))
+    for path, path_slug, title in zip(paths, path_slugs, path_titles, strict=True):
+        chapters.append(interpolation_chapter(path, path_slug, title, folder))
+    for record, record_slug, title in zip(kernels, kernel_slugs, kernel_titles, strict=True):
+        chapters.append(kernel_chapter(record, record_slug, title, folder))
     sections, shared = run_sections(groups, anchors, folder)
     return Contents(tuple(chapters), sections, shared, listed, len(copies))
 
 
-def _told_apart(titles: Sequence[tuple[str, str]]) -> list[str]:
+def _distinct_titles(titles: Sequence[tuple[str, str]]) -> list[str]:
     """Titles; equal ones with the names of their folders."""
     times = Counter(title for title, _ in titles)
     return [title if times[title] == 1 else f"{title} · {name}" for title, name in titles]

@@ -332,7 +332,7 @@ _ROUNDED = ("d", "x", "y", "transform")
 
 
 def _strip(element: ElementTree.Element) -> None:
-    """What a page needs of matplotlib's SVG: no styles for all of it, no ids that repeat."""
+    """Keep what a page needs of matplotlib's SVG: no global styles, no repeated ids."""
     for child in list(element):
         if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
             element.remove(child)

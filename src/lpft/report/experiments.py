@@ -76,7 +76,7 @@ class JudgedClaim:
 
     @property
     def by_rates(self) -> tuple[Verdict, ...]:
-        """Those at each choice of rates, where the whole takes several together."""
+        """The verdicts at each choice of rates, where the whole takes several together."""
         return tuple(v for v in self.verdicts if v.comparison == OVERALL and v.rates)
 
     @property
@@ -98,9 +98,9 @@ class JudgedClaim:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the page shows a folder: a heading that it shares with its kin, its name, a link."""
+    """Where the page shows a folder: a heading that it shares with others, its name, a link."""
 
-    kin: str
+    heading: str
     name: str
     address: str
 
@@ -117,17 +117,17 @@ def tracer(base: Path, page_folder: Path, places: Mapping[Path, Place]) -> Trace
         folder = Path(os.path.normpath(base / run))
         place = known.get(str(folder))
         if place is not None:
-            return place.kin, (place.name, place.address)
+            return place.heading, (place.name, place.address)
         if folder.is_relative_to(base) and folder.exists():
             return "files", (run, relative_link(folder, page_folder))
         return "not found below this page", (run, None)
 
     def trace(runs: Sequence[str]) -> tuple[Origin, ...]:
-        by_kin: dict[str, list[tuple[str, str | None]]] = {}
+        by_heading: dict[str, list[tuple[str, str | None]]] = {}
         for run in dict.fromkeys(runs):
-            kin, link = find(run)
-            by_kin.setdefault(kin, []).append(link)
-        return tuple(Origin(kin, tuple(links)) for kin, links in by_kin.items())
+            heading, link = find(run)
+            by_heading.setdefault(heading, []).append(link)
+        return tuple(Origin(heading, tuple(links)) for heading, links in by_heading.items())
 
     return trace
 

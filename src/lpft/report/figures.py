@@ -28,7 +28,7 @@ from lpft.results.leaderboard import accuracy_over_coverage as coverage_of
 from lpft.results.pairing import Comparison, Match
 from lpft.results.run import QUANTITIES, Run
 
-ON_THE_WAY = ("loss", "validation_loss", "validation_accuracy")
+TRAINING_CURVES = ("loss", "validation_loss", "validation_accuracy")
 """What tells a practitioner whether training went well."""
 _MOST_BINS, _ROWS_OF_BIN = 10, 20  # of a reliability diagram
 _MOST_COVERAGES, _FEWEST = 120, 10  # points of a curve, and texts from which it is drawn
@@ -47,7 +47,7 @@ def figure(
     caption: str = "",
     **values: Any,
 ) -> Figure:
-    """With a sentence of ``sentences.txt.j2`` below it: ``<name>_caption``, or ``caption``."""
+    """A figure whose caption is a sentence of the templates: ``<name>_caption``, or ``caption``."""
     sentence = caption if caption else f"{name.replace('-', '_')}_caption"
     return Figure(name, title, kind, tuple(panels), say(sentence, **values), values_in=values_in)
 
@@ -62,7 +62,7 @@ def accuracy(group: Group) -> Figure:
 
 
 def _accuracies(setting: Setting, splits: Sequence[str]) -> Series:
-    """With the Wilson interval of the rows for one seed, ± one standard deviation for several."""
+    """Accuracies: with the Wilson interval of one seed's rows, or ± one standard deviation."""
     points: list[tuple[float | None, float | None, float | None]] = []
     for split in splits:
         spread, rows = setting.spread(score(split, "accuracy")), setting.rows(split)
@@ -127,12 +127,12 @@ def _rates_of(match: Match) -> str:
 
 def training(group: Group) -> Figure | None:
     """Losses and accuracy along training, a line per run; None where there is no history."""
-    return _curves(group, "training", "During training", ON_THE_WAY)
+    return _curves(group, "training", "During training", TRAINING_CURVES)
 
 
 def norms(group: Group) -> Figure | None:
     """Feature change and norms along training, a line per run; None where there is no history."""
-    names = tuple(name for name, *_ in QUANTITIES if name not in ON_THE_WAY)
+    names = tuple(name for name, *_ in QUANTITIES if name not in TRAINING_CURVES)
     return _curves(group, "norms", "Features and norms during training", names)
 
 

@@ -12,7 +12,7 @@ from jinja2 import Template
 
 import lpft
 from lpft.report.panels import draw
-from lpft.report.table import Trace, bands, is_numeric, row_groups, shown_effect, untraced, wraps
+from lpft.report.table import Trace, bands, effect_text, is_numeric, row_groups, untraced, wraps
 from lpft.report.text import environment, say
 from lpft.results.exhibits import Figure, Table
 from lpft.results.folder import UnreadFolder
@@ -333,7 +333,7 @@ def _template() -> Template:
     page.filters["kind"] = lambda block: type(block).__name__
     functions: Mapping[str, Callable[..., Any]] = {
         function.__name__: function
-        for function in (draw, bands, row_groups, is_numeric, wraps, sections_of, shown_effect)
+        for function in (draw, bands, row_groups, is_numeric, wraps, sections_of, effect_text)
     }
     page.globals.update(functions)
     return page.get_template("report.html.j2")

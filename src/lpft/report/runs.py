@@ -78,7 +78,9 @@ def group_chapter(
         ("Feature change", f"#{slug}-change", (*changes, *read_unpaired(group, comparisons))),
         ("Head norm", f"#{slug}-features", (read_head(group),)),
     )
-    shown_rows = ((name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts))
+    summary_rows = (
+        (name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts)
+    )
     binary = any(len(run.classes) == 2 for run in group.runs)
     return Chapter(
         kind="runs",
@@ -86,7 +88,7 @@ def group_chapter(
         title=group.title,
         data=group.data,
         model=group.model,
-        summary=(what_was_run(group), Rows(tuple(shown_rows))),
+        summary=(what_was_run(group), Rows(tuple(summary_rows))),
         sections=named_sections(slug, _sections(group, differences, anchors)),
         runs=len(group.runs),
         trace=trace,

@@ -47,7 +47,7 @@ def _cell(value: Cell | Spread | float) -> Cell:
     return Estimate(value) if isinstance(value, float | int) else value
 
 
-class Shown(NamedTuple):
+class CellText(NamedTuple):
     """A cell as text; ``aside``, its uncertainty and remarks, is smaller in the page."""
 
     main: str
@@ -65,12 +65,12 @@ def untraced(_runs: Sequence[str]) -> tuple[Origin, ...]:
     return ()
 
 
-def shown_rows(table: Table) -> tuple[tuple[Shown, ...], ...]:
-    """All cells as text; where fewer seeds were averaged than elsewhere, a cell says how many."""
+def text_rows(table: Table) -> tuple[tuple[CellText, ...], ...]:
+    """All cells as text; a cell with fewer seeds than others says how many."""
     most = max((estimate.count or 0 for estimate in estimates(table, "ours")), default=0)
     return tuple(
         tuple(
-            _shown(cell, column, most if column.source == "ours" else 0)
+            _cell_text(cell, column, most if column.source == "ours" else 0)
             for cell, column in zip(row, table.columns, strict=True)
         )
         for row in table.rows
@@ -94,15 +94,15 @@ def interval_of(estimate: Estimate) -> tuple[float, float] | None:
     return estimate.low, estimate.high
 
 
-def _shown(cell: Cell, column: Column, most: int) -> Shown:
+def _cell_text(cell: Cell, column: Column, most: int) -> CellText:
     if cell is None:
-        return Shown(formats.ABSENT)
+        return CellText(formats.ABSENT)
     if isinstance(cell, str):
-        return Shown(cell)
+        return CellText(cell)
     if isinstance(cell, Text):
-        return Shown(cell.text, runs=cell.runs)
+        return CellText(cell.text, runs=cell.runs)
     if cell.value is None:
-        return Shown(cell.remark if cell.remark else formats.ABSENT)
+        return CellText(cell.remark if cell.remark else formats.ABSENT)
     sd = None if column.format == "effect" else cell.sd
     interval = interval_of(cell) if sd is None else None
     digits = column.digits
@@ -120,12 +120,12 @@ def _shown(cell: Cell, column: Column, most: int) -> Shown:
         asides.append(f"({formats.counted(cell.count, 'seed')})")
     asides += [cell.remark] if cell.remark else []
     main = written(cell.value, column.format, digits)
-    return Shown(main, " ".join(asides), cell.runs, cell.shade)
+    return CellText(main, " ".join(asides), cell.runs, cell.shade)
 
 
-def shown_effect(effect: Estimate) -> Shown:
+def effect_text(effect: Estimate) -> CellText:
     """An effect with its interval, as text."""
-    return _shown(effect, Column("", format="effect"), 0)
+    return _cell_text(effect, Column("", format="effect"), 0)
 
 
 def written(value: float, form: Format, digits: int | None = None) -> str:
@@ -172,9 +172,9 @@ def bands(table: Table) -> tuple[tuple[str, int], ...]:
     return tuple((above, len(list(columns))) for above, columns in runs)
 
 
-def row_groups(table: Table) -> tuple[tuple[tuple[Shown, ...], ...], ...]:
+def row_groups(table: Table) -> tuple[tuple[tuple[CellText, ...], ...], ...]:
     """Rows that belong together: of one first name, where several columns name the row."""
-    rows = shown_rows(table)
+    rows = text_rows(table)
     if table.headers < 2:
         return (rows,)
     return tuple(tuple(group) for _, group in groupby(rows, key=lambda row: row[0].text))
@@ -274,7 +274,7 @@ def _part(table: Table, first: int, end: int) -> Table:
 
 
 def _text(table: Table) -> str:
-    rows = [[cell.text for cell in row] for row in shown_rows(table)]
+    rows = [[cell.text for cell in row] for row in text_rows(table)]
     if table.headers > 1:
         names = [row[0] for row in rows]
         for above, name, row in zip(names, names[1:], rows[1:], strict=False):
@@ -300,7 +300,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         [_markdown(one_line_heading(column)) for column in table.columns],
         ["---:" if is_numeric(table, index) else ":---" for index in indices],
-        *([_markdown(cell.text) for cell in row] for row in shown_rows(table)),
+        *([_markdown(cell.text) for cell in row] for row in text_rows(table)),
     ]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     note = f"\n{_markdown(table.note)}\n" if table.note else ""
@@ -350,7 +350,7 @@ def to_latex(table: Table) -> str:
     has them.
     """
     count = max(1, math.ceil(len(table.rows) / _LATEX_ROWS))
-    every = shown_rows(table)
+    every = text_rows(table)
     parts = [
         _latex_part(
             table,
@@ -363,7 +363,7 @@ def to_latex(table: Table) -> str:
     return "\n".join(parts)
 
 
-def _latex_part(table: Table, rows: Sequence[Sequence[Shown]], title: str, label: str) -> str:
+def _latex_part(table: Table, rows: Sequence[Sequence[CellText]], title: str, label: str) -> str:
     indices = range(len(table.columns))
     broken = [wraps(table, index) for index in indices]
     names = [_latex(_heading(column)) for column in table.columns]

@@ -140,7 +140,7 @@ def read_feature_change(comparison: Comparison) -> list[str]:
 
 
 def summarise_feature_change(comparison: Comparison) -> list[str]:
-    """The same in short: how far the features move relative to each other, and what that means."""
+    """In short: how far the features move relative to each other, and what that means."""
     own = None if comparison.own is None else comparison.own.ratio
     shared = [match for match in comparison.shared if match.ratio is not None]
     lead = []

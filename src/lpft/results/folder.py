@@ -129,7 +129,7 @@ def check_output(folder: Path, *, resume: bool, overwrite: bool) -> RunRecord | 
 
 
 def results_found(folder: Path, what: str, *, unfinished: bool = True) -> InputError:
-    """That a folder has results which the call neither resumes nor replaces."""
+    """The error where a folder has results that the call neither resumes nor replaces."""
     resume = f"{named('resume=True')} to continue it, " if unfinished else ""
     return InputError(
         f"'{folder}' contains {what}: give {resume}{named('overwrite=True')} to replace it, or "
@@ -138,7 +138,7 @@ def results_found(folder: Path, what: str, *, unfinished: bool = True) -> InputE
 
 
 def foreign_files(folder: Path, whose: str, file: str) -> InputError:
-    """That a folder has a file of something else."""
+    """The error where a folder has a file of something else."""
     return InputError(
         f"'{folder}' contains files that are not {whose} ({file}): name an empty or new folder "
         f"with {named('output_dir')}"
@@ -345,7 +345,7 @@ class UnreadFolder:
 
 
 def nothing_found(directory: Path, unread: Sequence[UnreadFolder], expected: str) -> str:
-    """What is wrong with a folder that has nothing to report."""
+    """The message about a folder that has nothing to report."""
     if not unread:
         return f"no runs below {directory}; {expected}"
     first = unread[0]

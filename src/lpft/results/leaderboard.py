@@ -66,7 +66,7 @@ class Leaderboard:
 
     @property
     def baseline(self) -> Entry:
-        """The majority's."""
+        """The entry of the most frequent class."""
         return next(entry for entry in self.entries if entry.name == MAJORITY)
 
     @cached_property
@@ -84,7 +84,7 @@ class Leaderboard:
 
     @cached_property
     def accuracy(self) -> Estimate:
-        """Of the run to be used, with its Wilson interval."""
+        """Accuracy of the run to use, with its Wilson interval."""
         return _accuracy((self.run,), self.chosen.split)
 
 
@@ -196,14 +196,14 @@ class ClassScores:
 
 
 def class_scores(run: Run, split: str) -> tuple[ClassScores, ...]:
-    """Of every class of a run, from the predictions of a split."""
+    """The scores of every class, from the predictions of a split."""
     known = run.predictions[split].known()
     scores = per_class(known.labels, known.logits.argmax(axis=1), run.classes)
     return tuple(ClassScores(name, **values) for name, values in scores.items())
 
 
 def confidences(run: Run, split: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Of each row the model's confidence [N], with temperature, and whether it is right [N]."""
+    """The confidence in each row [N], with temperature, and whether it is right [N]."""
     predictions = run.predictions[split]
     top = predictions.probabilities(run.temperature).max(axis=1)
     return top, predictions.logits.argmax(axis=1) == predictions.labels

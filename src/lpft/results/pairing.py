@@ -120,7 +120,7 @@ class Pairing:
 
     @property
     def paired_runs(self) -> tuple[Run, ...]:
-        """The same one after the other."""
+        """The runs of both methods, in pairs one after the other."""
         return tuple(run for pair in self.runs for run in pair)
 
     @property
@@ -128,7 +128,7 @@ class Pairing:
         return tuple(run.name for run in self.paired_runs)
 
     def only(self, seeds: Collection[int]) -> "Pairing":
-        """The same with some of its seeds."""
+        """The pairing of some of its seeds alone."""
         first, second = (
             replace(group, runs={seed: run for seed, run in group.runs.items() if seed in seeds})
             for group in (self.first, self.second)
@@ -136,7 +136,7 @@ class Pairing:
         return Pairing(first, second, also_at=self.also_at)
 
     def statistics(self, by_run: ByRun) -> tuple[tuple[Resampled, Resampled], ...]:
-        """Of each seed the statistic of the first method's run and of the second's."""
+        """For each seed the statistic of the first method's run and of the second's."""
         return tuple((by_run[one.folder], by_run[other.folder]) for one, other in self.runs)
 
 
@@ -154,7 +154,7 @@ class RunsByPart(Protocol):
 
 
 def pairs_in(methods: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Those of :data:`PAIRS` that have both methods."""
+    """The pairs of :data:`PAIRS` with both methods among these."""
     return tuple(pair for pair in PAIRS if set(pair) <= set(methods))
 
 
@@ -272,7 +272,7 @@ class Match:
 
     @property
     def rates(self) -> tuple[Rates, Rates]:
-        """Of either method, which are those of any of its runs."""
+        """The rates of either method; all its runs have the same."""
         random_head, lp_head = self.pairing.runs[0]
         return Rates.of(random_head), Rates.of(lp_head)
 
@@ -302,7 +302,7 @@ class Match:
 
     @property
     def difference(self) -> Spread | None:
-        """Of the change with the random head minus that with the LP head."""
+        """The change with the random head minus that with the LP head."""
         return Spread.of(first - second for first, second in self.changes)
 
     @property
@@ -339,7 +339,7 @@ class Comparison:
 
     @property
     def matches(self) -> tuple[Match, ...]:
-        """That at own rates, then those at shared ones."""
+        """The match at own rates, then those at shared ones."""
         return self.shared if self.own is None else (self.own, *self.shared)
 
     def remaining(self, match: Match) -> float | None:
@@ -494,7 +494,7 @@ class _Measurements:
         return [*(measured for *_, measured in self._scores), *self._changes]
 
     def judged(self, judgements: Iterator[Judgement]) -> Differences:
-        """With the judgements on :attr:`measured`, taken in its order."""
+        """The differences, with the judgements on :attr:`measured` in its order."""
         scores = [ScoreContrast(where, other, next(judgements)) for where, other, _ in self._scores]
         comparisons = []
         for comparison in self._comparisons:
@@ -589,7 +589,7 @@ class _Measurements:
 
 
 def _best_of_each_method(group: Group) -> list[Setting]:
-    """Of each method the setting with the best validation score, the best of all first."""
+    """The setting of each method with the best validation score, the best of all first."""
     value = score("validation", group.metric)
     known = ((setting.spread(value), setting) for setting in group.settings)
     scored = [(spread.mean, setting) for spread, setting in known if spread is not None]
@@ -625,7 +625,7 @@ def _chosen_first(best: list[Setting], group: Group) -> tuple[list[Setting], Cho
 def _recorded_choice(
     best: list[Setting], group: Group, chosen: Run
 ) -> tuple[list[Setting], Choice | None]:
-    """As :func:`_chosen_first`, by the record of the run above the candidates."""
+    """What :func:`_chosen_first` gives, by the record of the run above the candidates."""
     own = next(setting for setting in group.settings if any(run is chosen for run in setting.runs))
     ordered = [own, *(setting for setting in best if setting.method != own.method)]
     selection = chosen.selection

@@ -297,7 +297,7 @@ class Run:
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """As :attr:`Fingerprints.flat`; empty where none were recorded."""
+        """The values of :attr:`Fingerprints.flat`; none where none were recorded."""
         return {} if self.record.fingerprints is None else self.record.fingerprints.flat
 
     @property

@@ -149,7 +149,7 @@ class Fingerprints(Part):
 
     @cached_property
     def flat(self) -> dict[str, str]:
-        """All by name, those of splits as ``data/<split>``."""
+        """Every fingerprint by name, those of splits as ``data/<split>``."""
         encoder = {} if self.encoder is None else {"encoder": self.encoder}
         return encoder | {f"data/{split}": value for split, value in self.data.items()}
 
@@ -315,7 +315,7 @@ class RunRecord(Record):
     reason: str | None = None
 
     def updated(self, **changes: Any) -> "RunRecord":
-        """The same with other values of some fields."""
+        """A copy with other values of some fields."""
         return self.model_copy(update=changes)
 
     @property

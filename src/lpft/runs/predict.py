@@ -122,7 +122,7 @@ def predict_together(
 
 
 def most_probable(probabilities: dict[str, float], top_k: int | None) -> dict[str, float]:
-    """Those of so many classes, the largest first, of equal ones in their order; all if None."""
+    """The ``top_k`` largest, of equal ones the first class first; all if None."""
     if top_k is None:
         return probabilities
     ordered = sorted(probabilities.items(), key=lambda item: -item[1])
@@ -271,7 +271,7 @@ class InputFile:
 
 
 def _file_state(path: Path) -> tuple[int, ...] | None:
-    """What of a file changes when it is written; None where it is gone."""
+    """The numbers that change when a file is written; None if it is gone."""
     try:
         state = path.stat()
     except OSError:

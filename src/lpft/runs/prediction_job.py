@@ -281,7 +281,7 @@ class JobRecord(BaseModel):
     replaces: bool = False
     """Whether the output may replace a file."""
     counts: Counts = Counts()
-    """Of the rows whose predictions are in the first ``bytes``, of which ``sha256`` is the hash."""
+    """The rows whose predictions are in the first ``bytes``; ``sha256`` is the hash of these."""
     bytes: int = 0
     sha256: str = sha256().hexdigest()
     finished: bool = False
@@ -322,7 +322,7 @@ class JobRecord(BaseModel):
                 else f"the model was that of '{self.model}', not of '{other.model}'"
             )
         words += [
-            f"{named(name)} was {_said(self.options.get(name))}, now {_said(value)}"
+            f"{named(name)} was {_in_words(self.options.get(name))}, now {_in_words(value)}"
             for name, value in other.options.items()
             if self.options.get(name) != value
         ]
@@ -331,7 +331,7 @@ class JobRecord(BaseModel):
         return words
 
 
-def _said(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if value is None:
         return "not given"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

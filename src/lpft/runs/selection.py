@@ -245,7 +245,7 @@ class _Running:
         )
 
     def _expected_seconds(self, run: RunConfig) -> float:
-        """How long a run will take, by one of its kind or else by the time of a forward pass."""
+        """How long a run will take: as others of its kind, or by the time of a forward pass."""
         tunes = get_method(run.training.method).fine_tunes
         of_an_epoch = [
             candidate.seconds
@@ -429,7 +429,7 @@ def _measured_seconds(run: RunConfig, data: TextData) -> float:
 
 
 def _epochs(run: RunConfig, data: TextData) -> float:
-    """Those of fine-tuning; 1 of linear probing."""
+    """Epochs of fine-tuning; 1 for linear probing."""
     return passes(run.training, len(data.train)) or 1.0
 
 

@@ -95,7 +95,7 @@ class Grid:
         return [dict(zip(names, chosen, strict=True)) for chosen in product(*values)]
 
     def tried(self, cell: Cell, folder: Path) -> list["Point"]:
-        """The same with the runs that try them, in the search of the sweep in ``folder``."""
+        """The runs that try these points, in the search of the sweep in ``folder``."""
         points = []
         for settings in self.points(cell):
             note = "".join(f"-{name.replace('_', '-')}{v}" for name, v in settings.items())

@@ -193,7 +193,7 @@ def _train_locked(
     log_label_errors: bool,
     reductions: Sequence[FewerRows],
 ) -> RunResult:
-    """What is done once the folder is locked for this run: train, evaluate, publish."""
+    """Train, evaluate and publish, once the folder is locked for this run."""
     from lpft.model.inference import resolve_device
     from lpft.runs.evaluate import SplitResult, evaluate_split
     from lpft.runs.record import describe_probe, write_results
