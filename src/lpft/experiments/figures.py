@@ -22,9 +22,9 @@ from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.measures import (
     BANDS,
     at_rates,
+    estimate,
     mean_line,
     note_on_rates,
-    over_seeds,
     plan_at_every_rate,
     rates_in_words,
 )
@@ -559,7 +559,8 @@ def _changes(scaled: ScaledRuns, split: str) -> list[Estimate | None]:
     by_scale = (
         {seed: runs[scale] for seed, runs in scaled.items() if scale in runs} for scale in SCALES
     )
-    return [over_seeds(runs, feature(split, _CHANGE)) for runs in by_scale]
+    change = feature(split, _CHANGE)
+    return [estimate({run.name: change(run) for run in runs.values()}) for runs in by_scale]
 
 
 def _mean_correlation(scaled: ScaledRuns, split: str) -> Estimate | None:

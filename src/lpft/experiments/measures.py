@@ -12,7 +12,7 @@ from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs, pla
 from lpft.paper import MODEL, published_value
 from lpft.results.exhibits import Column, Estimate, Series, Table
 from lpft.results.formats import fixed, joined, rate
-from lpft.results.groups import Selector, Spread, method_name, metric_name, model_name
+from lpft.results.groups import Spread, method_name, metric_name, model_name
 from lpft.results.judging import PER_CENT
 from lpft.results.pairing import LP_START, PAIRS, PUBLISHED, RANDOM_START, TUNED, pairs_in
 from lpft.results.run import Run
@@ -83,11 +83,6 @@ def measured_table(
         if any(value is not None for value in values):
             lines.append((*names, *values))
     return Table(name, title, tuple(columns), tuple(lines), note, headers=len(labels))
-
-
-def over_seeds(runs: Mapping[int, Run], value: Selector, factor: float = 1.0) -> Estimate | None:
-    """Mean and standard deviation over seeds of a run's number, None where no run has it."""
-    return estimate({run.name: value(run) for run in runs.values()}, factor)
 
 
 def estimate(numbers: Mapping[str, float | None], factor: float = 1.0) -> Estimate | None:
@@ -177,8 +172,11 @@ def run_measure(
         if number is None:
             return None
         split = row.where.split
-        known = (over_seeds(runs, lambda run: number(run, split), factor) for runs in row.runs)
-        return next((each for each in known if each is not None), None)
+        estimates = (
+            estimate({run.name: number(run, split) for run in runs.values()}, factor)
+            for runs in row.runs
+        )
+        return next((each for each in estimates if each is not None), None)
 
     def published(row: RunRow) -> Estimate | None:
         for table in row.tables:

@@ -412,26 +412,18 @@ def by_rates(readings: Mapping[str, Mapping[str, str]]) -> str:
         first = next(iter(by_choice.values()))
         if set(by_choice.values()) == {first}:
             each = "any" if first == READINGS["cannot tell"] else "every"
-            choices = f"at {each} choice of rates" if len(by_choice) > 1 else _only(by_choice)
+            several = len(by_choice) > 1
+            choices = (
+                f"at {each} choice of rates" if several else f"at {next(iter(by_choice))} rates"
+            )
             alike.setdefault(f"{first} {choices}", []).append(data)
             continue
         by_reading: dict[str, list[str]] = {}
         for rates, reading in by_choice.items():
             by_reading.setdefault(reading, []).append(rates)
-        reading_at_rates = ", ".join(
-            f"{reading} at {joined(at)} rates" for reading, at in by_reading.items()
-        )
-        parts.append(f"on {data} it depends on the rates: {reading_at_rates}")
-    return "; ".join(
-        [
-            *(f"{reading_at_rates} on {joined(sets)}" for reading_at_rates, sets in alike.items()),
-            *parts,
-        ]
-    )
-
-
-def _only(by_choice: Mapping[str, str]) -> str:
-    return f"at {next(iter(by_choice))} rates"
+        ways = ", ".join(f"{reading} at {joined(at)} rates" for reading, at in by_reading.items())
+        parts.append(f"on {data} it depends on the rates: {ways}")
+    return "; ".join([*(f"{reading} on {joined(sets)}" for reading, sets in alike.items()), *parts])
 
 
 def _differences(

@@ -114,12 +114,10 @@ class KernelResults:
         if solvers:
             self._log(name, f"kernel regression by {', '.join(solvers)} on P, F and P + F")
         with timed(self.timings, "regression_seconds"):
-            fits = {kernel: self._regressions(kernel, kernels) for kernel in KERNELS}
+            regressions = {kernel: self._regressions(kernel, kernels) for kernel in KERNELS}
         self._log(name, "statistics")
         with timed(self.timings, "statistics_seconds"):
-            record = kernels.record()
-            for kernel, statistics in record["kernels"].items():
-                statistics["regression"] = fits[kernel]
+            record = kernels.record(regressions)
             with replace_when_written(self._folder / f"{name}.safetensors") as temporary:
                 save_file(kernels.arrays(), temporary)
             if encoder not in self._encoders:
@@ -260,8 +258,8 @@ class MethodKernels:
                 arrays[f"train/ft_effective/{by}/{name}"] = values.numpy()
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
-    def record(self) -> dict[str, Any]:
-        """The method's entry of ``kernels.json``, without kernel regression."""
+    def record(self, regressions: Mapping[str, Any]) -> dict[str, Any]:
+        """The method's entry of ``kernels.json``, with the ``regressions`` on each kernel."""
         train = self.blocks[TRAIN]
         ratio = ft_ratio(
             self.block(PRETRAIN, TRAIN),
@@ -276,7 +274,10 @@ class MethodKernels:
             "parameter_set": self.start.parameter_set,
             "parameters": train.record["parameters"],
             "ft_ratio": ratio.ratio,
-            "kernels": {kernel: self._statistics(kernel) for kernel in KERNELS},
+            "kernels": {
+                kernel: {**self._statistics(kernel), "regression": regressions[kernel]}
+                for kernel in KERNELS
+            },
             "layers": _parts(train.layers),
             "kinds": _parts(train.kinds),
             "certificate": train.certificate.as_record(),
