@@ -100,8 +100,10 @@ def _feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generato
     for task in runs.scope.tasks:
         pairs = pairs_in(runs.scope.methods)
         compared = [pairing for pair in pairs for pairing in pairings(runs, task, pair)]
-        every = all_runs(compared)
-        by_run = judging.feature_change().on_draws(every, judging.feature_split(every), generator)
+        paired_runs = all_runs(compared)
+        by_run = judging.feature_change().on_draws(
+            paired_runs, judging.feature_split(paired_runs), generator
+        )
         for pairing in compared:
             changes = pairing.statistics(by_run)
             digits = change_digits([change.value for pair in changes for change in pair])
@@ -304,10 +306,10 @@ def _head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -
     for task in scope.tasks:
         for method in scope.methods:
             scaled = scaled_runs(runs, task, method)
-            every = [run for by_scale in scaled.values() for run in by_scale.values()]
+            all_scaled = [run for by_scale in scaled.values() for run in by_scale.values()]
             at_some_scale = {seed: next(iter(scales.values())) for seed, scales in scaled.items()}
             correlations = rank_correlations(
-                scaled, judging.feature_split(every), generator=generator
+                scaled, judging.feature_split(all_scaled), generator=generator
             )
             spread = spread_of(correlations.values())
             measured = Measured(
@@ -368,10 +370,10 @@ def _calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) 
 
 def _ece_gains(of_task: Sequence[MethodRuns], generator: np.random.Generator) -> judging.ByRun:
     """By how many points the temperature lowers each run's ECE, on the same draws."""
-    every = [run for group in of_task for run in group.runs.values()]
-    split, same = judging.judged_split(every), deepcopy(generator)
-    before = judging.calibration_error(calibrated=False).on_draws(every, split, generator)
-    after = judging.calibration_error(calibrated=True).on_draws(every, split, same)
+    all_of_task = [run for group in of_task for run in group.runs.values()]
+    split, same = judging.judged_split(all_of_task), deepcopy(generator)
+    before = judging.calibration_error(calibrated=False).on_draws(all_of_task, split, generator)
+    after = judging.calibration_error(calibrated=True).on_draws(all_of_task, split, same)
     return {folder: (before[folder] - after[folder]) * judging.PER_CENT for folder in before}
 
 
@@ -508,7 +510,7 @@ def _ft_ratios(
 def _near(task: str, method: str, ratios: _Ratios) -> Case:
     expected, width = FT_RATIOS[method], RATIO_WIDTHS[method]
     published = published_mean(2, task, method, "ft_ratio")
-    beside = "" if published is None else f" (published {ratio_text(published)})"
+    published_ratio = "" if published is None else f" (published {ratio_text(published)})"
     return Case(
         part=_NEAR,
         measured=Measured(
@@ -520,7 +522,7 @@ def _near(task: str, method: str, ratios: _Ratios) -> Case:
             bounds=(-math.inf, width),
         ),
         unit=f"of FT ratio, nearer than the {width:g} allowed",
-        evidence=f"FT ratio {_ratio_spread(ratios)}{beside}",
+        evidence=f"FT ratio {_ratio_spread(ratios)}{published_ratio}",
     )
 
 
@@ -593,10 +595,12 @@ def _score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> lis
     cases: list[Case] = []
     for task in runs.scope.tasks:
         compared = pairings(runs, task, ("ft", "lp-ft"))
-        every = all_runs(compared)
-        tested = judging.judged_split(every)
-        for split in dict.fromkeys((tested, *(name for run in every for name in run.ood_splits))):
-            by_run = judging.task_score().on_draws(every, split, generator)
+        paired_runs = all_runs(compared)
+        tested = judging.judged_split(paired_runs)
+        for split in dict.fromkeys(
+            (tested, *(name for run in paired_runs for name in run.ood_splits))
+        ):
+            by_run = judging.task_score().on_draws(paired_runs, split, generator)
             data = task if split == tested else f"{task}, {split.removeprefix('ood/')}"
             cases += [_score_case(pairing, by_run, data) for pairing in compared]
     # With the same draws, a difference larger by the margin shows if the interval is above -margin.
@@ -606,7 +610,7 @@ def _score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> lis
         replace(
             case,
             measured=replace(
-                case.measured, effects=tuple(one + MARGIN for one in case.measured.effects)
+                case.measured, effects=tuple(effect + MARGIN for effect in case.measured.effects)
             ),
         )
         for case in cases

@@ -205,18 +205,18 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
     """
     runs = [(config, config.training.method) for config in plan.run_configs]
     kernels = list(plan.kernels.values())
-    starts = [(config.run, method) for config in kernels for method in config.kernels.methods]
-    runs, starts = (
+    heads = [(config.run, method) for config in kernels for method in config.kernels.methods]
+    runs, heads = (
         [part for part in parts if paper.published_size(_task(part[0])) is not None]
-        for parts in (runs, starts)
+        for parts in (runs, heads)
     )
 
     def is_halved(config: RunConfig, method: str) -> bool:
         return _is_probed(method) and len(inputs.data(config).classes) == 2
 
-    if any(is_halved(*part) for part in (*runs, *starts)):
+    if any(is_halved(*part) for part in (*runs, *heads)):
         yield HALVED
-    halved = [(_task(config), method) for config, method in starts if is_halved(config, method)]
+    halved = [(_task(config), method) for config, method in heads if is_halved(config, method)]
     if halved:
         # F = V J J^T V^T is quadratic in the head V.
         tasks = joined(list(dict.fromkeys(task for task, _ in halved)))
@@ -226,9 +226,9 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
             "the fitted head: the published Frobenius norms of F and P + F and the published FT "
             "ratios of these are not comparable with ours."
         )
-    if any(_is_probed(method) for _, method in (*runs, *starts)):
+    if any(_is_probed(method) for _, method in (*runs, *heads)):
         yield FOLDS
-    if any("gpt2" in config.training.model.lower() for config, _ in (*runs, *starts)):
+    if any("gpt2" in config.training.model.lower() for config, _ in (*runs, *heads)):
         yield ATTENTION
     models = {config.run.training.model for config in kernels}
     yield from kernel_bugs(models) if models else ()

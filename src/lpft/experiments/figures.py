@@ -328,8 +328,8 @@ PROJECTIONS: Step[tuple[str, str], ProjectedRun] = Step(
 
 def _plan_projections(scope: Scope) -> Plan:
     """One run for each task and method: a picture shows one seed."""
-    one = replace(scope, methods=scope.fine_tuned, seeds=scope.seeds[:1])
-    return Plan(planned_runs(one, settings={"save_features": True}))
+    first_seed = replace(scope, methods=scope.fine_tuned, seeds=scope.seeds[:1])
+    return Plan(planned_runs(first_seed, settings={"save_features": True}))
 
 
 def _show_projections(runs: ExperimentRuns) -> Results:
@@ -433,16 +433,16 @@ def rank_correlations(
         InputError: a run's feature changes cannot be read, or two runs have different texts.
     """
     known = {seed: runs for seed, runs in scaled.items() if len(runs) >= _FEWEST_SCALES}
-    every = [run for runs in known.values() for run in runs.values()]
-    if not every:
+    all_runs = [run for runs in known.values() for run in runs.values()]
+    if not all_runs:
         return {}
-    frames = {run.name: read_feature_changes(run.folder, split) for run in every}
+    frames = {run.name: read_feature_changes(run.folder, split) for run in all_runs}
     texts = same_samples({name: frame["id"] for name, frame in frames.items()})
     changes = {
         seed: np.stack([frames[run.name][_CHANGE] for run in runs.values()])
         for seed, runs in known.items()
     }
-    clusters = (clusters_of(run, split) for run in every)
+    clusters = (clusters_of(run, split) for run in all_runs)
     return resample(
         {seed: _correlation(table) for seed, table in changes.items() if table.any()},
         texts,
@@ -478,10 +478,10 @@ def _show_scales(runs: ExperimentRuns, *, ood: bool = True) -> Results:
             for method in runs.scope.fine_tuned
             if (scaled := scaled_runs(runs, task, method))
         }
-        every = [r for seeds in by_method.values() for at in seeds.values() for r in at.values()]
+        all_runs = [r for seeds in by_method.values() for at in seeds.values() for r in at.values()]
         splits = dict.fromkeys(
             split
-            for run in every
+            for run in all_runs
             for split in run.features
             if split == "test" or (ood and split != "train")
         )

@@ -186,9 +186,11 @@ def _ft_ratios(rows: Sequence[KernelRow]) -> tuple[str, ...]:
     for row in rows:
         ratio, published = row.ft_ratio, row.published("ft_ratio")
         if ratio is not None:
-            beside = "" if published is None else f" (published {significant(published.value)})"
+            published_ratio = (
+                "" if published is None else f" (published {significant(published.value)})"
+            )
             ratios = by_task.setdefault(row.task, [])
-            ratios.append(f"{significant(ratio.value)}{beside} for {row.labels[1]}")
+            ratios.append(f"{significant(ratio.value)}{published_ratio} for {row.labels[1]}")
     return tuple(f"FT ratio on {task}: {joined(ratios)}." for task, ratios in by_task.items())
 
 
@@ -272,16 +274,18 @@ def _powers(logarithms: NDArray[np.float64]) -> tuple[float | None, ...]:
 
 def _plan_heat_maps(scope: Scope) -> Plan:
     """The kernels of each task's first seed, which is drawn, without regression and parts of F."""
-    one = replace(scope, methods=scope.fine_tuned, seeds=scope.seeds[:1])
-    return Plan(kernels=planned_kernels(one, {"solver": ("none",), "granularity": ("none",)}))
+    first_seed = replace(scope, methods=scope.fine_tuned, seeds=scope.seeds[:1])
+    return Plan(
+        kernels=planned_kernels(first_seed, {"solver": ("none",), "granularity": ("none",)})
+    )
 
 
-def _show_heat_maps(runs: ExperimentRuns, shown: Sequence[str]) -> Results:
-    """The heat maps of the kernels ``shown``, of each task's first seed."""
+def _show_heat_maps(runs: ExperimentRuns, names: Sequence[str]) -> Results:
+    """The heat maps of the kernels ``names``, of each task's first seed."""
     figures = []
     for task in runs.scope.tasks:
         seed, kernels = next(iter(runs.kernels_by_seed(task).items()), (0, None))
-        panels = () if kernels is None else heat_map_panels(kernels, MOST_BLOCKS, shown)
+        panels = () if kernels is None else heat_map_panels(kernels, MOST_BLOCKS, names)
         if kernels is None or not panels:
             continue
         texts = len(kernels.labels["train"])
@@ -314,11 +318,11 @@ _KINDS: tuple[tuple[tuple[str, ...], partial[Recipe]], ...] = (
     (("figure2", "figure7"), partial(Recipe, plan=_plan, show=_show_spectra)),
     (
         ("figure8",),
-        partial(Recipe, plan=_plan_heat_maps, show=partial(_show_heat_maps, shown=(PRETRAIN, FT))),
+        partial(Recipe, plan=_plan_heat_maps, show=partial(_show_heat_maps, names=(PRETRAIN, FT))),
     ),
     (
         ("figure9",),
-        partial(Recipe, plan=_plan_heat_maps, show=partial(_show_heat_maps, shown=(FT,))),
+        partial(Recipe, plan=_plan_heat_maps, show=partial(_show_heat_maps, names=(FT,))),
     ),
 )
 

@@ -71,8 +71,8 @@ def measured_table(
         ours = measure.column if measure.column else model_name(model)
         columns.append(Column(ours, measure.heading, measure.digits))
         if measure.published is not None:
-            theirs = f"{MODEL}, published"
-            columns.append(Column(theirs, measure.heading, measure.digits, "published"))
+            published = f"{MODEL}, published"
+            columns.append(Column(published, measure.heading, measure.digits, "published"))
     lines = []
     for names, row in rows:
         values: list[Estimate | None] = []

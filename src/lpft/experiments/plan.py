@@ -115,8 +115,8 @@ class RateSearch:
 
     def runs(self, learning_rate: float) -> dict[RunKey, RunConfig]:
         """The runs at the rate that the search chose."""
-        one = replace(self.scope, tasks=(self.cell.task,), methods=(self.cell.method,))
-        return planned_runs(one, rates=TUNED, settings={"learning_rate": learning_rate})
+        scope_of_cell = replace(self.scope, tasks=(self.cell.task,), methods=(self.cell.method,))
+        return planned_runs(scope_of_cell, rates=TUNED, settings={"learning_rate": learning_rate})
 
 
 @dataclass(frozen=True)
@@ -350,8 +350,8 @@ def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
     searches = []
     seed = scope.seeds[0]
     for task, pair in product(scope.tasks, pairs_in(scope.methods)):
-        one = replace(scope, tasks=(task,), methods=pair, seeds=(seed,))
-        usual = {key.method: config.training for key, config in planned_runs(one).items()}
+        scope_of_pair = replace(scope, tasks=(task,), methods=pair, seeds=(seed,))
+        usual = {key.method: config.training for key, config in planned_runs(scope_of_pair).items()}
         own: dict[str, float] = {}
         for name, training in usual.items():
             assert training.learning_rate is not None, "methods of pairs fine-tune"

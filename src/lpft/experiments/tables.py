@@ -279,7 +279,7 @@ def _at_every_rate(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Sect
     tables = [_section_table(runs, PUBLISHED, sets, at_own)]
     for rates, chosen in others.items():
         words = rates_in_words(rates, {key.method for key in chosen.runs})
-        one = replace(
+        at_rates_section = replace(
             section,
             name=f"{section.name}-{rates.lower()}",
             title=f"{section.title}, at {words}",
@@ -287,7 +287,7 @@ def _at_every_rate(runs: ExperimentRuns, sets: Sequence[EvalSet], section: _Sect
             note=f"{note_on_rates((rates,))} {section.note}",
             untrained=False,
         )
-        tables.append(replace(_section_table(chosen, rates, sets, one), folded=True))
+        tables.append(replace(_section_table(chosen, rates, sets, at_rates_section), folded=True))
     return tables
 
 
@@ -361,15 +361,15 @@ def difference_table(
     """
     generator = np.random.default_rng(DRAW_SEED)
     compared = [each for where in sets for each in _differences(runs, quantity, where, generator)]
-    measured = [one for _, one in compared]
+    measured = [effect for _, effect in compared]
     judgements = judge(measured, generator=generator)
     if not judgements:
         return None, []
     choices = {name for pairing, _ in compared for name in (pairing.rates, *pairing.also_at)}
     notes = [_NOTE_ON_DIFFERENCES]
-    if len({one.rates for one in measured}) > 1:
+    if len({effect.rates for effect in measured}) > 1:
         notes.append(note_on_rates(choices))
-    notes += filter(None, [chance_note(sum(bool(one.effects) for one in measured))])
+    notes += filter(None, [chance_note(sum(bool(effect.effects) for effect in measured))])
     table = Table(
         name=name,
         title=f"With and without the LP start: {quantity.name}",
@@ -381,21 +381,21 @@ def difference_table(
         ),
         rows=tuple(
             (
-                one.task,
-                one.subject,
+                effect.task,
+                effect.subject,
                 _rates_name(pairing),
                 replace(judgement.effect, sd=None),
                 _detectable(judgement),
                 READINGS[judgement.verdict],
             )
-            for (pairing, one), judgement in zip(compared, judgements, strict=True)
+            for (pairing, effect), judgement in zip(compared, judgements, strict=True)
         ),
         note=" ".join(notes),
         headers=3,
     )
     readings: dict[str, dict[str, dict[str, str]]] = {}
-    for (pairing, one), judgement in zip(compared, judgements, strict=True):
-        of_set = readings.setdefault(one.subject, {}).setdefault(one.task, {})
+    for (pairing, effect), judgement in zip(compared, judgements, strict=True):
+        of_set = readings.setdefault(effect.subject, {}).setdefault(effect.task, {})
         of_set |= dict.fromkeys(_choices_of(pairing), READINGS[judgement.verdict])
     quantity_name = f"{quantity.name[0].upper()}{quantity.name[1:]}"
     return table, [
@@ -411,10 +411,10 @@ def by_rates(readings: Mapping[str, Mapping[str, str]]) -> str:
     for data, by_choice in readings.items():
         first = next(iter(by_choice.values()))
         if set(by_choice.values()) == {first}:
-            each = "any" if first == READINGS["cannot tell"] else "every"
+            which = "any" if first == READINGS["cannot tell"] else "every"
             several = len(by_choice) > 1
             choices = (
-                f"at {each} choice of rates" if several else f"at {next(iter(by_choice))} rates"
+                f"at {which} choice of rates" if several else f"at {next(iter(by_choice))} rates"
             )
             alike.setdefault(f"{first} {choices}", []).append(data)
             continue

@@ -469,8 +469,8 @@ def _row_numbers(finding: FindingRecord) -> str:
     parts = []
     for split, rows in finding.rows.items():
         numbers = ", ".join(map(str, rows[:_MOST_ROWS]))
-        left = finding.total.get(split, len(rows)) - _MOST_ROWS
-        more = f" and {left} more" if left > 0 else ""
+        unlisted = finding.total.get(split, len(rows)) - _MOST_ROWS
+        more = f" and {unlisted} more" if unlisted > 0 else ""
         parts.append(f"{split} {numbers}{more}")
     return "; ".join(parts)
 

@@ -263,11 +263,11 @@ def is_own_page(page: Path) -> bool:
 
 
 def _refuse_existing(paths: Sequence[Path]) -> None:
-    there = [path for path in paths if os.path.lexists(path)]
-    if there:
-        more = f" (with {len(there) - 1} more of its files)" if len(there) > 1 else ""
+    old = [path for path in paths if os.path.lexists(path)]
+    if old:
+        more = f" (with {len(old) - 1} more of its files)" if len(old) > 1 else ""
         raise InputError(
-            f"{there[0]} exists already{more} and nothing was written; choose another output, or "
+            f"{old[0]} exists already{more} and nothing was written; choose another output, or "
             f"replace it with {named('overwrite=True')}"
         )
 

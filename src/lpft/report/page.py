@@ -148,11 +148,11 @@ def named_sections(
     slug: str, sections: Iterable[tuple[str, str, tuple[Block | None, ...]]]
 ) -> tuple[Section, ...]:
     """Sections of a chapter from anchors, titles and blocks; none where all blocks are missing."""
-    made = (
+    filled = (
         (title, tuple(block for block in blocks if block is not None), f"{slug}-{anchor}")
         for anchor, title, blocks in sections
     )
-    return tuple(Section(*each) for each in made if each[1])
+    return tuple(Section(*section) for section in filled if section[1])
 
 
 State = Literal["good", "doubtful", "bad", "unknown"]

@@ -274,11 +274,11 @@ def _draw_lines(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles)
         if band is not None:
             low, high = band[0][indices], band[1][indices]
             axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
-        every: Any = max(1, len(indices) // 6) if len(indices) > _SPARSE else 1
+        markers: Any = max(1, len(indices) // 6) if len(indices) > _SPARSE else 1
         if series.marked is not None:
-            every = [int(place) for place in np.searchsorted(indices, marked)]
+            markers = [int(place) for place in np.searchsorted(indices, marked)]
         width, alpha = (1.3, 1.0) if times[series.label] == 1 else (0.8, 0.75)
-        look = line_of(style, markersize=3.8, markevery=every, linewidth=width, alpha=alpha)
+        look = line_of(style, markersize=3.8, markevery=markers, linewidth=width, alpha=alpha)
         axes.plot(x, y, **look)
     if panel.level is not None:
         height, name = panel.level
@@ -514,8 +514,8 @@ def _dress(axes: Axes, title: str, x: str, y: str) -> None:
 
 def _two_lines(axes: Axes, text: str) -> str:
     """A text that is too long for its panel on two lines; what is left over is cut off."""
-    beside = 0.45  # inches of the panel that its numbers take
-    share = (_cell_width(axes) - beside) / (_SMALL_PANEL[0] - beside)
+    margin = 0.45  # inches of the panel that its numbers take
+    share = (_cell_width(axes) - margin) / (_SMALL_PANEL[0] - margin)
     letters = min(_LETTERS, int(_LETTERS * share))
     first, *rest = wrap(plain(text), letters) or [""]
     return "\n".join([first, *([shortened(" ".join(rest), letters)] if rest else [])])

@@ -196,7 +196,7 @@ def to_csv(table: Table, trace: Trace = untraced) -> str:
         cells = [row[place] for row in table.rows]
         columns.append((name, [_value(cell, column) for cell in cells]))
         numbers = [cell if isinstance(cell, Estimate) else Estimate(None) for cell in cells]
-        beside: dict[str, list[Any]] = {
+        details: dict[str, list[Any]] = {
             "sd": [number.sd for number in numbers],
             "low": [None if (ends := interval_of(n)) is None else ends[0] for n in numbers],
             "high": [None if (ends := interval_of(n)) is None else ends[1] for n in numbers],
@@ -205,7 +205,7 @@ def to_csv(table: Table, trace: Trace = untraced) -> str:
         }
         columns += [
             (f"{name} {what}", values)
-            for what, values in beside.items()
+            for what, values in details.items()
             if any(value is not None for value in values)
         ]
     rows = list(zip(*(values for _, values in columns), strict=True))
@@ -350,11 +350,11 @@ def to_latex(table: Table) -> str:
     has them.
     """
     count = max(1, math.ceil(len(table.rows) / _LATEX_ROWS))
-    every = text_rows(table)
+    rows = text_rows(table)
     parts = [
         _latex_part(
             table,
-            every[part * _LATEX_ROWS : (part + 1) * _LATEX_ROWS],
+            rows[part * _LATEX_ROWS : (part + 1) * _LATEX_ROWS],
             table.title if count == 1 else f"{table.title} (part {part + 1} of {count})",
             f"tab:{table.name}" + (f"-{part + 1}" if part else ""),
         )

@@ -489,11 +489,11 @@ def aligned_name(name: str) -> str:
 
 
 def heat_map_panels(
-    kernels: KernelRecord, most: int, drawn: Collection[str] = (PRETRAIN, FT, NTK)
+    kernels: KernelRecord, most: int, names: Collection[str] = (PRETRAIN, FT, NTK)
 ) -> tuple[Panel, ...]:
     """Trace norms of P once, then of F and of P + F of every method, samples sorted by class.
 
-    Only kernels in ``drawn`` are drawn.
+    Only kernels in ``names`` are drawn.
 
     A map of more than ``most`` samples a side has means over square blocks of :func:`block_size`
     samples, which never mix classes. Maps of one kernel are a strip.
@@ -508,10 +508,10 @@ def heat_map_panels(
     )
     counts = np.diff(np.append(block_starts, len(labels)))
     firsts = np.searchsorted(block_starts, order.boundaries[:-1])
-    names = [kernels.classes[label] for label in order.classes]
+    class_names = [kernels.classes[label] for label in order.classes]
     panels = []
     for kernel, title, values in _maps(kernels):
-        if kernel not in drawn:
+        if kernel not in names:
             continue
         in_order = order.sort(values)
         sums = np.add.reduceat(
@@ -523,7 +523,9 @@ def heat_map_panels(
                 x="training text",
                 y="training text",
                 matrix=tuple(map(tuple, (sums / np.outer(counts, counts)).tolist())),
-                bounds=tuple((name, int(first)) for name, first in zip(names, firsts, strict=True)),
+                bounds=tuple(
+                    (name, int(first)) for name, first in zip(class_names, firsts, strict=True)
+                ),
                 strip=kernel_name(kernel),
             )
         )

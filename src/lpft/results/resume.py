@@ -306,8 +306,8 @@ def start_record(
         started = datetime.now(UTC).isoformat()
         record = SweepRecord(schema=1, started=started, overwrite=overwrite, runs={})
     waiting = SweepEntry(state=WAITING, reason=None, seconds=None)
-    every = record.runs | {name: waiting for name in names if name not in record.runs}
-    changes = {"runs": every, "executor": executor, "workers": workers}
+    entries = record.runs | {name: waiting for name in names if name not in record.runs}
+    changes = {"runs": entries, "executor": executor, "workers": workers}
     record.model_copy(update=changes).write(folder)
 
 

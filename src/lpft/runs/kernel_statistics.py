@@ -191,11 +191,11 @@ class KernelResults:
     def _log(self, name: str, what: str) -> None:
         """Log the method, its number, the step, and the time left by the methods before it."""
         done = len(self.methods)
-        left = ""
+        time_left = ""
         if done > 0:
             spent = sum(self.timings.values()) - self.timings["kernel_seconds"]
-            left = f", about {spent / done * (self._count - done):.0f} s left besides passes"
-        logger.info("%s, %d of %d: %s%s", name, done + 1, self._count, what, left)
+            time_left = f", about {spent / done * (self._count - done):.0f} s left besides passes"
+        logger.info("%s, %d of %d: %s%s", name, done + 1, self._count, what, time_left)
 
 
 @dataclass(frozen=True)

@@ -304,13 +304,13 @@ def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Att
     if impossible is not None:
         return RunOutcome(folder, "failed", impossible, None)
     # Workers may have another working folder.
-    there = replace(config, output_dir=folder.resolve())
+    resolved = replace(config, output_dir=folder.resolve())
     try:
         if record.replaces(folder):
-            return Attempt(there, replaces_before=record.started)
+            return Attempt(resolved, replaces_before=record.started)
         run = read_record(folder)
         if run is None or finished_run(config, run) is None:
-            return Attempt(there)
+            return Attempt(resolved)
     except InputError as error:
         return RunOutcome(folder, "failed", str(error), None)
     return RunOutcome(folder, "skipped", None, run.timings.get("total"))
@@ -339,12 +339,12 @@ class _Progress:
             return
         name = run_name(self._folder, outcome.folder)
         count = f"{len(self.outcomes)} of {len(self.outcomes) + len(self._remaining)}"
-        left = self._estimate.describe(list(self._remaining.values()))
+        time_left = self._estimate.describe(list(self._remaining.values()))
         if outcome.reason is not None:
-            logger.warning("%s: %s failed: %s; %s", count, name, outcome.reason, left)
+            logger.warning("%s: %s failed: %s; %s", count, name, outcome.reason, time_left)
         elif outcome.seconds is not None:
             elapsed = duration(outcome.seconds)
-            logger.info("%s: %s finished in %s; %s", count, name, elapsed, left)
+            logger.info("%s: %s finished in %s; %s", count, name, elapsed, time_left)
 
 
 class TimeEstimate:

@@ -365,10 +365,10 @@ def _overridden(cells: Sequence[Cell], override: Any, grid: Grid | None) -> list
     _check_known("axis of match", match, _MATCHED)
     matching = list(cells)
     for axis, names in match.items():
-        there = list(dict.fromkeys(getattr(cell, axis) for cell in cells))
+        present = list(dict.fromkeys(getattr(cell, axis) for cell in cells))
         if names == []:
-            raise InputError(f"match: {axis} is empty: expected some of {', '.join(there)}")
-        _check_known(f"{axis} in match", _listed(names), there)
+            raise InputError(f"match: {axis} is empty: expected some of {', '.join(present)}")
+        _check_known(f"{axis} in match", _listed(names), present)
         matching = [cell for cell in matching if getattr(cell, axis) in _listed(names)]
     if not settings:
         raise InputError("it has no setting: expected some beside match")
