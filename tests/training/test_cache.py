@@ -92,13 +92,13 @@ def test_large_features_are_written_to_and_read_from_a_mapped_file(
     whole = features_of(classifier)
     (path,) = (folder / "features").iterdir()
     path.unlink()
-    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+    monkeypatch.setattr(cache, "_LARGEST_IN_MEMORY", 0)
     for found in (features_of(classifier), features_of(classifier)):
         assert isinstance(found, np.memmap)
         np.testing.assert_array_equal(found, whole)
     assert len(calls) == 2
     np.testing.assert_array_equal(load_file(path)["array"], whole)
-    monkeypatch.setattr(cache, "_MAPPED_BYTES", 1 << 26)
+    monkeypatch.setattr(cache, "_LARGEST_IN_MEMORY", 1 << 26)
     assert not isinstance(features_of(classifier), np.memmap)
     assert len(calls) == 2
 
@@ -107,7 +107,7 @@ def test_large_features_are_written_to_and_read_from_a_mapped_file(
 def test_damaged_large_features_are_computed_again(
     classifier, folder, calls, caplog, monkeypatch, damage
 ):
-    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+    monkeypatch.setattr(cache, "_LARGEST_IN_MEMORY", 0)
     first = np.array(features_of(classifier))
     (path,) = (folder / "features").iterdir()
     DAMAGE[damage](path)
@@ -122,7 +122,7 @@ def test_large_features_that_do_not_fit_on_the_disk_stay_in_memory(
     whole = features_of(classifier)
     (path,) = (folder / "features").iterdir()
     path.unlink()
-    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+    monkeypatch.setattr(cache, "_LARGEST_IN_MEMORY", 0)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -139,7 +139,7 @@ def test_large_features_that_cannot_be_cached_at_the_end_are_computed_once(
     whole = np.array(features_of(classifier))
     (path,) = (folder / "features").iterdir()
     path.unlink()
-    monkeypatch.setattr(cache, "_MAPPED_BYTES", 0)
+    monkeypatch.setattr(cache, "_LARGEST_IN_MEMORY", 0)
 
     def full(*_):
         raise OSError(errno.EIO, "Input/output error")
