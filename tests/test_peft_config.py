@@ -11,7 +11,7 @@ from lpft.errors import InputError
 from lpft.settings import TrainingSettings, resolve
 from lpft.settings.configs import changed, command_line, identity, make_config, make_kernel_config
 from lpft.settings.fields import Decides
-from lpft.settings.peft_config import read_peft_config
+from lpft.settings.values import read_peft_config
 
 CONTENT = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
 

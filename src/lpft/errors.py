@@ -1,9 +1,16 @@
-"""Errors that the user can fix, shown without a traceback."""
+"""Errors that the user can fix, shown without a traceback; and what is done about some of them.
+
+Where memory runs out, fewer rows are computed at once, which is logged and recorded.
+"""
 
 import errno
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
@@ -167,3 +174,60 @@ def meant_choice(name: str, choices: Iterable[str]) -> str:
     """`` (did you mean ...?)`` for a value that is none of ``choices``; nothing if none is near."""
     near = nearest(name, choices)
     return "" if near is None else f" (did you mean {near}?)"
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FewerRows:
+    """``during`` what memory ran out, and how many ``rows`` were computed at once from then on."""
+
+    during: str
+    rows: int
+
+
+_recorded: ContextVar[list[FewerRows] | None] = ContextVar("fewer_rows", default=None)
+
+
+@contextmanager
+def recorded_reductions() -> Iterator[list[FewerRows]]:
+    """What :func:`record_reduction` is told within this context, the last word of each."""
+    reductions: list[FewerRows] = []
+    token = _recorded.set(reductions)
+    try:
+        yield reductions
+    finally:
+        _recorded.reset(token)
+
+
+def record_reduction(during: str, rows: int) -> None:
+    """Keep for the record that so many rows are computed at once."""
+    reductions = _recorded.get()
+    if reductions is not None:
+        reductions[:] = [one for one in reductions if one.during != during]
+        reductions.append(FewerRows(during, rows))
+
+
+def fewer_rows(during: str, rows: int, *, parts_of: int | None = None) -> int:
+    """How many rows to compute at once after memory ran out with so many: half of them.
+
+    With ``parts_of``, the batch size of a training, it is the largest divisor of that which is at
+    most half, so that a step still takes the whole batch, in equal parts.
+
+    Raises:
+        InputError: it was one row.
+    """
+    if rows == 1:
+        raise InputError(
+            f"the model does not fit in memory: {during} failed with one text at a time; lower "
+            f"{named('max_length')}, use a smaller {named('model')}, or free memory"
+        )
+    half = rows // 2
+    whole = ""
+    if parts_of is not None:
+        half = max(part for part in range(1, half + 1) if parts_of % part == 0)
+        whole = f", in {parts_of // half} parts of each batch, which stays {parts_of}"
+    logger.warning("out of memory in %s with %d texts at once: now %d%s", during, rows, half, whole)
+    record_reduction(during, half)
+    return half

@@ -29,6 +29,7 @@ from lpft.data.labels import label_list, show
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import labelled_rows
 from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
+from lpft.distributed import check_environment
 from lpft.errors import InputError, named
 from lpft.files import write_text
 from lpft.progress import visible_progress
@@ -43,8 +44,7 @@ from lpft.settings import (
     resolve,
     without_useless,
 )
-from lpft.settings.environment import check_environment
-from lpft.settings.explanations import InfluenceScore
+from lpft.settings.commands import InfluenceScore
 from lpft.settings.methods import AUTO
 
 if TYPE_CHECKING:
@@ -494,7 +494,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         from lpft.model import build_classifier
         from lpft.model.loading import start_at_words
-        from lpft.settings.prompts import read_template
+        from lpft.settings.values import read_template
 
         names = label_list(classes, "classes")
         if len(names) < 2 or len(set(names)) < len(names):

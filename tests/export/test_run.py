@@ -13,7 +13,8 @@ from toy_files import toy_data, toy_settings
 
 from lpft.errors import InputError
 from lpft.export import export_run
-from lpft.export.agreement import agreement, check_texts, save_tokenizer
+from lpft.export.run import agreement, check_texts
+from lpft.export.stock import save_tokenizer
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_config
 

@@ -10,6 +10,7 @@ from exportable import CLASSES, TEXTS, classifier_of, expected_logits, saved, so
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
+from lpft.cli.listings import TESTED_FAMILIES
 from lpft.errors import InputError
 from lpft.export import export_run
 from lpft.export.stock import (
@@ -25,7 +26,6 @@ from lpft.export.stock import (
     reset_norm,
 )
 from lpft.model.adapters import add_prefix
-from lpft.settings.families import TESTED_FAMILIES
 
 FORMS = [
     (model_type, pooling, bias)

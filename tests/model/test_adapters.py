@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny_models import FAMILIES, save_tiny_model, tiny_config, tiny_tokenizer
 from transformers import AutoModel, IBertConfig, SqueezeBertConfig
 
+from lpft.cli.listings import TESTED_FAMILIES
 from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.adapters import (
@@ -25,7 +26,6 @@ from lpft.model.adapters import (
 )
 from lpft.model.encoder import seeded
 from lpft.settings import TrainingSettings, resolve
-from lpft.settings.families import TESTED_FAMILIES
 from lpft.settings.methods import METHODS
 
 IDS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])

@@ -14,7 +14,7 @@ from results.experiment_folders import (
     write_experiment,
 )
 
-from lpft.paper.reference_bugs import FDR_NOT_COMPARABLE, HALVED, WORD_EMBEDDINGS
+from lpft.paper import FDR_NOT_COMPARABLE, HALVED, WORD_EMBEDDINGS
 from lpft.report import build_report, format_experiment
 from lpft.report.experiments import (
     Place,

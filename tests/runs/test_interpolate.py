@@ -31,7 +31,7 @@ from lpft.results.schema import InterpolationRecord
 from lpft.runs.interpolate import interpolate_run
 from lpft.runs.weight_path import WeightPath, score_points
 from lpft.settings import DataSettings, TrainingSettings
-from lpft.settings.interpolation import InterpolationSettings
+from lpft.settings.commands import InterpolationSettings
 
 SPLITS = ("validation", "test", "ood/far")
 ADAPTED = ("lp-lora", "lp-dora", "lp-bitfit", "lp-ia3")

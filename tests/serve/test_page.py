@@ -12,7 +12,7 @@ from exportable import CLASSES, classifier_of, expected_logits, saved, softmax
 
 from lpft.results.saved import open_saved
 from lpft.serve.server import listen
-from lpft.settings.serving import ServingSettings
+from lpft.settings.commands import ServingSettings
 
 uvicorn = pytest.importorskip("uvicorn", reason="the serve extra is not installed")
 fastapi = pytest.importorskip("fastapi", reason="the serve extra is not installed")

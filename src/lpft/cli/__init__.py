@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from lpft.cli.console import print_error, write_any_text
 from lpft.cli.parser import BAD_INPUT, parse
+from lpft.distributed import check_environment
 from lpft.errors import explain, unexpected
 from lpft.progress import log_to_stderr, quiet_libraries, share_the_machine, visible_progress
-from lpft.settings.environment import check_environment
 
 UNEXPECTED, INTERRUPTED = 1, 130
 

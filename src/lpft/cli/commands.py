@@ -24,11 +24,13 @@ from lpft.cli.console import (
 )
 from lpft.errors import InputError, named
 from lpft.progress import log_to_stderr, visible_progress
-from lpft.settings import (
-    DataSettings,
+from lpft.settings import DataSettings, OutputSettings, TrainingSettings
+from lpft.settings.commands import (
     ExperimentSettings,
-    OutputSettings,
-    TrainingSettings,
+    ExplanationSettings,
+    InterpolationSettings,
+    PredictionSettings,
+    ServingSettings,
 )
 from lpft.settings.configs import (
     default_folder,
@@ -38,11 +40,7 @@ from lpft.settings.configs import (
     read_config,
     taken_by,
 )
-from lpft.settings.explanations import ExplanationSettings
-from lpft.settings.files import Layout
-from lpft.settings.interpolation import InterpolationSettings
-from lpft.settings.prediction import PredictionSettings
-from lpft.settings.serving import ServingSettings
+from lpft.settings.values import Layout
 
 if TYPE_CHECKING:
     from lpft.report import ReportResult

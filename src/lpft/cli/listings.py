@@ -1,9 +1,11 @@
 """The commands that list tasks, models and methods."""
 
 from argparse import Namespace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lpft.cli.console import print_json, print_table
+from lpft.settings import MINILM, Pooling
 
 if TYPE_CHECKING:
     from lpft.data import Task
@@ -118,9 +120,6 @@ def _format_task(description: dict[str, Any]) -> str:
 
 def models(options: Namespace) -> None:
     """Print the models that can be trained."""
-    from lpft.settings import MINILM
-    from lpft.settings.families import MINILM_DESCRIPTION, TESTED_FAMILIES
-
     if options.json:
         print_json(
             {
@@ -197,3 +196,28 @@ def methods(options: Namespace) -> None:
         "that fuse\nquery, key and value into one projection, all of it is adapted, the keys too."
         "\npeft and lp-peft take any PEFT configuration: --peft-config FILE."
     )
+
+
+MINILM_DESCRIPTION = "sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, Apache-2.0)"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family that the tests train: its default pooling, and the modules LoRA adapts."""
+
+    model_type: str
+    pooling: Pooling
+    adapted: tuple[str, ...]
+    fused: bool = False
+
+
+TESTED_FAMILIES = (
+    Family("bert", "first", ("query", "value")),
+    Family("roberta", "first", ("query", "value")),
+    Family("distilbert", "first", ("q_lin", "v_lin")),
+    Family("albert", "first", ("query", "value")),
+    Family("deberta-v2", "first", ("query_proj", "value_proj")),
+    Family("modernbert", "first", ("Wqkv",), fused=True),
+    Family("gpt2", "last", ("c_attn",), fused=True),
+    Family("llama", "last", ("q_proj", "v_proj")),
+)

@@ -39,7 +39,7 @@ from lpft.data.tables import (
 from lpft.data.tasks import TASKS, Task, Template, find_task
 from lpft.errors import InputError, named
 from lpft.settings import DataSettings
-from lpft.settings.files import BY_ENDING, Layout
+from lpft.settings.values import BY_ENDING, Layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -316,14 +316,14 @@ def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawD
             for release in other.releases
             for folder in release.folders
         }
-        return read_release(task.name, task.releases, data_dir, task.licence, others)
+        return read_release(task, data_dir, others)
     if task.hub is None:
         sites = " or ".join(dict.fromkeys(release.url for release in task.releases))
         raise InputError(
             f"{task.name} is not on the Hub: get its official files from {sites} "
             f"(licence: {task.licence}) and give their folder with {named('data_dir')}"
         )
-    return read_hub(task.name, task.hub, revision)
+    return read_hub(task, revision)
 
 
 def _unfold(task: Task, rows: RawSplit) -> RawSplit:

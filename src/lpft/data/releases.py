@@ -1,12 +1,14 @@
-"""Official data of published tasks: release files in their layouts, and the Hugging Face Hub."""
+"""Published tasks: what the table says of each, and its data from release files or the Hub."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lpft.data.examples import Text, TextData
+from lpft.data.reading import Row
 from lpft.data.tables import require_column
 from lpft.errors import InputError, named
 
@@ -98,13 +100,94 @@ class HubSource:
     notes: tuple[str, ...] = ()
 
 
-def read_release(
-    task: str,
-    releases: tuple[Release, ...],
-    data_dir: str | Path,
-    licence: str,
-    others: Mapping[str, str],
-) -> RawData:
+@dataclass(frozen=True)
+class Template:
+    """One way to make the classifier's input from a row."""
+
+    description: str
+    build: Callable[[Mapping[str, Any]], Text]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How a task's rows answer questions together.
+
+    Attributes:
+        noun: what a group is (``question``).
+        unfold: from a row of the source, the source's way of writing the classes and its name for
+            messages to a row for each candidate answer, with the class's name as ``label`` and the
+            columns ``group`` and ``id`` and those of ``credits``.
+        credits: where one row of a group is chosen: columns with what choosing each row earns,
+            which are named as the metrics that they give.
+    """
+
+    noun: str
+    unfold: Callable[[Row, Mapping[str, str], str], Iterator[Row]]
+    credits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A published classification task.
+
+    Attributes:
+        name: what users call it.
+        title: its full name and the question that it asks.
+        benchmark: the collection that it is part of.
+        classes: class names in the dataset's official order.
+        fields: the columns with its text, which releases may call otherwise.
+        templates: the inputs that can be made of a row, the first by default; where there are none,
+            the field, or the two fields as a pair.
+        licence: of the data, as its owners state it.
+        url: its page.
+        metric: the published one, a key of a split's metrics.
+        releases: layouts of its official files; the first whose training file exists is read.
+        hub: where the Hugging Face Hub keeps it.
+        ood: the out-of-distribution sets that some source of it has.
+        grouping: where its rows answer questions together.
+        cluster: the column that is equal for rows that are not independent, such as questions on
+            one passage; None where rows are, but for those of a group.
+        incomplete: its files are known to have rows without text or label, which are left out and
+            counted; otherwise such a row is an error.
+        embedded: loads it from within this package.
+        notes: facts that a report must repeat.
+    """
+
+    name: str
+    title: str
+    benchmark: str
+    classes: tuple[str, ...]
+    fields: tuple[str, ...]
+    licence: str
+    url: str
+    templates: tuple[Template, ...] = ()
+    metric: str = "accuracy"
+    releases: tuple[Release, ...] = ()
+    hub: HubSource | None = None
+    ood: tuple[str, ...] = ()
+    grouping: Grouping | None = None
+    cluster: str | None = None
+    incomplete: bool = False
+    embedded: Callable[[], TextData] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            template = single(*self.fields) if len(self.fields) == 1 else pair(*self.fields)
+            object.__setattr__(self, "templates", (template,))
+
+
+def single(field: str) -> Template:
+    """One field as a single text."""
+    return Template(field, lambda row: row[field])
+
+
+def pair(first: str, second: str) -> Template:
+    """Two fields as a pair of texts."""
+    return Template(f"pair: {first}, {second}", lambda row: (row[first], row[second]))
+
+
+def read_release(task: Task, data_dir: str | Path, others: Mapping[str, str]) -> RawData:
     """Every split of the first of a task's releases whose training file is there.
 
     ``data_dir`` holds the benchmarks' folders, or is a benchmark's, or the task's own; names are
@@ -115,34 +198,34 @@ def read_release(
     root = Path(data_dir).absolute()
     if not root.is_dir():
         raise InputError(
-            f"{root} is not a folder: expected the one that holds the official files of {task}, "
-            "or its benchmark's folder, or the folder of all benchmarks"
+            f"{root} is not a folder: expected the one that holds the official files of "
+            f"{task.name}, or its benchmark's folder, or the folder of all benchmarks"
         )
     owner = next((name for folder, name in others.items() if _is_named(root, folder)), None)
     own = tuple(
         release
-        for release in releases
+        for release in task.releases
         if owner is None or any(_is_named(root, folder) for folder in release.folders)
     )
-    for release in releases:
+    for release in task.releases:
         train = release.files["train"]
         for folder in _possible_folders(root, release.paths, train):
             if (folder != root or release in own) and (folder / train).is_file():
-                return _read_files(task, release, folder, licence)
+                return _read_files(task, release, folder)
     if not own:
-        names = " or ".join(dict.fromkeys(release.folders[0] for release in releases))
+        names = " or ".join(dict.fromkeys(release.folders[0] for release in task.releases))
         raise InputError(
-            f"{root} is the folder of {owner}, not of {task}: expected {names}, its benchmark's "
-            "folder, or the folder of all benchmarks"
+            f"{root} is the folder of {owner}, not of {task.name}: expected {names}, its "
+            "benchmark's folder, or the folder of all benchmarks"
         )
     also = "" if owner is None else f"; {root.name} is also the folder of {owner}"
-    raise InputError(f"{_missing(task, own, root, licence)}{also}")
+    raise InputError(f"{_missing(task, own, root)}{also}")
 
 
-def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawData:
+def _read_files(task: Task, release: Release, folder: Path) -> RawData:
     splits, notes = {}, [*release.notes]
     train = release.files["train"]
-    origin = f"get it from {release.url} (licence: {licence})"
+    origin = f"get it from {release.url} (licence: {task.licence})"
     for split, name in release.files.items():
         path = folder / name
         if split in release.optional and not path.is_file():
@@ -151,7 +234,7 @@ def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawD
         for needed in (path,) if release.beside is None else (path, release.beside(path)):
             if not needed.is_file():
                 raise InputError(
-                    f"{needed} does not exist: {task} in the layout {release.layout} needs it "
+                    f"{needed} does not exist: {task.name} in the layout {release.layout} needs it "
                     f"beside {train}; {origin}"
                 )
         table = release.read(path)
@@ -162,7 +245,7 @@ def _read_files(task: str, release: Release, folder: Path, licence: str) -> RawD
     return RawData(splits, tuple(notes))
 
 
-def _missing(task: str, releases: tuple[Release, ...], root: Path, licence: str) -> str:
+def _missing(task: Task, releases: tuple[Release, ...], root: Path) -> str:
     """The expected paths, for the layouts of which most folders exist."""
     expected = [(*_expected_folder(root, release), release) for release in releases]
     most = max(depth for depth, _, _ in expected)
@@ -177,8 +260,8 @@ def _missing(task: str, releases: tuple[Release, ...], root: Path, licence: str)
     )
     urls = " or ".join(dict.fromkeys(release.url for _, release in nearest))
     return (
-        f"no training file of {task} in {root}: expected {paths}; get it from {urls} "
-        f"(licence: {licence})"
+        f"no training file of {task.name} in {root}: expected {paths}; get it from {urls} "
+        f"(licence: {task.licence})"
     )
 
 
@@ -257,7 +340,7 @@ def _archive_of(path: Path) -> Path | None:
     return None
 
 
-def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
+def read_hub(task: Task, revision: str | None = None) -> RawData:
     """Every split of a task, of a ``revision`` (commit, tag or branch) or the pinned commit.
 
     Labels are read by the names that the dataset gives its indices.
@@ -265,6 +348,8 @@ def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
     import datasets
     import pandas as pd
 
+    hub = task.hub
+    assert hub is not None
     revision = hub.revision if revision is None else revision
     source = f"{hub.id} ({hub.config}) at {revision} on the Hugging Face Hub"
     try:
@@ -274,7 +359,7 @@ def read_hub(task: str, hub: HubSource, revision: str | None = None) -> RawData:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{task} could not be loaded from {source} ({type(error).__name__}: {reason}); "
+            f"{task.name} could not be loaded from {source} ({type(error).__name__}: {reason}); "
             "check the network and the revision, or give the official files with "
             f"{named('data_dir')}"
         ) from error

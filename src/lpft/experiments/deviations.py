@@ -11,7 +11,7 @@ from lpft import paper
 from lpft.experiments.catalogue import Entry
 from lpft.experiments.plan import Plan, Recipe, Scope
 from lpft.experiments.prepare import Inputs
-from lpft.paper.reference_bugs import ATTENTION, FOLDS, HALVED, kernel_bugs
+from lpft.paper import ATTENTION, FOLDS, HALVED, kernel_bugs
 from lpft.results.formats import counted, joined, rate, whole
 from lpft.results.groups import method_name, metric_name, model_name
 from lpft.results.pairing import LP_START, RANDOM_START, TUNED

@@ -32,7 +32,8 @@ from lpft.results.pairing import (
 )
 from lpft.results.run import Run
 from lpft.runs.sweep_config import Cell, Grid, Point
-from lpft.settings import DataSettings, ExperimentSettings, TrainingSettings, without_effect
+from lpft.settings import DataSettings, TrainingSettings, without_effect
+from lpft.settings.commands import ExperimentSettings
 from lpft.settings.configs import (
     KernelConfig,
     RunConfig,

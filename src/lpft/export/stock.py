@@ -9,7 +9,7 @@ coordinates (the anchor) hold at 1.
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,15 @@ from transformers import (
 )
 
 from lpft.errors import InputError, named
-from lpft.export.agreement import Batch, Scorer, save_tokenizer
 from lpft.model import Classifier
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import quiet_transformers
+
+Batch = dict[str, NDArray[np.int64]]
+"""Padded token ids and masks by their names, N x T each."""
+
+Scorer = Callable[[Batch], NDArray[np.float32]]
+"""The logits (N x C) of a batch, by what was written alone."""
 
 _AVERAGING_SCALE = 2.0**-16
 _AVERAGING_GAIN = 2.0**44
@@ -134,6 +139,14 @@ def labelled_config(model: LinearHeadClassifier) -> PreTrainedConfig:
     config.label2id = dict(model.config.label2id)
     config.problem_type = "single_label_classification"
     return config
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, inputs: Iterable[str], folder: Path) -> None:
+    """Write a tokenizer that gives just ``inputs`` and pads on the right, as stock models read."""
+    copied = deepcopy(tokenizer)
+    copied.model_input_names = [name for name in copied.model_input_names if name in set(inputs)]
+    copied.padding_side = "right"
+    copied.save_pretrained(folder)
 
 
 def _padding_note(tokenizer: PreTrainedTokenizerBase, kind: str) -> str:

@@ -210,7 +210,7 @@ def add_prefix(model: LinearHeadClassifier, number: int) -> None:
 def add_configured(model: LinearHeadClassifier, content: Mapping[str, Any]) -> nn.Module:
     """The classifier with what a PEFT configuration describes, which trains together with the head.
 
-    ``content`` is that of :func:`lpft.settings.peft_config.read_peft_config`.
+    ``content`` is that of :func:`lpft.settings.values.read_peft_config`.
 
     Raises:
         InputError: PEFT does not know the configuration, or it cannot be used with this model.

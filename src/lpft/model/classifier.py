@@ -26,9 +26,9 @@ from lpft.model.encoder import (
     head_dropout,
     hidden_states,
 )
-from lpft.model.language_head import attach_transform, transformed
 from lpft.model.padding import Reading, SafePadding, is_safe, without_padding
 from lpft.model.pooling import pool
+from lpft.model.prompts import attach_transform, transformed
 from lpft.model.virtual_tokens import VirtualTokens
 from lpft.settings import Pooling
 
@@ -46,9 +46,9 @@ class LinearHeadConfig(PreTrainedConfig):
     columns of a file or table they came, where these had names. ``feature_size`` is h, where it
     was measured; ``safe_padding`` is that of :class:`~lpft.model.padding.Reading`.
     ``virtual_tokens`` describes the :class:`~lpft.model.virtual_tokens.VirtualTokens` before every
-    text, if there are any. ``prompt`` is the :class:`~lpft.data.prompts.Prompt` around every text,
+    text, if there are any. ``prompt`` is the :class:`~lpft.model.prompts.Prompt` around every text,
     with the ``words`` of the classes and their ``tokens``, where the head started from these;
-    ``language_transform`` the :class:`~lpft.model.language_head.TransformShape` of what follows.
+    ``language_transform`` the :class:`~lpft.model.prompts.TransformShape` of what follows.
     """
 
     model_type = "lpft"

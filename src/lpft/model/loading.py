@@ -1,12 +1,10 @@
 """From a model's name or folder to a classifier with its tokenizer, and from a saved one back."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lpft.data.examples import Label, Text, TextData
 from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
-from lpft.data.prompts import Prompt, read_prompt, with_prompt, word_tokens
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
 from lpft.files import DIGESTS, damaged_file, write_digests
@@ -30,14 +27,18 @@ from lpft.model.encoder import (
     position_limit,
     quiet_transformers,
 )
-from lpft.model.language_head import LanguageHead, find_language_head
 from lpft.model.padding import Reading, check_reading
 from lpft.model.pooling import default_pooling
+from lpft.model.prompts import (
+    Prompt,
+    find_language_head,
+    pooling_of_prompt,
+    read_in_prompt,
+    start_at_words,
+    with_prompt,
+)
 from lpft.settings import MINILM, Pooling, TrainingSettings
 from lpft.settings.methods import get_method
-from lpft.settings.prompts import Template, read_template
-
-logger = logging.getLogger(__name__)
 
 _MINILM_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -164,7 +165,7 @@ def build_classifier(
             pooling = default_pooling(source, config, revision) if pooling is None else pooling
         else:
             causal = is_causal(config)
-            pooling = _pooling_of_prompt(pooling, causal=causal)
+            pooling = pooling_of_prompt(pooling, causal=causal)
             language_model = load_language_model(source, config, name, revision=revision)
             head = find_language_head(language_model, name)
             encoder = language_model.base_model
@@ -173,11 +174,15 @@ def build_classifier(
         reading = check_reading(encoder, tokenizer, name)
     described, words = None, None
     if prompt is not None:
-        template = read_template(prompt)
-        _check_pairs(template, paired)
-        named_words = None if label_words is None else _by_class(label_words, classes)
-        tokenizer, described, words = _read_in(
-            template, tokenizer, head, named_words, causal=causal, first_token=first_token
+        tokenizer, described, words = read_in_prompt(
+            prompt,
+            tokenizer,
+            head,
+            classes,
+            label_words,
+            first_token=first_token,
+            paired=paired,
+            causal=causal,
         )
         reading = replace(reading, width=head.width)
     counter = counter_of(tokenizer, position_limit(encoder), name)
@@ -200,91 +205,6 @@ def build_classifier(
         if head.transform is not None:
             model.encoder.language_transform = head.transform
     return Classifier(model.eval(), tokenizer, words, counter)
-
-
-@torch.no_grad()
-def start_at_words(head: nn.Linear, words: nn.Linear | None) -> None:
-    """Let a head be that of the label words: a copy of their rows, and of their biases."""
-    assert words is not None, "settings must be resolved"
-    head.weight.copy_(words.weight)
-    if head.bias is not None:
-        head.bias.copy_(words.bias)
-
-
-def _pooling_of_prompt(asked: Pooling | None, *, causal: bool) -> Pooling:
-    own: Pooling = "last" if causal else "mask"
-    if asked not in (None, own):
-        raise InputError(
-            f"{named('pooling')} {asked} does not go with {named('prompt')}, which takes the "
-            f"feature of this model at its {own} token: leave it out"
-        )
-    return own
-
-
-def _check_pairs(template: Template, paired: bool) -> None:
-    if template.paired and not paired:
-        raise InputError(
-            f"{named('prompt')} '{template.source}' is for pairs, and the data has single texts: "
-            "leave {text_b} out"
-        )
-    if paired and not template.paired:
-        raise InputError(
-            f"{named('prompt')} '{template.source}' has no {{text_b}}, and the data has pairs of "
-            "texts: expected {text} and {text_b} in it"
-        )
-
-
-def _by_class(words: Mapping[str, str], classes: Sequence[Label]) -> dict[str, str]:
-    """The word of each class, in the order of the classes.
-
-    Raises:
-        InputError: a class has no word, or a word is of no class.
-    """
-    names = [str(label) for label in classes]
-    listed = ", ".join(names)
-    for name in names:
-        if name not in words:
-            raise InputError(
-                f"{named('label_words')} has no word for class '{name}': expected one for each of "
-                f"{listed}"
-            )
-    for name in words:
-        if name not in names:
-            raise InputError(
-                f"{named('label_words')} has a word for '{name}', which is no class of the data: "
-                f"expected one for each of {listed}"
-            )
-    return {name: words[name] for name in names}
-
-
-def _read_in(
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    head: LanguageHead,
-    label_words: Mapping[str, str] | None,
-    *,
-    causal: bool,
-    first_token: bool,
-) -> tuple[PreTrainedTokenizerBase, dict[str, Any], nn.Linear | None]:
-    """A tokenizer that reads texts in a template, its description, and the label words' rows."""
-    prompt = read_prompt(tokenizer, template, causal=causal)
-    described, words = prompt.as_json(), None
-    if label_words is not None:
-        tokens = word_tokens(tokenizer, template, label_words, first_token=first_token)
-        names = tokenizer.convert_ids_to_tokens(list(tokens.values()))
-        words = head.rows(tokens.values())
-        described |= {
-            "words": dict(label_words),
-            "tokens": dict(zip(tokens, names, strict=True)),
-        }
-        logger.info(
-            "label words: %s",
-            ", ".join(
-                f"{label} '{label_words[label]}' (token {name}, {index})"
-                for (label, index), name in zip(tokens.items(), names, strict=True)
-            ),
-        )
-    return with_prompt(tokenizer, prompt), described, words
 
 
 def load_classifier(folder: Path) -> Classifier:

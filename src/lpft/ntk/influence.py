@@ -58,7 +58,7 @@ from lpft.ntk.outputs import Batch
 from lpft.ntk.plan import Plan
 from lpft.ntk.storage import Pair
 from lpft.ntk.studied import KernelRequest, StudiedModel, request_of
-from lpft.settings.explanations import InfluenceScore
+from lpft.settings.commands import InfluenceScore
 from lpft.settings.methods import get_method
 
 if TYPE_CHECKING:

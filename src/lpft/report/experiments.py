@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from lpft.paper import MODEL
-from lpft.paper.reference_bugs import FDR_NOT_COMPARABLE, HALVED, WORD_EMBEDDINGS
+from lpft.paper import FDR_NOT_COMPARABLE, HALVED, MODEL, WORD_EMBEDDINGS
 from lpft.report.page import (
     Block,
     Chapter,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lpft.paper.reference_bugs import kernel_bugs
+from lpft.paper import kernel_bugs
 from lpft.report import figures
 from lpft.report.drawing import shortened
 from lpft.report.page import (

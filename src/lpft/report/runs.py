@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.paper.reference_bugs import run_bugs
+from lpft.paper import run_bugs
 from lpft.report import figures
 from lpft.report.page import (
     Answer,

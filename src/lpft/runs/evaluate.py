@@ -23,7 +23,7 @@ from lpft.model.inference import extract_features, head_logits
 from lpft.model.loading import Classifier
 from lpft.results.run import SplitFeatures
 from lpft.results.saved import SavedClassifier, columns_error
-from lpft.settings.files import Layout
+from lpft.settings.values import Layout
 from lpft.training.cache import SplitInputs
 
 

@@ -37,7 +37,7 @@ from lpft.results.schema import (
 )
 from lpft.runs.kernel_passes import labels_of, trained_pass
 from lpft.settings import TrainingSettings
-from lpft.settings.explanations import ExplanationSettings
+from lpft.settings.commands import ExplanationSettings
 from lpft.settings.methods import get_method
 from lpft.training.finetuning import weights_by_class
 

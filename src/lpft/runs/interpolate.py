@@ -39,7 +39,7 @@ from lpft.results.schema import (
 )
 from lpft.runs.train import log_findings
 from lpft.settings import DataSettings, OutputSettings
-from lpft.settings.interpolation import InterpolationSettings
+from lpft.settings.commands import InterpolationSettings
 from lpft.settings.methods import METHODS, with_lp_head
 
 

@@ -15,8 +15,8 @@ from lpft.export.onnx_classifier import is_onnx_export, open_onnx
 from lpft.progress import visible_progress
 from lpft.results.saved import SavedClassifier, columns_error, open_saved
 from lpft.settings import Backend, Device, OutputSettings
-from lpft.settings.files import Layout
-from lpft.settings.prediction import InvalidRows
+from lpft.settings.commands import InvalidRows
+from lpft.settings.values import Layout
 
 ROWS_AT_ONCE = 1000
 """Texts of a file that are sorted by length and computed together, at most."""

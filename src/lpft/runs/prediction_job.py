@@ -39,7 +39,7 @@ from lpft.runs.predict import (
     in_chunks,
     predict_together,
 )
-from lpft.settings.prediction import PredictionSettings
+from lpft.settings.commands import PredictionSettings
 
 logger = logging.getLogger(__name__)
 

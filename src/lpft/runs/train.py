@@ -19,9 +19,9 @@ from lpft import distributed
 from lpft.data import Finding, TextData, check_data, fingerprint, load_data
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
-from lpft.errors import InputError, named, write_failure
+from lpft.distributed import check_environment
+from lpft.errors import FewerRows, InputError, named, recorded_reductions, write_failure
 from lpft.files import check_model_path
-from lpft.memory import FewerRows, recorded_reductions
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
 from lpft.results.schema import (
@@ -39,7 +39,6 @@ from lpft.results.schema import (
 )
 from lpft.settings import MINILM, TrainingSettings
 from lpft.settings.configs import RunConfig
-from lpft.settings.environment import check_environment
 from lpft.settings.methods import check_installed, get_method
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lpft.errors import InputError, named
 from lpft.settings import Backend, Device, OutputSettings
-from lpft.settings.serving import ServingSettings
+from lpft.settings.commands import ServingSettings
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Every setting of runs, kernels and experiments: name, type, default, range, help, effect.
+"""Every setting of a training: name, type, default, range, help, effect.
 
 Importing this module loads neither torch nor transformers.
 """
@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from lpft.errors import InputError, named
-from lpft.paper import KERNEL_SAMPLES, MODEL, SEEDS
 from lpft.settings.fields import Decides, Need, Settings, setting
-from lpft.settings.files import Delimiter, Encoding, File, Layout
-from lpft.settings.kernels import check_distinct
 from lpft.settings.methods import (
     AUTO,
     LEARNING_RATES,
@@ -20,8 +17,7 @@ from lpft.settings.methods import (
     MINILM_LEARNING_RATES,
     get_method,
 )
-from lpft.settings.peft_config import read_peft_config
-from lpft.settings.prompts import read_template
+from lpft.settings.values import Delimiter, Encoding, File, Layout, read_peft_config, read_template
 
 MINILM = "minilm"
 """The name of the model that comes with the ``demo`` extra."""
@@ -625,65 +621,3 @@ def without_useless(settings: TrainingSettings) -> TrainingSettings:
     names = () if settings.method == AUTO else without_effect(settings.method)
     fields = TrainingSettings.fields()
     return settings.model_copy(update={name: fields[name].default for name in names})
-
-
-def _seeds(value: Any) -> Any:
-    """``3`` means seeds 0, 1 and 2; ``3,7`` these two; ``3,`` seed 3 alone."""
-    if not isinstance(value, tuple):
-        return value
-    names = value[:-1] if value and value[-1] == "" else value
-    listed = ",".join(map(str, value))
-    try:
-        numbers = tuple(int(name) for name in names)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{named('seeds')} {listed} must be a number of seeds, or seeds separated by commas"
-        ) from error
-    if len(value) == 1:
-        if numbers[0] < 1:
-            raise InputError(f"{named('seeds')} {numbers[0]}: expected at least one seed")
-        return tuple(range(numbers[0]))
-    if not all(0 <= number < 2**32 for number in numbers):
-        raise InputError(f"{named('seeds')} {listed}: expected seeds from 0 to 2**32 - 1")
-    if len(set(numbers)) < len(numbers):
-        raise InputError(f"{named('seeds')} {listed} has duplicates: give each seed once")
-    return numbers
-
-
-class ExperimentSettings(Settings):
-    """How much of the paper's experiment to run; None means as in the paper."""
-
-    heading = "experiment"
-    commands = ("reproduce",)
-    decides = Decides.NOTHING
-
-    model: str = setting(MODEL, "Hub id, model folder, or 'minilm' for the packaged model")
-    tasks: tuple[str, ...] | None = setting(
-        None, "names of tasks, separated by commas (default: the paper's)"
-    )
-    methods: tuple[str, ...] | None = setting(
-        None, "names of methods, separated by commas (default: the paper's)"
-    )
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = setting(
-        tuple(range(SEEDS)),
-        f"number of seeds (0, 1, ...), or the seeds themselves with commas (default: {SEEDS})",
-    )
-    kernel_samples: int | None = setting(
-        None,
-        "largest number of texts per split for kernels "
-        f"(default: by experiment, usually {KERNEL_SAMPLES})",
-        ge=2,
-    )
-    tuned_rates: bool = setting(
-        False,
-        "also compare methods at a learning rate that is tuned for each on validation, which "
-        "trains several times as many runs",
-    )
-    save_model: bool = setting(False, "save the trained weights of every run")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for name in ("tasks", "methods"):
-            if getattr(self, name) is not None:
-                check_distinct(name, getattr(self, name))
-        return self

@@ -15,20 +15,22 @@ from lpft.paper import MAX_LENGTH, MODEL, PRECISION, PROBE_SCORING, published_hy
 from lpft.settings import (
     MINILM,
     DataSettings,
-    ExperimentSettings,
     OutputSettings,
     SelectionSettings,
     TrainingSettings,
     resolve,
 )
-from lpft.settings.explanations import ExplanationSettings
+from lpft.settings.commands import (
+    ExperimentSettings,
+    ExplanationSettings,
+    InterpolationSettings,
+    PredictionSettings,
+    ServingSettings,
+)
 from lpft.settings.fields import Decides, Setting, Settings, unknown_setting
-from lpft.settings.interpolation import InterpolationSettings
 from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
-from lpft.settings.peft_config import FILE, read_peft_config
-from lpft.settings.prediction import PredictionSettings
-from lpft.settings.serving import ServingSettings
+from lpft.settings.values import PEFT_FILE, read_peft_config
 
 _OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
 _MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
@@ -86,7 +88,7 @@ def command_line(config: Mapping[str, Any]) -> str:
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
         elif name == "peft_config":
-            words += [option, FILE]  # which the run's folder has
+            words += [option, PEFT_FILE]  # which the run's folder has
         elif isinstance(value, Mapping):
             for part, path in value.items():
                 words += [option, f"{part}={_last_part(path)}"]

@@ -4,12 +4,11 @@ from difflib import get_close_matches
 from functools import partial
 
 from lpft.data.corpus import CLASSES, OOD_DOMAINS, load_corpus
-from lpft.data.releases import Release
+from lpft.data.releases import Grouping, Release, Task, Template, pair, single
 from lpft.data.tables import read_tsv
 from lpft.data.tasks.glue import GLUE_TASKS
 from lpft.data.tasks.pubmed import PUBMED_TASKS
 from lpft.data.tasks.superglue import SUPERGLUE_TASKS
-from lpft.data.tasks.task import Grouping, Task, Template, pair, single
 from lpft.errors import InputError
 
 __all__ = [

@@ -4,9 +4,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lpft.data.releases import HubSource, Release
+from lpft.data.releases import HubSource, Release, Task
 from lpft.data.tables import read_tsv
-from lpft.data.tasks.task import Task
 
 _ARCHIVES = "https://dl.fbaipublicfiles.com/glue/data"
 _SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data"

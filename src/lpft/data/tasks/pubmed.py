@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpft.data.reading import Line, read_lines
-from lpft.data.releases import HubSource, Release
-from lpft.data.tasks.task import Task, Template
+from lpft.data.releases import HubSource, Release, Task, Template
 from lpft.errors import InputError
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lpft.data.labels import is_missing, official_names
 from lpft.data.reading import Row, read_lines
-from lpft.data.releases import HubSource, Release
+from lpft.data.releases import Grouping, HubSource, Release, Task, Template
 from lpft.data.tables import read_table, read_tsv, require_column, unfolded
 from lpft.data.tasks.glue import glue
-from lpft.data.tasks.task import Grouping, Task, Template
 from lpft.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,26 +1,48 @@
-"""Prompts by a tokenizer: the tokens of a template around every text, and those of label words.
+"""Prompts: the tokens of a template around every text, label words, and the language model's head.
 
 The template becomes the tokenizer's own way to add special tokens to a text. So whatever reads
 texts with it reads them in the template, a saved tokenizer keeps it, and truncation cuts the text.
+
+A masked language model predicts a word by ``W t(h) + c``, with the state h at the mask, a transform
+t (dense layer, activation, layer norm), and a row of W and c for each token; a causal one by
+``W h + c`` at the last token. The rows of one word per class are a linear head, whose logits are
+the language model's own for these words.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, normalizers, processors
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.activations import ACT2FN
 
+from lpft.data.examples import Label
 from lpft.errors import InputError, named
-from lpft.settings.prompts import MASK, SECOND, TEXT, Template
+from lpft.settings import Pooling
+from lpft.settings.values import MASK, SECOND, TEXT, Template, read_template
+
+logger = logging.getLogger(__name__)
 
 _FILLERS = ("good", "movie", "it", "12", "x")
 """Words that stand at the placeholders while the template is read, so that its own are read in
 their context; the next is taken where the tokenizer merges one with what is beside it."""
 
 _WORD, _SPACE = "{word}", " "
+_CHECKED_TOKENS = 6
+_TOLERANCE = 1e-5
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
+"""Where configurations name the activation of the head's transform; otherwise it is GELU."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,56 @@ class Prompt:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"parts": list(self.parts)}
+
+
+def read_in_prompt(
+    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    head: "LanguageHead",
+    classes: Sequence[Label],
+    label_words: Mapping[str, str] | None = None,
+    *,
+    first_token: bool = False,
+    paired: bool = False,
+    causal: bool,
+) -> tuple[PreTrainedTokenizerBase, dict[str, Any], nn.Linear | None]:
+    """A tokenizer that reads every text in a template, its description, the label words' rows.
+
+    Raises:
+        InputError: as :func:`read_prompt` and :func:`word_tokens`; the template is for pairs and
+            the data is not, or the other way round; a class has no word, or a word no class.
+    """
+    template = read_template(prompt)
+    _check_pairs(template, paired)
+    words = None if label_words is None else _by_class(label_words, classes)
+    tokens = read_prompt(tokenizer, template, causal=causal)
+    description, rows = tokens.as_json(), None
+    if words is not None:
+        indices = word_tokens(tokenizer, template, words, first_token=first_token)
+        names = dict(
+            zip(indices, tokenizer.convert_ids_to_tokens(list(indices.values())), strict=True)
+        )
+        rows = head.rows(indices.values())
+        description |= {"words": words, "tokens": names}
+        logger.info(
+            "label words: %s",
+            ", ".join(
+                f"{label} '{word}' (token {names[label]}, {indices[label]})"
+                for label, word in words.items()
+            ),
+        )
+    return with_prompt(tokenizer, tokens), description, rows
+
+
+def pooling_of_prompt(pooling: Pooling | None, *, causal: bool) -> Pooling:
+    """``last`` of causal models, the ``mask`` of others; another ``pooling`` is refused."""
+    own: Pooling = "last" if causal else "mask"
+    if pooling not in (None, own):
+        raise InputError(
+            f"{named('pooling')} {pooling} does not go with {named('prompt')}, which takes the "
+            f"feature of this model at its {own} token: leave it out"
+        )
+    return own
 
 
 def read_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, *, causal: bool) -> Prompt:
@@ -271,3 +343,193 @@ def _segments(
             return None
         segments[owner].append(index)
     return segments
+
+
+@dataclass(frozen=True)
+class TransformShape:
+    """From ``inputs`` to ``outputs`` numbers; ``norm`` is the epsilon of a layer norm, if any."""
+
+    inputs: int
+    outputs: int
+    activation: str
+    bias: bool = True
+    norm: float | None = None
+    norm_bias: bool = True
+
+
+class LanguageTransform(nn.Module):
+    """t: the dense layer, activation and layer norm between a state and the output embedding."""
+
+    def __init__(self, shape: TransformShape) -> None:
+        super().__init__()
+        self.dense = nn.Linear(shape.inputs, shape.outputs, bias=shape.bias)
+        self.activation = ACT2FN[shape.activation]
+        self.norm: nn.Module = nn.Identity()
+        if shape.norm is not None:
+            self.norm = nn.LayerNorm(shape.outputs, eps=shape.norm, bias=shape.norm_bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(states)))
+
+
+@dataclass(frozen=True)
+class LanguageHead:
+    """The transform t of a language model, None where there is none, and W and c of its words."""
+
+    transform: LanguageTransform | None
+    shape: TransformShape | None
+    output: nn.Linear
+
+    @property
+    def width(self) -> int:
+        return self.output.in_features
+
+    def shape_json(self) -> dict[str, Any] | None:
+        return None if self.shape is None else asdict(self.shape)
+
+    @torch.no_grad()
+    def rows(self, tokens: Iterable[int]) -> nn.Linear:
+        """A copy of the rows of ``tokens``: V (C x h) and b (C, zeros where there is no c).
+
+        They train apart from the word embeddings, to which W is tied in most models.
+        """
+        chosen = list(tokens)
+        rows = nn.Linear(self.width, len(chosen))
+        rows.weight.copy_(self.output.weight[chosen])
+        rows.bias.zero_()
+        if self.output.bias is not None:
+            rows.bias.copy_(self.output.bias[chosen])
+        return rows
+
+
+def attach_transform(encoder: nn.Module, description: Mapping[str, Any] | None) -> None:
+    """Give an encoder a transform of the described shape, which is one of its modules then."""
+    if description is not None:
+        encoder.language_transform = LanguageTransform(TransformShape(**description))
+
+
+def transformed(encoder: nn.Module, features: Tensor) -> Tensor:
+    """t of pooled states (N x h), by the transform of :func:`attach_transform` if there is one."""
+    transform = getattr(encoder, "language_transform", None)
+    if transform is None:
+        return features
+    return transform(features.to(transform.dense.weight.dtype))
+
+
+@torch.no_grad()
+def find_language_head(model: PreTrainedModel, source: str) -> LanguageHead:
+    """The transform and the output embedding of a language model, checked against its logits.
+
+    Raises:
+        InputError: its logits are not ``W t(h) + c``.
+    """
+    unknown = InputError(
+        f"the language model head of '{source}' ({type(model).__name__}) is not an output "
+        "embedding after at most a dense layer, an activation and a layer norm, so "
+        f"{named('prompt')} has no effect: name another model"
+    )
+    encoder, output = model.base_model, model.get_output_embeddings()
+    if not isinstance(output, nn.Linear):
+        raise unknown
+    inside = {id(module) for module in encoder.modules()} | {id(output)}
+    called: list[nn.Module] = []
+    states: list[Tensor] = []
+    inputs: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda each, _, __: called.append(each))
+        for module in model.modules()
+        if id(module) not in inside
+        and not list(module.children())
+        and any(True for _ in module.parameters(recurse=False))
+    ]
+    hooks.append(encoder.register_forward_hook(lambda _, __, result: states.append(result[0])))
+    hooks.append(output.register_forward_pre_hook(lambda _, given: inputs.append(given[0])))
+    ids = torch.arange(1, _CHECKED_TOKENS + 1, device=model.device)[None]
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(states) != 1 or len(inputs) != 1 or not _alike(logits, output(inputs[0])):
+        raise unknown
+    if states[0].shape == inputs[0].shape and torch.equal(states[0], inputs[0]):
+        return LanguageHead(None, None, output)
+    layers = [module for module in called if isinstance(module, nn.Linear)]
+    norms = [module for module in called if isinstance(module, nn.LayerNorm)]
+    if len(layers) != 1 or len(norms) > 1 or len(layers) + len(norms) < len(called):
+        raise unknown
+    layer, norm = layers[0], norms[0] if norms else None
+    for activation in _activations(model.config):
+        shape = TransformShape(
+            layer.in_features,
+            layer.out_features,
+            activation,
+            layer.bias is not None,
+            None if norm is None else norm.eps,
+            norm is None or norm.bias is not None,
+        )
+        transform = LanguageTransform(shape).to(model.device, model.dtype)
+        transform.dense.load_state_dict(layer.state_dict())
+        if norm is not None:
+            transform.norm.load_state_dict(norm.state_dict())
+        if _alike(transform(states[0]), inputs[0]):
+            return LanguageHead(transform, shape, output)
+    raise unknown
+
+
+def _activations(config: PreTrainedConfig) -> list[str]:
+    """Names of activations that the head may have."""
+    named_ones = [getattr(config, name, None) for name in _ACTIVATIONS]
+    names = [name for name in named_ones if isinstance(name, str) and name in ACT2FN]
+    return list(dict.fromkeys([*names, "gelu"]))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(
+        one, other, rtol=_TOLERANCE, atol=_TOLERANCE * other.abs().mean().item()
+    )
+
+
+@torch.no_grad()
+def start_at_words(head: nn.Linear, words: nn.Linear | None) -> None:
+    """Let a head be that of the label words: a copy of their rows, and of their biases."""
+    assert words is not None, "settings must be resolved"
+    head.weight.copy_(words.weight)
+    if head.bias is not None:
+        head.bias.copy_(words.bias)
+
+
+def _check_pairs(template: Template, paired: bool) -> None:
+    if template.paired and not paired:
+        raise InputError(
+            f"{named('prompt')} '{template.source}' is for pairs, and the data has single texts: "
+            "leave {text_b} out"
+        )
+    if paired and not template.paired:
+        raise InputError(
+            f"{named('prompt')} '{template.source}' has no {{text_b}}, and the data has pairs of "
+            "texts: expected {text} and {text_b} in it"
+        )
+
+
+def _by_class(words: Mapping[str, str], classes: Sequence[Label]) -> dict[str, str]:
+    """The word of each class, in the order of the classes.
+
+    Raises:
+        InputError: a class has no word, or a word is of no class.
+    """
+    names = [str(label) for label in classes]
+    listed = ", ".join(names)
+    for name in names:
+        if name not in words:
+            raise InputError(
+                f"{named('label_words')} has no word for class '{name}': expected one for each of "
+                f"{listed}"
+            )
+    for name in words:
+        if name not in names:
+            raise InputError(
+                f"{named('label_words')} has a word for '{name}', which is no class of the data: "
+                f"expected one for each of {listed}"
+            )
+    return {name: words[name] for name in names}

@@ -4,8 +4,8 @@ import pytest
 from tiny_models import toy_texts
 
 from lpft import TextClassifier
+from lpft.distributed import check_environment
 from lpft.errors import InputError
-from lpft.settings.environment import check_environment
 
 TORCHRUN = {
     "RANK": "0",
