@@ -118,8 +118,8 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         "resume",
         "overwrite",
         "json",
-        distributed="share this training with the other processes of accelerate launch or torchrun,"
-        " each on its GPU or its cores: a step is of the same rows as in one process",
+        distributed="share this training among the processes of accelerate launch or torchrun, "
+        "each with its own GPU or cores; a step has the same rows as in one process",
     )
 
     interpolate = command(
@@ -172,9 +172,9 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     )
     _add_flags(
         predict,
-        resume="go on with predictions of --file into --output that were stopped; they wait in the "
-        "folder OUTPUT.partial",
-        overwrite="replace the output file, or start unfinished predictions again",
+        resume="continue interrupted predictions of --file into --output, which are in the folder "
+        "OUTPUT.partial",
+        overwrite="replace the output file, or start interrupted predictions again",
     )
     _add_threshold(predict)
     _add_settings(predict, "predict")
@@ -262,7 +262,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     sweep.add_argument(
         "--output-dir",
         type=Path,
-        help="folder for the sweep (default: sweeps/ and the name of CONFIG)",
+        help="folder for the sweep (default: sweeps/NAME, by the name of CONFIG)",
     )
     _add_flags(sweep, "resume", "overwrite", "json", dry_run="list the runs, and stop")
 
@@ -304,15 +304,15 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         "--no-texts-in-report",
         action="store_false",
         dest="texts_in_report",
-        help="name the texts that a classifier gets wrong by their rows only",
+        help="identify misclassified texts by their row numbers only",
     )
     report.add_argument(
         "--venue",
         choices=get_args(Venue),
-        help="width and font of the figures' files: those of this venue's text or column "
+        help="make the figure files with the width and font of this venue's text or column "
         "(default: as on the page)",
     )
-    _add_flags(report, "json", overwrite="replace files that lpft report did not write, too")
+    _add_flags(report, "json", overwrite="also replace files that lpft report did not write")
 
     export = command(commands.export, "export a trained classifier for programs without lpft")
     export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
@@ -330,11 +330,13 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     export.add_argument(
         "--quantize",
         choices=get_args(Quantization),
-        help="int8: an onnx graph with weights and products in 8 bits, smaller and faster; what it "
-        "loses is measured on the run's validation rows, or on those of --file (default: float32)",
+        help="int8: an onnx graph with weights and products in 8 bits, smaller and faster; what "
+        "this costs is measured on the run's validation rows, or on those of --file (default: float32)",
     )
     export.add_argument(
-        "--file", type=Path, help="labelled texts to measure --quantize on: CSV, TSV, JSON, Parquet"
+        "--file",
+        type=Path,
+        help="labelled texts on which to measure --quantize: CSV, TSV, JSON, Parquet",
     )
     _add_columns(export)
     export.add_argument(
@@ -347,12 +349,12 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     _add_flags(
         check,
         "json",
-        label_errors="also name the rows whose label is probably wrong, by linear probes on the "
-        "features of --model",
+        label_errors="also list the rows whose label is probably wrong, judging by linear probes on "
+        "the features of --model",
     )
 
     tasks = command(listings.tasks, "list the tasks that lpft knows by name")
-    tasks.add_argument("name", nargs="?", metavar="NAME", help="show all about one task")
+    tasks.add_argument("name", nargs="?", metavar="NAME", help="show everything about one task")
     _add_flags(tasks, "json")
     _add_flags(command(listings.models, "list the model families that can be trained"), "json")
     _add_flags(command(listings.methods, "explain the training methods"), "json")
@@ -361,7 +363,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         print(completion_script(parser, options.shell))
 
     completing = command(completion, "print a script that completes lpft's commands in a shell")
-    completing.add_argument("shell", choices=SHELLS, help="the shell that is to run the script")
+    completing.add_argument("shell", choices=SHELLS, help="the shell that will run the script")
     completing.epilog = (
         "bash: source <(lpft completion bash) in ~/.bashrc. zsh: lpft completion zsh > _lpft in a "
         "folder of $fpath. fish: lpft completion fish > ~/.config/fish/completions/lpft.fish."
@@ -407,14 +409,14 @@ def _add_run(parser: ArgumentParser) -> None:
         "--device",
         choices=get_args(Device),
         default="auto",
-        help="device to compute on; auto takes a GPU if there is one (default: %(default)s)",
+        help="device to compute on; auto uses a GPU if there is one (default: %(default)s)",
     )
     parser.add_argument(
         "--backend",
         choices=get_args(Backend),
         help="library that computes: torch, or onnx (ONNX Runtime on the CPU; needs the onnx "
-        "extra), by an export of RUN that is made once and kept in the cache. RUN may also be a "
-        "folder of lpft export --format onnx (default: torch, and onnx for such a folder)",
+        "extra), which exports RUN once and keeps the export in the cache. RUN may also be a folder "
+        "of lpft export --format onnx (default: torch; onnx for such a folder)",
     )
 
 
@@ -434,8 +436,8 @@ def _add_columns(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--text-columns",
         type=names,
-        help="text column, or two for pairs, separated by a comma; data.text is the text in the "
-        "objects data of JSON files (default: as in training)",
+        help="text column, or two for pairs, separated by a comma; in JSON files data.text is "
+        "the field text of the object data (default: as in training)",
     )
     parser.add_argument(
         "--column-names",
@@ -459,10 +461,10 @@ def _add_columns(parser: ArgumentParser) -> None:
 def _add_threshold(parser: ArgumentParser) -> None:
     for name, text in (
         ("abstain_below", "abstain where the largest probability is below this"),
-        ("target_accuracy", "abstain so that what is accepted is right so often"),
-        ("target_coverage", "abstain on all but so large a share of texts"),
+        ("target_accuracy", "abstain so that accepted predictions are this accurate"),
+        ("target_coverage", "abstain so that this share of texts is accepted"),
     ):
-        chosen = "" if name == "abstain_below" else ", by the run's validation rows"
+        chosen = "" if name == "abstain_below" else ", judging by the run's validation rows"
         parser.add_argument(
             as_option(name), help=f"{text}{chosen} (a fraction; default: as in training)"
         )

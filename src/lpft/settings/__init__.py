@@ -53,7 +53,7 @@ class DataSettings(Settings):
     )
     data_dir: File | None = setting(
         None,
-        "folder of official release files: of all benchmarks, of one benchmark, or of the task "
+        "folder with official release files: of all benchmarks, one benchmark or the task "
         "(default: download from the Hugging Face Hub)",
         decides=Decides.NOTHING,
         needs="task",
@@ -72,7 +72,7 @@ class DataSettings(Settings):
     )
     ood: dict[str, File] = setting(
         {},
-        "labelled texts from another distribution, with a name for them; may be repeated",
+        "labelled texts from another distribution, under a name of your choice; may be repeated",
         decides=Decides.RUN,
         fingerprinted=Decides.RUN,
         needs="files",
@@ -81,12 +81,12 @@ class DataSettings(Settings):
     )
     text_columns: tuple[str, ...] | None = setting(
         None,
-        "text column, or two for pairs, separated by a comma; data.text is the text in the objects "
-        "data of JSON files (default: the only text column)",
+        "text column, or two for pairs, separated by a comma; in JSON files data.text is the "
+        "field text of the object data (default: the only text column)",
         filled_by_data=True,
         **_OF_FILES,
     )
-    label_column: str = setting("label", "column of the class names", **_OF_FILES)
+    label_column: str = setting("label", "column with the class names", **_OF_FILES)
     column_names: tuple[str, ...] | None = setting(
         None,
         "names of all columns, separated by commas, for CSV and TSV files without a header line",
@@ -94,8 +94,8 @@ class DataSettings(Settings):
     )
     encoding: Encoding | None = setting(
         None,
-        "encoding of all text files, such as latin-1, cp1252 or utf-16; it is the files' own and "
-        "not stored with the model (default: UTF-8)",
+        "encoding of all text files, such as latin-1, cp1252 or utf-16; describes these files "
+        "only and is not stored with the model (default: UTF-8)",
         **_FILE,
     )
     delimiter: Delimiter | None = setting(
@@ -112,18 +112,19 @@ class DataSettings(Settings):
     )
     split_protocol: SplitProtocol | None = setting(
         None,
-        "paper: the last tenth of the training rows is validation; stratified: a tenth of each "
-        "class (default: paper for tasks, stratified for files)",
+        "how validation rows are held out; paper: the last tenth of the training rows; "
+        "stratified: a tenth of each class (default: paper for tasks, stratified for files)",
     )
     max_train_samples: int | None = setting(
         None,
-        "largest number of training rows, drawn by class with a fixed seed (default: all)",
+        "use at most this many training rows, drawn in proportion to the classes with a fixed "
+        "seed (default: all)",
         ge=2,
     )
     max_validation_samples: int | None = setting(
         None,
-        "largest number of validation rows, which choose the epoch and fit the temperature, drawn "
-        "in the same way (default: all)",
+        "use at most this many validation rows, drawn in the same way; they choose the epoch and "
+        "fit the temperature (default: all)",
         ge=2,
     )
 
@@ -181,24 +182,24 @@ class TrainingSettings(Settings):
     )
     pooling: Pooling | None = setting(
         None,
-        "the feature is the first or last token, or the mean over tokens (default: by model); with "
-        "--prompt it is the mask, or the last token of causal models",
+        "token whose state is the feature, or the mean over tokens (default: by model); with "
+        "--prompt the mask, or the last token of causal models",
         fingerprinted=Decides.KERNEL,
         filled_by_model=True,
     )
     prompt: str | None = setting(
         None,
-        "template around every text, such as '{text} It was [MASK].' (pairs: {text} and {text_b}); "
-        "the feature is what the language model predicts the word at the blank from, or with "
-        "causal models the word after the template (default: the text alone)",
+        "template around every text, such as '{text} It was [MASK].' (pairs: {text} and "
+        "{text_b}); the feature is the state from which the language model predicts the word at "
+        "the blank, or with causal models the word after the template (default: the text alone)",
         form="TEMPLATE",
         commands=("train", "ntk"),
     )
     label_words: dict[str, str] | None = setting(
         None,
-        "the word at the blank that stands for each class, with commas between them or repeated; "
-        "the head starts at the words' rows in the language model's output embedding (default: "
-        "none)",
+        "the word at the blank that stands for a class; separate several by commas, or repeat the "
+        "option; the head starts from the words' rows in the language model's output embedding "
+        "(default: none)",
         needs="label words",
         form="LABEL=WORD",
         separated=True,
@@ -206,7 +207,7 @@ class TrainingSettings(Settings):
     )
     first_token: bool = setting(
         False,
-        "take the first token of a label word of several tokens, which is refused otherwise",
+        "use the first token of a label word that has several; otherwise such words are refused",
         needs="label words",
         commands=("train", "ntk"),
     )
@@ -221,14 +222,14 @@ class TrainingSettings(Settings):
     )
     method: str = setting(
         "lp-ft",
-        "training method (lpft methods explains them); auto: several, of which one is kept",
+        "training method (lpft methods explains them); auto: train several and keep one",
         choices=(*METHODS, AUTO),
         decides=Decides.RUN,
         commands=("train",),
     )
     seed: int = setting(
         0,
-        "random seed of the head, the adapter, the dropout and the order of batches",
+        "random seed for the head, the adapter, dropout and the order of batches",
         ge=0,
         le=2**32 - 1,
         same_time=True,
@@ -236,8 +237,8 @@ class TrainingSettings(Settings):
     )
     epochs: float | None = setting(
         None,
-        "passes over the training rows (default: 10; of contrastive tuning 20, and no more steps "
-        "than --contrastive-steps)",
+        "passes over the training rows (default: 10; for contrastive tuning 20, with at most "
+        "--contrastive-steps steps)",
         gt=0,
         filled=10.0,
         filled_by_trained={"encoder": 20.0},
@@ -254,7 +255,7 @@ class TrainingSettings(Settings):
     )
     batch_size: int | None = setting(
         None,
-        "rows per step, of which contrastive tuning takes all pairs (default: by task and method)",
+        "rows per step; contrastive tuning uses all pairs of them (default: by task and method)",
         gt=0,
         le=2**31 - 1,
         filled=16,
@@ -279,8 +280,8 @@ class TrainingSettings(Settings):
     )
     patience: int | None = setting(
         None,
-        "end fine-tuning after so many epochs without a better one on validation; the learning "
-        "rate decays as over all epochs (default: train every epoch)",
+        "stop fine-tuning after this many epochs without an improvement on validation; the "
+        "learning rate decays as if all epochs were trained (default: train every epoch)",
         ge=1,
         needs="fine-tuning of the head",
         decides=Decides.RUN,
@@ -288,8 +289,9 @@ class TrainingSettings(Settings):
     )
     head_scale: float | None = setting(
         None,
-        "factor on the head (weight and bias) just before fine-tuning; below 1 it begins with the "
-        "same predictions and a larger loss (default: 1; 0.3 for LP-FT with the packaged model)",
+        "multiply the head (weight and bias) by this just before fine-tuning; below 1, "
+        "fine-tuning starts from the same predictions with a larger loss (default: 1; 0.3 for "
+        "LP-FT with the packaged model)",
         ge=0,
         needs="fine-tuning of the head",
         filled=1.0,
@@ -309,7 +311,7 @@ class TrainingSettings(Settings):
     )
     prefix_length: int | None = setting(
         None,
-        "virtual tokens of prefix tuning",
+        "number of virtual tokens in prefix tuning",
         gt=0,
         needs="prefix",
         filled=16,
@@ -317,16 +319,16 @@ class TrainingSettings(Settings):
     )
     peft_config: Annotated[dict | None, BeforeValidator(read_peft_config)] = setting(
         None,
-        "for methods peft and lp-peft: a JSON file of the form of PEFT's adapter_config.json, or a "
-        "folder with one (default: none)",
+        "for methods peft and lp-peft: a JSON file like PEFT's adapter_config.json, or a folder "
+        "with one (default: none)",
         needs="PEFT configuration",
         form="FILE",
         commands=("train", "ntk"),
     )
     probe_scoring: ProbeScoring | None = setting(
         None,
-        "what the folds of linear probing choose its strength by (default: accuracy, as the paper, "
-        "under --split-protocol paper, otherwise log-loss)",
+        "score by which cross-validation chooses the regularisation of linear probing (default: "
+        "accuracy under --split-protocol paper, as in the paper, otherwise log-loss)",
         needs="probing",
         filled="log-loss",
         before="accuracy",
@@ -334,42 +336,43 @@ class TrainingSettings(Settings):
     )
     class_weight: ClassWeight | None = setting(
         None,
-        "weights of classes in probing and in fine-tuning: balanced, by inverse frequency, or a "
-        "class with its weight, which may be repeated; other classes weigh 1 (default: no weights)",
+        "class weights in probing and fine-tuning: balanced, by inverse frequency, or a class "
+        "with its weight, which may be repeated; other classes weigh 1 (default: no weights)",
         words=("balanced",),
         form="balanced|LABEL=WEIGHT",
     )
     device: Device = setting(
-        "auto", "device to compute on; auto takes a GPU if there is one", decides=Decides.NOTHING
+        "auto", "device to compute on; auto uses a GPU if there is one", decides=Decides.NOTHING
     )
     precision: Precision = setting(
         "auto",
-        "precision of products in fine-tuning; auto: bfloat16 where the device has units for it "
-        "that make it faster and a first batch agrees with float32 within 5%%, otherwise float32, "
-        "and under --split-protocol paper always float32, which any machine repeats; evaluation "
-        "and prediction always use float32",
+        "precision of matrix products in fine-tuning; auto: bfloat16 where the hardware makes it "
+        "faster and a first batch agrees with float32 within 5%%, otherwise float32; under "
+        "--split-protocol paper always float32, so that results are the same on any machine; "
+        "evaluation and prediction always use float32",
         before="float32",
         left_open="auto",
         **_TUNING,
     )
     gradient_accumulation_steps: int = setting(
         1,
-        "parts in which a step of fine-tuning computes its batch, one after the other, to save "
-        "memory; --batch-size stays the rows of the whole step, and must be a multiple",
+        "number of parts in which a step of fine-tuning computes its batch, one after the other, "
+        "to save memory; --batch-size still counts the rows of the whole step, and must be a "
+        "multiple",
         ge=1,
         **_TUNING,
     )
     gradient_checkpointing: bool = setting(
         False,
-        "compute every layer a second time in the backward pass instead of keeping what it "
-        "computed: less memory for one more forward pass, and the same result",
+        "recompute every layer in the backward pass instead of storing its activations: less "
+        "memory for one more forward pass, and the same result",
         decides=Decides.NOTHING,
         needs="fine-tuning",
         commands=("train", "reproduce"),
     )
     report_to: str = setting(
         "none",
-        "experiment trackers of the Trainer: none, tensorboard, wandb, mlflow, ...",
+        "experiment trackers that the Trainer reports to: none, tensorboard, wandb, mlflow, ...",
         decides=Decides.NOTHING,
         needs="fine-tuning",
         commands=("train",),
@@ -405,25 +408,28 @@ class TrainingSettings(Settings):
 
 
 class SelectionSettings(Settings):
-    """Several runs on the same data, of which one is kept."""
+    """Several runs on the same data, of which the best is kept."""
 
-    heading = "several runs, of which one is kept"
+    heading = "several runs, of which the best is kept"
     commands = ("train",)
     decides = Decides.RUN
 
     seeds: int = setting(
-        1, "train with so many seeds, from --seed on, and keep the best run on validation", ge=1
+        1,
+        "train with this many seeds, starting at --seed, and keep the run that is best on "
+        "validation",
+        ge=1,
     )
     tune: int = setting(
         0,
-        "runs of a search for the learning rate and the epochs, and with --method auto the method; "
-        "needs the tune extra; 0 for none",
+        "number of runs in a search for the learning rate and the epochs, and with --method auto "
+        "the method; needs the tune extra; 0: no search",
         ge=0,
     )
     workers: int = setting(
         1,
-        "with --tune: runs at a time, each in a process of its own; they are chosen together, by "
-        "the scores of the runs before them",
+        "with --tune: number of runs at a time, each in its own process; runs that start together "
+        "are chosen by the scores of earlier ones",
         ge=1,
     )
     executor: Literal["local", "ray"] = setting(
@@ -437,8 +443,8 @@ class SelectionSettings(Settings):
     )
     max_minutes: float | None = setting(
         None,
-        "begin no further run that is not expected to end within so many minutes of training "
-        "(default: no limit)",
+        "start no further run that is not expected to finish within this many minutes of training "
+        "in all (default: no limit)",
         gt=0,
     )
 
@@ -485,26 +491,28 @@ class OutputSettings(Settings):
     )
     keep_checkpoints: bool = setting(
         False,
-        "save in checkpoints/ what fine-tuning trains, at its start and after every epoch: with an "
-        "adapter a few MB each, otherwise as much as the model; lpft ntk RUN --path reads them",
+        "save the parameters that fine-tuning trains in checkpoints/, at its start and after "
+        "every epoch: a few MB each with an adapter, otherwise as large as the model; lpft ntk "
+        "RUN --path reads them",
         needs="fine-tuning of the head",
     )
     texts_in_report: bool = setting(
         True,
-        "save the texts that the classifier gets wrong in errors.jsonl, where the report finds "
-        "them; otherwise it has row numbers only",
+        "save misclassified texts in errors.jsonl, from which the report shows them; otherwise it "
+        "shows row numbers only",
     )
     target_accuracy: float | None = setting(
         None,
-        "let the classifier abstain below the lowest confidence at which the validation rows show, "
-        "with 95%% confidence, that it is right so often, as a fraction (default: never abstain)",
+        "let the classifier abstain below a confidence, the lowest at which the validation rows "
+        "show, with 95%% confidence, that accepted predictions are this accurate, as a fraction "
+        "(default: never abstain)",
         gt=0,
         lt=1,
     )
     target_coverage: float | None = setting(
         None,
-        "let the classifier abstain below the confidence that it reaches on so large a share of "
-        "texts like the validation rows, as a fraction (default: never abstain)",
+        "let the classifier abstain below a confidence, so that it accepts this share of texts "
+        "like the validation rows, as a fraction (default: never abstain)",
         gt=0,
         le=1,
     )

@@ -18,24 +18,26 @@ InvalidRows = Literal["error", "mark", "skip"]
 class PredictionSettings(Settings):
     """Which rows and columns of a file the output has beside its predictions."""
 
-    heading = "what the output has"
+    heading = "output"
     commands = ("predict",)
     decides = Decides.NOTHING
 
     invalid_rows: InvalidRows = setting(
         "error",
-        "rows without a text: error names them before any prediction; mark keeps them in their "
-        "place, without a label and with the reason; skip leaves them out and gives the others "
-        "the number of their row",
+        "what to do about rows without a text; error: name them before any prediction and stop; "
+        "mark: keep them in their place, with the reason instead of a label; skip: leave them "
+        "out, and give the others their row numbers",
     )
     keep_columns: tuple[str, ...] | None = setting(
         None,
-        "columns of the file that the output has too: all, none, or names separated by commas; "
-        "those with the name of one of ours become input_NAME (default: all with --invalid-rows "
-        "mark or skip, otherwise none)",
+        "columns of the file to copy to the output: all, none, or names separated by commas; "
+        "those named like a column of the predictions become input_NAME (default: all with "
+        "--invalid-rows mark or skip, otherwise none)",
     )
     top_k: int | None = setting(
-        None, "give the K most probable classes alone, the first first (default: all classes)", ge=1
+        None,
+        "output the K most probable classes only, the most probable first (default: all classes)",
+        ge=1,
     )
 
     @property
@@ -60,19 +62,25 @@ class ExplanationSettings(Settings):
 
     score: InfluenceScore = setting(
         "regression",
-        "regression: what kernel regression on all training rows owes to each; first-order: how "
-        "far one step on the row alone moves the prediction, which needs no kernel among them",
+        "how training rows are scored; regression: by their contributions to kernel regression on "
+        "all of them; first-order: by how far one step on the row alone moves the prediction, "
+        "which needs no kernel among them",
     )
     top: int = setting(
-        5, "training rows shown that speak for each prediction, and that speak against it", ge=1
+        5,
+        "number of training rows to show that support each prediction, and of those that oppose it",
+        ge=1,
     )
     label_errors: int = setting(
-        0, "also name so many training rows, those whose labels look wrong first; 0 for none", ge=0
+        0,
+        "also list this many training rows by how wrong their labels look, the most doubtful "
+        "first; 0: none",
+        ge=0,
     )
     max_rows: int | None = setting(
         None,
-        "largest number of training rows, drawn with a fixed seed in proportion to the classes "
-        "(default: all)",
+        "use at most this many training rows, drawn in proportion to the classes with a fixed "
+        "seed (default: all)",
         ge=2,
     )
     data_dir: File | None = setting(
@@ -82,7 +90,7 @@ class ExplanationSettings(Settings):
         None,
         "limit on the memory of the whole process, such as 6GB (default: half of the free memory)",
     )
-    device: Device = setting("auto", "device to compute on; auto takes a GPU if there is one")
+    device: Device = setting("auto", "device to compute on; auto uses a GPU if there is one")
 
 
 def _alphas(value: Any) -> tuple[float, ...]:
@@ -108,50 +116,54 @@ class InterpolationSettings(Settings):
 
     alphas: Annotated[tuple[float, ...], BeforeValidator(_alphas)] = setting(
         tuple(tenth / 10 for tenth in range(11)),
-        "points, separated by commas: 0 is the start from linear probing, 1 the trained run; both "
-        "are always evaluated (default: 0,0.1,...,1)",
+        "points to evaluate, separated by commas: 0 is where fine-tuning started, 1 the trained "
+        "run; both are always evaluated (default: 0,0.1,...,1)",
     )
     validation_file: File | None = setting(
         None,
-        "labelled texts like those of training, and none of them, that choose the point and fit "
+        "labelled texts like those of training, but not among them, that choose the point and fit "
         "the temperatures (default: the validation rows of the run)",
     )
     ood: dict[str, File] = setting(
         {},
-        "more labelled texts from another distribution, with a name for them; may be repeated "
-        "(default: the OOD sets of the run)",
+        "more labelled texts from another distribution, under a name of your choice; may be "
+        "repeated (default: the OOD sets of the run only)",
         form="NAME=FILE",
     )
     data_dir: File | None = setting(
         None, "folder of the task's official release files (default: as in training)"
     )
-    device: Device = setting("auto", "device to compute on; auto takes a GPU if there is one")
+    device: Device = setting("auto", "device to compute on; auto uses a GPU if there is one")
 
 
 class ServingSettings(Settings):
     """Where the service listens, and the limits that keep one client from starving the others."""
 
-    heading = "the service"
+    heading = "service"
     commands = ("serve",)
     decides = Decides.NOTHING
 
     host: str = setting(
         "127.0.0.1",
-        "address to listen on; 0.0.0.0 is every address of this machine, without authentication",
+        "address to listen on; 0.0.0.0: all addresses of this machine, without authentication",
     )
-    port: int = setting(8000, "port to listen on; 0 takes a free one", ge=0, le=65535)
-    batch_texts: int = setting(64, "texts of concurrent requests that are computed together", ge=1)
+    port: int = setting(8000, "port to listen on; 0: any free port", ge=0, le=65535)
+    batch_texts: int = setting(
+        64, "largest number of texts from concurrent requests that are computed together", ge=1
+    )
     batch_wait: float = setting(
         2.0,
-        "milliseconds that a request waits for others to be computed with, while the model is idle",
+        "milliseconds that a request waits for others to share its batch, while the model is idle",
         ge=0,
         le=1000,
     )
-    max_texts: int = setting(256, "texts per request", ge=1)
-    max_characters: int = setting(100_000, "characters per text", ge=1)
-    max_bytes: int = setting(10_000_000, "bytes of a request's body", ge=1)
+    max_texts: int = setting(256, "largest number of texts per request", ge=1)
+    max_characters: int = setting(100_000, "largest number of characters per text", ge=1)
+    max_bytes: int = setting(10_000_000, "largest number of bytes in the body of a request", ge=1)
     max_queue: int = setting(
-        2048, "texts that wait for the model; a request beyond them is answered with 503", ge=1
+        2048,
+        "largest number of texts that wait for the model; requests beyond it are answered with 503",
+        ge=1,
     )
 
 
@@ -194,17 +206,18 @@ class ExperimentSettings(Settings):
     )
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = setting(
         tuple(range(SEEDS)),
-        f"number of seeds (0, 1, ...), or the seeds themselves with commas (default: {SEEDS})",
+        "number of seeds (0, 1, ...), or the seeds themselves, separated by commas "
+        f"(default: {SEEDS})",
     )
     kernel_samples: int | None = setting(
         None,
-        "largest number of texts per split for kernels "
+        "compute kernels of at most this many texts per split "
         f"(default: by experiment, usually {KERNEL_SAMPLES})",
         ge=2,
     )
     tuned_rates: bool = setting(
         False,
-        "also compare methods at a learning rate that is tuned for each on validation, which "
+        "also compare methods at learning rates tuned for each of them on validation, which "
         "trains several times as many runs",
     )
     save_model: bool = setting(False, "save the trained weights of every run")

@@ -30,11 +30,12 @@ class KernelSettings(Settings):
 
     methods: tuple[str, ...] = setting(
         ("ft", "lora", "lp-ft", "lp-lora"),
-        "methods whose kernels at the start of fine-tuning are computed, separated by commas",
+        "methods whose kernel at the start of fine-tuning is computed, separated by commas",
     )
     max_samples: int = setting(
         250,
-        "largest number of texts per split, drawn with a fixed seed in proportion to the classes",
+        "use at most this many texts per split, drawn in proportion to the classes with a fixed "
+        "seed",
         ge=2,
     )
     kernel: KernelKind = setting(
@@ -43,39 +44,44 @@ class KernelSettings(Settings):
     )
     solver: Annotated[tuple[Solver, ...], BeforeValidator(_or_none)] = setting(
         ("paper", "klr"),
-        "solvers of kernel regression, separated by commas, out of "
+        "solvers of kernel regression, separated by commas: some of "
         f"{', '.join(get_args(Solver))}; or none",
         decides=Decides.STATISTICS,
     )
     granularity: Annotated[tuple[Granularity, ...], BeforeValidator(_or_none)] = setting(
-        ("layer", "kind"), "parts of F to record, separated by commas: layer, kind; or none"
+        ("layer", "kind"),
+        "parts of F to record, separated by commas: layer, kind (of parameter); or none",
     )
     linear_method: LinearMethod = setting(
         "auto",
-        "how linear weights are contracted; auto takes the cheapest way for each weight",
+        "how the gradients of linear weights are contracted; auto: the cheapest way for each "
+        "weight",
         decides=Decides.ROUNDING,
     )
     products: Products = setting(
         "exact",
-        "precision of products of gradients; tf32 and bfloat16 are faster and report their error",
+        "precision of products of gradients; tf32 and bfloat16 are faster, and their error is "
+        "reported",
     )
     dtype: Literal["float32", "float64"] = setting(
-        "float32", "number format of passes and products; sums are float64"
+        "float32", "floating-point type of passes and products; sums are in float64"
     )
     with_start: bool = setting(
         False,
-        "for a trained run: also compute the kernel at the start of its training, and compare both",
+        "for a trained run: also compute the kernel at the start of its training, and compare the "
+        "two",
     )
     path: bool = setting(
         False,
-        "for a run trained with --keep-checkpoints: also compute the kernel after every epoch, how "
-        "far each is from that of the start, and whether training stayed in the kernel regime",
+        "for a run trained with --keep-checkpoints: also compute the kernel after every epoch, "
+        "its distance from the kernel at the start, and whether training stayed in the kernel "
+        "regime",
         decides=Decides.STATISTICS,
     )
     dynamics: int = setting(
         0,
-        "number of training texts for gradient descent (one step, and up to 20), compared with "
-        "what the first-order change and the kernel's linear model predict; 0 for none",
+        "number of training texts for gradient descent (one step, and up to 20), which is "
+        "compared with the first-order change and with the kernel's linear model; 0: none",
         decides=Decides.STATISTICS,
         ge=0,
     )
