@@ -17,7 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from lpft.cli.parser import command_parsers
-from lpft.settings.configs import taken_by
+from lpft.settings.configs import command_settings
 from lpft.settings.fields import Decides, Setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +137,9 @@ def settings_page() -> str:
 def all_settings() -> dict[str, Setting]:
     """Every setting that a command takes, those of one model beside each other."""
     found = {
-        name: item for command in command_parsers() for name, item in taken_by(command).items()
+        name: item
+        for command in command_parsers()
+        for name, item in command_settings(command).items()
     }
     owners = list(dict.fromkeys(item.owner for item in found.values()))
     return dict(sorted(found.items(), key=lambda pair: owners.index(pair[1].owner)))

@@ -18,9 +18,9 @@ from lpft.settings import DataSettings, OutputSettings, TrainingSettings
 from lpft.settings.configs import (
     changed,
     command_line,
+    command_settings,
     make_config,
     make_kernel_config,
-    taken_by,
 )
 from lpft.settings.fields import Decides
 from lpft.settings.kernels import KernelSettings
@@ -215,9 +215,9 @@ def test_the_command_of_a_record_repeats_its_learning_rate(method, rate, written
 
 
 def test_every_command_takes_its_settings():
-    assert {"task", "epochs", "save_model"} <= taken_by("train").keys()
+    assert {"task", "epochs", "save_model"} <= command_settings("train").keys()
     read_only = {"model", "revision", "max_length"}  # what tokens there are
-    assert taken_by("check").keys() == DataSettings.fields().keys() | read_only
+    assert command_settings("check").keys() == DataSettings.fields().keys() | read_only
 
 
 ONE_FIELD = """

@@ -302,9 +302,9 @@ def check_environment(
     changed = _TRAINING
     if launched:
         changed = {name: values for name, values in changed.items() if name not in _OF_LAUNCHED}
-    others = [*(obeyed(changed) if training else []), *obeyed(_PRECISION)]
-    if others:
+    numerical = [*(obeyed(changed) if training else []), *obeyed(_PRECISION)]
+    if numerical:
         raise InputError(
-            f"the environment changes the computation ({listed(others)}): unset "
-            f"{' '.join(others)}, and choose the device and precision by the settings"
+            f"the environment changes the computation ({listed(numerical)}): unset "
+            f"{' '.join(numerical)}, and choose the device and precision by the settings"
         )

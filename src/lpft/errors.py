@@ -124,12 +124,12 @@ def write_failure(error: Exception, folder: Path | None = None) -> str | None:
     if isinstance(error, OSError) and error.errno in _UNUSABLE_PATHS:
         return error.strerror
     message = str(error)
-    known = type(error).__name__ == "SafetensorError" or any(
+    is_write_error = type(error).__name__ == "SafetensorError" or any(
         words in message for words in ("PytorchStreamWriter", "inline_container", "iostream error")
     )
     if isinstance(error, OSError) and error.errno is None and "written" in message:
         return "the disk is full"  # NumPy's, which wrote a part of an array
-    if not known:
+    if not is_write_error:
         return None
     code = re.search(r"\(os error ([0-9]+)\)", message)
     if code is not None:
@@ -151,13 +151,13 @@ _SYNONYMS = {
 """What other programs call a setting, and what it may be called here."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that may be meant by ``name``, or None.
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The one of ``choices`` that may be meant by ``name``, or None.
 
     A synonym goes before a similar spelling; case, ``_`` for ``-`` and dashes before an option do
     not matter.
     """
-    spellings = {_plain_name(one): one for one in known}
+    spellings = {_plain_name(choice): choice for choice in choices}
     meant = _plain_name(name)
     synonym = _SYNONYMS.get(meant)
     if synonym in spellings:
@@ -205,7 +205,7 @@ def record_reduction(during: str, rows: int) -> None:
     """Keep for the record that so many rows are computed at once."""
     reductions = _recorded.get()
     if reductions is not None:
-        reductions[:] = [one for one in reductions if one.during != during]
+        reductions[:] = [reduction for reduction in reductions if reduction.during != during]
         reductions.append(FewerRows(during, rows))
 
 
@@ -224,10 +224,12 @@ def fewer_rows(during: str, rows: int, *, parts_of: int | None = None) -> int:
             f"{named('max_length')}, use a smaller {named('model')}, or free memory"
         )
     half = rows // 2
-    whole = ""
+    parts_text = ""
     if parts_of is not None:
         half = max(part for part in range(1, half + 1) if parts_of % part == 0)
-        whole = f", in {parts_of // half} parts of each batch, which stays {parts_of}"
-    logger.warning("out of memory in %s with %d texts at once: now %d%s", during, rows, half, whole)
+        parts_text = f", in {parts_of // half} parts of each batch, which stays {parts_of}"
+    logger.warning(
+        "out of memory in %s with %d texts at once: now %d%s", during, rows, half, parts_text
+    )
     record_reduction(during, half)
     return half

@@ -227,13 +227,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "reason": choice.reason,
             "candidates": [
                 {
-                    "method": one.method,
-                    "score": one.score,
-                    "standard_error": one.standard_error,
-                    "nll": one.nll,
-                    "rows": len(one.correct),
+                    "method": candidate.method,
+                    "score": candidate.score,
+                    "standard_error": candidate.standard_error,
+                    "nll": candidate.nll,
+                    "rows": len(candidate.correct),
                 }
-                for one in candidates
+                for candidate in candidates
             ],
             "standings": [asdict(standing) for standing in choice.standings],
             "left_out": left_out,
@@ -328,7 +328,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             check_texts(explained, paired=self._paired)
         try:
             with visible_progress(self.verbose):
-                found = InfluenceJob(
+                influences = InfluenceJob(
                     subject,
                     request,
                     TrainedRows(
@@ -345,7 +345,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 ).run()
         finally:
             self.model_.cpu()
-        return Explanation(found, explained or [], rows, classes)
+        return Explanation(influences, explained or [], rows, classes)
 
     @property
     def abstain_below_(self) -> float | None:
@@ -384,10 +384,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
-        listed = text_list(texts)
+        checked = text_list(texts)
         check_column_order(texts, self.model_.config.text_columns)
-        check_texts(listed, paired=self._paired)
-        tokens = tokenize(self.tokenizer_, listed, self.tokenizer_.model_max_length)
+        check_texts(checked, paired=self._paired)
+        tokens = tokenize(self.tokenizer_, checked, self.tokenizer_.model_max_length)
         device = resolve_device(self.device)
         try:
             with visible_progress(self.verbose):
@@ -595,9 +595,11 @@ def _examples(
     Rows of weight 0 are left out, and classes that have no others.
     """
     texts = text_list(texts, texts_name)
-    given = label_list(labels, labels_name)
-    if len(texts) != len(given):
-        raise InputError(f"there are {len(texts)} {texts_name} but {len(given)} {labels_name}")
+    label_values = label_list(labels, labels_name)
+    if len(texts) != len(label_values):
+        raise InputError(
+            f"there are {len(texts)} {texts_name} but {len(label_values)} {labels_name}"
+        )
     if not texts:
         raise InputError(f"there are no {texts_name}: expected at least one")
     # here, before any row is held out: a message names the row that the user gave
@@ -607,7 +609,7 @@ def _examples(
         weights = _row_weights(sample_weight, len(texts))
         rows = np.flatnonzero(weights)
         weights = weights[rows] / weights[rows].mean()
-    labels_of_rows = [given[row] for row in rows]
+    labels_of_rows = [label_values[row] for row in rows]
     if classes is None:
         classes = infer_classes(labels_of_rows, f"the {labels_name}")
     return classes, Examples(

@@ -221,14 +221,14 @@ def _on_cluster(
     function: Callable[[Task], Done],
     tasks: Sequence[Task],
     workers: int,
-    wanted: dict[str, float],
+    resources: dict[str, float],
 ) -> Generator[tuple[int, Done | None], None, None]:
     running: dict[Any, int] = {}
     losses: Counter[int] = Counter()
     waiting = deque(enumerate(tasks))
-    _check_machines(ray, wanted)
+    _check_machines(ray, resources)
     # Ray would try again whatever died; which of it is worth a try is decided below.
-    remote = ray.remote(max_retries=0, **wanted)(_from_here(function))
+    remote = ray.remote(max_retries=0, **resources)(_from_here(function))
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -236,7 +236,7 @@ def _on_cluster(
                 running[remote.remote(task)] = position
             ended, _ = ray.wait(list(running), timeout=SECONDS_TO_LOOK)
             if not ended:
-                _check_machines(ray, wanted)
+                _check_machines(ray, resources)
                 continue
             position = running.pop(ended[0])
             try:
@@ -269,8 +269,8 @@ def visible_gpus() -> list[str]:
 
     count = torch.cuda.device_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = list(map(str, range(count))) if names is None else names.split(",")
-    return [name.strip() for name in listed[:count]]
+    available = list(map(str, range(count))) if names is None else names.split(",")
+    return [name.strip() for name in available[:count]]
 
 
 def available_cores() -> int:
@@ -292,16 +292,16 @@ def _devices(workers: int, gpus: float | None) -> list[dict[str, str]]:
         return [{} for _ in range(workers)]
     share = min(1.0, len(names) / workers) if gpus is None else gpus
     # With a share below 1 the workers take turns on the GPUs, as many on each as it can hold.
-    whole, on_each = max(1, int(share)), int(1 / share + 1e-9) if 0 < share < 1 else 1
-    places = len(names) // whole * on_each
-    if gpus is not None and gpus > 0 and places < workers:
+    gpus_each, workers_each = max(1, int(share)), int(1 / share + 1e-9) if 0 < share < 1 else 1
+    slots = len(names) // gpus_each * workers_each
+    if gpus is not None and gpus > 0 and slots < workers:
         raise InputError(
             f"{named('workers')} {workers} with {named('gpus_per_run')} {gpus:g} need more GPUs "
             f"than the {len(names)} of this machine: lower one of them"
         )
     if share == 0:
         return [{"CUDA_VISIBLE_DEVICES": ""} for _ in range(workers)]
-    groups = [names[first : first + whole] for first in range(0, len(names), whole)]
+    groups = [names[first : first + gpus_each] for first in range(0, len(names), gpus_each)]
     return [
         {"CUDA_VISIBLE_DEVICES": ",".join(groups[worker % len(groups)])}
         for worker in range(workers)
@@ -385,13 +385,13 @@ def _machines(ray: Any) -> list[dict[str, float]]:
     return [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
 
 
-def _check_machines(ray: Any, wanted: dict[str, float]) -> None:
+def _check_machines(ray: Any, resources: dict[str, float]) -> None:
     """Refuse to wait for a machine that the cluster does not have, or has lost.
 
     Raises:
         InputError: no machine is large enough for a task.
     """
-    cpus, gpus = wanted["num_cpus"], wanted["num_gpus"]
+    cpus, gpus = resources["num_cpus"], resources["num_gpus"]
     if not any(m.get("CPU", 0) >= cpus and m.get("GPU", 0) >= gpus for m in _machines(ray)):
         raise InputError(
             f"no machine of the Ray cluster has the {cpus:g} CPUs and {gpus:g} GPUs of a task: add "

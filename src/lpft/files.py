@@ -27,8 +27,8 @@ def default_cache_dir() -> Path:
     """``$LPFT_CACHE_DIR``, or ``lpft`` in the user's cache folder."""
     import platformdirs
 
-    named = os.environ.get("LPFT_CACHE_DIR")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("lpft"))
+    folder = os.environ.get("LPFT_CACHE_DIR")
+    return Path(folder) if folder else Path(platformdirs.user_cache_dir("lpft"))
 
 
 @contextmanager
@@ -61,8 +61,8 @@ def add_digest(path: Path) -> None:
     """Write the digest of one file beside those of the others in its folder."""
     digests, lines = path.parent / DIGESTS, {path.name: f"{_sha256(path)}  {path.name}\n"}
     if digests.exists():
-        known = digests.read_text(encoding="utf-8").splitlines(keepends=True)
-        lines = {line.strip().partition("  ")[2]: line for line in known} | lines
+        existing = digests.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = {line.strip().partition("  ")[2]: line for line in existing} | lines
     write_text(digests, "".join(lines[name] for name in sorted(lines)))
 
 

@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        known = explain(error)
-        if known is not None:
-            print_error(known, keys=options.keys)
+        input_error = explain(error)
+        if input_error is not None:
+            print_error(input_error, keys=options.keys)
             return BAD_INPUT
         print_error(f"{unexpected(error)} (--debug shows where)")
         return UNEXPECTED

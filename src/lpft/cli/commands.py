@@ -33,12 +33,12 @@ from lpft.settings.commands import (
     ServingSettings,
 )
 from lpft.settings.configs import (
+    command_settings,
     default_folder,
     make_config,
     make_kernel_config,
     make_selection,
     read_config,
-    taken_by,
 )
 from lpft.settings.values import Layout
 
@@ -73,9 +73,9 @@ def demo(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train one classifier, or several and keep one; print its metrics and what to do next."""
     settings, folder, resume = collect_settings(options)
-    how: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
-    several = make_selection(settings, folder)
-    if several is not None:
+    flags: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
+    selection = make_selection(settings, folder)
+    if selection is not None:
         if options.distributed:
             raise InputError(
                 f"{named('distributed')} shares one training: leave out {named('method')} auto, "
@@ -83,7 +83,7 @@ def train(options: Namespace) -> None:
             )
         from lpft.runs.selection import train_selection
 
-        result = train_selection(several, **how)
+        result = train_selection(selection, **flags)
     else:
         config = make_config(settings, folder)
         if options.distributed:
@@ -94,9 +94,9 @@ def train(options: Namespace) -> None:
         if not distributed.is_main():
             log_to_stderr(logging.ERROR)
             with visible_progress(False):
-                train_run(config, **how)
+                train_run(config, **flags)
             return
-        result = train_run(config, **how)
+        result = train_run(config, **flags)
     from lpft.results.folder import read_record
 
     page = _page_of(result.folder) if options.report else None
@@ -128,7 +128,7 @@ def _page_of(folder: Path) -> Path | None:
 
 def interpolate(options: Namespace) -> None:
     """Evaluate the points between a run's linear probe and its end; print them and the choice."""
-    settings = InterpolationSettings.read(given_settings(options, "interpolate"))
+    settings = InterpolationSettings.read(parsed_settings(options, "interpolate"))
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.results.folder import INTERPOLATION
     from lpft.runs.interpolate import interpolate_run
@@ -178,7 +178,7 @@ def evaluate(options: Namespace) -> None:
 def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
     threshold = _threshold(options)
-    settings = PredictionSettings.read(given_settings(options, "predict"))
+    settings = PredictionSettings.read(parsed_settings(options, "predict"))
     layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_prediction_options(options)
     _check_folder(options.folder, "one that lpft train wrote")
@@ -238,7 +238,7 @@ def predict(options: Namespace) -> None:
 
 def explain(options: Namespace) -> None:
     """Print the training rows that predictions rest on, and those whose labels look wrong."""
-    settings = ExplanationSettings.read(given_settings(options, "explain"))
+    settings = ExplanationSettings.read(parsed_settings(options, "explain"))
     layout = Layout(options.column_names, options.encoding, options.delimiter)
     _check_file_options(options, ("text_columns", "column_names", "delimiter"))
     if options.file is None and options.text is None and settings.label_errors == 0:
@@ -310,7 +310,7 @@ def _threshold(options: Namespace) -> OutputSettings:
 
 def serve(options: Namespace) -> None:
     """Answer requests over HTTP until the process is told to stop."""
-    settings = ServingSettings.read(given_settings(options, "serve"))
+    settings = ServingSettings.read(parsed_settings(options, "serve"))
     threshold = _threshold(options)
     _check_folder(options.folder, "one that lpft train wrote")
     from lpft.serve.server import run_service
@@ -322,7 +322,7 @@ def ntk(options: Namespace) -> None:
     """Compute kernels and print their table, or print their plan."""
     from lpft.data import load_data
 
-    settings = recorded_settings(options.folder, given_settings(options, "ntk"))
+    settings = recorded_settings(options.folder, parsed_settings(options, "ntk"))
     config = make_kernel_config(settings, options.output_dir)
     data = load_data(config.run.data)
     from lpft.runs.kernels import KernelComputation, compute_kernels  # as in train
@@ -333,11 +333,11 @@ def ntk(options: Namespace) -> None:
             print_json([plan.timed_record() for plan in plans])
             return
         # The passes of a path are alike.
-        for _, alike in groupby(plans, key=lambda plan: (plan.flops, plan.rows())):
-            first, *others = alike
+        for _, same_plan in groupby(plans, key=lambda plan: (plan.flops, plan.rows())):
+            first, *rest = same_plan
             print_plan(first.timed_record(), first.rows())
-            if others:
-                print(f"\nmore passes with the same plan: {len(others)}")
+            if rest:
+                print(f"\nmore passes with the same plan: {len(rest)}")
         return
     record = compute_kernels(
         config,
@@ -441,15 +441,15 @@ def sweep(options: Namespace) -> int | None:
 
 def reproduce(options: Namespace) -> int | None:
     """List the paper's experiments, or run one or all of them; 1 if any part failed."""
-    given = given_settings(options, "reproduce")
+    settings = parsed_settings(options, "reproduce")
     if options.name == "list":
-        _list_experiments(options, given)
+        _list_experiments(options, settings)
         return None
     # Wrong settings and names are refused before the slow imports below.
     from lpft.experiments.catalogue import ALL, find_experiment
 
-    ExperimentSettings.read_own(given)
-    TrainingSettings.read_own(given)
+    ExperimentSettings.read_own(settings)
+    TrainingSettings.read_own(settings)
     if options.name != ALL:
         find_experiment(options.name)
     from lpft.experiments.run import NotReproduced, Session, plan_table
@@ -457,10 +457,10 @@ def reproduce(options: Namespace) -> int | None:
 
     folder = options.output_dir
     if folder is None:
-        folder = default_folder(options.name, given.get("model"), tiny=options.tiny)
+        folder = default_folder(options.name, settings.get("model"), tiny=options.tiny)
     session = Session(
         options.name,
-        given,
+        settings,
         folder,
         tiny=options.tiny,
         **_workers(options),
@@ -498,10 +498,10 @@ def reproduce(options: Namespace) -> int | None:
     return status
 
 
-def _list_experiments(options: Namespace, given: dict[str, Any]) -> None:
+def _list_experiments(options: Namespace, settings: dict[str, Any]) -> None:
     from lpft.experiments.catalogue import list_experiments
 
-    if given or options.tiny or options.dry_run or options.output_dir is not None:
+    if settings or options.tiny or options.dry_run or options.output_dir is not None:
         raise InputError("no experiment: expected all or a name that lpft reproduce lists")
     rows = list_experiments()
     if options.json:
@@ -518,14 +518,14 @@ def report(options: Namespace) -> None:
     _check_folder(options.folder, "one that holds runs, kernels or experiments")
     from lpft.report import build_report
 
-    made = build_report(
+    result = build_report(
         options.folder,
         options.output,
         overwrite=options.overwrite,
         texts_in_report=options.texts_in_report,
         venue=options.venue,
     )
-    _show_report(made, options)
+    _show_report(result, options)
 
 
 def _show_report(report: "ReportResult", options: Namespace) -> None:
@@ -541,8 +541,8 @@ def _show_report(report: "ReportResult", options: Namespace) -> None:
 def export(options: Namespace) -> None:
     """Write a classifier for serving, and print how far its probabilities are from the run's."""
     layout = Layout(options.column_names, options.encoding, options.delimiter)
-    of_the_file = ("text_columns", "label_column", *vars(layout))
-    _check_file_options(options, of_the_file)
+    file_options = ("text_columns", "label_column", *vars(layout))
+    _check_file_options(options, file_options)
     if options.file is not None and options.quantize is None:
         raise InputError(f"{named('file')} has no effect without {named('quantize')}: leave it out")
     _check_folder(options.folder, "one that lpft train wrote")
@@ -564,7 +564,7 @@ def export(options: Namespace) -> None:
         saved = open_saved(options.folder, "cpu")
         columns = options.text_columns, options.label_column
         (rows,) = file_set(saved, options.file, *columns, layout).values()
-    made = export_run(
+    result = export_run(
         options.folder,
         folder,
         options.format,
@@ -573,22 +573,22 @@ def export(options: Namespace) -> None:
         overwrite=options.overwrite,
     )
     if options.json:
-        print_json({"folder": str(made.folder), **made.record})
+        print_json({"folder": str(result.folder), **result.record})
         return
-    found = made.record["check"]
-    print(f"{made.record['model']}.")
-    for note in made.record["notes"]:
+    agreement = result.record["check"]
+    print(f"{result.record['model']}.")
+    for note in result.record["notes"]:
         print(note)
     print(
-        f"Its logits are divided by the temperature {made.record['temperature']:.3f}. Read back, "
-        f"{found['texts']} texts have the run's\nprobabilities up to "
-        f"{found['largest_difference_of_a_probability']:.1e} and its logits up to "
-        f"{found['largest_difference_of_a_logit']:.1e}"
-        f"{'' if made.record['quantization'] is None else ' in float32'}."
+        f"Its logits are divided by the temperature {result.record['temperature']:.3f}. Read back, "
+        f"{agreement['texts']} texts have the run's\nprobabilities up to "
+        f"{agreement['largest_difference_of_a_probability']:.1e} and its logits up to "
+        f"{agreement['largest_difference_of_a_logit']:.1e}"
+        f"{'' if result.record['quantization'] is None else ' in float32'}."
     )
-    if made.record["quantization"] is not None:
-        print_quantization(made.record["quantization"])
-    print(f"\nexport: {made.folder}")
+    if result.record["quantization"] is not None:
+        print_quantization(result.record["quantization"])
+    print(f"\nexport: {result.folder}")
 
 
 def check(options: Namespace) -> None:
@@ -596,7 +596,7 @@ def check(options: Namespace) -> None:
     from lpft.data import check_data, load_data
     from lpft.data.lengths import check_lengths, describe_lengths, quick_counter, quick_length
 
-    config = make_config(given_settings(options, "check"))
+    config = make_config(parsed_settings(options, "check"))
     settings = config.training
     data = load_data(config.data)
     findings = check_data(data)
@@ -664,14 +664,16 @@ def check(options: Namespace) -> None:
 def _balance(counts: dict[Any, int]) -> str:
     """The share of each class, or where there are many of the largest and the smallest one."""
     ordered = sorted(counts, key=lambda name: -counts[name])
-    named = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
-    shares = ", ".join(f"{name} {counts[name] / sum(counts.values()):.1%}" for name in named)
-    return f"share of train: {shares}" + ("" if named == ordered else " (largest and smallest)")
+    names = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
+    shares = ", ".join(f"{name} {counts[name] / sum(counts.values()):.1%}" for name in names)
+    return f"share of train: {shares}" + ("" if names == ordered else " (largest and smallest)")
 
 
-def given_settings(options: Namespace, command: str) -> dict[str, Any]:
+def parsed_settings(options: Namespace, command: str) -> dict[str, Any]:
     """The settings on the command line."""
-    return {name: getattr(options, name) for name in taken_by(command) if hasattr(options, name)}
+    return {
+        name: getattr(options, name) for name in command_settings(command) if hasattr(options, name)
+    }
 
 
 def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, bool]:
@@ -682,14 +684,14 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     Raises:
         InputError: the record or the YAML file cannot be read, or there is nothing to resume.
     """
-    given, folder = given_settings(options, "train"), options.output_dir
+    from_options, folder = parsed_settings(options, "train"), options.output_dir
     from_file = {} if options.config is None else read_config(options.config)
-    options.keys = from_file.keys() - given.keys()
-    in_file = from_file.pop("output_dir", None)
-    if folder is None and in_file is not None:
-        if not isinstance(in_file, str):
-            raise InputError(f"{named('output_dir')} {in_file!r} must be a path")
-        folder = Path(in_file).expanduser()
+    options.keys = from_file.keys() - from_options.keys()
+    folder_in_file = from_file.pop("output_dir", None)
+    if folder is None and folder_in_file is not None:
+        if not isinstance(folder_in_file, str):
+            raise InputError(f"{named('output_dir')} {folder_in_file!r} must be a path")
+        folder = Path(folder_in_file).expanduser()
     flags = {"resume": False, "report": True}
     for name, default in flags.items():
         flags[name] = from_file.pop(name, default)
@@ -702,7 +704,7 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
         from lpft.results.folder import read_record
 
         record = read_record(folder)
-    if record is None and resume and not (from_file or given):
+    if record is None and resume and not (from_file or from_options):
         raise InputError(
             f"'{folder}' contains no run to continue: give a run's folder with "
             f"{named('output_dir')}, or give the data to begin one"
@@ -710,7 +712,7 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     recorded = {} if record is None else record.config
     if record is not None and record.selection is not None:
         recorded = record.selection.settings
-    settings = {**recorded, **from_file, **given}
+    settings = {**recorded, **from_file, **from_options}
     if "method" in recorded and folder is not None:
         from lpft.results.resume import check_same_settings
 
@@ -719,7 +721,7 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     return settings, folder, resume
 
 
-def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+def recorded_settings(run: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a trained run's data and model, with those given on top.
 
     Raises:
@@ -732,31 +734,31 @@ def recorded_settings(run: Path | None, given: dict[str, Any]) -> dict[str, Any]
         raise InputError(
             f"'{run}' contains no trained classifier: expected a folder that lpft train wrote"
         )
-    of_a_run = [name for name in ("with_start", "path") if given.get(name)]
+    needing_run = [name for name in ("with_start", "path") if settings.get(name)]
     if run is None:
-        for name in of_a_run:
+        for name in needing_run:
             raise InputError(f"{named(name)} needs a trained run: give its folder, or leave it out")
-        return given
-    own = (*taken_by("ntk", TrainingSettings), "methods")
-    for name in own:
-        if name in given and name != "device":
+        return settings
+    fixed = (*command_settings("ntk", TrainingSettings), "methods")
+    for name in fixed:
+        if name in settings and name != "device":
             raise InputError(
                 f"{named(name)} has no effect with a trained run, which has its own: leave it out"
             )
     record, config = read_record(run), recorded_config(run)
-    for name in of_a_run if record is None else ():
+    for name in needing_run if record is None else ():
         raise InputError(f"'{run}' has no run.json, which {named(name)} needs: leave it out")
     if config is None:
-        return given
-    names = taken_by("ntk", DataSettings, TrainingSettings)
+        return settings
+    names = command_settings("ntk", DataSettings, TrainingSettings)
     recorded = {name: v for name, v in config.items() if name in names and v is not None}
     if record is not None:
         recorded["methods"] = (config["method"],)
-    if "task" in given or "train_file" in given:
+    if "task" in settings or "train_file" in settings:
         recorded = {
             name: value for name, value in recorded.items() if name not in DataSettings.fields()
         }
-    return {**recorded, **given}
+    return {**recorded, **settings}
 
 
 def _check_folder(folder: Path, expected: str) -> None:

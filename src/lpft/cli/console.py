@@ -54,10 +54,10 @@ def print_error(error: Exception | str, place: str = "", keys: Collection[str] =
     Those in ``keys`` stand in a YAML file, where they are called as in Python.
     """
 
-    def spelled(setting: str) -> str:
+    def spell(setting: str) -> str:
         return setting if setting.partition("=")[0] in keys else as_option(setting)
 
-    text = error.spelled(spelled) if isinstance(error, InputError) else str(error)
+    text = error.spelled(spell) if isinstance(error, InputError) else str(error)
     print(f"error: {place}{text}", file=sys.stderr)
 
 
@@ -71,34 +71,37 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_quantization(found: dict[str, Any]) -> None:
+def print_quantization(result: dict[str, Any]) -> None:
     """What a graph in int8 loses, and how fast it is, as ``export.json`` has it."""
-    kinds = {"the run, float32": found["before"], found["type"]: found["after"]}
+    kinds = {
+        "the run, float32": result["before"],
+        result["type"]: result["after"],
+    }
     print_table(
         ["", "accuracy", "NLL", "ECE"],
         [
-            [name, f"{one['accuracy']:.3f}", f"{one['nll']:.4f}", f"{one['ece']:.4f}"]
-            for name, one in kinds.items()
+            [name, f"{metrics['accuracy']:.3f}", f"{metrics['nll']:.4f}", f"{metrics['ece']:.4f}"]
+            for name, metrics in kinds.items()
         ],
     )
-    rates, times = found["rows_per_second"], found["times_as_fast"]
+    rates, times = result["rows_per_second"], result["times_as_fast"]
     print(
-        f"On {found['rows']} labelled rows {found['type']} gives {found['same_label']:.1%} the "
-        f"run's label; a probability differs by up\nto {found['largest_difference']:.2f}. It reads "
-        f"{rates[found['type']]:.0f} rows per second, {times['as_torch']:.2f} times as many as "
+        f"On {result['rows']} labelled rows {result['type']} gives {result['same_label']:.1%} the "
+        f"run's label; a probability differs by up\nto {result['largest_difference']:.2f}. It "
+        f"reads {rates[result['type']]:.0f} rows per second, {times['as_torch']:.2f} times as many as "
         f"PyTorch and {times['as_float32']:.2f} times\nas many as the graph in float32, and takes "
-        f"{found['megabytes']['after']:.0f} MB instead of {found['megabytes']['before']:.0f}."
+        f"{result['megabytes']['after']:.0f} MB instead of {result['megabytes']['before']:.0f}."
     )
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     from lpft.analysis.metrics import CONDITIONAL_METRICS, ORDINARY_METRICS
 
-    every = dict.fromkeys(name for m in metrics["splits"].values() for name in m)
-    others = (*ORDINARY_METRICS, *CONDITIONAL_METRICS)
-    of_groups = [name for name in every if name not in others]
-    of_groups += [name for name in ("coverage", "accepted_accuracy") if name in every]
-    shown = ("accuracy", "macro_f1", "matthews_correlation", *of_groups)
+    names = dict.fromkeys(name for m in metrics["splits"].values() for name in m)
+    ordinary = (*ORDINARY_METRICS, *CONDITIONAL_METRICS)
+    group_metrics = [name for name in names if name not in ordinary]
+    group_metrics += [name for name in ("coverage", "accepted_accuracy") if name in names]
+    columns = ("accuracy", "macro_f1", "matthews_correlation", *group_metrics)
 
     def decimals(value: float | None) -> str | None:
         return None if value is None else f"{value:.3f}"
@@ -107,14 +110,14 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         [
             split,
             m["rows"],
-            *map(decimals, (m.get(name) for name in shown)),
+            *map(decimals, (m.get(name) for name in columns)),
             *(decimals(of[name]) for name in ("nll", "ece") for of in (m, m["calibrated"])),
         ]
         for split, m in metrics["splits"].items()
     ]
-    named = [name.replace("_", " ").replace("f1", "F1") for name in of_groups]
+    group_headings = [name.replace("_", " ").replace("f1", "F1") for name in group_metrics]
     usual = ["split", "rows", "accuracy", "macro F1", "MCC"]
-    print_table([*usual, *named, "NLL", "with T", "ECE", "with T"], rows)
+    print_table([*usual, *group_headings, "NLL", "with T", "ECE", "with T"], rows)
     print(f"temperature T: {metrics['temperature']:.3f}")
     abstention = metrics.get("abstention")
     if abstention is not None and abstention["abstain_below"] is not None:
@@ -135,13 +138,15 @@ def print_run(record: "RunRecord", metrics: dict[str, Any]) -> None:
     from lpft.analysis.comparison import wilson
 
     selection = record.selection
-    method, kept = record.config["method"], record.checkpoint
-    epoch = "" if kept is None else f", epoch {kept.epoch:g} of {kept.epochs:g} kept"
-    if kept is not None and kept.probe_won:
+    method, checkpoint = record.config["method"], record.checkpoint
+    epoch = (
+        "" if checkpoint is None else f", epoch {checkpoint.epoch:g} of {checkpoint.epochs:g} kept"
+    )
+    if checkpoint is not None and checkpoint.probe_won:
         epoch += " (the linear probe)"
     times = [record.timings.get("total")]
     if selection is not None:
-        times = [one.seconds for one in selection.candidates]
+        times = [candidate.seconds for candidate in selection.candidates]
     print(f"\n{method}{epoch}, {duration(sum(time or 0.0 for time in times))} in all")
     for split, values in metrics["splits"].items():
         if values["accuracy"] is None:  # none of its classes is known
@@ -153,8 +158,9 @@ def print_run(record: "RunRecord", metrics: dict[str, Any]) -> None:
         )
     if selection is not None:
         scores = ", ".join(
-            f"{one.folder.rpartition('/')[2]} " + ("-" if one.score is None else f"{one.score:.3f}")
-            for one in selection.candidates
+            f"{candidate.folder.rpartition('/')[2]} "
+            + ("-" if candidate.score is None else f"{candidate.score:.3f}")
+            for candidate in selection.candidates
         )
         print(f"chosen by accuracy on the same validation rows ({scores}): {selection.reason}")
 
@@ -268,13 +274,13 @@ def _of_workers(plan: dict[str, Any]) -> dict[str, str]:
 
 def _by_autograd(plan: dict[str, Any]) -> str:
     """What has no rule: how much of the whole, at which cost, and the first of their names."""
-    names, treated, passes = plan["by_autograd"], plan["autograd"], plan["flops"]["passes"]
+    names, autograd, passes = plan["by_autograd"], plan["autograd"], plan["flops"]["passes"]
     if not names:
         return "nothing: every parameter has a rule"
     rest = len(names) - _NAMED
     return (
-        f"{treated['parameters']} of {treated['of']} parameters, text by text: "
-        f"{treated['flops'] / 1e12:.2f} TFLOP ({treated['flops'] / passes:.0%}) of the passes ("
+        f"{autograd['parameters']} of {autograd['of']} parameters, text by text: "
+        f"{autograd['flops'] / 1e12:.2f} TFLOP ({autograd['flops'] / passes:.0%}) of the passes ("
         + ", ".join(names[:_NAMED])
         + (f" and {rest} more)" if rest > 0 else ")")
     )

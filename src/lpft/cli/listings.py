@@ -113,8 +113,8 @@ def _format_task(description: dict[str, Any]) -> str:
     }
     lines = []
     for name, values in facts.items():
-        first, *others = values if values else ["-"]
-        lines += [f"{name + ':':<11}{first}", *(" " * 11 + other for other in others)]
+        first, *rest = values if values else ["-"]
+        lines += [f"{name + ':':<11}{first}", *(" " * 11 + line for line in rest)]
     return "\n".join(lines)
 
 

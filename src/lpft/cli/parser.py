@@ -19,7 +19,7 @@ from lpft.cli import commands, listings
 from lpft.cli.console import as_option
 from lpft.errors import meant_choice, nearest
 from lpft.settings import MINILM, Backend, Device, ExportFormat, Quantization, Venue
-from lpft.settings.configs import taken_by
+from lpft.settings.configs import command_settings
 
 SHELLS = ("bash", "zsh", "fish")
 """Those that can complete lpft's commands."""
@@ -43,8 +43,8 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     if unknown:
         parser: ArgumentParser = options.parser
         options_of = (action.option_strings for action in parser._actions if action.dest != "help")
-        known = [option for names in options_of for option in names]
-        hint = _meant(unknown[0].partition("=")[0], known)
+        choices = [option for names in options_of for option in names]
+        hint = _meant(unknown[0].partition("=")[0], choices)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
 
@@ -54,9 +54,9 @@ def command_parsers() -> Mapping[str, ArgumentParser]:
     return _parser()[1]
 
 
-def _meant(name: str, known: Collection[str]) -> str:
+def _meant(name: str, choices: Collection[str]) -> str:
     """``, did you mean ...?``, or nothing where no name is close."""
-    near = nearest(name, known)
+    near = nearest(name, choices)
     return "" if near is None else f", did you mean {near}?"
 
 
@@ -331,7 +331,8 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         "--quantize",
         choices=get_args(Quantization),
         help="int8: an onnx graph with weights and products in 8 bits, smaller and faster; what "
-        "this costs is measured on the run's validation rows, or on those of --file (default: float32)",
+        "this costs is measured on the run's validation rows, or on those of --file (default: "
+        "float32)",
     )
     export.add_argument(
         "--file",
@@ -349,8 +350,8 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     _add_flags(
         check,
         "json",
-        label_errors="also list the rows whose label is probably wrong, judging by linear probes on "
-        "the features of --model",
+        label_errors="also list the rows whose label is probably wrong, judging by linear probes "
+        "on the features of --model",
     )
 
     tasks = command(listings.tasks, "list the tasks that lpft knows by name")
@@ -374,7 +375,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
 def _add_settings(parser: ArgumentParser, command: str) -> None:
     """A long option for each setting that the command takes, under the headings of its models."""
     groups: dict[str, Any] = {}
-    for name, item in taken_by(command).items():
+    for name, item in command_settings(command).items():
         heading = item.owner.heading
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
@@ -415,8 +416,8 @@ def _add_run(parser: ArgumentParser) -> None:
         "--backend",
         choices=get_args(Backend),
         help="library that computes: torch, or onnx (ONNX Runtime on the CPU; needs the onnx "
-        "extra), which exports RUN once and keeps the export in the cache. RUN may also be a folder "
-        "of lpft export --format onnx (default: torch; onnx for such a folder)",
+        "extra), which exports RUN once and keeps the export in the cache. RUN may also be a "
+        "folder of lpft export --format onnx (default: torch; onnx for such a folder)",
     )
 
 
@@ -464,9 +465,9 @@ def _add_threshold(parser: ArgumentParser) -> None:
         ("target_accuracy", "abstain so that accepted predictions are this accurate"),
         ("target_coverage", "abstain so that this share of texts is accepted"),
     ):
-        chosen = "" if name == "abstain_below" else ", judging by the run's validation rows"
+        source = "" if name == "abstain_below" else ", judging by the run's validation rows"
         parser.add_argument(
-            as_option(name), help=f"{text}{chosen} (a fraction; default: as in training)"
+            as_option(name), help=f"{text}{source} (a fraction; default: as in training)"
         )
 
 
@@ -503,7 +504,9 @@ def completion_script(parser: ArgumentParser, shell: str) -> str:
 
     (subparsers,) = (a for a in parser._actions if isinstance(a, _SubParsersAction))
     for name, subparser in subparsers.choices.items():
-        paths = {setting.name for setting in taken_by(name).values() if setting.type is Path}
+        paths = {
+            setting.name for setting in command_settings(name).values() if setting.type is Path
+        }
         for action in subparser._actions:
             if action.dest in _FOLDERS:
                 _complete(action, shtab.DIRECTORY)
@@ -516,8 +519,8 @@ def completion_script(parser: ArgumentParser, shell: str) -> str:
     return str(shtab.complete(parser, shell))
 
 
-def _complete(action: Action, how: dict[str, str]) -> None:
-    action.complete = how  # type: ignore[attr-defined]  # where shtab looks
+def _complete(action: Action, completer: dict[str, str]) -> None:
+    action.complete = completer  # type: ignore[attr-defined]  # where shtab looks
 
 
 def _names(command: str, argument: str) -> Sequence[str] | None:

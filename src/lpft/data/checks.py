@@ -66,13 +66,15 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """The finding for a file: no texts, and at most 1,000 rows of a split of all it counts."""
-        named = {split: [int(row) for row in rows[:MOST_ROWS]] for split, rows in self.rows.items()}
+        rows_by_split = {
+            split: [int(row) for row in rows[:MOST_ROWS]] for split, rows in self.rows.items()
+        }
         suggested = {split: list(names[:MOST_ROWS]) for split, names in self.suggested.items()}
         return {
             "level": self.level,
             "kind": self.kind,
             "message": self.message,
-            "rows": named,
+            "rows": rows_by_split,
             "total": {split: len(rows) for split, rows in self.rows.items()},
             **({"suggested": suggested} if suggested else {}),
         }
@@ -80,13 +82,13 @@ class Finding:
 
 def row_numbers(rows: Rows, total: Mapping[str, int], most: int = 10) -> str:
     """The first row numbers of each split in words; ``total`` says how many there are."""
-    named = []
+    parts = []
     for split, numbers in rows.items():
         more = total[split] - min(most, len(numbers))
         noun = "row" if total[split] == 1 else "rows"
         first = ", ".join(map(str, numbers[:most]))
-        named.append(f"{noun} {first}{f' and {more} more' if more else ''} of {split}")
-    return "; ".join(named)
+        parts.append(f"{noun} {first}{f' and {more} more' if more else ''} of {split}")
+    return "; ".join(parts)
 
 
 def as_parameters(message: str) -> str:
@@ -174,19 +176,19 @@ def _class_counts(data: TextData, examples: Examples) -> dict[Label, int]:
     """Rows of each class; of none where the rows have no labels."""
     if examples.labels is None:
         return {}
-    known = examples.labels[examples.labels >= 0]
-    counts = np.bincount(known, minlength=len(data.classes)).tolist()
+    labels = examples.labels[examples.labels >= 0]
+    counts = np.bincount(labels, minlength=len(data.classes)).tolist()
     return dict(zip(data.classes, counts, strict=True))
 
 
 def _rows_of_classes(data: TextData, names: Sequence[Label], *splits: str) -> Rows:
     indices = [data.classes.index(name) for name in names]
-    every = checked_splits(data)
+    examples = checked_splits(data)
     rows = {}
     for split in splits:
-        labels = every[split].labels
+        labels = examples[split].labels
         if labels is not None:
-            rows[split] = every[split].rows[np.isin(labels, indices)].tolist()
+            rows[split] = examples[split].rows[np.isin(labels, indices)].tolist()
     return _without_empty(rows)
 
 
@@ -249,44 +251,44 @@ class _AllRows:
             sketched=repetitions.sketched,
         )
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Rows:
+    def rows(self, mask: NDArray[np.bool_]) -> Rows:
         """The numbers of the chosen rows by split."""
         return _without_empty(
             {
-                name: self.number[chosen & (self.split == index)].tolist()
+                name: self.number[mask & (self.split == index)].tolist()
                 for index, name in enumerate(self.names)
             }
         )
 
     def within(
-        self, chosen: NDArray[np.bool_], groups: NDArray[np.int64], values: NDArray[np.int64]
+        self, mask: NDArray[np.bool_], groups: NDArray[np.int64], values: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """The chosen rows in whose group the chosen rows have different ``values`` (all N)."""
-        if not chosen.any():
-            return chosen
+        if not mask.any():
+            return mask
         # One number for each pair: NumPy sorts these many times faster than columns.
-        lowest, span = values[chosen].min(), np.ptp(values[chosen]) + 1
-        pairs = np.unique(groups[chosen] * span + values[chosen] - lowest) // span
-        several = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
-        return chosen & np.isin(groups, several)
+        lowest, span = values[mask].min(), np.ptp(values[mask]) + 1
+        pairs = np.unique(groups[mask] * span + values[mask] - lowest) // span
+        mixed = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
+        return mask & np.isin(groups, mixed)
 
-    def first_of(self, chosen: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def first_of(self, mask: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Of the chosen rows the first of each group, by their numbers (all N)."""
-        rows = np.flatnonzero(chosen)
+        rows = np.flatnonzero(mask)
         rows = rows[np.argsort(self.number[rows], kind="stable")]
-        first = np.zeros(len(chosen), dtype=bool)
+        first = np.zeros(len(mask), dtype=bool)
         first[rows[np.unique(groups[rows], return_index=True)[1]]] = True
         return first
 
     def examples(
-        self, chosen: NDArray[np.bool_], groups: NDArray[np.int64], classes: Sequence[Label] = ()
+        self, mask: NDArray[np.bool_], groups: NDArray[np.int64], classes: Sequence[Label] = ()
     ) -> tuple[str, ...]:
         """A line for each of the first groups: its rows, and their texts where they differ."""
         lines = []
-        for group in np.unique(groups[chosen])[:3]:
+        for group in np.unique(groups[mask])[:3]:
             parts: list[str] = []
             earlier = ""
-            for row in np.flatnonzero(chosen & (groups == group))[:4]:
+            for row in np.flatnonzero(mask & (groups == group))[:4]:
                 text = show([self.texts[row]])
                 label = f" {show([classes[self.label[row]]])}" if classes else ""
                 same = "" if text == earlier else f": {text}"
@@ -300,20 +302,20 @@ def _repetitions(data: TextData) -> Iterator[Finding]:
     rows = _AllRows.of(data)
     every = np.ones(len(rows.texts), dtype=bool)
     for index, split in enumerate(rows.names):
-        own = rows.split == index
+        in_split = rows.split == index
         noun = "training rows" if split == "train" else f"rows of {split}"
-        exact = rows.within(own, rows.exact, np.arange(len(every)))
+        exact = rows.within(in_split, rows.exact, np.arange(len(every)))
         if exact.any():
             repeated = int(exact.sum()) - len(np.unique(rows.exact[exact]))
-            message = f"{repeated} of {own.sum()} {noun} repeat the text of an earlier one"
+            message = f"{repeated} of {in_split.sum()} {noun} repeat the text of an earlier one"
             examples = rows.examples(exact, rows.exact)
             later = exact & ~rows.first_of(exact, rows.exact)
             yield Finding("warning", "duplicates", message, rows.rows(later), examples)
-        near = rows.within(own, rows.near, rows.exact)
+        near = rows.within(in_split, rows.near, rows.exact)
         if near.any():
             message = (
-                f"{near.sum()} of {own.sum()} {noun} nearly repeat one another (the same words, "
-                "or at most one in ten differs)"
+                f"{near.sum()} of {in_split.sum()} {noun} nearly repeat one another (the same "
+                "words, or at most one in ten differs)"
             )
             if rows.sketched:
                 message += (
@@ -346,12 +348,12 @@ def _leaks(rows: _AllRows) -> Iterator[Finding]:
     """Texts of one split in another that must not share any with it."""
     pairs = [("train", split) for split in rows.names if split != "train"]
     if "validation" in rows.names:
-        others = [split for split in rows.names if split not in ("train", "validation")]
-        pairs += [("validation", split) for split in others]
+        later_splits = [split for split in rows.names if split not in ("train", "validation")]
+        pairs += [("validation", split) for split in later_splits]
     for source, split in pairs:
-        known, own = (rows.split == rows.names.index(name) for name in (source, split))
-        exact = own & np.isin(rows.exact, rows.exact[known])
-        near = own & ~exact & np.isin(rows.near, rows.near[known])
+        in_source, in_split = (rows.split == rows.names.index(name) for name in (source, split))
+        exact = in_split & np.isin(rows.exact, rows.exact[in_source])
+        near = in_split & ~exact & np.isin(rows.near, rows.near[in_source])
         for leaked, groups, kind in (
             (exact, rows.exact, "leakage"),
             (near, rows.near, "near-leakage"),
@@ -361,14 +363,15 @@ def _leaks(rows: _AllRows) -> Iterator[Finding]:
             place = "training" if source == "train" else source
             verb = "have a text that is also in" if kind == "leakage" else "nearly repeat a text of"
             message = (
-                f"{leaked.sum()} of {own.sum()} rows of {split} ({leaked.sum() / own.sum():.1%}) "
-                f"{verb} {place}: scores on them reward memory"
+                f"{leaked.sum()} of {in_split.sum()} rows of {split} "
+                f"({leaked.sum() / in_split.sum():.1%}) {verb} {place}: scores on them "
+                "reward memory"
             )
-            whole = leaked.sum() == own.sum() and source == "train"
-            involved = leaked | (known & np.isin(groups, groups[leaked]))
-            examples = rows.examples(involved, groups)
+            all_rows = leaked.sum() == in_split.sum() and source == "train"
+            repeated = leaked | (in_source & np.isin(groups, groups[leaked]))
+            examples = rows.examples(repeated, groups)
             yield Finding(
-                "error" if whole else "warning", kind, message, rows.rows(involved), examples
+                "error" if all_rows else "warning", kind, message, rows.rows(repeated), examples
             )
 
 
@@ -473,19 +476,20 @@ _CONTENTS = (
 
 def _contents(data: TextData) -> Iterator[Finding]:
     splits = checked_splits(data)
-    for kind, holds, what, advice in _CONTENTS:
+    for kind, holds, problem, advice in _CONTENTS:
         rows: dict[str, list[int]] = {}
         examples: list[str] = []
-        for split, own in splits.items():
-            chosen = [index for index, text in enumerate(own.texts) if holds(text)]
-            if chosen:
-                rows[split] = own.rows[chosen].tolist()
+        for split, split_examples in splits.items():
+            indices = [index for index, text in enumerate(split_examples.texts) if holds(text)]
+            if indices:
+                rows[split] = split_examples.rows[indices].tolist()
                 examples += [
-                    f"{split} {own.rows[index]}: {show([own.texts[index]])}" for index in chosen[:3]
+                    f"{split} {split_examples.rows[index]}: {show([split_examples.texts[index]])}"
+                    for index in indices[:3]
                 ]
         if rows:
             counted = " and ".join(
                 f"{len(rows[split])} of {len(splits[split])} rows of {split}" for split in rows
             )
-            message = f"{what} in {counted}: {advice}"
+            message = f"{problem} in {counted}: {advice}"
             yield Finding("warning", kind, message, rows, tuple(examples[:3]))

@@ -85,7 +85,7 @@ def find_repetitions(texts: Sequence[Text]) -> Repetitions:
 @lru_cache(maxsize=2)  # the same rows are divided into splits or folds, and checked
 def _repetitions(texts: tuple[Text, ...]) -> Repetitions:
     exact, forms = _exact_and_forms(texts)
-    different = np.unique(exact)
+    distinct = np.unique(exact)
     near = _first_of_equal(forms)
     # a text of one word less may repeat a long one
     lengths = forms.lengths()
@@ -94,7 +94,7 @@ def _repetitions(texts: tuple[Text, ...]) -> Repetitions:
     for first, later in _similar(forms, long, sketched=sketched):
         _join(near, first, later)
     roots = np.array([_root(near, form) for form in range(len(near))], dtype=np.int64)
-    return Repetitions(exact, different[roots[np.searchsorted(different, exact)]], sketched)
+    return Repetitions(exact, distinct[roots[np.searchsorted(distinct, exact)]], sketched)
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _exact_and_forms(texts: Sequence[Text]) -> tuple[NDArray[np.int64], _Forms]:
         if exact[index] < index:
             continue
         for part in key:
-            found = _words(part) or (part,)
-            words.extend([numbers.setdefault(word, len(numbers)) for word in found])
+            part_words = _words(part) or (part,)
+            words.extend([numbers.setdefault(word, len(numbers)) for word in part_words])
             ends.append(len(words))
         parts.append(len(ends) - 1)
     forms = _Forms(
@@ -166,8 +166,8 @@ def _words(part: str) -> Words:
     if part.isascii():
         return tuple(_WORD.findall(part.replace("'", "") if "'" in part else part))
     plain = unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFD", part)))
-    found = _WORD.findall(_APOSTROPHE.sub("", plain))
-    return tuple(word for word in found if unicodedata.category(word[0])[0] != "P" or len(word) > 1)
+    words = _WORD.findall(_APOSTROPHE.sub("", plain))
+    return tuple(word for word in words if unicodedata.category(word[0])[0] != "P" or len(word) > 1)
 
 
 def _first_of_equal(forms: _Forms) -> NDArray[np.int64]:
@@ -188,9 +188,9 @@ def _root(parents: NDArray[np.int64], item: int) -> int:
     return item
 
 
-def _join(parents: NDArray[np.int64], one: int, other: int) -> None:
+def _join(parents: NDArray[np.int64], first: int, second: int) -> None:
     """Put two sets together; the lowest index stands for them."""
-    roots = sorted((_root(parents, one), _root(parents, other)))
+    roots = sorted((_root(parents, first), _root(parents, second)))
     parents[roots[1]] = roots[0]
 
 
@@ -202,8 +202,8 @@ def _similar(
     parents = np.arange(len(long), dtype=np.int64)
     postings: dict[int, list[int]] = {}
     for later in range(len(long)):
-        own = grams[ends[later] : ends[later + 1]].tolist()
-        lists = [postings.setdefault(gram, []) for gram in own]
+        text_grams = grams[ends[later] : ends[later + 1]].tolist()
+        lists = [postings.setdefault(gram, []) for gram in text_grams]
         common = Counter(chain.from_iterable(lists))
         form = forms.of(int(long[later])) if common else ()
         for first, _ in common.most_common(_CANDIDATES):
@@ -228,8 +228,8 @@ def _shared_grams(
     starts, lengths = forms.ends[forms.parts[long]], forms.lengths()[long]
     blocks = list(_blocks(lengths))
 
-    def words_of(some: slice) -> NDArray[np.int32]:
-        index = np.repeat(starts[some] - _ends(lengths[some])[:-1], lengths[some])
+    def words_of(block: slice) -> NDArray[np.int32]:
+        index = np.repeat(starts[block] - _ends(lengths[block])[:-1], lengths[block])
         return forms.words[index + np.arange(len(index))]
 
     # A random 64-bit number per word and place: the sum over a window stands for its words. Words
@@ -239,25 +239,25 @@ def _shared_grams(
         0, 2**64, size=(GRAM, int(rank.max(initial=-1)) + 1), dtype=np.uint64, endpoint=False
     )
     owners, hashes = [], []
-    for some in blocks:
-        sequence = rank[words_of(some)]
-        owner = np.repeat(np.arange(some.start, some.stop), lengths[some])
+    for block in blocks:
+        sequence = rank[words_of(block)]
+        owner = np.repeat(np.arange(block.start, block.stop), lengths[block])
         windows = max(len(sequence) - GRAM + 1, 0)
-        own = np.zeros(windows, dtype=np.uint64)
+        gram_hashes = np.zeros(windows, dtype=np.uint64)
         for place in range(GRAM):
-            own += random[place, sequence[place : place + windows]]
+            gram_hashes += random[place, sequence[place : place + windows]]
         inside = owner[:windows] == owner[GRAM - 1 : GRAM - 1 + windows]
-        owner, own = owner[:windows][inside], own[inside]
-        order = np.lexsort((own, owner))
-        owner, own = owner[order], own[order]
-        new = np.ones(len(own), dtype=bool)
-        new[1:] = (own[1:] != own[:-1]) | (owner[1:] != owner[:-1])
-        owner, own = owner[new], own[new]
+        owner, gram_hashes = owner[:windows][inside], gram_hashes[inside]
+        order = np.lexsort((gram_hashes, owner))
+        owner, gram_hashes = owner[order], gram_hashes[order]
+        new = np.ones(len(gram_hashes), dtype=bool)
+        new[1:] = (gram_hashes[1:] != gram_hashes[:-1]) | (owner[1:] != owner[:-1])
+        owner, gram_hashes = owner[new], gram_hashes[new]
         if sketched:
             smallest = np.arange(len(owner)) - np.searchsorted(owner, owner) < SKETCH
-            owner, own = owner[smallest], own[smallest]
+            owner, gram_hashes = owner[smallest], gram_hashes[smallest]
         owners.append(owner)
-        hashes.append(own)
+        hashes.append(gram_hashes)
     texts = np.concatenate([np.zeros(0, np.int64), *owners])
     _, grams, occurrences = np.unique(
         np.concatenate([np.zeros(0, np.uint64), *hashes]), return_inverse=True, return_counts=True
@@ -269,11 +269,11 @@ def _shared_grams(
 def _ranks(blocks: Iterable[NDArray[np.int32]], count: int) -> NDArray[np.int64]:
     """For each of ``count`` words its number in the order of first occurrence, -1 for others."""
     rank = np.full(count, -1, dtype=np.int64)
-    known = 0
+    ranked = 0
     for words in blocks:
         new, first = np.unique(words[rank[words] < 0], return_index=True)
-        rank[new[np.argsort(first)]] = np.arange(known, known + len(new))
-        known += len(new)
+        rank[new[np.argsort(first)]] = np.arange(ranked, ranked + len(new))
+        ranked += len(new)
     return rank
 
 
@@ -291,8 +291,8 @@ def _ends(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _near(first: tuple[Numbers, ...], second: tuple[Numbers, ...]) -> bool:
     return all(
-        _few_edits(one, other) or _many_grams(one, other)
-        for one, other in zip(first, second, strict=True)
+        _few_edits(part, counterpart) or _many_grams(part, counterpart)
+        for part, counterpart in zip(first, second, strict=True)
     )
 
 
@@ -313,8 +313,8 @@ def _many_grams(first: Numbers, second: Numbers) -> bool:
 def _few_edits(first: Numbers, second: Numbers) -> bool:
     """Whether the edit distance of words is at most a tenth of the longer text's words."""
     limit = max(len(first), len(second)) // LONG
-    one, other = set(first), set(second)
-    if max(len(one - other), len(other - one)) > limit:
+    first_words, second_words = set(first), set(second)
+    if max(len(first_words - second_words), len(second_words - first_words)) > limit:
         return False
     # words that only one has, each a deletion, an insertion or half of a replacement
     missing = (Counter(first) - Counter(second)).total()

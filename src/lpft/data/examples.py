@@ -51,9 +51,9 @@ class Groups:
 
     def select(self, rows: Rows) -> "Groups":
         """The groups of these rows, in this order."""
-        chosen = np.asarray(rows, dtype=np.int64)
-        credits = {name: earned[chosen] for name, earned in self.credits.items()}
-        return Groups(self.index[chosen], self.noun, credits, self.positive)
+        index = np.asarray(rows, dtype=np.int64)
+        credits = {name: earned[index] for name, earned in self.credits.items()}
+        return Groups(self.index[index], self.noun, credits, self.positive)
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ class Examples:
 
     def select(self, rows: Rows) -> "Examples":
         """These rows, in this order."""
-        chosen = np.asarray(rows, dtype=np.int64)
+        index = np.asarray(rows, dtype=np.int64)
         return Examples(
             ids=[self.ids[row] for row in rows],
             texts=[self.texts[row] for row in rows],
-            labels=None if self.labels is None else self.labels[chosen],
+            labels=None if self.labels is None else self.labels[index],
             groups=None if self.groups is None else self.groups.select(rows),
-            clusters=None if self.clusters is None else self.clusters[chosen],
-            weights=None if self.weights is None else self.weights[chosen],
-            rows=self.rows[chosen],
+            clusters=None if self.clusters is None else self.clusters[index],
+            weights=None if self.weights is None else self.weights[index],
+            rows=self.rows[index],
         )
 
     def join(self, other: "Examples") -> "Examples":
@@ -171,10 +171,10 @@ class TextData:
 
     def splits(self) -> dict[str, Examples]:
         """Every split by the name that files and metrics use: train, validation, test, ood/NAME."""
-        named = {"train": self.train, "validation": self.validation}
+        splits = {"train": self.train, "validation": self.validation}
         if self.test is not None:
-            named["test"] = self.test
-        return named | {f"ood/{name}": examples for name, examples in self.ood.items()}
+            splits["test"] = self.test
+        return splits | {f"ood/{name}": examples for name, examples in self.ood.items()}
 
 
 def fingerprint(data: TextData) -> dict[str, str]:

@@ -83,9 +83,11 @@ def label_list(labels: Any, name: str) -> list[Label]:
             f"{name} have shape {values.shape}: expected one class per text; multi-label is "
             "not supported"
         )
-    listed = values.tolist()
-    _check_labels(listed, name, None, "expected one everywhere: fill it in or leave the row out")
-    typed = [_typed_label(value, name) for value in listed]
+    values_list = values.tolist()
+    _check_labels(
+        values_list, name, None, "expected one everywhere: fill it in or leave the row out"
+    )
+    typed = [_typed_label(value, name) for value in values_list]
     kinds = sorted({type(value).__name__ for value in typed})
     if len(kinds) > 1:
         raise InputError(
@@ -146,10 +148,10 @@ def _check_labels(
 ) -> None:
     """Refuse collections (multi-label), missing labels and fractions (regression)."""
     collections = (list, tuple, set, frozenset, dict, np.ndarray)
-    several = [value for value in values if isinstance(value, collections)]
-    if several:
+    multiple = [value for value in values if isinstance(value, collections)]
+    if multiple:
         raise InputError(
-            f"{source}: multi-label is not supported: found {show(several[:1])}, expected one "
+            f"{source}: multi-label is not supported: found {show(multiple[:1])}, expected one "
             "class per row (a string or an integer)"
         )
     rows = range(len(values)) if rows is None else rows
@@ -176,8 +178,8 @@ def integers_where_all_are(labels: list[Label]) -> list[Label]:
     "1" would become one class.
     """
     integers = [_as_integer(label) for label in labels]
-    whole = [integer for integer in integers if integer is not None]
-    return list(whole) if len(whole) == len(labels) else labels
+    valid = [integer for integer in integers if integer is not None]
+    return list(valid) if len(valid) == len(labels) else labels
 
 
 def _as_integer(label: Label) -> int | None:
@@ -228,8 +230,8 @@ def encode_labels(
         InputError: a label is none of the classes, where that is not allowed.
     """
     index = {str(label): position for position, label in enumerate(classes)}
-    whole = all(isinstance(label, int) and not isinstance(label, bool) for label in classes)
-    names = [str(_as_integer(label)) if whole else str(label) for label in labels]
+    integers = all(isinstance(label, int) and not isinstance(label, bool) for label in classes)
+    names = [str(_as_integer(label)) if integers else str(label) for label in labels]
     unseen = [position for position, name in enumerate(names) if name not in index]
     if unseen_allowed:
         alike = {_plain_name(name) for name in index}
@@ -270,30 +272,30 @@ def official_names(
     writes as ``"0.0"`` in a column that lacks a label); it is empty where the source writes the
     names themselves. ``source`` and ``task`` are for messages.
     """
-    named = list(dict.fromkeys(codes.values()))
-    if named and set(named) != set(classes):
+    names = list(dict.fromkeys(codes.values()))
+    if names and set(names) != set(classes):
         raise InputError(
-            f"{source}: its classes are {', '.join(named)}, expected {task}'s: {', '.join(classes)}"
+            f"{source}: its classes are {', '.join(names)}, expected {task}'s: {', '.join(classes)}"
         )
-    known = codes if codes else {name: name for name in classes}
-    written = []
+    names_by_code = codes if codes else {name: name for name in classes}
+    texts = []
     for value in values:
         text = str(value).strip()
-        integer = None if text in known else _as_integer(text)
-        written.append(text if integer is None else str(integer))
-    unknown = [value for value in written if value not in known]
+        integer = None if text in names_by_code else _as_integer(text)
+        texts.append(text if integer is None else str(integer))
+    unknown = [value for value in texts if value not in names_by_code]
     if "-1" in unknown:
         raise InputError(
             f"{source}: the labels are hidden (-1), as in official test sets; "
             "expected a labelled split: take the training or validation set"
         )
     if unknown:
-        expected = known if len(known) == len(classes) else classes
+        expected = names_by_code if len(names_by_code) == len(classes) else classes
         raise InputError(
-            f"{source}: found the label {show(unknown)} in {len(unknown)} of {len(written)} rows, "
+            f"{source}: found the label {show(unknown)} in {len(unknown)} of {len(texts)} rows, "
             f"expected {' or '.join(expected)}: is this {task}?"
         )
-    return [known[value] for value in written]
+    return [names_by_code[value] for value in texts]
 
 
 def is_missing(value: object) -> bool:
@@ -311,9 +313,9 @@ def looks_numeric(value: object) -> bool:
 
 def show(values: Sequence[object], most: int = _SHOWN) -> str:
     """The first few different values of a list, each cut, in one line for a message."""
-    different = list(dict.fromkeys(cut(repr(value)) for value in values))
-    listed = ", ".join(different[:most])
-    return f"{listed} and {len(different) - most} more" if len(different) > most else listed
+    distinct = list(dict.fromkeys(cut(repr(value)) for value in values))
+    text = ", ".join(distinct[:most])
+    return f"{text} and {len(distinct) - most} more" if len(distinct) > most else text
 
 
 def cut(text: str) -> str:
@@ -328,6 +330,6 @@ def show_rows(rows: Sequence[int], total: int | None = None) -> str:
     ``total`` is how many there are, where ``rows`` are the first of them.
     """
     total = len(rows) if total is None else total
-    listed = ", ".join(str(row + 1) for row in rows[:_SHOWN])
+    text = ", ".join(str(row + 1) for row in rows[:_SHOWN])
     more = f" and {total - _SHOWN} more" if total > _SHOWN else ""
-    return f"row{'s' if total > 1 else ''} {listed}{more}"
+    return f"row{'s' if total > 1 else ''} {text}{more}"

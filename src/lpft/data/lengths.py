@@ -52,14 +52,14 @@ class TokenCounter:
     count: Callable[[Sequence[Text]], Lengths]
     least: int
     limit: int | None
-    _known: dict[Text, int] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[Text, int] = field(default_factory=dict, repr=False, compare=False)
 
     def lengths(self, texts: Sequence[Text]) -> Lengths:
         """The tokens of each of N texts; a text is counted once."""
-        new = list(dict.fromkeys(text for text in texts if text not in self._known))
+        new = list(dict.fromkeys(text for text in texts if text not in self._cache))
         if new:
-            self._known.update(zip(new, self.count(new).tolist(), strict=True))
-        return np.array([self._known[text] for text in texts], dtype=np.int64)
+            self._cache.update(zip(new, self.count(new).tolist(), strict=True))
+        return np.array([self._cache[text] for text in texts], dtype=np.int64)
 
     def check(self, max_length: int) -> int:
         """``max_length``, if the model reads so many tokens.
@@ -137,18 +137,21 @@ def describe_lengths(data: TextData, counter: TokenCounter, max_length: int) -> 
 def _longer(lengths: Lengths, max_length: int, limit: int | None) -> str:
     """What maximum length keeps 95 % and 99 % of the training texts whole."""
     reads = "" if limit is None else f" (the model reads {limit} at most)"
-    wanted = [(share, int(np.quantile(lengths, share, method="higher"))) for share in (0.95, 0.99)]
+    quantiles = [
+        (share, int(np.quantile(lengths, share, method="higher"))) for share in (0.95, 0.99)
+    ]
     possible = [
         f"--max-length {length} keeps {share:.0%} of the training texts whole"
-        for share, length in wanted
+        for share, length in quantiles
         if max_length < length and (limit is None or length <= limit)
     ]
     if possible:
         return f"{', '.join(possible)}{reads}"
-    if limit is not None and wanted[-1][1] > limit:
-        whole = np.mean(lengths <= limit)
+    if limit is not None and quantiles[-1][1] > limit:
+        share_kept = np.mean(lengths <= limit)
         return (
-            f"the model reads {limit} at most, which keeps {whole:.0%} of the training texts whole"
+            f"the model reads {limit} at most, which keeps {share_kept:.0%} of the training texts "
+            "whole"
         )
     return f"{np.mean(lengths <= max_length):.1%} of the training texts stay whole{reads}"
 

@@ -205,13 +205,13 @@ def load_files(
     if validation is None:
         splits |= _hold_out(training, protocol)
         sources["validation"] = f"{train}: {describe_split(protocol)}"
-    others = {"validation": validation, "test": test}
-    others |= {f"ood/{name}": path for name, path in ood.items()}
-    read = partial(_examples, classes=classes, text_columns=columns, label_column=label_column)
-    for split, path in others.items():
+    files = {"validation": validation, "test": test}
+    files |= {f"ood/{name}": path for name, path in ood.items()}
+    read_file = partial(_examples, classes=classes, text_columns=columns, label_column=label_column)
+    for split, path in files.items():
         if path is not None:
             table = read_table(path, column_names, **layout)
-            splits[split] = read(path, table, unseen_allowed=split.startswith("ood/"))
+            splits[split] = read_file(path, table, unseen_allowed=split.startswith("ood/"))
             sources[split] = str(path)
     return TextData(
         name=Path(train).name.partition(".")[0],
@@ -309,14 +309,14 @@ def _hold_out(official: Examples, protocol: str) -> dict[str, Examples]:
 def _read(task: Task, data_dir: str | Path | None, revision: str | None) -> RawData:
     if data_dir is not None:
         _refuse(task, f"is read from {named('data_dir')}", revision=revision)
-        others = {
+        folder_owners = {
             folder: other.name
             for other in TASKS.values()
             if other.name != task.name
             for release in other.releases
             for folder in release.folders
         }
-        return read_release(task, data_dir, others)
+        return read_release(task, data_dir, folder_owners)
     if task.hub is None:
         sites = " or ".join(dict.fromkeys(release.url for release in task.releases))
         raise InputError(

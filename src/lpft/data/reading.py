@@ -116,10 +116,10 @@ def read_lines(path: Path, encoding: str | None = None) -> Iterator[Line]:
                 if number == 1:
                     _check_first_line(path, line)
                 if "\0" in line:
-                    written = "" if encoding is None else f" than {encoding}"
+                    than_encoding = "" if encoding is None else f" than {encoding}"
                     raise InputError(
                         f"{path}, line {number}: found a null byte, expected text: the file is "
-                        f"damaged or in another encoding{written} (UTF-16?): name it with "
+                        f"damaged or in another encoding{than_encoding} (UTF-16?): name it with "
                         f"{named('encoding')}"
                     )
                 yield number, line
@@ -160,9 +160,9 @@ def _decoded_lines(
             ) from error
         if start and text:
             text, start = text.removeprefix("\ufeff"), False
-        first, *others = text.split("\n")
+        first, *following = text.split("\n")
         parts.append(first)
-        for part in others:
+        for part in following:
             yield "".join(parts) + "\n"
             number, parts = number + 1, [part]
         if damage is not None:

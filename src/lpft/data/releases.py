@@ -187,12 +187,12 @@ def pair(first: str, second: str) -> Template:
     return Template(f"pair: {first}, {second}", lambda row: (row[first], row[second]))
 
 
-def read_release(task: Task, data_dir: str | Path, others: Mapping[str, str]) -> RawData:
+def read_release(task: Task, data_dir: str | Path, folder_owners: Mapping[str, str]) -> RawData:
     """Every split of the first of a task's releases whose training file is there.
 
     ``data_dir`` holds the benchmarks' folders, or is a benchmark's, or the task's own; names are
-    matched in any case. ``others`` are other tasks by the names of their folders, which may hold
-    files of the same names. Where a file is missing, the message gives the expected paths and
+    matched in any case. ``folder_owners`` are other tasks by the names of their folders, which may
+    hold files of the same names. Where a file is missing, the message gives the expected paths and
     where to get them.
     """
     root = Path(data_dir).absolute()
@@ -201,8 +201,8 @@ def read_release(task: Task, data_dir: str | Path, others: Mapping[str, str]) ->
             f"{root} is not a folder: expected the one that holds the official files of "
             f"{task.name}, or its benchmark's folder, or the folder of all benchmarks"
         )
-    owner = next((name for folder, name in others.items() if _is_named(root, folder)), None)
-    own = tuple(
+    owner = next((name for folder, name in folder_owners.items() if _is_named(root, folder)), None)
+    candidates = tuple(
         release
         for release in task.releases
         if owner is None or any(_is_named(root, folder) for folder in release.folders)
@@ -210,16 +210,16 @@ def read_release(task: Task, data_dir: str | Path, others: Mapping[str, str]) ->
     for release in task.releases:
         train = release.files["train"]
         for folder in _possible_folders(root, release.paths, train):
-            if (folder != root or release in own) and (folder / train).is_file():
+            if (folder != root or release in candidates) and (folder / train).is_file():
                 return _read_files(task, release, folder)
-    if not own:
+    if not candidates:
         names = " or ".join(dict.fromkeys(release.folders[0] for release in task.releases))
         raise InputError(
             f"{root} is the folder of {owner}, not of {task.name}: expected {names}, its "
             "benchmark's folder, or the folder of all benchmarks"
         )
     also = "" if owner is None else f"; {root.name} is also the folder of {owner}"
-    raise InputError(f"{_missing(task, own, root)}{also}")
+    raise InputError(f"{_missing(task, candidates, root)}{also}")
 
 
 def _read_files(task: Task, release: Release, folder: Path) -> RawData:

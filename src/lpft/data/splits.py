@@ -85,9 +85,9 @@ def fold_numbers(labels: Rows, groups: Rows | None = None, folds: int = VALIDATI
     index = np.arange(len(labels))
     if groups is not None:
         for label in np.unique(labels):
-            own = labels == label
-            if len(np.unique(groups[own])) > 1:
-                index[own] = groups[own] + len(labels)
+            in_class = labels == label
+            if len(np.unique(groups[in_class])) > 1:
+                index[in_class] = groups[in_class] + len(labels)
     _, first, group = np.unique(index, return_index=True, return_inverse=True)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(first))
     order = order[np.argsort(labels[first][order], kind="stable")]
@@ -106,9 +106,9 @@ def scored_rows(labels: Rows, fold: Rows) -> Rows:
     """
     scored = np.zeros(len(labels), dtype=bool)
     for number in np.unique(fold):
-        known = np.unique(labels[fold != number])
-        if len(known) > 1:
-            scored |= (fold == number) & np.isin(labels, known)
+        classes = np.unique(labels[fold != number])
+        if len(classes) > 1:
+            scored |= (fold == number) & np.isin(labels, classes)
     if not scored.any():
         raise InputError(
             "no rows can be held out for validation: no class has two different training texts; "
@@ -237,13 +237,13 @@ def _keep_together(
         held_out[rows] = drawn[rows[0]] and len(rows) <= shares[labels[rows[0]]]
     alone = sizes[groups] == 1
     for label in np.unique(labels):
-        own = labels == label
-        excess = int(held_out[own].sum()) - shares[label]
-        movable = np.flatnonzero(own & alone & (held_out == (excess > 0)))
+        in_class = labels == label
+        excess = int(held_out[in_class].sum()) - shares[label]
+        movable = np.flatnonzero(in_class & alone & (held_out == (excess > 0)))
         change = generator.choice(movable, size=min(abs(excess), len(movable)), replace=False)
         held_out[change] = excess < 0
-        if not held_out[own].any() or held_out[own].all():
-            held_out[own] = _smallest_group(groups[own], drawn[own])
+        if not held_out[in_class].any() or held_out[in_class].all():
+            held_out[in_class] = _smallest_group(groups[in_class], drawn[in_class])
     return held_out
 
 
@@ -301,11 +301,11 @@ def limit_split(data: TextData, split: Literal["train", "validation"], most: int
         return data
     assert examples.labels is not None
     if examples.groups is None:
-        rows, how = draw_rows(examples.labels, most), "each class in proportion"
+        rows, method = draw_rows(examples.labels, most), "each class in proportion"
     else:
         rows = draw_groups(examples.groups, most, name, examples.labels)
-        how = f"drawn by {examples.groups.noun}"
-    note = f"{name} is limited to {len(rows)} of {total} rows, {how}"
+        method = f"drawn by {examples.groups.noun}"
+    note = f"{name} is limited to {len(rows)} of {total} rows, {method}"
     changes: dict[str, Any] = {
         split: examples.select(rows),
         "notes": (*data.notes, note),

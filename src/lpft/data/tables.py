@@ -143,15 +143,15 @@ def choose_text_columns(
     """
     if text_columns is None:
         return (_only_text_column(table, label_column, path),)
-    chosen = tuple(text_columns)
-    if len(chosen) not in (1, 2) or len(set(chosen)) < len(chosen) or label_column in chosen:
+    columns = tuple(text_columns)
+    if len(columns) not in (1, 2) or len(set(columns)) < len(columns) or label_column in columns:
         raise InputError(
-            f"the text columns are {', '.join(chosen)} and the label column is {label_column}: "
+            f"the text columns are {', '.join(columns)} and the label column is {label_column}: "
             "expected one text column, or two different ones for pairs, and another for the label"
         )
-    for column in chosen:
+    for column in columns:
         require_column(table, column, path, _advice(path))
-    return chosen
+    return columns
 
 
 def columns_of_training(
@@ -190,11 +190,11 @@ def _usual_text_column(names: Sequence[str]) -> str | None:
 
 
 def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path) -> str:
-    others = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
-    usual = _usual_text_column(others)
+    candidates = [name for name in table.columns if name not in (label_column, *ID_NAMES)]
+    usual = _usual_text_column(candidates)
     if usual is not None:
         return usual
-    words = [name for name in others if any(_is_words(value) for value in table[name])]
+    words = [name for name in candidates if any(_is_words(value) for value in table[name])]
     if len(words) == 1:
         return words[0]
     check_delimiter(path, list(table.columns))
@@ -213,10 +213,10 @@ def _only_text_column(table: "pd.DataFrame", label_column: str, path: str | Path
 def _example_of_both(table: "pd.DataFrame", words: Sequence[str]) -> str:
     """The options that name text and label column, by a guess: long texts, and few other values."""
     text = max(words, key=lambda name: sum(len(str(value)) for value in table[name]), default=None)
-    others = [name for name in table.columns if name != text and name not in ID_NAMES]
-    if text is None or not others:
+    candidates = [name for name in table.columns if name != text and name not in ID_NAMES]
+    if text is None or not candidates:
         return f", with {named('text_columns')} and {named('label_column')}"
-    label = min(others, key=lambda name: len({str(value) for value in table[name]}))
+    label = min(candidates, key=lambda name: len({str(value) for value in table[name]}))
     return (
         f", for example {named('text_columns')} {shlex.quote(text)} "
         f"{named('label_column')} {shlex.quote(label)}"
@@ -330,11 +330,12 @@ def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> 
             f"{where}: no text in {show_rows(empty)}; expected text in every row: "
             "fill it in or remove the row"
         )
-    if other := rows_that(lambda value: not isinstance(value, str)):
+    if not_text := rows_that(lambda value: not isinstance(value, str)):
         example = next(value for value in values if not isinstance(value, str))
         raise InputError(
-            f"{where}: found {show([example])} ({type(example).__name__}) in {show_rows(other)}, "
-            "expected text: name another column or write the value as a string"
+            f"{where}: found {show([example])} ({type(example).__name__}) in "
+            f"{show_rows(not_text)}, expected text: name another column or write the "
+            "value as a string"
         )
     if damaged := rows_that(_is_damaged):
         raise InputError(

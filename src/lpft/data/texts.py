@@ -31,9 +31,9 @@ def text_list(texts: Any, name: str = "texts") -> list[Text]:
         raise InputError(f"the {name} are one string: expected a list of texts, such as [text]")
     columns = _columns(texts)
     if columns is not None and len(columns) not in (1, 2):
-        listed = ", ".join(str(column) for column in texts.columns)
+        names = ", ".join(str(column) for column in texts.columns)
         raise InputError(
-            f"the {name} are a {kind} with {len(columns)} columns ({listed}): expected the text "
+            f"the {name} are a {kind} with {len(columns)} columns ({names}): expected the text "
             "column alone, or for pairs two columns: select them"
         )
     if columns is not None:
@@ -122,8 +122,8 @@ def check_texts(
                 "for a pair"
             )
         if isinstance(text, str | tuple) and isinstance(text, tuple) != paired:
-            expected, other = ("a pair", "a single text") if paired else ("a single text", "a pair")
-            raise InputError(f"text {row}{of} is {other}: expected {expected}, {as_others}")
+            expected, found = ("a pair", "a single text") if paired else ("a single text", "a pair")
+            raise InputError(f"text {row}{of} is {found}: expected {expected}, {as_others}")
         for part in parts:
             _check_string(part, f"text {row}{of}")
 

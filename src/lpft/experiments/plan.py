@@ -38,9 +38,9 @@ from lpft.settings.configs import (
     KernelConfig,
     RunConfig,
     changed,
+    command_settings,
     make_config,
     make_kernel_config,
-    taken_by,
 )
 from lpft.settings.fields import Decides
 from lpft.settings.methods import get_method
@@ -468,4 +468,4 @@ def _taken(command: str, methods: set[str]) -> set[str]:
 
 def _names_taken_by(command: str) -> tuple[str, ...]:
     """The settings of data and training that a command takes."""
-    return tuple(taken_by(command, DataSettings, TrainingSettings))
+    return tuple(command_settings(command, DataSettings, TrainingSettings))

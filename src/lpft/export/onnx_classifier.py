@@ -68,8 +68,8 @@ class OnnxClassifier(SavedClassifier):
         if not len(texts):
             raise InputError("there is no text to read: expected at least one")
         check_texts(texts, paired=self.paired, rows=rows)
-        encoded = self.tokenizer.encode_batch_fast(list(texts))
-        ids = [one.ids for one in encoded]
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
+        ids = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         for position in np.flatnonzero(lengths == 0)[:1]:
             row = position + 1 if rows is None else rows[position]
@@ -77,7 +77,7 @@ class OnnxClassifier(SavedClassifier):
         result = np.empty((len(texts), len(self.classes)), dtype=np.float32)
         with progress(description=description, total=len(texts), unit="texts") as bar:
             for batch in length_batches(lengths, max_rows=_MAX_ROWS, max_tokens=self.batch_tokens):
-                inputs = self._inputs([encoded[row] for row in batch], lengths[batch])
+                inputs = self._inputs([encodings[row] for row in batch], lengths[batch])
                 result[batch] = self.session.run(["logits"], inputs)[0]
                 bar.update(len(batch))
                 if done is not None:
@@ -85,7 +85,7 @@ class OnnxClassifier(SavedClassifier):
         return result * np.float32(self.temperature)
 
     def _inputs(
-        self, encoded: Sequence[Any], lengths: NDArray[np.int64]
+        self, encodings: Sequence[Any], lengths: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
         """Token ids and masks of a batch (N x T), padded on the right."""
         real = np.arange(int(lengths.max())) < lengths[:, None]
@@ -95,7 +95,9 @@ class OnnxClassifier(SavedClassifier):
                 inputs[name] = real.astype(np.int64)
                 continue
             inputs[name] = np.full(real.shape, pad, dtype=np.int64)
-            values = [one.ids if name == "input_ids" else one.type_ids for one in encoded]
+            values = [
+                encoding.ids if name == "input_ids" else encoding.type_ids for encoding in encodings
+            ]
             inputs[name][real] = np.concatenate(values)
         return inputs
 
@@ -225,7 +227,7 @@ def read_export(export: Path, run: Path, config: Mapping[str, Any] | None = None
         export=export,
         session=session,
         tokenizer=tokenizer,
-        pad_values={one.name: pads.get(one.name, 0) for one in session.get_inputs()},
+        pad_values={entry.name: pads.get(entry.name, 0) for entry in session.get_inputs()},
         batch_tokens=min(_MAX_TOKENS_PER_THREAD * max(1, threads), _MAX_TOKENS),
         family=record["family"],
     )
@@ -250,9 +252,9 @@ def _threads() -> int:
     torch = sys.modules.get("torch")
     if torch is not None:
         return int(torch.get_num_threads())
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        return int(threads)
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 

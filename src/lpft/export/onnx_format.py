@@ -138,14 +138,14 @@ def quantize(graph: Path) -> int:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     before = graph.stat().st_size
-    written = graph.with_suffix(".int8")
+    quantized = graph.with_suffix(".int8")
     prepared = graph.with_suffix(".prepared")
     quant_pre_process(graph, prepared, skip_symbolic_shape=True)
     quantize_dynamic(
-        prepared, written, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+        prepared, quantized, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
     )
     prepared.unlink()
-    written.replace(graph)
+    quantized.replace(graph)
     return before
 
 
@@ -180,33 +180,39 @@ def measure(
         InputError: there is no row of a class that the model has.
     """
     assert rows.labels is not None, "they are labelled"
-    known = np.flatnonzero(rows.labels != UNSEEN)
-    if not len(known):
+    scored_rows = np.flatnonzero(rows.labels != UNSEEN)
+    if not len(scored_rows):
         raise InputError("no row has a class of the model: give rows that have, to measure int8 on")
-    texts, labels = [rows.texts[row] for row in known], rows.labels[known]
-    compared: Mapping[str, SavedClassifier] = {"torch": torch, "float32": exact, "int8": quantized}
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in compared}
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
-    for one in compared.values():
-        one.logits(texts[:8])  # the first call takes longer
+    texts, labels = [rows.texts[row] for row in scored_rows], rows.labels[scored_rows]
+    classifiers: Mapping[str, SavedClassifier] = {
+        "torch": torch,
+        "float32": exact,
+        "int8": quantized,
+    }
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in classifiers}
+    seconds: dict[str, list[float]] = {name: [] for name in classifiers}
+    for classifier in classifiers.values():
+        classifier.logits(texts[:8])  # the first call takes longer
     sizes = []
     for start in range(0, len(texts), _ROWS_IN_TURN):
         part = texts[start : start + _ROWS_IN_TURN]
         sizes.append(len(part))
-        for name, one in compared.items():
-            began = perf_counter()
-            parts[name].append(one.logits(part))
-            seconds[name].append(perf_counter() - began)
-    logits = {name: np.concatenate(found) for name, found in parts.items()}
-    scored = {name: _scores(found, labels, torch.temperature) for name, found in logits.items()}
+        for name, classifier in classifiers.items():
+            started = perf_counter()
+            parts[name].append(classifier.logits(part))
+            seconds[name].append(perf_counter() - started)
+    logits = {name: np.concatenate(values) for name, values in parts.items()}
+    scores = {name: _scores(values, labels, torch.temperature) for name, values in logits.items()}
     probabilities = {
-        name: one.predicted(logits[name]) for name, one in compared.items() if name != "float32"
+        name: classifier.predicted(logits[name])
+        for name, classifier in classifiers.items()
+        if name != "float32"
     }
     same = logits["torch"].argmax(axis=1) == logits["int8"].argmax(axis=1)
     return {
         "rows": len(texts),
-        "before": scored["torch"],
-        "after": scored["int8"],
+        "before": scores["torch"],
+        "after": scores["int8"],
         "same_label": float(same.mean()),
         "largest_difference": float(np.abs(probabilities["torch"] - probabilities["int8"]).max()),
         "rows_per_second": {
@@ -225,9 +231,9 @@ def measure(
 def _scores(
     logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float
 ) -> dict[str, float]:
-    found = split_metrics(logits, labels, temperature)
+    metrics = split_metrics(logits, labels, temperature)
     return {
-        "accuracy": found["accuracy"],
-        "nll": found["calibrated"]["nll"],
-        "ece": found["calibrated"]["ece"],
+        "accuracy": metrics["accuracy"],
+        "nll": metrics["calibrated"]["nll"],
+        "ece": metrics["calibrated"]["ece"],
     }

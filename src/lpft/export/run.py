@@ -83,7 +83,7 @@ def export_run(
             nothing is written or replaced then.
     """
     source, target = Path(run), Path(folder)
-    chosen = _get_format(format)
+    exporter = _get_format(format)
     if quantization is not None and format != "onnx":
         raise InputError(
             f"{named('quantize')} {quantization} is for ONNX graphs: use {named('format')} onnx, "
@@ -100,12 +100,12 @@ def export_run(
     if quantization is not None and rows is None:
         rows = validation_rows(source)
     with written_folder(target) as staged:
-        model, notes = chosen.write(classifier, staged)
+        model, notes = exporter.write(classifier, staged)
         tokenizer = AutoTokenizer.from_pretrained(staged)
         texts = check_texts(saved.paired)
-        check = agreement(classifier, tokenizer, chosen.read(staged), texts)
+        check = agreement(classifier, tokenizer, exporter.read(staged), texts)
         run_record = read_record(source)
-        known = {} if run_record is None else {"config_hash": run_record.config_hash}
+        identity = {} if run_record is None else {"config_hash": run_record.config_hash}
         record = {
             "format": format,
             "model": model,
@@ -123,7 +123,7 @@ def export_run(
             "label_column": saved.label_column,
             "check": check,
             "quantization": None,
-            "run": {"name": source.resolve().name, **known},
+            "run": {"name": source.resolve().name, **identity},
             "environment": environment(torch.device("cpu")),
         }
         if format == "onnx":

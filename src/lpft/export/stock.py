@@ -225,9 +225,9 @@ class ScoreHead:
             )
         # A constant changes no probability, and where V's rows sum to nearly zero, as those of
         # linear probing do, no shift can make one: it is left out.
-        centred, wanted = (part.double() - part.double().mean(0) for part in (weight, bias))
-        shift = torch.linalg.pinv(centred) @ wanted
-        unmet = float((centred @ shift - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+        centred, target = (part.double() - part.double().mean(0) for part in (weight, bias))
+        shift = torch.linalg.pinv(centred) @ target
+        unmet = float((centred @ shift - target).abs().max() / target.abs().max().clamp(min=1e-30))
         if unmet > _UNSOLVED:
             raise InputError(
                 f"the head's bias cannot be carried by its weights, which are zero or nearly "

@@ -236,11 +236,13 @@ def _check_names(model: LinearHeadClassifier, names: Sequence[str], entry: str) 
     modules = {f".{name}": module for name, module in model.named_modules()}
     for name in names:
         if not any(module.endswith(f".{name}") for module in modules):
-            known = {name.rpartition(".")[2] for name, one in modules.items() if _weighs(one)}
+            names_there = {
+                name.rpartition(".")[2] for name, inner in modules.items() if _weighs(inner)
+            }
             raise InputError(
                 f"the PEFT configuration has {name} in {entry}, and the "
                 f"{model.encoder.config.model_type} model has no such module: expected some of "
-                f"{', '.join(sorted(known - {'head'}))}"
+                f"{', '.join(sorted(names_there - {'head'}))}"
             )
 
 
@@ -256,13 +258,15 @@ def configuration(content: Mapping[str, Any]) -> PeftConfig:
             no ``target_modules`` where the type needs them.
     """
     kind, entries = content["peft_type"], dict(content)
-    known = PEFT_TYPE_TO_CONFIG_MAPPING
-    usable = sorted(str(each.value) for each in known if each.value not in _REFUSED)
+    classes = PEFT_TYPE_TO_CONFIG_MAPPING
+    usable = sorted(
+        str(peft_type.value) for peft_type in classes if peft_type.value not in _REFUSED
+    )
     if kind in _REFUSED:
         raise InputError(f"peft_type {kind} is not supported ({_REFUSED[kind]}): use another one")
     if kind not in usable:
         raise InputError(f"peft_type {kind} is unknown: expected one of {', '.join(usable)}")
-    config_class = known[kind]
+    config_class = classes[kind]
     fields = config_class.__dataclass_fields__
     unknown = sorted(entries.keys() - fields.keys())
     if unknown:
@@ -307,9 +311,9 @@ def _wrapped(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapted = get_peft_model(model, config())
-        layers = [each for each in adapted.modules() if isinstance(each, BaseTunerLayer)]
+        layers = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
         # What training ends with, tried on a copy of a layer of each kind.
-        for layer in {type(each.get_base_layer()): each for each in layers}.values():
+        for layer in {type(layer.get_base_layer()): layer for layer in layers}.values():
             deepcopy(layer).merge()
     except (torch.OutOfMemoryError, MemoryError, InputError):
         raise
@@ -415,12 +419,16 @@ def _install(
     model.eval()
     plain = hidden_states(encoder, ids, mask)
     try:
-        read = tokens.eval().states(encoder, ids, mask)
+        states = tokens.eval().states(encoder, ids, mask)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # each family raises its own
         raise _unread(encoder, f"({one_line(error) or type(error).__name__})") from error
-    if read.shape != plain.shape or torch.equal(read, plain) or not torch.isfinite(read).all():
+    if (
+        states.shape != plain.shape
+        or torch.equal(states, plain)
+        or not torch.isfinite(states).all()
+    ):
         raise _unread(encoder, "(they have no effect)")
     model.requires_grad_(False)
     model.virtual_tokens = tokens
@@ -479,8 +487,8 @@ def _scaled_modules(model: LinearHeadClassifier) -> tuple[list[str], list[str]]:
     called = _called_modules(model)
     weighted = [name for name, module in called.items() if hasattr(module, "weight")]
     ends = {name.rpartition(".")[2] for name in weighted}
-    known = next((names for names in _KEY_VALUE_NAMES if ends >= set(names)), ())
-    projections = [name for name in weighted if name.rpartition(".")[2] in known]
+    endings = next((names for names in _KEY_VALUE_NAMES if ends >= set(names)), ())
+    projections = [name for name in weighted if name.rpartition(".")[2] in endings]
     feed_forward = [
         name
         for name in weighted
@@ -498,7 +506,9 @@ def _called_modules(model: LinearHeadClassifier) -> dict[str, nn.Module]:
     called: dict[str, nn.Module] = {}
     modules = {f"encoder.{name}": module for name, module in model.encoder.named_modules()}
     hooks = [
-        module.register_forward_pre_hook(lambda each, _, name=name: called.update({name: each}))
+        module.register_forward_pre_hook(
+            lambda called_module, _, name=name: called.update({name: called_module})
+        )
         for name, module in modules.items()
     ]
     was_training = model.training
@@ -623,9 +633,11 @@ def _query_value_projections(encoder: nn.Module) -> tuple[tuple[str, ...], bool]
             modules.setdefault(name.rpartition(".")[2], []).append(module)
     for names in _PROJECTION_NAMES:
         if modules.keys() >= set(names):
-            return names, any(isinstance(each, Conv1D) for name in names for each in modules[name])
-    known = ", ".join("/".join(names) for names in _PROJECTION_NAMES)
+            return names, any(
+                isinstance(projection, Conv1D) for name in names for projection in modules[name]
+            )
+    options = ", ".join("/".join(names) for names in _PROJECTION_NAMES)
     raise InputError(
-        f"this model has no query and value projections of a known name (known: {known}), "
+        f"this model has no query and value projections of a known name (known: {options}), "
         f"so LoRA cannot be placed: use {named('method')} lp, ft or lp-ft"
     )

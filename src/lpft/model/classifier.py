@@ -126,8 +126,8 @@ class LinearHeadClassifier(PreTrainedModel):
             encoder = build_encoder(config.encoder_config)
             attach_transform(encoder, config.language_transform)
         self.encoder = encoder
-        described = config.virtual_tokens
-        self.virtual_tokens = None if described is None else VirtualTokens(described)
+        description = config.virtual_tokens
+        self.virtual_tokens = None if description is None else VirtualTokens(description)
         self.dropout = nn.Dropout(config.head_dropout)
         width = config.feature_size
         if width is None:

@@ -113,8 +113,8 @@ def load_language_model(
     """
     causal = is_causal(config)
     _, keywords = _construction(config)
-    known = MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_FOR_MASKED_LM_MAPPING
-    if type(config) not in known:
+    mapping = MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_FOR_MASKED_LM_MAPPING
+    if type(config) not in mapping:
         raise InputError(
             f"'{name}' is a {config.model_type} model, of which Transformers has no language "
             f"model, so {named('prompt')} has no effect: name a BERT, RoBERTa, GPT-2 or so"

@@ -52,8 +52,8 @@ def extract_features(
     """
     was_training = model.training
     # Walking through all modules takes as long as two layers take for a text, so only if need be.
-    switched = any(module.training for module in model.modules())
-    if switched:
+    any_training = any(module.training for module in model.modules())
+    if any_training:
         model.eval()
     if any(tensor.device != device for tensor in (*model.parameters(), *model.buffers())):
         model.to(device)
@@ -87,7 +87,7 @@ def extract_features(
                 bar.update(len(part))
                 if done is not None:
                     done(len(part))
-    if switched:
+    if any_training:
         model.train(was_training)
     assert result is not None, "tokenize refuses an empty list of texts"
     return distributed.summed(result)
@@ -174,13 +174,13 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
         InputError: it is neither.
     """
     named_dtypes = {"float32": torch.float32, "float64": torch.float64}
-    found = (
+    resolved = (
         named_dtypes.get(dtype.removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
     )
-    if found not in named_dtypes.values():
+    if resolved not in named_dtypes.values():
         raise InputError(f"dtype={dtype!r}: expected float32 or float64")
-    assert isinstance(found, torch.dtype)
-    return found
+    assert isinstance(resolved, torch.dtype)
+    return resolved
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

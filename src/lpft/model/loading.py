@@ -172,9 +172,9 @@ def build_classifier(
         tokenizer = load_tokenizer(source, revision=revision)
         _check_embeddings(encoder, tokenizer, source)
         reading = check_reading(encoder, tokenizer, name)
-    described, words = None, None
+    description, words = None, None
     if prompt is not None:
-        tokenizer, described, words = read_in_prompt(
+        tokenizer, description, words = read_in_prompt(
             prompt,
             tokenizer,
             head,
@@ -186,8 +186,8 @@ def build_classifier(
         )
         reading = replace(reading, width=head.width)
     counter = counter_of(tokenizer, position_limit(encoder), name)
-    fitting = counter.default(texts) if max_length is None else counter.check(max_length)
-    tokenizer.model_max_length = fitting
+    length = counter.default(texts) if max_length is None else counter.check(max_length)
+    tokenizer.model_max_length = length
     model = attach_head(
         encoder,
         classes,
@@ -198,7 +198,7 @@ def build_classifier(
         reading=reading,
     )
     if prompt is not None:
-        model.config.prompt = described
+        model.config.prompt = description
         model.config.language_transform = head.shape_json()
         # There is no dropout before the language model's own output embedding.
         model.config.head_dropout = model.dropout.p = 0.0
@@ -282,10 +282,10 @@ def _check_embeddings(
         return
     without = sorted(token for token, index in tokenizer.get_vocab().items() if index >= embeddings)
     if without:
-        listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if without[5:] else "")
+        tokens = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if without[5:] else "")
         raise InputError(
             f"the model '{source}' embeds {embeddings} tokens and has no embedding of these tokens "
-            f"of its tokenizer: {listed}. Add them with resize_token_embeddings(len(tokenizer)) "
+            f"of its tokenizer: {tokens}. Add them with resize_token_embeddings(len(tokenizer)) "
             "and save the model, take them out of the tokenizer, or use the model's own tokenizer"
         )
 

@@ -75,8 +75,10 @@ def check_reading(
             return Reading(
                 alone.shape[-1], "both" if right and left else "right" if right else "left"
             )
-        every = slice(0, len(short))
-        others = _states(encoder, [short, (long * len(short))[-len(short) :]], [every, every])
+        same_length = slice(0, len(short))
+        beside = _states(
+            encoder, [short, (long * len(short))[-len(short) :]], [same_length, same_length]
+        )
     except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # each family raises its own kind for what it cannot read
@@ -84,7 +86,7 @@ def check_reading(
             f"{kind} cannot read texts here ({one_line(error) or type(error).__name__}): name "
             "another model"
         ) from error
-    if not _alike(others[0], alone[0]):
+    if not _alike(beside[0], alone[0]):
         raise InputError(
             f"{kind} gives a text other states when it is read again or beside another text of "
             "the same length, so its predictions would not be its own: name another model"
@@ -144,10 +146,10 @@ def _states(encoder: PreTrainedModel, ids: list[list[int]], real: list[slice]) -
     return hidden_states(encoder, tokens, mask)
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _alike(actual: Tensor, expected: Tensor) -> bool:
     """Whether numbers agree, up to rounding, where the largest ones must not hide the others."""
-    mean = other.abs().mean().item()
-    return torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * mean)
+    mean = expected.abs().mean().item()
+    return torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * mean)
 
 
 def _check_token_types(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, source: str) -> None:

@@ -47,8 +47,8 @@ def pool(
     if pooling == "mask":
         assert blanks is not None, "a blank has a token"
         eligible = blanks | (eligible & ~blanks.any(1, keepdim=True))
-    chosen = torch.where(eligible, order, order.min() - 1).argmax(1)
-    return states[torch.arange(states.shape[0], device=states.device), chosen]
+    column = torch.where(eligible, order, order.min() - 1).argmax(1)
+    return states[torch.arange(states.shape[0], device=states.device), column]
 
 
 def default_pooling(source: str, config: PreTrainedConfig, revision: str | None = None) -> Pooling:

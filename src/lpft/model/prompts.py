@@ -60,8 +60,8 @@ class Prompt:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Prompt":
-        own = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**own | {"parts": tuple(own["parts"])})
+        known_fields = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**known_fields | {"parts": tuple(known_fields["parts"])})
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"parts": list(self.parts)}
@@ -168,11 +168,11 @@ def read_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, *, causa
                 f"{named('prompt')} '{source}': the tokenizer does not know all of '{piece}': use "
                 "other words"
             )
-        own = [mask] if piece == MASK else ids
+        ids_of_piece = [mask] if piece == MASK else ids
         if isinstance(parts[-1], list):
-            parts[-1] = [*parts[-1], *own]
+            parts[-1] = [*parts[-1], *ids_of_piece]
         else:
-            parts.append(own)
+            parts.append(ids_of_piece)
     parts = [part for part in [*parts, after] if part]
     preceded = any(
         piece in (TEXT, SECOND) and left.endswith(_SPACE) for left, piece in pairwise(pieces)
@@ -200,7 +200,7 @@ def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTraine
         tokens = [backend.id_to_token(index) for index in part]
         literals.append({"id": name, "ids": part, "tokens": tokens})
     # The library wants both forms, of single texts and of pairs; only one of them is read.
-    pair = [each for piece in pieces for each in _whole(piece, paired=SECOND in prompt.parts)]
+    pair = [part for piece in pieces for part in _in_form(piece, paired=SECOND in prompt.parts)]
     single = [piece for piece in pieces if piece != names[SECOND]]
     backend.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=literals
@@ -225,14 +225,14 @@ def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTraine
 
 def _normalize(backend: Tokenizer, steps: Sequence[normalizers.Normalizer]) -> None:
     """Let texts go through ``steps`` last, unless they do so already, as of a saved tokenizer."""
-    known = json.loads(backend.to_str())["normalizer"] or {}
+    state = json.loads(backend.to_str())["normalizer"] or {}
     added = [json.loads(step.__getstate__()) for step in steps]
-    if added and known.get("normalizers", [])[-len(added) :] != added:
-        own = [] if backend.normalizer is None else [backend.normalizer]
-        backend.normalizer = normalizers.Sequence([*own, *steps])
+    if added and state.get("normalizers", [])[-len(added) :] != added:
+        existing = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([*existing, *steps])
 
 
-def _whole(piece: str, *, paired: bool) -> list[str]:
+def _in_form(piece: str, *, paired: bool) -> list[str]:
     return [piece, "$B:0"] if piece == "$A:0" and not paired else [piece]
 
 
@@ -263,9 +263,9 @@ def word_tokens(
     blank = MASK if template.masked else _WORD
     classes: dict[int, str] = {}
     tokens: dict[str, int] = {}
-    for label, written in words.items():
-        word = written.strip()
-        where = f"{named('label_words')}: the word '{written}' of class '{label}'"
+    for label, text in words.items():
+        word = text.strip()
+        where = f"{named('label_words')}: the word '{text}' of class '{label}'"
         segments = _in_context(tokenizer, pieces, {blank: word})
         ids = [] if segments is None else segments[pieces.index(blank)]
         if not word or not ids:
@@ -273,10 +273,10 @@ def word_tokens(
         if tokenizer.unk_token_id in ids:
             raise InputError(f"{where} is not known to the tokenizer: choose another word")
         if len(ids) > 1 and not first_token:
-            listed = ", ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))
+            pieces_of_word = ", ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))
             raise InputError(
-                f"{where} is {len(ids)} tokens ({listed}): choose a word of one token, or give "
-                f"{named('first_token=True')} to take the first"
+                f"{where} is {len(ids)} tokens ({pieces_of_word}): choose a word of one token, or "
+                f"give {named('first_token=True')} to take the first"
             )
         if ids[0] in classes:
             token = tokenizer.convert_ids_to_tokens(ids[0])
@@ -304,8 +304,8 @@ def _in_context(
     fill: Mapping[str, str] | None = None,
 ) -> list[list[int]] | None:
     """:func:`_segments` with the first of the fillers that is not merged with what is beside it."""
-    read = (_segments(tokenizer, pieces, filler, fill or {}) for filler in _FILLERS)
-    return next((segments for segments in read if segments is not None), None)
+    attempts = (_segments(tokenizer, pieces, filler, fill or {}) for filler in _FILLERS)
+    return next((segments for segments in attempts if segments is not None), None)
 
 
 def _segments(
@@ -393,12 +393,12 @@ class LanguageHead:
 
         They train apart from the word embeddings, to which W is tied in most models.
         """
-        chosen = list(tokens)
-        rows = nn.Linear(self.width, len(chosen))
-        rows.weight.copy_(self.output.weight[chosen])
+        indices = list(tokens)
+        rows = nn.Linear(self.width, len(indices))
+        rows.weight.copy_(self.output.weight[indices])
         rows.bias.zero_()
         if self.output.bias is not None:
-            rows.bias.copy_(self.output.bias[chosen])
+            rows.bias.copy_(self.output.bias[indices])
         return rows
 
 
@@ -436,14 +436,14 @@ def find_language_head(model: PreTrainedModel, source: str) -> LanguageHead:
     states: list[Tensor] = []
     inputs: list[Tensor] = []
     hooks = [
-        module.register_forward_hook(lambda each, _, __: called.append(each))
+        module.register_forward_hook(lambda module, _, __: called.append(module))
         for module in model.modules()
         if id(module) not in inside
         and not list(module.children())
         and any(True for _ in module.parameters(recurse=False))
     ]
     hooks.append(encoder.register_forward_hook(lambda _, __, result: states.append(result[0])))
-    hooks.append(output.register_forward_pre_hook(lambda _, given: inputs.append(given[0])))
+    hooks.append(output.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0])))
     ids = torch.arange(1, _CHECKED_TOKENS + 1, device=model.device)[None]
     try:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -484,9 +484,9 @@ def _activations(config: PreTrainedConfig) -> list[str]:
     return list(dict.fromkeys([*names, "gelu"]))
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(
-        one, other, rtol=_TOLERANCE, atol=_TOLERANCE * other.abs().mean().item()
+def _alike(actual: Tensor, expected: Tensor) -> bool:
+    return actual.shape == expected.shape and torch.allclose(
+        actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * expected.abs().mean().item()
     )
 
 

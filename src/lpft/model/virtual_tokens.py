@@ -64,7 +64,7 @@ class VirtualTokens(nn.Module):
         if not torch.compiler.is_exporting() and bool((attention_mask[:, 0] == 0).any()):
             order = attention_mask.argsort(dim=1, descending=True, stable=True)
             ids, mask, *types = (
-                each.gather(1, order) for each in (input_ids, attention_mask, *extra.values())
+                tensor.gather(1, order) for tensor in (input_ids, attention_mask, *extra.values())
             )
             states = self.states(encoder, ids, mask, **dict(zip(extra, types, strict=True)))
             back = order.argsort(dim=1).unsqueeze(-1).expand_as(states)

@@ -46,7 +46,7 @@ from lpft.results.resume import (
 from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Point, SweepConfig
 from lpft.runs.train import log_findings, train_run
 from lpft.settings import DataSettings
-from lpft.settings.configs import RunConfig, taken_by
+from lpft.settings.configs import RunConfig, command_settings
 
 logger = logging.getLogger(__name__)
 
@@ -383,7 +383,7 @@ class TimeEstimate:
 
 def _kinds(config: RunConfig) -> tuple[str, str]:
     """From the narrowest kind to the widest."""
-    known = taken_by("train")
+    known = command_settings("train")
     settings = {name: v for name, v in config.flat().items() if not known[name].same_time}
     return json.dumps(settings), config.training.method
 

@@ -23,7 +23,7 @@ from lpft.errors import InputError, meant_choice
 from lpft.results.folder import read_record
 from lpft.results.resume import run_name
 from lpft.settings import MINILM, DataSettings, TrainingSettings
-from lpft.settings.configs import RunConfig, deciding, make_config, read_config, taken_by
+from lpft.settings.configs import RunConfig, command_settings, deciding, make_config, read_config
 from lpft.settings.fields import Decides
 from lpft.settings.methods import get_method
 
@@ -67,7 +67,7 @@ class Cell:
 
     def takes(self, name: str) -> bool:
         """Whether a setting has an effect on the runs."""
-        item = taken_by("train")[name]
+        item = command_settings("train")[name]
         if not get_method(self.method).takes(item):
             return False
         if name == "revision":
@@ -351,7 +351,7 @@ def _check_shared(settings: Mapping[str, Any], grid: Grid | None) -> None:
             raise InputError(f"{name} belongs to one data set: name it in a mapping of tasks")
         if grid is not None and name in grid.values:
             raise InputError(f"{name} is searched by grid: leave it out here or there")
-    _check_known("setting", settings, list(taken_by("train")))
+    _check_known("setting", settings, list(command_settings("train")))
 
 
 def _overridden(cells: Sequence[Cell], override: Any, grid: Grid | None) -> list[Cell]:

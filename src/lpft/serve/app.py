@@ -146,8 +146,8 @@ def make_app(
         predictions = await _unless_gone(request, batcher.predict(texts))
         # One batch may hold requests for different numbers of classes.
         answers = [
-            {**one, "probabilities": most_probable(one["probabilities"], body.top_k)}
-            for one in predictions
+            {**prediction, "probabilities": most_probable(prediction["probabilities"], body.top_k)}
+            for prediction in predictions
         ]
         return _json({"predictions": answers})
 
@@ -179,7 +179,7 @@ def _model_name(saved: SavedClassifier) -> str:
 
 def _request_model(*, paired: bool, max_texts: int) -> Any:
     """The body of ``POST /predict`` for single texts, or for pairs."""
-    one: Any = tuple[str, str] if paired else str
+    text_type: Any = tuple[str, str] if paired else str
     example: Any = "The screen is bright."
     of_pairs = ""
     if paired:
@@ -200,9 +200,9 @@ def _request_model(*, paired: bool, max_texts: int) -> Any:
             },
         ),
         __doc__="Either ``text`` or ``texts``.",
-        text=(one, optional(f"one text{of_pairs}")),
+        text=(text_type, optional(f"one text{of_pairs}")),
         texts=(
-            list[one],
+            list[text_type],
             optional(
                 f"several texts, each {'a pair of strings' if paired else 'a string'}",
                 json_schema_extra={"minItems": 1, "maxItems": max_texts},
@@ -245,9 +245,9 @@ def _parse(model: Any, body: bytes, *, paired: bool) -> Any:
         parsed = model.model_validate_json(body)
     except ValidationError as error:
         raise HTTPException(422, _sentence(error, paired=paired)) from None
-    named = parsed.model_fields_set & {"text", "texts"}
-    if len(named) != 1:
-        found = "found both" if named else "found neither"
+    fields = parsed.model_fields_set & {"text", "texts"}
+    if len(fields) != 1:
+        found = "found both" if fields else "found neither"
         raise HTTPException(422, f"expected either 'text' or 'texts', {found}")
     return parsed
 
@@ -256,7 +256,7 @@ def _sentence(error: ValidationError, *, paired: bool) -> str:
     """The first of pydantic's errors, without what the client sent."""
     first = error.errors(include_url=False, include_input=False)[0]
     kind, place = first["type"], first["loc"]
-    one = "a list of two strings, as the model was trained on pairs" if paired else "a string"
+    expected = "a list of two strings, as the model was trained on pairs" if paired else "a string"
     if kind == "json_invalid":
         return f"the body is not valid JSON in UTF-8 ({first['ctx']['error']})"
     if not place:
@@ -266,9 +266,9 @@ def _sentence(error: ValidationError, *, paired: bool) -> str:
     if place[0] == "top_k":
         return "'top_k' must be a whole number of at least 1"
     if place == ("texts",):
-        return f"'texts' must be a list, each item {one}"
+        return f"'texts' must be a list, each item {expected}"
     where = "'text'" if place[0] == "text" else f"text {int(place[1]) + 1}"
-    return f"{where} must be {one}"
+    return f"{where} must be {expected}"
 
 
 def _texts(body: Any, settings: ServingSettings, *, paired: bool) -> list[Text]:
@@ -366,10 +366,10 @@ def _example_answer(about: Health) -> dict[str, Any]:
     others = len(about.classes) - 1
     shares = [0.8, *[round(0.2 / others, 4)] * others] if others else [1.0]
     probabilities = dict(zip(map(str, about.classes), shares, strict=True))
-    one: dict[str, Any] = {"label": about.classes[0], "probabilities": probabilities}
+    prediction: dict[str, Any] = {"label": about.classes[0], "probabilities": probabilities}
     if about.abstain_below is not None:
-        one["abstained"] = max(shares) < about.abstain_below
-    return {"predictions": [one]}
+        prediction["abstained"] = max(shares) < about.abstain_below
+    return {"predictions": [prediction]}
 
 
 def _page(about: Health) -> tuple[str, str]:
@@ -503,13 +503,13 @@ class Batcher:
     def _compute(self, batch: Sequence[list[Text]]) -> list[list[Prediction] | Exception]:
         """The predictions or the error of each request, in the model's thread."""
         started = perf_counter()
-        every = [text for texts in batch for text in texts]
+        flat = [text for texts in batch for text in texts]
         try:
-            predictions = iter(self._predict(every))
+            predictions = iter(self._predict(flat))
         except Exception as error:
             # What is wrong with one request is not the others' fault: each is computed alone.
             if len(batch) == 1:
                 return [error]
             return [outcome for texts in batch for outcome in self._compute([texts])]
-        self._seconds_per_text = (perf_counter() - started) / len(every)
+        self._seconds_per_text = (perf_counter() - started) / len(flat)
         return [[next(predictions) for _ in texts] for texts in batch]

@@ -528,8 +528,8 @@ class OutputSettings(Settings):
     def threshold(self) -> dict[str, float]:
         """What the confidence to abstain below is chosen by: one of three settings, or nothing."""
         names = ("target_accuracy", "target_coverage", "abstain_below")
-        chosen = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in chosen.items() if value is not None}
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     @model_validator(mode="after")
     def _one_threshold(self) -> Self:
@@ -592,12 +592,12 @@ def usual_value(name: str, method: str, model: str | None = None) -> Any:
     Raises:
         InputError: there is no such method.
     """
-    item, known = TrainingSettings.fields()[name], get_method(method)
-    usual = item.filled_by_trained.get(known.trained, item.filled)
+    item, row = TrainingSettings.fields()[name], get_method(method)
+    usual = item.filled_by_trained.get(row.trained, item.filled)
     if model != MINILM:
         return usual
-    usual = item.filled_for_minilm.get(known.trained, usual)
-    return item.filled_for_minilm.get(known.name, usual)
+    usual = item.filled_for_minilm.get(row.trained, usual)
+    return item.filled_for_minilm.get(row.name, usual)
 
 
 def passes(settings: TrainingSettings, rows: int) -> float:
@@ -615,9 +615,9 @@ def without_effect(method: str) -> tuple[str, ...]:
     Raises:
         InputError: there is no such method.
     """
-    chosen = get_method(method)
+    row = get_method(method)
     fields = TrainingSettings.fields().values()
-    return tuple(item.name for item in fields if not chosen.takes(item))
+    return tuple(item.name for item in fields if not row.takes(item))
 
 
 def without_useless(settings: TrainingSettings) -> TrainingSettings:

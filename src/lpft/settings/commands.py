@@ -100,9 +100,9 @@ def _alphas(value: Any) -> tuple[float, ...]:
     except (TypeError, ValueError):
         numbers = (math.nan,)
     if not all(0 <= number <= 1 for number in numbers):
-        listed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        values = ",".join(map(str, value)) if isinstance(value, tuple) else value
         raise InputError(
-            f"{named('alphas')} {listed} must be numbers from 0 to 1, separated by commas"
+            f"{named('alphas')} {values} must be numbers from 0 to 1, separated by commas"
         )
     return tuple(sorted({0.0, 1.0, *numbers}))
 
@@ -172,21 +172,21 @@ def _seeds(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     names = value[:-1] if value and value[-1] == "" else value
-    listed = ",".join(map(str, value))
+    values = ",".join(map(str, value))
     try:
         numbers = tuple(int(name) for name in names)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{named('seeds')} {listed} must be a number of seeds, or seeds separated by commas"
+            f"{named('seeds')} {values} must be a number of seeds, or seeds separated by commas"
         ) from error
     if len(value) == 1:
         if numbers[0] < 1:
             raise InputError(f"{named('seeds')} {numbers[0]}: expected at least one seed")
         return tuple(range(numbers[0]))
     if not all(0 <= number < 2**32 for number in numbers):
-        raise InputError(f"{named('seeds')} {listed}: expected seeds from 0 to 2**32 - 1")
+        raise InputError(f"{named('seeds')} {values}: expected seeds from 0 to 2**32 - 1")
     if len(set(numbers)) < len(numbers):
-        raise InputError(f"{named('seeds')} {listed} has duplicates: give each seed once")
+        raise InputError(f"{named('seeds')} {values} has duplicates: give each seed once")
     return numbers
 
 

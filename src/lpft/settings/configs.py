@@ -77,7 +77,7 @@ def command_line(config: Mapping[str, Any]) -> str:
     if method is not None and config.get("split_protocol") != "paper":
         model = str(config.get("model", MINILM))
         filled = resolve(TrainingSettings(method=method.name, model=model)).flat()
-    for name, item in taken_by("train").items():
+    for name, item in command_settings("train").items():
         value = config.get(name)
         default = filled.get(name) if item.default is None else item.default
         if value is None or value in (default, {}, []):
@@ -198,14 +198,14 @@ CANDIDATES = "candidates"
 """The folder of the runs from which the one above it was chosen."""
 
 
-def training_of(asked: TrainingSettings, method: str, **changes: Any) -> TrainingSettings:
+def training_of(training: TrainingSettings, method: str, **changes: Any) -> TrainingSettings:
     """The settings of one method among several: those that it takes, not yet resolved."""
-    taken = {
-        name: getattr(asked, name)
+    values = {
+        name: getattr(training, name)
         for name, item in TrainingSettings.fields().items()
         if METHODS[method].takes(item)
     }
-    return TrainingSettings.read(taken | changes | {"method": method})
+    return TrainingSettings.read(values | changes | {"method": method})
 
 
 def make_selection(
@@ -241,7 +241,7 @@ def make_selection(
     config = SelectionConfig(
         data, _local_model(training), OutputSettings.read_own(values), selection, Path()
     )
-    check_taken(training, config.methods)
+    check_effective(training, config.methods)
     _check_checkpoints(config.output, config.methods)
     if output_dir is None:
         end = "-tuned" if selection.tune > 0 else ""
@@ -255,14 +255,14 @@ def make_selection(
     return config
 
 
-def check_taken(asked: TrainingSettings, methods: Sequence[str]) -> None:
+def check_effective(training: TrainingSettings, methods: Sequence[str]) -> None:
     """Refuse a setting that none of the methods takes.
 
     Raises:
         InputError: there is one.
     """
     for name, item in TrainingSettings.fields().items():
-        if getattr(asked, name) != item.default and not any(
+        if getattr(training, name) != item.default and not any(
             METHODS[method].takes(item) for method in methods
         ):
             raise InputError(
@@ -272,10 +272,10 @@ def check_taken(asked: TrainingSettings, methods: Sequence[str]) -> None:
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
-    known = taken_by("train")
+    settings = command_settings("train")
     for name in values:
-        if name not in known:
-            raise unknown_setting(name, known)
+        if name not in settings:
+            raise unknown_setting(name, settings)
 
 
 def _data_settings(values: Mapping[str, Any]) -> DataSettings:
@@ -332,8 +332,8 @@ class KernelConfig:
 
     def flat(self) -> dict[str, Any]:
         """All settings by name, ready for JSON."""
-        every = self.run.flat() | self.kernels.flat() | self.regression.flat()
-        return {name: every[name] for name in taken_by("ntk")}
+        values = self.run.flat() | self.kernels.flat() | self.regression.flat()
+        return {name: values[name] for name in command_settings("ntk")}
 
 
 def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None) -> KernelConfig:
@@ -346,14 +346,14 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
     kernels = KernelSettings.read_own(values)
     regression = RegressionSettings.read_own(values)
     regression.check(kernels.solver, kernels.kernel)
-    own = KernelSettings.fields() | RegressionSettings.fields()
-    others = {name: value for name, value in values.items() if name not in own}
+    kernel_fields = KernelSettings.fields() | RegressionSettings.fields()
+    run_values = {name: value for name, value in values.items() if name not in kernel_fields}
     # The settings of every method's start at once: a scaled head, and an adapter's factors.
-    content = read_peft_config(others.pop("peft_config", None))
-    length = others.pop("prefix_length", None)
-    own_words = others.keys() & {"label_words", "first_token"}
-    words = {name: others.pop(name) for name in own_words}
-    run = make_config({**others, "method": "lp-lora"})
+    content = read_peft_config(run_values.pop("peft_config", None))
+    length = run_values.pop("prefix_length", None)
+    word_names = run_values.keys() & {"label_words", "first_token"}
+    words = {name: run_values.pop(name) for name in word_names}
+    run = make_config({**run_values, "method": "lp-lora"})
     prefixes = any(METHODS[name].trained == "prefix" for name in kernels.methods)
     if length is not None and not prefixes:
         raise InputError(
@@ -361,9 +361,9 @@ def make_kernel_config(values: Mapping[str, Any], output_dir: Path | None = None
             f"{', '.join(kernels.methods)}: leave it out, or add prefix or lp-prefix"
         )
     prefix = resolve(TrainingSettings(method="prefix", prefix_length=length)).prefix_length
-    starts = {"peft_config": content, "prefix_length": prefix if prefixes else None}
-    starts |= _label_words(words, kernels.methods, run.training)
-    run = replace(run, training=run.training.model_copy(update=starts))
+    changes = {"peft_config": content, "prefix_length": prefix if prefixes else None}
+    changes |= _label_words(words, kernels.methods, run.training)
+    run = replace(run, training=run.training.model_copy(update=changes))
     peft = [name for name in kernels.methods if METHODS[name].trained == "peft"]
     if peft and content is None:
         raise InputError(f"{named('methods')} {peft[0]} needs {named('peft_config')}: give a file")
@@ -400,7 +400,7 @@ def _label_words(
     return {}
 
 
-def taken_by(command: str, *models: type[Settings]) -> dict[str, Setting]:
+def command_settings(command: str, *models: type[Settings]) -> dict[str, Setting]:
     """The settings that a command takes, by name: all of them, or those of ``models``."""
     return {
         name: item
@@ -438,7 +438,7 @@ def identity(values: Mapping[str, Any], what: Decides) -> str:
 
 
 def changed(
-    recorded: Mapping[str, Any], asked: Mapping[str, Any], what: Decides
+    recorded: Mapping[str, Any], requested: Mapping[str, Any], what: Decides
 ) -> dict[str, tuple[Any, Any]]:
     """The settings that decide two runs or kernels and differ: their recorded and asked values.
 
@@ -449,15 +449,15 @@ def changed(
     differing = {}
     for name in deciding(what):
         filled_later = fields[name].filled_by_model or fields[name].filled_by_data
-        if name not in asked or (asked[name] is None and filled_later):
+        if name not in requested or (requested[name] is None and filled_later):
             continue
-        if asked[name] is not None and asked[name] == fields[name].left_open:
+        if requested[name] is not None and requested[name] == fields[name].left_open:
             continue
-        if name not in recorded and asked[name] == fields[name].before:
+        if name not in recorded and requested[name] == fields[name].before:
             continue
         before = recorded.get(name, fields[name].default)
-        if before != asked[name]:
-            differing[name] = (before, asked[name])
+        if before != requested[name]:
+            differing[name] = (before, requested[name])
     return differing
 
 

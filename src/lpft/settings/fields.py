@@ -157,8 +157,8 @@ class Settings(BaseModel):
     @classmethod
     def read_own(cls, values: Mapping[str, Any], *, strict: bool = False) -> Self:
         """As :meth:`read`, where some of the values are those of other models."""
-        own = {name: value for name, value in values.items() if name in cls.fields()}
-        return cls.read(own, strict=strict)
+        own_values = {name: value for name, value in values.items() if name in cls.fields()}
+        return cls.read(own_values, strict=strict)
 
     @classmethod
     @cache
@@ -189,16 +189,16 @@ class Settings(BaseModel):
     @classmethod
     def _from_text(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Values as pydantic wants them, where it would refuse or misread them."""
-        known = cls.fields()
+        fields = cls.fields()
         return {
-            name: _plain_value(known[name], value) if name in known else value
+            name: _plain_value(fields[name], value) if name in fields else value
             for name, value in values.items()
         }
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> InputError:
+def unknown_setting(name: str, names: Iterable[str]) -> InputError:
     """The error of a setting that does not exist, with the one that may be meant."""
-    near = nearest(name, known)
+    near = nearest(name, names)
     hint = "see lpft train --help" if near is None else f"did you mean {near}?"
     return InputError(f"unknown setting '{name}': {hint}")
 
@@ -220,14 +220,14 @@ def _plain_value(setting: Setting, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
     if get_origin(setting.type) is dict and isinstance(value, str | list):
-        given = [value] if isinstance(value, str) else value
+        parts = [value] if isinstance(value, str) else value
         if setting.separated:
-            given = [part.strip() for each in given for part in str(each).split(",")]
-        if len(given) == 1 and given[0] in setting.words:
-            return given[0]
-        return _pairs(setting, [_pair(setting, part) for part in given])
+            parts = [part.strip() for item in parts for part in str(item).split(",")]
+        if len(parts) == 1 and parts[0] in setting.words:
+            return parts[0]
+        return _pairs(setting, [_pair(setting, part) for part in parts])
     if get_origin(setting.type) is dict and isinstance(value, Mapping):
-        return _pairs(setting, [(_name(key), _python(each)) for key, each in value.items()])
+        return _pairs(setting, [(_name(key), _python(item)) for key, item in value.items()])
     return value
 
 
@@ -282,12 +282,12 @@ def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
         return unknown_setting(name, owner.fields())
     setting = owner.fields()[name]
     if kind == "literal_error":
-        several = get_origin(setting.type) is tuple
-        choices = get_args(get_args(setting.type)[0]) if several else setting.choices
+        is_list = get_origin(setting.type) is tuple
+        choices = get_args(get_args(setting.type)[0]) if is_list else setting.choices
         return InputError(
             f"{named(name)} {value} is unknown{meant_choice(str(value), choices or ())}: expected "
-            f"{'some' if several else 'one'} of {', '.join(choices or ())}"
-            f"{', or none' if several else ''}"
+            f"{'some' if is_list else 'one'} of {', '.join(choices or ())}"
+            f"{', or none' if is_list else ''}"
         )
     if kind == "finite_number" or kind.startswith(("greater_than", "less_than")):
         expected = setting.expected(finite=kind == "finite_number")

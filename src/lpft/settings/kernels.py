@@ -111,11 +111,11 @@ def check_distinct(name: str, values: Sequence[Any]) -> None:
     Raises:
         InputError: it is or has.
     """
-    listed = ",".join(map(str, values))
+    names = ",".join(map(str, values))
     if not any(str(value) for value in values):
-        raise InputError(f"{named(name)} '{listed}' is empty: give some names or leave it out")
+        raise InputError(f"{named(name)} '{names}' is empty: give some names or leave it out")
     if len(set(values)) < len(values):
-        raise InputError(f"{named(name)} {listed} has duplicates: give each name once")
+        raise InputError(f"{named(name)} {names} has duplicates: give each name once")
 
 
 class RegressionSettings(Settings):

@@ -37,8 +37,8 @@ class Method:
     @property
     def adapter(self) -> str | None:
         """The kind of parameters that are added to the model's own, if any."""
-        own = ("nothing", "head", "all", "bias", "encoder")
-        return None if self.trained in own else self.trained
+        without_adapter = ("nothing", "head", "all", "bias", "encoder")
+        return None if self.trained in without_adapter else self.trained
 
     @property
     def moves_features(self) -> bool:

@@ -39,8 +39,8 @@ def known_encoding(name: str) -> str:
             return name
     except (LookupError, ValueError):  # ValueError: a null character in it
         pass
-    known = {alias.replace("_", "-") for alias in aliases}
-    near = get_close_matches(name.lower().replace("_", "-"), known, n=1)
+    names = {alias.replace("_", "-") for alias in aliases}
+    near = get_close_matches(name.lower().replace("_", "-"), names, n=1)
     hint = f"did you mean {near[0]}?" if near else "expected utf-8, utf-16, latin-1, cp1252 or such"
     raise InputError(f"{named('encoding')} {name!r} is unknown: {hint}")
 
@@ -122,13 +122,13 @@ def read_template(source: str) -> Template:
     """
     pieces = tuple(_ALIASES.get(piece, piece) for piece in _PIECES.split(source) if piece)
     for piece in pieces:
-        known = (TEXT, SECOND, MASK)
-        if re.fullmatch(r"\{\w*\}", piece) and piece not in known:
+        placeholders = (TEXT, SECOND, MASK)
+        if re.fullmatch(r"\{\w*\}", piece) and piece not in placeholders:
             raise InputError(
                 f"{named('prompt')} '{source}' has an unknown {piece}: expected {TEXT} for the "
                 f"text, {TEXT} and {SECOND} for a pair, and [MASK] for the blank"
             )
-        if piece in known and pieces.count(piece) > 1:
+        if piece in placeholders and pieces.count(piece) > 1:
             raise InputError(f"{named('prompt')} '{source}' has {piece} more than once: expected 1")
     if TEXT not in pieces:
         raise InputError(
