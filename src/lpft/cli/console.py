@@ -84,13 +84,14 @@ def print_quantization(result: dict[str, Any]) -> None:
             for name, metrics in kinds.items()
         ],
     )
-    rates, times = result["rows_per_second"], result["times_as_fast"]
+    kind, rates, times = result["type"], result["rows_per_second"], result["times_as_fast"]
+    sizes = result["megabytes"]
     print(
-        f"On {result['rows']} labelled rows {result['type']} gives {result['same_label']:.1%} the "
-        f"run's label; a probability differs by up\nto {result['largest_difference']:.2f}. It "
-        f"reads {rates[result['type']]:.0f} rows per second, {times['as_torch']:.2f} times as many as "
-        f"PyTorch and {times['as_float32']:.2f} times\nas many as the graph in float32, and takes "
-        f"{result['megabytes']['after']:.0f} MB instead of {result['megabytes']['before']:.0f}."
+        f"On {result['rows']} labelled rows {kind} gives {result['same_label']:.1%} the run's "
+        f"label; a probability differs by up\nto {result['largest_difference']:.2f}. It reads "
+        f"{rates[kind]:.0f} rows per second, {times['as_torch']:.2f} times as many as PyTorch and "
+        f"{times['as_float32']:.2f} times\nas many as the graph in float32, and takes "
+        f"{sizes['after']:.0f} MB instead of {sizes['before']:.0f}."
     )
 
 
