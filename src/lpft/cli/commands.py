@@ -129,7 +129,7 @@ def _page_of(folder: Path) -> Path | None:
 def interpolate(options: Namespace) -> None:
     """Evaluate the points between a run's linear probe and its end; print them and the choice."""
     settings = InterpolationSettings.read(parsed_settings(options, "interpolate"))
-    _check_folder(options.folder, "one that lpft train wrote")
+    _check_folder(options.folder)
     from lpft.results.folder import INTERPOLATION
     from lpft.runs.interpolate import interpolate_run
 
@@ -152,8 +152,8 @@ def interpolate(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print a trained classifier's metrics on more data."""
-    layout = Layout(options.column_names, options.encoding, options.delimiter)
-    _check_folder(options.folder, "one that lpft train wrote")
+    layout = _layout(options)
+    _check_folder(options.folder)
     from lpft.runs.evaluate import evaluate_saved, labelled_sets
     from lpft.runs.predict import open_backend
 
@@ -179,9 +179,9 @@ def predict(options: Namespace) -> None:
     """Print or save labels and probabilities of new texts."""
     threshold = _threshold(options)
     settings = PredictionSettings.read(parsed_settings(options, "predict"))
-    layout = Layout(options.column_names, options.encoding, options.delimiter)
+    layout = _layout(options)
     _check_prediction_options(options)
-    _check_folder(options.folder, "one that lpft train wrote")
+    _check_folder(options.folder)
     if options.file is None and options.text is None and sys.stdin.isatty():
         # Before torch is imported and the model loaded, which takes many seconds.
         print("reading texts from the terminal, one per line; --file reads a file", file=sys.stderr)
@@ -239,14 +239,14 @@ def predict(options: Namespace) -> None:
 def explain(options: Namespace) -> None:
     """Print the training rows that predictions rest on, and those whose labels look wrong."""
     settings = ExplanationSettings.read(parsed_settings(options, "explain"))
-    layout = Layout(options.column_names, options.encoding, options.delimiter)
+    layout = _layout(options)
     _check_file_options(options, ("text_columns", "column_names", "delimiter"))
     if options.file is None and options.text is None and settings.label_errors == 0:
         raise InputError(
             f"there is nothing to explain: give texts with {named('text')} or {named('file')}, or "
             f"{named('label_errors')} for the training rows alone"
         )
-    _check_folder(options.folder, "one that lpft train wrote")
+    _check_folder(options.folder)
     from lpft.results.saved import open_saved
     from lpft.runs import predict
     from lpft.runs.explain import (
@@ -283,6 +283,10 @@ def explain(options: Namespace) -> None:
         print(f"\nexplanations: {options.output_dir}")
 
 
+def _layout(options: Namespace) -> Layout:
+    return Layout(options.column_names, options.encoding, options.delimiter)
+
+
 def _check_file_options(options: Namespace, names: Sequence[str]) -> None:
     """Refuse options of files without one, and an encoding with texts of the command line."""
     for name in names:
@@ -312,7 +316,7 @@ def serve(options: Namespace) -> None:
     """Answer requests over HTTP until the process is told to stop."""
     settings = ServingSettings.read(parsed_settings(options, "serve"))
     threshold = _threshold(options)
-    _check_folder(options.folder, "one that lpft train wrote")
+    _check_folder(options.folder)
     from lpft.serve.server import run_service
 
     run_service(options.folder, settings, threshold, options.device, options.backend)
@@ -540,12 +544,12 @@ def _show_report(report: "ReportResult", options: Namespace) -> None:
 
 def export(options: Namespace) -> None:
     """Write a classifier for serving, and print how far its probabilities are from the run's."""
-    layout = Layout(options.column_names, options.encoding, options.delimiter)
+    layout = _layout(options)
     file_options = ("text_columns", "label_column", *vars(layout))
     _check_file_options(options, file_options)
     if options.file is not None and options.quantize is None:
         raise InputError(f"{named('file')} has no effect without {named('quantize')}: leave it out")
-    _check_folder(options.folder, "one that lpft train wrote")
+    _check_folder(options.folder)
     folder = options.output_dir
     if folder is None:
         kind = "-".join(filter(None, (options.format, options.quantize)))
@@ -761,7 +765,7 @@ def recorded_settings(run: Path | None, settings: dict[str, Any]) -> dict[str, A
     return {**recorded, **settings}
 
 
-def _check_folder(folder: Path, expected: str) -> None:
+def _check_folder(folder: Path, expected: str = "one that lpft train wrote") -> None:
     """Refuse a folder that does not exist before torch is imported, which takes seconds."""
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder: expected {expected}")

@@ -95,11 +95,8 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         return added
 
     demo = command(commands.demo, "train five methods on the bundled corpus and write a report")
-    demo.add_argument(
-        "--output-dir",
-        type=Path,
-        default=Path("demo-report"),
-        help="folder for the report and the runs (default: %(default)s)",
+    _add_output_dir(
+        demo, "folder for the report and the runs (default: %(default)s)", Path("demo-report")
     )
     demo.add_argument(
         "--seed", type=int, default=0, help="random seed of all methods (default: %(default)s)"
@@ -109,9 +106,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     train = command(commands.train, "train one classifier")
     train.add_argument("--config", type=Path, help="YAML file with 'option: value' lines")
     _add_settings(train, "train")
-    train.add_argument(
-        "--output-dir", type=Path, help="folder for the run (default: runs/DATA-MODEL-METHOD-seedS)"
-    )
+    _add_output_dir(train, "folder for the run (default: runs/DATA-MODEL-METHOD-seedS)")
     _add_report(train, "the run's folder")
     _add_flags(
         train,
@@ -126,17 +121,10 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         commands.interpolate,
         "evaluate the classifiers between linear probing and fine-tuning, and keep the best",
     )
-    interpolate.add_argument(
-        "folder",
-        type=Path,
-        metavar="RUN",
-        help="folder of a run that was fine-tuned from linear probing",
-    )
+    _add_folder(interpolate, "folder of a run that was fine-tuned from linear probing")
     _add_settings(interpolate, "interpolate")
-    interpolate.add_argument(
-        "--output-dir",
-        type=Path,
-        help="folder for the chosen classifier and the record (default: RUN/interpolation)",
+    _add_output_dir(
+        interpolate, "folder for the chosen classifier and the record (default: RUN/interpolation)"
     )
     _add_report(interpolate, "the output folder")
     _add_flags(interpolate, "overwrite", "json")
@@ -163,10 +151,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         commands.predict, "predict labels and probabilities of new texts, as JSON Lines or CSV"
     )
     _add_run(predict)
-    texts = predict.add_mutually_exclusive_group()
-    texts.add_argument("--file", type=Path, help="CSV, TSV, JSON or Parquet")
-    _add_texts(texts)
-    _add_columns(predict)
+    _add_texts(predict)
     predict.add_argument(
         "--output", type=Path, help="output file, .jsonl or .csv (default: standard output)"
     )
@@ -188,21 +173,11 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         commands.explain,
         "name the training rows that predictions rest on, and those whose labels look wrong",
     )
-    explain.add_argument("folder", type=Path, metavar="RUN", help="folder of a run of lpft train")
-    explained = explain.add_mutually_exclusive_group()
-    explained.add_argument("--file", type=Path, help="CSV, TSV, JSON or Parquet")
-    _add_texts(explained)
-    _add_columns(explain)
-    explain.add_argument(
-        "--output-dir", type=Path, help="folder for the explanations (default: print them)"
-    )
+    _add_folder(explain, "folder of a run of lpft train")
+    _add_texts(explain)
+    _add_output_dir(explain, "folder for the explanations (default: print them)")
     _add_settings(explain, "explain")
-    _add_flags(
-        explain,
-        "overwrite",
-        "json",
-        dry_run="print what would be computed, and stop",
-    )
+    _add_flags(explain, "dry_run", "overwrite", "json")
 
     serve = command(
         commands.serve,
@@ -221,20 +196,16 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         commands.ntk,
         "compute the exact empirical NTK (P and F), its statistics and kernel regression",
     )
-    ntk.add_argument(
-        "folder",
+    _add_folder(
+        ntk,
+        "folder of a trained classifier, to compute its kernel after training (default: kernels at "
+        "the start of --methods)",
         nargs="?",
-        type=Path,
-        metavar="RUN",
-        help="folder of a trained classifier, to compute its kernel after training (default: "
-        "kernels at the start of --methods)",
     )
     _add_settings(ntk, "ntk")
     _add_executor(ntk, "number of processes that share each kernel, each with --memory")
-    ntk.add_argument(
-        "--output-dir", type=Path, help="folder for the kernels (default: kernels/DATA-MODEL-seedS)"
-    )
-    _add_flags(ntk, "resume", "overwrite", "json", dry_run="print what would be computed, and stop")
+    _add_output_dir(ntk, "folder for the kernels (default: kernels/DATA-MODEL-seedS)")
+    _add_flags(ntk, "dry_run", "resume", "overwrite", "json")
 
     theory = command(commands.theory, "check the paper's propositions numerically")
     theory.add_argument(
@@ -259,11 +230,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         type=float,
         help="GPUs of each run; 0.5 places two runs on one (default: an equal share, at most 1)",
     )
-    sweep.add_argument(
-        "--output-dir",
-        type=Path,
-        help="folder for the sweep (default: sweeps/NAME, by the name of CONFIG)",
-    )
+    _add_output_dir(sweep, "folder for the sweep (default: sweeps/NAME, by the name of CONFIG)")
     _add_flags(sweep, "resume", "overwrite", "json", dry_run="list the runs, and stop")
 
     reproduce = command(
@@ -284,21 +251,15 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         help="use a random model and a few texts, offline: shows in seconds that everything runs",
     )
     _add_executor(reproduce, "number of runs at a time")
-    reproduce.add_argument(
-        "--output-dir",
-        type=Path,
-        help="folder for the experiment, or for all of them (default: experiments/NAME-MODEL)",
+    _add_output_dir(
+        reproduce, "folder for the experiment, or for all of them (default: experiments/NAME-MODEL)"
     )
-    _add_flags(
-        reproduce, "resume", "overwrite", "json", dry_run="print what would be computed, and stop"
-    )
+    _add_flags(reproduce, "dry_run", "resume", "overwrite", "json")
 
     report = command(
         commands.report, "write a page, tables and figures about everything in a folder"
     )
-    report.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder with runs, kernels or experiments"
-    )
+    _add_folder(report, "folder with runs, kernels or experiments", metavar="DIR")
     report.add_argument("--output", type=Path, help="the page's file (default: DIR/report.html)")
     report.add_argument(
         "--no-texts-in-report",
@@ -315,17 +276,15 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     _add_flags(report, "json", overwrite="also replace files that lpft report did not write")
 
     export = command(commands.export, "export a trained classifier for programs without lpft")
-    export.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
+    _add_folder(export)
     export.add_argument(
         "--format",
         choices=get_args(ExportFormat),
         required=True,
         help="transformers: a stock model of its family; onnx: a graph (needs the onnx extra)",
     )
-    export.add_argument(
-        "--output-dir",
-        type=Path,
-        help="folder for the export (default: exports/NAME-FORMAT, with the run's name)",
+    _add_output_dir(
+        export, "folder for the export (default: exports/NAME-FORMAT, with the run's name)"
     )
     export.add_argument(
         "--quantize",
@@ -395,6 +354,19 @@ def _add_settings(parser: ArgumentParser, command: str) -> None:
         )
 
 
+def _add_folder(
+    parser: ArgumentParser,
+    text: str = "folder of a trained classifier",
+    metavar: str = "RUN",
+    **more: Any,
+) -> None:
+    parser.add_argument("folder", type=Path, metavar=metavar, help=text, **more)
+
+
+def _add_output_dir(parser: ArgumentParser, text: str, default: Path | None = None) -> None:
+    parser.add_argument("--output-dir", type=Path, default=default, help=text)
+
+
 def _add_report(parser: ArgumentParser, folder: str) -> None:
     parser.add_argument(
         "--report",
@@ -405,7 +377,7 @@ def _add_report(parser: ArgumentParser, folder: str) -> None:
 
 
 def _add_run(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a trained classifier")
+    _add_folder(parser)
     parser.add_argument(
         "--device",
         choices=get_args(Device),
@@ -421,13 +393,17 @@ def _add_run(parser: ArgumentParser) -> None:
     )
 
 
-def _add_texts(group: Any) -> None:
+def _add_texts(parser: ArgumentParser) -> None:
+    """A file of texts with its columns, or texts on the command line."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--file", type=Path, help="CSV, TSV, JSON or Parquet")
     group.add_argument(
         "--text",
         nargs="+",
         help="texts, after RUN; for a model of pairs, every two texts form a pair (write --text=-x "
         "for one that begins with a dash)",
     )
+    _add_columns(parser)
 
 
 def _add_columns(parser: ArgumentParser) -> None:
@@ -483,6 +459,7 @@ def _add_executor(parser: ArgumentParser, workers: str) -> None:
 
 
 _FLAGS = {
+    "dry_run": "print what would be computed, and stop",
     "resume": "continue what is unfinished in the output folder",
     "overwrite": "replace the contents of the output folder",
     "json": "print JSON",
