@@ -492,8 +492,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             InputError: fewer than two classes, a repeated one, names of several types, a parameter
                 of another type or outside its range, or a model that cannot be loaded.
         """
-        from lpft.model import build_classifier
-        from lpft.model.loading import start_at_words
+        from lpft.model.loading import untrained_classifier
+        from lpft.model.prompts import start_at_words
         from lpft.settings.values import read_template
 
         names = label_list(classes, "classes")
@@ -501,19 +501,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"the classes are {show(names)}: expected at least 2 different names")
         estimator = cls(model, seed=seed, **parameters)
         settings = estimator._settings()
-        classifier = build_classifier(
-            settings.model,
-            tuple(names),
-            seed=settings.seed,
-            pooling=settings.pooling,
-            head_bias=settings.head_bias,
-            max_length=settings.max_length,
-            revision=settings.revision,
-            paired=settings.prompt is not None and read_template(settings.prompt).paired,
-            prompt=settings.prompt,
-            label_words=settings.label_words,
-            first_token=settings.first_token,
-        )
+        paired = settings.prompt is not None and read_template(settings.prompt).paired
+        classifier = untrained_classifier(settings, tuple(names), paired=paired)
         if classifier.words is not None:
             start_at_words(classifier.model.head, classifier.words)
         estimator._take(classifier, paired=None)

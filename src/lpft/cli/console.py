@@ -1,8 +1,9 @@
-"""What the command line shows and reads: tables and JSON, progress lines, standard input."""
+"""What the command line reads and shows: options, standard input; errors, tables and JSON."""
 
 import json
 import shlex
 import sys
+from argparse import Namespace
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
 from io import TextIOWrapper
@@ -12,12 +13,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lpft.errors import InputError
 from lpft.results.formats import aligned, duration, significant
+from lpft.settings.configs import command_settings
 
 if TYPE_CHECKING:
     from lpft.results.schema import ExplainedText, ExplanationRecord, RunRecord
 
 _NAMED = 3
 """Parameters whose names the plan of a kernel shows."""
+
+
+def parsed_settings(options: Namespace, command: str) -> dict[str, Any]:
+    """The settings on the command line of a command."""
+    return {
+        name: getattr(options, name) for name in command_settings(command) if hasattr(options, name)
+    }
 
 
 def standard_input(encoding: str | None = None) -> TextIO:

@@ -1,14 +1,94 @@
-"""The commands that list tasks, models and methods."""
+"""Commands that only look: at data, and at the tasks, models and methods there are."""
 
 from argparse import Namespace
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lpft.cli.console import print_json, print_table
+from lpft.cli.console import parsed_settings, print_json, print_table
+from lpft.errors import InputError
 from lpft.settings import MINILM, Pooling
+from lpft.settings.configs import make_config
 
 if TYPE_CHECKING:
     from lpft.data import Task
+
+
+def check(options: Namespace) -> None:
+    """Print a check of data before training on it."""
+    from lpft.data import check_data, load_data
+    from lpft.data.lengths import check_lengths, describe_lengths, quick_counter, quick_length
+
+    config = make_config(parsed_settings(options, "check"))
+    settings = config.training
+    data = load_data(config.data)
+    findings = check_data(data)
+    lengths, note = None, ""
+    try:
+        counter = quick_counter(settings.model, settings.revision)
+    except InputError as error:
+        if hasattr(options, "model") or options.label_errors:
+            raise
+        note = f"texts are not counted in tokens: {error}"
+    else:
+        most = quick_length(data, settings, counter)
+        lengths = describe_lengths(data, counter, most)
+        findings += check_lengths(data, counter, most)
+    if options.label_errors:
+        from lpft.runs.train import label_errors  # loads torch, as training does
+
+        probable = label_errors(data, settings)
+        findings += probable
+        if not probable:
+            note = (
+                "no row is named for its label: none looks wrong to linear probes, or they read "
+                "these texts too poorly to judge"
+            )
+    counts = {
+        split: examples.class_counts(len(data.classes)) for split, examples in data.splits().items()
+    }
+    if options.json:
+        print_json(
+            {
+                "name": data.name,
+                "classes": list(data.classes),
+                "rows": {split: len(examples) for split, examples in data.splits().items()},
+                "class_rows": {
+                    split: dict(zip(map(str, data.classes), rows, strict=True))
+                    for split, rows in counts.items()
+                },
+                "lengths": lengths,
+                "notes": [*data.notes, *([note] if note else [])],
+                "findings": [finding.as_json() for finding in findings],
+            }
+        )
+        return
+    print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
+    print_table(
+        ["split", "rows", *map(str, data.classes)],
+        [[split, len(data.splits()[split]), *rows] for split, rows in counts.items()],
+    )
+    print(_balance(dict(zip(data.classes, counts["train"], strict=True))))
+    if lengths is not None:
+        print(
+            "tokens of a training text: {median} in the median, {most_of_95} at most for 95 %, "
+            "{longest} the longest; training on {model} cuts at {max_length}".format(**lengths)
+        )
+    for line in (*data.notes, *([note] if note else [])):
+        print(f"note: {line}")
+    for finding in findings:
+        print(f"{finding.level}: {finding.line()}")
+        for example in finding.examples:
+            print(f"    {example}")
+    if not findings:
+        print("nothing to report")
+
+
+def _balance(counts: dict[Any, int]) -> str:
+    """The share of each class, or where there are many of the largest and the smallest one."""
+    ordered = sorted(counts, key=lambda name: -counts[name])
+    names = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
+    shares = ", ".join(f"{name} {counts[name] / sum(counts.values()):.1%}" for name in names)
+    return f"share of train: {shares}" + ("" if names == ordered else " (largest and smallest)")
 
 
 def tasks(options: Namespace) -> None:

@@ -304,7 +304,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     )
     _add_flags(export, "json", overwrite="replace an older export")
 
-    check = command(commands.check, "check data before training on it")
+    check = command(listings.check, "check data before training on it")
     _add_settings(check, "check")
     _add_flags(
         check,

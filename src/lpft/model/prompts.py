@@ -200,7 +200,8 @@ def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTraine
         tokens = [backend.id_to_token(index) for index in part]
         literals.append({"id": name, "ids": part, "tokens": tokens})
     # The library wants both forms, of single texts and of pairs; only one of them is read.
-    pair = [part for piece in pieces for part in _in_form(piece, paired=SECOND in prompt.parts)]
+    both = {names[TEXT]: [names[TEXT], names[SECOND]]} if SECOND not in prompt.parts else {}
+    pair = [part for piece in pieces for part in both.get(piece, [piece])]
     single = [piece for piece in pieces if piece != names[SECOND]]
     backend.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=literals
@@ -230,10 +231,6 @@ def _normalize(backend: Tokenizer, steps: Sequence[normalizers.Normalizer]) -> N
     if added and state.get("normalizers", [])[-len(added) :] != added:
         existing = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([*existing, *steps])
-
-
-def _in_form(piece: str, *, paired: bool) -> list[str]:
-    return [piece, "$B:0"] if piece == "$A:0" and not paired else [piece]
 
 
 def word_tokens(

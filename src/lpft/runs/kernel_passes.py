@@ -22,7 +22,8 @@ from lpft.model import Classifier
 from lpft.model.adapters import adapt, is_bias, load_adapter
 from lpft.model.encoder import seeded
 from lpft.model.inference import encoder_fingerprint
-from lpft.model.loading import fresh_classifier, start_at_words
+from lpft.model.loading import fresh_classifier
+from lpft.model.prompts import start_at_words
 from lpft.ntk import KernelRequest, StudiedModel, studied_model
 from lpft.results.folder import read_record
 from lpft.results.saved import TorchClassifier, model_at_start, open_saved
