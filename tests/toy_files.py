@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from tiny_models import toy_texts
 
-from lpft.settings import without_effect
+from lpft.settings import unused_settings
 
 ROWS = {"train": 40, "validation": 24, "test": 20, "far": 16}
 
@@ -44,5 +44,5 @@ def toy_settings(model: Path, method: str = "lp-ft") -> dict[str, Any]:
         "learning_rate": 1e-3,
         "device": "cpu",
     }
-    left_out = without_effect(method)
+    left_out = unused_settings(method)
     return {name: value for name, value in settings.items() if name not in left_out}

@@ -192,7 +192,7 @@ _recorded: ContextVar[list[FewerRows] | None] = ContextVar("fewer_rows", default
 
 @contextmanager
 def recorded_reductions() -> Iterator[list[FewerRows]]:
-    """What :func:`record_reduction` is told within this context, the last word of each."""
+    """The reductions within this context, the last one of each step of the work."""
     reductions: list[FewerRows] = []
     token = _recorded.set(reductions)
     try:
@@ -202,7 +202,7 @@ def recorded_reductions() -> Iterator[list[FewerRows]]:
 
 
 def record_reduction(during: str, rows: int) -> None:
-    """Keep for the record that so many rows are computed at once."""
+    """Record that only so many rows are computed at once from now on."""
     reductions = _recorded.get()
     if reductions is not None:
         reductions[:] = [reduction for reduction in reductions if reduction.during != during]

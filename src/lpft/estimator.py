@@ -41,8 +41,8 @@ from lpft.settings import (
     Precision,
     ProbeScoring,
     TrainingSettings,
+    reset_unused,
     resolve,
-    without_useless,
 )
 from lpft.settings.commands import InfluenceScore
 from lpft.settings.methods import AUTO
@@ -188,7 +188,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.training.fit import set_threshold
 
         check_environment()
-        settings = without_useless(self._settings())
+        settings = reset_unused(self._settings())
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
         check_precision(settings.precision, resolve_device(settings.device))
         data = _training_data(texts, labels, validation, sample_weight)

@@ -67,9 +67,9 @@ def add_digest(path: Path) -> None:
 
 
 def damaged_file(folder: Path) -> str | None:
-    """The first file of a folder that is not what :func:`write_digests` saw; None of intact ones.
+    """The first file of a folder whose digest is not the recorded one.
 
-    Nor is any known to be damaged where there are no digests.
+    None where all are intact, or where no digests were recorded.
     """
     try:
         lines = (folder / DIGESTS).read_text(encoding="utf-8").splitlines()

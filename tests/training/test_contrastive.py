@@ -11,7 +11,7 @@ from lpft.data import Examples
 from lpft.errors import InputError
 from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint, extract_features
-from lpft.settings import TrainingSettings, passes, resolve
+from lpft.settings import TrainingSettings, effective_epochs, resolve
 from lpft.training.cache import prepare_split
 from lpft.training.contrastive import class_order, pair_loss
 from lpft.training.finetuning import CheckpointKeeper
@@ -82,7 +82,7 @@ def test_an_epoch_has_every_row_once_with_others_of_its_class_beside_it(sizes):
 @pytest.mark.parametrize(("rows", "steps", "epochs"), [(40, 1000, 3.0), (40, 10, 2.0), (7, 2, 2.0)])
 def test_epochs_end_where_the_steps_do(rows, steps, epochs):
     settings = resolve(TrainingSettings(**SETTINGS, contrastive_steps=steps))
-    assert passes(settings, rows) == epochs  # 5 steps an epoch of 40 rows, 1 of 7
+    assert effective_epochs(settings, rows) == epochs  # 5 steps an epoch of 40 rows, 1 of 7
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ def predict(options: Namespace) -> None:
     at_once, total, columns = predict.ROWS_AT_ONCE, None, list[str]()
     source: predict.InputFile | Iterable[predict.InputRow]
     if options.file is not None:
-        names = () if settings.keeps == "all" else settings.keeps
+        names = () if settings.copied_columns == "all" else settings.copied_columns
         source = predict.InputFile(
             saved,
             options.file,

@@ -32,7 +32,7 @@ from lpft.results.pairing import (
 )
 from lpft.results.run import Run
 from lpft.runs.sweep_config import Cell, Grid, Point
-from lpft.settings import DataSettings, TrainingSettings, without_effect
+from lpft.settings import DataSettings, TrainingSettings, unused_settings
 from lpft.settings.commands import ExperimentSettings
 from lpft.settings.configs import (
     KernelConfig,
@@ -373,7 +373,7 @@ def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
 
 
 def _taken_by_method(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    unused = without_effect(method)
+    unused = unused_settings(method)
     return {name: value for name, value in settings.items() if name not in unused}
 
 
@@ -463,7 +463,7 @@ def refuse_unused(
 def _taken(command: str, methods: set[str]) -> set[str]:
     """The settings of a command that some of the methods take."""
     settings = set(_names_taken_by(command))
-    return {name for method in methods for name in settings.difference(without_effect(method))}
+    return {name for method in methods for name in settings.difference(unused_settings(method))}
 
 
 def _names_taken_by(command: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from lpft.results.folder import UnreadFolder
 from lpft.results.formats import rate, slug
 from lpft.results.run import Run
 from lpft.results.schema import number, plain
-from lpft.settings import without_effect
+from lpft.settings import unused_settings
 from lpft.settings.configs import CANDIDATES, deciding
 from lpft.settings.fields import Decides
 from lpft.settings.methods import METHODS
@@ -81,7 +81,7 @@ def setting_of(run: Run, without: Collection[str] = ()) -> dict[str, Any]:
     fingerprinted = {"data/train", "encoder"} <= prints.keys()
     decisive = set(deciding(Decides.RUN, inputs=not fingerprinted)) - {"seed", *without}
     if run.method in METHODS:
-        decisive -= set(without_effect(run.method))
+        decisive -= set(unused_settings(run.method))
     setting = {name: value for name, value in run.config.items() if name in decisive}
     trained_on = [prints[name][:7] for name in _TRAINED_ON if name in prints]
     return setting | ({"training data": " ".join(trained_on)} if trained_on else {})

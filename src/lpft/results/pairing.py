@@ -30,7 +30,7 @@ from lpft.results.judging import (
     task_score,
 )
 from lpft.results.run import Run, has_feature_changes
-from lpft.settings import usual_value, without_effect
+from lpft.settings import default_value, unused_settings
 from lpft.settings.methods import METHODS, with_lp_head
 
 PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is not None)
@@ -385,13 +385,13 @@ def _setting_of_pair(setting: Setting) -> str:
     # Nothing that a method with a random head lacks stands between it and its LP start.
     random_head = next((one for one, lp in PAIRS if lp == setting.method), setting.method)
     free = {"method", "learning_rate", "batch_size", "head_scale"}
-    return key_of(setting_of(setting.first, free.union(without_effect(random_head))))
+    return key_of(setting_of(setting.first, free.union(unused_settings(random_head))))
 
 
 def _head_scale(run: Run) -> tuple[float, bool]:
     """The factor on the head just before fine-tuning, and whether it is the method's usual one."""
     scale = float(run.config.get("head_scale", 1.0))
-    return scale, scale == usual_value("head_scale", run.method, run.model)
+    return scale, scale == default_value("head_scale", run.method, run.model)
 
 
 def _pairing(data: str, first: Setting, second: Setting) -> Pairing:

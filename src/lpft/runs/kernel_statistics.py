@@ -161,7 +161,7 @@ class KernelResults:
     ) -> dict[str, Any] | None:
         settings = self._config.regression
         options = settings.of(solver)
-        if settings.wants_validation([solver]):
+        if settings.needs_validation([solver]):
             options["validation"] = kernels.validation_set(kernel)
         try:
             result = regress(

@@ -130,7 +130,7 @@ class KernelComputation:
                 f"{classes} classes: leave it out"
             )
         self.texts = kernel_passes.kernel_texts(
-            self.data, settings.max_samples, validation=config.wants_validation
+            self.data, settings.max_samples, validation=config.needs_validation
         )
         self._of_starts = run is None or settings.with_start
         methods = settings.methods if self._of_starts else ()

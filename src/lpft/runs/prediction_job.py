@@ -79,7 +79,7 @@ class OutputRows:
                 f"{named('top_k')} {top_k}: the model has {len(classes)} classes: expected at most "
                 "as many, or leave it out for all"
             )
-        if output is not None and len(columns) >= MOST_NAMES and settings.keeps == "all":
+        if output is not None and len(columns) >= MOST_NAMES and settings.copied_columns == "all":
             raise InputError(
                 f"the rows of the input have {MOST_NAMES:,} different columns or more: name those "
                 f"to keep with {named('keep_columns')}"
@@ -99,9 +99,9 @@ class OutputRows:
             *(() if abstain_below is None else ("abstained",)),
             *(() if self._last is None else (self._last,)),
         ]
-        kept_columns = columns if settings.keeps == "all" else settings.keeps
+        kept_columns = columns if settings.copied_columns == "all" else settings.copied_columns
         self._kept = {column: self._free_name(column, kept_columns) for column in kept_columns}
-        self._as_they_are = settings.keeps == "all" and all(
+        self._as_they_are = settings.copied_columns == "all" and all(
             name == column for column, name in self._kept.items()
         )
         # What json.dumps makes for every call; dates and other values of Parquet become text.
@@ -135,7 +135,7 @@ class OutputRows:
     ) -> dict[str, Any]:
         if self._as_they_are:
             columns = row.columns
-        elif self.settings.keeps == "all":
+        elif self.settings.copied_columns == "all":
             columns = {self._kept.get(name, name): value for name, value in row.columns.items()}
         else:
             columns = {name: value_of(row.columns, column) for column, name in self._kept.items()}
@@ -559,7 +559,7 @@ def _job_of(
     options = {
         "text_columns": list(source.text_columns),
         **vars(source.layout),
-        "keep_columns": output.settings.keeps,
+        "keep_columns": output.settings.copied_columns,
         "top_k": output.settings.top_k,
         "invalid_rows": output.settings.invalid_rows,
         "abstain_below": output.abstain_below,

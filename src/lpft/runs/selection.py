@@ -55,7 +55,7 @@ from lpft.results.schema import (
 )
 from lpft.runs.sweep import Attempt, attempt
 from lpft.runs.train import describe_data, log_findings, status_recorded, train_run
-from lpft.settings import MINILM, passes
+from lpft.settings import MINILM, effective_epochs
 from lpft.settings.configs import CANDIDATES, SEARCHED, RunConfig, SelectionConfig
 from lpft.settings.methods import AUTO, METHODS, get_method
 
@@ -430,7 +430,7 @@ def _measured_seconds(run: RunConfig, data: TextData) -> float:
 
 def _epochs(run: RunConfig, data: TextData) -> float:
     """Epochs of fine-tuning; 1 for linear probing."""
-    return passes(run.training, len(data.train)) or 1.0
+    return effective_epochs(run.training, len(data.train)) or 1.0
 
 
 # A search for learning rate, epochs and method by Optuna's TPE, run by run or batch by batch.

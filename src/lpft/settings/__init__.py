@@ -83,7 +83,7 @@ class DataSettings(Settings):
         None,
         "text column, or two for pairs, separated by a comma; in JSON files data.text is the "
         "field text of the object data (default: the only text column)",
-        filled_by_data=True,
+        set_by_data=True,
         **_OF_FILES,
     )
     label_column: str = setting("label", "column with the class names", **_OF_FILES)
@@ -185,7 +185,7 @@ class TrainingSettings(Settings):
         "token whose state is the feature, or the mean over tokens (default: by model); with "
         "--prompt the mask, or the last token of causal models",
         fingerprinted=Decides.KERNEL,
-        filled_by_model=True,
+        set_by_model=True,
     )
     prompt: str | None = setting(
         None,
@@ -217,7 +217,7 @@ class TrainingSettings(Settings):
         "cut texts after this many tokens (default: 128 under the paper's protocol; otherwise the "
         "longest training text stays whole, in steps of 128, up to 512 and the model's limit)",
         gt=0,
-        filled_by_model=True,
+        set_by_model=True,
         commands=("train", "check", "ntk", "reproduce"),
     )
     method: str = setting(
@@ -240,8 +240,8 @@ class TrainingSettings(Settings):
         "passes over the training rows (default: 10; for contrastive tuning 20, with at most "
         "--contrastive-steps steps)",
         gt=0,
-        filled=10.0,
-        filled_by_trained={"encoder": 20.0},
+        fallback=10.0,
+        fallback_by_trained={"encoder": 20.0},
         **_TUNING,
     )
     contrastive_steps: int | None = setting(
@@ -249,7 +249,7 @@ class TrainingSettings(Settings):
         "largest number of steps of contrastive tuning, whatever the epochs",
         gt=0,
         needs="contrastive tuning",
-        filled=100,
+        fallback=100,
         decides=Decides.RUN,
         commands=("train",),
     )
@@ -258,8 +258,8 @@ class TrainingSettings(Settings):
         "rows per step; contrastive tuning uses all pairs of them (default: by task and method)",
         gt=0,
         le=2**31 - 1,
-        filled=16,
-        filled_by_trained={"encoder": 32},
+        fallback=16,
+        fallback_by_trained={"encoder": 32},
         **_TUNING,
     )
     # FT and LP-FT share one default, and so do LoRA and LP-LoRA, so that a difference between
@@ -269,14 +269,14 @@ class TrainingSettings(Settings):
         "initial learning rate of AdamW, which decays linearly to 0 "
         "(default: by task, method and model)",
         gt=0,
-        filled=2e-5,
-        filled_by_trained=LEARNING_RATES,
-        filled_for_minilm=MINILM_LEARNING_RATES,
+        fallback=2e-5,
+        fallback_by_trained=LEARNING_RATES,
+        fallback_for_minilm=MINILM_LEARNING_RATES,
         same_time=True,
         **_TUNING,
     )
     weight_decay: float | None = setting(
-        None, "decoupled weight decay of AdamW", ge=0, filled=0.0, same_time=True, **_TUNING
+        None, "decoupled weight decay of AdamW", ge=0, fallback=0.0, same_time=True, **_TUNING
     )
     patience: int | None = setting(
         None,
@@ -294,27 +294,27 @@ class TrainingSettings(Settings):
         "LP-FT with the packaged model)",
         ge=0,
         needs="fine-tuning of the head",
-        filled=1.0,
-        filled_for_minilm={"lp-ft": 0.3},
+        fallback=1.0,
+        fallback_for_minilm={"lp-ft": 0.3},
         same_time=True,
         commands=("train", "ntk"),
     )
     lora_rank: int | None = setting(
-        None, "rank r of the factors of LoRA and DoRA", gt=0, needs="low-rank factors", filled=8
+        None, "rank r of the factors of LoRA and DoRA", gt=0, needs="low-rank factors", fallback=8
     )
     lora_alpha: float | None = setting(
         None,
         "alpha of LoRA and DoRA, which scales their factors by alpha / r",
         gt=0,
         needs="low-rank factors",
-        filled=8.0,
+        fallback=8.0,
     )
     prefix_length: int | None = setting(
         None,
         "number of virtual tokens in prefix tuning",
         gt=0,
         needs="prefix",
-        filled=16,
+        fallback=16,
         commands=("train", "ntk"),
     )
     peft_config: Annotated[dict | None, BeforeValidator(read_peft_config)] = setting(
@@ -330,8 +330,8 @@ class TrainingSettings(Settings):
         "score by which cross-validation chooses the regularisation of linear probing (default: "
         "accuracy under --split-protocol paper, as in the paper, otherwise log-loss)",
         needs="probing",
-        filled="log-loss",
-        before="accuracy",
+        fallback="log-loss",
+        in_old_records="accuracy",
         same_time=True,
     )
     class_weight: ClassWeight | None = setting(
@@ -350,8 +350,8 @@ class TrainingSettings(Settings):
         "faster and a first batch agrees with float32 within 5%%, otherwise float32; under "
         "--split-protocol paper always float32, so that results are the same on any machine; "
         "evaluation and prediction always use float32",
-        before="float32",
-        left_open="auto",
+        in_old_records="float32",
+        placeholder="auto",
         **_TUNING,
     )
     gradient_accumulation_steps: int = setting(
@@ -573,7 +573,7 @@ def resolve(
                     f"({method.summary}): leave it out or choose another method"
                 )
         elif getattr(settings, name) is None:
-            filled[name] = usual_value(name, method.name, None if published else settings.model)
+            filled[name] = default_value(name, method.name, None if published else settings.model)
     if published is not None:
         filled |= {name: value for name, value in published.items() if name in filled}
     resolved = settings.model_copy(update=filled)
@@ -586,22 +586,22 @@ def resolve(
     return resolved
 
 
-def usual_value(name: str, method: str, model: str | None = None) -> Any:
-    """What an empty training setting takes with a method: on any model, or on this one.
+def default_value(name: str, method: str, model: str | None = None) -> Any:
+    """The default of a training setting with a method: for any model, or for this one.
 
     Raises:
         InputError: there is no such method.
     """
     item, row = TrainingSettings.fields()[name], get_method(method)
-    usual = item.filled_by_trained.get(row.trained, item.filled)
+    usual = item.fallback_by_trained.get(row.trained, item.fallback)
     if model != MINILM:
         return usual
-    usual = item.filled_for_minilm.get(row.trained, usual)
-    return item.filled_for_minilm.get(row.name, usual)
+    usual = item.fallback_for_minilm.get(row.trained, usual)
+    return item.fallback_for_minilm.get(row.name, usual)
 
 
-def passes(settings: TrainingSettings, rows: int) -> float:
-    """The epochs over so many training rows, which contrastive tuning ends after its last step."""
+def effective_epochs(settings: TrainingSettings, rows: int) -> float:
+    """The epochs that are trained over so many rows: contrastive tuning has a limit of steps."""
     if settings.epochs is None or settings.batch_size is None:
         return 0.0  # linear probing
     if settings.contrastive_steps is None:
@@ -609,8 +609,8 @@ def passes(settings: TrainingSettings, rows: int) -> float:
     return min(settings.epochs, settings.contrastive_steps / -(-rows // settings.batch_size))
 
 
-def without_effect(method: str) -> tuple[str, ...]:
-    """The settings that have no effect with a method: those of fine-tuning, adapters, or both.
+def unused_settings(method: str) -> tuple[str, ...]:
+    """The names of the settings that have no effect with a method.
 
     Raises:
         InputError: there is no such method.
@@ -620,12 +620,12 @@ def without_effect(method: str) -> tuple[str, ...]:
     return tuple(item.name for item in fields if not row.takes(item))
 
 
-def without_useless(settings: TrainingSettings) -> TrainingSettings:
-    """The same with the default of every setting that has no effect with the chosen method.
+def reset_unused(settings: TrainingSettings) -> TrainingSettings:
+    """The settings with every one at its default that has no effect with the chosen method.
 
-    So does :class:`lpft.TextClassifier`, as estimators of scikit-learn do: a search sets parameters
-    for several methods at once. The command line refuses such settings instead.
+    :class:`lpft.TextClassifier` needs it, as a search of scikit-learn sets parameters for several
+    methods at once. The command line refuses such settings instead.
     """
-    names = () if settings.method == AUTO else without_effect(settings.method)
+    names = () if settings.method == AUTO else unused_settings(settings.method)
     fields = TrainingSettings.fields()
     return settings.model_copy(update={name: fields[name].default for name in names})

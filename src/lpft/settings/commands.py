@@ -41,7 +41,7 @@ class PredictionSettings(Settings):
     )
 
     @property
-    def keeps(self) -> tuple[str, ...] | Literal["all"]:
+    def copied_columns(self) -> tuple[str, ...] | Literal["all"]:
         """The names of the columns to keep, or all."""
         if self.keep_columns is None:
             return () if self.invalid_rows == "error" else "all"

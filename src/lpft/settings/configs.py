@@ -326,9 +326,9 @@ class KernelConfig:
     output_dir: Path
 
     @property
-    def wants_validation(self) -> bool:
+    def needs_validation(self) -> bool:
         """Whether kernel regression chooses a strength on validation texts."""
-        return self.regression.wants_validation(self.kernels.solver)
+        return self.regression.needs_validation(self.kernels.solver)
 
     def flat(self) -> dict[str, Any]:
         """All settings by name, ready for JSON."""
@@ -448,12 +448,12 @@ def changed(
     fields = {name: item for model in _MODELS for name, item in model.fields().items()}
     differing = {}
     for name in deciding(what):
-        filled_later = fields[name].filled_by_model or fields[name].filled_by_data
+        filled_later = fields[name].set_by_model or fields[name].set_by_data
         if name not in requested or (requested[name] is None and filled_later):
             continue
-        if requested[name] is not None and requested[name] == fields[name].left_open:
+        if requested[name] is not None and requested[name] == fields[name].placeholder:
             continue
-        if name not in recorded and requested[name] == fields[name].before:
+        if name not in recorded and requested[name] == fields[name].in_old_records:
             continue
         before = recorded.get(name, fields[name].default)
         if before != requested[name]:

@@ -62,20 +62,20 @@ class Setting:
     """The kind of method or data without which it has no effect."""
     solvers: tuple[str, ...] = ()
     """The solvers of kernel regression that take it."""
-    filled: Any = None
-    """What None stands for, with methods that take the setting."""
-    filled_by_trained: Mapping[str, Any] = field(default_factory=dict)
-    """The same by what a method trains, where it differs."""
-    filled_for_minilm: Mapping[str, Any] = field(default_factory=dict)
-    """That again for the packaged model, with which it was measured; or by method."""
-    filled_by_model: bool = False
-    """Whether the model says what None stands for, so that None agrees with any value."""
-    filled_by_data: bool = False
-    """The same of the data."""
-    left_open: Any = None
-    """The value that training replaces by another one, so that it agrees with any."""
-    before: Any = None
-    """What records that are older than the setting stand for, where it is not the default."""
+    fallback: Any = None
+    """The default where ``default`` is None, with methods that take the setting."""
+    fallback_by_trained: Mapping[str, Any] = field(default_factory=dict)
+    """The same by what a method trains, where that makes a difference."""
+    fallback_for_minilm: Mapping[str, Any] = field(default_factory=dict)
+    """The same for the packaged model, as measured with it: by what is trained, or by method."""
+    set_by_model: bool = False
+    """Whether the model determines the value where it is None, so that None agrees with any."""
+    set_by_data: bool = False
+    """The same for the data."""
+    placeholder: Any = None
+    """A value, such as ``auto``, that training replaces, so that it agrees with any other."""
+    in_old_records: Any = None
+    """The value that records older than the setting imply, where it is not the default."""
     same_time: bool = False
     """Whether runs that differ in it alone take the same time."""
     choices: tuple[str, ...] | None = None
@@ -85,12 +85,12 @@ class Setting:
     separated: bool = False
     """Whether several ``NAME=VALUE`` pairs may have commas between them."""
     words: tuple[str, ...] = ()
-    """What may be given in place of ``NAME=VALUE`` pairs."""
+    """Words that are valid in place of ``NAME=VALUE`` pairs."""
 
     def full_help(self) -> str:
         """The text for ``--help``: the solvers that take it, what it is, and its default."""
         text = f"{', '.join(self.solvers)}: {self.help}" if self.solvers else self.help
-        default = self.filled if self.default is None else self.default
+        default = self.fallback if self.default is None else self.default
         if "(default: " in text or default in (None, {}):
             return text
         if isinstance(default, bool):
@@ -188,7 +188,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Values as pydantic wants them, where it would refuse or misread them."""
+        """Values in the form that pydantic reads, where it would refuse or misread theirs."""
         fields = cls.fields()
         return {
             name: _plain_value(fields[name], value) if name in fields else value

@@ -193,7 +193,7 @@ class RegressionSettings(Settings):
             and getattr(self, name) != item.default
         }
 
-    def wants_validation(self, solvers: Sequence[str]) -> bool:
+    def needs_validation(self, solvers: Sequence[str]) -> bool:
         """Whether some solver chooses its strength on validation texts."""
         chooses = bool(set(solvers) & set(self.fields()["strength_by"].solvers))
         return chooses and self.strength is None and self.strength_by == "validation"

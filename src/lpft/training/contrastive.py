@@ -27,7 +27,7 @@ from lpft.data.labels import class_weights
 from lpft.errors import named
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import extract_features, head_logits, resolve_device
-from lpft.settings import TrainingSettings, passes
+from lpft.settings import TrainingSettings, effective_epochs
 from lpft.settings.methods import METHODS, check_installed
 from lpft.training.cache import SplitInputs, cached_probe
 from lpft.training.finetuning import CheckpointKeeper, Objective, train_steps, weights_by_class
@@ -83,7 +83,7 @@ def tune(
     on_history([first])
     tune_for(model, train, settings, strength=strength, folder=folder, on_history=keep)
     features = extract_features(model, validation.tokens, device=resolve_device(settings.device))
-    epochs = passes(settings, len(train.labels))
+    epochs = effective_epochs(settings, len(train.labels))
     last, _ = _score(model, validation, features, epochs, settings)
     on_history([first, *steps, last])
     if rule.start_counts and rule.score(last) <= rule.score(first):
@@ -123,7 +123,7 @@ def tune_for(
     on_history: Callable[[list[Row]], None],
 ) -> None:
     """Tune ``model`` in place and probe it again. Takes and raises what :func:`tune` does."""
-    epochs = passes(settings, len(train.labels))
+    epochs = effective_epochs(settings, len(train.labels))
     _tune(model, train, settings, strength, epochs, folder, "contrastive tuning", on_history)
 
 

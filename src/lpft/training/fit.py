@@ -44,7 +44,7 @@ from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.encoder import seeded
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
-from lpft.settings import TrainingSettings, passes
+from lpft.settings import TrainingSettings, effective_epochs
 from lpft.settings.methods import Method, check_installed, get_method
 from lpft.training.cache import (
     SplitInputs,
@@ -174,7 +174,7 @@ def fit_classifier(
     if method.head_start == "lp" and method.moves_features:
         # The probe must be the classifier that fine-tuning starts from.
         train = replace(train, at_start=features_at_start(start, train.tokens, settings))
-    epochs = passes(settings, len(train.labels))
+    epochs = effective_epochs(settings, len(train.labels))
     words = "contrastive tuning" if method.contrastive else "fine-tuning"
     # The paper's rule takes the best epoch of fine-tuning, by the metric alone.
     by_paper = kind == "paper"
