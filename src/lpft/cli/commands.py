@@ -25,7 +25,7 @@ from lpft.cli.console import (
 )
 from lpft.errors import InputError, named
 from lpft.progress import log_to_stderr, visible_progress
-from lpft.settings import DataSettings, OutputSettings, TrainingSettings
+from lpft.settings import THRESHOLDS, DataSettings, OutputSettings, TrainingSettings
 from lpft.settings.commands import (
     ExperimentSettings,
     ExplanationSettings,
@@ -309,8 +309,7 @@ def _check_prediction_options(options: Namespace) -> None:
 
 
 def _threshold(options: Namespace) -> OutputSettings:
-    names = ("abstain_below", "target_accuracy", "target_coverage")
-    return OutputSettings.read({name: getattr(options, name) for name in names})
+    return OutputSettings.read({name: getattr(options, name) for name in THRESHOLDS})
 
 
 def serve(options: Namespace) -> None:

@@ -300,11 +300,10 @@ class _AllRows:
 
 def _repetitions(data: TextData) -> Iterator[Finding]:
     rows = _AllRows.of(data)
-    every = np.ones(len(rows.texts), dtype=bool)
     for index, split in enumerate(rows.names):
         in_split = rows.split == index
         noun = "training rows" if split == "train" else f"rows of {split}"
-        exact = rows.within(in_split, rows.exact, np.arange(len(every)))
+        exact = rows.within(in_split, rows.exact, np.arange(len(rows.texts)))
         if exact.any():
             repeated = int(exact.sum()) - len(np.unique(rows.exact[exact]))
             message = f"{repeated} of {in_split.sum()} {noun} repeat the text of an earlier one"

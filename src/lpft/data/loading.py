@@ -119,11 +119,11 @@ def load_task(
     if task.embedded is not None:
         _refuse(task, "comes with this package", data_dir=data_dir, revision=revision)
         return replace(task.embedded(), protocol=protocol)
-    raw = _read(task, data_dir, revision)
-    notes = [*task.notes, *raw.notes]
+    raw_splits, source_notes = _read(task, data_dir, revision)
+    notes = [*task.notes, *source_notes]
     splits, sources = {}, {}
-    held_out = "validation" not in raw.splits
-    for split, rows in raw.splits.items():
+    held_out = "validation" not in raw_splits
+    for split, rows in raw_splits.items():
         complete, left_out = _complete(task, _unfold(task, rows))
         if left_out:
             notes.append(f"rows of {split} left out because they lack text or label: {left_out}")

@@ -31,12 +31,8 @@ class RawSplit:
     source: str
 
 
-@dataclass(frozen=True)
-class RawData:
-    """Every split of a source by name, and facts about it that a report must repeat."""
-
-    splits: dict[str, RawSplit]
-    notes: tuple[str, ...] = ()
+RawData = tuple[dict[str, RawSplit], tuple[str, ...]]
+"""Every split of a source by name, and facts about it that a report must repeat."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +238,7 @@ def _read_files(task: Task, release: Release, folder: Path) -> RawData:
             require_column(table, column, path)
         table = table.rename(columns=dict(release.columns))
         splits[split] = RawSplit(table, release.labels, str(path))
-    return RawData(splits, tuple(notes))
+    return splits, tuple(notes)
 
 
 def _missing(task: Task, releases: tuple[Release, ...], root: Path) -> str:
@@ -379,7 +375,7 @@ def read_hub(task: Task, revision: str | None = None) -> RawData:
             labels=hub.labels if names is None else {str(i): str(n) for i, n in enumerate(names)},
             source=where,
         )
-    return RawData(splits, hub.notes)
+    return splits, hub.notes
 
 
 @contextmanager

@@ -478,6 +478,10 @@ class SelectionSettings(Settings):
                 )
 
 
+THRESHOLDS = ("target_accuracy", "target_coverage", "abstain_below")
+"""Settings that choose the confidence below which a classifier abstains: at most one is given."""
+
+
 class OutputSettings(Settings):
     """What a run saves besides its numbers, and which predictions its classifier abstains from."""
 
@@ -527,8 +531,7 @@ class OutputSettings(Settings):
     @property
     def threshold(self) -> dict[str, float]:
         """What the confidence to abstain below is chosen by: one of three settings, or nothing."""
-        names = ("target_accuracy", "target_coverage", "abstain_below")
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in THRESHOLDS}
         return {name: value for name, value in values.items() if value is not None}
 
     @model_validator(mode="after")
