@@ -95,28 +95,32 @@ def tasks(options: Namespace) -> None:
     """Print the tasks, or everything about one of them."""
     from lpft.data import TASKS, find_task
     from lpft.data.tasks import REFUSED
-    from lpft.paper import published_size
 
-    rows: list[dict[str, Any]] = []
-    for task in TASKS.values() if options.name is None else [find_task(options.name)]:
-        size = published_size(task.name)
-        splits = ("train", "validation", "test")
-        counts = None if size is None else {split: getattr(size, split) for split in splits}
-        rows.append({**_describe_task(task), "paper_rows": counts})
+    chosen = list(TASKS.values()) if options.name is None else [find_task(options.name)]
     if options.json:
-        print_json(rows)
+        print_json([_describe_task(task) for task in chosen])
     elif options.name is not None:
-        print(_format_task(rows[0]))
+        print(_format_task(chosen[0]))
     else:
         print_table(
             ["task", "benchmark", "classes", "metric", "what"],
             [
-                [row["name"], row["benchmark"], len(row["classes"]), row["metric"], row["title"]]
-                for row in rows
+                [task.name, task.benchmark, len(task.classes), task.metric, task.title]
+                for task in chosen
             ],
         )
         for name, reason in REFUSED.items():
             print(f"\nnot supported: {name}, {reason}")
+
+
+def _paper_rows(task: "Task") -> dict[str, int | None] | None:
+    """The rows of each split as the paper counts them; None where it does not use the task."""
+    from lpft.paper import published_size
+
+    size = published_size(task.name)
+    if size is None:
+        return None
+    return {split: getattr(size, split) for split in ("train", "validation", "test")}
 
 
 def _describe_task(task: "Task") -> dict[str, Any]:
@@ -153,42 +157,39 @@ def _describe_task(task: "Task") -> dict[str, Any]:
         "url": task.url,
         "licence": task.licence,
         "notes": list(task.notes),
+        "paper_rows": _paper_rows(task),
     }
 
 
-def _format_task(description: dict[str, Any]) -> str:
+def _format_task(task: "Task") -> str:
     """The same as text, one line per fact."""
-    grouped_by, files = description["grouped_by"], description["files"]
-    rows = {split: n for split, n in (description["paper_rows"] or {}).items() if n is not None}
+    releases, hub = task.releases, task.hub
+    counts = {split: n for split, n in (_paper_rows(task) or {}).items() if n is not None}
+    grouped = "" if task.grouping is None else f" (rows are grouped by {task.grouping.noun})"
     facts: dict[str, list[str]] = {
-        "name": [description["name"]],
-        "title": [description["title"]],
-        "benchmark": [description["benchmark"]],
-        "classes": [", ".join(description["classes"])],
-        "metric": [
-            description["metric"]
-            + ("" if grouped_by is None else f" (rows are grouped by {grouped_by})")
-        ],
-        "templates": [f"{n}: {text}" for n, text in enumerate(description["templates"])],
-        "ood": [", ".join(description["ood"])] if description["ood"] else [],
+        "name": [task.name],
+        "title": [task.title],
+        "benchmark": [task.benchmark],
+        "classes": [", ".join(task.classes)],
+        "metric": [f"{task.metric}{grouped}"],
+        "templates": [f"{n}: {item.description}" for n, item in enumerate(task.templates)],
+        "ood": [", ".join(task.ood)] if task.ood else [],
         "files": [
-            f"{layout['layout']}: {layout['benchmark_folders'][0]}/{layout['folders'][0]}/ with "
-            + ", ".join(layout["paths"].values())
-            for layout in files
+            f"{release.layout}: {release.benchmarks[0]}/{release.folders[0]}/ with "
+            + ", ".join(release.files.values())
+            for release in releases
         ],
-        "from": list(dict.fromkeys(layout["url"] for layout in files)),
-        "hub": []
-        if description["hub"] is None
-        else ["{hub} ({hub_config}) at {hub_revision}".format(**description)],
-        "url": [description["url"]],
-        "licence": [description["licence"]],
-        "paper": []
-        if not rows
-        else ["published counts: " + ", ".join(f"{split} {n}" for split, n in rows.items())],
+        "from": list(dict.fromkeys(release.url for release in releases)),
+        "hub": [] if hub is None else [f"{hub.id} ({hub.config}) at {hub.revision}"],
+        "url": [task.url],
+        "licence": [task.licence],
+        "paper": [f"published counts: {', '.join(f'{split} {n}' for split, n in counts.items())}"]
+        if counts
+        else [],
         "notes": [
-            *description["notes"],
-            *(note for layout in files for note in layout["notes"]),
-            *(f"on the Hub: {note}" for note in description["hub_notes"]),
+            *task.notes,
+            *(note for release in releases for note in release.notes),
+            *(f"on the Hub: {note}" for note in (() if hub is None else hub.notes)),
         ],
     }
     lines = []

@@ -82,7 +82,7 @@ def fold_numbers(labels: Rows, groups: Rows | None = None, folds: int = VALIDATI
     same. scikit-learn's ``StratifiedGroupKFold`` is not used
     because it refuses classes of fewer rows than there are folds.
     """
-    index = np.arange(len(labels))
+    index = np.arange(len(labels))  # each row a group of its own, unless its class has several
     if groups is not None:
         for label in np.unique(labels):
             in_class = labels == label
@@ -232,9 +232,11 @@ def _keep_together(
     held_out = drawn.copy()
     validates = np.bincount(groups, weights=drawn)
     order, ends = np.argsort(groups, kind="stable"), np.cumsum(sizes)
+    # A group that was drawn in part goes as a whole where its first row was drawn to.
     for group in np.flatnonzero((validates > 0) & (validates < sizes)):
         rows = order[ends[group] - sizes[group] : ends[group]]
         held_out[rows] = drawn[rows[0]] and len(rows) <= shares[labels[rows[0]]]
+    # Rows that repeat nothing change sides until each class has its share again.
     alone = sizes[groups] == 1
     for label in np.unique(labels):
         in_class = labels == label

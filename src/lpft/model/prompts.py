@@ -324,15 +324,17 @@ def _segments(
     encoded = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     segments: list[list[int]] = [[] for _ in pieces]
     for index, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        # Tokens of bytes include the space before a word, which belongs to neither piece.
         first, last = start, end
         while first < last and text[first] == _SPACE:
             first += 1
-        if first == last:  # a space alone
+        if first == last:  # a space alone, which belongs to the placeholder that it comes before
             first = start
             following = next((n for n, e in enumerate(ends) if last < e), len(pieces) - 1)
             if pieces[following] in words and last == (ends[following - 1] if following else 0):
                 segments[following].append(index)
                 continue
+        # The piece in which the token begins; it must end there too.
         owner = next((number for number, e in enumerate(ends) if first < e), len(pieces) - 1)
         while last > first and text[last - 1] == _SPACE:
             last -= 1
@@ -428,6 +430,8 @@ def find_language_head(model: PreTrainedModel, source: str) -> LanguageHead:
     encoder, output = model.base_model, model.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         raise unknown
+    # One pass shows the layers with weights between encoder and output embedding, the states that
+    # the encoder gives, and what the output embedding is given.
     inside = {id(module) for module in encoder.modules()} | {id(output)}
     called: list[nn.Module] = []
     states: list[Tensor] = []
@@ -456,6 +460,7 @@ def find_language_head(model: PreTrainedModel, source: str) -> LanguageHead:
     if len(layers) != 1 or len(norms) > 1 or len(layers) + len(norms) < len(called):
         raise unknown
     layer, norm = layers[0], norms[0] if norms else None
+    # Functions have no hooks, so each activation is tried until the layers give the same again.
     for activation in _activations(model.config):
         shape = TransformShape(
             layer.in_features,
