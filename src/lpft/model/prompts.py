@@ -324,7 +324,7 @@ def _segments(
     encoded = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     segments: list[list[int]] = [[] for _ in pieces]
     for index, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
-        # Tokens of bytes include the space before a word, which belongs to neither piece.
+        # Byte-level tokens include the space before a word; the token counts from behind it.
         first, last = start, end
         while first < last and text[first] == _SPACE:
             first += 1
