@@ -202,7 +202,7 @@ def recorded_reductions() -> Iterator[list[FewerRows]]:
 
 
 def record_reduction(during: str, rows: int) -> None:
-    """Record that only so many rows are computed at once from now on."""
+    """Record that at most this many rows are computed at once from now on."""
     reductions = _recorded.get()
     if reductions is not None:
         reductions[:] = [reduction for reduction in reductions if reduction.during != during]

@@ -40,7 +40,7 @@ SECONDS_TO_STOP = 30
 """How long an interrupted task may take to leave its folder in order."""
 
 SECONDS_TO_NOTICE = 1
-"""How long it may take until Ctrl-C is noticed."""
+"""How long it may take to notice Ctrl-C."""
 
 SECONDS_TO_CONNECT = 10
 """How long a cluster's first machine may take to answer."""

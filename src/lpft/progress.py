@@ -104,7 +104,7 @@ def share_the_machine() -> None:
 
 
 def quiet_libraries() -> None:
-    """Let our own lines be the only ones: no load reports, no bars but ours, no deprecations."""
+    """Silence other libraries: their load reports, progress bars and deprecation warnings."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -122,7 +122,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 class _LevelPrefix(logging.Formatter):
-    """``warning: ...`` before what is not plain progress."""
+    """Prefix ``warning: ...`` and so on for everything above plain progress."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()

@@ -289,7 +289,7 @@ def _layout(options: Namespace) -> Layout:
 
 
 def _check_file_options(options: Namespace, names: Sequence[str]) -> None:
-    """Refuse options of files without one, and an encoding with texts of the command line."""
+    """Refuse file options without a file, and an encoding with texts on the command line."""
     for name in names:
         if getattr(options, name, None) is not None and options.file is None:
             raise InputError(f"{named(name)} has no effect without {named('file')}: leave it out")
@@ -641,7 +641,7 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
 
 
 def recorded_settings(run: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a trained run's data and model, with those given on top.
+    """The settings of a trained run's data and model, overridden by those given.
 
     Raises:
         InputError: there is no such run, or a setting of the model is given beside one, which has

@@ -23,7 +23,7 @@ _NAMED = 3
 
 
 def parsed_settings(options: Namespace, command: str) -> dict[str, Any]:
-    """The settings on the command line of a command."""
+    """The settings that were given on the command line."""
     return {
         name: getattr(options, name) for name in command_settings(command) if hasattr(options, name)
     }
@@ -81,7 +81,7 @@ def print_json(value: Any) -> None:
 
 
 def print_quantization(result: dict[str, Any]) -> None:
-    """What a graph in int8 loses, and how fast it is, as ``export.json`` has it."""
+    """What int8 costs in accuracy and gains in speed, from ``export.json``."""
     kinds = {
         "the run, float32": result["before"],
         result["type"]: result["after"],
@@ -228,7 +228,7 @@ def _shortened(text: str | list[str], most: int = 60) -> str:
 
 
 def next_command(record: "RunRecord", folder: Path) -> str:
-    """What a user does with a new run: predict."""
+    """The command that a user would run next: predict."""
     if record.config.get("save_model") is False:
         return f"lpft report {shlex.quote(str(folder))} (its weights were not saved)"
     return f"lpft predict {shlex.quote(str(folder))} --file new.csv --output predictions.csv"
@@ -283,7 +283,7 @@ def _of_workers(plan: dict[str, Any]) -> dict[str, str]:
 
 
 def _by_autograd(plan: dict[str, Any]) -> str:
-    """What has no rule: how much of the whole, at which cost, and the first of their names."""
+    """The parameters without a rule: their share, their cost, and some of their names."""
     names, autograd, passes = plan["by_autograd"], plan["autograd"], plan["flops"]["passes"]
     if not names:
         return "nothing: every parameter has a rule"

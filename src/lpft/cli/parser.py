@@ -61,13 +61,13 @@ def _meant(name: str, choices: Collection[str]) -> str:
 
 
 class _Parser(ArgumentParser):
-    """argparse with errors in the same form as all others."""
+    """argparse with the same form of errors as everywhere else."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
 
     def _check_value(self, action: Action, value: Any) -> None:
-        """argparse's check of a value with choices, with the one that may be meant."""
+        """argparse's check of choices, with a hint at the nearest one."""
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             hint = meant_choice(str(value), choices)

@@ -65,7 +65,7 @@ class Finding:
         return f"{self.message} ({numbers})" if numbers else self.message
 
     def as_json(self) -> dict[str, Any]:
-        """The finding for a file: no texts, and at most 1,000 rows of a split of all it counts."""
+        """The finding for a file: without texts, and with at most 1,000 row numbers per split."""
         rows_by_split = {
             split: [int(row) for row in rows[:MOST_ROWS]] for split, rows in self.rows.items()
         }
@@ -92,12 +92,12 @@ def row_numbers(rows: Rows, total: Mapping[str, int], most: int = 10) -> str:
 
 
 def as_parameters(message: str) -> str:
-    """A message whose options, such as ``--max-length``, are called as Python calls them."""
+    """A message with its options, such as ``--max-length``, as Python parameters."""
     return re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), message)
 
 
 def check_data(data: TextData) -> list[Finding]:
-    """Findings about classes, sizes, repeated texts and what texts hold, errors first.
+    """Findings about classes, sizes, repeated texts and the contents of texts, errors first.
 
     What repeats what is the rule of :mod:`lpft.data.duplicates`.
     """
@@ -173,7 +173,7 @@ def _class_key(name: Label) -> str:
 
 
 def _class_counts(data: TextData, examples: Examples) -> dict[Label, int]:
-    """Rows of each class; of none where the rows have no labels."""
+    """Rows of each class; empty where the rows have no labels."""
     if examples.labels is None:
         return {}
     labels = examples.labels[examples.labels >= 0]
@@ -438,7 +438,7 @@ _DAMAGE = re.compile(
 
 
 def is_empty_like(text: Text) -> bool:
-    """Whether it stands for no text: ``N/A``, ``#REF!``, ``null``, or punctuation alone."""
+    """Whether a text stands for none: ``N/A``, ``#REF!``, ``null``, or punctuation alone."""
     return _either(_stands_for_nothing, text)
 
 
@@ -448,12 +448,12 @@ def _stands_for_nothing(part: str) -> bool:
 
 
 def has_markup(text: Text) -> bool:
-    """Whether it has tags or entities of HTML, links of Markdown, or BBCode."""
+    """Whether a text has HTML tags or entities, Markdown links, or BBCode."""
     return _either(lambda part: _MARKUP.search(part) is not None, text)
 
 
 def is_damaged(text: Text) -> bool:
-    """Whether it has replacement or control characters, or UTF-8 that was read as Windows-1252."""
+    """Whether a text has replacement or control characters, or UTF-8 read as Windows-1252."""
     return _either(lambda part: _DAMAGE.search(part) is not None, text)
 
 

@@ -147,12 +147,12 @@ def _exact_and_forms(texts: Sequence[Text]) -> tuple[NDArray[np.int64], _Forms]:
 
 
 def _digest(content: bytes) -> bytes:
-    """16 bytes that stand for any number of them."""
+    """A hash of 16 bytes."""
     return blake2b(content, digest_size=16).digest()
 
 
 def exact_key(text: Text) -> Words:
-    """What texts share that repeat one another exactly, a string for each part."""
+    """The normalised parts of a text; texts that repeat one another exactly have equal ones."""
     parts = (text,) if isinstance(text, str) else text
     return tuple(
         " ".join(
@@ -171,7 +171,7 @@ def _words(part: str) -> Words:
 
 
 def _first_of_equal(forms: _Forms) -> NDArray[np.int64]:
-    """For each text the index of the first one of the same words in the same parts."""
+    """For each text the index of the first one with the same words in the same parts."""
     seen: dict[bytes, int] = {}
     first = np.empty(len(forms), dtype=np.int64)
     for index in range(len(forms)):
@@ -189,7 +189,7 @@ def _root(parents: NDArray[np.int64], item: int) -> int:
 
 
 def _join(parents: NDArray[np.int64], first: int, second: int) -> None:
-    """Put two sets together; the lowest index stands for them."""
+    """Merge two sets, of which the lowest index is the root."""
     roots = sorted((_root(parents, first), _root(parents, second)))
     parents[roots[1]] = roots[0]
 
@@ -222,7 +222,7 @@ def _similar(
 def _shared_grams(
     forms: _Forms, long: NDArray[np.int64], *, sketched: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The different 5-grams of each long text that another one has too, as numbers.
+    """The distinct 5-grams that each long text shares with another one, as numbers.
 
     Those of the text in place i are ``grams[ends[i] : ends[i + 1]]``.
     """
@@ -279,7 +279,7 @@ def _ranks(blocks: Iterable[NDArray[np.int32]], count: int) -> NDArray[np.int64]
 
 
 def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:
-    """Slices of texts that have about so many words that a few arrays of them are small."""
+    """Slices of texts with few enough words that arrays over them stay small."""
     block = np.cumsum(lengths) // _BLOCK_WORDS
     borders = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
     for start, stop in pairwise([*borders, len(lengths)]):
@@ -298,7 +298,7 @@ def _near(first: tuple[Numbers, ...], second: tuple[Numbers, ...]) -> bool:
 
 
 def _many_grams(first: Numbers, second: Numbers) -> bool:
-    """Whether two texts have enough of their different 5-grams in common."""
+    """Whether two texts share enough of their distinct 5-grams."""
     # a word that one text has alone begins a 5-gram that it has alone, but for the last four
     most = (1 - JACCARD) / (1 + JACCARD) * (len(first) + len(second)) + 2 * (GRAM - 1)
     if len(set(first) ^ set(second)) > most:

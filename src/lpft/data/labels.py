@@ -118,7 +118,7 @@ def class_weights(
 
 
 def _objects(labels: Any) -> NDArray[np.object_]:
-    """Labels as an array of Python's or NumPy's values, without dimensions where they are none."""
+    """Labels as an object array; what is no collection becomes an array without dimensions."""
     if hasattr(labels, "detach"):  # a tensor, wherever it lies
         labels = labels.detach().cpu()
     if hasattr(labels, "__array__"):
@@ -252,7 +252,7 @@ def _plain_name(label: Label) -> str:
 
 
 def describe_unseen(labels: Sequence[Label], indices: NDArray[np.int64]) -> str | None:
-    """One clause about the labels among these N that training lacks; None where there are none."""
+    """A clause about the labels among these N that training lacks; None where there are none."""
     unseen = [label for label, index in zip(labels, indices, strict=True) if index == UNSEEN]
     if not unseen:
         return None
@@ -312,7 +312,7 @@ def looks_numeric(value: object) -> bool:
 
 
 def show(values: Sequence[object], most: int = _SHOWN) -> str:
-    """The first few different values of a list, each cut, in one line for a message."""
+    """The first few distinct values of a list, shortened, in one line for a message."""
     distinct = list(dict.fromkeys(cut(repr(value)) for value in values))
     text = ", ".join(distinct[:most])
     return f"{text} and {len(distinct) - most} more" if len(distinct) > most else text

@@ -42,7 +42,7 @@ Lengths = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenCounter:
-    """What counts the tokens of texts as a model reads them, uncut and with special tokens.
+    """Counts the tokens of texts as a model reads them, uncut and with special tokens.
 
     ``least`` and ``limit`` are the shortest and the longest maximum length that the model takes;
     without a limit it is None.
@@ -62,7 +62,7 @@ class TokenCounter:
         return np.array([self._cache[text] for text in texts], dtype=np.int64)
 
     def check(self, max_length: int) -> int:
-        """``max_length``, if the model reads so many tokens.
+        """``max_length``, if the model reads that many tokens.
 
         Raises:
             InputError: it does not.
@@ -78,7 +78,7 @@ class TokenCounter:
         return max_length
 
     def default(self, texts: Sequence[Text]) -> int:
-        """The maximum length for a training on these texts where none is asked for.
+        """The default maximum length of a training on these texts.
 
         The longest text stays whole, in steps of 128 tokens, up to 512 and the model's limit.
         """
@@ -89,7 +89,7 @@ class TokenCounter:
 
 
 def training_texts(data: TextData) -> list[Text]:
-    """The texts that the default maximum length fits: those that train and validate."""
+    """The texts that determine the default maximum length: of training and validation."""
     return [*data.train.texts, *data.validation.texts]
 
 
@@ -135,7 +135,7 @@ def describe_lengths(data: TextData, counter: TokenCounter, max_length: int) -> 
 
 
 def _longer(lengths: Lengths, max_length: int, limit: int | None) -> str:
-    """What maximum length keeps 95 % and 99 % of the training texts whole."""
+    """The maximum lengths that keep 95 % and 99 % of the training texts whole."""
     reads = "" if limit is None else f" (the model reads {limit} at most)"
     quantiles = [
         (share, int(np.quantile(lengths, share, method="higher"))) for share in (0.95, 0.99)
@@ -157,7 +157,7 @@ def _longer(lengths: Lengths, max_length: int, limit: int | None) -> str:
 
 
 def quick_counter(model: str, revision: str | None = None) -> TokenCounter:
-    """What counts tokens for a model, without the model itself.
+    """A counter of a model's tokens, made without loading the model.
 
     ``model`` is a Hub id, a folder, or ``minilm``.
 
@@ -211,7 +211,7 @@ def length_batches(
 
 
 def minilm_folder() -> Path | None:
-    """The folder of the packaged model, which is located without running it; None without it."""
+    """The folder of the packaged model, found without importing it; None if not installed."""
     spec = find_spec(_MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -257,7 +257,7 @@ def _hub_file(model: str, revision: str | None) -> Callable[[str], Path | None]:
 
 
 def _position_limit(config: Path | None) -> int | None:
-    """The longest text that a model's ``config.json`` allows, None where it does not say."""
+    """The longest text that a model's ``config.json`` allows; None where it gives no limit."""
     if config is None:
         return None
     try:

@@ -50,7 +50,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def load_data(settings: DataSettings) -> TextData:
-    """The splits that the settings of a run name, rows limited as they say.
+    """The splits of a run by its settings, with the number of rows limited as they say.
 
     Raises:
         InputError: as :func:`load_task` and :func:`load_files`, or a limit is too low.
@@ -336,7 +336,7 @@ def _unfold(task: Task, rows: RawSplit) -> RawSplit:
 
 
 def _complete(task: Task, rows: RawSplit) -> tuple[RawSplit, int]:
-    """The rows with text and label, and how many others there were, where the task has such."""
+    """The rows with text and label, and the number of others in a task known to have some."""
     if not task.incomplete:
         return rows, 0
     missing = np.zeros(len(rows.table), dtype=bool)
@@ -385,7 +385,7 @@ def _inputs(template: Template, rows: RawSplit) -> Iterator[Text]:
 
 
 def _numbered(values: "pd.Series[Any]") -> NDArray[np.int64]:
-    """A number for each value, the same for equal ones."""
+    """A number for each value, equal for equal values."""
     import pandas as pd
 
     return pd.factorize(values)[0].astype(np.int64)

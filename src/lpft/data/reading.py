@@ -82,7 +82,7 @@ def iter_rows(
 
 
 def _some(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows, of which there must be one."""
+    """The rows; at least one must exist."""
     first = next(rows, None)
     if first is None:
         raise InputError(f"{path} has no rows: expected at least one row of data")
@@ -97,7 +97,7 @@ def iter_tsv_rows(
     quoted: bool = False,
     fill: bool = False,
 ) -> Iterator[Row]:
-    """Those of a tab-separated file, as :func:`lpft.data.tables.read_tsv` takes it."""
+    """The rows of a tab-separated file, as for :func:`lpft.data.tables.read_tsv`."""
     records = _csv_records(path, "\t") if quoted else _tsv_records(path, fill=fill)
     return _some(path, _named_rows(path, records, column_names))
 
@@ -382,7 +382,7 @@ def _check_width(path: Path, line: int, fields: list[str], first: list[str]) -> 
 
 
 def check_delimiter(path: str | Path, first: Sequence[str], column: str | None = None) -> None:
-    """Name the real delimiter of a file whose first line is one field, where something is wrong.
+    """Refuse a file whose first line is one field because another delimiter separates it.
 
     Where a ``column`` is missing, it must be one of the fields: a comma may be part of a text.
     """
@@ -404,7 +404,7 @@ def check_delimiter(path: str | Path, first: Sequence[str], column: str | None =
 
 
 def usual_delimiter(path: str | Path) -> str | None:
-    """What should separate the fields of a file with this ending; None for other formats."""
+    """The delimiter that files with this ending usually have; None for other formats."""
     endings = (suffix.lower() for suffix in Path(path).suffixes)
     return next((_DELIMITER_OF[ending] for ending in endings if ending in _DELIMITER_OF), None)
 
@@ -422,7 +422,7 @@ def value_of(row: Mapping[str, Any], column: str) -> Any:
 
 
 def has_value(row: Mapping[str, Any], column: str) -> bool:
-    """Whether a row has something under a column's name or path, None too."""
+    """Whether a row has a value, be it None, under a column's name or path."""
     return column in row or _value_at(row, column) is not _ABSENT
 
 

@@ -242,7 +242,7 @@ def _read_files(task: Task, release: Release, folder: Path) -> RawData:
 
 
 def _missing(task: Task, releases: tuple[Release, ...], root: Path) -> str:
-    """The expected paths, for the layouts of which most folders exist."""
+    """The message about a missing training file: the expected paths in the likeliest layouts."""
     expected = [(*_expected_folder(root, release), release) for release in releases]
     most = max(depth for depth, _, _ in expected)
     nearest = [(folder, release) for depth, folder, release in expected if depth == most]
@@ -300,7 +300,7 @@ def _walks(root: Path, paths: Sequence[str]) -> Iterator[tuple[int, Path, Sequen
 
 
 def _is_named(folder: Path, path: str) -> bool:
-    """Whether a folder's last names, or those of what it links to, are a relative path's."""
+    """Whether a folder, or what it links to, ends with this relative path."""
     names = path.lower().split("/")
     return any(
         [name.lower() for name in absolute.parts[-len(names) :]] == names
@@ -327,7 +327,7 @@ def _walk(root: Path, parts: Sequence[str]) -> tuple[Path, Sequence[str]]:
 
 
 def _archive_of(path: Path) -> Path | None:
-    """The archive in the place of a missing file or of its folder, if there is one."""
+    """The archive that has a missing file's or its folder's name, if there is one."""
     for missing in (path.with_suffix(""), path, path.parent):
         for ending in _PACKED:
             archive = missing.with_name(missing.name + ending)

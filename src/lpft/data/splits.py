@@ -48,7 +48,7 @@ def validation_kind(data: TextData, *, fine_tunes: bool) -> ValidationKind:
 
 
 def labelled_rows(data: TextData) -> Examples:
-    """What folds divide: the rows held out and the others; those alone where they are limited."""
+    """The rows that folds divide: all labelled ones, or those of training alone where limited."""
     return data.train if "train" in data.limited else data.train.join(data.validation)
 
 
@@ -137,7 +137,7 @@ def split_rows(
 
 
 def check_protocol(protocol: str) -> None:
-    """Refuse what is none of :data:`PROTOCOLS`."""
+    """Refuse a name that is not in :data:`PROTOCOLS`."""
     if protocol not in PROTOCOLS:
         raise InputError(
             f"unknown split protocol '{protocol}': expected one of {', '.join(PROTOCOLS)}"

@@ -66,7 +66,7 @@ class Classifier:
 
     @property
     def token_counter(self) -> TokenCounter:
-        """What counts the tokens of texts as the model would read them uncut."""
+        """A counter of the tokens of texts as the model would read them uncut."""
         if self.counter is not None:
             return self.counter
         encoder = self.model.encoder

@@ -225,7 +225,7 @@ def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTraine
 
 
 def _normalize(backend: Tokenizer, steps: Sequence[normalizers.Normalizer]) -> None:
-    """Let texts go through ``steps`` last, unless they do so already, as of a saved tokenizer."""
+    """Append ``steps`` to the normalisation, unless a saved tokenizer already ends with them."""
     state = json.loads(backend.to_str())["normalizer"] or {}
     added = [json.loads(step.__getstate__()) for step in steps]
     if added and state.get("normalizers", [])[-len(added) :] != added:
@@ -300,7 +300,7 @@ def _in_context(
     pieces: Sequence[str],
     fill: Mapping[str, str] | None = None,
 ) -> list[list[int]] | None:
-    """:func:`_segments` with the first of the fillers that is not merged with what is beside it."""
+    """:func:`_segments` with the first filler that is not merged with its neighbours."""
     attempts = (_segments(tokenizer, pieces, filler, fill or {}) for filler in _FILLERS)
     return next((segments for segments in attempts if segments is not None), None)
 
@@ -402,7 +402,7 @@ class LanguageHead:
 
 
 def attach_transform(encoder: nn.Module, description: Mapping[str, Any] | None) -> None:
-    """Give an encoder a transform of the described shape, which is one of its modules then."""
+    """Add a transform of the described shape to an encoder's modules."""
     if description is not None:
         encoder.language_transform = LanguageTransform(TransformShape(**description))
 
@@ -494,7 +494,7 @@ def _alike(actual: Tensor, expected: Tensor) -> bool:
 
 @torch.no_grad()
 def start_at_words(head: nn.Linear, words: nn.Linear | None) -> None:
-    """Let a head be that of the label words: a copy of their rows, and of their biases."""
+    """Start a head at the label words: copy their rows and biases."""
     assert words is not None, "settings must be resolved"
     head.weight.copy_(words.weight)
     if head.bias is not None:

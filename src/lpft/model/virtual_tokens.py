@@ -42,12 +42,12 @@ class VirtualTokens(nn.Module):
             self.table = nn.Parameter(torch.zeros(self.number, width))
 
     def rows(self) -> Tensor:
-        """The table as it is now."""
+        """The current table."""
         return self.table if self.source is None else self.source()
 
     @torch.no_grad()
     def fixed(self, description: dict[str, Any]) -> "VirtualTokens":
-        """The same with a table of its own, whatever computed it."""
+        """A copy whose table is a parameter, whatever computed it here."""
         rows = self.rows().detach()
         plain = VirtualTokens(description).to(rows.device, rows.dtype)
         plain.table.copy_(rows)
@@ -101,7 +101,7 @@ class VirtualTokens(nn.Module):
 
 
 def check_room(encoder: PreTrainedModel, number: int, max_length: int) -> None:
-    """Refuse texts so long that a prompt moves their last tokens beyond the known positions.
+    """Refuse texts so long that a prompt would move their last tokens beyond the last position.
 
     ``number`` is how many tokens the prompt has.
 

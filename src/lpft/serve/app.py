@@ -272,7 +272,7 @@ def _sentence(error: ValidationError, *, paired: bool) -> str:
 
 
 def _texts(body: Any, settings: ServingSettings, *, paired: bool) -> list[Text]:
-    """The texts of a request, few and short enough, such as the model reads."""
+    """The texts of a request, within the limits and readable by the model."""
     texts: list[Text] = [body.text] if "text" in body.model_fields_set else body.texts
     if not texts:
         raise HTTPException(422, "'texts' is empty: expected at least one text")
@@ -329,7 +329,7 @@ async def _unless_gone(request: Request, answer: Awaitable[list[Prediction]]) ->
 
 
 def _gone() -> HTTPException:
-    """An answer that nobody reads."""
+    """The response for a client that has gone."""
     return HTTPException(499, "the client has gone")
 
 
@@ -353,7 +353,7 @@ async def _failure(_: Request, error: Exception) -> Response:
 
 
 def _failed(error: Exception) -> str:
-    """What to answer; the log has the kind and the place alone, as a message may quote a text."""
+    """The answer; the log gets only the error's type and place, as its message may quote a text."""
     *_, last = traceback.extract_tb(error.__traceback__)
     place = f"{Path(last.filename).name}:{last.lineno}"
     logger.error("a request failed: %s at %s", type(error).__name__, place)

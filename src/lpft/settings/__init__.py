@@ -465,7 +465,7 @@ class SelectionSettings(Settings):
         return self
 
     def refuse(self, where: str) -> None:
-        """Refuse every setting that is not left at its default.
+        """Refuse settings that differ from their defaults.
 
         Raises:
             InputError: there is one.
@@ -483,7 +483,7 @@ THRESHOLDS = ("target_accuracy", "target_coverage", "abstain_below")
 
 
 class OutputSettings(Settings):
-    """What a run saves besides its numbers, and which predictions its classifier abstains from."""
+    """What a run saves besides its numbers, and when its classifier abstains."""
 
     heading = "what is saved"
     commands = ("train",)
@@ -530,7 +530,7 @@ class OutputSettings(Settings):
 
     @property
     def threshold(self) -> dict[str, float]:
-        """What the confidence to abstain below is chosen by: one of three settings, or nothing."""
+        """The setting that chooses the confidence below which to abstain, if one is given."""
         values = {name: getattr(self, name) for name in THRESHOLDS}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -624,7 +624,7 @@ def unused_settings(method: str) -> tuple[str, ...]:
 
 
 def reset_unused(settings: TrainingSettings) -> TrainingSettings:
-    """The settings with every one at its default that has no effect with the chosen method.
+    """The settings, reset to their defaults where they have no effect with the method.
 
     :class:`lpft.TextClassifier` needs it, as a search of scikit-learn sets parameters for several
     methods at once. The command line refuses such settings instead.

@@ -16,7 +16,7 @@ InvalidRows = Literal["error", "mark", "skip"]
 
 
 class PredictionSettings(Settings):
-    """Which rows and columns of a file the output has beside its predictions."""
+    """Which rows and columns of a file appear in the output."""
 
     heading = "output"
     commands = ("predict",)
@@ -42,7 +42,7 @@ class PredictionSettings(Settings):
 
     @property
     def copied_columns(self) -> tuple[str, ...] | Literal["all"]:
-        """The names of the columns to keep, or all."""
+        """The names of the columns to copy, or all."""
         if self.keep_columns is None:
             return () if self.invalid_rows == "error" else "all"
         if self.keep_columns == ("all",):

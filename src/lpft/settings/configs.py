@@ -68,7 +68,7 @@ class RunConfig:
 
 
 def command_line(config: Mapping[str, Any]) -> str:
-    """The ``lpft train`` command that has the settings of a record, without those at default.
+    """The ``lpft train`` command with the settings of a record that differ from the defaults.
 
     Of absolute paths it has the last part only: a command is made to be passed on.
     """
@@ -199,7 +199,7 @@ CANDIDATES = "candidates"
 
 
 def training_of(training: TrainingSettings, method: str, **changes: Any) -> TrainingSettings:
-    """The settings of one method among several: those that it takes, not yet resolved."""
+    """The settings that apply to one of several methods, not yet resolved."""
     values = {
         name: getattr(training, name)
         for name, item in TrainingSettings.fields().items()
@@ -301,14 +301,14 @@ def _resolved(data: DataSettings, training: TrainingSettings) -> TrainingSetting
 
 
 def _local_model(training: TrainingSettings) -> TrainingSettings:
-    """The same with a model folder's whole path."""
+    """The settings with the absolute path of a model folder."""
     if Path(training.model).is_dir():
         return training.model_copy(update={"model": str(Path(training.model).resolve())})
     return training
 
 
 def _data_and_model(data: DataSettings, training: TrainingSettings) -> str:
-    """The data's and the model's name, with which names of folders begin."""
+    """The names of data and model, with which folder names begin."""
     source = data.task
     if source is None:
         assert data.train_file is not None
@@ -440,7 +440,7 @@ def identity(values: Mapping[str, Any], what: Decides) -> str:
 def changed(
     recorded: Mapping[str, Any], requested: Mapping[str, Any], what: Decides
 ) -> dict[str, tuple[Any, Any]]:
-    """The settings that decide two runs or kernels and differ: their recorded and asked values.
+    """The deciding settings that differ: their recorded and requested values.
 
     A record that is older than a setting counts as one with its default, or with what the setting
     says that such records stand for.
@@ -499,7 +499,7 @@ _ONLY_OPTIONS = frozenset({"overwrite", "json", "config", "debug"})
 
 
 def default_folder(name: str, model: str | None, *, tiny: bool) -> Path:
-    """``experiments/<name>-<model>``; of a tiny model that is not named, ``<name>-tiny``."""
+    """``experiments/<name>-<model>``, or ``<name>-tiny`` for a tiny experiment without a model."""
     if model is None:
         model = "tiny" if tiny else MODEL
     return Path("experiments") / f"{name}-{model.rstrip('/').rpartition('/')[2]}"

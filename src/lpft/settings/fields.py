@@ -156,14 +156,14 @@ class Settings(BaseModel):
 
     @classmethod
     def read_own(cls, values: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """As :meth:`read`, where some of the values are those of other models."""
+        """As :meth:`read`, ignoring values that belong to other models."""
         own_values = {name: value for name, value in values.items() if name in cls.fields()}
         return cls.read(own_values, strict=strict)
 
     @classmethod
     @cache
     def fields(cls) -> dict[str, Setting]:
-        """What is declared of each setting."""
+        """The declaration of each setting by name."""
         fields = {}
         for name, declared in cls.model_fields.items():
             kind = _bare(declared.annotation)
@@ -197,7 +197,7 @@ class Settings(BaseModel):
 
 
 def unknown_setting(name: str, names: Iterable[str]) -> InputError:
-    """The error of a setting that does not exist, with the one that may be meant."""
+    """The error for a setting that does not exist, with the nearest one that does."""
     near = nearest(name, names)
     hint = "see lpft train --help" if near is None else f"did you mean {near}?"
     return InputError(f"unknown setting '{name}': {hint}")
@@ -251,7 +251,7 @@ def _name(key: Any) -> str:
 
 
 def _python(value: Any) -> Any:
-    """A number of NumPy as Python's."""
+    """A NumPy number as a Python number."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -272,7 +272,7 @@ def _wrong_value(setting: Setting, value: Any) -> InputError:
 
 
 def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
-    """The first of pydantic's errors as one of ours."""
+    """The first of pydantic's errors as an InputError."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):

@@ -141,7 +141,7 @@ def get_method(name: str) -> Method:
 
 
 def contrastive_installed() -> bool:
-    """Whether the library is there whose loss contrastive tuning minimises."""
+    """Whether the library with the loss of contrastive tuning is installed."""
     return find_spec("sentence_transformers") is not None
 
 

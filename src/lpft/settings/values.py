@@ -28,7 +28,7 @@ def _absolute(value: Any) -> Path:
 
 
 def known_encoding(name: str) -> str:
-    """The same name, where Python has a text encoding of it.
+    """The name, if Python has a text encoding of that name.
 
     Raises:
         InputError: it has none.
@@ -155,7 +155,7 @@ _FORM = (
 
 
 def read_peft_config(value: Any) -> dict[str, Any] | None:
-    """The content of a configuration, ready for JSON, without what changes nothing.
+    """The content of a configuration, ready for JSON, without entries that change nothing.
 
     ``value`` is the path of a JSON file or of a folder with an ``adapter_config.json``, a mapping,
     or a ``peft.PeftConfig``.
@@ -201,7 +201,7 @@ def _file_content(path: Path, source: str) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """PEFT's sets of names."""
+    """PEFT's sets of names as lists."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} is not of JSON")
