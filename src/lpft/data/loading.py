@@ -26,12 +26,11 @@ from lpft.data.splits import check_protocol, describe_split, limit_split, split_
 from lpft.data.tables import (
     choose_text_columns,
     columns_of_training,
-    ids_from_table,
+    examples_from_table,
     labels_from_table,
     numbered_rows,
     read_table,
     require_column,
-    rows_from_table,
     strings_from_table,
     texts_from_table,
     unfolded,
@@ -195,12 +194,7 @@ def load_files(
     source = f"{train}, column '{label_column}'"
     classes = infer_classes(names, source)
     labels = encode_labels(names, classes, source)
-    training = Examples(
-        ids_from_table(table),
-        texts_from_table(table, columns, train),
-        labels,
-        rows=rows_from_table(table),
-    )
+    training = examples_from_table(table, texts_from_table(table, columns, train), labels)
     splits, sources = {"train": training}, {"train": str(train)}
     if validation is None:
         splits |= _hold_out(training, protocol)
@@ -280,12 +274,7 @@ def _examples(
         logger.warning(
             "%s: %s: they enter no accuracy, and no other metric of classes", path, unseen
         )
-    return Examples(
-        ids=ids_from_table(table),
-        texts=texts,
-        labels=labels,
-        rows=rows_from_table(table),
-    )
+    return examples_from_table(table, texts, labels)
 
 
 def check_ood_name(name: str) -> None:
@@ -366,13 +355,12 @@ def _task_examples(task: Task, template: Template, rows: RawSplit) -> Examples:
             credits={name: table[name].to_numpy(dtype=np.float64) for name in grouping.credits},
             positive=task.classes.index("True"),
         )
-    return Examples(
-        ids=ids_from_table(table),
-        texts=list(_inputs(template, rows)),
-        labels=encode_labels(names, task.classes, source, list(table.index)),
+    return examples_from_table(
+        table,
+        list(_inputs(template, rows)),
+        encode_labels(names, task.classes, source, list(table.index)),
         groups=groups,
         clusters=None if task.cluster is None else _numbered(table[task.cluster]),
-        rows=rows_from_table(table),
     )
 
 

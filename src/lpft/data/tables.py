@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpft.data.examples import Label, Text
+from lpft.data.examples import Examples, Label, Text
 from lpft.data.labels import cut, is_missing, looks_numeric, read_labels, show, show_rows
 from lpft.data.reading import (
     Row,
@@ -377,9 +377,15 @@ def ids_from_table(table: "pd.DataFrame") -> list[str]:
     return [str(row) for row in table.index]
 
 
-def rows_from_table(table: "pd.DataFrame") -> NDArray[np.int64]:
-    """The numbers of N rows in their file, counted from 1."""
-    return table.index.to_numpy(dtype=np.int64) + 1
+def examples_from_table(
+    table: "pd.DataFrame", texts: list[Text], labels: NDArray[np.int64], **more: Any
+) -> Examples:
+    """The N rows of a table with their ids, and their numbers in the file, counted from 1.
+
+    ``more`` are further fields of :class:`~lpft.data.examples.Examples`.
+    """
+    rows = table.index.to_numpy(dtype=np.int64) + 1
+    return Examples(ids_from_table(table), texts, labels, rows=rows, **more)
 
 
 def numbered_rows(table: "pd.DataFrame") -> Iterator[tuple[int, Row]]:

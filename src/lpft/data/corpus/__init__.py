@@ -5,10 +5,9 @@ from importlib.resources import as_file, files
 from lpft.data.examples import Examples, TextData
 from lpft.data.labels import encode_labels
 from lpft.data.tables import (
-    ids_from_table,
+    examples_from_table,
     labels_from_table,
     read_table,
-    rows_from_table,
     texts_from_table,
 )
 
@@ -44,10 +43,7 @@ def load_corpus() -> TextData:
 def _read(domain: str) -> tuple[Examples, list[str]]:
     with as_file(files(__name__) / f"{domain}.csv") as path:
         table = read_table(path)
-    examples = Examples(
-        ids=ids_from_table(table),
-        texts=texts_from_table(table, ["text"], path),
-        labels=encode_labels(labels_from_table(table, "label", path), CLASSES, str(path)),
-        rows=rows_from_table(table),
-    )
+    texts = texts_from_table(table, ["text"], path)
+    labels = encode_labels(labels_from_table(table, "label", path), CLASSES, str(path))
+    examples = examples_from_table(table, texts, labels)
     return examples, list(table["split"]) if "split" in table else []
