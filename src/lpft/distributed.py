@@ -245,7 +245,7 @@ _TRAINING: dict[str, tuple[str, ...]] = {
 }
 """Those that change its precision, its compiler, its steps, its device or its cores."""
 
-_OF_LAUNCHED = ("ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY")
+_SET_BY_LAUNCHERS = ("ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY")
 """Those of them that a launcher may set for the processes that the user asked for."""
 
 _PRECISION: dict[str, tuple[str, ...]] = {
@@ -301,7 +301,9 @@ def check_environment(
         )
     changed = _TRAINING
     if launched:
-        changed = {name: values for name, values in changed.items() if name not in _OF_LAUNCHED}
+        changed = {
+            name: values for name, values in changed.items() if name not in _SET_BY_LAUNCHERS
+        }
     numerical = [*(obeyed(changed) if training else []), *obeyed(_PRECISION)]
     if numerical:
         raise InputError(

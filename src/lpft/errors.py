@@ -74,16 +74,16 @@ def one_line(error: BaseException) -> str:
     A longer one ends with its last whole sentence, or where that is short with a whole word.
     """
     text = " ".join(str(error).split())
-    if len(text) > _QUOTED:
-        ends = [match.end() for match in re.finditer(r"[.!?](?= [A-Z])", text[: _QUOTED + 2])]
-        if ends and ends[-1] >= _QUOTED // 3:
+    if len(text) > _MAX_QUOTE:
+        ends = [match.end() for match in re.finditer(r"[.!?](?= [A-Z])", text[: _MAX_QUOTE + 2])]
+        if ends and ends[-1] >= _MAX_QUOTE // 3:
             text = text[: ends[-1]]
         else:
-            text = shorten(text, _QUOTED, placeholder=" ...")
+            text = shorten(text, _MAX_QUOTE, placeholder=" ...")
     return text if text.endswith("...") else text.removesuffix(".")
 
 
-_QUOTED = 200
+_MAX_QUOTE = 200
 
 
 _UNUSABLE_PATHS = (

@@ -18,7 +18,7 @@ from lpft.settings.configs import command_settings
 if TYPE_CHECKING:
     from lpft.results.schema import ExplainedText, ExplanationRecord, RunRecord
 
-_NAMED = 3
+_MAX_NAMES = 3
 """Parameters whose names the plan of a kernel shows."""
 
 
@@ -287,11 +287,11 @@ def _by_autograd(plan: dict[str, Any]) -> str:
     names, autograd, passes = plan["by_autograd"], plan["autograd"], plan["flops"]["passes"]
     if not names:
         return "nothing: every parameter has a rule"
-    rest = len(names) - _NAMED
+    rest = len(names) - _MAX_NAMES
     return (
         f"{autograd['parameters']} of {autograd['of']} parameters, text by text: "
         f"{autograd['flops'] / 1e12:.2f} TFLOP ({autograd['flops'] / passes:.0%}) of the passes ("
-        + ", ".join(names[:_NAMED])
+        + ", ".join(names[:_MAX_NAMES])
         + (f" and {rest} more)" if rest > 0 else ")")
     )
 

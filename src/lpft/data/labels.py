@@ -14,9 +14,9 @@ from lpft.settings import ClassWeight
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0+)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_SHOWN = 5
-_CLASSES_SHOWN = 20
-_LONGEST = 60
+_MAX_VALUES = 5
+_MAX_CLASSES = 20
+_MAX_CHARACTERS = 60
 """Characters of a value in a message."""
 
 _ENOUGH_ROWS = 20
@@ -112,7 +112,7 @@ def class_weights(
     if unknown:
         raise InputError(
             f"{named('class_weight')} names {show(unknown)}, which is no class of the data: "
-            f"expected some of {show(names, _CLASSES_SHOWN)}"
+            f"expected some of {show(names, _MAX_CLASSES)}"
         )
     return {index: weight.get(name, 1.0) for index, name in enumerate(names)}
 
@@ -241,7 +241,7 @@ def encode_labels(
         raise InputError(
             f"{source}: found the label {show([labels[position] for position in unseen])} in "
             f"{show_rows(numbers)} of {len(labels)}, expected one of the classes "
-            f"{show(classes, _CLASSES_SHOWN)}"
+            f"{show(classes, _MAX_CLASSES)}"
         )
     return np.array([index.get(name, UNSEEN) for name in names], dtype=np.int64)
 
@@ -311,7 +311,7 @@ def looks_numeric(value: object) -> bool:
     return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
 
 
-def show(values: Sequence[object], most: int = _SHOWN) -> str:
+def show(values: Sequence[object], most: int = _MAX_VALUES) -> str:
     """The first few distinct values of a list, shortened, in one line for a message."""
     distinct = list(dict.fromkeys(cut(repr(value)) for value in values))
     text = ", ".join(distinct[:most])
@@ -321,7 +321,7 @@ def show(values: Sequence[object], most: int = _SHOWN) -> str:
 def cut(text: str) -> str:
     """A text in one line for a message, at most 60 characters of it."""
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[: _MAX_CHARACTERS - 3]}..."
 
 
 def show_rows(rows: Sequence[int], total: int | None = None) -> str:
@@ -330,6 +330,6 @@ def show_rows(rows: Sequence[int], total: int | None = None) -> str:
     ``total`` is how many there are, where ``rows`` are the first of them.
     """
     total = len(rows) if total is None else total
-    text = ", ".join(str(row + 1) for row in rows[:_SHOWN])
-    more = f" and {total - _SHOWN} more" if total > _SHOWN else ""
+    text = ", ".join(str(row + 1) for row in rows[:_MAX_VALUES])
+    more = f" and {total - _MAX_VALUES} more" if total > _MAX_VALUES else ""
     return f"row{'s' if total > 1 else ''} {text}{more}"

@@ -33,7 +33,7 @@ TEXT_NAMES = ("text", "sentence")
 ID_NAMES = ("id", "idx")
 """Columns that are taken as the rows' ids where they are unique."""
 
-_NAMES_SHOWN = 20
+_MAX_COLUMNS = 20
 
 
 def read_table(
@@ -289,8 +289,8 @@ def _paths(name: str, value: Any) -> list[str]:
 
 def _column_list(table: "pd.DataFrame") -> str:
     names = [cut(name) for name in _all_names(table)]
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"the columns {', '.join(names[:_NAMES_SHOWN])}{more}"
+    more = f" and {len(names) - _MAX_COLUMNS} more" if len(names) > _MAX_COLUMNS else ""
+    return f"the columns {', '.join(names[:_MAX_COLUMNS])}{more}"
 
 
 def _advice(path: str | Path) -> str:

@@ -32,9 +32,9 @@ from lpft.settings.kernels import KernelSettings, RegressionSettings
 from lpft.settings.methods import AUTO, METHODS
 from lpft.settings.values import PEFT_FILE, read_peft_config
 
-_OF_A_RUN = (DataSettings, TrainingSettings, OutputSettings)
-_MODELS = (*_OF_A_RUN, SelectionSettings, KernelSettings, RegressionSettings)
-_OF_COMMANDS = (
+_RUN_MODELS = (DataSettings, TrainingSettings, OutputSettings)
+_MODELS = (*_RUN_MODELS, SelectionSettings, KernelSettings, RegressionSettings)
+_COMMAND_MODELS = (
     ExperimentSettings,
     InterpolationSettings,
     ExplanationSettings,
@@ -404,7 +404,7 @@ def command_settings(command: str, *models: type[Settings]) -> dict[str, Setting
     """The settings that a command takes, by name: all of them, or those of ``models``."""
     return {
         name: item
-        for model in models or (*_MODELS, *_OF_COMMANDS)
+        for model in models or (*_MODELS, *_COMMAND_MODELS)
         for name, item in model.fields().items()
         if command in item.commands
     }
