@@ -387,7 +387,7 @@ def _score_by_folds(
     folder: Path,
 ) -> CrossValidation:
     """:func:`cross_validate` of a method that fine-tunes copies of ``start``."""
-    epochs = passes(settings, len(train.labels))
+    epochs = effective_epochs(settings, len(train.labels))
 
     def train_scored(
         inside: SplitInputs, held_out: SplitInputs, part: Path, name: str
