@@ -320,7 +320,8 @@ def _lora_kernel(
         max_length=classifier.max_length,
         dtype="float64",
     )
-    drawn = [parameters[name].detach().double().flatten() for name in factors if "lora_A" in name]
+    # In the model's order: that of a set is another in every process, and rounds differently.
+    drawn = [p.detach().double().flatten() for name, p in parameters.items() if "lora_A" in name]
     variance = float(torch.cat(drawn).square().mean())
     expected = (settings.lora_alpha / settings.lora_rank) ** 2 * variance * settings.lora_rank
     lora = kernels.pop("lora").ft_effective
