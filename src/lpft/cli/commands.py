@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 def demo(options: Namespace) -> None:
     """Train the demo's methods, compute its kernels, write and print its report."""
-    from lpft.experiments.run import demo_kernels, run_demo
+    from lpft.experiments.demo import demo_kernels, run_demo
     from lpft.report import build_report
 
     replace = options.resume or options.overwrite

@@ -2,7 +2,7 @@
 
 A :class:`Session` plans one experiment or all of them and checks folders, data and models once,
 before the first run. Then each is computed in turn. A run, a kernel or a table that fails is
-recorded with its reason and does not stop the others. ``lpft demo`` is at the end.
+recorded with its reason and does not stop the others.
 """
 
 import logging
@@ -37,15 +37,11 @@ from lpft.report import build_report
 from lpft.results.exhibits import RECORD, ExperimentRecord
 from lpft.results.folder import locked, read_record
 from lpft.results.formats import rate
-from lpft.results.kernels import KernelRecord
 from lpft.results.pairing import TUNED
-from lpft.results.resume import RunResult
 from lpft.runs.kernels import compute_kernels
 from lpft.runs.sweep import read_search, run_sweep, search_grid
 from lpft.runs.sweep_config import SEARCH
-from lpft.runs.train import train_run
-from lpft.settings.configs import RunConfig, make_config, make_kernel_config
-from lpft.settings.methods import get_method
+from lpft.settings.configs import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -467,41 +463,3 @@ def plan_table(parts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
         for part in parts
     ]
     return [name.replace("_", " ") for name in names], rows
-
-
-# ``lpft demo``: every method of the paper on the bundled corpus, offline, in one report.
-
-DEMO_METHODS = ("lp", "ft", "lp-ft", "lora", "lp-lora")
-"""The five methods of the paper."""
-
-_SETTINGS = {"task": "demo", "model": "minilm", "split_protocol": "stratified"}
-_EPOCHS = 3
-_KERNEL_TEXTS = 30
-_RATE_OF_ALL, _RATE_OF_FACTORS = 5e-5, 1e-3
-
-
-def run_demo(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> Iterator[RunResult]:
-    """Train each method into ``folder / method``, one after the other.
-
-    FT and LP-FT share one learning rate and batch size, and so do LoRA and LP-LoRA, so that the
-    report may compare them.
-    """
-    for method in DEMO_METHODS:
-        logger.info("training %s", method)
-        settings: dict[str, Any] = {**_SETTINGS, "method": method, "seed": seed}
-        if get_method(method).fine_tunes:
-            trains_all = get_method(method).adapter is None
-            settings["epochs"] = _EPOCHS
-            settings["learning_rate"] = _RATE_OF_ALL if trains_all else _RATE_OF_FACTORS
-            # The numbers of the documents, on machines with units for bfloat16 too.
-            settings["precision"] = "float32"
-        config = make_config(settings, folder / method)
-        yield train_run(config, resume=resume, overwrite=overwrite)
-
-
-def demo_kernels(folder: Path, *, seed: int, resume: bool, overwrite: bool) -> KernelRecord:
-    """Compute the kernels at the start of each method, on a few texts, in ``folder``."""
-    logger.info("computing the empirical NTK of %d texts", 2 * _KERNEL_TEXTS)
-    settings = {**_SETTINGS, "seed": seed, "max_samples": _KERNEL_TEXTS}
-    config = make_kernel_config(settings, folder)
-    return compute_kernels(config, resume=resume, overwrite=overwrite)
