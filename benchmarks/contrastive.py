@@ -5,6 +5,7 @@ without its folds, which take five more trainings to calibrate it and to choose 
 Each draw is kept in a file of its own, so that a stopped benchmark goes on where it was.
 
     python benchmarks/contrastive.py --data-dir DIR --cells DIR --data trec,sst2 --size 8 --seeds 5
+        [--learning-rate 2e-4]
     python benchmarks/contrastive.py --cells DIR --summary
 """
 
@@ -33,10 +34,16 @@ from lpft.training.probing import install_probe
 MAX_LENGTH = 128
 
 
-def cell(pool: Pool, rows: np.ndarray, seed: int) -> dict[str, Any]:
+def cell(pool: Pool, rows: np.ndarray, seed: int, learning_rate: float | None) -> dict[str, Any]:
     """Test accuracy of the probe before and after tuning, and the CPU seconds of tuning."""
     settings = resolve(
-        TrainingSettings(method="contrastive", seed=seed, device="cpu", max_length=MAX_LENGTH)
+        TrainingSettings(
+            method="contrastive",
+            seed=seed,
+            learning_rate=learning_rate,
+            device="cpu",
+            max_length=MAX_LENGTH,
+        )
     )
     names = tuple(map(str, range(pool.classes)))
     classifier = build_classifier("minilm", names, seed=seed, max_length=MAX_LENGTH)
@@ -98,6 +105,8 @@ def main() -> None:
     parser.add_argument("--data", default="trec,sst2,banking77", help="sets, with commas")
     parser.add_argument("--size", default="8,16", help="rows per class, with commas")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, help="default: that of the method")
     parser.add_argument("--summary", action="store_true", help="record the table, train nothing")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
@@ -105,7 +114,9 @@ def main() -> None:
         record("contrastive", summary(options.cells))
         return
     for seed, name, size in product(
-        range(options.seeds), options.data.split(","), options.size.split(",")
+        range(options.first_seed, options.first_seed + options.seeds),
+        options.data.split(","),
+        options.size.split(","),
     ):
         path = options.cells / f"{name}_{size}-per-class_{seed}.json"
         if path.is_file():
@@ -115,7 +126,7 @@ def main() -> None:
         if rows is None:
             print(f"{name} has too few rows for {size} per class")
             continue
-        result = cell(pool, rows, seed)
+        result = cell(pool, rows, seed, options.learning_rate)
         path.write_text(json.dumps(result))
         print(path.stem, result, flush=True)
 

@@ -112,11 +112,10 @@ bias terms, IA3 and prefixes in the ranges that their papers (of prefixes P-tuni
 MINILM_LEARNING_RATES = {
     **{"all": 1e-4, "lora": 2e-3, "dora": 2e-3, "peft": 2e-3},
     **{"bias": 2e-3, "ia3": 1e-2, "prefix": 1e-2},
-    "encoder": 2e-4,
 }
 """The same for the packaged model: of all parameters and of LoRA measured with
-``benchmarks/learning_rates.py``, that of contrastive tuning on draws of TREC and SST-2 as in
-``benchmarks/auto.py``; of bias terms, IA3 and prefixes raised as LoRA's is, and not measured."""
+``benchmarks/learning_rates.py``; of bias terms, IA3 and prefixes raised as LoRA's is, and not
+measured."""
 
 
 AUTO = "auto"
