@@ -45,8 +45,8 @@ VARIED: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
 }
 """What moves, and what else differs from ``KERNEL`` meanwhile."""
 ROWS = (500, 1000, 2000, 4000, 8000)
-QUICK = {"samples": (50, 100, 200), "classes": (2, 3, 6), "tokens": (16, 32, 64), "layers": (2, 6)}
-QUICK_ROWS = (250, 500, 1000)
+QUICK = {"samples": (25, 50, 100), "classes": (2, 6), "tokens": (16, 32), "layers": (2, 6)}
+QUICK_ROWS = (125, 250, 500)
 TARGETS = {
     "samples": {"cpu_seconds": 2.1, "memory_bytes": 1.1},
     "rows": {"cpu_seconds": 1.05, "more_cpu_seconds": 1.05},
