@@ -3,9 +3,9 @@
     python benchmarks/run_all.py [--quick] [--only NAME ...] [--output-dir bench-report]
         [--data-dir DIR] [--alternatives PYTHON] [--neural-tangents PYTHON]
 
-``BENCHMARKS`` has what is run, with its estimated minutes on two quiet cores: 57, and 9.5 with
-``--quick``. What is not there is skipped, with the reason. A failure does not stop the others; it
-is named at the end, and the exit status is 1.
+``BENCHMARKS`` has what is run, with its estimated minutes on two quiet cores: 57, and 10 with
+``--quick`` and without neural-tangents. What is not there is skipped, with the reason. A failure
+does not stop the others; it is named at the end, and the exit status is 1.
 
 Real data lie in ``--data-dir``, in the folder that ``LPFT_TEST_DATA`` names, or in
 ``../shared/data``. ``--alternatives`` is the Python of an environment with SetFit,
