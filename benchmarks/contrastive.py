@@ -6,7 +6,10 @@ Each draw is kept in a file of its own, so that a stopped benchmark goes on wher
 
     python benchmarks/contrastive.py --data-dir DIR --cells DIR --data trec,sst2 --size 8 --seeds 5
         [--learning-rate 2e-4]
-    python benchmarks/contrastive.py --cells DIR --summary
+    python benchmarks/contrastive.py --cells DIR --summary [--learning-rate 2e-4]
+        [--setfit-cells DIR]
+
+``--setfit-cells`` is the folder of benchmarks/alternatives.py with SetFit on the same draws.
 """
 
 import argparse
@@ -81,12 +84,15 @@ def cell(pool: Pool, rows: np.ndarray, seed: int, learning_rate: float | None) -
     return {"rows": len(rows), "lp": before, "tuned": after, "cpu_seconds": round(seconds, 1)}
 
 
-def summary(folder: Path) -> dict[str, Any]:
+def summary(folder: Path, setfit: Path | None) -> dict[str, Any]:
     """Mean and standard deviation over the draws of every set, and the draws themselves."""
     sets: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         name, size, seed = path.stem.split("_")
         draw = {"seed": int(seed), **json.loads(path.read_text())}
+        if setfit is not None:
+            other = setfit / f"{name}_{size}_setfit_{seed}.json"
+            draw["setfit"] = json.loads(other.read_text()) if other.is_file() else None
         sets.setdefault(f"{name} {size}", []).append(draw)
     table: dict[str, dict[str, Any]] = {}
     for name, draws in sets.items():
@@ -108,10 +114,13 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, help="default: that of the method")
     parser.add_argument("--summary", action="store_true", help="record the table, train nothing")
+    parser.add_argument("--setfit-cells", type=Path, help="with --summary: SetFit on these draws")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
     if options.summary:
-        record("contrastive", summary(options.cells))
+        rate = options.learning_rate
+        name = "contrastive" if rate is None else f"contrastive_at_{rate:g}"
+        record(name, summary(options.cells, options.setfit_cells))
         return
     for seed, name, size in product(
         range(options.first_seed, options.first_seed + options.seeds),

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lpft.report.drawing import saved, settle
@@ -40,6 +41,10 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     rounded = f"{value:#.3g}"
     return rounded if "e" not in rounded else f"{value:.2g}"
+
+
+def mean_and_sd(score: Mapping[str, float] | None) -> str:
+    return MISSING if score is None else f"{score['mean']:.3f} ± {score['sd']:.3f}"
 
 
 def length_grouping(result: Result) -> str:
@@ -385,7 +390,7 @@ def plans(result: Result) -> str:
     return table(("MiniLM's shape, 64 tokens, memory allowed", "TFLOP", "memory", "tiles"), rows)
 
 
-SETS = {
+DATA_SETS = {
     "amazon": "Amazon",
     "cb": "CB",
     "rte": "RTE",
@@ -393,16 +398,20 @@ SETS = {
     "cola": "CoLA",
     "csabstruct": "CSAbstruct",
     "nicta": "NICTA-PIBOSO",
+    "trec": "TREC",
+    "banking77": "Banking77",
 }
-"""Data sets of ``tuned_rates.py`` by their names there, in the order of the tables."""
+"""Data sets by their names in the benchmarks, in the order of the tables."""
+OUTSIDE = {
+    "ood/yelp": " to Yelp",
+    "ood/imdb": " to IMDb",
+    "ood/out_of_domain": ", out of domain",
+}
+"""What follows the name of a data set in the rows of its out-of-distribution splits."""
 
 
 def tuned_rates(result: Result) -> str:
     """Test scores, by data set and method."""
-
-    def mean_and_sd(score: Mapping[str, float] | None) -> str:
-        return MISSING if score is None else f"{score['mean']:.3f} ± {score['sd']:.3f}"
-
     rows = []
     for name, part in result["parts"].items():
         for method, measured in part["methods"].items():
@@ -410,7 +419,7 @@ def tuned_rates(result: Result) -> str:
             outside = [scores[split]["accuracy"] for split in scores if split != "test"]
             rows.append(
                 [
-                    SETS[name] if method == next(iter(part["methods"])) else "",
+                    DATA_SETS[name] if method == next(iter(part["methods"])) else "",
                     method_name(method),
                     MISSING if method == "lp" else f"{rate:g}",
                     mean_and_sd(scores["test"]["accuracy"]),
@@ -434,8 +443,7 @@ def tuned_differences(result: Result) -> str:
                 f"{100 * each['interval'][1]:.1f})"
                 for each in differences.values()
             ]
-            outside = "" if split == "test" else f" to {split.removeprefix('ood/')}"
-            rows.append([SETS[name] + outside, *values])
+            rows.append([DATA_SETS[name] + OUTSIDE.get(split, ""), *values])
     pairs = (name.partition(" less ") for name in first)
     header = [f"{method_name(one)} less {method_name(other)}" for one, _, other in pairs]
     return table(["points of accuracy", *header], rows)
@@ -451,7 +459,7 @@ def tuned_theory(result: Result) -> str:
                 continue
             rows.append(
                 [
-                    f"{SETS[name]}, {method_name(method)}",
+                    f"{DATA_SETS[name]}, {method_name(method)}",
                     number(measured["ft_ratio"]),
                     number(measured["head_norm_at_start"]["mean"]),
                     number(measured["feature_change"]["mean"]),
@@ -494,6 +502,32 @@ def plot_tuned(result: Result) -> Figure:
     norm = Panel("", "norm of the head at the start", "feature change", change, "log", "log")
     ratio = Panel("", "FT ratio", "points of accuracy over LP", gain)
     return Figure("tuned-rates", "Theory beside results", "scatter", (norm, ratio))
+
+
+def contrastive(result: Result) -> str:
+    """Accuracy before and after contrastive tuning, and SetFit's on the draws that it has."""
+    rows = []
+    for name, measured in result.items():
+        data, _, size = name.partition(" ")
+        draws = measured["draws"]
+        shared = [draw for draw in draws if draw.get("setfit")]
+        setfit = [draw["setfit"] for draw in shared]
+        rows.append(
+            [
+                f"{DATA_SETS[data]}, {size.partition('-')[0]}",
+                mean_and_sd(measured["lp"]),
+                mean_and_sd(measured["tuned"]),
+                number(fmean(draw["cpu_seconds"] for draw in draws)),
+                str(len(draws)),
+                number(fmean(cell["test_accuracy"] for cell in setfit) if setfit else None),
+                number(fmean(draw["tuned"] for draw in shared) if shared else None),
+                number(fmean(cell["cpu_seconds"] for cell in setfit) if setfit else None),
+                str(len(shared)),
+            ]
+        )
+    header = ["rows per class", "LP", "after tuning", "CPU s", "draws"]
+    header += ["SetFit", "ours on its draws", "SetFit's CPU s", "its draws"]
+    return table(header, rows)
 
 
 def _series(
@@ -566,12 +600,13 @@ BLOCKS = {
     "report_time": Block("Reports", "report_time", report_time),
     "tuned_rates": Block("Methods at tuned rates", "tuned_rates", tuned_rates),
     "tuned_differences": Block("Differences at tuned rates", "tuned_rates", tuned_differences),
+    "contrastive": Block("Contrastive tuning", "contrastive", contrastive),
     "tuned_theory": Block("Theory beside results", "tuned_rates", tuned_theory, plot_tuned),
 }  # fmt: skip
 
 JOINED = {
     "scaling_rows": ("scaling_", tuple(JOBS)),
-    "tuned_rates": ("tuned_rates_", SETS),
+    "tuned_rates": ("tuned_rates_", tuple(DATA_SETS)),
 }
 """Tables made of several records: what begins the records' names, and what ends them."""
 
@@ -584,10 +619,8 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
         if joined:
             results = {part: record["result"] for part, record in joined.items()}
             quick = any(result.get("quick") for result in results.values())
-            first = next(iter(joined.values()))
-            commits = dict.fromkeys(record["commit"] for record in joined.values())
             result = {"quick": quick, "parts": results}
-            records[name] = {**first, "commits": [*commits], "result": result}
+            records[name] = {"joined": [*joined.values()], "result": result}
     return records
 
 
@@ -611,21 +644,20 @@ def rendered(name: str, records: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def of_record(record: Mapping[str, Any]) -> str:
-    """Where and on what a record was made."""
-    result = record["result"]
-    load = result.get("load_average") if isinstance(result, Mapping) else None
-    commits = record.get("commits", [record["commit"] or "?"])
-    quick = " with fewer and smaller cells (`--quick`)" if result.get("quick") else ""
+    """Where and on what a record was made, or the records that are joined in it."""
+    sources = dict.fromkeys(map(_source, record.get("joined", [record])))
+    quick = " with fewer and smaller cells (`--quick`)" if record["result"].get("quick") else ""
+    return "; ".join(sources) + quick
+
+
+def _source(record: Mapping[str, Any]) -> str:
+    load = record["result"].get("load_average")
+    commit = record["commit"] or "?"
     return (
         f"{record['processor']}, {record['threads']} thread{'s' * (record['threads'] > 1)}, "
-        "torch.matmul at "
-        f"{record['matmul_gflops']:g} GFLOP/s, commit "
-        + ", ".join(
-            f"`{commit[:8]}`" + " with uncommitted changes" * commit.endswith("-dirty")
-            for commit in commits
-        )
+        f"torch.matmul at {record['matmul_gflops']:g} GFLOP/s, commit `{commit[:8]}`"
+        + (" with uncommitted changes" if commit.endswith("-dirty") else "")
         + (f", load {load[0]:g}" if load else "")
-        + quick
     )
 
 
