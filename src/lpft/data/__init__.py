@@ -10,12 +10,14 @@ from lpft.data.loading import load_data, load_files, load_task, read_examples
 from lpft.data.splits import stratified_holdout
 from lpft.data.tables import choose_text_columns, iter_tables, read_table, texts_from_table
 from lpft.data.tasks import TASKS, Task, Template, find_task
+from lpft.settings.values import Layout
 
 __all__ = [
     "TASKS",
     "Examples",
     "Finding",
     "Label",
+    "Layout",
     "Task",
     "Template",
     "Text",
