@@ -4,8 +4,8 @@ All of them run the same code on the same data. Rows are shared out where texts 
 encoder, in steps and in evaluation; everything else is computed by each process to the same result,
 so that control flow never differs. Where it would depend on last digits or on the machine, the main
 process decides (:func:`agreed`). The main process (rank 0) alone writes to the run's folder.
-Without :func:`join` there is one process, and nothing here does anything but
-:func:`check_environment`, which refuses what a launcher left in the environment.
+Without :func:`join` there is one process, and these functions change nothing.
+:func:`check_environment` refuses variables of a launcher that other libraries would obey.
 """
 
 import atexit
@@ -21,7 +21,6 @@ from lpft.errors import InputError, named, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
 
 Value = TypeVar("Value")
 
@@ -213,9 +212,10 @@ def _lost() -> Iterator[None]:
         ) from error
 
 
-# What a launcher (torchrun, accelerate launch, MPI, Kubeflow's and Databricks' templates) or a user
-# set for other programs makes accelerate wait for processes that nobody started, or changes the
-# precision or the device of a training. SLURM's own variables have no effect.
+# Environment variables that other libraries obey, though nobody set them for this program. Those of
+# a launcher (torchrun, accelerate launch, MPI, Kubeflow, Databricks) make accelerate
+# wait for processes that nobody started, or change the precision or the device of a training. They
+# are refused unless the user asked for several processes. SLURM's own have no effect.
 
 _OFF = ("0", "false", "no", "off", "n", "f")
 _ONE = ("1", "0", "-1")
@@ -285,7 +285,7 @@ def check_environment(
     def listed(names: list[str]) -> str:
         return ", ".join(f"{name}={environment[name]}" for name in names)
 
-    launched = _joined if launched is None else launched
+    launched = joined() if launched is None else launched
     sharding = obeyed(_SHARDING) if training else []
     if sharding:
         raise InputError(

@@ -1,6 +1,6 @@
-"""Errors that the user can fix, shown without a traceback; and what is done about some of them.
+"""Errors that the user can fix, shown without a traceback; and how to go on when memory runs out.
 
-Where memory runs out, fewer rows are computed at once, which is logged and recorded.
+Then fewer rows are computed at once, which is logged and recorded.
 """
 
 import errno
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
+
+logger = logging.getLogger(__name__)
 
 
 def named(setting: str) -> str:
@@ -176,9 +178,6 @@ def meant_choice(name: str, choices: Iterable[str]) -> str:
     return "" if near is None else f" (did you mean {near}?)"
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class FewerRows:
     """``during`` what memory ran out, and how many ``rows`` were computed at once from then on."""
@@ -224,12 +223,10 @@ def fewer_rows(during: str, rows: int, *, parts_of: int | None = None) -> int:
             f"{named('max_length')}, use a smaller {named('model')}, or free memory"
         )
     half = rows // 2
-    parts_text = ""
+    parts = ""
     if parts_of is not None:
         half = max(part for part in range(1, half + 1) if parts_of % part == 0)
-        parts_text = f", in {parts_of // half} parts of each batch, which stays {parts_of}"
-    logger.warning(
-        "out of memory in %s with %d texts at once: now %d%s", during, rows, half, parts_text
-    )
+        parts = f", in {parts_of // half} parts of each batch, which stays {parts_of}"
+    logger.warning("out of memory in %s with %d texts at once: now %d%s", during, rows, half, parts)
     record_reduction(during, half)
     return half

@@ -384,10 +384,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.tokens import tokenize
         from lpft.model.inference import extract_features, resolve_device
 
-        checked = text_list(texts)
+        items = text_list(texts)
         check_column_order(texts, self.model_.config.text_columns)
-        check_texts(checked, paired=self._paired)
-        tokens = tokenize(self.tokenizer_, checked, self.tokenizer_.model_max_length)
+        check_texts(items, paired=self._paired)
+        tokens = tokenize(self.tokenizer_, items, self.tokenizer_.model_max_length)
         device = resolve_device(self.device)
         try:
             with visible_progress(self.verbose):

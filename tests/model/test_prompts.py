@@ -1,4 +1,7 @@
-"""Prompts in tokens, against the same sentence written out and read as a whole."""
+"""Prompts in tokens, against the same sentence written out and read as a whole.
+
+Heads of label words, against transformers' own language models.
+"""
 
 import logging
 

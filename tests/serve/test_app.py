@@ -1,4 +1,7 @@
-"""The service's answers: predictions, limits, refusals in one sentence, schemas."""
+"""The service's answers: predictions, limits, refusals in one sentence, schemas.
+
+Batches of concurrent requests: their order and size, errors, a full queue, cancellation.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Commands that only look: at data, and at the tasks, models and methods there are."""
+"""Commands that only show something: check examines data, the others list what lpft knows."""
 
 from argparse import Namespace
 from dataclasses import dataclass

@@ -230,7 +230,7 @@ def _parser() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
         type=float,
         help="GPUs of each run; 0.5 places two runs on one (default: an equal share, at most 1)",
     )
-    _add_output_dir(sweep, "folder for the sweep (default: sweeps/NAME, by the name of CONFIG)")
+    _add_output_dir(sweep, "folder for the sweep (default: sweeps/NAME, with the name of CONFIG)")
     _add_flags(sweep, "resume", "overwrite", "json", dry_run="list the runs, and stop")
 
     reproduce = command(

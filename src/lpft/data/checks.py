@@ -458,6 +458,7 @@ def is_damaged(text: Text) -> bool:
 
 
 def _either(holds: Callable[[str], bool], text: Text) -> bool:
+    """Whether it holds for a text, or for either part of a pair."""
     return holds(text) if isinstance(text, str) else any(holds(part) for part in text)
 
 

@@ -200,8 +200,8 @@ def _similar(
     """Pairs of the ``long`` texts that are near-duplicates."""
     grams, ends = _shared_grams(forms, long, sketched=sketched)
     parents = np.arange(len(long), dtype=np.int64)
+    # By 5-gram, the texts before this one that have it.
     postings: dict[int, list[int]] = {}
-    # An index from 5-grams to the texts before this one that have them.
     for later in range(len(long)):
         text_grams = grams[ends[later] : ends[later + 1]].tolist()
         lists = [postings.setdefault(gram, []) for gram in text_grams]

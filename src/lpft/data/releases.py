@@ -1,4 +1,4 @@
-"""Published tasks: what the table says of each, and its data from release files or the Hub."""
+"""Published tasks: how one is described, and its data, from release files or the Hub."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -82,7 +82,7 @@ def fold_numbers(labels: Rows, groups: Rows | None = None, folds: int = VALIDATI
     same. scikit-learn's ``StratifiedGroupKFold`` is not used
     because it refuses classes of fewer rows than there are folds.
     """
-    index = np.arange(len(labels))  # each row a group of its own, unless its class has several
+    index = np.arange(len(labels))  # each row alone, as where a class is one group
     if groups is not None:
         for label in np.unique(labels):
             in_class = labels == label

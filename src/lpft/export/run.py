@@ -29,8 +29,8 @@ TOLERANCE = 1e-4
 """The largest difference that an export may have: of a probability, and of a logit, there as a
 part of the largest logit or of 1. (Probabilities near 0 and 1 hide what their logits show.)"""
 
-_TEXTS = 32
-_BATCH = 8
+_CHECKED_TEXTS = 32
+_CHECKED_AT_ONCE = 8
 _CARD = "README.md"
 
 
@@ -208,10 +208,11 @@ def agreement(
     tokens = tokenize(classifier.tokenizer, texts, classifier.max_length)
     ids = tokens.lists()
     rows = []
-    for start in range(0, len(texts), _BATCH):
-        batch = _batch(tokenizer, texts[start : start + _BATCH])
+    for start in range(0, len(texts), _CHECKED_AT_ONCE):
+        stop = start + _CHECKED_AT_ONCE
+        batch = _batch(tokenizer, texts[start:stop])
         padded = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        if [row[mask > 0].tolist() for row, mask in padded] != ids[start : start + _BATCH]:
+        if [row[mask > 0].tolist() for row, mask in padded] != ids[start:stop]:
             family = classifier.model.encoder.config.model_type
             raise InputError(
                 f"Transformers loads the tokenizer of a {family} model as "
@@ -251,7 +252,7 @@ def agreement(
 def check_texts(paired: bool) -> list[Text]:
     """Texts of the bundled corpus, with one of a single word and one that is truncated."""
     sentences = [str(text) for text in load_corpus().train.texts]
-    singles = [*sentences[: _TEXTS - 1], "good", " ".join(sentences)]
+    singles = [*sentences[: _CHECKED_TEXTS - 1], "good", " ".join(sentences)]
     if not paired:
         return list(singles)
     return list(zip(singles, reversed(singles), strict=True))

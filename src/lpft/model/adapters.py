@@ -236,13 +236,13 @@ def _check_names(model: LinearHeadClassifier, names: Sequence[str], entry: str) 
     modules = {f".{name}": module for name, module in model.named_modules()}
     for name in names:
         if not any(module.endswith(f".{name}") for module in modules):
-            names_there = {
+            available = {
                 name.rpartition(".")[2] for name, inner in modules.items() if _weighs(inner)
             }
             raise InputError(
                 f"the PEFT configuration has {name} in {entry}, and the "
                 f"{model.encoder.config.model_type} model has no such module: expected some of "
-                f"{', '.join(sorted(names_there - {'head'}))}"
+                f"{', '.join(sorted(available - {'head'}))}"
             )
 
 

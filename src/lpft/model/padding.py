@@ -75,10 +75,8 @@ def check_reading(
             return Reading(
                 alone.shape[-1], "both" if right and left else "right" if right else "left"
             )
-        same_length = slice(0, len(short))
-        beside = _states(
-            encoder, [short, (long * len(short))[-len(short) :]], [same_length, same_length]
-        )
+        whole = slice(0, len(short))
+        beside = _states(encoder, [short, (long * len(short))[-len(short) :]], [whole, whole])
     except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # each family raises its own kind for what it cannot read

@@ -60,15 +60,15 @@ class Prompt:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Prompt":
-        known_fields = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**known_fields | {"parts": tuple(known_fields["parts"])})
+        fields = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**fields | {"parts": tuple(fields["parts"])})
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"parts": list(self.parts)}
 
 
 def read_in_prompt(
-    prompt: str,
+    source: str,
     tokenizer: PreTrainedTokenizerBase,
     head: "LanguageHead",
     classes: Sequence[Label],
@@ -78,32 +78,30 @@ def read_in_prompt(
     paired: bool = False,
     causal: bool,
 ) -> tuple[PreTrainedTokenizerBase, dict[str, Any], nn.Linear | None]:
-    """A tokenizer that reads every text in a template, its description, the label words' rows.
+    """A tokenizer that reads every text in a template, its description, and the label words' rows.
 
     Raises:
         InputError: as :func:`read_prompt` and :func:`word_tokens`; the template is for pairs and
             the data is not, or the other way round; a class has no word, or a word no class.
     """
-    template = read_template(prompt)
+    template = read_template(source)
     _check_pairs(template, paired)
     words = None if label_words is None else _by_class(label_words, classes)
-    tokens = read_prompt(tokenizer, template, causal=causal)
-    description, rows = tokens.as_json(), None
+    prompt = read_prompt(tokenizer, template, causal=causal)
+    description, rows = prompt.as_json(), None
     if words is not None:
-        indices = word_tokens(tokenizer, template, words, first_token=first_token)
-        names = dict(
-            zip(indices, tokenizer.convert_ids_to_tokens(list(indices.values())), strict=True)
-        )
-        rows = head.rows(indices.values())
+        ids = word_tokens(tokenizer, template, words, first_token=first_token)
+        names = dict(zip(ids, tokenizer.convert_ids_to_tokens(list(ids.values())), strict=True))
+        rows = head.rows(ids.values())
         description |= {"words": words, "tokens": names}
         logger.info(
             "label words: %s",
             ", ".join(
-                f"{label} '{word}' (token {names[label]}, {indices[label]})"
+                f"{label} '{word}' (token {names[label]}, {ids[label]})"
                 for label, word in words.items()
             ),
         )
-    return with_prompt(tokenizer, tokens), description, rows
+    return with_prompt(tokenizer, prompt), description, rows
 
 
 def pooling_of_prompt(pooling: Pooling | None, *, causal: bool) -> Pooling:

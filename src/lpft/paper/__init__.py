@@ -1,6 +1,7 @@
 """What the paper published: hyperparameters, sizes of its datasets, and results, in CSV files.
 
-Source of every number: Tomihari and Sato, NeurIPS 2024 (arXiv 2405.16747).
+Source of every number: Tomihari and Sato, NeurIPS 2024 (arXiv 2405.16747). At the end are sentences
+about bugs of its published code, the reference, which are not repeated here.
 """
 
 import csv
@@ -178,6 +179,8 @@ def _read_values() -> Iterator[tuple[tuple[int, str, str, str], PublishedValue]]
                     value = PublishedValue(float(row[method]))
                     yield (table, row["dataset"], method, metric), value
 
+
+# Bugs of the published code, as sentences for readers of a report.
 
 FDR_NOT_COMPARABLE = (
     "Published FDR is not comparable: the paper gives no formula for it, and trace(S_W⁺ S_B) does "

@@ -1,7 +1,8 @@
 """The routes of the service: ``POST /predict``, ``GET /health``, and a page to try texts on.
 
 A body is read under its limit, checked as JSON, then as texts; what is wrong with it is answered
-with one sentence, ``{"error": ...}``. No text is logged or stored.
+with one sentence, ``{"error": ...}``. No text is logged or stored. A :class:`Batcher` computes the
+texts of concurrent requests together, in one thread.
 """
 
 import asyncio

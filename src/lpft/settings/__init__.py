@@ -1,4 +1,4 @@
-"""Every setting of a training: name, type, default, range, help, effect.
+"""Every setting of a training run: name, type, default, range, help, effect.
 
 Importing this module loads neither torch nor transformers.
 """
@@ -348,7 +348,7 @@ class TrainingSettings(Settings):
         "auto",
         "precision of matrix products in fine-tuning; auto: bfloat16 where the hardware makes it "
         "faster and a first batch agrees with float32 within 5%%, otherwise float32; under "
-        "--split-protocol paper always float32, so that results are the same on any machine; "
+        "--split-protocol paper always float32, which every machine has; "
         "evaluation and prediction always use float32",
         in_old_records="float32",
         placeholder="auto",
@@ -408,9 +408,9 @@ class TrainingSettings(Settings):
 
 
 class SelectionSettings(Settings):
-    """Several runs on the same data, of which the best is kept."""
+    """Several runs on the same data, of which one is kept."""
 
-    heading = "several runs, of which the best is kept"
+    heading = "several runs, of which one is kept"
     commands = ("train",)
     decides = Decides.RUN
 
@@ -495,7 +495,7 @@ class OutputSettings(Settings):
     )
     keep_checkpoints: bool = setting(
         False,
-        "save the parameters that fine-tuning trains in checkpoints/, at its start and after "
+        "save in checkpoints/ the parameters that fine-tuning trains, at its start and after "
         "every epoch: a few MB each with an adapter, otherwise as large as the model; lpft ntk "
         "RUN --path reads them",
         needs="fine-tuning of the head",

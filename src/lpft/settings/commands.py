@@ -1,4 +1,4 @@
-"""Settings of the commands beside training: predict, explain, interpolate, serve, reproduce."""
+"""Settings of commands other than train: predict, explain, interpolate, serve, reproduce."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -64,7 +64,7 @@ class ExplanationSettings(Settings):
         "regression",
         "how training rows are scored; regression: by their contributions to kernel regression on "
         "all of them; first-order: by how far one step on the row alone moves the prediction, "
-        "which needs no kernel among them",
+        "which needs no kernel between training rows",
     )
     top: int = setting(
         5,

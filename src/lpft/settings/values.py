@@ -1,8 +1,8 @@
 """Values of settings that are more than a word or a number.
 
-Files and how they are written, templates of prompts, and PEFT configurations, of which the content
-decides whether two runs are the same, not the path. PEFT, which takes seconds to load, checks what
-is in one once a model is there.
+Paths of files and the layout of their text, templates of prompts, and PEFT configurations. Two runs
+are the same if the contents of their PEFT configurations are, whatever the paths. Here these are
+only read: PEFT, which takes seconds to import, checks their entries when a model is loaded.
 """
 
 import codecs
