@@ -230,8 +230,8 @@ def test_what_is_found_in_the_original_sentences_is_real(data_dir, tmp_path, nam
 def test_changed_labels_come_first(data_dir):
     """Fifty of 1,000 labels are changed: most of the first rows named are among them."""
     from lpft.data.examples import Examples, TextData
-    from lpft.runs.train import label_errors
     from lpft.settings import TrainingSettings
+    from lpft.training.label_errors import check_labels
 
     rows = read_uci(data_dir, "amazon_cells")
     labels = np.array([row["label"] == "positive" for row in rows], dtype=np.int64)
@@ -241,7 +241,7 @@ def test_changed_labels_come_first(data_dir):
     examples = Examples([str(number) for number in range(1000)], texts, labels)
     train, validation = examples.select(range(900)), examples.select(range(900, 1000))
     data = TextData("changed", ("negative", "positive"), train, validation, held_out=True)
-    (finding,) = label_errors(data, TrainingSettings())
+    (finding,) = check_labels(data, TrainingSettings())
     named = np.array(finding.rows["train"]) - 1
     assert np.isin(named[:10], changed).mean() >= 0.7
     assert np.isin(changed, named).mean() >= 0.5

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file, save_file
 from lpft.experiments.claims import RECIPE
 from lpft.experiments.comparisons import CLAIMS
 from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, RunKey, Scope
-from lpft.experiments.prepare import TINY_SETTINGS, collect, tiny_model
+from lpft.experiments.prepare import collect
 from lpft.experiments.run import find_recipe
+from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
 from lpft.results.pairing import LP_START, PUBLISHED, RANDOM_START
 from lpft.results.run import write_feature_changes
 from lpft.runs.train import train_run

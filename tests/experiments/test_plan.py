@@ -7,8 +7,8 @@ from experiments.experiment_folders import scope_of
 from lpft.errors import InputError
 from lpft.experiments.catalogue import EXPERIMENTS
 from lpft.experiments.plan import make_scope, planned_kernels, planned_runs, planned_searches
-from lpft.experiments.prepare import save_tiny_model, tiny_model
 from lpft.experiments.run import find_recipe
+from lpft.experiments.tiny import save_tiny_model, tiny_model
 from lpft.model import build_classifier
 from lpft.model.inference import encoder_fingerprint
 from lpft.results.pairing import LP_START, PUBLISHED, RANDOM_START, TUNED

@@ -9,7 +9,7 @@ from toy_files import toy_data, toy_settings
 from lpft.errors import InputError
 from lpft.results.schema import CandidateRecord
 from lpft.runs import selection as module
-from lpft.runs.selection import EPOCHS, RATES, train_selection, trials
+from lpft.runs.selection import EPOCH_RANGE, RATE_RANGES, train_selection, trials
 from lpft.runs.train import train_run
 from lpft.settings.configs import make_selection
 from lpft.settings.methods import METHODS
@@ -37,10 +37,10 @@ def test_the_first_trial_has_the_defaults_and_the_others_stay_within_the_ranges(
     first, *others = selection(searched)["candidates"]
     assert first["settings"] == {}
     assert [one["folder"] for one in others] == [f"candidates/trial-{k}" for k in (2, 3, 4)]
-    low, high = RATES["all"]
+    low, high = RATE_RANGES["all"]
     for one in others:
         assert low <= one["settings"]["learning_rate"] <= high
-        assert EPOCHS[0] <= one["settings"]["epochs"] <= EPOCHS[1]
+        assert EPOCH_RANGE[0] <= one["settings"]["epochs"] <= EPOCH_RANGE[1]
         assert one["settings"]["epochs"].is_integer()
         config = json.loads((searched / one["folder"] / "run.json").read_text())["config"]
         assert config.items() >= one["settings"].items()
@@ -173,7 +173,7 @@ def test_with_auto_the_method_is_searched_and_linear_probing_competes(settings, 
     for one in others[1:]:
         kind = "all" if METHODS[one["method"]].adapter is None else "adapter"
         assert set(one["settings"]) == {"learning_rate"}  # epochs are given
-        assert RATES[kind][0] <= one["settings"]["learning_rate"] <= RATES[kind][1]
+        assert RATE_RANGES[kind][0] <= one["settings"]["learning_rate"] <= RATE_RANGES[kind][1]
     methods = [one["method"] for one in selection(folder)["standings"]]
     assert len(methods) == len(set(methods))
 

@@ -34,9 +34,9 @@ def check(options: Namespace) -> None:
         lengths = describe_lengths(data, counter, most)
         findings += check_lengths(data, counter, most)
     if options.label_errors:
-        from lpft.runs.train import label_errors  # loads torch, as training does
+        from lpft.training.label_errors import check_labels  # loads torch, as training does
 
-        probable = label_errors(data, settings)
+        probable = check_labels(data, settings)
         findings += probable
         if not probable:
             note = (

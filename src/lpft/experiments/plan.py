@@ -288,7 +288,7 @@ def make_scope(entry: Entry, settings: Mapping[str, Any], folder: Path, *, tiny:
     """
     if tiny:
         # It makes a model, for which nothing else need wait for torch.
-        from lpft.experiments.prepare import TINY_SETTINGS, tiny_model
+        from lpft.experiments.tiny import TINY_SETTINGS, tiny_model
 
         model = settings["model"] if "model" in settings else str(tiny_model())
         settings = {**TINY_SETTINGS, **settings, "model": model}

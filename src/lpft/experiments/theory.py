@@ -411,7 +411,7 @@ class _Promise:
     """What a proposition states, and how close its checks come to violating it.
 
     ``comparison`` names the comparison that a check belongs to, or None. ``margin`` is how far a
-    check is from failing, in ``unit``; ``evidence`` describes the check with the least to spare.
+    check is from failing, in ``unit``; ``evidence`` describes the check with the smallest margin.
     """
 
     claim: str

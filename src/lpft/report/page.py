@@ -202,7 +202,7 @@ class Answer:
     sections: tuple[Section, ...]
 
     def drawn(self, entry: Entry) -> tuple[float, float, float] | None:
-        """Accuracy, low and high in per cent of a strip; None of other texts than the strips'."""
+        """Accuracy, low and high in per cent of a strip; None if they are of another split."""
         if entry.accuracy.ends is None or entry.split != self.board.chosen.split:
             return None
         least, most = self.scale

@@ -54,7 +54,7 @@ class Estimate:
 
     @property
     def ends(self) -> tuple[float, float, float] | None:
-        """Value, low and high, which is the value where it has no bounds; None without a value."""
+        """Value, low and high; a missing bound is the value itself. None without a value."""
         if self.value is None:
             return None
         low = self.value if self.low is None else self.low

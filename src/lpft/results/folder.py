@@ -259,8 +259,8 @@ def check_replaceable(
         own = {record, *map(str, files)}
     except (OSError, ValueError, KeyError, TypeError):
         own = set()
-    pages_files = _REPORT if pages else ()
-    foreign = sorted(n for n in present if n not in own and n.partition("/")[0] not in pages_files)
+    report_files = _REPORT if pages else ()
+    foreign = sorted(n for n in present if n not in own and n.partition("/")[0] not in report_files)
     if foreign:
         raise InputError(
             f"'{folder}' contains files that are not {what}'s ({foreign[0]}): name an empty or "

@@ -1,4 +1,4 @@
-"""How methods are compared: a number of each run, drawn again and again, and the rule for verdicts.
+"""How methods are compared: a number of each run, on draws of its samples, and a rule for verdicts.
 
 A number is computed on a run's samples and on draws of them. All runs that are compared see the
 same draws, so that their differences are paired by sample.
@@ -35,11 +35,11 @@ from lpft.results.formats import counted
 from lpft.results.run import Predictions, Run, read_feature_changes
 
 DRAW_SEED = 20240527
-"""Of every bootstrap, so that the same runs always have the same intervals."""
+"""The seed of every bootstrap, so that the same runs always have the same intervals."""
 PER_CENT = 100.0
 
 ByRun = Mapping[Path, Resampled]
-"""By the run's folder."""
+"""A number of each run with its draws, by the run's folder."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``kernels.json`` and the tensors beside it: what ``lpft ntk`` writes, as one class."""
+"""``kernels.json`` and the tensors beside it: what ``lpft ntk`` writes, as one class; heat maps."""
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property

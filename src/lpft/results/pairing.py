@@ -631,13 +631,7 @@ def _recorded_choice(
     selection = chosen.selection
     assert selection is not None
     standings = tuple(
-        Standing(
-            s.method,
-            s.score,
-            s.difference,
-            s.standard_error,
-            s.eligible,
-        )
+        Standing(s.method, s.score, s.difference, s.standard_error, s.eligible)
         for s in selection.standings
         if s.score is not None and s.difference is not None and s.standard_error is not None
     )

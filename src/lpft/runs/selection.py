@@ -68,11 +68,11 @@ _TIMED_ROWS = 64
 _PASSES = 4.0
 """What a step of fine-tuning costs, in forward passes: forward, backward, update, evaluation."""
 
-RATES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3), "vectors": (1e-4, 5e-2)}
+RATE_RANGES = {"all": (5e-6, 5e-4), "adapter": (5e-5, 5e-3), "vectors": (1e-4, 5e-2)}
 """Learning rates to search, logarithmically, where everything is trained, an adapter of matrices,
 or a few vectors."""
 _VECTORS = ("bias", "ia3", "prefix")
-EPOCHS = (1, 20)
+EPOCH_RANGE = (1, 20)
 _RANDOM_TRIALS = 5
 
 Trial = tuple[str, str, dict[str, Any]]
@@ -576,8 +576,8 @@ def _distributions(method: str, searched: Sequence[str]) -> dict[str, tuple[str,
     ranges: dict[str, tuple[str, Any]] = {
         "learning_rate": (
             f"learning_rate of {kind}",
-            optuna.distributions.FloatDistribution(*RATES[kind], log=True),
+            optuna.distributions.FloatDistribution(*RATE_RANGES[kind], log=True),
         ),
-        "epochs": ("epochs", optuna.distributions.IntDistribution(*EPOCHS)),
+        "epochs": ("epochs", optuna.distributions.IntDistribution(*EPOCH_RANGE)),
     }
     return {name: ranges[name] for name in searched}

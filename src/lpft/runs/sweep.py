@@ -119,7 +119,7 @@ def train_sweep(
             if record is not None and chosen is None:
                 reason = record["points"][0]["reason"]
                 impossible[config.output_dir] = f"no point of the grid could be trained: {reason}"
-    # It resumes its own record, which says what an older sweep's runs are still replaced.
+    # It resumes its own record, which says which runs of an older sweep are still to be replaced.
     return run_sweep(best, folder=folder, **how, resume=True, impossible=impossible)
 
 

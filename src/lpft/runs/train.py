@@ -37,7 +37,7 @@ from lpft.results.schema import (
     Validation,
     write_history,
 )
-from lpft.settings import MINILM, TrainingSettings
+from lpft.settings import MINILM
 from lpft.settings.configs import RunConfig
 from lpft.settings.methods import check_installed, get_method
 
@@ -354,24 +354,6 @@ def _suggestions(finding: Finding, most: int = 10) -> list[str]:
         + f" of {split}"
         for split, rows in finding.rows.items()
     ]
-
-
-def label_errors(data: TextData, settings: TrainingSettings) -> list[Finding]:
-    """The finding about labels that are probably wrong, without a training.
-
-    Raises:
-        InputError: the model cannot be loaded, or its features are not finite.
-    """
-    from lpft.model.inference import encoder_fingerprint
-    from lpft.model.loading import fresh_classifier
-    from lpft.training.cache import prepare_splits
-    from lpft.training.label_errors import label_error_finding
-
-    probing = settings.model_copy(update={"method": "lp"})
-    classifier = fresh_classifier(data, probing)
-    encoder = encoder_fingerprint(classifier.model)
-    _, inputs = prepare_splits(classifier, data, probing, encoder=encoder)
-    return label_error_finding(data, inputs, probing)
 
 
 def _recorded(findings: Iterable[Finding]) -> list[FindingRecord]:

@@ -17,8 +17,15 @@ from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import TextData
 from lpft.data.labels import show
 from lpft.data.splits import labelled_rows
+from lpft.model.inference import encoder_fingerprint
+from lpft.model.loading import fresh_classifier
 from lpft.settings import TrainingSettings
-from lpft.training.cache import SplitInputs, cached_out_of_fold_logits, cached_probe
+from lpft.training.cache import (
+    SplitInputs,
+    cached_out_of_fold_logits,
+    cached_probe,
+    prepare_splits,
+)
 
 FEWEST_ROWS = 50
 """With fewer rows nothing is said."""
@@ -76,6 +83,19 @@ def label_error_finding(
     return [
         Finding("note", "label-errors", message, rows, tuple(examples[:10]), suggested=suggested)
     ]
+
+
+def check_labels(data: TextData, settings: TrainingSettings) -> list[Finding]:
+    """The finding about labels that are probably wrong, without a training.
+
+    Raises:
+        InputError: the model cannot be loaded, or its features are not finite.
+    """
+    probing = settings.model_copy(update={"method": "lp"})
+    classifier = fresh_classifier(data, probing)
+    encoder = encoder_fingerprint(classifier.model)
+    _, inputs = prepare_splits(classifier, data, probing, encoder=encoder)
+    return label_error_finding(data, inputs, probing)
 
 
 @dataclass(frozen=True)
