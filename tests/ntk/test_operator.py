@@ -266,14 +266,14 @@ def test_samples_that_see_each_other_in_a_batch_pass_alone(samples):
     close(operator @ np.ones(120), jacobian @ jacobian.sum(0))
 
 
-def test_little_memory_makes_small_batches_and_the_same_products(samples):
+def test_little_memory_makes_small_batches_and_the_same_products(samples, monkeypatch):
     torch.manual_seed(0)
     module = nn.Sequential(*[nn.Linear(5, 5) for _ in range(3)], nn.Linear(5, 3)).double()
     operator = NTKOperator(module, samples, activations="recomputed", **DOUBLE)
     v = np.random.default_rng(0).standard_normal((120, 11))
     whole = operator @ v
-    operator._axes[0].batches = [np.array([row]) for row in range(40)]
-    operator._columns = 2
+    monkeypatch.setattr(operator._axes[0], "batches", [np.array([row]) for row in range(40)])
+    monkeypatch.setattr(operator, "_columns_at_once", 2)
     close(operator @ v, whole, 1e-12)
     close(np.stack([operator @ column for column in v.T], 1), whole, 1e-12)
 

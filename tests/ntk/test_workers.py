@@ -130,6 +130,13 @@ def test_a_worker_whose_session_is_over_writes_nothing(tmp_path, monkeypatch):
     assert not pieces(tmp_path)
 
 
+@pytest.mark.usefixtures("here")
+def test_a_session_that_cannot_be_written_is_not_blamed_on_the_model(tmp_path):
+    (tmp_path / "session").mkdir()
+    with pytest.raises(InputError, match=r"^the unfinished kernel cannot be written"):
+        kernel(tmp_path, workers=2)
+
+
 @pytest.mark.parametrize("blocks", [((0, 0),), ((0, 0), (1, 0))])
 @pytest.mark.parametrize("workers", [1, 2, 3, 7, 500])
 def test_shares_are_all_steps_once_and_about_equal(blocks, workers):

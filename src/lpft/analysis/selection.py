@@ -146,7 +146,7 @@ def complexity(method: str) -> tuple[int, bool, int]:
 
 
 def best_of_each(candidates: Sequence[Candidate]) -> list[int]:
-    """The places of each method's best candidate, where several differ in more than their seed."""
+    """The indices of each method's best candidate, where several differ in more than their seed."""
     best: dict[str, int] = {}
     for index, candidate in enumerate(candidates):
         best_so_far = candidates[best.setdefault(candidate.method, index)]

@@ -176,7 +176,7 @@ def contract_rows(sums: Sums, shares: Mapping[int, Rows], contraction: Contracti
                 (left.samples[once_i], right.samples[once_j]), blocks.to(total), accumulate=True
             )
             # Others, such as <cls> and frequent words, are in several samples: rows a to b of one
-            # tile meet rows c to d of the other, a product (r x (b - a)) x (r x (d - c)) for each.
+            # tile meet rows c to d of the other, in a product of r (b - a) x r (d - c) for each.
             for a, b, c, d in bounds[~single]:
                 g, h = signed(rows_i[:, a:b], rows_j[:, c:d], contraction.update)
                 block = g.reshape(-1, g.shape[-1]) @ h.reshape(-1, h.shape[-1]).T
@@ -287,7 +287,8 @@ def _materialize(
                     left, right = outer.gradients[row], outer.inputs
                     if by_inputs:
                         left, right = right, left
-                    # n x (stop - start) x T times n x T x shorter: J[s, n] = g^T x, into place.
+                    # n x (stop - start) x T times n x T x shorter, into place: rows of g^T x, or of
+                    # its transpose x^T g ``by_inputs``.
                     torch.bmm(
                         left[:, :, start:stop].transpose(1, 2),
                         right,

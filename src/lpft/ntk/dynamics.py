@@ -273,8 +273,6 @@ def largest_stable_rate(kernel_train: ArrayLike, *, reduction: Reduction = "sum"
     2004.
     """
     table, _ = checked_kernel(kernel_train)
-    # A step of rate eta lowers a loss whose curvature is at most L if eta < 2 / L (descent lemma).
-    # Here L = lambda_max(K) / 2, as the Hessian of the cross-entropy in the logits is at most 1/2.
     divisor = _divisor(len(table), reduction)
     skew = asymmetry(table)
     if skew > MOST_ASYMMETRY:

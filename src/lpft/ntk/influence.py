@@ -108,7 +108,7 @@ class RowKernel:
 
 @dataclass(frozen=True)
 class TextsWithGradients:
-    """N texts, each with the output whose kernel is meant, by its gradient.
+    """N texts, and all that the kernel K needs of them.
 
     ``tokens`` are theirs, ``features`` phi (N x h), ``gradient`` that of each text's log odds by
     the logits (N x C).

@@ -239,7 +239,7 @@ class StoredJacobian:
     def bytes_of(
         structure: Structure, rank: int, tokens: int, samples: int, dtype: torch.dtype
     ) -> int:
-        """About how many bytes are stored for so many padded tokens and samples."""
+        """About how many bytes are stored for this many padded tokens and samples."""
         vectors = sum(p.sizes[1] for p in structure.parameters if p.form == "vector")
         per_token = sum(inputs + rank * gradients for inputs, gradients in structure.widths)
         numbers = tokens * per_token + samples * rank * vectors

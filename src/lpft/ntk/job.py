@@ -125,11 +125,11 @@ class Options:
                 f"the update {self.update} takes signs": self.update != "sgd",
                 f"products {self.products} are": self.products != "exact",
             }
-            true = [reason for reason, holds in reasons.items() if holds]
-            if true:
+            conflicts = [reason for reason, holds in reasons.items() if holds]
+            if conflicts:
                 raise InputError(
-                    f"{true[0]} of whole gradients, which the contraction {self.contraction} of "
-                    "linear weights never forms: expected auto or materialize"
+                    f"{conflicts[0]} of whole gradients, which the contraction {self.contraction} "
+                    "of linear weights never forms: expected auto or materialize"
                 )
         if self.products == "tf32" and self.dtype != torch.float32:
             raise InputError(
@@ -337,8 +337,9 @@ class KernelJob:
         )
         blocks, detailed = self._workload.blocks, tuple(self._workload.detailed)
         arguments = (self._model, self._requests, self._groups, blocks, worker_options)
+        session = store.begin_session()
         try:
-            sent = cloudpickle.dumps((arguments, detailed, self.plan.layout, store.begin_session()))
+            sent = cloudpickle.dumps((arguments, detailed, self.plan.layout, session))
         except Exception as error:  # whatever the parts of other people's modules raise
             raise InputError(
                 f"the model cannot be sent to other processes ({one_line(error)}): leave "

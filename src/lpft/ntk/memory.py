@@ -128,8 +128,8 @@ def free_below_limits(
 ) -> int | None:
     """Bytes that are free below the nearest limit of the process's control groups.
 
-    Containers and queues set such limits on Linux; None where none can be read. ``own`` lists the
-    groups of this process, whose files lie below ``root``.
+    Containers and queues set such limits on Linux; None where none can be read. ``groups_file``
+    lists the groups of this process, whose own files lie below ``root``.
     """
     # Each line is "number:controllers:path"; version 2 has one line without controllers.
     free = []

@@ -229,12 +229,12 @@ class NTKOperator(LinearOperator):
                     axis.stored.pull_back(number, mixed[rows][..., column], totals)
             return sums
         for rows, batch in self._batches(axis, "backward passes"):
-            # A gradient of a batch is in ``dtype``; the sum over batches is float64.
             # The cotangents at the features: V^T u for every sample's u.
             cotangents = torch.einsum("ncs,ch->snh", vectors[rows], self._weight)
             for of_column, gradients in zip(
                 sums, self._jacobian.pull_back(batch, cotangents), strict=True
             ):
+                # A gradient of a batch is in ``dtype``; the sum over batches is float64.
                 for name, gradient in gradients.items():
                     of_column[name] += gradient
         return sums

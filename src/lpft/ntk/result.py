@@ -220,7 +220,9 @@ class EmpiricalNTK:
             kinds=parts("kinds"),
             symmetric=record["symmetric"],
             checked_entries=tuple(CheckedEntry(**entry) for entry in record["checked_entries"]),
-            checked_products=tuple(CheckedProduct(**one) for one in record["checked_products"]),
+            checked_products=tuple(
+                CheckedProduct(**product) for product in record["checked_products"]
+            ),
             products_error=record["products_error"],
             record=record["record"],
         )

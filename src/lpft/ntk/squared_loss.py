@@ -5,8 +5,9 @@ With the kernel K of the start throughout, gradient descent at a small rate eta 
 of K solves for all times. For the cross-entropy, which has no closed form, see
 :func:`lpft.ntk.dynamics.linearized_training`.
 
-Every method is a filter g of K's spectrum: with ``K = V diag(lambda) V^T`` the outputs of the
-training samples, or the coefficients of others, are ``V g(lambda) V^T (y - f_0)``.
+Every method is a filter g of K's spectrum: with ``K = V diag(lambda) V^T``, ``V g(lambda) V^T
+(y - f_0)`` is the change of the training samples' outputs, or the coefficients by which ``K_*``
+gives that of other samples.
 
 Kernels are N x C x M x C, or N x M for ``K ⊗ I_C``; arrays, tensors, or an ``EmpiricalNTK``, which
 stands for its total. Results are NumPy's.
@@ -219,7 +220,7 @@ class SquaredLoss:
 
 
 def _trained_inverse(time: float) -> Callable[[Array], Array]:
-    """``(1 - exp(-lambda t)) / lambda``: ``K^-1 (I - exp(-K t))``, of outputs of others."""
+    """``(1 - exp(-lambda t)) / lambda``: ``K^-1 (I - exp(-K t))``, for other samples."""
     return lambda values: -np.expm1(-values * time) / values
 
 

@@ -267,9 +267,9 @@ def heat_map(kernel: ArrayLike, classes: int | None = None) -> Array:
     table, classes = checked_kernel(kernel, classes)
     if table.ndim == 2:
         return classes * np.abs(table)
-    # One SVD of M blocks, C x C, at a time: all at once would copy the kernel.
+    # A row of M blocks, C x C, at a time: the SVD of all at once would copy the kernel.
     norms = np.empty((table.shape[0], table.shape[2]))
-    for row, blocks in zip(norms, table.transpose(0, 2, 1, 3), strict=True):  # a row at a time
+    for row, blocks in zip(norms, table.transpose(0, 2, 1, 3), strict=True):
         row[:] = np.linalg.svd(blocks, compute_uv=False).sum(axis=1)
     return norms
 
@@ -394,7 +394,7 @@ def _inner(first: Array, second: Array, classes: int) -> float:
     if first.ndim == second.ndim:
         copies = classes if first.ndim == 2 else 1
         return float(copies * np.vdot(first, second))
-    # <P ⊗ I_C, K> has K's diagonal blocks alone: sum_nm P_nm trace(K_nm).
+    # <P ⊗ I_C, K> reads only the diagonals of K's C x C blocks: sum_nm P_nm trace(K_nm).
     matrix, blocks = (first, second) if first.ndim == 2 else (second, first)
     return float(np.vdot(matrix, np.einsum("ncmc->nm", blocks)))
 

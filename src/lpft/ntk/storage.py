@@ -343,7 +343,7 @@ def _digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _writing(what: str, folder: Path) -> Iterator[None]:
-    """Within this context ``what`` is written to ``place``; one line says why it cannot be."""
+    """Within this context ``what`` is written to ``folder``; one line says why it cannot be."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -219,11 +219,12 @@ def make_steps(pairs: Sequence[Pair], *, hold_all: bool) -> tuple[Step, ...]:
 
 
 class PairCounts(NamedTuple):
-    """Pairs of texts and tokens, on which a linear weight's cost depends; tiles have n and x.
+    """Pairs of texts and tokens, on which a linear weight's cost depends.
 
-    Sums over the pairs (i, j), each twice, but a tile with itself once unless the kernel is
-    asymmetric: of ``n_i n_j``, ``x_i x_j`` and ``x_i n_j``. And ``formed_texts`` and
-    ``formed_tokens``: n and x of the tiles of every step, whose gradients are formed for it.
+    For tiles of n texts and x tokens these are sums over the pairs (i, j), each twice, but a tile
+    with itself once unless the kernel is asymmetric: of ``n_i n_j``, ``x_i x_j`` and ``x_i n_j``.
+    And ``formed_texts`` and ``formed_tokens``: n and x of the tiles of every step, whose gradients
+    are formed for it.
     """
 
     text_pairs: float

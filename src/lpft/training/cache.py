@@ -337,7 +337,7 @@ def _allocate(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
 
     Its space is reserved: writing to a mapped file on a full disk would kill the process.
     """
-    # The checksum comes last and has the length of this one: the array's offset stays.
+    # The checksum is written last. It is as long as these zeros, so the array's offset stays.
     header = _header(shape, "0" * 64)
     with path.open("wb") as file:
         file.write(header)

@@ -80,8 +80,8 @@ def fit_several(
 ) -> tuple[list[Fit], list[Candidate], Choice, dict[str, str]]:
     """Train what ``lpft train --method auto`` trains, in memory, and choose as it does.
 
-    Each method takes those of ``shared_settings`` that it has. Returns the
-    fits, how they compete, the choice among them, and why which methods were left out.
+    Each method takes those of ``shared_settings`` that it has. Returns the fits, how they compete,
+    the choice among them, and why any methods were left out.
 
     Raises:
         InputError: as :func:`fit_data`. A method that diverges is left out, unless it is the first.

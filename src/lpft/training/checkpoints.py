@@ -80,7 +80,7 @@ def _brings_best(checkpoint: Path, intact: Mapping[str, Path]) -> bool:
     best = state["best_model_checkpoint"]
     if best is None:
         return True
-    # Trainer keeps the path: it names the folder of the time, and may have been moved since.
+    # Trainer records the whole path; the run's folder may have been moved since.
     name = Path(best).name
     if name not in intact:
         shutil.rmtree(checkpoint)

@@ -226,7 +226,7 @@ def _fit_streaming(
     """
     present, counts = np.unique(labels, return_counts=True)
     best: Heads | None = None
-    # All strengths and folds on classes that every fold can hold; then one fit of all rows.
+    # The strength is searched on the classes of two rows or more; then one fit has all rows.
     if inverse_strength is None:
         repeated_classes = present[counts > 1]
         repeated = np.isin(labels, repeated_classes)
