@@ -12,7 +12,6 @@ from lpft.analysis.comparison import resample
 from lpft.errors import InputError
 from lpft.experiments.plan import ExperimentRuns
 from lpft.results.groups import Group, group_runs
-from lpft.results.judging import Samples, judged_split, resample_runs
 from lpft.results.pairing import (
     LP_START,
     PUBLISHED,
@@ -29,6 +28,7 @@ from lpft.results.pairing import (
     published_rates,
     rates_name,
 )
+from lpft.results.quantities import Samples, judged_split, resample_runs
 from lpft.results.run import find_runs
 
 from .run_folders import prints, write_run

@@ -39,7 +39,6 @@ from lpft.experiments.verdicts import WITHOUT_RATES
 from lpft.report.text import summarise_feature_change
 from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
-from lpft.results.judging import feature_split
 from lpft.results.kernels import FT
 from lpft.results.pairing import (
     LP_START,
@@ -53,6 +52,7 @@ from lpft.results.pairing import (
     pairings,
     pairs_in,
 )
+from lpft.results.quantities import feature_split
 
 _CLAIMS = EXPERIMENTS["claims"]
 

@@ -32,7 +32,7 @@ from lpft.experiments.verdicts import (
 )
 from lpft.paper import published_datasets
 from lpft.report.text import change_digits
-from lpft.results import judging
+from lpft.results import quantities
 from lpft.results.formats import MINUS, counted, decimals_for, ratio_text, with_sd
 from lpft.results.groups import Spread, method_name, metric_name
 from lpft.results.judging import Measured
@@ -101,8 +101,8 @@ def _feature_change_outcomes(runs: ExperimentRuns, generator: np.random.Generato
         pairs = pairs_in(runs.scope.methods)
         compared = [pairing for pair in pairs for pairing in pairings(runs, task, pair)]
         paired_runs = all_runs(compared)
-        by_run = judging.feature_change().on_draws(
-            paired_runs, judging.feature_split(paired_runs), generator
+        by_run = quantities.feature_change().on_draws(
+            paired_runs, quantities.feature_split(paired_runs), generator
         )
         for pairing in compared:
             changes = pairing.statistics(by_run)
@@ -309,7 +309,7 @@ def _head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -
             all_scaled = [run for by_scale in scaled.values() for run in by_scale.values()]
             at_some_scale = {seed: next(iter(scales.values())) for seed, scales in scaled.items()}
             correlations = rank_correlations(
-                scaled, judging.feature_split(all_scaled), generator=generator
+                scaled, quantities.feature_split(all_scaled), generator=generator
             )
             spread = spread_of(correlations.values())
             measured = Measured(
@@ -368,16 +368,16 @@ def _calibration_outcomes(runs: ExperimentRuns, generator: np.random.Generator) 
     return judge_cases([*lowers, *most], generator=generator)
 
 
-def _ece_gains(of_task: Sequence[MethodRuns], generator: np.random.Generator) -> judging.ByRun:
+def _ece_gains(of_task: Sequence[MethodRuns], generator: np.random.Generator) -> quantities.ByRun:
     """By how many points the temperature lowers each run's ECE, on the same draws."""
     all_of_task = [run for group in of_task for run in group.runs.values()]
-    split, same = judging.judged_split(all_of_task), deepcopy(generator)
-    before = judging.calibration_error(calibrated=False).on_draws(all_of_task, split, generator)
-    after = judging.calibration_error(calibrated=True).on_draws(all_of_task, split, same)
-    return {folder: (before[folder] - after[folder]) * judging.PER_CENT for folder in before}
+    split, same = quantities.judged_split(all_of_task), deepcopy(generator)
+    before = quantities.calibration_error(calibrated=False).on_draws(all_of_task, split, generator)
+    after = quantities.calibration_error(calibrated=True).on_draws(all_of_task, split, same)
+    return {folder: (before[folder] - after[folder]) * quantities.PER_CENT for folder in before}
 
 
-def _lowers_ece(group: MethodRuns, by_run: judging.ByRun) -> Case:
+def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun) -> Case:
     gains = tuple(by_run[run.folder] for run in group.runs.values())
     unscaled = sum(run.temperature == 1 for run in group.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
@@ -391,7 +391,7 @@ def _lowers_ece(group: MethodRuns, by_run: judging.ByRun) -> Case:
     )
 
 
-def _lowers_most(pairing: Pairing, by_run: judging.ByRun) -> Case:
+def _lowers_most(pairing: Pairing, by_run: quantities.ByRun) -> Case:
     own_rates_alone = "only at each method's own rates, which may explain the difference"
     return _pair_case(
         _LOWERS_MOST,
@@ -499,7 +499,7 @@ def _ft_ratios(
     labels = {kernels.name: kernels.labels["train"] for kernels in known.values()}
     resampled = resample(
         {key: mean_ratio(key[0], kernels) for key, kernels in known.items()},
-        judging.same_samples(labels),
+        quantities.same_samples(labels),
         generator=generator,
     )
     for (method, seed), ratio in resampled.items():
@@ -596,11 +596,11 @@ def _score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> lis
     for task in runs.scope.tasks:
         compared = pairings(runs, task, ("ft", "lp-ft"))
         paired_runs = all_runs(compared)
-        tested = judging.judged_split(paired_runs)
+        tested = quantities.judged_split(paired_runs)
         for split in dict.fromkeys(
             (tested, *(name for run in paired_runs for name in run.ood_splits))
         ):
-            by_run = judging.task_score().on_draws(paired_runs, split, generator)
+            by_run = quantities.task_score().on_draws(paired_runs, split, generator)
             data = task if split == tested else f"{task}, {split.removeprefix('ood/')}"
             cases += [_score_case(pairing, by_run, data) for pairing in compared]
     # With the same draws, a difference larger by the margin shows if the interval is above -margin.
@@ -622,7 +622,7 @@ def _score_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -> lis
     ]
 
 
-def _score_case(pairing: Pairing, by_run: judging.ByRun, data: str) -> Case:
+def _score_case(pairing: Pairing, by_run: quantities.ByRun, data: str) -> Case:
     in_distribution = data == pairing.task
     first, second = pairing.first.name, pairing.second.name
     metrics = dict.fromkeys(metric_name(run.metric) for run in pairing.second.runs.values())
@@ -630,7 +630,7 @@ def _score_case(pairing: Pairing, by_run: judging.ByRun, data: str) -> Case:
         _AT_LEAST if in_distribution else _BETTER,
         pairing,
         [
-            (one * judging.PER_CENT, other * judging.PER_CENT)
+            (one * quantities.PER_CENT, other * quantities.PER_CENT)
             for one, other in pairing.statistics(by_run)
         ],
         subject=f"{second} at least {first}, within {MARGIN:g} point"

@@ -43,8 +43,8 @@ from lpft.experiments.prepare import reopen
 from lpft.results.exhibits import Column, Estimate, Figure, Panel, Series, Table
 from lpft.results.formats import counted, fixed, joined, significant
 from lpft.results.groups import Spread, feature, method_name
-from lpft.results.judging import DRAW_SEED, clusters_of, same_samples
 from lpft.results.pairing import PUBLISHED
+from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
 from lpft.results.run import QUANTITIES, Run, read_feature_changes, read_features, read_head_rows
 from lpft.results.schema import number
 from lpft.settings.configs import RunConfig

@@ -14,7 +14,6 @@ from lpft.paper import published_kernels
 from lpft.results.exhibits import MOST_POINTS, Estimate, Figure, Panel, Series, thinned
 from lpft.results.formats import counted, joined, significant
 from lpft.results.groups import method_name
-from lpft.results.judging import PER_CENT
 from lpft.results.kernels import (
     FT,
     LOGISTIC,
@@ -29,6 +28,7 @@ from lpft.results.kernels import (
     heat_map_panels,
     kernel_name,
 )
+from lpft.results.quantities import PER_CENT
 
 MOST_BLOCKS = 96
 """Rows of a heat map at most: a page's width has no room for more."""

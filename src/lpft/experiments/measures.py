@@ -13,8 +13,8 @@ from lpft.paper import MODEL, published_value
 from lpft.results.exhibits import Column, Estimate, Series, Table
 from lpft.results.formats import fixed, joined, rate
 from lpft.results.groups import Spread, method_name, metric_name, model_name
-from lpft.results.judging import PER_CENT
 from lpft.results.pairing import LP_START, PAIRS, PUBLISHED, RANDOM_START, TUNED, pairs_in
+from lpft.results.quantities import PER_CENT
 from lpft.results.run import Run
 from lpft.settings.methods import get_method
 

@@ -37,19 +37,7 @@ from lpft.paper import published_size, published_value
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.formats import counted, joined
 from lpft.results.groups import method_name, metric_name
-from lpft.results.judging import (
-    DRAW_SEED,
-    PER_CENT,
-    RULE,
-    Judgement,
-    Measured,
-    Quantity,
-    calibration_error,
-    chance_note,
-    feature_change,
-    judge,
-    task_score,
-)
+from lpft.results.judging import RULE, Judgement, Measured, chance_note, judge
 from lpft.results.pairing import (
     LP_START,
     OWN,
@@ -63,6 +51,14 @@ from lpft.results.pairing import (
     pairings,
     pairs_in,
     published_rates,
+)
+from lpft.results.quantities import (
+    DRAW_SEED,
+    PER_CENT,
+    Quantity,
+    calibration_error,
+    feature_change,
+    task_score,
 )
 from lpft.results.run import Run
 from lpft.settings.methods import get_method

@@ -29,9 +29,10 @@ from lpft.experiments.plan import ExperimentRuns
 from lpft.paper import published_datasets, published_kernels, published_value
 from lpft.results.exhibits import OVERALL, Estimate, Verdict, VerdictName
 from lpft.results.formats import counted, joined
-from lpft.results.judging import DRAW_SEED, FEW_SEEDS, Judgement, Measured, judge
+from lpft.results.judging import FEW_SEEDS, Judgement, Measured, judge
 from lpft.results.kernels import FT
 from lpft.results.pairing import CHOICES, LP_START, SHARED
+from lpft.results.quantities import DRAW_SEED
 
 WITHOUT_RATES = ""
 

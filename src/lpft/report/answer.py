@@ -21,7 +21,7 @@ from lpft.report.text import say
 from lpft.results.exhibits import Column, Table
 from lpft.results.formats import day, of_100, percent, whole
 from lpft.results.groups import metric_name
-from lpft.results.judging import FEW_SEEDS, PER_CENT, Judgement
+from lpft.results.judging import FEW_SEEDS, Judgement
 from lpft.results.leaderboard import (
     MAJORITY,
     Entry,
@@ -32,6 +32,7 @@ from lpft.results.leaderboard import (
     known_rows,
     trust,
 )
+from lpft.results.quantities import PER_CENT
 from lpft.results.run import Run
 from lpft.results.schema import ErrorRow, FindingRecord, number
 from lpft.settings.configs import command_line

@@ -15,8 +15,9 @@ from lpft.analysis.trust import RiskCoverage, risk_coverage
 from lpft.data.examples import UNSEEN
 from lpft.results.exhibits import Estimate
 from lpft.results.groups import Group, Setting, Spread, method_name, score
-from lpft.results.judging import DRAW_SEED, Judgement
+from lpft.results.judging import Judgement
 from lpft.results.pairing import Differences
+from lpft.results.quantities import DRAW_SEED
 from lpft.results.run import Predictions, Run
 from lpft.settings.methods import METHODS
 

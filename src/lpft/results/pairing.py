@@ -20,15 +20,8 @@ from lpft.analysis.selection import Candidate, Choice, Standing, choose
 from lpft.errors import InputError
 from lpft.paper import published_hyperparameters
 from lpft.results.groups import Group, Setting, Spread, key_of, method_name, score, setting_of
-from lpft.results.judging import (
-    DRAW_SEED,
-    ByRun,
-    Judgement,
-    Measured,
-    feature_change,
-    judge,
-    task_score,
-)
+from lpft.results.judging import Judgement, Measured, judge
+from lpft.results.quantities import DRAW_SEED, ByRun, feature_change, task_score
 from lpft.results.run import Run, has_feature_changes
 from lpft.settings import default_value, unused_settings
 from lpft.settings.methods import METHODS, with_lp_head
