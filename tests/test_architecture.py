@@ -31,7 +31,7 @@ BELOW = {
 }
 """What each part may import, directly or by way of another; everything may import ANYWHERE."""
 
-ANYWHERE = ("distributed", "errors", "executors", "files", "progress")
+ANYWHERE = ("distributed", "errors", "executors", "files", "memory", "progress")
 
 
 def imports(path):

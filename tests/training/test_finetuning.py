@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from transformers import Trainer
 
 from lpft.data.tokens import tokenize
-from lpft.errors import InputError, recorded_reductions
+from lpft.errors import InputError
+from lpft.memory import recorded_reductions
 from lpft.model import build_classifier
 from lpft.model.adapters import adapt
 from lpft.model.inference import extract_features, head_logits

@@ -13,7 +13,8 @@ from torch import nn
 from lpft import distributed
 from lpft.data.lengths import length_batches
 from lpft.data.tokens import Tokens
-from lpft.errors import InputError, fewer_rows, named, out_of_memory
+from lpft.errors import InputError, named, out_of_memory
+from lpft.memory import fewer_rows
 from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.loading import Classifier
 from lpft.progress import progress

@@ -20,8 +20,9 @@ from lpft.data import Finding, TextData, check_data, fingerprint, load_data
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
 from lpft.distributed import check_environment
-from lpft.errors import FewerRows, InputError, named, recorded_reductions, write_failure
+from lpft.errors import InputError, named, write_failure
 from lpft.files import check_model_path
+from lpft.memory import FewerRows, recorded_reductions
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
 from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
 from lpft.results.schema import (

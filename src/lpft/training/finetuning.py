@@ -33,8 +33,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lpft import distributed
 from lpft.data.labels import class_weights
-from lpft.errors import InputError, fewer_rows, named, out_of_memory, record_reduction
+from lpft.errors import InputError, named, out_of_memory
 from lpft.files import damaged_file, replace_when_written, write_digests, write_json
+from lpft.memory import fewer_rows, record_reduction
 from lpft.model.adapters import plain_classifier, trained_head
 from lpft.model.encoder import quiet_transformers
 from lpft.model.inference import resolve_device
