@@ -1,9 +1,10 @@
 """Problems in data that are worth knowing before training on it."""
 
+import logging
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from lpft.data.duplicates import SKETCH, find_repetitions
 from lpft.data.examples import Examples, Label, Text, TextData
 from lpft.data.labels import show
 from lpft.data.splits import labelled_rows, validation_kind
+
+logger = logging.getLogger(__name__)
 
 SMALL_CLASS = 10
 """Fewer training rows of a class than this are pointed out."""
@@ -94,6 +97,27 @@ def row_numbers(rows: Rows, total: Mapping[str, int], most: int = 10) -> str:
 def as_parameters(message: str) -> str:
     """A message with its options, such as ``--max-length``, as Python parameters."""
     return re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), message)
+
+
+def log_findings(findings: Iterable[Finding], name: str | None = None) -> None:
+    """A line for each finding, with the name of the data where there are several."""
+    for finding in findings:
+        log = logger.info if finding.level == "note" else logger.warning
+        log("%s%s", "" if name is None else f"{name}: ", finding.line())
+        if finding.suggested:
+            log("what fits better: %s", "; ".join(_suggestions(finding)))
+
+
+def _suggestions(finding: Finding, most: int = 10) -> list[str]:
+    """``rows 7 good, 9 bad of train``: the first rows of each split with the better label."""
+    return [
+        ", ".join(
+            f"{row} {label}"
+            for row, label in zip(rows[:most], finding.suggested[split], strict=False)
+        )
+        + f" of {split}"
+        for split, rows in finding.rows.items()
+    ]
 
 
 def check_data(data: TextData) -> list[Finding]:

@@ -45,7 +45,7 @@ from lpft.results.formats import counted, fixed, joined, significant
 from lpft.results.groups import Spread, feature, method_name
 from lpft.results.pairing import PUBLISHED
 from lpft.results.quantities import DRAW_SEED, clusters_of, same_samples
-from lpft.results.run import QUANTITIES, Run, read_feature_changes, read_features, read_head_rows
+from lpft.results.run import CURVES, Run, read_feature_changes, read_features, read_head_rows
 from lpft.results.schema import number
 from lpft.settings.configs import RunConfig
 from lpft.settings.methods import get_method
@@ -132,7 +132,7 @@ _AXES = {
 }
 """Each quantity with what stands along its axis."""
 
-_QUANTITY_NAMES = {quantity: name for quantity, _, name in QUANTITIES}
+_QUANTITY_NAMES = {quantity: name for quantity, _, name in CURVES}
 
 _RunsByMethod = Mapping[str, Sequence[Run]]
 

@@ -26,7 +26,7 @@ from lpft.results.kernels import (
 )
 from lpft.results.leaderboard import accuracy_over_coverage as coverage_of
 from lpft.results.pairing import Comparison, Match
-from lpft.results.run import QUANTITIES, Run
+from lpft.results.run import CURVES, Run
 
 TRAINING_CURVES = ("loss", "validation_loss", "validation_accuracy")
 """What tells a practitioner whether training went well."""
@@ -132,13 +132,13 @@ def training(group: Group) -> Figure | None:
 
 def norms(group: Group) -> Figure | None:
     """Feature change and norms along training, a line per run; None where there is no history."""
-    names = tuple(name for name, *_ in QUANTITIES if name not in TRAINING_CURVES)
+    names = tuple(name for name, *_ in CURVES if name not in TRAINING_CURVES)
     return _curves(group, "norms", "Features and norms during training", names)
 
 
 def _curves(group: Group, name: str, title: str, quantities: Sequence[str]) -> Figure | None:
     panels = []
-    for quantity, _, axis in QUANTITIES:
+    for quantity, _, axis in CURVES:
         if quantity not in quantities:
             continue
         lines = [

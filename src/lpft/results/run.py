@@ -54,7 +54,7 @@ _HEAD = "head.safetensors"
 _ROUNDING = 1e-6  # between an accuracy and the one that predictions give
 _MOST_OF_CURVE = 150  # points
 
-QUANTITIES = (
+CURVES = (
     ("loss", "training", "Training loss (nats)"),
     ("validation_loss", "evaluation", "Validation loss (nats)"),
     ("validation_accuracy", "evaluation", "Validation accuracy"),
@@ -341,8 +341,8 @@ class Run:
         return self.head.get(name)
 
     def curve(self, quantity: str) -> list[tuple[float, float]]:
-        """(epoch, value) of one of :data:`QUANTITIES`; long records are averaged over stretches."""
-        event = next(event for name, event, _ in QUANTITIES if name == quantity)
+        """(epoch, value) of one of :data:`CURVES`; long records are averaged over stretches."""
+        event = next(event for name, event, _ in CURVES if name == quantity)
         points = []
         for row in self.history:
             epoch, value = number(row.get("epoch")), number(row.get(quantity))

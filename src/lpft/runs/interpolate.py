@@ -15,6 +15,7 @@ from time import perf_counter
 
 from lpft.analysis.selection import POINT_RULE
 from lpft.data import Examples, TextData, check_data, fingerprint, read_examples
+from lpft.data.checks import log_findings
 from lpft.data.loading import check_ood_name
 from lpft.data.splits import ValidationKind, validation_kind
 from lpft.errors import InputError, named
@@ -37,7 +38,6 @@ from lpft.results.schema import (
     RunRecord,
     Validation,
 )
-from lpft.runs.train import log_findings
 from lpft.settings import DataSettings, OutputSettings
 from lpft.settings.commands import InterpolationSettings
 from lpft.settings.methods import METHODS, with_lp_head

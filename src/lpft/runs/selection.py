@@ -21,6 +21,7 @@ import numpy as np
 from lpft.analysis.comparison import wilson
 from lpft.analysis.selection import RULE, Candidate, best_of_each, choose, reason_to_skip
 from lpft.data import TextData, check_data, load_data
+from lpft.data.checks import log_findings
 from lpft.data.lengths import check_lengths, quick_counter, quick_length
 from lpft.data.splits import validation_kind
 from lpft.errors import InputError, explain, named
@@ -54,7 +55,7 @@ from lpft.results.schema import (
     StandingRecord,
 )
 from lpft.runs.sweep import Attempt, attempt
-from lpft.runs.train import describe_data, log_findings, status_recorded, train_run
+from lpft.runs.train import describe_data, status_recorded, train_run
 from lpft.settings import MINILM, effective_epochs
 from lpft.settings.configs import CANDIDATES, SEARCHED, RunConfig, SelectionConfig
 from lpft.settings.methods import AUTO, METHODS, get_method

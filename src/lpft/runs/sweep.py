@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from lpft.data import TextData, check_data, load_data
+from lpft.data.checks import log_findings
 from lpft.errors import InputError, explain, unexpected
 from lpft.executors import get_executor
 from lpft.files import write_json
@@ -44,7 +45,7 @@ from lpft.results.resume import (
     start_record,
 )
 from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Point, SweepConfig
-from lpft.runs.train import log_findings, train_run
+from lpft.runs.train import train_run
 from lpft.settings import DataSettings
 from lpft.settings.configs import RunConfig, command_settings
 

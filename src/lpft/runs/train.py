@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lpft import distributed
 from lpft.data import Finding, TextData, check_data, fingerprint, load_data
+from lpft.data.checks import log_findings
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
 from lpft.distributed import check_environment
@@ -331,30 +332,6 @@ def describe_data(data: TextData) -> DataRecord:
         licence=data.licence,
         paired=isinstance(data.train.texts[0], tuple),
     )
-
-
-# What is found in the data: in the log and in records are row numbers, never texts.
-
-
-def log_findings(findings: Iterable[Finding], name: str | None = None) -> None:
-    """A line for each finding, with the name of the data where there are several."""
-    for finding in findings:
-        log = logger.info if finding.level == "note" else logger.warning
-        log("%s%s", "" if name is None else f"{name}: ", finding.line())
-        if finding.suggested:
-            log("what fits better: %s", "; ".join(_suggestions(finding)))
-
-
-def _suggestions(finding: Finding, most: int = 10) -> list[str]:
-    """``rows 7 good, 9 bad of train``: the first rows of each split with the better label."""
-    return [
-        ", ".join(
-            f"{row} {label}"
-            for row, label in zip(rows[:most], finding.suggested[split], strict=False)
-        )
-        + f" of {split}"
-        for split, rows in finding.rows.items()
-    ]
 
 
 def _recorded(findings: Iterable[Finding]) -> list[FindingRecord]:
