@@ -611,7 +611,7 @@ def _examples(
 
 
 def _row_weights(sample_weight: Any, rows: int) -> NDArray[np.float64]:
-    """A program's weights of so many rows, checked."""
+    """``sample_weight`` as an array of ``rows`` numbers, none of them negative."""
     try:
         weights = np.asarray(sample_weight, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -59,7 +59,7 @@ _idle = threading.Event()  # of a worker: set when a task ends, until the next o
 def get_executor(
     name: str, workers: int, *, cpus: float | None = None, gpus: float | None = None
 ) -> Executor:
-    """The executor of that name, for so many tasks at a time.
+    """The executor called ``name``, which runs at most ``workers`` tasks at a time.
 
     Args:
         cpus: of each task (default: an equal share of all that there are).

@@ -42,7 +42,7 @@ def record_reduction(during: str, rows: int) -> None:
 
 
 def fewer_rows(during: str, rows: int, *, parts_of: int | None = None) -> int:
-    """How many rows to compute at once after memory ran out with so many: half of them.
+    """How many rows to compute at once after memory ran out with ``rows``: half of them.
 
     With ``parts_of``, the batch size of a training, it is the largest divisor of that which is at
     most half, so that a step still takes the whole batch, in equal parts.

@@ -35,7 +35,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 DOUBLE = Options(dtype=torch.float64, device="cpu")
 
 
-def side(model, tokenizer, texts, classes):
+def read_with_gradients(model, tokenizer, texts, classes):
     tokens = read(tokenizer, texts)
     features = extract_features(model, tokens, device=torch.device("cpu"))
     _, gradient = log_odds(head_logits(model, features), classes)
@@ -43,7 +43,7 @@ def side(model, tokenizer, texts, classes):
 
 
 def explicit_gradients(model, of, part=""):
-    """The gradients of the outputs of a side by the parameters of a part, N x D in float64."""
+    """The gradients of the outputs of texts by the parameters of a part, N x D in float64."""
     names = [name for name, _ in model.named_parameters() if part in name]
     jacobian = explicit_jacobian(model, of.tokens, names).numpy()
     return np.einsum("nc,ncd->nd", of.gradient, jacobian)
@@ -65,8 +65,8 @@ def test_kernels_of_log_odds_are_products_of_explicit_gradients(family):
     classifier = tiny_classifier(family)
     model = classifier.model.double().eval()
     sides = [
-        side(model, classifier.tokenizer, TRAIN, LABELS),
-        side(model, classifier.tokenizer, EXPLAINED, np.array([1, 0, 2])),
+        read_with_gradients(model, classifier.tokenizer, TRAIN, LABELS),
+        read_with_gradients(model, classifier.tokenizer, EXPLAINED, np.array([1, 0, 2])),
     ]
     subject = studied_model(model, classifier.tokenizer, 62)
     kernels = RowKernels(subject, request_of(subject), sides, ((1, 0), (0, 0)), DOUBLE).run()
@@ -84,7 +84,7 @@ def test_of_an_adapter_its_factors_count():
     subject = studied_model(adapted.double(), tokenizer, 62)
     plain = subject.classifier
     factors = [name for name, p in plain.encoder.named_parameters() if "lora_" in name]
-    rows = side(plain, tokenizer, TRAIN, LABELS)
+    rows = read_with_gradients(plain, tokenizer, TRAIN, LABELS)
     request = KernelRequest(subject.head.weight.detach(), frozenset(factors))
     found = RowKernels(subject, request, [rows], ((0, 0),), DOUBLE).run()[0, 0].encoder
     gradients = explicit_gradients(plain, rows, "lora_")

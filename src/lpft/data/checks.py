@@ -342,8 +342,8 @@ def _repetitions(data: TextData) -> Iterator[Finding]:
             )
             if rows.sketched:
                 message += (
-                    f"; in so many texts {SKETCH} 5-grams of words of each were looked up, and a "
-                    "few more may be near-duplicates"
+                    f"; with this many texts only {SKETCH} 5-grams of words of each were compared, "
+                    "so a few near-duplicates may be missing here"
                 )
             examples = rows.examples(near, rows.near)
             yield Finding("warning", "near-duplicates", message, rows.rows(near), examples)

@@ -83,11 +83,9 @@ def label_list(labels: Any, name: str) -> list[Label]:
             f"{name} have shape {values.shape}: expected one class per text; multi-label is "
             "not supported"
         )
-    values_list = values.tolist()
-    _check_labels(
-        values_list, name, None, "expected one everywhere: fill it in or leave the row out"
-    )
-    typed = [_typed_label(value, name) for value in values_list]
+    items = values.tolist()
+    _check_labels(items, name, None, "expected one everywhere: fill it in or leave the row out")
+    typed = [_typed_label(value, name) for value in items]
     kinds = sorted({type(value).__name__ for value in typed})
     if len(kinds) > 1:
         raise InputError(

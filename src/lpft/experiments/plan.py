@@ -301,7 +301,7 @@ def make_scope(entry: Entry, settings: Mapping[str, Any], folder: Path, *, tiny:
         folder=folder,
         settings={
             "save_model": chosen.save_model,
-            **{name: settings[name] for name in settings if name in _names_taken_by("reproduce")},
+            **{name: settings[name] for name in settings if name in _command_settings("reproduce")},
         },
         kernel_samples=(
             entry.kernel_samples if chosen.kernel_samples is None else chosen.kernel_samples
@@ -361,7 +361,7 @@ def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
         for method in pair:
             rates = tuple(dict.fromkeys((own[method], *tried)))
             settings = {
-                **_taken_by_method(method, scope.settings),
+                **_used_settings(method, scope.settings),
                 **{"model": scope.model, "task": task, "method": method},
                 "batch_size": usual[method].batch_size,
             }
@@ -372,7 +372,7 @@ def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
     return tuple(searches)
 
 
-def _taken_by_method(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _used_settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     unused = unused_settings(method)
     return {name: value for name, value in settings.items() if name not in unused}
 
@@ -387,7 +387,7 @@ def planned_kernels(
     Raises:
         InputError: as :func:`planned_runs`.
     """
-    names = _names_taken_by("ntk")
+    names = _command_settings("ntk")
     usual = {
         **{name: value for name, value in scope.settings.items() if name in names},
         "model": scope.model,
@@ -405,7 +405,7 @@ def planned_kernels(
 
 def _config(scope: Scope, key: RunKey, rates: str, settings: Mapping[str, Any]) -> RunConfig:
     def resolved(method: str, settings: Mapping[str, Any], folder: Path | None = None) -> RunConfig:
-        effective = _taken_by_method(method, settings)
+        effective = _used_settings(method, settings)
         own = {"model": scope.model, "task": key.task, "method": method, "seed": key.seed}
         return make_config(effective | own, folder)
 
@@ -443,11 +443,11 @@ def refuse_unused(
     kernel_methods = {method for config in kernel_configs for method in config.kernels.methods}
     used = {"model", "tasks", "methods", "seeds"}
     if run_methods:
-        used |= {"save_model", "executor", "workers", *_taken("reproduce", run_methods)}
+        used |= {"save_model", "executor", "workers", *_settings_used_by("reproduce", run_methods)}
     if any(plan.searches for plan in plans):
         used.add("tuned_rates")
     if kernel_methods:
-        used |= {"kernel_samples", *_taken("ntk", kernel_methods)}
+        used |= {"kernel_samples", *_settings_used_by("ntk", kernel_methods)}
     options = [*settings]
     options += ["executor"] if executor != "local" else []
     options += ["workers"] if workers != 1 else []
@@ -460,12 +460,12 @@ def refuse_unused(
         )
 
 
-def _taken(command: str, methods: set[str]) -> set[str]:
+def _settings_used_by(command: str, methods: set[str]) -> set[str]:
     """The settings of a command that some of the methods take."""
-    settings = set(_names_taken_by(command))
+    settings = set(_command_settings(command))
     return {name for method in methods for name in settings.difference(unused_settings(method))}
 
 
-def _names_taken_by(command: str) -> tuple[str, ...]:
+def _command_settings(command: str) -> tuple[str, ...]:
     """The settings of data and training that a command takes."""
     return tuple(command_settings(command, DataSettings, TrainingSettings))

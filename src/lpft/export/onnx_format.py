@@ -27,8 +27,6 @@ from lpft.export.onnx_classifier import GRAPH, OnnxClassifier
 from lpft.export.stock import Batch, Scorer, calibrated_head, labelled_config, save_tokenizer
 from lpft.model import Classifier
 from lpft.model.classifier import LinearHeadClassifier
-from lpft.results.folder import read_record
-from lpft.results.resume import recorded_data
 from lpft.results.saved import SavedClassifier, TorchClassifier
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -150,25 +148,6 @@ def quantize(graph: Path) -> int:
     prepared.unlink()
     quantized.replace(graph)
     return before
-
-
-def validation_rows(run: Path) -> Examples:
-    """The labelled validation rows of a run, read again from its data.
-
-    Raises:
-        InputError: it has none, or its data is not there or changed.
-    """
-    advice = f"give labelled rows with {named('file')} to measure int8 on"
-    record = read_record(run)
-    if record is None:
-        raise InputError(f"'{run}' has no run.json that names its data: {advice}")
-    try:
-        rows = recorded_data(run, record, splits=("validation",)).splits().get("validation")
-    except InputError as error:
-        raise InputError(f"{error.args[0]}; or {advice}") from error
-    if rows is None or rows.labels is None:
-        raise InputError(f"'{run}' has no labelled validation rows: {advice}")
-    return rows
 
 
 def measure(

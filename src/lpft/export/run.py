@@ -15,12 +15,13 @@ from lpft.data.corpus import load_corpus
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError, meant_choice, named
 from lpft.export.onnx_classifier import GRAPH, RECORD, TOKENIZER, read_export, require_onnx
-from lpft.export.onnx_format import measure, quantize, read_onnx, validation_rows, write_onnx
+from lpft.export.onnx_format import measure, quantize, read_onnx, write_onnx
 from lpft.export.stock import Batch, Scorer, read_transformers, write_transformers
 from lpft.files import DIGESTS, add_digest, markdown_template, write_json, write_text
 from lpft.model import Classifier
 from lpft.model.inference import extract_features, head_logits
 from lpft.results.folder import check_replaceable, read_record, written_folder
+from lpft.results.resume import recorded_data
 from lpft.results.saved import TorchClassifier, open_saved
 from lpft.results.schema import environment
 from lpft.settings import ExportFormat, Quantization
@@ -98,7 +99,7 @@ def export_run(
             f"models, and what reads the {format} format pads: use the run itself, with lpft"
         )
     if quantization is not None and rows is None:
-        rows = validation_rows(source)
+        rows = _validation_rows(source)
     with written_folder(target) as staged:
         model, notes = exporter.write(classifier, staged)
         tokenizer = AutoTokenizer.from_pretrained(staged)
@@ -138,6 +139,25 @@ def export_run(
         for path in staged.iterdir():
             path.chmod(permissions)
     return Export(target, record)
+
+
+def _validation_rows(run: Path) -> Examples:
+    """The labelled validation rows of a run, read again from its data.
+
+    Raises:
+        InputError: it has none, or its data is not there or changed.
+    """
+    advice = f"give labelled rows with {named('file')} to measure int8 on"
+    record = read_record(run)
+    if record is None:
+        raise InputError(f"'{run}' has no run.json that names its data: {advice}")
+    try:
+        rows = recorded_data(run, record, splits=("validation",)).splits().get("validation")
+    except InputError as error:
+        raise InputError(f"{error.args[0]}; or {advice}") from error
+    if rows is None or rows.labels is None:
+        raise InputError(f"'{run}' has no labelled validation rows: {advice}")
+    return rows
 
 
 def _finish_onnx(

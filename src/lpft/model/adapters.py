@@ -191,7 +191,7 @@ def add_ia3(model: LinearHeadClassifier) -> PeftModel:
 
 
 def add_prefix(model: LinearHeadClassifier, number: int) -> None:
-    """Give the classifier a prefix of so many keys and values per layer, which trains.
+    """Give each layer a trainable prefix of ``number`` keys and values.
 
     They start near zero (normal, standard deviation 0.02): keys that no query prefers, and values
     that add nothing, leave features nearer to the pre-trained ones than unit normal ones or those

@@ -195,7 +195,7 @@ class SquaredLoss:
         return self._checked("kernel_own", kernel, rows, rows)
 
     def _checked(self, name: str, kernel: ArrayLike, rows: int, columns: int) -> Array:
-        """A kernel of so many rows and columns, in the form of the training kernel."""
+        """A kernel of ``rows`` x ``columns`` samples, in the form of the training kernel."""
         table, _ = checked_kernel(kernel, self._outputs)
         form = table.ndim if name == "training kernel" else self._kernel.ndim
         outputs = self._outputs

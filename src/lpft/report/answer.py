@@ -50,7 +50,7 @@ _LEAKS = ("leakage", "near-leakage")
 def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> Answer:
     """The answer of a group; without ``texts_in_report`` it names the rows of errors only."""
     group, run = board.group, board.run
-    ends = [end for entry in board.entries for end in entry.accuracy.ends or ()]
+    ends = [end for entry in board.entries for end in entry.accuracy.with_bounds or ()]
     low, high = np.floor(10 * min(ends)) / 10, np.ceil(10 * max(ends)) / 10
     return Answer(
         title=say("title", data=group.data, method=board.chosen.name, alone=_alone(board)),

@@ -87,11 +87,11 @@ class JudgedClaim:
 
         Effects of one unit share their scale.
         """
-        alike = (v.effect.ends or () for v in self.verdicts if v.unit == verdict.unit)
+        alike = (v.effect.with_bounds or () for v in self.verdicts if v.unit == verdict.unit)
         extent = max((abs(end) for ends in alike for end in ends), default=0.0)
-        if verdict.effect.ends is None or extent == 0:
+        if verdict.effect.with_bounds is None or extent == 0:
             return None
-        value, low, high = (_HALF + _REACH * end / extent for end in verdict.effect.ends)
+        value, low, high = (_HALF + _REACH * end / extent for end in verdict.effect.with_bounds)
         return value, low, high
 
 

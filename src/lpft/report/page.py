@@ -203,10 +203,12 @@ class Answer:
 
     def drawn(self, entry: Entry) -> tuple[float, float, float] | None:
         """Accuracy, low and high in per cent of a strip; None if they are of another split."""
-        if entry.accuracy.ends is None or entry.split != self.board.chosen.split:
+        if entry.accuracy.with_bounds is None or entry.split != self.board.chosen.split:
             return None
         least, most = self.scale
-        value, low, high = (100 * (end - least) / (most - least) for end in entry.accuracy.ends)
+        value, low, high = (
+            100 * (end - least) / (most - least) for end in entry.accuracy.with_bounds
+        )
         return value, low, high
 
 

@@ -53,7 +53,7 @@ class Estimate:
     shade: float | None = field(default=None, metadata=_UNRECORDED)
 
     @property
-    def ends(self) -> tuple[float, float, float] | None:
+    def with_bounds(self) -> tuple[float, float, float] | None:
         """Value, low and high; a missing bound is the value itself. None without a value."""
         if self.value is None:
             return None
@@ -181,7 +181,7 @@ class Verdict:
     """What the results say of one claim of the paper, on one comparison.
 
     ``effect`` is in ``unit`` and positive in the claim's direction; its interval is a bootstrap
-    over seeds and samples. ``detectable`` is the smallest effect that so many seeds could show.
+    over seeds and samples. ``detectable`` is the smallest effect that these seeds could show.
     ``remark`` is what must be known beside the verdict itself: a limit, or that it is no estimate.
     """
 

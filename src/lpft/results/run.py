@@ -125,7 +125,7 @@ class Predictions:
 
     @classmethod
     def read(cls, folder: Path, split: str, classes: int) -> "Predictions":
-        """Those of a run's split with so many classes.
+        """The predictions of a run on a split; ``classes`` is their number.
 
         Raises:
             UnusableRecord: the file is missing or damaged.

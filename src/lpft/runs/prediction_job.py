@@ -93,35 +93,35 @@ class OutputRows:
         else:
             pairs = [(f"class_{rank}", f"probability_{rank}") for rank in range(1, top_k + 1)]
             probabilities = [name for pair in pairs for name in pair]
-        self._last = {"error": None, "mark": "reason", "skip": "row"}[settings.invalid_rows]
-        self._own = [
+        self._extra = {"error": None, "mark": "reason", "skip": "row"}[settings.invalid_rows]
+        self._results = [
             *("label", *probabilities),
             *(() if abstain_below is None else ("abstained",)),
-            *(() if self._last is None else (self._last,)),
+            *(() if self._extra is None else (self._extra,)),
         ]
-        kept_columns = columns if settings.copied_columns == "all" else settings.copied_columns
-        self._kept = {column: self._free_name(column, kept_columns) for column in kept_columns}
-        self._as_they_are = settings.copied_columns == "all" and all(
-            name == column for column, name in self._kept.items()
+        copied = columns if settings.copied_columns == "all" else settings.copied_columns
+        self._copied = {column: self._free_name(column, copied) for column in copied}
+        self._same_names = settings.copied_columns == "all" and all(
+            name == column for column, name in self._copied.items()
         )
         # What json.dumps makes for every call; dates and other values of Parquet become text.
         self._encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
     def _free_name(self, column: str, columns: Sequence[str]) -> str:
         name = column
-        while name in (*self._own, "probabilities") or (name != column and name in columns):
+        while name in (*self._results, "probabilities") or (name != column and name in columns):
             name = f"input_{name}"
         return name
 
     def header(self) -> str:
         """The first line of a CSV file; nothing of JSON."""
-        return _csv_lines([[*self._kept.values(), *self._own]]) if self._csv else ""
+        return _csv_lines([[*self._copied.values(), *self._results]]) if self._csv else ""
 
     def lines(self, rows: Sequence[InputRow], predictions: Sequence[Prediction], first: int) -> str:
         """The lines of rows that are numbered from ``first`` on, without those to be skipped."""
         skip = self.settings.invalid_rows == "skip"
         written = [
-            (row, prediction, row.reason if self._last == "reason" else number)
+            (row, prediction, row.reason if self._extra == "reason" else number)
             for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True), first)
             if row.text is not None or not skip
         ]
@@ -131,31 +131,31 @@ class OutputRows:
         return "".join(_utf8(self._encode(self._entries(*one))) + "\n" for one in written)
 
     def _entries(
-        self, row: InputRow, prediction: Prediction, last: str | int | None
+        self, row: InputRow, prediction: Prediction, extra: str | int | None
     ) -> dict[str, Any]:
-        if self._as_they_are:
+        if self._same_names:
             columns = row.columns
         elif self.settings.copied_columns == "all":
-            columns = {self._kept.get(name, name): value for name, value in row.columns.items()}
+            columns = {self._copied.get(name, name): value for name, value in row.columns.items()}
         else:
-            columns = {name: value_of(row.columns, column) for column, name in self._kept.items()}
-        return {**columns, **prediction, **({} if self._last is None else {self._last: last})}
+            columns = {name: value_of(row.columns, column) for column, name in self._copied.items()}
+        return {**columns, **prediction, **({} if self._extra is None else {self._extra: extra})}
 
-    def _cells(self, row: InputRow, prediction: Prediction, last: str | int | None) -> list[Any]:
-        cells = [_cell(value_of(row.columns, column)) for column in self._kept]
-        own = [_cell(prediction["label"])]
+    def _cells(self, row: InputRow, prediction: Prediction, extra: str | int | None) -> list[Any]:
+        cells = [_cell(value_of(row.columns, column)) for column in self._copied]
+        results = [_cell(prediction["label"])]
         probabilities = prediction["probabilities"]
         if probabilities is None:
-            own += [""] * (len(self._own) - 1)
+            results += [""] * (len(self._results) - 1)
         elif self.settings.top_k is None:
-            own += probabilities.values()
+            results += probabilities.values()
         else:
-            own += [cell for pair in probabilities.items() for cell in pair]
+            results += [cell for pair in probabilities.items() for cell in pair]
         if probabilities is not None and self.abstain_below is not None:
-            own.append(_cell(prediction["abstained"]))
-        if self._last is not None:
-            own = [*own[: len(self._own) - 1], _cell(last)]
-        return cells + own
+            results.append(_cell(prediction["abstained"]))
+        if self._extra is not None:
+            results = [*results[: len(self._results) - 1], _cell(extra)]
+        return cells + results
 
 
 def _utf8(line: str) -> str:

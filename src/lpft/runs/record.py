@@ -142,7 +142,7 @@ def _error_rows(
 
 
 def _cut(text: Text) -> Text:
-    """At most so many characters of a text, or of each of two, with a mark where it is cut."""
+    """The start of a text, or of both texts of a pair, with a mark where it is cut."""
     if isinstance(text, tuple):
         return _cut_one(text[0]), _cut_one(text[1])
     return _cut_one(text)

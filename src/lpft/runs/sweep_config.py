@@ -154,12 +154,12 @@ def read_sweep_config(path: Path) -> SweepConfig:
         cells = _bare_cells(_tasks(file.tasks), file.models, file.methods)
         with _at("grid"):
             grid = None if file.grid is None else _grid(file.grid, file.seeds[0])
-            _check_taken(cells, () if grid is None else grid.values)
+            _check_applicable(cells, () if grid is None else grid.values)
         with _at("settings"):
             _check_shared(file.settings, grid)
-            _check_taken(cells, file.settings)
+            _check_applicable(cells, file.settings)
         cells = [
-            replace(cell, settings={**_taken(cell, file.settings), **cell.settings})
+            replace(cell, settings={**_applicable(cell, file.settings), **cell.settings})
             for cell in cells
         ]
         for number, override in enumerate(file.overrides, start=1):
@@ -373,20 +373,20 @@ def _overridden(cells: Sequence[Cell], override: Any, grid: Grid | None) -> list
     if not settings:
         raise InputError("it has no setting: expected some beside match")
     _check_shared(settings, grid)
-    _check_taken(matching, settings)
+    _check_applicable(matching, settings)
     return [
-        replace(cell, settings={**cell.settings, **_taken(cell, settings)})
+        replace(cell, settings={**cell.settings, **_applicable(cell, settings)})
         if cell in matching
         else cell
         for cell in cells
     ]
 
 
-def _taken(cell: Cell, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _applicable(cell: Cell, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if cell.takes(name)}
 
 
-def _check_taken(cells: Sequence[Cell], names: Iterable[str]) -> None:
+def _check_applicable(cells: Sequence[Cell], names: Iterable[str]) -> None:
     """Refuse settings that not one of the cells takes."""
     for name in names:
         if not any(cell.takes(name) for cell in cells):

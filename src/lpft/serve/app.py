@@ -205,7 +205,7 @@ def _request_model(*, paired: bool, max_texts: int) -> Any:
                 json_schema_extra={"minItems": 1, "maxItems": max_texts},
             ),
         ),
-        top_k=(int, optional("probabilities of only so many classes, the largest first", ge=1)),
+        top_k=(int, optional("only the K largest probabilities, in descending order", ge=1)),
     )
 
 

@@ -66,7 +66,7 @@ class Batcher:
         A request that is cancelled gives up its place, unless its batch has begun.
 
         Raises:
-            QueueFull: the queue has no room for so many texts. One that is empty always has.
+            QueueFull: the texts do not fit into the queue. An empty queue takes any number.
             Exception: that of ``predict`` for these texts alone.
         """
         if self._requests and self._waiting + len(texts) > self._queue:

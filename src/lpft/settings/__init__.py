@@ -584,7 +584,7 @@ def resolve(
     if batch_size is not None and batch_size % parts:
         raise InputError(
             f"{named('gradient_accumulation_steps')} {parts}: expected a divisor of "
-            f"{named('batch_size')}, {batch_size}, which is computed in so many equal parts"
+            f"{named('batch_size')} {batch_size}, as a batch is computed in equal parts"
         )
     return resolved
 
@@ -604,7 +604,7 @@ def default_value(name: str, method: str, model: str | None = None) -> Any:
 
 
 def effective_epochs(settings: TrainingSettings, rows: int) -> float:
-    """The epochs that are trained over so many rows: contrastive tuning has a limit of steps."""
+    """The epochs of training on ``rows`` rows: contrastive tuning stops at a limit of steps."""
     if settings.epochs is None or settings.batch_size is None:
         return 0.0  # linear probing
     if settings.contrastive_steps is None:

@@ -278,7 +278,7 @@ def _cached_array(
     rows: int,
     columns: int | None = None,
 ) -> NDArray[Any]:
-    """:func:`_read_or_compute` of one array with so many rows, and columns where they are known."""
+    """:func:`_read_or_compute` of one array of ``rows`` x ``columns`` (None: any number)."""
 
     def read(path: Path) -> NDArray[Any]:
         array = _read(path, mapped=True)[0]["array"]

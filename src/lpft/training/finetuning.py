@@ -465,7 +465,7 @@ def check_trackers(report_to: str) -> list[str]:
 
 
 class Patience(TrainerCallback):
-    """Ends training after so many evaluations in a row without a better one than all before.
+    """Ends training once ``epochs`` evaluations in a row have not improved on the best score.
 
     The ``first`` that counts is that of epoch 0, or of epoch 1 where the start is not kept anyway.
     Transformers' own counts in an attribute, which a resumed training would begin anew; this one

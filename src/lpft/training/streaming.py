@@ -110,7 +110,7 @@ def fit_heads(
     Args:
         inverse_strength: C.
         tolerance: of the largest entry of the gradient, in the coordinates of the module.
-        most_passes: after so many the fit ends, not converged.
+        most_passes: the limit on passes; a fit that reaches it has not converged.
         coordinates: :meth:`Coordinates.of` these rows, where they are known already.
     """
     count = 1 if rows.classes == 2 else rows.classes
