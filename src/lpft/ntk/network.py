@@ -227,7 +227,9 @@ class Network:
         if isinstance(self.root, LinearHeadClassifier) and without_head:
             adapters = json.dumps(adapter_settings(self.module), sort_keys=True)
             return f"{encoder_fingerprint(self.root)} {adapters}"
-        return sha256("\n".join(_description((self.root, self.outputs), {})).encode()).hexdigest()
+        return sha256(
+            "\n".join(_fingerprint_lines((self.root, self.outputs), {})).encode()
+        ).hexdigest()
 
 
 def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
@@ -525,7 +527,7 @@ def _digests(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)} {numbers}"
 
 
-def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
+def _fingerprint_lines(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
     """Lines that differ where the value does: of a function, all that decides what it returns.
 
     Functions of other files are described by their names alone, as the versions of packages are
@@ -555,17 +557,7 @@ def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
         parts = []
     elif isinstance(value, FunctionType):
         yield f"{value.__module__} {value.__qualname__}"
-        # The code, its defaults, the closure's values, and the globals that it reads.
-        names = _names_read(value.__code__)
-        globals_read = {n: v for n, v in value.__globals__.items() if n in names}
-        parts = [value.__code__, value.__defaults__, value.__kwdefaults__]
-        parts += [cell.cell_contents for cell in value.__closure__ or ()]
-        for name, referenced in globals_read.items():
-            parts.append(name)
-            if isinstance(referenced, FunctionType) and referenced.__module__ != value.__module__:
-                parts.append(f"{referenced.__module__} {referenced.__qualname__}")
-            else:
-                parts.append(referenced)
+        parts = _function_parts(value)
     elif isinstance(value, CodeType):
         parts = [value.co_code, value.co_names, value.co_consts]
     elif isinstance(value, MethodType):
@@ -586,7 +578,20 @@ def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator[str]:
         called = type(value).__call__ if callable(value) else None
         parts = [called, getattr(value, "__dict__", repr(value))]
     for part in parts:
-        yield from _description(part, seen)
+        yield from _fingerprint_lines(part, seen)
+
+
+def _function_parts(function: FunctionType) -> list[Any]:
+    """A function's code, its defaults, the closure's values, and the globals that it reads."""
+    parts: list[Any] = [function.__code__, function.__defaults__, function.__kwdefaults__]
+    parts += [cell.cell_contents for cell in function.__closure__ or ()]
+    names = _names_read(function.__code__)
+    for name, value in function.__globals__.items():
+        if name not in names:
+            continue
+        elsewhere = isinstance(value, FunctionType) and value.__module__ != function.__module__
+        parts += [name, f"{value.__module__} {value.__qualname__}" if elsewhere else value]
+    return parts
 
 
 def _names_read(code: CodeType) -> set[str]:

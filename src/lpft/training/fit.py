@@ -239,13 +239,7 @@ def fit_classifier(
         )
         if validated is not None:
             keep_history([])
-        if validated is not None and best.index == 0 and epoch_weights is not None:
-            logger.warning(
-                "the folds chose the start over all epochs, so none is trained on all rows, and of "
-                "checkpoints only the start is kept; with a validation file every epoch is trained"
-            )
-        if validated is not None and best.index > 0:
-            if method.contrastive:
+            if best.index > 0 and method.contrastive:
                 tune_for(
                     start,
                     train,
@@ -254,7 +248,7 @@ def fit_classifier(
                     folder=checkpoints,
                     on_history=keep_history,
                 )
-            else:
+            elif best.index > 0:
                 # The last epoch is the end of the training itself, and no stop before it.
                 last = best.index == len(validated.evaluations) - 1
                 finetune_for(
@@ -265,6 +259,12 @@ def fit_classifier(
                     folder=checkpoints,
                     on_history=keep_history,
                     epoch_weights=epoch_weights,
+                )
+            elif epoch_weights is not None:
+                logger.warning(
+                    "the folds chose the start over all epochs, so none is trained on all rows, "
+                    "and of checkpoints only the start is kept; with a validation file every epoch "
+                    "is trained"
                 )
     # The adapter is saved apart before it is merged: kernels need its own parameters.
     adapter = None
@@ -282,16 +282,8 @@ def fit_classifier(
         scored = _scored(model, validation, features, kind)
     else:
         assert validated is not None
-        rows, logits = validated.rows, validated.logits[best.index]
-        scored_inputs = train.select(rows)
-        scored = Scored(
-            "folds",
-            rows,
-            logits,
-            scored_inputs.labels,
-            folds=validated.folds,
-            weights=scored_inputs.weights,
-        )
+        logits = validated.logits[best.index]
+        scored = _scored_by_folds(train, validated.rows, logits, validated.folds)
     signs: tuple[str, ...] = ()
     if not method.contrastive:  # its loss has other values
         signs = signs_of_undertraining(history, best, scored.labels, model.config.num_labels)
@@ -354,10 +346,9 @@ def _probe_alone(
         logits = cached_out_of_fold_logits(train, settings, probe, model.config.classes)
         fold = train.folds()
         rows = scored_rows(train.labels, fold)
-        chosen = logits[rows].astype(np.float32)
         folds = len(np.unique(fold[rows]))
+        scored = _scored_by_folds(train, rows, logits[rows].astype(np.float32), folds)
         inputs = train.select(rows)
-        scored = Scored("folds", rows, chosen, inputs.labels, folds=folds, weights=inputs.weights)
     else:
         scored, inputs = _scored(model, validation, validation.pretrained, kind), validation
     values = evaluation_values(model.head, scored.logits, inputs.pretrained, inputs)
@@ -601,6 +592,14 @@ def _scored(
         )
     rows = np.arange(len(logits))
     return Scored(kind, rows, logits, validation.labels, features, weights=validation.weights)
+
+
+def _scored_by_folds(
+    train: SplitInputs, rows: NDArray[np.int64], logits: NDArray[np.float32], folds: int
+) -> Scored:
+    """Rows of the training split with their out-of-fold logits (M x C)."""
+    inputs = train.select(rows)
+    return Scored("folds", rows, logits, inputs.labels, folds=folds, weights=inputs.weights)
 
 
 def _probe(
