@@ -603,24 +603,6 @@ def test_a_wrapped_head_is_refused_with_the_name_of_the_layer_inside():
     refused(f"{name}.modules_to_save.default", module, token_batch(), head=name)
 
 
-class Centred(nn.Module):
-    """Outputs that depend on the other samples of a batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.last = nn.Linear(5, 3)
-
-    def forward(self, x):
-        scores = self.last(x)
-        return scores - 0.1 * scores.mean(0)
-
-
-@pytest.mark.filterwarnings("ignore:the outputs of the first sample change")
-def test_outputs_that_depend_on_other_samples_are_refused():
-    says = "of an input are others when others are read with it.*as if it were alone"
-    refused(says, Centred(), torch.randn(4, 5))
-
-
 def test_no_parameters_are_refused():
     module, batch, *_ = case("bert")
     refused("parameters=.*expected all, trainable, or a list", module, batch, parameters=[])

@@ -31,6 +31,7 @@ from lpft.ntk.studied import (
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 
+@torch.random.fork_rng(devices=())  # the caller's random numbers stay as they are
 def empirical_ntk(
     model: Any,
     inputs: Any,
@@ -146,6 +147,7 @@ def empirical_ntk(
     return _kernels(subject, requests, select, groups, block, options)["ntk"]
 
 
+@torch.random.fork_rng(devices=())
 def empirical_ntks(
     model: Any,
     heads: Mapping[str, Tensor | nn.Linear | KernelRequest],

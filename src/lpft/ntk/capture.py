@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 from torch.nn import functional
@@ -36,8 +37,8 @@ class Rule(Enum):
     - ``FORMED``: the same of a convolution, but formed at once: of one with groups, and where the
       patches take more room than the gradient itself.
     - ``ROWS``: an embedding's weight; row v is the sum of g_t over the tokens with id v.
-    - ``SCALE``: a normalisation's weight, ``sum_t g_t * xhat_t``, and every vector in which a
-      module's result is affine, entry by entry.
+    - ``SCALE``: a normalisation's weight, ``sum_t g_t * xhat_t`` with the normalised input xhat,
+      and every vector on which a module's result depends entry by entry, with its derivative.
     - ``SHIFT``: a bias, ``sum_t g_t``.
     """
 
@@ -546,15 +547,16 @@ def _convolution_gradients(
 def _derivative(module: nn.Module, local: str, inputs: Tensor) -> Tensor:
     """xhat, the derivative of a result with respect to a vector of its module, elementwise.
 
-    The result is affine in the vector w, so ``xhat = f(x; w = 1) - f(x; w = 0)``; this also covers
-    variants that multiply by 1 + w.
+    Each entry of the result depends on one entry of the vector, so that the derivative along a
+    vector of ones has them all.
     """
     if isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
         return layer_norm(inputs, module.normalized_shape, eps=module.eps)
-    vector = module.get_parameter(local)
-    ones, zeros = torch.ones_like(vector), torch.zeros_like(vector)
-    at_one = functional_call(module, {local: ones}, (inputs,))
-    return at_one - functional_call(module, {local: zeros}, (inputs,))
+    vector = module.get_parameter(local).detach()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(vector, torch.ones_like(vector))
+        result = forward_ad.unpack_dual(functional_call(module, {local: dual}, (inputs,)))
+        return torch.zeros_like(result.primal) if result.tangent is None else result.tangent
 
 
 def _sum_equal_ids(ids: Tensor, gradients: Sequence[Tensor], padding: int | None) -> Rows:

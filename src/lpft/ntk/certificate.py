@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lpft.errors import InputError
 from lpft.ntk.contract import signed
-from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype
+from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype, run
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import only_these_require_gradients, parameter_chunks, plain_gradients
 from lpft.settings.kernels import KernelKind
@@ -26,7 +26,9 @@ CHECKED_AT_ONCE = 1 << 26
 _TOKENS = 2048
 """Of samples of one length that pass together, at most."""
 _RANDOM_SEED = 0
-_LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
+_READ_ALONE = 16
+"""Samples whose features are computed once more from each sample alone, the longest included."""
+LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
 """Relative to what an entry or a product can be at most: rounding stays far below."""
 
 
@@ -138,8 +140,12 @@ class KernelToCheck:
 
 def longest_features(network: Network, inputs: Inputs) -> Tensor:
     """The features of the longest sample, read alone."""
+    return _features_alone(network, inputs, _longest(inputs))
+
+
+def _features_alone(network: Network, inputs: Inputs, row: int) -> Tensor:
     with torch.no_grad(), only_these_require_gradients(network.root, []):
-        return network.features(_model_batch(network, inputs, [_longest(inputs)]))[0]
+        return network.features(_model_batch(network, inputs, [row]))[0].detach()
 
 
 def _longest(inputs: Inputs) -> int:
@@ -153,24 +159,61 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
     for good when it reads a short one.
 
     Raises:
-        InputError: the features of the longest sample differ.
+        InputError: the features of the longest sample differ, or those of one of a few others.
     """
     # This also finds features that depend on the other texts of a batch, or on random numbers.
-    alone = longest_features(pristine, inputs)
-    engine = features[_longest(inputs)]
-    error = float((alone.double().cpu() - engine).norm())
-    if not error <= _LARGEST_ERROR[alone.dtype] * float(engine.norm()):
-        cause = "once the model has read shorter ones"
-        advice = "; give inputs of similar lengths, or a model whose attention does not change"
-        if inputs.lengths is None:
-            cause, advice = "when others are read with it, or are drawn at random", ""
-        which = "an" if inputs.lengths is None else "its longest"
+    generator = np.random.default_rng(_RANDOM_SEED)
+    longest = _longest(inputs)
+    others = generator.permutation(len(inputs))[: _READ_ALONE - 1].tolist()
+    for row in dict.fromkeys([longest, *others]):
+        alone = _features_alone(pristine, inputs, row)
+        engine = features[row]
+        error = float((alone.double().cpu() - engine).norm())
+        if error <= LARGEST_ERROR[alone.dtype] * float(engine.norm()):
+            continue
+        cause = "when others are read with it, or are drawn at random"
+        which, advice = f"input {row}", ""
+        if inputs.lengths is not None and row == longest:
+            which, cause = "its longest input", "once the model has read shorter ones"
+            advice = "; give inputs of similar lengths, or a model whose attention does not change"
         size = max(float(engine.norm()), float(alone.norm()))
         raise InputError(
-            f"the model's features of {which} input are others {cause} (relative difference "
+            f"the model's features of {which} are others {cause} (relative difference "
             f"{error / size:.1g}): expected a model that treats each input as if it were alone"
             f"{advice}"
         )
+
+
+@torch.no_grad()
+def refuse_wrong_split(network: Network, inputs: Inputs, features: Tensor, room: "Room") -> None:
+    """Refuse a named head that does not make the outputs of every sample from its features.
+
+    ``features`` are N x h. A module may clip or rectify what its last layer returns: then the split
+    holds for some samples and not for others.
+
+    Raises:
+        InputError: ``head(features)`` are not the outputs of a sample.
+    """
+    if network.split is None:
+        return
+    head = network.root.get_submodule(network.split.head)
+    assert isinstance(head, nn.Linear)
+    with only_these_require_gradients(network.root, []):
+        for rows in _equally_long(inputs, np.arange(len(inputs)), room.tokens):
+            phi = features[rows].to(head.weight)
+            batch = _model_batch(network, inputs, rows)
+            outputs = run(network.split.outputs, network.root, batch).detach()
+            # Relative to what the outputs can be at most, as they may cancel.
+            scale = head.weight.norm() * phi.norm(dim=1)
+            if head.bias is not None:
+                scale = scale + head.bias.norm()
+            wrong = ~((head(phi) - outputs).norm(dim=1) <= LARGEST_ERROR[phi.dtype] * scale)
+            if wrong.any():
+                raise InputError(
+                    f"the outputs of input {rows[wrong.cpu().numpy()][0]} are not those of "
+                    f"'{network.split.head}' on its features, so the kernel has no split into P "
+                    "and F: leave head out"
+                )
 
 
 @dataclass(frozen=True)
@@ -365,7 +408,7 @@ def _refuse_wrong_features(alone: Tensor, engine: Tensor) -> None:
     """Refuse features (n x h) of the engine that are not those of the samples by themselves."""
     # Sample by sample, so that one wrong row does not vanish among many.
     errors = (alone.double().cpu() - engine).norm(dim=1)
-    if not bool((errors <= _LARGEST_ERROR[alone.dtype] * engine.norm(dim=1)).all()):
+    if not bool((errors <= LARGEST_ERROR[alone.dtype] * engine.norm(dim=1)).all()):
         raise InputError(
             "the kernel is wrong: the features of an input differ from those that the model gives "
             "for it by itself; expected a model that treats each input as if it were alone; "
@@ -410,14 +453,14 @@ def refuse_wrong(
         "check_products=0 return the kernel anyway"
     )
     for entry in entries:
-        if not entry.relative_error <= _LARGEST_ERROR[dtype]:
+        if not entry.relative_error <= LARGEST_ERROR[dtype]:
             raise InputError(
                 f"the kernel is wrong: an entry is {entry.engine:.6g}, and {entry.autograd:.6g} by "
                 f"plain autograd (inputs {entry.row} and {entry.column}, classes {entry.row_class} "
                 f"and {entry.column_class}); {advice}"
             )
     for product in products:
-        if not product.relative_error <= _LARGEST_ERROR[dtype]:
+        if not product.relative_error <= LARGEST_ERROR[dtype]:
             raise InputError(
                 f"the kernel is wrong: its product with random vectors is {product.engine:.6g}, "
                 f"and {product.autograd:.6g} by plain autograd; {advice}"

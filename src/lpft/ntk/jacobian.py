@@ -77,7 +77,7 @@ class AutogradJacobian:
 
         derivative = forward_mode if self.mode == "forward mode" else double_backward
         with only_these_require_gradients(self.network.root, []):
-            return derivative(run, self.parameters, direction)[0]
+            return derivative(run, self.parameters, direction)[0].detach()
 
     def choose_mode(self, sample: Batch) -> None:
         """Take forward mode where the module has it and it is the transpose of the backward pass.

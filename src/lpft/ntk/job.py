@@ -40,6 +40,7 @@ from lpft.ntk.certificate import (
     longest_features,
     refuse_changed_features,
     refuse_wrong,
+    refuse_wrong_split,
 )
 from lpft.ntk.memory import (
     LARGEST,
@@ -65,7 +66,7 @@ from lpft.ntk.structure import (
     detect_structure,
 )
 from lpft.ntk.studied import KernelRequest, Studied
-from lpft.ntk.sweep import TOTAL, Sweep, finished_pieces, sweep
+from lpft.ntk.sweep import TOTAL, PathsDiffer, Sweep, finished_pieces, sweep
 from lpft.ntk.tiles import Step
 from lpft.progress import timed
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
@@ -222,10 +223,17 @@ class KernelJob:
         self._inputs = join_inputs(self._groups)
         # The examination passes two short texts. From here on the caller's modes do not matter.
         with computed_in(options.dtype):
-            names = list(self._parameters(self._model.network))
-            self._network, self._structure = examine_network(self._copy, self._inputs, names)
-            self._workload = self._make_workload(blocks, blocks if detailed is None else detailed)
-            self.plan = self._make_plan(None)
+            self._blocks = blocks, blocks if detailed is None else detailed
+            self._examine()
+
+    def _examine(self, *, by_autograd: bool = False) -> None:
+        """Find out how the network is passed, and plan the passes."""
+        names = list(self._parameters(self._model.network))
+        self._network, self._structure = examine_network(
+            self._copy, self._inputs, names, by_autograd=by_autograd
+        )
+        self._workload = self._make_workload(*self._blocks)
+        self.plan = self._make_plan(None)
 
     def _copy(self) -> Network:
         """A fresh copy of the network on the device, which has read nothing yet."""
@@ -278,6 +286,20 @@ class KernelJob:
         }
 
     def _compute(self) -> Kernels:
+        try:
+            return self._compute_as_planned()
+        except PathsDiffer as error:
+            # A mixture of experts, or one that stops early: no rule is sure to hold on all inputs.
+            if self._options.cache_dir is not None:  # its pieces are those of other passes
+                raise
+            logger.warning(
+                "%s: all parameters are left to autograd, one input at a time", error.reason
+            )
+        with computed_in(self._options.dtype):
+            self._examine(by_autograd=True)
+        return self._compute_as_planned()
+
+    def _compute_as_planned(self) -> Kernels:
         started = perf_counter()
         cache_dir = self._options.cache_dir
         with computed_in(self._options.dtype):
@@ -299,6 +321,9 @@ class KernelJob:
                 # What it read may have changed the engine's copy: this one has read nothing yet.
                 pristine = self._copy()
                 refuse_changed_features(pristine, self._inputs, swept.features)
+                refuse_wrong_split(
+                    pristine, self._inputs, swept.features, self._room_for_autograd()
+                )
                 for block in self._workload.blocks:
                     for name, kernel in self._block(block, swept, record, pristine).items():
                         kernels[name][block] = kernel
@@ -584,7 +609,11 @@ def _compute_share(task: tuple[bytes, tuple[Step, ...]]) -> str:
 
 
 def examine_network(
-    copy: Callable[[], Network], inputs: Tokens | TensorInputs, names: Sequence[str]
+    copy: Callable[[], Network],
+    inputs: Tokens | TensorInputs,
+    names: Sequence[str],
+    *,
+    by_autograd: bool = False,
 ) -> tuple[Network, Structure]:
     """A copy of a network, and how it is passed for the parameters of these names.
 
@@ -596,10 +625,14 @@ def examine_network(
         network = copy()
         try:
             features = longest_features(network, inputs)
+        except InputError:
+            raise
         except FAILURES as error:
             raise InputError(cannot_pass(error)) from error
         try:
-            structure = detect_structure(network, inputs, names, shortened=shortened)
+            structure = detect_structure(
+                network, inputs, names, shortened=shortened, by_autograd=by_autograd
+            )
         except InputError:
             if not shortened or not are_shortened(inputs):
                 raise

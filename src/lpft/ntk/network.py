@@ -97,6 +97,11 @@ class TensorInputs:
                     "expected the same tensors in every batch"
                 )
             for name, tensor in batch.items():
+                if _kind(tensor) != _kind(first[name]):
+                    raise InputError(
+                        f"batch {number} has {_kind(tensor)} in {_quoted(name)}, batch 1 "
+                        f"{_kind(first[name])}: expected one kind in every batch"
+                    )
                 if tensor.shape[1:] != first[name].shape[1:]:
                     raise InputError(
                         f"batch {number} has samples of shape {tuple(tensor.shape[1:])} in "
@@ -135,7 +140,16 @@ def _named(batch: Any) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0:
             kind = "a scalar" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
             raise InputError(f"{_quoted(name)} is {kind}: {_EXPECTED_INPUTS}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+            raise InputError(
+                f"{_quoted(name)} is sparse, nested or quantized: expected a dense tensor "
+                "(to_dense(), to_padded_tensor() or dequantize() makes one)"
+            )
+        if tensor.is_meta:
+            raise InputError(f"{_quoted(name)} is on the meta device and has no numbers: load them")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        if not torch.isfinite(tensor).all():
             raise InputError(f"{_quoted(name)} has NaN or infinity: expected finite numbers")
     counts = {name: len(tensor) for name, tensor in named.items()}
     if len(set(counts.values())) > 1:
@@ -159,12 +173,28 @@ def _loader_batch(batch: Sequence[Any]) -> dict[str, Any]:
     return {POSITIONAL: batch[0], LABELS: labels}
 
 
+def _kind(tensor: Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "truth values"
+    if tensor.is_complex():
+        return "complex numbers"
+    return "real numbers" if tensor.is_floating_point() else "whole numbers"
+
+
 def _quoted_all(names: Iterable[str]) -> str:
     return ", ".join(map(_quoted, sorted(names)))
 
 
 def _quoted(name: str) -> str:
     return "the tensor" if name == POSITIONAL else f"'{name}'"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A module's outputs and the name of its linear layer that makes them of the features."""
+
+    outputs: Outputs
+    head: str
 
 
 @dataclass(frozen=True)
@@ -180,6 +210,7 @@ class Network:
         width: h.
         safe_padding: the sides on which texts may be padded
             (:class:`~lpft.model.padding.Reading`), as far as that is known.
+        split: the head of a module that was named, and the outputs that it makes of the features.
     """
 
     root: nn.Module
@@ -188,6 +219,7 @@ class Network:
     part: str = ""
     excluded: str | None = None
     safe_padding: str = "both"
+    split: "Split | None" = None
 
     @property
     def module(self) -> nn.Module:
@@ -204,8 +236,25 @@ class Network:
         }
 
     def features(self, batch: Batch) -> Tensor:
-        """The features of a batch, n x h."""
-        return self.outputs(self.root, batch)
+        """The features of a batch, n x h, in the module's dtype.
+
+        Raises:
+            InputError: they are not n x h, or are rounded to fewer digits than the module has.
+        """
+        features = run(self.outputs, self.root, batch)
+        shape = (sample_count(batch), self.width)
+        if tuple(features.shape) != shape:
+            raise InputError(
+                f"the outputs of {shape[0]} inputs are of shape {tuple(features.shape)}: expected "
+                f"{shape}, as many for every input"
+            )
+        dtype = device_and_dtype(self.root)[1]
+        if torch.finfo(features.dtype).bits < torch.finfo(dtype).bits:
+            raise InputError(
+                f"the outputs are rounded to {features.dtype}, and everything else is computed in "
+                f"{dtype}: expected outputs without half() or to(...)"
+            )
+        return features.to(dtype)
 
     def copy(self, device: torch.device, dtype: torch.dtype) -> "Network":
         """An independent copy on ``device`` in ``dtype``.
@@ -213,12 +262,7 @@ class Network:
         Raises:
             InputError: the module cannot be copied.
         """
-        root = copy_module(self.root).to(device, dtype)
-        for part in root.modules():
-            if isinstance(part, PreTrainedModel) and getattr(part.config, "use_cache", False):
-                # Blocks that fill a cache cannot be passed one by one.
-                part.config.use_cache = False
-        return replace(self, root=root)
+        return replace(self, root=_converted(_prepared_copy(self.root), device, dtype))
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the features."""
@@ -251,11 +295,16 @@ def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
 
 
 def module_network(
-    module: nn.Module, outputs: Outputs | None, head: str | None, sample: Batch
+    module: nn.Module,
+    outputs: Outputs | None,
+    head: str | None,
+    sample: Batch,
+    original: nn.Module,
 ) -> tuple[Network, nn.Linear | None]:
     """Any module as a network, run once on ``sample``; and its last linear layer if one is named.
 
     ``sample`` has one sample, or two of one shape, which are then also read in one batch.
+    ``original`` is the user's own model, of which ``module`` may be a copy.
 
     ``outputs`` are the logits by default. With ``head``, the name of an ``nn.Linear``, the features
     are what the outputs become when that layer hands its input on, and the outputs must be
@@ -263,30 +312,34 @@ def module_network(
 
     Raises:
         InputError: the module cannot be copied or run, its outputs are not n x K, depend on no
-            parameter or are random, the head is no linear layer of it, or the outputs are not
-            those of the head on the features.
+            parameter, are computed by ``original`` instead of its copy or are random, the head is
+            no linear layer of it, or the outputs are not those of the head on the features.
     """
     if outputs is not None and not callable(outputs):
         raise InputError(
             f"outputs={outputs!r}: expected a function of the module and a batch that gives n x K "
             "numbers"
         )
-    module_copy = copy_module(module).eval()  # a first call may change a module for good
+    module_copy = _prepared_copy(module).eval()  # a first call may change a module for good
     outputs = logits if outputs is None else outputs
     device, dtype = device_and_dtype(module_copy)
     samples = batch_to(sample, device, dtype)
     sample = {name: tensor[:1] for name, tensor in samples.items()}
-    _check_gradient(module_copy, outputs, sample)
+    _check_gradient(module_copy, outputs, sample, original)
     with torch.no_grad():
-        expected = _checked_outputs(module_copy, outputs, sample)
+        expected = _checked_outputs(module_copy, outputs, sample).detach()
     if sample_count(samples) > 1:
         _check_independence(module_copy, outputs, samples, expected)
     if head is None:  # the features are the outputs themselves, and V is I_K
         return Network(module, outputs, expected.shape[1]), None
     layer = _linear(module_copy, head)
-    network = Network(module, _head_inputs(head, outputs), layer.in_features)
+    split = Split(outputs, head)
+    network = Network(module, _head_inputs(head, outputs), layer.in_features, split=split)
     with torch.no_grad():
-        features = _checked_outputs(module_copy, network.outputs, sample)
+        try:
+            features = _checked_outputs(module_copy, network.outputs, sample)
+        except InputError:  # what follows the layer does not fit its inputs
+            features = expected.new_empty(1, 0)
         matches = features.shape[1] == layer.in_features and layer.out_features == expected.shape[1]
         if matches:
             error = (layer(features) - expected).norm()
@@ -301,7 +354,7 @@ def module_network(
     module_copy.requires_grad_(requires_grad=False)
     layer.requires_grad_(requires_grad=True)
     with torch.enable_grad():
-        depends = network.outputs(module_copy, sample).requires_grad
+        depends = run(network.outputs, module_copy, sample).requires_grad
     if depends:
         raise InputError(
             f"the features that '{head}' reads depend on its own parameters, so the kernel has no "
@@ -383,19 +436,59 @@ def replaced_forward(modules: Iterable[nn.Module], forward: Callable[..., Any]) 
                 object.__setattr__(module, "forward", own)
 
 
-def _check_gradient(module: nn.Module, outputs: Outputs, sample: Batch) -> None:
-    """Refuse outputs without a gradient, whose kernel would be zero."""
+def _check_gradient(
+    module: nn.Module, outputs: Outputs, sample: Batch, original: nn.Module
+) -> None:
+    """Refuse outputs without a gradient, whose kernel would be zero.
+
+    ``module`` is a copy of ``original``, which a function may call where it should call the copy.
+    """
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     # The caller may be in inference mode, whose tensors autograd refuses: take copies outside it.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _evaluating(original):
         copies = {name: tensor.clone() for name, tensor in sample.items()}
         features = _checked_outputs(module, outputs, copies)
-    if not features.requires_grad:
+    leaves = _leaves(features)
+    own = {id(parameter) for parameter in module.parameters()}
+    if not leaves.isdisjoint({id(parameter) for parameter in original.parameters()} - own):
+        raise InputError(
+            "the outputs are computed by the model itself: expected outputs(module, batch) that "
+            "calls the module it is given, which is a copy"
+        )
+    if leaves.isdisjoint(own):
         raise InputError(
             "the outputs have no gradient in any parameter, so the kernel would be zero: expected "
-            "outputs without detach(), no_grad() or whole numbers on the way"
+            "outputs of the module that the function is given, without detach(), no_grad() or "
+            "whole numbers on the way"
         )
+
+
+def _leaves(outputs: Tensor) -> set[int]:
+    """The tensors of which autograd would compute gradients, by ``id``."""
+    leaves: set[int] = set()
+    nodes: list[Any] = [outputs.grad_fn]
+    seen = {None, *nodes}
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):  # where a leaf's gradient is added up
+            leaves.add(id(node.variable))
+        following = {function for function, _ in getattr(node, "next_functions", ())} - seen
+        seen |= following
+        nodes.extend(following)
+    return leaves
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Within this context the module evaluates; each of its parts then is as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _check_independence(module: nn.Module, outputs: Outputs, samples: Batch, alone: Tensor) -> None:
@@ -408,12 +501,15 @@ def _check_independence(module: nn.Module, outputs: Outputs, samples: Batch, alo
     """
     try:
         with torch.no_grad():
-            together = outputs(module, samples)
+            together = run(outputs, module, samples)
     except Exception:  # whatever other people's modules raise
         return
     with torch.no_grad():
-        again = outputs(module, {name: tensor[:1] for name, tensor in samples.items()})
-    tolerance = torch.finfo(alone.dtype).eps ** 0.5 * max(1.0, float(alone.norm()))
+        first = {name: tensor[:1] for name, tensor in samples.items()}
+        again = run(outputs, module, first).detach()
+    # Of the coarser of two precisions: the module's, and that of outputs which it converts.
+    eps = max(torch.finfo(d).eps for d in (alone.dtype, device_and_dtype(module)[1]))
+    tolerance = eps**0.5 * max(1.0, float(alone.norm()))
     if not float((again - alone).norm()) <= tolerance:
         raise InputError(
             "the outputs of the first sample differ from one call to the next: expected a module "
@@ -426,7 +522,7 @@ def _check_independence(module: nn.Module, outputs: Outputs, samples: Batch, alo
             f"the outputs of {count} samples are of shape {shape}: expected ({count}, "
             f"{alone.shape[1]}), a row for each sample"
         )
-    if not float((together[:1] - alone).norm()) <= tolerance:
+    if not float((together[:1] - alone).detach().norm()) <= tolerance:
         warnings.warn(
             "the outputs of the first sample change with the sample beside it, as a normalisation "
             "over the batch makes them: this kernel is that of samples read one by one",
@@ -437,7 +533,7 @@ def _check_independence(module: nn.Module, outputs: Outputs, samples: Batch, alo
 def _checked_outputs(module: nn.Module, outputs: Outputs, sample: Batch) -> Tensor:
     """The outputs of one sample, checked to be a matrix."""
     try:
-        output = outputs(module, sample)
+        output = run(outputs, module, sample)
     except InputError:
         raise
     except Exception as error:
@@ -490,6 +586,24 @@ def copy_module(module: nn.Module) -> nn.Module:
         ) from error
 
 
+def _prepared_copy(module: nn.Module) -> nn.Module:
+    """A copy that computes the same in ways that every pass and dtype supports.
+
+    Raises:
+        InputError: the module cannot be copied.
+    """
+    module = copy_module(module)
+    for part in module.modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            part.sparse = False  # the same gradient as a dense tensor, which every check reads
+        if isinstance(part, PreTrainedModel):
+            if getattr(part.config, "use_cache", False):
+                part.config.use_cache = False  # blocks that fill a cache cannot be passed alone
+            if not set(part.get_experts_implementation().values()) <= {None, "eager"}:
+                part.set_experts_implementation("eager")  # grouped products have no float64
+    return module
+
+
 def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     """The device and dtype of a module's first parameter of real numbers."""
     for parameter in module.parameters():
@@ -501,12 +615,26 @@ def device_and_dtype(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     )
 
 
+def run(outputs: Outputs, module: nn.Module, batch: Batch) -> Tensor:
+    """The outputs of a batch, which stays as it is whatever the function or the module do to it."""
+    return outputs(module, {name: tensor.clone() for name, tensor in batch.items()})
+
+
 def batch_to(batch: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Batch:
-    """The batch on ``device``, its real numbers in ``dtype``."""
-    return {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-        for name, tensor in batch.items()
-    }
+    """The batch on ``device``, its real numbers in ``dtype`` and complex ones of two of these."""
+    return {name: tensor.to(device, _in(dtype, tensor)) for name, tensor in batch.items()}
+
+
+def _converted(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module itself, moved. ``Module.to`` would drop the imaginary part of complex numbers."""
+    return module._apply(lambda tensor: tensor.to(device, _in(dtype, tensor)))
+
+
+def _in(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
+    """The dtype of a tensor whose numbers are to be as precise as ``dtype``."""
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 def sample_count(batch: Mapping[str, Tensor]) -> int:

@@ -23,7 +23,12 @@ from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
 from lpft.ntk.api import input_groups
 from lpft.ntk.capture import NotBatched, RuleFailed
-from lpft.ntk.certificate import refuse_changed_features
+from lpft.ntk.certificate import (
+    LARGEST_ERROR,
+    Room,
+    refuse_changed_features,
+    refuse_wrong_split,
+)
 from lpft.ntk.jacobian import AutogradJacobian, StoredJacobian
 from lpft.ntk.job import Options, examine_network, join_inputs
 from lpft.ntk.memory import (
@@ -36,10 +41,10 @@ from lpft.ntk.memory import (
 )
 from lpft.ntk.network import TensorInputs, batch_to, sample_lengths
 from lpft.ntk.outputs import Batch, Outputs
-from lpft.ntk.passes import computed_in, only_these_require_gradients
+from lpft.ntk.passes import OtherPath, computed_in, only_these_require_gradients
 from lpft.ntk.plan import Head
 from lpft.ntk.storage import Place
-from lpft.ntk.structure import FAILURES, cannot_pass
+from lpft.ntk.structure import FAILURES, cannot_pass, reading
 from lpft.ntk.studied import Parameters, Select, request_of, studied
 from lpft.progress import progress
 
@@ -90,6 +95,7 @@ class NTKOperator(LinearOperator):
         InputError: as :func:`~lpft.ntk.empirical_ntk`, or a kernel of signs.
     """
 
+    @torch.random.fork_rng(devices=())  # the caller's random numbers stay as they are
     def __init__(
         self,
         model: Any,
@@ -145,6 +151,7 @@ class NTKOperator(LinearOperator):
         self._weight = self.request.weight.detach().to(self._device, torch.float64)
         self._jacobian = AutogradJacobian(network, self.request.parameters)
         axes = [self.subject.read(group) for group in groups]
+        join_inputs(axes)  # refuses inputs of two kinds or shapes
         self.record: dict[str, Any] = {"products": 0, "seconds": 0.0}
         with computed_in(dtype):
             self._axes = self._prepare(axes)
@@ -429,7 +436,8 @@ class NTKOperator(LinearOperator):
                     network, structure, cotangents, axis.inputs, axis.batches, place
                 )
                 refuse_changed_features(network, axis.inputs, axis.features.cpu())
-        except (NotBatched, RuleFailed) as failed:
+                self._check_stored(axis)
+        except (NotBatched, RuleFailed, OtherPath) as failed:
             # A part of a batch passes some module: an expert that was chosen for some inputs.
             self.close()
             if activations == "auto":
@@ -445,6 +453,28 @@ class NTKOperator(LinearOperator):
             "head_rank": head.rank,
             "batches": [len(axis.batches) for axis in self._axes],
         }
+
+    def _check_stored(self, axis: "_Axis") -> None:
+        """Compare ``J^T u`` for random u, in which every input counts, with plain autograd's.
+
+        Raises:
+            RuleFailed: they differ, as where a rule holds for some inputs and not for others.
+        """
+        generator = np.random.default_rng(0)
+        vector = generator.standard_normal((len(axis.inputs), len(self._weight), 1))
+        u = torch.from_numpy(vector).to(self._device)
+        (stored,) = self._pull_back(axis, u)
+        kept, axis.stored = axis.stored, None
+        (expected,) = self._pull_back(axis, u)
+        axis.stored = kept
+        scale = sum(float(gradient.square().sum()) for gradient in expected.values()) ** 0.5
+        wrong = [
+            name
+            for name, gradient in expected.items()
+            if not (stored[name] - gradient).norm() <= LARGEST_ERROR[self.options.dtype] * scale
+        ]
+        if wrong:
+            raise RuleFailed(*wrong)
 
     def close(self) -> None:
         """Forget stored activations, and remove their files; products are recomputed after it."""
@@ -510,7 +540,10 @@ class NTKOperator(LinearOperator):
                 batches = [np.array([row]) for rows in axis.batches for row in rows]
                 axis = _Axis(axis.inputs, batches, features)
                 features = self._features(axis)
-        refuse_changed_features(self._jacobian.network, axis.inputs, features.cpu())
+        network = self._jacobian.network
+        refuse_changed_features(network, axis.inputs, features.cpu())
+        tokens = max(len(rows) * int(lengths[rows].max()) for rows in axis.batches)
+        refuse_wrong_split(network, axis.inputs, features.cpu(), Room(tokens=tokens))
         return _Axis(axis.inputs, axis.batches, features)
 
     @torch.no_grad()
@@ -520,7 +553,8 @@ class NTKOperator(LinearOperator):
         network = self._jacobian.network
         with only_these_require_gradients(network.root, []):
             for rows, batch in self._batches(axis, "features"):
-                features = network.features(batch).double()
+                with reading(network, axis.inputs, rows):
+                    features = network.features(batch).detach().double()
                 if table is None:
                     table = features.new_empty(len(axis.inputs), features.shape[1])
                 table[rows] = features

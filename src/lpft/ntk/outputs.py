@@ -32,6 +32,8 @@ def call(module: nn.Module, batch: Mapping[str, Tensor]) -> Any:
 def logits(module: nn.Module, batch: Batch) -> Tensor:
     """The logits, n x K: a tensor that the module returns, or the ``logits`` of its output."""
     result = call(module, batch)
+    if isinstance(result, Mapping):
+        result = result.get("logits", result)
     result = getattr(result, "logits", result)
     if isinstance(result, tuple) and result:
         result = result[0]

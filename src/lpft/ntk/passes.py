@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedModel
 
 from lpft.ntk.capture import (
     Gradients,
@@ -89,13 +88,15 @@ class Passes:
         """The features (n x h) of batch ``number``; stores what the backward passes need."""
         chain = self._chain
         if chain is None:
-            return self._network.features(batch)
+            return self._network.features(batch).detach()
         block_arguments: list[Arguments] = []
         last_hidden: list[Tensor] = []
+        called: list[nn.Module] = []
 
         def store_input(
-            _module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
+            module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
         ) -> None:
+            called.append(module)
             arguments = _arguments(positional, named)
             # The hidden states' key counts the blocks: ("hidden", k) is what block k reads.
             self._store.put(("hidden", len(block_arguments), number), [arguments[chain.hidden]])
@@ -115,11 +116,13 @@ class Passes:
         finally:
             for handle in handles:
                 handle.remove()
+        if called != list(chain.modules):
+            raise OtherPath("the inputs do not pass the same blocks")
         self._store.put(("hidden", len(chain), number), last_hidden)
         self._arguments[number] = block_arguments
         self.hidden = last_hidden[0].shape[-1]
         self.extras = sum(block_arguments[0][key].numel() for key in chain.extras)
-        return features
+        return features.detach()
 
     def backward(
         self,
@@ -146,13 +149,13 @@ class Passes:
             alone, direct = self._one_by_one(position, number, batch, direct), {}
         with torch.enable_grad(), Recorder(modules, samples) as recorder:
             results, cotangents, inputs = self._rebuild(position, number, batch, recorder)
-            at_inputs, at_calls, jacobians = pull_back(
-                results, cotangents, inputs, recorder.calls, direct
-            )
+            # Checkpointed parts run, and call the hooks, a second time in the backward pass.
+            calls = list(recorder.calls)
+            at_inputs, at_calls, jacobians = pull_back(results, cotangents, inputs, calls, direct)
             self._store_input_gradients(position, number, at_inputs)
             # A parameter may be used by several calls within the position: their shares are merged.
             uses: dict[str, list[Share]] = {}
-            for call, gradients in zip(recorder.calls, at_calls, strict=True):
+            for call, gradients in zip(calls, at_calls, strict=True):
                 for name, share in call_shares(call, gradients, samples).items():
                     uses.setdefault(name, []).append(share)
         return {name: merge_uses(of_name) for name, of_name in uses.items()} | jacobians | alone
@@ -324,6 +327,10 @@ class Passes:
         (hidden,) = self._store.get(("hidden", position, number), self._cotangents.device)
         assert hidden is not None
         return hidden.detach().requires_grad_()
+
+
+class OtherPath(RuntimeError):
+    """A batch passes other blocks than those that were found when the network was examined."""
 
 
 class _BlockReached(Exception):
@@ -609,34 +616,17 @@ def _double_for_float(argument: Any) -> Any:
 def only_these_require_gradients(
     model: nn.Module, parameters: Sequence[nn.Parameter]
 ) -> Iterator[None]:
-    """Within this context the model evaluates, and only ``parameters`` require gradients.
-
-    Mixtures of experts multiply expert by expert: their grouped products do not support float64.
-    """
+    """Within this context the model evaluates, and only ``parameters`` require gradients."""
     # What is changed is recorded first, and put back in the reverse order.
     gradients_required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     chosen = set(map(id, parameters))
-    experts: list[tuple[Any, Any]] = [
-        (module, module.get_experts_implementation())
-        for module in model.modules()
-        if isinstance(module, PreTrainedModel)
-    ]
-    changed_experts = [
-        (module, implementation)
-        for module, implementation in experts
-        if not set(implementation.values()) <= {None, "eager"}
-    ]
     try:
         model.eval()
         for parameter, _ in gradients_required:
             parameter.requires_grad_(id(parameter) in chosen)
-        for module, _ in changed_experts:
-            module.set_experts_implementation("eager")
         yield
     finally:
-        for module, implementation in changed_experts:
-            module.set_experts_implementation(implementation)
         for parameter, previous in gradients_required:
             parameter.requires_grad_(previous)
         for module, mode in modes:

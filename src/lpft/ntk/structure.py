@@ -5,26 +5,29 @@ plain autograd's gradient. Strategies are tried from the cheapest on:
 
 1. the blocks of a chain one by one, several texts together,
 2. the same with one text at a time,
-3. and 4. the same two with the whole network at once.
+3. and 4. the same two with the whole network at once,
+5. everything by autograd alone, where no module can be watched.
 
 Within each, parameters whose share comes out wrong are left to autograd, until all are right.
 """
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpft.data.tokens import Tokens
-from lpft.errors import InputError
+from lpft.errors import InputError, one_line, out_of_memory
 from lpft.ntk.capture import (
     Modules,
     NotBatched,
@@ -44,6 +47,7 @@ from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype, sample
 from lpft.ntk.outputs import Batch
 from lpft.ntk.passes import (
     Chain,
+    OtherPath,
     Passes,
     find_chain,
     modules_of,
@@ -176,7 +180,12 @@ class Structure:
 
 
 def detect_structure(
-    network: Network, inputs: Inputs, names: Sequence[str], *, shortened: bool = True
+    network: Network,
+    inputs: Inputs,
+    names: Sequence[str],
+    *,
+    shortened: bool = True,
+    by_autograd: bool = False,
 ) -> Structure:
     """Find the cheapest way to pass ``network`` that gives autograd's gradients.
 
@@ -186,6 +195,7 @@ def detect_structure(
     Args:
         names: the parameters of the network that count for some kernel.
         shortened: whether the texts of the check are cut; or else they are the two longest.
+        by_autograd: whether everything is left to autograd, as inputs take different ways.
 
     Raises:
         InputError: plain autograd does not pass the network, or disagrees with itself.
@@ -201,9 +211,10 @@ def detect_structure(
     parameters = {name: by_name[name] for name in names}
     detector = _Detector(network, parameters, batches, shortened=shortened)
     best: _Strategy | None = None
+    candidates = () if by_autograd else dict.fromkeys((chain, None))
     # Texts of several lengths pass together only where the model ignores padding on that side.
     can_pad = side is None or network.safe_padding in ("both", side)
-    for candidate in dict.fromkeys((chain, None)):
+    for candidate in candidates:
         for batched in (True, False) if can_pad else (False,):
             strategy = detector.find_strategy(candidate, batched=batched)
             if strategy is not None and (best is None or strategy.preferred_to(best)):
@@ -213,6 +224,8 @@ def detect_structure(
         # What a chain gets right, everything at once does no better.
         if best is not None and not best.wrong:
             break
+    if best is None:
+        best = detector.check(None, names, batched=False)
     best = detector.require_strategy(best)
     if best.wrong:
         raise InputError(
@@ -250,6 +263,45 @@ def _check_batches(
 def are_shortened(inputs: Inputs) -> bool:
     """Whether the check reads some texts only in part."""
     return inputs.lengths is not None and int(inputs.lengths.max()) > _CHECKED_TOKENS
+
+
+@contextmanager
+def reading(
+    network: Network,
+    inputs: Inputs,
+    rows: Sequence[int] | NDArray[np.int64],
+    groups: NDArray[np.int64] | None = None,
+) -> Iterator[None]:
+    """Within this context the network reads inputs; what it cannot read is named.
+
+    ``groups`` are those of all inputs, 0 for those of the rows (default: one group).
+
+    Raises:
+        InputError: the module fails on one of these inputs, or on all of them together.
+    """
+    try:
+        yield
+    except (InputError, NotBatched, RuleFailed, OtherPath):
+        raise
+    except Exception as error:  # whatever other people's modules raise
+        if out_of_memory(error):
+            raise
+        which, cause = "some inputs cannot be read together", error
+        for row in rows:
+            batch = batch_to(inputs.batch([row]), *device_and_dtype(network.root))
+            try:
+                with torch.no_grad():
+                    network.features(batch)
+            except Exception as alone:
+                group = 0 if groups is None else groups[row]
+                number = row if groups is None else row - int(np.argmax(groups == group))
+                of_others = " of the other inputs" if group else ""
+                which, cause = f"input {number}{of_others} (from 0) cannot be read", alone
+                break
+        raise InputError(
+            f"{which} ({type(cause).__name__}: {one_line(cause)}): expected inputs that the model "
+            "reads"
+        ) from cause
 
 
 def cannot_pass(error: Exception | None) -> str:
@@ -425,8 +477,10 @@ class _Detector:
     def _compare(self, strategy: _Strategy, batches: Sequence[Batch]) -> set[str]:
         """Pass the texts, together or one by one; return the parameters whose share is wrong."""
         groups = [_joined_batch(batches)] if strategy.batched else batches
-        strategy.shares = [self._pass(strategy, group) for group in groups]
         eps = torch.finfo(device_and_dtype(self._network.module)[1]).eps
+        if strategy.batched:
+            self._refuse_dependence(groups[0], batches, _TOLERANCE * eps)
+        strategy.shares = [self._pass(strategy, group) for group in groups]
         wrong: set[str] = set()
         for sample, batch in enumerate(batches):
             group, row = (0, sample) if strategy.batched else (sample, 0)
@@ -444,6 +498,21 @@ class _Detector:
                 if not error <= _TOLERANCE * eps * max(norms[name], least)
             }
         return wrong
+
+    @torch.no_grad()
+    def _refuse_dependence(self, joined: Batch, batches: Sequence[Batch], tolerance: float) -> None:
+        """Refuse to pass texts together whose features then are others than alone.
+
+        Raises:
+            NotBatched: they are.
+        """
+        with only_these_require_gradients(self._network.root, []):
+            together = self._network.features(joined)
+            alone = torch.cat([self._network.features(batch) for batch in batches])
+        if not float((together - alone).detach().norm()) <= tolerance * float(
+            alone.detach().norm()
+        ):
+            raise NotBatched("the features")
 
     def _errors(
         self, batch: Batch, shares: dict[str, list[Share]], row: int
@@ -497,6 +566,10 @@ class _Detector:
         lengths = [_tokens(batch, most_tokens) for batch in self._batches]
         length = max(lengths)
         positions: dict[str, list[int]] = {}
+        if not strategy.modules and strategy.chain is None:
+            # Others may reach a parameter that these texts do not: autograd takes it as it comes.
+            zeros = {n: p.new_zeros(1, 1, p.numel()) for n, p in self._parameters.items()}
+            by_position = [zeros | by_position[0]]
         for position, shares in enumerate(by_position):
             for name in shares:
                 positions.setdefault(name, []).append(position)
@@ -686,10 +759,13 @@ def _widths(shares: dict[str, Share]) -> tuple[int, int]:
 
 def _forward_flops(network: Network, batch: Batch) -> float:
     """Flops of a forward pass of a sample."""
-    with (
-        only_these_require_gradients(network.root, []),
-        torch.no_grad(),
-        FlopCounterMode(display=False) as counter,
-    ):
-        network.features(batch)
+    try:
+        with (
+            only_these_require_gradients(network.root, []),
+            torch.no_grad(),
+            FlopCounterMode(display=False) as counter,
+        ):
+            network.features(batch)
+    except FAILURES:  # it cannot follow a module that calls autograd itself
+        return 2.0 * sum(parameter.numel() for parameter in network.root.parameters())
     return counter.get_total_flops() / sample_count(batch)

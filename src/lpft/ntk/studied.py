@@ -213,7 +213,7 @@ def studied(
     """
     # A classifier that is read at its logits has its head apart: P and F, without the temperature.
     # With other outputs it is a module like any other.
-    module = module_of(model)
+    module = original = module_of(model)
     reads_texts = not is_tensors(inputs)
     classifier = plain_classifier(module)
     if isinstance(classifier, LinearHeadClassifier) and outputs is None and head in (None, "head"):
@@ -236,7 +236,7 @@ def studied(
     # Two samples show whether they influence one another; texts are left alone, as they are padded.
     has_two = isinstance(samples, TensorInputs) and len(samples) > 1
     sample = samples.batch([0, len(samples) - 1] if has_two else [0])
-    network, layer = module_network(module, outputs, head, sample)
+    network, layer = module_network(module, outputs, head, sample, original)
     return StudiedModule(network, layer, head or "", tokenizer, max_length)
 
 
@@ -369,13 +369,23 @@ def request_of(
     trainable = {full for full, name in network_names.items() if parameter_of[name].requires_grad}
     trainable |= {f"{model.head_name}.{n}" for n, p in head_parameters.items() if p.requires_grad}
     head_names = {f"{model.head_name}.{name}" for name in head_parameters}
-    all_names = set(network_names) | head_names
+    # Complex parameters are refused if they are meant, and no part of the network's.
+    named = {model.prefix + name: p for name, p in model.network.module.named_parameters()}
+    complex_names = {name for name, parameter in named.items() if parameter.is_complex()}
+    trainable |= {name for name in complex_names if named[name].requires_grad}
+    all_names = set(network_names) | head_names | complex_names
     if parameters == "all":
         selected_names = all_names
     elif parameters == "trainable":
         selected_names = trainable
     else:
         selected_names = _matching_names(parameters, all_names)
+    if selected_names & complex_names:
+        raise InputError(
+            f"'{min(selected_names & complex_names)}' is complex: expected real parameters; keep "
+            "its real and imaginary parts as one (torch.view_as_real), and join them in the "
+            "forward pass (torch.view_as_complex), or leave it out by parameters="
+        )
     if not selected_names:
         raise InputError(
             "parameters='trainable': no parameter requires gradients, so the kernel would be zero; "

@@ -28,8 +28,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpft.errors import InputError
-from lpft.ntk.capture import NotBatched, Outer, Rows, Share, active_share, merge_uses, share_parts
+from lpft.errors import InputError, named
+from lpft.ntk.capture import (
+    NotBatched,
+    Outer,
+    Rows,
+    RuleFailed,
+    Share,
+    active_share,
+    merge_uses,
+    share_parts,
+)
 from lpft.ntk.contract import (
     Contraction,
     Sums,
@@ -42,10 +51,10 @@ from lpft.ntk.contract import (
 from lpft.ntk.memory import give_back_free_memory, memory_in_use
 from lpft.ntk.network import Inputs, Network, batch_to
 from lpft.ntk.outputs import Batch
-from lpft.ntk.passes import Passes, only_these_require_gradients
+from lpft.ntk.passes import OtherPath, Passes, only_these_require_gradients
 from lpft.ntk.plan import Piece, Plan, RemainingWork, cheapest_method, method_cost
 from lpft.ntk.storage import ActivationStore, Pair, TileStore
-from lpft.ntk.structure import Parameter
+from lpft.ntk.structure import Parameter, reading
 from lpft.ntk.tiles import PairCounts, Shape, Step, Tile, count_pairs
 from lpft.progress import progress, timed
 from lpft.settings.kernels import Products
@@ -58,6 +67,17 @@ BatchShares = Sequence[Share | None]
 """A parameter's shares by batch of a tile; None where no gradient reaches it."""
 TileShares = dict[str, list[Share | None]]
 """A tile's shares by parameter."""
+
+
+class PathsDiffer(InputError):
+    """Some inputs take another way through the modules than those on which they were examined."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}: such a model is computed by autograd in one go; leave {named('cache_dir')} "
+            f"and {named('workers')} out"
+        )
+        self.reason = reason
 
 
 @dataclass
@@ -124,7 +144,7 @@ def sweep(
         passes = Passes(
             network, structure.chain, structure.modules, direct, cotangents, activations
         )
-        return _Sweeper(inputs, passes, contraction, remaining, store, count).run()
+        return _Sweeper(network, inputs, passes, contraction, remaining, store, count).run()
 
 
 def finished_pieces(remaining: RemainingWork, store: TileStore) -> frozenset[Piece]:
@@ -158,6 +178,7 @@ def metered(flops: float) -> Iterator[Callable[[float], None]]:
 class _Sweeper:
     """One sweep over all units."""
 
+    network: Network
     inputs: Inputs
     passes: Passes
     contraction: Contraction
@@ -198,9 +219,11 @@ class _Sweeper:
     def _forward(self) -> None:
         features = []
         tiles = [self.plan.tiles[number] for number in self.remaining.tiles]
+        groups = self.plan.workload.groups
         for tile in tiles:
             for number, rows in tile.batches:
-                features.append(self.passes.forward(number, self._batch(rows)))
+                with self._same_path(), reading(self.network, self.inputs, rows, groups):
+                    features.append(self.passes.forward(number, self._batch(rows)))
                 self.count(self.plan.forward_flops(rows))
         # Tiles are in the order of lengths; the features go back to that of the texts.
         rows_passed = np.concatenate([tile.rows for tile in tiles])
@@ -281,18 +304,25 @@ class _Sweeper:
         self, position: int, number: int, batch: Batch, only: Collection[str] | None
     ) -> dict[str, Share]:
         """The shares of a position; refuses parameters that the gradient check did not see."""
-        unknown: list[str] = []
-        try:
+        with self._same_path():
             shares = self.passes.backward(position, number, batch, only=only)
-            unknown = sorted(set(shares) - self._checked)
-        except NotBatched as module:
-            unknown = [str(module)]
+        unknown = sorted(set(shares) - self._checked)
         if unknown:
-            raise InputError(
-                f"some texts reach '{unknown[0]}' and short ones do not: kernels of models that "
-                "choose their parameters by the text are not supported"
-            )
+            raise PathsDiffer(f"some inputs reach '{unknown[0]}' and others do not")
         return shares
+
+    @contextmanager
+    def _same_path(self) -> Iterator[None]:
+        """Within this context inputs take the way through the modules that was examined.
+
+        Raises:
+            PathsDiffer: they do not.
+        """
+        try:
+            yield
+        except (NotBatched, RuleFailed, OtherPath) as error:
+            reason = f"inputs pass the model's parts in different ways ({error})"
+            raise PathsDiffer(reason) from error
 
     def _keep_to_plan(self) -> None:
         """Return freed memory beyond the plan's to the system, to make room for the next batch."""

@@ -1,0 +1,344 @@
+"""Kernels of modules that do unusual things: exact, or refused in one line."""
+
+import pytest
+import torch
+from references import contract, relative_error
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lpft.errors import InputError
+from lpft.ntk import NTKOperator, empirical_ntk
+
+DOUBLE = {"dtype": torch.float64, "device": "cpu"}
+TOLERANCE = 1e-10
+
+
+class Computed(nn.Module):
+    """The modules ``parts`` by name, and ``forward(self, x)`` of them."""
+
+    def __init__(self, forward, buffers=None, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        for name, buffer in (buffers or {}).items():
+            self.register_buffer(name, buffer)
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def looked_up(table):
+    def scores(self, ids):
+        rows = self.table(ids)
+        return self.last(torch.tanh(rows if rows.ndim == 2 else rows.mean(1)))
+
+    return Computed(scores, table=table, last=nn.Linear(8, 3))
+
+
+def complex_transfer():
+    transfer = torch.randn(6, 4, dtype=torch.complex128)
+
+    def scores(self, x):
+        return self.last((self.first(x.real).to(self.transfer.dtype) @ self.transfer).abs())
+
+    parts = {"first": nn.Linear(6, 6), "last": nn.Linear(4, 3)}
+    return Computed(scores, buffers={"transfer": transfer}, **parts).double()
+
+
+def complex_signal():
+    def scores(self, x):
+        return self.last(torch.view_as_real(x).flatten(1))
+
+    return Computed(scores, last=nn.Linear(12, 3))
+
+
+def checkpointed():
+    def scores(self, x):
+        return self.last(checkpoint(self.middle, self.first(x), use_reentrant=False))
+
+    middle = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+    return Computed(scores, first=nn.Linear(6, 6), middle=middle, last=nn.Linear(6, 3))
+
+
+def vectorised():
+    def scores(self, x):
+        return torch.vmap(lambda row: self.last(torch.tanh(self.first(row))))(x)
+
+    return Computed(scores, first=nn.Linear(6, 6), last=nn.Linear(6, 3))
+
+
+def force_field():
+    """Outputs that are themselves a gradient."""
+
+    def forces(self, x):
+        with torch.enable_grad():
+            positions = x.detach().requires_grad_()
+            energy = self.energy(positions).sum()
+            return torch.autograd.grad(energy, positions, create_graph=True)[0]
+
+    return Computed(forces, energy=nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)))
+
+
+def routed():
+    """A mixture of experts, each of which reads the samples that chose it."""
+
+    def scores(self, x):
+        weights = self.router(x).softmax(-1)
+        chosen = weights.argmax(-1)
+        mixed = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            rows = chosen == number
+            if rows.any():
+                mixed[rows] = expert(x[rows]) * weights[rows, number : number + 1]
+        return self.last(mixed)
+
+    experts = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4)])
+    return Computed(scores, router=nn.Linear(6, 4), experts=experts, last=nn.Linear(6, 3))
+
+
+def stopping_early():
+    """Blocks, of which some samples pass the first two alone."""
+
+    def scores(self, x):
+        rows = []
+        for row in x.split(1):
+            for number, block in enumerate(self.blocks):
+                row = block(row)
+                if number == 1 and row[0, 0] > 0:
+                    break
+            rows.append(row)
+        return self.last(torch.cat(rows))
+
+    blocks = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4)])
+    return Computed(scores, blocks=blocks, last=nn.Linear(6, 3))
+
+
+class Clipped(nn.Module):
+    """A learnt scale whose result is clipped: not affine in the scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(6) + 0.5)
+
+    def forward(self, x):
+        return (x * self.scale).clamp(-0.8, 0.8)
+
+
+def clipped():
+    return nn.Sequential(nn.Linear(6, 6), Clipped(), nn.Linear(6, 3))
+
+
+def writing():
+    def scores(self, x):
+        x.sub_(x.mean(-1, keepdim=True)).mul_(2)
+        return self.last(x)
+
+    return Computed(scores, last=nn.Linear(6, 3))
+
+
+def centred():
+    def scores(self, x):
+        rows = self.last(x).tanh()
+        return rows - 0.5 * rows.mean(0)
+
+    return Computed(scores, last=nn.Linear(6, 3))
+
+
+def named_logits():
+    return Computed(lambda self, x: {"logits": self.last(x)}, last=nn.Linear(6, 3))
+
+
+def numbers():
+    # The first and the last are small: nothing is clipped where modules are examined.
+    x = 2 * torch.randn(12, 6)
+    x[[0, -1]] /= 20
+    return x
+
+
+def ids():
+    return torch.randint(0, 11, (5, 7))
+
+
+MODULES = {
+    "sparse gradients of an embedding": (lambda: looked_up(nn.Embedding(11, 8, sparse=True)), ids),
+    "sparse gradients of a bag": (lambda: looked_up(nn.EmbeddingBag(11, 8, sparse=True)), ids),
+    "rows of bounded norm": (lambda: looked_up(nn.Embedding(11, 8, max_norm=1.0)), ids),
+    "gradients by frequency": (
+        lambda: looked_up(nn.Embedding(11, 8, scale_grad_by_freq=True)),
+        ids,
+    ),
+    "a complex buffer": (complex_transfer, numbers),
+    "complex inputs": (complex_signal, lambda: torch.randn(5, 6, dtype=torch.complex64)),
+    "checkpoints": (checkpointed, numbers),
+    "vmap": (vectorised, numbers),
+    "a gradient inside": (force_field, numbers),
+    "experts": (routed, lambda: 3 * torch.randn(12, 6)),
+    "early exit": (stopping_early, lambda: 3 * torch.randn(12, 6)),
+    "a clipped scale": (clipped, numbers),
+    "writing into inputs": (writing, numbers),
+    "a mean over the batch": (centred, numbers),
+    "a dict of logits": (named_logits, numbers),
+}
+
+
+def explicit_jacobian(module, inputs):
+    """d f_k(x_n) / d theta, N x K x P, each sample read alone in float64."""
+    module.double().eval()
+    parameters = list(module.parameters())
+    inputs = inputs.to(torch.complex128) if inputs.is_complex() else inputs
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    jacobian = []
+    for sample in inputs.split(1):
+        output = module(sample.clone())
+        output = output["logits"] if isinstance(output, dict) else output
+        for value in output[0]:
+            gradients = torch.autograd.grad(
+                value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            jacobian.append(torch.cat([gradient.to_dense().flatten() for gradient in gradients]))
+    return torch.stack(jacobian).unflatten(0, (len(inputs), -1))
+
+
+def state(module):
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    values = {name: tensor.detach().clone() for name, tensor in tensors}
+    return values, [(part.training, len(part._forward_hooks)) for part in module.modules()]
+
+
+@pytest.mark.filterwarnings("ignore:the outputs of the first sample change")
+@pytest.mark.parametrize("name", MODULES)
+def test_the_kernel_is_that_of_plain_autograd(name):
+    make, inputs = MODULES[name]
+    torch.manual_seed(0)
+    module, samples = make().train(), inputs()
+    values, modes = state(module)
+    generator_state, copied = torch.get_rng_state(), samples.clone()
+    kernel = empirical_ntk(module, samples, **DOUBLE)
+    operator = NTKOperator(module, samples, **DOUBLE)
+    assert torch.equal(generator_state, torch.get_rng_state())
+    assert torch.equal(samples, copied)
+    values_after, modes_after = state(module)
+    assert modes == modes_after
+    assert all(torch.equal(values[key], values_after[key]) for key in values)
+    jacobian = explicit_jacobian(module, samples)
+    expected = contract(jacobian, jacobian)
+    assert relative_error(kernel.total(), expected) <= TOLERANCE
+    assert kernel.certificate.largest_relative_error <= 1e-12
+    vector = torch.randn(operator.shape[1], dtype=torch.float64)
+    product = torch.from_numpy(operator @ vector.numpy())
+    assert relative_error(product, expected.reshape(operator.shape) @ vector) <= TOLERANCE
+
+
+def refused(says, module, inputs, **keywords):
+    for call in (empirical_ntk, NTKOperator):
+        with pytest.raises(InputError, match=says) as caught:
+            call(module, inputs, **DOUBLE | keywords)
+        assert "\n" not in str(caught.value)
+
+
+def test_experts_are_no_pieces_of_a_folder(tmp_path):
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="cache_dir"):
+        empirical_ntk(routed(), 3 * torch.randn(12, 6), cache_dir=tmp_path, **DOUBLE)
+
+
+def test_a_head_whose_outputs_are_rectified_for_some_inputs_has_no_split():
+    module = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2), nn.ReLU())
+    with torch.no_grad():
+        module[0].weight.copy_(torch.eye(6))
+        module[0].bias.zero_()
+        module[2].weight.copy_(torch.tensor([[1.0, 1, 1, -1, -1, -1], [1, 1, 1, -1, -1, -1]]))
+        module[2].bias.zero_()
+    inputs = torch.eye(6)[[0, 1, 4, 2]]  # the third sample alone has outputs below zero
+    refused("input 2 are not those of '2'", module, inputs, head="2")
+    assert empirical_ntk(module, inputs[[0, 1, 3]], head="2", **DOUBLE).pretrain_effective[0, 0] > 0
+
+
+def test_complex_parameters_are_refused_where_they_count():
+    module = Computed(
+        lambda self, x: self.last(x) + (x.to(self.w.dtype) @ self.w).abs(),
+        w=nn.Parameter(torch.randn(6, 3, dtype=torch.complex64)),
+        last=nn.Linear(6, 3),
+    )
+    inputs = torch.randn(4, 6)
+    refused("'w' is complex.*view_as_real", module, inputs)
+    refused("'w' is complex", module, inputs, parameters=["w", "last.bias"])
+    kernel = empirical_ntk(module, inputs, parameters=["last.*"], **DOUBLE)
+    features = torch.cat([inputs, torch.ones(4, 1)], 1).double()
+    expected = torch.einsum("nm,cd->ncmd", features @ features.T, torch.eye(3).double())
+    assert relative_error(kernel.total(), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_of_the_model_itself_are_refused(training):
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).train(training)
+    values, modes = state(module)
+    inputs = torch.randn(4, 6)
+    refused("which is a copy", module, inputs, outputs=lambda _, batch: module(batch["inputs"]))
+    other = mlp()
+    refused("no gradient", module, inputs, outputs=lambda _, batch: other(batch["inputs"]))
+    values_after, modes_after = state(module)
+    assert modes == modes_after
+    assert all(torch.equal(values[key], values_after[key]) for key in values)
+
+
+def test_outputs_may_take_tensors_out_of_the_batch():
+    module, labels = mlp(), torch.arange(4) % 3
+
+    def of_class(module, batch):
+        return module(batch.pop("x")).gather(1, batch.pop("classes").unsqueeze(1))
+
+    inputs = {"x": torch.randn(4, 6), "classes": labels}
+    kernel = empirical_ntk(module, inputs, outputs=of_class, **DOUBLE)
+    whole = empirical_ntk(module, inputs["x"], **DOUBLE).total()
+    rows = torch.arange(4)
+    expected = whole[rows[:, None], labels[:, None], rows, labels]
+    assert relative_error(kernel.total()[:, 0, :, 0], expected) <= TOLERANCE
+
+
+def test_outputs_of_other_precisions():
+    module, inputs = mlp(), torch.randn(4, 6)
+    refused("rounded to torch.float16", module, inputs, outputs=lambda m, b: m(b["inputs"]).half())
+    single = {"dtype": torch.float32, "device": "cpu"}
+    kernel = empirical_ntk(module, inputs, outputs=lambda m, b: m(b["inputs"]).double(), **single)
+    assert relative_error(kernel.total(), empirical_ntk(module, inputs, **DOUBLE).total()) <= 1e-5
+
+
+def test_inputs_that_the_model_does_not_read_are_named():
+    module = looked_up(nn.Embedding(11, 8))
+    samples = ids()
+    samples[2, 1] = 40
+    refused("input 2 .* cannot be read .IndexError", module, samples)
+    refused("input 1 .* cannot be read", module, ids(), other_inputs=samples[1:])
+
+
+def test_outputs_of_several_widths_are_refused():
+    def some(module, batch):
+        x = batch["inputs"]
+        return module(x)[:, : 3 if x[0, 0] > 0 else 2]
+
+    inputs = torch.tensor([1.0, -1.0, 1.0]).unsqueeze(1).expand(3, 6)
+    refused("outputs of 1 inputs are of shape .1, 2.", mlp(), inputs, outputs=some)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        (torch.eye(6).to_sparse(), "sparse"),
+        (torch.nested.nested_tensor([torch.ones(2, 6), torch.ones(1, 6)]), "nested"),
+        (torch.ones(2, 6, device="meta"), "meta"),
+        ([torch.ones(2, 6), torch.ones(2, 6).long()], "batch 2 has whole numbers"),
+    ],
+)
+def test_inputs_that_are_no_dense_numbers_of_one_kind_are_refused(inputs, says):
+    refused(says, mlp(), inputs)
+
+
+def test_rows_and_columns_of_other_shapes_are_refused():
+    refused("pad them to one shape", mlp(), torch.ones(2, 6), other_inputs=torch.ones(2, 5))
+    refused("same tensors", mlp(), torch.ones(2, 6), other_inputs={"x": torch.ones(2, 6)})
