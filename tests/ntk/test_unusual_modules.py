@@ -342,3 +342,14 @@ def test_inputs_that_are_no_dense_numbers_of_one_kind_are_refused(inputs, says):
 def test_rows_and_columns_of_other_shapes_are_refused():
     refused("pad them to one shape", mlp(), torch.ones(2, 6), other_inputs=torch.ones(2, 5))
     refused("same tensors", mlp(), torch.ones(2, 6), other_inputs={"x": torch.ones(2, 6)})
+
+
+def test_gradients_too_small_for_float32_are_said_to_be():
+    torch.manual_seed(0)
+    inputs = 1e-23 * torch.randn(4, 6)
+    module = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 3, bias=False))
+    options = {"parameters": ["0.weight"], "device": "cpu"}
+    with pytest.raises(InputError, match=r"too small for torch.float32: compute in torch.float64"):
+        empirical_ntk(module, inputs, dtype=torch.float32, **options)
+    kernel = empirical_ntk(module, inputs, dtype=torch.float64, **options)
+    assert kernel.certificate.largest_relative_error <= 1e-12

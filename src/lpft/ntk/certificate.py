@@ -452,6 +452,9 @@ def refuse_wrong(
         "expected a model that treats each input as if it were alone; check_entries=0 and "
         "check_products=0 return the kernel anyway"
     )
+    largest_scale = max((check.scale for check in (*entries, *products)), default=1.0)
+    if largest_scale < torch.finfo(dtype).tiny and dtype == torch.float32:
+        advice = f"the gradients are too small for {dtype}: compute in torch.float64"
     for entry in entries:
         if not entry.relative_error <= LARGEST_ERROR[dtype]:
             raise InputError(
