@@ -269,8 +269,8 @@ def check_entries(
             for g, h in zip(left, right, strict=True):
                 g, h = signed(g, h, update)
                 inner += _inner(g, h)
-                left_square += _inner(g, g)
-                right_square += _inner(h, h)
+                left_square += _square(g)
+                right_square += _square(h)
         scale = (left_square * right_square) ** 0.5
         engine = float(kernel.ft_effective[n, c, m, d])
         entries.append(CheckedEntry(n, c, m, d, engine, inner, scale))
@@ -339,8 +339,8 @@ def _inner_products(
             pairs = list(zip(left[name], right[name], strict=True))
             of_chunk = (
                 sum(_inner(g, h) for g, h in pairs),
-                sum(_inner(g, g) for g, _ in pairs),
-                sum(_inner(h, h) for _, h in pairs),
+                sum(_square(g) for g, _ in pairs),
+                sum(_square(h) for _, h in pairs),
             )
             totals[name] = tuple(map(sum, zip(totals[name], of_chunk, strict=True)))  # type: ignore[assignment]
     return totals
@@ -440,21 +440,29 @@ def _inner(left: Tensor, right: Tensor) -> float:
     return float((left * right).sum(dtype=torch.float64))
 
 
+def _square(gradient: Tensor) -> float:
+    """Its squared norm, also where the squares of its entries are too small for its dtype."""
+    return float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2
+
+
 def refuse_wrong(
     entries: Sequence[CheckedEntry], products: Sequence[CheckedProduct], dtype: torch.dtype
 ) -> None:
     """Refuse a kernel that plain autograd contradicts.
 
     Raises:
-        InputError: an entry or a product is further from autograd's than rounding takes it.
+        InputError: an entry or a product is further from autograd's than rounding takes it, or
+            float32 has too few exponents for them.
     """
     advice = (
         "expected a model that treats each input as if it were alone; check_entries=0 and "
         "check_products=0 return the kernel anyway"
     )
-    largest_scale = max((check.scale for check in (*entries, *products)), default=1.0)
-    if largest_scale < torch.finfo(dtype).tiny and dtype == torch.float32:
-        advice = f"the gradients are too small for {dtype}: compute in torch.float64"
+    largest = max([*(e.scale for e in entries), *(p.scale for p in products)], default=0.0)
+    if dtype == torch.float32 and 0 < largest < torch.finfo(dtype).tiny:
+        raise InputError(
+            f"the kernel is at most {largest:.1g}, too small for {dtype}: compute in torch.float64"
+        )
     for entry in entries:
         if not entry.relative_error <= LARGEST_ERROR[dtype]:
             raise InputError(
