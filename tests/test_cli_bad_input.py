@@ -198,6 +198,16 @@ RUNS = [
     case("replace a run by a missing file", f"{X}.csv --output-dir run --overwrite", "x.csv"),
     case("resume with another seed", f"{FILE} --output-dir run --resume --seed 5", "run", "seed",
          "5"),
+    case("resume with other data", f"{X}.csv --output-dir run --resume", "run", "data",
+         "another file", x__csv=table(["good", "bad"] * 7)),
+    case("resume with a test file more", f"{FILE} --output-dir run --resume --test-file train.csv",
+         "run", "data", "another file"),
+    case("resume with missing data", f"{X}.csv --output-dir run --resume", "x.csv"),
+    case("resume with another model", "train --output-dir run --resume --model minilm", "run",
+         "weights", "another model"),
+    case("resume with class weights", f"{FILE} --output-dir run --resume --class-weight balanced",
+         "without --class-weight"),
+    case("resume without a folder", "train --resume", "--output-dir"),
     case("resume with another method", "train --output-dir run --resume --method lp-ft", "run",
          "method", "lp-ft"),
     case("evaluate nothing", "evaluate run", "--task", "--file"),
@@ -540,6 +550,19 @@ def test_an_interrupted_run_does_not_go_on_with_other_inputs(
     named, apply = CHANGES[change]
     apply(folder)
     refused(command + " --resume", "out", named, "changed")
+
+
+def test_a_finished_run_is_not_taken_for_one_on_a_file_that_changed(
+    refused, lpft, folder, tiny_bert
+):
+    command = FILE.replace("MODEL", str(tiny_bert))
+    assert lpft(*command.split()).status == 0
+    shutil.move(folder / "train.csv", folder / "moved.csv")
+    for same in (command, command.replace("train.csv", "moved.csv")):
+        outcome = lpft(*same.split(), "--resume")
+        assert (outcome.status, "finished already" in outcome.err) == (0, True), outcome.err
+    (folder / "train.csv").write_text(table(["good", "bad"] * 7))
+    refused(command + " --resume", "out", "data", "changed")
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(refused, folder):

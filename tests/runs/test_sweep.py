@@ -190,6 +190,18 @@ def test_a_finished_run_of_other_settings_is_left_and_told(config, tmp_path, tra
     assert (tmp_path / "sweep/runs/run/run.json").read_bytes() == before
 
 
+def test_a_finished_run_on_a_file_that_changed_is_left_and_told(config, data, tmp_path, trained):
+    file = tmp_path / "data.csv"
+    file.write_bytes(Path(data["train_file"]).read_bytes())
+    run = config("run", train_file=str(file))
+    run_sweep([run], folder=tmp_path / "sweep")
+    file.write_bytes(b"\n".join(file.read_bytes().splitlines()[:-1]))
+    trained.clear()
+    result = run_sweep([run], folder=tmp_path / "sweep", resume=True)
+    assert trained == []
+    assert "data changed" in result.failed[0].reason
+
+
 def test_nothing_is_replaced_unasked(config, tmp_path, trained):
     run_sweep([config("a")], folder=tmp_path / "sweep")
     with pytest.raises(InputError, match="contains a sweep: give resume=True"):

@@ -624,9 +624,10 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
 
         record = read_record(folder)
     if record is None and resume and not (from_file or from_options):
+        place = "there is" if folder is None else f"'{folder}' contains"
         raise InputError(
-            f"'{folder}' contains no run to continue: give a run's folder with "
-            f"{named('output_dir')}, or give the data to begin one"
+            f"{place} no run to continue: give a run's folder with {named('output_dir')}, or give "
+            "the data to begin one"
         )
     recorded = {} if record is None else record.config
     if record is not None and record.selection is not None:

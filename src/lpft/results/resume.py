@@ -1,7 +1,7 @@
 """Going on with a run or a sweep: what must be as it was, and what is finished already."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
+from lpft.files import check_model_path
 from lpft.results.folder import clear, locked, now, read_if_there, read_record
 from lpft.results.schema import (
     ERRORS,
@@ -24,7 +25,7 @@ from lpft.results.schema import (
     UnusableRecord,
     is_inside,
 )
-from lpft.settings import DataSettings, OutputSettings
+from lpft.settings import MINILM, DataSettings, OutputSettings, TrainingSettings
 from lpft.settings.configs import CANDIDATES, RunConfig, changed
 from lpft.settings.fields import Decides
 
@@ -137,10 +138,14 @@ def check_same_settings(
     """
     for name, (before, after) in changed(recorded, current, decides).items():
         raise InputError(
-            f"'{folder}' cannot be resumed: it was started with {named(name)} {before}, now it is "
-            f"{after}; give the same settings, {named('overwrite=True')} to replace it, or another "
-            f"{named('output_dir')}"
+            f"'{folder}' cannot be resumed: it was started {_with(name, before)}, now it is "
+            f"{_with(name, after)}; give the same settings, {named('overwrite=True')} to replace "
+            f"it, or another {named('output_dir')}"
         )
+
+
+def _with(name: str, value: Any) -> str:
+    return f"without {named(name)}" if value is None else f"with {named(name)} {value}"
 
 
 def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fingerprints) -> None:
@@ -150,13 +155,60 @@ def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fing
         InputError: a fingerprint in ``current`` is not the recorded one.
     """
     for name, value in current.model_dump(exclude_unset=True).items():
-        if getattr(recorded, name, None) != value:
-            what = "data" if name == "data" else "model's weights"
-            raise InputError(
-                f"'{folder}' cannot be resumed: the {what} changed since it was started, or its "
-                "record has no fingerprint of them; restore the old state, or start again with "
-                f"{named('overwrite=True')}"
+        what, source = ("data", "file") if name == "data" else ("model's weights", "model")
+        earlier = getattr(recorded, name, None)
+        if earlier == value:
+            continue
+        if not earlier:
+            reason = (
+                f"its record has no fingerprint of the {what}: use another {named('output_dir')}"
             )
+        else:
+            reason = (
+                f"the {what} changed since it was started, or another {source} is named now: "
+                "restore or name the same"
+            )
+        raise InputError(
+            f"'{folder}' cannot be resumed: {reason}, or start again with {named('overwrite=True')}"
+        )
+
+
+def check_inputs_of_finished(
+    folder: Path,
+    record: RunRecord,
+    settings: DataSettings,
+    training: TrainingSettings,
+    read: Callable[[DataSettings], TextData] = load_data,
+) -> None:
+    """Refuse to take a finished run for one on other data or of another model.
+
+    Its own files may be gone, as nothing reads them any more; others that are named may not.
+
+    Raises:
+        InputError: the data or the weights are not those of the run, or cannot be read.
+    """
+    before = DataSettings.read_own(record.config)
+    model = TrainingSettings.read_own(record.config)
+    files = [name for name, item in DataSettings.fields().items() if item.fingerprinted]
+    other_files = any(getattr(settings, name) != getattr(before, name) for name in files)
+    other_model = (training.model, training.revision) != (model.model, model.revision)
+    if settings.task is not None and not other_model:
+        return  # what a task's data is does not change
+    try:
+        data = read(settings)
+    except InputError:
+        if other_files or other_model:
+            raise
+        return
+    check_same_inputs(folder, record.fingerprints, Fingerprints(data=fingerprint(data)))
+    if other_model:
+        from lpft.model.inference import encoder_fingerprint
+        from lpft.model.loading import fresh_classifier
+
+        if training.model != MINILM:
+            check_model_path(training.model)
+        encoder = encoder_fingerprint(fresh_classifier(data, training).model)
+        check_same_inputs(folder, record.fingerprints, Fingerprints(encoder=encoder))
 
 
 def recorded_data(

@@ -40,6 +40,7 @@ from lpft.results.folder import (
 from lpft.results.formats import counted
 from lpft.results.resume import (
     RunResult,
+    check_inputs_of_finished,
     check_same_output,
     check_same_settings,
     read_metrics,
@@ -99,6 +100,7 @@ def train_selection(
         _check_same_selection(folder, record, config)
         if record.status == "finished":
             check_same_output(folder, record, config.output)
+            check_inputs_of_finished(folder, record, config.data, config.training)
             logger.info("%s is finished already", folder)
             return RunResult(folder, read_metrics(folder))
     if config.training.model != MINILM:

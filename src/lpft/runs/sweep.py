@@ -37,6 +37,7 @@ from lpft.results.resume import (
     State,
     SweepRecord,
     SweepResult,
+    check_inputs_of_finished,
     finished_run,
     read_metrics,
     read_sweep,
@@ -312,6 +313,7 @@ def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Att
         run = read_record(folder)
         if run is None or finished_run(config, run) is None:
             return Attempt(resolved)
+        check_inputs_of_finished(folder, run, config.data, config.training, _read_data)
     except InputError as error:
         return RunOutcome(folder, "failed", str(error), None)
     return RunOutcome(folder, "skipped", None, run.timings.get("total"))

@@ -25,7 +25,13 @@ from lpft.errors import InputError, named, write_failure
 from lpft.files import check_model_path
 from lpft.memory import FewerRows, recorded_reductions
 from lpft.results.folder import WORK, check_output, clear, locked, now, publish, remove_leftovers
-from lpft.results.resume import RunResult, check_same_inputs, earlier_parts, finished_run
+from lpft.results.resume import (
+    RunResult,
+    check_inputs_of_finished,
+    check_same_inputs,
+    earlier_parts,
+    finished_run,
+)
 from lpft.results.schema import (
     Calibration,
     Checkpoint,
@@ -98,7 +104,7 @@ def _train(
             f"that it was started with, or name another {named('output_dir')}"
         )
     finished = distributed.agreed(
-        lambda: finished_run(config, record) if resume and record is not None else None
+        lambda: _finished(config, record, data) if resume and record is not None else None
     )
     if finished is not None:
         logger.info("%s is finished already", folder)
@@ -182,6 +188,14 @@ def _train(
             return _train_locked(
                 config, classifier, data, record, encoder, started, log_label_errors, reductions
             )
+
+
+def _finished(config: RunConfig, record: RunRecord, data: TextData | None) -> RunResult | None:
+    finished = finished_run(config, record)
+    if finished is not None:
+        read = load_data if data is None else lambda _: data
+        check_inputs_of_finished(config.output_dir, record, config.data, config.training, read)
+    return finished
 
 
 def _train_locked(
