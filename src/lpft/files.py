@@ -47,6 +47,16 @@ def replace_when_written(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def lfs_pointer(folder: Path) -> Path | None:
+    """A file of a folder that was cloned without Git LFS: a few lines in place of its content."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(24) == b"version https://git-lfs.":
+                    return path
+    return None
+
+
 DIGESTS = "SHA256SUMS"
 """A file of SHA-256 digests of other files in its folder, as ``sha256sum --check`` reads it."""
 

@@ -23,6 +23,7 @@ from transformers import (
     LEDConfig,
     M2M100Config,
     MBartConfig,
+    MraConfig,
     OPTConfig,
     PegasusConfig,
     PreTrainedTokenizerFast,
@@ -131,6 +132,87 @@ def test_quantised_weights_are_refused_by_their_method(folder, settings):
     name = settings.get("quant_method", "bitsandbytes")
     with pytest.raises(InputError, match=rf"are quantised \({name}\)"):
         build(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_of_8_bits_are_quantised_though_the_configuration_is_silent(folder, dtype):
+    path = folder / "model.safetensors"
+    key = "encoder.layer.0.output.dense.weight"
+    whole = load_file(path)
+    save_file(whole | {key: whole[key].to(dtype)}, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"are quantised \({key}.*name the model in float32"):
+        build(folder)
+
+
+def test_integers_that_are_no_weights_are_read(folder):
+    path = folder / "model.safetensors"
+    positions = {"embeddings.position_ids": torch.arange(64)[None].to(torch.int32)}
+    save_file(load_file(path) | positions, path, metadata={"format": "pt"})
+    build(folder)
+
+
+@pytest.mark.parametrize("settings", [{"vocab_size": 999}, {"intermediate_size": 48}])
+def test_weights_of_other_sizes_are_named_with_both_shapes(folder, settings):
+    edit_config(folder, **settings)
+    (size,) = settings.values()
+    with pytest.raises(InputError, match=rf"do not fit.* is .*expected {size}\b") as caught:
+        build(folder)
+    assert "cannot be loaded" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_folder_cloned_without_git_lfs_is_told_so(folder, name):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 9\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(InputError, match=rf"{name}' is a pointer of Git LFS.*git lfs pull"):
+        build(folder)
+
+
+def test_a_folder_without_a_configuration_is_told_so(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        build(folder)
+
+
+def test_a_padding_token_that_the_model_cannot_have_is_an_input_error(folder):
+    edit_config(folder, pad_token_id=5000)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        build(folder)
+
+
+def test_a_tokenizer_of_another_model_that_cannot_read_is_named(folder):
+    # without its own words for unknown ones: BERT's tokenizer on another's vocabulary
+    content = json.loads((folder / "tokenizer.json").read_text())
+    del content["model"]["vocab"]["<unk>"]
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<unk>"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("unk_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"tokenizer of .* cannot read texts"):
+        build(folder)
+
+
+@pytest.mark.parametrize("length", ["64", None])
+def test_a_maximum_length_that_is_no_number_does_not_matter(folder, length):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    assert build(folder).max_length == 32
+
+
+def test_a_model_whose_attention_needs_a_gpu_is_refused(tmp_path):
+    config = MraConfig(
+        vocab_size=len(tiny_tokenizer("bert")),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer("bert").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="mra model, which gives a token the same state"):
+        build(tmp_path)
 
 
 @pytest.mark.parametrize(("layers", "says"), [(1, "hold 16 parameters"), (3, "lack 16 parameters")])

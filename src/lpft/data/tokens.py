@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from lpft.data.examples import Text
 from lpft.data.lengths import TokenCounter
 from lpft.data.texts import check_texts
 from lpft.errors import InputError, one_line
+from lpft.files import lfs_pointer
 from lpft.progress import progress
 
 _TOKENIZER_CHUNK = 1000
@@ -183,11 +186,15 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         if isinstance(error, ImportError):
             expected = "install the package that it names"
+        elif Path(source).is_dir() and (pointer := lfs_pointer(Path(source))) is not None:
+            expected = f"'{pointer}' is a pointer of Git LFS: run 'git lfs pull' in its folder"
         raise InputError(
             f"the tokenizer of '{source}' cannot be loaded ({one_line(error)}): {expected}"
         ) from error
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise InputError(f"'{source}' has no tokenizer files: {expected}")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        tokenizer.model_max_length = VERY_LARGE_INTEGER  # the training's takes its place
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -35,7 +35,7 @@ from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lpft.errors import InputError, named, one_line
-from lpft.files import check_model_path
+from lpft.files import check_model_path, lfs_pointer
 
 NO_ADAPTER = "no-adapter"
 """A folder that no checkpoint has, where transformers is sent to look for an adapter.
@@ -47,6 +47,8 @@ LOAD_ERRORS = (
     ValueError,
     KeyError,
     RuntimeError,
+    TypeError,
+    AssertionError,
     SafetensorError,
     EOFError,
     pickle.UnpicklingError,
@@ -86,11 +88,14 @@ def load_encoder(
     _check_quantization(source, config)
     try:
         encoder, missing, unexpected = _load(auto_class, source, config, revision, **keywords)
+    except InputError:
+        raise
     except (*LOAD_ERRORS, ImportError) as error:
         if separate and "encoder-only" in str(error):  # as T5Gemma says
             raise InputError(no_encoder) from error
         raise InputError(_explain_load_failure(source, error, revision)) from error
     _check_complete(encoder, source, missing, unexpected)
+    _check_types(encoder, source)
     check_finite(encoder, source)
     return encoder.eval()
 
@@ -123,6 +128,8 @@ def load_language_model(
     _check_quantization(source, config)
     try:
         model, missing, unexpected = _load(auto_class, source, config, revision)
+    except InputError:
+        raise
     except (*LOAD_ERRORS, ImportError) as error:
         raise InputError(_explain_load_failure(source, error, revision)) from error
     prefix = f"{model.base_model_prefix}."
@@ -142,6 +149,7 @@ def load_language_model(
             f"that lpft reads texts with, so {named('prompt')} has no effect: name another model"
         )
     _check_complete(encoder, source, missing, unexpected)
+    _check_types(encoder, source)
     check_finite(model, source)
     return model.eval()
 
@@ -151,11 +159,30 @@ def _check_quantization(source: str, config: PreTrainedConfig) -> None:
     if quantization is not None:
         settings = quantization if isinstance(quantization, dict) else quantization.to_dict()
         kind = settings.get("quant_method", "bitsandbytes")  # which alone may leave it out
-        raise InputError(
-            f"the weights of '{source}' are quantised ({getattr(kind, 'value', kind)}), which can "
-            "be neither trained nor read in float32 as they are: name the model in float32, "
-            "float16 or bfloat16 that they were made from"
-        )
+        raise _quantized(source, getattr(kind, "value", kind))
+
+
+def _check_types(encoder: PreTrainedModel, source: str) -> None:
+    """Refuse a folder's weights that are integers or numbers of 8 bits, whatever its config says.
+
+    Transformers would read them as they stand, without the scales that belong to them.
+    """
+    parameters = dict(encoder.named_parameters())
+    for path in sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                kind = file.get_slice(key).get_dtype()
+                ours = key.removeprefix(f"{encoder.base_model_prefix}.") in parameters
+                if ours and kind.startswith(("I", "U", "F8", "F4", "BOOL")):
+                    raise _quantized(source, f"{key} has the type {kind}")
+
+
+def _quantized(source: str, how: object) -> InputError:
+    return InputError(
+        f"the weights of '{source}' are quantised ({how}), which can be neither trained nor read "
+        "in float32 as they are: name the model in float32, float16 or bfloat16 that they were "
+        "made from"
+    )
 
 
 def _load(
@@ -174,10 +201,21 @@ def _load(
             trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused here, by their names
             adapter_kwargs={"subfolder": NO_ADAPTER},
             **keywords,
         )
+    for key, saved, expected in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"the weights of '{source}' do not fit the {config.model_type} model of its "
+            f"config.json: {key} is {_shape(saved)}, expected {_shape(expected)}; restore the "
+            "files that belong together, or name another model"
+        )
     return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _check_complete(
@@ -397,6 +435,18 @@ def _explain_load_failure(source: str, error: Exception, revision: str | None) -
             "with PEFT's merge_and_unload(), save the result with its tokenizer and name its "
             "folder"
         )
+    folder = Path(source)
+    pointer = lfs_pointer(folder) if folder.is_dir() else None
+    if pointer is not None:
+        return (
+            f"'{pointer}' is a pointer of Git LFS, not the file itself: run 'git lfs pull' in its "
+            "folder, or download the model again"
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file() and not _inner_models(folder):
+        return (
+            f"the model folder '{source}' has no config.json: expected the files of a model of "
+            "Transformers; restore it, or name another model"
+        )
     if isinstance(error, ImportError):
         return f"the model '{source}' needs a package that is not installed: {one_line(error)}"
     if "trust_remote_code" in str(error):
@@ -409,8 +459,8 @@ def _explain_load_failure(source: str, error: Exception, revision: str | None) -
             f"the weights of the model '{source}' are a pickle that is damaged or holds more than "
             "tensors, and lpft runs no code of a model: name a model with weights in safetensors"
         )
-    if Path(source).is_dir():
-        inner = sorted(path.parent.name for path in Path(source).glob("*_Transformer/config.json"))
+    if folder.is_dir():
+        inner = _inner_models(folder)
         remedy = (
             f"name its folder {inner[0]} and give {named('pooling')}"
             if inner
@@ -422,3 +472,8 @@ def _explain_load_failure(source: str, error: Exception, revision: str | None) -
         f"Face Hub ({one_line(error)}): check the name and the network, or use {named('model')} "
         "minilm"
     )
+
+
+def _inner_models(folder: Path) -> list[str]:
+    """The names of folders in which sentence-transformers of old keeps the model itself."""
+    return sorted(path.parent.name for path in folder.glob("*_Transformer/config.json"))

@@ -55,13 +55,24 @@ def check_reading(
         raise InputError(f"{kind} reads {encoder.main_input_name}, not texts: name another model")
     limit = position_limit(encoder)
     length = _LENGTH if limit is None else min(_LENGTH, limit)
-    short, long = _checked_ids(tokenizer, length)
+    try:
+        short, long = _checked_ids(tokenizer, length)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise InputError(
+            f"the tokenizer of '{source}' cannot read texts ({one_line(error)}): restore "
+            "tokenizer_config.json and the files beside it, which are of one model"
+        ) from error
     _check_token_types(encoder, tokenizer, source)
     width = max(len(long), min(length, len(short) + 8))
     try:
         alone = _states(encoder, [short], [slice(0, len(short))])
         if alone.shape[:2] != (1, len(short)):
             raise InputError(f"{kind} does not give one state for each token: name another model")
+        if not _reads_in_context(encoder, long):
+            raise InputError(
+                f"{kind} gives a token the same state whatever the other tokens are, on this "
+                "device at least: name another model"
+            )
         filled = tokenizer.pad_token_id
         padding = [filled] * (width - len(short))
         together = _states(
@@ -142,6 +153,16 @@ def _states(encoder: PreTrainedModel, ids: list[list[int]], real: list[slice]) -
     for row, columns in enumerate(real):
         mask[row, columns] = 1
     return hidden_states(encoder, tokens, mask)
+
+
+def _reads_in_context(encoder: PreTrainedModel, ids: list[int]) -> bool:
+    """Whether the last token's state changes with the one before it: MRA's need a GPU for that."""
+    others = [number for number in ids if number != ids[-2]] if len(ids) > 1 else []
+    if not others:
+        return True
+    changed = [*ids[:-2], others[0], ids[-1]]
+    states = _states(encoder, [ids, changed], [slice(0, len(ids))] * 2)
+    return not torch.equal(states[0, -1], states[1, -1])
 
 
 def _alike(actual: Tensor, expected: Tensor) -> bool:
