@@ -1,9 +1,11 @@
 """Kernels of any module and any output, against the explicit Jacobian of plain autograd."""
 
 import re
+import sys
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from functools import cache, partial
+from subprocess import run
 from threading import Lock
 
 import numpy as np
@@ -656,6 +658,54 @@ def test_networks_of_different_outputs_have_different_fingerprints(one, other):
 
     assert fingerprint(one) == fingerprint(one)
     assert fingerprint(one) != fingerprint(other)
+
+
+class Attributes(nn.Module):
+    """A module that computes with attributes which are no parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(5, 3)
+        self.factor, self.weights, self.options = 1.0, torch.ones(3), {"power": 1}
+        self.activation = torch.tanh
+
+    def forward(self, x):
+        scores = self.activation(self.last(x)) * self.factor * self.weights.to(x)
+        return scores ** self.options["power"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("factor", 2.0),
+        ("weights", torch.arange(3.0)),
+        ("options", {"power": 2}),
+        ("activation", torch.sin),
+    ],
+)
+def test_pieces_of_a_module_with_other_attributes_are_refused(tmp_path, name, value):
+    module, inputs = Attributes(), torch.randn(4, 5)
+    options = DOUBLE | {"cache_dir": tmp_path, "check_entries": 0, "check_products": 0}
+    kernel = empirical_ntk(module, inputs, **options)
+    again = empirical_ntk(deepcopy(module), inputs, **options)
+    assert torch.equal(kernel.total(), again.total())
+    setattr(module, name, value)
+    with pytest.raises(InputError, match="was computed from other weights"):
+        empirical_ntk(module, inputs, **options)
+
+
+def test_fingerprints_have_no_addresses():
+    program = (
+        "import torch\nfrom lpft.ntk.network import Network\ntanh = torch.tanh\n"
+        "module = torch.nn.Sequential(torch.nn.Linear(2, 1))\n"
+        "module[0].weight.data.fill_(1), module[0].bias.data.fill_(1)\n"
+        "module.activation = torch.sin\n"
+        "outputs = lambda module, batch: tanh(module(batch['x']))\n"
+        "print(Network(module, outputs, 1).fingerprint())"
+    )
+    calls = [[sys.executable, "-c", program]] * 2
+    prints = {run(call, capture_output=True, text=True, check=True).stdout for call in calls}
+    assert len(prints) == 1
 
 
 def test_a_global_that_outputs_read_is_in_the_fingerprint(monkeypatch):

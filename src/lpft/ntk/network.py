@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -271,9 +272,9 @@ class Network:
         if isinstance(self.root, LinearHeadClassifier) and without_head:
             adapters = json.dumps(adapter_settings(self.module), sort_keys=True)
             return f"{encoder_fingerprint(self.root)} {adapters}"
-        return sha256(
-            "\n".join(_fingerprint_lines((self.root, self.outputs), {})).encode()
-        ).hexdigest()
+        lines = "\n".join(_fingerprint_lines((self.root, self.outputs), {}))
+        # Built-in functions are shown with their address, which differs from process to process.
+        return sha256(re.sub(" at 0x[0-9a-f]+", "", lines).encode()).hexdigest()
 
 
 def classifier_network(classifier: LinearHeadClassifier, width: int) -> Network:
@@ -454,7 +455,8 @@ def _check_gradient(
     if not leaves.isdisjoint({id(parameter) for parameter in original.parameters()} - own):
         raise InputError(
             "the outputs are computed by the model itself: expected outputs(module, batch) that "
-            "calls the module it is given, which is a copy"
+            "calls the module it is given, which is a copy, and no forward or hook that holds the "
+            "model"
         )
     if leaves.isdisjoint(own):
         raise InputError(
@@ -682,7 +684,7 @@ def _fingerprint_lines(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator
             yield config.to_json_string()
         yield f"{value}"
         yield from _digests([*value.named_parameters(), *value.named_buffers()])
-        parts = []
+        parts = [part for module in value.modules() for part in _module_parts(module)]
     elif isinstance(value, FunctionType):
         yield f"{value.__module__} {value.__qualname__}"
         parts = _function_parts(value)
@@ -707,6 +709,37 @@ def _fingerprint_lines(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator
         parts = [called, getattr(value, "__dict__", repr(value))]
     for part in parts:
         yield from _fingerprint_lines(part, seen)
+
+
+def _module_parts(module: nn.Module) -> list[Any]:
+    """What a module computes with beside its parameters and buffers: its code and attributes.
+
+    Of attributes those that look the same in every process.
+    """
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    forwards = [getattr(type(module).forward, "__code__", None), *hooks]
+    attributes = {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}
+    return [*map(_plain, forwards), *((name, _plain(v)) for name, v in attributes.items())]
+
+
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, words, tensors, functions' code and collections of these; else the type's name."""
+    if isinstance(value, Mapping):
+        return [(str(key), _plain(item)) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, partial):
+        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
+    if isinstance(value, FunctionType):
+        return [value.__qualname__, value.__code__, _plain(value.__defaults__)]
+    plain = str | bytes | int | float | complex | None | CodeType | BuiltinFunctionType
+    is_array = isinstance(value, np.ndarray) and value.dtype != object
+    if isinstance(value, plain) or is_array or (isinstance(value, Tensor) and not value.is_meta):
+        return value
+    return f"{value!r}" if isinstance(value, type | torch.dtype) else type(value).__qualname__
 
 
 def _function_parts(function: FunctionType) -> list[Any]:
