@@ -1,5 +1,7 @@
 """Kernels of modules that do unusual things: exact, or refused in one line."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 import torch
 from references import contract, relative_error
@@ -153,6 +155,66 @@ def named_logits():
     return Computed(lambda self, x: {"logits": self.last(x)}, last=nn.Linear(6, 3))
 
 
+def ragged():
+    """A layer that reads the tokens of all samples in one list, without those that are 0."""
+
+    def scores(self, ids):
+        present = ids != 0
+        states = torch.tanh(self.layer(self.table(ids)[present]))
+        sums = states.new_zeros(len(ids), 4).index_add(0, present.nonzero()[:, 0], states)
+        return self.last(sums)
+
+    parts = {"table": nn.Embedding(11, 5), "layer": nn.Linear(5, 4), "last": nn.Linear(4, 2)}
+    return Computed(scores, **parts)
+
+
+def ragged_ids():
+    samples = torch.randint(1, 11, (6, 7))
+    samples[1, 3:] = samples[4, 5:] = 0
+    return samples
+
+
+def sorted_rows():
+    def scores(self, x):
+        order = x[:, 0].argsort()
+        return self.last(torch.tanh(self.first(x[order]))[order.argsort()])
+
+    return Computed(scores, first=nn.Linear(6, 6), last=nn.Linear(6, 3))
+
+
+def sorted_ends():
+    x = torch.randn(12, 6)
+    x[0, 0], x[-1, 0] = -5, 5  # the samples of the examination are in order
+    return x
+
+
+class Switching(nn.Linear):
+    """A linear layer, squared for some inputs."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return torch.where(x[..., :1] > 1.5, scores.square(), scores)
+
+
+def switching():
+    return nn.Sequential(Switching(6, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def switched():
+    x = torch.randn(12, 6)
+    x[:, 0] = torch.arange(12) % 11 / 5  # 0 at both ends
+    return x
+
+
+def one_layer_of_two_names():
+    layer = nn.Linear(6, 6)
+
+    def scores(self, x):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+    return Computed(scores, first=layer, second=layer, last=nn.Linear(6, 3))
+
+
 def numbers():
     # The first and the last are small: nothing is clipped where modules are examined.
     x = 2 * torch.randn(12, 6)
@@ -180,6 +242,10 @@ MODULES = {
     "experts": (routed, lambda: 3 * torch.randn(12, 6)),
     "early exit": (stopping_early, lambda: 3 * torch.randn(12, 6)),
     "a clipped scale": (clipped, numbers),
+    "ragged": (ragged, ragged_ids),
+    "sorted": (sorted_rows, sorted_ends),
+    "a rule for some inputs": (switching, switched),
+    "a module of two names": (one_layer_of_two_names, numbers),
     "writing into inputs": (writing, numbers),
     "a mean over the batch": (centred, numbers),
     "a dict of logits": (named_logits, numbers),
@@ -239,6 +305,25 @@ def refused(says, module, inputs, **keywords):
         with pytest.raises(InputError, match=says) as caught:
             call(module, inputs, **DOUBLE | keywords)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["first.*", "second.*", "second.weight", "*.weight"])
+def test_a_shared_parameter_has_the_names_of_all_its_modules(pattern):
+    torch.manual_seed(0)
+    module, samples = one_layer_of_two_names(), numbers()
+    own = [name for name in ("weight", "bias") if fnmatchcase(f"second.{name}", pattern)]
+    own = ["weight", "bias"] if pattern == "first.*" else own
+    names = [f"first.{name}" for name in own] + ["last.weight"] * (pattern == "*.weight")
+    kernel = empirical_ntk(module, samples, parameters=[pattern], **DOUBLE)
+    operator = NTKOperator(module, samples, parameters=[pattern], **DOUBLE)
+    jacobian = explicit_jacobian(module, samples)
+    of = [n for n, p in module.named_parameters() for _ in range(p.numel())]
+    jacobian = jacobian[..., torch.tensor([name in names for name in of])]
+    expected = contract(jacobian, jacobian)
+    assert relative_error(kernel.total(), expected) <= TOLERANCE
+    vector = torch.ones(operator.shape[1], dtype=torch.float64)
+    product = torch.from_numpy(operator @ vector.numpy())
+    assert relative_error(product, expected.reshape(operator.shape) @ vector) <= TOLERANCE
 
 
 def test_experts_are_no_pieces_of_a_folder(tmp_path):

@@ -32,6 +32,10 @@ LARGEST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-8}
 """Relative to what an entry or a product can be at most: rounding stays far below."""
 
 
+class Contradicted(InputError):
+    """Plain autograd, or the module on single samples, contradicts a kernel."""
+
+
 @dataclass(frozen=True)
 class CheckedEntry:
     """An entry of F computed again by plain autograd: ``F[(n, c), (m, d)]`` both ways."""
@@ -159,7 +163,7 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
     for good when it reads a short one.
 
     Raises:
-        InputError: the features of the longest sample differ, or those of one of a few others.
+        Contradicted: the features of the longest sample differ, or those of one of a few others.
     """
     # This also finds features that depend on the other texts of a batch, or on random numbers.
     generator = np.random.default_rng(_RANDOM_SEED)
@@ -177,7 +181,7 @@ def refuse_changed_features(pristine: Network, inputs: Inputs, features: Tensor)
             which, cause = "its longest input", "once the model has read shorter ones"
             advice = "; give inputs of similar lengths, or a model whose attention does not change"
         size = max(float(engine.norm()), float(alone.norm()))
-        raise InputError(
+        raise Contradicted(
             f"the model's features of {which} are others {cause} (relative difference "
             f"{error / size:.1g}): expected a model that treats each input as if it were alone"
             f"{advice}"
@@ -293,7 +297,7 @@ def check_products(
     is made; they are compared with those of these passes.
 
     Raises:
-        InputError: the features of a sample differ.
+        Contradicted: the features of a sample differ.
     """
     generator = np.random.default_rng(_RANDOM_SEED)
     checked: dict[str, tuple[CheckedProduct, ...]] = dict.fromkeys(kernels, ())
@@ -409,7 +413,7 @@ def _refuse_wrong_features(alone: Tensor, engine: Tensor) -> None:
     # Sample by sample, so that one wrong row does not vanish among many.
     errors = (alone.double().cpu() - engine).norm(dim=1)
     if not bool((errors <= LARGEST_ERROR[alone.dtype] * engine.norm(dim=1)).all()):
-        raise InputError(
+        raise Contradicted(
             "the kernel is wrong: the features of an input differ from those that the model gives "
             "for it by itself; expected a model that treats each input as if it were alone; "
             "check_products=0 returns the kernel anyway"
@@ -451,8 +455,8 @@ def refuse_wrong(
     """Refuse a kernel that plain autograd contradicts.
 
     Raises:
-        InputError: an entry or a product is further from autograd's than rounding takes it, or
-            float32 has too few exponents for them.
+        Contradicted: an entry or a product is further from autograd's than rounding takes it.
+        InputError: they are too small for float32.
     """
     advice = (
         "expected a model that treats each input as if it were alone; check_entries=0 and "
@@ -465,14 +469,14 @@ def refuse_wrong(
         )
     for entry in entries:
         if not entry.relative_error <= LARGEST_ERROR[dtype]:
-            raise InputError(
+            raise Contradicted(
                 f"the kernel is wrong: an entry is {entry.engine:.6g}, and {entry.autograd:.6g} by "
                 f"plain autograd (inputs {entry.row} and {entry.column}, classes {entry.row_class} "
                 f"and {entry.column_class}); {advice}"
             )
     for product in products:
         if not product.relative_error <= LARGEST_ERROR[dtype]:
-            raise InputError(
+            raise Contradicted(
                 f"the kernel is wrong: its product with random vectors is {product.engine:.6g}, "
                 f"and {product.autograd:.6g} by plain autograd; {advice}"
             )

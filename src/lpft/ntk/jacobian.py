@@ -44,8 +44,7 @@ class AutogradJacobian:
         by_name = network.named_parameters()
         self.parameters = {name: by_name[name] for name in by_name if name in names}
         self._caller = _Caller(network)
-        caller_names = {id(p): name for name, p in self._caller.named_parameters()}
-        self._names = {name: caller_names[id(p)] for name, p in self.parameters.items()}
+        self._names = _names_in(self._caller, self.parameters)
         self.mode: Literal["forward mode", "double backward"] = "forward mode"
 
     def pull_back(self, batch: Batch, cotangents: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -72,8 +71,12 @@ class AutogradJacobian:
         """``J w``, n x h."""
 
         def run(parameters: Mapping[str, Tensor]) -> list[Tensor]:
-            named = {self._names[name]: parameter for name, parameter in parameters.items()}
-            return [functional_call(self._caller, named, (batch,))]
+            named = {
+                full_name: parameter
+                for name, parameter in parameters.items()
+                for full_name in self._names[name]
+            }
+            return [functional_call(self._caller, named, (batch,), tie_weights=False)]
 
         derivative = forward_mode if self.mode == "forward mode" else double_backward
         with only_these_require_gradients(self.network.root, []):
@@ -130,6 +133,20 @@ class AutogradJacobian:
         ):
             self.network.features(sample)
         return sum(sizes.values())
+
+
+def _names_in(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """All names of each parameter in ``module``, one for each module that owns it.
+
+    ``functional_call`` finds them too, but leaves its own tensors behind in a module that itself
+    has two names.
+    """
+    names: dict[int, list[str]] = {id(parameter): [] for parameter in parameters.values()}
+    for prefix, part in module.named_modules():  # each module once
+        for local, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in names:
+                names[id(parameter)].append(f"{prefix}.{local}" if prefix else local)
+    return {name: names[id(parameter)] for name, parameter in parameters.items()}
 
 
 class _Caller(nn.Module):

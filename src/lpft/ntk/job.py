@@ -33,6 +33,7 @@ from lpft.executors import get_executor, visible_gpus
 from lpft.model.inference import resolve_device, resolve_dtype
 from lpft.ntk.certificate import (
     CHECKED_AT_ONCE,
+    Contradicted,
     KernelToCheck,
     Room,
     check_entries,
@@ -65,7 +66,7 @@ from lpft.ntk.structure import (
     cannot_pass,
     detect_structure,
 )
-from lpft.ntk.studied import KernelRequest, Studied
+from lpft.ntk.studied import KernelRequest, Studied, StudiedModule
 from lpft.ntk.sweep import TOTAL, PathsDiffer, Sweep, finished_pieces, sweep
 from lpft.ntk.tiles import Step
 from lpft.progress import timed
@@ -288,12 +289,18 @@ class KernelJob:
     def _compute(self) -> Kernels:
         try:
             return self._compute_as_planned()
-        except PathsDiffer as error:
-            # A mixture of experts, or one that stops early: no rule is sure to hold on all inputs.
+        except (PathsDiffer, Contradicted) as error:
+            # A mixture of experts, or one that stops early; or a part that treats some inputs
+            # unlike those on which its rules were checked. That of a classifier is an error.
+            of_any_module = isinstance(self._model, StudiedModule)
+            if isinstance(error, Contradicted) and not of_any_module:
+                raise
             if self._options.cache_dir is not None:  # its pieces are those of other passes
                 raise
             logger.warning(
-                "%s: all parameters are left to autograd, one input at a time", error.reason
+                "no rule holds for all inputs (%s): all parameters are left to autograd, one input "
+                "at a time",
+                error.reason if isinstance(error, PathsDiffer) else str(error).partition(";")[0],
             )
         with computed_in(self._options.dtype):
             self._examine(by_autograd=True)

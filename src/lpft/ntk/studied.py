@@ -374,12 +374,20 @@ def request_of(
     complex_names = {name for name, parameter in named.items() if parameter.is_complex()}
     trainable |= {name for name in complex_names if named[name].requires_grad}
     all_names = set(network_names) | head_names | complex_names
+    # A parameter that modules share has a name for each of them.
+    first_names = {id(parameter): name for name, parameter in named.items()}
+    every_name = model.network.module.named_parameters(remove_duplicate=False)
+    other_names = {
+        model.prefix + name: first_names[id(parameter)] for name, parameter in every_name
+    }
+    other_names = {name: first for name, first in other_names.items() if first in all_names}
     if parameters == "all":
         selected_names = all_names
     elif parameters == "trainable":
         selected_names = trainable
     else:
-        selected_names = _matching_names(parameters, all_names)
+        matching = _matching_names(parameters, all_names | other_names.keys())
+        selected_names = {other_names.get(name, name) for name in matching}
     if selected_names & complex_names:
         raise InputError(
             f"'{min(selected_names & complex_names)}' is complex: expected real parameters; keep "
