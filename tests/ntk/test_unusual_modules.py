@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lpft.errors import InputError
-from lpft.ntk import NTKOperator, empirical_ntk
+from lpft.ntk import NTKOperator, empirical_ntk, empirical_ntks
+from lpft.ntk import outputs as ready
 
 DOUBLE = {"dtype": torch.float64, "device": "cpu"}
 TOLERANCE = 1e-10
@@ -438,3 +439,93 @@ def test_gradients_too_small_for_float32_are_said_to_be():
         empirical_ntk(module, inputs, dtype=torch.float32, **options)
     kernel = empirical_ntk(module, inputs, dtype=torch.float64, **options)
     assert kernel.certificate.largest_relative_error <= 1e-12
+
+
+class Language(nn.Module):
+    """A language model that returns its logits, n x T x V."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = nn.Embedding(11, 6), nn.Linear(6, 11)
+
+    def forward(self, input_ids, attention_mask=None):  # noqa: ARG002
+        return self.last(torch.tanh(self.table(input_ids)).cumsum(1))
+
+
+def test_ready_outputs_of_a_module_that_returns_a_tensor():
+    torch.manual_seed(0)
+    module, texts = Language(), {"input_ids": ids(), "labels": torch.arange(5)}
+    of_words = empirical_ntk(module, texts, outputs=ready.label_words([3, 7]), **DOUBLE)
+    by_hand = empirical_ntk(
+        module, texts, outputs=lambda m, b: m(b["input_ids"])[:, -1, [3, 7]], **DOUBLE
+    )
+    assert relative_error(of_words.total(), by_hand.total()) <= TOLERANCE
+    of_token = empirical_ntk(module, texts, outputs=ready.next_token_log_probability, **DOUBLE)
+    by_hand = empirical_ntk(
+        module,
+        texts,
+        outputs=lambda m, b: (
+            m(b["input_ids"])[:, -1].log_softmax(1).gather(1, b["labels"].unsqueeze(1))
+        ),
+        **DOUBLE,
+    )
+    assert relative_error(of_token.total(), by_hand.total()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+@pytest.mark.parametrize("output", [ready.loss, ready.margin])
+def test_classes_in_any_whole_numbers(output, dtype):
+    torch.manual_seed(0)
+    module, x, labels = mlp(), torch.randn(4, 6), torch.tensor([0, 2, 1, 0])
+    kernels = [
+        empirical_ntk(module, {"input": x, "labels": numbers}, outputs=output, **DOUBLE).total()
+        for numbers in (labels, labels.to(dtype))
+    ]
+    assert torch.equal(*kernels)
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "says"),
+    [
+        (ready.loss, torch.ones(4), "'labels' are of torch.float32"),
+        (ready.margin, torch.ones(4).bool(), "'labels' are of torch.bool"),
+        (ready.loss, torch.tensor([0, 1, 2, 3]), "^'labels' must be one number per sample"),
+        (ready.next_token_log_probability, torch.zeros(4).long(), "n x T x V"),
+        (ready.label_words([1]), torch.zeros(4).long(), "n x T x V"),
+    ],
+)
+def test_ready_outputs_say_what_does_not_fit(output, labels, says):
+    refused(says, mlp(), {"input": torch.randn(4, 6), "labels": labels}, outputs=output)
+
+
+@pytest.mark.parametrize("output", [ready.loss, ready.margin])
+def test_the_only_class_has_no_loss(output):
+    inputs = {"input": torch.randn(4, 6), "labels": torch.zeros(4).long()}
+    refused("at least two", nn.Linear(6, 1), inputs, outputs=output)
+
+
+@pytest.mark.parametrize("tokens", [[], [-1], [7.0], [True], "ab", 7, None])
+def test_label_words_are_ids(tokens):
+    with pytest.raises(InputError, match="list of token ids"):
+        ready.label_words(tokens)
+    with pytest.raises(InputError, match="token id of the mask"):
+        ready.label_words([1], "[MASK]")
+
+
+def test_label_words_and_last_tokens_that_do_not_exist_are_refused():
+    texts = {"input_ids": ids()}
+    refused(
+        "token 11 is none of the model's 11", Language(), texts, outputs=ready.label_words([11])
+    )
+    texts["attention_mask"] = torch.ones(5, 7).long()
+    texts["attention_mask"][3] = 0
+    refused("'attention_mask' is 0", Language(), texts, outputs=ready.label_words([1]))
+
+
+def test_heads_of_other_numbers_or_names_are_refused():
+    for heads, says in (
+        ({"ft": torch.zeros(3, 6, dtype=torch.complex64)}, "complex"),
+        ({1: torch.ones(3, 6)}, "name 1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            empirical_ntks(mlp(), heads, torch.randn(4, 6), head="2", **DOUBLE)

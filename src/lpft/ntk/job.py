@@ -685,6 +685,10 @@ def _check_requests(
             raise InputError(f"block {block}: expected two of {groups} groups of texts, from 0 on")
     names, width = set(model.network.named_parameters()), model.network.width
     for name, request in requests.items():
+        if not isinstance(name, str):
+            raise InputError(
+                f"the name {name!r} of a kernel is no text: expected names such as 'ft'"
+            )
         unknown = sorted(request.parameters - names)
         if unknown:
             raise InputError(
@@ -694,6 +698,8 @@ def _check_requests(
         shape = tuple(request.weight.shape)
         if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
             raise InputError(f"request '{name}': expected a head C x {width}, found {shape}")
+        if request.weight.is_complex():
+            raise InputError(f"request '{name}': its head is complex; expected real numbers")
         if not torch.isfinite(request.weight).all():
             raise InputError(
                 f"request '{name}': its head is not finite (NaN or infinity); give an intact one"

@@ -306,6 +306,8 @@ def reading(
 
 def cannot_pass(error: Exception | None) -> str:
     """The line for a model that autograd does not pass."""
+    if isinstance(error, InputError):  # which says itself what is wrong
+        return str(error)
     lines = str(error).splitlines() or [type(error).__name__]
     return (
         f"the model cannot be differentiated ({lines[0]}): expected one that plain autograd "
