@@ -108,6 +108,13 @@ CONFIGS = [
     case("damaged YAML", CONFIG, "run.yaml", run__yaml="seed: [1\nmethod: lp"),
     case("YAML that is not UTF-8", CONFIG, "run.yaml", run__yaml=b"label-column: caf\xe9\n"),
     case("YAML list", CONFIG, "run.yaml", run__yaml="- method\n- lp\n"),
+    case("YAML name twice", CONFIG, "run.yaml", "'seed'", "twice", run__yaml="seed: 1\nseed: 2\n"),
+    case("YAML name in two spellings", CONFIG, "run.yaml", "max_length", "twice",
+         run__yaml="max-length: 8\nmax_length: 16\n"),
+    case("YAML class twice", CONFIG, "run.yaml", "'good'", "twice",
+         run__yaml="class-weight: {good: 1, good: 2}\n"),
+    case("YAML that is a folder", f"{FILE} --config data", "data", **{"data/a__txt": ""}),
+    case("YAML in UTF-16", CONFIG, "run.yaml", "not UTF-8", run__yaml="seed: 1".encode("utf-16")),
     case("unknown YAML key", CONFIG, "poling", "pooling", run__yaml="poling: mean\n"),
     case("unknown YAML method", f"{X} --config run.yaml".replace("--method lp", ""),
          "did you mean lp-ft?", run__yaml="method: lpft\n"),
@@ -126,6 +133,7 @@ FILES = [
     case("not UTF-8", f"{X}.csv", "x.csv", "line 2", "UTF-8", x__csv=b"text,label\ncaf\xe9,good\n"),
     case("another encoding", f"{X}.csv --encoding cp1252", "line 2", "0x81", "--encoding",
          x__csv=b"text,label\n\x81,good\n"),
+    case("encoding of no text", f"{FILE} --encoding rot13", "'rot13'", "expected utf-8"),
     case("unknown encoding", f"{FILE} --encoding latin-11", "--encoding", "latin-11", "latin1"),
     case("delimiter of two characters", f"{FILE} --delimiter ';;'", "--delimiter", "';;'", "tab"),
     case("another delimiter", f"{X}.csv", "semicolons", "--delimiter ';'",
@@ -234,6 +242,8 @@ RUNS = [
     case("predict an empty line", "predict run", "line 2", stdin=b"good\n\nbad\n"),
     case("predict half of a UTF-16 line", "predict run", "utf-16", stdin=b"\xff\xfea\x00\xd8"),
     case("predict UTF-16 without its mark", "predict run", "line 1", "UTF-8", stdin=b"a\0b\0"),
+    case("predict UTF-16 that is named, without its mark", "predict run --encoding utf-16",
+         "byte-order mark", "utf-16-le", stdin="good\n".encode("utf-16-le")),
     case("predict a line that is not UTF-8", "predict run", "UTF-8", stdin=b"caf\xe9\n"),
     case("predict an odd number of texts for pairs", "predict pairs --text a b c", "3", "pair"),
     case("predict lines that are no pairs", "predict pairs", "line 1", "tab", stdin=b"good\n"),
@@ -563,6 +573,13 @@ def test_a_finished_run_is_not_taken_for_one_on_a_file_that_changed(
         assert (outcome.status, "finished already" in outcome.err) == (0, True), outcome.err
     (folder / "train.csv").write_text(table(["good", "bad"] * 7))
     refused(command + " --resume", "out", "data", "changed")
+
+
+def test_advice_is_of_options_that_the_command_has(refused, folder, finished):
+    shutil.copytree(finished / "run", folder / "run")
+    (folder / "x.csv").write_text('text\n" "\n')
+    assert "--invalid-rows" in refused("predict run --file x.csv", "x.csv", "row 1")
+    assert "--invalid-rows" not in refused("explain run --file x.csv", "x.csv", "row 1")
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(refused, folder):

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from scipy.special import logit, softmax
@@ -163,6 +164,16 @@ def test_labels_come_back_as_they_were_given(model, tmp_path, names):
     assert loaded.score(texts, given) == right / 60
 
 
+def test_integers_that_no_type_of_numpy_holds_together_stay_exact(model):
+    texts, labels = toy_texts(40)
+    large = [2**63 + 1 if label == "good" else -1 for label in labels]
+    named = TextClassifier(model, **PROBING).fit(texts, labels)
+    fitted = TextClassifier(model, **PROBING).fit(texts, large)
+    # the classes are sorted by value, so -1 takes the place of "bad", the first by name
+    expected = [2**63 + 1 if label == "good" else -1 for label in named.predict(texts)]
+    assert fitted.predict(texts).tolist() == expected
+
+
 def test_columns_of_a_table_are_lists(model):
     texts, labels = toy_texts(60)
     column = pd.Series(labels, index=range(100, 160))
@@ -170,17 +181,34 @@ def test_columns_of_a_table_are_lists(model):
     assert fitted.score(texts, labels) > 0.7
 
 
-@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
-def test_tables_of_texts_and_of_pairs_are_cross_validated_as_lists_are(model, library):
+@pytest.mark.parametrize(
+    "table", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "pyarrow"]
+)
+def test_tables_of_texts_and_of_pairs_are_cross_validated_as_lists_are(model, table):
     texts, labels = toy_texts(40)
     estimator = TextClassifier(model, **PROBING)
     for columns in ({"text": texts}, {"first": texts, "second": texts[::-1]}):
         listed = texts if len(columns) == 1 else list(zip(*columns.values(), strict=True))
         scores = [
             cross_val_score(estimator, given, labels, cv=2, error_score="raise")
-            for given in (library.DataFrame(columns), listed)
+            for given in (table(columns), listed)
         ]
         np.testing.assert_array_equal(*scores)
+
+
+def test_a_column_of_training_in_the_place_of_the_other_is_refused(model):
+    texts, labels = toy_texts(40)
+    table = pd.DataFrame({"first": texts, "second": texts[::-1]})
+    fitted = TextClassifier(model, **PROBING).fit(table, labels)
+    refused("expected first, second", fitted.predict, table[["second", "first"]])
+    refused(
+        "expected first, second",
+        fitted.predict,
+        table.rename(columns={"first": "x"})[["second", "x"]],
+    )
+    same = fitted.predict_proba(table)
+    for others in ({"first": "x"}, {"second": "x"}, {"first": "x", "second": "y"}):
+        np.testing.assert_array_equal(fitted.predict_proba(table.rename(columns=others)), same)
 
 
 @pytest.mark.parametrize("row", [0, 7, 23, 39])
@@ -512,6 +540,20 @@ def test_only_the_ratios_of_sample_weights_count(model):
     np.testing.assert_array_equal(half, twice)
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [torch.ones(40, requires_grad=True), torch.ones(40).bfloat16(), [1.7e308] * 40],
+    ids=["with a gradient", "bfloat16", "whose sum is infinite"],
+)
+def test_weights_of_any_number_type_and_size_are_read(model, weights):
+    texts, labels = toy_texts(40)
+    plain, weighted = (
+        TextClassifier(model, **PROBING).fit(texts, labels, sample_weight=one).logits(texts)
+        for one in ([1.0] * 40, weights)
+    )
+    np.testing.assert_array_equal(weighted, plain)
+
+
 def test_whole_weights_are_repeated_rows_to_linear_probing(model):
     texts, labels = three_classes(60)
     weights = np.random.default_rng(0).integers(0, 4, 60)
@@ -558,6 +600,13 @@ def test_the_temperature_of_folds_is_that_of_weighted_probes_and_rows(model):
     logits = out_of_fold_logits(features, indices.astype(int), 2, groups=repeats, **probing)
     expected = fit_temperature(logits, indices.astype(int), PRIOR_SD, weights)
     assert clf.temperature_ == pytest.approx(expected.temperature, rel=1e-5)
+
+
+def test_a_value_of_many_lines_is_named_in_one(model):
+    estimator = TextClassifier(model, method="lp", class_weight=pd.Series({"good": 2.0}))
+    with pytest.raises(InputError, match="class_weight") as caught:
+        estimator.fit(*toy_texts(40))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from lpft.analysis.inputs import as_array
 from lpft.data import (
     Examples,
     Label,
@@ -529,9 +530,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """``paired``: whether it was trained on pairs; None where it was not trained."""
         self.model_ = classifier.model
         self.tokenizer_ = classifier.tokenizer
-        self.classes_ = np.array(classifier.model.config.classes)
+        self.classes_ = _class_array(classifier.model.config.classes)
         self.temperature_ = float(classifier.model.config.temperature)
         self._paired = paired
+
+
+def _class_array(classes: Sequence[Label]) -> NDArray[Any]:
+    """Class names as an array; integers that no integer type of NumPy holds together stay exact."""
+    array = np.array(classes)
+    rounded = array.dtype.kind == "f" and isinstance(classes[0], int)
+    return np.array(classes, dtype=object) if rounded else array
 
 
 def _training_data(
@@ -597,7 +605,8 @@ def _examples(
     if sample_weight is not None:
         weights = _row_weights(sample_weight, len(texts))
         rows = np.flatnonzero(weights)
-        weights = weights[rows] / weights[rows].mean()
+        weights = weights[rows] / weights.max()  # their sum may be more than a number can be
+        weights /= weights.mean()
     labels_of_rows = [label_values[row] for row in rows]
     if classes is None:
         classes = infer_classes(labels_of_rows, f"the {labels_name}")
@@ -613,8 +622,8 @@ def _examples(
 def _row_weights(sample_weight: Any, rows: int) -> NDArray[np.float64]:
     """``sample_weight`` as an array of ``rows`` numbers, none of them negative."""
     try:
-        weights = np.asarray(sample_weight, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        weights = as_array(sample_weight, "the sample_weight", np.float64)
+    except InputError as error:
         raise InputError(
             f"the sample_weight are {show([sample_weight])}: expected {rows} numbers of at least 0"
         ) from error

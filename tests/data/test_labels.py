@@ -1,6 +1,7 @@
 """Labels of files, of Python programs and of official releases; what is no class."""
 
 from decimal import Decimal
+from enum import Enum
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,19 @@ from lpft.errors import InputError
 
 def test_labels_become_strings_and_integers():
     values = ["a", " b ", 1, 2.0, np.int64(3), np.float32(4), True, np.bool_(False), Decimal(5)]
-    assert read_labels(values, "f") == ["a", "b", 1, 2, 3, 4, "True", "False", "5"]
+    assert read_labels(values, "f") == ["a", "b", 1, 2, 3, 4, "True", "False", 5]
+
+
+def test_members_of_an_enum_are_their_values():
+    class Mood(str, Enum):  # noqa: UP042 - whose str() is not its value
+        GOOD = "good"
+        BAD = "bad"
+
+    assert label_list([Mood.GOOD, Mood.BAD], "labels") == ["good", "bad"]
+
+
+def test_tensors_of_half_precision_are_labels():
+    assert label_list(torch.tensor([1, 0]).bfloat16(), "labels") == [1, 0]
 
 
 def test_large_integers_stay_exact():
@@ -73,6 +86,8 @@ BAD = {
     "arrays": ([np.array([0, 1])], ["multi-label is not supported"]),
     "fractions": ([1.0, 0.25, 3.5], ["regression is not supported", "0.25, 3.5"]),
     "fractions as text": (["1", "2.5"], ["regression is not supported", "'2.5'"]),
+    "decimal fractions": ([Decimal("0.5"), Decimal(1)], ["regression is not supported", "0.5"]),
+    "half a character": (["a", "x\ud83d"], ["surrogate", "row 2"]),
     "infinity": ([float("inf")], ["regression is not supported"]),
     "missing": (["a", None, "", "b"], ["no label in rows 2, 3;"]),
     "nan": ([1.0, float("nan")], ["no label in row 2;"]),

@@ -4,6 +4,8 @@ import gzip
 import json
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lpft.data.reading import iter_rows
@@ -288,6 +290,19 @@ BAD = {
     ),
     "carriage returns": ("rows.csv", b"text,label\ra,1\rb,2\r", ["carriage returns only"]),
     "carriage returns in tsv": ("rows.tsv", b"text\tlabel\ra\t1", ["carriage returns only"]),
+    "carriage returns before one line feed": (
+        "rows.csv",
+        b"text,label\ra,1\rb,2\r\n",
+        ["carriage return", "line feeds"],
+    ),
+    "utf-32": ("rows.csv", "text,l\n".encode("utf-32"), ["line 1", "UTF-8", "utf-32"]),
+    "delimiter for Excel": ("rows.csv", b"sep=;\ntext;label\na;1\n", ["sep=;", "remove it"]),
+    "columns of pandas": (
+        "rows.json",
+        b'{"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}',
+        ["one object", "per row", "records"],
+    ),
+    "rows in an object": ("rows.json", b'{"data": [{"text": "a"}]}\n', ["one object", "per row"]),
     "semicolons": (
         "rows.csv",
         b"text;label\ngood, fine;1\n",
@@ -323,6 +338,27 @@ def test_bad_files_are_named_in_one_line(tmp_path, name, content, parts):
         assert "\n" not in message
         for part in parts:
             assert part in message
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**62], pa.timestamp("us")),
+        pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers()),
+    ],
+    ids=["year 150000", "not UTF-8"],
+)
+def test_a_value_of_parquet_that_python_has_none_of_is_named_by_its_column(tmp_path, column):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["a"], "odd": column}), path)
+    with pytest.raises(InputError, match=r"rows\.parquet, column 'odd'"):
+        read_table(path)
+
+
+def test_an_object_of_one_row_is_a_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"data": {"text": "a"}, "label": 1}\n')
+    assert len(read_table(path)) == 1
 
 
 def test_damaged_parquet_and_a_folder_are_named(tmp_path):

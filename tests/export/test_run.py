@@ -164,14 +164,18 @@ def test_nothing_but_an_export_is_ever_replaced(lpft, model, run, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/export.json").write_text('{"files": 3}')
-    wanted = {"file": "is a file", "damaged": "not an export's", "file/below": "cannot be written"}
+    wanted = {
+        "file": "is a file",
+        "damaged": "do not belong to an export",
+        "file/below": "cannot be written",
+    }
     for name, says in wanted.items():
         arguments = ("--format", "transformers", "--output-dir", tmp_path / name, "--overwrite")
         assert says in refused(lpft, model, *arguments)
     for folder in (run, run.parent):
         before = contents(folder)
         arguments = ("--format", "transformers", "--output-dir", folder, "--overwrite")
-        assert "not an export's" in refused(lpft, run, *arguments)
+        assert "do not belong to an export" in refused(lpft, run, *arguments)
         assert contents(folder) == before
     assert {path.name for path in tmp_path.iterdir()} == {"file", "damaged"}
 

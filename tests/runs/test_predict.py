@@ -74,6 +74,19 @@ def test_lines_without_text_are_marked(lpft, run):
     marked = lines(lpft("predict", run, "--invalid-rows", "mark", stdin=given).out)
     assert [row["reason"] is None for row in marked] == [True, False, False, True]
     assert "UTF-8" in marked[2]["reason"]
+    assert marked[2]["reason"].isprintable()
+
+
+def test_numbers_that_json_has_not_are_null_in_the_output(lpft, run, tmp_path):
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"text": "good film", "x": NaN, "y": [1.5, {"z": -Infinity}]}\n')
+    out = lpft("predict", run, "--file", path, "--keep-columns", "x,y").out
+
+    def none(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    (row,) = (json.loads(line, parse_constant=none) for line in out.splitlines())
+    assert (row["x"], row["y"]) == (None, [1.5, {"z": None}])
 
 
 def test_values_of_any_kind_are_carried_along(lpft, run, tmp_path):

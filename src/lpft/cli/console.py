@@ -114,7 +114,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     columns = ("accuracy", "macro_f1", "matthews_correlation", *group_metrics)
 
     def decimals(value: float | None) -> str | None:
-        return None if value is None else f"{value:.3f}"
+        return None if value is None else f"{value:z.3f}"  # z: no "-0.000"
 
     rows = [
         [
@@ -137,7 +137,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         if unseen is not None:
             auroc, rejected = map(decimals, (unseen["confidence_auroc"], unseen["rejected"]))
             print(
-                f"{split}: {unseen['rows']} rows of classes that training lacks"
+                f"{split}: {unseen['rows']} row{'s' * (unseen['rows'] != 1)} of classes that "
+                "training lacks"
                 + ("" if auroc is None else f", AUROC of confidence {auroc}")
                 + ("" if rejected is None else f", share rejected {rejected}")
             )

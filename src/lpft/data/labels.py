@@ -3,6 +3,7 @@
 import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence, ValuesView
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -37,8 +38,9 @@ def read_labels(
         rows: row numbers from 0 for messages, 0 to N - 1 by default.
 
     Raises:
-        InputError: a label is missing, is a list (multi-label) or a number that is not whole
-            (regression), or all are text that spells numbers and one of these is not whole.
+        InputError: a label is missing, is a list (multi-label), a number that is not whole
+            (regression) or no valid Unicode, or all are text that spells numbers and one of these
+            is not whole.
     """
     _check_labels(values, source, rows, "expected one in every row: fill it in or remove the row")
     if all(looks_numeric(value) for value in values):
@@ -49,12 +51,12 @@ def read_labels(
 def _plain_label(value: object) -> Label:
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
-    return _integer(value) if isinstance(value, numbers.Real) else str(value).strip()
+    return _integer(value) if isinstance(value, numbers.Real | Decimal) else str(value).strip()
 
 
-def _integer(value: numbers.Real) -> int:
+def _integer(value: numbers.Real | Decimal) -> int:
     # not by float where it is an integer: large ones stay exact
-    return int(value) if isinstance(value, numbers.Integral) else int(float(value))
+    return int(value) if isinstance(value, numbers.Integral | Decimal) else int(float(value))
 
 
 def label_list(labels: Any, name: str) -> list[Label]:
@@ -117,8 +119,8 @@ def class_weights(
 
 def _objects(labels: Any) -> NDArray[np.object_]:
     """Labels as an object array; what is no collection becomes an array without dimensions."""
-    if hasattr(labels, "detach"):  # a tensor, wherever it lies
-        labels = labels.detach().cpu()
+    if hasattr(labels, "detach"):  # a tensor, wherever it lies and of types that NumPy lacks too
+        labels = np.array(labels.tolist(), dtype=object)
     if hasattr(labels, "__array__"):
         values = np.asarray(labels, dtype=object)
         return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
@@ -129,7 +131,7 @@ def _objects(labels: Any) -> NDArray[np.object_]:
 
 def _typed_label(value: Any, name: str) -> Label:
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # the text of a member of an Enum, not the member's name
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, numbers.Real):
@@ -144,7 +146,7 @@ def _typed_label(value: Any, name: str) -> Label:
 def _check_labels(
     values: Sequence[object], source: str, rows: Sequence[int] | None, advice: str
 ) -> None:
-    """Refuse collections (multi-label), missing labels and fractions (regression)."""
+    """Refuse collections (multi-label), missing labels, halves of characters and fractions."""
     collections = (list, tuple, set, frozenset, dict, np.ndarray)
     multiple = [value for value in values if isinstance(value, collections)]
     if multiple:
@@ -156,8 +158,14 @@ def _check_labels(
     missing = [row for row, value in zip(rows, values, strict=True) if is_missing(value)]
     if missing:
         raise InputError(f"{source}: no label in {show_rows(missing)}; {advice}")
+    damaged = [row for row, value in zip(rows, values, strict=True) if is_damaged(value)]
+    if damaged:
+        raise InputError(
+            f"{source}: half of a surrogate pair in {show_rows(damaged)}, expected valid Unicode: "
+            "the label was cut or decoded wrongly where it was written"
+        )
     # is_integer is False for the infinities
-    numeric = [value for value in values if isinstance(value, numbers.Real)]
+    numeric = [value for value in values if isinstance(value, numbers.Real | Decimal)]
     _check_whole([value for value in numeric if not float(value).is_integer()], source)
 
 
@@ -302,6 +310,15 @@ def is_missing(value: object) -> bool:
         return not value.strip()
     # NaN and NaT differ from themselves; comparing NA gives NA, which has no truth value
     return value is None or type(value).__name__ == "NAType" or bool(np.all(value != value))
+
+
+def is_damaged(value: object) -> bool:
+    """Whether a value is text with half of a surrogate pair in it, which UTF-8 cannot have."""
+    return (
+        isinstance(value, str)
+        and not value.isascii()
+        and value != value.encode(errors="ignore").decode()
+    )
 
 
 def looks_numeric(value: object) -> bool:

@@ -9,19 +9,20 @@ bytes, and refuses rows that are longer than its block (docs/log.md).
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE, getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lpft.errors import InputError, named
+from lpft.errors import InputError, named, one_line
 
 FORMATS = (
     *(".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"),
-    *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz"),
+    *(".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz", ".json.gz"),
 )
 """Endings of the files that can be read: ``.txt`` is tab-separated, as ``.tsv``, and ``.json``
 as ``.jsonl`` holds one object per line, or one array of objects."""
@@ -183,6 +184,8 @@ def _not_decoded(
         )
     utf16 = line == 1 and error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     likely = "utf-16" if utf16 else "such as cp1252 or latin-1"
+    if line == 1 and error.object.startswith(BOM_UTF32_LE):  # which begins as that of UTF-16 does
+        likely = "utf-32"
     return InputError(
         f"{path}, line {line}: {byte} is not UTF-8: name the file's encoding with "
         f"{named('encoding')} ({likely}), or save it again as UTF-8"
@@ -197,6 +200,11 @@ def _require_file(path: Path) -> None:
 
 
 def _check_first_line(path: Path, line: str) -> None:
+    if re.fullmatch(r'"?sep=.?"?', line.rstrip("\r\n")):
+        raise InputError(
+            f"{path}: the first line, {line.strip()}, names the delimiter for Excel: remove it; "
+            f"{named('delimiter')} names one that is not usual for this ending"
+        )
     if not line.endswith("\n") and "\r" in line.rstrip("\r"):
         raise InputError(
             f"{path}: its lines end in carriage returns only, as old Macintosh programs write "
@@ -218,6 +226,12 @@ def _csv_records(path: Path, delimiter: str, encoding: str | None = None) -> Ite
                 yield record
     except csv.Error as error:
         check_delimiter(path, first)
+        if "new-line character" in str(error):
+            raise InputError(
+                f"{path}, line {reader.line_num}: found a carriage return that ends no line: "
+                "expected lines that end in line feeds, and fields with carriage returns enclosed "
+                'in "; save the file again with Unix or Windows line ends'
+            ) from error
         raise InputError(
             f"{path}, line {reader.line_num}: not valid CSV ({error}); expected fields with "
             f"{_DELIMITERS.get(delimiter, repr(delimiter))}, quotes or line breaks to be enclosed "
@@ -276,7 +290,9 @@ def _json_rows(path: Path, encoding: str | None) -> Iterator[Row]:
     if first is not None and first[1].lstrip().startswith("["):
         yield from _array_rows(path, chain([first], lines))
         return
-    for number, line in [] if first is None else chain([first], lines):
+    second = next(lines, None)
+    ahead = [line for line in (first, second) if line is not None]
+    for number, line in chain(ahead, lines):
         try:
             row = json.loads(line, object_pairs_hook=_json_object)
         except (ValueError, RecursionError) as error:
@@ -288,6 +304,12 @@ def _json_rows(path: Path, encoding: str | None) -> Iterator[Row]:
             raise InputError(
                 f"{path}, line {number}: found a JSON {type(row).__name__}, expected one object "
                 "per line (JSON Lines): write each row on a line of its own"
+            )
+        if second is None and row and all(isinstance(v, dict | list) for v in row.values()):
+            raise InputError(
+                f"{path} holds one object, of whole columns or of a list of rows: expected one "
+                "object per row, on a line of its own or in an array, as pandas writes with "
+                "to_json(orient='records')"
             )
         yield row
 
@@ -354,11 +376,30 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             _check_unique(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
+                yield from _python_rows(path, batch)
+    except InputError:
+        raise
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{path} is not a readable Parquet file ({reason}): write it again, or name another"
+        ) from error
+
+
+def _python_rows(path: Path, batch: Any) -> list[Row]:
+    """The rows of a batch of Arrow, whose values may be such as Python has none of."""
+    try:
+        rows: list[Row] = batch.to_pylist()
+        return rows
+    except (ValueError, OverflowError) as error:  # a year beyond 9999, text that is not UTF-8
+        for name in batch.schema.names:
+            try:
+                batch.column(name).to_pylist()
+            except (ValueError, OverflowError):
+                break
+        raise InputError(
+            f"{path}, column '{name}': a value cannot be read ({one_line(error)}): write the "
+            "column as valid text, or leave it out"
         ) from error
 
 
@@ -374,8 +415,9 @@ def _check_unique(path: Path, names: Sequence[str]) -> None:
 def _check_width(path: Path, line: int, fields: list[str], first: list[str]) -> None:
     if len(fields) != len(first):
         check_delimiter(path, first)
+        found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
         raise InputError(
-            f"{path}, line {line}: found {len(fields)} fields, expected {len(first)} as in the "
+            f"{path}, line {line}: found {found}, expected {len(first)} as in the "
             "first line: in CSV quote a field that holds a comma or line break; TSV fields hold no "
             "tab or break"
         )

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpft.data.examples import Examples, Label, Text
-from lpft.data.labels import cut, is_missing, looks_numeric, read_labels, show, show_rows
+from lpft.data.labels import (
+    cut,
+    is_damaged,
+    is_missing,
+    looks_numeric,
+    read_labels,
+    show,
+    show_rows,
+)
 from lpft.data.reading import (
     Row,
     check_delimiter,
@@ -337,16 +345,12 @@ def strings_from_table(table: "pd.DataFrame", column: str, path: str | Path) -> 
             f"{show_rows(not_text)}, expected text: name another column or write the "
             "value as a string"
         )
-    if damaged := rows_that(_is_damaged):
+    if damaged := rows_that(is_damaged):
         raise InputError(
             f"{where}: half of a surrogate pair in {show_rows(damaged)}, expected valid Unicode: "
             "the text was cut or decoded wrongly where it was written"
         )
     return values
-
-
-def _is_damaged(text: str) -> bool:
-    return not text.isascii() and text != text.encode(errors="ignore").decode()
 
 
 def unreadable(value: object) -> str | None:
@@ -355,7 +359,7 @@ def unreadable(value: object) -> str | None:
         return "no text"
     if not isinstance(value, str):
         return f"found {show([value])} ({type(value).__name__}), expected text"
-    return "half of a surrogate pair, expected valid Unicode" if _is_damaged(value) else None
+    return "half of a surrogate pair, expected valid Unicode" if is_damaged(value) else None
 
 
 def labels_from_table(table: "pd.DataFrame", label_column: str, path: str | Path) -> list[Label]:

@@ -14,8 +14,8 @@ from lpft.errors import InputError
 def text_list(texts: Any, name: str = "texts") -> list[Text]:
     """A Python program's texts as a list, pairs as tuples of two.
 
-    A pandas or polars table (or an array) of one column holds texts, of two columns pairs. Pairs
-    may also be lists of two. What the items are is for :func:`check_texts` to say.
+    A pandas, polars or pyarrow table (or an array) of one column holds texts, of two columns pairs.
+    Pairs may also be lists of two. What the items are is for :func:`check_texts` to say.
 
     Args:
         texts: N texts or pairs, in their order.
@@ -31,7 +31,7 @@ def text_list(texts: Any, name: str = "texts") -> list[Text]:
         raise InputError(f"the {name} are one string: expected a list of texts, such as [text]")
     columns = _columns(texts)
     if columns is not None and len(columns) not in (1, 2):
-        names = ", ".join(str(column) for column in texts.columns)
+        names = ", ".join(text_columns(texts) or ())
         raise InputError(
             f"the {name} are a {kind} with {len(columns)} columns ({names}): expected the text "
             "column alone, or for pairs two columns: select them"
@@ -63,19 +63,22 @@ def text_list(texts: Any, name: str = "texts") -> list[Text]:
 def text_columns(texts: Any) -> tuple[str, ...] | None:
     """The names of a table's columns or of a column of one; None for texts without a name."""
     if _columns(texts) is not None:
-        return tuple(str(column) for column in texts.columns)
+        names = texts.column_names if hasattr(texts, "column_names") else texts.columns
+        return tuple(str(name) for name in names)
     name = getattr(texts, "name", None)
     return (name,) if isinstance(name, str) and name and hasattr(texts, "to_numpy") else None
 
 
 def check_column_order(texts: Any, trained: Sequence[str] | None, name: str = "texts") -> None:
-    """Refuse a table of pairs that has the columns of training, ``trained``, the wrong way round.
+    """Refuse a table of pairs that has a column of training, ``trained``, in the other's place.
 
     Raises:
         InputError: they are.
     """
     names = text_columns(texts)
-    if names is not None and trained is not None and names[::-1] == tuple(trained) != names:
+    if names is None or trained is None or names == tuple(trained):
+        return
+    if len(names) == len(trained) == 2 and (names[0] == trained[1] or names[1] == trained[0]):
         raise InputError(
             f"the {name} have the columns {', '.join(names)}: expected {', '.join(trained)}, "
             "in the order of training"
@@ -83,11 +86,13 @@ def check_column_order(texts: Any, trained: Sequence[str] | None, name: str = "t
 
 
 def _columns(table: Any) -> list[list[Any]] | None:
-    """The columns of a pandas or polars table; None for anything else."""
+    """The columns of a pandas, polars or pyarrow table; None for anything else."""
     if hasattr(table, "columns") and hasattr(table, "iloc"):
         return [table.iloc[:, number].tolist() for number in range(table.shape[1])]
     if hasattr(table, "get_columns"):
         return [column.to_list() for column in table.get_columns()]
+    if hasattr(table, "column_names") and hasattr(table, "columns"):
+        return [column.to_pylist() for column in table.columns]
     return None
 
 

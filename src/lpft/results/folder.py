@@ -263,8 +263,8 @@ def check_replaceable(
     foreign = sorted(n for n in present if n not in own and n.partition("/")[0] not in report_files)
     if foreign:
         raise InputError(
-            f"'{folder}' contains files that are not {what}'s ({foreign[0]}): name an empty or "
-            f"new folder by {named('output_dir')}"
+            f"'{folder}' contains files that do not belong to {what} ({foreign[0]}): name an empty "
+            f"or new folder with {named('output_dir')}"
         )
     if not overwrite:
         raise InputError(

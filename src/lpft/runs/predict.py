@@ -172,7 +172,8 @@ class InputFile:
 
     Args:
         text_columns: as the user names them; None for those of training.
-        invalid: with ``"error"`` a row without a text is an error.
+        invalid: with ``"error"`` a row without a text is an error, with None too, for commands
+            that leave no choice.
         columns: those that it must have besides, by name or path.
 
     Attributes:
@@ -191,7 +192,7 @@ class InputFile:
         text_columns: Sequence[str] | None,
         layout: Layout,
         *,
-        invalid: InvalidRows = "error",
+        invalid: InvalidRows | None = None,
         columns: Sequence[str] = (),
     ) -> None:
         self.path, self.layout, self._paired = path, layout, saved.paired
@@ -212,7 +213,7 @@ class InputFile:
                 names |= dict.fromkeys(row)
             if missing:
                 missing = {name for name in missing if not has_value(row, name)}
-            if invalid == "error" and any(
+            if invalid in (None, "error") and any(
                 unreadable(value_of(row, column)) is not None for column in self.text_columns
             ):
                 wrong[number] = {name: value_of(row, name) for name in self.text_columns}
@@ -220,7 +221,7 @@ class InputFile:
                     break
             self.count = number + 1
         if wrong:
-            self._refuse(wrong)
+            self._refuse(wrong, choice=invalid is not None)
         for column in columns:
             if column in missing:
                 advice = f"; expected the names of columns after {named('keep_columns')}"
@@ -259,11 +260,13 @@ class InputFile:
                 "end: predict again once it is complete, from a copy if it keeps growing"
             )
 
-    def _refuse(self, wrong: Mapping[int, Row]) -> NoReturn:
+    def _refuse(self, wrong: Mapping[int, Row], *, choice: bool) -> NoReturn:
         table = table_of(list(wrong.values()), self.text_columns, list(wrong))
         try:
             texts_from_table(table, self.text_columns, self.path)
         except InputError as error:
+            if not choice:
+                raise
             raise InputError(
                 f"{error.args[0]}, or give {named('invalid_rows')} mark or skip"
             ) from error
@@ -312,14 +315,16 @@ def line_rows(saved: SavedClassifier, lines: TextIO) -> Iterator[InputRow]:
             empty = "has an empty text" if text.strip() else "is empty"
             reason = f"{empty}: expected a text per line"
         elif saved.paired and len(parts) != 2:
+            fields = "1 field" if len(parts) == 1 else f"{len(parts)} fields"
             reason = (
-                f"has {len(parts)} fields: the model was trained on pairs, so expected two texts "
+                f"has {fields}: the model was trained on pairs, so expected two texts "
                 "with a tab between them"
             )
         else:
             yield InputRow((parts[0], parts[1]) if saved.paired else text)
             continue
-        yield InputRow(None, reason, error=f"line {number} of the input {reason}")
+        # the reason stands in the output, where settings have no options' names
+        yield InputRow(None, str(InputError(reason)), error=f"line {number} of the input {reason}")
 
 
 def _is_undecoded(text: str) -> bool:
@@ -334,6 +339,12 @@ def _numbered(lines: TextIO) -> Iterator[tuple[int, str]]:
         raise InputError(
             f"the input is not {error.encoding}, as its byte-order mark or {named('encoding')} "
             "says: expected UTF-8 text, or its own encoding"
+        ) from error
+    except UnicodeError as error:  # of utf-16 and utf-32, which ask for a byte-order mark
+        raise InputError(
+            f"the input does not begin with the byte-order mark of {lines.encoding}: give "
+            f"{named('encoding')} {lines.encoding}-le or {lines.encoding}-be, or the encoding that "
+            "it has"
         ) from error
 
 

@@ -9,6 +9,7 @@ it; so a resumed job begins where a chunk of rows did, and ends with the same by
 import csv
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -105,7 +106,7 @@ class OutputRows:
             name == column for column, name in self._copied.items()
         )
         # What json.dumps makes for every call; dates and other values of Parquet become text.
-        self._encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+        self._encode = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False).encode
 
     def _free_name(self, column: str, columns: Sequence[str]) -> str:
         name = column
@@ -128,7 +129,13 @@ class OutputRows:
         if self._csv:
             text = _csv_lines(self._cells(*one) for one in written)
             return text.encode(errors="backslashreplace").decode()
-        return "".join(_utf8(self._encode(self._entries(*one))) + "\n" for one in written)
+        return "".join(_utf8(self._line(self._entries(*one))) + "\n" for one in written)
+
+    def _line(self, entries: dict[str, Any]) -> str:
+        try:
+            return self._encode(entries)
+        except ValueError:  # JSON has no NaN, which Parquet has for what is missing
+            return self._encode(_finite(entries))
 
     def _entries(
         self, row: InputRow, prediction: Prediction, extra: str | int | None
@@ -156,6 +163,15 @@ class OutputRows:
         if self._extra is not None:
             results = [*results[: len(self._results) - 1], _cell(extra)]
         return cells + results
+
+
+def _finite(value: Any) -> Any:
+    """A value with None in place of the numbers in it that are not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _utf8(line: str) -> str:

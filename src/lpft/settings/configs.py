@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lpft.errors import InputError, named
+from lpft.errors import InputError, named, one_line
 from lpft.paper import MAX_LENGTH, MODEL, PRECISION, PROBE_SCORING, published_hyperparameters
 from lpft.settings import (
     MINILM,
@@ -461,6 +461,23 @@ def changed(
     return differing
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a name that stands twice is an error: PyYAML takes its last value."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> Any:
+    names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"'{twice[0]}' stands there twice: name it once", None
+        )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The settings that a YAML file names.
 
@@ -471,13 +488,15 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: the file is missing, no YAML, no mapping, or names what is no setting.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except FileNotFoundError as error:
         raise InputError(
             f"the configuration file '{path}' does not exist: expected a YAML file"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not UTF-8"
         raise InputError(
             f"the configuration file '{path}' cannot be read ({reason}): expected YAML lines such "
             "as 'method: lp-ft'"
@@ -485,6 +504,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"'{path}' must hold 'name: value' lines, such as 'method: lp-ft'")
     settings = {str(name).replace("-", "_"): value for name, value in values.items()}
+    if len(settings) < len(values):
+        spelled = [str(name).replace("-", "_") for name in values]
+        twice = next(name for name in settings if spelled.count(name) > 1)
+        raise InputError(f"'{path}' names {twice} twice, with '-' and with '_': name it once")
     for name in _ONLY_OPTIONS & settings.keys():
         raise InputError(
             f"'{path}': {name} is not a setting of a run: give --{name} on the command line"

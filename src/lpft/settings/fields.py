@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -268,7 +269,8 @@ def _pairs(setting: Setting, parts: Iterable[tuple[str, Any]]) -> dict[str, Any]
 
 
 def _wrong_value(setting: Setting, value: Any) -> InputError:
-    return InputError(f"{named(setting.name)} {value!r} must be {setting.expected()}")
+    shown = shorten(repr(value), 80, placeholder=" ...")  # of a table or model the beginning
+    return InputError(f"{named(setting.name)} {shown} must be {setting.expected()}")
 
 
 def _in_words(owner: type[Settings], error: ValidationError) -> InputError:

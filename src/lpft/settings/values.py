@@ -39,7 +39,7 @@ def known_encoding(name: str) -> str:
             return name
     except (LookupError, ValueError):  # ValueError: a null character in it
         pass
-    names = {alias.replace("_", "-") for alias in aliases}
+    names = {alias.replace("_", "-") for alias in aliases} - {name.lower().replace("_", "-")}
     near = get_close_matches(name.lower().replace("_", "-"), names, n=1)
     hint = f"did you mean {near[0]}?" if near else "expected utf-8, utf-16, latin-1, cp1252 or such"
     raise InputError(f"{named('encoding')} {name!r} is unknown: {hint}")
