@@ -336,7 +336,7 @@ def test_parts_of_a_batch_are_the_whole_batch(classifier, tmp_path):
     assert most == 2
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=1e-5, rtol=1e-4)
-    with pytest.raises(InputError, match="expected a divisor of batch_size, 8"):
+    with pytest.raises(InputError, match="expected a divisor of batch_size 8"):
         resolve(TrainingSettings(batch_size=8, gradient_accumulation_steps=3))
 
 

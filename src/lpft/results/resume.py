@@ -139,7 +139,7 @@ def check_same_settings(
     for name, (before, after) in changed(recorded, current, decides).items():
         raise InputError(
             f"'{folder}' cannot be resumed: it was started {_with(name, before)}, now it is "
-            f"{_with(name, after)}; give the same settings, {named('overwrite=True')} to replace "
+            f"{'without it' if after is None else after}; give the same settings, {named('overwrite=True')} to replace "
             f"it, or another {named('output_dir')}"
         )
 
@@ -161,7 +161,8 @@ def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fing
             continue
         if not earlier:
             reason = (
-                f"its record has no fingerprint of the {what}: use another {named('output_dir')}"
+                f"the {what} changed since it was started, or its record has no fingerprint of "
+                f"them: use another {named('output_dir')}"
             )
         else:
             reason = (
