@@ -137,10 +137,11 @@ def check_same_settings(
         InputError: a setting that ``decides`` it differs from the recorded one.
     """
     for name, (before, after) in changed(recorded, current, decides).items():
+        now_it_is = "without it" if after is None else after
         raise InputError(
             f"'{folder}' cannot be resumed: it was started {_with(name, before)}, now it is "
-            f"{'without it' if after is None else after}; give the same settings, {named('overwrite=True')} to replace "
-            f"it, or another {named('output_dir')}"
+            f"{now_it_is}; give the same settings, {named('overwrite=True')} to replace it, or "
+            f"another {named('output_dir')}"
         )
 
 
