@@ -189,6 +189,8 @@ def check_inputs_of_finished(
     Raises:
         InputError: the data or the weights are not those of the run, or cannot be read.
     """
+    if record.fingerprints is None or not record.fingerprints.data:
+        return  # there is nothing to compare with
     before = DataSettings.read_own(record.config)
     model = TrainingSettings.read_own(record.config)
     files = [name for name, item in DataSettings.fields().items() if item.fingerprinted]
