@@ -211,8 +211,17 @@ def test_a_model_whose_attention_needs_a_gpu_is_refused(tmp_path):
     )
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer("bert").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="mra model, which gives a token the same state"):
+    with pytest.raises(InputError, match="mra model, which computes no attention"):
         build(tmp_path)
+
+
+def test_a_new_model_whose_attention_starts_at_zero_is_loaded(folder):
+    model = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        for layer in model.encoder.layer:
+            layer.attention.output.dense.weight.zero_()
+    model.save_pretrained(folder)
+    assert torch.isfinite(build(folder).model.features(IDS)).all()
 
 
 @pytest.mark.parametrize(("layers", "says"), [(1, "hold 16 parameters"), (3, "lack 16 parameters")])

@@ -378,7 +378,7 @@ laguna layoutlm layoutlmv3 led lfm2 lfm2_moe lfm3 lilt llama llama4_text longcat
 longformer longt5 luke m2m_100 mamba mamba2 marian markuplm mbart megatron-bert mellum
 mimo_v2_flash minicpm3 minimax minimax_m2 minimax_m3_vl_text ministral ministral3 mistral
 mistral4 mistral_large4_text mixtral mobilebert modernbert modernbert-decoder molmo2_text mpnet
-mt5 muse_glimmer_text muse_spark_text mvp nanochat nemotron nllb-moe nomic_bert
+mt5 muse_glimmer_text muse_spark_text mvp nanochat nemotron neomme nllb-moe nomic_bert
 nystromformer olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt openai_privacy_filter opt pegasus
 pegasus_x persimmon phi phi3 phimoe plbart qwen2 qwen2_5_vl_text qwen2_moe qwen2_vl_text qwen3
 qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen3_vl_moe_text qwen3_vl_text
@@ -395,16 +395,13 @@ REFUSED = {
     "higgs_audio_v2": "last_hidden_state",
     "hunyuan_vl_text": "cannot read texts",
     "lxmert": "visual_feats",
-    "mra": "the same state",
-    "neomme": "the same state",
+    "mra": "no attention",
     "reformer": "random hashes",
     "udop": "Bbox",
     "vilt": "pixel_values",
 }
-"""What their refusal says.
-
-They read more than texts, draw at random, give no states, or give states that do not depend on the
-other tokens (at these sizes, on a CPU)."""
+"""What their refusal says: they read more than texts, draw at random, give no states, or have no
+attention on a CPU."""
 
 
 @pytest.mark.heavy

@@ -418,7 +418,7 @@ def test_outputs_of_several_widths_are_refused():
         (torch.eye(6).to_sparse(), "sparse"),
         (torch.nested.nested_tensor([torch.ones(2, 6), torch.ones(1, 6)]), "nested"),
         (torch.ones(2, 6, device="meta"), "meta"),
-        ([torch.ones(2, 6), torch.ones(2, 6).long()], "batch 2 has whole numbers"),
+        ([torch.ones(2, 6), torch.ones(2, 6).long()], "batch 2 has integers"),
     ],
 )
 def test_inputs_that_are_no_dense_numbers_of_one_kind_are_refused(inputs, says):

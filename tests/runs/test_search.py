@@ -9,7 +9,7 @@ import pytest
 import yaml
 from toy_files import toy_data, write_toy_file
 
-from lpft.data import load_task
+from lpft.data import fingerprint, load_task
 from lpft.report import build_report
 from lpft.runs import sweep as sweeps
 from lpft.runs.sweep import train_sweep
@@ -127,6 +127,7 @@ def write_run(config, score):
         "data": {},
         "metric": "macro_f1",
         "files": ["metrics.json"],
+        "fingerprints": {"data": fingerprint(load_task("demo"))},
     }
     (folder / "run.json").write_text(json.dumps(record))
 

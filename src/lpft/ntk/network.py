@@ -176,10 +176,10 @@ def _loader_batch(batch: Sequence[Any]) -> dict[str, Any]:
 
 def _kind(tensor: Tensor) -> str:
     if tensor.dtype == torch.bool:
-        return "truth values"
+        return "booleans"
     if tensor.is_complex():
         return "complex numbers"
-    return "real numbers" if tensor.is_floating_point() else "whole numbers"
+    return "real numbers" if tensor.is_floating_point() else "integers"
 
 
 def _quoted_all(names: Iterable[str]) -> str:

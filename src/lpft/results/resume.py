@@ -137,16 +137,12 @@ def check_same_settings(
         InputError: a setting that ``decides`` it differs from the recorded one.
     """
     for name, (before, after) in changed(recorded, current, decides).items():
-        now_it_is = "without it" if after is None else after
+        started = f"with {named(name)} {before}" if before is not None else f"without {named(name)}"
         raise InputError(
-            f"'{folder}' cannot be resumed: it was started {_with(name, before)}, now it is "
-            f"{now_it_is}; give the same settings, {named('overwrite=True')} to replace it, or "
-            f"another {named('output_dir')}"
+            f"'{folder}' cannot be resumed: it was started {started}, now it is "
+            f"{'not given' if after is None else after}; give the same settings, "
+            f"{named('overwrite=True')} to replace it, or another {named('output_dir')}"
         )
-
-
-def _with(name: str, value: Any) -> str:
-    return f"without {named(name)}" if value is None else f"with {named(name)} {value}"
 
 
 def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fingerprints) -> None:
@@ -160,16 +156,12 @@ def check_same_inputs(folder: Path, recorded: Fingerprints | None, current: Fing
         earlier = getattr(recorded, name, None)
         if earlier == value:
             continue
-        if not earlier:
-            reason = (
-                f"the {what} changed since it was started, or its record has no fingerprint of "
-                f"them: use another {named('output_dir')}"
-            )
-        else:
-            reason = (
-                f"the {what} changed since it was started, or another {source} is named now: "
-                "restore or name the same"
-            )
+        reason = (
+            f"the {what} changed since it was started, or another {source} is named now: restore "
+            "or name the same"
+            if earlier
+            else f"its record has no fingerprint of the {what}: use another {named('output_dir')}"
+        )
         raise InputError(
             f"'{folder}' cannot be resumed: {reason}, or start again with {named('overwrite=True')}"
         )
@@ -189,8 +181,6 @@ def check_inputs_of_finished(
     Raises:
         InputError: the data or the weights are not those of the run, or cannot be read.
     """
-    if record.fingerprints is None or not record.fingerprints.data:
-        return  # there is nothing to compare with
     before = DataSettings.read_own(record.config)
     model = TrainingSettings.read_own(record.config)
     files = [name for name, item in DataSettings.fields().items() if item.fingerprinted]
