@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -200,75 +201,28 @@ def fit_classifier(
         probed = perf_counter()
         norm_at_start = head_norms(trained_head(trained))[0]
         checkpoints = folder / "checkpoints"
-        inverse_strength = 0.0 if probe is None else probe.inverse_strength
         settings, precision = with_precision(trained, train, settings, folder)
         epoch_weights = None
         if keep_checkpoints and distributed.is_main():
             epoch_weights = EpochWeights(trained, folder / "epochs")
             epoch_weights.begin(checkpoints, epochs)
+        training = _FineTuning(
+            trained, probe, train, settings, method, checkpoints, keep_history, epoch_weights
+        )
         # With validation rows one training is scored at every epoch and kept at its best one. With
         # folds the trainings are done that choose the epoch: all rows train up to it below.
-        if validation is not None and method.contrastive:
-            tune(
-                start,
-                train,
-                validation,
-                settings,
-                strength=inverse_strength,
-                rule=rule,
-                folder=checkpoints,
-                on_history=keep_history,
-            )
-        elif validation is not None:
-            finetune(
-                trained,
-                train,
-                validation,
-                settings,
-                rule=rule,
-                folder=checkpoints,
-                on_history=keep_history,
-                epoch_weights=epoch_weights,
-            )
-        best = best_epoch(
-            evaluations(history) if validated is None else validated.evaluations,
-            rule,
-            epochs=epochs,
-            from_probe=probe is not None,
-            training=words,
-        )
+        if validation is not None:
+            training.keep_best(validation, rule)
+        scores = evaluations(history) if validated is None else validated.evaluations
+        best = best_epoch(scores, rule, epochs=epochs, from_probe=probe is not None, training=words)
         if validated is not None:
             keep_history([])
-            if best.index > 0 and method.contrastive:
-                tune_for(
-                    start,
-                    train,
-                    settings,
-                    strength=inverse_strength,
-                    folder=checkpoints,
-                    on_history=keep_history,
-                )
-            elif best.index > 0:
-                # The last epoch is the end of the training itself, and no stop before it.
-                last = best.index == len(validated.evaluations) - 1
-                finetune_for(
-                    trained,
-                    train,
-                    settings,
-                    epochs=math.inf if last else best.epoch,
-                    folder=checkpoints,
-                    on_history=keep_history,
-                    epoch_weights=epoch_weights,
-                )
-            elif epoch_weights is not None:
-                logger.warning(
-                    "the folds chose the start over all epochs, so none is trained on all rows, "
-                    "and of checkpoints only the start is kept; with a validation file every epoch "
-                    "is trained"
-                )
-    # The adapter is saved apart before it is merged: kernels need its own parameters.
+            # The last epoch is the end of the training itself, and no stop before it.
+            ended = best.index > 0 and best.index == len(scores) - 1
+            training.train_for(math.inf if ended else best.epoch)
     adapter = None
     if is_adapted(trained):
+        # Saved apart before it is merged: kernels need its own parameters.
         adapter = folder / "adapter"
         shutil.rmtree(adapter, ignore_errors=True)
         save_adapter(trained, adapter)
@@ -302,6 +256,65 @@ def fit_classifier(
         precision=precision,
         timings={"probing": probed - folded, "finetuning": finetuned - probed + folded - started},
     )
+
+
+@dataclass(frozen=True)
+class _FineTuning:
+    """A model at the start of fine-tuning, and what its method needs to train it in place.
+
+    ``probe`` is the one in its head, if its method starts from one.
+    """
+
+    model: nn.Module
+    probe: LinearProbe | None
+    train: SplitInputs
+    settings: TrainingSettings
+    method: Method
+    checkpoints: Path
+    on_history: Callable[[list[Row]], None]
+    epoch_weights: EpochWeights | None
+
+    def keep_best(self, validation: SplitInputs, rule: EpochRule) -> None:
+        """Score every epoch on validation, and leave the model at the best one by ``rule``."""
+        outputs: dict[str, Any] = {"folder": self.checkpoints, "on_history": self.on_history}
+        rows = (self.train, validation, self.settings)
+        if self.method.contrastive:
+            model, strength = self._probed_model()
+            tune(model, *rows, strength=strength, rule=rule, **outputs)
+        else:
+            finetune(self.model, *rows, rule=rule, epoch_weights=self.epoch_weights, **outputs)
+
+    def train_for(self, epochs: float) -> None:
+        """Train up to an epoch that was chosen before; contrastive tuning has one alone, its end.
+
+        Without any epoch the model stays as it starts.
+        """
+        outputs: dict[str, Any] = {"folder": self.checkpoints, "on_history": self.on_history}
+        if epochs == 0:
+            if self.epoch_weights is not None:
+                logger.warning(
+                    "the folds chose the start over all epochs, so none is trained on all rows, "
+                    "and of checkpoints only the start is kept; with a validation file every epoch "
+                    "is trained"
+                )
+        elif self.method.contrastive:
+            model, strength = self._probed_model()
+            tune_for(model, self.train, self.settings, strength=strength, **outputs)
+        else:
+            finetune_for(
+                self.model,
+                self.train,
+                self.settings,
+                epochs=epochs,
+                epoch_weights=self.epoch_weights,
+                **outputs,
+            )
+
+    def _probed_model(self) -> tuple[LinearHeadClassifier, float]:
+        """What contrastive tuning starts from: a classifier with a probe of some strength."""
+        assert isinstance(self.model, LinearHeadClassifier)
+        assert self.probe is not None
+        return self.model, self.probe.inverse_strength
 
 
 def set_threshold(fit: Fit, target: Mapping[str, float]) -> Abstention | None:
