@@ -122,27 +122,8 @@ def read_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, *, causa
         InputError: the template has a blank that the model cannot fill, or none; the tokenizer is
             one in Python, does not know a part of the template, or merges it with the text.
     """
+    _check_template(tokenizer, template, causal=causal)
     source, mask = template.source, tokenizer.mask_token_id
-    if causal and template.masked:
-        raise InputError(
-            f"{named('prompt')} '{source}' has a blank, and this model is causal: it predicts the "
-            "word after the template; leave the blank out and end where the word follows"
-        )
-    if not causal and not template.masked:
-        raise InputError(
-            f"{named('prompt')} '{source}' has no blank, at which this masked language model would "
-            "predict the word: put [MASK] there"
-        )
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{named('prompt')} needs a tokenizer of the tokenizers library, and this model's is a "
-            f"{type(tokenizer).__name__}: name another model"
-        )
-    if not causal and mask is None:
-        raise InputError(
-            f"the tokenizer has no mask token, which {named('prompt')} '{source}' needs: use the "
-            "tokenizer of the masked language model"
-        )
     before, after = _special_ids(tokenizer)
     pieces = list(template.pieces)
     if causal:
@@ -178,6 +159,37 @@ def read_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, *, causa
     backend = tokenizer.backend_tokenizer
     inside, alone = (backend.encode(text, add_special_tokens=False).ids for text in (" x", "x"))
     return Prompt(source, tuple(parts), None if causal else mask, preceded and inside != alone)
+
+
+def _check_template(
+    tokenizer: PreTrainedTokenizerBase, template: Template, *, causal: bool
+) -> None:
+    """Refuse a template whose blank the model cannot fill, and a tokenizer that has no such form.
+
+    Raises:
+        InputError: see above.
+    """
+    source = template.source
+    if causal and template.masked:
+        raise InputError(
+            f"{named('prompt')} '{source}' has a blank, and this model is causal: it predicts the "
+            "word after the template; leave the blank out and end where the word follows"
+        )
+    if not causal and not template.masked:
+        raise InputError(
+            f"{named('prompt')} '{source}' has no blank, at which this masked language model would "
+            "predict the word: put [MASK] there"
+        )
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{named('prompt')} needs a tokenizer of the tokenizers library, and this model's is a "
+            f"{type(tokenizer).__name__}: name another model"
+        )
+    if not causal and tokenizer.mask_token_id is None:
+        raise InputError(
+            f"the tokenizer has no mask token, which {named('prompt')} '{source}' needs: use the "
+            "tokenizer of the masked language model"
+        )
 
 
 def with_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> PreTrainedTokenizerBase:
@@ -428,30 +440,10 @@ def find_language_head(model: PreTrainedModel, source: str) -> LanguageHead:
     encoder, output = model.base_model, model.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         raise unknown
-    # One pass shows the layers with weights between encoder and output embedding, the states that
-    # the encoder gives, and what the output embedding is given.
-    inside = {id(module) for module in encoder.modules()} | {id(output)}
-    called: list[nn.Module] = []
-    states: list[Tensor] = []
-    inputs: list[Tensor] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _, __: called.append(module))
-        for module in model.modules()
-        if id(module) not in inside
-        and not list(module.children())
-        and any(True for _ in module.parameters(recurse=False))
-    ]
-    hooks.append(encoder.register_forward_hook(lambda _, __, result: states.append(result[0])))
-    hooks.append(output.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0])))
-    ids = torch.arange(1, _CHECKED_TOKENS + 1, device=model.device)[None]
-    try:
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if len(states) != 1 or len(inputs) != 1 or not _alike(logits, output(inputs[0])):
+    called, states, inputs = _layers_between(model, encoder, output)
+    if states is None or inputs is None:
         raise unknown
-    if states[0].shape == inputs[0].shape and torch.equal(states[0], inputs[0]):
+    if states.shape == inputs.shape and torch.equal(states, inputs):
         return LanguageHead(None, None, output)
     layers = [module for module in called if isinstance(module, nn.Linear)]
     norms = [module for module in called if isinstance(module, nn.LayerNorm)]
@@ -472,9 +464,41 @@ def find_language_head(model: PreTrainedModel, source: str) -> LanguageHead:
         transform.dense.load_state_dict(layer.state_dict())
         if norm is not None:
             transform.norm.load_state_dict(norm.state_dict())
-        if _alike(transform(states[0]), inputs[0]):
+        if _alike(transform(states), inputs):
             return LanguageHead(transform, shape, output)
     raise unknown
+
+
+def _layers_between(
+    model: PreTrainedModel, encoder: nn.Module, output: nn.Linear
+) -> tuple[list[nn.Module], Tensor | None, Tensor | None]:
+    """The layers with weights between encoder and output embedding, by passing a few tokens.
+
+    With them the states that the encoder gives and what the output embedding is given: None where
+    there is not one of each, or where the logits are not the output embedding's.
+    """
+    inside = {id(module) for module in encoder.modules()} | {id(output)}
+    called: list[nn.Module] = []
+    states: list[Tensor] = []
+    inputs: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, __: called.append(module))
+        for module in model.modules()
+        if id(module) not in inside
+        and not list(module.children())
+        and any(True for _ in module.parameters(recurse=False))
+    ]
+    hooks.append(encoder.register_forward_hook(lambda _, __, result: states.append(result[0])))
+    hooks.append(output.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0])))
+    ids = torch.arange(1, _CHECKED_TOKENS + 1, device=model.device)[None]
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(states) != 1 or len(inputs) != 1 or not _alike(logits, output(inputs[0])):
+        return called, None, None
+    return called, states[0], inputs[0]
 
 
 def _activations(config: PreTrainedConfig) -> list[str]:

@@ -138,20 +138,7 @@ def _named(batch: Any) -> dict[str, Tensor]:
         for name, tensor in named.items()
     }
     for name, tensor in named.items():
-        if not isinstance(tensor, Tensor) or tensor.ndim == 0:
-            kind = "a scalar" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
-            raise InputError(f"{_quoted(name)} is {kind}: {_EXPECTED_INPUTS}")
-        if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
-            raise InputError(
-                f"{_quoted(name)} is sparse, nested or quantized: expected a dense tensor "
-                "(to_dense(), to_padded_tensor() or dequantize() makes one)"
-            )
-        if tensor.is_meta:
-            raise InputError(f"{_quoted(name)} is on the meta device and has no numbers: load them")
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            continue
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{_quoted(name)} has NaN or infinity: expected finite numbers")
+        _check_tensor(name, tensor)
     counts = {name: len(tensor) for name, tensor in named.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{_quoted(name)} {count}" for name, count in counts.items())
@@ -159,6 +146,26 @@ def _named(batch: Any) -> dict[str, Tensor]:
     if not min(counts.values()):
         raise InputError(f"there is no sample: {_EXPECTED_INPUTS}")
     return dict(named)
+
+
+def _check_tensor(name: str, tensor: Any) -> None:
+    """Refuse an input that is no dense tensor of finite numbers.
+
+    Raises:
+        InputError: see above.
+    """
+    if not isinstance(tensor, Tensor) or tensor.ndim == 0:
+        kind = "a scalar" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+        raise InputError(f"{_quoted(name)} is {kind}: {_EXPECTED_INPUTS}")
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+        raise InputError(
+            f"{_quoted(name)} is sparse, nested or quantized: expected a dense tensor "
+            "(to_dense(), to_padded_tensor() or dequantize() makes one)"
+        )
+    if tensor.is_meta:
+        raise InputError(f"{_quoted(name)} is on the meta device and has no numbers: load them")
+    if (tensor.is_floating_point() or tensor.is_complex()) and not torch.isfinite(tensor).all():
+        raise InputError(f"{_quoted(name)} has NaN or infinity: expected finite numbers")
 
 
 def _loader_batch(batch: Sequence[Any]) -> dict[str, Any]:
@@ -677,38 +684,39 @@ def _fingerprint_lines(value: Any, seen: dict[int, tuple[int, Any]]) -> Iterator
         yield f"{value!r}"
         return
     yield f"{type(value).__module__} {type(value).__qualname__}"
-    parts: list[Any]
     if isinstance(value, nn.Module):
         config = getattr(value, "config", None)
         if isinstance(config, PreTrainedConfig):
             yield config.to_json_string()
         yield f"{value}"
         yield from _digests([*value.named_parameters(), *value.named_buffers()])
-        parts = [part for module in value.modules() for part in _module_parts(module)]
-    elif isinstance(value, FunctionType):
-        yield f"{value.__module__} {value.__qualname__}"
-        parts = _function_parts(value)
-    elif isinstance(value, CodeType):
-        parts = [value.co_code, value.co_names, value.co_consts]
-    elif isinstance(value, MethodType):
-        parts = [value.__func__, value.__self__]
-    elif isinstance(value, partial):
-        parts = [value.func, value.args, value.keywords]
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        parts = [str(value.dtype), str(value.shape), value.tobytes()]
-    elif isinstance(value, Mapping):
-        parts = [part for pair in value.items() for part in pair]
-    elif isinstance(value, list | tuple):
-        yield f"{len(value)}"
-        parts = list(value)
-    elif isinstance(value, set | frozenset):
-        parts = sorted(map(repr, value))
-    else:
-        # An object that is called: its class's code, and what it holds.
-        called = type(value).__call__ if callable(value) else None
-        parts = [called, getattr(value, "__dict__", repr(value))]
-    for part in parts:
+    for part in _parts(value):
         yield from _fingerprint_lines(part, seen)
+
+
+def _parts(value: Any) -> list[Any]:
+    """What decides how a value acts, beside its type and a module's tensors."""
+    if isinstance(value, nn.Module):
+        return [part for module in value.modules() for part in _module_parts(module)]
+    if isinstance(value, FunctionType):
+        return [value.__module__, value.__qualname__, *_function_parts(value)]
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_names, value.co_consts]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return [str(value.dtype), str(value.shape), value.tobytes()]
+    if isinstance(value, Mapping):
+        return [len(value), *(part for pair in value.items() for part in pair)]
+    if isinstance(value, list | tuple):
+        return [len(value), *value]
+    if isinstance(value, set | frozenset):
+        return [len(value), *sorted(map(repr, value))]
+    # An object that is called: its class's code, and what it holds.
+    called = type(value).__call__ if callable(value) else None
+    return [called, getattr(value, "__dict__", repr(value))]
 
 
 def _module_parts(module: nn.Module) -> list[Any]:

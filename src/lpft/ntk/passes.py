@@ -418,26 +418,15 @@ def find_chain(encoder: nn.Module, forward: Callable[[], Tensor]) -> Chain | Non
     if len(best) < 2:
         return None
     # Tensors are recognised by identity: block 1 reads the very tensor that block 0 returned.
-    first = best[0].tensors()
     hidden_states = _hidden_states(best[0].result)
     hidden = next(key for key, value in best[1].tensors().items() if value is hidden_states)
     extras = tuple(
         key
-        for key, value in first.items()
+        for key, value in best[0].tensors().items()
         if key != hidden and value.requires_grad and value.is_floating_point()
     )
-    # Blocks can be pulled back one by one only if every gradient between them goes through the
-    # hidden states or through extras. Otherwise the encoder is passed as a whole.
-    for call in best:
-        tensors = call.tensors()
-        carrying = {key for key, value in tensors.items() if value.requires_grad and key != hidden}
-        if carrying != set(extras) or any(tensors[key] is not first[key] for key in extras):
-            return None
-        # Tensors inside lists or caches could carry gradients unseen.
-        nested = (value for value in call.arguments.values() if not isinstance(value, Tensor))
-        leaves = (leaf for value in nested for leaf in tree_leaves(value))
-        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
-            return None
+    if not _carries_all_gradients(best, hidden, extras):
+        return None
     return Chain(
         names=tuple(call.name for call in best),
         modules=tuple(call.module for call in best),
@@ -445,6 +434,26 @@ def find_chain(encoder: nn.Module, forward: Callable[[], Tensor]) -> Chain | Non
         extras=extras,
         tuples=tuple(len(c.result) if isinstance(c.result, tuple) else 0 for c in best),
     )
+
+
+def _carries_all_gradients(
+    calls: Sequence[_BlockCall], hidden: Key, extras: Collection[Key]
+) -> bool:
+    """Whether every gradient between blocks goes through the hidden states or through extras.
+
+    Only then can they be pulled back one by one; otherwise the encoder is passed as a whole.
+    """
+    first = calls[0].tensors()
+    for call in calls:
+        tensors = call.tensors()
+        carrying = {key for key, value in tensors.items() if value.requires_grad and key != hidden}
+        if carrying != set(extras) or any(tensors[key] is not first[key] for key in extras):
+            return False
+        # Tensors inside lists or caches could carry gradients unseen.
+        nested = [value for value in call.arguments.values() if not isinstance(value, Tensor)]
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(nested)):
+            return False
+    return True
 
 
 def _calls_by_list(encoder: nn.Module, forward: Callable[[], Tensor]) -> list[list[_BlockCall]]:

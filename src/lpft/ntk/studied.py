@@ -363,29 +363,52 @@ def request_of(
     head = model.head
     if weight is None:  # where there is no head, the outputs are the features and V = I_K
         weight = torch.eye(model.network.width) if head is None else head.weight.detach()
-    network_names = {model.prefix + name: name for name in model.network.named_parameters()}
-    parameter_of = dict(model.network.named_parameters())
+    # A module's head is one of its submodules, so its parameters are the network's too: those of
+    # the head count for P alone, all others for F.
     head_parameters = {} if head is None else dict(head.named_parameters())
-    trainable = {full for full, name in network_names.items() if parameter_of[name].requires_grad}
-    trainable |= {f"{model.head_name}.{n}" for n, p in head_parameters.items() if p.requires_grad}
     head_names = {f"{model.head_name}.{name}" for name in head_parameters}
-    # Complex parameters are refused if they are meant, and no part of the network's.
+    selected_names = _selected_names(model, head_names, parameters)
+    of_network, of_head = selected_names - head_names, selected_names & head_names
+    head_rows, scale = _selected(weight, select)
+    names = model.network.named_parameters()
+    return KernelRequest(
+        weight=head_rows,
+        parameters=frozenset(name for name in names if model.prefix + name in of_network),
+        head_trains=f"{model.head_name}.weight" in of_head,
+        bias_trains=f"{model.head_name}.bias" in of_head,
+        pretrain_scale=scale,
+    )
+
+
+def _selected_names(model: Studied, head_names: set[str], parameters: Parameters) -> set[str]:
+    """The names, in the model that was given, of the parameters whose gradients make its kernel.
+
+    Raises:
+        InputError: none is selected, one is complex, or no parameter has such a name.
+    """
+    network_names = {model.prefix + name for name in model.network.named_parameters()}
     named = {model.prefix + name: p for name, p in model.network.module.named_parameters()}
+    # Complex parameters are refused if they are meant, and no part of the network's.
     complex_names = {name for name, parameter in named.items() if parameter.is_complex()}
-    trainable |= {name for name in complex_names if named[name].requires_grad}
-    all_names = set(network_names) | head_names | complex_names
-    # A parameter that modules share has a name for each of them.
-    first_names = {id(parameter): name for name, parameter in named.items()}
-    every_name = model.network.module.named_parameters(remove_duplicate=False)
-    other_names = {
-        model.prefix + name: first_names[id(parameter)] for name, parameter in every_name
-    }
-    other_names = {name: first for name, first in other_names.items() if first in all_names}
+    all_names = network_names | head_names | complex_names
     if parameters == "all":
         selected_names = all_names
     elif parameters == "trainable":
-        selected_names = trainable
+        every = (
+            named
+            if model.head is None
+            else named
+            | {f"{model.head_name}.{name}": p for name, p in model.head.named_parameters()}
+        )
+        selected_names = {name for name in all_names if every[name].requires_grad}
     else:
+        # A parameter that modules share has a name for each of them.
+        first_names = {id(parameter): name for name, parameter in named.items()}
+        other_names = {
+            model.prefix + name: first_names[id(parameter)]
+            for name, parameter in model.network.module.named_parameters(remove_duplicate=False)
+        }
+        other_names = {name: first for name, first in other_names.items() if first in all_names}
         matching = _matching_names(parameters, all_names | other_names.keys())
         selected_names = {other_names.get(name, name) for name in matching}
     if selected_names & complex_names:
@@ -399,17 +422,7 @@ def request_of(
             "parameters='trainable': no parameter requires gradients, so the kernel would be zero; "
             "expected some that do, or names and patterns"
         )
-    head_rows, scale = _selected(weight, select)
-    # A module's head is one of its submodules, so its parameters are the network's too: those of
-    # the head count for P alone, all others for F.
-    of_network, of_head = selected_names - head_names, selected_names & head_names
-    return KernelRequest(
-        weight=head_rows,
-        parameters=frozenset(name for full, name in network_names.items() if full in of_network),
-        head_trains=f"{model.head_name}.weight" in of_head,
-        bias_trains=f"{model.head_name}.bias" in of_head,
-        pretrain_scale=scale,
-    )
+    return selected_names
 
 
 def trace_requests(request: KernelRequest, update: KernelKind) -> dict[str, KernelRequest]:

@@ -414,13 +414,7 @@ class _Sweeper:
         """
         first = group[0]
         heads = self.plan.workload.heads_of[first.name]
-        # Tiles that no gradient reaches have J = 0: their pairs have nothing to add.
-        reached = {
-            tile
-            for tile, shares in held.items()
-            if any(share is not None for p in group for share in shares.get(p.name, ()))
-        }
-        live = [pair for pair in pairs if set(pair) <= reached]
+        live = _reached_pairs(group, held, pairs)
         if not live or not heads:
             return {}
         tiles = {tile: self.plan.tiles[tile] for pair in live for tile in pair}
@@ -432,11 +426,10 @@ class _Sweeper:
         samples = {number: len(tile.rows) for number, tile in tiles.items()}
         sums = self.contraction.zero_sums(samples, live, heads)
         # Where shares are joined they are popped, so that each tile's are freed at once.
-        ranks = self.contraction.ranks(heads)
         if first.form == "outer":
             outers = {n: _tile_outers(tile, shares[n][0]) for n, tile in tiles.items()}
             # The plan's method was for expected tokens: choose again by those the texts have.
-            counts = self._count_pairs(outers, live)
+            counts, ranks = self._count_pairs(outers, live), self.contraction.ranks(heads)
             method = self.plan.workload.method
             if method is None:
                 method = cheapest_method(first.sizes, counts, ranks, self.contraction.update)
@@ -448,6 +441,7 @@ class _Sweeper:
             }
             contract_tied(sums, tied_shares, self.contraction)
             counts = self._count_pairs({n: outers for n, (outers, _) in tied_shares.items()}, live)
+            ranks = self.contraction.ranks(heads)
             self.count(sum(method_cost("materialize", first.sizes, counts, ranks)))
         elif first.form == "rows":
             rows = {n: _tile_rows(tile, shares.pop(n)[0]) for n, tile in tiles.items()}
@@ -464,6 +458,18 @@ class _Sweeper:
         """The pairs of samples and of tokens that a linear weight sees in these pairs of tiles."""
         shapes = {number: _shape(batches) for number, batches in outers.items()}
         return count_pairs(shapes, pairs, asymmetric=self.contraction.update == "asymmetric")
+
+
+def _reached_pairs(
+    group: Sequence[Parameter], held: Mapping[int, TileShares], pairs: Sequence[Pair]
+) -> list[Pair]:
+    """The pairs of tiles that both have a gradient; J of others is 0, and adds nothing."""
+    reached = {
+        tile
+        for tile, shares in held.items()
+        if any(share is not None for p in group for share in shares.get(p.name, ()))
+    }
+    return [pair for pair in pairs if set(pair) <= reached]
 
 
 def _shape(batches: Sequence[Outer]) -> Shape:

@@ -117,39 +117,11 @@ def _train(
             f"{named('distributed')} and {named('method')} {method.name} exclude each other: its "
             "pairs are of one process; leave one of them out"
         )
-    model = config.training.model
-    if model != MINILM:
-        check_model_path(model)
-    checked_before = data is not None
-    if data is None:
-        data = load_data(config.data)
-    if model != MINILM and not Path(model).is_dir():
-        from lpft.model.encoder import load_config
-
-        # A name that the Hub does not have, before all that is said about the data.
-        load_config(model, revision=config.training.revision)
-    findings = check_data(data)
-    if not checked_before:
-        log_findings(findings)
-    from lpft.model.inference import check_precision, encoder_fingerprint, resolve_device
-    from lpft.model.loading import fresh_classifier
+    config, data, classifier, findings = _prepare(config, data)
+    from lpft.model.inference import encoder_fingerprint, resolve_device
     from lpft.results.schema import environment
-    from lpft.training.finetuning import check_trackers
 
     device = resolve_device(config.training.device)
-    distributed.check_device(device.type)
-    check_precision(config.training.precision, device)
-    check_trackers(config.training.report_to)
-    classifier = fresh_classifier(data, config.training)
-    filled = {"pooling": classifier.model.config.pooling, "max_length": classifier.max_length}
-    training = config.training.model_copy(update=filled)
-    chosen = config.data.model_copy(update={"text_columns": data.text_columns})
-    config = replace(config, data=chosen, training=training)
-    cut = check_lengths(data, classifier.token_counter, classifier.max_length)
-    classifier = replace(classifier, counter=None)  # a million lengths are not kept in memory
-    findings += cut
-    if not checked_before:
-        log_findings(cut)
     encoder = encoder_fingerprint(classifier.model)
     fingerprints = Fingerprints(data=fingerprint(data), encoder=encoder)
     distributed.require_same({"settings": config.hash(), **fingerprints.flat})
@@ -188,6 +160,52 @@ def _train(
             return _train_locked(
                 config, classifier, data, record, encoder, started, log_label_errors, reductions
             )
+
+
+def _prepare(
+    config: RunConfig, data: TextData | None
+) -> tuple[RunConfig, TextData, "Classifier", list[Finding]]:
+    """Read and check the data and the model, and log what a user should know of them.
+
+    The settings that come back have what the data and the model decide. Data that is given was
+    checked before, so nothing is logged of it.
+
+    Raises:
+        InputError: the data, the model, the device or a tracker cannot be used.
+    """
+    model = config.training.model
+    if model != MINILM:
+        check_model_path(model)
+    checked_before = data is not None
+    if data is None:
+        data = load_data(config.data)
+    if model != MINILM and not Path(model).is_dir():
+        from lpft.model.encoder import load_config
+
+        # A name that the Hub does not have, before all that is said about the data.
+        load_config(model, revision=config.training.revision)
+    findings = check_data(data)
+    if not checked_before:
+        log_findings(findings)
+    from lpft.model.inference import check_precision, resolve_device
+    from lpft.model.loading import fresh_classifier
+    from lpft.training.finetuning import check_trackers
+
+    device = resolve_device(config.training.device)
+    distributed.check_device(device.type)
+    check_precision(config.training.precision, device)
+    check_trackers(config.training.report_to)
+    classifier = fresh_classifier(data, config.training)
+    filled = {"pooling": classifier.model.config.pooling, "max_length": classifier.max_length}
+    training = config.training.model_copy(update=filled)
+    chosen = config.data.model_copy(update={"text_columns": data.text_columns})
+    config = replace(config, data=chosen, training=training)
+    cut = check_lengths(data, classifier.token_counter, classifier.max_length)
+    classifier = replace(classifier, counter=None)  # a million lengths are not kept in memory
+    findings += cut
+    if not checked_before:
+        log_findings(cut)
+    return config, data, classifier, findings
 
 
 def _finished(config: RunConfig, record: RunRecord, data: TextData | None) -> RunResult | None:
