@@ -201,6 +201,21 @@ def test_further_settings_name_the_folder_where_they_change_something(tmp_path):
     assert names(1.0) == ["ft-rate5e-5-batch16-seed1"]
 
 
+def test_heads_are_never_scaled_unless_the_experiment_scales_them(tmp_path):
+    # Without published hyperparameters LP-FT with the packaged model starts from 0.3 times the head
+    # by default, and FT from the whole one: not only the origin of the head would differ.
+    own = scope(tmp_path, tasks=("cb",), seeds=(0,), settings={"split_protocol": "stratified"})
+    configs = [
+        config
+        for rates in (PUBLISHED, LP_START, RANDOM_START)
+        for config in planned_runs(own, rates=rates).values()
+    ]
+    configs += [point.config for search in planned_searches(own) for point in search.points]
+    scales = {(each.training.method == "lp", each.training.head_scale) for each in configs}
+    assert scales == {(False, 1.0), (True, None)}
+    assert {kernel.run.training.head_scale for kernel in planned_kernels(own).values()} == {1.0}
+
+
 def test_kernels_take_of_the_settings_what_decides_them(tmp_path):
     settings = {"epochs": 3, "max_train_samples": 50, "max_length": 32, "save_model": False}
     kernels = planned_kernels(

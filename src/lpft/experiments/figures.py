@@ -384,7 +384,7 @@ def _projection_panel(
 # Figures 3, 10 and 11: feature change against the scale of the head before fine-tuning.
 
 SCALES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
-"""What the paper multiplies the head's weights with just before fine-tuning."""
+"""What the paper multiplies the head with just before fine-tuning."""
 
 CORRELATIONS = (-1.0, 1.0)
 """What a correlation lies between."""
@@ -548,8 +548,8 @@ def _scale_figure(task: str, splits: Sequence[str], by_method: Mapping[str, Scal
         ),
         caption=(
             "Mean L2 distance of a text's features from their pre-trained values, Diff(F), after "
-            "fine-tuning from a head whose weights were multiplied by the scale; the bias was "
-            f"not. Each method at its own learning rate and batch size. {BANDS}"
+            "fine-tuning from a head whose weights and biases were multiplied by the scale. Each "
+            f"method at its own learning rate and batch size. {BANDS}"
         ),
     )
 

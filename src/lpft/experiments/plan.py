@@ -337,6 +337,10 @@ def planned_runs(
     return {key: _config(scope, key, rates, {} if settings is None else settings) for key in keys}
 
 
+_UNSCALED = {"head_scale": 1.0}
+"""Fine-tuning starts from the head as it is, as in the paper, where LP-FT with the packaged model
+starts from a scaled one by default: methods must differ in where the head comes from alone."""
+
 GRID = (1 / 3, 1.0, 3.0)
 """What both methods' own learning rates are multiplied by for the rates that a search tries."""
 
@@ -361,7 +365,7 @@ def planned_searches(scope: Scope) -> tuple[RateSearch, ...]:
         for method in pair:
             rates = tuple(dict.fromkeys((own[method], *tried)))
             settings = {
-                **_used_settings(method, scope.settings),
+                **_used_settings(method, {**_UNSCALED, **scope.settings}),
                 **{"model": scope.model, "task": task, "method": method},
                 "batch_size": usual[method].batch_size,
             }
@@ -405,7 +409,7 @@ def planned_kernels(
 
 def _config(scope: Scope, key: RunKey, rates: str, settings: Mapping[str, Any]) -> RunConfig:
     def resolved(method: str, settings: Mapping[str, Any], folder: Path | None = None) -> RunConfig:
-        effective = _used_settings(method, settings)
+        effective = _used_settings(method, {**_UNSCALED, **settings})
         own = {"model": scope.model, "task": key.task, "method": method, "seed": key.seed}
         return make_config(effective | own, folder)
 

@@ -290,8 +290,8 @@ class TrainingSettings(Settings):
     head_scale: float | None = setting(
         None,
         "multiply the head (weight and bias) by this just before fine-tuning; below 1, "
-        "fine-tuning starts from the same predictions with a larger loss (default: 1; 0.3 for "
-        "LP-FT with the packaged model)",
+        "fine-tuning starts from the same predictions with a larger loss (default: 1; in training "
+        "0.3 for LP-FT with the packaged model where no hyperparameters are published)",
         ge=0,
         needs="fine-tuning of the head",
         fallback=1.0,
