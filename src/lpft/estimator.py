@@ -46,7 +46,7 @@ from lpft.settings import (
     resolve,
 )
 from lpft.settings.commands import InfluenceScore
-from lpft.settings.methods import AUTO
+from lpft.settings.methods import AUTO, get_method
 
 if TYPE_CHECKING:
     from lpft.model import Classifier
@@ -193,7 +193,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         threshold = OutputSettings.read_own(self._parameters(), strict=True).threshold
         check_precision(settings.precision, resolve_device(settings.device))
         data = _training_data(texts, labels, validation, sample_weight)
-        findings = check_data(data)
+        fine_tunes = settings.method == AUTO or get_method(settings.method).fine_tunes
+        findings = check_data(data, fine_tunes=fine_tunes)
         with visible_progress(self.verbose):
             if settings.method == AUTO:
                 result = self._fit_several(data, settings)

@@ -201,6 +201,17 @@ def test_few_validation_and_test_rows(clean):
     finding = _only(replace(clean, validation=_numbered("v", SMALL_SPLIT - 1)))
     assert finding.kind == "small-validation"
     assert "49 rows" in finding.message
+    assert "epoch" in finding.message
+    data = replace(clean, validation=_numbered("v", SMALL_SPLIT - 1))
+    (finding,) = check_data(data, fine_tunes=False)
+    assert "epoch" not in finding.message  # linear probing has none
+
+
+def test_a_small_held_out_part_decides_nothing_of_linear_probing(clean):
+    """Its temperature comes from folds of all labelled rows, of which there are enough."""
+    rows = clean.train.select(range(10))
+    data = replace(clean, validation=rows, held_out=True)
+    assert not [f for f in check_data(data, fine_tunes=False) if f.kind == "small-validation"]
     finding = _only(replace(clean, test=_numbered("t", 25)))
     assert finding.kind == "small-test"
     assert "20 points" in finding.message  # 1.96 * 0.5 / sqrt(25) = 0.196

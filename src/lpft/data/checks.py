@@ -120,12 +120,14 @@ def _suggestions(finding: Finding, most: int = 10) -> list[str]:
     ]
 
 
-def check_data(data: TextData) -> list[Finding]:
+def check_data(data: TextData, *, fine_tunes: bool = True) -> list[Finding]:
     """Findings about classes, sizes, repeated texts and the contents of texts, errors first.
 
-    What repeats what is the rule of :mod:`lpft.data.duplicates`.
+    What repeats what is the rule of :mod:`lpft.data.duplicates`. Linear probing, which does not
+    fine-tune, may be scored on other rows than fine-tuning (:func:`validation_kind`).
     """
-    findings = [*_classes(data), *_sizes(data), *_repetitions(data), *_contents(data)]
+    sizes = _sizes(data, fine_tunes)
+    findings = [*_classes(data), *sizes, *_repetitions(data), *_contents(data)]
     return sorted(findings, key=lambda finding: _ORDER.index(finding.level))
 
 
@@ -220,16 +222,15 @@ def _without_empty(rows: Rows) -> Rows:
     return {split: numbers for split, numbers in rows.items() if len(numbers) > 0}
 
 
-def _sizes(data: TextData) -> Iterator[Finding]:
+def _sizes(data: TextData, fine_tunes: bool) -> Iterator[Finding]:
     rows, by_folds = len(data.validation), ""
-    if validation_kind(data, fine_tunes=True) == "folds":
-        rows += len(data.train)  # each of them validates once
+    if validation_kind(data, fine_tunes=fine_tunes) == "folds":
+        rows = len(labelled_rows(data))  # each of them validates once
         by_folds = ", by folds over all rows"
     if rows < SMALL_SPLIT:
-        message = (
-            f"validation has {rows} rows{by_folds}: the best epoch and the temperature rest on"
-        )
-        yield Finding("warning", "small-validation", f"{message} them alone")
+        rest = "the best epoch and the temperature rest" if fine_tunes else "the temperature rests"
+        message = f"validation has {rows} rows{by_folds}: {rest} on them alone"
+        yield Finding("warning", "small-validation", message)
     if data.test is not None and len(data.test) < SMALL_SPLIT:
         # half the width of the widest 95 % interval, at an accuracy of a half
         points = 100 * 1.96 * 0.5 / np.sqrt(len(data.test))

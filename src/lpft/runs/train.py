@@ -184,7 +184,8 @@ def _prepare(
 
         # A name that the Hub does not have, before all that is said about the data.
         load_config(model, revision=config.training.revision)
-    findings = check_data(data)
+    fine_tunes = get_method(config.training.method).fine_tunes
+    findings = check_data(data, fine_tunes=fine_tunes)
     if not checked_before:
         log_findings(findings)
     from lpft.model.inference import check_precision, resolve_device
