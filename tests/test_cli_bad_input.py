@@ -91,6 +91,9 @@ CALLS = [
     case("longer than the model reads", f"{FILE} --max-length 65", "--max-length 65", "64"),
     case("more classes than rows", f"{X}.csv --max-train-samples 2", "2", "3 classes",
          x__csv=table(["a", "b", "c"] * 4)),
+    case("too few rows to score a training", f"{FT} --max-train-samples 2", "held out"),
+    case("too few rows to score any method", f"{FT} --max-train-samples 2 --method auto",
+         "held out"),
     *numbers(f"{FT} --epochs", "-1", "0", "nan", "inf", "many"),
     *numbers(f"{FT} --learning-rate", "-1", "0", "nan", "inf", "high"),
     *numbers(f"{FT} --batch-size", "-1", "0", "nan", "inf", "1.5", "all"),
@@ -122,6 +125,10 @@ CONFIGS = [
     case("YAML list for a number", CONFIG, "seed", run__yaml="seed: [1, 2]\n"),
     case("YAML text for a truth", CONFIG, "head_bias", "maybe", run__yaml="head-bias: maybe\n"),
     case("YAML number for an OOD file", CONFIG, "ood", "3", run__yaml="ood: {far: 3}\n"),
+    *[case(f"YAML without a value of {name}", CONFIG, f"{name.replace('-', '_')} is empty",
+           expected, run__yaml=f"{name}:\n")
+      for name, expected in {"seed": "from 0 to 4294967295", "ood": "NAME=FILE", "device": "cuda",
+                             "head-bias": "true or false", "resume": "true or false"}.items()],
     case("YAML NaN", CONFIG, "max_train_samples", "nan", run__yaml="max-train-samples: .nan\n"),
 ]  # fmt: skip
 

@@ -32,6 +32,7 @@ ACCELERATE_LAUNCH = {
         {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"},
         {"LOCAL_RANK": "-1", "PMI_SIZE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT"},
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0"},
+        {"LOCAL_RANK": "", "WORLD_SIZE": " ", "ACCELERATE_TORCH_DEVICE": ""},
     ],
 )
 def test_what_has_no_effect_is_left_alone(variables):
@@ -42,7 +43,6 @@ def test_what_has_no_effect_is_left_alone(variables):
     ("variables", "says"),
     [
         (TORCHRUN, "LOCAL_RANK=0, WORLD_SIZE=2.* unset LOCAL_RANK WORLD_SIZE or"),
-        ({"LOCAL_RANK": ""}, "LOCAL_RANK="),
         ({"OMPI_COMM_WORLD_SIZE": "8"}, "OMPI_COMM_WORLD_SIZE=8"),
         ({"ACCELERATE_USE_FSDP": "true"}, "divided among processes .ACCELERATE_USE_FSDP=true"),
         (
@@ -84,3 +84,13 @@ def test_python_and_the_command_line_refuse_it_before_any_work(lpft, monkeypatch
         assert outcome.err.startswith("error: the environment asks for distributed training")
         assert outcome.err.count("\n") == 1
     assert lpft("methods").status == 0
+
+
+def test_an_empty_variable_of_a_launcher_is_as_one_that_is_not_set(tiny_bert, monkeypatch):
+    """accelerate reads LOCAL_RANK as a number, which nothing is not."""
+    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.setenv(name, "")
+    texts, labels = toy_texts(20)
+    classifier = TextClassifier(str(tiny_bert), method="ft", epochs=1, max_length=16)
+    classifier.fit(texts, labels, validation=(texts, labels))
+    assert classifier.method_ == "ft"

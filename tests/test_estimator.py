@@ -305,6 +305,10 @@ def test_wrong_arguments_of_fit(model, arguments, says):
         ({"head_bias": 1}, "head_bias 1 must be true or false"),
         ({"method": ["ft"]}, r"method \['ft'\] must be text"),
         ({"method": "lpft"}, "unknown method 'lpft'"),
+        ({"method": "x"}, "expected one of lp, .*, auto$"),
+        ({"class_weight": "balance"}, r"'balance' must be 'balanced' or a dict \{label: weight\}"),
+        ({"class_weight": [1, 2]}, r"class_weight \[1, 2\] must be 'balanced' or a dict"),
+        ({"class_weight": {"x": -1}}, "class_weight -1 must be .*with numbers above 0$"),
         ({"pooling": "max"}, "pooling max is unknown: expected one of first, last, mean"),
     ],
 )

@@ -249,9 +249,9 @@ _SET_BY_LAUNCHERS = ("ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY")
 """Those of them that a launcher may set for the processes that the user asked for."""
 
 _PRECISION: dict[str, tuple[str, ...]] = {
-    "ONEDNN_DEFAULT_FPMATH_MODE": ("", "strict"),
-    "DNNL_DEFAULT_FPMATH_MODE": ("", "strict"),
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": ("", *_OFF),
+    "ONEDNN_DEFAULT_FPMATH_MODE": ("strict",),
+    "DNNL_DEFAULT_FPMATH_MODE": ("strict",),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": _OFF,
 }
 """Those that change the precision of every float32 product."""
 
@@ -264,6 +264,9 @@ def check_environment(
 ) -> None:
     """Refuse variables that would make a computation another one than its settings say.
 
+    One that is set but empty counts as not set. It is removed from this process's environment, as
+    accelerate cannot read it.
+
     Args:
         training: whether a model is trained, or else only evaluated.
         launched: whether the user asked for the processes of a launcher, by default whether this
@@ -273,13 +276,17 @@ def check_environment(
     Raises:
         InputError: there are such variables; all of a kind are named.
     """
+    if variables is None:
+        for name in (*_PROCESSES, *_SHARDING, *_TRAINING, *_PRECISION):
+            if name in os.environ and not os.environ[name].strip():
+                del os.environ[name]
     environment = os.environ if variables is None else variables
 
     def obeyed(harmless: Mapping[str, tuple[str, ...]]) -> list[str]:
         return [
             name
             for name, values in harmless.items()
-            if name in environment and environment[name].strip().lower() not in values
+            if environment.get(name, "").strip().lower() not in ("", *values)
         ]
 
     def listed(names: list[str]) -> str:

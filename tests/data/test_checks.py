@@ -217,6 +217,22 @@ def test_a_small_held_out_part_decides_nothing_of_linear_probing(clean):
     assert "20 points" in finding.message  # 1.96 * 0.5 / sqrt(25) = 0.196
 
 
+def test_few_rows_by_folds_are_those_that_some_fold_can_score(clean):
+    """The only row of a class is in training alone; limited training rows are all that is used."""
+    train = _examples([f"train {i}" for i in range(5)], [0, 0, 0, 0, 1])
+    validation = _numbered("v", 4)
+    data = replace(clean, train=train, validation=validation, held_out=True)
+    message = {finding.kind: finding.message for finding in check_data(data)}["small-validation"]
+    assert "validation has 9 rows, by folds over all rows" in message
+    limited = replace(data, limited=("train",))
+    message = {finding.kind: finding.message for finding in check_data(limited)}["small-validation"]
+    assert "validation has 4 rows, by folds" in message
+    two = replace(limited, train=train.select(np.array([3, 4])))
+    finding = next(finding for finding in check_data(two) if finding.kind == "small-validation")
+    assert finding.level == "error"
+    assert "no rows can be held out" in finding.message
+
+
 def test_rows_that_were_held_out_count_as_training_rows(clean):
     """The user's file has them among the others, so they keep its numbers and its name."""
     train = clean.train.select(range(0, 40, 2))

@@ -179,7 +179,7 @@ def test_top_k_keeps_the_largest_probabilities_first(client):
     ordered = sorted(full["probabilities"].items(), key=lambda item: -item[1])
     assert list(two["probabilities"].items()) == ordered[:2]
     assert two["label"] == ordered[0][0]
-    (every,) = predicted(client, text="good", top_k=99)
+    (every,) = predicted(client, text="good", top_k=3)
     assert every["probabilities"] == full["probabilities"]
 
 
@@ -215,7 +215,10 @@ def test_top_k_keeps_the_largest_probabilities_first(client):
         (b'{"texts": []}', "at least one text"),
         (b'{"text": ""}', "text 1 is empty"),
         (b'{"texts": ["kettle", " \\n\\t"]}', "text 2 is empty"),
-        (b'{"text": "kettle", "top_k": 0}', "'top_k' must be a whole number of at least 1"),
+        (b'{"text": "kettle", "top_k": 0}', "'top_k' must be a whole number from 1 to 3"),
+        (b'{"text": "kettle", "top_k": 4}', "from 1 to 3, the number of classes"),
+        (b'{"text": "a", "text": "b"}', "'text' more than once"),
+        (b'{"top_k": 1, "texts": ["a"], "top_k": 2}', "'top_k' more than once"),
         (b'{"text": "kettle", "top_k": -1}', "'top_k' must be"),
         (b'{"text": "kettle", "top_k": 1.5}', "'top_k' must be"),
         (b'{"text": "kettle", "top_k": true}', "'top_k' must be"),
@@ -365,7 +368,13 @@ def test_the_schemas_hold_for_what_is_asked_and_answered(client, pair_client):
             answer.validate(found.json())
         answer.validate(described["example"])
         wrong = [{}, {"text": other}, {"text": text, "texts": [text]}, {"text": text, "x": 1}, []]
-        for body in [*wrong, {"texts": []}, {"text": text, "top_k": 0}, {"text": None}]:
+        for body in [
+            *wrong,
+            {"texts": []},
+            {"text": text, "top_k": 0},
+            {"text": text, "top_k": 99},
+            {"text": None},
+        ]:
             assert not request.is_valid(body), body
             found = one.post("/predict", json=body)
             assert found.status_code == 422

@@ -615,7 +615,8 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     for name, default in flags.items():
         flags[name] = from_file.pop(name, default)
         if not isinstance(flags[name], bool):
-            raise InputError(f"{named(name)} {flags[name]!r} must be true or false")
+            found = "is empty" if flags[name] is None else f"is {flags[name]!r}"
+            raise InputError(f"{named(name)} {found}: expected true or false")
     options.report = options.report and flags["report"]
     resume = flags["resume"] or options.resume
     record = None

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lpft.data.duplicates import SKETCH, find_repetitions
 from lpft.data.examples import Examples, Label, Text, TextData
 from lpft.data.labels import show
-from lpft.data.splits import labelled_rows, validation_kind
+from lpft.data.splits import FEW_ROWS, labelled_rows, scored_by_folds, validation_kind
+from lpft.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -222,15 +223,32 @@ def _without_empty(rows: Rows) -> Rows:
     return {split: numbers for split, numbers in rows.items() if len(numbers) > 0}
 
 
+def few_by_folds(data: TextData, *, fine_tunes: bool) -> int | None:
+    """How many rows score a training by folds; None without folds, or where there are many.
+
+    Raises:
+        InputError: folds cannot score any.
+    """
+    if validation_kind(data, fine_tunes=fine_tunes) != "folds":
+        return None
+    return len(scored_by_folds(data)) if len(labelled_rows(data)) < FEW_ROWS else None
+
+
 def _sizes(data: TextData, fine_tunes: bool) -> Iterator[Finding]:
-    rows, by_folds = len(data.validation), ""
-    if validation_kind(data, fine_tunes=fine_tunes) == "folds":
-        rows = len(labelled_rows(data))  # each of them validates once
-        by_folds = ", by folds over all rows"
-    if rows < SMALL_SPLIT:
-        rest = "the best epoch and the temperature rest" if fine_tunes else "the temperature rests"
-        message = f"validation has {rows} rows{by_folds}: {rest} on them alone"
-        yield Finding("warning", "small-validation", message)
+    try:
+        by_folds = few_by_folds(data, fine_tunes=fine_tunes)
+    except InputError as error:
+        yield Finding("error", "small-validation", str(error))
+    else:
+        folds = validation_kind(data, fine_tunes=fine_tunes) == "folds"
+        rows = by_folds if folds else len(data.validation)
+        if rows is not None and rows < SMALL_SPLIT:
+            what = f"{rows} {'row' if rows == 1 else 'rows'}{', by folds over all rows' * folds}"
+            rests = (
+                "the best epoch and the temperature rest" if fine_tunes else "the temperature rests"
+            )
+            message = f"validation has {what}: {rests} on {'it' if rows == 1 else 'them'} alone"
+            yield Finding("warning", "small-validation", message)
     if data.test is not None and len(data.test) < SMALL_SPLIT:
         # half the width of the widest 95 % interval, at an accuracy of a half
         points = 100 * 1.96 * 0.5 / np.sqrt(len(data.test))

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.data.duplicates import find_repetitions
 from lpft.data.examples import Examples, Groups, TextData
 from lpft.errors import InputError
 from lpft.settings import SplitProtocol
@@ -115,6 +116,18 @@ def scored_rows(labels: Rows, fold: Rows) -> Rows:
             "give validation rows of your own, or more rows"
         )
     return np.flatnonzero(scored)
+
+
+def scored_by_folds(data: TextData) -> Rows:
+    """Which of the :func:`labelled_rows` folds score: rows that repeat one another share a fold.
+
+    Raises:
+        InputError: as :func:`scored_rows`.
+    """
+    train = labelled_rows(data)
+    assert train.labels is not None
+    together = find_repetitions(train.texts).near if train.groups is None else train.groups.index
+    return scored_rows(train.labels, fold_numbers(train.labels, together))
 
 
 def split_rows(

@@ -21,7 +21,7 @@ import numpy as np
 from lpft.analysis.comparison import wilson
 from lpft.analysis.selection import RULE, Candidate, best_of_each, choose, reason_to_skip
 from lpft.data import TextData, check_data, load_data
-from lpft.data.checks import log_findings
+from lpft.data.checks import few_by_folds, log_findings
 from lpft.data.lengths import check_lengths, quick_counter, quick_length
 from lpft.data.splits import validation_kind
 from lpft.errors import InputError, explain, named
@@ -109,7 +109,9 @@ def train_selection(
         check_optuna()
         get_executor(config.selection.executor, config.selection.workers)
     data = load_data(config.data)
-    log_findings(check_data(data))
+    fine_tunes = any(get_method(method).fine_tunes for method in config.methods)
+    few_by_folds(data, fine_tunes=fine_tunes)  # refuses rows that cannot score a training
+    log_findings(check_data(data, fine_tunes=fine_tunes))
     first = config.run(config.methods[0], config.methods[0]).training
     counter = quick_counter(first.model, first.revision)
     log_findings(check_lengths(data, counter, quick_length(data, first, counter)))

@@ -91,7 +91,8 @@ def make_app(
         abstain_below=abstain_below,
         lpft=__version__,
     )
-    Body = _request_model(paired=saved.paired, max_texts=settings.max_texts)
+    classes = len(saved.classes)
+    Body = _request_model(paired=saved.paired, max_texts=settings.max_texts, classes=classes)
 
     def predict_batch(texts: list[Text]) -> list[Prediction]:
         return list(predict_texts(saved, texts, settings.batch_texts, abstain_below=abstain_below))
@@ -138,7 +139,8 @@ def make_app(
         },
     )
     async def predict(request: Request) -> Response:
-        body = _parse(Body, await _read(request, settings.max_bytes), paired=saved.paired)
+        received = await _read(request, settings.max_bytes)
+        body = _parse(Body, received, paired=saved.paired, classes=classes)
         texts = _texts(body, settings, paired=saved.paired)
         predictions = await _unless_gone(request, batcher.predict(texts))
         # One batch may hold requests for different numbers of classes.
@@ -174,7 +176,7 @@ def _model_name(saved: SavedClassifier) -> str:
 # -- what is asked -------------------------------------------------------------------------------
 
 
-def _request_model(*, paired: bool, max_texts: int) -> Any:
+def _request_model(*, paired: bool, max_texts: int, classes: int) -> Any:
     """The body of ``POST /predict`` for single texts, or for pairs."""
     text_type: Any = tuple[str, str] if paired else str
     example: Any = "The screen is bright."
@@ -205,7 +207,10 @@ def _request_model(*, paired: bool, max_texts: int) -> Any:
                 json_schema_extra={"minItems": 1, "maxItems": max_texts},
             ),
         ),
-        top_k=(int, optional("only the K largest probabilities, in descending order", ge=1)),
+        top_k=(
+            int,
+            optional("only the K largest probabilities, in descending order", ge=1, le=classes),
+        ),
     )
 
 
@@ -237,11 +242,16 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _parse(model: Any, body: bytes, *, paired: bool) -> Any:
+def _parse(model: Any, body: bytes, *, paired: bool, classes: int) -> Any:
     try:
         parsed = model.model_validate_json(body)
     except ValidationError as error:
-        raise HTTPException(422, _sentence(error, paired=paired)) from None
+        raise HTTPException(422, _sentence(error, paired=paired, classes=classes)) from None
+    # Of a field that stands twice pydantic takes the last one. No object is within this one.
+    names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise HTTPException(422, f"found {twice!r} more than once: expected each field once")
     fields = parsed.model_fields_set & {"text", "texts"}
     if len(fields) != 1:
         found = "found both" if fields else "found neither"
@@ -249,7 +259,7 @@ def _parse(model: Any, body: bytes, *, paired: bool) -> Any:
     return parsed
 
 
-def _sentence(error: ValidationError, *, paired: bool) -> str:
+def _sentence(error: ValidationError, *, paired: bool, classes: int) -> str:
     """The first of pydantic's errors, without what the client sent."""
     first = error.errors(include_url=False, include_input=False)[0]
     kind, place = first["type"], first["loc"]
@@ -261,7 +271,7 @@ def _sentence(error: ValidationError, *, paired: bool) -> str:
     if kind == "extra_forbidden":
         return f"unknown field {str(place[0])[:60]!r}: expected 'text' or 'texts', and 'top_k'"
     if place[0] == "top_k":
-        return "'top_k' must be a whole number of at least 1"
+        return f"'top_k' must be a whole number from 1 to {classes}, the number of classes"
     if place == ("texts",):
         return f"'texts' must be a list, each item {expected}"
     where = "'text'" if place[0] == "text" else f"text {int(place[1]) + 1}"

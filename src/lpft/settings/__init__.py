@@ -381,7 +381,7 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _known_method(self) -> Self:
         if self.method != AUTO:
-            get_method(self.method)
+            get_method(self.method, instead=(AUTO,))
         return self
 
     @model_validator(mode="after")

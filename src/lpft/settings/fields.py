@@ -13,7 +13,7 @@ from textwrap import shorten
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from lpft.errors import InputError, meant_choice, named, nearest
 
@@ -102,8 +102,14 @@ class Setting:
             default = f"{default:g}"
         return f"{text} (default: {default})"
 
-    def expected(self, *, finite: bool = False) -> str:
-        """The values it may have, in words that follow ``must be``."""
+    def expected(self, *, finite: bool = False, python: bool = False) -> str:
+        """The values it may have, in words that follow ``must be``: as options or in Python."""
+        if get_origin(self.type) is dict and python:
+            name, _, value = (self.form or "").rpartition("|")[2].lower().partition("=")
+            words = "".join(f"{word!r} or " for word in self.words)
+            return (
+                f"{words}a dict {{{name}: {value}}}{', with numbers above 0' * _of_numbers(self)}"
+            )
         if get_origin(self.type) is dict:
             return f"of the form {self.form}{', with numbers above 0' * _of_numbers(self)}"
         if get_origin(self.type) is tuple:
@@ -151,9 +157,9 @@ class Settings(BaseModel):
                 contradict each other.
         """
         try:
-            return cls.model_validate(dict(values), strict=strict)
+            return cls.model_validate(dict(values), strict=strict, context={"python": strict})
         except ValidationError as error:
-            raise _in_words(cls, error) from None
+            raise _in_words(cls, error, python=strict) from None
 
     @classmethod
     def read_own(cls, values: Mapping[str, Any], *, strict: bool = False) -> Self:
@@ -188,11 +194,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _from_text(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Values in the form that pydantic reads, where it would refuse or misread theirs."""
         fields = cls.fields()
+        python = bool((info.context or {}).get("python"))
         return {
-            name: _plain_value(fields[name], value) if name in fields else value
+            name: _plain_value(fields[name], value, python) if name in fields else value
             for name, value in values.items()
         }
 
@@ -211,10 +218,10 @@ def _bare(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def _plain_value(setting: Setting, value: Any) -> Any:
+def _plain_value(setting: Setting, value: Any, python: bool) -> Any:
     # True would pass for the number 1, and the other way round
     if isinstance(value, bool) != (setting.type is bool) and value is not None:
-        raise _wrong_value(setting, value)
+        raise _wrong_value(setting, value, python)
     if setting.type is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if get_origin(setting.type) is tuple and isinstance(value, str | list | tuple):
@@ -226,7 +233,11 @@ def _plain_value(setting: Setting, value: Any) -> Any:
             parts = [part.strip() for item in parts for part in str(item).split(",")]
         if len(parts) == 1 and parts[0] in setting.words:
             return parts[0]
-        return _pairs(setting, [_pair(setting, part) for part in parts])
+        pairs = [_pair(setting, part) for part in parts]
+        for part, pair in zip(parts, pairs, strict=True):
+            if pair is None:
+                raise _wrong_value(setting, value if python else part, python)
+        return _pairs(setting, [pair for pair in pairs if pair is not None])
     if get_origin(setting.type) is dict and isinstance(value, Mapping):
         return _pairs(setting, [(_name(key), _python(item)) for key, item in value.items()])
     return value
@@ -236,13 +247,14 @@ def _of_numbers(setting: Setting) -> bool:
     return _bare(get_args(setting.type)[1]) is float
 
 
-def _pair(setting: Setting, text: Any) -> tuple[str, str]:
-    """The two parts of ``NAME=VALUE``; a class may have a ``=`` in its name, a number has none."""
+def _pair(setting: Setting, text: Any) -> tuple[str, str] | None:
+    """The two parts of ``NAME=VALUE``; a class may have a ``=`` in its name, a number has none.
+
+    None where there are no two.
+    """
     divide = str.rpartition if _of_numbers(setting) else str.partition
     name, _, value = divide(str(text), "=")
-    if not (name and value):
-        raise _wrong_value(setting, text)
-    return name, value
+    return (name, value) if name and value else None
 
 
 def _name(key: Any) -> str:
@@ -268,12 +280,18 @@ def _pairs(setting: Setting, parts: Iterable[tuple[str, Any]]) -> dict[str, Any]
     return pairs
 
 
-def _wrong_value(setting: Setting, value: Any) -> InputError:
+def _wrong_value(setting: Setting, value: Any, python: bool = False) -> InputError:
+    if value is None and not python:  # of a line in YAML without a value
+        choices = setting.choices
+        expected = setting.expected() if choices is None else f"one of {', '.join(choices)}"
+        return InputError(
+            f"{named(setting.name)} is empty: expected {expected}; leave it out for the default"
+        )
     shown = shorten(repr(value), 80, placeholder=" ...")  # of a table or model the beginning
-    return InputError(f"{named(setting.name)} {shown} must be {setting.expected()}")
+    return InputError(f"{named(setting.name)} {shown} must be {setting.expected(python=python)}")
 
 
-def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
+def _in_words(owner: type[Settings], error: ValidationError, *, python: bool) -> InputError:
     """The first of pydantic's errors as an InputError."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
@@ -283,7 +301,7 @@ def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
     if kind == "extra_forbidden":
         return unknown_setting(name, owner.fields())
     setting = owner.fields()[name]
-    if kind == "literal_error":
+    if kind == "literal_error" and value is not None:
         is_list = get_origin(setting.type) is tuple
         choices = get_args(get_args(setting.type)[0]) if is_list else setting.choices
         return InputError(
@@ -292,6 +310,6 @@ def _in_words(owner: type[Settings], error: ValidationError) -> InputError:
             f"{', or none' if is_list else ''}"
         )
     if kind == "finite_number" or kind.startswith(("greater_than", "less_than")):
-        expected = setting.expected(finite=kind == "finite_number")
+        expected = setting.expected(finite=kind == "finite_number", python=python)
         return InputError(f"{named(name)} {value} must be {expected}")
-    return _wrong_value(setting, value)
+    return _wrong_value(setting, value, python)

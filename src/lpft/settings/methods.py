@@ -122,8 +122,8 @@ AUTO = "auto"
 """In place of a method: train several and keep the one that validation chooses."""
 
 
-def get_method(name: str) -> Method:
-    """The method called ``name``.
+def get_method(name: str, instead: tuple[str, ...] = ()) -> Method:
+    """The method called ``name``; an error also lists what may stand ``instead`` of one.
 
     Raises:
         InputError: there is no such method, or it is :data:`AUTO`, which stands for several.
@@ -134,8 +134,9 @@ def get_method(name: str) -> Method:
             f"and TextClassifier do: name one of {', '.join(METHODS)}"
         )
     if name not in METHODS:
-        hint = meant_choice(name, METHODS)
-        raise InputError(f"unknown method '{name}'{hint}: expected one of {', '.join(METHODS)}")
+        choices = (*METHODS, *instead)
+        hint = meant_choice(name, choices)
+        raise InputError(f"unknown method '{name}'{hint}: expected one of {', '.join(choices)}")
     return METHODS[name]
 
 
