@@ -106,9 +106,9 @@ class Setting:
         """The values it may have, in words that follow ``must be``: as options or in Python."""
         if get_origin(self.type) is dict and python:
             name, _, value = (self.form or "").rpartition("|")[2].lower().partition("=")
-            words = "".join(f"{word!r} or " for word in self.words)
+            literal = "".join(f"{word!r} or " for word in self.words)
             return (
-                f"{words}a dict {{{name}: {value}}}{', with numbers above 0' * _of_numbers(self)}"
+                f"{literal}a dict {{{name}: {value}}}{', with numbers above 0' * _of_numbers(self)}"
             )
         if get_origin(self.type) is dict:
             return f"of the form {self.form}{', with numbers above 0' * _of_numbers(self)}"
