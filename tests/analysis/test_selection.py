@@ -141,7 +141,7 @@ def test_the_reason_says_how_far_the_choice_is_from_the_best():
         return choose(candidates).reason
 
     lp = candidate("lp", "1111100000")
-    assert reason(lp) == "the only method"
+    assert reason(lp) == "the only method that was trained"
     assert reason(lp, candidate("ft", "1111100000")) == "no other method is better"
     assert "by more than one standard error" in reason(lp, candidate("ft", "1111111100"))
     assert "0.100 below ft" in reason(lp, candidate("ft", "1111110000"))

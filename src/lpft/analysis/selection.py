@@ -89,7 +89,7 @@ class Choice:
         """One clause for records and readers."""
         chosen = next(s for s in self.standings if s.eligible)
         if len(self.standings) == 1:
-            return "the only method"
+            return "the only method that was trained"
         if chosen is self.standings[0] and chosen.method == self.best:
             return "no other method is better"
         if chosen.method == self.best:
@@ -179,7 +179,10 @@ def reason_to_skip(
             [candidate.correct for candidate in candidates if candidate.method == chosen], axis=0
         )
         if _standing(chosen, right, np.ones(len(right))).eligible:
-            return f"{chosen} gets so many validation rows right that no method could beat it"
+            return (
+                f"{chosen} gets {right.sum():.4g} of the {len(right)} validation rows right that "
+                "all methods share: too few errors for another one to be clearly better"
+            )
     if METHODS[method].head_start == "random" and rows_per_class < RANDOM_HEAD_ROWS:
         return (
             f"{rows_per_class:.0f} training rows per class are too few for a random head "
