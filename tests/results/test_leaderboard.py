@@ -75,6 +75,25 @@ def test_what_training_chose_among_its_candidates_stays_chosen(tmp_path: Path) -
     assert board(tmp_path).chosen.name == "LP-FT"
 
 
+def test_methods_that_training_left_out_are_named_with_the_reason(tmp_path: Path) -> None:
+    scored(tmp_path / "candidates", "lp", 3, 40)
+    write_run(tmp_path, "lp")
+    reasons = {"lp": None, "lora": "too few rows", "lp-ft": "no time", "ft": "too few rows"}
+    selection = {
+        "settings": {},
+        "rule": "",
+        "chosen": "candidates/lp-0",
+        "candidates": [{"method": "lp", "seed": 0, "folder": "candidates/lp-0"}],
+        "decision": [
+            {"folder": f"{method}-seed{seed}", "train": reason is None, "reason": reason}
+            for method, reason in reasons.items()
+            for seed in (0, 1)
+        ],
+    }
+    edit_json(tmp_path / "run.json", selection=selection)
+    assert board(tmp_path).left_out == {"too few rows": ["LoRA", "FT"], "no time": ["LP-FT"]}
+
+
 def test_speed_is_of_the_texts_whose_features_were_computed(tmp_path: Path) -> None:
     """Of FT 400 training, 80 test and 120 other texts in 3 s; of LP no text's."""
     for method in ("ft", "lp"):

@@ -128,6 +128,7 @@ def _verdict(board: Leaderboard) -> dict[str, Any]:
         "few": FEW_SEEDS,
         "run": run.name,
         "alone": _alone(board),
+        "left_out": board.left_out,
         "metric": None if group.metric == "accuracy" else metric_name(group.metric),
         "score": run.score(board.chosen.split, group.metric),
     }
@@ -167,7 +168,11 @@ def standing_of(judgement: Judgement) -> Literal["lower", "higher", "no clear di
 def _standing(entry: Entry, board: Leaderboard) -> tuple[State, str, str]:
     """The class of a row's chip, its words, and the reason beside it."""
     if entry is board.chosen:
-        return "good", "use this", say("why_chosen", choice=board.choice, names=_names(board))
+        return (
+            "good",
+            "use this",
+            say("why_chosen", choice=board.choice, names=_names(board), alone=_alone(board)),
+        )
     if entry.name == MAJORITY:
         return "unknown", "baseline", say("why_baseline")
     if entry.setting is None:

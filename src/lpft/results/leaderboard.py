@@ -83,6 +83,19 @@ class Leaderboard:
         scores = [run.score("validation", run.metric) for run in runs]
         return runs[int(np.argmax([-1.0 if value is None else value for value in scores]))]
 
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Names of the methods that ``lpft train`` decided not to train, by the reason."""
+        chosen = self.group.chosen_run
+        by_reason: dict[str, list[str]] = {}
+        if chosen is not None and chosen.selection is not None:
+            for decision in chosen.selection.decision:
+                method = decision.folder.partition("-seed")[0]
+                if decision.reason is not None and method in METHODS:
+                    names = by_reason.setdefault(decision.reason, [])
+                    names += [name for name in [method_name(method)] if name not in names]
+        return by_reason
+
     @cached_property
     def accuracy(self) -> Estimate:
         """Accuracy of the run to use, with its Wilson interval."""
