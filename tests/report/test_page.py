@@ -263,6 +263,18 @@ def test_unfinished_and_damaged_runs_are_in_the_page(tmp_path: Path) -> None:
     assert "features.json is not JSON" in text
 
 
+def test_the_terminal_says_that_folders_are_left_out(lpft, tmp_path: Path) -> None:
+    write_run(tmp_path / "ft")
+    assert "not in the numbers" not in lpft("report", tmp_path).err
+    (write_run(tmp_path / "torn", "lora") / "features.json").write_text("")
+    write_run(tmp_path / "twice", "ft")
+    outcome = lpft("report", tmp_path)
+    assert outcome.status == 0
+    assert "'torn', damaged (features.json is not JSON" in outcome.err
+    assert "and 1 more" in outcome.err
+    assert "not in the numbers" not in outcome.out
+
+
 @pytest.mark.heavy
 def test_several_groups_have_a_section_each(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "lp-ft", data_name="cb", split_protocol="paper")

@@ -46,6 +46,8 @@ from lpft.settings.values import Layout
 if TYPE_CHECKING:
     from lpft.report import ReportResult
 
+logger = logging.getLogger(__name__)
+
 
 def demo(options: Namespace) -> None:
     """Train the demo's methods, compute its kernels, write and print its report."""
@@ -538,8 +540,23 @@ def _show_report(report: "ReportResult", options: Namespace) -> None:
     if options.json:
         print_json(report_record(report))
         return
+    _warn_of_unread(report)
     print(format_report(report))
     print(f"\nreport: {report.page}")
+
+
+def _warn_of_unread(report: "ReportResult") -> None:
+    """Say which folders are in no number: tables alone look complete without them."""
+    if report.unread:
+        first, *others = report.unread
+        more = f", and {len(others)} more" if others else ""
+        logger.warning(
+            "not in the numbers: '%s', %s (%s)%s; the page lists all and why",
+            first.name,
+            first.state,
+            first.reason,
+            more,
+        )
 
 
 def export(options: Namespace) -> None:
