@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from results.experiment_folders import (
     contrasts_table,
@@ -45,6 +46,19 @@ def test_the_files_are_as_documented(experiment_report: ReportResult) -> None:
     drawn = {path.name for path in experiment_report.figures if path.name.startswith("sample-")}
     assert drawn == {f"sample-{figure}.{kind}" for figure in figures for kind in ("png", "pdf")}
     assert [record.name for record in experiment_report.experiments] == ["sample"]
+
+
+def test_a_csv_names_the_folders_that_each_number_is_from(
+    experiment_report: ReportResult, experiment_folder: Path
+) -> None:
+    (path,) = [path for path in experiment_report.tables if path.name == "sample-scores.csv"]
+    frame = pd.read_csv(path)
+    cells = frame.filter(regex=" from$").stack()
+    names = {name for cell in cells for name in str(cell).split("; ")}
+    # One folder per run, not the seeds that the page writes under the name of the setting.
+    assert {run_name("cb", "ft", seed) for seed in range(3)} <= names
+    there = {name for name in names if (experiment_folder / name / "run.json").is_file()}
+    assert len(there) == 6
 
 
 def test_the_experiment_comes_first_and_runs_are_folded_away(page: Page) -> None:

@@ -284,18 +284,20 @@ def test_origins_are_found_inside_the_experiment_alone(tmp_path: Path) -> None:
     (experiment / "paths" / "cb").mkdir(parents=True)
     (tmp_path / "out" / "secret").mkdir()
     places = {
-        experiment / "runs" / "a": Place("cb, FT, seed", "0", "#run-a"),
-        tmp_path / "out" / "shared" / "b": Place("cb, FT, seed", "1", "#run-b"),
+        experiment / "runs" / "a": Place("cb, FT, seed", "0", "#run-a", "table8/runs/a"),
+        tmp_path / "out" / "shared" / "b": Place("cb, FT, seed", "1", "#run-b", "shared/b"),
     }
     trace = tracer(experiment, tmp_path / "out", places)
     assert trace(()) == ()
     assert trace(("runs/a", "../shared/b", "runs/a")) == (
-        Origin("cb, FT, seed", (("0", "#run-a"), ("1", "#run-b"))),
+        Origin("cb, FT, seed", (("0", "#run-a"), ("1", "#run-b")), ("table8/runs/a", "shared/b")),
     )
-    assert trace(("paths/cb",)) == (Origin("files", (("paths/cb", "table8/paths/cb"),)),)
+    assert trace(("paths/cb",)) == (
+        Origin("files", (("paths/cb", "table8/paths/cb"),), ("paths/cb",)),
+    )
     missing = ("runs/none", "../secret", "/etc", str(tmp_path / "out" / "secret"))
     assert trace(missing) == (
-        Origin("not found below this page", tuple((name, None) for name in missing)),
+        Origin("not found below this page", tuple((name, None) for name in missing), missing),
     )
 
 

@@ -86,7 +86,7 @@ def test_every_number_of_a_csv_names_the_runs_that_it_comes_from() -> None:
     places = {"a": ("runs", "runs/cb/ft-seed0"), "b": ("kernels", "kernels/cb-seed0")}
 
     def trace(runs):
-        return tuple(Origin(places[run][0], ((places[run][1], None),)) for run in runs)
+        return tuple(Origin(places[run][0], (("0", None),), (places[run][1],)) for run in runs)
 
     cells = [Estimate(0.5, runs=("a", "b")), None]
     table = from_columns("t", "T", [(Column("Method"), ["FT", "LP"]), (Column("CB"), cells)], "")

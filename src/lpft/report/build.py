@@ -196,19 +196,19 @@ def _contents(
     places: dict[Path, Place] = {}
     for skipped, anchor, _ in listed:
         heading = f"{skipped.state}, not in the numbers below"
-        places[skipped.folder] = Place(heading, skipped.name, f"#{anchor}")
+        places[skipped.folder] = Place(heading, skipped.name, f"#{anchor}", skipped.name)
     for setting in (setting for group in groups for setting in group.settings):
         for run in setting.runs:
             heading = f"{run.data.name}, {setting.label}, seed"
-            places[run.folder] = Place(heading, str(run.seed), f"#{anchors[run.name]}")
+            places[run.folder] = Place(heading, str(run.seed), f"#{anchors[run.name]}", run.name)
     for record, anchor in zip(kernels, kernel_slugs, strict=True):
         heading, name = f"kernels of {record.data.name}", record.name
         if record.seed is not None:
             heading, name = f"{heading}, seed", whole(record.seed)
-        places[record.folder] = Place(heading, name, f"#{anchor}")
+        places[record.folder] = Place(heading, name, f"#{anchor}", record.name)
     for path, anchor in zip(paths, path_slugs, strict=True):
         heading = f"points of {path.record.data.name}"
-        places[path.folder] = Place(heading, path.name, f"#{anchor}")
+        places[path.folder] = Place(heading, path.name, f"#{anchor}", path.name)
     places |= {copy: places[original] for copy, original in copies.items()}
 
     titles = _distinct_titles([(e.record.title, e.name) for e in experiments])

@@ -97,11 +97,15 @@ class JudgedClaim:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the page shows a folder: a heading that it shares with others, its name, a link."""
+    """Where the page shows a folder: a heading that it shares with others, its name, a link.
+
+    Under the heading the name may be a seed alone; ``folder`` is the folder's own.
+    """
 
     heading: str
     name: str
-    address: str
+    address: str | None
+    folder: str
 
 
 def tracer(base: Path, page_folder: Path, places: Mapping[Path, Place]) -> Trace:
@@ -112,21 +116,28 @@ def tracer(base: Path, page_folder: Path, places: Mapping[Path, Place]) -> Trace
     base = base.resolve()
     known = {plain(folder.resolve()): place for folder, place in places.items()}
 
-    def find(run: str) -> tuple[str, tuple[str, str | None]]:
+    def find(run: str) -> Place:
         folder = Path(os.path.normpath(base / run))
         place = known.get(str(folder))
         if place is not None:
-            return place.heading, (place.name, place.address)
+            return place
         if folder.is_relative_to(base) and folder.exists():
-            return "files", (run, relative_link(folder, page_folder))
-        return "not found below this page", (run, None)
+            return Place("files", run, relative_link(folder, page_folder), run)
+        return Place("not found below this page", run, None, run)
 
     def trace(runs: Sequence[str]) -> tuple[Origin, ...]:
-        by_heading: dict[str, list[tuple[str, str | None]]] = {}
+        by_heading: dict[str, list[Place]] = {}
         for run in dict.fromkeys(runs):
-            heading, link = find(run)
-            by_heading.setdefault(heading, []).append(link)
-        return tuple(Origin(heading, tuple(links)) for heading, links in by_heading.items())
+            place = find(run)
+            by_heading.setdefault(place.heading, []).append(place)
+        return tuple(
+            Origin(
+                heading,
+                links=tuple((place.name, place.address) for place in found),
+                folders=tuple(place.folder for place in found),
+            )
+            for heading, found in by_heading.items()
+        )
 
     return trace
 

@@ -20,11 +20,13 @@ _LONG = 30  # letters: texts beyond break into lines in the page and in LaTeX
 class Origin:
     """Folders of one kind that a number was computed from, as (text, address in the page).
 
-    What the page does not show has no address.
+    What the page does not show has no address. The text may be a seed alone, under the kind's name;
+    ``folders`` are the names of the folders themselves, for files that have no links.
     """
 
     name: str
     links: tuple[tuple[str, str | None], ...]
+    folders: tuple[str, ...]
 
 
 Trace = Callable[[Sequence[str]], tuple[Origin, ...]]
@@ -224,8 +226,8 @@ def _value(cell: Cell, column: Column) -> str | float | int | None:
 
 
 def _sources(origins: Sequence[Origin]) -> str | None:
-    """What a value was computed from, with semicolons; None where nothing is known."""
-    names = [text for origin in origins for text, _ in origin.links]
+    """The folders that a value was computed from, with semicolons; None where none is known."""
+    names = [name for origin in origins for name in origin.folders]
     return "; ".join(dict.fromkeys(names)) or None
 
 
