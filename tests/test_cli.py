@@ -784,9 +784,24 @@ def test_check_looks_at_data_before_training(lpft, tmp_path):
     assert text.status == 0
     assert text.err == ""
     assert leaks[0]["message"] in text.out
+    assert "\ntexts: column 'text'; labels: column 'label'\n" in text.out
     for split, rows in found["rows"].items():
         assert any(line.split()[:2] == [split, str(rows)] for line in text.out.splitlines())
     assert not (tmp_path / "runs").exists()
+
+
+def test_check_has_a_line_for_each_of_many_classes(lpft, tmp_path):
+    names = [f"an_intent_of_many_words_{number}" for number in range(40)]
+    rows = [f"text number {row},{names[row % 40]}" for row in range(600)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    lines = lpft("check", "--train-file", tmp_path / "train.csv").out.splitlines()
+    table = [line.split() for line in lines if line.startswith(("an_intent", "all classes"))]
+    # 15 rows of each class, of which round(1.5) = 2 are held out
+    assert table == [
+        ["all", "classes", "520", "80"],
+        *([name, "13", "2"] for name in sorted(names)),
+    ]
+    assert max(map(len, lines[:42])) < 80
 
 
 @pytest.mark.parametrize(

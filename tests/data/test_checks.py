@@ -97,6 +97,7 @@ def test_pairs_repeat_only_if_both_parts_do(clean):
 def test_the_same_text_with_two_labels(clean):
     findings = check_data(_with(clean, row_2="train 0"))
     assert [finding.kind for finding in findings] == ["duplicates", "conflicting-labels"]
+    assert findings[0].message == "1 of 40 training rows repeats the text of an earlier one"
     assert findings[1].message == "1 text occurs with different labels"
     assert _named(findings[1]) == {"train": [1, 2]}
     assert findings[1].examples == ("train 1 'a': 'train 0' | train 2 'b'",)
@@ -115,7 +116,7 @@ def test_leakage_is_counted_by_split(clean, split):
     total = len(clean.splits()[split])
     finding = _only(_with(clean, split, row_1="Train 2"))
     assert (finding.level, finding.kind) == ("warning", "leakage")
-    assert finding.message.startswith(f"1 of {total} rows of {split} ({1 / total:.1%})")
+    assert finding.message.startswith(f"1 of {total} rows of {split} ({1 / total:.1%}) has a text")
     assert _named(finding) == {"train": [3], split: [1]}
 
 

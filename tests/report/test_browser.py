@@ -33,6 +33,9 @@ addEventListener("load", () => {
     inner: innerWidth,
     scroll: document.documentElement.scrollWidth,
     wide: wide.map((element) => element.tagName + "." + element.className),
+    spilling: [...document.querySelectorAll("th, td")].filter((cell) =>
+      cell.clientWidth > 0 && cell.scrollWidth > cell.clientWidth + 1
+    ).map((cell) => cell.textContent.trim().slice(0, 40)),
     tables: document.querySelectorAll("table").length,
     drawn: [...document.querySelectorAll("svg")].every((svg) => svg.getBBox().width > 0),
     dark: getComputedStyle(document.body).backgroundColor,
@@ -85,6 +88,7 @@ def measured(chromium: str, page: Path, folder: Path, width: int, *more: str) ->
 
 def assert_fits(found: dict, width: int) -> None:
     assert (found["inner"], found["wide"]) == (width, [])
+    assert found["spilling"] == []  # over the cell beside it
     assert found["scroll"] <= width
 
 

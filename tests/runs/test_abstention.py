@@ -12,9 +12,11 @@ from tiny_models import toy_texts
 from toy_files import toy_data, toy_settings
 
 from lpft.analysis import choose_threshold
+from lpft.cli.console import print_metrics
 from lpft.errors import InputError
 from lpft.estimator import TextClassifier
 from lpft.export import export_run
+from lpft.report import build_report
 from lpft.results.run import Predictions, Run
 from lpft.results.schema import read_errors
 from lpft.runs.train import train_run
@@ -68,6 +70,16 @@ def test_the_threshold_is_the_validation_rows_own_and_is_stored_with_the_model(r
     assert "abstains below a confidence" in card
     assert f"of {expected.abstain_below:.3f}, which its 24 validation rows chose" in card
     assert f"| test | {metrics['splits']['test']['coverage']:.3f} |" in card
+
+
+def test_a_target_that_all_rows_keep_is_said_in_words(settings, tmp_path, capsys):
+    folder = train_run(make_config(settings | {"target_coverage": 1.0}, tmp_path / "run")).folder
+    assert read(folder / "metrics.json")["abstention"]["abstain_below"] == 0.0
+    print_metrics(read(folder / "metrics.json"))
+    assert "\nnever abstains: all validation rows" in capsys.readouterr().out
+    assert "never abstains: its 24 validation rows" in (folder / "README.md").read_text()
+    page = build_report(folder, output=tmp_path / "page.html").page.read_text()
+    assert "never abstains: all validation texts" in page
 
 
 def test_unseen_classes_are_null_and_enter_nothing_but_their_own_block(run):

@@ -10,6 +10,7 @@ from toy_files import toy_data, toy_settings, write_toy_file
 
 from lpft.analysis.selection import Candidate, choose
 from lpft.errors import InputError
+from lpft.report import build_report
 from lpft.results.run import Predictions, find_runs
 from lpft.results.schema import RunRecord, read_history
 from lpft.runs import selection as module
@@ -209,6 +210,21 @@ def test_overwriting_replaces_the_candidates_too(chosen, settings, tmp_path):
     train_run(make_config(settings | {"method": "lp-ft"}, folder), overwrite=True)
     assert not (folder / "candidates").exists()
     assert "selection" not in record(folder)
+
+
+def test_the_page_does_not_advise_the_choice_among_methods_that_was_made(settings, tmp_path):
+    asked = settings | {"stop_after": "lp"}
+    del asked["epochs"], asked["learning_rate"], asked["batch_size"]
+    asked_of_lp = {name: asked[name] for name in asked if name != "stop_after"} | {"method": "lp"}
+    folder = train_selection(make_selection(asked, tmp_path / "auto")).folder
+    page = build_report(folder, output=tmp_path / "page.html").page.read_text()
+    assert "No other method was trained to compare it with, because of --stop-after lp." in page
+    shutil.rmtree(folder / "candidates")
+    page = build_report(folder, output=tmp_path / "alone.html").page.read_text()
+    assert "because of --stop-after lp." in page
+    alone = train_run(make_config(asked_of_lp, tmp_path / "lp")).folder
+    page = build_report(alone, output=tmp_path / "lp.html").page.read_text()
+    assert "No other method was trained to compare it with: --method auto does that." in page
 
 
 def test_seeds_are_runs_of_their_own_of_which_the_best_is_kept(settings, tmp_path):

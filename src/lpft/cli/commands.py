@@ -601,9 +601,9 @@ def export(options: Namespace) -> None:
     for note in result.record["notes"]:
         print(note)
     print(
-        f"Its logits are divided by the temperature {result.record['temperature']:.3f}. Read back, "
-        f"{agreement['texts']} texts have the run's\nprobabilities up to "
-        f"{agreement['largest_difference_of_a_probability']:.1e} and its logits up to "
+        f"Its logits are divided by the temperature {result.record['temperature']:.3f}.\n"
+        f"Read back and compared with the run on {agreement['texts']} texts: probabilities differ "
+        f"by at most {agreement['largest_difference_of_a_probability']:.1e}, logits by "
         f"{agreement['largest_difference_of_a_logit']:.1e}"
         f"{'' if result.record['quantization'] is None else ' in float32'}."
     )

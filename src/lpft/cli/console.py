@@ -131,7 +131,9 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     print(f"temperature T: {metrics['temperature']:.3f}")
     abstention = metrics.get("abstention")
     if abstention is not None and abstention["abstain_below"] is not None:
-        print(f"abstains below a confidence of {abstention['abstain_below']:.3f}")
+        below = abstention["abstain_below"]
+        never = "never abstains: all validation rows together keep what was asked for"
+        print(f"abstains below a confidence of {below:.3f}" if below > 0 else never)
     for split, m in metrics["splits"].items():
         unseen = m.get("unseen")
         if unseen is not None:
@@ -168,6 +170,9 @@ def print_run(record: "RunRecord", metrics: dict[str, Any]) -> None:
             f"(95 % interval {low:.3f} to {high:.3f}, {values['rows']} rows)"
         )
     if selection is not None:
+        if len(selection.candidates) == 1:
+            print("no choice was made: no other run was trained")
+            return
         scores = ", ".join(
             f"{candidate.folder.rpartition('/')[2]} "
             + ("-" if candidate.score is None else f"{candidate.score:.3f}")
@@ -218,7 +223,7 @@ def _doubtful(record: "ExplanationRecord") -> str:
     ]
     title = (
         f"look at the labels of these {len(rows)} of {record.rows:,} training rows, in this order: "
-        "the others speak least for them"
+        "by the kernel, the other rows support these labels least"
     )
     return "\n".join([title, *aligned(header, rows, [True, False, False, True, False])])
 

@@ -12,6 +12,9 @@ from lpft.settings.configs import make_config
 if TYPE_CHECKING:
     from lpft.data import Task
 
+MANY_CLASSES = 10
+"""More than these have a line each."""
+
 
 def check(options: Namespace) -> None:
     """Print a check of data before training on it."""
@@ -62,12 +65,21 @@ def check(options: Namespace) -> None:
             }
         )
         return
-    print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
-    print_table(
-        ["split", "rows", *map(str, data.classes)],
-        [[split, len(data.splits()[split]), *rows] for split, rows in counts.items()],
-    )
+    sizes = {split: len(examples) for split, examples in data.splits().items()}
+    if len(data.classes) <= MANY_CLASSES:
+        print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
+        print_table(
+            ["split", "rows", *map(str, data.classes)],
+            [[split, sizes[split], *rows] for split, rows in counts.items()],
+        )
+    else:  # a line for each class: a column for each would be wider than any terminal
+        print(f"{data.name}: {len(data.classes)} classes")
+        rows_by_class = zip(data.classes, *counts.values(), strict=True)
+        print_table(["class", *counts], [["all classes", *sizes.values()], *rows_by_class])
     print(_balance(dict(zip(data.classes, counts["train"], strict=True))))
+    if data.text_columns is not None:
+        texts = " and ".join(f"'{name}'" for name in data.text_columns)
+        print(f"texts: column {texts}; labels: column '{config.data.label_column}'")
     if lengths is not None:
         print(
             "tokens of a training text: {median} in the median, {most_of_95} at most for 95 %, "
@@ -86,7 +98,7 @@ def check(options: Namespace) -> None:
 def _balance(counts: dict[Any, int]) -> str:
     """The share of each class, or where there are many of the largest and the smallest one."""
     ordered = sorted(counts, key=lambda name: -counts[name])
-    names = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
+    names = ordered if len(ordered) <= MANY_CLASSES else [ordered[0], ordered[-1]]
     shares = ", ".join(f"{name} {counts[name] / sum(counts.values()):.1%}" for name in names)
     return f"share of train: {shares}" + ("" if names == ordered else " (largest and smallest)")
 

@@ -349,7 +349,8 @@ def _repetitions(data: TextData) -> Iterator[Finding]:
         exact = rows.within(in_split, rows.exact, np.arange(len(rows.texts)))
         if exact.any():
             repeated = int(exact.sum()) - len(np.unique(rows.exact[exact]))
-            message = f"{repeated} of {in_split.sum()} {noun} repeat the text of an earlier one"
+            verb = "repeats" if repeated == 1 else "repeat"
+            message = f"{repeated} of {in_split.sum()} {noun} {verb} the text of an earlier one"
             examples = rows.examples(exact, rows.exact)
             later = exact & ~rows.first_of(exact, rows.exact)
             yield Finding("warning", "duplicates", message, rows.rows(later), examples)
@@ -403,7 +404,10 @@ def _leaks(rows: _AllRows) -> Iterator[Finding]:
             if not leaked.any():
                 continue
             place = "training" if source == "train" else source
-            verb = "have a text that is also in" if kind == "leakage" else "nearly repeat a text of"
+            one = leaked.sum() == 1
+            verb = "nearly repeats a text of" if one else "nearly repeat a text of"
+            if kind == "leakage":
+                verb = f"{'has' if one else 'have'} a text that is also in"
             message = (
                 f"{leaked.sum()} of {in_split.sum()} rows of {split} "
                 f"({leaked.sum() / in_split.sum():.1%}) {verb} {place}: scores on them "

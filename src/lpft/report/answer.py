@@ -79,6 +79,12 @@ def _alone(board: Leaderboard) -> bool:
     return sum(entry.setting is not None for entry in board.entries) == 1
 
 
+def _stopped_after(run: Run) -> str | None:
+    """The last method that ``--method auto`` was allowed to train, where it was told one."""
+    selection = run.selection or run.record.selection
+    return None if selection is None else selection.settings.get("stop_after")
+
+
 def _explained(run: Run) -> str:
     return METHODS[run.method].summary if run.method in METHODS else ""
 
@@ -129,6 +135,7 @@ def _verdict(board: Leaderboard) -> dict[str, Any]:
         "run": run.name,
         "alone": _alone(board),
         "left_out": board.left_out,
+        "stopped_after": _stopped_after(run),
         "metric": None if group.metric == "accuracy" else metric_name(group.metric),
         "score": run.score(board.chosen.split, group.metric),
     }

@@ -207,6 +207,8 @@ def without_folders(value: Any) -> Any:
     """Paths of this machine by their last part: a card is made to be published."""
     if isinstance(value, dict):
         return ", ".join(f"{name}: {without_folders(path)}" for name, path in value.items()) or None
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or None
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value

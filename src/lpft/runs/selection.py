@@ -246,7 +246,7 @@ class _Running:
             return None
         return (
             f"it would take about {expected / 60:.1f} minutes, and {spent / 60:.1f} of "
-            f"{limit:g} are over"
+            f"{limit:g} have passed"
         )
 
     def _expected_seconds(self, run: RunConfig) -> float:
