@@ -60,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Standing:
-    """A method beside the best one: the mean over rows and seeds of how much less it gets right.
+    """A method beside the best one: its score minus the best one's, averaged over seeds.
 
     ``difference`` is 0 for the best itself and negative for the others; ``standard_error`` is that
     of the difference over rows; ``eligible`` is whether the two differ by one at most.

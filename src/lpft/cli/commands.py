@@ -91,7 +91,7 @@ def train(options: Namespace) -> None:
         config = make_config(settings, folder)
         if options.distributed:
             distributed.join()
-        # This loads torch, for which wrong settings need not wait:
+        # This loads torch, which takes seconds: wrong settings are refused before.
         from lpft.runs.train import train_run
 
         if not distributed.is_main():
@@ -123,7 +123,7 @@ def _page_of(folder: Path) -> Path | None:
     try:
         return build_report(folder).page
     except InputError as error:
-        # The run is finished: what is wrong with its page, such as a file of the user's, is no
+        # The run is finished: a problem with its page, such as a user's file in its place, is no
         # reason to fail.
         print_error(error, "no page: ")
         return None
@@ -484,8 +484,8 @@ def reproduce(options: Namespace) -> int | None:
         return None
     records = {}
     status = None
-    # The modules that are loaded by now stay. Every run ends with collections of garbage, of which
-    # each would otherwise look through all of them again.
+    # The modules loaded by now stay loaded. Every run ends with garbage collections, each of which
+    # would otherwise look through all of them again.
     gc.freeze()
     for ended in session.run():
         if isinstance(ended, NotReproduced):
@@ -615,7 +615,7 @@ def export(options: Namespace) -> None:
 def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, bool]:
     """Settings of a run by name, its output folder, and whether it is resumed.
 
-    Settings are those of the record of a resumed run, then of YAML, then of the command line.
+    Settings come from a resumed run's record, then YAML, then the command line; the last one wins.
 
     Raises:
         InputError: the record or the YAML file cannot be read, or there is nothing to resume.
@@ -654,7 +654,7 @@ def collect_settings(options: Namespace) -> tuple[dict[str, Any], Path | None, b
     if "method" in recorded and folder is not None:
         from lpft.results.resume import check_same_settings
 
-        # Before the method is asked whether it takes settings that another one left in the record.
+        # Checked first: the settings in the record may be some that another method does not take.
         check_same_settings(folder, recorded, {"method": settings["method"]})
     return settings, folder, resume
 

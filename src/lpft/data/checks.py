@@ -21,13 +21,13 @@ from lpft.errors import InputError
 logger = logging.getLogger(__name__)
 
 SMALL_CLASS = 10
-"""Fewer training rows of a class than this are pointed out."""
+"""A class with fewer training rows than this is reported."""
 
 SMALL_SPLIT = 50
-"""Fewer validation or test rows than this are pointed out."""
+"""A validation or test set with fewer rows than this is reported."""
 
 IMBALANCE = 10
-"""A ratio of the largest to the smallest class from which it is pointed out."""
+"""Imbalance is reported from this ratio of the largest to the smallest class on."""
 
 MOST_ROWS = 1000
 """Rows of a split that a finding's record names."""
@@ -106,7 +106,7 @@ def log_findings(findings: Iterable[Finding], name: str | None = None) -> None:
         log = logger.info if finding.level == "note" else logger.warning
         log("%s%s", "" if name is None else f"{name}: ", finding.line())
         if finding.suggested:
-            log("what fits better: %s", "; ".join(_suggestions(finding)))
+            log("labels that fit better: %s", "; ".join(_suggestions(finding)))
 
 
 def _suggestions(finding: Finding, most: int = 10) -> list[str]:
@@ -124,7 +124,7 @@ def _suggestions(finding: Finding, most: int = 10) -> list[str]:
 def check_data(data: TextData, *, fine_tunes: bool = True) -> list[Finding]:
     """Findings about classes, sizes, repeated texts and the contents of texts, errors first.
 
-    What repeats what is the rule of :mod:`lpft.data.duplicates`. Linear probing, which does not
+    :mod:`lpft.data.duplicates` says which texts repeat others. Linear probing, which does not
     fine-tune, may be scored on other rows than fine-tuning (:func:`validation_kind`).
     """
     sizes = _sizes(data, fine_tunes)
@@ -183,7 +183,7 @@ def _similar_classes(data: TextData) -> Iterator[Finding]:
             names.sort(key=lambda name: -counts.get(name, 0))
             message = (
                 f"the classes {show(names)} look like one class written in {len(names)} ways: "
-                "write its name in one way, or tell the classes apart by more"
+                "write its name in one way, or give the classes names that differ by more"
             )
             rows = _rows_of_classes(data, names[1:], *splits)
             yield Finding("warning", "similar-classes", message, rows)
@@ -194,7 +194,7 @@ def _class_key(name: Label) -> str:
     number = re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text)
     if number is not None:
         return str(Decimal(text).normalize())  # 1, 1.0 and 01
-    # the marks stay that tell C, C++ and C# apart, or + and -
+    # keep the marks by which C, C++ and C# differ, or + and -
     bare = re.sub(r"[\s_\-\u2010-\u2015./,;:'\"`\u2018-\u201f()\[\]!?]", "", text)
     return bare if bare else text
 
@@ -306,7 +306,7 @@ class _AllRows:
     def within(
         self, mask: NDArray[np.bool_], groups: NDArray[np.int64], values: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """The chosen rows in whose group the chosen rows have different ``values`` (all N)."""
+        """The chosen rows of groups whose chosen rows differ in ``values`` (a mask over all N)."""
         if not mask.any():
             return mask
         # One number for each pair: NumPy sorts these many times faster than columns.
@@ -316,7 +316,7 @@ class _AllRows:
         return mask & np.isin(groups, mixed)
 
     def first_of(self, mask: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Of the chosen rows the first of each group, by their numbers (all N)."""
+        """Of the chosen rows the first of each group, by row number, as a mask over all N rows."""
         rows = np.flatnonzero(mask)
         rows = rows[np.argsort(self.number[rows], kind="stable")]
         first = np.zeros(len(mask), dtype=bool)
@@ -380,7 +380,7 @@ def _repetitions(data: TextData) -> Iterator[Finding]:
         groups = len(np.unique(rows.near[near]))
         message = (
             f"{groups} {'group' if groups == 1 else 'groups'} of texts that nearly repeat one "
-            "another have different labels: wrong ones, or a word that decides"
+            "another have different labels: labelling errors, or a word that decides"
         )
         examples = rows.examples(near, rows.near, data.classes)
         yield Finding("warning", "near-conflicts", message, rows.rows(near), examples)
@@ -411,7 +411,7 @@ def _leaks(rows: _AllRows) -> Iterator[Finding]:
             message = (
                 f"{leaked.sum()} of {in_split.sum()} rows of {split} "
                 f"({leaked.sum() / in_split.sum():.1%}) {verb} {place}: scores on them "
-                "reward memory"
+                "reward memorisation"
             )
             all_rows = leaked.sum() == in_split.sum() and source == "train"
             repeated = leaked | (in_source & np.isin(groups, groups[leaked]))
@@ -485,7 +485,7 @@ _DAMAGE = re.compile(
 
 
 def is_empty_like(text: Text) -> bool:
-    """Whether a text stands for none: ``N/A``, ``#REF!``, ``null``, or punctuation alone."""
+    """Whether a text marks a missing one: ``N/A``, ``#REF!``, ``null``, or punctuation alone."""
     return _either(_stands_for_nothing, text)
 
 

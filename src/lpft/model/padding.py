@@ -2,7 +2,7 @@
 
 Most families keep padding out of the real tokens by the attention mask. Some do not: FNet mixes
 all tokens, MobileBERT's and ConvBERT's convolutions reach into the padding, recurrent decoders
-carry what is padded on the left along. Their texts are read in groups of one length each.
+carry left padding along. Their texts are read in groups of one length each.
 """
 
 import sys
@@ -23,7 +23,7 @@ _LENGTH = 16
 """Texts of the check are cut to this many tokens."""
 
 _TOLERANCE = 1e-4
-"""The largest difference, as a part of a number and of the mean size of all."""
+"""The largest difference, relative to each number and to the mean size of all."""
 
 
 SafePadding = Literal["both", "right", "left", "none"]
@@ -53,7 +53,7 @@ def check_reading(
     if encoder.config.model_type == "reformer":
         raise InputError(f"{kind} draws random hashes when it reads a text: name another model")
     if getattr(sys.modules[type(encoder).__module__], "mra_cuda_kernel", True) is None:
-        # Transformers puts zeros in the place of its attention then.
+        # Transformers then puts zeros in place of its attention.
         raise InputError(
             f"{kind} computes no attention without its CUDA kernels, which are not loaded here: "
             "name another model"
@@ -92,7 +92,7 @@ def check_reading(
         beside = _states(encoder, [short, (long * len(short))[-len(short) :]], [whole, whole])
     except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # each family raises its own kind for what it cannot read
+    except Exception as error:  # each family raises its own kind of error for what it cannot read
         raise InputError(
             f"{kind} cannot read texts here ({one_line(error) or type(error).__name__}): name "
             "another model"
@@ -100,14 +100,14 @@ def check_reading(
     if not _alike(beside[0], alone[0]):
         raise InputError(
             f"{kind} gives a text other states when it is read again or beside another text of "
-            "the same length, so its predictions would not be its own: name another model"
+            "the same length, so its predictions could not be reproduced: name another model"
         )
     return Reading(alone.shape[-1], "none")
 
 
 def is_safe(attention_mask: Tensor, safe_padding: SafePadding) -> bool:
     """Whether no text of a batch (N x T) is padded on a side where that changes its states."""
-    # An exported graph cannot branch on its input; what it is exported for pads on the right.
+    # An exported graph cannot branch on its input; those who run it pad on the right.
     if safe_padding == "both" or torch.compiler.is_exporting():
         return True
     padded = attention_mask == 0
@@ -158,7 +158,7 @@ def _states(encoder: PreTrainedModel, ids: list[list[int]], real: list[slice]) -
 
 
 def _alike(actual: Tensor, expected: Tensor) -> bool:
-    """Whether numbers agree, up to rounding, where the largest ones must not hide the others."""
+    """Whether numbers agree up to rounding, by a tolerance that the largest ones do not inflate."""
     mean = expected.abs().mean().item()
     return torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * mean)
 

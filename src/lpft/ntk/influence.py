@@ -15,16 +15,16 @@ the score of TracIn at the last checkpoint (Pruthi et al., NeurIPS 2020). In ter
 of the head, ``(<phi(x), phi(x_n)> + 1) <u_x, u_n>``, and a part of the encoder, and takes one
 backward pass for each text however many classes there are.
 
-That counts what two rows have in common twice. The regression on all rows at once does not:
+That counts twice what two training rows have in common. Regression on all rows does not:
 
     tau(x, n) = [K(x, .) (K + lambda I)^-1]_n (1 - p_n),
 
-what the log odds at x owe to row n: TRAK (Park et al., ICML 2023) with the kernel itself in place
+row n's part in the log odds at x: TRAK (Park et al., ICML 2023) with the kernel itself in place
 of random projections of gradients, and the share of one row in the representer form of kernel
 regression. It needs the kernel among the training rows.
 
 In both, p_n is at the classifier's temperature. A fine-tuned classifier is sure of every row that
-it has learnt; uncalibrated, ``1 - p_n`` is close to 0 for all of them and ranks them by chance.
+it has learnt; uncalibrated, ``1 - p_n`` is close to 0 for all of them and ranks them at random.
 ``benchmarks/explain.py`` compares the scores by the linear datamodeling score.
 """
 
@@ -123,7 +123,7 @@ class TextsWithGradients:
 class _WeightedEncoder:
     """The encoder of a classifier, with each feature multiplied by a weight vector of its row.
 
-    Their sum is a row's output up to what does not depend on the encoder, so that the head of the
+    Their sum has the encoder's gradient of the row's log odds, so that the head of the
     kernel is a row of ones, of rank 1.
     """
 
@@ -260,15 +260,15 @@ def regressed(
 def left_out_margins(
     train_kernel: Array, gradient: Array, labels: NDArray[np.int64], strength: float = STRENGTH
 ) -> Array:
-    """How far the other rows speak for each row's label, less than for the others of its class: N.
+    """How well the other rows support each row's label, minus the mean of its class: N margins.
 
-    Kernel ridge regression asks for a log odds of 1 of every row's own label, with an intercept for
-    each class that costs nothing. Fitted without row n, it gives that row the margin
+    Kernel ridge regression is fitted to a log odds of 1 for each row's label, with an intercept for
+    each class that is not penalised. Fitted without row n, it gives that row the margin
 
         m_n = 1 - (G 1)_n / G_nn,    G = M - M U (U^T M U)^+ U^T M,    M = (K + lambda I)^-1,
 
     with U the gradient by the logits (Cook and Weisberg, 1982, chapter 2). The mean margin of the
-    class is taken off, for a rare class has low ones whatever its labels.
+    class is subtracted, since a rare class has low margins whatever its labels.
 
     Args:
         train_kernel: K of the training rows, N x N.
@@ -308,7 +308,7 @@ class Influence:
     Attributes:
         classes: the predicted class of each text, K indices; ``log_odds`` of it, K, before the
             temperature.
-        head: scores by the head's parameters, K x N: positive where the row speaks for the
+        head: scores by the head's parameters, K x N: positive where the row supports the
             prediction; ``encoder`` those by the encoder's. They add up to :attr:`total`.
         row_log_odds: of the label of each training row, N.
         left_out: :func:`left_out_margins` of the training rows, N: the lowest are those whose
@@ -347,15 +347,15 @@ class InfluenceJob:
     ``plan`` says what the kernel will cost; None where it follows from the features.
 
     Args:
-        model: the trained classifier, with its adapter apart where it has one.
+        model: the trained classifier, with its adapter unmerged if it has one.
         request: its head, and the parameters that its training moved.
-        texts: those to explain; None for labels alone.
+        texts: those whose predictions to explain; None to judge labels only.
         score: ``regression`` (:func:`regressed`) or ``first-order`` (:func:`first_order`).
         labels: whether to judge the training rows' labels.
         temperature: that of the classifier.
 
     Raises:
-        InputError: a score that does not exist, labels to judge of no more rows than classes, or as
+        InputError: the score is unknown, there are too few rows to judge labels, or as
             :class:`~lpft.ntk.job.KernelJob`.
     """
 
@@ -376,7 +376,7 @@ class InfluenceJob:
             raise InputError(f"{named('score')} {score!r} is unknown: expected {expected}")
         rows, classes = len(train.tokens), len(request.weight)
         if labels and rows <= classes:
-            # With an intercept for each class they are fitted whatever the kernel is.
+            # The intercepts of the classes alone can then fit all labels, whatever the kernel is.
             raise InputError(
                 f"labels are judged by the other rows: expected more training rows than the "
                 f"{classes} classes, found {rows}"
@@ -407,7 +407,7 @@ class InfluenceJob:
     def run(self) -> Influence:
         kernels = self._kernels.run()
         odds, temperature = self._odds, self._temperature
-        # 1 - p_n at the temperature: without it a sure classifier has nothing but zeros here.
+        # 1 - p_n with the temperature: without it these are all near 0 for a sure classifier.
         scaled, _ = log_odds(self._logits / temperature, self._train.labels)
         residuals = expit(-scaled)
         if self._train.weights is not None:
@@ -441,7 +441,7 @@ def trained_request(model: StudiedModel, method: str) -> KernelRequest:
     """The model's own head over the parameters that a method trains by the loss of the logits.
 
     Linear probing trains the head alone. Contrastive tuning moves the encoder by a loss of pairs of
-    features, of which the kernel of the logits says nothing: its head is a linear probe.
+    features, about which the kernel of the logits says nothing: its head is a linear probe.
 
     Raises:
         InputError: the method's adapter is merged into the weights.
@@ -476,7 +476,7 @@ class Explanation:
         return f"Explanation({len(self.texts)} texts by {len(self.rows)} training rows)"
 
     def table(self, number: int = 0, count: int = 5) -> "pd.DataFrame":
-        """The rows that speak most for a text's prediction, then those most against it.
+        """The rows that most support a text's prediction, then those that most oppose it.
 
         Columns: ``row`` (its number, from 1), ``label``, ``score``, ``head``, ``encoder``,
         ``text``. ``number`` is the text's, from 0; there are at most ``count`` rows of each kind.
@@ -503,7 +503,7 @@ class Explanation:
         ``margin`` (:func:`left_out_margins`), ``text``.
 
         Raises:
-            InputError: they were not asked for.
+            InputError: the labels were not judged.
         """
         if self.influence.left_out is None:
             raise InputError("the labels were not judged: explain with label_errors=True")
@@ -543,7 +543,7 @@ def extremes(scores: Array, count: int) -> tuple[list[int], list[int]]:
 def doubtful(
     influence: Influence, labels: NDArray[np.int64], count: int
 ) -> tuple[list[int], NDArray[np.int64]]:
-    """The ``count`` rows of the lowest margins, and the most probable class but their label's."""
+    """The ``count`` rows with the lowest margins, and the most probable other class of each."""
     assert influence.left_out is not None
     chosen = np.argsort(influence.left_out, kind="stable")[:count]
     is_label = np.arange(influence.logits.shape[1]) == labels[:, None]
@@ -552,7 +552,7 @@ def doubtful(
 
 
 def _check_memory(rows: int, options: Options) -> None:
-    """Refuse a kernel among training rows that does not fit with the systems solved by it.
+    """Refuse a kernel among training rows that, with the systems to solve, exceeds the memory.
 
     Raises:
         InputError: they do not.
@@ -569,7 +569,7 @@ def _check_memory(rows: int, options: Options) -> None:
     if _SQUARES * 8 * rows**2 > free:
         most = max(2, int((free / _SQUARES / 8) ** 0.5))
         raise InputError(
-            f"the kernel among {rows:,} training rows does not fit: it and what is solved with it "
+            f"the kernel among {rows:,} training rows does not fit: it and the systems it solves "
             f"take {readable_size(_SQUARES * 8 * rows**2)}, and {readable_size(free)} are free; "
             f"take at most {most:,} rows (lpft explain --max-rows), give more {named('memory')}, "
             f"or use {named('score')} first-order without judging labels"

@@ -80,7 +80,7 @@ logger = logging.getLogger(__name__)
 _SAMPLES_COMPARED = 6
 """Inputs of each group on which the error of faster products is measured."""
 _SCHEMA = 3
-"""Of the pieces on disk; a new number for every change of what they hold or how it is summed."""
+"""Version of the pieces on disk; raised when what they hold, or how it is summed, changes."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Options:
     """How kernels are computed; see :func:`empirical_ntk`.
 
     Raises:
-        InputError: a value does not exist, or two do not go together.
+        InputError: a value is unknown, or two cannot be combined.
     """
 
     contraction: LinearMethod = "auto"
@@ -161,7 +161,7 @@ class Options:
             )
         if torch.device(resolve_device(self.device)).index is not None:
             raise InputError(
-                f"device {self.device} is one for all workers: give cuda, and each has its own"
+                f"device {self.device} is one for all workers: give cuda, so that each has its own"
             )
 
     @property
@@ -171,7 +171,7 @@ class Options:
 
     @property
     def parts(self) -> tuple[Granularity, ...]:
-        """By what the kernel is split, of one or several."""
+        """The parts that the kernel is split into, as a tuple."""
         granularity = self.granularity
         return (granularity,) if isinstance(granularity, str) else tuple(granularity)
 
@@ -184,7 +184,7 @@ class KernelJob:
 
     Args:
         requests: by name.
-        groups: lists of texts, or other inputs; the first is that of the rows in training.
+        groups: lists of texts, or other inputs; the first is that of the training rows.
         blocks: pairs (i, j) of groups: kernels with rows from group i and columns from group j.
         detailed: the blocks that are split into parts and checked by autograd (default: all).
 
@@ -291,11 +291,11 @@ class KernelJob:
             return self._compute_as_planned()
         except (PathsDiffer, Contradicted) as error:
             # A mixture of experts, or one that stops early; or a part that treats some inputs
-            # unlike those on which its rules were checked. That of a classifier is an error.
+            # unlike those on which its rules were checked. The latter is an error in a classifier.
             of_any_module = isinstance(self._model, StudiedModule)
             if isinstance(error, Contradicted) and not of_any_module:
                 raise
-            if self._options.cache_dir is not None:  # its pieces are those of other passes
+            if self._options.cache_dir is not None:  # its pieces come from passes by rules
                 raise
             logger.warning(
                 "no rule holds for all inputs (%s): all parameters are left to autograd, one input "
@@ -325,7 +325,7 @@ class KernelJob:
             record = {"plan": self.plan.as_record(), "seconds": swept.seconds}
             kernels: Kernels = {request.name: {} for request in self._workload.requests}
             with timed(swept.seconds, "certificate"):
-                # What it read may have changed the engine's copy: this one has read nothing yet.
+                # Inputs may have changed the engine's copy; this one has read none yet.
                 pristine = self._copy()
                 refuse_changed_features(pristine, self._inputs, swept.features)
                 refuse_wrong_split(
@@ -340,7 +340,7 @@ class KernelJob:
     def _share_out(self, store: TileStore) -> None:
         """Let the workers compute the pieces that are not finished, a run of steps each.
 
-        What a worker that dies leaves undone is done by this process afterwards.
+        This process then does what a worker that died left undone.
 
         Raises:
             InputError: the model cannot be sent to other processes, or a worker cannot go on.
@@ -357,8 +357,8 @@ class KernelJob:
                 *(len(parts), options.workers, len(steps), len(self.plan.tiling)),
             )
         if len(parts) == 1 and options.executor == "local":
-            return  # this process does it as well
-        # What a worker builds this job again from, in the layout that is planned already.
+            return  # one share is computed just as well by this process
+        # A worker rebuilds this job from these options, in the layout that is planned already.
         worker_options = replace(
             options,
             memory=LARGEST,
@@ -372,7 +372,7 @@ class KernelJob:
         session = store.begin_session()
         try:
             sent = cloudpickle.dumps((arguments, detailed, self.plan.layout, session))
-        except Exception as error:  # whatever the parts of other people's modules raise
+        except Exception as error:  # a user's module may raise anything
             raise InputError(
                 f"the model cannot be sent to other processes ({one_line(error)}): leave "
                 f"{named('workers')} and {named('executor')} out"
@@ -410,7 +410,7 @@ class KernelJob:
         """The store of finished pieces; an unfinished kernel continues in its own layout.
 
         Tiles and workspace decide the order in which sums are rounded, so that a kernel that is
-        resumed in another layout would end with other last bits.
+        resumed in another layout would differ in its last bits.
         """
         if self._options.cache_dir is None:
             return None
@@ -478,7 +478,7 @@ class KernelJob:
         return default_budget(self._device, workers_on_device)
 
     def _parameters(self, network: Network, *names: str) -> dict[str, nn.Parameter]:
-        """The network's parameters that count for any of these requests, by default for any."""
+        """The network's parameters in any request of these names (default: in any request)."""
         requests = [self._requests[name] for name in names] or self._requests.values()
         requested = frozenset().union(*(request.parameters for request in requests))
         named = network.named_parameters()
@@ -602,7 +602,7 @@ class KernelJob:
 
 
 def _compute_share(task: tuple[bytes, tuple[Step, ...]]) -> str:
-    """Compute the steps of one worker in this process; the text of a known error, or nothing."""
+    """Compute one worker's steps in this process; return a known error's message, or nothing."""
     sent, assigned = task
     try:
         arguments, detailed, layout, session = cloudpickle.loads(sent)
@@ -687,7 +687,7 @@ def _check_requests(
     for name, request in requests.items():
         if not isinstance(name, str):
             raise InputError(
-                f"the name {name!r} of a kernel is no text: expected names such as 'ft'"
+                f"the name {name!r} of a kernel is not a string: expected names such as 'ft'"
             )
         unknown = sorted(request.parameters - names)
         if unknown:
@@ -709,13 +709,13 @@ def _check_requests(
 def _fingerprints(
     network: Network, inputs: Tokens | TensorInputs, plan: Plan, options: Options
 ) -> dict[str, str]:
-    """All that pieces on disk must agree in, by the word that an error message uses.
+    """Everything that pieces on disk must agree on, by the word that an error message uses.
 
     So no piece of another kernel is ever mistaken for one of this.
     """
     workload, structure = plan.workload, plan.structure
     layout = ", ".join(f"{name}={value!r}" for name, value in plan.layout.as_record().items())
-    # Which texts are in which tile and batch decides what a piece is of.
+    # Which texts are in which tile and batch determines what a piece holds.
     tiles = sha256(f"Layout({layout})".encode())
     for tile in plan.tiles:
         for _, rows in tile.batches:

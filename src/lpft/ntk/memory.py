@@ -43,9 +43,9 @@ _TRANSIENT_COPIES = 3
 _ATTENTION_COPIES = 4
 """Tensors of T x T per head that come and go in one layer, beside the weights that it keeps."""
 _MASKS = 4
-"""Tensors of T x T per text that a mask of attention is made of."""
+"""Tensors of T x T per text from which an attention mask is built."""
 _ROUNDING = 10**8
-"""Bytes to which the least memory is rounded up, so that what a message names is enough."""
+"""Bytes to which the least memory is rounded up, so that the size in a message is enough."""
 _HALVINGS = 12
 """Steps of the bisection for the number of texts that fit."""
 _STEPS_PER_WORKER = 8
@@ -55,13 +55,13 @@ _USUAL_TILES = 64
 
 @dataclass(frozen=True)
 class Portions:
-    """How much a kind of device is given at a time.
+    """How much work a type of device gets at a time.
 
     Attributes:
         batch_tokens: padded tokens of a batch at most.
         least_workspace: bytes of the workspace at least, ``most_workspace`` at most.
-        overflow: where hidden states wait that do not fit into its memory.
-        share_of_free: of the free memory, used by default.
+        overflow: where hidden states are kept that do not fit into its memory.
+        share_of_free: the fraction of the free memory that is used by default.
     """
 
     batch_tokens: int
@@ -159,9 +159,9 @@ def free_below_limits(
 
 
 def give_back_free_memory() -> None:
-    """Give the system what the C library keeps of freed memory, between pieces still in use.
+    """Return to the system the freed memory that the C library holds between blocks in use.
 
-    glibc gives back only what no piece in use lies above; other C libraries are left alone.
+    By itself glibc returns only what lies above the last block in use. Other C libraries: nothing.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -183,13 +183,13 @@ def make_plan(
     layout: Layout | None = None,
     workers: int = 1,
 ) -> Plan:
-    """The cheapest plan that keeps to the budget, or that of a layout begun before.
+    """The cheapest plan within the budget, or the plan of a layout that was begun before.
 
     Where the shares of all samples do not fit at once, samples are tiled, or a unit's parameters
     are held in stages, or both.
 
     Args:
-        budget: limit in bytes; ``used`` is in use before anything starts.
+        budget: limit in bytes, of which ``used`` are taken before anything starts.
         checked: numbers of a gradient that plain autograd holds at once, 0 without a check.
         copied: numbers of the second copy of the model, on which the kernel is checked.
         workers: processes that share the work; with a single tile there is nothing to share.
@@ -281,7 +281,7 @@ class _LayoutChooser:
     def plan(self, layout: Layout) -> Plan:
         """The plan of a layout, with what it takes."""
         tiling, stages = self._tiler.cut(layout.tiles), self._stages(layout.stages)
-        # The sweep's peak is bounded by all at once: the workspace, products, shares that are held,
+        # The sweep's peak is at most the sum of: the workspace, products, shares that are held,
         # hidden states that wait, and a batch that passes. The check by autograd comes when these
         # are freed, so that the larger of the two counts.
         passing = self._numbers_of_passing(tiling)
@@ -388,7 +388,7 @@ class _LayoutChooser:
         """Numbers that one batch takes while it passes."""
         structure = self.structure
         width = max(inputs + gradients for inputs, gradients in structure.widths)
-        # Passed whole, all layers keep their weights of attention at once.
+        # Without a chain the encoder passes as a whole: all layers keep their attention weights.
         attending = _attention(structure, 1 if structure.chain is not None else structure.layers)
         rows, lengths = tiling.batch_rows, tiling.batch_lengths
         per_token = _TRANSIENT_COPIES * width + 8 * structure.hidden + attending * lengths
@@ -446,7 +446,7 @@ def refuse_large_kernels(
 def _refusal(
     budget: int, used: int, least: int, kernels: int, texts: int, fewer: int
 ) -> InputError:
-    alone = f", {readable_size(kernels)} by the kernel alone" if 2 * kernels > least else ""
+    alone = f", {readable_size(kernels)} for the kernel alone" if 2 * kernels > least else ""
     options = ["give more memory", "a shorter maximum length"]
     if fewer:
         options.insert(1, f"at most {fewer:,} of these texts")
@@ -460,7 +460,7 @@ def _refusal(
 
 
 def _most_texts(chooser: _LayoutChooser) -> int:
-    """How many of the texts fit, spread over their lengths, to two digits; 0 where not one does."""
+    """How many of the texts fit, spread over their lengths, to two digits; 0 if none does."""
     workload = chooser.workload
     order = np.lexsort((-workload.lengths, workload.groups))
     counts = np.bincount(workload.groups)
@@ -513,7 +513,7 @@ def _layouts(
             yield Layout(count, place, workspace, stages)
         if count >= largest:
             return
-        # Two tiles of three or more are held at once: two alone would save nothing.
+        # Two tiles are held at once, so that cutting into only two would save nothing.
         count = min(largest, max(count + 1, int(count * 1.3), 3))
 
 

@@ -39,16 +39,16 @@ METHODS: tuple[Method, ...] = get_args(Method)
 """Ways to contract a linear weight; those of training are :data:`lpft.settings.methods.METHODS`."""
 
 _ELEMENTWISE_FLOPS = 50
-"""Flops of a matrix product that take as long as one element that is formed, read and summed."""
+"""Flops of a matrix product that take as long as forming, reading and summing one element."""
 _EFFICIENCY = {"passes": 0.6, "forming": 0.7, "contracting": 0.8}
 """Fractions of the machine's matrix-product rate that the parts reached when measured."""
 _RATE_SIZES = {"cpu": 1024, "cuda": 8192}
 """Rows of the square product whose rate is measured: less does not fill a GPU."""
 _MOST_TILES_LISTED = 64
-"""Tiles of which the shares of several workers are listed to see what the largest costs; of more,
+"""Up to this many tiles the workers' shares are listed to find the costliest; with more tiles
 all shares cost about the same."""
 _MOST_STAGES = 8
-"""More would pass a block as often as it has weights, for little less memory."""
+"""More stages would pass a block about once per weight and save little memory."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Head:
     """``V = R Q``: ``mixing`` R (C x r) and ``cotangents`` Q (r x h), both float64 on the CPU.
 
     The kernel of the outputs Q phi gives that of the logits: ``F = R F_Q R^T``. So as many backward
-    passes are needed as the head has rank.
+    passes are needed as the rank of the head.
     """
 
     mixing: Tensor
@@ -234,7 +234,7 @@ class Plan:
     ) -> float:
         """Flops to pull the gradients of ``tiles`` through a unit for these steps; default: of all.
 
-        A tile that no step loads passes once all the same, for the gradients of the units below.
+        A tile that no step loads is still passed once, for the gradients of the units below.
         """
         loads = self.schedule.loads_of_tiles if steps is None else _loads(steps, len(self.tiling))
         # Every stage passes all loads again. A pass rebuilds the unit forward once and pulls S
@@ -299,7 +299,7 @@ class Plan:
     def cost(self) -> float:
         """The flops as if all ran at the machine's rate of matrix products.
 
-        Of several workers those of the one that takes longest, and of the process that joins what
+        With several workers: those of the slowest one, plus those of the process that joins what
         they leave, which needs the features of all texts.
         """
         if self.workers == 1:
@@ -359,7 +359,7 @@ class Plan:
         """Linear weights, alike ones in one row: layers, weights, count, b x a, tokens, method,
         GFLOP of all of them.
 
-        Alike are those of one size that see as many tokens and are contracted by one method.
+        Alike are weights that have the same size, number of tokens and method of contraction.
         """
         # Weights of one size, head and number of tokens are one row.
         alike: dict[_Weight, list[Parameter]] = {}
@@ -383,7 +383,7 @@ class Plan:
         return _Weight(parameter.sizes, parameter.tokens_per_token, parameter.pooled, ranks, tied)
 
     def _method(self, weight: _Weight) -> Method:
-        """The expected method of a linear weight; one that is looked up as well is formed."""
+        """The expected method of a linear weight; a tied one is always materialized."""
         if weight.tied:
             return "materialize"
         if self.workload.method is not None:
@@ -428,7 +428,7 @@ def _names(parameters: Sequence[Parameter]) -> str:
 
 
 def _loads(steps: Sequence[Step], tiles: int) -> NDArray[np.int64]:
-    """For how many of these steps each tile passes again, as the one before did not hold it."""
+    """How many of these steps pass each tile again because the step before did not hold it."""
     loads = np.zeros(tiles, dtype=np.int64)
     held: set[int] = set()
     for step in steps:
@@ -549,7 +549,7 @@ def most_stages(structure: Structure) -> int:
 def stages_of_units(structure: Structure, count: int, cotangents: int) -> tuple[Stages, ...]:
     """Per unit the stages of its parameters.
 
-    The widest unit has ``count`` stages; others have as few as keep to its widest stage. Stages
+    The widest unit has ``count`` stages; others have the fewest that are no wider than that. Stages
     repeat passes, whereas tiles of samples repeat the forming of gradients for every pair.
     """
     units = [structure.of_unit(unit) for unit in range(len(structure.units))]
@@ -569,7 +569,7 @@ def widest(stages: Stages, cotangents: int) -> int:
 
 
 def _stages(unit: Sequence[Parameter], count: int, cotangents: int) -> Stages:
-    """At most ``count`` stages: from the widest on, each parameter to the narrowest so far."""
+    """At most ``count`` stages: widest parameter first, each into the narrowest stage so far."""
     # The greedy rule for equal loads: the widest first, into the narrowest stage.
     widths = [0] * count
     stage_of: dict[str, int] = {}
@@ -593,7 +593,7 @@ def method_cost(
     a, b = sizes
     rows, squares = sum(ranks), sum(rank**2 for rank in ranks)
     if method == "materialize":
-        # Pairs are counted twice, as a flop is a multiplication or an addition.
+        # text_pairs has the factor 2 (a multiplication and an addition) in it already.
         return 2 * rows * counts.formed_tokens * a * b, counts.text_pairs * squares * a * b
     if method == "token_gram":
         # r^2 times two Gram matrices are multiplied entry by entry.

@@ -120,7 +120,7 @@ class StartingPoint:
     def trained(
         cls, name: str, head: torch.nn.Linear, parameter_set: str, parameters: Collection[str]
     ) -> "StartingPoint":
-        """A trained head as it is now: the next pass may train the same model on."""
+        """A copy of a trained head: the next pass may load other weights into the same model."""
         bias = None if head.bias is None else head.bias.detach().clone()
         weight = head.weight.detach().clone()
         return cls(name, TRAINED, weight, bias, parameter_set, frozenset(parameters))
@@ -147,7 +147,7 @@ def adapters_of(methods: Sequence[str]) -> list[str | None]:
     """The adapter of each pass that the methods need, None for one without.
 
     Methods without an adapter share the first pass, whose adapter must leave the features as they
-    are: where each one moves them, they have a pass of their own.
+    are: if every adapter moves them, these methods have a pass of their own.
     """
     moves = {method.adapter: method.moves_features for method in map(get_method, methods)}
     adapters = sorted((kind for kind in moves if kind is not None), key=lambda kind: moves[kind])
@@ -292,9 +292,9 @@ def trained_pass(folder: Path, data: TextData, settings: TrainingSettings) -> Pa
 def _trained_model(
     folder: Path, data: TextData, settings: TrainingSettings
 ) -> tuple[TorchClassifier, torch.nn.Module | None, str]:
-    """A run's classifier, with what its method trains; beside it the adapter, where it has one.
+    """A run's classifier, its adapted model (None without an adapter), and the name of what trains.
 
-    The latter is the classifier that its training began with, and the trained factors in it.
+    The adapted model is the classifier from which training started, with the trained factors.
 
     Raises:
         InputError: as :func:`trained_pass`.
@@ -321,7 +321,7 @@ def path_passes(
 ) -> Iterator[tuple[float, dict[str, Tensor], Pass]]:
     """The kernel of a run's start and of every epoch, with the epoch and its trained weights.
 
-    All passes have one model, whose weights each of them sets: the one before must be done. What
+    All passes share one model and set its weights: finish one before taking the next. What
     trains in it requires gradients; the weights have the names of the plain classifier in it.
 
     Raises:

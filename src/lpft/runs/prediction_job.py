@@ -1,7 +1,7 @@
 """Predictions of a whole input: the rows of the output, and a file of them that may be resumed.
 
 The file grows under another name in the folder ``OUTPUT.partial`` beside it, and takes its own name
-when it is complete. ``job.json`` in that folder says of which input, model and options it is, and
+when it is complete. ``job.json`` in that folder records the input, model and options, and
 how much of it is safe. The last digits of a prediction depend on the texts that are computed with
 it; so a resumed job begins where a chunk of rows did, and ends with the same bytes.
 """
@@ -48,11 +48,11 @@ _OUTPUT_FORMATS = (".jsonl", ".csv")
 _SECONDS_BETWEEN_RECORDS = 2.0
 _SKIPPED_SHOWN = 10
 _WORTH_A_LINE = 10_000
-"""Rows on standard output from which on their rate is said."""
+"""With at least this many rows on standard output, their rate is logged."""
 
 
 class OutputRows:
-    """What the rows of the output have, as lines of CSV or of JSON.
+    """The rows of the output, as lines of CSV or JSON.
 
     Before the prediction come the columns of the input that are kept; after it the ``reason`` of a
     marked row or, where rows are skipped, the number of the ``row``. A column with the name of one
@@ -105,7 +105,7 @@ class OutputRows:
         self._same_names = settings.copied_columns == "all" and all(
             name == column for column, name in self._copied.items()
         )
-        # What json.dumps makes for every call; dates and other values of Parquet become text.
+        # json.dumps would make one on every call; dates and other values of Parquet become text.
         self._encode = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False).encode
 
     def _free_name(self, column: str, columns: Sequence[str]) -> str:
@@ -175,7 +175,7 @@ def _finite(value: Any) -> Any:
 
 
 def _utf8(line: str) -> str:
-    """A line of JSON with half of a surrogate pair, which UTF-8 cannot have, as an escape."""
+    """A line of JSON in which half a surrogate pair, which UTF-8 cannot encode, is escaped."""
     if line.isascii():
         return line
     try:
@@ -186,7 +186,7 @@ def _utf8(line: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value as CSV has it: what is no text or number as JSON has it."""
+    """A value as a cell of CSV: what is neither text nor number is written as JSON."""
     if value is None:
         return ""
     return json.dumps(value, default=str) if isinstance(value, bool | dict | list) else value
@@ -207,7 +207,7 @@ def predicted_chunks(
     first: int = 1,
     total: int | None = None,
 ) -> Iterator[tuple[str, list[InputRow]]]:
-    """The lines of the output, and the rows of the input that they are of, chunk by chunk.
+    """The lines of the output, and the rows of the input that they belong to, chunk by chunk.
 
     Args:
         first: the number of the first row.
@@ -253,7 +253,7 @@ class Counts:
         """Log what was skipped and, with the ``seconds`` of the rows after ``before``, the rate."""
         if self.skipped > 0 and settings.invalid_rows == "skip":
             rows = show_rows(self.first_skipped, self.skipped)
-            logger.warning("no prediction of %s, which had no text", rows)
+            logger.warning("no prediction for %s, which had no text", rows)
         if seconds is not None:
             rows_done = self.rows - before
             logger.info(
@@ -283,13 +283,13 @@ _ROWS = "rows.unfinished"
 
 
 class JobRecord(BaseModel):
-    """``job.json``: of which job the unfinished file is, and how much of it is safe."""
+    """``job.json``: which job the unfinished file belongs to, and how much of it is safe."""
 
     FILE: ClassVar = "job.json"
 
     input: str
     input_sha256: str | None = None
-    """None of an input that cannot be read again, such as standard input."""
+    """None for an input that cannot be read again, such as standard input."""
     model: str
     model_sha256: str | None = None
     options: dict[str, Any] = {}
@@ -321,7 +321,7 @@ class JobRecord(BaseModel):
             ) from error
 
     def differences(self, other: Self) -> list[str]:
-        """In words, what makes another job's result another one."""
+        """The differences between two jobs that change the result, in words."""
         words = []
         if self.input_sha256 != other.input_sha256:
             same = self.input == other.input
@@ -411,7 +411,7 @@ def save_predictions(
 ) -> None:
     """Write predictions to ``path``, whole or not at all.
 
-    What a stopped job has predicted of a file stays in :func:`unfinished_folder`; with ``resume``
+    The predictions of a file by a stopped job stay in :func:`unfinished_folder`; with ``resume``
     it is continued.
 
     Raises:
@@ -431,7 +431,7 @@ def save_predictions(
                 f"was, or give {named('overwrite=True')} to start again"
             )
         if record.finished and path.exists() and not (folder / _ROWS).exists():
-            _remove(folder)  # it was stopped between taking its name and this
+            _remove(folder)  # it was stopped after the file got its name, before this clean-up
             return
         _predict_into(folder, path, record, saved, source, at_once, output)
 
@@ -524,17 +524,17 @@ class _GrowingFile:
         digest = digest.copy()
         digest.update(data)
         self._file.write(data)
-        # in one step: what was interrupted before it is cut off again
+        # in one step: a write that was interrupted before it is cut off on resuming
         self._state = (digest, length + len(data), counts.plus(chunk))
 
     def record_now_and_then(self) -> None:
-        """Make sure of what has been written, every few seconds."""
+        """Sync to disk and record what has been written, every few seconds."""
         if monotonic() - self._recorded >= _SECONDS_BETWEEN_RECORDS:
             self.record()
             self._recorded = monotonic()
 
     def record(self, *, finished: bool = False) -> None:
-        """Make sure of what has been written."""
+        """Sync to disk and record what has been written."""
         self._file.flush()
         os.fsync(self._file.fileno())
         digest, length, counts = self._state
@@ -547,7 +547,7 @@ class _GrowingFile:
         self._file.close()
 
     def stop(self) -> None:
-        """Make sure of as much as the disk still takes."""
+        """Sync and record as much as the disk still takes."""
         if not self._file.closed:
             with suppress(OSError):
                 self.record(finished=self.record_on_disk.finished)
@@ -568,7 +568,7 @@ def _hash_of(path: Path, length: int) -> Any:
 def _job_of(
     saved: SavedClassifier, source: InputFile | Iterable[InputRow], output: OutputRows
 ) -> JobRecord:
-    """What decides every byte of the output."""
+    """Everything that determines the bytes of the output."""
     model = str(saved.folder.resolve())
     if not isinstance(source, InputFile):
         return JobRecord(input="standard input or texts", model=model)

@@ -76,7 +76,7 @@ from lpft.training.probing import LinearProbe, install_probe
 logger = logging.getLogger(__name__)
 
 OWN_ROWS = 30
-"""Rows of the user's own validation set from which the temperature is the plain one."""
+"""With at least this many rows in the user's own validation set the temperature has no prior."""
 
 
 @dataclass(frozen=True)
@@ -559,7 +559,7 @@ def validation_temperature(
 ) -> TemperatureFit:
     """T by the logits (N x C), labels (N) and weights (N) of validation rows.
 
-    That of the paper's protocol, and of enough validation rows that the user gave, has no prior.
+    There is no prior under the paper's protocol, or with enough validation rows from the user.
     """
     plain = kind == "paper" or (kind == "file" and len(labels) >= OWN_ROWS)
     return fit_temperature(logits, labels, None if plain else PRIOR_SD, weights)

@@ -132,7 +132,7 @@ def path_rows(
 
 
 class TrainingReporter(TrainerCallback):
-    """Hands on the history, draws the progress bar, and stops at the first NaN."""
+    """Passes on the history, draws the progress bar, and stops at the first NaN."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class EpochRule:
     """How the epoch to keep is chosen: by a metric on validation; of equal epochs the earlier.
 
     ``start_counts`` is whether epoch 0, before any step, is a candidate. With ``refined`` epochs of
-    an equal metric are told apart by their NLL on validation with a temperature fitted there: few
+    an equal metric are ranked by their NLL on validation with a temperature fitted there: few
     rows give many epochs the same accuracy, and this NLL, which does not depend on how confident
     an epoch is, says which of them separates the classes better.
 
@@ -272,7 +272,7 @@ class EpochRule:
 
 
 _NLL_SHARE = 1e-6
-"""Less than any difference of the metric, as accuracy's between epochs is at least 1 / N."""
+"""Smaller than any difference in the metric: two accuracies differ by at least 1 / N."""
 
 
 def best_epoch(
@@ -318,7 +318,7 @@ def best_epoch(
 LOSS_OF_GUESSING = 0.8
 """The share of ln C at or above which a training loss is near that of guessing."""
 STILL_RISING = 0.01
-"""The gain over every earlier epoch with which a last epoch was still rising."""
+"""A last epoch that beats every earlier one by more than this was still rising."""
 
 
 def signs_of_undertraining(
