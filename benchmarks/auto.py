@@ -58,13 +58,13 @@ def cell(pool: Pool, rows: np.ndarray, method: str, seed: int) -> dict[str, Any]
     competing = held_out_probe(data, settings) if holds_out_more(data, method) else fit
     scored = competing.validation
     candidate = as_candidate(
-        settings, scored.labels, scored.logits, competing.temperature.temperature
+        settings, scored.labels, scored.logits, competing.calibration.temperature
     )
     classifier = fit.classifier
     tokens = tokenize(classifier.tokenizer, pool.test_texts, classifier.max_length)
     features = extract_features(classifier.model, tokens, device=resolve_device(settings.device))
     logits = head_logits(classifier.model, features).astype(np.float64)
-    temperature = fit.temperature.temperature
+    temperature = fit.calibration.temperature
     labels = pool.test_labels
     return {
         "rows": len(rows),

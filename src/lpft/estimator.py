@@ -300,7 +300,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.data.labels import class_weights
         from lpft.data.tokens import tokenize
         from lpft.ntk.influence import Explanation, InfluenceJob, TrainedRows, trained_request
-        from lpft.ntk.job import Options
+        from lpft.ntk.options import Options
         from lpft.ntk.studied import studied_model
         from lpft.training.finetuning import weights_by_class
 

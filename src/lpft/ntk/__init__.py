@@ -17,8 +17,9 @@ if TYPE_CHECKING:
         trace_estimate,
     )
     from lpft.ntk.certificate import Certificate
-    from lpft.ntk.job import KernelJob, Options
+    from lpft.ntk.job import KernelJob
     from lpft.ntk.operator import NTKOperator
+    from lpft.ntk.options import Options
     from lpft.ntk.result import EmpiricalNTK
     from lpft.ntk.studied import KernelRequest, StudiedModel, request_of, studied_model
 
@@ -28,7 +29,7 @@ _OWNERS = {
     "KernelJob": "job",
     "KernelRequest": "studied",
     "NTKOperator": "operator",
-    "Options": "job",
+    "Options": "options",
     "StudiedModel": "studied",
     "empirical_ntk": "api",
     "empirical_ntks": "api",

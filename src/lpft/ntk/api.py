@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from lpft.data.texts import text_list
 from lpft.errors import InputError
 from lpft.model.inference import resolve_dtype
-from lpft.ntk.job import KernelJob, Options
+from lpft.ntk.job import KernelJob
+from lpft.ntk.options import Options
 from lpft.ntk.outputs import Outputs
 from lpft.ntk.result import EmpiricalNTK, sum_kernels
 from lpft.ntk.storage import Pair

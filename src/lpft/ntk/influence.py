@@ -46,7 +46,7 @@ from lpft.errors import InputError, named
 from lpft.files import readable_size
 from lpft.model.adapters import is_bias
 from lpft.model.inference import extract_features
-from lpft.ntk.job import KernelJob, Options
+from lpft.ntk.job import KernelJob
 from lpft.ntk.memory import (
     default_budget,
     kernel_device,
@@ -54,6 +54,7 @@ from lpft.ntk.memory import (
     parse_size,
 )
 from lpft.ntk.network import Network
+from lpft.ntk.options import Options
 from lpft.ntk.outputs import Batch
 from lpft.ntk.plan import Plan
 from lpft.ntk.storage import Pair

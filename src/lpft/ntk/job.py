@@ -1,4 +1,4 @@
-"""How kernels are computed: options, and a job of several kernels in one pass.
+"""A job of several kernels in one pass, as options.py says how.
 
 A job examines the network (structure.py), plans the order and the memory (plan.py, memory.py),
 sweeps down the network once (sweep.py), puts the kernels together (result.py) and has plain
@@ -12,12 +12,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -30,7 +30,6 @@ from lpft import __version__
 from lpft.data.tokens import Tokens
 from lpft.errors import InputError, explain, named, one_line
 from lpft.executors import get_executor, visible_gpus
-from lpft.model.inference import resolve_device, resolve_dtype
 from lpft.ntk.certificate import (
     CHECKED_AT_ONCE,
     Contradicted,
@@ -55,6 +54,7 @@ from lpft.ntk.memory import (
     refuse_large_kernels,
 )
 from lpft.ntk.network import Network, TensorInputs, sample_lengths
+from lpft.ntk.options import Options
 from lpft.ntk.passes import computed_in, parameter_chunks
 from lpft.ntk.plan import Head, Plan, PlannedKernel, RemainingWork, Workload
 from lpft.ntk.result import EmpiricalNTK, ft_effective, pretrain_effective
@@ -66,11 +66,10 @@ from lpft.ntk.structure import (
     cannot_pass,
     detect_structure,
 )
-from lpft.ntk.studied import KernelRequest, Studied, StudiedModule
+from lpft.ntk.studied import KernelRequest, Studied, StudiedModule, check_requests
 from lpft.ntk.sweep import TOTAL, PathsDiffer, Sweep, finished_pieces, sweep
 from lpft.ntk.tiles import Step
 from lpft.progress import timed
-from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 Kernels = dict[str, dict[Pair, EmpiricalNTK]]
 """By name of the request and block."""
@@ -83,104 +82,13 @@ _SCHEMA = 3
 """Version of the pieces on disk; raised when what they hold, or how it is summed, changes."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """How kernels are computed; see :func:`empirical_ntk`.
-
-    Raises:
-        InputError: a value is unknown, or two cannot be combined.
-    """
-
-    contraction: LinearMethod = "auto"
-    update: KernelKind = "sgd"
-    granularity: Granularity | Sequence[Granularity] = ()
-    products: Products = "exact"
-    dtype: torch.dtype = torch.float32
-    memory: str | int | None = None
-    cache_dir: str | Path | None = None
-    device: str | torch.device = "auto"
-    check_entries: int = 2
-    check_products: int = 1
-    executor: str = "local"
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("contraction", LinearMethod),
-            ("update", KernelKind),
-            ("products", Products),
-        ):
-            _check_choice(name, getattr(self, name), choices)
-        if not isinstance(self.granularity, Sequence):
-            expected = ", ".join(get_args(Granularity))
-            raise InputError(
-                f"granularity={self.granularity!r}: expected some of {expected} in a tuple"
-            )
-        for part in self.parts:
-            _check_choice("granularity", part, Granularity)
-            if self.parts.count(part) > 1:
-                raise InputError(f"granularity names {part} twice: name each part once")
-        object.__setattr__(self, "dtype", resolve_dtype(self.dtype))
-        resolve_device(self.device)
-        if self.contraction not in ("auto", "materialize"):
-            reasons = {
-                f"the update {self.update} takes signs": self.update != "sgd",
-                f"products {self.products} are": self.products != "exact",
-            }
-            conflicts = [reason for reason, holds in reasons.items() if holds]
-            if conflicts:
-                raise InputError(
-                    f"{conflicts[0]} of whole gradients, which the contraction {self.contraction} "
-                    "of linear weights never forms: expected auto or materialize"
-                )
-        if self.products == "tf32" and self.dtype != torch.float32:
-            raise InputError(
-                f"products tf32 are of float32 gradients, not of {self.dtype}: use exact or float32"
-            )
-        for name in ("check_entries", "check_products"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise InputError(f"{name}={count!r}: expected a count, 0 or more")
-        if not isinstance(self.cache_dir, str | Path | None):
-            raise InputError(f"cache_dir={self.cache_dir!r}: expected the path of a folder")
-        if self.memory is not None:
-            parse_size(self.memory)
-        self._check_workers()
-
-    def _check_workers(self) -> None:
-        count = self.workers
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise InputError(f"workers={count!r}: expected a count, 1 or more")
-        get_executor(self.executor, count)
-        if not self.shared:
-            return
-        if self.cache_dir is None:
-            raise InputError(
-                f"{named('workers')} {count} with {named('executor')} {self.executor} leave their "
-                "pieces in a folder that all of them see: name one by cache_dir"
-            )
-        if torch.device(resolve_device(self.device)).index is not None:
-            raise InputError(
-                f"device {self.device} is one for all workers: give cuda, so that each has its own"
-            )
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes compute the pieces."""
-        return self.workers > 1 or self.executor != "local"
-
-    @property
-    def parts(self) -> tuple[Granularity, ...]:
-        """The parts that the kernel is split into, as a tuple."""
-        granularity = self.granularity
-        return (granularity,) if isinstance(granularity, str) else tuple(granularity)
-
-
 class KernelJob:
     """Kernels of one network for several heads and sets of parameters, in one pass.
 
-    ``plan`` says how they will be computed; a job that was begun in ``cache_dir`` goes on with its
-    own layout. The caller's precision and gradient modes do not matter, and its model is copied.
+    Making a job passes two short texts, to find how the network can be passed (a gradient check),
+    and plans the work: ``plan`` says how :meth:`run` will compute the kernels. A job that was begun
+    in ``cache_dir`` goes on with its own layout. The caller's precision and gradient modes do not
+    matter, and its model is copied.
 
     Args:
         requests: by name.
@@ -202,7 +110,7 @@ class KernelJob:
         *,
         detailed: Sequence[Pair] | None = None,
     ) -> None:
-        _check_requests(model, requests, len(groups), blocks)
+        check_requests(model, requests, len(groups), blocks)
         self._options = options
         self._device = kernel_device(options.device)
         if options.products == "tf32" and self._device.type != "cuda":
@@ -247,7 +155,7 @@ class KernelJob:
             InputError: as :func:`empirical_ntk`.
         """
         if self._options.products == "exact":
-            return self._compute()
+            return self._compute_with_fallback()
         # The error of faster products: F of a few inputs of each group, evenly spread, both ways.
         sampled_rows = [
             np.unique(np.linspace(0, len(group) - 1, _SAMPLES_COMPARED).round().astype(np.int64))
@@ -269,7 +177,7 @@ class KernelJob:
         exact = KernelJob(
             self._model, self._requests, samples, self._workload.blocks, options
         ).run()
-        kernels = self._compute()
+        kernels = self._compute_with_fallback()
         errors = [0.0]
         for name, blocks in kernels.items():
             for (i, j), kernel in blocks.items():
@@ -286,7 +194,8 @@ class KernelJob:
             for name, by_block in kernels.items()
         }
 
-    def _compute(self) -> Kernels:
+    def _compute_with_fallback(self) -> Kernels:
+        """As planned; where no rule holds for all inputs, all parameters by autograd."""
         try:
             return self._compute_as_planned()
         except (PathsDiffer, Contradicted) as error:
@@ -662,48 +571,6 @@ def join_inputs(groups: Sequence[Tokens | TensorInputs]) -> Tokens | TensorInput
         raise InputError("some inputs are texts and others tensors: give one kind")
     texts = [group for group in groups if isinstance(group, Tokens)]
     return Tokens.concatenate(texts)
-
-
-def _check_choice(name: str, value: object, choices: Any) -> None:
-    """Refuse a value that is none of a ``Literal``'s."""
-    if value not in get_args(choices):
-        expected = ", ".join(get_args(choices))
-        raise InputError(f"{name}={value!r} is unknown: expected one of {expected}")
-
-
-def _check_requests(
-    model: Studied,
-    requests: Mapping[str, KernelRequest],
-    groups: int,
-    blocks: Sequence[Pair],
-) -> None:
-    """Refuse requests that the encoder cannot meet, and blocks of groups that do not exist."""
-    if not requests or not blocks:
-        raise InputError("no kernel is requested: expected at least one request and one block")
-    for block in blocks:
-        if not all(0 <= group < groups for group in block):
-            raise InputError(f"block {block}: expected two of {groups} groups of texts, from 0 on")
-    names, width = set(model.network.named_parameters()), model.network.width
-    for name, request in requests.items():
-        if not isinstance(name, str):
-            raise InputError(
-                f"the name {name!r} of a kernel is not a string: expected names such as 'ft'"
-            )
-        unknown = sorted(request.parameters - names)
-        if unknown:
-            raise InputError(
-                f"request '{name}': the model has no parameter {unknown[0]}; expected names as "
-                "its named_parameters() gives them"
-            )
-        shape = tuple(request.weight.shape)
-        if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
-            raise InputError(f"request '{name}': expected a head C x {width}, found {shape}")
-        if request.weight.is_complex():
-            raise InputError(f"request '{name}': its head is complex; expected real numbers")
-        if not torch.isfinite(request.weight).all():
-            raise InputError(
-                f"request '{name}': its head is not finite (NaN or infinity); give an intact one"
-            )
 
 
 def _fingerprints(

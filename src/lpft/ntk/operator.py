@@ -30,7 +30,7 @@ from lpft.ntk.certificate import (
     refuse_wrong_split,
 )
 from lpft.ntk.jacobian import AutogradJacobian, StoredJacobian
-from lpft.ntk.job import Options, examine_network, join_inputs
+from lpft.ntk.job import examine_network, join_inputs
 from lpft.ntk.memory import (
     PORTIONS,
     default_budget,
@@ -40,6 +40,7 @@ from lpft.ntk.memory import (
     readable_size,
 )
 from lpft.ntk.network import TensorInputs, batch_to, sample_lengths
+from lpft.ntk.options import Options
 from lpft.ntk.outputs import Batch, Outputs
 from lpft.ntk.passes import OtherPath, computed_in, only_these_require_gradients
 from lpft.ntk.plan import Head

@@ -425,6 +425,41 @@ def _selected_names(model: Studied, head_names: set[str], parameters: Parameters
     return selected_names
 
 
+def check_requests(
+    model: Studied,
+    requests: Mapping[str, KernelRequest],
+    groups: int,
+    blocks: Sequence[tuple[int, int]],
+) -> None:
+    """Refuse requests that the encoder cannot meet, and blocks of groups that do not exist."""
+    if not requests or not blocks:
+        raise InputError("no kernel is requested: expected at least one request and one block")
+    for block in blocks:
+        if not all(0 <= group < groups for group in block):
+            raise InputError(f"block {block}: expected two of {groups} groups of texts, from 0 on")
+    names, width = set(model.network.named_parameters()), model.network.width
+    for name, request in requests.items():
+        if not isinstance(name, str):
+            raise InputError(
+                f"the name {name!r} of a kernel is not a string: expected names such as 'ft'"
+            )
+        unknown = sorted(request.parameters - names)
+        if unknown:
+            raise InputError(
+                f"request '{name}': the model has no parameter {unknown[0]}; expected names as "
+                "its named_parameters() gives them"
+            )
+        shape = tuple(request.weight.shape)
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
+            raise InputError(f"request '{name}': expected a head C x {width}, found {shape}")
+        if request.weight.is_complex():
+            raise InputError(f"request '{name}': its head is complex; expected real numbers")
+        if not torch.isfinite(request.weight).all():
+            raise InputError(
+                f"request '{name}': its head is not finite (NaN or infinity); give an intact one"
+            )
+
+
 def trace_requests(request: KernelRequest, update: KernelKind) -> dict[str, KernelRequest]:
     """Kernels of one output each whose sum is the trace of the request's kernel over its outputs.
 

@@ -49,7 +49,7 @@ def write_results(
 
     The model card has the row numbers of ``findings``.
     """
-    temperature = fit.temperature.temperature
+    temperature = fit.calibration.temperature
     folder.mkdir(parents=True)
     abstention = set_threshold(fit, config.output.threshold)
     if config.output.save_model:
@@ -101,7 +101,7 @@ def write_results(
         config,
         data,
         metrics.as_json(),
-        fit.temperature.reason,
+        fit.calibration.reason,
         findings,
         None if fit.precision is None else fit.precision.reason,
     )

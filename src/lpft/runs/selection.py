@@ -370,7 +370,7 @@ class _Running:
         alone = self.config.methods == ("lp",)
         if not alone and holds_out_more(self.data, run.training.method):
             fit = held_out_probe(self.data, run.training)
-            scored, temperature = fit.validation, fit.temperature.temperature
+            scored, temperature = fit.validation, fit.calibration.temperature
             return as_candidate(run.training, scored.labels, scored.logits, temperature)
         saved = Predictions.read(run.output_dir, "validation", len(self.data.classes))
         temperature = RunMetrics.read(run.output_dir).temperature

@@ -291,7 +291,7 @@ def _train_locked(
     metrics = write_results(staged, fit, data, results, config, record.findings)
     record = record.updated(
         calibration=Calibration(
-            temperature=fit.temperature.temperature, reason=fit.temperature.reason
+            temperature=fit.calibration.temperature, reason=fit.calibration.reason
         ),
         checkpoint=None if fit.best is None else _checkpoint(fit.best),
         undertrained=list(fit.undertrained),

@@ -105,7 +105,7 @@ def fit_several(
         competing = held_out_probe(data, settings) if holds_out_more(data, method) else fit
         scored = competing.validation
         candidate = as_candidate(
-            settings, scored.labels, scored.logits, competing.temperature.temperature
+            settings, scored.labels, scored.logits, competing.calibration.temperature
         )
         logger.info("%s: accuracy %.3f on validation", method, candidate.score)
         candidates.append(candidate)

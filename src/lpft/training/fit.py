@@ -118,7 +118,7 @@ class Fit:
     """The results of a training; the classifier was changed in place.
 
     ``head_norm_at_start`` is ``||V||_F`` when fine-tuning began (after probing and scaling; for
-    linear probing that of its random start); ``temperature`` how T was fitted, with T itself in it;
+    linear probing that of its random start); ``calibration`` T and how it was fitted;
     ``validation`` what it was fitted on; ``best`` the epoch of fine-tuning that was kept;
     ``precision`` how that of fine-tuning was chosen, None where it was not;
     ``undertrained`` what speaks for training longer; ``adapter`` the unmerged adapter's folder,
@@ -128,7 +128,7 @@ class Fit:
     classifier: Classifier
     probe: LinearProbe | None
     head_norm_at_start: float
-    temperature: TemperatureFit
+    calibration: TemperatureFit
     validation: Scored
     best: BestEpoch | None
     undertrained: tuple[str, ...]
@@ -246,7 +246,7 @@ def fit_classifier(
         classifier=Classifier(model, classifier.tokenizer),
         probe=probe,
         head_norm_at_start=norm_at_start,
-        temperature=_calibrate(model, scored),
+        calibration=_set_temperature(model, scored),
         validation=scored,
         best=best,
         undertrained=signs,
@@ -324,7 +324,7 @@ def set_threshold(fit: Fit, target: Mapping[str, float]) -> Abstention | None:
     """
     if not target:
         return None
-    scored, temperature = fit.validation, fit.temperature.temperature
+    scored, temperature = fit.validation, fit.calibration.temperature
     abstention = choose_threshold(scored.logits, scored.labels, temperature, **target)
     if abstention.reason is not None:
         logger.warning("The classifier never abstains: %s", abstention.reason)
@@ -371,7 +371,7 @@ def _probe_alone(
         classifier=classifier,
         probe=probe,
         head_norm_at_start=norm_at_start,
-        temperature=_calibrate(model, scored),
+        calibration=_set_temperature(model, scored),
         validation=scored,
         best=None,
         undertrained=(),
@@ -565,8 +565,8 @@ def validation_temperature(
     return fit_temperature(logits, labels, None if plain else PRIOR_SD, weights)
 
 
-def _calibrate(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
-    """Fit the temperature and keep it in the model."""
+def _set_temperature(model: LinearHeadClassifier, scored: Scored) -> TemperatureFit:
+    """Fit the temperature and store it in the model's configuration."""
     fit = validation_temperature(scored.logits, scored.labels, scored.kind, scored.weights)
     model.config.temperature = fit.temperature
     return fit
