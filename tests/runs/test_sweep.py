@@ -103,6 +103,17 @@ def test_equal_runs_are_trained_once_and_different_ones_need_their_own_folder(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("methods", [("lp",), ("lp", "lp-ft")])
+def test_warnings_about_the_data_are_those_of_all_its_methods(
+    config, trained, tmp_path, caplog, methods
+):
+    """Toy files have few validation rows; only fine-tuning chooses an epoch by them."""
+    run_sweep([config(name, method=name) for name in methods], folder=tmp_path / "sweep")
+    assert trained == list(methods)
+    assert ("best epoch" in caplog.text) == ("lp-ft" in methods)
+    assert caplog.text.count("rest on") + caplog.text.count("rests on") == 1
+
+
 FAILURES = {
     "none.csv": {"train_file": "none.csv"},
     "diverged": {"method": "lp-ft", "learning_rate": DIVERGING, "epochs": 5},

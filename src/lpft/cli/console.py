@@ -244,7 +244,7 @@ def print_plan(plan: dict[str, Any], weights: Sequence[Sequence[Any]]) -> None:
     """A kernel's plan: what it will take, then a line for alike linear weights."""
     flops = plan["flops"]
     lines = {
-        "texts": f"{plan['texts']} of {plan['tokens']} tokens in total, on {plan['device']}",
+        "texts": f"{plan['texts']}, with {plan['tokens']:,} tokens in total, on {plan['device']}",
         "passes": f"1 forward and {plan['backward_passes']} backward, "
         + (
             f"block by block ({plan['blocks']})"

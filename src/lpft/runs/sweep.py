@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
@@ -49,6 +50,7 @@ from lpft.runs.sweep_config import RUNS, SEARCH, Cell, Point, SweepConfig
 from lpft.runs.train import train_run
 from lpft.settings import DataSettings
 from lpft.settings.configs import RunConfig, command_settings
+from lpft.settings.methods import get_method
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +70,13 @@ class Attempt:
     """A run to train: go on with what its folder holds, or replace it.
 
     A run is replaced that began ``replaces_before`` this time, so that a second attempt, after the
-    machine of the first was lost, goes on with what the first left.
+    machine of the first was lost, goes on with what the first left. ``fine_tunes`` is whether any
+    run on the same data does: warnings about the data are logged once for all of them.
     """
 
     config: RunConfig
     replaces_before: str | None = None
+    fine_tunes: bool = True
 
 
 def train_sweep(
@@ -223,11 +227,14 @@ def run_sweep(
         assert record is not None, "the sweep has begun"
         progress = _Progress(folder, record, runs, workers)
         todo, attempts = [], []
+        fine_tuned = {
+            repr(config.data) for config in runs if get_method(config.training.method).fine_tunes
+        }
         for config in runs:
             planned = _plan(config, record, reasons.get(config.output_dir))
             if isinstance(planned, Attempt):
                 todo.append(config)
-                attempts.append(planned)
+                attempts.append(replace(planned, fine_tunes=repr(config.data) in fine_tuned))
             else:
                 progress.add(config, planned)
         logger.info("%d runs in '%s', %d of them to do", len(runs), folder, len(todo))
@@ -313,7 +320,9 @@ def _plan(config: RunConfig, record: SweepRecord, impossible: str | None) -> Att
         run = read_record(folder)
         if run is None or finished_run(config, run) is None:
             return Attempt(resolved)
-        check_inputs_of_finished(folder, run, config.data, config.training, _read_data)
+        fine_tunes = get_method(config.training.method).fine_tunes
+        read = partial(_read_data, fine_tunes=fine_tunes)
+        check_inputs_of_finished(folder, run, config.data, config.training, read)
     except InputError as error:
         return RunOutcome(folder, "failed", str(error), None)
     return RunOutcome(folder, "skipped", None, run.timings.get("total"))
@@ -401,7 +410,7 @@ def attempt(task: Attempt) -> RunOutcome:
     reason, folder = None, task.config.output_dir
     wait_until_free(folder, SECONDS_TO_END)
     try:
-        data = _read_data(task.config.data)
+        data = _read_data(task.config.data, fine_tunes=task.fine_tunes)
         replaces = False
         if task.replaces_before is not None:
             record = read_record(folder)
@@ -428,12 +437,12 @@ def attempt(task: Attempt) -> RunOutcome:
 _data_read: dict[str, TextData] = {}  # the data of the last attempt, by its settings
 
 
-def _read_data(settings: DataSettings) -> TextData:
+def _read_data(settings: DataSettings, *, fine_tunes: bool) -> TextData:
     key = repr(settings)
     if key not in _data_read:
         _data_read.clear()
         data = load_data(settings)
-        log_findings(check_data(data), data.name)
+        log_findings(check_data(data, fine_tunes=fine_tunes), data.name)
         _data_read[key] = data
     return _data_read[key]
 
