@@ -45,9 +45,9 @@ def test_five_seeds_are_judged_by_the_interval(effects, verdict, why):
     assert judgement.effect.count == 5
     assert judgement.effect.low <= judgement.effect.value <= judgement.effect.high
     assert judgement.effect.runs == tuple(f"runs/cb/{seed}" for seed in range(5))
-    assert judgement.detectable == pytest.approx(
-        smallest_detectable_difference(float(np.std(effects, ddof=1)), 5)
-    )
+    if np.ptp(effects) > 0:
+        spread = float(np.std(effects, ddof=1))
+        assert judgement.detectable == pytest.approx(smallest_detectable_difference(spread, 5))
     assert (judgement.p_value < 0.05) == (verdict != UNTOLD)
     if verdict != UNTOLD:
         # Student's, as far as draws of five seeds vary as five seeds do.
@@ -92,6 +92,14 @@ def test_one_seed_cannot_tell_and_none_has_no_effect():
     assert one.why == "one seed is not enough"
     assert (none.verdict, none.effect, none.p_value) == (UNTOLD, Estimate(None, count=0), None)
     assert "no seed has all the finished runs" in none.why
+
+
+@pytest.mark.parametrize("effect", [0.0, 4 / 45])
+def test_seeds_that_do_not_differ_leave_open_what_could_be_detected(effect):
+    # Two methods that do not depend on the seed: a t-test has no spread to go by, and its formula
+    # says that any difference at all would show.
+    (judgement,) = judged(measured(effect, effect * (1 + 1e-16)))
+    assert judgement.detectable is None
 
 
 def test_an_interval_stays_within_what_the_effect_can_be():

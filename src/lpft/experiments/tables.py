@@ -341,7 +341,7 @@ _NOTE_ON_DIFFERENCES = (
     "Difference: mean over seeds of the method with the LP start minus the one with a "
     "random head, paired by seed and sample, with a 95 % interval of a bootstrap over both. "
     "Detectable: the smallest true difference that a paired t-test at 5 % finds with 80 % power, "
-    f"given this number of seeds and their spread. {RULE}"
+    f"given this number of seeds and their spread; empty where they have none. {RULE}"
 )
 
 

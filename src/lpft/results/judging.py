@@ -16,6 +16,7 @@ import numpy as np
 from lpft.analysis.comparison import COVERAGE, Resampled, effect_over_seeds
 from lpft.results.exhibits import Estimate, VerdictName
 from lpft.results.formats import counted
+from lpft.results.groups import Spread
 
 FEW_SEEDS = 5
 """With fewer seeds than this, a verdict needs all seeds of all tasks to agree."""
@@ -59,7 +60,8 @@ class Measured:
 class Judgement:
     """The verdict on a comparison, and the numbers behind it.
 
-    ``p_value`` is None if no seed could be compared, or if chance plays no part.
+    ``p_value`` is None if no seed could be compared, or if chance plays no part. ``detectable`` is
+    None where the seeds do not differ: they say nothing about how much others would.
     """
 
     effect: Estimate
@@ -97,6 +99,7 @@ def _judge_one(measured: Measured, signs: set[float], generator: np.random.Gener
         )
     effect = effect_over_seeds(measured.effects, generator=generator, bounds=measured.bounds)
     verdict, why = _decide(effect.low, effect.high, effect.seeds, signs)
+    spread = Spread.of(seed.value for seed in measured.effects)
     return Judgement(
         effect=Estimate(
             effect.mean, effect.sd, effect.seeds, effect.low, effect.high, runs=measured.runs
@@ -104,7 +107,7 @@ def _judge_one(measured: Measured, signs: set[float], generator: np.random.Gener
         verdict=verdict,
         why=why,
         p_value=effect.p_value,
-        detectable=effect.detectable,
+        detectable=effect.detectable if spread is not None and spread.sd else None,
     )
 
 
