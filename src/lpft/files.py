@@ -15,6 +15,9 @@ from lpft.errors import InputError
 if TYPE_CHECKING:
     from jinja2 import Template
 
+EXPORT_RECORD = "export.json"
+"""The file by which a folder of ``lpft export`` is known."""
+
 
 def readable_size(size: int) -> str:
     """Bytes as people write them, in decimal units."""

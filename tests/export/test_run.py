@@ -201,6 +201,14 @@ def test_what_is_no_trained_classifier_is_refused(lpft, model, run, tiny_bert, t
     assert not target.exists()
 
 
+def test_an_export_for_transformers_is_no_run_and_says_so(lpft, model, tmp_path):
+    export = export_run(model, tmp_path / "export", "transformers").folder
+    outcome = lpft("predict", export, "--text", "good")
+    assert outcome.status == 2
+    assert "is an export for programs without lpft: give the run" in outcome.err
+    assert "--model" not in outcome.err
+
+
 def test_a_format_has_to_be_named_and_known(lpft, model, tmp_path):
     assert "--format" in refused(lpft, model)
     assert "gguf" in refused(lpft, model, "--format", "gguf")

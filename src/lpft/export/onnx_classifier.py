@@ -25,13 +25,13 @@ from lpft.data.examples import Text
 from lpft.data.lengths import length_batches
 from lpft.data.texts import check_texts
 from lpft.errors import InputError, named, one_line
-from lpft.files import DIGESTS, damaged_file, default_cache_dir
+from lpft.files import DIGESTS, EXPORT_RECORD, damaged_file, default_cache_dir
 from lpft.progress import progress
 from lpft.results.saved import SavedClassifier, finished_config
 
 logger = logging.getLogger(__name__)
 
-RECORD, GRAPH, TOKENIZER = "export.json", "model.onnx", "tokenizer.json"
+RECORD, GRAPH, TOKENIZER = EXPORT_RECORD, "model.onnx", "tokenizer.json"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 """Of the ``onnx`` extra; an export that is there needs ONNX Runtime alone."""
 

@@ -15,7 +15,7 @@ from lpft.data.labels import class_weights
 from lpft.data.lengths import TokenCounter, require_minilm, training_texts
 from lpft.data.tokens import counter_of, load_tokenizer
 from lpft.errors import InputError, named, one_line
-from lpft.files import DIGESTS, damaged_file, write_digests
+from lpft.files import DIGESTS, EXPORT_RECORD, damaged_file, write_digests
 from lpft.model.classifier import LinearHeadClassifier, LinearHeadConfig, attach_head
 from lpft.model.encoder import (
     LOAD_ERRORS,
@@ -242,6 +242,11 @@ def load_classifier(folder: Path) -> Classifier:
         )
     config = load_config(str(folder))
     if not isinstance(config, LinearHeadConfig):
+        if (folder / EXPORT_RECORD).is_file():
+            raise InputError(
+                f"'{folder}' is an export for programs without lpft: give the run that it was made "
+                "from, or read it with Transformers"
+            )
         raise InputError(
             f"'{folder}' contains a {config.model_type} model, not a classifier of lpft: train one "
             f"on it, with {named('model')} {folder}"
