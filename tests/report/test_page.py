@@ -275,6 +275,15 @@ def test_the_terminal_says_that_folders_are_left_out(lpft, tmp_path: Path) -> No
     assert "not in the numbers" not in outcome.out
 
 
+def test_no_two_latex_tables_of_a_report_have_one_label(tmp_path: Path) -> None:
+    for data in ("cb", "rte"):
+        write_run(tmp_path / data, "ft", data_name=data)
+    sources = [path.read_text() for path in build_report(tmp_path).tables if path.suffix == ".tex"]
+    labels = [label for text in sources for label in re.findall(r"\\label\{(.*?)\}", text)]
+    assert len(labels) > len(sources) / 2
+    assert not [label for label, times in Counter(labels).items() if times > 1]
+
+
 @pytest.mark.heavy
 def test_several_groups_have_a_section_each(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "lp-ft", data_name="cb", split_protocol="paper")

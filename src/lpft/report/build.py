@@ -278,7 +278,7 @@ def _table_files(chapters: Sequence[Chapter], folder: Path) -> Iterator[tuple[Pa
             stem = f"{chapter.slug}-{table.name}"
             yield folder / f"{stem}.csv", to_csv(table, chapter.trace)
             yield folder / f"{stem}.md", to_markdown(table)
-            yield folder / f"{stem}.tex", to_latex(table)
+            yield folder / f"{stem}.tex", to_latex(table, stem)
 
 
 def _figure_files(

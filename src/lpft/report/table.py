@@ -343,14 +343,16 @@ _WRAPPING_SHARES = (0.3, 0.8)
 """Least and largest share of the text's width, for all columns together whose lines may break."""
 
 
-def to_latex(table: Table) -> str:
+def to_latex(table: Table, label: str | None = None) -> str:
     """A ``table`` environment with booktabs rules, no wider than the text.
 
     It needs ``\\usepackage{booktabs}``, and ``\\usepackage{graphicx}`` where it is shrunk to the
     width. Rows that one page does not hold are in further environments: ``longtable`` would not
     work in two columns. Names in scripts other than Latin need LuaLaTeX or XeLaTeX and a font that
-    has them.
+    has them. The label is ``tab:`` with ``label``, by default the table's name: LaTeX refers to
+    the wrong table where two have the same.
     """
+    name = table.name if label is None else label
     count = max(1, math.ceil(len(table.rows) / _LATEX_ROWS))
     rows = text_rows(table)
     parts = [
@@ -358,7 +360,7 @@ def to_latex(table: Table) -> str:
             table,
             rows[part * _LATEX_ROWS : (part + 1) * _LATEX_ROWS],
             table.title if count == 1 else f"{table.title} (part {part + 1} of {count})",
-            f"tab:{table.name}" + (f"-{part + 1}" if part else ""),
+            f"tab:{name}" + (f"-{part + 1}" if part else ""),
         )
         for part in range(count)
     ]
