@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from results.run_folders import edit_json, write_run
@@ -18,11 +17,12 @@ from lpft.results.run import find_runs
 from lpft.results.schema import ErrorRow, write_errors
 
 
-def answered(folder: Path, **options: Any) -> Answer:
-    (group,), _ = group_runs(find_runs(folder)[0])
+def answered(folder: Path, *, texts: bool = True) -> Answer:
+    runs = find_runs(folder)[0]
+    (group,), _ = group_runs(runs if texts else [run.without_texts() for run in runs])
     board = leaderboard(group, judge_groups([group])[group.slug])
     assert board is not None
-    return answer(board, group.slug, **options)
+    return answer(board)
 
 
 def scored(folder: Path, method: str, validation: int, test: int, seed: int = 0) -> Path:
@@ -163,7 +163,7 @@ def test_errors_are_by_pair_with_texts_unless_these_must_not_leave(tmp_path: Pat
         ("", "id 2"),
         ("secret", "row 7"),
     ]
-    hidden = cases(answered(tmp_path, texts_in_report=False))
+    hidden = cases(answered(tmp_path, texts=False))
     assert "secret" not in str(hidden)
     assert hidden.pairs[1][3][0][1:] == ("", "row 7")
 

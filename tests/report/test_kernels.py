@@ -128,7 +128,7 @@ def test_without_regression_there_is_no_table_of_it(tmp_path: Path) -> None:
     assert read_regression(kernels) == []
     columns = [one_line_heading(column) for column in kernel_page.statistics(kernels).columns]
     assert columns == ["Method", "Kernel", "Rank", "Frobenius norm", "FT ratio"]
-    assert kernels.commonest_class("eval") is None
+    assert kernels.commonest_class is None
 
 
 def test_alignment_is_the_record_with_names(kernels: KernelRecord, record: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ def test_a_zero_kernel_has_no_shares(record: dict[str, Any]) -> None:
     changed["methods"]["ft"]["kernels"]["ft_effective"]["trace"] = 0.0
     changed["methods"]["ft"]["kinds"] = {"attention": {"trace": 0.0}}
     changed["methods"]["ft"]["layers"] = {}
-    assert figures.trace_shares(parsed(changed).methods[0], "kind") == {}
+    assert figures.trace_shares(parsed(changed).methods[0]) == {}
 
 
 def test_the_certificate_has_a_row_per_method(

@@ -42,7 +42,7 @@ def test_heat_maps_and_labels_come_from_the_tensors(
             np.testing.assert_array_equal(values, tensors[f"train/heat_map/{name}"])
     np.testing.assert_array_equal(kernels.labels["train"], tensors["train/labels"])
     commonest = np.bincount(tensors["train/labels"]).argmax()
-    assert kernels.commonest_class("eval") == np.mean(tensors["eval/labels"] == commonest)
+    assert kernels.commonest_class == np.mean(tensors["eval/labels"] == commonest)
 
 
 def test_kernels_are_found_at_any_depth_and_inside_runs(tmp_path: Path) -> None:

@@ -31,9 +31,15 @@ from lpft.experiments.verdicts import (
     published_mean,
 )
 from lpft.paper import published_datasets
-from lpft.report.text import change_digits
 from lpft.results import quantities
-from lpft.results.formats import MINUS, counted, decimals_for, ratio_text, with_sd
+from lpft.results.formats import (
+    MINUS,
+    change_digits,
+    counted,
+    decimals_for,
+    ratio_text,
+    with_sd,
+)
 from lpft.results.groups import Spread, method_name, metric_name
 from lpft.results.judging import Measured
 from lpft.results.kernels import KernelRecord, read_ft_ratio

@@ -47,8 +47,8 @@ _FEW_TEXTS = 5  # of a class, below which it is not named as the worst
 _LEAKS = ("leakage", "near-leakage")
 
 
-def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> Answer:
-    """The answer of a group; without ``texts_in_report`` it names the rows of errors only."""
+def answer(board: Leaderboard) -> Answer:
+    """The answer of a group."""
     group, run = board.group, board.run
     ends = [end for entry in board.entries for end in entry.accuracy.with_bounds or ()]
     low, high = np.floor(10 * min(ends)) / 10, np.ceil(10 * max(ends)) / 10
@@ -63,14 +63,14 @@ def answer(board: Leaderboard, slug: str, *, texts_in_report: bool = True) -> An
         ),
         warnings=tuple(_warnings(board)),
         lead=say("use", method=board.chosen.name),
-        explained=_explained(run),
+        explained=METHODS[run.method].summary if run.method in METHODS else "",
         verdict=say("verdict", **_verdict(board)),
-        tiles=tuple(_tiles(board, slug)),
+        tiles=tuple(_tiles(board)),
         board=board,
         rows=tuple(Row(entry, *_standing(entry, board)) for entry in board.entries),
         scale=(low, max(high, low + 0.1)),
         note=say("leaderboard_note", board=board, group=group),
-        sections=tuple(_sections(board, slug, texts_in_report=texts_in_report)),
+        sections=tuple(_sections(board)),
     )
 
 
@@ -83,10 +83,6 @@ def _stopped_after(run: Run) -> str | None:
     """The last method that ``--method auto`` was allowed to train, where it was told one."""
     selection = run.selection or run.record.selection
     return None if selection is None else selection.settings.get("stop_after")
-
-
-def _explained(run: Run) -> str:
-    return METHODS[run.method].summary if run.method in METHODS else ""
 
 
 def _warnings(board: Leaderboard) -> Iterator[str]:
@@ -175,11 +171,9 @@ def standing_of(judgement: Judgement) -> Literal["lower", "higher", "no clear di
 def _standing(entry: Entry, board: Leaderboard) -> tuple[State, str, str]:
     """The class of a row's chip, its words, and the reason beside it."""
     if entry is board.chosen:
-        return (
-            "good",
-            "use this",
-            say("why_chosen", choice=board.choice, names=_names(board), alone=_alone(board)),
-        )
+        methods = {e.setting.method: e.name for e in board.entries if e.setting is not None}
+        why = say("why_chosen", choice=board.choice, names=methods, alone=_alone(board))
+        return "good", "use this", why
     if entry.name == MAJORITY:
         return "unknown", "baseline", say("why_baseline")
     if entry.setting is None:
@@ -210,14 +204,8 @@ def _standing(entry: Entry, board: Leaderboard) -> tuple[State, str, str]:
     return state, words, why
 
 
-def _names(board: Leaderboard) -> dict[str, str]:
-    return {
-        entry.setting.method: entry.name for entry in board.entries if entry.setting is not None
-    }
-
-
-def _tiles(board: Leaderboard, slug: str) -> Iterator[Tile]:
-    run, split, accuracy = board.run, board.chosen.split, board.accuracy
+def _tiles(board: Leaderboard) -> Iterator[Tile]:
+    split, accuracy = board.chosen.split, board.accuracy
     constant = board.baseline.accuracy.value
     state: State = "doubtful"
     if accuracy.low is not None and constant is not None and accuracy.low > constant:
@@ -228,17 +216,17 @@ def _tiles(board: Leaderboard, slug: str) -> Iterator[Tile]:
         say("tile_good", state=state),
         say("right_of", value=accuracy.value, rows=_few_rows(board)),
         say("tile_good_text", split=split, accuracy=accuracy, constant=constant),
-        f"#{slug}-leaderboard",
+        f"#{board.group.slug}-leaderboard",
     )
-    yield _trust_tile(board, slug)
-    yield _where_it_fails(run, split, slug)
-    yield _data_tile(run, slug)
+    yield _trust_tile(board)
+    yield _where_it_fails(board)
+    yield _data_tile(board)
 
 
-def _trust_tile(board: Leaderboard, slug: str) -> Tile:
+def _trust_tile(board: Leaderboard) -> Tile:
     """In distribution, and whether it is too sure of itself in new domains."""
     run, split = board.run, board.chosen.split
-    question, address = "Can its probabilities be trusted?", f"#{slug}-probabilities"
+    question, address = "Can its probabilities be trusted?", f"#{board.group.slug}-probabilities"
     in_domain = trust(run, split)
     if in_domain is None:
         return Tile(question, "unknown", "not known", "–", "", address)
@@ -267,8 +255,9 @@ def _trust_tile(board: Leaderboard, slug: str) -> Tile:
     )
 
 
-def _where_it_fails(run: Run, split: str, slug: str) -> Tile:
-    question, address = "Where does it fail?", f"#{slug}-errors"
+def _where_it_fails(board: Leaderboard) -> Tile:
+    run, split = board.run, board.chosen.split
+    question, address = "Where does it fail?", f"#{board.group.slug}-errors"
     scored = [one for one in class_scores(run, split) if one.recall is not None]
     # A class of a text or two has no share to speak of.
     scored = [one for one in scored if one.support >= _FEW_TEXTS] or scored
@@ -295,31 +284,27 @@ def _where_it_fails(run: Run, split: str, slug: str) -> Tile:
     )
 
 
-def _data_tile(run: Run, slug: str) -> Tile:
-    question, address = "Is the data clean?", f"#{slug}-data"
-    findings = run.findings
+def _data_tile(board: Leaderboard) -> Tile:
+    question, address = "Is the data clean?", f"#{board.group.slug}-data"
+    findings = board.run.findings
     if findings is None:
         return Tile(question, "unknown", "not checked", "–", say("tile_unchecked"), address)
     faults = [finding for finding in findings if finding.level != "note"]
     errors = any(finding.level == "error" for finding in faults)
     state: State = "bad" if errors else "doubtful" if faults else "good"
-    first = faults[0].message if faults else ""
-    more = len(faults) - 1
     return Tile(
         question,
         state,
         say("tile_data", findings=len(faults)),
         say("tile_data_number", findings=len(faults)),
-        say("tile_data_text", first=first, more=more),
+        say("tile_data_text", faults=faults),
         address,
     )
 
 
-def _sections(board: Leaderboard, slug: str, *, texts_in_report: bool) -> Iterator[Section]:
-    run, split = board.run, board.chosen.split
-    yield Section(
-        "Errors", tuple(_errors(run, split, texts_in_report=texts_in_report)), f"{slug}-errors"
-    )
+def _sections(board: Leaderboard) -> Iterator[Section]:
+    run, slug = board.run, board.group.slug
+    yield Section("Errors", tuple(_errors(run, board.chosen.split)), f"{slug}-errors")
     yield Section("Probabilities", tuple(_probabilities(board)), f"{slug}-probabilities")
     yield Section("Data", tuple(_data(run)), f"{slug}-data")
     yield Section("Training", tuple(_training(board)), f"{slug}-training")
@@ -327,7 +312,7 @@ def _sections(board: Leaderboard, slug: str, *, texts_in_report: bool) -> Iterat
     yield Section("How to repeat it", blocks, f"{slug}-repeat")
 
 
-def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
+def _errors(run: Run, split: str) -> Iterator[Block]:
     """Wrong rows by pair of classes, most frequent pairs first; then every class on every split."""
     predictions = run.predictions[split]
     errors = find_errors(predictions.logits, predictions.labels, run.temperature)
@@ -349,7 +334,7 @@ def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
             break
         label = "a class that training lacks" if pair.label == UNSEEN else run.classes[pair.label]
         rows = tuple(
-            (percent(confidence[row], 0), *_case(recorded.get(ids[row]), ids[row], texts_in_report))
+            (percent(confidence[row], 0), *_case(recorded.get(ids[row]), ids[row]))
             for row in row_numbers
         )
         pairs.append((label, run.classes[pair.predicted], len(pair), rows))
@@ -365,13 +350,12 @@ def _errors(run: Run, split: str, *, texts_in_report: bool) -> Iterator[Block]:
         yield Fold(say("other_splits"), tuple(tables.values()))
 
 
-def _case(recorded: ErrorRow | None, name: str, texts_in_report: bool) -> tuple[str, str]:
-    """The text of a wrong row, where it is known and may be shown, and which row it is."""
+def _case(recorded: ErrorRow | None, name: str) -> tuple[str, str]:
+    """The text of a wrong row, where it is known, and which row it is."""
     if recorded is None:
         return "", f"id {name}"
-    text = recorded.text if texts_in_report else None
-    words = "" if text is None else text if isinstance(text, str) else " | ".join(text)
-    return words, f"row {recorded.row}"
+    text = "" if recorded.text is None else recorded.text
+    return text if isinstance(text, str) else " | ".join(text), f"row {recorded.row}"
 
 
 def _class_table(run: Run, split: str) -> Table:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from matplotlib.figure import Figure as Canvas
 
@@ -19,7 +20,7 @@ from lpft.report.kernels import kernel_chapter
 from lpft.report.page import Chapter, Contents, relative_link, render_page
 from lpft.report.panels import sheet
 from lpft.report.runs import group_chapter, run_sections
-from lpft.report.table import to_csv, to_latex, to_markdown
+from lpft.report.table import Trace, to_csv, to_latex, to_markdown
 from lpft.results.exhibits import RECORD, ExperimentRecord, find_experiments
 from lpft.results.folder import (
     Interpolation,
@@ -51,6 +52,8 @@ _UNFINISHED = (
     "<body><p>This page was not finished: lpft report writes it anew.</p></body></html>\n"
 )
 """What stands in a page's place while its tables and figures are written for the first time."""
+
+Part = TypeVar("Part", Located[ExperimentRecord], Interpolation, KernelRecord)
 
 
 @dataclass(frozen=True)
@@ -112,33 +115,9 @@ def build_report(
     page or its own and ``overwrite`` is false.
     """
     page = directory / "report.html" if output is None else output
-    runs, unread_runs = find_runs(directory)
-    kernels, unread_kernels = find_kernels(directory)
-    experiments, unread_experiments = find_experiments(directory)
-    paths, unread_paths = find_interpolations(directory)
-    if not (runs or kernels or experiments or paths):
-        unread = (*unread_experiments, *unread_runs, *unread_paths, *unread_kernels)
-        raise InputError(nothing_found(directory, unread, EXPECTED))
+    results = _read(directory, texts_in_report=texts_in_report)
     _check_page(page)
-    copies = copies_in((run.folder for run in runs), RunRecord.FILE)
-    copies |= copies_in((record.folder for record in kernels), KernelRecord.FILE)
-    copies |= copies_in((path.folder for path in paths), InterpolationRecord.FILE)
-    kernels = tuple(record for record in kernels if record.folder not in copies)
-    paths = tuple(path for path in paths if path.folder not in copies)
-    groups, repeated = group_runs(run for run in runs if run.folder not in copies)
-    unread = (*unread_experiments, *unread_runs, *repeated, *unread_paths, *unread_kernels)
-
-    contents = _contents(
-        directory,
-        page,
-        groups,
-        paths,
-        kernels,
-        experiments,
-        unread,
-        copies,
-        texts_in_report=texts_in_report,
-    )
+    contents = _Layout(results, page.parent).contents(directory)
     tables, figures = (page.with_name(f"{page.stem}-{what}") for what in ("tables", "figures"))
     texts = dict(_table_files(contents.chapters, tables))
     images = dict(_figure_files(contents.chapters, figures, venue))
@@ -161,86 +140,126 @@ def build_report(
         page=page,
         tables=tuple(texts),
         figures=tuple(images),
-        runs=tuple(run for group in groups for run in group.runs),
-        kernels=kernels,
-        unread=unread,
-        experiments=tuple(experiment.record for experiment in experiments),
-        interpolations=paths,
+        runs=tuple(run for group in results.groups for run in group.runs),
+        kernels=results.kernels,
+        unread=results.unread,
+        experiments=tuple(experiment.record for experiment in results.experiments),
+        interpolations=results.paths,
     )
 
 
-def _contents(
-    directory: Path,
-    page: Path,
-    groups: Sequence[Group],
-    paths: Sequence[Interpolation],
-    kernels: Sequence[KernelRecord],
-    experiments: Sequence[Located[ExperimentRecord]],
-    unread: Sequence[UnreadFolder],
-    copies: Mapping[Path, Path],
-    *,
-    texts_in_report: bool,
-) -> Contents:
-    """The chapters, once every folder has its place in the page."""
-    folder = page.parent
-    used = {group.slug for group in groups}
-    kernel_titles = _distinct_titles([(record.title, record.name) for record in kernels])
-    kernel_slugs = [slug(f"kernels {title}", used) for title in kernel_titles]
-    path_titles = _distinct_titles([(title_of(path.record), path.name) for path in paths])
-    path_slugs = [slug(f"between {title}", used) for title in path_titles]
-    anchors = {run.name: slug(f"run {run.name}", used) for group in groups for run in group.runs}
-    listed = tuple(
-        (skipped, slug(f"unread {skipped.name}", used), relative_link(skipped.folder, folder))
-        for skipped in unread
-    )
-    places: dict[Path, Place] = {}
-    for skipped, anchor, _ in listed:
-        heading = f"{skipped.state}, not in the numbers below"
-        places[skipped.folder] = Place(heading, skipped.name, f"#{anchor}", skipped.name)
-    for setting in (setting for group in groups for setting in group.settings):
-        for run in setting.runs:
-            heading = f"{run.data.name}, {setting.label}, seed"
-            places[run.folder] = Place(heading, str(run.seed), f"#{anchors[run.name]}", run.name)
-    for record, anchor in zip(kernels, kernel_slugs, strict=True):
-        heading, name = f"kernels of {record.data.name}", record.name
-        if record.seed is not None:
-            heading, name = f"{heading}, seed", whole(record.seed)
-        places[record.folder] = Place(heading, name, f"#{anchor}", record.name)
-    for path, anchor in zip(paths, path_slugs, strict=True):
-        heading = f"points of {path.record.data.name}"
-        places[path.folder] = Place(heading, path.name, f"#{anchor}", path.name)
-    places |= {copy: places[original] for copy, original in copies.items()}
+@dataclass(frozen=True)
+class _Results:
+    """What lies below a folder, each result once; ``copies`` has the folders of the others."""
 
-    titles = _distinct_titles([(e.record.title, e.name) for e in experiments])
-    chapters = [
-        experiment_chapter(
-            experiment.record,
-            slug(experiment.record.name, used),
-            title,
-            relative_link(experiment.folder / RECORD, folder),
-            tracer(experiment.folder, folder, places),
+    experiments: tuple[Located[ExperimentRecord], ...]
+    groups: tuple[Group, ...]
+    paths: tuple[Interpolation, ...]
+    kernels: tuple[KernelRecord, ...]
+    unread: tuple[UnreadFolder, ...]
+    copies: Mapping[Path, Path]
+
+
+def _read(directory: Path, *, texts_in_report: bool) -> _Results:
+    runs, unread_runs = find_runs(directory)
+    kernels, unread_kernels = find_kernels(directory)
+    experiments, unread_experiments = find_experiments(directory)
+    paths, unread_paths = find_interpolations(directory)
+    if not (runs or kernels or experiments or paths):
+        unread = (*unread_experiments, *unread_runs, *unread_paths, *unread_kernels)
+        raise InputError(nothing_found(directory, unread, EXPECTED))
+    copies = copies_in((run.folder for run in runs), RunRecord.FILE)
+    copies |= copies_in((record.folder for record in kernels), KernelRecord.FILE)
+    copies |= copies_in((path.folder for path in paths), InterpolationRecord.FILE)
+    originals = [run for run in runs if run.folder not in copies]
+    if not texts_in_report:
+        originals = [run.without_texts() for run in originals]
+    groups, repeated = group_runs(originals)
+    return _Results(
+        experiments=experiments,
+        groups=groups,
+        paths=tuple(path for path in paths if path.folder not in copies),
+        kernels=tuple(record for record in kernels if record.folder not in copies),
+        unread=(*unread_experiments, *unread_runs, *repeated, *unread_paths, *unread_kernels),
+        copies=copies,
+    )
+
+
+class _Layout:
+    """Where all results stand in a page in ``folder``: their titles, anchors and chapters."""
+
+    def __init__(self, results: _Results, folder: Path) -> None:
+        self._results, self._folder = results, folder
+        self._used = used = {group.slug for group in results.groups}
+        kernels = _with_titles(results.kernels, [record.title for record in results.kernels])
+        self._kernels = [(each, title, slug(f"kernels {title}", used)) for each, title in kernels]
+        paths = _with_titles(results.paths, [title_of(path.record) for path in results.paths])
+        self._paths = [(each, title, slug(f"between {title}", used)) for each, title in paths]
+        runs = (run for group in results.groups for run in group.runs)
+        self._runs = {run.name: slug(f"run {run.name}", used) for run in runs}
+        self._unread = tuple(
+            (skipped, slug(f"unread {skipped.name}", used), relative_link(skipped.folder, folder))
+            for skipped in results.unread
         )
-        for experiment, title in zip(experiments, titles, strict=True)
+
+    def contents(self, directory: Path) -> Contents:
+        """All chapters of what lies below ``directory``."""
+        groups, places = self._results.groups, self._places()
+        chapters = list(self._experiments(places))
+        chapters += self._groups(tracer(directory, self._folder, places))
+        for path, title, anchor in self._paths:
+            chapters.append(interpolation_chapter(path, anchor, title, self._folder))
+        for record, title, anchor in self._kernels:
+            chapters.append(kernel_chapter(record, anchor, title, self._folder))
+        runs, shared = run_sections(groups, self._runs, self._folder)
+        return Contents(tuple(chapters), runs, shared, self._unread, len(self._results.copies))
+
+    def _places(self) -> dict[Path, Place]:
+        """By folder of a result its place in the page."""
+        places: dict[Path, Place] = {}
+        for skipped, anchor, _ in self._unread:
+            heading = f"{skipped.state}, not in the numbers below"
+            places[skipped.folder] = Place(heading, skipped.name, f"#{anchor}", skipped.name)
+        for setting in (setting for group in self._results.groups for setting in group.settings):
+            for run in setting.runs:
+                heading = f"{run.data.name}, {setting.label}, seed"
+                address = f"#{self._runs[run.name]}"
+                places[run.folder] = Place(heading, str(run.seed), address, run.name)
+        for record, _, anchor in self._kernels:
+            heading, name = f"kernels of {record.data.name}", record.name
+            if record.seed is not None:
+                heading, name = f"{heading}, seed", whole(record.seed)
+            places[record.folder] = Place(heading, name, f"#{anchor}", record.name)
+        for path, _, anchor in self._paths:
+            heading = f"points of {path.record.data.name}"
+            places[path.folder] = Place(heading, path.name, f"#{anchor}", path.name)
+        return places | {copy: places[first] for copy, first in self._results.copies.items()}
+
+    def _experiments(self, places: Mapping[Path, Place]) -> Iterator[Chapter]:
+        experiments = self._results.experiments
+        for each, title in _with_titles(experiments, [each.record.title for each in experiments]):
+            address = relative_link(each.folder / RECORD, self._folder)
+            name = slug(each.record.name, self._used)
+            trace = tracer(each.folder, self._folder, places)
+            yield experiment_chapter(each.record, name, title, address, trace)
+
+    def _groups(self, trace: Trace) -> Iterator[Chapter]:
+        """The groups of runs; behind experiments without an answer of their own."""
+        differences = judge_groups(self._results.groups)
+        for group in self._results.groups:
+            judged = differences[group.slug]
+            board = None if self._results.experiments else leaderboard(group, judged)
+            of_group = None if board is None else answer(board)
+            yield group_chapter(group, judged, self._runs, trace, of_group)
+
+
+def _with_titles(parts: Sequence[Part], titles: Sequence[str]) -> list[tuple[Part, str]]:
+    """Each part with its title; equal titles with the names of the parts' folders."""
+    times = Counter(titles)
+    return [
+        (part, title if times[title] == 1 else f"{title} · {part.name}")
+        for part, title in zip(parts, titles, strict=True)
     ]
-    differences, trace = judge_groups(groups), tracer(directory, folder, places)
-    for group in groups:
-        board = None if experiments else leaderboard(group, differences[group.slug])
-        group_answer = (
-            None if board is None else answer(board, group.slug, texts_in_report=texts_in_report)
-        )
-        chapters.append(group_chapter(group, differences[group.slug], anchors, trace, group_answer))
-    for path, path_slug, title in zip(paths, path_slugs, path_titles, strict=True):
-        chapters.append(interpolation_chapter(path, path_slug, title, folder))
-    for record, record_slug, title in zip(kernels, kernel_slugs, kernel_titles, strict=True):
-        chapters.append(kernel_chapter(record, record_slug, title, folder))
-    sections, shared = run_sections(groups, anchors, folder)
-    return Contents(tuple(chapters), sections, shared, listed, len(copies))
-
-
-def _distinct_titles(titles: Sequence[tuple[str, str]]) -> list[str]:
-    """Titles; equal ones with the names of their folders."""
-    times = Counter(title for title, _ in titles)
-    return [title if times[title] == 1 else f"{title} · {name}" for title, name in titles]
 
 
 def _check_page(page: Path) -> None:

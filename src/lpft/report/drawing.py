@@ -176,7 +176,7 @@ def settle(canvas: Canvas, fonts: Sequence[str] = SANS) -> None:
             canvas.set_layout_engine(None)
 
 
-def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+def dress(axes: Axes, title: str, x: str, y: str) -> None:
     """Quiet axes: two spines, a faint grid, small muted numbers; labels as plain text."""
     axes.set_facecolor("none")
     for side in ("top", "right"):
@@ -187,10 +187,10 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     axes.grid(True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6)
-    label_axes(axes, title=title, x=x, y=y)
+    label_axes(axes, title, x, y)
 
 
-def label_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+def label_axes(axes: Axes, title: str, x: str, y: str) -> None:
     """The title and labels of axes, never read as mathematics."""
     if title:
         axes.set_title(title, fontsize=TEXT, color=INK, loc="left", weight="bold", parse_math=False)
@@ -346,7 +346,8 @@ def _strip(element: ElementTree.Element) -> None:
         element.set("style", _COLOUR.sub(_from_sheet, element.attrib["style"]))
     for key in _ROUNDED:
         if key in element.attrib:
-            element.set(key, _DECIMALS.sub(_two_decimals, " ".join(element.attrib[key].split())))
+            on_one_line = " ".join(element.attrib[key].split())
+            element.set(key, _DECIMALS.sub(lambda m: f"{float(m.group()):.2f}", on_one_line))
     element.tail = None if element.tail is None or not element.tail.strip() else element.tail
 
 
@@ -354,7 +355,3 @@ def _from_sheet(match: re.Match[str]) -> str:
     colour = match.group().lower()
     token = _TOKENS.get(colour)
     return colour if token is None else f"var(--fig-{token})"
-
-
-def _two_decimals(match: re.Match[str]) -> str:
-    return f"{float(match.group()):.2f}"

@@ -181,25 +181,22 @@ def _summary(record: ExperimentRecord, name: str, address: str) -> Iterator[Bloc
     if record.verdicts:
         yield tally(record.verdicts)
         yield Claims(judged_claims(record.verdicts), True)
-    differences = Items(tuple(("", "", sentence) for sentence in record.differences))
+    rows: list[tuple[str, str, tuple[Block, ...]]] = []
+    if record.differences:
+        differences = Items(tuple(("", "", sentence) for sentence in record.differences))
+        rows.append(("Differs from the paper", "", (differences,)))
+    rows.append(("Protocol", "", (say("protocol", name=record.protocol),)))
     tables = [exhibit for exhibit in record.exhibits if isinstance(exhibit, Table)]
-    published = any(column.source == "published" for t in tables for column in t.columns)
-    missing = Note(say("missing", failures=len(record.failures)), warns=True)
+    if any(column.source == "published" for table in tables for column in table.columns):
+        whose = say("whose_numbers", model=record.model, published=MODEL)
+        rows.append(("Whose numbers", "", (whose,)))
+    if record.failures:
+        missing = Note(say("missing", failures=len(record.failures)), warns=True)
+        rows.append(("Missing", f"#{name}-missing", (missing,)))
     written = Items(((RECORD, address, f" {say('record', time=timings(record))}"),), "plain")
-    settings = Details("Settings", (("", facts(record.settings)),))
-    rows: tuple[tuple[str, str, bool, tuple[Block, ...]], ...] = (
-        ("Differs from the paper", "", bool(record.differences), (differences,)),
-        ("Protocol", "", True, (say("protocol", name=record.protocol),)),
-        (
-            "Whose numbers",
-            "",
-            published,
-            (say("whose_numbers", model=record.model, published=MODEL),),
-        ),
-        ("Missing", f"#{name}-missing", bool(record.failures), (missing,)),
-        ("Record", "", True, (written, settings) if record.settings else (written,)),
-    )
-    yield Rows(tuple((title, to, blocks) for title, to, said, blocks in rows if said))
+    settings = (Details("Settings", (("", facts(record.settings)),)),) if record.settings else ()
+    rows.append(("Record", "", (written, *settings)))
+    yield Rows(tuple(rows))
 
 
 def timings(record: ExperimentRecord) -> str:

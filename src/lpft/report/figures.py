@@ -1,6 +1,6 @@
 """The figures of runs and of kernels: accuracy, feature change, training, calibration; spectra."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from lpft.results.kernels import (
     KernelRecord,
     KernelStatistics,
     MethodRecord,
-    Share,
     block_size,
     heat_map_panels,
     kernel_name,
@@ -89,40 +88,40 @@ def feature_change(comparisons: Sequence[Comparison]) -> Figure | None:
 
 
 def _change_panel(comparison: Comparison) -> Panel | None:
-    matches = [("each at its own rate", comparison.own)] if comparison.own is not None else []
-    matches += [(f"both at {_rates_of(match)}", match) for match in comparison.shared]
-    rows = [(name, m, m.change) for name, m in matches if m is not None and m.change is not None]
+    rows = [(_rates_of(m), m.change) for m in comparison.matches if m.change is not None]
     if not rows:
         return None
-    digits = decimals_for(spread.mean for *_, change in rows for spread in change)
+    digits = decimals_for(spread.mean for _, change in rows for spread in change)
     series = []
     for side, method in enumerate(comparison.methods):
-        spreads = [change[side] for *_, change in rows]
-        deviations = [0.0 if spread.sd is None else spread.sd for spread in spreads]
+        spreads = [change[side] for _, change in rows]
+        ends = [(s.mean, 0.0 if s.sd is None else s.sd) for s in spreads]
         series.append(
             Series(
                 label=method_name(method),
                 method=method,
                 x=tuple(map(float, range(len(rows)))),
                 y=tuple(spread.mean for spread in spreads),
-                low=tuple(s.mean - sd for s, sd in zip(spreads, deviations, strict=True)),
-                high=tuple(s.mean + sd for s, sd in zip(spreads, deviations, strict=True)),
+                low=tuple(mean - sd for mean, sd in ends),
+                high=tuple(mean + sd for mean, sd in ends),
                 texts=tuple(fixed(spread.mean, digits) for spread in spreads),
             )
         )
     return Panel(
         title=" and ".join(map(method_name, comparison.methods)),
         x="",
-        y=f"feature change ({rows[0][1].split})",
-        ticks=tuple(name for name, *_ in rows),
+        y=f"feature change ({comparison.matches[0].split})",
+        ticks=tuple(name for name, _ in rows),
         series=tuple(series),
         from_zero=True,
     )
 
 
 def _rates_of(match: Match) -> str:
+    if not match.shared:
+        return "each at its own rate"
     rates = match.rates[0]
-    return f"rate {rate(rates.learning_rate)},\nbatch {whole(rates.batch_size)}"
+    return f"both at rate {rate(rates.learning_rate)},\nbatch {whole(rates.batch_size)}"
 
 
 def training(group: Group) -> Figure | None:
@@ -159,19 +158,14 @@ def _curves(group: Group, name: str, title: str, quantities: Sequence[str]) -> F
 
 def reliability(run: Run) -> Figure:
     """Accuracy against confidence on every split, in bins of equally many rows with intervals."""
-    panels = [
-        Panel(_set_name(split), "confidence", "right", (_bins(run, split),))
-        for split in run.metrics
-        if (run.predictions[split].labels != UNSEEN).any()
-    ]
+    panels = []
+    for split in run.metrics:
+        if (run.predictions[split].labels != UNSEEN).any():
+            name = split.removeprefix("ood/")
+            name = name if name == split else f"{name} (new domain)"
+            panels.append(Panel(name, "confidence", "right", (_bins(run, split),)))
     title = f"Reliability of {method_name(run.method)}"
     return figure("reliability", title, "reliability", panels, "predictions of the run")
-
-
-def _set_name(split: str) -> str:
-    """``restaurants (new domain)`` of ``ood/restaurants``."""
-    name = split.removeprefix("ood/")
-    return name if name == split else f"{name} (new domain)"
 
 
 def _bins(run: Run, split: str) -> Series:
@@ -296,34 +290,34 @@ def heat_maps(kernels: KernelRecord) -> Figure | None:
 
 def shares(kernels: KernelRecord) -> Figure | None:
     """What each kind of parameter and each layer adds to the trace of F, a panel per method."""
-    kinds, layers = (
-        list(dict.fromkeys(name for method in kernels.methods for name in trace_shares(method, by)))
-        for by in ("kind", "layer")
-    )
-    gap = [""] if kinds and layers else []
-    ticks = (*kinds, *gap, *layers)
+    of_methods = [(method, trace_shares(method)) for method in kernels.methods]
+    known = dict.fromkeys(part for _, of_method in of_methods for part in of_method)
+    kinds, layers = ([part for part in known if part[0] == by] for by in ("kind", "layer"))
+    gap = [("", "")] if kinds and layers else []
+    parts = [*kinds, *gap, *layers]
+    ticks, positions = tuple(name for _, name in parts), tuple(map(float, range(len(parts))))
     panels = []
-    for method in kernels.methods:
-        by_kind, by_layer = (trace_shares(method, by) for by in ("kind", "layer"))
-        parts = [*map(by_kind.get, kinds), *(None for _ in gap), *map(by_layer.get, layers)]
-        if by_kind or by_layer:
-            values = tuple(None if share is None else 100 * share for share in parts)
-            positions = tuple(map(float, range(len(ticks))))
-            series = Series(method.name, positions, values, method=method.method)
+    for method, of_method in of_methods:
+        if of_method:
+            values = tuple(100 * of_method[part] if part in of_method else None for part in parts)
+            series = (Series(method.name, positions, values, method=method.method),)
             panels.append(
-                Panel(method.name, "", "share of the trace of F (%)", (series,), ticks=ticks)
+                Panel(method.name, "", "share of the trace of F (%)", series, ticks=ticks)
             )
     return figure("shares", "What F is made of", "bars", panels, "the table") if panels else None
 
 
-def trace_shares(method: MethodRecord, by: str) -> dict[str, float]:
-    """``trace of the part / trace of F`` for each layer, or each kind of parameter."""
-    parts: Mapping[str, Share] = method.kinds if by == "kind" else method.layers
+def trace_shares(method: MethodRecord) -> dict[tuple[str, str], float]:
+    """``trace of the part / trace of F`` of each ``("kind", name)`` and ``("layer", name)``."""
     kernel = method.kernels.get(FT)
     if kernel is None or kernel.trace is None or kernel.trace <= 0:
         return {}
-    known = {name: part.trace for name, part in parts.items() if part.trace is not None}
-    return {name: trace / kernel.trace for name, trace in known.items()}
+    return {
+        (by, name): part.trace / kernel.trace
+        for by, parts in (("kind", method.kinds), ("layer", method.layers))
+        for name, part in parts.items()
+        if part.trace is not None
+    }
 
 
 def dynamics(kernels: KernelRecord) -> Figure | None:
@@ -388,25 +382,14 @@ def path(kernels: KernelRecord) -> Figure | None:
         None if (limit := limits.get(name)) is None else (limit, "kernel regime")
         for name in ("drift", "linearization_error")
     )
-    panels = (
-        Panel(
-            "Drift of the kernel",
-            "epoch",
-            "over the start",
-            drifts,
-            level=drift_level,
-            from_zero=True,
-        ),
-        Panel("Alignment of P + F", "epoch", "CKA", alignments),
-        Panel(
-            "Error of the linear model",
-            "epoch",
-            "relative, of logits",
-            errors,
-            level=error_level,
-            from_zero=True,
-        ),
+    drift, error = (
+        Panel(title, "epoch", y, series, level=level, from_zero=True)
+        for title, y, series, level in (
+            ("Drift of the kernel", "over the start", drifts, drift_level),
+            ("Error of the linear model", "relative, of logits", errors, error_level),
+        )
     )
+    panels = (drift, Panel("Alignment of P + F", "epoch", "CKA", alignments), error)
     title, caption = "Kernels along training", "kernel_path_caption"
     return figure("path", title, "lines", panels, "the table", caption)
 

@@ -29,7 +29,7 @@ def interpolation_chapter(
         title=title,
         data=record.data.name,
         model=model_name(str(record.config.get("model"))),
-        summary=(summary(record), cost(record)),
+        summary=(summary(record), say("interpolation_cost", record=record)),
         sections=named_sections(slug, _sections(interpolation, page_folder)),
     )
 
@@ -74,11 +74,6 @@ def summary(record: InterpolationRecord) -> str:
             for split in splits
         ],
     )
-
-
-def cost(record: InterpolationRecord) -> str:
-    """What choosing on validation costs."""
-    return say("interpolation_cost", record=record)
 
 
 def points(record: InterpolationRecord) -> Table:
@@ -144,7 +139,7 @@ def _figure(name: str, title: str, panels: list[Panel], record: InterpolationRec
 
 def format_interpolation(record: InterpolationRecord) -> str:
     """What a terminal shows: the choice, every point, and what choosing costs."""
-    parts = (summary(record), cost(record))
+    parts = (summary(record), say("interpolation_cost", record=record))
     first, second = (fill(text, TERMINAL_WIDTH, break_on_hyphens=False) for text in parts)
     return "\n\n".join([first, to_text(points(record), TERMINAL_WIDTH), second])
 

@@ -31,10 +31,12 @@ from lpft.results.kernels import (
     PAPER,
     PRETRAIN,
     RULE_NAMES,
+    Accuracies,
     Dynamics,
     KernelRecord,
     KernelStatistics,
     MethodRecord,
+    PathPoint,
     aligned_name,
     kernel_name,
     solver_name,
@@ -185,7 +187,7 @@ def read_regression(kernels: KernelRecord) -> list[str]:
         constant = max(constants, default=None)
         sentences.append(say("paper_regression", accuracy=paper, split=split, constant=constant))
     if per_text and split is not None:
-        commonest = kernels.commonest_class("eval")
+        commonest = kernels.commonest_class
         sentences.append(
             say("class_regression", accuracy=per_text, split=split, commonest=commonest)
         )
@@ -277,20 +279,24 @@ def regression(kernels: KernelRecord) -> Table | None:
     rows = [row for statistics in _pretrain_rows(kernels) for row in _by_regression(statistics)]
     rows += _method_rows(kernels)
     columns = _names_of_rows(kernels, rows)
-    commonest = kernels.commonest_class("eval")
+    commonest = kernels.commonest_class
     for solver in kernels.solvers:
         answers = [statistics.regression.get(solver) for *_, statistics in rows]
+        if solver != PAPER:
+            answers = [_beside_commonest(answer, commonest) for answer in answers]
         for name in ("train", "test", "constant"):
             values = [None if answer is None else getattr(answer, name) for answer in answers]
-            if name == "constant" and solver != PAPER:
-                values = [
-                    commonest if answer is not None and value is None else value
-                    for answer, value in zip(answers, values, strict=True)
-                ]
             if name != "constant" or any(value is not None for value in values):
                 columns.append((Column(name, solver_name(solver), digits=3), values))
     note = say("regression_note", eval_split=kernels.data.eval_split)
     return from_columns("regression", "Kernel regression", columns, note, headers=2)
+
+
+def _beside_commonest(answer: Accuracies | None, commonest: float | None) -> Accuracies | None:
+    """Accuracies with that of always answering the commonest class, where none is recorded."""
+    if answer is None or answer.constant is not None:
+        return answer
+    return answer._replace(constant=commonest)
 
 
 def alignment(kernels: KernelRecord) -> Table | None:
@@ -308,22 +314,29 @@ def alignment(kernels: KernelRecord) -> Table | None:
 
 def shares(kernels: KernelRecord) -> Table | None:
     """The part of F's trace that each kind of parameter and each layer adds, per method."""
-    rows = [
+    columns, parts = _parts(kernels.methods)
+    if not parts:
+        return None
+    for method in kernels.methods:
+        column = Column(method.name, format="percent", digits=1)
+        columns.append((column, list(map(figures.trace_shares(method).get, parts))))
+    return from_columns("shares", "What F is made of", columns, say("shares_note"), headers=2)
+
+
+def _parts(
+    records: Sequence[MethodRecord | PathPoint],
+) -> tuple[Columns, list[tuple[str, str]]]:
+    """The parts of F that some of the records have, with the columns that name them."""
+    parts = [
         (by, name)
         for by in ("kind", "layer")
-        for name in dict.fromkeys(n for m in kernels.methods for n in getattr(m, f"{by}s"))
+        for name in dict.fromkeys(name for each in records for name in getattr(each, f"{by}s"))
     ]
-    if not rows:
-        return None
     columns: Columns = [
-        (Column("By"), [by for by, _ in rows]),
-        (Column("Part"), [name for _, name in rows]),
+        (Column("By"), [by for by, _ in parts]),
+        (Column("Part"), [name for _, name in parts]),
     ]
-    for method in kernels.methods:
-        parts = {by: figures.trace_shares(method, by) for by in ("kind", "layer")}
-        column = Column(method.name, format="percent", digits=1)
-        columns.append((column, [parts[by].get(name) for by, name in rows]))
-    return from_columns("shares", "What F is made of", columns, say("shares_note"), headers=2)
+    return columns, parts
 
 
 def certificate(kernels: KernelRecord) -> Table:
@@ -436,19 +449,11 @@ def path_layers(kernels: KernelRecord) -> Table | None:
     if kernels.path is None:
         return None
     later = kernels.path.points[1:]
-    rows = [
-        (by, name)
-        for by in ("kind", "layer")
-        for name in dict.fromkeys(n for point in later for n in getattr(point, f"{by}s"))
-    ]
-    if not rows:
+    columns, parts = _parts(later)
+    if not parts:
         return None
-    columns: Columns = [
-        (Column("By"), [by for by, _ in rows]),
-        (Column("Part"), [name for _, name in rows]),
-    ]
     for point in later:
-        drifts = [getattr(point, f"{by}s").get(name) for by, name in rows]
+        drifts = [getattr(point, f"{by}s").get(name) for by, name in parts]
         name = f"{point.epoch:g}"
         full = f"drift at epoch {name}"
         columns.append((Column(name, "Drift at epoch", digits=3, full=full), drifts))

@@ -1,6 +1,7 @@
 """The self-contained HTML page: chapters, sections and their blocks."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from lpft.report.panels import draw
 from lpft.report.table import Trace, bands, effect_text, is_numeric, row_groups, untraced, wraps
 from lpft.report.text import environment, say
 from lpft.results.exhibits import Figure, Table
-from lpft.results.folder import UnreadFolder
+from lpft.results.folder import Holds, UnreadFolder
 from lpft.results.judging import RULE
 from lpft.results.leaderboard import Entry, Leaderboard
 
@@ -102,8 +103,6 @@ class Cases:
 
 @dataclass(frozen=True)
 class Command:
-    """A command to copy."""
-
     line: str
 
 
@@ -243,7 +242,6 @@ class Chapter:
         return (table for table in _all_of(Table, self._blocks()) if table.name)
 
     def figures(self) -> Iterator[Figure]:
-        """All figures, for files."""
         return _all_of(Figure, self._blocks())
 
     def _blocks(self) -> tuple[Section, ...]:
@@ -286,11 +284,6 @@ class Contents:
         """The one group of runs that the page is about; kernels may be beside it."""
         groups = self.of("runs")
         return groups[0] if len(groups) == 1 and not self.of("experiment") else None
-
-    @property
-    def folds_experiments(self) -> bool:
-        """Whether experiments are folded away below the summary, as several are."""
-        return len(self.of("experiment")) > 1
 
     @property
     def folds_chapters(self) -> bool:
@@ -416,9 +409,7 @@ def sections_of(chapter: Chapter) -> list[tuple[str, str]]:
 
 
 def _unread_counts(contents: Contents) -> str:
-    nouns = {
-        kind: f"{kind.removesuffix('s')} folder"
-        for kind in ("experiment", "run", "interpolation", "kernels")
-    }
-    held: list[str] = [folder.holds for folder, *_ in contents.unread]
-    return say("unread_counts", counts=[(noun, held.count(name)) for name, noun in nouns.items()])
+    counts = Counter(folder.holds for folder, *_ in contents.unread)
+    kinds: tuple[Holds, ...] = ("experiment", "run", "interpolation", "kernels")
+    named = [(f"{kind.removesuffix('s')} folder", counts[kind]) for kind in kinds]
+    return say("unread_counts", counts=named)

@@ -307,7 +307,7 @@ def _draw_points(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles
     if panel.ticks:
         _draw_rows(axes, panel, styles)
     else:
-        _draw_markers(axes, panel, styles, {label: {"markersize": 5} for label in styles})
+        _draw_markers(axes, panel, styles, lambda _: {"markersize": 5})
 
 
 def _draw_cloud(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles) -> None:
@@ -315,21 +315,20 @@ def _draw_cloud(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: Styles)
     size = 2.6 if sum(len(series.x) for series in panel.series) > _CLOUD else 4.0
     small = {"markersize": size, "alpha": 0.75, "markeredgewidth": 0.6}
     large = {"markersize": 7.5, "markeredgecolor": INK, "markeredgewidth": 1.1}
-    looks = {series.label: large if series.texts else small for series in panel.series}
     in_front = sorted(panel.series, key=lambda series: bool(series.texts))
     axes = canvas.add_subplot(spec)
-    _draw_markers(axes, replace(panel, series=tuple(in_front)), styles, looks)
+    panel = replace(panel, series=tuple(in_front))
+    _draw_markers(axes, panel, styles, lambda series: large if series.texts else small)
 
 
 def _draw_markers(
-    axes: Axes, panel: Panel, styles: Styles, looks: Mapping[str, dict[str, Any]]
+    axes: Axes, panel: Panel, styles: Styles, look_of: Callable[[Series], dict[str, Any]]
 ) -> None:
     for series in panel.series:
         style, band, x = styles[series.label], _band(series), _values(series.x)
         if band is not None:
             axes.vlines(x, *band, color=style.colour, linewidth=1.1)
-        look = line_of(style, linestyle="None", **looks[series.label])
-        axes.plot(x, _values(series.y), **look)
+        axes.plot(x, _values(series.y), **line_of(style, linestyle="None", **look_of(series)))
     _scale(axes, panel)
     _name_points(axes, panel)
     _dress(axes, panel.title, panel.x, panel.y)
@@ -439,9 +438,7 @@ def _draw_heat_map(canvas: Canvas, spec: SubplotSpec, panel: Panel, _styles: Sty
         extent=(0, len(matrix), len(matrix), 0),
         aspect="auto",
     )
-    label_axes(
-        axes, title=_two_lines(axes, panel.title), x=panel.x, y="" if panel.bounds else panel.y
-    )
+    label_axes(axes, _two_lines(axes, panel.title), panel.x, "" if panel.bounds else panel.y)
     _mark_classes(axes, panel, len(matrix))
     side.imshow(np.linspace(1, 0, 128)[:, None], cmap=COLOURS, aspect="auto", interpolation="none")
     side.set_axis_off()
@@ -484,7 +481,7 @@ def _draw_reliability(canvas: Canvas, spec: SubplotSpec, panel: Panel, styles: S
     """Accuracy against confidence by bin, with intervals, beside the diagonal of equal values."""
     axes = canvas.add_subplot(spec)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-    _draw_markers(axes, panel, styles, {label: {"markersize": 4.5} for label in styles})
+    _draw_markers(axes, panel, styles, lambda _: {"markersize": 4.5})
     low = min((min(s.x) for s in panel.series if s.x), default=0.0)
     start = max(0.0, np.floor(10 * low - 0.5) / 10)
     axes.set_xlim(start, 1.02)
@@ -509,7 +506,7 @@ _DRAW: Mapping[FigureKind, Callable[[Canvas, SubplotSpec, Panel, Styles], None]]
 
 
 def _dress(axes: Axes, title: str, x: str, y: str) -> None:
-    dress(axes, title=_two_lines(axes, title), x=_two_lines(axes, x), y=_two_lines(axes, y))
+    dress(axes, *(_two_lines(axes, text) for text in (title, x, y)))
 
 
 def _two_lines(axes: Axes, text: str) -> str:

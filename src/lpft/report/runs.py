@@ -49,13 +49,11 @@ from lpft.results.groups import (
     score,
 )
 from lpft.results.judging import FEW_SEEDS, Judgement, chance_note
-from lpft.results.pairing import Comparison, Differences, Match, Rates
+from lpft.results.pairing import Comparison, Differences, Match
 from lpft.results.run import Run
 from lpft.results.schema import plain
 
-_MOST_CLASSES = (
-    12  # in a confusion matrix; with more classes the most frequent confusions are listed
-)
+_MOST_CLASSES = 12  # in a confusion matrix; of more, the most frequent confusions are listed
 _MOST_CONFUSIONS = 15
 
 FactSections = tuple[tuple[str, Facts], ...]
@@ -74,12 +72,10 @@ def group_chapter(
     """
     comparisons, slug = differences.comparisons, group.slug
     changes = [" ".join(summarise_feature_change(comparison)) for comparison in comparisons]
-    rows: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-        ("Feature change", f"#{slug}-change", (*changes, *read_unpaired(group, comparisons))),
-        ("Head norm", f"#{slug}-features", (read_head(group),)),
-    )
+    changes += read_unpaired(group, comparisons)
     summary_rows = (
-        (name, to, tuple(filter(None, texts))) for name, to, texts in rows if any(texts)
+        ("Feature change", f"#{slug}-change", tuple(filter(None, changes))),
+        ("Head norm", f"#{slug}-features", tuple(filter(None, [read_head(group)]))),
     )
     binary = any(len(run.classes) == 2 for run in group.runs)
     return Chapter(
@@ -88,7 +84,7 @@ def group_chapter(
         title=group.title,
         data=group.data,
         model=group.model,
-        summary=(what_was_run(group), Rows(tuple(summary_rows))),
+        summary=(what_was_run(group), Rows(tuple(row for row in summary_rows if row[-1]))),
         sections=named_sections(slug, _sections(group, differences, anchors)),
         runs=len(group.runs),
         trace=trace,
@@ -103,13 +99,8 @@ def _sections(
     """Anchor, title and blocks of each section."""
     compared = score_differences(differences, group)
     problems = tuple(Note(problem, warns=True) for problem in differences.problems)
-    blocks: tuple[Block | None, ...] = (
-        methods(group),
-        compared,
-        *problems,
-        figures.accuracy(group),
-    )
-    yield "results", "Results in and out of distribution", blocks
+    blocks: tuple[Block | None, ...] = (methods(group), compared, *problems)
+    yield "results", "Results in and out of distribution", (*blocks, figures.accuracy(group))
 
     comparisons = differences.comparisons
     sentences = [" ".join(read_feature_change(comparison)) for comparison in comparisons]
@@ -152,7 +143,10 @@ def methods(group: Group) -> Table:
         ),
         (
             Column("runs", "Training", full="seeds"),
-            [Text(_seeds(setting.seeds), runs=_folders(setting.runs)) for setting in settings],
+            [
+                Text(f"seed {', '.join(map(str, setting.seeds))}", runs=setting.folders)
+                for setting in settings
+            ],
         ),
     ]
     scored = dict.fromkeys(["validation", split] if "validation" in group.splits else [split])
@@ -232,53 +226,67 @@ def head_norms(group: Group) -> Table:
 
 def feature_change(comparisons: Sequence[Comparison], *, shared: bool) -> Table | None:
     """Feature change of matched pairs at own rates or at shared ones; None without a pair."""
-    rows = [
-        (match, comparison.remaining(match) if shared else None)
-        for comparison in comparisons
-        for match in (comparison.shared if shared else _own(comparison))
-    ]
+    both = [(comparison, match) for comparison in comparisons for match in comparison.matches]
+    rows = [(comparison, m) for comparison, m in both if m.shared == shared]
     if not rows:
         return None
-    matches = [match for match, _ in rows]
+    matches = [match for _, match in rows]
     # The same decimals at own and at shared rates, so that the two tables compare at a glance.
-    both = [match for c in comparisons for match in (*_own(c), *c.shared)]
-    digits = _size([spread for match in both for spread in match.change or ()])
-    heads, above = ("random head", "LP head"), f"Feature change ({matches[0].split})"
-    changes = [(None, None) if match.change is None else match.change for match in matches]
-    rates = [(Column("Rate, batch"), 0)] if shared else []
-    if not shared:
-        rates = [(Column(name, "Rate, batch"), side) for side, name in enumerate(heads)]
-    columns: Columns = [
-        (
-            Column("Pair"),
-            [" and ".join(map(method_name, match.pairing.methods)) for match in matches],
-        ),
-        *((column, [_rates(match.rates[side]) for match in matches]) for column, side in rates),
-        (
-            Column("Runs", full="seeds"),
-            [
-                Text(
-                    ", ".join(f"seed {first.seed}" for first, _ in match.pairing.runs),
-                    runs=_folders(match.pairing.paired_runs),
-                )
-                for match in matches
-            ],
-        ),
-        *(
-            (Column(name, above, digits=digits), [change[side] for change in changes])
-            for side, name in enumerate(heads)
-        ),
+    changes = [match.change for _, match in both if match.change is not None]
+    digits = _size([spread for change in changes for spread in change])
+    judged = sum(match.judgement is not None for match in matches)
+    columns = [
+        *_pairs(matches, shared=shared),
+        *_changes(matches, digits),
         *_judged([match.judgement for match in matches], digits, ("smaller", "larger")),
         (Column("Ratio", digits=2), [match.ratio for match in matches]),
     ]
     if shared:
         column = Column("Remaining share of the own-rate difference", format="percent", digits=0)
-        columns.append((column, [remaining for _, remaining in rows]))
-    judged = sum(match.judgement is not None for match in matches)
+        columns.append((column, [comparison.remaining(match) for comparison, match in rows]))
     note = say("feature_change_note", judged=judged, chance=chance_note(judged))
     where = "a shared rate and batch size" if shared else "each method's own rate"
     name = "feature-change-shared" if shared else "feature-change-own"
     return from_columns(name, f"Feature change at {where}", columns, note)
+
+
+_HEADS = ("random head", "LP head")
+
+
+def _pairs(matches: Sequence[Match], *, shared: bool) -> Columns:
+    """What is compared: the two methods, at which rates, and the runs."""
+
+    def rates(heading: Column, side: int) -> tuple[Column, list[str]]:
+        of_side = [match.rates[side] for match in matches]
+        return heading, [f"{rate(r.learning_rate)}, {whole(r.batch_size)}" for r in of_side]
+
+    columns: Columns = [
+        (Column("Pair"), [" and ".join(map(method_name, m.pairing.methods)) for m in matches])
+    ]
+    if shared:
+        columns.append(rates(Column("Rate, batch"), 0))
+    else:
+        columns += [rates(Column(name, "Rate, batch"), side) for side, name in enumerate(_HEADS)]
+    runs = [
+        Text(
+            ", ".join(f"seed {seed}" for seed in match.pairing.seeds),
+            runs=tuple(str(run.folder.resolve()) for run in match.pairing.paired_runs),
+        )
+        for match in matches
+    ]
+    return [*columns, (Column("Runs", full="seeds"), runs)]
+
+
+def _changes(matches: Sequence[Match], digits: int) -> Columns:
+    """How far features move from either head."""
+    above = f"Feature change ({matches[0].split})"
+    return [
+        (
+            Column(name, above, digits=digits),
+            [None if match.change is None else match.change[side] for match in matches],
+        )
+        for side, name in enumerate(_HEADS)
+    ]
 
 
 def score_differences(differences: Differences, group: Group) -> Table | None:
@@ -385,23 +393,7 @@ def _names_of_rows(rows: Sequence[tuple[Setting, str]]) -> Columns:
 
 def _label(setting: Setting) -> Text:
     """A setting's label, which leads to how its runs were made."""
-    return Text(setting.label, runs=_folders(setting.runs))
-
-
-def _folders(runs: Iterable[Run]) -> tuple[str, ...]:
-    return tuple(str(run.folder.resolve()) for run in runs)
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed {', '.join(map(str, seeds))}"
-
-
-def _own(comparison: Comparison) -> tuple[Match, ...]:
-    return () if comparison.own is None else (comparison.own,)
-
-
-def _rates(value: Rates) -> str:
-    return f"{rate(value.learning_rate)}, {whole(value.batch_size)}"
+    return Text(setting.label, runs=setting.folders)
 
 
 def _spreads(settings: Iterable[Setting], value: Selector) -> list[Spread | None]:

@@ -97,32 +97,34 @@ def interval_of(estimate: Estimate) -> tuple[float, float] | None:
 
 
 def _cell_text(cell: Cell, column: Column, most: int) -> CellText:
-    if cell is None:
-        return CellText(formats.ABSENT)
-    if isinstance(cell, str):
-        return CellText(cell)
     if isinstance(cell, Text):
         return CellText(cell.text, runs=cell.runs)
+    if not isinstance(cell, Estimate):
+        return CellText(formats.ABSENT if cell is None else cell)
     if cell.value is None:
         return CellText(cell.remark if cell.remark else formats.ABSENT)
+    main, uncertainty = _with_uncertainty(cell, cell.value, column)
+    fewer = cell.count is not None and cell.count < most
+    seeds = f"({formats.counted(cell.count, 'seed')})" if fewer and cell.count is not None else ""
+    aside = " ".join(filter(None, (uncertainty, seeds, cell.remark)))
+    return CellText(main, aside, cell.runs, cell.shade)
+
+
+def _with_uncertainty(cell: Estimate, value: float, column: Column) -> tuple[str, str]:
+    """A number, and its ± or its interval with as many decimals; effects have no ±."""
     sd = None if column.format == "effect" else cell.sd
-    interval = interval_of(cell) if sd is None else None
+    interval = interval_of(cell)
+    ends = (sd,) if sd is not None else () if interval is None else interval
     digits = column.digits
-    ends = (sd,) if interval is None else interval
-    bare_zero = cell.value == 0 and ends == (None,)
+    bare_zero = value == 0 and not ends
     if digits is None and column.format in ("number", "effect") and not bare_zero:
-        digits = formats.shared_digits((cell.value, *ends))
-    asides = []
-    if sd is not None:
-        spread = written(sd, column.format, digits)
-        asides += [f"± {spread}"] if spread.strip("0. %") else []
-    elif interval is not None:
-        asides.append(f"[{', '.join(written(end, column.format, digits) for end in interval)}]")
-    if cell.count is not None and cell.count < most:
-        asides.append(f"({formats.counted(cell.count, 'seed')})")
-    asides += [cell.remark] if cell.remark else []
-    main = written(cell.value, column.format, digits)
-    return CellText(main, " ".join(asides), cell.runs, cell.shade)
+        digits = formats.shared_digits((value, *ends))
+    texts = [written(end, column.format, digits) for end in ends]
+    if sd is None:
+        aside = f"[{', '.join(texts)}]" if texts else ""
+    else:
+        aside = f"± {texts[0]}" if texts[0].strip("0. %") else ""
+    return written(value, column.format, digits), aside
 
 
 def effect_text(effect: Estimate) -> CellText:
@@ -197,22 +199,27 @@ def to_csv(table: Table, trace: Trace = untraced) -> str:
         name = one_line_heading(column)
         cells = [row[place] for row in table.rows]
         columns.append((name, [_value(cell, column) for cell in cells]))
-        numbers = [cell if isinstance(cell, Estimate) else Estimate(None) for cell in cells]
-        details: dict[str, list[Any]] = {
-            "sd": [number.sd for number in numbers],
-            "low": [None if (ends := interval_of(n)) is None else ends[0] for n in numbers],
-            "high": [None if (ends := interval_of(n)) is None else ends[1] for n in numbers],
-            "seeds": [number.count for number in numbers],
-            "from": [_sources(trace(number.runs)) for number in numbers],
-        }
+        details = zip(*(_details(cell, trace) for cell in cells), strict=True)
         columns += [
             (f"{name} {what}", values)
-            for what, values in details.items()
+            for what, values in zip(_DETAILS, details, strict=False)  # a table may have no rows
             if any(value is not None for value in values)
         ]
     rows = list(zip(*(values for _, values in columns), strict=True))
     frame = pd.DataFrame(rows, columns=[name for name, _ in columns], dtype=object)
     return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+_DETAILS = ("sd", "low", "high", "seeds", "from")
+
+
+def _details(cell: Cell, trace: Trace) -> tuple[Any, ...]:
+    """What is known beside a number, in the order of :data:`_DETAILS`."""
+    if not isinstance(cell, Estimate):
+        return (None,) * len(_DETAILS)
+    interval = interval_of(cell)
+    low, high = (None, None) if interval is None else interval
+    return cell.sd, low, high, cell.count, _sources(trace(cell.runs))
 
 
 def _value(cell: Cell, column: Column) -> str | float | int | None:

@@ -92,9 +92,10 @@ def what_was_run(group: Group) -> str:
 def read_head(group: Group) -> str:
     """Head norms at the start and the end of fine-tuning, random heads beside LP heads."""
     fine_tuned = [run for run in group.runs if run.method != "lp"]
+    probed = [name for name, method in METHODS.items() if method.head_start == "lp"]
     parts = []
     for from_lp, name in ((False, "random heads"), (True, "heads from linear probing")):
-        runs = [run for run in fine_tuned if _from_lp(run.method) == from_lp]
+        runs = [run for run in fine_tuned if (run.method in probed) == from_lp]
         at_start, at_end = (
             [run.head_norm(norm) for run in runs] for norm in ("norm_at_start", "norm")
         )
@@ -102,10 +103,6 @@ def read_head(group: Group) -> str:
             ranges = (say("number_range", values=values) for values in (at_start, at_end))
             parts.append((name, *ranges))
     return say("head_norms", parts=parts) if parts else ""
-
-
-def _from_lp(method: str) -> bool:
-    return method in METHODS and METHODS[method].head_start == "lp"
 
 
 # Feature change: how much of it is the LP head, how much the learning rate. A smaller feature
@@ -161,11 +158,6 @@ def read_unpaired(group: Group, comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def change_digits(values: Sequence[float]) -> int:
-    """Decimals for feature changes in a sentence."""
-    return min(2, formats.decimals_for(values)) if max(values, default=0) >= 0.1 else 4
-
-
 def _conclusion(comparison: Comparison) -> list[str]:
     names = _names(comparison)
     if not comparison.shared:
@@ -201,7 +193,7 @@ def _over_seeds(comparison: Comparison) -> list[str]:
             "over_seeds_at",
             names=_names(comparison),
             match=match,
-            digits=change_digits([change for pair in match.changes for change in pair]),
+            digits=formats.change_digits([change for pair in match.changes for change in pair]),
         )
         for match in judged
     ]
@@ -213,4 +205,8 @@ def _names(comparison: Comparison) -> tuple[str, str]:
 
 
 def _mean_digits(match: Match) -> int:
-    return 0 if match.change is None else change_digits([spread.mean for spread in match.change])
+    return (
+        0
+        if match.change is None
+        else formats.change_digits([spread.mean for spread in match.change])
+    )

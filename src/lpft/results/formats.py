@@ -137,6 +137,11 @@ def decimals_for(values: Iterable[float | None]) -> int:
     return 4
 
 
+def change_digits(values: Sequence[float]) -> int:
+    """Decimals for feature changes in a sentence."""
+    return min(2, decimals_for(values)) if max(values, default=0) >= 0.1 else 4
+
+
 def shared_digits(values: Iterable[float | None]) -> int | None:
     """Decimals that give the largest of some numbers three significant digits.
 
@@ -157,11 +162,12 @@ def with_sd(spread: "Spread | None", digits: int = 3) -> str:
     return f"{fixed(spread.mean, digits)} ± {fixed(spread.sd, digits)}"
 
 
-def joined(words: Sequence[str]) -> str:
+def joined(words: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    listed = list(words)
+    if len(listed) < 2:
+        return "".join(listed)
+    return f"{', '.join(listed[:-1])} and {listed[-1]}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -112,7 +112,13 @@ def _judge_one(measured: Measured, signs: set[float], generator: np.random.Gener
 
 
 def _decide(low: float, high: float, seeds: int, signs: set[float]) -> tuple[VerdictName, str]:
-    reason, verdict = _by_interval(low, high)
+    verdict: VerdictName
+    if low > 0:
+        verdict, reason = "holds", "the interval lies above 0"
+    elif high < 0:
+        verdict, reason = "does not hold", "the interval lies below 0"
+    else:
+        verdict, reason = "cannot tell", "the interval contains 0"
     if seeds >= FEW_SEEDS:
         return verdict, reason
     if seeds == 1:
@@ -121,11 +127,3 @@ def _decide(low: float, high: float, seeds: int, signs: set[float]) -> tuple[Ver
     if len(signs) > 1 or 0 in signs:
         return "cannot tell", f"{few}, and not all seeds of all tasks agree"
     return verdict, f"{few}, though all seeds of all tasks agree; {reason}"
-
-
-def _by_interval(low: float, high: float) -> tuple[str, VerdictName]:
-    if low > 0:
-        return "the interval lies above 0", "holds"
-    if high < 0:
-        return "the interval lies below 0", "does not hold"
-    return "the interval contains 0", "cannot tell"

@@ -392,12 +392,13 @@ class KernelRecord(Record):
         first = tuple(solver for solver in FIRST_SOLVERS if solver in solvers)
         return (*first, *(solver for solver in solvers if solver not in first))
 
-    def commonest_class(self, split: str) -> float | None:
-        """The share of a split's samples that training's commonest class has."""
-        train, labels = self.labels.get("train"), self.labels.get(split)
-        if train is None or labels is None:
+    @property
+    def commonest_class(self) -> float | None:
+        """The share of the evaluated samples that training's commonest class has."""
+        if not {"train", "eval"} <= self.labels.keys():
             return None
-        return float(np.mean(labels == np.bincount(train).argmax()))
+        commonest = np.bincount(self.labels["train"]).argmax()
+        return float(np.mean(self.labels["eval"] == commonest))
 
 
 def find_kernels(
@@ -416,7 +417,11 @@ def find_kernels(
 def _tensors(
     folder: Path, method: str, classes: int
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]:
-    """Heat maps and labels of one method's file."""
+    """Heat maps and labels of one method's file.
+
+    Raises:
+        UnusableRecord: it is missing, damaged, or does not fit the record's classes.
+    """
     name = f"{method}.safetensors"
     path = folder / name
     if path.name != name:
@@ -437,10 +442,7 @@ def _tensors(
     except (OSError, SafetensorError, TypeError, ValueError) as problem:
         raise UnusableRecord(f"{name} cannot be read: {problem}") from problem
     for split, indices in labels.items():
-        integral = (
-            indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
-        )
-        if not (integral and indices.min() >= 0 and indices.max() < classes):
+        if not _are_classes(indices, classes):
             raise UnusableRecord(f"{name}: {_LABELS[split]} does not hold class indices")
     samples = len(labels["train"]) if "train" in labels else None
     for key, values in heat_maps.items():
@@ -452,6 +454,12 @@ def _tensors(
         {key: np.asarray(values, dtype=np.float64) for key, values in heat_maps.items()},
         {split: np.asarray(values, dtype=np.int64) for split, values in labels.items()},
     )
+
+
+def _are_classes(indices: NDArray[Any], classes: int) -> bool:
+    if indices.ndim != 1 or not indices.size or not np.issubdtype(indices.dtype, np.integer):
+        return False
+    return bool(indices.min() >= 0 and indices.max() < classes)
 
 
 def read_ft_ratio(folder: Path, method: str) -> FTRatio:

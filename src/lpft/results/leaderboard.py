@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpft.analysis.calibration import calibration_error_by_chance
 from lpft.analysis.comparison import wilson
@@ -216,16 +215,11 @@ def class_scores(run: Run, split: str) -> tuple[ClassScores, ...]:
     return tuple(ClassScores(name, **values) for name, values in scores.items())
 
 
-def confidences(run: Run, split: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The confidence in each row [N], with temperature, and whether it is right [N]."""
+def accuracy_over_coverage(run: Run, split: str) -> RiskCoverage:
+    """How right a run is on the rows in which, with temperature, it is most confident."""
     predictions = run.predictions[split]
     top = predictions.probabilities(run.temperature).max(axis=1)
-    return top, predictions.logits.argmax(axis=1) == predictions.labels
-
-
-def accuracy_over_coverage(run: Run, split: str) -> RiskCoverage:
-    """How right a run is on its most confident rows."""
-    return risk_coverage(*confidences(run, split))
+    return risk_coverage(top, predictions.logits.argmax(axis=1) == predictions.labels)
 
 
 @dataclass(frozen=True)

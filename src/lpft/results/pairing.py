@@ -10,6 +10,7 @@ it is.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -204,25 +205,18 @@ def methods_at_rates(
     """Every method of the pairs at its own rates, and at others where it has other runs."""
     listed: list[MethodRuns] = []
     for pair in pairs_in(methods):
-        of_pair: list[MethodRuns] = []
+        by_runs: dict[tuple[str, frozenset[tuple[int, Path]]], MethodRuns] = {}
         for pairing in pairings(runs, task, pair):
             for group in (pairing.first, pairing.second):
-                same = next((each for each in of_pair if _same_group(each, group)), None)
-                if same is None:
-                    of_pair.append(replace(group, also_at=pairing.also_at))
+                key = group.method, frozenset((s, run.folder) for s, run in group.runs.items())
+                if key in by_runs:
+                    same = by_runs[key]
+                    also_at = (*same.also_at, pairing.rates, *pairing.also_at)
+                    by_runs[key] = replace(same, also_at=also_at)
                 else:
-                    also = (*same.also_at, pairing.rates, *pairing.also_at)
-                    of_pair[of_pair.index(same)] = replace(same, also_at=also)
-        listed += of_pair
+                    by_runs[key] = replace(group, also_at=pairing.also_at)
+        listed += by_runs.values()
     return tuple(listed)
-
-
-def _same_group(group: MethodRuns, other: MethodRuns) -> bool:
-    folders = [
-        {seed: run.folder for seed, run in method_runs.runs.items()}
-        for method_runs in (group, other)
-    ]
-    return group.method == other.method and folders[0] == folders[1]
 
 
 def all_runs(compared: Iterable[Pairing]) -> list[Run]:
@@ -371,7 +365,12 @@ def compare(group: Group) -> tuple[Comparison, ...]:
             match = Match(_pairing(group.data, random_head, lp_head), group.feature_split)
             if match.pairing.seeds and alike and _setting_of_pair(lp_head) == base:
                 by_base[random_head.method, base, str(scales)].append(match)
-    return tuple(_comparison(matches, group) for matches in by_base.values())
+    comparisons = []
+    for matches in by_base.values():
+        own, because = _own([match for match in matches if not match.shared], group)
+        shared = tuple(match for match in matches if match.shared)
+        comparisons.append(Comparison(matches[0].pairing.methods, own, because, shared))
+    return tuple(comparisons)
 
 
 def _setting_of_pair(setting: Setting) -> str:
@@ -395,12 +394,6 @@ def _pairing(data: str, first: Setting, second: Setting) -> Pairing:
             for setting in (first, second)
         )
     )
-
-
-def _comparison(matches: Sequence[Match], group: Group) -> Comparison:
-    own, because = _own([match for match in matches if not match.shared], group)
-    shared = tuple(match for match in matches if match.shared)
-    return Comparison(matches[0].pairing.methods, own, because, shared)
 
 
 def _own(unequal: Sequence[Match], group: Group) -> tuple[Match | None, str]:

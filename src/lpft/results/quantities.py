@@ -84,7 +84,7 @@ def feature_change() -> Quantity:
         return Samples(
             ids=frame["id"].to_numpy(dtype=np.str_),
             statistic=lambda rows: float(changes[rows].mean()),
-            fingerprint=_fingerprint(run, split),
+            fingerprint=run.fingerprints.get(f"data/{split}"),
             clusters=clusters_of(run, split),
         )
 
@@ -107,7 +107,7 @@ def _of_predictions(
             ids=predictions.ids,
             labels=predictions.labels,
             statistic=statistic(run, predictions),
-            fingerprint=_fingerprint(run, split),
+            fingerprint=run.fingerprints.get(f"data/{split}"),
             clusters=predictions.clusters,
         )
 
@@ -175,10 +175,6 @@ def clusters_of(run: Run, split: str) -> NDArray[np.int64] | None:
     """Numbers that samples share where they are not independent, None where nothing is known."""
     predictions = run.predictions.get(split)
     return None if predictions is None else predictions.clusters
-
-
-def _fingerprint(run: Run, split: str) -> str | None:
-    return run.fingerprints.get(f"data/{split}")
 
 
 def resample_runs(

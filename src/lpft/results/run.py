@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +271,10 @@ class Run:
             errors=read_errors(folder),
             selection=_selection_above(folder.resolve()),
         )
+
+    def without_texts(self) -> "Run":
+        """The run with errors that are known by their rows only."""
+        return replace(self, errors=tuple(e.model_copy(update={"text": None}) for e in self.errors))
 
     @property
     def config(self) -> Values:

@@ -498,7 +498,6 @@ class RunFeatures(Record):
 
 
 def write_history(folder: Path, rows: Iterable[Values]) -> None:
-    """``history.jsonl``: one JSON object per line."""
     write_text(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -517,7 +516,6 @@ def read_history(folder: Path) -> tuple[Values, ...]:
 
 
 def write_errors(folder: Path, rows: Iterable[ErrorRow]) -> None:
-    """``errors.jsonl``: one JSON object per line."""
     lines = (row.model_dump_json(exclude_unset=True) + "\n" for row in rows)
     write_text(folder / ERRORS, "".join(lines))
 
