@@ -4,7 +4,7 @@ They include bugs of the reference implementation that affect the published numb
 not repeat.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lpft import paper
@@ -72,7 +72,7 @@ def _scope(entry: Entry, plan: Plan, scope: Scope) -> Iterator[str]:
         yield f"{counted(len(seeds), 'seed').capitalize()}; the paper has {paper.SEEDS}."
     used = [str(seed) for seed in seeds if seed in planned]
     if len(used) < len(seeds):
-        yield f"Of the seeds {joined(list(map(str, seeds)))} only {joined(used)} {_are(used)} used."
+        yield f"Of the seeds {joined(map(str, seeds))} only {joined(used)} {_are(used)} used."
     for what, published, chosen in (
         ("tasks", entry.tasks, scope.tasks),
         ("methods", entry.methods, scope.methods),
@@ -108,7 +108,7 @@ def _best_epochs(plan: Plan, inputs: Inputs) -> list[str]:
         if metric != "accuracy" and get_method(config.training.method).fine_tunes:
             by_metric.setdefault(metric, {}).setdefault(_task(config))
     return [
-        f"The best epoch on {joined(list(tasks))} is the one with the highest "
+        f"The best epoch on {joined(tasks)} is the one with the highest "
         f"{metric_name(metric)} on validation; the paper takes the highest accuracy."
         for metric, tasks in by_metric.items()
     ]
@@ -150,7 +150,7 @@ def _hyperparameters(plan: Plan) -> Iterator[str]:
         yield f"{setting} instead of the published one: {joined(cases)}."
     if unpublished:
         yield (
-            f"The paper has no learning rate and batch size for {joined(list(unpublished))}: these "
+            f"The paper has no learning rate and batch size for {joined(unpublished)}: these "
             "are this library's defaults unless you set them."
         )
 
@@ -203,35 +203,34 @@ def reference_bugs(plan: Plan, inputs: Inputs) -> Iterator[str]:
     Tasks without published numbers are left out, but bugs in how the reference computes kernels are
     named for every kernel.
     """
-    runs = [(config, config.training.method) for config in plan.run_configs]
-    kernels = list(plan.kernels.values())
-    heads = [(config.run, method) for config in kernels for method in config.kernels.methods]
-    runs, heads = (
-        [part for part in parts if paper.published_size(_task(part[0])) is not None]
-        for parts in (runs, heads)
-    )
-
-    def is_halved(config: RunConfig, method: str) -> bool:
-        return _is_probed(method) and len(inputs.data(config).classes) == 2
-
-    if any(is_halved(*part) for part in (*runs, *heads)):
-        yield HALVED
-    halved = [(_task(config), method) for config, method in heads if is_halved(config, method)]
+    kernels = plan.kernels.values()
+    parts = [(config, config.training.method, False) for config in plan.run_configs]
+    parts += [(each.run, method, True) for each in kernels for method in each.kernels.methods]
+    parts = [part for part in parts if paper.published_size(_task(part[0])) is not None]
+    probed = [part for part in parts if _is_probed(part[1])]
+    halved = [part for part in probed if len(inputs.data(part[0]).classes) == 2]
     if halved:
-        # F = V J J^T V^T is quadratic in the head V.
-        tasks = joined(list(dict.fromkeys(task for task, _ in halved)))
-        methods = joined(list(dict.fromkeys(method_name(method) for _, method in halved)))
+        yield HALVED
+    yield from _quartered((config, method) for config, method, of_kernel in halved if of_kernel)
+    if probed:
+        yield FOLDS
+    if any("gpt2" in config.training.model.lower() for config, *_ in parts):
+        yield ATTENTION
+    if kernels:
+        yield from kernel_bugs({config.run.training.model for config in kernels})
+
+
+def _quartered(halved: Iterable[tuple[RunConfig, str]]) -> Iterator[str]:
+    """What a halved head makes of the published kernels: F = V J J^T V^T is quadratic in it."""
+    kernels = list(halved)
+    if kernels:
+        tasks = joined(dict.fromkeys(_task(config) for config, _ in kernels))
+        methods = joined(dict.fromkeys(method_name(method) for _, method in kernels))
         yield (
             f"With halved heads the reference's F of {methods} on {tasks} is a quarter of that of "
             "the fitted head: the published Frobenius norms of F and P + F and the published FT "
             "ratios of these are not comparable with ours."
         )
-    if any(_is_probed(method) for _, method in (*runs, *heads)):
-        yield FOLDS
-    if any("gpt2" in config.training.model.lower() for config, _ in (*runs, *heads)):
-        yield ATTENTION
-    models = {config.run.training.model for config in kernels}
-    yield from kernel_bugs(models) if models else ()
 
 
 def _is_probed(method: str) -> bool:

@@ -216,7 +216,6 @@ def _along_probing(task: str, run: Run, path: ProbedPath) -> Figure:
 def _training_figure(
     name: str, title: str, x: str, lines: Callable[[str], Sequence[Series]], *, caption: str
 ) -> Figure:
-    """A panel for each quantity."""
     panels = tuple(
         Panel(title=_QUANTITY_NAMES[quantity], x=x, y=axis, series=tuple(lines(quantity)))
         for quantity, axis in _AXES.items()
@@ -478,16 +477,9 @@ def _show_scales(runs: ExperimentRuns, *, ood: bool = True) -> Results:
             for method in runs.scope.fine_tuned
             if (scaled := scaled_runs(runs, task, method))
         }
-        all_runs = [r for seeds in by_method.values() for at in seeds.values() for r in at.values()]
-        splits = dict.fromkeys(
-            split
-            for run in all_runs
-            for split in run.features
-            if split == "test" or (ood and split != "train")
-        )
-        if not splits:
-            continue
-        figures.append(_scale_figure(task, list(splits), by_method))
+        splits = _moved_splits(by_method, ood=ood)
+        if splits:
+            figures.append(_scale_figure(task, splits, by_method))
         for split in splits:
             correlations = []
             for method, scaled in by_method.items():
@@ -502,7 +494,19 @@ def _show_scales(runs: ExperimentRuns, *, ood: bool = True) -> Results:
                 )
     if findings:
         findings.append("The paper's claim is that this correlation is negative.")
-    table = Table(
+    exhibits: list[Table | Figure] = [*figures, *([_correlation_table(rows)] if rows else [])]
+    return Results(tuple(exhibits), findings=tuple(findings))
+
+
+def _moved_splits(by_method: Mapping[str, ScaledRuns], *, ood: bool) -> list[str]:
+    """The splits whose features were measured, but for the training texts."""
+    runs = [r for seeds in by_method.values() for at in seeds.values() for r in at.values()]
+    splits = dict.fromkeys(split for run in runs for split in run.features)
+    return [split for split in splits if split == "test" or (ood and split != "train")]
+
+
+def _correlation_table(rows: Sequence[tuple[Estimate | str | None, ...]]) -> Table:
+    return Table(
         name="head-scale-correlation",
         title="Rank correlation of head scale and feature change",
         columns=(
@@ -518,7 +522,6 @@ def _show_scales(runs: ExperimentRuns, *, ood: bool = True) -> Results:
         ),
         headers=3,
     )
-    return Results((*figures, *([table] if rows else [])), findings=tuple(findings))
 
 
 def _scale_figure(task: str, splits: Sequence[str], by_method: Mapping[str, ScaledRuns]) -> Figure:

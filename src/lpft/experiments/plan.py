@@ -133,7 +133,6 @@ class Plan:
 
     @property
     def search_configs(self) -> list[RunConfig]:
-        """The runs that try rates."""
         return [point.config for search in self.searches for point in search.points]
 
     def with_tuned(self, chosen: Mapping[str, Mapping[str, Any] | None]) -> "Plan":
@@ -175,12 +174,10 @@ class ExperimentRuns:
         return (LP_START, RANDOM_START, *((TUNED,) if self.scope.tuned_rates else ()))
 
     def by_seed(self, variant: str, task: str, method: str) -> dict[int, Run]:
-        """The runs of one setting."""
         keys = [RunKey(variant, task, method, seed) for seed in self.scope.seeds]
         return {key.seed: self.runs[key] for key in keys if key in self.runs}
 
     def kernels_by_seed(self, task: str) -> dict[int, KernelRecord]:
-        """The kernels of a task."""
         keys = [KernelKey(task, seed) for seed in self.scope.seeds]
         return {key.seed: self.kernels[key] for key in keys if key in self.kernels}
 
@@ -445,20 +442,20 @@ def refuse_unused(
     run_methods = {key.method for plan in plans for key in plan.runs}
     kernel_configs = [config for plan in plans for config in plan.kernels.values()]
     kernel_methods = {method for config in kernel_configs for method in config.kernels.methods}
-    used = {"model", "tasks", "methods", "seeds"}
+    used, parts = {"model", "tasks", "methods", "seeds"}, []
     if run_methods:
         used |= {"save_model", "executor", "workers", *_settings_used_by("reproduce", run_methods)}
+        parts.append(f"runs of {', '.join(sorted(run_methods))}")
     if any(plan.searches for plan in plans):
         used.add("tuned_rates")
     if kernel_methods:
         used |= {"kernel_samples", *_settings_used_by("ntk", kernel_methods)}
+        parts.append("kernels")
     options = [*settings]
     options += ["executor"] if executor != "local" else []
     options += ["workers"] if workers != 1 else []
     unused = next((option for option in options if option not in used), None)
     if unused is not None:
-        parts = [f"runs of {', '.join(sorted(run_methods))}"] if run_methods else []
-        parts += ["kernels"] if kernel_methods else []
         raise InputError(
             f"{named(unused)} changes nothing in {name} ({' and '.join(parts)}): leave it out"
         )

@@ -6,10 +6,11 @@ Everything is checked here, once, before the first run.
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
+from typing import TypeVar
 
 from lpft.data import TextData, fingerprint, load_data
 from lpft.errors import InputError, named
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 Failures = list[tuple[str, str]]
 """Runs, kernels and steps without numbers, each with the reason."""
+
+Result = TypeVar("Result", Run, KernelRecord)
 
 _ROUNDING = 1e-6
 _ADVICE = "remove its folder, and continue with --resume to compute it again"
@@ -123,7 +126,7 @@ def check_folder(
         )
     elif resume and recorded and set(recorded).isdisjoint(tasks):
         raise InputError(
-            f"'{folder}' contains {name} on {joined(recorded)}, found {joined(list(tasks))}: "
+            f"'{folder}' contains {name} on {joined(recorded)}, found {joined(tasks)}: "
             f"continue it with {named('tasks')} {','.join(recorded)}, or name another folder with "
             f"{named('output_dir')}"
         )
@@ -219,27 +222,24 @@ def collect(scope: Scope, plan: Plan) -> tuple[ExperimentRuns, Failures]:
         for part in (*unread_runs, *unread_kernels)
         if part.folder in planned
     ]
-    runs = {run.folder: run for run in all_runs if run.folder in planned}
-    kernels = {record.folder: record for record in all_kernels if record.folder in planned}
-    damages: list[tuple[Run | KernelRecord, str]] = [(run, _damage(run)) for run in runs.values()]
-    damages += [(record, "; ".join(record.problems)) for record in kernels.values()]
-    for damaged, reason in damages:
-        if reason:
-            failures.append((damaged.name, f"{reason}; {_ADVICE}"))
-            runs.pop(damaged.folder, None)
-            kernels.pop(damaged.folder, None)
+
+    def usable(results: Iterable[Result], damage: Callable[[Result], str]) -> dict[Path, Result]:
+        """The planned results by their folders; damaged ones are failures."""
+        by_folder = {result.folder: result for result in results if result.folder in planned}
+        damages = {folder: damage(result) for folder, result in by_folder.items()}
+        failures.extend(
+            (by_folder[folder].name, f"{reason}; {_ADVICE}")
+            for folder, reason in damages.items()
+            if reason
+        )
+        return {folder: result for folder, result in by_folder.items() if not damages[folder]}
+
+    runs = usable(all_runs, _damage)
+    kernels = usable(all_kernels, lambda record: "; ".join(record.problems))
     return ExperimentRuns(
-        scope=scope,
-        runs={
-            part: runs[config.output_dir]
-            for part, config in plan.runs.items()
-            if config.output_dir in runs
-        },
-        kernels={
-            part: kernels[config.output_dir]
-            for part, config in plan.kernels.items()
-            if config.output_dir in kernels
-        },
+        scope,
+        {part: runs[c.output_dir] for part, c in plan.runs.items() if c.output_dir in runs},
+        {p: kernels[c.output_dir] for p, c in plan.kernels.items() if c.output_dir in kernels},
     ), failures
 
 

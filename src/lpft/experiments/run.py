@@ -449,15 +449,14 @@ def _runs_of_a_setting(
     }
 
 
-def _rate_or_tuned(value: float | str) -> str:
-    return value if isinstance(value, str) else rate(value)
-
-
 def plan_table(parts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """:func:`planned_parts` as text: a header and a row for each part."""
     names = ["what", "task", "rows", "method", "rate", "batch", "epochs"]
     names += ["head_scale", "steps", "seeds", "finished"]
-    write = {"rate": _rate_or_tuned, "seeds": lambda seeds: ",".join(map(str, seeds))}
+    write = {
+        "rate": lambda value: value if value == TUNED else rate(value),
+        "seeds": lambda seeds: ",".join(map(str, seeds)),
+    }
     rows = [
         ["-" if part.get(name) is None else write.get(name, str)(part[name]) for name in names]
         for part in parts

@@ -358,14 +358,13 @@ def difference_table(
     generator = np.random.default_rng(DRAW_SEED)
     compared = [each for where in sets for each in _differences(runs, quantity, where, generator)]
     measured = [effect for _, effect in compared]
-    judgements = judge(measured, generator=generator)
-    if not judgements:
+    if not measured:
         return None, []
+    judged = list(zip(compared, judge(measured, generator=generator), strict=True))
     choices = {name for pairing, _ in compared for name in (pairing.rates, *pairing.also_at)}
-    notes = [_NOTE_ON_DIFFERENCES]
-    if len({effect.rates for effect in measured}) > 1:
-        notes.append(note_on_rates(choices))
-    notes += filter(None, [chance_note(sum(bool(effect.effects) for effect in measured))])
+    several = len({effect.rates for effect in measured}) > 1
+    chance = chance_note(sum(bool(effect.effects) for effect in measured))
+    notes = (_NOTE_ON_DIFFERENCES, note_on_rates(choices) if several else "", chance)
     table = Table(
         name=name,
         title=f"With and without the LP start: {quantity.name}",
@@ -384,13 +383,13 @@ def difference_table(
                 _detectable(judgement),
                 READINGS[judgement.verdict],
             )
-            for (pairing, effect), judgement in zip(compared, judgements, strict=True)
+            for (pairing, effect), judgement in judged
         ),
-        note=" ".join(notes),
+        note=" ".join(filter(None, notes)),
         headers=3,
     )
     readings: dict[str, dict[str, dict[str, str]]] = {}
-    for (pairing, effect), judgement in zip(compared, judgements, strict=True):
+    for (pairing, effect), judgement in judged:
         of_set = readings.setdefault(effect.subject, {}).setdefault(effect.task, {})
         of_set |= dict.fromkeys(_choices_of(pairing), READINGS[judgement.verdict])
     quantity_name = f"{quantity.name[0].upper()}{quantity.name[1:]}"

@@ -6,9 +6,10 @@ number of seeds. It holds if no check of any seed fails, and does not hold if on
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import pairwise
@@ -32,7 +33,7 @@ from lpft.model.encoder import seeded
 from lpft.ntk import KernelRequest, empirical_ntks, studied_model
 from lpft.ntk.dynamics import FirstOrderError, FirstStep
 from lpft.results.exhibits import Cell, Column, Estimate, Table
-from lpft.results.formats import counted, scientific, significant
+from lpft.results.formats import counted, joined, scientific, significant
 from lpft.results.groups import method_name, model_name
 from lpft.results.judging import Judgement, Measured
 from lpft.results.pairing import PUBLISHED
@@ -57,8 +58,6 @@ from lpft.training.fit import begin_fine_tuning
 
 logger = logging.getLogger(__name__)
 
-_HEADER = ("claim", "setting", "measured", "promised", "holds", "note")
-
 
 def run_theory(*, seed: int = 0) -> list[TheoryCheck]:
     """Proposition 4.1, Corollary 4.3 and Proposition 4.4, numerically and in float64.
@@ -80,7 +79,7 @@ def run_theory(*, seed: int = 0) -> list[TheoryCheck]:
 def theory_table(checks: Sequence[TheoryCheck]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of text, one row for each check."""
     verdicts = {True: "yes", False: "NO", None: "vacuous"}
-    return _HEADER, [
+    return ("claim", "setting", "measured", "promised", "holds", "note"), [
         (
             check.claim,
             check.setting,
@@ -95,25 +94,16 @@ def theory_table(checks: Sequence[TheoryCheck]) -> tuple[tuple[str, ...], list[t
 
 def theory_sentence(checks: Sequence[TheoryCheck]) -> str:
     """Which claims hold in every check, and which do not, in one sentence."""
-    claims = {check.claim: [c for c in checks if c.claim == check.claim] for check in checks}
-    failed = {
-        claim: sum(check.holds is False for check in own)
-        for claim, own in claims.items()
-        if any(check.holds is False for check in own)
-    }
-    holding = [claim for claim in claims if claim not in failed]
+    claims = Counter(check.claim for check in checks)
+    failed = Counter(check.claim for check in checks if check.holds is False)
+    holding = [claim for claim in claims if not failed[claim]]
     parts = []
     if holding:
-        could_fail = sum(check.holds is True for claim in holding for check in claims[claim])
-        parts.append(f"of {_listed(holding)} every check that could fail holds ({could_fail})")
-    for claim, count in failed.items():
-        parts.append(f"{claim} fails in {count} of {len(claims[claim])}")
+        could_fail = sum(check.holds is True for check in checks if check.claim in holding)
+        parts.append(f"of {joined(holding)} every check that could fail holds ({could_fail})")
+    parts += [f"{c} fails in {failed[c]} of {count}" for c, count in claims.items() if failed[c]]
     text = "; ".join(parts) + "."
     return text[:1].upper() + text[1:]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def theory_json(checks: Sequence[TheoryCheck], *, seed: int) -> dict[str, Any]:
@@ -144,18 +134,18 @@ _CODE = (
 
 def _job(seed: int) -> Job[list[TheoryCheck]]:
     """The checks read no data and no model: they depend only on their code and the seed."""
-    code = _code_hash(Path(lpft.__file__).parent)
-    identity = {"seed": seed, "versions": _versions(), "code": code}
-    return Job(f"theory-seed{seed}.json", identity, partial(_checks, seed))
+
+    def compute() -> list[TheoryCheck]:
+        logger.info("checking the propositions, seed %d", seed)
+        return run_theory(seed=seed)
+
+    return Job(f"theory-seed{seed}.json", {"seed": seed, **_code()}, compute)
 
 
-def _checks(seed: int) -> list[TheoryCheck]:
-    logger.info("checking the propositions, seed %d", seed)
-    return run_theory(seed=seed)
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _PACKAGES}
+def _code() -> dict[str, Any]:
+    """What the checks run."""
+    versions = {name: version(name) for name in _PACKAGES}
+    return {"versions": versions, "code": _code_hash(Path(lpft.__file__).parent)}
 
 
 @cache
@@ -345,8 +335,7 @@ def _lora_kernel(
 
 def _job_of_own_model(method: str, run: Run) -> Job[OwnModelChecks]:
     job = job_of_run(f"first-step-{method}.json", run, _check_own_model)
-    code = _code_hash(Path(lpft.__file__).parent)
-    return replace(job, identity={**job.identity, "versions": _versions(), "code": code})
+    return replace(job, identity={**job.identity, **_code()})
 
 
 OWN_MODEL: Step[str, OwnModelChecks] = Step(
