@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import zlib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE, getincrementaldecoder
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE, getincrementaldecoder, lookup
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -150,15 +150,10 @@ def _decoded_lines(
         ended, state, damage = not block, decoder.getstate(), None
         try:
             text = decoder.decode(block, ended)
-        except UnicodeDecodeError as error:
-            damage = error
+        except UnicodeError as error:
+            damage = decode_error(error, str(path), encoding)
             decoder.setstate((b"", state[1]))
-            text = decoder.decode(error.object[: error.start])
-        except UnicodeError as error:  # of utf-16 and utf-32, which ask for a byte-order mark
-            raise InputError(
-                f"{path} does not begin with the byte-order mark of {encoding}: give "
-                f"{named('encoding')} utf-16-le or utf-16-be, or the encoding that it has"
-            ) from error
+            text = decoder.decode(damage.object[: damage.start])
         if start and text:
             text, start = text.removeprefix("\ufeff"), False
         first, *following = text.split("\n")
@@ -170,6 +165,23 @@ def _decoded_lines(
             raise _not_decoded(path, number, damage, encoding) from damage
     if last := "".join(parts):
         yield last
+
+
+def decode_error(error: UnicodeError, source: str, encoding: str | None) -> UnicodeDecodeError:
+    """The error of bytes that cannot be decoded; UTF-16 and UTF-32 without their mark are refused.
+
+    For lack of the mark Python raises a plain UnicodeError, and from 3.13 on one of decoding.
+
+    Raises:
+        InputError: the source does not begin with the byte-order mark.
+    """
+    if not isinstance(error, UnicodeDecodeError) or "BOM" in error.reason:
+        name = lookup(encoding or "utf-8").name
+        raise InputError(
+            f"{source} does not begin with the byte-order mark of {name}: give "
+            f"{named('encoding')} {name}-le or {name}-be, or the encoding that it has"
+        ) from error
+    return error
 
 
 def _not_decoded(

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from lpft.data import Text, choose_text_columns, texts_from_table
-from lpft.data.reading import Row, has_value, iter_rows, value_of
+from lpft.data.reading import (
+    Row,
+    decode_error,
+    has_value,
+    iter_rows,
+    value_of,
+)
 from lpft.data.tables import columns_of_training, require_column, table_of, unreadable
 from lpft.errors import InputError, named
 from lpft.export.onnx_classifier import is_onnx_export, open_onnx
@@ -335,16 +341,11 @@ def _is_undecoded(text: str) -> bool:
 def _numbered(lines: TextIO) -> Iterator[tuple[int, str]]:
     try:
         yield from enumerate(lines, start=1)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        undecoded = decode_error(error, "the input", lines.encoding)
         raise InputError(
-            f"the input is not {error.encoding}, as its byte-order mark or {named('encoding')} "
+            f"the input is not {undecoded.encoding}, as its byte-order mark or {named('encoding')} "
             "says: expected UTF-8 text, or its own encoding"
-        ) from error
-    except UnicodeError as error:  # of utf-16 and utf-32, which ask for a byte-order mark
-        raise InputError(
-            f"the input does not begin with the byte-order mark of {lines.encoding}: give "
-            f"{named('encoding')} {lines.encoding}-le or {lines.encoding}-be, or the encoding that "
-            "it has"
         ) from error
 
 
