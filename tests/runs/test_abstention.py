@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,17 @@ def test_the_threshold_is_the_validation_rows_own_and_is_stored_with_the_model(r
     assert "abstains below a confidence" in card
     assert f"of {expected.abstain_below:.3f}, which its 24 validation rows chose" in card
     assert f"| test | {metrics['splits']['test']['coverage']:.3f} |" in card
+
+
+def test_the_page_has_the_training_rows_of_each_class(run, settings, tmp_path):
+    labels = pd.read_csv(settings["train_file"])["label"].value_counts()
+    page = build_report(run, output=tmp_path / "page.html").page.read_text()
+    table = page[page.index("Rows of each class") :].partition("</table>")[0]
+    words = re.sub(r"<[^>]*>", " ", table).split()
+    first = words.index("train")
+    assert words[first - 1 : first + 2] == ["Class", "train", "validation"]
+    for name, rows in labels.items():
+        assert words[words.index(name) + 1] == str(rows)
 
 
 def test_a_target_that_all_rows_keep_is_said_in_words(settings, tmp_path, capsys):

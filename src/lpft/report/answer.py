@@ -445,7 +445,10 @@ def _data(run: Run) -> Iterator[Block]:
         yield from_columns("", say("findings_title"), columns, "", headers=0)
         yield Note(say("findings_note"))
     splits = [split for split in run.predictions if split in run.metrics]
-    counts = {
+    counts = {}
+    if run.data.train_class_rows:
+        counts["train"] = np.array(run.data.train_class_rows)
+    counts |= {
         split: np.bincount(labels[labels != UNSEEN], minlength=len(run.classes))
         for split in splits
         if (labels := run.predictions[split].labels) is not None

@@ -135,6 +135,8 @@ class DataRecord(Part):
     name: str = ""
     classes: list[bool | int | str] = Field(default_factory=list)
     rows: Mapping[str, int] = Field(default_factory=dict)
+    train_class_rows: list[int] = Field(default_factory=list)
+    """Training rows of each of ``classes``; none in older records."""
     sources: Mapping[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     licence: str | None = None

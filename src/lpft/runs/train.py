@@ -361,6 +361,7 @@ def describe_data(data: TextData) -> DataRecord:
         name=data.name,
         classes=list(data.classes),
         rows={split: len(examples) for split, examples in data.splits().items()},
+        train_class_rows=data.train.class_counts(len(data.classes)),
         sources=data.sources,
         notes=list(data.notes),
         licence=data.licence,
