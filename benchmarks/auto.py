@@ -92,7 +92,7 @@ def rule(methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
             continue
         one = methods[method]
         tried.append(Candidate(method, 0, np.array(one["correct"], dtype=bool), one["nll"]))
-    chosen = tried[choose(tried).chosen].method
+    chosen = tried[choose(tried, per_class).chosen].method
     accuracies = {name: methods[name]["test_accuracy"] for name in methods}
     return {
         "chosen": chosen,

@@ -110,6 +110,30 @@ def test_with_few_rows_no_head_starts_at_random():
     assert reason_to_skip("ft", [lp], RANDOM_HEAD_ROWS) is None
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(CONTRASTIVE_ROWS - 1, "contrastive"), (32, "lp")])
+def test_with_few_rows_contrastive_tuning_comes_before_simpler_methods(rows, expected):
+    tried = [candidate("lp", "11110"), candidate("contrastive", "11110")]
+    found = choose(tried, rows)
+    assert tried[found.chosen].method == expected
+    assert found.standings[0].method == expected
+    assert found.preferred_for_few_rows is (expected == "contrastive")
+
+
+def test_a_method_that_is_clearly_better_than_contrastive_tuning_is_chosen():
+    tuned = candidate("contrastive", "1" * 5 + "0" * 5)
+    found = choose([tuned, candidate("lp-ft", "1" * 7 + "0" * 3)], 10)
+    assert found.chosen == 1  # (2 - 0)^2 > 2 + 0
+    found = choose([tuned, candidate("lora", "1" * 6 + "0" * 4)], 10)
+    assert found.chosen == 0
+    assert "preferred with few rows" in found.reason
+
+
+def test_a_perfect_probe_of_few_rows_does_not_spare_contrastive_tuning():
+    lp = candidate("lp", "1" * 30)
+    assert reason_to_skip("contrastive", [lp], 10) is None
+    assert "too few errors" in reason_to_skip("lp-ft", [lp], 10)
+
+
 def test_contrastive_tuning_is_for_few_rows_and_needs_its_library(monkeypatch):
     lp = candidate("lp", "1100")
     assert reason_to_skip("contrastive", [lp], CONTRASTIVE_ROWS - 1) is None

@@ -1,4 +1,6 @@
-"""Choosing among trained methods: the simplest within one standard error of the best.
+"""Choosing among trained methods: the preferred one within one standard error of the best.
+
+Preferred is the simplest, and with few rows contrastive tuning.
 
 All candidates are compared on the same validation rows, so that the standard error is that of a
 paired difference, row by row. It is far smaller than that of an accuracy: most rows are easy, or
@@ -15,11 +17,17 @@ from numpy.typing import NDArray
 from lpft.errors import InputError
 from lpft.settings.methods import METHODS, Method, contrastive_installed
 
+CONTRASTIVE_ROWS = 32
+"""Training rows per class, in the mean, below which contrastive tuning is tried, and preferred.
+
+It was measured with 8 and 16 (docs/results.md), and not with more."""
+
 RULE = (
     "the simplest method within one standard error of the best: accuracy on the validation rows "
     "that all candidates share, standard error of the paired difference; from simple to complex "
     "the methods train the head, an adapter, everything, each first from the head of linear "
-    "probing and then from a random one; contrastive tuning comes before fine-tuning of everything"
+    "probing and then from a random one; contrastive tuning comes before fine-tuning of "
+    f"everything, and with fewer than {CONTRASTIVE_ROWS} training rows per class before all others"
 )
 """The rule in words, for records and readers."""
 
@@ -28,12 +36,6 @@ RANDOM_HEAD_ROWS = 32
 
 A choice of cost, not of accuracy: with fewer rows each takes six trainings, for a head that starts
 from nothing where linear probing has one. ``benchmarks/auto.py`` measures what that loses."""
-
-CONTRASTIVE_ROWS = 32
-"""Training rows per class, in the mean, below which contrastive tuning is tried.
-
-It was measured with 8 and 16, where the tuned probe was better than the first one on four of five
-draws (docs/results.md), and not with more."""
 
 _TRAINED = {"head": 0, "encoder": 2, "all": 2}  # adapters are between them
 
@@ -77,7 +79,7 @@ class Standing:
 class Choice:
     """The chosen candidate by its place in the list, the best method, and every method's standing.
 
-    ``standings`` are in order of simplicity.
+    ``standings`` are in order of preference.
     """
 
     chosen: int
@@ -96,19 +98,30 @@ class Choice:
             return "better than every simpler method by more than one standard error"
         return (
             f"{-chosen.difference:.3f} below {self.best}, within one standard error "
-            f"({chosen.standard_error:.3f}), and simpler"
+            f"({chosen.standard_error:.3f}), and "
+            + ("preferred with few rows" if self.preferred_for_few_rows else "simpler")
         )
 
+    @property
+    def preferred_for_few_rows(self) -> bool:
+        """Whether the chosen method is contrastive tuning before simpler ones."""
+        methods = [standing.method for standing in self.standings]
+        return self.standings[0].eligible and methods[0] != min(methods, key=complexity)
 
-def choose(candidates: Sequence[Candidate]) -> Choice:
-    """The simplest method within one standard error of the best, and its best seed.
+
+def choose(candidates: Sequence[Candidate], rows_per_class: float = math.inf) -> Choice:
+    """The preferred method within one standard error of the best, and its best seed.
+
+    Preferred is the simplest, but with fewer than :data:`CONTRASTIVE_ROWS` training rows per class
+    contrastive tuning: so few validation rows seldom tell methods apart, and it was the best in the
+    mean where they were compared on many test rows (docs/results.md).
 
     With ``d_i`` the share of seeds with which method m gets row i right, less that of the best
     method, m is eligible where ``-mean(d) <= sd(d) / sqrt(N)``. For one seed each this is
     ``(b - c)^2 <= b + c``, where b rows are right with the best method alone and c with m alone:
     McNemar's statistic is at most 1.
 
-    The best method has the highest mean score; of equal ones it is the simplest. Of the chosen
+    The best method has the highest mean score; of equal ones it is the preferred. Of the chosen
     method's seeds the one with the highest score is taken, of equal ones that with the lowest
     ``nll``, of equal ones again the first.
 
@@ -121,7 +134,10 @@ def choose(candidates: Sequence[Candidate]) -> Choice:
         raise InputError("expected at least one candidate with validation rows, found none")
     if len({len(candidate.correct) for candidate in candidates}) > 1:
         raise InputError("the candidates have different numbers of validation rows")
-    methods = sorted({candidate.method for candidate in candidates}, key=complexity)
+    methods = sorted(
+        {candidate.method for candidate in candidates},
+        key=lambda method: _preference(method, rows_per_class),
+    )
     right = {
         method: np.mean([c.correct for c in candidates if c.method == method], axis=0)
         for method in methods
@@ -133,6 +149,12 @@ def choose(candidates: Sequence[Candidate]) -> Choice:
     competing = [index for index, c in enumerate(candidates) if c.method == chosen]
     index = min(competing, key=lambda i: (-int(candidates[i].correct.sum()), candidates[i].nll))
     return Choice(index, best, standings)
+
+
+def _preference(method: str, rows_per_class: float) -> tuple[bool, tuple[int, bool, int]]:
+    """What methods are ordered by, the preferred first."""
+    few_rows = rows_per_class < CONTRASTIVE_ROWS
+    return not (few_rows and METHODS[method].contrastive), complexity(method)
 
 
 def complexity(method: str) -> tuple[int, bool, int]:
@@ -160,7 +182,7 @@ def reason_to_skip(
 ) -> str | None:
     """Why a method cannot, or will not, be chosen after these; None where it is worth training.
 
-    It cannot be chosen if it is less simple than the choice so far, and even a method without any
+    It cannot be chosen if the choice so far is preferred to it, and even a method without any
     error would not beat that by more than one standard error: with one seed that is where at most
     one validation row is wrong, as ``(b - c)^2 <= b + c`` for ``b <= 1``. It will not if its head
     starts at random and there are fewer than :data:`RANDOM_HEAD_ROWS` training rows per class, if
@@ -173,8 +195,8 @@ def reason_to_skip(
         )
     if METHODS[method].contrastive and not contrastive_installed():
         return "sentence-transformers is not installed: pip install 'lpft[contrastive]'"
-    chosen = candidates[choose(candidates).chosen].method
-    if complexity(method) > complexity(chosen):
+    chosen = candidates[choose(candidates, rows_per_class).chosen].method
+    if _preference(method, rows_per_class) > _preference(chosen, rows_per_class):
         right = np.mean(
             [candidate.correct for candidate in candidates if candidate.method == chosen], axis=0
         )

@@ -166,6 +166,12 @@ class _Running:
         assert self.record.selection is not None
         return self.record.selection
 
+    @property
+    def _rows_per_class(self) -> float:
+        from lpft.training.candidates import rows_per_class  # loads torch, as training does
+
+        return rows_per_class(self.data)
+
     def run(self) -> RunResult:
         if self.config.selection.tune > 0 and self.config.training.method == AUTO:
             self._train("lp", self.config.run("lp", "lp"), {})
@@ -177,7 +183,7 @@ class _Running:
         contenders = list(range(len(self.candidates)))
         if self.config.selection.tune > 0:
             contenders = best_of_each(self.candidates)
-        choice = choose([self.candidates[place] for place in contenders])
+        choice = choose([self.candidates[place] for place in contenders], self._rows_per_class)
         chosen = self.finished[contenders[choice.chosen]]
         reason = choice.reason
         if len(choice.standings) == 1 and len(self.candidates) > 1:
@@ -230,11 +236,9 @@ class _Running:
             return None  # something has to be kept
         method = run.training.method
         if self.config.training.method == AUTO and self.config.selection.tune == 0:
-            from lpft.training.candidates import rows_per_class
-
             # Judged once for all seeds of a method, by the methods before it.
             others = [candidate for candidate in self.candidates if candidate.method != method]
-            reason = reason_to_skip(method, others, rows_per_class(self.data)) if others else None
+            reason = reason_to_skip(method, others, self._rows_per_class) if others else None
             if reason is not None:
                 return reason
         limit = self.config.selection.max_minutes

@@ -110,4 +110,4 @@ def fit_several(
         logger.info("%s: accuracy %.3f on validation", method, candidate.score)
         candidates.append(candidate)
         fits.append(fit)
-    return fits, candidates, choose(candidates), left_out
+    return fits, candidates, choose(candidates, rows_per_class(data)), left_out
