@@ -9,7 +9,7 @@ import pytest
 from results.run_folders import edit_json, write_run
 from results.scored_runs import right_of, write_scored
 from scipy.stats import binomtest
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from lpft.analysis import split_metrics
 from lpft.results.groups import group_runs
@@ -179,6 +179,24 @@ def test_probabilities_are_doubted_only_beyond_chance(
     assert found is not None
     assert found.holds is holds
     assert (found.confidence > found.accuracy + 0.1) is not holds
+
+
+@pytest.mark.parametrize(("temperature", "harmed"), [(1.0, False), (0.25, True), (1.02, False)])
+def test_a_temperature_that_raises_the_nll_of_the_test_rows_is_noticed(
+    tmp_path: Path, temperature: float, harmed: bool
+) -> None:
+    """Logits whose softmax is the truth: any temperature but 1 harms, one near 1 not visibly."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(400, 2))
+    labels = (generator.random(400) < 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))).astype(int)
+    right = {"validation": right_of(20, 2), "test": [True] * 400}
+    folder = write_scored(tmp_path / "lp", "lp", 0, right, temperature=temperature)
+    rewrite(folder, "test", logits, labels)
+    found = trust(find_runs(tmp_path)[0][0], "test")
+    assert found is not None
+    assert found.harmed is harmed
+    expected = log_loss(labels, 1 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / temperature)))
+    assert found.nll_after == pytest.approx(expected, rel=1e-5)  # logits are float32 on disk
 
 
 def rewrite(folder: Path, split: str, logits: np.ndarray, labels: np.ndarray) -> None:

@@ -236,10 +236,10 @@ def _trust_tile(board: Leaderboard) -> Tile:
         for name, trusted in elsewhere.items()
         if trusted and not trusted.holds and trusted.confidence > trusted.accuracy
     }
-    state: State = "good" if in_domain.holds else "doubtful"
+    doubtful = too_sure or in_domain.harmed or not in_domain.holds
     return Tile(
         question,
-        "doubtful" if too_sure else state,
+        "doubtful" if doubtful else "good",
         say("tile_trust", in_domain=in_domain, too_sure=len(too_sure)),
         say("tile_trust_number", error=in_domain.error),
         say(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.special import log_softmax
 
 from lpft.analysis.calibration import calibration_error_by_chance
 from lpft.analysis.comparison import wilson
@@ -228,12 +229,17 @@ class Trust:
 
     ``error`` is ECE with temperature, ``chance`` what perfect probabilities would exceed in 5 % of
     samples with as many rows, ``confidence`` the mean stated, ``accuracy`` how often it is right.
+    ``nll_before`` and ``nll_after`` are without and with temperature; ``harmed`` is whether it
+    raised the NLL by more than 1.96 standard errors of the paired difference.
     """
 
     error: float
     chance: float
     confidence: float
     accuracy: float
+    nll_before: float
+    nll_after: float
+    harmed: bool
 
     @property
     def holds(self) -> bool:
@@ -253,4 +259,20 @@ def trust(run: Run, split: str) -> Trust | None:
     chance = calibration_error_by_chance(
         probabilities, draws=_DRAWS, generator=np.random.default_rng(DRAW_SEED)
     )
-    return Trust(error, chance, float(probabilities.max(axis=1).mean()), float(right.mean()))
+    before, after = (
+        -log_softmax(predictions.logits[known] / temperature, axis=1)[
+            np.arange(len(right)), predictions.labels[known]
+        ]
+        for temperature in (1.0, run.temperature)
+    )
+    rise = after - before
+    standard_error = rise.std(ddof=1) / np.sqrt(len(rise)) if len(rise) > 1 else np.inf
+    return Trust(
+        error,
+        chance,
+        confidence=float(probabilities.max(axis=1).mean()),
+        accuracy=float(right.mean()),
+        nll_before=float(before.mean()),
+        nll_after=float(after.mean()),
+        harmed=bool(rise.mean() > 1.96 * standard_error),
+    )

@@ -94,7 +94,7 @@ def train_selection(
         InputError: as :func:`~lpft.runs.train.train_run`. A candidate that diverges or does not fit
             in memory is left out, unless it is the first.
     """
-    folder = config.output_dir
+    folder, began = config.output_dir, now()
     record = check_output(folder, resume=resume, overwrite=overwrite)
     if resume and record is not None:
         _check_same_selection(folder, record, config)
@@ -122,7 +122,7 @@ def train_selection(
             clear(folder, record)
             record = RunRecord(
                 status="running",
-                started=now(),
+                started=began,
                 config=config.flat(),
                 data=describe_data(data),
                 selection=Selection(settings=config.flat(), rule=RULE),

@@ -109,7 +109,7 @@ def _train(
     if finished is not None:
         logger.info("%s is finished already", folder)
         return finished
-    started = perf_counter()
+    started, began = perf_counter(), now()
     method = get_method(config.training.method)
     check_installed(method)
     if distributed.size() > 1 and method.contrastive:
@@ -143,7 +143,7 @@ def _train(
         surroundings = environment(device)
         record = RunRecord(
             status="running",
-            started=now(),
+            started=began,
             earlier=earlier_parts(going_on, surroundings),
             config=config.flat(),
             config_hash=config.hash(),
