@@ -138,7 +138,7 @@ def _verdict(board: Leaderboard) -> dict[str, Any]:
 
 
 def _few_rows(board: Leaderboard) -> int | None:
-    """The rows to count in, where hundreds would claim more than one seed's few rows show."""
+    """The rows to count out of, where ``of 100`` would claim more than one seed's few rows show."""
     rows = known_rows(board.run, board.chosen.split)
     one_seed = board.chosen.setting is None or len(board.chosen.setting.seeds) == 1
     return rows if one_seed and rows < 100 else None
@@ -259,7 +259,7 @@ def _where_it_fails(board: Leaderboard) -> Tile:
     run, split = board.run, board.chosen.split
     question, address = "Where does it fail?", f"#{board.group.slug}-errors"
     scored = [one for one in class_scores(run, split) if one.recall is not None]
-    # A class of a text or two has no share to speak of.
+    # The share of a class that has few texts says little.
     scored = [one for one in scored if one.support >= _FEW_TEXTS] or scored
     worst = min(scored, key=lambda one: one.recall or 0.0, default=None)
     predictions = run.predictions[split]
@@ -476,7 +476,7 @@ def _row_numbers(finding: FindingRecord) -> str:
 
 
 def _training(board: Leaderboard) -> Iterator[Block]:
-    """Which epoch was kept, what speaks for training longer, and the curves."""
+    """Which epoch was kept, what suggests training longer, and the curves."""
     for entry in board.entries:
         runs = () if entry.setting is None else entry.setting.runs
         for run in runs:

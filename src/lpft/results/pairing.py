@@ -1,7 +1,7 @@
-"""Methods compared on the same seeds: pairs of runs, at whose rates, and how they differ.
+"""Comparing methods on the same seeds: pairs of runs, their learning rates, and how they differ.
 
 A method's published learning rate and batch size are part of what moves its features, so a
-difference between two methods at their own rates is not yet one made by the head. At the rates of
+difference between two methods at their own rates need not come from the head. At the rates of
 either method for both only the head differs, but these were chosen for one of the two. Runs are
 paired only where model, data, seed and every other setting agree, and each pair says at which rates
 it is.
@@ -31,8 +31,8 @@ PAIRS = tuple((name, lp) for name in METHODS if (lp := with_lp_head(name)) is no
 """Methods that train the same from a random head and from the LP solution."""
 
 PUBLISHED, OWN, SHARED = "published", "own", "shared"
-"""Rates that each method has for itself: those of the paper on the task; others; or others or the
-paper's that are equal for both methods of a pair."""
+"""Each method's own rates: the paper's for the task; other ones; or any, the paper's or not,
+that are equal for both methods of a pair."""
 
 LP_START, RANDOM_START, TUNED = "LP-start", "random-start", "tuned"
 """Choices of rates beside these: learning rate and batch size of the pair's method with the LP head
@@ -42,7 +42,7 @@ rate that is best on validation."""
 CHOICES = (PUBLISHED, OWN, LP_START, RANDOM_START, SHARED, TUNED)
 """All of these, in the order in which a reader sees them."""
 
-NO_DIFFERENCE = 0.01  # of the feature change: below it there is nothing to divide up
+NO_DIFFERENCE = 0.01  # of the feature change: below it there is no difference to explain
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MethodRuns:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two methods on one task, paired by seed: the second is said to be better.
+    """Two methods on one task, paired by seed; the claim is that the second is better.
 
     ``also_at`` names other choices of rates at which both have the same runs.
     """
@@ -135,7 +135,7 @@ class Pairing:
 
 
 class RunsByPart(Protocol):
-    """The finished runs of an experiment, by the part that they play in it."""
+    """The finished runs of an experiment, by variant, task, method and seed."""
 
     @property
     def rates(self) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ def pairs_in(methods: Collection[str]) -> tuple[tuple[str, str], ...]:
 
 
 def partner_at(rates: str, method: str) -> str | None:
-    """The other method of a pair if its rates are those of both; otherwise None."""
+    """The partner whose rates ``method`` takes at this choice of rates, if any."""
     partners = {LP_START: PAIRS, RANDOM_START: [pair[::-1] for pair in PAIRS]}
     return dict(partners.get(rates, ())).get(method)
 
@@ -161,8 +161,8 @@ def partner_at(rates: str, method: str) -> str | None:
 def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairing, ...]:
     """The pair at each method's own rates, and at every other choice of rates that was planned.
 
-    Choices that have the same runs are one pairing. Where own rates are shared already, those of
-    either method for both are these.
+    Choices that have the same runs are one pairing. Where own rates are shared already, taking one
+    method's rates for both changes nothing.
     """
     own = at_own_rates(runs, task, pair)
     if own.rates == SHARED:
@@ -184,7 +184,7 @@ def pairings(runs: RunsByPart, task: str, pair: tuple[str, str]) -> tuple[Pairin
 
 
 def _same_runs(pairing: Pairing, other: Pairing) -> bool:
-    """Whether either method has a seed in common, and the same run wherever it has."""
+    """Whether each method has seeds in both pairings, and the same run at each of these seeds."""
     for runs, other_runs in ((pairing.first, other.first), (pairing.second, other.second)):
         common = [seed for seed in runs.runs if seed in other_runs.runs]
         if not common or any(runs.runs[s].folder != other_runs.runs[s].folder for s in common):
@@ -220,13 +220,13 @@ def methods_at_rates(
 
 
 def all_runs(compared: Iterable[Pairing]) -> list[Run]:
-    """Every run of some pairings, one that plays two parts twice."""
+    """Every run of some pairings; a run that is in two of them comes twice."""
     both = [group for pairing in compared for group in (pairing.first, pairing.second)]
     return [run for group in both for run in group.runs.values()]
 
 
 def rates_name(task: str, by_method: Mapping[str, Mapping[int, Run]]) -> str:
-    """What the rates of some methods' runs are: shared, each the paper's for the task, or own."""
+    """Whether the rates of some methods' runs are shared, published for the task, or their own."""
     by_name = {method: set(map(Rates.of, runs.values())) for method, runs in by_method.items()}
     first, *others = by_name.values()
     if others and len(first) == 1 and all(rates == first for rates in others):
@@ -250,7 +250,7 @@ def spread_of(statistics: Iterable[Resampled]) -> Spread | None:
 class Match:
     """Feature change with a random head and with an LP head: mean L2 distance on ``split``.
 
-    ``judgement`` is on how much less the features move from the LP head, None where nobody judged.
+    ``judgement`` is on how much less features move from the LP head; None where none was made.
     """
 
     pairing: Pairing
@@ -374,7 +374,7 @@ def compare(group: Group) -> tuple[Comparison, ...]:
 
 
 def _setting_of_pair(setting: Setting) -> str:
-    # Nothing that a method with a random head lacks stands between it and its LP start.
+    # Settings that a method with a random head does not take do not separate it from its LP start.
     random_head = next((one for one, lp in PAIRS if lp == setting.method), setting.method)
     free = {"method", "learning_rate", "batch_size", "head_scale"}
     return key_of(setting_of(setting.first, free.union(unused_settings(random_head))))
@@ -450,7 +450,7 @@ class Differences:
 
 
 def judge_groups(groups: Sequence[Group]) -> dict[str, Differences]:
-    """By the slugs of groups what differs in them; few seeds need those of all groups to agree."""
+    """The differences within groups, by slug; with few seeds, all on one subject must agree."""
     generator = np.random.default_rng(DRAW_SEED)
     measurements = {group.slug: _Measurements(group, generator) for group in groups}
     measured = [
@@ -496,7 +496,7 @@ class _Measurements:
         )
 
     def _score_differences(self) -> list[tuple[str, Setting, Measured]]:
-        """The chosen setting less each other one, in distribution and on all OOD sets together."""
+        """The chosen setting minus each other one, in distribution and on all OOD sets together."""
         group, ood = self._group, self._group.ood_splits
         evaluated: list[tuple[str, tuple[str, ...]]] = [(group.id_split, (group.id_split,))]
         if ood:
@@ -560,7 +560,7 @@ class _Measurements:
         )
 
     def _effects(self, match: Match) -> tuple[Resampled, ...]:
-        """By seed; over seeds alone where a run did not keep how far each text moved."""
+        """By seed; texts are not resampled where a run did not record how far each moved."""
         pairing = match.pairing.only(match.by_seed)
         runs = pairing.paired_runs
         if not all(has_feature_changes(run.folder, match.split) for run in runs):
@@ -611,7 +611,7 @@ def _chosen_first(best: list[Setting], group: Group) -> tuple[list[Setting], Cho
 def _recorded_choice(
     best: list[Setting], group: Group, chosen: Run
 ) -> tuple[list[Setting], Choice | None]:
-    """What :func:`_chosen_first` gives, by the record of the run above the candidates."""
+    """As :func:`_chosen_first`, from the record of the run that was chosen from the candidates."""
     own = next(setting for setting in group.settings if any(run is chosen for run in setting.runs))
     ordered = [own, *(setting for setting in best if setting.method != own.method)]
     selection = chosen.selection

@@ -1,4 +1,4 @@
-"""Going on with a run or a sweep: what must be as it was, and what is finished already."""
+"""Resuming a run or a sweep: what must not have changed, and what is finished already."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,10 +45,10 @@ class RunResult:
 
 
 def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
-    """The run that ``record`` describes if it is finished; None where it has to go on.
+    """The run that ``record`` describes if it is finished; None if it must be continued.
 
     Raises:
-        InputError: the run is another one, lacks files that ``config`` asks for, or is damaged.
+        InputError: the run has other settings, lacks files that ``config`` asks for, or is damaged.
     """
     folder = config.output_dir
     if not record.began:
@@ -86,9 +86,9 @@ def finished_run(config: RunConfig, record: RunRecord) -> RunResult | None:
 
 
 def check_same_output(folder: Path, record: RunRecord, settings: OutputSettings) -> None:
-    """Refuse to leave a finished run as it is where another threshold or no texts are asked for.
+    """Refuse to reuse a finished run where another threshold, or leaving texts out, is asked for.
 
-    Texts are looked for in the runs that it was chosen from too.
+    The candidates that it was chosen from are searched for texts too.
 
     Raises:
         InputError: a setting differs.
@@ -174,9 +174,9 @@ def check_inputs_of_finished(
     training: TrainingSettings,
     read: Callable[[DataSettings], TextData] = load_data,
 ) -> None:
-    """Refuse to take a finished run for one on other data or of another model.
+    """Refuse to reuse a finished run that was trained on other data or from another model.
 
-    Its own files may be gone, as nothing reads them any more; others that are named may not.
+    The run's own files may be gone, as nothing reads them any more; newly named ones must exist.
 
     Raises:
         InputError: the data or the weights are not those of the run, or cannot be read.
@@ -187,7 +187,7 @@ def check_inputs_of_finished(
     other_files = any(getattr(settings, name) != getattr(before, name) for name in files)
     other_model = (training.model, training.revision) != (model.model, model.revision)
     if settings.task is not None and not other_model:
-        return  # what a task's data is does not change
+        return  # the data of a task does not change
     try:
         data = read(settings)
     except InputError:
@@ -212,7 +212,7 @@ def recorded_data(
     data_dir: Path | None = None,
     splits: Collection[str] | None = None,
 ) -> TextData:
-    """The data of a run's training, as it was; ``splits`` are those that must be (default: all).
+    """The data that a run was trained on; ``splits`` must be unchanged (default: all of them).
 
     Raises:
         InputError: a file is missing, or its texts or labels changed.
@@ -232,7 +232,7 @@ def recorded_data(
 
 
 def earlier_parts(record: RunRecord | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """When and where the parts of a run before this one were made; none of a run that begins.
+    """When and where the earlier parts of a resumed run were computed; empty for a new run.
 
     A warning says what differs from the present ``environment``: it may change the last digits.
     """
@@ -361,14 +361,14 @@ def read_sweep(folder: Path) -> SweepRecord | None:
     """``sweep.json`` of a folder, or None where there is none.
 
     Raises:
-        InputError: the file is damaged or something else.
+        InputError: the file is damaged or not the record of a sweep.
     """
     advice = f"restore its record, or name another {named('output_dir')}"
     return read_if_there(SweepRecord, folder, "a sweep", advice)
 
 
 def record_failure(config: RunConfig, reason: str) -> None:
-    """Let a run's folder say why it failed, where the run itself could not.
+    """Record in a run's folder why it failed, where the run itself could not.
 
     That is where its data or model could not be read, or its process died. A folder that another
     process holds, or that has files of something else, is left alone.
