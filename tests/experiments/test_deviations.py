@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from experiments.experiment_folders import scope_of
 
+from lpft.analysis.metrics import metric_name
 from lpft.data import Examples, TextData, find_task
 from lpft.experiments.deviations import deviations_from_paper
 from lpft.experiments.run import find_recipe
-from lpft.results.groups import metric_name
 
 CB = {"train": 225, "validation": 25, "test": 57}
 

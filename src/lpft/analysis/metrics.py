@@ -42,8 +42,25 @@ ORDINARY_METRICS = (
 )
 """What every split has; a split with groups has their metrics beside these."""
 
+METRIC_NAMES = {
+    "macro_f1": "macro F1",
+    "matthews_correlation": "Matthews correlation",
+    "answer_f1": "answer F1",
+    "token_f1": "token F1",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "mce": "MCE",
+}
+"""What readers call metrics whose key is not their name; see :func:`metric_name`."""
+
 CONDITIONAL_METRICS = ("coverage", "accepted_accuracy", "confidence_auroc", "unseen")
 """What splits have at a threshold to abstain below, and what OOD sets have."""
+
+
+def metric_name(metric: str) -> str:
+    """A metric of ``metrics.json`` as readers call it."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
 def split_metrics(

@@ -105,7 +105,7 @@ def print_quantization(result: dict[str, Any]) -> None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    from lpft.analysis.metrics import CONDITIONAL_METRICS, ORDINARY_METRICS
+    from lpft.analysis.metrics import CONDITIONAL_METRICS, ORDINARY_METRICS, metric_name
 
     names = dict.fromkeys(name for m in metrics["splits"].values() for name in m)
     ordinary = (*ORDINARY_METRICS, *CONDITIONAL_METRICS)
@@ -125,9 +125,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         ]
         for split, m in metrics["splits"].items()
     ]
-    group_headings = [name.replace("_", " ").replace("f1", "F1") for name in group_metrics]
-    usual = ["split", "rows", "accuracy", "macro F1", "MCC"]
-    print_table([*usual, *group_headings, "NLL", "with T", "ECE", "with T"], rows)
+    headings = ["split", "rows", "accuracy", "macro F1", "MCC", *map(metric_name, group_metrics)]
+    print_table([*headings, "NLL", "with T", "ECE", "with T"], rows)
     print(f"temperature T: {metrics['temperature']:.3f}")
     abstention = metrics.get("abstention")
     if abstention is not None and abstention["abstain_below"] is not None:

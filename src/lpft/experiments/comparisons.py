@@ -14,6 +14,7 @@ from operator import ge, gt
 import numpy as np
 
 from lpft.analysis.comparison import Resampled, Statistic, resample, without_samples
+from lpft.analysis.metrics import metric_name
 from lpft.data import TASKS
 from lpft.experiments import theory
 from lpft.experiments.catalogue import EXPERIMENTS
@@ -40,7 +41,7 @@ from lpft.results.formats import (
     ratio_text,
     with_sd,
 )
-from lpft.results.groups import Spread, method_name, metric_name
+from lpft.results.groups import Spread, method_name
 from lpft.results.judging import Measured
 from lpft.results.kernels import KernelRecord, read_ft_ratio
 from lpft.results.pairing import (

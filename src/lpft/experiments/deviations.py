@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lpft import paper
+from lpft.analysis.metrics import metric_name
 from lpft.experiments.catalogue import Entry
 from lpft.experiments.plan import Plan, Recipe, Scope
 from lpft.experiments.prepare import Inputs
 from lpft.paper import ATTENTION, FOLDS, HALVED, kernel_bugs
 from lpft.results.formats import counted, joined, rate, whole
-from lpft.results.groups import method_name, metric_name, model_name
+from lpft.results.groups import method_name, model_name
 from lpft.results.pairing import LP_START, RANDOM_START, TUNED
 from lpft.settings import TrainingSettings
 from lpft.settings.configs import RunConfig

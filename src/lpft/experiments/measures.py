@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from lpft.analysis.metrics import metric_name
 from lpft.experiments.plan import ExperimentRuns, Plan, Scope, planned_runs, planned_searches
 from lpft.paper import MODEL, published_value
 from lpft.results.exhibits import Column, Estimate, Series, Table
 from lpft.results.formats import fixed, joined, rate
-from lpft.results.groups import Spread, method_name, metric_name, model_name
+from lpft.results.groups import Spread, method_name, model_name
 from lpft.results.pairing import LP_START, PAIRS, PUBLISHED, RANDOM_START, TUNED, pairs_in
 from lpft.results.quantities import PER_CENT
 from lpft.results.run import Run

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lpft.analysis.metrics import metric_name
 from lpft.data import TextData, find_task
 from lpft.errors import InputError
 from lpft.experiments.catalogue import EXPERIMENTS
@@ -36,7 +37,7 @@ from lpft.experiments.plan import ExperimentRuns, Plan, Recipe, Results, Scope
 from lpft.paper import published_size, published_value
 from lpft.results.exhibits import Column, Estimate, Table
 from lpft.results.formats import counted, joined
-from lpft.results.groups import method_name, metric_name
+from lpft.results.groups import method_name
 from lpft.results.judging import RULE, Judgement, Measured, chance_note, judge
 from lpft.results.pairing import (
     LP_START,

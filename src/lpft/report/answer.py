@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lpft.analysis.errors import confused_pairs, find_errors
+from lpft.analysis.metrics import metric_name
 from lpft.analysis.selection import complexity
 from lpft.data.checks import SMALL_SPLIT
 from lpft.data.examples import UNSEEN
@@ -20,7 +21,6 @@ from lpft.report.table import Columns, from_columns
 from lpft.report.text import say
 from lpft.results.exhibits import Column, Table
 from lpft.results.formats import day, of_100, percent, whole
-from lpft.results.groups import metric_name
 from lpft.results.judging import FEW_SEEDS, Judgement
 from lpft.results.leaderboard import (
     MAJORITY,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.analysis.metrics import metric_name
 from lpft.paper import run_bugs
 from lpft.report import figures
 from lpft.report.page import (
@@ -44,7 +45,6 @@ from lpft.results.groups import (
     feature,
     head,
     method_name,
-    metric_name,
     model_name,
     score,
 )
@@ -158,10 +158,11 @@ def methods(group: Group) -> Table:
         ),
     ]
     task_metric = [] if group.metric in ("accuracy", "macro_f1") else [group.metric]
-    names = {metric: metric_name(metric) for metric in (*task_metric, "macro_f1")}
-    names |= {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
+    shown = (*task_metric, "macro_f1", "nll", "brier", "ece")
     on = f"On {split}"
-    measures += [(name, on, f"{split} {name}", score(split, key)) for key, name in names.items()]
+    measures += [
+        (metric_name(key), on, f"{split} {metric_name(key)}", score(split, key)) for key in shown
+    ]
     measures.append(("ECE with T", on, f"{split} ECE with T", score(split, "ece", calibrated=True)))
     for name, above, full, value in measures:
         columns.append((Column(name, above, digits=3, full=full), _spreads(settings, value)))
@@ -180,8 +181,8 @@ def calibration(group: Group) -> Table:
     columns.append(
         (Column("T", digits=3), [s.spread(lambda run: run.temperature) for s, _ in rows])
     )
-    names = {"ece": "ECE", "mce": "MCE", "nll": "NLL", "brier": "Brier"}
-    for metric, name in (*names.items(), ("confidence", "Mean confidence")):
+    for metric in ("ece", "mce", "nll", "brier", "confidence"):
+        name = "Mean confidence" if metric == "confidence" else metric_name(metric)
         for calibrated, when in ((False, "before"), (True, "after")):
             spreads = [s.spread(score(split, metric, calibrated)) for s, split in rows]
             columns.append((Column(when, name, digits=3), spreads))

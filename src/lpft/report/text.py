@@ -10,9 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lpft.analysis.metrics import metric_name
 from lpft.results import formats
 from lpft.results.exhibits import VerdictName
-from lpft.results.groups import Group, method_name, metric_name, model_name
+from lpft.results.groups import Group, method_name, model_name
 from lpft.results.judging import FEW_SEEDS
 from lpft.results.pairing import Comparison, Match
 from lpft.settings.methods import METHODS, with_lp_head

@@ -48,13 +48,6 @@ _ROUNDINGS = 8
 Selector = Callable[[Run], float | None]
 """One number of a run, to be averaged over seeds."""
 
-METRIC_NAMES = {
-    "macro_f1": "macro F1",
-    "matthews_correlation": "Matthews correlation",
-    "answer_f1": "answer F1",
-    "token_f1": "token F1",
-}
-
 RATE_KEYS = ("learning_rate", "batch_size")
 _GROUP_KEYS = frozenset({"model", "pooling", "split_protocol", "task", "train_file"})
 _TRAINED_ON = ("data/train", "data/validation")
@@ -335,8 +328,3 @@ def feature(split: str, statistic: str, pretrained: bool = False) -> Selector:
 def head(statistic: str) -> Selector:
     """Selects a norm of the head."""
     return lambda run: run.head_norm(statistic)
-
-
-def metric_name(metric: str) -> str:
-    """A metric of ``metrics.json`` in words."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
