@@ -211,6 +211,20 @@ def test_a_column_of_training_in_the_place_of_the_other_is_refused(model):
         np.testing.assert_array_equal(fitted.predict_proba(table.rename(columns=others)), same)
 
 
+def test_another_column_than_that_of_training_is_read_with_a_warning(model, caplog):
+    texts, labels = toy_texts(40)
+    fitted = TextClassifier(model, **PROBING).fit(pd.DataFrame({"text": texts}), labels)
+    caplog.clear()
+    fitted.predict(pd.DataFrame({"text": texts}))
+    fitted.predict(texts)
+    fitted.predict(pd.Series(texts, name="title"))
+    assert caplog.messages == []
+    fitted.predict(pd.DataFrame({"title": texts}))
+    (message,) = caplog.messages
+    assert "'title'" in message
+    assert "'text'" in message
+
+
 @pytest.mark.parametrize("row", [0, 7, 23, 39])
 def test_an_empty_text_is_named_by_its_row_wherever_it_goes(model, row):
     texts, labels = toy_texts(40)

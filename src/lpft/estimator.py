@@ -29,7 +29,7 @@ from lpft.data.duplicates import find_repetitions
 from lpft.data.labels import label_list, show
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import labelled_rows
-from lpft.data.texts import check_column_order, check_texts, text_columns, text_list
+from lpft.data.texts import check_columns, check_texts, text_columns, text_list
 from lpft.distributed import check_environment
 from lpft.errors import InputError, named
 from lpft.files import write_text
@@ -387,7 +387,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         from lpft.model.inference import extract_features, resolve_device
 
         items = text_list(texts)
-        check_column_order(texts, self.model_.config.text_columns)
+        check_columns(texts, self.model_.config.text_columns)
         check_texts(items, paired=self._paired)
         tokens = tokenize(self.tokenizer_, items, self.tokenizer_.model_max_length)
         device = resolve_device(self.device)
@@ -574,7 +574,7 @@ def _training_data(
     _, examples = _examples(
         *validation, classes, "validation texts", "validation labels", paired=paired
     )
-    check_column_order(validation[0], columns, "validation texts")
+    check_columns(validation[0], columns, "validation texts")
     return TextData("texts", classes, train, examples, text_columns=columns)
 
 

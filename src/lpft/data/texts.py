@@ -1,5 +1,6 @@
 """Texts as a Python program gives them: in lists, arrays and tables, single or as pairs."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from lpft.data.examples import Text
 from lpft.data.labels import is_missing, show
 from lpft.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def text_list(texts: Any, name: str = "texts") -> list[Text]:
@@ -69,11 +72,13 @@ def text_columns(texts: Any) -> tuple[str, ...] | None:
     return (name,) if isinstance(name, str) and name and hasattr(texts, "to_numpy") else None
 
 
-def check_column_order(texts: Any, trained: Sequence[str] | None, name: str = "texts") -> None:
-    """Refuse a table of pairs that has a column of training, ``trained``, in the other's place.
+def check_columns(texts: Any, trained: Sequence[str] | None, name: str = "texts") -> None:
+    """Compare a table's columns with those of training, ``trained``.
+
+    Others are taken, as tables call the same thing by many names, but with a warning.
 
     Raises:
-        InputError: they are.
+        InputError: a column of training is in the other's place.
     """
     names = text_columns(texts)
     if names is None or trained is None or names == tuple(trained):
@@ -82,6 +87,13 @@ def check_column_order(texts: Any, trained: Sequence[str] | None, name: str = "t
         raise InputError(
             f"the {name} have the columns {', '.join(names)}: expected {', '.join(trained)}, "
             "in the order of training"
+        )
+    if _columns(texts) is not None:  # a single column says less: programs rename it at will
+        logger.warning(
+            "the %s are read from %s, and training read %s",
+            name,
+            " and ".join(f"'{column}'" for column in names),
+            " and ".join(f"'{column}'" for column in trained),
         )
 
 
