@@ -117,6 +117,7 @@ def test_with_few_rows_contrastive_tuning_comes_before_simpler_methods(rows, exp
     assert tried[found.chosen].method == expected
     assert found.standings[0].method == expected
     assert found.preferred_for_few_rows is (expected == "contrastive")
+    assert ("preferred with few rows" in found.reason) is (expected == "contrastive")
 
 
 def test_a_method_that_is_clearly_better_than_contrastive_tuning_is_chosen():

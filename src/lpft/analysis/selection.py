@@ -93,7 +93,8 @@ class Choice:
         if len(self.standings) == 1:
             return "the only method that was trained"
         if chosen is self.standings[0] and chosen.method == self.best:
-            return "no other method is better"
+            few_rows = ", and it is preferred with few rows" * self.preferred_for_few_rows
+            return f"no other method is better{few_rows}"
         if chosen.method == self.best:
             return "better than every simpler method by more than one standard error"
         return (
