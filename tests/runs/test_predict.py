@@ -66,7 +66,7 @@ def test_marked_rows_keep_their_place_and_all_columns(lpft, run, table, tmp_path
 def test_skipped_rows_are_counted_and_the_others_have_their_number(lpft, run, table):
     outcome = lpft("predict", run, "--file", table, "--invalid-rows", "skip")
     assert [(row["id"], row["row"]) for row in lines(outcome.out)] == [(7, 1), (9, 3)]
-    assert "no prediction of rows 2, 4" in outcome.err
+    assert "no prediction for rows 2, 4" in outcome.err
 
 
 def test_lines_without_text_are_marked(lpft, run):

@@ -236,7 +236,7 @@ def test_a_stopped_job_goes_on_to_the_same_file(job, tmp_path, name):
     assert "400 rows in" in finished.err
     if name == "skip.jsonl":
         for outcome in (whole, finished):
-            assert "no prediction of rows 4, 21, 38" in outcome.err
+            assert "no prediction for rows 4, 21, 38" in outcome.err
 
 
 def test_what_was_not_recorded_is_predicted_again(job, tmp_path):
