@@ -129,7 +129,7 @@ def train_selection(
             )
         record = record.updated(status="running", reason=None)
         with status_recorded(folder, record):
-            return _Running(config, data, record).run()
+            return _SelectionRun(config, data, record).run()
 
 
 def _check_same_selection(folder: Path, record: RunRecord, config: SelectionConfig) -> None:
@@ -147,7 +147,7 @@ def _check_same_selection(folder: Path, record: RunRecord, config: SelectionConf
 
 
 @dataclass
-class _Running:
+class _SelectionRun:
     """A selection at work: its record on disk, and the candidates that have finished."""
 
     config: SelectionConfig
@@ -206,7 +206,7 @@ class _Running:
         if self.config.selection.tune > 0:
             for name, method, changes in trials(self.config, lambda: self.selection.candidates):
                 run = self.config.run(name, method, **changes)
-                if not self._decided(name, run):
+                if not self._decide(name, run):
                     return
                 yield name, run, changes
             return
@@ -215,11 +215,11 @@ class _Running:
             for seed in self.config.seeds:
                 name = f"{method}-seed{seed}" if several else method
                 run = self.config.run(name, method, seed=seed)
-                if self._decided(name, run):
+                if self._decide(name, run):
                     yield name, run, {}
 
-    def _decided(self, name: str, run: RunConfig) -> bool:
-        """Whether a run is trained: as recorded, or as is decided and recorded now."""
+    def _decide(self, name: str, run: RunConfig) -> bool:
+        """Whether to train a run: as recorded before, or decided and recorded now."""
         decision = next(
             (earlier for earlier in self.selection.decision if earlier.folder == name), None
         )
@@ -279,7 +279,7 @@ class _Running:
             candidate for candidate in self.selection.candidates if candidate.reason is not None
         ]
         failed = {self.folder / candidate.folder for candidate in known}
-        todo = [number for number, run in enumerate(runs) if not self._ended(run, failed)]
+        todo = [number for number, run in enumerate(runs) if not self._is_over(run, failed)]
         attempts = [
             Attempt(replace(runs[number], output_dir=runs[number].output_dir.resolve()))
             for number in todo
@@ -291,7 +291,7 @@ class _Running:
                     reasons[todo[position]] = outcome.reason
         return reasons
 
-    def _ended(self, run: RunConfig, failed: Collection[Path]) -> bool:
+    def _is_over(self, run: RunConfig, failed: Collection[Path]) -> bool:
         record = read_record(run.output_dir)
         return run.output_dir in failed or (record is not None and record.status == "finished")
 
