@@ -206,6 +206,9 @@ def test_few_validation_and_test_rows(clean):
     data = replace(clean, validation=_numbered("v", SMALL_SPLIT - 1))
     (finding,) = check_data(data, fine_tunes=False)
     assert "epoch" not in finding.message  # linear probing has none
+    finding = _only(replace(clean, test=_numbered("t", 25)))
+    assert finding.kind == "small-test"
+    assert "20 points" in finding.message  # 1.96 * 0.5 / sqrt(25) = 0.196
 
 
 def test_a_small_held_out_part_decides_nothing_of_linear_probing(clean):
@@ -213,9 +216,6 @@ def test_a_small_held_out_part_decides_nothing_of_linear_probing(clean):
     rows = clean.train.select(range(10))
     data = replace(clean, validation=rows, held_out=True)
     assert not [f for f in check_data(data, fine_tunes=False) if f.kind == "small-validation"]
-    finding = _only(replace(clean, test=_numbered("t", 25)))
-    assert finding.kind == "small-test"
-    assert "20 points" in finding.message  # 1.96 * 0.5 / sqrt(25) = 0.196
 
 
 def test_few_rows_by_folds_are_those_that_some_fold_can_score(clean):

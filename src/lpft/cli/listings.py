@@ -12,7 +12,7 @@ from lpft.settings.configs import make_config
 if TYPE_CHECKING:
     from lpft.data import Task
 
-MANY_CLASSES = 10
+_MANY_CLASSES = 10
 """More than these have a line each."""
 
 
@@ -66,7 +66,7 @@ def check(options: Namespace) -> None:
         )
         return
     sizes = {split: len(examples) for split, examples in data.splits().items()}
-    if len(data.classes) <= MANY_CLASSES:
+    if len(data.classes) <= _MANY_CLASSES:
         print(f"{data.name}: {len(data.classes)} classes ({', '.join(map(str, data.classes))})")
         print_table(
             ["split", "rows", *map(str, data.classes)],
@@ -98,7 +98,7 @@ def check(options: Namespace) -> None:
 def _balance(counts: dict[Any, int]) -> str:
     """The share of each class, or where there are many of the largest and the smallest one."""
     ordered = sorted(counts, key=lambda name: -counts[name])
-    names = ordered if len(ordered) <= MANY_CLASSES else [ordered[0], ordered[-1]]
+    names = ordered if len(ordered) <= _MANY_CLASSES else [ordered[0], ordered[-1]]
     shares = ", ".join(f"{name} {counts[name] / sum(counts.values()):.1%}" for name in names)
     return f"share of train: {shares}" + ("" if names == ordered else " (largest and smallest)")
 

@@ -223,26 +223,28 @@ def _without_empty(rows: Rows) -> Rows:
     return {split: numbers for split, numbers in rows.items() if len(numbers) > 0}
 
 
-def few_by_folds(data: TextData, *, fine_tunes: bool) -> int | None:
-    """How many rows score a training by folds; None without folds, or where there are many.
+def count_scoring_rows(data: TextData, *, fine_tunes: bool) -> int:
+    """How many rows score a training: validation rows, or the labelled rows that folds can score.
+
+    Of :data:`~lpft.data.splits.FEW_ROWS` labelled rows or more all are counted.
 
     Raises:
         InputError: folds cannot score any.
     """
     if validation_kind(data, fine_tunes=fine_tunes) != "folds":
-        return None
-    return len(scored_by_folds(data)) if len(labelled_rows(data)) < FEW_ROWS else None
+        return len(data.validation)
+    rows = len(labelled_rows(data))
+    return rows if rows >= FEW_ROWS else len(scored_by_folds(data))
 
 
 def _sizes(data: TextData, fine_tunes: bool) -> Iterator[Finding]:
     try:
-        by_folds = few_by_folds(data, fine_tunes=fine_tunes)
+        rows = count_scoring_rows(data, fine_tunes=fine_tunes)
     except InputError as error:
         yield Finding("error", "small-validation", str(error))
     else:
-        folds = validation_kind(data, fine_tunes=fine_tunes) == "folds"
-        rows = by_folds if folds else len(data.validation)
-        if rows is not None and rows < SMALL_SPLIT:
+        if rows < SMALL_SPLIT:
+            folds = validation_kind(data, fine_tunes=fine_tunes) == "folds"
             what = f"{rows} {'row' if rows == 1 else 'rows'}{', by folds over all rows' * folds}"
             rests = (
                 "the best epoch and the temperature rest" if fine_tunes else "the temperature rests"

@@ -81,7 +81,7 @@ def _alone(board: Leaderboard) -> bool:
 
 def _stopped_after(run: Run) -> str | None:
     """The last method that ``--method auto`` was allowed to train, where it was told one."""
-    selection = run.selection or run.record.selection
+    selection = run.record.selection if run.selection is None else run.selection
     return None if selection is None else selection.settings.get("stop_after")
 
 

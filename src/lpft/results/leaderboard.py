@@ -90,6 +90,7 @@ class Leaderboard:
         by_reason: dict[str, list[str]] = {}
         if chosen is not None and chosen.selection is not None:
             for decision in chosen.selection.decision:
+                # A candidate's folder is its method, with the seed where there are several.
                 method = decision.folder.partition("-seed")[0]
                 if decision.reason is not None and method in METHODS:
                     names = by_reason.setdefault(decision.reason, [])

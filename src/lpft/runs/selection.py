@@ -21,7 +21,7 @@ import numpy as np
 from lpft.analysis.comparison import wilson
 from lpft.analysis.selection import RULE, Candidate, best_of_each, choose, reason_to_skip
 from lpft.data import TextData, check_data, load_data
-from lpft.data.checks import few_by_folds, log_findings
+from lpft.data.checks import count_scoring_rows, log_findings
 from lpft.data.lengths import check_lengths, quick_counter, quick_length
 from lpft.data.splits import validation_kind
 from lpft.errors import InputError, explain, named
@@ -110,7 +110,7 @@ def train_selection(
         get_executor(config.selection.executor, config.selection.workers)
     data = load_data(config.data)
     fine_tunes = any(get_method(method).fine_tunes for method in config.methods)
-    few_by_folds(data, fine_tunes=fine_tunes)  # refuses rows that cannot score a training
+    count_scoring_rows(data, fine_tunes=fine_tunes)  # refuses rows that cannot
     log_findings(check_data(data, fine_tunes=fine_tunes))
     first = config.run(config.methods[0], config.methods[0]).training
     counter = quick_counter(first.model, first.revision)

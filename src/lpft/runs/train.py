@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lpft import distributed
 from lpft.data import Finding, TextData, check_data, fingerprint, load_data
-from lpft.data.checks import few_by_folds, log_findings
+from lpft.data.checks import count_scoring_rows, log_findings
 from lpft.data.lengths import check_lengths
 from lpft.data.splits import SPLIT_SEED, with_folds
 from lpft.distributed import check_environment
@@ -185,7 +185,7 @@ def _prepare(
         # A name that the Hub does not have, before all that is said about the data.
         load_config(model, revision=config.training.revision)
     fine_tunes = get_method(config.training.method).fine_tunes
-    few_by_folds(data, fine_tunes=fine_tunes)  # refuses rows that cannot score a training
+    count_scoring_rows(data, fine_tunes=fine_tunes)  # refuses rows that cannot
     findings = check_data(data, fine_tunes=fine_tunes)
     if not checked_before:
         log_findings(findings)
