@@ -141,6 +141,21 @@ def test_data_is_clean_only_where_it_was_checked(tmp_path: Path) -> None:
     assert (tile.state, tile.number) == ("good", "0")  # a note is no fault
 
 
+def test_probabilities_that_the_temperature_made_worse_are_not_called_faultless(
+    tmp_path: Path,
+) -> None:
+    """A tenth is wrong, and with a temperature of a quarter they are stated with certainty."""
+    right = {"validation": right_of(100, 10), "test": right_of(200, 20)}
+    write_scored(tmp_path / "lp", "lp", 0, right, temperature=0.25)
+    found = answered(tmp_path)
+    tile = found.tiles[1]
+    assert (tile.state, tile.answer) == ("doubtful", "worse by its temperature")
+    assert "it raises the NLL from" in tile.text
+    note = str(section(found, "Probabilities").blocks[0])
+    assert "makes them worse on these texts" in note
+    assert "these show no fault" not in note
+
+
 def test_errors_are_by_pair_with_texts_unless_these_must_not_leave(tmp_path: Path) -> None:
     folder = scored(tmp_path, "lp", 5, 3)
     row = ErrorRow(
