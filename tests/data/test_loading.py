@@ -47,6 +47,16 @@ def test_four_files(tmp_path):
     assert data.metric == "accuracy"
 
 
+def test_a_file_that_is_only_called_train_has_the_name_of_its_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "invoices"
+    folder.mkdir()
+    path = _csv(folder / "Train.csv", ["a", "b"] * 20)
+    assert load_files(path).name == folder.name
+    monkeypatch.chdir(folder)
+    assert load_files("Train.csv").name == folder.name
+    assert load_files(_csv(folder / "training_2024.csv", ["a", "b"] * 20)).name == "training_2024"
+
+
 def test_one_file_holds_out_a_tenth_of_each_class_and_has_no_test_split(tmp_path):
     path = _csv(tmp_path / "train.csv", ["a"] * 20 + ["b"] * 30)
     data = load_files(path)

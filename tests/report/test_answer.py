@@ -8,7 +8,9 @@ from results.run_folders import edit_json, write_run
 from results.scored_runs import right_of, write_scored
 
 from lpft.report.answer import answer
+from lpft.report.build import build_report
 from lpft.report.page import Answer, Cases, Fold, Section
+from lpft.report.text import marked_options
 from lpft.results.exhibits import Table
 from lpft.results.groups import group_runs
 from lpft.results.leaderboard import MAJORITY, leaderboard
@@ -139,6 +141,20 @@ def test_data_is_clean_only_where_it_was_checked(tmp_path: Path) -> None:
     edit_json(folder / "run.json", findings=[note])
     tile = answered(tmp_path).tiles[3]
     assert (tile.state, tile.number) == ("good", "0")  # a note is no fault
+    repeated = {"level": "warning", "kind": "duplicates", "message": "4 rows repeat", "rows": {}}
+    leak = {"level": "warning", "kind": "leakage", "message": "7 rows leak", "rows": {}}
+    edit_json(folder / "run.json", findings=[repeated, leak, note])
+    tile = answered(tmp_path).tiles[3]
+    assert (tile.number, tile.text) == ("2 findings", "7 rows leak, and 1 more.")
+
+
+def test_options_on_the_page_do_not_break_across_lines(tmp_path: Path) -> None:
+    scored(tmp_path, "lp", 5, 10)
+    page = build_report(tmp_path).page.read_text(encoding="utf-8")
+    assert "<code>--method</code> auto" in page
+    assert str(marked_options("<b> --no-head-bias, --seeds 5; a--b")) == (
+        "&lt;b&gt; <code>--no-head-bias</code>, <code>--seeds</code> 5; a--b"
+    )
 
 
 def test_probabilities_that_the_temperature_made_worse_are_not_called_faultless(
@@ -178,6 +194,10 @@ def test_errors_are_by_pair_with_texts_unless_these_must_not_leave(tmp_path: Pat
         ("", "id 2"),
         ("secret", "row 7"),
     ]
+    write_errors(folder, [row, row.model_copy(update={"id": "2", "row": 8, "label": "no"})])
+    rows = cases(answered(tmp_path)).pairs[0][3]
+    assert [name for *_, name in rows] == ["row 8"]  # and not row 0, which was not recorded
+    write_errors(folder, [row])
     hidden = cases(answered(tmp_path, texts=False))
     assert "secret" not in str(hidden)
     assert hidden.pairs[1][3][0][1:] == ("", "row 7")

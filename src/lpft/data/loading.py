@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NAMES_OF_ANY_DATA = ("train", "training", "data", "dataset")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -208,7 +209,7 @@ def load_files(
             splits[split] = read_file(path, table, unseen_allowed=split.startswith("ood/"))
             sources[split] = str(path)
     return TextData(
-        name=Path(train).name.partition(".")[0],
+        name=_data_name(Path(train)),
         classes=classes,
         train=splits["train"],
         validation=splits["validation"],
@@ -219,6 +220,12 @@ def load_files(
         held_out=validation is None and protocol == "stratified",
         sources=sources,
     )
+
+
+def _data_name(train: Path) -> str:
+    """The training file's name, or its folder's where that is any training file's."""
+    name, folder = train.name.partition(".")[0], train.absolute().parent.name
+    return folder if folder and name.lower() in _NAMES_OF_ANY_DATA else name
 
 
 def read_examples(

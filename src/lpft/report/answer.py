@@ -45,6 +45,7 @@ _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 _SURE = 0.9
 _FEW_TEXTS = 5  # of a class, below which it is not named as the worst
 _LEAKS = ("leakage", "near-leakage")
+_WORST_FINDINGS = (*_LEAKS, "conflicting-labels", "near-conflicts")
 
 
 def answer(board: Leaderboard) -> Answer:
@@ -289,7 +290,10 @@ def _data_tile(board: Leaderboard) -> Tile:
     findings = board.run.findings
     if findings is None:
         return Tile(question, "unknown", "not checked", "–", say("tile_unchecked"), address)
-    faults = [finding for finding in findings if finding.level != "note"]
+    faults = sorted(
+        (finding for finding in findings if finding.level != "note"),
+        key=lambda finding: (finding.level != "error", finding.kind not in _WORST_FINDINGS),
+    )
     errors = any(finding.level == "error" for finding in faults)
     state: State = "bad" if errors else "doubtful" if faults else "good"
     return Tile(
@@ -328,7 +332,10 @@ def _errors(run: Run, split: str) -> Iterator[Block]:
     ids = predictions.ids.tolist()
     pairs, room = [], _MOST_CASES
     for pair in confused_pairs(errors):
-        row_numbers = pair.rows[: min(_MOST_OF_PAIR, room)].tolist()
+        # Only the most confident errors are recorded, so a pair may have none.
+        every = pair.rows.tolist()
+        known = [row for row in every if ids[row] in recorded] or every
+        row_numbers = known[: min(_MOST_OF_PAIR, room)]
         room -= len(row_numbers)
         if not row_numbers:
             break

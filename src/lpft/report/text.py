@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from lpft.analysis.metrics import metric_name
 from lpft.results import formats
@@ -23,6 +24,7 @@ MOST = 0.5  # a remainder below this part leaves most of it to the rates
 MARKS: Mapping[VerdictName, str] = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}
 """A mark beside each verdict's words; both say it without colour."""
 _BLANKS = re.compile(r"[ \n]+")
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*[a-z])")
 
 
 def say(name: str, /, **values: Any) -> str:
@@ -67,10 +69,15 @@ def environment(*, is_page: bool) -> Environment:
                 formats.whole,
                 formats.with_sd,
             ),
-            *(method_name, metric_name, model_name),
+            *(method_name, metric_name, model_name, marked_options),
         )
     }
     return jinja
+
+
+def marked_options(sentence: str) -> Markup:
+    """A sentence for a page, with its command line options in the font of code."""
+    return Markup(_OPTION.sub(r"<code>\1</code>", str(escape(sentence))))
 
 
 def what_was_run(group: Group) -> str:

@@ -106,7 +106,8 @@ class DataSettings(Settings):
     )
     data_name: str | None = setting(
         None,
-        "name of the data in records and reports (default: from the name of --train-file)",
+        "name of the data in records and reports (default: the name of --train-file, or of its "
+        "folder where the file is called train, training, data or dataset)",
         decides=Decides.NOTHING,
         **_OF_FILES,
     )
