@@ -10,6 +10,7 @@ from scipy.sparse.linalg import eigsh
 from tiny_classifiers import read, tiny_adapted, tiny_classifier
 from tiny_models import toy_texts
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import BigBirdConfig, BigBirdForSequenceClassification
 
 from lpft.errors import InputError
@@ -245,6 +246,110 @@ def test_a_forward_mode_that_is_not_the_transpose_is_not_trusted(samples):
     jacobian = jacobian_of(module, samples)
     assert operator.record["differentiation"] == "double backward"
     close(operator @ np.eye(120), jacobian @ jacobian.T)
+
+
+class Once(torch.autograd.Function):
+    """x^2, whose gradient has no derivative, and which has none in forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class Detached(Once):
+    """The same, whose gradient has a derivative, of zero."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return (2 * x * gradient).detach()
+
+
+class Bag(nn.Module):
+    """A mean of rows in one operation, whose gradient PyTorch does not differentiate."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(9, 8, mode="mean")
+
+    def forward(self, x):
+        return self.bag(x.abs().mul(3).long() % 9)
+
+
+@pytest.mark.parametrize("operation", [Once, Detached, None])
+def test_products_that_no_derivative_gives_are_refused_unless_activations_are_stored(
+    samples, operation
+):
+    torch.manual_seed(0)
+    first = Bag() if operation is None else nn.Linear(5, 8)
+    apply = nn.Identity() if operation is None else Applied(operation)
+    module = nn.Sequential(first, apply, nn.Linear(8, 3)).double()
+    jacobian = jacobian_of(module, samples)
+    with pytest.raises(InputError, match="give activations='memory' or 'files'"):
+        NTKOperator(module, samples, activations="recomputed", **DOUBLE)
+    operator = NTKOperator(module, samples, **DOUBLE)
+    close(operator @ np.eye(120), jacobian @ jacobian.T)
+    operator.close()
+    with pytest.raises(InputError, match="give activations='memory' or 'files'"):
+        operator @ np.ones(120)
+
+
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function.apply(x)
+
+
+class Mean(torch.autograd.Function):
+    """x, whose gradient is divided by the number of samples in the batch."""
+
+    @staticmethod
+    def forward(_ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx, gradient):
+        return gradient / len(gradient)
+
+
+@pytest.mark.parametrize("activations", ["recomputed", "memory"])
+def test_gradients_that_count_the_batch_are_those_of_samples_alone(samples, activations):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 8), Applied(Mean), nn.Tanh(), nn.Linear(8, 3)).double()
+    jacobian = jacobian_of(module, samples)
+    operator = NTKOperator(module, samples, activations=activations, **DOUBLE)
+    assert operator.record["batches"] == [40]
+    close(operator @ np.eye(120), jacobian @ jacobian.T)
+
+
+def test_the_frequency_of_ids_is_that_of_samples_alone():
+    torch.manual_seed(0)
+    table = nn.Embedding(4, 5, scale_grad_by_freq=True)
+    module = nn.Sequential(table, nn.Flatten(), nn.Linear(15, 2)).double()
+    # The first sample has three ids, of which forward mode takes the right gradient.
+    ids = torch.tensor([[0, 1, 2], [3, 3, 1], [2, 2, 2], [0, 3, 0]])
+    jacobian = jacobian_of(module, ids)
+    close(NTKOperator(module, ids, **DOUBLE) @ np.eye(8), jacobian @ jacobian.T)
+    with pytest.raises(InputError, match="give activations="):
+        NTKOperator(module, ids, activations="recomputed", **DOUBLE)
+
+
+def test_the_callers_inference_mode_does_not_matter(samples, kernel):
+    module = perceptron()
+    with torch.inference_mode():
+        operator = NTKOperator(module, samples, head="2", **DOUBLE)
+        assert operator.trace() == pytest.approx(np.trace(kernel), rel=1e-12)
+        close(operator @ np.eye(120), kernel)
 
 
 class Centred(nn.Module):

@@ -1,7 +1,9 @@
 """Kernels of modules that do unusual things: exact, or refused in one line."""
 
+import random
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pytest
 import torch
 from references import contract, relative_error
@@ -216,6 +218,52 @@ def one_layer_of_two_names():
     return Computed(scores, first=layer, second=layer, last=nn.Linear(6, 3))
 
 
+class MergedWhenEvaluating(nn.Linear):
+    """A layer with an adapter, which eval() adds to the weight and train() subtracts."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.down = nn.Parameter(torch.randn(2, self.in_features))
+        self.up = nn.Parameter(torch.randn(self.out_features, 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * self.up.data @ self.down.data
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores if self.merged else scores + x @ self.down.T @ self.up.T
+
+
+class Drawing(nn.Module):
+    """A module that draws numbers which it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        torch.manual_seed(0)
+        np.random.rand()  # noqa: NPY002
+        random.random()
+        return self.inner(x)
+
+
+def with_an_empty_parameter():
+    def scores(self, x):
+        return self.last(x) + self.empty.sum()
+
+    return Computed(scores, empty=nn.Parameter(torch.empty(0)), last=nn.Linear(6, 3))
+
+
+def exported():
+    dynamic = ({0: torch.export.Dim("samples")},)
+    return torch.export.export(mlp(), (numbers(),), dynamic_shapes=dynamic).module()
+
+
 def numbers():
     # The first and the last are small: nothing is clipped where modules are examined.
     x = 2 * torch.randn(12, 6)
@@ -250,12 +298,18 @@ MODULES = {
     "writing into inputs": (writing, numbers),
     "a mean over the batch": (centred, numbers),
     "a dict of logits": (named_logits, numbers),
+    "random numbers that are not used": (Drawing, numbers),
+    "an empty parameter": (with_an_empty_parameter, numbers),
+    "compiled": (lambda: torch.compile(mlp(), backend="eager"), numbers),
+    "an exported graph": (exported, numbers),
 }
 
 
 def explicit_jacobian(module, inputs):
     """d f_k(x_n) / d theta, N x K x P, each sample read alone in float64."""
-    module.double().eval()
+    module.double()
+    for part in module.modules():
+        part.training = False
     parameters = list(module.parameters())
     inputs = inputs.to(torch.complex128) if inputs.is_complex() else inputs
     inputs = inputs.double() if inputs.is_floating_point() else inputs
@@ -277,17 +331,31 @@ def state(module):
     return values, [(part.training, len(part._forward_hooks)) for part in module.modules()]
 
 
+def next_of_numpy():
+    """The number that NumPy's own generator draws next."""
+    before = np.random.get_state()  # noqa: NPY002
+    number = np.random.rand()  # noqa: NPY002
+    np.random.set_state(before)  # noqa: NPY002
+    return number
+
+
 @pytest.mark.filterwarnings("ignore:the outputs of the first sample change")
 @pytest.mark.parametrize("name", MODULES)
 def test_the_kernel_is_that_of_plain_autograd(name):
     make, inputs = MODULES[name]
     torch.manual_seed(0)
-    module, samples = make().train(), inputs()
+    module, samples = make(), inputs()
+    for part in module.modules():  # in the mode of training
+        part.training = True
     values, modes = state(module)
     generator_state, copied = torch.get_rng_state(), samples.clone()
+    of_python, of_numpy = random.getstate(), next_of_numpy()
     kernel = empirical_ntk(module, samples, **DOUBLE)
     operator = NTKOperator(module, samples, **DOUBLE)
+    vector = torch.ones(operator.shape[1], dtype=torch.float64)
+    product = torch.from_numpy(operator @ vector.numpy())
     assert torch.equal(generator_state, torch.get_rng_state())
+    assert (of_python, of_numpy) == (random.getstate(), next_of_numpy())
     assert torch.equal(samples, copied)
     values_after, modes_after = state(module)
     assert modes == modes_after
@@ -296,9 +364,28 @@ def test_the_kernel_is_that_of_plain_autograd(name):
     expected = contract(jacobian, jacobian)
     assert relative_error(kernel.total(), expected) <= TOLERANCE
     assert kernel.certificate.largest_relative_error <= 1e-12
-    vector = torch.randn(operator.shape[1], dtype=torch.float64)
-    product = torch.from_numpy(operator @ vector.numpy())
     assert relative_error(product, expected.reshape(operator.shape) @ vector) <= TOLERANCE
+
+
+def test_an_adapter_that_eval_merges_is_computed_beside_its_weight():
+    torch.manual_seed(0)
+    module = nn.Sequential(MergedWhenEvaluating(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    values, modes = state(module)
+    samples = numbers()
+    adapter = ["0.down", "0.up"]
+    kernel = empirical_ntk(module, samples, parameters=adapter, **DOUBLE)
+    values_after, modes_after = state(module)
+    assert modes == modes_after
+    assert all(torch.equal(values[key], values_after[key]) for key in values)
+    # By hand: f = V tanh(W x + B A x + b) + c with h = W x + B A x + b.
+    layer, last = module[0].double(), module[2].double()
+    x = samples.double()
+    slope = 1 - layer(x).tanh().square()
+    at_h = last.weight * slope.unsqueeze(1)  # d f_c / d h, N x 3 x 6
+    of_up = torch.einsum("nch,nr->nchr", at_h, x @ layer.down.T).flatten(2)
+    of_down = torch.einsum("ncr,ni->ncri", at_h @ layer.up, x).flatten(2)
+    jacobian = torch.cat([of_up, of_down], 2)
+    assert relative_error(kernel.total(), contract(jacobian, jacobian).detach()) <= TOLERANCE
 
 
 def refused(says, module, inputs, **keywords):
@@ -371,6 +458,41 @@ def test_outputs_of_the_model_itself_are_refused(training):
     values_after, modes_after = state(module)
     assert modes == modes_after
     assert all(torch.equal(values[key], values_after[key]) for key in values)
+
+
+def test_gradients_that_a_copy_does_not_have_are_refused():
+    inputs = torch.randn(4, 6)
+    hooked = mlp()
+    handle = hooked[0].weight.register_hook(lambda gradient: gradient * torch.eye(6))
+    refused("'0.weight' has a hook on its gradient", hooked, inputs)
+    handle.remove()
+    assert empirical_ntk(hooked, inputs, **DOUBLE).certificate.largest_relative_error <= 1e-12
+    # A result that was computed once, from parameters, and is read in every pass.
+    doubled = Computed(
+        lambda self, x: self.last((x @ self.doubled.to(x).T).tanh()),
+        **{"first": nn.Linear(6, 6), "last": nn.Linear(6, 3)},
+    )
+    doubled.doubled = 2 * doubled.first.weight
+    refused("'doubled', which was computed from parameters once", doubled, inputs)
+    refused(
+        "'1.doubled', which was computed", nn.Sequential(nn.Identity(), doubled), inputs.float()
+    )
+
+
+def test_parts_are_named_as_the_module_names_them():
+    inputs = torch.randn(4, 6)
+    compiled = torch.compile(mlp(), backend="eager")
+    refused(
+        r"head='2': expected its name in named_modules\(\), '_orig_mod.2'",
+        compiled,
+        inputs,
+        head="2",
+    )
+    split = empirical_ntk(compiled, inputs, head="_orig_mod.2", **DOUBLE)
+    whole = empirical_ntk(compiled, inputs, **DOUBLE)
+    assert relative_error(split.total(), whole.total()) <= TOLERANCE
+    part = nn.Sequential(nn.Linear(6, 6), torch.jit.script(nn.Linear(6, 3)))
+    refused("'1' is a script of TorchScript", part, inputs)
 
 
 def test_outputs_may_take_tensors_out_of_the_batch():

@@ -17,6 +17,7 @@ from lpft.model.inference import resolve_dtype
 from lpft.ntk.job import KernelJob
 from lpft.ntk.options import Options
 from lpft.ntk.outputs import Outputs
+from lpft.ntk.passes import undisturbed
 from lpft.ntk.result import EmpiricalNTK, sum_kernels
 from lpft.ntk.storage import Pair
 from lpft.ntk.studied import (
@@ -32,7 +33,7 @@ from lpft.ntk.studied import (
 from lpft.settings.kernels import Granularity, KernelKind, LinearMethod, Products
 
 
-@torch.random.fork_rng(devices=())  # the caller's random numbers stay as they are
+@undisturbed()
 def empirical_ntk(
     model: Any,
     inputs: Any,
@@ -148,7 +149,7 @@ def empirical_ntk(
     return _kernels(subject, requests, select, groups, block, options)["ntk"]
 
 
-@torch.random.fork_rng(devices=())
+@undisturbed()
 def empirical_ntks(
     model: Any,
     heads: Mapping[str, Tensor | nn.Linear | KernelRequest],

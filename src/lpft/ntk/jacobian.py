@@ -5,9 +5,10 @@ what the parameters' gradients are made of: a product then takes two matrix prod
 third of the work.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Literal
+from typing import Literal, get_args
 from weakref import finalize
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
+from lpft.errors import InputError, out_of_memory
 from lpft.ntk.capture import Outer, Rows, Share, share_parts, transposed_weights
 from lpft.ntk.network import Inputs, Network, batch_to, device_and_dtype
 from lpft.ntk.outputs import Batch
@@ -26,6 +28,10 @@ from lpft.ntk.storage import ActivationStore, Place
 from lpft.ntk.structure import Structure
 from lpft.progress import progress
 
+logger = logging.getLogger(__name__)
+
+Mode = Literal["forward mode", "double backward"]
+"""Ways to ``J w``, the faster one first."""
 Run = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 """Outputs as a function of parameters by name."""
 
@@ -45,7 +51,7 @@ class AutogradJacobian:
         self.parameters = {name: by_name[name] for name in by_name if name in names}
         self._caller = _Caller(network)
         self._names = _names_in(self._caller, self.parameters)
-        self.mode: Literal["forward mode", "double backward"] = "forward mode"
+        self.mode: Mode | None = "forward mode"
 
     def pull_back(self, batch: Batch, cotangents: Tensor) -> Iterator[dict[str, Tensor]]:
         """``J^T u`` for each of S cotangents (S x n x h), without what is zero throughout."""
@@ -78,39 +84,61 @@ class AutogradJacobian:
             }
             return [functional_call(self._caller, named, (batch,), tie_weights=False)]
 
+        self.require_mode()
         derivative = forward_mode if self.mode == "forward mode" else double_backward
         with only_these_require_gradients(self.network.root, []):
             return derivative(run, self.parameters, direction)[0].detach()
 
-    def choose_mode(self, sample: Batch) -> None:
-        """Take forward mode where the module has it and it is the transpose of the backward pass.
+    def choose_mode(self, batches: Sequence[Batch]) -> None:
+        """Take the first way to ``J w`` that the module has and that fits its backward pass.
 
-        ``<u, J w>`` and ``<J^T u, w>`` must agree on one sample.
+        ``<u, J w>`` and ``<J^T u, w>`` must agree on every batch. Where they never do, as where a
+        custom operation has neither a forward-mode derivative nor one of its gradient, there is no
+        ``J w``: ``mode`` is None, and :meth:`push_forward` refuses.
         """
         if not self.parameters:
             return
+        modes: tuple[Mode, ...] = get_args(Mode)
+        for mode in modes:
+            self.mode = mode
+            try:
+                if all(map(self._is_transpose, batches)):
+                    return
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                logger.debug("no %s: %s", mode, error)
+        self.mode = None
+
+    def _is_transpose(self, batch: Batch) -> bool:
+        """Whether ``J w`` is the transpose of the backward pass, for one random pair u, w."""
         generator = torch.Generator().manual_seed(_RANDOM_SEED)
         direction = {
             name: torch.randn(p.shape, generator=generator).to(p)
             for name, p in self.parameters.items()
         }
-        # A custom operation may have a forward-mode derivative that is wrong, or none.
-        try:
-            pushed = self.push_forward(sample, direction)
-        except RuntimeError as error:
-            if not lacks_forward_mode(error):
-                raise
-            self.mode = "double backward"
-            return
+        pushed = self.push_forward(batch, direction)
         cotangent = torch.randn(pushed.shape, generator=generator).to(pushed)
-        gradients = next(iter(self.pull_back(sample, cotangent.unsqueeze(0))))
+        gradients = next(iter(self.pull_back(batch, cotangent.unsqueeze(0))))
         # <J^T u, w> is a sum of many terms that may cancel: its rounding is relative to their norm.
         products = [(gradients[name] * direction[name]).double() for name in gradients]
         backward = sum(float(product.sum()) for product in products)
         scale = float(torch.stack([product.norm() for product in products]).norm())
-        difference = abs(float((cotangent * pushed).sum()) - backward)
-        if not difference <= _TOLERANCE * torch.finfo(pushed.dtype).eps * max(scale, abs(backward)):
-            self.mode = "double backward"
+        tolerance = _TOLERANCE * torch.finfo(pushed.dtype).eps * max(scale, abs(backward))
+        return abs(float((cotangent * pushed).sum()) - backward) <= tolerance
+
+    def require_mode(self) -> None:
+        """Refuse a module without ``J w``.
+
+        Raises:
+            InputError: there is no way to it.
+        """
+        if self.mode is None:
+            raise InputError(
+                "products need a forward-mode derivative of every operation, or a derivative of "
+                "its gradient, and some operation of the model has none that fits its backward "
+                "pass: give activations='memory' or 'files', or take the whole kernel"
+            )
 
     def graph_bytes(self, sample: Batch) -> int:
         """Bytes of the tensors that the graph of a forward pass saves, parameters left out."""

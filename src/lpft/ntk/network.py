@@ -328,7 +328,9 @@ def module_network(
             f"outputs={outputs!r}: expected a function of the module and a batch that gives n x K "
             "numbers"
         )
-    module_copy = _prepared_copy(module).eval()  # a first call may change a module for good
+    module_copy = _prepared_copy(module)  # a first call may change a module for good
+    for part in module_copy.modules():
+        part.training = False
     outputs = logits if outputs is None else outputs
     device, dtype = device_and_dtype(module_copy)
     samples = batch_to(sample, device, dtype)
@@ -387,6 +389,9 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
         raise InputError(
             f"head={name!r} is a {type(layer).__name__}: expected the name of an nn.Linear{hint}"
         )
+    own_names = [n for n, part in module.named_modules(remove_duplicate=False) if part is layer]
+    if name not in own_names:  # wrappers, as PEFT's and compiled modules, find parts of their inner
+        raise InputError(f"head={name!r}: expected its name in named_modules(), '{own_names[0]}'")
     check_own_weight(layer, name)
     shared = [
         parameter_name
@@ -453,10 +458,8 @@ def _check_gradient(
     """
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    # The caller may be in inference mode, whose tensors autograd refuses: take copies outside it.
-    with torch.inference_mode(False), torch.enable_grad(), _evaluating(original):
-        copies = {name: tensor.clone() for name, tensor in sample.items()}
-        features = _checked_outputs(module, outputs, copies)
+    with torch.enable_grad(), evaluating(original):
+        features = _checked_outputs(module, outputs, sample)
     leaves = _leaves(features)
     own = {id(parameter) for parameter in module.parameters()}
     if not leaves.isdisjoint({id(parameter) for parameter in original.parameters()} - own):
@@ -465,6 +468,14 @@ def _check_gradient(
             "calls the module it is given, which is a copy, and no forward or hook that holds the "
             "model"
         )
+    for name, part in original.named_modules():
+        for attribute in _computed_tensors(part):
+            if id(vars(module.get_submodule(name)).get(attribute)) in leaves:
+                path = f"{name}.{attribute}" if name else attribute
+                raise InputError(
+                    f"the outputs read '{path}', which was computed from parameters once and is no "
+                    "part of a copy's graph: expected a forward pass that computes it anew"
+                )
     if leaves.isdisjoint(own):
         raise InputError(
             "the outputs have no gradient in any parameter, so the kernel would be zero: expected "
@@ -489,11 +500,14 @@ def _leaves(outputs: Tensor) -> set[int]:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Within this context the module evaluates; each of its parts then is as it was."""
+    # Not by eval(): some modules do more in theirs, as those that then merge an adapter into its
+    # weight, and exported graphs have none.
     modes = [(part, part.training) for part in module.modules()]
     try:
-        module.eval()
+        for part, _ in modes:
+            part.training = False
         yield
     finally:
         for part, training in modes:
@@ -571,6 +585,12 @@ def _checked_outputs(module: nn.Module, outputs: Outputs, sample: Batch) -> Tens
     return output
 
 
+def _computed_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors among a module's own attributes that are results of others."""
+    attributes = vars(module).items()
+    return {n: v for n, v in attributes if isinstance(v, Tensor) and not v.is_leaf}
+
+
 def copy_module(module: nn.Module) -> nn.Module:
     """A copy of a module with all that belongs to it.
 
@@ -578,13 +598,12 @@ def copy_module(module: nn.Module) -> nn.Module:
         InputError: it cannot be copied.
     """
     # deepcopy refuses tensors that are not leaves of the graph. Modules hold such tensors where
-    # they cache a result, as the older weight_norm does with its weight: copies without a graph
-    # take their place, for every call computes them anew.
+    # they cache a result, as the older weight_norm does with its weight: leaves take their place,
+    # for every call computes them anew. One that does not is found by the gradient of the leaf.
     computed = {
-        id(value): value.detach().clone()
+        id(value): value.detach().clone().requires_grad_()
         for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
+        for value in _computed_tensors(part).values()
     }
     try:
         return copy.deepcopy(module, dict[int, Any](computed))

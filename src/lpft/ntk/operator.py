@@ -42,7 +42,7 @@ from lpft.ntk.memory import (
 from lpft.ntk.network import TensorInputs, batch_to, sample_lengths
 from lpft.ntk.options import Options
 from lpft.ntk.outputs import Batch, Outputs
-from lpft.ntk.passes import OtherPath, computed_in, only_these_require_gradients
+from lpft.ntk.passes import OtherPath, computed_in, only_these_require_gradients, undisturbed
 from lpft.ntk.plan import Head
 from lpft.ntk.storage import Place
 from lpft.ntk.structure import FAILURES, cannot_pass, reading
@@ -56,6 +56,8 @@ Activations = Literal["auto", "recomputed", "memory", "files"]
 """Whether what gradients are made of is stored, and where."""
 _TOLERANCE = 1e4
 """Of relative differences that are rounding, in the dtype's eps."""
+_COMPARED = 16
+"""Inputs on which ways to differentiate are compared."""
 _MOST_COLUMNS = 8
 """Vectors at once at most: with more, next to nothing is left to be shared."""
 _ACTIVATION_COPIES = 3
@@ -96,7 +98,7 @@ class NTKOperator(LinearOperator):
         InputError: as :func:`~lpft.ntk.empirical_ntk`, or a kernel of signs.
     """
 
-    @torch.random.fork_rng(devices=())  # the caller's random numbers stay as they are
+    @undisturbed()
     def __init__(
         self,
         model: Any,
@@ -158,6 +160,8 @@ class NTKOperator(LinearOperator):
             self._axes = self._prepare(axes)
             if self.needs_gradients and activations != "recomputed":
                 self._store(activations)
+        if any(axis.stored is None for axis in self._axes):
+            self._jacobian.require_mode()
         self.samples = len(self._axes[0].inputs), len(self._axes[-1].inputs)
         self.outputs = len(self._weight)
         shape = (self.samples[0] * self.outputs, self.samples[1] * self.outputs)
@@ -200,17 +204,17 @@ class NTKOperator(LinearOperator):
             raise InputError("the vectors hold NaN or infinity: expected finite numbers")
         started = perf_counter()
         target, source = (self._axes[-1], self._axes[0])[:: 1 if reverse else -1]
-        columns = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
-        columns = columns.view(len(source.inputs), self.outputs, -1)
-        result = columns.new_zeros(len(target.inputs), self.outputs, columns.shape[2])
         with computed_in(self.options.dtype):
+            columns = torch.tensor(np.asarray(vectors, dtype=np.float64)).to(self._device)
+            columns = columns.view(len(source.inputs), self.outputs, -1)
+            result = columns.new_zeros(len(target.inputs), self.outputs, columns.shape[2])
             if self.needs_gradients:
                 for start in range(0, columns.shape[2], self._columns_at_once):
                     chunk = slice(start, start + self._columns_at_once)
                     gradients = self._pull_back(source, columns[..., chunk])
                     result[..., chunk] = self._push_forward(target, gradients)
-        if self.has_pretrain:
-            result += self._pretrain(target, source, columns)
+            if self.has_pretrain:
+                result += self._pretrain(target, source, columns)
         self.record["products"] += columns.shape[2]
         self.record["seconds"] += perf_counter() - started
         return result.view(-1, columns.shape[2]).cpu().numpy()
@@ -364,14 +368,13 @@ class NTKOperator(LinearOperator):
 
     def _prepare(self, inputs: Sequence[Tokens | TensorInputs]) -> "list[_Axis]":
         """Batches that fit the memory, features, and how ``J w`` is computed."""
-        # The longest sample decides how much a batch may hold, and whether forward mode works.
+        # The longest sample decides how much a batch may hold.
         jacobian = self._jacobian
         longest = max(inputs, key=lambda samples: int(sample_lengths(samples, 1).max()))
         row = int(np.argmax(sample_lengths(longest, 1)))
         sample = batch_to(longest.batch([row]), self._device, self.options.dtype)
         try:
             graph_bytes = jacobian.graph_bytes(sample) if jacobian.parameters else 0
-            jacobian.choose_mode(sample)
         except InputError:
             raise
         except FAILURES as error:
@@ -384,6 +387,8 @@ class NTKOperator(LinearOperator):
             lengths = sample_lengths(samples, 1)
             batches = list(length_batches(lengths, max_rows=len(samples), max_tokens=batch_tokens))
             axes.append(self._with_features(_Axis(samples, batches, torch.empty(0))))
+        if self.needs_gradients:
+            jacobian.choose_mode([batch for axis in axes for batch in self._compared(axis)])
         self.record |= {
             "differentiation": jacobian.mode,
             "parameters": sum(p.numel() for p in jacobian.parameters.values()),
@@ -518,34 +523,74 @@ class NTKOperator(LinearOperator):
         return max(length, min(fitting, PORTIONS[device.type].batch_tokens))
 
     def _with_features(self, axis: "_Axis") -> "_Axis":
-        """The axis with its features, in batches only if these do not change the features.
+        """The axis with its features, in batches only if samples do not change one another.
 
         Raises:
             InputError: features are not finite, or follow from what was read before.
         """
-        # If padding changes a model's features, it does so most for the sample that its batch pads
-        # most: where that one has other features alone, all samples pass one by one.
         features = self._features(axis)
+        if self._padding_counts(axis, features) or self._gradients_depend(axis):
+            batches = [np.array([row]) for rows in axis.batches for row in rows]
+            axis = _Axis(axis.inputs, batches, features)
+            features = self._features(axis)
+        network, lengths = self._jacobian.network, sample_lengths(axis.inputs, 1)
+        refuse_changed_features(network, axis.inputs, features.cpu())
+        tokens = max(len(rows) * int(lengths[rows].max()) for rows in axis.batches)
+        refuse_wrong_split(network, axis.inputs, features.cpu(), Room(tokens=tokens))
+        return _Axis(axis.inputs, axis.batches, features)
+
+    def _compared(self, axis: "_Axis") -> Iterator[Batch]:
+        """Batches on which ways to differentiate are compared: the first inputs of each axis."""
+        count = 0
+        for rows in axis.batches:
+            if count < _COMPARED:
+                yield self._batch(axis, rows[: _COMPARED - count])
+            count += len(rows)
+
+    def _padding_counts(self, axis: "_Axis", features: Tensor) -> bool:
+        """Whether the sample that its batch pads most has other features alone."""
+        # If padding changes a model's features, it does so most for that sample.
         lengths = sample_lengths(axis.inputs, 1)
         padding = {
             int(rows[-1]): int(lengths[rows[0]] - lengths[rows[-1]])
             for rows in axis.batches
             if len(rows) > 1
         }
-        if padding:
-            row = max(padding, key=lambda last: padding[last])
-            alone = _Axis(axis.inputs.select([row]), [np.array([0])], features)
-            difference = float((self._features(alone)[0] - features[row]).norm())
-            eps = torch.finfo(self.options.dtype).eps
-            if difference > _TOLERANCE * eps * float(features[row].norm()):
-                batches = [np.array([row]) for rows in axis.batches for row in rows]
-                axis = _Axis(axis.inputs, batches, features)
-                features = self._features(axis)
-        network = self._jacobian.network
-        refuse_changed_features(network, axis.inputs, features.cpu())
-        tokens = max(len(rows) * int(lengths[rows].max()) for rows in axis.batches)
-        refuse_wrong_split(network, axis.inputs, features.cpu(), Room(tokens=tokens))
-        return _Axis(axis.inputs, axis.batches, features)
+        if not padding:
+            return False
+        row = max(padding, key=lambda last: padding[last])
+        alone = _Axis(axis.inputs.select([row]), [np.array([0])], features)
+        difference = float((self._features(alone)[0] - features[row]).norm())
+        eps = torch.finfo(self.options.dtype).eps
+        return difference > _TOLERANCE * eps * float(features[row].norm())
+
+    def _gradients_depend(self, axis: "_Axis") -> bool:
+        """Whether the gradient of some samples together is not the sum of theirs alone.
+
+        So it is where a gradient is divided by a count over the batch, as embeddings with
+        ``scale_grad_by_freq`` do; features do not show it.
+        """
+        rows = max(axis.batches, key=len)[:_COMPARED]
+        if len(rows) == 1 or not self.needs_gradients:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        u = torch.randn(1, len(rows), self._weight.shape[1], generator=generator)
+        u = u.to(self._device, self.options.dtype)
+        (together,) = self._jacobian.pull_back(self._batch(axis, rows), u)
+        differences = {name: gradient.double() for name, gradient in together.items()}
+        for number, row in enumerate(rows):
+            batch = self._batch(axis, np.array([row]))
+            (alone,) = self._jacobian.pull_back(batch, u[:, number : number + 1])
+            for name, gradient in alone.items():
+                differences[name] = differences[name] - gradient
+        norms = {name: float(gradient.norm()) for name, gradient in together.items()}
+        # Gradients that are zero up to rounding are compared with the largest of all.
+        least = 1e-3 * max(norms.values())
+        tolerance = _TOLERANCE * torch.finfo(self.options.dtype).eps
+        return any(
+            float(difference.norm()) > tolerance * max(norms[name], least)
+            for name, difference in differences.items()
+        )
 
     @torch.no_grad()
     def _features(self, axis: "_Axis") -> Tensor:

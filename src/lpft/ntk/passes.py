@@ -10,6 +10,7 @@ the gradient at its input is stored for the next. So memory holds the activation
               <------------ gradients g_0, g_1, ... of the S cotangents go the other way ----------
 """
 
+import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,7 +35,7 @@ from lpft.ntk.capture import (
     merge_uses,
     pull_back,
 )
-from lpft.ntk.network import Network, replaced_forward, sample_count
+from lpft.ntk.network import Network, evaluating, replaced_forward, sample_count
 from lpft.ntk.outputs import Batch
 from lpft.ntk.storage import ActivationStore
 from lpft.settings.kernels import Products
@@ -538,15 +540,35 @@ def _hidden_states(result: Any) -> Any:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within this context other people's modules run as they are, and leave no trace.
+
+    The caller's inference mode is off. Compiled modules run uncompiled, as their graphs would leave
+    out the hooks of the engine. Random numbers are drawn from copies of the caller's generators.
+    """
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with (
+            torch.random.fork_rng(devices=()),
+            torch.inference_mode(False),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+@contextmanager
 def computed_in(dtype: torch.dtype) -> Iterator[None]:
     """Within this context everything is computed in ``dtype``.
 
     Attention is plain matrix products, float32 products are true float32 (no TF32), and nothing in
-    a float64 model is rounded to float32. The caller's autocast and inference mode are off.
+    a float64 model is rounded to float32. The caller's autocast is off.
     """
     with (
+        undisturbed(),
         _float32_products("ieee"),
-        torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False) if torch.cuda.is_available() else nullcontext(),
         sdpa_kernel([SDPBackend.MATH]),
@@ -626,20 +648,17 @@ def only_these_require_gradients(
     model: nn.Module, parameters: Sequence[nn.Parameter]
 ) -> Iterator[None]:
     """Within this context the model evaluates, and only ``parameters`` require gradients."""
-    # What is changed is recorded first, and put back in the reverse order.
+    # What is changed is recorded first, and put back.
     gradients_required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
     chosen = set(map(id, parameters))
-    try:
-        model.eval()
-        for parameter, _ in gradients_required:
-            parameter.requires_grad_(id(parameter) in chosen)
-        yield
-    finally:
-        for parameter, previous in gradients_required:
-            parameter.requires_grad_(previous)
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model):
+        try:
+            for parameter, _ in gradients_required:
+                parameter.requires_grad_(id(parameter) in chosen)
+            yield
+        finally:
+            for parameter, previous in gradients_required:
+                parameter.requires_grad_(previous)
 
 
 def plain_gradients(
@@ -661,9 +680,9 @@ def plain_gradients(
 def parameter_chunks(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:
     """The parameters in order, in lists of at most ``most`` numbers or one single parameter."""
     chunks: list[list[nn.Parameter]] = []
-    size = most  # full, so that the first parameter begins a chunk
+    size = 0
     for parameter in parameters:
-        if size + parameter.numel() > most:
+        if not chunks or size + parameter.numel() > most:
             chunks.append([])
             size = 0
         chunks[-1].append(parameter)

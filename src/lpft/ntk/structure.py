@@ -13,6 +13,7 @@ Within each, parameters whose share comes out wrong are left to autograd, until 
 
 import logging
 import math
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -765,8 +766,10 @@ def _forward_flops(network: Network, batch: Batch) -> float:
         with (
             only_these_require_gradients(network.root, []),
             torch.no_grad(),
+            warnings.catch_warnings(),
             FlopCounterMode(display=False) as counter,
         ):
+            warnings.simplefilter("ignore")  # a compiled module warns of the counter's hooks
             network.features(batch)
     except FAILURES:  # it cannot follow a module that calls autograd itself
         return 2.0 * sum(parameter.numel() for parameter in network.root.parameters())

@@ -182,8 +182,10 @@ def module_of(model: Any) -> nn.Module:
     module = getattr(model, "model_", model)
     if not isinstance(module, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}: {_EXPECTED}")
-    if isinstance(module, torch.jit.ScriptModule):
-        raise InputError("the model is a script of TorchScript: expected the module it was made of")
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            which = f"'{name}'" if name else "the model"
+            raise InputError(f"{which} is a script of TorchScript: expected what it was made of")
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise InputError(f"'{name}' has no shape yet: call the module once on a batch")
@@ -285,12 +287,19 @@ def studied_model(
 
 
 def _check_weights(module: nn.Module) -> None:
-    """Refuse weights that are not finite, and adapters that are merged into them.
+    """Refuse weights that are not finite, have hooks, or have adapters merged into them.
 
     Raises:
-        InputError: a parameter is not finite, or an adapter's parameters would count for nothing.
+        InputError: a parameter is not finite, a hook would change its gradient, or an adapter's
+            parameters would count for nothing.
     """
     check_finite(module, "the given model")
+    for name, parameter in module.named_parameters():
+        if parameter._backward_hooks:
+            raise InputError(
+                f"'{name}' has a hook on its gradient (register_hook), which copies of a model do "
+                "not have: remove it; the kernel would be that without it"
+            )
     for name, (_, _, merged) in adapter_settings(module).items():
         if merged:
             raise InputError(
