@@ -10,6 +10,8 @@ import pytest
 from kernel_commands import assert_refused
 from toy_files import write_toy_file
 
+from lpft import TextClassifier
+from lpft.files import default_cache_dir
 from lpft.model import load_classifier
 from lpft.results.schema import ExplanationRecord
 
@@ -56,6 +58,21 @@ def test_linear_probing_rests_on_its_head_alone(lpft, trained_runs):
     assert rows
     assert all(row["encoder"] == 0 for row in rows)
     assert "trains the head alone" in outcome.err
+
+
+def test_of_linear_probing_the_features_of_training_are_read_again(lpft, trained_runs, kernel_data):
+    """From the cache, which a miss would write to; the scores are those of features computed."""
+    run = trained_runs("lp")
+    cached = set((default_cache_dir() / "features").iterdir())
+    record = explained(lpft("explain", run, "--text", TEXTS[0], "--top", 100, "--json"))
+    assert set((default_cache_dir() / "features").iterdir()) == cached
+    table = pd.read_csv(kernel_data / "train.csv")
+    train = table["text"].tolist(), table["label"].tolist()
+    classifier = TextClassifier.load(run)
+    computed = classifier.explain([TEXTS[0]], train=train).influence.total[0]
+    (text,) = record["texts"]
+    for row in text["supporting"] + text["opposing"]:
+        assert row["score"] == pytest.approx(computed[row["row"] - 1], rel=1e-4, abs=1e-9)
 
 
 def test_of_an_adapter_the_factors_are_counted(lpft, trained_runs, run):

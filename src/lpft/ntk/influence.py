@@ -28,7 +28,7 @@ it has learnt; uncalibrated, ``1 - p_n`` is close to 0 for all of them and ranks
 ``benchmarks/explain.py`` compares the scores by the linear datamodeling score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -335,11 +335,15 @@ class Influence:
 
 @dataclass(frozen=True)
 class TrainedRows:
-    """N training rows: their tokens, class indices, and weights in the loss (None: all 1)."""
+    """N training rows: their tokens, class indices, and weights in the loss (None: all 1).
+
+    ``features`` gets those of the trained encoder (N x h) from elsewhere; None computes them.
+    """
 
     tokens: Tokens
     labels: NDArray[np.int64]
     weights: Array | None = None
+    features: Callable[[], NDArray[np.float32]] | None = None
 
 
 class InfluenceJob:
@@ -387,7 +391,9 @@ class InfluenceJob:
         if self._needs_train_kernel:
             _check_memory(len(train.tokens), options)
         self._train, self._score, self._temperature = train, score, temperature
-        self._logits, row_features = _logits_and_features(model, train.tokens, options.device)
+        self._logits, row_features = _logits_and_features(
+            model, train.tokens, options.device, train.features
+        )
         self._odds, self._gradient = log_odds(self._logits, train.labels)
         text_sets = [TextsWithGradients(train.tokens, row_features, self._gradient)]
         self._text_logits = np.zeros((0, self._logits.shape[1]))
@@ -578,12 +584,18 @@ def _check_memory(rows: int, options: Options) -> None:
 
 
 def _logits_and_features(
-    model: StudiedModel, tokens: Tokens, device: str | torch.device
+    model: StudiedModel,
+    tokens: Tokens,
+    device: str | torch.device,
+    known_features: Callable[[], NDArray[np.float32]] | None = None,
 ) -> tuple[Array, NDArray[np.float32]]:
     """Logits (N x C) of texts before the temperature, and their features (N x h)."""
-    features = extract_features(
-        model.classifier, tokens, device=kernel_device(device), description="reading texts"
-    )
+    if known_features is not None:
+        features = known_features()
+    else:
+        features = extract_features(
+            model.classifier, tokens, device=kernel_device(device), description="reading texts"
+        )
     head = model.head
     weight = head.weight.detach().double().cpu().numpy()
     logits = features.astype(np.float64) @ weight.T

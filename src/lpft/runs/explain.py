@@ -6,6 +6,7 @@ The equations are those of :mod:`lpft.ntk.influence`.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ from lpft.data.splits import draw_rows, labelled_rows, validation_kind
 from lpft.data.tokens import tokenize
 from lpft.errors import InputError
 from lpft.files import readable_size
+from lpft.model.inference import encoder_fingerprint
 from lpft.ntk import Options
 from lpft.ntk.influence import Influence, InfluenceJob, TrainedRows, doubtful, extremes
 from lpft.ntk.plan import Plan
@@ -39,6 +41,7 @@ from lpft.runs.kernel_passes import labels_of, trained_pass
 from lpft.settings import TrainingSettings
 from lpft.settings.commands import ExplanationSettings
 from lpft.settings.methods import get_method
+from lpft.training.cache import cached_features
 from lpft.training.finetuning import weights_by_class
 
 logger = logging.getLogger(__name__)
@@ -92,15 +95,28 @@ class Explanation:
             len(data.classes),
         ).double()
         tokenizer, length = saved.classifier.tokenizer, saved.classifier.max_length
+        tokens = tokenize(tokenizer, self.train.texts, length, rows=self.train.rows)
+        features = None
+        if not method.fine_tunes_head:
+            # Linear probing has them in the cache; the next explanation finds any there.
+            features = partial(
+                cached_features,
+                subject.classifier,
+                tokens,
+                encoder=encoder_fingerprint(subject.classifier),
+                device=settings.device,
+                description="reading texts",
+            )
         named_parameters = subject.network.named_parameters()
         self._parameters = sum(named_parameters[name].numel() for name in request.parameters)
         self._job = InfluenceJob(
             subject,
             request,
             TrainedRows(
-                tokenize(tokenizer, self.train.texts, length, rows=self.train.rows),
+                tokens,
                 labels_of(self.train),
                 weights.numpy()[labels_of(self.train)],
+                features,
             ),
             None if texts is None else tokenize(tokenizer, texts, length),
             Options(memory=settings.memory, device=settings.device),

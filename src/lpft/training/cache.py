@@ -29,6 +29,7 @@ from lpft.data.labels import class_weights
 from lpft.data.splits import ValidationKind, fold_numbers, labelled_rows, validation_kind
 from lpft.data.tokens import Tokens, tokenize
 from lpft.files import default_cache_dir, replace_when_written
+from lpft.model.classifier import LinearHeadClassifier
 from lpft.model.inference import extract_features, head_logits, resolve_device
 from lpft.model.loading import Classifier
 from lpft.settings import TrainingSettings
@@ -123,35 +124,48 @@ def prepare_split(
     encoder: str,
     name: str,
 ) -> SplitInputs:
-    """Tokenize a labelled split and compute phi_0 by the encoder as it is now, or read it.
+    """Tokenize a labelled split and get its :func:`cached_features`, phi_0.
 
-    ``encoder`` is its :func:`~lpft.model.inference.encoder_fingerprint`. The file's name is a hash
-    of it, of the tokens, the kind of device and the versions of torch and transformers. ``name`` is
-    the split's, for the progress bar.
+    ``name`` is the split's, for the progress bar.
     """
     assert examples.labels is not None, f"{name} has no labels"
     tokens = tokenize(
         classifier.tokenizer, examples.texts, classifier.max_length, rows=examples.rows
     )
-    device = resolve_device(settings.device)
+    features = cached_features(
+        classifier.model,
+        tokens,
+        encoder=encoder,
+        device=settings.device,
+        description=f"frozen features, {name}",
+    )
+    return SplitInputs(tokens, examples.labels, features, examples.groups, weights=examples.weights)
+
+
+def cached_features(
+    model: LinearHeadClassifier,
+    tokens: Tokens,
+    *,
+    encoder: str,
+    device: str | torch.device,
+    description: str,
+) -> NDArray[np.float32]:
+    """Features (N x h) by the encoder as it is now, computed or read.
+
+    ``encoder`` is its :func:`~lpft.model.inference.encoder_fingerprint`. The file's name is a hash
+    of it, of the tokens, the kind of device and the versions of torch and transformers.
+    """
+    device = resolve_device(device)
 
     def compute(out: NDArray[np.float32]) -> None:
-        extract_features(
-            classifier.model,
-            tokens,
-            device=device,
-            description=f"frozen features, {name}",
-            out=out,
-        )
+        extract_features(model, tokens, device=device, description=description, out=out)
 
     key = sha256(
         f"with checksum {encoder} {tokens.fingerprint()} {tokens.padding_side} "
         f"{device.type} {torch.__version__} {transformers.__version__}".encode()
     ).hexdigest()
     path = default_cache_dir() / "features" / f"{key}.safetensors"
-    shape = len(tokens), classifier.model.head.in_features
-    features = _cached_features(path, shape, compute)
-    return SplitInputs(tokens, examples.labels, features, examples.groups, weights=examples.weights)
+    return _cached_features(path, (len(tokens), model.head.in_features), compute)
 
 
 def cached_probe(
