@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,22 @@ def test_the_command_of_a_record_repeats_its_learning_rate(method, rate, written
     default = command_line(make_config(values | {"epochs": None, "learning_rate": None}).flat())
     assert "--epochs" not in default
     assert "--learning-rate" not in default
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_of_a_record_gives_the_same_run(method, tmp_path, monkeypatch):
+    """Read by the parser of the command line; slashes of what is no path stay."""
+    monkeypatch.chdir(tmp_path)
+    Path("adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": ["query"]}')
+    values = {"train_file": "a.csv", "ood": {"far": "b.csv"}, "delimiter": "/", "seed": 3}
+    values |= {"class_weight": {"/good": 2.5}, "model": str(tmp_path / "model")}
+    if METHODS[method].head_start == "words":
+        values |= {"prompt": "/{text} [MASK]", "label_words": {"/good": "/", "bad": "bad"}}
+    if METHODS[method].trained == "peft":
+        values["peft_config"] = "adapter_config.json"
+    record = make_config(values | {"method": method}).flat()
+    again, *_ = collect_settings(parse(shlex.split(command_line(record))[1:]))
+    assert changed(record, make_config(again).flat(), Decides.RUN) == {}
 
 
 def test_every_command_takes_its_settings():

@@ -1,6 +1,7 @@
 """A prompt from training to prediction, export and kernels, as a user meets it."""
 
 import csv
+import html
 import json
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_a_run_records_its_prompt_and_the_tokens(run):
     prompt = json.loads((run / "config.json").read_text())["prompt"]
     assert prompt["tokens"] == {"bad": "poor", "good": "great"}
     assert "prompt-ft" in (run / "README.md").read_text()
+
+
+def test_a_run_has_a_page_with_its_command(lpft, run, tmp_path):
+    outcome = lpft("report", run, "--output", tmp_path / "page.html")
+    assert outcome.status == 0, outcome.err
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert f"--prompt '{TEMPLATE}' " in page
+    assert "--label-words bad=poor" in page
 
 
 def test_the_pipeline_of_transformers_reads_the_prompt(run, data):

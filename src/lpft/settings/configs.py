@@ -18,6 +18,7 @@ from lpft.settings import (
     OutputSettings,
     SelectionSettings,
     TrainingSettings,
+    default_value,
     resolve,
 )
 from lpft.settings.commands import (
@@ -73,31 +74,30 @@ def command_line(config: Mapping[str, Any]) -> str:
     Of absolute paths it has the last part only: a command is made to be passed on.
     """
     words = ["lpft", "train"]
-    method, filled = METHODS.get(str(config.get("method"))), dict[str, Any]()
-    if method is not None and config.get("split_protocol") != "paper":
-        model = str(config.get("model", MINILM))
-        filled = resolve(TrainingSettings(method=method.name, model=model)).flat()
+    method, model = METHODS.get(str(config.get("method"))), str(config.get("model", MINILM))
+    published = config.get("split_protocol") == "paper"
     for name, item in command_settings("train").items():
-        value = config.get(name)
-        default = filled.get(name) if item.default is None else item.default
-        if value is None or value in (default, {}, []):
-            continue
         if method is not None and not method.takes(item):
             continue  # as a record of an earlier version may have it
+        value, default = config.get(name), item.default
+        if default is None and method is not None and name in TrainingSettings.fields():
+            default = None if published else default_value(name, method.name, model)
+        if value is None or value in (default, {}, []):
+            continue
         option = f"--{name.replace('_', '-')}"
+        write = _last_part if item.type is Path or name in ("model", "ood") else str
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option.removeprefix('--')}")
         elif name == "peft_config":
             words += [option, PEFT_FILE]  # which the run's folder has
         elif isinstance(value, Mapping):
-            for part, path in value.items():
-                words += [option, f"{part}={_last_part(path)}"]
+            for part, inner in value.items():
+                words += [option, f"{part}={write(inner)}"]
         elif isinstance(value, list | tuple):
             words += [option, ",".join(map(str, value))]
         else:
             # A search finds rates of many digits.
-            number = str(value).removesuffix(".0") if isinstance(value, float) else None
-            words += [option, _last_part(value) if number is None else number]
+            words += [option, write(value).removesuffix(".0" if isinstance(value, float) else "")]
     return shlex.join(words)
 
 
