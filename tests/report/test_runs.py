@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from results.run_folders import SPLITS, write_run
+from results.run_folders import SPLITS, prints, write_run
 from sklearn.metrics import f1_score, log_loss
 
 from lpft.report import ReportResult, format_method_table, method_table
@@ -182,6 +182,18 @@ def test_groups_are_told_apart_in_the_frame(tmp_path: Path) -> None:
     assert list(frame["data"]) == ["cb", "corpus", "corpus"]
     assert list(frame["model"]) == ["minilm", "minilm", "roberta-base"]
     assert math.isnan(frame.loc[0, "ood/books"])
+
+
+def test_data_of_one_name_with_other_texts_stands_apart_in_frame_and_terminal(
+    tmp_path: Path,
+) -> None:
+    for name, text in (("a", "1"), ("b", "2")):
+        write_run(tmp_path / name, "lp", fingerprints=prints(test=text))
+    frame = method_table(find_runs(tmp_path)[0])
+    assert ["texts 1111111" in remark for remark in frame["remark"]] == [True, False]
+    above = [line for line in format_method_table(frame).splitlines() if "corpus" in line]
+    assert ["texts 1111111" in line for line in above] == [True, False]
+    assert "texts 2222222" in above[1]
 
 
 def test_the_terminal_table_is_aligned_and_rounded(report: ReportResult) -> None:

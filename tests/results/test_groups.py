@@ -101,6 +101,16 @@ def test_labels_say_what_differs_and_nothing_else(tmp_path: Path) -> None:
     assert len({setting.slug for setting in group.settings}) == 4
 
 
+def test_labels_name_the_setting_of_a_weight_and_say_where_there_is_none(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "lp")
+    write_run(tmp_path / "b", "lp", class_weight={"good": 3.0, "bad": 0.5})
+    (group,) = groups_of(tmp_path)
+    assert {setting.label for setting in group.settings} == {
+        "LP (no class weight)",
+        "LP (class weight good 3.0, bad 0.5)",
+    }
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [

@@ -35,7 +35,7 @@ from lpft.results.run import Run
 from lpft.results.schema import number
 
 _UNDER = "    "  # before what belongs to the line above
-_WHERE = ("data", "model", "pooling", "protocol")
+_WHERE = ("data", "model", "pooling", "protocol", "remark")
 _SIZES = ("feature change", "head norm")
 
 
@@ -74,17 +74,20 @@ def method_table(runs: Iterable[Run]) -> pd.DataFrame:
     (accuracy), ``ECE`` and ``ECE with T`` on the ID split, ``feature change`` (Diff), ``head
     norm``. Values are means over seeds, accuracies and ECE as fractions, NaN where a run has
     none; where a setting has two seeds or more, ``<column> sd`` stands beside each. Where the
-    runs are of several data sets, models, poolings or protocols, those four columns come first.
+    runs are of several data sets, models, poolings or protocols, those four columns come first,
+    and a ``remark`` where several data sets or models have one name.
     ``frame.attrs`` says which split is the ID split (``id_split``) and which one the features
     are of (``feature_split``).
     """
     groups, _ = group_runs(runs)
     ood = dict.fromkeys(split for group in groups for split in group.ood_splits)
+    names = _WHERE if any(group.remark for group in groups) else _WHERE[:-1]
+    names = names if len(groups) > 1 else ()
     records = []
     for group in groups:
         measures = _measures(group, tuple(ood))
         for setting in group.settings:
-            where = {name: getattr(group, name) for name in _WHERE} if len(groups) > 1 else {}
+            where = {name: getattr(group, name) for name in names}
             record: dict[str, Any] = {"method": setting.label, "seeds": len(setting.runs)}
             for name, value in measures.items():
                 spread = setting.spread(value)
@@ -116,10 +119,11 @@ def format_method_table(frame: pd.DataFrame) -> str:
     """The frame of :func:`method_table` as aligned text of a terminal, with a line on its units."""
     if frame.empty:
         return "no finished runs"
-    if "data" in frame:
+    names = [name for name in _WHERE if name in frame]
+    if names:
         parts = [
-            f"{' · '.join(map(str, where))}\n{_method_rows(part.drop(columns=list(_WHERE)))}"
-            for where, part in frame.groupby(list(_WHERE), sort=False)
+            f"{' · '.join(filter(None, where))}\n{_method_rows(part.drop(columns=names))}"
+            for where, part in frame.groupby(names, sort=False)
         ]
     else:
         parts = [_method_rows(frame)]

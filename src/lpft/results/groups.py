@@ -304,13 +304,16 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
 def _label(method: str, setting: dict[str, Any], differing: Sequence[str]) -> str:
     parts = []
     for key in differing:
-        value = setting.get(key)
+        value, words = setting.get(key), key.replace("_", " ")
         if key == "learning_rate":
             parts.append(f"rate {rate(number(value))}")
+        elif value is None:
+            parts.append(f"no {words}")
         elif isinstance(value, Mapping):
-            parts += [f"{name.replace('_', ' ')} {one}" for name, one in value.items()]
+            inner = [f"{name.replace('_', ' ')} {one}" for name, one in value.items()]
+            parts.append(f"{words} {', '.join(inner)}")
         else:
-            parts.append(f"{'batch' if key == 'batch_size' else key.replace('_', ' ')} {value}")
+            parts.append(f"{'batch' if key == 'batch_size' else words} {value}")
     name = method_name(method)
     return plain(f"{name} ({', '.join(parts)})" if parts else name)
 
