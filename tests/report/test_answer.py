@@ -11,10 +11,10 @@ from lpft.report.answer import answer
 from lpft.report.build import build_report
 from lpft.report.page import Answer, Cases, Fold, Section
 from lpft.report.text import marked_options
+from lpft.results.differences import judge_groups
 from lpft.results.exhibits import Table
 from lpft.results.groups import group_runs
 from lpft.results.leaderboard import MAJORITY, leaderboard
-from lpft.results.pairing import judge_groups
 from lpft.results.run import find_runs
 from lpft.results.schema import ErrorRow, write_errors
 

@@ -16,10 +16,10 @@ from scipy.stats import binomtest
 from lpft.report import ReportResult, figures
 from lpft.report.drawing import saved, series_styles
 from lpft.report.panels import panel_canvases, sheet
+from lpft.results.differences import compare
 from lpft.results.exhibits import Panel, thinned
 from lpft.results.groups import Group, group_runs
 from lpft.results.kernels import KernelRecord, find_kernels, heat_map_panels
-from lpft.results.pairing import compare
 from lpft.results.run import find_runs
 
 

@@ -25,9 +25,9 @@ from lpft.report.runs import (
 )
 from lpft.report.table import to_csv, to_markdown
 from lpft.report.text import read_feature_change, read_unpaired, summarise_feature_change
+from lpft.results.differences import compare, judge_groups
 from lpft.results.exhibits import Estimate
 from lpft.results.groups import Group, group_runs
-from lpft.results.pairing import compare, judge_groups
 from lpft.results.run import Run, find_runs
 
 LABELS = [

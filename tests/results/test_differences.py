@@ -12,9 +12,9 @@ from lpft.analysis.comparison import smallest_detectable_difference
 from lpft.report.build import build_report
 from lpft.report.runs import score_differences
 from lpft.report.table import text_rows
+from lpft.results.differences import Differences, ScoreContrast, judge_groups
 from lpft.results.groups import Group, group_runs
 from lpft.results.judging import Judgement
-from lpft.results.pairing import Differences, ScoreContrast, judge_groups
 from lpft.results.run import find_runs
 
 ROWS = 200

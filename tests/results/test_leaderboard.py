@@ -12,9 +12,9 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from lpft.analysis import split_metrics
+from lpft.results.differences import judge_groups
 from lpft.results.groups import group_runs
 from lpft.results.leaderboard import MAJORITY, Leaderboard, class_scores, leaderboard, trust
-from lpft.results.pairing import judge_groups
 from lpft.results.run import find_runs
 
 

@@ -11,17 +11,16 @@ from experiments.experiment_folders import write_claims
 from lpft.analysis.comparison import resample
 from lpft.errors import InputError
 from lpft.experiments.plan import ExperimentRuns
+from lpft.results.differences import Comparison, compare
 from lpft.results.groups import Group, group_runs
 from lpft.results.pairing import (
     LP_START,
     PUBLISHED,
     RANDOM_START,
     TUNED,
-    Comparison,
     Rates,
     all_runs,
     at_own_rates,
-    compare,
     methods_at_rates,
     pairings,
     pairs_in,

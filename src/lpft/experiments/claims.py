@@ -37,6 +37,7 @@ from lpft.experiments.plan import (
 from lpft.experiments.theory import OWN_MODEL, THEORY, lora_kernel_table
 from lpft.experiments.verdicts import WITHOUT_RATES
 from lpft.report.text import summarise_feature_change
+from lpft.results.differences import Comparison, Match
 from lpft.results.exhibits import OVERALL, Table, Verdict, VerdictName
 from lpft.results.formats import joined
 from lpft.results.kernels import FT
@@ -45,8 +46,6 @@ from lpft.results.pairing import (
     RANDOM_START,
     SHARED,
     TUNED,
-    Comparison,
-    Match,
     MethodRuns,
     methods_at_rates,
     pairings,

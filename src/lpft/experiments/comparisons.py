@@ -5,7 +5,7 @@ need is in :mod:`lpft.experiments.claims`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
@@ -55,7 +55,6 @@ from lpft.results.pairing import (
     pairings,
     pairs_in,
     rates_name,
-    spread_of,
 )
 from lpft.results.run import Run
 from lpft.results.schema import number
@@ -80,7 +79,7 @@ def _pair_case(
     The evidence is ``<lead><by>12.0 ± 1.0 under FT, <by>4.0 ± 0.5 under LP-FT``.
     """
     evidence = ", ".join(
-        f"{by}{with_sd(spread_of(pair[number] for pair in statistics), digits)} under {group.name}"
+        f"{by}{with_sd(_spread_of(pair[number] for pair in statistics), digits)} under {group.name}"
         for number, group in enumerate((pairing.first, pairing.second))
     )
     measured = Measured(
@@ -318,7 +317,7 @@ def _head_scale_outcomes(runs: ExperimentRuns, generator: np.random.Generator) -
             correlations = rank_correlations(
                 scaled, quantities.feature_split(all_scaled), generator=generator
             )
-            spread = spread_of(correlations.values())
+            spread = _spread_of(correlations.values())
             measured = Measured(
                 task=task,
                 subject=f"{method_name(method)} at scales "
@@ -388,7 +387,7 @@ def _lowers_ece(group: MethodRuns, by_run: quantities.ByRun) -> Case:
     gains = tuple(by_run[run.folder] for run in group.runs.values())
     unscaled = sum(run.temperature == 1 for run in group.runs.values())
     note = f"; the temperature is 1 in {counted(unscaled, 'run')}" if unscaled else ""
-    spread = spread_of(gains)
+    spread = _spread_of(gains)
     return Case(
         part=_LOWERS,
         measured=Measured(group.task, group.name, group.rates, gains, group.run_names),
@@ -551,7 +550,7 @@ def _larger(task: str, larger: str, smaller: str, high: _Ratios, low: _Ratios) -
 
 
 def _ratio_spread(ratios: _Ratios) -> str:
-    spread = spread_of(ratio for _, ratio in ratios.values())
+    spread = _spread_of(ratio for _, ratio in ratios.values())
     if spread is None or spread.sd is None:
         return ratio_text(None if spread is None else spread.mean)
     return f"{ratio_text(spread.mean)} ± {ratio_text(spread.sd)}"
@@ -701,3 +700,8 @@ CLAIM_6 = Claim(
 
 CLAIMS = (CLAIM_1, CLAIM_2, CLAIM_3, CLAIM_4, CLAIM_5, CLAIM_6, *theory.CLAIMS)
 """The claims by their number."""
+
+
+def _spread_of(statistics: Iterable[Resampled]) -> Spread | None:
+    """Mean and standard deviation over seeds."""
+    return Spread.of(statistic.value for statistic in statistics)

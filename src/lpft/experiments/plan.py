@@ -22,14 +22,7 @@ from lpft.paper import KERNEL_SAMPLES
 from lpft.results.exhibits import Figure, Table, Verdict
 from lpft.results.formats import rate
 from lpft.results.kernels import KernelRecord
-from lpft.results.pairing import (
-    LP_START,
-    PUBLISHED,
-    RANDOM_START,
-    TUNED,
-    pairs_in,
-    partner_at,
-)
+from lpft.results.pairing import LP_START, PUBLISHED, RANDOM_START, TUNED, pairs_in, partner_at
 from lpft.results.run import Run
 from lpft.runs.sweep_config import Cell, Grid, Point
 from lpft.settings import DataSettings, TrainingSettings, unused_settings

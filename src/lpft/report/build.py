@@ -21,6 +21,7 @@ from lpft.report.page import Chapter, Contents, relative_link, render_page
 from lpft.report.panels import sheet
 from lpft.report.runs import group_chapter, run_sections
 from lpft.report.table import Trace, to_csv, to_latex, to_markdown
+from lpft.results.differences import judge_groups
 from lpft.results.exhibits import RECORD, ExperimentRecord, find_experiments
 from lpft.results.folder import (
     Interpolation,
@@ -34,7 +35,6 @@ from lpft.results.formats import slug, whole
 from lpft.results.groups import Group, group_runs
 from lpft.results.kernels import KernelRecord, find_kernels
 from lpft.results.leaderboard import leaderboard
-from lpft.results.pairing import judge_groups
 from lpft.results.run import RUNS_EXPECTED, Run, find_runs
 from lpft.results.schema import InterpolationRecord, RunRecord
 from lpft.settings import Venue

@@ -9,6 +9,7 @@ from lpft.analysis.calibration import reliability_bins
 from lpft.analysis.comparison import wilson
 from lpft.data.examples import UNSEEN
 from lpft.report.text import say
+from lpft.results.differences import Comparison, Match
 from lpft.results.exhibits import Figure, FigureKind, Panel, Series, thinned
 from lpft.results.formats import decimals_for, fixed, rate, whole
 from lpft.results.groups import Group, Setting, method_name, score
@@ -24,7 +25,6 @@ from lpft.results.kernels import (
     kernel_name,
 )
 from lpft.results.leaderboard import accuracy_over_coverage as coverage_of
-from lpft.results.pairing import Comparison, Match
 from lpft.results.run import CURVES, Run
 
 TRAINING_CURVES = ("loss", "validation_loss", "validation_accuracy")

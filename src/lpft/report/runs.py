@@ -35,6 +35,7 @@ from lpft.report.text import (
     summarise_feature_change,
     what_was_run,
 )
+from lpft.results.differences import Comparison, Differences, Match
 from lpft.results.exhibits import Cell, Column, Estimate, Table, Text
 from lpft.results.formats import counted, decimals_for, rate, seconds, whole
 from lpft.results.groups import (
@@ -49,7 +50,6 @@ from lpft.results.groups import (
     score,
 )
 from lpft.results.judging import FEW_SEEDS, Judgement, chance_note
-from lpft.results.pairing import Comparison, Differences, Match
 from lpft.results.run import Run
 from lpft.results.schema import plain
 

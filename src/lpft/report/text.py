@@ -13,10 +13,10 @@ from markupsafe import Markup, escape
 
 from lpft.analysis.metrics import metric_name
 from lpft.results import formats
+from lpft.results.differences import Comparison, Match
 from lpft.results.exhibits import VerdictName
 from lpft.results.groups import Group, method_name, model_name
 from lpft.results.judging import FEW_SEEDS
-from lpft.results.pairing import Comparison, Match
 from lpft.settings.methods import METHODS, with_lp_head
 
 NEGLIGIBLE = 0.1  # a remainder below this part of the difference at own rates "all but vanishes"

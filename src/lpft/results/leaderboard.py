@@ -13,10 +13,10 @@ from lpft.analysis.metrics import per_class
 from lpft.analysis.selection import Choice
 from lpft.analysis.trust import RiskCoverage, risk_coverage
 from lpft.data.examples import UNSEEN
+from lpft.results.differences import Differences
 from lpft.results.exhibits import Estimate
 from lpft.results.groups import Group, Setting, Spread, method_name, score
 from lpft.results.judging import Judgement
-from lpft.results.pairing import Differences
 from lpft.results.quantities import DRAW_SEED
 from lpft.results.run import Predictions, Run
 from lpft.settings.methods import METHODS
